@@ -1,0 +1,1 @@
+"""What runs inside a data owner's walls: raw data, private keys, the site's ledger and policy."""

@@ -1,0 +1,1 @@
+"""What the coordinator runs: cohorts, rounds, aggregation, checkpoints; never raw data."""
