@@ -1,0 +1,61 @@
+"""What is learned: the shape of one record and what is predicted from it.
+
+A `Task` is public. It is agreed before training and holds nothing that was
+computed from records: data sources state it, models are built from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInput:
+    """A row of a table: `float32[numeric + len(cardinalities)]`.
+
+    The first `numeric` columns are numbers, the rest are category codes
+    (whole numbers stored as float32, code `i` of column `j` below
+    `cardinalities[j]`; code 0 is kept for "missing or never seen").
+    """
+
+    numeric: int
+    cardinalities: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.numeric + len(self.cardinalities)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """A picture: `float32[channels, height, width]`, values in [0, 1]."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInput:
+    """A text: `int64[max_length]` of token ids, padded with `pad_id`."""
+
+    vocabulary: int
+    max_length: int
+    pad_id: int = 0
+
+
+Input = TableInput | ImageInput | TextInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Classification of one record into one of `classes`."""
+
+    input: Input
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, at least two."""
+        return len(self.classes)
