@@ -32,16 +32,16 @@ class RecordPrivacy:
     Give either `epsilon` (the budget of the whole run; the noise follows) or
     `noise_multiplier` (the epsilon follows). `clip_norm` bounds what one record
     may add to a sum. A noise multiplier of zero (clipping only, for studies) is
-    allowed and reported as an infinite epsilon. `on_exhausted` says what happens when a site cannot pay for
-    the next round: the run stops, or goes on without the site.
+    allowed and reported as an infinite epsilon. `on_exhausted` says what happens
+    when a site cannot pay for the next round: the run stops, or goes on without it.
     """
 
+    kind: Literal["record"] = "record"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
     clip_norm: Positive = 0.1
     on_exhausted: Literal["stop", "drop_site"] = "stop"
-    kind: Literal["record"] = "record"
 
 
 Privacy = NoPrivacy | RecordPrivacy

@@ -1,0 +1,221 @@
+"""What was spent from one data set at one site, over all runs, for as long as the data lives.
+
+A cost is reserved before the data is read and committed after the reply has
+left. What was reserved counts as spent from that moment on, committed or not:
+after a crash nobody can know how much had been released. There is no refund.
+
+The ledger stores what was done (events), not what it amounts to: epsilon is
+computed over all of it when asked. Time and names come from the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from clients import chain
+from clients.spending import SCHEMA, Refusal, Reservation, replay, utc
+from fedlearn.errors import DataError, PrivacyError
+from fedlearn.privacy import accounting
+from fedlearn.privacy.events import Event, to_json
+
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+"""How far a clock may be set back between two entries, as time servers do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What may be spent from a data set in its whole life: `epsilon` (inf: no limit) at `delta`."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon={self.epsilon}: must be > 0")
+        if not accounting.SMALLEST_DELTA <= self.delta < 1:
+            raise ValueError(f"delta={self.delta}: must be in [{accounting.SMALLEST_DELTA}, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a ledger says, and what was noticed about it.
+
+    `head` is the hash of the last line: note it elsewhere and compare, to find
+    a ledger that was replaced as a whole. `pending` are reservations without a
+    commit, spent like all others; `repairs` torn lines that crashes left;
+    `torn` such a line that is still there.
+    """
+
+    site: str
+    data: str
+    head: str
+    entries: int
+    spent: tuple[Event, ...]
+    pending: tuple[Reservation, ...]
+    refusals: tuple[Refusal, ...]
+    repairs: int
+    torn: bool
+    last: datetime | None
+
+    def epsilon(self, delta: float) -> float:
+        """What all of it amounts to at `delta`."""
+        return accounting.epsilon(self.spent, delta)
+
+
+class Ledger:
+    """The ledger of one data set, open for spending by one process at a time.
+
+    `data` identifies the records (their SHA-256). Creates the file if there is none.
+
+    Guarantees:
+    - what was reserved is on the disk before `reserve` returns;
+    - a crash at any moment leaves a ledger that opens again and shows at least
+      what was released;
+    - the total never exceeds `budget`.
+
+    Raises DataError if the file is not intact or belongs to other data,
+    PrivacyError if another run has it open.
+    """
+
+    def __init__(self, path: Path, *, site: str, data: str, budget: Budget, now: datetime) -> None:
+        self._path, self._budget = path, budget
+        self._file = chain.ChainFile(path)
+        try:
+            self._state = replay(self._file.entries, str(path))
+            self._start(site, data, now)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def reserve(
+        self, event: Event, *, run_id: str, round_number: int, purpose: str, now: datetime
+    ) -> Reservation:
+        """Spend `event`; call it before the data is read.
+
+        Raises PrivacyError, after writing the refusal down, if the budget does
+        not allow it; also if `now` lies before the last entry.
+        """
+        stamp = self._stamp(now)
+        request = {
+            "event": to_json(event),
+            "purpose": purpose,
+            "round": round_number,
+            "run": run_id,
+        }
+        if self.would_exceed(event):
+            reason = self._reason(event)
+            self._append({"kind": "refuse", "reason": reason, "time": stamp, **request})
+            raise PrivacyError(
+                f"site {self._state.site}: refused {purpose} "
+                f"(run {run_id}, round {round_number}): {reason}"
+            )
+        number = self._state.reserved + 1
+        self._append({"kind": "reserve", "number": number, "time": stamp, **request})
+        return self._state.pending[number]
+
+    def commit(self, reservation: Reservation, *, now: datetime) -> None:
+        """Note that what was reserved has been released; call it after the reply has left."""
+        if self._state.pending.get(reservation.number) != reservation:
+            raise RuntimeError(f"reservation {reservation.number} is not pending in this ledger")
+        stamp = self._stamp(now)
+        self._append({"kind": "commit", "number": reservation.number, "time": stamp})
+
+    def spent(self) -> tuple[Event, ...]:
+        """Everything spent so far, equal mechanisms put together."""
+        return self._state.spent
+
+    def epsilon(self, delta: float | None = None) -> float:
+        """What was spent, at `delta` or at that of the budget."""
+        return accounting.epsilon(self.spent(), self._budget.delta if delta is None else delta)
+
+    def would_exceed(self, event: Event) -> bool:
+        """Whether the budget has no room for `event` on top of what was spent."""
+        return self._with(event) > self._budget.epsilon
+
+    def close(self) -> None:
+        """Let others open the ledger."""
+        self._file.close()
+
+    def _with(self, event: Event) -> float:
+        return accounting.epsilon((*self.spent(), event), self._budget.delta)
+
+    def _reason(self, event: Event) -> str:
+        budget, spent = self._budget, self.epsilon()
+        left = max(budget.epsilon - spent, 0.0)
+        return (
+            f"it would bring the total to epsilon {self._with(event):.4g}; the budget of this data "
+            f"is {budget.epsilon:g} at delta {budget.delta:g}, {spent:.4g} is spent and {left:.4g} "
+            "is left"
+        )
+
+    def _start(self, site: str, data: str, now: datetime) -> None:
+        state = self._state
+        if state.entries == 0:
+            self._append(
+                {"data": data, "kind": "open", "schema": SCHEMA, "site": site, "time": utc(now)}
+            )
+        elif (state.site, state.data) != (site, data):
+            raise DataError(
+                f"{self._path}: belongs to data {state.data} of site {state.site}, not to data "
+                f"{data} of site {site}. Every data set has its own ledger"
+            )
+        if self._file.torn:
+            self._append(
+                {"bytes": self._file.torn.hex(), "kind": "repair", "time": self._stamp(now)}
+            )
+
+    def _stamp(self, now: datetime) -> str:
+        """The time of the next entry, never before that of the last."""
+        last = self._state.last
+        if last is None or now >= last:
+            return utc(now)
+        if last - now > CLOCK_TOLERANCE:
+            raise PrivacyError(
+                f"{self._path}: the clock says {utc(now)}, but the last entry is of {utc(last)}. "
+                "Set the clock right, then start again"
+            )
+        return utc(last)
+
+    def _append(self, entry: chain.Entry) -> None:
+        # Checked first: what could not be read back must never be written.
+        after = self._state.after(entry)
+        self._file.append(entry)
+        self._state = after
+
+
+def verify(path: Path) -> Report:
+    """Check a ledger without changing or locking it.
+
+    Raises DataError, with file and line, if it is missing or not intact.
+    """
+    content = chain.read(path)
+    if not content.entries:
+        raise DataError(f"{path}: there is no ledger here")
+    state = replay(content.entries, str(path))
+    return Report(
+        site=state.site,
+        data=state.data,
+        head=content.head,
+        entries=state.entries,
+        spent=state.spent,
+        pending=tuple(state.pending.values()),
+        refusals=state.refusals,
+        repairs=state.repairs,
+        torn=bool(content.torn),
+        last=state.last,
+    )

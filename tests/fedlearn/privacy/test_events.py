@@ -1,0 +1,93 @@
+"""Events as data: they travel exactly, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedlearn.errors import DataError
+from fedlearn.privacy.events import GaussianEvent, from_json, merged, to_json
+
+EVENTS = st.builds(
+    GaussianEvent,
+    noise_multiplier=st.floats(0, 1e6),
+    sample_rate=st.floats(0, 1, exclude_min=True),
+    steps=st.integers(1, 10**9),
+)
+
+
+@given(EVENTS)
+def test_event__survives_json_bit_for_bit(event: GaussianEvent) -> None:
+    assert from_json(json.loads(json.dumps(to_json(event)))) == event
+
+
+@given(st.lists(EVENTS, max_size=6), st.lists(st.integers(1, 9), max_size=6))
+def test_merged__keeps_every_step_and_forgets_order(
+    events: list[GaussianEvent], repeats: list[int]
+) -> None:
+    history = [event for event, times in zip(events, repeats, strict=False) for _ in range(times)]
+    result = merged(history)
+    assert result == merged(history[::-1]) == merged(result)
+    for event in history:
+        mechanism = (event.noise_multiplier, event.sample_rate)
+        total = sum(e.steps for e in history if (e.noise_multiplier, e.sample_rate) == mechanism)
+        assert [e.steps for e in result if (e.noise_multiplier, e.sample_rate) == mechanism] == [
+            total
+        ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("noise_multiplier", -1.0),
+        ("noise_multiplier", math.nan),
+        ("noise_multiplier", math.inf),
+        ("sample_rate", 0.0),
+        ("sample_rate", 1.0000001),
+        ("sample_rate", math.nan),
+        ("steps", 0),
+        ("steps", -5),
+    ],
+)
+def test_event__refuses(field: str, value: float) -> None:
+    good = {"noise_multiplier": 1.0, "sample_rate": 0.5, "steps": 3}
+    with pytest.raises(ValueError, match=field):
+        GaussianEvent(**{**good, field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "laplace"},
+        {"kind": None},
+        {"extra": 1},
+        {"steps": 1.5},
+        {"steps": True},
+        {"steps": "3"},
+        {"steps": 0},
+        {"sample_rate": "0.5"},
+        {"sample_rate": None},
+        {"sample_rate": 10**400},
+        {"noise_multiplier": False},
+        {"noise_multiplier": -1},
+    ],
+)
+def test_from_json__refuses_what_was_not_written_by_to_json(change: dict[str, object]) -> None:
+    good = to_json(GaussianEvent(noise_multiplier=1.0, sample_rate=0.5, steps=3))
+    with pytest.raises(DataError, match="event"):
+        from_json({**good, **change})
+
+
+@pytest.mark.parametrize("value", [None, [], "gaussian", 3, {}])
+def test_from_json__refuses_what_is_no_event(value: object) -> None:
+    with pytest.raises(DataError, match="event"):
+        from_json(value)
+
+
+def test_from_json__refuses_a_missing_key() -> None:
+    with pytest.raises(DataError, match="exactly the keys"):
+        from_json({"kind": "gaussian", "noise_multiplier": 1.0, "steps": 1})
