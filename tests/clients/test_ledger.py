@@ -69,6 +69,21 @@ def test_ledger__has_the_reservation_on_the_disk_before_reserve_returns(path: Pa
         assert verify(path).pending == (reservation,)
 
 
+def test_ledger__waits_for_the_disk_before_it_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line, head and folder: three things to sync for one entry, in this order."""
+    synced: list[str] = []
+    with open_ledger(path) as ledger:
+        monkeypatch.setattr(os, "fsync", lambda f: synced.append(_name_of(f)))
+        spend(ledger)
+    assert synced == ["ledger.jsonl", "ledger.jsonl.head.new", "state"]
+
+
+def _name_of(file: int) -> str:
+    return Path(os.readlink(f"/proc/self/fd/{file}")).name
+
+
 def test_ledger__refuses_what_exceeds_the_budget_and_writes_it_down(path: Path) -> None:
     budget = Budget(epsilon=1.05 * epsilon([ROUND] * 3, 1e-5), delta=1e-5)
     three_rounds(path)
@@ -178,6 +193,13 @@ def test_ledger__finds_that_it_was_deleted_or_its_head_was(path: Path) -> None:
         open_ledger(path)
 
 
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crash is played by cutting the file, so the disk need not be waited for."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.mark.usefixtures("no_fsync")
 def test_ledger__survives_a_crash_at_every_byte_of_an_append(path: Path) -> None:
     """Between two appends the file may end anywhere and the head may lag by one line."""
     with open_ledger(path) as ledger:
@@ -200,6 +222,7 @@ def test_ledger__survives_a_crash_at_every_byte_of_an_append(path: Path) -> None
         assert report.repairs == (0 if whole or length == len(before) else 1)
 
 
+@pytest.mark.usefixtures("no_fsync")
 def test_ledger__survives_a_crash_while_it_is_created(path: Path) -> None:
     open_ledger(path).close()
     first = path.read_bytes()

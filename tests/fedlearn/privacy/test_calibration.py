@@ -21,7 +21,7 @@ def cost(noise: float, delta: float, rate: float, steps: int) -> float:
     return epsilon([event], delta)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     target=st.floats(0.1, 20),
     delta=st.sampled_from([1e-5, 1e-7]),

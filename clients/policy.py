@@ -1,0 +1,106 @@
+"""The data owner's law: what a site takes part in, whatever the server asks for.
+
+Checked before any data is read. The budget itself is kept by the ledger, which
+knows what other runs have spent; here is refused what can be seen beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clients.ledger import Budget
+from fedlearn.settings import Count, Name, Positive, Probability
+
+Transport = Literal["plain", "sealed"]
+SecAgg = Literal["off", "ring", "masked", "two_server"]
+Unit = Literal["none", "record", "client"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the owner of a data set demands of every run on it; None demands nothing.
+
+    `epsilon_total` at `delta` is for the life of the data, over all runs;
+    `unit` the unit of privacy ("none": any or none; "client" does not stand for
+    "record", because its noise may be added by a server that sees the updates);
+    `allow_models` the kinds of model that may be trained (None: any).
+    """
+
+    epsilon_total: Positive | None = None
+    delta: Probability = 1e-5
+    unit: Unit = "record"
+    min_cohort: Count = 1
+    require_transport: Transport | None = None
+    require_secagg: SecAgg | None = None
+    allow_models: tuple[Name, ...] | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """What the ledger enforces."""
+        total = float("inf") if self.epsilon_total is None else self.epsilon_total
+        return Budget(epsilon=total, delta=self.delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription:
+    """What a server asks a site to take part in; `delta` is None for a run without privacy."""
+
+    model: str
+    unit: Unit
+    delta: float | None
+    cohort: int
+    transport: Transport
+    secagg: SecAgg
+
+
+def refusals(policy: Policy, run: RunDescription) -> list[str]:
+    """Every demand of the policy that the run does not meet, with the way out; empty: take part."""
+    return [
+        *_privacy_refusals(policy, run),
+        *_company_refusals(policy, run),
+        *_model_refusals(policy, run),
+    ]
+
+
+def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    if policy.unit not in ("none", run.unit):
+        return [
+            f"policy.unit={policy.unit}: the run protects the unit {run.unit!r}. "
+            f"Choose privacy={policy.unit}"
+        ]
+    if run.delta is not None and run.delta > policy.delta:
+        return [
+            f"policy.delta={policy.delta:g}: the run claims its epsilon at delta {run.delta:g}. "
+            f"Set privacy.delta to {policy.delta:g} or less"
+        ]
+    return []
+
+
+def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    found = []
+    if run.cohort < policy.min_cohort:
+        found.append(
+            f"policy.min_cohort={policy.min_cohort}: the round has {run.cohort} sites. "
+            "Invite more sites"
+        )
+    if policy.require_transport is not None and run.transport != policy.require_transport:
+        found.append(
+            f"policy.require_transport={policy.require_transport}: the run uses "
+            f"{run.transport!r}. Choose transport={policy.require_transport}"
+        )
+    if policy.require_secagg is not None and run.secagg != policy.require_secagg:
+        found.append(
+            f"policy.require_secagg={policy.require_secagg}: the run uses {run.secagg!r}. "
+            f"Choose secagg={policy.require_secagg}"
+        )
+    return found
+
+
+def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    if policy.allow_models is None or run.model in policy.allow_models:
+        return []
+    return [
+        f"policy.allow_models={list(policy.allow_models)}: the run trains {run.model!r}. "
+        "Choose one of those models, or ask the owner of the data to allow this one"
+    ]

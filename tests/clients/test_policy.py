@@ -1,0 +1,65 @@
+"""The policy of a site: each demand is refused on its own, all together, and never silently."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from clients.policy import Policy, RunDescription, refusals
+
+STRICT = Policy(
+    epsilon_total=8.0,
+    delta=1e-5,
+    unit="record",
+    min_cohort=3,
+    require_transport="sealed",
+    require_secagg="masked",
+    allow_models=("tabular", "cnn"),
+)
+GOOD = RunDescription(
+    model="cnn", unit="record", delta=1e-5, cohort=3, transport="sealed", secagg="masked"
+)
+
+
+def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
+    assert refusals(STRICT, GOOD) == []
+    assert refusals(STRICT, replace(GOOD, delta=1e-6, cohort=9)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"unit": "none", "delta": None}, "policy.unit=record"),
+        ({"unit": "client"}, "policy.unit=record"),
+        ({"delta": 1.1e-5}, "policy.delta=1e-05"),
+        ({"cohort": 2}, "policy.min_cohort=3"),
+        ({"transport": "plain"}, "policy.require_transport=sealed"),
+        ({"secagg": "off"}, "policy.require_secagg=masked"),
+        ({"model": "llm"}, "policy.allow_models=['tabular', 'cnn']"),
+    ],
+)
+def test_refusals__name_the_demand_that_is_not_met(change: dict[str, object], path: str) -> None:
+    (refusal,) = refusals(STRICT, replace(GOOD, **change))  # type: ignore[arg-type]
+    assert refusal.startswith(path + ":")
+
+
+def test_refusals__are_listed_all_together() -> None:
+    bad = RunDescription(
+        model="llm", unit="none", delta=None, cohort=1, transport="plain", secagg="off"
+    )
+    assert len(refusals(STRICT, bad)) == 5
+
+
+def test_policy__protects_records_by_default_and_limits_nothing_else() -> None:
+    anything = RunDescription(
+        model="llm", unit="record", delta=1e-6, cohort=1, transport="plain", secagg="off"
+    )
+    assert refusals(Policy(), anything) == []
+    assert len(refusals(Policy(), replace(anything, unit="none", delta=None))) == 1
+    assert Policy().budget.epsilon == math.inf
+
+
+def test_policy__hands_its_total_to_the_ledger() -> None:
+    assert (STRICT.budget.epsilon, STRICT.budget.delta) == (8.0, 1e-5)
