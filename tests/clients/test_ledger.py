@@ -81,7 +81,7 @@ def test_ledger__waits_for_the_disk_before_it_goes_on(
 
 
 def _name_of(file: int) -> str:
-    return Path(os.readlink(f"/proc/self/fd/{file}")).name
+    return Path(f"/proc/self/fd/{file}").readlink().name
 
 
 def test_ledger__refuses_what_exceeds_the_budget_and_writes_it_down(path: Path) -> None:
