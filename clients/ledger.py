@@ -10,6 +10,7 @@ computed over all of it when asked. Time and names come from the caller.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -145,6 +146,8 @@ class Ledger:
 
     def would_exceed(self, event: Event) -> bool:
         """Whether the budget has no room for `event` on top of what was spent."""
+        if self._budget.epsilon == math.inf:
+            return False
         return self._with(event) > self._budget.epsilon
 
     def close(self) -> None:
@@ -181,12 +184,12 @@ class Ledger:
 
     def _stamp(self, now: datetime) -> str:
         """The time of the next entry, never before that of the last."""
-        last = self._state.last
+        stamp, last = utc(now), self._state.last
         if last is None or now >= last:
-            return utc(now)
+            return stamp
         if last - now > CLOCK_TOLERANCE:
             raise PrivacyError(
-                f"{self._path}: the clock says {utc(now)}, but the last entry is of {utc(last)}. "
+                f"{self._path}: the clock says {stamp}, but the last entry is of {utc(last)}. "
                 "Set the clock right, then start again"
             )
         return utc(last)

@@ -252,6 +252,14 @@ def test_ledger__refuses_a_clock_that_went_back_and_bears_a_small_step(path: Pat
     assert verify(path).last == NOW
 
 
+def test_ledger__refuses_a_time_without_a_zone(path: Path) -> None:
+    three_rounds(path)
+    with open_ledger(path) as ledger, pytest.raises(ValueError, match="time zone"):
+        ledger.reserve(
+            ROUND, run_id="r", round_number=1, purpose="training", now=NOW.replace(tzinfo=None)
+        )
+
+
 def test_ledger__commits_only_what_is_pending(path: Path) -> None:
     with open_ledger(path) as ledger:
         reservation = spend(ledger)
@@ -346,7 +354,7 @@ def test_ledger__never_shows_less_than_was_released_after_100_kills(tmp_path: Pa
         for _ in range(kills):
             print(file=client.stdin, flush=True)
             child = int(client.stdout.readline())
-            time.sleep(moments.uniform(0, 0.05))
+            time.sleep(moments.uniform(0, 0.1))
             os.kill(child, signal.SIGKILL)
             assert client.stdout.readline() == "gone\n"
             if not path.exists() or path.stat().st_size == 0:
@@ -355,4 +363,4 @@ def test_ledger__never_shows_less_than_was_released_after_100_kills(tmp_path: Pa
             spent = sum(event.steps for event in verify(path).spent)
             assert count <= spent <= count + kills, "each kill may cost one reservation too many"
         client.stdin.close()
-    assert count > kills
+    assert count > 30, "too slow a disk: nearly nothing was released, so nothing was shown"
