@@ -1,0 +1,167 @@
+"""Who holds which record: pure functions from a pool to sites.
+
+All rows of the pool are dealt at once, each with its own train or test flag. A
+partitioner decides the sites of a study and reads labels to do so; in a
+deployment the sites are given and nothing here runs.
+
+Sources: per-class Dirichlet shares, Yurochkin et al. 2019; sizes by a power
+law, as in the quantity skew of Li, Diao, Chen and He 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.data.pool import Indices, Pool
+from fedlearn.errors import DataError
+from fedlearn.settings import Count, NonNegative, Positive
+
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Natural:
+    """The sites that the records come from."""
+
+    kind: Literal["natural"] = "natural"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iid:
+    """Sites of equal size (to within one record), filled at random."""
+
+    kind: Literal["iid"] = "iid"
+    num_sites: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dirichlet:
+    """Label skew: of every class each site gets a share drawn from Dirichlet(alpha, ..., alpha).
+
+    A small `alpha` gives sites of few classes; towards infinity it is `Iid`
+    with shares alike.
+    """
+
+    kind: Literal["dirichlet"] = "dirichlet"
+    num_sites: Count = 10
+    alpha: Positive = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """Size skew: site k of 1, 2, ... gets records in proportion to k^-exponent, at random.
+
+    An `exponent` of 0 is `Iid`; of 1, the first of ten sites holds a third.
+    """
+
+    kind: Literal["quantity"] = "quantity"
+    num_sites: Count = 10
+    exponent: NonNegative = 1.0
+
+
+Partition = Natural | Iid | Dirichlet | Quantity
+
+Assignment = dict[str, Indices]
+
+
+def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignment:
+    """The rows of every site, ascending, in the order of the sites' names.
+
+    **Guarantees:** every row goes to exactly one site; every site has a
+    training row; the outcome is a function of (config, pool, state of `rng`).
+    Artificial sites are called `site-000`, `site-001`, ...
+
+    A draw that leaves a site without training rows is drawn again, up to 100
+    times.
+
+    Raises:
+        DataError: a site would have no training rows, or the scenario has no
+            natural sites.
+
+    """
+    match config:
+        case Natural():
+            return _natural(pool)
+        case Iid():
+            equal = np.ones(config.num_sites)
+            return _draw(config.num_sites, pool, lambda: _by_size(equal, len(pool), rng))
+        case Dirichlet():
+            return _draw(config.num_sites, pool, lambda: _by_label(config, pool, rng))
+        case Quantity():
+            falling = np.arange(1.0, config.num_sites + 1.0) ** -config.exponent
+            return _draw(config.num_sites, pool, lambda: _by_size(falling, len(pool), rng))
+        case _:
+            assert_never(config)
+
+
+def _natural(pool: Pool) -> Assignment:
+    if pool.natural_site is None:
+        raise DataError(
+            f"{pool.name}: its records come without sites; name the site column "
+            "(scenario.site) or choose partition=iid, dirichlet or quantity"
+        )
+    names, owner = np.unique(pool.natural_site, return_inverse=True)
+    untrained = [str(names[i]) for i in _without_training(owner, len(names), pool)]
+    if untrained:
+        raise DataError(
+            f"{pool.name}: no training records at {', '.join(untrained)}; "
+            "leave these sites out of the table or lower the share of test records"
+        )
+    return _by_owner([str(name) for name in names], owner)
+
+
+def _draw(num_sites: int, pool: Pool, owners: Callable[[], NDArray[np.intp]]) -> Assignment:
+    """Draws an owner per row until every site can train."""
+    width = max(3, len(str(num_sites - 1)))
+    names = [f"site-{i:0{width}d}" for i in range(num_sites)]
+    if num_sites <= pool.is_train.sum():
+        for _ in range(_ATTEMPTS):
+            owner = owners()
+            if not _without_training(owner, num_sites, pool).size:
+                return _by_owner(names, owner)
+    raise DataError(
+        f"partition.num_sites={num_sites}: {pool.name} has {pool.is_train.sum()} training records, "
+        f"and {_ATTEMPTS} draws left a site without any; use fewer sites, a larger "
+        "partition.alpha (dirichlet) or a smaller partition.exponent (quantity)"
+    )
+
+
+def _by_size(
+    shares: NDArray[np.float64], num_rows: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """An owner per row, at random, with counts in proportion to `shares`."""
+    owner = np.empty(num_rows, dtype=np.intp)
+    owner[rng.permutation(num_rows)] = np.repeat(np.arange(len(shares)), _counts(shares, num_rows))
+    return owner
+
+
+def _by_label(config: Dirichlet, pool: Pool, rng: np.random.Generator) -> NDArray[np.intp]:
+    owner = np.empty(len(pool), dtype=np.intp)
+    for label in np.unique(pool.labels):
+        rows = np.flatnonzero(pool.labels == label)
+        shares = rng.dirichlet(np.full(config.num_sites, config.alpha))
+        owner[rows] = _by_size(shares, len(rows), rng)
+    return owner
+
+
+def _counts(shares: NDArray[np.float64], total: int) -> NDArray[np.intp]:
+    """Whole numbers that sum to `total`, each within one of its exact share."""
+    ends = np.cumsum(shares)
+    counts: NDArray[np.intp] = np.diff(np.rint(ends / ends[-1] * total).astype(np.intp), prepend=0)
+    return counts
+
+
+def _without_training(owner: NDArray[np.intp], num_sites: int, pool: Pool) -> NDArray[np.intp]:
+    return np.flatnonzero(np.bincount(owner[pool.is_train], minlength=num_sites) == 0)
+
+
+def _by_owner(names: list[str], owner: NDArray[np.intp]) -> Assignment:
+    order = np.argsort(owner, kind="stable")
+    ends = np.cumsum(np.bincount(owner, minlength=len(names)))
+    parts = np.split(order.astype(np.int64), ends[:-1])
+    return dict(zip(names, parts, strict=True))

@@ -1,0 +1,171 @@
+"""The records of a scenario: all of them (`Pool`), and dealt out to the sites (`deal`).
+
+Who gets which row is decided by `fedlearn.data.partition`; this file hands the
+rows over and says in one go what is wrong with them, by site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.data.scaling import standardise
+from fedlearn.errors import DataError
+from fedlearn.task import TableInput, Task
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """The records of a scenario before they are dealt out to sites.
+
+    `features: float32[n, ...]` (int64 for token ids), `labels: int64[n]` below
+    `task.num_classes`, `is_train: bool[n]`, `natural_site: str[n]` or None
+    where records come without one. `standardise_per_site` says that the
+    numeric columns are still in their own units and that `deal` is to
+    standardise them. `notes` are sentences for the user.
+
+    Raises:
+        ValueError: the arrays do not belong together.
+
+    """
+
+    name: str
+    task: Task
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+    is_train: NDArray[np.bool_]
+    natural_site: NDArray[np.str_] | None = None
+    standardise_per_site: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns: list[NDArray[Any]] = [self.labels, self.is_train]
+        if self.natural_site is not None:
+            columns.append(self.natural_site)
+        if any(column.shape != (len(self.features),) for column in columns):
+            raise ValueError("labels, is_train and natural_site must have one entry per record")
+        if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(
+            self.task.classes
+        ):
+            raise ValueError("labels must be numbers of the task's classes")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of what is learned from: features, labels and split, in canonical bytes.
+
+        Each array goes in as its shape and its little-endian values in row
+        order, so the hash is the same on every machine. The name, the sites
+        and the notes are left out.
+        """
+        digest = hashlib.sha256(f"fedlearn/pool/v1 {self.standardise_per_site}\n".encode())
+        for array in (self.features, self.labels, self.is_train):
+            canonical = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            digest.update(f"{canonical.dtype.str} {canonical.shape}\n".encode())
+            digest.update(canonical.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Records:
+    """One site's records, `features: float32[n, ...]` and `labels: int64[n]`; n may be 0."""
+
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SiteData:
+    """What one site holds; `notes` are sentences for the user about what is unusual in it."""
+
+    name: str
+    train: Records
+    test: Records
+    notes: tuple[str, ...] = ()
+
+
+def deal(pool: Pool, assignment: Mapping[str, Indices]) -> dict[str, SiteData]:
+    """The records of every site, in the order of the sites' names.
+
+    A site whose training records are all of one class takes part, with a note,
+    as long as other sites have another class; so does a site without test
+    records.
+
+    Raises:
+        DataError: a site has no training records or a feature that is NaN or
+            infinite, or all training records are of one class. Every such
+            problem is listed.
+        ValueError: the assignment names a record twice or one that is not there.
+
+    """
+    _check_assignment(pool, assignment)
+    problems = list(_problems(pool, assignment))
+    if problems:
+        raise DataError("\n".join(problems))
+    return {name: _deal_one(pool, name, assignment[name]) for name in sorted(assignment)}
+
+
+def _check_assignment(pool: Pool, assignment: Mapping[str, Indices]) -> None:
+    if not assignment:
+        raise ValueError("an assignment needs at least one site")
+    rows = np.concatenate(list(assignment.values()))
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(pool):
+        raise ValueError("an assignment must name records of the pool")
+    if len(np.unique(rows)) != len(rows):
+        raise ValueError("an assignment must name each record once")
+
+
+def _problems(pool: Pool, assignment: Mapping[str, Indices]) -> Iterator[str]:
+    learned: set[int] = set()
+    for site in sorted(assignment):
+        rows = assignment[site]
+        train = rows[pool.is_train[rows]]
+        learned.update(np.unique(pool.labels[train]).tolist())
+        if not len(train):
+            yield (
+                f"site {site}: no training records ({len(rows)} in all); "
+                "leave the site out or use fewer sites"
+            )
+        finite = np.isfinite(pool.features[rows]).reshape(len(rows), -1).all(axis=1)
+        if not finite.all():
+            bad = rows[~finite]
+            yield (
+                f"site {site}: {len(bad)} of {len(rows)} records hold NaN or infinite features "
+                f"(first: record {bad[0]}); fill them in or leave the records out"
+            )
+    if len(learned) == 1:
+        only = pool.task.classes[learned.pop()]
+        yield f"all training records are of one class ({only!r}): there is nothing to learn"
+
+
+def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
+    train, test = rows[pool.is_train[rows]], rows[~pool.is_train[rows]]
+    features = {"train": pool.features[train], "test": pool.features[test]}
+    if pool.standardise_per_site and isinstance(pool.task.input, TableInput):
+        features["train"], features["test"] = standardise(
+            features["train"], features["test"], pool.task.input.numeric
+        )
+    notes = []
+    if len(classes := np.unique(pool.labels[train])) == 1:
+        notes.append(f"site {site}: only class {pool.task.classes[classes[0]]!r} to learn from")
+    if not len(test):
+        notes.append(f"site {site}: no test records, so it takes no part in evaluation")
+    return SiteData(
+        name=site,
+        train=Records(features=features["train"], labels=pool.labels[train]),
+        test=Records(features=features["test"], labels=pool.labels[test]),
+        notes=tuple(notes),
+    )
