@@ -1,1 +1,80 @@
-"""Where records come from, and how they are dealt out to sites."""
+"""Where records come from, and how they are dealt out to sites.
+
+A scenario's config becomes a `Pool` (`load_pool`), a partition says which site
+holds which row (`fedlearn.data.partition.assign`), and `deal` hands them over.
+Nothing here knows models, privacy or Flower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from fedlearn.data import csv, heart
+from fedlearn.data.archives import ARCHIVES, Archive
+from fedlearn.data.csv import Csv
+from fedlearn.data.heart import Heart
+from fedlearn.data.partition import Partition
+from fedlearn.data.pool import Pool, Records, SiteData, deal
+from fedlearn.rng import Streams
+
+Scenario = Heart | Csv
+
+__all__ = [
+    "DATASETS",
+    "Csv",
+    "Dataset",
+    "Heart",
+    "Partition",
+    "Pool",
+    "Records",
+    "Scenario",
+    "SiteData",
+    "deal",
+    "load_pool",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One line of `fedlearn data list`: public data that a scenario can fetch by itself."""
+
+    name: str
+    records: int
+    sites: tuple[str, ...]
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    archive: Archive
+
+
+DATASETS: Mapping[str, Dataset] = {
+    "heart": Dataset(
+        name="heart",
+        records=740,
+        sites=heart.SITES,
+        classes=heart.TASK.classes,
+        licence=ARCHIVES["heart"].licence,
+        source="UCI Heart Disease, as Fed-Heart-Disease in FLamby",
+        archive=ARCHIVES["heart"],
+    ),
+}
+
+
+def load_pool(scenario: Scenario, streams: Streams, cache: Path) -> Pool:
+    """The records of a scenario; `cache` is the folder that archives are kept in.
+
+    Raises:
+        DataError: the data cannot be read, fetched or learned from.
+        ConfigError: the scenario's config does not fit its data.
+
+    """
+    match scenario:
+        case Heart():  # its split is published, so it does not depend on the seed
+            return heart.load(scenario, cache)
+        case Csv():
+            return csv.load(scenario, streams.get("split"))
+        case _:
+            assert_never(scenario)

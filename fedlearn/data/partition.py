@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.pool import Indices, Pool
-from fedlearn.errors import DataError
+from fedlearn.errors import ConfigError, DataError
 from fedlearn.settings import Count, NonNegative, Positive
 
 _ATTEMPTS = 100
@@ -82,6 +82,7 @@ def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignmen
     Raises:
         DataError: a site would have no training rows, or the scenario has no
             natural sites.
+        ConfigError: `alpha` is infinite.
 
     """
     match config:
@@ -141,6 +142,8 @@ def _by_size(
 
 
 def _by_label(config: Dirichlet, pool: Pool, rng: np.random.Generator) -> NDArray[np.intp]:
+    if not np.isfinite(config.alpha):
+        raise ConfigError([f"partition.alpha={config.alpha}: must be finite; choose partition=iid"])
     owner = np.empty(len(pool), dtype=np.intp)
     for label in np.unique(pool.labels):
         rows = np.flatnonzero(pool.labels == label)

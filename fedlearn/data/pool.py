@@ -29,8 +29,8 @@ class Pool:
     `features: float32[n, ...]` (int64 for token ids), `labels: int64[n]` below
     `task.num_classes`, `is_train: bool[n]`, `natural_site: str[n]` or None
     where records come without one. `standardise_per_site` says that the
-    numeric columns are still in their own units and that `deal` is to
-    standardise them. `notes` are sentences for the user.
+    numeric columns are still in their own units, NaN where a value is missing,
+    and that `deal` is to standardise them. `notes` are sentences for the user.
 
     Raises:
         ValueError: the arrays do not belong together.
@@ -139,9 +139,8 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices]) -> Iterator[str]:
                 f"site {site}: no training records ({len(rows)} in all); "
                 "leave the site out or use fewer sites"
             )
-        finite = np.isfinite(pool.features[rows]).reshape(len(rows), -1).all(axis=1)
-        if not finite.all():
-            bad = rows[~finite]
+        bad = rows[~_usable(pool, pool.features[rows])]
+        if len(bad):
             yield (
                 f"site {site}: {len(bad)} of {len(rows)} records hold NaN or infinite features "
                 f"(first: record {bad[0]}); fill them in or leave the records out"
@@ -149,6 +148,16 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices]) -> Iterator[str]:
     if len(learned) == 1:
         only = pool.task.classes[learned.pop()]
         yield f"all training records are of one class ({only!r}): there is nothing to learn"
+
+
+def _usable(pool: Pool, features: NDArray[Any]) -> NDArray[np.bool_]:
+    """`bool[n]`: which records are finite, apart from gaps that standardising fills."""
+    fine = np.isfinite(features)
+    if pool.standardise_per_site and isinstance(pool.task.input, TableInput):
+        numeric = slice(pool.task.input.numeric)
+        fine[:, numeric] |= np.isnan(features[:, numeric])
+    usable: NDArray[np.bool_] = fine.reshape(len(features), -1).all(axis=1)
+    return usable
 
 
 def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:

@@ -7,7 +7,7 @@ nothing; its ranges are public knowledge, written down before data is seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -88,12 +88,17 @@ def scale(scaling: Scaling, names: Sequence[str], values: NDArray[np.float64]) -
                 else squash(values[:, i])
                 for i, name in enumerate(names)
             ]
-            stacked = np.stack(columns, axis=1) if columns else values
-            return stacked.astype(np.float32)
+            return _as_float32(np.stack(columns, axis=1) if columns else values)
         case StandardisePerSite() | Unscaled():
-            return values.astype(np.float32)
+            return _as_float32(values)
         case _:
             assert_never(scaling)
+
+
+def _as_float32(values: NDArray[np.float64]) -> Floats:
+    # What float32 cannot hold becomes infinite, and `deal` says whose it is.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def check_ranges(scaling: Ranges, names: Sequence[str]) -> None:
@@ -131,20 +136,17 @@ def squash(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def standardise(train: Floats, test: Floats, numeric: int) -> tuple[Floats, Floats]:
     """Both parts with the first `numeric` columns standardised by the training part.
 
-    A column that does not vary in training is only centred.
+    NaN stands for a missing value and becomes 0, the mean. A column that does
+    not vary in training is only centred; one that is all missing becomes 0.
     """
-    mean = train[:, :numeric].mean(axis=0, dtype=np.float64)
-    deviation = train[:, :numeric].std(axis=0, dtype=np.float64)
+    values = np.ma.masked_invalid(train[:, :numeric].astype(np.float64))
+    mean = values.mean(axis=0).filled(0.0)
+    deviation = values.std(axis=0).filled(0.0)
     deviation[deviation == 0] = 1.0
 
     def apply(part: Floats) -> Floats:
         scaled = part.copy()
-        scaled[:, :numeric] = (part[:, :numeric] - mean) / deviation
+        scaled[:, :numeric] = np.nan_to_num((part[:, :numeric] - mean) / deviation)
         return scaled
 
     return apply(train), apply(test)
-
-
-def ranges_of(scaling: Scaling) -> Mapping[str, tuple[float, float]]:
-    """The public ranges of a scaling; empty where it has none."""
-    return scaling.columns if isinstance(scaling, Ranges) else {}

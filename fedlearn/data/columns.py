@@ -1,0 +1,123 @@
+"""What the columns of a table are: numbers, categories, or something that names a person.
+
+Looks at one column at a time and never at the label. Detection of identifiers
+is a safety net over column names and the shape of values, not a proof that a
+table is anonymous: combinations of harmless columns can single a person out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["numeric", "categorical", "empty"]
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
+"""What stands for a missing value unless the config says otherwise."""
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_MOSTLY = 0.9
+
+_NAMES = {
+    "a person's name": r"(sur|last|first|full|middle|maiden|given|family|patient|client|customer)"
+    r"[ _-]?name|name|surname",
+    "an e-mail address": r"e[ _-]?mail([ _-]?address)?",
+    "a phone number": r"(tele)?phone([ _-]?(no|number))?|mobile|cell[ _-]?phone|fax",
+    "a social security or identity number": r"ssn|social[ _-]?security([ _-]?(no|number))?"
+    r"|national[ _-]?id|nhs[ _-]?(no|number)|passport([ _-]?(no|number))?|tax[ _-]?id"
+    r"|iban|account[ _-]?(no|number)",
+    "a record number": r"(patient|client|customer|person|subject|record|row|case)?"
+    r"[ _-]?(id|no|uuid)|mrn|index",
+    "an address": r"(street|home|postal)?[ _-]?address|street",
+    "a date of birth": r"dob|birth[ _-]?(date|day)|date[ _-]?of[ _-]?birth",
+}
+_VALUES = {
+    "e-mail addresses": r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}",
+    "social security numbers": r"\d{3}-\d{2}-\d{4}",
+    "dates": r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})",
+    "phone numbers": r"(\+|00)?\(?\d[\d ()/.-]{5,}\d",
+    "account numbers": r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}",
+    "UUIDs": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column as understood.
+
+    `not_numbers` are the positions of cells that do not read as a number in a
+    column that is otherwise numeric. `identifier` says what the column seems
+    to identify people by; empty when nothing was found.
+    """
+
+    name: str
+    kind: Kind
+    missing: int
+    categories: tuple[str, ...]
+    not_numbers: tuple[int, ...] = ()
+    identifier: str = ""
+
+
+def describe(
+    name: str, cells: Sequence[str], *, missing: Sequence[str] = MISSING, decimal: str = "."
+) -> Column:
+    """What a column is, from its cells.
+
+    A column is numeric when at least nine in ten of its values are numbers
+    and there are more than two different ones; otherwise categorical.
+    `categories` are its different values, sorted, for either kind.
+    """
+    absent = frozenset(missing)
+    present = [(i, cell) for i, cell in enumerate(cells) if cell not in absent]
+    distinct = {cell for _, cell in present}
+    numbers = {cell for cell in distinct if not math.isnan(parse(cell, decimal))}
+    wrong = tuple(i for i, cell in present if cell not in numbers)
+    numeric = len(distinct) > 2 and len(wrong) <= (1 - _MOSTLY) * len(present)
+    kind: Kind = "empty" if not present else "numeric" if numeric else "categorical"
+    return Column(
+        name=name,
+        kind=kind,
+        missing=len(cells) - len(present),
+        categories=sort_values(distinct, decimal),
+        not_numbers=wrong if numeric else (),
+        identifier=suspect(name, [cell for _, cell in present], numeric),
+    )
+
+
+def parse(cell: str, decimal: str = ".") -> float:
+    """The finite number that a cell holds; NaN when it holds none (also for `inf` and `1_000`)."""
+    text = cell.replace(decimal, ".") if decimal != "." else cell
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def sort_values(values: set[str], decimal: str = ".") -> tuple[str, ...]:
+    """In order of their numbers where all are numbers, otherwise of their letters."""
+    numbers = {value: parse(value, decimal) for value in values}
+    if any(map(math.isnan, numbers.values())):
+        return tuple(sorted(values))
+    return tuple(sorted(values, key=lambda value: (numbers[value], value)))
+
+
+def suspect(name: str, values: Sequence[str], numeric: bool) -> str:
+    """What the column seems to identify people by, in words; empty when nothing was found."""
+    for what, pattern in _NAMES.items():
+        if re.fullmatch(pattern, name.strip(), flags=re.IGNORECASE):
+            return f"its name says {what}"
+    if numeric:
+        return "it counts the rows" if _counts_rows(values) else ""
+    for what, pattern in _VALUES.items():
+        matching = sum(re.fullmatch(pattern, value) is not None for value in values)
+        if values and matching > len(values) / 2:
+            return f"its values look like {what}"
+    return ""
+
+
+def _counts_rows(values: Sequence[str]) -> bool:
+    """Whether whole numbers go up by one from row to row."""
+    numbers = [parse(value) for value in values]
+    return len(numbers) > 2 and all(b - a == 1 for a, b in itertools.pairwise(numbers))

@@ -1,0 +1,166 @@
+"""A delimited text file as rows of text, with the line each row came from.
+
+Guesses nothing silently: what does not fit (separator, encoding, ragged rows)
+is an error that names the line and the setting to change. Values keep their
+text; what they mean is the concern of `fedlearn.data.columns`.
+
+Source: RFC 4180.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedlearn.errors import ConfigError, DataError
+
+Separator = Literal["comma", "semicolon", "tab", "pipe"]
+
+SEPARATORS: dict[str, Separator] = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_CHARACTERS = {name: character for character, name in SEPARATORS.items()}
+
+_SIGNATURES = {
+    b"PK\x03\x04": "an Excel or zip file; save the sheet as CSV",
+    b"PAR1": "a Parquet file; save it as CSV",
+    b"\x1f\x8b": "a gzip file; unpack it first",
+    b"\xff\xfe": "UTF-16 text; set scenario.encoding=utf-16",
+    b"\xfe\xff": "UTF-16 text; set scenario.encoding=utf-16",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under a header; `lines[i]` is the line of the file on which row i starts."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+
+    def column(self, name: str) -> list[str]:
+        """The cells of one column, without spaces around them."""
+        position = self.header.index(name)
+        return [row[position].strip() for row in self.rows]
+
+
+def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> Table:
+    """The table in `path`; blank lines are passed over, a byte order mark is dropped.
+
+    Raises:
+        DataError: not a file, empty, not text in this encoding, another
+            separator, a column named twice or not at all, a row with too many
+            or too few cells. All problems of one stage are listed.
+        ConfigError: Python knows no such encoding.
+
+    """
+    text = read_text(path, encoding)
+    header, rows, lines = _parse(path, text, _CHARACTERS[separator])
+    problems = _header_problems(path, header, separator) or _ragged(path, header, rows, lines)
+    if problems:
+        raise DataError("\n".join(problems))
+    if not rows:
+        raise DataError(f"{path}: holds a header and no records")
+    return Table(header=header, rows=tuple(rows), lines=tuple(lines))
+
+
+def read_text(path: Path, encoding: str) -> str:
+    """The whole file as text; see `read_table` for what is refused."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name the file in it")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    text = _decode(path, content, encoding)
+    if not text.strip():
+        raise DataError(f"{path}: is empty")
+    return text
+
+
+def _decode(path: Path, content: bytes, encoding: str) -> str:
+    utf8 = encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
+    for signature, what in _SIGNATURES.items():
+        if utf8 and content.startswith(signature):
+            raise DataError(f"{path}: is {what}")
+    try:
+        return content.decode("utf-8-sig" if utf8 else encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: line {line}: byte 0x{content[error.start]:02x} is not {encoding}; set "
+            "scenario.encoding (spreadsheets often write cp1252) or save the file as UTF-8"
+        ) from error
+    except LookupError as error:
+        raise ConfigError([f"scenario.encoding={encoding}: no such encoding; try utf-8"]) from error
+
+
+def guess_separator(text: str) -> Separator:
+    """The separator that occurs most often in the header; comma where none does."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    return SEPARATORS[max(SEPARATORS, key=header.count)]
+
+
+def some_lines(lines: Sequence[int], shown: int = 5) -> str:
+    """A few line numbers in words, for messages: `lines 3, 8 and 40 more`."""
+    numbers = ", ".join(map(str, lines[:shown]))
+    more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
+    return f"line{'s' if len(lines) > 1 else ''} {numbers}{more}"
+
+
+def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
+    """The lines whose record repeats an earlier one, columns `aside` not looked at."""
+    kept = [i for i, name in enumerate(table.header) if name not in aside]
+    seen: set[tuple[str, ...]] = set()
+    lines = []
+    for row, line in zip(table.rows, table.lines, strict=True):
+        record = tuple(row[i] for i in kept)
+        if record in seen:
+            lines.append(line)
+        seen.add(record)
+    return lines
+
+
+def _parse(
+    path: Path, text: str, character: str
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[int]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=character, strict=True)
+    rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
+    start = 1
+    try:
+        for row in reader:
+            if row:
+                rows.append(tuple(row))
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}: line {start}: {error}; is a quote left open?") from error
+    return tuple(name.strip() for name in rows[0]), rows[1:], lines[1:]
+
+
+def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) -> list[str]:
+    if len(header) == 1:
+        found = [name for character, name in SEPARATORS.items() if character in header[0]]
+        hint = f"; set scenario.separator={found[0]}" if found else ""
+        return [f"{path}: line 1: only one column when separated by {separator}{hint}"]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    problems = [f"{path}: line 1: column {name!r} is there more than once" for name in twice]
+    unnamed = [str(i) for i, name in enumerate(header, start=1) if not name]
+    if unnamed:
+        problems.append(f"{path}: line 1: column {', '.join(unnamed)} has no name")
+    return problems
+
+
+def _ragged(
+    path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]], lines: list[int]
+) -> list[str]:
+    wrong = [line for row, line in zip(rows, lines, strict=True) if len(row) != len(header)]
+    if not wrong:
+        return []
+    return [
+        f"{path}: {some_lines(wrong)}: not {len(header)} cells as the header has; "
+        "a cell with a separator in it must be in quotes"
+    ]
