@@ -19,7 +19,7 @@ Kind = Literal["numeric", "categorical", "empty"]
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 """What stands for a missing value unless the config says otherwise."""
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOSTLY = 0.9
 
 _NAMES = {

@@ -1,0 +1,55 @@
+"""Pools that several test files share; the heart archive is the real one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlearn.data import archives, heart
+from fedlearn.data.pool import Pool
+from fedlearn.errors import DataError
+from fedlearn.task import TableInput, Task
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The user's own cache, in which the heart archive lies from here on."""
+    folder = archives.default_cache(os.environ)
+    try:
+        archives.fetch(archives.ARCHIVES["heart"], folder)
+    except DataError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip(f"the heart archive is neither cached nor to be downloaded: {error}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def heart_pool(cache: Path) -> Pool:
+    return heart.load(heart.Heart(), cache)
+
+
+@pytest.fixture
+def make_pool() -> Callable[..., Pool]:
+    return _make_pool
+
+
+def _make_pool(
+    size: int = 60, classes: int = 3, sites: int = 4, train: int | None = None, numeric: int = 2
+) -> Pool:
+    """A pool with labels and sites in turn, training records first."""
+    rows = np.arange(size)
+    return Pool(
+        name="made",
+        task=Task(
+            input=TableInput(numeric=numeric), classes=tuple(f"class {i}" for i in range(classes))
+        ),
+        features=np.stack([rows + 1000.0 * i for i in range(numeric)], axis=1).astype(np.float32),
+        labels=(rows % classes).astype(np.int64),
+        is_train=rows < (size * 2 // 3 if train is None else train),
+        natural_site=np.array([f"hospital {i}" for i in rows % sites]),
+    )
