@@ -55,7 +55,7 @@ def test_csv__makes_features_labels_and_sites(tmp_path: Path) -> None:
         [-5 / 7, 0, 0, 0, 2],
         [-3 / 7, 0.3, 0, 0, 3],
     ]
-    np.testing.assert_allclose(pool.features, np.float32(expected), atol=1e-6)
+    np.testing.assert_allclose(pool.features, np.array(expected), atol=1e-6)
     np.testing.assert_array_equal(pool.labels, [1, 0, 1, 0, 1, 0])
     assert pool.natural_site is not None
     assert list(pool.natural_site) == ["north", "north", "south", "south", "north", "south"]

@@ -74,7 +74,7 @@ def test_partition__refuses_more_sites_than_training_rows(
 
 @every_artificial
 def test_partition__of_one_site_holds_everything(kind: type[Partition], make_pool: Make) -> None:
-    assignment = assign(replace(kind(), num_sites=1), make_pool(), rng())  # type: ignore[call-arg]
+    assignment = assign(replace(kind(), num_sites=1), make_pool(), rng())  # type: ignore[arg-type]
     assert list(assignment) == ["site-000"]
     assert len(assignment["site-000"]) == 60
 

@@ -22,7 +22,7 @@ NUMBERS = st.floats(-1e12, 1e12)
 def test_ranges__map_low_to_minus_one_high_to_one_and_clip() -> None:
     values = np.array([[20.0], [55.0], [90.0], [10.0], [1e9], [np.nan]])
     scaled = scale(Ranges(columns={"age": (20.0, 90.0)}), ["age"], values)
-    np.testing.assert_array_equal(scaled[:, 0], np.float32([-1, 0, 1, -1, 1, np.nan]))
+    np.testing.assert_array_equal(scaled[:, 0], np.array([-1, 0, 1, -1, 1, np.nan], np.float32))
 
 
 @given(st.lists(NUMBERS, min_size=1), NUMBERS)
@@ -59,8 +59,8 @@ def test_squash__is_one_at_a_thousand() -> None:
 
 
 def test_standardise__uses_the_training_part_only_and_fills_gaps_with_the_mean() -> None:
-    train = np.float32([[1, 7, 5, 0], [3, 7, np.nan, 9], [np.nan, 7, np.nan, 9]])
-    test = np.float32([[4, 8, 6, 3], [np.nan, np.nan, np.nan, 3]])
+    train = np.array([[1, 7, 5, 0], [3, 7, 5, 9], [np.nan, 7, 5, 9]], np.float32)
+    test = np.array([[4, 8, 6, 3], [np.nan, np.nan, np.nan, 3]], np.float32)
     train[:, 2] = np.nan
     scaled_train, scaled_test = standardise(train, test, numeric=3)
     np.testing.assert_allclose(scaled_train[:, 0], [-1, 1, 0])
