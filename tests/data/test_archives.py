@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -112,6 +114,31 @@ def test_fetch__refuses_an_altered_download_and_leaves_nothing(tmp_path: Path, i
     assert pinned.sha256 in str(caught.value)
     assert altered.sha256 in str(caught.value)
     assert left_in(tmp_path / "cache") == []
+
+
+def test_fetch__does_not_run_the_build_script_of_an_altered_source_archive(
+    tmp_path: Path, index: Path
+) -> None:
+    index.mkdir()
+    ran = tmp_path / "ran"
+    script = f"import pathlib; pathlib.Path({str(ran)!r}).touch()".encode()
+    with tarfile.open(index / "tinydata-1.0.tar.gz", "w:gz") as sdist:
+        for name, content in {"setup.py": script, "PKG-INFO": b"Name: tinydata"}.items():
+            info = tarfile.TarInfo(f"tinydata-1.0/{name}")
+            info.size = len(content)
+            sdist.addfile(info, io.BytesIO(content))
+    pinned = Archive(
+        name="tiny",
+        package="tinydata",
+        version="1.0",
+        file_name="tinydata-1.0.tar.gz",
+        sha256="0" * 64,
+        megabytes=0.001,
+        licence="none",
+    )
+    with pytest.raises(DataError, match="not the file that was pinned"):
+        fetch(pinned, tmp_path / "cache")
+    assert not ran.exists()
 
 
 def test_fetch__refuses_and_removes_an_altered_cached_file_then_recovers(
