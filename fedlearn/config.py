@@ -1,0 +1,225 @@
+"""From YAML values to one frozen, typed `RunConfig`, and back.
+
+Hydra composes the groups of `configs/`; `compose` turns the result into a
+`RunConfig` once, and nothing after that sees Hydra. Every problem is reported
+in one `ConfigError`, by dotted path. `encode` and `decode` are an exact JSON
+round trip, so a run's config travels as one string.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedlearn import models
+from fedlearn.data import Partition, Scenario
+from fedlearn.engine import Engine
+from fedlearn.errors import ConfigError
+from fedlearn.models import Model
+from fedlearn.privacy import Privacy
+from fedlearn.privacy import problems as privacy_problems
+from fedlearn.settings import Count, Name, Natural
+from fedlearn.strategy import Strategy
+from fedlearn.task import Task
+from fedlearn.training.settings import Training
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+KIND = Discriminator("kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run does; equal configs and seeds give equal runs."""
+
+    experiment: Name
+    scenario: Annotated[Scenario, KIND]
+    partition: Annotated[Partition, KIND]
+    model: Model
+    training: Training
+    strategy: Annotated[Strategy, KIND]
+    privacy: Annotated[Privacy, KIND]
+    engine: Annotated[Engine, KIND]
+    rounds: Count
+    evaluate_every: Count
+    """Federated evaluation happens after every so many rounds, and after the last."""
+    seed: Natural
+    out: Name
+    """The folder that the run leaves behind."""
+    resume: bool
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """The config that `configs/run.yaml` and Hydra `overrides` describe.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    return load(compose_tree(overrides))
+
+
+def load(tree: dict[str, Any]) -> RunConfig:
+    """A checked config from plain values.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    config = decode(RunConfig, json.dumps(tree))
+    found = problems(config)
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def problems(config: RunConfig) -> list[str]:
+    """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
+    return privacy_problems(config.privacy)
+
+
+def task_problems(config: RunConfig, task: Task) -> list[str]:
+    """What is wrong once it is known what the records look like."""
+    return models.problems(config.model, task)
+
+
+# --- JSON ---------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+@cache
+def _root(kind: type) -> type[BaseModel]:
+    # Plain dataclasses take their strictness from the model that holds them.
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    namespace = {"__annotations__": {"value": kind}, "model_config": config, "__module__": __name__}
+    return type(f"Root{kind.__name__}", (BaseModel,), namespace)
+
+
+def decode(kind: type[T], text: str) -> T:
+    """The frozen dataclass of type `kind` that `text` (JSON) holds; strict, nothing is coerced.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    try:
+        root = _root(kind).model_validate_json(f'{{"value": {text}}}')
+    except ValidationError as error:
+        raise ConfigError([_describe(detail) for detail in error.errors()]) from None
+    value: T = root.value  # type: ignore[attr-defined]
+    return value
+
+
+def encode(value: Any) -> str:
+    """Canonical JSON of a frozen dataclass; `decode` gives back an equal value."""
+    return json.dumps(to_tree(value), sort_keys=True, separators=(",", ":"))
+
+
+def to_tree(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a frozen dataclass."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def _describe(detail: ErrorDetails) -> str:
+    path, value = _path(detail), detail["input"]
+    match detail["type"]:
+        case "unexpected_keyword_argument":
+            return f"{path}={_short(value)}: unknown key"
+        case "missing":
+            return f"{path}: missing, and has no default"
+        case "union_tag_invalid":
+            expected = detail["ctx"]["expected_tags"]
+            return f"{path}.kind={detail['ctx']['tag']}: must be one of {expected}"
+        case "union_tag_not_found":
+            return f"{path}.kind: missing, so it is unclear which option is meant"
+        case _:
+            rule = detail["msg"].removeprefix("Input should be ").replace("greater than", ">")
+            rule = rule.replace("less than", "<").replace("> or equal to", ">=")
+            return f"{path}={_short(value)}: must be {rule.replace('< or equal to', '<=')}"
+
+
+def _path(detail: ErrorDetails) -> str:
+    """Dotted path without the wrapper and without the tags that unions put into it."""
+    parts = [str(part) for part in detail["loc"][1:]]
+    groups = {"scenario", "partition", "strategy", "privacy", "engine"}
+    if len(parts) > 1 and parts[0] in groups:
+        del parts[1]
+    return ".".join(parts) or "config"
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- Hydra --------------------------------------------------------------------
+
+
+def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """The composed values of `configs/run.yaml`, before they are checked.
+
+    Raises:
+        ConfigError: with every override that Hydra refuses.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return _compose(list(overrides))
+    except (HydraException, OmegaConfBaseException) as first:
+        found = []
+        for override in overrides:
+            try:
+                _compose([override])
+            except (HydraException, OmegaConfBaseException) as error:
+                found.append(_hydra_problem(override, error))
+        raise ConfigError(found or [_first_line(first)]) from None
+
+
+def _compose(overrides: list[str]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        tree = OmegaConf.to_container(hydra_compose("run", overrides), resolve=True)
+    assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _hydra_problem(override: str, error: Exception) -> str:
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
+    if options:
+        near = difflib.get_close_matches(value, options, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{override}: must be one of {', '.join(options)}{hint}"
+    known = _known_keys()
+    if key and key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        return f"{override}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{override}: {_first_line(error)}"
+
+
+@cache
+def _known_keys() -> tuple[str, ...]:
+    keys: list[str] = []
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for name, child in node.items():
+                keys.append(f"{prefix}{name}")
+                walk(f"{prefix}{name}.", child)
+
+    walk("", _compose([]))
+    return tuple(keys)

@@ -1,0 +1,253 @@
+"""Everything that knows Flower: our messages as its records, and the few of its internals we touch.
+
+The first half turns `fedlearn.rounds` into Flower messages and back with its
+public API. The second half, below the line, uses private names of flwr 1.41
+and 1.42; `tests/test_flower.py` fails loudly when one of them changes. No other
+file of the project may import a private name of flwr.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+# Flower phones home, looks for updates and installs packages at run time by
+# default. All of that is off unless the user has turned it on; it has to be
+# said before flwr is imported.
+SWITCHES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+for _name, _value in SWITCHES.items():
+    os.environ.setdefault(_name, _value)
+
+from flwr.app import (  # noqa: E402
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.app.message import make_message  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.supercore.telemetry import EventType  # noqa: E402
+from flwr.serverapp import ServerApp  # noqa: E402
+from flwr.supercore.run import Run  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+from fedlearn.config import RunConfig, compose, decode, encode  # noqa: E402
+from fedlearn.metrics import EvaluationSums  # noqa: E402
+from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest  # noqa: E402
+from fedlearn.vector import Vector  # noqa: E402
+
+WEIGHT = "num-examples"
+"""The key by which Flower's strategies weigh replies."""
+
+HELLO = "query.hello"
+
+
+def config_of(context: Context) -> RunConfig:
+    """The run's config from Flower's run config: `config` (JSON), or else `overrides` (Hydra)."""
+    text = str(context.run_config.get("config", ""))
+    if text:
+        return decode(RunConfig, text)
+    return compose(str(context.run_config.get("overrides", "")).split())
+
+
+def run_config_of(config: RunConfig) -> dict[str, bool | float | int | str]:
+    """Flower's run config that carries `config`; `config_of` reads it back."""
+    return {"config": encode(config), "overrides": ""}
+
+
+# --- records ------------------------------------------------------------------
+
+
+def arrays_of(vector: Vector) -> ArrayRecord:
+    """A model vector as an ArrayRecord with the one array `model`."""
+    return ArrayRecord({"model": Array(np.ascontiguousarray(vector, np.float32))})
+
+
+def vector_of(arrays: ArrayRecord) -> Vector:
+    """The model vector, `float32[d]`, of an ArrayRecord made by `arrays_of`."""
+    return np.asarray(arrays["model"].numpy(), np.float32)
+
+
+def read_train_request(message: Message) -> TrainRequest:
+    """The request inside a strategy's train or evaluate message."""
+    config = message.content.config_records["config"]
+    return TrainRequest(
+        round=_integer(config["server-round"]),
+        model=vector_of(message.content.array_records["arrays"]),
+        proximal_mu=_number(config.get("proximal-mu", 0.0)),
+    )
+
+
+def train_reply(reply: TrainReply) -> RecordDict:
+    """A train reply in the shape that Flower's strategies average."""
+    return RecordDict(
+        {
+            "arrays": arrays_of(reply.model),
+            "metrics": MetricRecord({WEIGHT: reply.weight}),
+            "site": ConfigRecord({"name": reply.site}),
+        }
+    )
+
+
+def evaluate_reply(reply: EvaluateReply) -> RecordDict:
+    """A site's evaluation sums as lists of integers; the loss is one float."""
+    sums = reply.sums
+    metrics = MetricRecord(
+        {
+            "count": sums.count,
+            "loss": sums.loss,
+            "confusion": sums.confusion.reshape(-1).tolist(),
+            "scores": sums.scores.reshape(-1).tolist(),
+        }
+    )
+    return RecordDict({"metrics": metrics, "site": ConfigRecord({"name": reply.site})})
+
+
+def read_evaluate_reply(content: RecordDict) -> EvaluateReply:
+    """The inverse of `evaluate_reply`."""
+    metrics = content.metric_records["metrics"]
+    confusion = np.asarray(metrics["confusion"], np.int64)
+    classes = round(len(confusion) ** 0.5)
+    sums = EvaluationSums(
+        count=_integer(metrics["count"]),
+        loss=_number(metrics["loss"]),
+        confusion=confusion.reshape(classes, classes),
+        scores=np.asarray(metrics["scores"], np.int64).reshape(2, -1),
+    )
+    return EvaluateReply(site=str(content.config_records["site"]["name"]), sums=sums)
+
+
+def hello_reply(hello: Hello) -> RecordDict:
+    """A site's introduction."""
+    return RecordDict({"hello": ConfigRecord({"json": encode(hello)})})
+
+
+def refusal_reply(refusal: Refusal) -> RecordDict:
+    """A site's no; it travels in place of the answer."""
+    return RecordDict({"refusal": ConfigRecord({"json": encode(refusal)})})
+
+
+def read_hello(content: RecordDict) -> Hello:
+    """The inverse of `hello_reply`."""
+    return decode(Hello, str(content.config_records["hello"]["json"]))
+
+
+def read_refusal(content: RecordDict) -> Refusal | None:
+    """The refusal that a reply holds, if it is one."""
+    if "refusal" not in content.config_records:
+        return None
+    return decode(Refusal, str(content.config_records["refusal"]["json"]))
+
+
+def size_of(message: Message) -> int:
+    """Bytes of the records in a message, before Flower's own framing."""
+    if message.has_error():
+        return 0
+    return sum(record.count_bytes() for record in message.content.values())
+
+
+def _integer(value: Any) -> int:
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+# --- private names of flwr ----------------------------------------------------
+
+CLIENT_APP_FAILED = 2
+"""Flower's error code for a ClientApp that raised."""
+
+
+def new_run(run_id: int) -> Run:
+    """A `Run` for a grid of our own; also tells this process who it is, which `Message` insists on."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
+    return Run.create_empty(run_id)
+
+
+def set_message_id(message: Message, message_id: str) -> Message:
+    """Give `message` its id, as a transport would; Flower has no public setter."""
+    message.metadata.__dict__["_message_id"] = message_id
+    return message
+
+
+def separate(message: Message) -> Message:
+    """A message of its own: strategies let all messages of a round share one RecordDict."""
+    content = RecordDict({key: record.copy() for key, record in message.content.items()})
+    return make_message(message.metadata, content=content)
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """The reply to `message` that says its ClientApp failed."""
+    return Message(Error(code=CLIENT_APP_FAILED, reason=reason), reply_to=message)
+
+
+def call_client(app: ClientApp, message: Message, context: Context) -> Message:
+    """Run `app` on `message` in this process."""
+    return app(message, context)
+
+
+def run_on_ray(
+    server: ServerApp,
+    client: ClientApp,
+    *,
+    sites: int,
+    resources: Mapping[str, float],
+    run_config: dict[str, bool | float | int | str],
+    app_dir: str,
+) -> None:
+    """Run both apps in Flower's simulation runtime, which starts Ray.
+
+    `app_dir` holds a pyproject.toml whose `[tool.flwr.app.config]` lists the
+    keys of `run_config`: this runtime reads defaults from a folder.
+    """
+    from flwr.simulation.run_simulation import _run_simulation
+
+    run = new_run(run_id=1)
+    run.override_config = run_config
+    run.primary_task_id = 1
+    context = Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
+    )
+    _run_simulation(
+        num_supernodes=sites,
+        exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
+        client_app=client,
+        server_app=server,
+        server_app_context=context,
+        backend_config={
+            "client_resources": dict(resources),
+            "init_args": {"log_to_driver": False, "logging_level": "error"},
+        },
+        run=run,
+        app_dir=app_dir,
+        is_app=True,
+    )
+
+
+def redirect_log(handler: logging.Handler) -> Callable[[], None]:
+    """Send Flower's log to `handler` instead of the screen; returns the undo."""
+    logger = logging.getLogger("flwr")
+    before, propagate = list(logger.handlers), logger.propagate
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+    def undo() -> None:
+        logger.handlers[:] = before
+        logger.propagate = propagate
+
+    return undo

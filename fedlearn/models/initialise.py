@@ -1,0 +1,52 @@
+"""Initial weights as a function of the run seed alone.
+
+torch's constructors draw from its global generator, so models are built
+without storage and filled here. A layer type that this module does not know is
+an error, never a silent use of uninitialised memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Fill all parameters and buffers of `model` in place, in module order.
+
+    Linear and convolution weights are uniform in +-1/sqrt(fan_in) with zero
+    bias, embeddings normal with deviation 1/sqrt(width), norms are the
+    identity. The layer called `head` starts at zero: the first prediction is
+    uniform, and under DP no noise budget is spent on unlearning a random one.
+    """
+    for name, module in model.named_modules():
+        _fill(module, name, generator)
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, name: str, generator: torch.Generator) -> None:
+    match module:
+        case nn.Linear() | nn.Conv1d() | nn.Conv2d():
+            if name == "head":
+                module.weight.zero_()
+            else:
+                _uniform(module.weight, generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        case nn.Embedding():
+            module.weight.normal_(0.0, module.embedding_dim**-0.5, generator=generator)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        case nn.LayerNorm() | nn.GroupNorm() | nn.BatchNorm1d() | nn.BatchNorm2d():
+            module.reset_parameters()
+        case _:
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            if own:
+                raise TypeError(f"no initialisation is defined for {name} ({type(module).__name__})")
+
+
+def _uniform(weight: Tensor, generator: torch.Generator) -> None:
+    fan_in = math.prod(weight.shape[1:])
+    weight.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)

@@ -1,0 +1,201 @@
+"""Models for rows of a table: FT-Transformer, MLP and a linear head.
+
+The FT-Transformer (Gorishniy et al. 2021, "Revisiting Deep Learning Models
+for Tabular Data", section 3.3) turns every column into a token, runs a
+pre-norm Transformer over the tokens and reads the class from a class token.
+Ours is compact, and every parameter sits in a layer whose per-sample gradient
+is known (`Linear`, `Embedding`, `LayerNorm`), so DP-SGD sees all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn.settings import Count, Portion
+from fedlearn.task import TableInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tabular:
+    """A classifier for rows of a table."""
+
+    kind: Literal["tabular"] = "tabular"
+    architecture: Literal["linear", "mlp", "ft_transformer"]
+    width: Count
+    """Width of a hidden layer (mlp) or of a token (ft_transformer)."""
+    depth: Count
+    """Number of hidden layers or of Transformer blocks."""
+    heads: Count
+    """Attention heads; `width` is a multiple of it (ft_transformer only)."""
+    norm: Literal["layer", "batch", "none"]
+    """Normalisation between hidden layers (mlp only); `batch` cannot be trained privately."""
+    dropout: Portion
+
+
+def build_tabular(config: Tabular, table: TableInput, num_classes: int) -> nn.Module:
+    """The model that `config` describes: `float32[batch, table.width]` -> logits `[batch, num_classes]`."""
+    match config.architecture:
+        case "linear":
+            return Linear(table, num_classes)
+        case "mlp":
+            return MLP(config, table, num_classes)
+        case "ft_transformer":
+            return FTTransformer(config, table, num_classes)
+
+
+class OneHot(nn.Module):
+    """Numbers as they are, category codes as one-hot columns; has no parameters."""
+
+    def __init__(self, table: TableInput) -> None:
+        super().__init__()
+        self.table = table
+        self.width = table.numeric + sum(table.cardinalities)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`float32[batch, columns]` -> `float32[batch, self.width]`."""
+        parts = [rows[:, : self.table.numeric]]
+        for column, size in enumerate(self.table.cardinalities, start=self.table.numeric):
+            parts.append(functional.one_hot(rows[:, column].long(), size).to(rows.dtype))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+class Linear(nn.Module):
+    """Multinomial logistic regression."""
+
+    def __init__(self, table: TableInput, num_classes: int) -> None:
+        super().__init__()
+        self.one_hot = OneHot(table)
+        self.head = nn.Linear(self.one_hot.width, num_classes)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits `[batch, num_classes]`."""
+        logits: Tensor = self.head(self.one_hot(rows))
+        return logits
+
+
+class MLP(nn.Module):
+    """Hidden layers of `Linear -> norm -> ReLU -> dropout`, then a linear head."""
+
+    def __init__(self, config: Tabular, table: TableInput, num_classes: int) -> None:
+        super().__init__()
+        self.one_hot = OneHot(table)
+        width = self.one_hot.width
+        layers: list[nn.Module] = []
+        for _ in range(config.depth):
+            layers += [nn.Linear(width, config.width), *_norm(config), nn.ReLU()]
+            layers += [nn.Dropout(config.dropout)] if config.dropout else []
+            width = config.width
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits `[batch, num_classes]`."""
+        logits: Tensor = self.head(self.body(self.one_hot(rows)))
+        return logits
+
+
+def _norm(config: Tabular) -> list[nn.Module]:
+    match config.norm:
+        case "layer":
+            return [nn.LayerNorm(config.width)]
+        case "batch":
+            return [nn.BatchNorm1d(config.width)]
+        case "none":
+            return []
+
+
+class Tokens(nn.Module):
+    """One token per column, after a class token.
+
+    A number `x` in column `j` becomes `x * scale[j] + shift[j]`; a category
+    becomes the row of its code. The tables are embeddings, not bare parameters,
+    because DP-SGD takes per-sample gradients layer by layer.
+    """
+
+    def __init__(self, table: TableInput, width: int) -> None:
+        super().__init__()
+        self.table = table
+        offsets = torch.tensor([0, *table.cardinalities[:-1]]).cumsum(0)
+        self.offsets = tuple(offsets.tolist())
+        self.class_token = nn.Embedding(1, width)
+        # Only tables that are used: a parameter without a gradient is noise for nothing.
+        if table.numeric:
+            self.scale = nn.Embedding(table.numeric, width)
+            self.shift = nn.Embedding(table.numeric, width)
+        if table.cardinalities:
+            self.category = nn.Embedding(sum(table.cardinalities), width)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`float32[batch, columns]` -> tokens `[batch, 1 + columns, width]`."""
+        batch, numeric = len(rows), self.table.numeric
+        start = rows.new_zeros((batch, 1), dtype=torch.long)
+        parts = [self.class_token(start)]
+        if numeric:
+            columns = torch.arange(numeric, device=rows.device).expand(batch, numeric)
+            parts.append(rows[:, :numeric, None] * self.scale(columns) + self.shift(columns))
+        if self.table.cardinalities:
+            codes = rows[:, numeric:].long() + torch.tensor(self.offsets, device=rows.device)
+            parts.append(self.category(codes))
+        return torch.cat(parts, dim=1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose projections are plain linear layers."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`[batch, length, width]` -> the same shape."""
+        batch, length, width = tokens.shape
+        heads = self.query_key_value(tokens).view(batch, length, 3, self.heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        joined: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return joined
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block: attention, then a two-layer network of twice the width."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`[batch, length, width]` -> the same shape."""
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        fed: Tensor = tokens + self.feed(self.feed_norm(tokens))
+        return fed
+
+
+class FTTransformer(nn.Module):
+    """Feature tokens, Transformer blocks, and a linear head on the class token."""
+
+    def __init__(self, config: Tabular, table: TableInput, num_classes: int) -> None:
+        super().__init__()
+        self.tokens = Tokens(table, config.width)
+        self.blocks = nn.Sequential(
+            *(Block(config.width, config.heads, config.dropout) for _ in range(config.depth))
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, num_classes)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits `[batch, num_classes]`."""
+        tokens = self.blocks(self.tokens(rows))
+        logits: Tensor = self.head(self.norm(tokens[:, 0]))
+        return logits

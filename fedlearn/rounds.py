@@ -1,0 +1,67 @@
+"""What a coordinator and a site say to each other in a run, as data.
+
+A run is: `hello` to every node (who are you, what do your records look like),
+then per round `train` to the cohort and `evaluate` to every site. How these
+travel is `fedlearn.flower`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedlearn.metrics import EvaluationSums
+from fedlearn.task import Task
+from fedlearn.vector import Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """How a site introduces itself before the first round."""
+
+    site: str
+    task: Task
+    data_sha256: str
+    train_records: int
+    test_records: int
+    real_noise: bool
+    """False when the site draws its noise from a test's seeded stand-in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """The global model of a round: `model` is `float32[d]`."""
+
+    round: int
+    model: Vector
+    proximal_mu: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReply:
+    """A site's model after local training: `model` is `float32[d]`.
+
+    `weight` is its share in the mean: the number of its records without
+    privacy, and 1 under privacy, where that number must not decide the scale
+    of anything that is released.
+    """
+
+    site: str
+    model: Vector
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReply:
+    """A site's test sums for the model of a round."""
+
+    site: str
+    sums: EvaluationSums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A site's no: `exit_code` says which kind (see `fedlearn.errors`), `reason` is for people."""
+
+    site: str
+    exit_code: int
+    reason: str

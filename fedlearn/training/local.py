@@ -1,0 +1,122 @@
+"""Training at one site between two rounds, without privacy.
+
+The private counterpart is `fedlearn.training.private`; both change the model
+in place and know nothing of messages, sites or rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn.training.settings import Training
+
+
+def train(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    config: Training,
+    *,
+    proximal_mu: float,
+    rng: np.random.Generator,
+) -> float:
+    """Make `config.local_steps` steps on `model` in place; the mean training loss in nats.
+
+    `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1. Batches of
+    `max(1, round(sample_rate * n))` records come from shuffled passes.
+    """
+    model.train()
+    optimizer = make_optimizer(model, config)
+    anchor = snapshot(model) if proximal_mu else {}
+    total = 0.0
+    for batch in batches(len(labels), config, rng):
+        optimizer.zero_grad(set_to_none=True)
+        total += _accumulate(model, features, labels, batch, config.max_batch)
+        add_proximal(model, anchor, proximal_mu)
+        optimizer.step()
+    return total / config.local_steps
+
+
+def batches(n: int, config: Training, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """`local_steps` batches of row indices; every pass over the records is shuffled anew.
+
+    A pass ends when too few records are left for a whole batch. The whole set
+    as one batch keeps its order: shuffling it would only change rounding.
+    """
+    size = max(1, round(config.sample_rate * n))
+    order, start = np.arange(n), n
+    for _ in range(config.local_steps):
+        if start + size > n:
+            order, start = (rng.permutation(n) if size < n else order), 0
+        yield order[start : start + size]
+        start += size
+
+
+def make_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
+    """A fresh optimiser over the trainable parameters: no state survives a round."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    match config.optimizer:
+        case "sgd":
+            return torch.optim.SGD(
+                parameters,
+                lr=config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
+        case "adam":
+            return torch.optim.Adam(
+                parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+            )
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the trainable parameters, the anchor of a proximal term."""
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def add_proximal(model: nn.Module, anchor: dict[str, Tensor], mu: float) -> None:
+    """Add the gradient of `mu/2 * |w - anchor|^2`; it depends on no record, so it costs no privacy."""
+    if not mu:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - anchor[name], alpha=mu)
+
+
+def pieces(batch: NDArray[np.int64], size: int) -> list[Tensor]:
+    """A batch as parts of at most `size` rows each (none for an empty batch)."""
+    return [torch.from_numpy(batch[i : i + size]) for i in range(0, len(batch), size)]
+
+
+def _accumulate(
+    model: nn.Module, features: Tensor, labels: Tensor, batch: NDArray[np.int64], size: int
+) -> float:
+    """Gradient of the mean loss over `batch`, in parts; returns that loss."""
+    total = 0.0
+    for rows in pieces(batch, size):
+        logits = model(features[rows])
+        loss = functional.cross_entropy(logits, labels[rows], reduction="sum") / len(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def predict(model: nn.Module, features: Tensor, max_batch: int) -> NDArray[np.float64]:
+    """Class probabilities `float64[n, classes]` in evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        parts = [model(features[i : i + max_batch]) for i in range(0, len(features), max_batch)]
+        probabilities = torch.cat(parts).double().softmax(1)
+    return np.asarray(probabilities.numpy())
+
+
+def diverged(vector: NDArray[np.float32]) -> bool:
+    """Whether a trained model holds a number that is not finite."""
+    return not math.isfinite(float(np.sum(vector, dtype=np.float64)))

@@ -1,0 +1,117 @@
+"""DP-SGD at one site (Abadi et al. 2016, algorithm 1), on Opacus' clipping.
+
+A step clips the gradient of every record of a Poisson batch to `clip_norm`,
+sums, adds Gaussian noise of deviation `noise_multiplier * clip_norm` to the
+sum, and divides by a public constant. The batch and the noise come from one
+cryptographic source that only this site holds; both are part of the mechanism
+that the accountant sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn.privacy.noise import NoiseSource
+from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.training.local import add_proximal, make_optimizer, pieces, snapshot
+from fedlearn.training.settings import Training
+
+
+class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimiser with noise from our source.
+
+    It is a subclass because that is Opacus' seam for noise: its own generator
+    is either torch's, which is not cryptographic, or torchcsprng's, which has
+    no release for current Python.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, **plan: float):
+        super().__init__(optimizer, loss_reduction="mean", **plan)
+        self.noise = noise
+
+    def add_noise(self) -> None:
+        """`p.grad = p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2)`."""
+        stddev = self.noise_multiplier * self.max_grad_norm
+        for parameter in self.params:
+            grad = parameter.summed_grad
+            if stddev:
+                drawn = torch.from_numpy(self.noise.normal(grad.numel(), stddev))
+                grad = grad + drawn.view_as(grad).to(grad.device)
+            parameter.grad = grad.view_as(parameter)
+
+
+def train_private(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    config: Training,
+    plan: PrivacyPlan,
+    *,
+    proximal_mu: float,
+    noise: NoiseSource,
+) -> None:
+    """Make `config.local_steps` private steps on `model` in place.
+
+    Returns nothing: a training loss is a function of the records that no noise
+    covers. Every step runs and adds its noise, an empty batch included.
+    """
+    model.train()
+    wrapped = GradSampleModule(model, strict=True)
+    optimizer = PrivateOptimizer(
+        make_optimizer(model, config),
+        noise=noise,
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=plan.clip_norm,
+        expected_batch_size=config.sample_rate * config.nominal_records,
+    )
+    anchor = snapshot(model) if proximal_mu else {}
+    optimizer.attach_step_hook(lambda _: add_proximal(model, anchor, proximal_mu))
+    for _ in range(config.local_steps):
+        batch = poisson_batch(len(labels), config.sample_rate, noise)
+        _step(wrapped, optimizer, features, labels, pieces(batch, config.max_batch))
+    wrapped.remove_hooks()
+    _forget_samples(model)
+
+
+def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
+    """Indices of the records that enter a batch, each by its own secret coin of probability `rate`."""
+    if rate == 1.0:
+        return np.arange(n)
+    return np.flatnonzero(noise.bernoulli(n, rate))
+
+
+def _step(
+    wrapped: GradSampleModule,
+    optimizer: PrivateOptimizer,
+    features: Tensor,
+    labels: Tensor,
+    parts: list[Tensor],
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    if not parts:
+        for parameter in optimizer.params:
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+        optimizer.step()
+        return
+    for rows in parts:
+        optimizer.signal_skip_step(do_skip=rows is not parts[-1])
+        # The mean over the part; Opacus multiplies it out again per record.
+        loss = functional.cross_entropy(wrapped(features[rows]), labels[rows])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _forget_samples(model: nn.Module) -> None:
+    """Drop what Opacus hangs on parameters: per-record gradients must not outlive the step."""
+    for parameter in model.parameters():
+        for name in ("grad_sample", "summed_grad", "_forward_counter"):
+            if hasattr(parameter, name):
+                delattr(parameter, name)
+        parameter.grad = None

@@ -1,0 +1,32 @@
+"""How a site trains between two rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedlearn.settings import Count, NonNegative, Portion, Positive, Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Local training: the same keys with and without privacy, so that runs compare.
+
+    A round is `local_steps` optimiser steps, each on a batch that holds
+    `sample_rate` of the site's records. With `privacy=none` batches come from
+    shuffled passes over the records; under record-level privacy each record
+    enters each batch by an independent secret coin (Poisson sampling), and the
+    clipped sum is divided by `sample_rate * nominal_records`, all of which are
+    public constants: nothing about the number of records of a site is used.
+    """
+
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: Positive
+    momentum: Portion
+    weight_decay: NonNegative
+    local_steps: Count
+    sample_rate: Rate
+    nominal_records: Count
+    """Public constant of the order of a site's size; scales the private gradient sum, never read from data."""
+    max_batch: Count
+    """Most records in one forward pass; larger batches are accumulated exactly."""

@@ -1,0 +1,139 @@
+"""A grid whose sites have names: wraps any Flower grid.
+
+Flower's node ids are random numbers, new in every run. Here a site is known by
+its name: messages go out and replies come back in the order of names, so that
+sums are added in one fixed order, and a strategy sees only the round's cohort.
+The wrapper also counts bytes and sorts refusals and failures from answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlearn.flower import read_refusal, size_of
+from fedlearn.rounds import Refusal
+
+
+@dataclass
+class Traffic:
+    """Bytes of message contents since the last `take`: `down` to sites, `up` from them."""
+
+    down: int = 0
+    up: int = 0
+
+    def take(self) -> dict[str, int]:
+        """The counts so far; starts again from zero."""
+        counts = {"up": self.up, "down": self.down}
+        self.down = self.up = 0
+        return counts
+
+
+@dataclass(frozen=True)
+class Replies:
+    """The outcome of one exchange, every part in the order of site names."""
+
+    answers: dict[str, Message]
+    refusals: list[Refusal]
+    failures: dict[str, str]
+    """Sites whose app failed or that did not answer in time, with the reason."""
+
+
+@dataclass
+class SiteGrid:
+    """Sites by name over `inner`; `cohort` is whom `strategy_view` shows."""
+
+    inner: Grid
+    node_of: dict[str, int]
+    timeout: float | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of all sites, sorted."""
+        return sorted(self.node_of)
+
+    def view(self, cohort: Sequence[str]) -> CohortGrid:
+        """The grid that a strategy gets for one round."""
+        return CohortGrid(self.inner, [self.node_of[site] for site in sorted(cohort)])
+
+    def exchange(self, messages: Iterable[Message]) -> Replies:
+        """Send `messages`, wait for their replies, and sort both by site name."""
+        site_of = {node: site for site, node in self.node_of.items()}
+        outgoing = sorted(messages, key=lambda m: site_of[m.metadata.dst_node_id])
+        self.traffic.down += sum(map(size_of, outgoing))
+        replies = list(self.inner.send_and_receive(outgoing, timeout=self.timeout))
+        self.traffic.up += sum(map(size_of, replies))
+        by_site = {site_of[reply.metadata.src_node_id]: reply for reply in replies}
+        return _sorted_out([site_of[m.metadata.dst_node_id] for m in outgoing], by_site)
+
+    def query(self, kind: str, sites: Sequence[str]) -> Replies:
+        """Ask `sites` an empty question of message type `kind`."""
+        return self.exchange(
+            Message(RecordDict(), dst_node_id=self.node_of[site], message_type=kind)
+            for site in sites
+        )
+
+
+def _sorted_out(asked: list[str], by_site: dict[str, Message]) -> Replies:
+    answers, refusals, failures = {}, [], {}
+    for site in asked:
+        reply = by_site.get(site)
+        if reply is None:
+            failures[site] = "no answer in time"
+        elif reply.has_error():
+            failures[site] = reply.error.reason or "its app failed"
+        elif refusal := read_refusal(reply.content):
+            refusals.append(refusal)
+        else:
+            answers[site] = reply
+    return Replies(answers, refusals, failures)
+
+
+class CohortGrid(Grid):
+    """What a strategy sees in one round: the node ids of the cohort, in the order of site names.
+
+    A subclass because Flower's strategies ask for a `Grid`; only looking up
+    nodes is allowed, sending stays with `SiteGrid`.
+    """
+
+    def __init__(self, inner: Grid, node_ids: list[int]) -> None:
+        self.inner, self.node_ids = inner, node_ids
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The cohort's nodes."""
+        return list(self.node_ids)
+
+    def set_run(self, run: object) -> None:
+        """Not part of a strategy's work."""
+        raise RuntimeError("a strategy must not change the run")
+
+    @property
+    def run(self) -> object:
+        """The inner grid's run."""
+        return self.inner.run
+
+    def create_message(self, *_: object, **__: object) -> Message:
+        """Not part of a strategy's work."""
+        raise RuntimeError("deprecated in Flower; use flwr.app.Message")
+
+    def get_nodes(self) -> Iterable[object]:
+        """The cohort's node infos."""
+        return [node for node in self.inner.get_nodes() if node.node_id in self.node_ids]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not part of a strategy's work."""
+        raise RuntimeError("messages are sent by SiteGrid.exchange")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not part of a strategy's work."""
+        raise RuntimeError("replies are received by SiteGrid.exchange")
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Not part of a strategy's work."""
+        raise RuntimeError("messages are sent by SiteGrid.exchange")

@@ -1,0 +1,71 @@
+"""Flower's own strategies from our settings, and the state that a checkpoint must keep."""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+import numpy as np
+from flwr.serverapp import strategy as flower
+
+from fedlearn.flower import WEIGHT
+from fedlearn.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
+
+MOMENTS = ("m_t", "v_t")
+"""What FedAdam and FedYogi carry from round to round, each a dict of arrays."""
+
+
+def make_strategy(config: Strategy) -> flower.FedAvg:
+    """The Flower strategy that `config` describes.
+
+    Who takes part in a round is decided by `server.grid`, which shows the
+    strategy only the cohort; so every strategy here takes all it sees.
+    """
+    everyone: dict[str, Any] = {
+        "fraction_train": 1.0,
+        "fraction_evaluate": 1.0,
+        "min_train_nodes": 1,
+        "min_evaluate_nodes": 1,
+        "min_available_nodes": 1,
+        "weighted_by_key": WEIGHT,
+    }
+    match config:
+        case FedAvg():
+            return flower.FedAvg(**everyone)
+        case FedProx():
+            return flower.FedProx(**everyone, proximal_mu=config.proximal_mu)
+        case FedAdam():
+            return flower.FedAdam(**everyone, **_adaptive(config))
+        case FedYogi():
+            return flower.FedYogi(**everyone, **_adaptive(config))
+        case _:
+            assert_never(config)
+
+
+def _adaptive(config: FedAdam | FedYogi) -> dict[str, float]:
+    return {
+        "eta": config.server_learning_rate,
+        "beta_1": config.beta_1,
+        "beta_2": config.beta_2,
+        "tau": config.tau,
+    }
+
+
+def strategy_state(strategy: flower.FedAvg) -> dict[str, np.ndarray[Any, Any]]:
+    """The moments of an adaptive strategy as named arrays; empty for the others."""
+    return {
+        f"{moment}.{name}": array
+        for moment in MOMENTS
+        for name, array in (getattr(strategy, moment, None) or {}).items()
+    }
+
+
+def restore_strategy(strategy: flower.FedAvg, state: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Give `strategy` back what `strategy_state` took from it."""
+    for moment in MOMENTS:
+        arrays = {
+            key.removeprefix(f"{moment}."): array
+            for key, array in state.items()
+            if key.startswith(f"{moment}.")
+        }
+        if arrays:
+            setattr(strategy, moment, arrays)
