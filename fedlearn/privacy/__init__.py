@@ -1,6 +1,27 @@
-"""Differential privacy: where the noise comes from, what it costs, and what was promised.
+"""Differential privacy: one plan per run, its noise, and what it costs."""
 
-One direction only: a `RecordPrivacy` config becomes a `PrivacyPlan`; the plan
-gives the noise and the clip norm to the training, and the events to the
-accountant. Nothing else pairs an epsilon with a noise multiplier.
-"""
+from fedlearn.privacy.events import Event
+from fedlearn.privacy.noise import NoiseSource, SeededNoise, SystemNoise
+from fedlearn.privacy.plan import (
+    NoPrivacy,
+    Privacy,
+    PrivacyPlan,
+    RecordPrivacy,
+    derive,
+    problems,
+    statement,
+)
+
+__all__ = [
+    "Event",
+    "NoPrivacy",
+    "NoiseSource",
+    "Privacy",
+    "PrivacyPlan",
+    "RecordPrivacy",
+    "SeededNoise",
+    "SystemNoise",
+    "derive",
+    "problems",
+    "statement",
+]

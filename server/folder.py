@@ -1,0 +1,136 @@
+"""The folder that a run leaves behind, and what resume needs from it.
+
+Every file is written whole under another name and then renamed, so a reader,
+a crash or a full disk never meets half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from fedlearn.config import RunConfig, decode, encode, to_tree
+from fedlearn.errors import ConfigError
+from fedlearn.vector import Layout, Vector, vector_digest
+from server.result import Result, RoundResult
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a round: all that the next round needs."""
+
+    run_id: str
+    started_at: str
+    seconds: float
+    rounds: list[RoundResult]
+    model: Vector
+    strategy: dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`path` and the files in it, by the names of the contract."""
+
+    path: Path
+
+    def create(self, config: RunConfig, config_yaml: str) -> None:
+        """Make a new folder, or open the one to resume.
+
+        Raises:
+            ConfigError: the folder holds something and `resume` is off, or it
+                holds a run with another config.
+        """
+        if self._holds_run() and config.resume:
+            self._check_same(config)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(
+                [
+                    f"out={config.out}: exists and is not empty; choose another folder"
+                    + (", or continue that run with resume=true" if self._holds_run() else "")
+                ]
+            )
+        (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "config.yaml", config_yaml.encode())
+        write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
+
+    def _holds_run(self) -> bool:
+        return (self.path / "checkpoint" / "config.json").is_file()
+
+    def _check_same(self, config: RunConfig) -> None:
+        text = (self.path / "checkpoint" / "config.json").read_text()
+        before, now = to_tree(decode(RunConfig, text)), to_tree(config)
+        free = {"resume", "out"}
+        changed = [key for key in now if key not in free and now[key] != before[key]]
+        if changed:
+            raise ConfigError(
+                [f"{key}: differs from the run in {self.path}, which resume=true continues"
+                 for key in changed]
+            )  # fmt: skip
+
+    def write_result(self, result: Result) -> None:
+        """Write `result.json`."""
+        text = json.dumps(to_tree(result), indent=2, allow_nan=True)
+        write_atomically(self.path / "result.json", text.encode())
+
+    def append_metrics(self, entry: RoundResult) -> None:
+        """Add one line to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(to_tree(entry)) + "\n")
+
+    def write_model(self, vector: Vector, layout: Layout) -> None:
+        """Write `model.safetensors`: every shared tensor under its name."""
+        tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(vector).items()}
+        metadata = {"format": "fedlearn/model/v1", "sha256": vector_digest(vector)}
+        write_atomically(self.path / "model.safetensors", save(tensors, metadata))
+
+    def write_checkpoint(self, state: Checkpoint) -> None:
+        """Write the state after a round; one file, so that it is one moment."""
+        head = {
+            "run_id": state.run_id,
+            "started_at": state.started_at,
+            "seconds": state.seconds,
+            "rounds": to_tree(state.rounds),
+        }
+        tensors = {"model": state.model}
+        tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
+        content = save(tensors, {"head": json.dumps(head)})
+        write_atomically(self.path / "checkpoint" / "state.safetensors", content)
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """The state after the last finished round, if there is one."""
+        path = self.path / "checkpoint" / "state.safetensors"
+        if not path.is_file():
+            return None
+        from safetensors import safe_open
+
+        with safe_open(path, "numpy") as file:
+            head = json.loads(file.metadata()["head"])
+        tensors = load_file(path)
+        return Checkpoint(
+            run_id=head["run_id"],
+            started_at=head["started_at"],
+            seconds=head["seconds"],
+            rounds=[decode(RoundResult, json.dumps(entry)) for entry in head["rounds"]],
+            model=tensors.pop("model"),
+            strategy={key.removeprefix("strategy."): array for key, array in tensors.items()},
+        )
+
+    def trim_metrics(self, rounds: int) -> None:
+        """Keep the first `rounds` lines of `metrics.jsonl`: a crash may have left one too many."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text().splitlines(keepends=True)[:rounds]
+            write_atomically(path, "".join(lines).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,159 @@
+"""What a run says about itself: the contents of `result.json` (schema `fedlearn/result/v1`).
+
+Plain data, written after every round; names are fixed by the contract with
+those who script against it, so keys may be added but never renamed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA = "fedlearn/result/v1"
+
+Status = Literal["running", "finished", "stopped_budget", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSize:
+    """How many records a site trains and tests on."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What was learned from."""
+
+    name: str
+    unit: str = "record"
+    sites: dict[str, SiteSize]
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What was learned; `sha256` is that of the vector of all shared tensors."""
+
+    name: str
+    parameters: int
+    trainable: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attendance:
+    """Who took part in a round."""
+
+    invited: int
+    replied: int
+    dropped: dict[str, str]
+    """Site -> reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """One round: time, pooled test metrics (when evaluated), traffic, and epsilon so far by site."""
+
+    round: int
+    seconds: float
+    loss: float | None
+    evaluate: dict[str, float]
+    clients: Attendance
+    bytes: dict[str, int]
+    epsilon: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalResult:
+    """Test metrics of the final model: pooled, by site, and the worst site by accuracy."""
+
+    evaluate: dict[str, float]
+    per_site: dict[str, dict[str, float]]
+    worst_site: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePrivacy:
+    """What a site has spent in this run."""
+
+    epsilon: float
+    epsilon_rdp: float
+    """The same by Renyi accounting: looser, shown as a cross-check."""
+    delta: float
+    steps: int
+    sample_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyResult:
+    """The privacy of the whole run; `statement` says it in words."""
+
+    unit: Literal["record", "client", "none"]
+    relation: str | None
+    epsilon: float | None
+    delta: float | None
+    accountant: str | None
+    noise_multiplier: float | None
+    clip_norm: float | None
+    sampling: str | None
+    per_site: dict[str, SitePrivacy]
+    statement: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """How updates travel."""
+
+    transport: Literal["plain", "sealed"]
+    secagg: Literal["off", "ring", "masked", "two_server"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the run ran on."""
+
+    python: str
+    torch: str
+    flwr: str
+    opacus: str
+    cryptography: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The whole of `result.json`."""
+
+    schema: str = SCHEMA
+    run_id: str
+    status: Status
+    reason: str | None = None
+    """Why the run ended when it did not finish."""
+    started_at: str
+    seconds: float
+    config: dict[str, Any]
+    data: DataFacts
+    model: ModelFacts
+    rounds: list[RoundResult] = field(default_factory=list)
+    final: FinalResult
+    privacy: PrivacyResult
+    protection: Protection
+    environment: Environment
+
+
+def this_environment(device: str, threads: int) -> Environment:
+    """The versions that matter for repeating a run."""
+    return Environment(
+        python=platform.python_version(),
+        torch=importlib.metadata.version("torch"),
+        flwr=importlib.metadata.version("flwr"),
+        opacus=importlib.metadata.version("opacus"),
+        cryptography=importlib.metadata.version("cryptography"),
+        device=device,
+        threads=threads,
+    )
