@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import torch
-
 from fedlearn import flower
 from fedlearn.errors import FedlearnError
 from fedlearn.metrics import evaluation_sums
+from fedlearn.privacy import Event, PrivacyPlan
+from fedlearn.privacy.events import merged
 from fedlearn.rng import Streams
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
+from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.local import diverged, predict, train
+from fedlearn.training.private import train_private
 from fedlearn.vector import load_vector, to_vector
 
 # isort: split
@@ -82,18 +83,53 @@ def _hello(message: Message, site: Site) -> RecordDict:
 def _train(message: Message, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     load_vector(site.model, request.model)
-    if site.plan is None:
-        weight = _train_plainly(site, request.round, request.proximal_mu)
-        spent = ()
-    else:
-        weight = 1.0
-        spent = _train_privately(site, message, request.round, request.proximal_mu)
+    weight = _train_plainly(site, request) if site.plan is None else 1.0
+    spent = () if site.plan is None else _train_privately(site, request, site.plan)
     vector = to_vector(site.model)
     if diverged(vector):
         raise FedlearnError(
-            f"training diverged at {site.name} in round {request.round}: the model holds "
-            f"numbers that are not finite; lower training.learning_rate="
-            f"{site.config.training.learning_rate}"
+            f"training diverged at {site.name} in round {request.round}: the model holds numbers "
+            f"that are not finite; lower training.learning_rate={site.config.training.learning_rate}"
         )
-    reply = TrainReply(site=site.name, model=vector, weight=weight, spent=spent)
-    return flower.train_reply(reply)
+    return flower.train_reply(
+        TrainReply(site=site.name, model=vector, weight=weight, spent=spent)
+    )
+
+
+def _train_plainly(site: Site, request: TrainRequest) -> float:
+    """Train without privacy; the weight of the reply is the number of records."""
+    train(
+        site.model,
+        *site.train_tensors,
+        site.config.training,
+        proximal_mu=request.proximal_mu,
+        rng=Streams(site.config.seed).get("batches", site.name, request.round),
+    )
+    return float(len(site.data.train))
+
+
+SPENT: dict[tuple[str, str], tuple[Event, ...]] = {}
+
+
+def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tuple[Event, ...]:
+    """Pay for the round, then train; what this run has spent at this site so far."""
+    key = (request.run_id, site.name)
+    SPENT[key] = merged([*SPENT.get(key, ()), plan.round_event])
+    train_private(
+        site.model,
+        *site.train_tensors,
+        site.config.training,
+        plan,
+        proximal_mu=request.proximal_mu,
+        noise=site.noise(request.round),
+    )
+    return SPENT[key]
+
+
+def _evaluate(message: Message, site: Site) -> RecordDict:
+    request = flower.read_train_request(message)
+    load_vector(site.model, request.model)
+    features, labels = site.test_tensors
+    probabilities = predict(site.model, features, site.config.training.max_batch)
+    sums = evaluation_sums(probabilities, labels.numpy())
+    return flower.evaluate_reply(EvaluateReply(site=site.name, sums=sums))

@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedlearn import models
-from fedlearn.config import RunConfig, decode, encode, task_problems
-from fedlearn.data import Partition, Scenario, SiteData, assign, default_cache, deal, load_pool
-from fedlearn.data.pool import Pool
+from fedlearn.config import RunConfig, decode, encode, plan_of, task_problems
+from fedlearn.data import Partition, Pool, Records, Scenario, SiteData, deal, load_pool
+from fedlearn.data.archives import default_cache
+from fedlearn.data.partition import assign
 from fedlearn.errors import ConfigError
 from fedlearn.models.validate import dp_problems
-from fedlearn.privacy import NoiseSource, PrivacyPlan, SeededNoise, SystemNoise, derive
+from fedlearn.privacy import NoiseSource, PrivacyPlan, SeededNoise, SystemNoise
 from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Task
@@ -45,12 +46,26 @@ class Site:
     """Kept between rounds; every request brings its own weights."""
     ledger_path: Path
 
+    @cached_property
+    def train_tensors(self) -> tuple[Tensor, Tensor]:
+        """Features `[n, ...]` and labels `int64[n]` to train on."""
+        return _tensors(self.data.train)
+
+    @cached_property
+    def test_tensors(self) -> tuple[Tensor, Tensor]:
+        """Features `[n, ...]` and labels `int64[n]` to test on."""
+        return _tensors(self.data.test)
+
     def noise(self, round_number: int) -> NoiseSource:
         """Where this round's sampling and noise come from."""
         seed = os.environ.get(TEST_NOISE)
         if seed is None:
             return SystemNoise()
         return SeededNoise(f"{seed}/{self.name}/{round_number}".encode())
+
+
+def _tensors(records: Records) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(records.features), torch.from_numpy(records.labels)
 
 
 def open_site(node_config: Mapping[str, object], config: RunConfig) -> Site:
@@ -67,12 +82,13 @@ def open_site(node_config: Mapping[str, object], config: RunConfig) -> Site:
 def _open(partition_id: str, config_text: str) -> Site:
     config = decode(RunConfig, config_text)
     torch.set_num_threads(config.engine.threads)
-    scenario = encode(config.scenario), encode(config.partition), config.seed
-    pool, sites = _simulated_sites(*scenario)
+    pool, sites = _records(encode(_DataChoice.of(config)))
     name = list(sites)[int(partition_id)]
     plan = plan_of(config)
     found = task_problems(config, pool.task)
-    model = None if found else _model(encode(config.model), encode(pool.task), config.seed)
+    model = None if found else _model(
+        encode(_ModelChoice(model=config.model, task=pool.task, seed=config.seed))
+    )
     if model is not None and plan:
         found += [f"model: {problem}" for problem in dp_problems(model)]
         found += privacy_problems(config.privacy, records=_smallest(sites))
@@ -82,35 +98,47 @@ def _open(partition_id: str, config_text: str) -> Site:
     return Site(name, config, pool.task, sites[name], pool.sha256, plan, model, ledger)
 
 
-def plan_of(config: RunConfig) -> PrivacyPlan | None:
-    """What every site does for privacy in this run; the noise is calibrated once, for all rounds."""
-    return derive(
-        config.privacy,
-        sample_rate=config.training.sample_rate,
-        steps_per_round=config.training.local_steps,
-        rounds=config.rounds,
-    )
-
-
 def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
     """All sites of a simulation with their records, in the order of their names."""
-    return _simulated_sites(encode(config.scenario), encode(config.partition), config.seed)[1]
+    return _records(encode(_DataChoice.of(config)))[1]
+
+
+# What is loaded is kept for the sites of one process. The keys are JSON, because
+# configs may hold dicts and are not hashable.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DataChoice:
+    scenario: Scenario
+    partition: Partition
+    seed: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _DataChoice:
+        return cls(scenario=config.scenario, partition=config.partition, seed=config.seed)
 
 
 @lru_cache(maxsize=2)
-def _simulated_sites(
-    scenario: str, partition: str, seed: int
-) -> tuple[Pool, dict[str, SiteData]]:
-    streams = Streams(seed)
-    pool = load_pool(decode(Scenario, scenario), streams, default_cache())
-    assignment = assign(decode(Partition, partition), pool, streams.get("partition"))
+def _records(choice_text: str) -> tuple[Pool, dict[str, SiteData]]:
+    choice = decode(_DataChoice, choice_text)
+    streams = Streams(choice.seed)
+    pool = load_pool(choice.scenario, streams, default_cache(os.environ))
+    assignment = assign(choice.partition, pool, streams.get("partition"))
     return pool, deal(pool, assignment)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ModelChoice:
+    model: models.Model
+    task: Task
+    seed: int
+
+
 @lru_cache(maxsize=1)
-def _model(model: str, task: str, seed: int) -> nn.Module:
+def _model(choice_text: str) -> nn.Module:
     # One model serves all sites of a process: a request overwrites all of it.
-    return models.build(decode(models.Model, model), decode(Task, task), Streams(seed))
+    choice = decode(_ModelChoice, choice_text)
+    return models.build(choice.model, choice.task, Streams(choice.seed))
 
 
 def _smallest(sites: Mapping[str, SiteData]) -> int:

@@ -24,7 +24,7 @@ from fedlearn.data import Partition, Scenario
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.models import Model
-from fedlearn.privacy import Privacy
+from fedlearn.privacy import Privacy, PrivacyPlan, derive
 from fedlearn.privacy import problems as privacy_problems
 from fedlearn.settings import Count, Name, Natural
 from fedlearn.strategy import Strategy
@@ -62,7 +62,14 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: with every problem, one line each.
     """
-    return load(compose_tree(overrides))
+    good, found = sift(overrides)
+    try:
+        config = load(_without_unset(compose_tree(good)))
+    except ConfigError as error:
+        raise ConfigError([*found, *error.problems]) from None
+    if found:
+        raise ConfigError(found)
+    return config
 
 
 def load(tree: dict[str, Any]) -> RunConfig:
@@ -81,6 +88,19 @@ def load(tree: dict[str, Any]) -> RunConfig:
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
     return privacy_problems(config.privacy)
+
+
+def plan_of(config: RunConfig) -> PrivacyPlan | None:
+    """The privacy of the whole run; the noise is calibrated once, over all rounds.
+
+    Every party derives it by itself from the config: none takes it from another.
+    """
+    return derive(
+        config.privacy,
+        sample_rate=config.training.sample_rate,
+        steps_per_round=config.training.local_steps,
+        rounds=config.rounds,
+    )
 
 
 def task_problems(config: RunConfig, task: Task) -> list[str]:
@@ -131,7 +151,7 @@ def _describe(detail: ErrorDetails) -> str:
         case "unexpected_keyword_argument":
             return f"{path}={_short(value)}: unknown key"
         case "missing":
-            return f"{path}: missing, and has no default"
+            return f"{path}: must be given, as {path}=..."
         case "union_tag_invalid":
             expected = detail["ctx"]["expected_tags"]
             return f"{path}.kind={detail['ctx']['tag']}: must be one of {expected}"
@@ -160,34 +180,42 @@ def _short(value: object) -> str:
 # --- Hydra --------------------------------------------------------------------
 
 
-def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """The composed values of `configs/run.yaml`, before they are checked.
-
-    Raises:
-        ConfigError: with every override that Hydra refuses.
-    """
+def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that Hydra takes, and a problem for each of the others."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    refused = (HydraException, OmegaConfBaseException)
     try:
-        return _compose(list(overrides))
-    except (HydraException, OmegaConfBaseException) as first:
-        found = []
+        compose_tree(overrides)
+    except refused as whole:
+        good: list[str] = []
+        found: list[str] = []
         for override in overrides:
             try:
-                _compose([override])
-            except (HydraException, OmegaConfBaseException) as error:
+                compose_tree([*good, override])
+                good.append(override)
+            except refused as error:
                 found.append(_hydra_problem(override, error))
-        raise ConfigError(found or [_first_line(first)]) from None
+        return good, found or [_first_line(whole)]
+    return list(overrides), []
 
 
-def _compose(overrides: list[str]) -> dict[str, Any]:
+def _without_unset(node: Any) -> Any:
+    """The tree without the values that a YAML leaves to the user (`???`): they are missing."""
+    if isinstance(node, dict):
+        return {key: _without_unset(child) for key, child in node.items() if child != "???"}
+    return node
+
+
+def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `configs/run.yaml` under `overrides`, before they are checked."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        tree = OmegaConf.to_container(hydra_compose("run", overrides), resolve=True)
+        tree = OmegaConf.to_container(hydra_compose("run", list(overrides)), resolve=True)
     assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
     return {str(key): value for key, value in tree.items()}
 
@@ -197,8 +225,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _hydra_problem(override: str, error: Exception) -> str:
-    key, _, value = override.partition("=")
+    key, equals, value = override.partition("=")
     key = key.lstrip("+~")
+    if not equals and not override.startswith("~"):
+        return f"{override}: must have the form key=value"
     options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
     if options:
         near = difflib.get_close_matches(value, options, n=1)
@@ -221,5 +251,5 @@ def _known_keys() -> tuple[str, ...]:
                 keys.append(f"{prefix}{name}")
                 walk(f"{prefix}{name}.", child)
 
-    walk("", _compose([]))
+    walk("", compose_tree([]))
     return tuple(keys)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from fedlearn.config import RunConfig, compose, decode, encode  # noqa: E402
 from fedlearn.metrics import EvaluationSums  # noqa: E402
+from fedlearn.privacy import Event  # noqa: E402
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest  # noqa: E402
 from fedlearn.vector import Vector  # noqa: E402
 
@@ -85,6 +87,7 @@ def read_train_request(message: Message) -> TrainRequest:
     """The request inside a strategy's train or evaluate message."""
     config = message.content.config_records["config"]
     return TrainRequest(
+        run_id=str(config["run-id"]),
         round=_integer(config["server-round"]),
         model=vector_of(message.content.array_records["arrays"]),
         proximal_mu=_number(config.get("proximal-mu", 0.0)),
@@ -97,9 +100,19 @@ def train_reply(reply: TrainReply) -> RecordDict:
         {
             "arrays": arrays_of(reply.model),
             "metrics": MetricRecord({WEIGHT: reply.weight}),
-            "site": ConfigRecord({"name": reply.site}),
+            "site": ConfigRecord({"name": reply.site, "spent": encode(_Spent(events=reply.spent))}),
         }
     )
+
+
+@dataclass(frozen=True)
+class _Spent:
+    events: tuple[Event, ...]
+
+
+def read_spent(content: RecordDict) -> tuple[Event, ...]:
+    """What the site of a train reply says it has spent in this run."""
+    return decode(_Spent, str(content.config_records["site"]["spent"])).events
 
 
 def evaluate_reply(reply: EvaluateReply) -> RecordDict:

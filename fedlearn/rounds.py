@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedlearn.metrics import EvaluationSums
+from fedlearn.privacy import Event
 from fedlearn.task import Task
 from fedlearn.vector import Vector
 
@@ -31,6 +32,7 @@ class Hello:
 class TrainRequest:
     """The global model of a round: `model` is `float32[d]`."""
 
+    run_id: str
     round: int
     model: Vector
     proximal_mu: float
@@ -48,6 +50,8 @@ class TrainReply:
     site: str
     model: Vector
     weight: float
+    spent: tuple[Event, ...]
+    """What the site has spent in this run so far, this round included, from its ledger."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -59,13 +59,18 @@ class Progress:
 
     rounds: list[RoundResult]
     model: Vector
-    spent: dict[str, list[Event]] = field(default_factory=dict)
+    spent: dict[str, tuple[Event, ...]] = field(default_factory=dict)
     """What every site has spent in this run, by its own account."""
     per_site: dict[str, EvaluationSums] = field(default_factory=dict)
     """The latest test sums of every site."""
 
 
-def enrol(grid: Grid, config: RunConfig, plan: PrivacyPlan | None) -> Enrolment:
+def enrol(
+    grid: Grid,
+    config: RunConfig,
+    plan: PrivacyPlan | None,
+    stopping: Callable[[], bool],
+) -> Enrolment:
     """Ask every node who it is, and build the model that all of them can train.
 
     Raises:
@@ -73,7 +78,7 @@ def enrol(grid: Grid, config: RunConfig, plan: PrivacyPlan | None) -> Enrolment:
         ProtocolError: nodes did not answer, or two claim one name.
     """
     nodes = _wait_for_nodes(grid, config.strategy.min_sites)
-    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, timeout=ENROL_SECONDS)
+    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, ENROL_SECONDS, stopping)
     replies = by_node.query(flower.HELLO, by_node.sites)
     _raise_refusals(replies.refusals)
     if replies.failures:
@@ -84,7 +89,7 @@ def enrol(grid: Grid, config: RunConfig, plan: PrivacyPlan | None) -> Enrolment:
         if hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
         hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
-    return _start_model(config, plan, SiteGrid(grid, node_of), dict(sorted(hellos.items())))
+    return _start_model(config, plan, SiteGrid(grid, node_of, None, stopping), dict(sorted(hellos.items())))
 
 
 def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
@@ -202,10 +207,10 @@ class Federation:
         refused = {refusal.site for refusal in replies.refusals}
         for site in cohort:
             if site in replies.answers:
-                events = flower.read_spent(replies.answers[site].content)
-                self.progress.spent[site] = list(events)
+                self.progress.spent[site] = flower.read_spent(replies.answers[site].content)
             elif site not in refused:
-                self.progress.spent.setdefault(site, []).append(self.plan.round_event)
+                before = self.progress.spent.get(site, ())
+                self.progress.spent[site] = (*before, self.plan.round_event)
 
     def _check_quorum(self, number: int, replies: Replies) -> None:
         wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
@@ -264,5 +269,3 @@ def _raise_refusals(refusals: Sequence[Refusal]) -> None:
 def _listed(failures: dict[str, Any]) -> str:
     return "; ".join(f"{site}: {reason}" for site, reason in failures.items()) or "no failures"
 
-
-__all__ = ["Enrolment", "Federation", "Message", "Progress", "enrol", "pooled"]

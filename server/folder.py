@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from safetensors.numpy import load_file, save
 
 from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.errors import ConfigError
+from fedlearn.privacy import Event
 from fedlearn.vector import Layout, Vector, vector_digest
 from server.result import Result, RoundResult
 
@@ -31,6 +33,23 @@ class Checkpoint:
     rounds: list[RoundResult]
     model: Vector
     strategy: dict[str, np.ndarray[Any, Any]]
+    spent: dict[str, tuple[Event, ...]]
+
+    @classmethod
+    def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
+        """The state before the first round."""
+        return cls(run_id, started_at, 0.0, [], model, {}, {})
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The part of a checkpoint that is not arrays."""
+
+    run_id: str
+    started_at: str
+    seconds: float
+    rounds: list[RoundResult]
+    spent: dict[str, tuple[Event, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,24 +58,28 @@ class RunFolder:
 
     path: Path
 
-    def create(self, config: RunConfig, config_yaml: str) -> None:
-        """Make a new folder, or open the one to resume.
+    def check(self, config: RunConfig) -> None:
+        """Refuse a folder that this run may not write into.
 
         Raises:
-            ConfigError: the folder holds something and `resume` is off, or it
-                holds a run with another config.
+            ConfigError: the folder holds something and `resume` is off, or
+                `resume` is on and it holds a run with another config, or none.
         """
-        if self._holds_run() and config.resume:
+        if config.resume and self._holds_run():
             self._check_same(config)
+        elif config.resume:
+            raise ConfigError([f"resume=true: there is no run to continue in out={config.out}"])
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            hint = ", or continue that run with resume=true" if self._holds_run() else ""
             raise ConfigError(
-                [
-                    f"out={config.out}: exists and is not empty; choose another folder"
-                    + (", or continue that run with resume=true" if self._holds_run() else "")
-                ]
+                [f"out={config.out}: exists and is not empty; choose another folder{hint}"]
             )
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write down the config."""
         (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "config.yaml", config_yaml.encode())
+        tree = yaml.safe_dump(to_tree(config), sort_keys=False)
+        write_atomically(self.path / "config.yaml", tree.encode())
         write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
 
     def _holds_run(self) -> bool:
@@ -65,7 +88,7 @@ class RunFolder:
     def _check_same(self, config: RunConfig) -> None:
         text = (self.path / "checkpoint" / "config.json").read_text()
         before, now = to_tree(decode(RunConfig, text)), to_tree(config)
-        free = {"resume", "out"}
+        free = {"resume", "out", "engine"}
         changed = [key for key in now if key not in free and now[key] != before[key]]
         if changed:
             raise ConfigError(
@@ -91,15 +114,16 @@ class RunFolder:
 
     def write_checkpoint(self, state: Checkpoint) -> None:
         """Write the state after a round; one file, so that it is one moment."""
-        head = {
-            "run_id": state.run_id,
-            "started_at": state.started_at,
-            "seconds": state.seconds,
-            "rounds": to_tree(state.rounds),
-        }
+        head = _Head(
+            run_id=state.run_id,
+            started_at=state.started_at,
+            seconds=state.seconds,
+            rounds=state.rounds,
+            spent=state.spent,
+        )
         tensors = {"model": state.model}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
-        content = save(tensors, {"head": json.dumps(head)})
+        content = save(tensors, {"head": encode(head)})
         write_atomically(self.path / "checkpoint" / "state.safetensors", content)
 
     def read_checkpoint(self) -> Checkpoint | None:
@@ -110,15 +134,16 @@ class RunFolder:
         from safetensors import safe_open
 
         with safe_open(path, "numpy") as file:
-            head = json.loads(file.metadata()["head"])
+            head = decode(_Head, file.metadata()["head"])
         tensors = load_file(path)
         return Checkpoint(
-            run_id=head["run_id"],
-            started_at=head["started_at"],
-            seconds=head["seconds"],
-            rounds=[decode(RoundResult, json.dumps(entry)) for entry in head["rounds"]],
+            run_id=head.run_id,
+            started_at=head.started_at,
+            seconds=head.seconds,
+            rounds=head.rounds,
             model=tensors.pop("model"),
             strategy={key.removeprefix("strategy."): array for key, array in tensors.items()},
+            spent=head.spent,
         )
 
     def trim_metrics(self, rounds: int) -> None:

@@ -8,7 +8,8 @@ The wrapper also counts bytes and sorts refusals and failures from answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -16,6 +17,10 @@ from flwr.serverapp import Grid
 
 from fedlearn.flower import read_refusal, size_of
 from fedlearn.rounds import Refusal
+
+
+POLL_SECONDS = 0.02
+"""How often an exchange looks for replies."""
 
 
 @dataclass
@@ -44,11 +49,16 @@ class Replies:
 
 @dataclass
 class SiteGrid:
-    """Sites by name over `inner`; `cohort` is whom `strategy_view` shows."""
+    """Sites by name over `inner`.
+
+    `timeout` is how many seconds an exchange waits for replies (None: until all
+    are there); `stopping` is asked while it waits.
+    """
 
     inner: Grid
     node_of: dict[str, int]
     timeout: float | None = None
+    stopping: Callable[[], bool] = lambda: False
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -61,14 +71,33 @@ class SiteGrid:
         return CohortGrid(self.inner, [self.node_of[site] for site in sorted(cohort)])
 
     def exchange(self, messages: Iterable[Message]) -> Replies:
-        """Send `messages`, wait for their replies, and sort both by site name."""
+        """Send `messages`, wait for their replies, and sort both by site name.
+
+        Raises:
+            KeyboardInterrupt: `stopping` said so.
+        """
         site_of = {node: site for site, node in self.node_of.items()}
         outgoing = sorted(messages, key=lambda m: site_of[m.metadata.dst_node_id])
         self.traffic.down += sum(map(size_of, outgoing))
-        replies = list(self.inner.send_and_receive(outgoing, timeout=self.timeout))
+        replies = self._collect(outgoing)
         self.traffic.up += sum(map(size_of, replies))
         by_site = {site_of[reply.metadata.src_node_id]: reply for reply in replies}
         return _sorted_out([site_of[m.metadata.dst_node_id] for m in outgoing], by_site)
+
+    def _collect(self, messages: list[Message]) -> list[Message]:
+        # Flower's own `send_and_receive` polls every three seconds and cannot be stopped.
+        waiting = set(self.inner.push_messages(messages))
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        replies: list[Message] = []
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            arrived = list(self.inner.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            if self.stopping():
+                raise KeyboardInterrupt
+            if waiting and not arrived:
+                time.sleep(POLL_SECONDS)
+        return replies
 
     def query(self, kind: str, sites: Sequence[str]) -> Replies:
         """Ask `sites` an empty question of message type `kind`."""

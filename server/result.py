@@ -61,10 +61,11 @@ class RoundResult:
     round: int
     seconds: float
     loss: float | None
-    evaluate: dict[str, float]
+    evaluate: dict[str, float | None]
     clients: Attendance
     bytes: dict[str, int]
-    epsilon: dict[str, float]
+    epsilon: dict[str, float | None]
+    """Null stands for a number that is not finite: no privacy, or a diverged model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,7 @@
+"""`python -m fedlearn`."""
+
+import sys
+
+from fedlearn.cli import main
+
+sys.exit(main())

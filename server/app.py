@@ -1,0 +1,37 @@
+"""The Flower ServerApp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedlearn import flower
+
+# isort: split
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.run import Listener, Silent, run
+
+
+def make_app(
+    listener: Listener,
+    stopping: Callable[[], bool] = lambda: False,
+    ended: Callable[[], None] = lambda: None,
+) -> ServerApp:
+    """A ServerApp that tells `listener` how its run goes on.
+
+    It ends when `stopping` says so, and calls `ended` when everything is written.
+    """
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            run(grid, flower.config_of(context), listener, stopping)
+        finally:
+            ended()
+
+    return server
+
+
+app = make_app(Silent())

@@ -1,0 +1,290 @@
+"""One run from its config to its folder: whatever happens, what was done is on disk and true."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from flwr.serverapp import Grid
+
+from fedlearn import flower
+from fedlearn.config import RunConfig, plan_of, to_tree
+from fedlearn.errors import FedlearnError, PrivacyError
+from fedlearn.metrics import metrics
+from fedlearn.privacy import PrivacyPlan, statement
+from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
+from fedlearn.vector import vector_digest
+from server.federation import Enrolment, Federation, Progress, enrol, pooled
+from server.folder import Checkpoint, RunFolder
+from server.result import (
+    DataFacts,
+    FinalResult,
+    ModelFacts,
+    PrivacyResult,
+    Protection,
+    Result,
+    RoundResult,
+    SitePrivacy,
+    SiteSize,
+    Status,
+    this_environment,
+)
+from server.strategies import restore_strategy, strategy_state
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who is told how a run goes on, for example a progress display."""
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        """All sites are enrolled; rounds follow."""
+
+    def round_finished(self, entry: RoundResult) -> None:
+        """A round is done and on disk."""
+
+    def finished(self, result: Result) -> None:
+        """All rounds are done and on disk."""
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        """Nothing."""
+
+    def round_finished(self, entry: RoundResult) -> None:
+        """Nothing."""
+
+    def finished(self, result: Result) -> None:
+        """Nothing."""
+
+
+@dataclass
+class _Clock:
+    """Seconds of the run over all its parts."""
+
+    before: float
+    since: float
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.since
+
+
+def run(
+    grid: Grid,
+    config: RunConfig,
+    listener: Listener,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train as `config` says over `grid`; the final contents of `result.json`.
+
+    Raises:
+        FedlearnError: the run could not start or not finish; what was trained
+            before that is kept, with the reason in `result.json`.
+        KeyboardInterrupt: the user stopped the run; what was trained is kept.
+    """
+    folder = RunFolder(Path(config.out))
+    folder.check(config)
+    plan = plan_of(config)
+    enrolment = enrol(grid, config, plan, stopping)
+    folder.create(config)
+    with _logged(folder.path / "run.log"):
+        return _run(folder, config, plan, enrolment, listener)
+
+
+def _run(
+    folder: RunFolder,
+    config: RunConfig,
+    plan: PrivacyPlan | None,
+    enrolment: Enrolment,
+    listener: Listener,
+) -> Result:
+    saved = folder.read_checkpoint() or Checkpoint.fresh(
+        run_id=secrets.token_hex(8),
+        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        model=enrolment.initial,
+    )
+    folder.trim_metrics(len(saved.rounds))
+    clock = _Clock(saved.seconds, time.monotonic())
+    progress = Progress(list(saved.rounds), saved.model, dict(saved.spent))
+    federation = Federation(config, plan, enrolment, progress, saved.run_id)
+    restore_strategy(federation.strategy, saved.strategy)
+    report = _Reporter(folder, federation, saved, clock)
+    listener.started(federation, first_round=len(saved.rounds) + 1)
+    try:
+        for number in range(len(saved.rounds) + 1, config.rounds + 1):
+            entry = federation.run_round(number)
+            report.after_round(entry)
+            listener.round_finished(entry)
+    except KeyboardInterrupt:
+        report.write("interrupted", "stopped by the user; continue with resume=true")
+        raise
+    except PrivacyError as error:
+        report.write("stopped_budget", str(error))
+        raise
+    except FedlearnError as error:
+        report.write("failed", str(error))
+        raise
+    result = report.write("finished")
+    listener.finished(result)
+    return result
+
+
+@dataclass
+class _Reporter:
+    """Turns the state of a federation into files."""
+
+    folder: RunFolder
+    federation: Federation
+    saved: Checkpoint
+    clock: _Clock
+
+    def after_round(self, entry: RoundResult) -> None:
+        """Write everything; the checkpoint last, so that it never runs ahead."""
+        log.info("round %d %s", entry.round, entry.evaluate)
+        progress = self.federation.progress
+        self.folder.append_metrics(entry)
+        self.folder.write_model(progress.model, self.federation.enrolment.layout)
+        self.write("running")
+        self.folder.write_checkpoint(
+            replace(
+                self.saved,
+                seconds=self.clock.seconds(),
+                rounds=list(progress.rounds),
+                model=progress.model,
+                strategy=strategy_state(self.federation.strategy),
+                spent=dict(progress.spent),
+            )
+        )
+
+    def write(self, status: Status, reason: str | None = None) -> Result:
+        """Write `result.json`."""
+        log.info("status %s %s", status, reason or "")
+        result = self._result(status, reason)
+        self.folder.write_result(result)
+        return result
+
+    def _result(self, status: Status, reason: str | None) -> Result:
+        federation = self.federation
+        config, progress = federation.config, federation.progress
+        return Result(
+            run_id=self.saved.run_id,
+            status=status,
+            reason=reason,
+            started_at=self.saved.started_at,
+            seconds=self.clock.seconds(),
+            config=to_tree(config),
+            data=_data_facts(config, federation.enrolment),
+            model=_model_facts(config, federation),
+            rounds=list(progress.rounds),
+            final=_final(progress),
+            privacy=privacy_result(federation),
+            protection=Protection(transport="plain", secagg="off"),
+            environment=this_environment("cpu", config.engine.threads),
+        )
+
+
+def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:
+    sizes = {
+        site: SiteSize(train=hello.train_records, test=hello.test_records)
+        for site, hello in enrolment.hellos.items()
+    }
+    digests = {hello.data_sha256 for hello in enrolment.hellos.values()}
+    return DataFacts(name=config.scenario.kind, sites=sizes, sha256="+".join(sorted(digests)))
+
+
+def _model_facts(config: RunConfig, federation: Federation) -> ModelFacts:
+    return ModelFacts(
+        name=config.model.kind,
+        parameters=federation.enrolment.parameters,
+        trainable=federation.enrolment.layout.size,
+        sha256=vector_digest(federation.progress.model),
+    )
+
+
+def _final(progress: Progress) -> FinalResult:
+    if not progress.per_site:
+        return FinalResult(evaluate={}, per_site={}, worst_site=None)
+    per_site = {site: metrics(sums) for site, sums in sorted(progress.per_site.items())}
+    tested = [site for site, found in per_site.items() if found]
+    worst = min(tested, key=lambda site: per_site[site]["accuracy"], default=None)
+    evaluate = metrics(pooled(progress.per_site))
+    return FinalResult(evaluate=evaluate, per_site=per_site, worst_site=worst)
+
+
+def privacy_result(federation: Federation) -> PrivacyResult:
+    """What the run promises, from what the sites say they spent."""
+    plan, spent = federation.plan, federation.progress.spent
+    private = all(hello.real_noise for hello in federation.enrolment.hellos.values())
+    if plan is None or not private:
+        return _no_privacy(plan, private)
+    per_site = {
+        site: SitePrivacy(
+            epsilon=epsilon(events, plan.delta),
+            epsilon_rdp=epsilon_rdp(events, plan.delta),
+            delta=plan.delta,
+            steps=sum(event.steps for event in events),
+            sample_rate=plan.sample_rate,
+        )
+        for site, events in sorted(spent.items())
+    }
+    largest = max((site.epsilon for site in per_site.values()), default=0.0)
+    if math.isinf(largest):
+        return _no_privacy(plan, private)
+    return PrivacyResult(
+        unit="record",
+        relation="add or remove one record",
+        epsilon=largest,
+        delta=plan.delta,
+        accountant=ACCOUNTANT,
+        noise_multiplier=plan.noise_multiplier,
+        clip_norm=plan.clip_norm,
+        sampling="full batch" if plan.sample_rate == 1 else "Poisson, secret",
+        per_site=per_site,
+        statement=statement(plan, epsilon=largest, noise_is_private=True),
+    )
+
+
+def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:
+    return PrivacyResult(
+        unit="none",
+        relation=None,
+        epsilon=None,
+        delta=None,
+        accountant=None,
+        noise_multiplier=plan.noise_multiplier if plan else None,
+        clip_norm=plan.clip_norm if plan else None,
+        sampling=None,
+        per_site={},
+        statement=statement(plan, epsilon=math.inf, noise_is_private=private),
+    )
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Send our log and Flower's to `path` while the run lasts."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("fedlearn", "server", "clients", "simulations")]
+    levels = [logger.level for logger in loggers]
+    undo = flower.redirect_log(handler)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        undo()
+        handler.close()

@@ -1,0 +1,131 @@
+"""What a run looks like in a terminal: a line of progress, a line per round, a table at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedlearn.data.check import Report
+from server.federation import Federation
+from server.result import Result, RoundResult
+
+
+class Display:
+    """A listener that draws on the terminal; plain lines where there is none."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.progress = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.progress.add_task("enrolling sites", total=None)
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        """Say who takes part and under which privacy."""
+        sites, config = federation.grid.sites, federation.config
+        shown = ", ".join(sites[:6]) + (f" and {len(sites) - 6} more" if len(sites) > 6 else "")
+        self.console.print(
+            f"[bold]{escape(config.experiment)}[/]: {len(sites)} sites ({escape(shown)}), "
+            f"{federation.enrolment.layout.size:,} parameters"
+        )
+        if plan := federation.plan:
+            self.console.print(
+                f"privacy: per record, epsilon {plan.epsilon:.3g} at delta {plan.delta:g} for all "
+                f"{plan.rounds} rounds; noise multiplier {plan.noise_multiplier:g}, "
+                f"clip norm {plan.clip_norm:g}"
+            )
+        else:
+            self.console.print("privacy: none")
+        self.progress.update(
+            self.task, total=config.rounds, completed=first_round - 1, description="training"
+        )
+
+    def round_finished(self, entry: RoundResult) -> None:
+        """Move the bar and show the numbers of the round."""
+        self.progress.update(self.task, completed=entry.round, description=describe(entry))
+        if not self.console.is_terminal:
+            self.console.print(f"round {entry.round}: {describe(entry)}")
+
+    def finished(self, result: Result) -> None:
+        """The final table and where everything is."""
+        self.progress.stop()
+        self.console.print(final_table(result))
+        self.console.print(escape(result.privacy.statement), soft_wrap=True)
+        folder = shortest(Path(str(result.config["out"])))
+        self.console.print(f"\n[bold]{escape(folder)}{os.sep}result.json[/] holds all of it")
+
+
+def describe(entry: RoundResult) -> str:
+    """One line on a round: pooled metrics, the largest epsilon so far, who was missing."""
+    parts = [f"{name} {value:.3f}" for name, value in entry.evaluate.items() if value is not None]
+    spent = [value for value in entry.epsilon.values() if value is not None]
+    if spent:
+        parts.append(f"epsilon so far {max(spent):.2f}")
+    if entry.clients.dropped:
+        parts.append(f"without {', '.join(entry.clients.dropped)}")
+    return "  ".join(parts)
+
+
+def final_table(result: Result) -> Table:
+    """Test metrics and epsilon by site, and pooled."""
+    names = list(result.final.evaluate)
+    table = Table(box=box.SIMPLE_HEAD, title=f"test metrics after {len(result.rounds)} rounds")
+    for column in ("site", "train", "test", *names, "epsilon"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for site, found in result.final.per_site.items():
+        size, privacy = result.data.sites[site], result.privacy.per_site.get(site)
+        mark = " (worst)" if site == result.final.worst_site else ""
+        table.add_row(
+            site + mark,
+            str(size.train),
+            str(size.test),
+            *(f"{found[name]:.3f}" if name in found else "-" for name in names),
+            f"{privacy.epsilon:.2f}" if privacy else "-",
+        )
+    table.add_section()
+    sizes = result.data.sites.values()
+    table.add_row(
+        "all sites",
+        str(sum(size.train for size in sizes)),
+        str(sum(size.test for size in sizes)),
+        *(f"{result.final.evaluate[name]:.3f}" for name in names),
+        "-" if result.privacy.epsilon is None else f"{result.privacy.epsilon:.2f}",
+        style="bold",
+    )
+    return table
+
+
+def shortest(path: Path) -> str:
+    """`path` relative to the working folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def show_check(report: Report) -> None:
+    """Print what `fedlearn data check` found."""
+    raise NotImplementedError

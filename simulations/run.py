@@ -1,0 +1,59 @@
+"""One federated run on this machine, on the engine that its config names."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from clients.app import app as client
+from clients.site import simulated_sites
+from fedlearn import flower
+from fedlearn.config import RunConfig
+from fedlearn.data import Csv
+from fedlearn.engine import LocalEngine, RayEngine
+from server.app import make_app
+from server.folder import RunFolder
+from server.run import Listener
+from simulations.local import run_locally
+from simulations.ray_engine import run_on_ray
+
+
+STOP_SECONDS = 20.0
+
+
+def simulate(config: RunConfig, listener: Listener) -> None:
+    """Run `config` to its end; the result is in the folder `config.out`.
+
+    Raises:
+        FedlearnError: see `server.run.run`.
+        KeyboardInterrupt: stopped by the user, after everything was written.
+    """
+    config = with_absolute_paths(config, Path.cwd())
+    RunFolder(Path(config.out)).check(config)
+    sites = len(simulated_sites(config))
+    run_config = flower.run_config_of(config)
+    match config.engine:
+        case LocalEngine():
+            run_locally(make_app(listener), client, sites=sites, run_config=run_config)
+        case RayEngine():
+            stop, stopped = threading.Event(), threading.Event()
+            server = make_app(listener, stop.is_set, stopped.set)
+            try:
+                run_on_ray(server, client, config.engine, sites=sites, run_config=run_config)
+            except KeyboardInterrupt:
+                # The ServerApp runs in a thread of Flower's: let it write what is done.
+                stop.set()
+                stopped.wait(STOP_SECONDS)
+                raise
+        case _:
+            assert_never(config.engine)
+
+
+def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
+    """The config with paths that mean the same in every process."""
+    config = replace(config, out=str(folder / config.out))
+    if isinstance(config.scenario, Csv):
+        config = replace(config, scenario=replace(config.scenario, path=str(folder / config.scenario.path)))
+    return config
