@@ -91,9 +91,7 @@ def _train(message: Message, site: Site) -> RecordDict:
             f"training diverged at {site.name} in round {request.round}: the model holds numbers "
             f"that are not finite; lower training.learning_rate={site.config.training.learning_rate}"
         )
-    return flower.train_reply(
-        TrainReply(site=site.name, model=vector, weight=weight, spent=spent)
-    )
+    return flower.train_reply(TrainReply(site=site.name, model=vector, weight=weight, spent=spent))
 
 
 def _train_plainly(site: Site, request: TrainRequest) -> float:

@@ -86,8 +86,10 @@ def _open(partition_id: str, config_text: str) -> Site:
     name = list(sites)[int(partition_id)]
     plan = plan_of(config)
     found = task_problems(config, pool.task)
-    model = None if found else _model(
-        encode(_ModelChoice(model=config.model, task=pool.task, seed=config.seed))
+    model = (
+        None
+        if found
+        else _model(encode(_ModelChoice(model=config.model, task=pool.task, seed=config.seed)))
     )
     if model is not None and plan:
         found += [f"model: {problem}" for problem in dp_problems(model)]

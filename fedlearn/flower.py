@@ -40,10 +40,10 @@ from flwr.app import (  # noqa: E402
 )
 from flwr.app.message import make_message  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
-from flwr.supercore.telemetry import EventType  # noqa: E402
 from flwr.serverapp import ServerApp  # noqa: E402
 from flwr.supercore.run import Run  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+from flwr.supercore.telemetry import EventType  # noqa: E402
 
 from fedlearn.config import RunConfig, compose, decode, encode  # noqa: E402
 from fedlearn.metrics import EvaluationSums  # noqa: E402

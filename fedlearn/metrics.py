@@ -91,6 +91,4 @@ def metrics(sums: EvaluationSums) -> dict[str, float]:
 def _auc(scores: NDArray[np.int64]) -> float:
     negatives, positives = scores.astype(np.float64)
     below = np.cumsum(negatives) - negatives
-    return float(
-        (positives * (below + negatives / 2)).sum() / (negatives.sum() * positives.sum())
-    )
+    return float((positives * (below + negatives / 2)).sum() / (negatives.sum() * positives.sum()))

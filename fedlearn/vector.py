@@ -59,7 +59,9 @@ def layout_of(model: nn.Module) -> Layout:
 
 def to_vector(model: nn.Module) -> Vector:
     """A copy of the shared tensors of `model` as `float32[d]`."""
-    parts = [t.detach().reshape(-1).to("cpu", torch.float32) for t in shared_tensors(model).values()]
+    parts = [
+        t.detach().reshape(-1).to("cpu", torch.float32) for t in shared_tensors(model).values()
+    ]
     return torch.cat(parts).numpy()
 
 

@@ -89,7 +89,9 @@ def enrol(
         if hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
         hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
-    return _start_model(config, plan, SiteGrid(grid, node_of, None, stopping), dict(sorted(hellos.items())))
+    return _start_model(
+        config, plan, SiteGrid(grid, node_of, None, stopping), dict(sorted(hellos.items()))
+    )
 
 
 def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
@@ -150,7 +152,9 @@ class Federation:
         cohort = self._cohort(number)
         train = self._train(number, cohort)
         last = number == self.config.rounds
-        evaluated = self._evaluate(number) if last or not number % self.config.evaluate_every else {}
+        evaluated = (
+            self._evaluate(number) if last or not number % self.config.evaluate_every else {}
+        )
         dropped = train.failures | {r.site: r.reason for r in train.refusals}
         entry = RoundResult(
             round=number,
@@ -177,7 +181,9 @@ class Federation:
 
     def _cohort(self, number: int) -> list[str]:
         sites, fraction = self.grid.sites, self.config.strategy.fraction
-        size = max(math.ceil(fraction * len(sites) - 1e-9), min(self.config.strategy.min_sites, len(sites)))
+        size = max(
+            math.ceil(fraction * len(sites) - 1e-9), min(self.config.strategy.min_sites, len(sites))
+        )
         if size >= len(sites):
             return sites
         chosen = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
@@ -254,9 +260,7 @@ def _raise_refusals(refusals: Sequence[Refusal]) -> None:
         return
     code = min(refusal.exit_code for refusal in refusals)
     reasons = dict.fromkeys(
-        reason
-        for refusal in refusals
-        for reason in refusal.reason.splitlines()
+        reason for refusal in refusals for reason in refusal.reason.splitlines()
     )
     make = ERROR_OF_CODE.get(code)
     if make is None:
@@ -268,4 +272,3 @@ def _raise_refusals(refusals: Sequence[Refusal]) -> None:
 
 def _listed(failures: dict[str, Any]) -> str:
     return "; ".join(f"{site}: {reason}" for site, reason in failures.items()) or "no failures"
-

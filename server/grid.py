@@ -18,7 +18,6 @@ from flwr.serverapp import Grid
 from fedlearn.flower import read_refusal, size_of
 from fedlearn.rounds import Refusal
 
-
 POLL_SECONDS = 0.02
 """How often an exchange looks for replies."""
 

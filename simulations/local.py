@@ -91,7 +91,7 @@ class InProcessGrid(Grid):
         try:
             context = self.contexts[message.metadata.dst_node_id]
             reply = self.app(flower.separate(message), context)
-        except Exception as error:  # noqa: BLE001  (a ClientApp may raise anything; Flower turns it into an error reply)
+        except Exception as error:
             log.exception("the ClientApp failed")
             reply = flower.error_reply(message, f"{type(error).__name__}: {error}")
         return flower.set_message_id(reply, f"reply-{next(self._ids)}")

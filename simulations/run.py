@@ -19,7 +19,6 @@ from server.run import Listener
 from simulations.local import run_locally
 from simulations.ray_engine import run_on_ray
 
-
 STOP_SECONDS = 20.0
 
 
@@ -55,5 +54,7 @@ def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     """The config with paths that mean the same in every process."""
     config = replace(config, out=str(folder / config.out))
     if isinstance(config.scenario, Csv):
-        config = replace(config, scenario=replace(config.scenario, path=str(folder / config.scenario.path)))
+        config = replace(
+            config, scenario=replace(config.scenario, path=str(folder / config.scenario.path))
+        )
     return config

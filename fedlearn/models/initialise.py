@@ -44,7 +44,9 @@ def _fill(module: nn.Module, name: str, generator: torch.Generator) -> None:
         case _:
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             if own:
-                raise TypeError(f"no initialisation is defined for {name} ({type(module).__name__})")
+                raise TypeError(
+                    f"no initialisation is defined for {name} ({type(module).__name__})"
+                )
 
 
 def _uniform(weight: Tensor, generator: torch.Generator) -> None:

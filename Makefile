@@ -1,0 +1,47 @@
+# fedlearn: `make help` lists the targets. Needs Python 3.11 or newer and pip, nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+OUT    ?= runs/heart
+
+.PHONY: run test check format help clean
+.DEFAULT_GOAL := help
+
+run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=folder
+	@$(BIN)/fedlearn simulate experiment=medical_heart out=$(call fresh,$(OUT))
+
+test: $(STAMP)-test  ## Run the whole test suite
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)-test  ## Developers' fast gate: style, types, layers, fast tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest -m "not slow"
+
+format: $(STAMP)-test  ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build
+
+help:  ## List the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A folder that holds a run is never overwritten: take heart-2, heart-3, ... instead.
+fresh = $(shell n=1; d=$(1); while [ -e "$$d" ]; do n=$$((n+1)); d=$(1)-$$n; done; echo "$$d")
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP)-run: pyproject.toml | $(VENV)/bin/python
+	@echo "installing fedlearn into $(VENV) (once, about a minute)"
+	@$(BIN)/pip install -q -e . && touch $@
+
+$(STAMP)-test: pyproject.toml | $(VENV)/bin/python
+	@echo "installing fedlearn and its test tools into $(VENV) (once, about two minutes)"
+	@$(BIN)/pip install -q -e '.[test]' && touch $@ $(STAMP)-run
