@@ -18,7 +18,6 @@ from fedlearn.privacy.events import merged
 from fedlearn.rng import Streams
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.local import diverged, predict, train
-from fedlearn.training.private import train_private
 from fedlearn.vector import load_vector, to_vector
 
 # isort: split
@@ -89,7 +88,8 @@ def _train(message: Message, site: Site) -> RecordDict:
     if diverged(vector):
         raise FedlearnError(
             f"training diverged at {site.name} in round {request.round}: the model holds numbers "
-            f"that are not finite; lower training.learning_rate={site.config.training.learning_rate}"
+            "that are not finite; lower "
+            f"training.learning_rate={site.config.training.learning_rate}"
         )
     return flower.train_reply(TrainReply(site=site.name, model=vector, weight=weight, spent=spent))
 
@@ -111,6 +111,8 @@ SPENT: dict[tuple[str, str], tuple[Event, ...]] = {}
 
 def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tuple[Event, ...]:
     """Pay for the round, then train; what this run has spent at this site so far."""
+    from fedlearn.training.private import train_private  # Opacus takes a second to import
+
     key = (request.run_id, site.name)
     SPENT[key] = merged([*SPENT.get(key, ()), plan.round_event])
     train_private(

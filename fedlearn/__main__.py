@@ -2,6 +2,6 @@
 
 import sys
 
-from fedlearn.cli import main
+from fedlearn import cli
 
-sys.exit(main())
+sys.exit(cli.main())

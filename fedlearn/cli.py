@@ -65,11 +65,13 @@ def _simulate(options: argparse.Namespace) -> int:
     from fedlearn.config import compose
 
     config = compose(options.overrides)
+    from server.stop import Stop, stop_on_interrupt
     from simulations.display import Display
     from simulations.run import simulate
 
-    with Display() as display:
-        simulate(config, display)
+    stop = Stop()
+    with Display() as display, stop_on_interrupt(stop, display.say):
+        simulate(config, display, stop)
     return 0
 
 
@@ -99,10 +101,12 @@ def _data_fetch(options: argparse.Namespace) -> int:
 
 def _data_check(options: argparse.Namespace) -> int:
     from fedlearn.data.check import check
+    from rich.console import Console
+
     from simulations.display import show_check
 
     report = check(Path(options.path))
-    show_check(report)
+    show_check(report, Console(highlight=False))
     return 5 if report.problems else 0
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -114,11 +114,11 @@ T = TypeVar("T")
 
 
 @cache
-def _root(kind: type) -> type[BaseModel]:
+def _root(kind: Hashable) -> type[BaseModel]:
     # Plain dataclasses take their strictness from the model that holds them.
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     namespace = {"__annotations__": {"value": kind}, "model_config": config, "__module__": __name__}
-    return type(f"Root{kind.__name__}", (BaseModel,), namespace)
+    return type("Root", (BaseModel,), namespace)
 
 
 def decode(kind: type[T], text: str) -> T:
@@ -128,7 +128,7 @@ def decode(kind: type[T], text: str) -> T:
         ConfigError: with every problem, one line each.
     """
     try:
-        root = _root(kind).model_validate_json(f'{{"value": {text}}}')
+        root = _root(cast(Hashable, kind)).model_validate_json(f'{{"value": {text}}}')
     except ValidationError as error:
         raise ConfigError([_describe(detail) for detail in error.errors()]) from None
     value: T = root.value  # type: ignore[attr-defined]
@@ -142,7 +142,12 @@ def encode(value: Any) -> str:
 
 def to_tree(value: Any) -> Any:
     """Plain dicts, lists and scalars of a frozen dataclass."""
-    return TypeAdapter(type(value)).dump_python(value, mode="json")
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _describe(detail: ErrorDetails) -> str:
@@ -217,7 +222,7 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         tree = OmegaConf.to_container(hydra_compose("run", list(overrides)), resolve=True)
     assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
-    return {str(key): value for key, value in tree.items()}
+    return {str(key): value for key, value in tree.items() if key != "tuned"}
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ class FedlearnError(Exception):
 
 
 class ConfigError(FedlearnError):
-    """The configuration or the command line is wrong; carries every problem found, not the first."""
+    """The configuration or the command line is wrong; carries every problem found."""
 
     exit_code = 2
 

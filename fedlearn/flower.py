@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ SWITCHES = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's future default, and its way to say that it has been heard.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 for _name, _value in SWITCHES.items():
     os.environ.setdefault(_name, _value)
@@ -41,6 +44,7 @@ from flwr.app import (  # noqa: E402
 from flwr.app.message import make_message  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.serverapp import ServerApp  # noqa: E402
+from flwr.supercore.constant import NOOP_FEDERATION_ID  # noqa: E402
 from flwr.supercore.run import Run  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 from flwr.supercore.telemetry import EventType  # noqa: E402
@@ -59,10 +63,13 @@ HELLO = "query.hello"
 
 def config_of(context: Context) -> RunConfig:
     """The run's config from Flower's run config: `config` (JSON), or else `overrides` (Hydra)."""
-    text = str(context.run_config.get("config", ""))
-    if text:
-        return decode(RunConfig, text)
-    return compose(str(context.run_config.get("overrides", "")).split())
+    values = context.run_config
+    return _config_of(str(values.get("config", "")), str(values.get("overrides", "")))
+
+
+@lru_cache(maxsize=8)
+def _config_of(text: str, overrides: str) -> RunConfig:
+    return decode(RunConfig, text) if text else compose(overrides.split())
 
 
 def run_config_of(config: RunConfig) -> dict[str, bool | float | int | str]:
@@ -182,12 +189,15 @@ def _number(value: Any) -> float:
 
 # --- private names of flwr ----------------------------------------------------
 
+FlowerRun = Run
+"""Flower's description of a run; only grids hand it around."""
+
 CLIENT_APP_FAILED = 2
 """Flower's error code for a ClientApp that raised."""
 
 
-def new_run(run_id: int) -> Run:
-    """A `Run` for a grid of our own; also tells this process who it is, which `Message` insists on."""
+def new_run(run_id: int) -> FlowerRun:
+    """A `Run` for our own grid; also tells this process who it is: `Message` insists on it."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
     return Run.create_empty(run_id)
 
@@ -233,6 +243,7 @@ def run_on_ray(
     run = new_run(run_id=1)
     run.override_config = run_config
     run.primary_task_id = 1
+    run.federation_id = NOOP_FEDERATION_ID
     context = Context(
         run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )

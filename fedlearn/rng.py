@@ -21,7 +21,7 @@ class Streams:
     seed: int
 
     def key(self, *name: str | int) -> int:
-        """The 128-bit number that identifies a stream: SHA-256 over the seed and the parts of its name."""
+        """The 128-bit number of a stream: SHA-256 over the seed and the parts of its name."""
         text = "\x1f".join(["fedlearn/rng/v1", str(self.seed), *map(str, name)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 

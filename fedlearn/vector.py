@@ -76,7 +76,7 @@ def load_vector(model: nn.Module, vector: Vector) -> None:
     sizes = [t.numel() for t in tensors.values()]
     if vector.shape != (sum(sizes),):
         raise ValueError(f"vector of {vector.shape} for a model of {sum(sizes)} values")
-    pieces = torch.from_numpy(np.ascontiguousarray(vector)).split(sizes)
+    pieces = torch.split(torch.from_numpy(np.ascontiguousarray(vector)), sizes)
     for tensor, piece in zip(tensors.values(), pieces, strict=True):
         tensor.copy_(piece.view_as(tensor))
 

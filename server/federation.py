@@ -160,10 +160,10 @@ class Federation:
             round=number,
             seconds=time.monotonic() - started,
             loss=evaluated.get("loss"),
-            evaluate=evaluated,
+            evaluate={**evaluated},
             clients=Attendance(invited=len(cohort), replied=len(train.answers), dropped=dropped),
             bytes=self.grid.traffic.take(),
-            epsilon=self.epsilons(),
+            epsilon={**self.epsilons()},
         )
         self.progress.rounds.append(entry)
         return entry
@@ -207,10 +207,14 @@ class Federation:
         return ConfigRecord({"run-id": self.run_id})
 
     def _account(self, cohort: Sequence[str], replies: Replies) -> None:
-        """Take over what the sites say they spent; who fell silent is taken to have spent a round."""
+        """Take over what the sites say they spent.
+
+        A site that fell silent, or failed after it had begun, is taken to have
+        spent a round; one that refused for privacy has spent nothing.
+        """
         if self.plan is None:
             return
-        refused = {refusal.site for refusal in replies.refusals}
+        refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
         for site in cohort:
             if site in replies.answers:
                 self.progress.spent[site] = flower.read_spent(replies.answers[site].content)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.flower import read_refusal, size_of
+from fedlearn.flower import FlowerRun, read_refusal, size_of
 from fedlearn.rounds import Refusal
 
 POLL_SECONDS = 0.02
@@ -135,12 +136,12 @@ class CohortGrid(Grid):
         """The cohort's nodes."""
         return list(self.node_ids)
 
-    def set_run(self, run: object) -> None:
+    def set_run(self, run: FlowerRun) -> None:
         """Not part of a strategy's work."""
         raise RuntimeError("a strategy must not change the run")
 
     @property
-    def run(self) -> object:
+    def run(self) -> FlowerRun:
         """The inner grid's run."""
         return self.inner.run
 
@@ -148,7 +149,7 @@ class CohortGrid(Grid):
         """Not part of a strategy's work."""
         raise RuntimeError("deprecated in Flower; use flwr.app.Message")
 
-    def get_nodes(self) -> Iterable[object]:
+    def get_nodes(self) -> Iterable[Any]:
         """The cohort's node infos."""
         return [node for node in self.inner.get_nodes() if node.node_id in self.node_ids]
 

@@ -56,7 +56,7 @@ class Attendance:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """One round: time, pooled test metrics (when evaluated), traffic, and epsilon so far by site."""
+    """One round: time, pooled test metrics, traffic, and epsilon so far by site."""
 
     round: int
     seconds: float

@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from server.result import (
     Status,
     this_environment,
 )
+from server.stop import Stop
 from server.strategies import restore_strategy, strategy_state
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,7 @@ class _Clock:
         return self.before + time.monotonic() - self.since
 
 
-def run(
-    grid: Grid,
-    config: RunConfig,
-    listener: Listener,
-    stopping: Callable[[], bool] = lambda: False,
-) -> Result:
+def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result:
     """Train as `config` says over `grid`; the final contents of `result.json`.
 
     Raises:
@@ -95,10 +91,10 @@ def run(
     folder = RunFolder(Path(config.out))
     folder.check(config)
     plan = plan_of(config)
-    enrolment = enrol(grid, config, plan, stopping)
+    enrolment = enrol(grid, config, plan, stop.now.is_set)
     folder.create(config)
     with _logged(folder.path / "run.log"):
-        return _run(folder, config, plan, enrolment, listener)
+        return _run(folder, config, plan, enrolment, listener, stop)
 
 
 def _run(
@@ -107,6 +103,7 @@ def _run(
     plan: PrivacyPlan | None,
     enrolment: Enrolment,
     listener: Listener,
+    stop: Stop,
 ) -> Result:
     saved = folder.read_checkpoint() or Checkpoint.fresh(
         run_id=secrets.token_hex(8),
@@ -125,6 +122,8 @@ def _run(
             entry = federation.run_round(number)
             report.after_round(entry)
             listener.round_finished(entry)
+            if stop.after_round.is_set() and number < config.rounds:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         report.write("interrupted", "stopped by the user; continue with resume=true")
         raise
@@ -280,11 +279,13 @@ def _logged(path: Path) -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+        logger.propagate = False
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
+            logger.propagate = True
         undo()
         handler.close()

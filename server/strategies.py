@@ -41,7 +41,7 @@ def make_strategy(config: Strategy) -> flower.FedAvg:
             assert_never(config)
 
 
-def _adaptive(config: FedAdam | FedYogi) -> dict[str, float]:
+def _adaptive(config: FedAdam | FedYogi) -> dict[str, Any]:
     return {
         "eta": config.server_learning_rate,
         "beta_1": config.beta_1,

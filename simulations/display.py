@@ -45,6 +45,10 @@ class Display:
     ) -> None:
         self.progress.stop()
 
+    def say(self, message: str) -> None:
+        """Show a sentence above the bar."""
+        self.console.print(message)
+
     def started(self, federation: Federation, first_round: int) -> None:
         """Say who takes part and under which privacy."""
         sites, config = federation.grid.sites, federation.config
@@ -80,12 +84,22 @@ class Display:
         self.console.print(f"\n[bold]{escape(folder)}{os.sep}result.json[/] holds all of it")
 
 
+SHOWN = ("loss", "accuracy", "macro_f1", "auc")
+"""The metrics that fit a narrow terminal; the files have all of them."""
+
+SHORT = {"macro_f1": "F1", "auc": "AUC"}
+
+
 def describe(entry: RoundResult) -> str:
     """One line on a round: pooled metrics, the largest epsilon so far, who was missing."""
-    parts = [f"{name} {value:.3f}" for name, value in entry.evaluate.items() if value is not None]
+    parts = [
+        f"{SHORT.get(name, name)} {value:.3f}"
+        for name, value in entry.evaluate.items()
+        if value is not None and name in SHOWN
+    ]
     spent = [value for value in entry.epsilon.values() if value is not None]
     if spent:
-        parts.append(f"epsilon so far {max(spent):.2f}")
+        parts.append(f"epsilon {max(spent):.2f}")
     if entry.clients.dropped:
         parts.append(f"without {', '.join(entry.clients.dropped)}")
     return "  ".join(parts)
@@ -93,13 +107,13 @@ def describe(entry: RoundResult) -> str:
 
 def final_table(result: Result) -> Table:
     """Test metrics and epsilon by site, and pooled."""
-    names = list(result.final.evaluate)
-    table = Table(box=box.SIMPLE_HEAD, title=f"test metrics after {len(result.rounds)} rounds")
-    for column in ("site", "train", "test", *names, "epsilon"):
-        table.add_column(column, justify="left" if column == "site" else "right")
+    names = [name for name in SHOWN if name in result.final.evaluate]
+    table = Table(box=box.SIMPLE_HEAD, title="test metrics, * worst site", title_style="")
+    for column in ("site", "train", "test", *(SHORT.get(n, n) for n in names), "epsilon"):
+        table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
     for site, found in result.final.per_site.items():
         size, privacy = result.data.sites[site], result.privacy.per_site.get(site)
-        mark = " (worst)" if site == result.final.worst_site else ""
+        mark = " *" if site == result.final.worst_site else ""
         table.add_row(
             site + mark,
             str(size.train),
@@ -126,6 +140,24 @@ def shortest(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def show_check(report: Report) -> None:
+def show_check(report: Report, console: Console) -> None:
     """Print what `fedlearn data check` found."""
-    raise NotImplementedError
+    table = Table("column", "kind", "missing", "different values", "looks like", box=box.SIMPLE)
+    for column in report.columns:
+        table.add_row(
+            escape(column.name),
+            column.kind,
+            str(column.missing),
+            f"{len(column.categories):,}",
+            escape(column.identifier),
+        )
+    if report.columns:
+        console.print(
+            f"[bold]{escape(str(report.path))}[/]: {report.records:,} records, "
+            f"separated by {report.separator}"
+        )
+        console.print(table)
+        console.print(f"could be the label: {', '.join(report.labels) or 'no column'}")
+        console.print(f"could be the site: {', '.join(report.sites) or 'no column'}")
+    for problem in report.problems:
+        console.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True)

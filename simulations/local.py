@@ -42,12 +42,12 @@ class InProcessGrid(Grid):
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
 
-    def set_run(self, run: flower.Run) -> None:
+    def set_run(self, run: flower.FlowerRun) -> None:
         """Take over Flower's description of the run."""
         self._run = run
 
     @property
-    def run(self) -> flower.Run:
+    def run(self) -> flower.FlowerRun:
         """Flower's description of the run."""
         return self._run
 

@@ -16,13 +16,14 @@ from fedlearn.engine import LocalEngine, RayEngine
 from server.app import make_app
 from server.folder import RunFolder
 from server.run import Listener
+from server.stop import Stop
 from simulations.local import run_locally
 from simulations.ray_engine import run_on_ray
 
 STOP_SECONDS = 20.0
 
 
-def simulate(config: RunConfig, listener: Listener) -> None:
+def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
     """Run `config` to its end; the result is in the folder `config.out`.
 
     Raises:
@@ -33,18 +34,17 @@ def simulate(config: RunConfig, listener: Listener) -> None:
     RunFolder(Path(config.out)).check(config)
     sites = len(simulated_sites(config))
     run_config = flower.run_config_of(config)
+    ended = threading.Event()
+    server = make_app(listener, stop, ended.set)
     match config.engine:
         case LocalEngine():
-            run_locally(make_app(listener), client, sites=sites, run_config=run_config)
+            run_locally(server, client, sites=sites, run_config=run_config)
         case RayEngine():
-            stop, stopped = threading.Event(), threading.Event()
-            server = make_app(listener, stop.is_set, stopped.set)
             try:
                 run_on_ray(server, client, config.engine, sites=sites, run_config=run_config)
             except KeyboardInterrupt:
                 # The ServerApp runs in a thread of Flower's: let it write what is done.
-                stop.set()
-                stopped.wait(STOP_SECONDS)
+                ended.wait(STOP_SECONDS)
                 raise
         case _:
             assert_never(config.engine)

@@ -38,7 +38,7 @@ class Tabular:
 
 
 def build_tabular(config: Tabular, table: TableInput, num_classes: int) -> nn.Module:
-    """The model that `config` describes: `float32[batch, table.width]` -> logits `[batch, num_classes]`."""
+    """The model of `config`: `float32[batch, table.width]` -> logits `[batch, num_classes]`."""
     match config.architecture:
         case "linear":
             return Linear(table, num_classes)

@@ -82,7 +82,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def add_proximal(model: nn.Module, anchor: dict[str, Tensor], mu: float) -> None:
-    """Add the gradient of `mu/2 * |w - anchor|^2`; it depends on no record, so it costs no privacy."""
+    """Add the gradient of `mu/2 * |w - anchor|^2`; it reads no record and costs no privacy."""
     if not mu:
         return
     for name, parameter in model.named_parameters():

@@ -80,7 +80,7 @@ def train_private(
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
-    """Indices of the records that enter a batch, each by its own secret coin of probability `rate`."""
+    """Indices of the records of a batch: each enters by its own secret coin, with chance `rate`."""
     if rate == 1.0:
         return np.arange(n)
     return np.flatnonzero(noise.bernoulli(n, rate))

@@ -27,6 +27,6 @@ class Training:
     local_steps: Count
     sample_rate: Rate
     nominal_records: Count
-    """Public constant of the order of a site's size; scales the private gradient sum, never read from data."""
+    """Public constant of the order of a site's size: the scale of private gradient sums."""
     max_batch: Count
     """Most records in one forward pass; larger batches are accumulated exactly."""
