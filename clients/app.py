@@ -14,7 +14,6 @@ from fedlearn import flower
 from fedlearn.errors import FedlearnError
 from fedlearn.metrics import evaluation_sums
 from fedlearn.privacy import Event, PrivacyPlan
-from fedlearn.privacy.events import merged
 from fedlearn.rng import Streams
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.local import diverged, predict, train
@@ -79,6 +78,16 @@ def _hello(message: Message, site: Site) -> RecordDict:
     )
 
 
+def _commit(site: Site, message: Message) -> None:
+    """What this run reserved before has left: the server would not come back otherwise."""
+    if site.plan is None or not site.ledger_path.exists():
+        return
+    run_id = flower.read_run_id(message)
+    with site.ledger(site.plan) as ledger:
+        for reservation in ledger.pending(run_id):
+            ledger.commit(reservation, now=site.now())
+
+
 def _train(message: Message, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     load_vector(site.model, request.model)
@@ -106,15 +115,19 @@ def _train_plainly(site: Site, request: TrainRequest) -> float:
     return float(len(site.data.train))
 
 
-SPENT: dict[tuple[str, str], tuple[Event, ...]] = {}
-
-
 def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tuple[Event, ...]:
-    """Pay for the round, then train; what this run has spent at this site so far."""
+    """Pay for the round in the ledger, then train; what this run has spent here so far."""
     from fedlearn.training.private import train_private  # Opacus takes a second to import
 
-    key = (request.run_id, site.name)
-    SPENT[key] = merged([*SPENT.get(key, ()), plan.round_event])
+    with site.ledger(plan) as ledger:
+        ledger.reserve(
+            plan.round_event,
+            run_id=request.run_id,
+            round_number=request.round,
+            purpose=f"training {site.config.experiment}",
+            now=site.now(),
+        )
+        spent = ledger.spent_by(request.run_id)
     train_private(
         site.model,
         *site.train_tensors,
@@ -123,10 +136,11 @@ def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tu
         proximal_mu=request.proximal_mu,
         noise=site.noise(request.round),
     )
-    return SPENT[key]
+    return spent
 
 
 def _evaluate(message: Message, site: Site) -> RecordDict:
+    _commit(site, message)
     request = flower.read_train_request(message)
     load_vector(site.model, request.model)
     features, labels = site.test_tensors

@@ -140,6 +140,14 @@ class Ledger:
         """Everything spent so far, equal mechanisms put together."""
         return self._state.spent
 
+    def spent_by(self, run_id: str) -> tuple[Event, ...]:
+        """What one run has spent so far."""
+        return self._state.by_run.get(run_id, ())
+
+    def pending(self, run_id: str) -> tuple[Reservation, ...]:
+        """What one run has reserved and not committed."""
+        return tuple(r for r in self._state.pending.values() if r.run_id == run_id)
+
     def epsilon(self, delta: float | None = None) -> float:
         """What was spent, at `delta` or at that of the budget."""
         return accounting.epsilon(self.spent(), self._budget.delta if delta is None else delta)

@@ -7,15 +7,19 @@ own ledger before a record is touched.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clients.ledger import Budget, Ledger
 from fedlearn import models
 from fedlearn.config import RunConfig, decode, encode, plan_of, task_problems
 from fedlearn.data import Partition, Pool, Records, Scenario, SiteData, deal, load_pool
@@ -56,12 +60,38 @@ class Site:
         """Features `[n, ...]` and labels `int64[n]` to test on."""
         return _tensors(self.data.test)
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the training records: whose ledger is whose."""
+        return records_digest(self.data.train)
+
+    def ledger(self, plan: PrivacyPlan) -> Ledger:
+        """The ledger of the training records, open for spending; close it soon."""
+        budget = Budget(epsilon=plan.epsilon, delta=plan.delta)
+        return Ledger(
+            self.ledger_path, site=self.name, data=self.digest, budget=budget, now=self.now()
+        )
+
+    def now(self) -> datetime:
+        """The time, in UTC."""
+        return datetime.now(UTC)
+
     def noise(self, round_number: int) -> NoiseSource:
         """Where this round's sampling and noise come from."""
         seed = os.environ.get(TEST_NOISE)
         if seed is None:
             return SystemNoise()
         return SeededNoise(f"{seed}/{self.name}/{round_number}".encode())
+
+
+def records_digest(records: Records) -> str:
+    """SHA-256 over shapes and little-endian bytes of features and labels."""
+    digest = hashlib.sha256(b"fedlearn/records/v1\n")
+    for array in (records.features, records.labels):
+        canonical = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{canonical.dtype.str} {canonical.shape}\n".encode())
+        digest.update(canonical.tobytes())
+    return digest.hexdigest()
 
 
 def _tensors(records: Records) -> tuple[Tensor, Tensor]:

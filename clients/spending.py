@@ -60,8 +60,8 @@ class Refusal:
 class Spending:
     """The state of a ledger after some of its entries.
 
-    `pending` are the reservations without a commit, by number: spent like all
-    others. `last` is the time of the last entry, None before the first.
+    `by_run` is what was spent by run id, `pending` the reservations without a
+    commit, by number: spent like all others. `last` is the time of the last entry, None before the first.
     """
 
     site: str = ""
@@ -69,6 +69,7 @@ class Spending:
     entries: int = 0
     reserved: int = 0
     spent: tuple[Event, ...] = ()
+    by_run: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
     pending: Mapping[int, Reservation] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     repairs: int = 0
@@ -108,10 +109,12 @@ class Spending:
         reservation = _reservation(entry)
         if reservation.number != self.reserved + 1:
             raise DataError(f"number={reservation.number}: must be {self.reserved + 1}")
+        run = reservation.run_id
         return replace(
             self,
             reserved=reservation.number,
             spent=merged((*self.spent, reservation.event)),
+            by_run={**self.by_run, run: merged((*self.by_run.get(run, ()), reservation.event))},
             pending={**self.pending, reservation.number: reservation},
         )
 

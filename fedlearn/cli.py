@@ -100,9 +100,9 @@ def _data_fetch(options: argparse.Namespace) -> int:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    from fedlearn.data.check import check
     from rich.console import Console
 
+    from fedlearn.data.check import check
     from simulations.display import show_check
 
     report = check(Path(options.path))

@@ -94,11 +94,16 @@ def read_train_request(message: Message) -> TrainRequest:
     """The request inside a strategy's train or evaluate message."""
     config = message.content.config_records["config"]
     return TrainRequest(
-        run_id=str(config["run-id"]),
+        run_id=read_run_id(message),
         round=_integer(config["server-round"]),
         model=vector_of(message.content.array_records["arrays"]),
         proximal_mu=_number(config.get("proximal-mu", 0.0)),
     )
+
+
+def read_run_id(message: Message) -> str:
+    """The id of the run that a strategy's message belongs to."""
+    return str(message.content.config_records["config"]["run-id"])
 
 
 def train_reply(reply: TrainReply) -> RecordDict:

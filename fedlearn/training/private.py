@@ -9,6 +9,8 @@ that the accountant sees.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -103,9 +105,16 @@ def _step(
         optimizer.signal_skip_step(do_skip=rows is not parts[-1])
         # The mean over the part; Opacus multiplies it out again per record.
         loss = functional.cross_entropy(wrapped(features[rows]), labels[rows])
-        loss.backward()  # type: ignore[no-untyped-call]
+        _backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
+def _backward(loss: Tensor) -> None:
+    with warnings.catch_warnings():
+        # Opacus hooks the first layer too, whose input has no gradient; the hook needs none.
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _forget_samples(model: nn.Module) -> None:
