@@ -61,7 +61,8 @@ class Spending:
     """The state of a ledger after some of its entries.
 
     `by_run` is what was spent by run id, `pending` the reservations without a
-    commit, by number: spent like all others. `last` is the time of the last entry, None before the first.
+    commit, by number: spent like all others. `last` is the time of the last
+    entry, None before the first.
     """
 
     site: str = ""

@@ -142,12 +142,12 @@ def encode(value: Any) -> str:
 
 def to_tree(value: Any) -> Any:
     """Plain dicts, lists and scalars of a frozen dataclass."""
-    return _adapter(type(value)).dump_python(value, mode="json")
+    return _adapter(cast(Hashable, type(value))).dump_python(value, mode="json")
 
 
 @cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(type, kind))
 
 
 def _describe(detail: ErrorDetails) -> str:
