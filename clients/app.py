@@ -10,6 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.site import Site, open_site
 from fedlearn import flower
 from fedlearn.errors import FedlearnError
 from fedlearn.metrics import evaluation_sums
@@ -18,12 +22,6 @@ from fedlearn.rng import Streams
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.local import diverged, predict, train
 from fedlearn.vector import load_vector, to_vector
-
-# isort: split
-from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
-
-from clients.site import Site, open_site
 
 log = logging.getLogger(__name__)
 

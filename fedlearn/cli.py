@@ -16,10 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedlearn import __version__
-from fedlearn.errors import ConfigError, FedlearnError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+from fedlearn.errors import ConfigError, FedlearnError, Interrupted
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -35,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped; what was done is kept")
-        return INTERRUPTED
+        return Interrupted.exit_code
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -51,6 +51,12 @@ class DataError(FedlearnError):
     exit_code = 5
 
 
+class Interrupted(FedlearnError):
+    """The user stopped the run; what was done is kept. The exit code is 128 + SIGINT."""
+
+    exit_code = 130
+
+
 class EnvelopeError(FedlearnError):
     """Untrusted bytes could not be authenticated; deliberately says nothing about why."""
 

@@ -9,7 +9,6 @@ file of the project may import a private name of flwr.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,22 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-# Flower phones home, looks for updates and installs packages at run time by
-# default. All of that is off unless the user has turned it on; it has to be
-# said before flwr is imported.
-SWITCHES = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's future default, and its way to say that it has been heard.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-for _name, _value in SWITCHES.items():
-    os.environ.setdefault(_name, _value)
-
-from flwr.app import (  # noqa: E402
+from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
@@ -42,19 +26,19 @@ from flwr.app import (  # noqa: E402
     MetricRecord,
     RecordDict,
 )
-from flwr.app.message import make_message  # noqa: E402
-from flwr.clientapp import ClientApp  # noqa: E402
-from flwr.serverapp import ServerApp  # noqa: E402
-from flwr.supercore.constant import NOOP_FEDERATION_ID  # noqa: E402
-from flwr.supercore.run import Run  # noqa: E402
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-from flwr.supercore.telemetry import EventType  # noqa: E402
+from flwr.app.message import make_message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.telemetry import EventType
 
-from fedlearn.config import RunConfig, compose, decode, encode  # noqa: E402
-from fedlearn.metrics import EvaluationSums  # noqa: E402
-from fedlearn.privacy import Event  # noqa: E402
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest  # noqa: E402
-from fedlearn.vector import Vector  # noqa: E402
+from fedlearn.config import RunConfig, compose, decode, encode
+from fedlearn.metrics import EvaluationSums
+from fedlearn.privacy import Event
+from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.vector import Vector
 
 WEIGHT = "num-examples"
 """The key by which Flower's strategies weigh replies."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedlearn import flower
-
-# isort: split
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedlearn import flower
 from server.run import Listener, Silent, run
 from server.stop import Stop
 

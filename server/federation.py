@@ -24,7 +24,7 @@ from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError,
 from fedlearn.metrics import EvaluationSums, metrics
 from fedlearn.models.validate import dp_problems
 from fedlearn.privacy.events import Event
-from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.privacy.plan import PrivacyPlan, RecordPrivacy
 from fedlearn.rng import Streams
 from fedlearn.rounds import Hello, Refusal
 from fedlearn.vector import Layout, Vector, layout_of, to_vector
@@ -196,6 +196,7 @@ class Federation:
         )
         replies = self.grid.exchange(messages)
         self._account(cohort, replies)
+        self._check_budget(replies)
         self._check_quorum(number, replies)
         averaged, _ = self.strategy.aggregate_train(number, list(replies.answers.values()))
         if averaged is None:
@@ -221,6 +222,13 @@ class Federation:
             elif site not in refused:
                 before = self.progress.spent.get(site, ())
                 self.progress.spent[site] = (*before, self.plan.round_event)
+
+    def _check_budget(self, replies: Replies) -> None:
+        """Under `on_exhausted=stop`, one site that cannot pay ends the run for all."""
+        match self.config.privacy:
+            case RecordPrivacy(on_exhausted="stop"):
+                exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
+                _raise_refusals(exhausted)
 
     def _check_quorum(self, number: int, replies: Replies) -> None:
         wanted = min(self.config.strategy.min_sites, len(self.grid.sites))

@@ -10,6 +10,7 @@ is known (`Linear`, `Embedding`, `LayerNorm`), so DP-SGD sees all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -120,8 +121,7 @@ class Tokens(nn.Module):
     def __init__(self, table: TableInput, width: int) -> None:
         super().__init__()
         self.table = table
-        offsets = torch.tensor([0, *table.cardinalities[:-1]]).cumsum(0)
-        self.offsets = tuple(offsets.tolist())
+        self.offsets = tuple(accumulate(table.cardinalities[:-1], initial=0))
         self.class_token = nn.Embedding(1, width)
         # Only tables that are used: a parameter without a gradient is noise for nothing.
         if table.numeric:

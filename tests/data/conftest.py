@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedlearn.data import archives, heart
+from fedlearn.data import heart
 from fedlearn.data.pool import Pool
-from fedlearn.errors import DataError
 from fedlearn.task import TableInput, Task
 
 
 @pytest.fixture(scope="session")
-def cache() -> Path:
-    """The user's own cache, in which the heart archive lies from here on."""
-    folder = archives.default_cache(os.environ)
-    try:
-        archives.fetch(archives.ARCHIVES["heart"], folder)
-    except DataError as error:
-        if "could not download" not in str(error):
-            raise
-        pytest.skip(f"the heart archive is neither cached nor to be downloaded: {error}")
-    return folder
+def cache(heart_archive: Path) -> Path:
+    """The user's own cache, in which the heart archive lies."""
+    return heart_archive.parent.parent
 
 
 @pytest.fixture(scope="session")
