@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedlearn import __version__
-from fedlearn.errors import ConfigError, FedlearnError, Interrupted
+from fedlearn.errors import ConfigError, FedlearnError, StoppedError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped; what was done is kept")
-        return Interrupted.exit_code
+        return StoppedError.exit_code
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -51,7 +51,7 @@ class DataError(FedlearnError):
     exit_code = 5
 
 
-class Interrupted(FedlearnError):
+class StoppedError(FedlearnError):
     """The user stopped the run; what was done is kept. The exit code is 128 + SIGINT."""
 
     exit_code = 130

@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.errors import Interrupted
+from fedlearn.errors import StoppedError
 from fedlearn.flower import FlowerRun, read_refusal, size_of
 from fedlearn.rounds import Refusal
 
@@ -75,7 +75,7 @@ class SiteGrid:
         """Send `messages`, wait for their replies, and sort both by site name.
 
         Raises:
-            Interrupted: `stopping` said so.
+            StoppedError: `stopping` said so.
         """
         site_of = {node: site for site, node in self.node_of.items()}
         outgoing = sorted(messages, key=lambda m: site_of[m.metadata.dst_node_id])
@@ -95,7 +95,7 @@ class SiteGrid:
             replies += arrived
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
             if self.stopping():
-                raise Interrupted("stopped")
+                raise StoppedError("stopped")
             if waiting and not arrived:
                 time.sleep(POLL_SECONDS)
         return replies

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fedlearn import flower
 from fedlearn.config import RunConfig, plan_of, to_tree
-from fedlearn.errors import FedlearnError, Interrupted, PrivacyError
+from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
 from fedlearn.privacy import PrivacyPlan, statement
 from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
@@ -86,7 +86,7 @@ def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result
     Raises:
         FedlearnError: the run could not start or not finish; what was trained
             before that is kept, with the reason in `result.json`.
-        Interrupted: the user stopped the run; what was trained is kept.
+        StoppedError: the user stopped the run; what was trained is kept.
     """
     folder = RunFolder(Path(config.out))
     folder.check(config)
@@ -123,8 +123,8 @@ def _run(
             report.after_round(entry)
             listener.round_finished(entry)
             if stop.after_round.is_set() and number < config.rounds:
-                raise Interrupted(f"stopped after round {number}; resume=true continues")
-    except (KeyboardInterrupt, Interrupted):
+                raise StoppedError(f"stopped after round {number}; resume=true continues")
+    except (KeyboardInterrupt, StoppedError):
         report.write("interrupted", "stopped by the user; resume=true continues")
         raise
     except PrivacyError as error:

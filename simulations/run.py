@@ -28,7 +28,7 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
 
     Raises:
         FedlearnError: see `server.run.run`.
-        Interrupted: stopped by the user, after everything was written.
+        StoppedError: stopped by the user, after everything was written.
     """
     config = with_absolute_paths(config, Path.cwd())
     RunFolder(Path(config.out)).check(config)

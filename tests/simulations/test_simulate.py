@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from clients.site import TEST_NOISE
 from fedlearn.cli import main
 from fedlearn.config import RunConfig, compose, encode, load
-from fedlearn.errors import Interrupted, PrivacyError
+from fedlearn.errors import PrivacyError, StoppedError
 from fedlearn.privacy.accounting import epsilon_rdp
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.vector import vector_digest
@@ -166,7 +166,7 @@ def test_resume__after_a_stop_gives_the_model_of_one_go(tmp_path: Path, strategy
     whole = run(tmp_path / "whole", *options)
     stop = Stop()
     stop.after_round.set()
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         run(tmp_path / "parts", *options, stop=stop)
     halfway = read(tmp_path / "parts")
     assert (halfway["status"], len(halfway["rounds"])) == ("interrupted", 1)
@@ -180,7 +180,7 @@ def test_resume__after_a_stop_gives_the_model_of_one_go(tmp_path: Path, strategy
 def test_resume__under_privacy_goes_on_with_what_was_spent(tmp_path: Path) -> None:
     stop = Stop()
     stop.after_round.set()
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         run(tmp_path / "run", "rounds=4", stop=stop)
     resumed = run(tmp_path / "run", "rounds=4", "resume=true")
     assert resumed["privacy"]["per_site"]["cleveland"]["steps"] == 4

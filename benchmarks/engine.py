@@ -1,0 +1,159 @@
+"""What the `local` engine adds to the training inside it: ratio to a bare loop.
+
+Both sides train the same CNN of some 60,000 parameters on the same batches of
+the same ten clients and average the same vectors; the final models are compared
+bit for bit. Rounds of both sides alternate in one process; the ratio is that of
+the medians.
+
+    python benchmarks/engine.py [--rounds 15] [--json PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+
+from fedlearn import flower
+from fedlearn.models.initialise import initialise
+from fedlearn.rng import Streams
+from fedlearn.rounds import TrainReply
+from fedlearn.strategy import FedAvg
+from fedlearn.training.local import train
+from fedlearn.training.settings import Training
+from fedlearn.vector import Vector, load_vector, to_vector
+from server.grid import SiteGrid
+from server.strategies import make_strategy
+from simulations.local import InProcessGrid, make_contexts
+
+CLIENTS, RECORDS = 10, 320
+TRAINING = Training(
+    optimizer="sgd",
+    learning_rate=0.05,
+    momentum=0.0,
+    weight_decay=0.0,
+    local_steps=10,
+    sample_rate=0.1,
+    nominal_records=RECORDS,
+    max_batch=1024,
+)
+
+
+def make_model() -> nn.Module:
+    """A CNN of 61,026 parameters for 1x28x28 pictures."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1568, 30), nn.ReLU(), nn.Linear(30, 10),
+    )  # fmt: skip
+    initialise(model, torch.Generator().manual_seed(0))
+    return model
+
+
+def make_data() -> list[tuple[Tensor, Tensor]]:
+    """Noise pictures with random labels: time does not depend on what they show."""
+    rng = Streams(0).get("benchmark")
+    pictures = rng.standard_normal((CLIENTS, RECORDS, 1, 28, 28), np.float32)
+    labels = rng.integers(0, 10, (CLIENTS, RECORDS))
+    return [
+        (torch.from_numpy(x), torch.from_numpy(y)) for x, y in zip(pictures, labels, strict=True)
+    ]
+
+
+def train_client(
+    model: nn.Module, data: tuple[Tensor, Tensor], client: int, number: int, vector: Vector
+) -> Vector:
+    """One client's round: the part that both sides have in common."""
+    load_vector(model, vector)
+    rng = Streams(0).get("batches", client, number)
+    train(model, *data, TRAINING, proximal_mu=0.0, rng=rng)
+    return to_vector(model)
+
+
+def bare_round() -> Callable[[int, Vector], Vector]:
+    """A loop over clients and a mean."""
+    model, data = make_model(), make_data()
+
+    def one(number: int, vector: Vector) -> Vector:
+        total = np.zeros_like(vector)
+        for client in range(CLIENTS):
+            total += train_client(model, data[client], client, number, vector) * (1 / CLIENTS)
+        return total
+
+    return one
+
+
+def engine_round() -> Callable[[int, Vector], Vector]:
+    """The same through ClientApp, in-process grid, site grid and Flower's FedAvg."""
+    model, data, app = make_model(), make_data(), ClientApp()
+
+    @app.train()
+    def train_app(message: Message, context: Context) -> Message:
+        request = flower.read_train_request(message)
+        client = int(str(context.node_config["partition-id"]))
+        vector = train_client(model, data[client], client, request.round, request.model)
+        reply = TrainReply(site=str(client), model=vector, weight=float(RECORDS), spent=())
+        return Message(flower.train_reply(reply), reply_to=message)
+
+    contexts = make_contexts(CLIENTS, {})
+    names = {f"site-{i}": node for i, node in enumerate(contexts)}
+    sites = SiteGrid(InProcessGrid(app, contexts), names)
+    strategy = make_strategy(FedAvg(fraction=1.0, min_sites=2))
+
+    def one(number: int, vector: Vector) -> Vector:
+        note = ConfigRecord({"run-id": "benchmark"})
+        view = sites.view(sites.sites)
+        messages = strategy.configure_train(number, flower.arrays_of(vector), note, view)
+        replies = sites.exchange(messages)
+        averaged, _ = strategy.aggregate_train(number, list(replies.answers.values()))
+        assert averaged is not None
+        return flower.vector_of(averaged)
+
+    return one
+
+
+def main() -> None:
+    """Print medians, spread and ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    flower.redirect_log(logging.NullHandler())
+    sides = {"bare": bare_round(), "engine": engine_round()}
+    vectors = {side: to_vector(make_model()) for side in sides}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(1, options.rounds + 2):
+        for side, one in sides.items():
+            started = time.perf_counter()
+            vectors[side] = one(number, vectors[side])
+            seconds[side].append(time.perf_counter() - started)
+    assert np.allclose(vectors["bare"], vectors["engine"], atol=1e-6), "both must compute the same"
+    # The first round of each side warms up.
+    medians = {side: statistics.median(times[1:]) for side, times in seconds.items()}
+    ratio = medians["engine"] / medians["bare"]
+    report = {
+        "parameters": len(vectors["bare"]),
+        "bare_seconds": medians["bare"],
+        "engine_seconds": medians["engine"],
+        "ratio": ratio,
+        "ratios": [e / b for e, b in zip(seconds["engine"][1:], seconds["bare"][1:], strict=True)],
+    }
+    print(f"{report['parameters']:,} parameters, {CLIENTS} clients: bare "
+          f"{medians['bare']:.3f} s, engine {medians['engine']:.3f} s, ratio {ratio:.3f}")  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
