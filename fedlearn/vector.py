@@ -76,7 +76,8 @@ def load_vector(model: nn.Module, vector: Vector) -> None:
     sizes = [t.numel() for t in tensors.values()]
     if vector.shape != (sum(sizes),):
         raise ValueError(f"vector of {vector.shape} for a model of {sum(sizes)} values")
-    pieces = torch.split(torch.from_numpy(np.ascontiguousarray(vector)), sizes)
+    # A copy: torch takes no memory that it may not write to, such as a received array's.
+    pieces = torch.split(torch.from_numpy(np.array(vector, np.float32)), sizes)
     for tensor, piece in zip(tensors.values(), pieces, strict=True):
         tensor.copy_(piece.view_as(tensor))
 
