@@ -7,6 +7,7 @@ in place and know nothing of messages, sites or rounds.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -35,12 +36,24 @@ def train(
     optimizer = make_optimizer(model, config)
     anchor = snapshot(model) if proximal_mu else {}
     total = 0.0
-    for batch in batches(len(labels), config, rng):
-        optimizer.zero_grad(set_to_none=True)
-        total += _accumulate(model, features, labels, batch, config.max_batch)
-        add_proximal(model, anchor, proximal_mu)
-        optimizer.step()
+    with lent_generator(rng):
+        for batch in batches(len(labels), config, rng):
+            optimizer.zero_grad(set_to_none=True)
+            total += _accumulate(model, features, labels, batch, config.max_batch)
+            add_proximal(model, anchor, proximal_mu)
+            optimizer.step()
     return total / config.local_steps
+
+
+@contextmanager
+def lent_generator(rng: np.random.Generator) -> Iterator[None]:
+    """While this lasts, torch's global generator is a stream of `rng`; then it is as before.
+
+    Dropout knows no other generator. `rng` itself is not advanced.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.spawn(1)[0].integers(2**63)))
+        yield
 
 
 def batches(n: int, config: Training, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -108,10 +121,11 @@ def _accumulate(
 
 
 def predict(model: nn.Module, features: Tensor, max_batch: int) -> NDArray[np.float64]:
-    """Class probabilities `float64[n, classes]` in evaluation mode."""
+    """Class probabilities `float64[n, classes]` in evaluation mode; n may be 0."""
     model.eval()
+    starts = range(0, max(1, len(features)), max_batch)
     with torch.no_grad():
-        parts = [model(features[i : i + max_batch]) for i in range(0, len(features), max_batch)]
+        parts = [model(features[i : i + max_batch]) for i in starts]
         probabilities = torch.cat(parts).double().softmax(1)
     return np.asarray(probabilities.numpy())
 
