@@ -118,7 +118,10 @@ def _backward(loss: Tensor) -> None:
 
 
 def _forget_samples(model: nn.Module) -> None:
-    """Drop what Opacus hangs on parameters: per-record gradients must not outlive the step."""
+    """Drop what Opacus hangs on a model: nothing per record must outlive the step."""
+    for module in model.modules():
+        for name in ("activations", "max_batch_len"):
+            vars(module).pop(name, None)
     for parameter in model.parameters():
         for name in ("grad_sample", "summed_grad", "_forward_counter"):
             if hasattr(parameter, name):

@@ -1,0 +1,248 @@
+"""DP-SGD at one site: against a loop over records, and its noise against what was promised."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2, kstest
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn import models
+from fedlearn.models.tabular import Tabular
+from fedlearn.privacy import PrivacyPlan, SeededNoise, SystemNoise
+from fedlearn.rng import Streams
+from fedlearn.task import TableInput, Task
+from fedlearn.training.private import poisson_batch, train_private
+from fedlearn.training.settings import Training
+from fedlearn.vector import Vector, layout_of, load_vector, to_vector
+
+CONFIG = Training(
+    optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.0, local_steps=1,
+    sample_rate=1.0, nominal_records=40, max_batch=1024,
+)  # fmt: skip
+PLAN = PrivacyPlan(
+    clip_norm=4.0, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0, steps_per_round=1, rounds=1
+)
+TABLE = TableInput(numeric=3, cardinalities=(3, 2))
+
+
+def network(architecture: str = "ft_transformer", seed: int = 0) -> nn.Module:
+    config = Tabular(
+        architecture=architecture, width=8, depth=1, heads=2, norm="layer", dropout=0.0
+    )  # type: ignore[arg-type]  # fmt: skip
+    model = models.build(config, Task(input=TABLE, classes=("a", "b", "c")), Streams(seed))
+    vector = to_vector(model)  # away from the zero head, so that every layer has a gradient
+    moved = vector + np.random.default_rng(seed).normal(0, 0.2, len(vector))
+    load_vector(model, moved.astype(np.float32))
+    return model
+
+
+def records(n: int = 8) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(3)
+    numbers = rng.normal(0, 1, (n, 3)) * rng.exponential(1, (n, 1))  # some are clipped, some not
+    rows = np.column_stack([numbers, rng.integers(0, 3, n), rng.integers(0, 2, n)])
+    return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(rng.integers(0, 3, n))
+
+
+def clipped(model: nn.Module, row: Tensor, label: Tensor, clip_norm: float) -> list[Tensor]:
+    """The gradient of one record by autograd, scaled to at most `clip_norm`."""
+    loss = functional.cross_entropy(model(row[None]), label[None])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients))
+    return [g * min(1.0, clip_norm / norm) for g in gradients]
+
+
+def oracle(
+    model: nn.Module, data: tuple[Tensor, Tensor], config: Training, clip_norm: float, mu: float
+) -> None:
+    """Noiseless full-batch steps, record by record, in place."""
+    anchor = [p.detach().clone() for p in model.parameters()]
+    for _ in range(config.local_steps):
+        total = [torch.zeros_like(p) for p in model.parameters()]
+        for row, label in zip(*data, strict=True):
+            for sum_, gradient in zip(total, clipped(model, row, label, clip_norm), strict=True):
+                sum_ += gradient
+        scale = config.sample_rate * config.nominal_records
+        for parameter, sum_, start in zip(model.parameters(), total, anchor, strict=True):
+            step = sum_ / scale + (config.weight_decay + mu) * parameter.detach() - mu * start
+            parameter.data -= config.learning_rate * step
+
+
+def update(
+    model: nn.Module, data: tuple[Tensor, Tensor], config: Training = CONFIG,
+    plan: PrivacyPlan = PLAN, *, noise: SystemNoise | SeededNoise | None = None, mu: float = 0.0,
+) -> Vector:  # fmt: skip
+    """What private training adds to the vector of `model`."""
+    before = to_vector(model)
+    train_private(model, *data, config, plan, proximal_mu=mu, noise=noise or SystemNoise())
+    return to_vector(model) - before
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp", "ft_transformer"])
+@pytest.mark.parametrize("max_batch", [1024, 3])
+def test_private__equals_a_loop_over_records(architecture: str, max_batch: int) -> None:
+    model, expected = network(architecture), network(architecture)
+    config = replace(CONFIG, local_steps=2, max_batch=max_batch)
+    found = update(model, records(), config)
+    assert np.linalg.norm(found) > 0.01
+    oracle(expected, records(), config, PLAN.clip_norm, mu=0.0)
+    np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
+
+
+def test_private__adds_weight_decay_and_the_proximal_pull_outside_the_clipping() -> None:
+    model, expected = network("mlp"), network("mlp")
+    config = replace(CONFIG, local_steps=3, weight_decay=0.05)
+    update(model, records(), config, mu=0.5)
+    oracle(expected, records(), config, PLAN.clip_norm, mu=0.5)
+    np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
+
+
+def test_private__some_records_of_these_tests_are_clipped_and_some_are_not() -> None:
+    norms = []
+    for row, label in zip(*records(), strict=True):
+        whole = clipped(network(), row, label, math.inf)
+        norms.append(math.sqrt(sum(float((g**2).sum()) for g in whole)))
+    assert min(norms) < PLAN.clip_norm < max(norms)
+
+
+def test_private__divides_by_public_constants_whatever_the_number_of_records() -> None:
+    features, labels = records()
+    once = update(network(), (features, labels))
+    twice = update(network(), (features.repeat(2, 1), labels.repeat(2)))
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-4, atol=1e-6)
+    half = update(network(), (features, labels), replace(CONFIG, nominal_records=80))
+    np.testing.assert_allclose(half, once / 2, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_private__one_record_moves_the_noiseless_update_by_at_most_the_sensitivity(
+    seed: int,
+) -> None:
+    features, labels = records()
+    features[:, :3] *= 50  # gradients far beyond the clip norm
+    model = network("linear", seed)
+    before = to_vector(model)
+    bound = CONFIG.learning_rate * PLAN.clip_norm / (CONFIG.sample_rate * CONFIG.nominal_records)
+    whole = update(model, (features, labels))
+    moved = []
+    for left_out in range(len(labels)):
+        kept = [i for i in range(len(labels)) if i != left_out]
+        load_vector(model, before)
+        moved.append(np.linalg.norm(whole - update(model, (features[kept], labels[kept]))))
+    assert max(moved) <= bound * (1 + 1e-4)
+    assert max(moved) > 0.9 * bound, "nothing was clipped: the test shows nothing"
+
+
+def noise_of(updates: Vector, config: Training, plan: PrivacyPlan) -> Vector:
+    """Updates in units of the standard deviation that the plan promises."""
+    scale = config.learning_rate / (plan.sample_rate * config.nominal_records)
+    return np.asarray(updates / (scale * plan.noise_stddev), np.float32)
+
+
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_private__noise_has_the_promised_deviation_however_many_records(n: int) -> None:
+    """An empty site and an empty batch add the same noise as a full one."""
+    model = network("mlp")
+    before = to_vector(model)
+    plan = replace(PLAN, noise_multiplier=2.5)
+    signal = update(model, records(n))
+    draws = []
+    for _ in range(40):
+        load_vector(model, before)
+        draws.append(noise_of(update(model, records(n), plan=plan) - signal, CONFIG, plan))
+    z = np.concatenate(draws).astype(np.float64)
+    # Chi-squared with 1e-8 at either end; the KS test below 1e-8: false alarms below 3e-8.
+    low, high = chi2.ppf([1e-8, 1 - 1e-8], len(z))
+    assert low < (z**2).sum() < high
+    assert kstest(z, "norm").pvalue > 1e-8
+
+
+def test_private__every_parameter_gets_noise_and_every_step_its_own() -> None:
+    plan = replace(PLAN, noise_multiplier=1.0, steps_per_round=2)
+    for name, part in layout_of(network()).split(update(network(), records(0), plan=plan)).items():
+        assert part.all(), name
+    model = network()
+    before = to_vector(model)
+    draws = []
+    for _ in range(30):
+        load_vector(model, before)
+        config = replace(CONFIG, local_steps=4)
+        draws.append(noise_of(update(model, records(0), config, plan), config, plan) / 2)
+    z = np.concatenate(draws).astype(np.float64)
+    low, high = chi2.ppf([1e-8, 1 - 1e-8], len(z))
+    assert low < (z**2).sum() < high, "four independent steps have twice the deviation of one"
+
+
+def test_private__poisson_batch_has_the_exact_rate_and_independent_coins() -> None:
+    n, rate, times = 50, 0.3, 2000
+    taken = np.zeros((times, n))
+    for i in range(times):
+        taken[i, poisson_batch(n, rate, SystemNoise())] = 1
+    # 6.5 deviations of a mean of 100,000 coins: false alarm below 1e-10.
+    assert abs(taken.mean() - rate) < 6.5 * math.sqrt(rate * (1 - rate) / taken.size)
+    # The sizes vary as a binomial's: a fixed size would have variance 0.
+    low, high = chi2.ppf([1e-8, 1 - 1e-8], times - 1) / (times - 1)
+    assert low < taken.sum(1).var(ddof=1) / (n * rate * (1 - rate)) < high * 1.05
+    # No pair of records goes together: 1,225 correlations, 7.5 deviations each.
+    correlation = np.corrcoef(taken.T)[np.triu_indices(n, 1)]
+    assert abs(correlation).max() < 7.5 / math.sqrt(times)
+
+
+def test_private__samples_by_the_source_and_sums_what_was_sampled() -> None:
+    """A seeded source says which records enter; the oracle sees just those."""
+    config = replace(CONFIG, sample_rate=0.5, local_steps=1)
+    plan = replace(PLAN, sample_rate=0.5)
+    features, labels = records()
+    taken = poisson_batch(len(labels), 0.5, SeededNoise(b"a"))
+    assert 0 < len(taken) < len(labels)
+    model, expected = network("mlp"), network("mlp")
+    update(model, (features, labels), config, plan, noise=SeededNoise(b"a"))
+    oracle(expected, (features[taken], labels[taken]), config, plan.clip_norm, mu=0.0)
+    np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
+
+
+def test_private__repeats_with_a_seeded_source_only() -> None:
+    plan = replace(PLAN, noise_multiplier=1.0)
+    one, same, other, real = (
+        update(network(), records(), plan=plan, noise=noise)
+        for noise in (SeededNoise(b"a"), SeededNoise(b"a"), SeededNoise(b"b"), SystemNoise())
+    )
+    assert (one == same).all()
+    assert (one != other).mean() > 0.99
+    assert (one != real).mean() > 0.99
+
+
+@pytest.mark.parametrize("n", [0, 8])
+def test_private__leaves_nothing_on_the_model(n: int) -> None:
+    """No per-record gradient, hook or attribute outlives the call, and it can be repeated."""
+    model = network()
+
+    def marks() -> list[object]:
+        hooks = ("_forward_hooks", "_backward_hooks", "_forward_pre_hooks", "_backward_pre_hooks")
+        found: list[object] = []
+        for module in model.modules():
+            found.append((type(module), sorted(vars(module)), module.training))
+            found.append([len(vars(module)[hook]) for hook in hooks])
+        for parameter in model.parameters():
+            found.append((sorted(vars(parameter)), parameter.grad is None, parameter.requires_grad))
+            found.append(len(parameter._backward_hooks or ()))
+        return found
+
+    model.train()
+    before = marks()
+    for _ in range(2):
+        update(model, records(n), replace(CONFIG, max_batch=3))
+        assert marks() == before
+
+
+def test_private__adam_takes_the_noisy_gradient_once_a_step() -> None:
+    """The first step of Adam is the sign of the gradient, in whatever parts it was summed."""
+    config = replace(CONFIG, optimizer="adam", learning_rate=0.01, max_batch=3)
+    plan = replace(PLAN, noise_multiplier=1.0)
+    found = update(network(), records(), config, plan)
+    np.testing.assert_allclose(np.abs(found), 0.01, rtol=1e-3)
