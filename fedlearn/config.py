@@ -14,13 +14,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedlearn import models
 from fedlearn.data import Partition, Scenario
+from fedlearn.data.scaling import Scaling
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.models import Model
@@ -33,6 +34,7 @@ from fedlearn.training.settings import Training
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 KIND = Discriminator("kind")
+_SCALINGS = {option.__name__ for option in get_args(Scaling)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def decode(kind: type[T], text: str) -> T:
     try:
         root = _root(cast(Hashable, kind)).model_validate_json(f'{{"value": {text}}}')
     except ValidationError as error:
-        raise ConfigError([_describe(detail) for detail in error.errors()]) from None
+        raise ConfigError(_describe_all(error.errors())) from None
     value: T = root.value  # type: ignore[attr-defined]
     return value
 
@@ -148,6 +150,29 @@ def to_tree(value: Any) -> Any:
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(type, kind))
+
+
+def _describe_all(details: Sequence[ErrorDetails]) -> list[str]:
+    """One line per problem, without what concerns options that were not meant.
+
+    A union inside a scenario carries no tag (data knows no pydantic), so its
+    problems are reported for every option: those of another `kind` are left out.
+    """
+    other: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for detail in details:
+        if detail["type"] == "literal_error" and detail["loc"][-1] == "kind":
+            other.setdefault(_parts(detail), []).append(detail)
+    dropped = [detail["loc"][:-1] for group in other.values() for detail in group]
+    kept = [d for d in details if not any(d["loc"][: len(start)] == start for start in dropped)]
+    meant = {_parts(d)[: len(parts) - 1] for d in kept for parts in other}
+    unknown = [group for parts, group in other.items() if parts[:-1] not in meant]
+    return [_describe(detail) for detail in kept] + [_unknown_kind(group) for group in unknown]
+
+
+def _unknown_kind(details: Sequence[ErrorDetails]) -> str:
+    path, value = ".".join(_parts(details[0])), details[0]["input"]
+    expected = ", ".join(detail["ctx"]["expected"] for detail in details)
+    return f"{path}={_short(value)}: must be one of {expected}"
 
 
 def _describe(detail: ErrorDetails) -> str:
@@ -169,12 +194,18 @@ def _describe(detail: ErrorDetails) -> str:
 
 
 def _path(detail: ErrorDetails) -> str:
-    """Dotted path without the wrapper and without the tags that unions put into it."""
+    return ".".join(_parts(detail)) or "config"
+
+
+def _parts(detail: ErrorDetails) -> tuple[str, ...]:
+    """Dotted path without the wrapper and without the options that unions put into it."""
     parts = [str(part) for part in detail["loc"][1:]]
     groups = {"scenario", "partition", "strategy", "privacy", "engine"}
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]
-    return ".".join(parts) or "config"
+    if len(parts) > 2 and parts[1] == "scaling" and parts[2] in _SCALINGS:
+        del parts[2]
+    return tuple(parts)
 
 
 def _short(value: object) -> str:
