@@ -88,7 +88,9 @@ class MLP(nn.Module):
         width = self.one_hot.width
         layers: list[nn.Module] = []
         for _ in range(config.depth):
-            layers += [nn.Linear(width, config.width), *_norm(config), nn.ReLU()]
+            # Batch normalisation subtracts a bias again: it would never learn.
+            linear = nn.Linear(width, config.width, bias=config.norm != "batch")
+            layers += [linear, *_norm(config), nn.ReLU()]
             layers += [nn.Dropout(config.dropout)] if config.dropout else []
             width = config.width
         self.body = nn.Sequential(*layers)
@@ -145,18 +147,24 @@ class Tokens(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose projections are plain linear layers."""
+    """Multi-head self-attention whose projections are plain linear layers.
+
+    Queries, keys and values have no bias: softmax cancels that of a key, and
+    the shift of the norm before and the bias of `out` do the work of the others.
+    Under DP-SGD a parameter without effect is noise for nothing.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`[batch, length, width]` -> the same shape."""
         batch, length, width = tokens.shape
-        heads = self.query_key_value(tokens).view(batch, length, 3, self.heads, -1)
+        heads = self.query_key_value(tokens)
+        heads = heads.view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         joined: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))

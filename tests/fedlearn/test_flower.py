@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedlearn import flower
+from fedlearn import SWITCHES, flower
 from fedlearn.config import compose
 from fedlearn.metrics import evaluation_sums
 from fedlearn.privacy.events import GaussianEvent
@@ -150,7 +150,7 @@ def test_flwr__an_error_reply_names_its_site_and_reason() -> None:
 
 
 def test_flwr__our_error_code_is_that_of_a_client_app_that_raised() -> None:
-    from flwr.supercore.constant import ErrorCode
+    from flwr.common.constant import ErrorCode
 
     assert flower.CLIENT_APP_FAILED == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, CHANGED
 
@@ -180,12 +180,13 @@ def test_flwr__phones_home_and_installs_nothing_by_default() -> None:
     """In a fresh interpreter without any of the switches, as a user has it."""
     code = (
         "import os, fedlearn.flower\n"
+        "from flwr.common import constant as common\n"
         "from flwr.supercore import telemetry, update_check, constant\n"
         "assert telemetry.FLWR_TELEMETRY_ENABLED == '0', 'telemetry'\n"
         "assert os.environ[constant.FLWR_DISABLE_UPDATE_CHECK] == '1', 'update check'\n"
-        "assert os.environ[constant.FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION] == '1'\n"
+        "assert os.environ[common.FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION] == '1'\n"
     )
-    clean = {key: value for key, value in os.environ.items() if key not in flower.SWITCHES}
+    clean = {key: value for key, value in os.environ.items() if key not in SWITCHES}
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=False
     )
