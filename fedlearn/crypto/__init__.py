@@ -1,0 +1,5 @@
+"""Keys, sharing, keystreams and sealed messages: thin, hard-to-misuse layers over pyca/cryptography.
+
+Nothing here knows what is learned, and nothing here reads a clock or a network.
+Every key is derived for one use; every secret comes from the operating system.
+"""

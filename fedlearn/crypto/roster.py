@@ -1,0 +1,159 @@
+"""The signed list of who takes part: names, roles and public keys, signed by one authority.
+
+Everybody pins the authority's fingerprint out of band (a phone call, a contract)
+and takes all other keys from here. The file is JSON for people; the signature
+covers the canonical binary encoding, so no reading of the JSON is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fedlearn.crypto.codec import Writer, name_bytes
+from fedlearn.crypto.identity import (
+    PUBLIC_BYTES,
+    SIGNATURE_BYTES,
+    Identity,
+    fingerprint,
+    verify,
+)
+from fedlearn.errors import ConfigError
+
+SCHEMA = "fedlearn/roster/v1"
+Role = Literal["site", "server", "helper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A name, what it does, and its Ed25519 public key (32 bytes)."""
+
+    name: str
+    role: Role
+    public: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roster:
+    """A signed list; build one with `sign`, read one with `load`. Both verify."""
+
+    federation: str
+    participants: tuple[Participant, ...]
+    authority: bytes
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        names = [name_bytes(one.name) for one in self.participants]
+        keys = {one.public for one in self.participants}
+        if names != sorted(set(names)):
+            raise ValueError("roster names must be distinct and sorted by their bytes")
+        if len(keys) != len(names) or any(len(key) != PUBLIC_BYTES for key in keys):
+            raise ValueError("roster keys must be distinct, of 32 bytes each")
+        if any(one.role not in get_args(Role) for one in self.participants):
+            raise ValueError(f"roster roles must be of {get_args(Role)}")
+        if not verify(self.authority, self.signature, "roster", self._body()):
+            raise ValueError("the authority's signature does not match")
+
+    @classmethod
+    def sign(
+        cls, federation: str, participants: tuple[Participant, ...], authority: Identity
+    ) -> Roster:
+        """A roster signed by the authority; participants may come in any order.
+
+        Raises:
+            ValueError: a name or key appears twice, or a key is not 32 bytes.
+        """
+        ordered = tuple(sorted(participants, key=lambda one: name_bytes(one.name)))
+        return cls(
+            federation=federation,
+            participants=ordered,
+            authority=authority.public,
+            signature=authority.sign("roster", _body(federation, ordered)),
+        )
+
+    def _body(self) -> bytes:
+        return _body(self.federation, self.participants)
+
+    def public_of(self, name: str, role: Role = "site") -> bytes:
+        """The public key of a participant in that role.
+
+        Raises:
+            ConfigError: nobody of that name has that role.
+        """
+        for one in self.participants:
+            if one.name == name and one.role == role:
+                return one.public
+        raise ConfigError([f"roster of {self.federation}: no {role} is called {name!r}"])
+
+    def sites(self) -> dict[str, bytes]:
+        """Public keys of all sites by name, in canonical order."""
+        return {one.name: one.public for one in self.participants if one.role == "site"}
+
+    def save(self, path: Path) -> None:
+        """Writes the roster as JSON."""
+        document = {
+            "schema": SCHEMA,
+            "federation": self.federation,
+            "participants": [
+                {"name": one.name, "role": one.role, "public": one.public.hex()}
+                for one in self.participants
+            ],
+            "authority": self.authority.hex(),
+            "signature": self.signature.hex(),
+        }
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, pinned: str) -> Roster:
+        """The roster in a file, if it was signed by the authority with the fingerprint `pinned`.
+
+        Raises:
+            ConfigError: unreadable, not a roster, signed by somebody else, or altered.
+        """
+        try:
+            roster = _parse(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError([f"{path}: not a valid roster: {error}"]) from None
+        if fingerprint(roster.authority) != pinned:
+            raise ConfigError(
+                [
+                    f"{path}: signed by {fingerprint(roster.authority)}, pinned is {pinned}; "
+                    "compare the fingerprint with the coordinator before changing the pin"
+                ]
+            )
+        return roster
+
+
+def _body(federation: str, participants: tuple[Participant, ...]) -> bytes:
+    writer = Writer().blob(federation.encode()).uint(len(participants), 4)
+    for one in participants:
+        writer.name(one.name).blob(one.role.encode()).raw(one.public)
+    return writer.done()
+
+
+def _parse(document: dict[str, Any]) -> Roster:
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"schema is {document['schema']!r}, expected {SCHEMA!r}")
+    participants = tuple(
+        Participant(
+            name=str(one["name"]), role=one["role"], public=_hex(one["public"], PUBLIC_BYTES)
+        )
+        for one in document["participants"]
+    )
+    return Roster(
+        federation=str(document["federation"]),
+        participants=participants,
+        authority=_hex(document["authority"], PUBLIC_BYTES),
+        signature=_hex(document["signature"], SIGNATURE_BYTES),
+    )
+
+
+def _hex(text: str, length: int) -> bytes:
+    data = bytes.fromhex(text)
+    if len(data) != length:
+        raise ValueError(f"a field has {len(data)} bytes instead of {length}")
+    return data

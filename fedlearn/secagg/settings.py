@@ -1,0 +1,91 @@
+"""What a user sets about aggregation; unions are told apart by `kind`.
+
+`ring`, `masked` and `two_server` share their first five fields and, for equal
+fields and equal rounding, give the same sum bit for bit: they differ only in
+who could see what on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from fedlearn.ring import FixedPoint, Ring, Rounding
+from fedlearn.settings import Count, Portion, Positive
+
+Bits = Annotated[int, Ge(8), Le(64)]
+"""Width of the ring: 8 to 64 bits."""
+
+Cohort = Annotated[int, Ge(3)]
+"""The least number of clients whose sum may be seen; with two, each learns the other's update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecAggOff:
+    """No aggregation protocol: the server sees every update."""
+
+    kind: Literal["off"] = "off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecAggRing:
+    """The arithmetic of `masked` without masks: for large simulations, not for protection."""
+
+    kind: Literal["ring"] = "ring"
+    bits: Bits = 32
+    clip: Positive = 4.0
+    resolution: Positive = 2.0**-12
+    max_weight: Count = 1024
+    rounding: Rounding = "stochastic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecAggMasked:
+    """Pairwise and self masks after Bonawitz et al. 2017 and Bell et al. 2020.
+
+    `corrupt_fraction` of the cohort may work with a malicious server, and
+    `dropout_fraction` may vanish at any step; neighbours and threshold follow
+    from the two (`fedlearn.secagg.graph`).
+    """
+
+    kind: Literal["masked"] = "masked"
+    bits: Bits = 32
+    clip: Positive = 4.0
+    resolution: Positive = 2.0**-12
+    max_weight: Count = 1024
+    rounding: Rounding = "stochastic"
+    corrupt_fraction: Portion = 0.2
+    dropout_fraction: Portion = 0.2
+    min_cohort: Cohort = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecAggTwoServer:
+    """Additive sharing between two servers, one of them honest; any client may vanish."""
+
+    kind: Literal["two_server"] = "two_server"
+    bits: Bits = 32
+    clip: Positive = 4.0
+    resolution: Positive = 2.0**-12
+    max_weight: Count = 1024
+    rounding: Rounding = "stochastic"
+    min_cohort: Cohort = 3
+
+
+SecAgg = SecAggOff | SecAggRing | SecAggMasked | SecAggTwoServer
+SecAggSum = SecAggRing | SecAggMasked | SecAggTwoServer
+"""The kinds that sum in a ring."""
+
+
+def ring_of(settings: SecAggSum) -> Ring:
+    """The ring that sums run in."""
+    return Ring(bits=settings.bits)
+
+
+def fixed_point_of(settings: SecAggSum) -> FixedPoint:
+    """How updates become ring elements."""
+    return FixedPoint(
+        clip=settings.clip, resolution=settings.resolution, rounding=settings.rounding
+    )

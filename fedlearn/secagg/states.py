@@ -1,0 +1,160 @@
+"""What a client remembers between two steps of a round, and its form as bytes.
+
+One dataclass per step, so that a secret that a step no longer needs has no place
+to stay. The bytes are secret: whoever holds them can answer in the client's name
+and knows its masks. They never go into a log, a message or a shared store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedlearn.crypto.codec import Reader, Writer
+from fedlearn.secagg.messages import Params, RoundKeys, Survivors
+
+POINTED_SHARES = 1 + 64
+"""A share as its receiver keeps it: point, self-seed share, mask-key share."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Fresh:
+    """Nothing was asked yet."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Advertised:
+    """The round's private keys exist and their public halves were sent."""
+
+    params: Params
+    cipher_private: bytes
+    mask_private: bytes
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Shared:
+    """Shares of the secrets were sent; `points` says where on each peer's polynomial we sit."""
+
+    params: Params
+    listed: tuple[str, ...]
+    cipher_private: bytes
+    mask_private: bytes
+    self_seed: bytes
+    peers: Mapping[str, RoundKeys]
+    points: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Masked:
+    """The masked vector was sent; only the neighbours' shares are left of the secrets."""
+
+    params: Params
+    listed: tuple[str, ...]
+    neighbours: tuple[str, ...]
+    shares: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Agreed:
+    """One survivor list was signed, and no other will be."""
+
+    params: Params
+    neighbours: tuple[str, ...]
+    shares: Mapping[str, bytes]
+    survivors: Survivors
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Closed:
+    """The round is over or was given up; no secret of it is left."""
+
+
+State = Fresh | Advertised | Shared | Masked | Agreed | Closed
+
+
+def _write_names(writer: Writer, names: tuple[str, ...]) -> Writer:
+    writer.uint(len(names), 4)
+    for name in names:
+        writer.name(name)
+    return writer
+
+
+def _read_names(reader: Reader) -> tuple[str, ...]:
+    return tuple(reader.name() for _ in range(reader.uint(4)))
+
+
+def _write_map(writer: Writer, table: Mapping[str, bytes]) -> Writer:
+    writer.uint(len(table), 4)
+    for name, data in table.items():
+        writer.name(name).raw(data)
+    return writer
+
+
+def _read_map(reader: Reader, width: int) -> dict[str, bytes]:
+    return {reader.name(): reader.raw(width) for _ in range(reader.uint(4))}
+
+
+def write_state(writer: Writer, state: State) -> None:
+    """Appends a state: one byte for which, then its fields."""
+    match state:
+        case Fresh():
+            writer.uint(0, 1)
+        case Advertised():
+            writer.uint(1, 1).blob(state.params.encode())
+            writer.raw(state.cipher_private).raw(state.mask_private)
+        case Shared():
+            writer.uint(2, 1).blob(state.params.encode())
+            _write_names(writer, state.listed).raw(state.cipher_private)
+            writer.raw(state.mask_private).raw(state.self_seed)
+            _write_map(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
+            _write_map(writer, {name: bytes([at]) for name, at in state.points.items()})
+        case Masked():
+            writer.uint(3, 1).blob(state.params.encode())
+            _write_names(_write_names(writer, state.listed), state.neighbours)
+            _write_map(writer, state.shares)
+        case Agreed():
+            writer.uint(4, 1).blob(state.params.encode())
+            _write_map(_write_names(writer, state.neighbours), state.shares)
+            _write_names(writer, state.survivors.names)
+        case Closed():
+            writer.uint(5, 1)
+
+
+def read_state(reader: Reader) -> State:
+    """The state that `write_state` wrote; `ValueError` for anything else."""
+    tag = reader.uint(1)
+    if tag == 0:
+        return Fresh()
+    if tag == 5:
+        return Closed()
+    params = Params.decode(reader.blob())
+    if tag == 1:
+        return Advertised(params=params, cipher_private=reader.raw(32), mask_private=reader.raw(32))
+    if tag == 2:
+        return Shared(
+            params=params,
+            listed=_read_names(reader),
+            cipher_private=reader.raw(32),
+            mask_private=reader.raw(32),
+            self_seed=reader.raw(32),
+            peers={
+                name: RoundKeys.from_bytes(data)
+                for name, data in _read_map(reader, RoundKeys.SIZE).items()
+            },
+            points={name: data[0] for name, data in _read_map(reader, 1).items()},
+        )
+    if tag == 3:
+        return Masked(
+            params=params,
+            listed=_read_names(reader),
+            neighbours=_read_names(reader),
+            shares=_read_map(reader, POINTED_SHARES),
+        )
+    if tag == 4:
+        return Agreed(
+            params=params,
+            neighbours=_read_names(reader),
+            shares=_read_map(reader, POINTED_SHARES),
+            survivors=Survivors(names=_read_names(reader)),
+        )
+    raise ValueError(f"unknown session state {tag}")
