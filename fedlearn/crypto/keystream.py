@@ -106,7 +106,7 @@ class SecureWords:
         """The next `count` words of `dtype`: uniform, independent."""
         width = np.dtype(dtype).itemsize
         data = np.empty(count * width + _AES_BLOCK, np.uint8)
-        room = memoryview(data)
+        room = data.data
         for start in range(0, count * width, BLOCK_BYTES):
             end = min(start + BLOCK_BYTES, count * width)
             self._fill.update_into(_ZEROS[: end - start], room[start : end + _AES_BLOCK])

@@ -28,12 +28,9 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from cryptography.exceptions import InvalidTag
-
 from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import RunRanges, add_masks
-from fedlearn.crypto.shamir import split
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.ring import Ring, RingVector, pack
 from fedlearn.secagg import keys
@@ -49,7 +46,6 @@ from fedlearn.secagg.messages import (
     Params,
     Roll,
     RoundKeys,
-    Shares,
     Survivors,
     decode,
     encode,
@@ -62,8 +58,8 @@ from fedlearn.secagg.policy import (
     check_params,
     check_roll,
 )
+from fedlearn.secagg.sharing import mask_keys, open_share, seal_shares
 from fedlearn.secagg.states import (
-    POINTED_SHARES,
     Advertised,
     Agreed,
     Closed,
@@ -271,7 +267,7 @@ class ClientSession:
             peers={peer: roll[peer] for peer in graph[own]},
             points={peer: graph[peer].index(own) + 1 for peer in graph[own]},
         )
-        return shared, encode(_seal_shares(shared, own), params.context())
+        return shared, encode(seal_shares(shared, own), params.context())
 
     def _mask(
         self,
@@ -288,8 +284,8 @@ class ClientSession:
             raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
         if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
             raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")
-        shares = {peer: _open(state, own, peer, sealed) for peer, sealed in inbox.items()}
-        plus, minus = _mask_keys(state, own, tuple(inbox))
+        shares = {peer: open_share(state, own, peer, sealed) for peer, sealed in inbox.items()}
+        plus, minus = mask_keys(state, own, tuple(inbox))
         masked = vector.copy()
         add_masks(masked, plus, minus, parts=parts, run=run)
         ring = Ring(bits=params.bits)
@@ -356,52 +352,3 @@ def _decode(kind: type[B], request: bytes, params: Params, step: str) -> B:
         return decode(kind, request, params.context())
     except ValueError as error:
         raise ProtocolError(SERVER, step, str(error)) from None
-
-
-def _seal_shares(state: Shared, own: str) -> Shares:
-    context = state.params.context()
-    secret = state.self_seed + state.mask_private
-    rows = split(secret, state.params.threshold, len(state.peers))
-    sealed: dict[str, bytes] = {}
-    for point, (peer, peer_keys) in enumerate(state.peers.items(), start=1):
-        key = _share_key(state.cipher_private, peer_keys, context, own, peer, peer)
-        sealed[peer] = keys.seal_share(key, bytes([point]) + rows[point - 1].tobytes(), context)
-    return Shares(commitment=keys.commitment(state.self_seed, context, own), sealed=sealed)
-
-
-def _share_key(
-    private: bytes, peer_keys: RoundKeys, context: bytes, sender: str, receiver: str, peer: str
-) -> bytes:
-    try:
-        return keys.share_key(private, peer_keys.cipher_key, context, sender, receiver)
-    except ValueError:
-        raise ProtocolError(peer, "share", "its cipher key is a point of small order") from None
-
-
-def _open(state: Shared, own: str, peer: str, sealed: bytes) -> bytes:
-    """A neighbour's share for us: point and two shares, checked against our place in its list."""
-    context = state.params.context()
-    key = _share_key(state.cipher_private, state.peers[peer], context, peer, own, peer)
-    try:
-        share = keys.open_share(key, sealed, context)
-    except InvalidTag:
-        raise ProtocolError(peer, "mask", "its share could not be opened") from None
-    if len(share) != POINTED_SHARES or share[0] != state.points[peer]:
-        raise ProtocolError(peer, "mask", "its share lies at another point")
-    return share
-
-
-def _mask_keys(
-    state: Shared, own: str, senders: tuple[str, ...]
-) -> tuple[list[bytes], list[bytes]]:
-    """Keys of the masks to add and to subtract: the higher name of a pair adds."""
-    context = state.params.context()
-    plus, minus = [keys.self_mask_key(state.self_seed, context, own)], list[bytes]()
-    for peer in senders:
-        public = state.peers[peer].mask_key
-        try:
-            key = keys.pair_mask_key(state.mask_private, public, context, own, peer)
-        except ValueError:
-            raise ProtocolError(peer, "mask", "its mask key is a point of small order") from None
-        (plus if name_bytes(own) > name_bytes(peer) else minus).append(key)
-    return plus, minus

@@ -1,0 +1,282 @@
+"""Additive sharing between two servers: one message per client, and any client may vanish.
+
+A client adds one keystream to its vector and sends the result to the first
+server, together with the 32-byte seed of the keystream, encrypted for the second
+server (the helper). The first server sums the masked vectors; the helper sums
+the keystreams of the same clients and returns that one vector; the difference
+is the sum. Neither server alone learns more than the sum, however many clients
+work with it, as long as the two do not work together.
+
+A client signs what it sends, so that the first server cannot invent the other
+clients of a cohort. The helper answers once per run and round, and only for
+`min_cohort` clients or more.
+
+It is the shape of DAP (draft-ietf-ppm-dap) without proofs: neither server can
+tell whether a vector is within bounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
+from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
+from fedlearn.crypto.kdf import expand, key_info
+from fedlearn.crypto.keystream import RunRanges, add_masks
+from fedlearn.errors import ProtocolError
+from fedlearn.ring import Ring, RingVector, pack, unpack
+from fedlearn.secagg.messages import Params, decode, encode
+
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_SEED_BYTES = 32
+_SEALED_BYTES = 32 + _SEED_BYTES + 16  # encapsulated key, seed, tag
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedSeed:
+    """A client's seed, readable by the helper alone, and the client's signature on it.
+
+    `vector_hash` ties the seed to the masked vector that the first server holds.
+    """
+
+    vector_hash: bytes
+    sealed: bytes
+    signature: bytes
+    SIZE: ClassVar[int] = 32 + _SEALED_BYTES + SIGNATURE_BYTES
+
+    def to_bytes(self) -> bytes:
+        """176 bytes."""
+        return self.vector_hash + self.sealed + self.signature
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SignedSeed:
+        """The seed in 176 bytes."""
+        at = 32 + _SEALED_BYTES
+        return cls(vector_hash=data[:32], sealed=data[32:at], signature=data[at:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """From a client to the first server: the masked vector, and the seed for the helper."""
+
+    seed: SignedSeed
+    packed: bytes
+    KIND: ClassVar[int] = 21
+
+    def write(self, writer: Writer) -> None:  # noqa: D102
+        writer.raw(self.seed.to_bytes()).blob(self.packed)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Contribution:  # noqa: D102
+        return cls(seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)), packed=reader.blob())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """From the first server to the helper: the seeds of all clients in the sum."""
+
+    table: Mapping[str, SignedSeed]
+    KIND: ClassVar[int] = 22
+
+    def write(self, writer: Writer) -> None:  # noqa: D102
+        writer.uint(len(self.table), 4)
+        for name in sorted_names(self.table):
+            writer.name(name).raw(self.table[name].to_bytes())
+
+    @classmethod
+    def read(cls, reader: Reader) -> Seeds:  # noqa: D102
+        rows = [
+            (reader.name(), SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)))
+            for _ in range(reader.uint(4))
+        ]
+        names = [name_bytes(name) for name, _ in rows]
+        if names != sorted(set(names)):
+            raise ValueError("names are not sorted and distinct")
+        return cls(table=dict(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSum:
+    """From the helper to the first server: the sum of the clients' keystreams, packed."""
+
+    packed: bytes
+    KIND: ClassVar[int] = 23
+
+    def write(self, writer: Writer) -> None:  # noqa: D102
+        writer.blob(self.packed)
+
+    @classmethod
+    def read(cls, reader: Reader) -> MaskSum:  # noqa: D102
+        return cls(packed=reader.blob())
+
+
+def contribute(
+    identity: Identity,
+    name: str,
+    params: Params,
+    vector: RingVector,
+    helper_key: bytes,
+    *,
+    parts: int = 1,
+    run: RunRanges = map,
+) -> bytes:
+    """A client's one message: `vector: word[params.length]`, left unchanged, masked and packed.
+
+    `helper_key` is the helper's X25519 public key, which the caller has from the
+    helper itself, signed, and not from the first server alone. The caller has
+    compared `params` with its own policy and with the model that arrived.
+
+    Raises:
+        ValueError: the vector does not fit the parameters.
+    """
+    ring = Ring(bits=params.bits)
+    if vector.shape != (params.length,) or vector.dtype != ring.dtype:
+        raise ValueError(f"vector is {vector.dtype}{list(vector.shape)}, not of this round")
+    context, seed = params.context(), os.urandom(_SEED_BYTES)
+    masked = vector.copy()
+    add_masks(masked, plus=[_mask_key(seed, context, name)], parts=parts, run=run)
+    packed = pack(ring.reduce(masked), ring)
+    public = X25519PublicKey.from_public_bytes(helper_key)
+    sealed = _SUITE.encrypt(seed, public, _info(context, name))
+    digest = hashlib.sha256(packed).digest()
+    signature = identity.sign("two-server/seed", context, name_bytes(name), digest, sealed)
+    signed = SignedSeed(vector_hash=digest, sealed=sealed, signature=signature)
+    return encode(Contribution(seed=signed, packed=packed), context)
+
+
+class FirstServer:
+    """Sums masked vectors as they arrive, and takes the helper's mask sum away."""
+
+    def __init__(self, params: Params, sites: Mapping[str, bytes]) -> None:
+        self.params = params
+        self._sites, self._context = sites, params.context()
+        self._ring = Ring(bits=params.bits)
+        self._sum = self._ring.zeros(params.length)
+        self._seeds: dict[str, SignedSeed] = {}
+        self._closed = False
+
+    def receive(self, name: str, message: bytes | memoryview) -> None:
+        """Adds one client's vector.
+
+        Raises:
+            ProtocolError: not in the cohort, a second message, or one that does not verify.
+            RuntimeError: the helper was asked already.
+        """
+        if self._closed:
+            raise RuntimeError("the sum is closed: the helper was asked")
+        if name not in self.params.cohort or name in self._seeds:
+            raise ProtocolError(name, "contribute", "is not in the cohort, or came before")
+        try:
+            one = decode(Contribution, message, self._context)
+            vector = unpack(one.packed, self.params.length, self._ring)
+        except ValueError as error:
+            raise ProtocolError(name, "contribute", str(error)) from None
+        same = hashlib.sha256(one.packed).digest() == one.seed.vector_hash
+        if not same or not _is_signed(name, one.seed, self._sites[name], self._context):
+            raise ProtocolError(name, "contribute", "the signature is wrong")
+        self._sum += vector
+        self._seeds[name] = one.seed
+
+    def request(self) -> bytes:
+        """The helper's work; no vector is taken after this."""
+        self._closed = True
+        return encode(Seeds(table=self._seeds), self._context)
+
+    def finish(self, reply: bytes | memoryview) -> RingVector:
+        """The sum of all vectors received: `word[length]`.
+
+        Raises:
+            ProtocolError: the helper's reply is malformed.
+            RuntimeError: the helper was not asked.
+        """
+        if not self._closed:
+            raise RuntimeError("the helper was not asked yet")
+        try:
+            packed = decode(MaskSum, reply, self._context).packed
+            masks = unpack(packed, self.params.length, self._ring)
+        except ValueError as error:
+            raise ProtocolError("helper", "mask_sum", str(error)) from None
+        return self._ring.reduce(self._sum - masks)
+
+
+class Helper:
+    """The second server: expands seeds and sums keystreams. Never sees a vector.
+
+    `sites` and `min_cohort` are its own; `after_round` is the last round of this
+    run that it answered. It keeps its key for the whole run.
+    """
+
+    def __init__(self, run_id: bytes, sites: Mapping[str, bytes], *, min_cohort: int = 3) -> None:
+        self._private = X25519PrivateKey.generate()
+        self._run_id, self._sites, self._min_cohort = run_id, sites, min_cohort
+        self._round = -1
+        self.public = self._private.public_key().public_bytes_raw()
+
+    def __repr__(self) -> str:
+        return "Helper(secret key of 32 bytes)"
+
+    def sum_masks(
+        self,
+        params: Params,
+        request: bytes | memoryview,
+        *,
+        parts: int = 1,
+        run: RunRanges = map,
+    ) -> bytes:
+        """The sum of the keystreams of the clients in the request; one answer per round.
+
+        Raises:
+            ProtocolError: another run, a round again, too few clients, or a seed that
+                its client did not sign for this round.
+        """
+        context = params.context()
+        if params.run_id != self._run_id or params.round <= self._round:
+            raise ProtocolError("server", "mask_sum", "another run, or a round again")
+        try:
+            table = decode(Seeds, request, context).table
+        except ValueError as error:
+            raise ProtocolError("server", "mask_sum", str(error)) from None
+        if len(table) < self._min_cohort:
+            raise ProtocolError(
+                "server", "mask_sum", f"{len(table)} clients; needed: {self._min_cohort}"
+            )
+        seed_keys = [self._open(name, one, params, context) for name, one in table.items()]
+        # From here on this round is spent: two different sets would tell a single client apart.
+        self._round = params.round
+        ring = Ring(bits=params.bits)
+        total = ring.zeros(params.length)
+        add_masks(total, plus=seed_keys, parts=parts, run=run)
+        return encode(MaskSum(packed=pack(ring.reduce(total), ring)), context)
+
+    def _open(self, name: str, one: SignedSeed, params: Params, context: bytes) -> bytes:
+        public = self._sites.get(name)
+        if public is None or name not in params.cohort:
+            raise ProtocolError(name, "mask_sum", "is not on the roster or not in the cohort")
+        if not _is_signed(name, one, public, context):
+            raise ProtocolError(name, "mask_sum", "did not sign its seed for this round")
+        try:
+            seed = _SUITE.decrypt(one.sealed, self._private, _info(context, name))
+        except (InvalidTag, ValueError):
+            raise ProtocolError(name, "mask_sum", "its seed could not be opened") from None
+        return _mask_key(seed, context, name)
+
+
+def _mask_key(seed: bytes, context: bytes, name: str) -> bytes:
+    return expand(seed, "two-server/mask", context, name_bytes(name))
+
+
+def _info(context: bytes, name: str) -> bytes:
+    return key_info("two-server/seal", context, name_bytes(name))
+
+
+def _is_signed(name: str, one: SignedSeed, public: bytes, context: bytes) -> bool:
+    fields = (context, name_bytes(name), one.vector_hash, one.sealed)
+    return verify(public, one.signature, "two-server/seed", *fields)
