@@ -110,16 +110,18 @@ def _read_private(path: Path) -> bytes:
         descriptor = os.open(path, flags)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be opened ({error.strerror})"]) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         # Asked of the open file, not of the path: the path may change in between.
-        mode = os.fstat(file.fileno()).st_mode
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise ConfigError([f"{path}: not a regular file"])
         if os.name == "posix" and mode & 0o077:
             raise ConfigError(
                 [f"{path}: mode {mode & 0o777:04o} lets others in; run: chmod 600 {path}"]
             )
-        return file.read(_LARGEST_FILE)
+        return os.read(descriptor, _LARGEST_FILE)
+    finally:
+        os.close(descriptor)
 
 
 def _parse(path: Path, pem: bytes) -> Ed25519PrivateKey:
