@@ -1,12 +1,9 @@
 """The primitives that we build on, against published vectors, through the calls that we use."""
 
-import base64
 import hashlib
-import zlib
 from typing import Any
 
 import pytest
-from cryptography.cobblestone import Cobblestone256Decryptor
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives import hashes
@@ -126,21 +123,3 @@ def _check_hpke(
     info, aad = bytes.fromhex(case["info"]), bytes.fromhex(first["aad"])
     decrypt = openssl.hpke._decrypt_with_aad  # the vectors have AAD, the public call has none
     assert decrypt(suite, sealed, private, info, aad).hex() == first["pt"]
-
-
-@pytest.mark.parametrize("case", load("c2sp_chunked_aes_256_gcm"), ids=lambda case: case["name"])
-def test_chunked_encryption__matches_c2sp(case: Case) -> None:
-    key, context = bytes.fromhex(case["key"]), case["context"].encode()
-    sealed = base64.b64decode(case["ciphertext"] or "")
-    if case.get("compressed"):
-        sealed = zlib.decompress(sealed)
-
-    def opened() -> bytes:
-        decryptor = Cobblestone256Decryptor(key, context)
-        return decryptor.update(sealed) + decryptor.finalize()
-
-    if case["expect"] == "success":
-        assert hashlib.sha256(opened()).hexdigest() == case["payload_sha256"]
-    else:
-        with pytest.raises((InvalidTag, ValueError)):
-            opened()

@@ -1,5 +1,5 @@
+import copy
 import os
-import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -178,7 +178,7 @@ def test_channel__survives_as_bytes_and_hides_its_root() -> None:
     assert server.open(1, client.seal(1, 2, b"two")).data == b"two"
     assert ends.client._root.hex() not in repr(ends.client)
     with pytest.raises(TypeError, match="not pickled"):
-        pickle.dumps(ends.client)
+        copy.copy(ends.client)
     with pytest.raises(ValueError, match="not a channel|shorter"):
         Channel.from_bytes(b"junk" * 20)
 

@@ -1,0 +1,494 @@
+"""A malicious server, or somebody on the way, against honest clients. Every attack is refused."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedlearn.crypto.shamir import combine
+from fedlearn.errors import ConfigError, ProtocolError
+from fedlearn.secagg import keys
+from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.messages import (
+    Advertisement,
+    Endorsements,
+    Inbox,
+    Masked,
+    Opening,
+    Params,
+    Roll,
+    RoundKeys,
+    Shares,
+    Survivors,
+    decode,
+    encode,
+)
+from fedlearn.secagg.server import ServerSession
+from tests.secagg.federation import (
+    MODEL,
+    Federation,
+    answer,
+    federation,
+    identity,
+    run_until,
+)
+
+FED = federation(5)
+A, B, C, D, E = FED.names
+
+
+def at_step(
+    step: str, fed: Federation = FED
+) -> tuple[dict[str, ClientSession], ServerSession, dict[str, bytes]]:
+    clients, server = fed.clients(), fed.server()
+    return clients, server, run_until(fed, step, clients, server)
+
+
+def refuse(reason: str | None, call: Callable[[], object]) -> ProtocolError:
+    with pytest.raises(ProtocolError, match=reason) as caught:
+        call()
+    return caught.value
+
+
+# --- The proposal -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 4])
+def test_client__refuses_a_threshold_chosen_by_the_server(threshold: int) -> None:
+    params = replace(FED.params(), threshold=threshold)
+    refuse("not this client's rule", lambda: FED.client(A).advertise(params.encode()))
+
+
+def test_client__refuses_a_thinner_graph() -> None:
+    params = replace(FED.params(), neighbours=2, threshold=2)
+    refuse("not this client's rule", lambda: FED.client(A).advertise(params.encode()))
+
+
+@pytest.mark.parametrize("cohort", [(A,), (A, B)])
+def test_client__refuses_a_cohort_of_one_or_two(cohort: tuple[str, ...]) -> None:
+    params = replace(FED.params(), cohort=cohort)
+    refuse("fewer than 3", lambda: FED.client(A).advertise(params.encode()))
+    with pytest.raises(ConfigError, match="at least 3"):
+        FED.params(cohort=cohort)
+
+
+def test_client__refuses_strangers_in_the_cohort() -> None:
+    params = FED.params(cohort=[*FED.names, "sybil-1", "sybil-2"])
+    refuse("not on the roster: sybil-1, sybil-2", lambda: FED.client(A).advertise(params.encode()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bits": 33},
+        {"length": 12},
+        {"layout_hash": b"x" * 32},
+        {"plan_hash": b"x" * 32},
+        {"run_id": b"x" * 16},
+        {"round": 0},
+        {"cohort": (B, C, D, E)},
+    ],
+)
+def test_client__refuses_values_that_are_not_its_own(change: dict[str, object]) -> None:
+    params = replace(FED.params(), **change)  # type: ignore[arg-type]
+    refuse("advertise", lambda: FED.client(A).advertise(params.encode()))
+
+
+def test_client__refuses_two_cohorts_in_one_round() -> None:
+    client = FED.client(A)
+    client.advertise(FED.params().encode())
+    other = FED.params(cohort=(A, B, C, D))
+    refuse("second, different", lambda: client.advertise(other.encode()))
+    after = ClientSession(identity(A), FED.policy(A, after_round=1))
+    refuse("round 1 again", lambda: after.advertise(FED.params().encode()))
+
+
+# --- Substituted keys ---------------------------------------------------------------
+
+
+def forge(roll: Roll, name: str, forged: RoundKeys) -> Roll:
+    return Roll(keys={**roll.keys, name: forged})
+
+
+def test_client__refuses_substituted_keys() -> None:
+    for part in ("cipher_key", "mask_key", "signature"):
+        clients, server, requests = at_step("share")
+        context = server.params.context()
+        roll = decode(Roll, requests[A], context)
+        size = 64 if part == "signature" else 32
+        forged = replace(roll.keys[C], **{part: os.urandom(size)})
+        request = encode(forge(roll, C, forged), context)
+        error = refuse("signature on its keys", lambda: clients[A].share(request))  # noqa: B023
+        assert error.peer == C
+
+
+def test_client__refuses_keys_signed_by_another_site_or_in_another_round() -> None:
+    clients, server, requests = at_step("share")
+    context = server.params.context()
+    roll = decode(Roll, requests[A], context)
+    request = encode(
+        forge(roll, C, replace(roll.keys[C], signature=roll.keys[D].signature)), context
+    )
+    refuse("signature on its keys", lambda: clients[A].share(request))
+
+    earlier = FED.params(round_number=7)
+    old = FED.client(C).advertise(earlier.encode())
+    stale = decode(Advertisement, old, earlier.context()).keys
+    clients, server, requests = at_step("share")
+    roll = decode(Roll, requests[A], server.params.context())
+    request = encode(forge(roll, C, stale), server.params.context())
+    refuse("signature on its keys", lambda: clients[A].share(request))
+
+
+def test_client__refuses_its_own_keys_replaced_or_missing() -> None:
+    for replacement in (True, False):
+        clients, server, requests = at_step("share")
+        context = server.params.context()
+        table = dict(decode(Roll, requests[A], context).keys)
+        own = table.pop(A)
+        if replacement:
+            table[A] = replace(own, mask_key=os.urandom(32))
+        request = encode(Roll(keys=table), context)
+        refuse("own keys", lambda: clients[A].share(request))  # noqa: B023
+
+
+def test_client__refuses_a_roll_of_two() -> None:
+    clients, server, requests = at_step("share")
+    roll = decode(Roll, requests[A], server.params.context())
+    few = Roll(keys={name: roll.keys[name] for name in (A, B)})
+    refuse("only 2", lambda: clients[A].share(encode(few, server.params.context())))
+
+
+def test_pair_keys__refuse_points_of_small_order() -> None:
+    with pytest.raises(ValueError, match="shared key"):
+        keys.pair_mask_key(os.urandom(32), bytes(32), bytes(32), A, B)
+
+
+# --- Shares and vectors ---------------------------------------------------------------
+
+
+def test_client__refuses_tampered_or_swapped_shares() -> None:
+    for attack in ("flip", "swap"):
+        clients, server, requests = at_step("mask")
+        context = server.params.context()
+        sealed = dict(decode(Inbox, requests[A], context).sealed)
+        if attack == "flip":
+            sealed[B] = bytes([sealed[B][0] ^ 1]) + sealed[B][1:]
+        else:
+            sealed[B], sealed[C] = sealed[C], sealed[B]
+        request = encode(Inbox(sealed=sealed), context)
+        refuse("could not be opened", lambda: clients[A].mask(request, FED.vector(A), MODEL))  # noqa: B023
+
+
+def test_client__refuses_another_model_than_was_announced() -> None:
+    clients, _, requests = at_step("mask")
+    refuse("not the one", lambda: clients[A].mask(requests[A], FED.vector(A), b"x" * 32))
+
+
+def test_models__that_differ_between_clients_give_no_usable_keys() -> None:
+    """Announcing each client its own model puts each in its own context: signatures fail."""
+    clients, server = FED.clients(), FED.server()
+    other = replace(server.params, model_hash=b"x" * 32)
+    replies = {name: clients[name].advertise(server.params.encode()) for name in FED.names[1:]}
+    replies[A] = clients[A].advertise(other.encode())
+    table = {
+        name: decode(
+            Advertisement, data, other.context() if name == A else server.params.context()
+        ).keys
+        for name, data in replies.items()
+    }
+    request = encode(Roll(keys=table), other.context())
+    refuse("signature on its keys", lambda: clients[A].share(request))
+
+
+def test_client__refuses_an_inbox_below_the_threshold_or_with_strangers() -> None:
+    clients, server, requests = at_step("mask")
+    context = server.params.context()
+    sealed = dict(decode(Inbox, requests[A], context).sealed)
+    few = encode(Inbox(sealed={B: sealed[B]}), context)
+    refuse("too few neighbours", lambda: clients[A].mask(few, FED.vector(A), MODEL))
+    strange = encode(Inbox(sealed={**sealed, A: sealed[B]}), context)
+    refuse("strangers", lambda: clients[B].mask(strange, FED.vector(B), MODEL))
+
+
+def test_masked_vector__is_uniform_whatever_the_update() -> None:
+    # Chi-square over bytes, 255 degrees of freedom, bound 420: false alarms below 1e-9.
+    fed = federation(3, length=50_000)
+    clients, server, requests = at_step("mask", fed)
+    context = server.params.context()
+    reply = clients[fed.names[0]].mask(requests[fed.names[0]], fed.ring.zeros(50_000), MODEL)
+    data = np.frombuffer(decode(Masked, reply, context).packed, np.uint8)
+    counts = np.bincount(data, minlength=256)
+    assert ((counts - data.size / 256) ** 2 / (data.size / 256)).sum() < 420
+
+
+# --- Survivors and shares -------------------------------------------------------------
+
+
+def test_client__signs_one_survivor_list_only() -> None:
+    clients, server, requests = at_step("agree")
+    clients[A].agree(requests[A])
+    second = encode(Survivors(names=(A, B, C, D)), server.params.context())
+    refuse("second, different", lambda: clients[A].agree(second))
+    assert clients[A].step == "unmask"  # the first list still stands
+
+
+def test_client__does_not_unmask_for_two_survivor_lists() -> None:
+    """The server tells some that C survived and others that it did not."""
+    clients, server, requests = at_step("agree")
+    context = server.params.context()
+    without = encode(Survivors(names=(A, B, D, E)), context)
+    one = {name: clients[name].agree(requests[name]) for name in (A, B, C)}
+    two = {name: clients[name].agree(without) for name in (D, E)}
+    signed = {name: reply[-64:] for name, reply in (one | two).items()}
+    for name in (A, B):
+        peers = {peer: signed[peer] for peer in FED.names if peer != name}
+        request = encode(Endorsements(signatures=peers), context)
+        refuse("same survivor list", lambda: clients[name].unmask(request))  # noqa: B023
+    for name in (D, E):
+        honest = {peer: signed[peer] for peer in (D, E) if peer != name}
+        request = encode(Endorsements(signatures=honest), context)
+        refuse("too few signatures", lambda: clients[name].unmask(request))  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ((B, C, D, E), "lacks this client"),
+        ((A, B), "too telling"),
+        ((A, B, C, "stranger"), "strangers"),
+    ],
+)
+def test_client__refuses_a_wrong_survivor_list(names: tuple[str, ...], reason: str) -> None:
+    clients, server, _ = at_step("agree")
+    request = encode(Survivors(names=names), server.params.context())
+    refuse(reason, lambda: clients[A].agree(request))
+
+
+def test_client__refuses_a_survivor_whose_shares_were_held_back() -> None:
+    clients, server, requests = at_step("mask")
+    context = server.params.context()
+    sealed = dict(decode(Inbox, requests[A], context).sealed)
+    del sealed[E]
+    clients[A].mask(encode(Inbox(sealed=sealed), context), FED.vector(A), MODEL)
+    request = encode(Survivors(names=FED.names), context)
+    refuse("held back", lambda: clients[A].agree(request))
+
+
+def test_client__never_releases_both_shares_of_one_client() -> None:
+    clients, server = FED.clients(), FED.server()
+    requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
+    opening = decode(Opening, clients[A].unmask(requests[A]), server.params.context())
+    assert set(opening.self_shares) == {B, C, D}
+    assert set(opening.key_shares) == {E}
+    refuse("out of order|second", lambda: clients[A].unmask(requests[A] + b"\0"))
+
+
+def test_opening__with_both_shares_of_one_client_is_not_a_message() -> None:
+    share = bytes(33)
+    data = encode(Opening(self_shares={B: share}, key_shares={B: share}), bytes(32))
+    with pytest.raises(ValueError, match="both shares"):
+        decode(Opening, data, bytes(32))
+
+
+def test_coalition__below_the_threshold_reopens_no_secret() -> None:
+    """What the server and `threshold - 1` share holders see is consistent with every secret."""
+    clients, server = FED.clients(), FED.server()
+    run_until(FED, "mask", clients, server)
+    threshold = server.params.threshold
+    shared = clients[A]._state
+    seed = shared.self_seed  # type: ignore[union-attr]
+    held = []
+    for receiver in [name for name in FED.names if name != A][: threshold - 1]:
+        answer(FED, "mask", clients[receiver], server.requests()[receiver], receiver)
+        held.append(clients[receiver]._state.shares[A])  # type: ignore[union-attr]
+    # One invented share more makes the coalition's guess any value at all.
+    firsts = set[int]()
+    for guess in range(256):
+        rows = [share[1:33] for share in held] + [bytes([guess]) * 32]
+        points = [share[0] for share in held] + [threshold + 1]
+        values = np.frombuffer(b"".join(rows), np.uint8).reshape(1, threshold, 32)
+        firsts.add(int(combine(np.array([points], np.uint8), values)[0, 0]))
+    assert firsts == set(range(256))
+    assert len(seed) == 32
+
+
+# --- Order, replay, junk --------------------------------------------------------------
+
+
+def test_client__refuses_steps_out_of_order() -> None:
+    for step in ("share", "agree", "unmask"):
+        client = FED.client(A)
+        refuse("expects 'advertise'", lambda: getattr(client, step)(b"x"))  # noqa: B023
+    clients, _, requests = at_step("mask")
+    refuse("expects 'mask'", lambda: clients[A].agree(requests[A]))
+
+
+@pytest.mark.parametrize("step", ["share", "mask", "agree", "unmask"])
+def test_client__refuses_requests_of_another_round(step: str) -> None:
+    clients, _, requests = at_step(step)
+    other = FED.clients()
+    server = FED.server(FED.params(round_number=2))
+    run_until(FED, step, other, server)
+    refuse("another round", lambda: answer(FED, step, other[A], requests[A], A))
+
+
+@pytest.mark.parametrize("step", ["advertise", "share", "mask", "agree", "unmask"])
+def test_client__refuses_every_truncation_and_every_flipped_byte(step: str) -> None:
+    clients, _, requests = at_step(step)
+    good, secret = requests[A], clients[A].to_bytes()
+
+    def fresh() -> ClientSession:
+        return ClientSession.from_bytes(secret, identity(A), FED.policy(A))
+
+    for cut in range(0, len(good), 7):
+        refuse(None, lambda: answer(FED, step, fresh(), good[:cut], A))  # noqa: B023
+    refuse(None, lambda: answer(FED, step, fresh(), good + b"\0", A))
+    # The model hash and the order of a round are checked later than the first step.
+    checked = len(good) - 32 if step == "advertise" else len(good)
+    for at in range(0, checked, 3):
+        bad = bytearray(good)
+        bad[at] ^= 1 << at % 8
+        if step == "advertise" and at in range(22, 26):
+            continue  # a later round number is a legitimate round
+        refuse(None, lambda: answer(FED, step, fresh(), bytes(bad), A))  # noqa: B023
+    assert answer(FED, step, fresh(), good, A)
+
+
+def test_session__drops_its_keys_when_the_protocol_is_broken() -> None:
+    clients, server, requests = at_step("agree")
+    refuse(
+        "too telling",
+        lambda: clients[A].agree(encode(Survivors(names=(A, B)), server.params.context())),
+    )
+    assert clients[A].step == "closed"
+    assert len(clients[A].to_bytes()) < 100
+    refuse("expects 'closed'", lambda: clients[A].agree(requests[A]))
+
+
+# --- The server against broken clients ------------------------------------------------
+
+
+def test_server__excludes_who_breaks_the_protocol_and_goes_on() -> None:
+    clients, server = FED.clients(), FED.server()
+    while server.step != "done":
+        for name, request in server.requests().items():
+            if name == E:
+                error = refuse(None, lambda: server.receive(E, b"junk"))
+                assert error.peer == E
+            else:
+                server.receive(name, answer(FED, server.step, clients[name], request, name))
+        server.close_step()
+    assert server.survivors == (A, B, C, D)
+    assert np.array_equal(server.total(), FED.sum_of((A, B, C, D)))
+
+
+def test_server__takes_one_reply_per_client_and_step() -> None:
+    clients, server, requests = at_step("mask")
+    reply = clients[A].mask(requests[A], FED.vector(A), MODEL)
+    server.receive(A, reply)
+    refuse("twice", lambda: server.receive(A, reply))
+    refuse("not asked", lambda: server.receive("stranger", reply))
+    for name in FED.names[1:]:
+        server.receive(name, answer(FED, "mask", clients[name], requests[name], name))
+    server.close_step()
+    refuse("kind", lambda: server.receive(A, reply))
+
+
+def test_server__refuses_forged_advertisements_and_signatures() -> None:
+    clients, server, requests = at_step("advertise")
+    reply = clients[A].advertise(requests[A])
+    refuse("signature on its keys", lambda: server.receive(B, reply))
+    clients, server, requests = at_step("agree")
+    reply = clients[A].agree(requests[A])
+    refuse("did not sign", lambda: server.receive(B, reply))
+
+
+def test_server__refuses_vectors_of_another_length() -> None:
+    clients, server, requests = at_step("mask")
+    reply = clients[A].mask(requests[A], FED.vector(A), MODEL)
+    packed = decode(Masked, reply, server.params.context()).packed
+    short = encode(Masked(packed=packed[:-4]), server.params.context())
+    refuse("packed vector has", lambda: server.receive(A, short))
+    server.receive(A, reply)
+
+
+def test_server__one_false_share_does_not_end_the_round() -> None:
+    clients, server, requests = at_step("unmask")
+    context = server.params.context()
+    for name in FED.names:
+        reply = clients[name].unmask(requests[name])
+        if name == B:
+            opening = decode(Opening, reply, context)
+            lies = {peer: data[:1] + os.urandom(32) for peer, data in opening.self_shares.items()}
+            reply = encode(Opening(self_shares=lies, key_shares={}), context)
+        server.receive(name, reply)
+    server.close_step()
+    assert np.array_equal(server.total(), FED.sum_of(FED.names))
+
+
+def test_server__false_shares_without_spare_ones_release_nothing() -> None:
+    clients, server, requests = at_step("unmask")
+    context = server.params.context()
+    for name in FED.names:
+        opening = decode(Opening, clients[name].unmask(requests[name]), context)
+        lies = {peer: data[:1] + os.urandom(32) for peer, data in opening.self_shares.items()}
+        server.receive(name, encode(Opening(self_shares=lies, key_shares={}), context))
+    server.close_step()
+    refuse("do not give its secret", server.total)
+    with pytest.raises(RuntimeError, match="no sum to take"):
+        server.total()
+
+
+def test_server__false_mask_key_of_a_dropped_client_is_noticed() -> None:
+    clients, server = FED.clients(), FED.server()
+    requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
+    context = server.params.context()
+    for name in (A, B, C, D):
+        opening = decode(Opening, clients[name].unmask(requests[name]), context)
+        lies = {peer: data[:1] + os.urandom(32) for peer, data in opening.key_shares.items()}
+        message = Opening(self_shares=opening.self_shares, key_shares=lies)
+        server.receive(name, encode(message, context))
+    server.close_step()
+    assert refuse("do not give its secret", server.total).peer == E
+
+
+def test_server__refuses_shares_that_are_not_for_the_neighbours() -> None:
+    clients, server, requests = at_step("share")
+    context = server.params.context()
+    shares = decode(Shares, clients[A].share(requests[A]), context)
+    less = {name: data for name, data in shares.sealed.items() if name != B}
+    short = encode(Shares(commitment=shares.commitment, sealed=less), context)
+    refuse("not for its neighbours", lambda: server.receive(A, short))
+
+
+def test_server__called_out_of_order_is_our_own_mistake() -> None:
+    clients, server, _ = at_step("mask")
+    with pytest.raises(RuntimeError, match="no sum to take"):
+        server.total()
+    run_until(FED, "done", clients, server)
+    with pytest.raises(RuntimeError, match="done"):
+        server.close_step()
+    with pytest.raises(RuntimeError, match="done"):
+        server.receive(A, b"")
+
+
+def test_params__bind_every_field_into_the_context() -> None:
+    params = FED.params()
+    changes: list[dict[str, object]] = [
+        {"run_id": b"x" * 16},
+        {"round": 2},
+        {"cohort": (A, B, C, D)},
+        {"neighbours": 3},
+        {"threshold": 4},
+        {"bits": 31},
+        {"length": 10},
+        {"layout_hash": b"x" * 32},
+        {"plan_hash": b"x" * 32},
+        {"model_hash": b"x" * 32},
+    ]
+    contexts = {replace(params, **change).context() for change in changes}  # type: ignore[arg-type]
+    assert len(contexts | {params.context()}) == len(changes) + 1
+    assert Params.decode(params.encode()) == params
