@@ -23,7 +23,8 @@ from fedlearn.errors import ConfigError
 RingVector = NDArray[np.unsignedinteger[Any]]
 Rounding = Literal["stochastic", "nearest"]
 _PACK_VALUES = 1 << 16
-_ROUND_VALUES = 1 << 16
+_ROUND_VALUES = 1 << 15
+_FRACTION_BITS = 16
 
 
 class RandomWords(Protocol):
@@ -102,49 +103,65 @@ class FixedPoint:
     resolution: float
     rounding: Rounding = "stochastic"
 
+    def __post_init__(self) -> None:
+        if not 0 < self.resolution <= self.clip < self.resolution * 2**40:
+            raise ValueError(
+                f"clip={self.clip}, resolution={self.resolution}: needed 0 < resolution <= clip, "
+                "and at most 2^40 steps between them"
+            )
+
     @property
     def max_integer(self) -> int:
         """The largest |q|: clip / resolution, rounded."""
         return max(1, round(self.clip / self.resolution))
 
     def encode(
-        self, values: NDArray[np.float32], weight: int, ring: Ring, words: RandomWords
+        self,
+        values: NDArray[np.float32],
+        weight: int,
+        ring: Ring,
+        words: RandomWords,
+        out: RingVector | None = None,
     ) -> RingVector:
         """`weight * round(clip(values) / resolution)` in the ring: `float32[d]` to `word[d]`.
 
-        Stochastic rounding draws 16 random bits per value: q is the floor or the
-        ceiling, with the mean of the value within resolution * 2^-16. Nearest
-        rounding (ties to even) draws nothing.
+        Values are taken to 16 fraction bits first. Stochastic rounding then adds 16
+        random bits and cuts: q is the floor or the ceiling, with the value for its
+        mean. Nearest rounding adds one half and cuts; it draws nothing.
 
         Guarantees: equal inputs and an equal `words` stream give equal outputs on
-        every machine.
+        every machine. |q| <= max_integer.
 
         Raises:
             ValueError: a value is NaN or infinite, or the weight is negative.
         """
         if weight < 0:
             raise ValueError(f"weight={weight}: must be >= 0")
-        result = np.empty(values.size, ring.dtype)
-        # Blocks stay in the cache; one pass over memory instead of six.
+        result = np.empty(values.size, ring.dtype) if out is None else out
+        signed = np.dtype(f"<i{ring.dtype.itemsize}")
+        factor = ring.dtype.type(weight & (1 << 8 * signed.itemsize) - 1)
+        # Blocks stay in the cache; one pass over memory instead of one per operation.
         for start in range(0, values.size, _ROUND_VALUES):
             block = values[start : start + _ROUND_VALUES]
-            integers = self._round(block, words)
-            result[start : start + block.size] = (integers * np.int64(weight)).view(np.uint64)
+            integers = self._round(block, words).astype(signed, copy=False).view(ring.dtype)
+            np.multiply(integers, factor, out=result[start : start + block.size])
         return ring.reduce(result)
 
-    def _round(self, values: NDArray[np.float32], words: RandomWords) -> NDArray[np.int64]:
-        # Scaled in float64: float32 has no room for fraction bits beside a large integer part.
-        scaled = values * np.float64(1 / self.resolution)
-        if not np.isfinite(scaled).all():
-            raise ValueError("the update holds NaN or infinite values; it cannot be summed")
-        bound = self.max_integer
+    def _round(self, values: NDArray[np.float32], words: RandomWords) -> NDArray[Any]:
+        """Signed integers, of 32 bits where they fit with their fraction: half the memory."""
+        bound = self.max_integer << _FRACTION_BITS
+        real, whole = (np.float32, np.int32) if bound < 2**30 else (np.float64, np.int64)
+        scaled = values * real(2**_FRACTION_BITS / self.resolution)
         np.clip(scaled, -bound, bound, out=scaled)
+        if not np.isfinite(values).all():
+            raise ValueError("the update holds NaN or infinite values; it cannot be summed")
+        fixed: NDArray[Any] = np.rint(scaled, out=scaled).astype(whole)
         if self.rounding == "nearest":
-            np.rint(scaled, out=scaled)
+            fixed += whole(1 << _FRACTION_BITS - 1)
         else:
-            scaled += words.words(np.uint16, values.size) * np.float64(2.0**-16)
-            np.floor(scaled, out=scaled)
-        return scaled.astype(np.int64)
+            fixed += words.words(np.uint16, values.size)
+        fixed >>= whole(_FRACTION_BITS)
+        return fixed
 
     def decode(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
         """The real numbers that centred sums stand for: `int64[d]` to `float64[d]`."""
@@ -157,14 +174,15 @@ def _group(bits: int) -> tuple[int, int]:
     return values, values * bits // 8
 
 
-def pack(vector: RingVector, ring: Ring) -> bytes:
+def pack(vector: RingVector, ring: Ring) -> memoryview:
     """Exactly `bits` bits per element, little-endian bit order: `word[n]` to ceil(n*bits/8) bytes.
 
     Element `i` takes bits `i*bits .. (i+1)*bits` of the byte string read as one
-    little-endian number; unused bits of the last byte are zero.
+    little-endian number; unused bits of the last byte are zero. A ring of a whole machine
+    word gives a view of the vector itself.
     """
     if ring.bits == 8 * vector.itemsize:
-        return vector.tobytes()
+        return vector.view(np.uint8).data  # no copy: the words are the bytes
     values, size = _group(ring.bits)
     groups = -(-vector.size // values)
     out = np.empty((groups, size), np.uint8)
@@ -172,7 +190,7 @@ def pack(vector: RingVector, ring: Ring) -> bytes:
         stop = min(start + _PACK_VALUES, groups)
         block = _padded(vector[start * values : stop * values], (stop - start) * values)
         out[start:stop] = _pack_groups(block.reshape(-1, values), ring.bits, size)
-    return out.tobytes()[: ring.packed_size(vector.size)]
+    return out.reshape(-1)[: ring.packed_size(vector.size)].data
 
 
 def _padded(block: NDArray[Any], length: int) -> NDArray[Any]:

@@ -41,7 +41,7 @@ def test_pack__of_twenty_bits_takes_two_and_a_half_bytes() -> None:
 
 def test_unpack__refuses_a_wrong_length_and_set_padding() -> None:
     ring = Ring(bits=20)
-    packed = pack(random_vector(ring, 3), ring)
+    packed = bytes(pack(random_vector(ring, 3), ring))
     for bad in (packed[:-1], packed + b"\0", packed[:-1] + bytes([packed[-1] | 0x80])):
         with pytest.raises(ValueError, match="packed vector"):
             unpack(bad, 3, ring)

@@ -36,9 +36,9 @@ class Writer:
     """Appends fields; `done` returns the bytes."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
 
-    def raw(self, data: bytes) -> Writer:
+    def raw(self, data: bytes | memoryview) -> Writer:
         """Bytes whose length both sides know."""
         self._parts.append(data)
         return self
@@ -47,7 +47,7 @@ class Writer:
         """An unsigned integer of `width` bytes; `OverflowError` when it does not fit."""
         return self.raw(value.to_bytes(width, "big"))
 
-    def blob(self, data: bytes) -> Writer:
+    def blob(self, data: bytes | memoryview) -> Writer:
         """Bytes behind a length of 8 bytes."""
         return self.uint(len(data), 8).raw(data)
 
@@ -70,14 +70,18 @@ class Reader:
 
     def raw(self, length: int) -> bytes:
         """Exactly `length` bytes."""
-        if length > len(self._data) - self._at:
-            raise ValueError("message is shorter than its fields")
-        self._at += length
-        return bytes(self._data[self._at - length : self._at])
+        return bytes(self.view(length))
 
     def uint(self, width: int) -> int:
         """An unsigned integer of `width` bytes."""
         return int.from_bytes(self.raw(width), "big")
+
+    def view(self, length: int) -> memoryview:
+        """Exactly `length` bytes, without a copy."""
+        if length > len(self._data) - self._at:
+            raise ValueError("message is shorter than its fields")
+        self._at += length
+        return self._data[self._at - length : self._at]
 
     def blob(self) -> bytes:
         """Bytes behind a length of 8 bytes."""

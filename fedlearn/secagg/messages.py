@@ -237,7 +237,7 @@ class Inbox:
 class Masked:
     """Step 2, from the client: its masked vector, packed."""
 
-    packed: bytes
+    packed: memoryview
     KIND: ClassVar[int] = 6
 
     def write(self, writer: Writer) -> None:  # noqa: D102
@@ -245,7 +245,7 @@ class Masked:
 
     @classmethod
     def read(cls, reader: Reader) -> Masked:  # noqa: D102
-        return cls(packed=reader.blob())
+        return cls(packed=reader.view(reader.uint(8)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,9 +142,12 @@ class Payload:
                 f"{self.num_values} and {self.num_counters}"
             )
         capped = min(weight, self.max_weight)
-        head = self.fixed_point.encode(values, capped, self.ring, words)
-        tail = self._to_digits(np.concatenate([np.array([capped], np.int64), integers]))
-        return np.concatenate([head, tail])
+        vector = np.empty(self.length, self.ring.dtype)
+        head = vector[: self.num_values]
+        self.fixed_point.encode(values, capped, self.ring, words, out=head)
+        tail = np.concatenate([np.array([capped], np.int64), integers])
+        vector[self.num_values :] = self._to_digits(tail)
+        return vector
 
     def decode(self, total: RingVector) -> Total:
         """The sum of contributions: `word[length]` to values, weight and counters.

@@ -243,16 +243,13 @@ class ServerSession:
         self._signatures[name] = agreement.signature
 
     def _endorse(self, present: tuple[str, ...]) -> dict[str, bytes]:
-        signatures = self._signatures
-        return {
-            name: encode(
-                Endorsements(
-                    signatures={v: signatures[v] for v in self._graph[name] if v in signatures}
-                ),
-                self._context,
-            )
-            for name in present
-        }
+        """As many signatures as a client asks for; more would only cost bytes."""
+        requests = {}
+        for name in present:
+            signed = [peer for peer in self._graph[name] if peer in self._signatures]
+            chosen = {peer: self._signatures[peer] for peer in signed[: self.params.threshold]}
+            requests[name] = encode(Endorsements(signatures=chosen), self._context)
+        return requests
 
     def _receive_opening(self, name: str, opening: Opening) -> None:
         senders = self._inbox[name]

@@ -68,7 +68,7 @@ class Contribution:
     """From a client to the first server: the masked vector, and the seed for the helper."""
 
     seed: SignedSeed
-    packed: bytes
+    packed: memoryview
     KIND: ClassVar[int] = 21
 
     def write(self, writer: Writer) -> None:  # noqa: D102
@@ -76,7 +76,10 @@ class Contribution:
 
     @classmethod
     def read(cls, reader: Reader) -> Contribution:  # noqa: D102
-        return cls(seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)), packed=reader.blob())
+        return cls(
+            seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)),
+            packed=reader.view(reader.uint(8)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ class Seeds:
 class MaskSum:
     """From the helper to the first server: the sum of the clients' keystreams, packed."""
 
-    packed: bytes
+    packed: memoryview
     KIND: ClassVar[int] = 23
 
     def write(self, writer: Writer) -> None:  # noqa: D102
@@ -115,7 +118,7 @@ class MaskSum:
 
     @classmethod
     def read(cls, reader: Reader) -> MaskSum:  # noqa: D102
-        return cls(packed=reader.blob())
+        return cls(packed=reader.view(reader.uint(8)))
 
 
 def contribute(

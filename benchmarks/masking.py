@@ -1,0 +1,448 @@
+"""Secure aggregation against flwr's own SecAgg+ functions, on the same job, in one run.
+
+    python benchmarks/masking.py [--quick] [--json PATH]
+
+Both sides quantise and mask real updates with the same number of neighbours and
+the same threshold, and remove the masks again; both sums are checked before a
+time is reported. flwr's functions are called in the order of its own client
+(`secaggplus_mod`) and workflow. Times are CPU seconds of the process, sides
+taken in turn, medians. The keystream limit is the time that AES-256-CTR alone
+takes for the same number of mask bytes.
+
+What is not compared: flwr verifies nobody and signs nothing; our steps for that
+are reported on their own line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
+from flwr.common.secure_aggregation.crypto.symmetric_encryption import generate_shared_key
+from flwr.common.secure_aggregation.ndarrays_arithmetic import (
+    factor_combine,
+    parameters_addition,
+    parameters_mod,
+    parameters_multiply,
+    parameters_subtraction,
+)
+from flwr.common.secure_aggregation.quantization import quantize
+from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+from flwr.supercore.primitives.asymmetric import (
+    bytes_to_private_key,
+    bytes_to_public_key,
+    generate_key_pairs,
+    private_key_to_bytes,
+    public_key_to_bytes,
+)
+from numpy.typing import NDArray
+
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.keystream import BLOCK_BYTES, SecureWords
+from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.messages import Params
+from fedlearn.secagg.payload import Payload
+from fedlearn.secagg.policy import ClientPolicy
+from fedlearn.secagg.server import ServerSession, plan_round
+from fedlearn.secagg.settings import SecAggMasked
+
+MODEL = bytes(32)
+CLIP, TARGET_RANGE, MOD_RANGE = 4.0, 1 << 15, 1 << 32
+
+
+def cpu(call: Callable[[], object]) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+# --- flwr ---------------------------------------------------------------------------
+
+
+@dataclass
+class FlwrClient:
+    """The secrets of one flwr client."""
+
+    nid: int
+    private: bytes
+    public: bytes
+    seed: bytes
+
+
+class Flwr:
+    """One round of flwr's SecAgg+ arithmetic, through its own functions."""
+
+    def __init__(self, graph: dict[int, tuple[int, ...]], threshold: int) -> None:
+        self.graph, self.threshold = graph, threshold
+        self.clients = {nid: self._new(nid) for nid in graph}
+        self.total: list[NDArray[np.int64]] = []
+        self.plain: list[NDArray[np.int64]] = []
+
+    def _new(self, nid: int) -> FlwrClient:
+        private, public = generate_key_pairs()
+        return FlwrClient(
+            nid, private_key_to_bytes(private), public_key_to_bytes(public), os.urandom(32)
+        )
+
+    def mask(self, nid: int, update: NDArray[np.float32]) -> list[NDArray[np.int64]]:
+        """`_collect_masked_vectors` after the decryption of shares."""
+        vector = quantize(parameters_multiply([update], 1.0), CLIP, TARGET_RANGE)
+        vector = factor_combine(1, vector)
+        self.unmasked = [part.astype(np.int64) for part in vector]
+        shapes = [part.shape for part in vector]
+        client = self.clients[nid]
+        vector = parameters_addition(vector, pseudo_rand_gen(client.seed, MOD_RANGE, shapes))
+        for peer in self.graph[nid]:
+            key = generate_shared_key(
+                bytes_to_private_key(client.private),
+                bytes_to_public_key(self.clients[peer].public),
+            )
+            pair = pseudo_rand_gen(key, MOD_RANGE, shapes)
+            combine = parameters_addition if nid > peer else parameters_subtraction
+            vector = combine(vector, pair)
+        return parameters_mod(vector, MOD_RANGE)
+
+    def add(self, masked: list[NDArray[np.int64]]) -> None:
+        """The server's sum, and the plain one to check it with."""
+        self.total = parameters_addition(self.total, masked) if self.total else masked
+        plain = self.unmasked
+        self.plain = parameters_addition(self.plain, plain) if self.plain else plain
+
+    def shares(self, alive: set[int]) -> dict[int, list[bytes]]:
+        """What survivors send to `unmask`: a share of the seed, or of the private key."""
+        held = {}
+        for nid, client in self.clients.items():
+            secret = client.seed if nid in alive else client.private
+            holders = len(self.graph[nid]) + 1
+            held[nid] = create_shares(secret, self.threshold, holders)[: self.threshold]
+        return held
+
+    def unmask(self, held: dict[int, list[bytes]], alive: set[int]) -> list[NDArray[np.int64]]:
+        """The loop of `unmask_stage`."""
+        vector = self.total
+        shapes = [part.shape for part in vector]
+        for nid, shares in held.items():
+            secret = combine_shares(shares)
+            if nid in alive:
+                mask = pseudo_rand_gen(secret, MOD_RANGE, shapes)
+                vector = parameters_subtraction(vector, mask)
+                continue
+            for peer in self.graph[nid]:
+                if peer not in alive:
+                    continue
+                key = generate_shared_key(
+                    bytes_to_private_key(secret), bytes_to_public_key(self.clients[peer].public)
+                )
+                mask = pseudo_rand_gen(key, MOD_RANGE, shapes)
+                combine = parameters_addition if nid > peer else parameters_subtraction
+                vector = combine(vector, mask)
+        return parameters_mod(vector, MOD_RANGE)
+
+
+# --- Ours ---------------------------------------------------------------------------
+
+
+class Ours:
+    """One round of our sessions, up to the step that is measured."""
+
+    def __init__(self, count: int, parameters: int) -> None:
+        self.settings = SecAggMasked(bits=32, clip=CLIP, resolution=2.0**-12)
+        self.payload = Payload.plan(self.settings, num_clients=count, num_values=parameters)
+        self.names = tuple(f"site-{index:03d}" for index in range(count))
+        identities = {name: Identity.new() for name in self.names}
+        self.sites = {name: one.public for name, one in identities.items()}
+        self.params = plan_round(
+            self.settings,
+            run_id=bytes(16),
+            round_number=1,
+            cohort=self.names,
+            length=self.payload.length,
+            layout_hash=bytes(32),
+            plan_hash=self.payload.hash(),
+            model_hash=MODEL,
+        )
+        self.clients = {
+            name: ClientSession(identities[name], self._policy(name)) for name in self.names
+        }
+        self.server = ServerSession(self.params, self.sites)
+        self.plain = self.payload.ring.zeros(self.payload.length)
+        for step in ("advertise", "share"):
+            for name, request in self.server.requests().items():
+                self.server.receive(name, getattr(self.clients[name], step)(request))
+            self.server.close_step()
+        self.requests = self.server.requests()
+        self.words = SecureWords()
+
+    def _policy(self, name: str) -> ClientPolicy:
+        params: Params = self.params
+        return ClientPolicy(
+            name=name,
+            sites=self.sites,
+            settings=self.settings,
+            run_id=params.run_id,
+            after_round=0,
+            length=params.length,
+            layout_hash=params.layout_hash,
+            plan_hash=params.plan_hash,
+        )
+
+    def mask(self, name: str, update: NDArray[np.float32]) -> tuple[bytes, float]:
+        """The masked message, and the CPU seconds of masking without quantisation."""
+        vector = self.payload.encode(update, 1, (), self.words)
+        self.plain += vector
+        start = time.process_time()
+        reply = self.clients[name].mask(self.requests[name], vector, MODEL)
+        return reply, time.process_time() - start
+
+    def settle(self, alive: tuple[str, ...]) -> float:
+        """Agreement and shares; returns the CPU seconds of one client (mean)."""
+        spent = 0.0
+        self.server.close_step()
+        for step in ("agree", "unmask"):
+            for name, request in self.server.requests().items():
+                start = time.process_time()
+                reply = getattr(self.clients[name], step)(request)
+                spent += time.process_time() - start
+                self.server.receive(name, reply)
+            self.server.close_step()
+        return spent / len(alive)
+
+    def fresh_server(self) -> ServerSession:
+        """The server before unmasking, once more: `total` may be taken once only."""
+        again = copy.copy(self.server)
+        assert self.server._sum is not None
+        again._sum = self.server._sum.copy()
+        return again
+
+
+def keystream_limit(num_bytes: int, keystreams: int) -> float:
+    """CPU seconds of AES-256-CTR alone, in the same blocks, with nothing added anywhere."""
+    zeros = memoryview(bytes(BLOCK_BYTES))
+    out = memoryview(bytearray(BLOCK_BYTES + 16))
+
+    def generate() -> None:
+        for _ in range(keystreams):
+            stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+            for start in range(0, num_bytes, BLOCK_BYTES):
+                stream.update_into(zeros[: min(BLOCK_BYTES, num_bytes - start)], out)
+
+    return median(cpu(generate) for _ in range(3))
+
+
+# --- The comparison -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table; seconds of CPU time."""
+
+    clients: int
+    neighbours: int
+    threshold: int
+    dropped: int
+    parameters: int
+    client_ours: float
+    client_flwr: float
+    client_ratio: float
+    client_of_limit: float
+    server_ours: float
+    server_flwr: float
+    server_ratio: float
+    server_of_limit: float
+    server_wall_1_thread: float
+    server_wall_2_threads: float
+    client_agree_and_unmask: float
+    bytes_per_client: int
+
+
+def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> Row:
+    """Runs one round on both sides with the same updates."""
+    ours = Ours(count, parameters)
+    place = {name: index for index, name in enumerate(ours.names)}
+    graph = {
+        place[name]: tuple(place[peer] for peer in peers)
+        for name, peers in ours.server._graph.items()
+    }
+    flwr = Flwr(graph, ours.params.threshold)
+    dropped = int(count * drop_fraction)
+    alive = ours.names[dropped:]
+    times: dict[str, list[float]] = {"ours": [], "mask": [], "flwr": []}
+    rng = np.random.default_rng(0)
+    mean, size = np.zeros(parameters), 0
+    for name in alive:
+        update = rng.normal(0, 0.1, parameters).astype(np.float32)
+        mean += update
+        start = time.process_time()
+        reply, masking = ours.mask(name, update)
+        middle = time.process_time()
+        masked = flwr.mask(place[name], update)
+        end = time.process_time()
+        times["ours"].append(middle - start)
+        times["mask"].append(masking)
+        times["flwr"].append(end - middle)
+        ours.server.receive(name, reply)
+        flwr.add(masked)
+        size = len(reply)
+    extra = ours.settle(alive)
+    numbers = {place[name] for name in alive}
+    held = flwr.shares(numbers)
+    servers: dict[str, list[float]] = {"ours": [], "flwr": []}
+    for _ in range(repeats):
+        again = ours.fresh_server()
+        servers["ours"].append(cpu(again.total))
+        servers["flwr"].append(cpu(lambda: flwr.unmask(held, numbers)))
+    _check(ours, flwr, held, numbers, mean)
+    wall = {threads: _wall(ours, threads) for threads in (1, 2)}
+    plus, minus = ours.server._correction()
+    degree = len(next(iter(graph.values())))
+    row_bytes = 4 * ours.params.length
+    client_ours, client_flwr = median(times["ours"]), median(times["flwr"])
+    server_ours, server_flwr = median(servers["ours"]), median(servers["flwr"])
+    client_limit = keystream_limit(row_bytes, degree + 1)
+    server_limit = keystream_limit(row_bytes, len(plus) + len(minus))
+    return Row(
+        clients=count,
+        neighbours=degree,
+        threshold=ours.params.threshold,
+        dropped=dropped,
+        parameters=parameters,
+        client_ours=client_ours,
+        client_flwr=client_flwr,
+        client_ratio=client_flwr / client_ours,
+        client_of_limit=client_limit / median(times["mask"]),
+        server_ours=server_ours,
+        server_flwr=server_flwr,
+        server_ratio=server_flwr / server_ours,
+        server_of_limit=server_limit / server_ours,
+        server_wall_1_thread=wall[1],
+        server_wall_2_threads=wall[2],
+        client_agree_and_unmask=extra,
+        bytes_per_client=size,
+    )
+
+
+def _check(
+    ours: Ours,
+    flwr: Flwr,
+    held: dict[int, list[bytes]],
+    numbers: set[int],
+    sum_of_updates: NDArray[np.float64],
+) -> None:
+    """Both sums are exact in integers, and agree with the updates within the quantisation."""
+    total = ours.fresh_server().total()
+    assert np.array_equal(total, ours.payload.ring.reduce(ours.plain)), "our sum is wrong"
+    decoded = ours.payload.decode(total)
+    assert decoded.weight == len(numbers)
+    assert np.abs(decoded.values - sum_of_updates).max() <= len(numbers) * 2.0**-12
+    opened = flwr.unmask(held, numbers)
+    plain = parameters_mod(flwr.plain, MOD_RANGE)
+    assert all(np.array_equal(a, b) for a, b in zip(opened, plain, strict=True)), "flwr's sum"
+    step = 2 * CLIP / TARGET_RANGE
+    theirs = opened[1] * step - CLIP * len(numbers)
+    assert np.abs(theirs - sum_of_updates).max() <= len(numbers) * step
+
+
+def _wall(ours: Ours, threads: int) -> float:
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = []
+        for _ in range(3):
+            again = ours.fresh_server()
+            start = time.perf_counter()
+            again.total(parts=threads, run=pool.map)
+            seconds.append(time.perf_counter() - start)
+    return median(seconds)
+
+
+def wire_bytes(parameters: int) -> dict[str, float]:
+    """Bytes of one masked message at 20 bits, and of everything else that a client exchanges."""
+    settings = SecAggMasked(bits=20, clip=1.0, resolution=2.0**-10, max_weight=1)
+    ours = Ours.__new__(Ours)
+    names = tuple(f"site-{index:03d}" for index in range(100))
+    identities = {name: Identity.new() for name in names}
+    payload = Payload.plan(settings, num_clients=100, num_values=parameters)
+    ours.settings, ours.payload, ours.names = settings, payload, names
+    ours.sites = {name: one.public for name, one in identities.items()}
+    ours.params = plan_round(
+        settings,
+        run_id=bytes(16),
+        round_number=1,
+        cohort=names,
+        length=payload.length,
+        layout_hash=bytes(32),
+        plan_hash=payload.hash(),
+        model_hash=MODEL,
+    )
+    clients = {
+        name: ClientSession(identities[name], replace(ours._policy(name), settings=settings))
+        for name in names
+    }
+    server, vector = ServerSession(ours.params, ours.sites), payload.ring.zeros(payload.length)
+    one, other, masked = names[0], 0, 0
+    while server.step != "done":
+        for name, request in server.requests().items():
+            if server.step == "mask":
+                reply = clients[name].mask(request, vector, MODEL)
+            else:
+                reply = getattr(clients[name], server.step)(request)
+            if name == one:
+                is_vector = server.step == "mask"
+                masked = len(reply) if is_vector else masked
+                other += len(request) + (0 if is_vector else len(reply))
+            server.receive(name, reply)
+        server.close_step()
+    return {
+        "masked_bytes_per_parameter": masked / parameters,
+        "all_other_bytes_of_one_client": other,
+        "all_other_share_of_payload": other / masked,
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, nargs="+", default=[10, 50, 100])
+    parser.add_argument("--dropped", type=float, nargs="+", default=[0.0, 0.2])
+    parser.add_argument("--parameters", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="10 clients only")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    counts = [10] if options.quick else options.clients
+    rows = []
+    for count in counts:
+        for fraction in options.dropped:
+            row = compare(count, fraction, options.parameters, options.repeats)
+            rows.append(asdict(row))
+            print(
+                f"n={row.clients} k={row.neighbours} t={row.threshold} dropped={row.dropped}: "
+                f"client {1e3 * row.client_ours:.1f} ms, flwr {row.client_ratio:.1f}x, "
+                f"{row.client_of_limit:.0%} of the limit; "
+                f"server {1e3 * row.server_ours:.0f} ms, flwr {row.server_ratio:.0f}x, "
+                f"{row.server_of_limit:.0%}; wall {1e3 * row.server_wall_1_thread:.0f} -> "
+                f"{1e3 * row.server_wall_2_threads:.0f} ms with 2 threads; "
+                f"agree+unmask {1e3 * row.client_agree_and_unmask:.1f} ms",
+                flush=True,
+            )
+    wire = wire_bytes(options.parameters)
+    print(", ".join(f"{key} {value:.4g}" for key, value in wire.items()))
+    if options.json:
+        machine = {"machine": platform.machine(), "python": platform.python_version()}
+        document = {"rows": rows, "wire_at_20_bits": wire, "environment": machine}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
