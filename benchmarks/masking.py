@@ -159,7 +159,7 @@ class Ours:
     """One round of our sessions, up to the step that is measured."""
 
     def __init__(self, count: int, parameters: int) -> None:
-        self.settings = SecAggMasked(bits=32, clip=CLIP, resolution=2.0**-12)
+        self.settings = SecAggMasked(bits=20, clip=CLIP, resolution=CLIP * 2.0**-12, max_weight=1)
         self.payload = Payload.plan(self.settings, num_clients=count, num_values=parameters)
         self.names = tuple(f"site-{index:03d}" for index in range(count))
         identities = {name: Identity.new() for name in self.names}
@@ -308,7 +308,7 @@ def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> 
     wall = {threads: _wall(ours, threads) for threads in (1, 2)}
     plus, minus = ours.server._correction()
     degree = len(next(iter(graph.values())))
-    row_bytes = 4 * ours.params.length
+    row_bytes = ours.payload.ring.dtype.itemsize * ours.params.length
     client_ours, client_flwr = median(times["ours"]), median(times["flwr"])
     server_ours, server_flwr = median(servers["ours"]), median(servers["flwr"])
     client_limit = keystream_limit(row_bytes, degree + 1)
@@ -346,7 +346,7 @@ def _check(
     assert np.array_equal(total, ours.payload.ring.reduce(ours.plain)), "our sum is wrong"
     decoded = ours.payload.decode(total)
     assert decoded.weight == len(numbers)
-    assert np.abs(decoded.values - sum_of_updates).max() <= len(numbers) * 2.0**-12
+    assert np.abs(decoded.values - sum_of_updates).max() <= len(numbers) * ours.settings.resolution
     opened = flwr.unmask(held, numbers)
     plain = parameters_mod(flwr.plain, MOD_RANGE)
     assert all(np.array_equal(a, b) for a, b in zip(opened, plain, strict=True)), "flwr's sum"

@@ -116,36 +116,44 @@ class FixedPoint:
         return max(1, round(self.clip / self.resolution))
 
     def encode(
-        self,
-        values: NDArray[np.float32],
-        weight: int,
-        ring: Ring,
-        words: RandomWords,
-        out: RingVector | None = None,
+        self, values: NDArray[np.float32], weight: int, ring: Ring, words: RandomWords
     ) -> RingVector:
         """`weight * round(clip(values) / resolution)` in the ring: `float32[d]` to `word[d]`.
 
-        Values are taken to 16 fraction bits first. Stochastic rounding then adds 16
-        random bits and cuts: q is the floor or the ceiling, with the value for its
-        mean. Nearest rounding adds one half and cuts; it draws nothing.
+        Raises:
+            ValueError: as `add_to`.
+        """
+        result = ring.zeros(values.size)
+        self.add_to(result, values, weight, words)
+        return ring.reduce(result)
+
+    def add_to(
+        self, vector: RingVector, values: NDArray[np.float32], factor: int, words: RandomWords
+    ) -> None:
+        """Adds `factor * round(clip(values) / resolution)` to words, in place, not reduced.
+
+        `vector: word[d]`, `values: float32[d]`. Values are taken to 16 fraction bits
+        first. Stochastic rounding then adds 16 random bits and cuts: q is the floor
+        or the ceiling, with the value for its mean. Nearest rounding adds one half
+        and cuts; it draws nothing.
 
         Guarantees: equal inputs and an equal `words` stream give equal outputs on
         every machine. |q| <= max_integer.
 
         Raises:
-            ValueError: a value is NaN or infinite, or the weight is negative.
+            ValueError: a value is NaN or infinite, or the factor is negative.
         """
-        if weight < 0:
-            raise ValueError(f"weight={weight}: must be >= 0")
-        result = np.empty(values.size, ring.dtype) if out is None else out
-        signed = np.dtype(f"<i{ring.dtype.itemsize}")
-        factor = ring.dtype.type(weight & (1 << 8 * signed.itemsize) - 1)
+        if factor < 0:
+            raise ValueError(f"weight={factor}: must be >= 0")
+        signed = np.dtype(f"<i{vector.itemsize}")
+        scale = vector.dtype.type(factor & (1 << 8 * signed.itemsize) - 1)
         # Blocks stay in the cache; one pass over memory instead of one per operation.
         for start in range(0, values.size, _ROUND_VALUES):
             block = values[start : start + _ROUND_VALUES]
-            integers = self._round(block, words).astype(signed, copy=False).view(ring.dtype)
-            np.multiply(integers, factor, out=result[start : start + block.size])
-        return ring.reduce(result)
+            integers = self._round(block, words).astype(signed, copy=False).view(vector.dtype)
+            target = vector[start : start + block.size]
+            np.multiply(integers, scale, out=integers)
+            np.add(target, integers, out=target)
 
     def _round(self, values: NDArray[np.float32], words: RandomWords) -> NDArray[Any]:
         """Signed integers, of 32 bits where they fit with their fraction: half the memory."""

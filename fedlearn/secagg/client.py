@@ -58,7 +58,8 @@ from fedlearn.secagg.policy import (
     check_params,
     check_roll,
 )
-from fedlearn.secagg.sharing import mask_keys, open_share, seal_shares
+from fedlearn.secagg.settings import ring_of
+from fedlearn.secagg.sharing import exchange_keys, mask_keys, open_share, seal_shares
 from fedlearn.secagg.states import (
     Advertised,
     Agreed,
@@ -160,7 +161,7 @@ class ClientSession:
             ProtocolError: the model is not the announced one, or the shares are wrong.
             ValueError: the vector has the wrong length or dtype.
         """
-        ring = Ring(bits=self._policy.settings.bits)
+        ring = ring_of(self._policy.settings)
         if vector.shape != (self._policy.length,) or vector.dtype != ring.dtype:
             raise ValueError(
                 f"vector is {vector.dtype}{list(vector.shape)}; the round sums "
@@ -258,16 +259,18 @@ class ClientSession:
         graph = neighbours_of(tuple(roll), params.neighbours, keys.graph_seed(request))
         if len(graph[own]) < params.threshold:
             raise ProtocolError(SERVER, "share", "fewer neighbours than the threshold")
+        peers = {peer: roll[peer] for peer in graph[own]}
+        outgoing, incoming = exchange_keys(state.cipher_private, peers, params.context(), own)
         shared = Shared(
             params=params,
             listed=tuple(roll),
-            cipher_private=state.cipher_private,
             mask_private=state.mask_private,
             self_seed=os.urandom(32),
-            peers={peer: roll[peer] for peer in graph[own]},
+            peers=peers,
             points={peer: graph[peer].index(own) + 1 for peer in graph[own]},
+            inbox_keys=incoming,
         )
-        return shared, encode(seal_shares(shared, own), params.context())
+        return shared, encode(seal_shares(shared, outgoing, own), params.context())
 
     def _mask(
         self,
@@ -284,7 +287,7 @@ class ClientSession:
             raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
         if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
             raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")
-        shares = {peer: open_share(state, own, peer, sealed) for peer, sealed in inbox.items()}
+        shares = {peer: open_share(state, peer, sealed) for peer, sealed in inbox.items()}
         plus, minus = mask_keys(state, own, tuple(inbox))
         masked = vector.copy()
         add_masks(masked, plus, minus, parts=parts, run=run)

@@ -40,10 +40,14 @@ def self_mask_key(seed: bytes, context: bytes, owner: str) -> bytes:
     return expand(seed, "secagg/self-mask", context, name_bytes(owner))
 
 
-def share_key(private: bytes, public: bytes, context: bytes, sender: str, receiver: str) -> bytes:
-    """The single-use AES-256-GCM key for the share that `sender` seals for `receiver`."""
+def share_keys(
+    private: bytes, public: bytes, context: bytes, own: str, peer: str
+) -> tuple[bytes, bytes]:
+    """Two single-use AES-256-GCM keys: to seal the share for `peer`, to open the one from it."""
     agreed = _agree(private, public)
-    return derive(agreed, "secagg/share", context, name_bytes(sender), name_bytes(receiver))
+    one, other = name_bytes(own), name_bytes(peer)
+    outgoing = derive(agreed, "secagg/share", context, one, other)
+    return outgoing, derive(agreed, "secagg/share", context, other, one)
 
 
 def seal_share(key: bytes, share: bytes, context: bytes) -> bytes:

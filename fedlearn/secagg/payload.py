@@ -2,11 +2,17 @@
 
 One ring vector carries all of it, under one mask and in one packing:
 
-    [ weight * q(values)  |  weight  |  counters ]
+    [ lanes of weight * q(values)  |  weight  |  counters ]
+
+Values of `bits` bits are narrower than a machine word, and a mask costs by the
+word. So a ring element carries several values side by side: with 20 bits, three
+in a ring of 60. Lane `j` holds the values from `j * ceil(d / lanes)` on, times
+2^(bits * j), added as integers. The range check keeps every lane's sum within its
+bits, so a negative lane borrows from the next one and decoding pays it back.
 
 The weight and every counter (sample counts, a loss in fixed point, a confusion
 matrix, integer model arrays) is a 64-bit integer. A ring of few bits cannot
-hold one, so it is cut into digits of `bits - ceil(log2(max_clients))` bits, low
+hold a sum of them, so it is cut into digits of `ring.bits - ceil(log2(max_clients))` bits, low
 digit first: a digit's sum over all clients still fits the ring, and the digits'
 sums add up to the integers' sum modulo 2^64. Nothing is lost and nothing is
 sent in clear.
@@ -24,7 +30,7 @@ from numpy.typing import NDArray
 from fedlearn.crypto.codec import Writer
 from fedlearn.errors import ConfigError
 from fedlearn.ring import FixedPoint, RandomWords, Ring, RingVector, check_range
-from fedlearn.secagg.settings import SecAggSum, fixed_point_of, ring_of
+from fedlearn.secagg.settings import SecAggSum, fixed_point_of, lanes_of, ring_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,7 @@ class Payload:
     """The agreed form of a contribution; made by `Payload.plan`, which checks the range."""
 
     ring: Ring
+    lanes: int
     fixed_point: FixedPoint
     max_weight: int
     max_clients: int
@@ -73,13 +80,14 @@ class Payload:
         """
         ring, fixed_point = ring_of(settings), fixed_point_of(settings)
         check_range(
-            bits=ring.bits,
+            bits=settings.bits,
             num_clients=num_clients,
             max_weight=settings.max_weight,
             max_integer=fixed_point.max_integer,
         )
         payload = cls(
             ring=ring,
+            lanes=lanes_of(settings),
             fixed_point=fixed_point,
             max_weight=settings.max_weight,
             max_clients=num_clients,
@@ -103,7 +111,17 @@ class Payload:
     @property
     def length(self) -> int:
         """Ring elements of a contribution."""
-        return self.num_values + self.digits * (1 + self.num_counters)
+        return self.lane_length + self.digits * (1 + self.num_counters)
+
+    @property
+    def lane_length(self) -> int:
+        """Ring elements that carry the values: ceil(num_values / lanes)."""
+        return -(-self.num_values // self.lanes)
+
+    @property
+    def lane_bits(self) -> int:
+        """Bits of one value."""
+        return self.ring.bits // self.lanes
 
     def hash(self) -> bytes:
         """SHA-256 of every field; part of what clients agree on before they mask."""
@@ -112,6 +130,7 @@ class Payload:
         writer.blob(self.fixed_point.rounding.encode())
         for value in (
             self.ring.bits,
+            self.lanes,
             self.max_weight,
             self.max_clients,
             self.num_values,
@@ -142,12 +161,14 @@ class Payload:
                 f"{self.num_values} and {self.num_counters}"
             )
         capped = min(weight, self.max_weight)
-        vector = np.empty(self.length, self.ring.dtype)
-        head = vector[: self.num_values]
-        self.fixed_point.encode(values, capped, self.ring, words, out=head)
+        vector = self.ring.zeros(self.length)
+        for lane in range(self.lanes):
+            part = values[lane * self.lane_length : (lane + 1) * self.lane_length]
+            shift = lane * self.lane_bits
+            self.fixed_point.add_to(vector[: part.size], part, capped << shift, words)
         tail = np.concatenate([np.array([capped], np.int64), integers])
-        vector[self.num_values :] = self._to_digits(tail)
-        return vector
+        vector[self.lane_length :] = self._to_digits(tail)
+        return self.ring.reduce(vector)
 
     def decode(self, total: RingVector) -> Total:
         """The sum of contributions: `word[length]` to values, weight and counters.
@@ -157,12 +178,22 @@ class Payload:
         """
         if total.shape != (self.length,):
             raise ValueError(f"sum of shape {total.shape}; the payload has {self.length} elements")
-        integers = self._from_digits(total[self.num_values :])
+        integers = self._from_digits(total[self.lane_length :])
         return Total(
-            values=self.fixed_point.decode(self.ring.centred(total[: self.num_values])),
+            values=self.fixed_point.decode(self._from_lanes(total[: self.lane_length])),
             weight=int(integers[0]),
             counters=integers[1:],
         )
+
+    def _from_lanes(self, sums: RingVector) -> NDArray[np.int64]:
+        rest, spare = self.ring.centred(sums), np.int64(64 - self.lane_bits)
+        lanes = np.empty((self.lanes, sums.size), np.int64)
+        for lane in lanes:
+            np.left_shift(rest, spare, out=lane)
+            lane >>= spare  # the low bits with their sign
+            rest -= lane  # pays back what a negative lane had borrowed
+            rest >>= np.int64(min(self.lane_bits, 63))
+        return lanes.reshape(-1)[: self.num_values]
 
     def _shifts(self) -> NDArray[np.uint64]:
         return np.arange(self.digits, dtype=np.uint64) * np.uint64(self.digit_bits)

@@ -14,7 +14,7 @@ from fedlearn.crypto.identity import verify
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.secagg.graph import choose_degree
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
-from fedlearn.secagg.settings import SecAggMasked
+from fedlearn.secagg.settings import SecAggMasked, ring_of
 
 SERVER = "server"
 
@@ -59,7 +59,7 @@ def check_params(params: Params, policy: ClientPolicy) -> None:
         )
     if params.run_id != policy.run_id or params.round <= policy.after_round:
         raise refuse(f"another run, or round {params.round} again (last: {policy.after_round})")
-    own = (policy.settings.bits, policy.length, policy.layout_hash, policy.plan_hash)
+    own = (ring_of(policy.settings).bits, policy.length, policy.layout_hash, policy.plan_hash)
     if (params.bits, params.length, params.layout_hash, params.plan_hash) != own:
         raise refuse("bits, length, layout or plan differ from this client's configuration")
     fractions = policy.settings.corrupt_fraction, policy.settings.dropout_fraction

@@ -45,7 +45,7 @@ from fedlearn.secagg.messages import (
 )
 from fedlearn.secagg.policy import check_agreement, check_keys
 from fedlearn.secagg.reopen import Held, reopen
-from fedlearn.secagg.settings import SecAggMasked
+from fedlearn.secagg.settings import SecAggMasked, ring_of
 
 STEPS = ("advertise", "share", "mask", "agree", "unmask", "done")
 
@@ -73,7 +73,7 @@ def plan_round(
         cohort=sorted_names(cohort),
         neighbours=degree.neighbours,
         threshold=degree.threshold,
-        bits=settings.bits,
+        bits=ring_of(settings).bits,
         length=length,
         layout_hash=layout_hash,
         plan_hash=plan_hash,

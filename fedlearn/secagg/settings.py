@@ -16,7 +16,7 @@ from fedlearn.ring import FixedPoint, Ring, Rounding
 from fedlearn.settings import Count, Portion, Positive
 
 Bits = Annotated[int, Ge(8), Le(64)]
-"""Width of the ring: 8 to 64 bits."""
+"""Width of one value in the sum: 8 to 64 bits; what a value costs on the wire."""
 
 Cohort = Annotated[int, Ge(3)]
 """The least number of clients whose sum may be seen; with two, each learns the other's update."""
@@ -79,9 +79,14 @@ SecAggSum = SecAggRing | SecAggMasked | SecAggTwoServer
 """The kinds that sum in a ring."""
 
 
+def lanes_of(settings: SecAggSum) -> int:
+    """How many values of `bits` bits one ring element of at most 64 bits carries."""
+    return 64 // settings.bits
+
+
 def ring_of(settings: SecAggSum) -> Ring:
-    """The ring that sums run in."""
-    return Ring(bits=settings.bits)
+    """The ring that sums run in: as many lanes of `bits` bits as fit 64, side by side."""
+    return Ring(bits=lanes_of(settings) * settings.bits)
 
 
 def fixed_point_of(settings: SecAggSum) -> FixedPoint:

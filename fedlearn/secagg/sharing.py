@@ -6,6 +6,8 @@ A peer whose key cannot be used is named in the `ProtocolError`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cryptography.exceptions import InvalidTag
 
 from fedlearn.crypto.codec import name_bytes
@@ -16,33 +18,38 @@ from fedlearn.secagg.messages import RoundKeys, Shares
 from fedlearn.secagg.states import POINTED_SHARES, Shared
 
 
-def seal_shares(state: Shared, own: str) -> Shares:
+def exchange_keys(
+    private: bytes, peers: Mapping[str, RoundKeys], context: bytes, own: str
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """For every neighbour the key that seals our share for it, and the key that opens its own."""
+    outgoing, incoming = dict[str, bytes](), dict[str, bytes]()
+    for peer, public in peers.items():
+        try:
+            pair = keys.share_keys(private, public.cipher_key, context, own, peer)
+        except ValueError:
+            raise ProtocolError(peer, "share", "its cipher key is of small order") from None
+        outgoing[peer], incoming[peer] = pair
+    return outgoing, incoming
+
+
+def seal_shares(state: Shared, outgoing: Mapping[str, bytes], own: str) -> Shares:
     """Shares of the self-mask seed and the mask key, each sealed for one neighbour."""
     context = state.params.context()
     secret = state.self_seed + state.mask_private
-    rows = split(secret, state.params.threshold, len(state.peers))
-    sealed: dict[str, bytes] = {}
-    for point, (peer, peer_keys) in enumerate(state.peers.items(), start=1):
-        key = _share_key(state.cipher_private, peer_keys, context, own, peer, peer)
-        sealed[peer] = keys.seal_share(key, bytes([point]) + rows[point - 1].tobytes(), context)
+    rows = split(secret, state.params.threshold, len(outgoing))
+    sealed = {
+        peer: keys.seal_share(key, bytes([point]) + row.tobytes(), context)
+        for point, (row, (peer, key)) in enumerate(
+            zip(rows, outgoing.items(), strict=True), start=1
+        )
+    }
     return Shares(commitment=keys.commitment(state.self_seed, context, own), sealed=sealed)
 
 
-def _share_key(
-    private: bytes, peer_keys: RoundKeys, context: bytes, sender: str, receiver: str, peer: str
-) -> bytes:
-    try:
-        return keys.share_key(private, peer_keys.cipher_key, context, sender, receiver)
-    except ValueError:
-        raise ProtocolError(peer, "share", "its cipher key is a point of small order") from None
-
-
-def open_share(state: Shared, own: str, peer: str, sealed: bytes) -> bytes:
+def open_share(state: Shared, peer: str, sealed: bytes) -> bytes:
     """A neighbour's share for us: point and two shares, checked against our place in its list."""
-    context = state.params.context()
-    key = _share_key(state.cipher_private, state.peers[peer], context, peer, own, peer)
     try:
-        share = keys.open_share(key, sealed, context)
+        share = keys.open_share(state.inbox_keys[peer], sealed, state.params.context())
     except InvalidTag:
         raise ProtocolError(peer, "mask", "its share could not be opened") from None
     if len(share) != POINTED_SHARES or share[0] != state.points[peer]:

@@ -33,15 +33,19 @@ class Advertised:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Shared:
-    """Shares of the secrets were sent; `points` says where on each peer's polynomial we sit."""
+    """Shares of the secrets were sent.
+
+    `points` says where on each peer's polynomial we sit, `inbox_keys` opens what
+    it seals for us; the cipher key itself is not needed any more.
+    """
 
     params: Params
     listed: tuple[str, ...]
-    cipher_private: bytes
     mask_private: bytes
     self_seed: bytes
     peers: Mapping[str, RoundKeys]
     points: Mapping[str, int]
+    inbox_keys: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -104,10 +108,11 @@ def write_state(writer: Writer, state: State) -> None:
             writer.raw(state.cipher_private).raw(state.mask_private)
         case Shared():
             writer.uint(2, 1).blob(state.params.encode())
-            _write_names(writer, state.listed).raw(state.cipher_private)
+            _write_names(writer, state.listed)
             writer.raw(state.mask_private).raw(state.self_seed)
             _write_map(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
             _write_map(writer, {name: bytes([at]) for name, at in state.points.items()})
+            _write_map(writer, state.inbox_keys)
         case Masked():
             writer.uint(3, 1).blob(state.params.encode())
             _write_names(_write_names(writer, state.listed), state.neighbours)
@@ -134,7 +139,6 @@ def read_state(reader: Reader) -> State:
         return Shared(
             params=params,
             listed=_read_names(reader),
-            cipher_private=reader.raw(32),
             mask_private=reader.raw(32),
             self_seed=reader.raw(32),
             peers={
@@ -142,6 +146,7 @@ def read_state(reader: Reader) -> State:
                 for name, data in _read_map(reader, RoundKeys.SIZE).items()
             },
             points={name: data[0] for name, data in _read_map(reader, 1).items()},
+            inbox_keys=_read_map(reader, 32),
         )
     if tag == 3:
         return Masked(

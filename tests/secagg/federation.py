@@ -15,7 +15,7 @@ from fedlearn.secagg.memory import Party
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import ClientPolicy
 from fedlearn.secagg.server import ServerSession, plan_round
-from fedlearn.secagg.settings import SecAggMasked
+from fedlearn.secagg.settings import SecAggMasked, ring_of
 
 RUN_ID = b"run-0123456789ab"
 MODEL = b"m" * 32
@@ -41,7 +41,7 @@ class Federation:
 
     @property
     def ring(self) -> Ring:
-        return Ring(bits=self.settings.bits)
+        return ring_of(self.settings)
 
     def params(self, round_number: int = 1, cohort: Iterable[str] | None = None) -> Params:
         return plan_round(
@@ -90,9 +90,7 @@ class Federation:
     def sum_of(self, names: Iterable[str]) -> RingVector:
         """The slow oracle: Python integers."""
         columns = zip(*(self.vector(name).tolist() for name in names), strict=True)
-        return np.array(
-            [sum(column) % 2**self.settings.bits for column in columns], self.ring.dtype
-        )
+        return np.array([sum(column) % 2**self.ring.bits for column in columns], self.ring.dtype)
 
 
 def federation(count: int, length: int = 11, **settings: object) -> Federation:

@@ -82,7 +82,7 @@ def test_client__refuses_strangers_in_the_cohort() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"bits": 33},
+        {"bits": 32},
         {"length": 12},
         {"layout_hash": b"x" * 32},
         {"plan_hash": b"x" * 32},
@@ -483,7 +483,7 @@ def test_params__bind_every_field_into_the_context() -> None:
         {"cohort": (A, B, C, D)},
         {"neighbours": 3},
         {"threshold": 4},
-        {"bits": 31},
+        {"bits": 63},
         {"length": 10},
         {"layout_hash": b"x" * 32},
         {"plan_hash": b"x" * 32},
