@@ -1,13 +1,16 @@
 """Why Flower's own SecAgg+ is not used: its masks have 32 bits of entropy, ours have 256."""
 
 import numpy as np
-from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+import pytest
 
 from fedlearn.crypto.keystream import add_masks
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # flwr's own imports
 def test_flower_seed__folds_256_bits_to_32_and_ours_does_not() -> None:
     """Two keys that differ in two words give flwr the same mask; every bit of a key counts here."""
+    from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+
     key = bytes(range(32))
     flip = bytearray(key)
     flip[0] ^= 0xFF

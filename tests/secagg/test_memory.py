@@ -25,7 +25,7 @@ def test_round__gives_the_exact_sum(bits: int, count: int) -> None:
     check(federation(count, bits=bits), {})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_round__any_dropouts_within_the_threshold_leave_the_exact_sum(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 12), label="clients")
