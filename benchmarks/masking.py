@@ -23,30 +23,14 @@ import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
-from flwr.common.secure_aggregation.crypto.symmetric_encryption import generate_shared_key
-from flwr.common.secure_aggregation.ndarrays_arithmetic import (
-    factor_combine,
-    parameters_addition,
-    parameters_mod,
-    parameters_multiply,
-    parameters_subtraction,
-)
-from flwr.common.secure_aggregation.quantization import quantize
-from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
-from flwr.supercore.primitives.asymmetric import (
-    bytes_to_private_key,
-    bytes_to_public_key,
-    generate_key_pairs,
-    private_key_to_bytes,
-    public_key_to_bytes,
-)
+from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_mod
+from flwr_secagg import CLIP, MOD_RANGE, TARGET_RANGE, Flwr
 from numpy.typing import NDArray
 
 from fedlearn.crypto.identity import Identity
@@ -59,7 +43,7 @@ from fedlearn.secagg.server import ServerSession, plan_round
 from fedlearn.secagg.settings import SecAggMasked
 
 MODEL = bytes(32)
-CLIP, TARGET_RANGE, MOD_RANGE = 4.0, 1 << 15, 1 << 32
+SETTINGS = SecAggMasked(bits=20, clip=CLIP, resolution=CLIP * 2.0**-12, max_weight=1)
 
 
 def cpu(call: Callable[[], object]) -> float:
@@ -69,89 +53,6 @@ def cpu(call: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-# --- flwr ---------------------------------------------------------------------------
-
-
-@dataclass
-class FlwrClient:
-    """The secrets of one flwr client."""
-
-    nid: int
-    private: bytes
-    public: bytes
-    seed: bytes
-
-
-class Flwr:
-    """One round of flwr's SecAgg+ arithmetic, through its own functions."""
-
-    def __init__(self, graph: dict[int, tuple[int, ...]], threshold: int) -> None:
-        self.graph, self.threshold = graph, threshold
-        self.clients = {nid: self._new(nid) for nid in graph}
-        self.total: list[NDArray[np.int64]] = []
-        self.plain: list[NDArray[np.int64]] = []
-
-    def _new(self, nid: int) -> FlwrClient:
-        private, public = generate_key_pairs()
-        return FlwrClient(
-            nid, private_key_to_bytes(private), public_key_to_bytes(public), os.urandom(32)
-        )
-
-    def mask(self, nid: int, update: NDArray[np.float32]) -> list[NDArray[np.int64]]:
-        """`_collect_masked_vectors` after the decryption of shares."""
-        vector = quantize(parameters_multiply([update], 1.0), CLIP, TARGET_RANGE)
-        vector = factor_combine(1, vector)
-        self.unmasked = [part.astype(np.int64) for part in vector]
-        shapes = [part.shape for part in vector]
-        client = self.clients[nid]
-        vector = parameters_addition(vector, pseudo_rand_gen(client.seed, MOD_RANGE, shapes))
-        for peer in self.graph[nid]:
-            key = generate_shared_key(
-                bytes_to_private_key(client.private),
-                bytes_to_public_key(self.clients[peer].public),
-            )
-            pair = pseudo_rand_gen(key, MOD_RANGE, shapes)
-            combine = parameters_addition if nid > peer else parameters_subtraction
-            vector = combine(vector, pair)
-        return parameters_mod(vector, MOD_RANGE)
-
-    def add(self, masked: list[NDArray[np.int64]]) -> None:
-        """The server's sum, and the plain one to check it with."""
-        self.total = parameters_addition(self.total, masked) if self.total else masked
-        plain = self.unmasked
-        self.plain = parameters_addition(self.plain, plain) if self.plain else plain
-
-    def shares(self, alive: set[int]) -> dict[int, list[bytes]]:
-        """What survivors send to `unmask`: a share of the seed, or of the private key."""
-        held = {}
-        for nid, client in self.clients.items():
-            secret = client.seed if nid in alive else client.private
-            holders = len(self.graph[nid]) + 1
-            held[nid] = create_shares(secret, self.threshold, holders)[: self.threshold]
-        return held
-
-    def unmask(self, held: dict[int, list[bytes]], alive: set[int]) -> list[NDArray[np.int64]]:
-        """The loop of `unmask_stage`."""
-        vector = self.total
-        shapes = [part.shape for part in vector]
-        for nid, shares in held.items():
-            secret = combine_shares(shares)
-            if nid in alive:
-                mask = pseudo_rand_gen(secret, MOD_RANGE, shapes)
-                vector = parameters_subtraction(vector, mask)
-                continue
-            for peer in self.graph[nid]:
-                if peer not in alive:
-                    continue
-                key = generate_shared_key(
-                    bytes_to_private_key(secret), bytes_to_public_key(self.clients[peer].public)
-                )
-                mask = pseudo_rand_gen(key, MOD_RANGE, shapes)
-                combine = parameters_addition if nid > peer else parameters_subtraction
-                vector = combine(vector, mask)
-        return parameters_mod(vector, MOD_RANGE)
-
-
 # --- Ours ---------------------------------------------------------------------------
 
 
@@ -159,7 +60,7 @@ class Ours:
     """One round of our sessions, up to the step that is measured."""
 
     def __init__(self, count: int, parameters: int) -> None:
-        self.settings = SecAggMasked(bits=20, clip=CLIP, resolution=CLIP * 2.0**-12, max_weight=1)
+        self.settings = SETTINGS
         self.payload = Payload.plan(self.settings, num_clients=count, num_values=parameters)
         self.names = tuple(f"site-{index:03d}" for index in range(count))
         identities = {name: Identity.new() for name in self.names}
@@ -179,12 +80,16 @@ class Ours:
         }
         self.server = ServerSession(self.params, self.sites)
         self.plain = self.payload.ring.zeros(self.payload.length)
+        self.words = SecureWords()
+
+    def share_keys(self) -> Ours:
+        """The two steps before masking."""
         for step in ("advertise", "share"):
             for name, request in self.server.requests().items():
                 self.server.receive(name, getattr(self.clients[name], step)(request))
             self.server.close_step()
         self.requests = self.server.requests()
-        self.words = SecureWords()
+        return self
 
     def _policy(self, name: str) -> ClientPolicy:
         params: Params = self.params
@@ -270,7 +175,7 @@ class Row:
 
 def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> Row:
     """Runs one round on both sides with the same updates."""
-    ours = Ours(count, parameters)
+    ours = Ours(count, parameters).share_keys()
     place = {name: index for index, name in enumerate(ours.names)}
     graph = {
         place[name]: tuple(place[peer] for peer in peers)
@@ -368,29 +273,9 @@ def _wall(ours: Ours, threads: int) -> float:
 
 def wire_bytes(parameters: int) -> dict[str, float]:
     """Bytes of one masked message at 20 bits, and of everything else that a client exchanges."""
-    settings = SecAggMasked(bits=20, clip=1.0, resolution=2.0**-10, max_weight=1)
-    ours = Ours.__new__(Ours)
-    names = tuple(f"site-{index:03d}" for index in range(100))
-    identities = {name: Identity.new() for name in names}
-    payload = Payload.plan(settings, num_clients=100, num_values=parameters)
-    ours.settings, ours.payload, ours.names = settings, payload, names
-    ours.sites = {name: one.public for name, one in identities.items()}
-    ours.params = plan_round(
-        settings,
-        run_id=bytes(16),
-        round_number=1,
-        cohort=names,
-        length=payload.length,
-        layout_hash=bytes(32),
-        plan_hash=payload.hash(),
-        model_hash=MODEL,
-    )
-    clients = {
-        name: ClientSession(identities[name], replace(ours._policy(name), settings=settings))
-        for name in names
-    }
-    server, vector = ServerSession(ours.params, ours.sites), payload.ring.zeros(payload.length)
-    one, other, masked = names[0], 0, 0
+    ours = Ours(100, parameters)
+    server, clients, vector = ours.server, ours.clients, ours.plain
+    one, other, masked = ours.names[0], 0, 0
     while server.step != "done":
         for name, request in server.requests().items():
             if server.step == "mask":

@@ -22,7 +22,7 @@ from fedlearn.errors import ConfigError
 
 RingVector = NDArray[np.unsignedinteger[Any]]
 Rounding = Literal["stochastic", "nearest"]
-_PACK_VALUES = 1 << 16
+_PACK_VALUES = 1 << 14
 _ROUND_VALUES = 1 << 15
 _FRACTION_BITS = 16
 

@@ -35,8 +35,7 @@ def refused(channel: Channel, kind: int, message: bytes, **options: int) -> bool
     try:
         channel.open(kind, message, **options)
     except EnvelopeError as error:
-        assert str(error) == "message could not be authenticated"
-        return True
+        return str(error) == "message could not be authenticated"
     return False
 
 
@@ -179,7 +178,7 @@ def test_channel__survives_as_bytes_and_hides_its_root() -> None:
     assert ends.client._root.hex() not in repr(ends.client)
     with pytest.raises(TypeError, match="not pickled"):
         copy.copy(ends.client)
-    with pytest.raises(ValueError, match="not a channel|shorter"):
+    with pytest.raises(ValueError, match=r"not a channel|shorter"):
         Channel.from_bytes(b"junk" * 20)
 
 

@@ -97,7 +97,7 @@ def test_session__refuses_an_identity_that_the_roster_does_not_list() -> None:
 def test_session__refuses_bytes_that_are_none() -> None:
     good = FED.client(A).to_bytes()
     for bad in (b"", good[:-1], good + b"\0", good.replace(b"v1", b"v2")):
-        with pytest.raises(ValueError, match="session|message"):
+        with pytest.raises(ValueError, match=r"session|message"):
             ClientSession.from_bytes(bad, identity(A), FED.policy(A))
 
 
