@@ -20,16 +20,22 @@ _NONCE = bytes(12)
 
 def public_of(private: bytes) -> bytes:
     """The X25519 public key of a private one."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return load_private(private).public_key().public_bytes_raw()
 
 
-def _agree(private: bytes, public: bytes) -> bytes:
+def load_private(private: bytes) -> X25519PrivateKey:
+    """The key as an object. Loading costs as much as an exchange, so load once for many peers."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
+def _agree(private: X25519PrivateKey, public: bytes) -> bytes:
     """The X25519 result; `ValueError` for a point of small order (RFC 7748, section 6.1)."""
-    key = X25519PrivateKey.from_private_bytes(private)
-    return key.exchange(X25519PublicKey.from_public_bytes(public))
+    return private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
-def pair_mask_key(private: bytes, public: bytes, context: bytes, one: str, other: str) -> bytes:
+def pair_mask_key(
+    private: X25519PrivateKey, public: bytes, context: bytes, one: str, other: str
+) -> bytes:
     """The key of the mask between two clients; the same from both ends."""
     low, high = map(name_bytes, sorted_names((one, other)))
     return derive(_agree(private, public), "secagg/pair-mask", context, low, high)
@@ -41,7 +47,7 @@ def self_mask_key(seed: bytes, context: bytes, owner: str) -> bytes:
 
 
 def share_keys(
-    private: bytes, public: bytes, context: bytes, own: str, peer: str
+    private: X25519PrivateKey, public: bytes, context: bytes, own: str, peer: str
 ) -> tuple[bytes, bytes]:
     """Two single-use AES-256-GCM keys: to seal the share for `peer`, to open the one from it."""
     agreed = _agree(private, public)

@@ -279,9 +279,10 @@ class ServerSession:
         plus: list[bytes] = []
         minus = [keys.self_mask_key(secrets[name], context, name) for name in self.survivors]
         for gone in self._commitments.keys() - alive:
+            private = keys.load_private(secrets[gone])
             for peer in set(self._graph[gone]) & alive:
                 public = self._keys[peer].mask_key
-                key = keys.pair_mask_key(secrets[gone], public, context, gone, peer)
+                key = keys.pair_mask_key(private, public, context, gone, peer)
                 # The higher name of a pair had added the mask.
                 (minus if name_bytes(peer) > name_bytes(gone) else plus).append(key)
         return plus, minus

@@ -23,9 +23,10 @@ def exchange_keys(
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """For every neighbour the key that seals our share for it, and the key that opens its own."""
     outgoing, incoming = dict[str, bytes](), dict[str, bytes]()
+    loaded = keys.load_private(private)
     for peer, public in peers.items():
         try:
-            pair = keys.share_keys(private, public.cipher_key, context, own, peer)
+            pair = keys.share_keys(loaded, public.cipher_key, context, own, peer)
         except ValueError:
             raise ProtocolError(peer, "share", "its cipher key is of small order") from None
         outgoing[peer], incoming[peer] = pair
@@ -61,10 +62,11 @@ def mask_keys(state: Shared, own: str, senders: tuple[str, ...]) -> tuple[list[b
     """Keys of the masks to add and to subtract: the higher name of a pair adds."""
     context = state.params.context()
     plus, minus = [keys.self_mask_key(state.self_seed, context, own)], list[bytes]()
+    private = keys.load_private(state.mask_private)
     for peer in senders:
         public = state.peers[peer].mask_key
         try:
-            key = keys.pair_mask_key(state.mask_private, public, context, own, peer)
+            key = keys.pair_mask_key(private, public, context, own, peer)
         except ValueError:
             raise ProtocolError(peer, "mask", "its mask key is a point of small order") from None
         (plus if name_bytes(own) > name_bytes(peer) else minus).append(key)

@@ -163,7 +163,7 @@ def test_client__refuses_a_roll_of_two() -> None:
 
 def test_pair_keys__refuse_points_of_small_order() -> None:
     with pytest.raises(ValueError, match="shared key"):
-        keys.pair_mask_key(os.urandom(32), bytes(32), bytes(32), A, B)
+        keys.pair_mask_key(keys.load_private(os.urandom(32)), bytes(32), bytes(32), A, B)
 
 
 # --- Shares and vectors ---------------------------------------------------------------

@@ -73,11 +73,11 @@ def values() -> dict[str, str]:
         "expand": expand(ROOT, "test", b"one", b"two"),
         "keystream": mask.tobytes(),
         "pair_mask_key": keys.pair_mask_key(
-            PRIVATE["athens"], public["basel"], context, "athens", "basel"
+            keys.load_private(PRIVATE["athens"]), public["basel"], context, "athens", "basel"
         ),
         "self_mask_key": keys.self_mask_key(ROOT, context, "athens"),
         "share_key_out": keys.share_keys(
-            PRIVATE["athens"], public["basel"], context, "athens", "basel"
+            keys.load_private(PRIVATE["athens"]), public["basel"], context, "athens", "basel"
         )[0],
         "commitment": keys.commitment(ROOT, context, "athens"),
         "shamir_3_of_5": split(ROOT, 3, 5, random=lambda count: coefficients[:count]).tobytes(),
