@@ -26,7 +26,7 @@ from fedlearn.secagg.messages import (
     encode,
 )
 from fedlearn.secagg.server import ServerSession
-from tests.secagg.federation import (
+from tests.fedlearn.secagg.federation import (
     MODEL,
     Federation,
     answer,

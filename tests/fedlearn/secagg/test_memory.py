@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedlearn.errors import ProtocolError
 from fedlearn.secagg.memory import Dropouts, run_round, sum_in_clear
-from tests.secagg.federation import Federation, federation
+from tests.fedlearn.secagg.federation import Federation, federation
 
 STEPS = ("advertise", "share", "mask", "agree", "unmask")
 

@@ -8,7 +8,7 @@ import pytest
 from fedlearn.crypto.identity import Identity
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.secagg.client import ClientSession
-from tests.secagg.federation import MODEL, answer, federation, identity, run_until
+from tests.fedlearn.secagg.federation import MODEL, answer, federation, identity, run_until
 
 FED = federation(4)
 A = FED.names[0]

@@ -14,7 +14,7 @@ from fedlearn.secagg.two_server import (
     Seeds,
     contribute,
 )
-from tests.secagg.federation import RUN_ID, Federation, federation, identity
+from tests.fedlearn.secagg.federation import RUN_ID, Federation, federation, identity
 
 FED = federation(5, bits=20, length=300)
 A, B, C, D, E = FED.names
