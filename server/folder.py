@@ -7,6 +7,7 @@ a crash or a full disk never meets half a file.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,13 @@ class RunFolder:
 
     def write_result(self, result: Result) -> None:
         """Write `result.json`."""
-        text = json.dumps(to_tree(result), indent=2, allow_nan=True)
+        text = json.dumps(finite(to_tree(result)), indent=2, allow_nan=False)
         write_atomically(self.path / "result.json", text.encode())
 
     def append_metrics(self, entry: RoundResult) -> None:
         """Add one line to `metrics.jsonl`."""
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(to_tree(entry)) + "\n")
+            file.write(json.dumps(finite(to_tree(entry)), allow_nan=False) + "\n")
 
     def write_model(self, vector: Vector, layout: Layout) -> None:
         """Write `model.safetensors`: every shared tensor under its name."""
@@ -123,7 +124,7 @@ class RunFolder:
         )
         tensors = {"model": state.model}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
-        content = save(tensors, {"head": encode(head)})
+        content = save(tensors, {"head": json.dumps(finite(to_tree(head)), allow_nan=False)})
         write_atomically(self.path / "checkpoint" / "state.safetensors", content)
 
     def read_checkpoint(self) -> Checkpoint | None:
@@ -152,6 +153,19 @@ class RunFolder:
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)[:rounds]
             write_atomically(path, "".join(lines).encode())
+
+
+def finite(tree: Any) -> Any:
+    """`tree` with null for every NaN and infinity: JSON has no such numbers."""
+    match tree:
+        case dict():
+            return {key: finite(value) for key, value in tree.items()}
+        case list():
+            return [finite(value) for value in tree]
+        case float() if not math.isfinite(tree):
+            return None
+        case _:
+            return tree
 
 
 def write_atomically(path: Path, content: bytes) -> None:

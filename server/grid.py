@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -117,7 +117,8 @@ def _sorted_out(asked: list[str], by_site: dict[str, Message]) -> Replies:
         elif reply.has_error():
             failures[site] = reply.error.reason or "its app failed"
         elif refusal := read_refusal(reply.content):
-            refusals.append(refusal)
+            # Named by who was asked: a site cannot refuse in the name of another.
+            refusals.append(replace(refusal, site=site))
         else:
             answers[site] = reply
     return Replies(answers, refusals, failures)

@@ -180,7 +180,7 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
         ("training.sample_rate=1.5", "training.sample_rate=1.5: must be <= 1"),
         ("training.momentum=1", "training.momentum=1: must be < 1"),
         ("training.optimizer=lion", "training.optimizer=lion: must be 'sgd' or 'adam'"),
-        ("privacy.kind=bogus", "privacy.kind=bogus: must be one of 'none', 'record'"),
+        ("engine.kind=bogus", "engine.kind=bogus: must be one of 'local', 'ray'"),
         ("strategy.min_sites=[1]", "strategy.min_sites=[1]: must be a valid integer"),
         ("model.architecture=resnet", "model.architecture=resnet: must be 'linear', 'mlp' or"),
         ("model.architecure=mlp", "did you mean model.architecture?"),

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedlearn import SWITCHES, flower
+import fedlearn
+from fedlearn import flower
 from fedlearn.config import compose
 from fedlearn.metrics import evaluation_sums
 from fedlearn.privacy.events import GaussianEvent
@@ -180,13 +181,12 @@ def test_flwr__phones_home_and_installs_nothing_by_default() -> None:
     """In a fresh interpreter without any of the switches, as a user has it."""
     code = (
         "import os, fedlearn.flower\n"
-        "from flwr.common import constant as common\n"
         "from flwr.supercore import telemetry, update_check, constant\n"
         "assert telemetry.FLWR_TELEMETRY_ENABLED == '0', 'telemetry'\n"
         "assert os.environ[constant.FLWR_DISABLE_UPDATE_CHECK] == '1', 'update check'\n"
-        "assert os.environ[common.FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION] == '1'\n"
+        "assert os.environ[constant.FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION] == '1'\n"
     )
-    clean = {key: value for key, value in os.environ.items() if key not in SWITCHES}
+    clean = {key: value for key, value in os.environ.items() if key not in fedlearn.SWITCHES}
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=False
     )

@@ -1,0 +1,255 @@
+"""A federation round by round: who counts, what it cost, and how it ends when it cannot go on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import Message, RecordDict
+
+from fedlearn import flower
+from fedlearn.config import RunConfig, plan_of
+from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.privacy.accounting import epsilon
+from fedlearn.rounds import Refusal
+from fedlearn.task import TableInput, Task
+from fedlearn.vector import layout_of
+from server import federation as module
+from server.federation import Federation, Progress, enrol
+
+from .parties import NAMES, Parties, hello, make_config
+
+PRIVATE = ("privacy=record", "training.sample_rate=0.2", "privacy.on_exhausted=drop_site")
+
+
+def federate(parties: Parties) -> Federation:
+    config = parties.config
+    plan = plan_of(config)
+    enrolment = enrol(parties.grid(), config, plan, lambda: False)
+    enrolment.grid.timeout = 0.1
+    return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run")
+
+
+def private(*overrides: str) -> Parties:
+    config = make_config(*PRIVATE, *overrides)
+    plan = plan_of(config)
+    assert plan is not None
+    return Parties(config, event=plan.round_event)
+
+
+def refuse(code: int, reason: str = "no") -> RecordDict:
+    return flower.refusal_reply(Refusal(site="?", exit_code=code, reason=reason))
+
+
+# --- Enrolment --------------------------------------------------------------------
+
+
+def test_enrol__knows_sites_by_the_names_they_give() -> None:
+    federation = federate(Parties(make_config()))
+    enrolment = federation.enrolment
+    assert list(enrolment.hellos) == sorted(NAMES)
+    assert enrolment.grid.node_of == {name: 1000 + i for i, name in enumerate(NAMES)}
+    assert len(enrolment.initial) == enrolment.layout.size == enrolment.parameters == 6
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(1, ProtocolError), (2, ConfigError), (3, PrivacyError), (4, ProtocolError), (5, DataError)],
+)
+def test_enrol__a_refusal_ends_the_run_with_its_own_exit_code(
+    code: int, error: type[FedlearnError]
+) -> None:
+    parties = Parties(make_config(), on_hello={"bravo": lambda: refuse(code, "because")})
+    with pytest.raises(error, match="because") as caught:
+        federate(parties)
+    assert caught.value.exit_code == (4 if code == 1 else code)
+
+
+def test_enrol__tells_every_reason_of_every_site_once() -> None:
+    refusals = {
+        "bravo": lambda: refuse(2, "one\ntwo"),
+        "delta": lambda: refuse(2, "two\nthree"),
+    }
+    with pytest.raises(ConfigError) as caught:
+        federate(Parties(make_config(), on_hello=refusals))
+    assert sorted(caught.value.problems) == ["one", "three", "two"]
+
+
+def test_enrol__refuses_two_nodes_of_one_name() -> None:
+    twice = {"delta": lambda: flower.hello_reply(hello("alpha"))}
+    with pytest.raises(ProtocolError, match="two nodes claim this name") as caught:
+        federate(Parties(make_config(), on_hello=twice))
+    assert caught.value.peer == "alpha"
+
+
+def test_enrol__refuses_sites_whose_records_look_different() -> None:
+    other = Task(input=TableInput(numeric=3), classes=("no", "yes"))
+    unlike = {"delta": lambda: flower.hello_reply(hello("delta", other))}
+    with pytest.raises(DataError, match="different at delta"):
+        federate(Parties(make_config(), on_hello=unlike))
+
+
+def test_enrol__refuses_a_silent_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENROL_SECONDS", 0.1)
+    with pytest.raises(ProtocolError, match="no answer in time") as caught:
+        federate(Parties(make_config(), lost={("query", "delta")}))
+    assert caught.value.exit_code == 4
+
+
+def test_enrol__refuses_a_model_that_cannot_be_trained_privately() -> None:
+    mixing = private("model.architecture=mlp", "model.norm=batch")
+    with pytest.raises(ConfigError, match=r"BatchNorm1d.*LayerNorm"):
+        federate(mixing)
+
+
+def test_enrol__waits_for_as_many_nodes_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENROL_SECONDS", 0.3)
+    with pytest.raises(ProtocolError, match="4 of at least 5 sites"):
+        federate(Parties(make_config("strategy.min_sites=5")))
+
+
+# --- Rounds -----------------------------------------------------------------------
+
+
+def test_round__averages_the_replies_and_pools_the_evaluation() -> None:
+    federation = federate(Parties(make_config()))
+    entry = federation.run_round(1)
+    np.testing.assert_allclose(federation.progress.model, federation.enrolment.initial + 2.5)
+    assert (entry.clients.invited, entry.clients.replied, entry.clients.dropped) == (4, 4, {})
+    assert entry.evaluate["accuracy"] == 0.5
+    assert entry.loss == pytest.approx(-np.log([0.8, 0.3]).mean())
+    assert entry.bytes["up"] > 0 < entry.bytes["down"]
+    assert entry.epsilon == {}
+    assert federation.progress.rounds == [entry]
+
+
+def test_round__goes_on_without_the_dropped_and_names_them() -> None:
+    parties = Parties(
+        make_config(),
+        lost={("train", "delta")},
+        on_train={"bravo": lambda _: refuse(1, "diverged")},
+    )
+    federation = federate(parties)
+    entry = federation.run_round(1)
+    assert entry.clients.replied == 2
+    assert entry.clients.dropped == {"delta": "no answer in time", "bravo": "diverged"}
+    np.testing.assert_allclose(federation.progress.model, federation.enrolment.initial + 2.5)
+
+
+def test_round__below_the_quorum_ends_the_run_and_releases_nothing() -> None:
+    silent = {("train", name) for name in ("alpha", "bravo", "delta")}
+    federation = federate(Parties(make_config("strategy.min_sites=2"), lost=silent))
+    with pytest.raises(ProtocolError, match="1 usable replies, and strategy.min_sites=2") as caught:
+        federation.run_round(1)
+    assert caught.value.exit_code == 4
+    assert "delta: no answer in time" in str(caught.value)
+    assert (federation.progress.model == federation.enrolment.initial).all()
+    assert federation.progress.rounds == []
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (3, PrivacyError), (5, DataError)])
+def test_round__refused_below_the_quorum_carries_the_exit_code(
+    code: int, error: type[FedlearnError]
+) -> None:
+    parties = Parties(make_config(), on_train={name: lambda _: refuse(code) for name in NAMES[:3]})
+    federation = federate(parties)
+    with pytest.raises(error) as caught:
+        federation.run_round(1)
+    assert caught.value.exit_code == code
+
+
+def test_round__evaluates_when_asked_and_after_the_last() -> None:
+    federation = federate(Parties(make_config("evaluate_every=2")))
+    evaluated = [bool(federation.run_round(number).evaluate) for number in (1, 2, 3)]
+    assert evaluated == [False, True, True]
+
+
+def test_round__invites_a_share_that_changes_by_round_and_repeats_with_the_seed() -> None:
+    def cohorts(seed: int) -> list[list[str]]:
+        parties = Parties(make_config("strategy.fraction=0.5", "rounds=12", f"seed={seed}"))
+        federation = federate(parties)
+        for number in range(1, 13):
+            federation.run_round(number)
+        return [parties.trained[2 * i : 2 * i + 2] for i in range(12)]
+
+    first = cohorts(0)
+    assert first == cohorts(0)
+    assert first != cohorts(1)
+    assert all(cohort == sorted(set(cohort)) and len(cohort) == 2 for cohort in first)
+    assert {name for cohort in first for name in cohort} == set(NAMES)
+
+
+# --- Privacy ----------------------------------------------------------------------
+
+
+def expected(parties: Parties, rounds: int) -> float:
+    assert parties.event is not None
+    return epsilon([parties.event] * rounds, parties.config.privacy.delta)  # type: ignore[union-attr]
+
+
+def test_epsilon__grows_over_rounds_as_one_history_and_never_restarts() -> None:
+    parties = private()
+    federation = federate(parties)
+    found = [federation.run_round(number).epsilon for number in (1, 2, 3)]
+    for rounds, by_site in enumerate(found, start=1):
+        assert by_site == {name: pytest.approx(expected(parties, rounds)) for name in sorted(NAMES)}
+    # An accountant that began anew each round would report the first number three times.
+    assert found[2]["alpha"] > 1.3 * found[0]["alpha"]  # type: ignore[operator]
+    assert found[2]["alpha"] <= 4.0  # type: ignore[operator]
+
+
+def test_epsilon__counts_a_round_of_the_silent_and_the_failed_and_not_of_those_who_refused() -> (
+    None
+):
+    def crash(message: Message) -> RecordDict:
+        raise ZeroDivisionError
+
+    parties = private("strategy.min_sites=1")
+    parties.lost = {("train", "delta")}
+    parties.on_train = {
+        "alpha": crash,
+        "bravo": lambda _: refuse(3, "spent"),
+    }
+    federation = federate(parties)
+    found = [federation.run_round(number).epsilon for number in (1, 2)]
+    for rounds, by_site in enumerate(found, start=1):
+        cost = pytest.approx(expected(parties, rounds))
+        assert by_site == {"alpha": cost, "charlie": cost, "delta": cost}
+
+
+def test_epsilon__believes_a_site_that_has_spent_more_than_was_seen() -> None:
+    """A restarted coordinator takes over what the ledger of the site says."""
+    parties = private()
+    assert parties.event is not None
+    parties.spent["alpha"] = (parties.event,) * 5
+    entry = federate(parties).run_round(1)
+    assert entry.epsilon["alpha"] == pytest.approx(expected(parties, 6))
+    assert entry.epsilon["bravo"] == pytest.approx(expected(parties, 1))
+
+
+def test_epsilon__of_sites_that_were_not_invited_stays() -> None:
+    federation = federate(private("strategy.fraction=0.5"))
+    entry = federation.run_round(1)
+    assert len(entry.epsilon) == 2
+
+
+def test_budget__ends_the_run_for_all_unless_the_site_may_be_dropped() -> None:
+    def federation(config: RunConfig) -> Federation:
+        parties = private()
+        return federate(
+            Parties(config, event=parties.event, on_train={"bravo": lambda _: refuse(3, "spent")})
+        )
+
+    with pytest.raises(PrivacyError, match="spent"):
+        federation(make_config(*PRIVATE, "privacy.on_exhausted=stop")).run_round(1)
+    dropped = federation(make_config(*PRIVATE)).run_round(1).clients.dropped
+    assert dropped == {"bravo": "spent"}
+
+
+def test_layout__of_the_run_is_that_of_its_model() -> None:
+    federation = federate(Parties(make_config()))
+    from fedlearn import models
+    from fedlearn.rng import Streams
+
+    task = next(iter(federation.enrolment.hellos.values())).task
+    model = models.build(federation.config.model, task, Streams(0))
+    assert layout_of(model).digest() == federation.enrolment.layout.digest()
