@@ -138,7 +138,9 @@ def test_round__goes_on_without_the_dropped_and_names_them() -> None:
 def test_round__below_the_quorum_ends_the_run_and_releases_nothing() -> None:
     silent = {("train", name) for name in ("alpha", "bravo", "delta")}
     federation = federate(Parties(make_config("strategy.min_sites=2"), lost=silent))
-    with pytest.raises(ProtocolError, match="1 usable replies, and strategy.min_sites=2") as caught:
+    with pytest.raises(
+        ProtocolError, match=r"1 usable replies, and strategy\.min_sites=2"
+    ) as caught:
         federation.run_round(1)
     assert caught.value.exit_code == 4
     assert "delta: no answer in time" in str(caught.value)
