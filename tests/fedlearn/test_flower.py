@@ -185,7 +185,8 @@ def test_flwr__phones_home_and_installs_nothing_by_default() -> None:
         "from flwr.supercore import telemetry, constant\n"
         "assert telemetry.FLWR_TELEMETRY_ENABLED == '0', 'telemetry'\n"
         "assert os.environ[constant.FLWR_DISABLE_UPDATE_CHECK] == '1', 'update check'\n"
-        "assert os.environ[common.FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION] == '1', 'installs'\n"
+        "installs = common.FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION\n"
+        "assert os.environ[installs] == '1', 'installs'\n"
     )
     clean = {key: value for key, value in os.environ.items() if key not in fedlearn.SWITCHES}
     done = subprocess.run(

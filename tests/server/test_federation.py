@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower
+from fedlearn import flower, models
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.privacy.accounting import epsilon
+from fedlearn.rng import Streams
 from fedlearn.rounds import Refusal
 from fedlearn.task import TableInput, Task
 from fedlearn.vector import layout_of
@@ -249,9 +250,6 @@ def test_budget__ends_the_run_for_all_unless_the_site_may_be_dropped() -> None:
 
 def test_layout__of_the_run_is_that_of_its_model() -> None:
     federation = federate(Parties(make_config()))
-    from fedlearn import models
-    from fedlearn.rng import Streams
-
     task = next(iter(federation.enrolment.hellos.values())).task
     model = models.build(federation.config.model, task, Streams(0))
     assert layout_of(model).digest() == federation.enrolment.layout.digest()
