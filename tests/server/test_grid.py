@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn import flower
-from fedlearn.errors import Interrupted
+from fedlearn.errors import StoppedError
 from fedlearn.rounds import Refusal
 from server.grid import CohortGrid, SiteGrid
 from simulations.local import InProcessGrid
@@ -86,7 +86,7 @@ def test_exchange__stops_waiting_when_told() -> None:
     parties = Parties(CONFIG, lost={("train", "delta")})
     grid = site_grid(parties.grid())
     grid.stopping = lambda: True
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         grid.exchange(ask_all(grid))
 
 
