@@ -10,24 +10,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients import protection
 from clients.site import Site, open_site
 from fedlearn import flower
+from fedlearn.agreement import counters_of
 from fedlearn.errors import FedlearnError
 from fedlearn.metrics import evaluation_sums
 from fedlearn.privacy import Event, PrivacyPlan
 from fedlearn.rng import Streams
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.local import diverged, predict, train
-from fedlearn.vector import load_vector, to_vector
+from fedlearn.vector import Vector, load_vector, to_vector, vector_digest
 
 log = logging.getLogger(__name__)
 
-app = ClientApp()
+app = ClientApp(mods=[protection.sealing])
 
-Answer = Callable[[Message, Site], RecordDict]
+Answer = Callable[[Message, Context, Site], RecordDict]
 
 
 def _answer(message: Message, context: Context, answer: Answer) -> Message:
@@ -35,7 +38,7 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
     try:
         opened = open_site(context.node_config, flower.config_of(context))
         site = opened.name
-        content = answer(message, opened)
+        content = answer(message, context, opened)
     except FedlearnError as error:
         log.warning("refused: %s", error)
         content = flower.refusal_reply(
@@ -50,6 +53,36 @@ def hello(message: Message, context: Context) -> Message:
     return _answer(message, context, _hello)
 
 
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """Take part in a run: its roster, and the set-up of the channel."""
+    return _answer(message, context, protection.join)
+
+
+@app.query("secagg_advertise")
+def advertise(message: Message, context: Context) -> Message:
+    """Secure aggregation, step 1: fresh signed keys."""
+    return _answer(message, context, protection.secagg_step)
+
+
+@app.query("secagg_share")
+def share(message: Message, context: Context) -> Message:
+    """Secure aggregation, step 2: shares of this site's secrets."""
+    return _answer(message, context, protection.secagg_step)
+
+
+@app.query("secagg_agree")
+def agree(message: Message, context: Context) -> Message:
+    """Secure aggregation, step 4: one signature on one list of survivors."""
+    return _answer(message, context, protection.secagg_step)
+
+
+@app.query("secagg_unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Secure aggregation, step 5: one share per neighbour."""
+    return _answer(message, context, protection.secagg_step)
+
+
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Local training on the global model of a round."""
@@ -62,8 +95,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     return _answer(message, context, _evaluate)
 
 
-def _hello(message: Message, site: Site) -> RecordDict:
-    del message
+def _hello(message: Message, context: Context, site: Site) -> RecordDict:
     return flower.hello_reply(
         Hello(
             site=site.name,
@@ -72,6 +104,7 @@ def _hello(message: Message, site: Site) -> RecordDict:
             train_records=len(site.data.train),
             test_records=len(site.data.test),
             real_noise=site.noise(0).is_private,
+            public_key=site.identity.public.hex() if site.needs_identity else "",
         )
     )
 
@@ -86,10 +119,13 @@ def _commit(site: Site, message: Message) -> None:
             ledger.commit(reservation, now=site.now())
 
 
-def _train(message: Message, site: Site) -> RecordDict:
+def _train(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
+    summing = protection.Summing.of(site, context, "train", request.round)
+    if summing and (stored := summing.answered(message)):
+        return stored
     load_vector(site.model, request.model)
-    weight = _train_plainly(site, request) if site.plan is None else 1.0
+    weight = _train_plainly(site, request) if site.plan is None else 1
     spent = () if site.plan is None else _train_privately(site, request, site.plan)
     vector = to_vector(site.model)
     if diverged(vector):
@@ -98,10 +134,19 @@ def _train(message: Message, site: Site) -> RecordDict:
             "that are not finite; lower "
             f"training.learning_rate={site.config.training.learning_rate}"
         )
-    return flower.train_reply(TrainReply(site=site.name, model=vector, weight=weight, spent=spent))
+    if summing is None:
+        reply = TrainReply(site=site.name, model=vector, weight=float(weight), spent=spent)
+        return flower.train_reply(reply)
+    change = protection.Contribution(vector - request.model, weight, [])
+    return summing.reply(message, change, model_hash(request.model), spent)
 
 
-def _train_plainly(site: Site, request: TrainRequest) -> float:
+def model_hash(vector: Vector) -> bytes:
+    """SHA-256 of the global model that really arrived."""
+    return bytes.fromhex(vector_digest(vector))
+
+
+def _train_plainly(site: Site, request: TrainRequest) -> int:
     """Train without privacy; the weight of the reply is the number of records."""
     train(
         site.model,
@@ -110,7 +155,7 @@ def _train_plainly(site: Site, request: TrainRequest) -> float:
         proximal_mu=request.proximal_mu,
         rng=Streams(site.config.seed).get("batches", site.name, request.round),
     )
-    return float(len(site.data.train))
+    return len(site.data.train)
 
 
 def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tuple[Event, ...]:
@@ -137,11 +182,16 @@ def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tu
     return spent
 
 
-def _evaluate(message: Message, site: Site) -> RecordDict:
+def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     _commit(site, message)
     request = flower.read_train_request(message)
+    summing = protection.Summing.of(site, context, "evaluate", request.round)
     load_vector(site.model, request.model)
     features, labels = site.test_tensors
     probabilities = predict(site.model, features, site.config.training.max_batch)
     sums = evaluation_sums(probabilities, labels.numpy())
-    return flower.evaluate_reply(EvaluateReply(site=site.name, sums=sums))
+    if summing is None:
+        return flower.evaluate_reply(EvaluateReply(site=site.name, sums=sums))
+    nothing = np.zeros(0, np.float32)
+    mine = protection.Contribution(nothing, 1, counters_of(sums))
+    return summing.reply(message, mine, model_hash(request.model), ())

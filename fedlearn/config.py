@@ -14,12 +14,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedlearn import models
+from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario
 from fedlearn.data.scaling import Scaling
 from fedlearn.engine import Engine
@@ -27,6 +28,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.models import Model
 from fedlearn.privacy import Privacy, PrivacyPlan, derive
 from fedlearn.privacy import problems as privacy_problems
+from fedlearn.secagg.settings import SecAgg
 from fedlearn.settings import Count, Name, Natural
 from fedlearn.strategy import Strategy
 from fedlearn.task import Task
@@ -48,10 +50,14 @@ class RunConfig:
     training: Training
     strategy: Annotated[Strategy, KIND]
     privacy: Annotated[Privacy, KIND]
+    secagg: Annotated[SecAgg, KIND]
+    transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
+    evaluation: Literal["per_site", "pooled"]
+    """`per_site`: every site releases its test metrics; `pooled`: the sum alone is opened."""
     seed: Natural
     out: Name
     """The folder that the run leaves behind."""
@@ -200,7 +206,7 @@ def _path(detail: ErrorDetails) -> str:
 def _parts(detail: ErrorDetails) -> tuple[str, ...]:
     """Dotted path without the wrapper and without the options that unions put into it."""
     parts = [str(part) for part in detail["loc"][1:]]
-    groups = {"scenario", "partition", "strategy", "privacy", "engine"}
+    groups = {"scenario", "partition", "strategy", "privacy", "secagg", "transport", "engine"}
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]
     if len(parts) > 2 and parts[1] == "scaling" and parts[2] in _SCALINGS:

@@ -28,6 +28,8 @@ from flwr.app import (
 )
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import ServerApp
 from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
@@ -37,13 +39,33 @@ from flwr.supercore.telemetry import EventType
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.metrics import EvaluationSums
 from fedlearn.privacy import Event
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.rounds import (
+    EvaluateReply,
+    Hello,
+    Invitation,
+    Refusal,
+    TrainReply,
+    TrainRequest,
+)
 from fedlearn.vector import Vector
 
 WEIGHT = "num-examples"
 """The key by which Flower's strategies weigh replies."""
 
 HELLO = "query.hello"
+JOIN = "query.join"
+SECAGG = "query.secagg_"
+"""Beginning of the message types of secure aggregation; the protocol's step follows."""
+
+MESSAGE_KINDS = {
+    "train": 1,
+    "evaluate": 2,
+    f"{SECAGG}advertise": 3,
+    f"{SECAGG}share": 4,
+    f"{SECAGG}agree": 5,
+    f"{SECAGG}unmask": 6,
+}
+"""The number of a message type inside a sealed message's header."""
 
 
 def config_of(context: Context) -> RunConfig:
@@ -169,11 +191,88 @@ def read_refusal(content: RecordDict) -> Refusal | None:
     return decode(Refusal, str(content.config_records["refusal"]["json"]))
 
 
+# --- bytes of our own protocols ------------------------------------------------
+
+
+def invitation(value: Invitation) -> RecordDict:
+    """The content of a `join` message."""
+    return RecordDict({"invitation": ConfigRecord({"json": encode(value)})})
+
+
+def read_invitation(message: Message) -> Invitation:
+    """The inverse of `invitation`."""
+    return decode(Invitation, str(message.content.config_records["invitation"]["json"]))
+
+
+def small_bytes(name: str, data: bytes) -> RecordDict:
+    """A content of some kilobytes under `name`."""
+    return RecordDict({name: ConfigRecord({"bytes": data})})
+
+
+def read_small_bytes(content: RecordDict, name: str) -> bytes | None:
+    """The bytes under `name`, or None if the content has none."""
+    data = content.config_records[name]["bytes"] if name in content.config_records else None
+    return data if isinstance(data, bytes) else None
+
+
+def large_bytes(name: str, data: bytes | memoryview) -> ArrayRecord:
+    """Bytes that may be as large as a model: Flower moves arrays in chunks.
+
+    The array type is our own, so that a strategy that takes it for numbers fails.
+    """
+    array = Array(dtype="uint8", shape=(len(data),), stype=f"fedlearn.{name}", data=bytes(data))
+    return ArrayRecord({name: array})
+
+
+def read_large_bytes(content: RecordDict, name: str) -> bytes | None:
+    """The bytes of `large_bytes(name, ...)` under the record `name`, or None."""
+    if name not in content.array_records:
+        return None
+    return content.array_records[name][name].data
+
+
+def with_request(message: Message, request: bytes) -> Message:
+    """The strategy's message with a request of secure aggregation beside its records."""
+    added = ConfigRecord({"bytes": request})
+    return with_content(message, RecordDict({**message.content, "secagg": added}))
+
+
+def summed_reply(site: str, data: bytes, spent: tuple[Event, ...]) -> RecordDict:
+    """A site's contribution to a sum, and what it has spent in this run."""
+    note = ConfigRecord({"name": site, "spent": encode(_Spent(events=spent))})
+    return RecordDict({"contribution": large_bytes("contribution", data), "site": note})
+
+
+def aggregated_reply(to: Message, vector: Vector, weight: float) -> Message:
+    """The one reply that a strategy gets under secure aggregation: the mean of the survivors."""
+    metrics = MetricRecord({WEIGHT: weight})
+    content = RecordDict({"arrays": arrays_of(vector), "metrics": metrics})
+    return Message(content, reply_to=to)
+
+
 def size_of(message: Message) -> int:
     """Bytes of the records in a message, before Flower's own framing."""
     if message.has_error():
         return 0
-    return sum(record.count_bytes() for record in message.content.values())
+    content = message.content
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    # Flower's own count of the other records fails on a value that is empty.
+    others = (*content.config_records.values(), *content.metric_records.values())
+    return arrays + sum(len(key) + _bytes_in(v) for record in others for key, v in record.items())
+
+
+def _bytes_in(value: object) -> int:
+    match value:
+        case bool():
+            return 1
+        case str():
+            return len(value.encode())
+        case bytes():
+            return len(value)
+        case list():
+            return sum(map(_bytes_in, value))
+        case _:
+            return 8
 
 
 def _integer(value: Any) -> int:
@@ -209,6 +308,22 @@ def separate(message: Message) -> Message:
     """A message of its own: strategies let all messages of a round share one RecordDict."""
     content = RecordDict({key: record.copy() for key, record in message.content.items()})
     return make_message(message.metadata, content=content)
+
+
+def with_content(message: Message, content: RecordDict) -> Message:
+    """The same message, to the same peer and with the same id, around another content."""
+    return make_message(message.metadata, content=content)
+
+
+def content_to_bytes(content: RecordDict) -> bytes:
+    """All records of a message as bytes (protobuf), to be sealed."""
+    data: bytes = recorddict_to_proto(content).SerializeToString()
+    return data
+
+
+def content_from_bytes(data: bytes | memoryview) -> RecordDict:
+    """The inverse of `content_to_bytes`, for bytes that were authenticated."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(bytes(data)))
 
 
 def error_reply(message: Message, reason: str) -> Message:

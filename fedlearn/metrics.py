@@ -43,6 +43,11 @@ class EvaluationSums:
         )
 
 
+def score_bins(classes: int) -> int:
+    """How many bins a histogram of scores has: scores are kept for two classes only."""
+    return SCORE_BINS if classes == 2 else 0
+
+
 def evaluation_sums(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> EvaluationSums:
@@ -57,7 +62,7 @@ def evaluation_sums(
     np.add.at(confusion, (labels, probabilities.argmax(1)), 1)
     true = probabilities[np.arange(len(labels)), labels]
     loss = float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).sum())
-    scores = np.zeros((2, SCORE_BINS if classes == 2 else 0), np.int64)
+    scores = np.zeros((2, score_bins(classes)), np.int64)
     if classes == 2:
         score = np.nan_to_num(probabilities[:, 1])
         bins = np.minimum((score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)

@@ -1,6 +1,7 @@
 """What a coordinator and a site say to each other in a run, as data.
 
 A run is: `hello` to every node (who are you, what do your records look like),
+`join` where messages are masked or sealed (who takes part, under which keys),
 then per round `train` to the cohort and `evaluate` to every site. How these
 travel is `fedlearn.flower`'s business.
 """
@@ -26,6 +27,24 @@ class Hello:
     test_records: int
     real_noise: bool
     """False when the site draws its noise from a test's seeded stand-in."""
+    public_key: str
+    """The site's Ed25519 key (hex) where messages are masked or sealed, else empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitation:
+    """What a site needs before the first round of a run that masks or seals.
+
+    `run_id` (hex, 16 bytes) names the run, `roster` is the signed list of who
+    takes part, `offer` (hex) the server's half of the set-up of a sealed channel,
+    `helper` (hex) the second server's key under `secagg=two_server`; empty where
+    not needed.
+    """
+
+    run_id: str
+    roster: str
+    offer: str
+    helper: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,47 +10,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from flwr.app import ConfigRecord
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedlearn import flower, models
-from fedlearn.config import RunConfig, task_problems
-from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn import flower
+from fedlearn.config import RunConfig
+from fedlearn.errors import PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums, metrics
-from fedlearn.models.validate import dp_problems
 from fedlearn.privacy.events import Event
 from fedlearn.privacy.plan import PrivacyPlan, RecordPrivacy
 from fedlearn.rng import Streams
-from fedlearn.rounds import Hello, Refusal
-from fedlearn.vector import Layout, Vector, layout_of, to_vector
+from fedlearn.vector import Vector
+from server.enrol import Enrolment, listed, raise_refusals
 from server.grid import Replies, SiteGrid
 from server.result import Attendance, RoundResult
 from server.strategies import make_strategy
-
-ENROL_SECONDS = 120.0
-"""How long the coordinator waits for the first nodes."""
-
-ERROR_OF_CODE: dict[int, Callable[[str], FedlearnError]] = {
-    2: lambda reason: ConfigError([reason]),
-    3: PrivacyError,
-    5: DataError,
-}
-
-
-@dataclass(frozen=True)
-class Enrolment:
-    """The sites of a run and the model they start from."""
-
-    grid: SiteGrid
-    hellos: dict[str, Hello]
-    layout: Layout
-    parameters: int
-    initial: Vector
+from server.summing import Summing
 
 
 @dataclass
@@ -62,64 +40,9 @@ class Progress:
     spent: dict[str, tuple[Event, ...]] = field(default_factory=dict)
     """What every site has spent in this run, by its own account."""
     per_site: dict[str, EvaluationSums] = field(default_factory=dict)
-    """The latest test sums of every site."""
-
-
-def enrol(
-    grid: Grid,
-    config: RunConfig,
-    plan: PrivacyPlan | None,
-    stopping: Callable[[], bool],
-) -> Enrolment:
-    """Ask every node who it is, and build the model that all of them can train.
-
-    Raises:
-        ConfigError, DataError, PrivacyError: what the sites refused, all together.
-        ProtocolError: nodes did not answer, or two claim one name.
-    """
-    nodes = _wait_for_nodes(grid, config.strategy.min_sites)
-    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, ENROL_SECONDS, stopping)
-    replies = by_node.query(flower.HELLO, by_node.sites)
-    _raise_refusals(replies.refusals)
-    if replies.failures:
-        raise ProtocolError("", "hello", _listed(replies.failures))
-    hellos, node_of = {}, {}
-    for reply in replies.answers.values():
-        hello = flower.read_hello(reply.content)
-        if hello.site in hellos:
-            raise ProtocolError(hello.site, "hello", "two nodes claim this name")
-        hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
-    return _start_model(
-        config, plan, SiteGrid(grid, node_of, None, stopping), dict(sorted(hellos.items()))
-    )
-
-
-def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
-    deadline = time.monotonic() + ENROL_SECONDS
-    while len(nodes := sorted(grid.get_node_ids())) < wanted:
-        if time.monotonic() > deadline:
-            raise ProtocolError("", "hello", f"{len(nodes)} of at least {wanted} sites connected")
-        time.sleep(0.2)
-    return nodes
-
-
-def _start_model(
-    config: RunConfig, plan: PrivacyPlan | None, grid: SiteGrid, hellos: dict[str, Hello]
-) -> Enrolment:
-    task = next(iter(hellos.values())).task
-    unlike = [site for site, hello in hellos.items() if hello.task != task]
-    if unlike:
-        raise DataError(
-            f"records look different at {', '.join(unlike)} than at {next(iter(hellos))}: "
-            "columns, categories and classes must be the same everywhere"
-        )
-    if found := task_problems(config, task):
-        raise ConfigError(found)
-    model = models.build(config.model, task, Streams(config.seed))
-    if plan and (found := dp_problems(model)):
-        raise ConfigError([f"model: {problem}" for problem in found])
-    parameters = sum(p.numel() for p in model.parameters())
-    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model))
+    """The latest test sums of every site, where sites release them."""
+    tested: EvaluationSums | None = None
+    """The latest test sums over all sites."""
 
 
 @dataclass
@@ -131,6 +54,7 @@ class Federation:
     enrolment: Enrolment
     progress: Progress
     run_id: str
+    summing: Summing | None
     strategy: FedAvg = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +73,8 @@ class Federation:
             PrivacyError: the sites refused for privacy, and too few are left.
         """
         started = time.monotonic()
+        if self.grid.sealing:
+            self.grid.sealing.round = number
         cohort = self._cohort(number)
         train = self._train(number, cohort)
         last = number == self.config.rounds
@@ -194,11 +120,16 @@ class Federation:
         messages = self.strategy.configure_train(
             number, arrays, self._note(), self.grid.view(cohort)
         )
-        replies = self.grid.exchange(messages)
+        if self.summing is None:
+            replies = self.grid.exchange(messages)
+            usable = list(replies.answers.values())
+        else:
+            replies, mean = self.summing.train(number, list(messages), self.progress.model)
+            usable = [mean]
         self._account(cohort, replies)
         self._check_budget(replies)
         self._check_quorum(number, replies)
-        averaged, _ = self.strategy.aggregate_train(number, list(replies.answers.values()))
+        averaged, _ = self.strategy.aggregate_train(number, usable)
         if averaged is None:
             raise RuntimeError("a strategy gave no model for valid replies")
         self.progress.model = flower.vector_of(averaged)
@@ -228,18 +159,18 @@ class Federation:
         match self.config.privacy:
             case RecordPrivacy(on_exhausted="stop"):
                 exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
-                _raise_refusals(exhausted)
+                raise_refusals(exhausted)
 
     def _check_quorum(self, number: int, replies: Replies) -> None:
         wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
         if len(replies.answers) >= wanted:
             return
-        _raise_refusals(replies.refusals)
+        raise_refusals(replies.refusals)
         raise ProtocolError(
             "",
             f"round {number}",
             f"{len(replies.answers)} usable replies, and strategy.min_sites={wanted}; "
-            + _listed(replies.failures),
+            + listed(replies.failures),
         )
 
     def _evaluate(self, number: int) -> dict[str, float]:
@@ -247,12 +178,18 @@ class Federation:
         messages = self.strategy.configure_evaluate(
             number, arrays, self._note(), self.grid.view(self.grid.sites)
         )
-        replies = self.grid.exchange(messages)
-        self.progress.per_site = {
-            site: flower.read_evaluate_reply(reply.content).sums
-            for site, reply in replies.answers.items()
-        }
-        return metrics(pooled(self.progress.per_site))
+        if self.summing and self.config.evaluation == "pooled":
+            classes = self.enrolment.task.num_classes
+            model = self.progress.model
+            self.progress.tested = self.summing.evaluate(number, list(messages), model, classes)
+        else:
+            replies = self.grid.exchange(messages)
+            self.progress.per_site = {
+                site: flower.read_evaluate_reply(reply.content).sums
+                for site, reply in replies.answers.items()
+            }
+            self.progress.tested = pooled(self.progress.per_site)
+        return metrics(self.progress.tested)
 
 
 def pooled(per_site: dict[str, EvaluationSums]) -> EvaluationSums:
@@ -264,23 +201,3 @@ def pooled(per_site: dict[str, EvaluationSums]) -> EvaluationSums:
     for more in sums[1:]:
         total = total + more
     return total
-
-
-def _raise_refusals(refusals: Sequence[Refusal]) -> None:
-    """One error for all refusals: of the kind that most needs the user, with every reason."""
-    if not refusals:
-        return
-    code = min(refusal.exit_code for refusal in refusals)
-    reasons = dict.fromkeys(
-        reason for refusal in refusals for reason in refusal.reason.splitlines()
-    )
-    make = ERROR_OF_CODE.get(code)
-    if make is None:
-        raise ProtocolError("", "refused", "; ".join(reasons))
-    if code == ConfigError.exit_code:
-        raise ConfigError(list(reasons))
-    raise make("\n".join(reasons))
-
-
-def _listed(failures: dict[str, Any]) -> str:
-    return "; ".join(f"{site}: {reason}" for site, reason in failures.items()) or "no failures"

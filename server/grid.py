@@ -16,9 +16,10 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.errors import StoppedError
+from fedlearn.errors import EnvelopeError, StoppedError
 from fedlearn.flower import FlowerRun, read_refusal, size_of
 from fedlearn.rounds import Refusal
+from server.sealing import Sealing
 
 POLL_SECONDS = 0.02
 """How often an exchange looks for replies."""
@@ -60,6 +61,8 @@ class SiteGrid:
     node_of: dict[str, int]
     timeout: float | None = None
     stopping: Callable[[], bool] = lambda: False
+    sealing: Sealing | None = None
+    """Set once the sites have joined a run with `transport=sealed`."""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -78,12 +81,19 @@ class SiteGrid:
             StoppedError: `stopping` said so.
         """
         site_of = {node: site for site, node in self.node_of.items()}
-        outgoing = sorted(messages, key=lambda m: site_of[m.metadata.dst_node_id])
+        outgoing = sorted(messages, key=self.site_of)
+        if self.sealing:
+            outgoing = [self.sealing.seal(self.site_of(m), m) for m in outgoing]
         self.traffic.down += sum(map(size_of, outgoing))
         replies = self._collect(outgoing)
         self.traffic.up += sum(map(size_of, replies))
         by_site = {site_of[reply.metadata.src_node_id]: reply for reply in replies}
-        return _sorted_out([site_of[m.metadata.dst_node_id] for m in outgoing], by_site)
+        return self._sorted_out([self.site_of(m) for m in outgoing], by_site)
+
+    def site_of(self, message: Message) -> str:
+        """The site that a message goes to."""
+        node = message.metadata.dst_node_id
+        return next(site for site, at in self.node_of.items() if at == node)
 
     def _collect(self, messages: list[Message]) -> list[Message]:
         # Flower's own `send_and_receive` polls every three seconds and cannot be stopped.
@@ -100,28 +110,34 @@ class SiteGrid:
                 time.sleep(POLL_SECONDS)
         return replies
 
+    def _sorted_out(self, asked: list[str], by_site: dict[str, Message]) -> Replies:
+        answers: dict[str, Message] = {}
+        refusals, failures = [], {}
+        for site in asked:
+            reply = by_site.get(site)
+            if reply is None:
+                failures[site] = "no answer in time"
+            elif reply.has_error():
+                failures[site] = reply.error.reason or "its app failed"
+            else:
+                try:
+                    opened = self.sealing.open(site, reply) if self.sealing else reply
+                except EnvelopeError as error:
+                    failures[site] = str(error)
+                    continue
+                if refusal := read_refusal(opened.content):
+                    # Named by who was asked: a site cannot refuse in the name of another.
+                    refusals.append(replace(refusal, site=site))
+                else:
+                    answers[site] = opened
+        return Replies(answers, refusals, failures)
+
     def query(self, kind: str, sites: Sequence[str]) -> Replies:
         """Ask `sites` an empty question of message type `kind`."""
         return self.exchange(
             Message(RecordDict(), dst_node_id=self.node_of[site], message_type=kind)
             for site in sites
         )
-
-
-def _sorted_out(asked: list[str], by_site: dict[str, Message]) -> Replies:
-    answers, refusals, failures = {}, [], {}
-    for site in asked:
-        reply = by_site.get(site)
-        if reply is None:
-            failures[site] = "no answer in time"
-        elif reply.has_error():
-            failures[site] = reply.error.reason or "its app failed"
-        elif refusal := read_refusal(reply.content):
-            # Named by who was asked: a site cannot refuse in the name of another.
-            refusals.append(replace(refusal, site=site))
-        else:
-            answers[site] = reply
-    return Replies(answers, refusals, failures)
 
 
 class CohortGrid(Grid):

@@ -22,7 +22,8 @@ from fedlearn.metrics import metrics
 from fedlearn.privacy import PrivacyPlan, statement
 from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
 from fedlearn.vector import vector_digest
-from server.federation import Enrolment, Federation, Progress, enrol, pooled
+from server.enrol import Enrolment, enrol, join
+from server.federation import Federation, Progress
 from server.folder import Checkpoint, RunFolder
 from server.result import (
     DataFacts,
@@ -106,14 +107,15 @@ def _run(
     stop: Stop,
 ) -> Result:
     saved = folder.read_checkpoint() or Checkpoint.fresh(
-        run_id=secrets.token_hex(8),
+        run_id=secrets.token_hex(16),
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=enrolment.initial,
     )
     folder.trim_metrics(len(saved.rounds))
     clock = _Clock(saved.seconds, time.monotonic())
     progress = Progress(list(saved.rounds), saved.model, dict(saved.spent))
-    federation = Federation(config, plan, enrolment, progress, saved.run_id)
+    summing = join(enrolment, config, bytes.fromhex(saved.run_id))
+    federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
     restore_strategy(federation.strategy, saved.strategy)
     report = _Reporter(folder, federation, saved, clock)
     listener.started(federation, first_round=len(saved.rounds) + 1)
@@ -187,7 +189,7 @@ class _Reporter:
             rounds=list(progress.rounds),
             final=_final(progress),
             privacy=privacy_result(federation),
-            protection=Protection(transport="plain", secagg="off"),
+            protection=Protection(transport=config.transport.kind, secagg=config.secagg.kind),
             environment=this_environment("cpu", config.engine.threads),
         )
 
@@ -211,12 +213,12 @@ def _model_facts(config: RunConfig, federation: Federation) -> ModelFacts:
 
 
 def _final(progress: Progress) -> FinalResult:
-    if not progress.per_site:
+    if progress.tested is None:
         return FinalResult(evaluate={}, per_site={}, worst_site=None)
     per_site = {site: metrics(sums) for site, sums in sorted(progress.per_site.items())}
     tested = [site for site, found in per_site.items() if found]
     worst = min(tested, key=lambda site: per_site[site]["accuracy"], default=None)
-    evaluate = metrics(pooled(progress.per_site))
+    evaluate = metrics(progress.tested)
     return FinalResult(evaluate=evaluate, per_site=per_site, worst_site=worst)
 
 

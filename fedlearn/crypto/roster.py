@@ -91,8 +91,8 @@ class Roster:
         """Public keys of all sites by name, in canonical order."""
         return {one.name: one.public for one in self.participants if one.role == "site"}
 
-    def save(self, path: Path) -> None:
-        """Writes the roster as JSON."""
+    def to_json(self) -> str:
+        """The roster as JSON, for people."""
         document = {
             "schema": SCHEMA,
             "federation": self.federation,
@@ -103,7 +103,23 @@ class Roster:
             "authority": self.authority.hex(),
             "signature": self.signature.hex(),
         }
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        return json.dumps(document, indent=2) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Writes the roster as JSON."""
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, text: str) -> Roster:
+        """The roster that `to_json` wrote; the caller checks that its authority is the right one.
+
+        Raises:
+            ConfigError: not a roster, or altered after it was signed.
+        """
+        try:
+            return _parse(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError([f"not a valid roster: {error}"]) from None
 
     @classmethod
     def load(cls, path: Path, pinned: str) -> Roster:
@@ -113,11 +129,15 @@ class Roster:
             ConfigError: unreadable, not a roster, signed by somebody else, or altered.
         """
         try:
-            roster = _parse(json.loads(path.read_text(encoding="utf-8")))
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise ConfigError([f"{path}: not a valid roster: {error}"]) from None
+        try:
+            roster = cls.from_json(text)
+        except ConfigError as error:
+            raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
         if fingerprint(roster.authority) != pinned:
             raise ConfigError(
                 [

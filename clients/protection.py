@@ -1,0 +1,298 @@
+"""A site's end of secure aggregation and of the sealed channel.
+
+What must survive between two messages of a run (the channel, the session of a
+round) lives in Flower's `Context.state`: it is secret, and stays at the site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+from numpy.typing import NDArray
+
+from clients.site import Site
+from fedlearn import flower
+from fedlearn.agreement import (
+    Part,
+    evaluate_payload,
+    part_of,
+    plan_digest,
+    protocol_round,
+    train_payload,
+)
+from fedlearn.crypto.handshake import Link, accept_offer
+from fedlearn.crypto.keystream import SecureWords
+from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.sealed import Channel
+from fedlearn.crypto.settings import TransportSealed
+from fedlearn.errors import EnvelopeError, ProtocolError
+from fedlearn.privacy import Event
+from fedlearn.ring import pack
+from fedlearn.rng import Streams
+from fedlearn.rounds import Refusal
+from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.messages import Params
+from fedlearn.secagg.payload import Payload
+from fedlearn.secagg.policy import ClientPolicy
+from fedlearn.secagg.settings import SecAggMasked, SecAggOff, SecAggSum, SecAggTwoServer
+from fedlearn.secagg.two_server import contribute
+from fedlearn.vector import layout_of
+
+SERVER = "server"
+
+
+# --- joining a run ----------------------------------------------------------------
+
+
+def join(message: Message, context: Context, site: Site) -> RecordDict:
+    """Take the roster of a run, and set up the channel where one is wanted.
+
+    In a simulation the roster's authority is trusted on first use; a deployed
+    site compares it with the fingerprint that it has pinned.
+
+    Raises:
+        ConfigError: the roster is not valid.
+        EnvelopeError: the offer was not made by the roster's server for this run.
+    """
+    invitation = flower.read_invitation(message)
+    roster = Roster.from_json(invitation.roster)
+    run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""
+    match site.config.transport:
+        case TransportSealed(allow_classical=allow_classical):
+            link = Link(run_id=run_id, client=site.name, server=SERVER)
+            opened, accepted = accept_offer(
+                site.identity,
+                link,
+                roster.public_of(SERVER, "server"),
+                bytes.fromhex(invitation.offer),
+                allow_classical=allow_classical,
+            )
+            channel = opened.to_bytes()
+    context.state["joined"] = ConfigRecord(
+        {
+            "run-id": run_id,
+            "roster": invitation.roster,
+            "helper": bytes.fromhex(invitation.helper),
+            "channel": channel,
+        }
+    )
+    return flower.small_bytes("accepted", accepted)
+
+
+def _joined(context: Context, step: str) -> ConfigRecord:
+    if "joined" not in context.state.config_records:
+        raise ProtocolError(SERVER, step, "came before the site was invited to the run")
+    return context.state.config_records["joined"]
+
+
+# --- the sealed channel -----------------------------------------------------------
+
+
+def sealing(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """A Flower mod: opens what arrives and seals what leaves, where the config says so.
+
+    What does not open is answered with a refusal in clear that says nothing.
+    """
+    transport = flower.config_of(context).transport
+    kind = flower.MESSAGE_KINDS.get(message.metadata.message_type)
+    if not isinstance(transport, TransportSealed) or kind is None:
+        return call_next(message, context)
+    try:
+        joined = _joined(context, "sealed")
+        channel = Channel.from_bytes(_bytes(joined["channel"]))
+        sealed = flower.read_large_bytes(message.content, "sealed")
+        if sealed is None:
+            raise EnvelopeError
+        opened = channel.open(kind, sealed, max_bytes=transport.max_bytes)
+    except (EnvelopeError, ProtocolError) as error:
+        site = str(context.node_config.get("partition-id", "?"))
+        refusal = Refusal(site=site, exit_code=error.exit_code, reason=str(error))
+        return Message(flower.refusal_reply(refusal), reply_to=message)
+    content = flower.content_from_bytes(opened.data)
+    reply = call_next(flower.with_content(message, content), context)
+    answer = channel.seal(kind, opened.round, flower.content_to_bytes(reply.content))
+    joined["channel"] = channel.to_bytes()
+    return flower.with_content(reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)}))
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise EnvelopeError
+    return value
+
+
+# --- secure aggregation -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a site adds to a sum: `values: float32[d]`, a weight, and exact counters."""
+
+    values: NDArray[np.float32]
+    weight: int
+    counters: list[int]
+
+
+def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
+    """One of the steps of secure aggregation that carry no vector."""
+    step = message.metadata.message_type.removeprefix(flower.SECAGG)
+    request = flower.read_small_bytes(message.content, "secagg")
+    if request is None or not isinstance(site.config.secagg, SecAggMasked):
+        raise ProtocolError(SERVER, step, "the message has no request, or this run does not mask")
+    part, number = part_of(_protocol_round(context, step, request))
+    summing = Summing(site, context, site.config.secagg, part, number)
+    return flower.small_bytes("secagg", summing.step(site.config.secagg, step, request))
+
+
+def _protocol_round(context: Context, step: str, request: bytes) -> int:
+    if step != "advertise":
+        if "secagg" not in context.state.config_records:
+            raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
+        return int(str(context.state.config_records["secagg"]["round"]))
+    try:
+        return Params.decode(request).round
+    except ValueError as error:
+        raise ProtocolError(SERVER, step, str(error)) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Summing:
+    """A site in secure aggregation, for one message."""
+
+    site: Site
+    context: Context
+    settings: SecAggSum
+    part: Part
+    number: int
+
+    @classmethod
+    def of(cls, site: Site, context: Context, part: Part, number: int) -> Summing | None:
+        """None where the server takes this part of a round in clear."""
+        settings = site.config.secagg
+        if isinstance(settings, SecAggOff) or not (
+            part == "train" or site.config.evaluation == "pooled"
+        ):
+            return None
+        return cls(site, context, settings, part, number)
+
+    def answered(self, message: Message) -> RecordDict | None:
+        """The stored reply to a request that comes once more: nothing is trained twice."""
+        if not isinstance(self.settings, SecAggMasked):
+            return None
+        session = self._session(self.settings)
+        stored = session.answered(self._request(message))
+        return None if stored is None else flower.summed_reply(self.site.name, stored, ())
+
+    def reply(
+        self, message: Message, mine: Contribution, model_hash: bytes, spent: tuple[Event, ...]
+    ) -> RecordDict:
+        """The contribution, encoded and protected as the config says."""
+        payload, request = self._payload(), self._request(message)
+        # Rounding must be unbiased, not secret: from the run's streams, so that runs repeat.
+        name = ("rounding", self.site.name, self.part, self.number)
+        key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
+        words = SecureWords(hashlib.sha256(key).digest())
+        vector = payload.encode(mine.values, mine.weight, mine.counters, words)
+        match self.settings:
+            case SecAggMasked():
+                session = self._session(self.settings)
+                data = session.mask(request, vector, model_hash)
+                self._keep(session, protocol_round(self.part, self.number))
+            case SecAggTwoServer():
+                params = Params.decode(request)
+                self._check(params, payload, model_hash)
+                helper = _bytes(_joined(self.context, "mask")["helper"])
+                data = contribute(self.site.identity, self.site.name, params, vector, helper)
+            case _:
+                data = bytes(pack(vector, payload.ring))
+        return flower.summed_reply(self.site.name, bytes(data), spent)
+
+    def step(self, settings: SecAggMasked, step: str, request: bytes) -> bytes:
+        """The answer to one of the steps without a vector."""
+        session = self._session(settings, request if step == "advertise" else None)
+        match step:
+            case "advertise":
+                answer = session.advertise(request)
+            case "share":
+                answer = session.share(request)
+            case "agree":
+                answer = session.agree(request)
+            case _:
+                answer = session.unmask(request)
+        self._keep(session, protocol_round(self.part, self.number))
+        return answer
+
+    def _request(self, message: Message) -> bytes:
+        request = flower.read_small_bytes(message.content, "secagg")
+        if request is None:
+            raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
+        return request
+
+    def _payload(self) -> Payload:
+        config, sites = self.site.config, len(self._roster().sites())
+        if self.part == "train":
+            size = layout_of(self.site.model).size
+            return train_payload(config, self.settings, sites, size)
+        classes = self.site.task.num_classes
+        return evaluate_payload(self.settings, sites, classes)
+
+    def _roster(self) -> Roster:
+        return Roster.from_json(str(_joined(self.context, self.part)["roster"]))
+
+    def _policy(self, settings: SecAggMasked, after_round: int) -> ClientPolicy:
+        payload = self._payload()
+        return ClientPolicy(
+            name=self.site.name,
+            sites=self._roster().sites(),
+            settings=settings,
+            run_id=_bytes(_joined(self.context, self.part)["run-id"]),
+            after_round=after_round,
+            length=payload.length,
+            layout_hash=bytes.fromhex(layout_of(self.site.model).digest()),
+            plan_hash=plan_digest(self.site.config, payload, self.part),
+        )
+
+    def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
+        """The session of the round; a new one where `request` opens a round not seen before."""
+        stored = self.context.state.config_records.get("secagg")
+        after = -1
+        if stored is not None:
+            after = int(str(stored["round"]))
+            policy = self._policy(settings, after)
+            data = _bytes(stored["session"])
+            session = ClientSession.from_bytes(data, self.site.identity, policy)
+            if request is None or session.answered(request) is not None:
+                return session
+        return ClientSession(self.site.identity, self._policy(settings, after))
+
+    def _keep(self, session: ClientSession, round_number: int) -> None:
+        """Store the session before its answer leaves: a restart cannot answer a step twice."""
+        self.context.state["secagg"] = ConfigRecord(
+            {"round": round_number, "session": session.to_bytes()}
+        )
+
+    def _check(self, params: Params, payload: Payload, model_hash: bytes) -> None:
+        """What a site checks before it sends its one message to two servers."""
+        joined = _joined(self.context, "mask")
+        own = (
+            _bytes(joined["run-id"]),
+            payload.ring.bits,
+            payload.length,
+            bytes.fromhex(layout_of(self.site.model).digest()),
+            plan_digest(self.site.config, payload, self.part),
+            model_hash,
+        )
+        got = (
+            params.run_id,
+            params.bits,
+            params.length,
+            params.layout_hash,
+            params.plan_hash,
+            params.model_hash,
+        )
+        if got != own or params.round != protocol_round(self.part, self.number):
+            raise ProtocolError(SERVER, "mask", "run, round, form, plan or model differ")

@@ -1,0 +1,209 @@
+"""Before the first round: who the sites are, the model they start from, and their keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedlearn import flower, models
+from fedlearn.config import RunConfig, task_problems
+from fedlearn.crypto.handshake import ServerOffer
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.settings import TransportSealed
+from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.models.validate import dp_problems
+from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.rng import Streams
+from fedlearn.rounds import Hello, Invitation, Refusal
+from fedlearn.secagg.settings import SecAggOff, SecAggTwoServer
+from fedlearn.secagg.two_server import Helper
+from fedlearn.task import Task
+from fedlearn.vector import Layout, Vector, layout_of, to_vector
+from server.grid import SiteGrid
+from server.sealing import Sealing
+from server.summing import Summing
+
+SERVER = "server"
+
+ENROL_SECONDS = 120.0
+"""How long the coordinator waits for the first nodes."""
+
+ERROR_OF_CODE: dict[int, Callable[[str], FedlearnError]] = {
+    2: lambda reason: ConfigError([reason]),
+    3: PrivacyError,
+    5: DataError,
+}
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """The sites of a run and the model they start from."""
+
+    grid: SiteGrid
+    hellos: dict[str, Hello]
+    layout: Layout
+    parameters: int
+    initial: Vector
+
+    @property
+    def task(self) -> Task:
+        """What all sites learn."""
+        return next(iter(self.hellos.values())).task
+
+
+def enrol(
+    grid: Grid,
+    config: RunConfig,
+    plan: PrivacyPlan | None,
+    stopping: Callable[[], bool],
+) -> Enrolment:
+    """Ask every node who it is, and build the model that all of them can train.
+
+    Raises:
+        ConfigError, DataError, PrivacyError: what the sites refused, all together.
+        ProtocolError: nodes did not answer, or two claim one name.
+    """
+    nodes = _wait_for_nodes(grid, config.strategy.min_sites)
+    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, ENROL_SECONDS, stopping)
+    replies = by_node.query(flower.HELLO, by_node.sites)
+    raise_refusals(replies.refusals)
+    if replies.failures:
+        raise ProtocolError("", "hello", listed(replies.failures))
+    hellos, node_of = {}, {}
+    for reply in replies.answers.values():
+        hello = flower.read_hello(reply.content)
+        if hello.site in hellos:
+            raise ProtocolError(hello.site, "hello", "two nodes claim this name")
+        hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
+    return _start_model(
+        config, plan, SiteGrid(grid, node_of, None, stopping), dict(sorted(hellos.items()))
+    )
+
+
+def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
+    deadline = time.monotonic() + ENROL_SECONDS
+    while len(nodes := sorted(grid.get_node_ids())) < wanted:
+        if time.monotonic() > deadline:
+            raise ProtocolError("", "hello", f"{len(nodes)} of at least {wanted} sites connected")
+        time.sleep(0.2)
+    return nodes
+
+
+def _start_model(
+    config: RunConfig, plan: PrivacyPlan | None, grid: SiteGrid, hellos: dict[str, Hello]
+) -> Enrolment:
+    task = next(iter(hellos.values())).task
+    unlike = [site for site, hello in hellos.items() if hello.task != task]
+    if unlike:
+        raise DataError(
+            f"records look different at {', '.join(unlike)} than at {next(iter(hellos))}: "
+            "columns, categories and classes must be the same everywhere"
+        )
+    if found := task_problems(config, task):
+        raise ConfigError(found)
+    model = models.build(config.model, task, Streams(config.seed))
+    if plan and (found := dp_problems(model)):
+        raise ConfigError([f"model: {problem}" for problem in found])
+    parameters = sum(p.numel() for p in model.parameters())
+    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model))
+
+
+# --- keys -------------------------------------------------------------------------
+
+
+def join(enrolment: Enrolment, config: RunConfig, run_id: bytes) -> Summing | None:
+    """Set up what `config.secagg` and `config.transport` need; None where updates stay in clear.
+
+    The coordinator's identity is made for the run; it signs the roster of the
+    keys that the sites said in their hello.
+
+    Raises:
+        ConfigError: the ring is too small, or the cohort for its threshold.
+        ProtocolError: a site did not accept.
+    """
+    wanted = [site for site, hello in enrolment.hellos.items() if hello.public_key]
+    if not wanted:
+        return _summing(enrolment, config, run_id, {}, None)
+    identity, helper = Identity.new(), None
+    publics = {site: bytes.fromhex(enrolment.hellos[site].public_key) for site in wanted}
+    if isinstance(config.secagg, SecAggTwoServer):
+        helper = Helper(run_id, publics, min_cohort=config.secagg.min_cohort)
+    summing = _summing(enrolment, config, run_id, publics, helper)
+    offer = None
+    if isinstance(config.transport, TransportSealed):
+        classical = config.transport.allow_classical
+        offer = ServerOffer(identity, run_id, SERVER, allow_classical=classical)
+    invitation = Invitation(
+        run_id=run_id.hex(),
+        roster=_roster(config, publics, identity).to_json(),
+        offer=offer.message.hex() if offer else "",
+        helper=helper.public.hex() if helper else "",
+    )
+    accepted = _invite(enrolment.grid, invitation)
+    if offer and isinstance(config.transport, TransportSealed):
+        channels = {site: offer.finish(site, publics[site], accepted[site]) for site in wanted}
+        enrolment.grid.sealing = Sealing(channels, config.transport.max_bytes)
+    return summing
+
+
+def _summing(
+    enrolment: Enrolment,
+    config: RunConfig,
+    run_id: bytes,
+    publics: Mapping[str, bytes],
+    helper: Helper | None,
+) -> Summing | None:
+    if isinstance(config.secagg, SecAggOff):
+        return None
+    sites = publics or dict.fromkeys(enrolment.hellos, b"")
+    summing = Summing(
+        enrolment.grid, config, config.secagg, run_id, sites, enrolment.layout, helper
+    )
+    summing.check()
+    return summing
+
+
+def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity) -> Roster:
+    sites = tuple(Participant(name=s, role="site", public=key) for s, key in publics.items())
+    coordinator = Participant(name=SERVER, role="server", public=identity.public)
+    return Roster.sign(config.experiment, (*sites, coordinator), identity)
+
+
+def _invite(grid: SiteGrid, value: Invitation) -> dict[str, bytes]:
+    replies = grid.exchange(
+        Message(flower.invitation(value), dst_node_id=grid.node_of[site], message_type=flower.JOIN)
+        for site in grid.sites
+    )
+    raise_refusals(replies.refusals)
+    if replies.failures:
+        raise ProtocolError("", "join", listed(replies.failures))
+    return {
+        site: flower.read_small_bytes(reply.content, "accepted") or b""
+        for site, reply in replies.answers.items()
+    }
+
+
+def raise_refusals(refusals: Sequence[Refusal]) -> None:
+    """One error for all refusals: of the kind that most needs the user, with every reason."""
+    if not refusals:
+        return
+    code = min(refusal.exit_code for refusal in refusals)
+    reasons = dict.fromkeys(
+        reason for refusal in refusals for reason in refusal.reason.splitlines()
+    )
+    make = ERROR_OF_CODE.get(code)
+    if make is None:
+        raise ProtocolError("", "refused", "; ".join(reasons))
+    if code == ConfigError.exit_code:
+        raise ConfigError(list(reasons))
+    raise make("\n".join(reasons))
+
+
+def listed(failures: Mapping[str, str]) -> str:
+    """`site: reason` of every failure, in one line."""
+    return "; ".join(f"{site}: {reason}" for site, reason in failures.items()) or "no failures"

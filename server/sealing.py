@@ -1,0 +1,44 @@
+"""The coordinator's end of the sealed channels: one per site, for one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+
+from fedlearn import flower
+from fedlearn.crypto.sealed import Channel
+from fedlearn.errors import EnvelopeError
+
+
+@dataclass
+class Sealing:
+    """Seals what goes out and opens what comes back; `round` is that of the run."""
+
+    channels: Mapping[str, Channel]
+    max_bytes: int
+    round: int = field(default=0)
+
+    def seal(self, site: str, message: Message) -> Message:
+        """The message with its content sealed for `site`."""
+        kind = flower.MESSAGE_KINDS[message.metadata.message_type]
+        plain = flower.content_to_bytes(message.content)
+        sealed = self.channels[site].seal(kind, self.round, plain)
+        return flower.with_content(
+            message, RecordDict({"sealed": flower.large_bytes("sealed", sealed)})
+        )
+
+    def open(self, site: str, reply: Message) -> Message:
+        """The reply with its content opened.
+
+        Raises:
+            EnvelopeError: it is not a sealed message of that site in this round, or came before.
+        """
+        kind = flower.MESSAGE_KINDS[reply.metadata.message_type]
+        sealed = flower.read_large_bytes(reply.content, "sealed")
+        if sealed is None:
+            raise EnvelopeError
+        channel = self.channels[site]
+        opened = channel.open(kind, sealed, round_number=self.round, max_bytes=self.max_bytes)
+        return flower.with_content(reply, flower.content_from_bytes(opened.data))
