@@ -104,7 +104,7 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
             train_records=len(site.data.train),
             test_records=len(site.data.test),
             real_noise=site.noise(0).is_private,
-            public_key=site.identity.public.hex() if site.needs_identity else "",
+            public_key=protection.identity_of(context).public.hex() if site.needs_identity else "",
         )
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -25,6 +26,7 @@ from fedlearn.agreement import (
     train_payload,
 )
 from fedlearn.crypto.handshake import Link, accept_offer
+from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
@@ -43,6 +45,16 @@ from fedlearn.secagg.two_server import contribute
 from fedlearn.vector import layout_of
 
 SERVER = "server"
+
+
+# --- who this site is --------------------------------------------------------------
+
+
+def identity_of(context: Context) -> Identity:
+    """The site's long-lived key; in a simulation it is made for the run and never on disk."""
+    if "identity" not in context.state.config_records:
+        context.state["identity"] = ConfigRecord({"private": Identity.new().to_bytes()})
+    return Identity.from_bytes(_bytes(context.state.config_records["identity"]["private"]))
 
 
 # --- joining a run ----------------------------------------------------------------
@@ -65,7 +77,7 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
         case TransportSealed(allow_classical=allow_classical):
             link = Link(run_id=run_id, client=site.name, server=SERVER)
             opened, accepted = accept_offer(
-                site.identity,
+                identity_of(context),
                 link,
                 roster.public_of(SERVER, "server"),
                 bytes.fromhex(invitation.offer),
@@ -169,6 +181,11 @@ class Summing:
     part: Part
     number: int
 
+    @cached_property
+    def identity(self) -> Identity:
+        """The key that signs this site's messages."""
+        return identity_of(self.context)
+
     @classmethod
     def of(cls, site: Site, context: Context, part: Part, number: int) -> Summing | None:
         """None where the server takes this part of a round in clear."""
@@ -206,7 +223,7 @@ class Summing:
                 params = Params.decode(request)
                 self._check(params, payload, model_hash)
                 helper = _bytes(_joined(self.context, "mask")["helper"])
-                data = contribute(self.site.identity, self.site.name, params, vector, helper)
+                data = contribute(self.identity, self.site.name, params, vector, helper)
             case _:
                 data = bytes(pack(vector, payload.ring))
         return flower.summed_reply(self.site.name, bytes(data), spent)
@@ -264,10 +281,10 @@ class Summing:
             after = int(str(stored["round"]))
             policy = self._policy(settings, after)
             data = _bytes(stored["session"])
-            session = ClientSession.from_bytes(data, self.site.identity, policy)
+            session = ClientSession.from_bytes(data, self.identity, policy)
             if request is None or session.answered(request) is not None:
                 return session
-        return ClientSession(self.site.identity, self._policy(settings, after))
+        return ClientSession(self.identity, self._policy(settings, after))
 
     def _keep(self, session: ClientSession, round_number: int) -> None:
         """Store the session before its answer leaves: a restart cannot answer a step twice."""

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from clients.ledger import Budget, Ledger
 from fedlearn import models
 from fedlearn.config import RunConfig, decode, encode, plan_of, task_problems
-from fedlearn.crypto.identity import Identity
 from fedlearn.data import Partition, Pool, Records, Scenario, SiteData, deal, load_pool
 from fedlearn.data.archives import default_cache
 from fedlearn.data.partition import assign
@@ -60,15 +59,6 @@ class Site:
     def test_tensors(self) -> tuple[Tensor, Tensor]:
         """Features `[n, ...]` and labels `int64[n]` to test on."""
         return _tensors(self.data.test)
-
-    @cached_property
-    def identity(self) -> Identity:
-        """The site's long-lived key: made on first use in a simulation, 0600."""
-        path = self.ledger_path.with_name("identity.pem")
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Identity.new().save(path)
-        return Identity.load(path)
 
     @property
     def needs_identity(self) -> bool:

@@ -257,8 +257,9 @@ def size_of(message: Message) -> int:
     content = message.content
     arrays = sum(record.count_bytes() for record in content.array_records.values())
     # Flower's own count of the other records fails on a value that is empty.
-    others = (*content.config_records.values(), *content.metric_records.values())
-    return arrays + sum(len(key) + _bytes_in(v) for record in others for key, v in record.items())
+    records: list[Mapping[str, object]] = [*content.config_records.values()]
+    records += content.metric_records.values()
+    return arrays + sum(len(key) + _bytes_in(v) for record in records for key, v in record.items())
 
 
 def _bytes_in(value: object) -> int:

@@ -93,31 +93,27 @@ def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result
     folder.check(config)
     plan = plan_of(config)
     enrolment = enrol(grid, config, plan, stop.now.is_set)
-    folder.create(config)
-    with _logged(folder.path / "run.log"):
-        return _run(folder, config, plan, enrolment, listener, stop)
-
-
-def _run(
-    folder: RunFolder,
-    config: RunConfig,
-    plan: PrivacyPlan | None,
-    enrolment: Enrolment,
-    listener: Listener,
-    stop: Stop,
-) -> Result:
     saved = folder.read_checkpoint() or Checkpoint.fresh(
         run_id=secrets.token_hex(16),
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=enrolment.initial,
     )
-    folder.trim_metrics(len(saved.rounds))
-    clock = _Clock(saved.seconds, time.monotonic())
-    progress = Progress(list(saved.rounds), saved.model, dict(saved.spent))
     summing = join(enrolment, config, bytes.fromhex(saved.run_id))
+    progress = Progress(list(saved.rounds), saved.model, dict(saved.spent))
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
     restore_strategy(federation.strategy, saved.strategy)
-    report = _Reporter(folder, federation, saved, clock)
+    # Nothing is written until everything that can be refused has been asked.
+    folder.create(config)
+    folder.trim_metrics(len(saved.rounds))
+    with _logged(folder.path / "run.log"):
+        return _train(folder, federation, saved, listener, stop)
+
+
+def _train(
+    folder: RunFolder, federation: Federation, saved: Checkpoint, listener: Listener, stop: Stop
+) -> Result:
+    config = federation.config
+    report = _Reporter(folder, federation, saved, _Clock(saved.seconds, time.monotonic()))
     listener.started(federation, first_round=len(saved.rounds) + 1)
     try:
         for number in range(len(saved.rounds) + 1, config.rounds + 1):

@@ -88,6 +88,15 @@ class Identity:
             file.flush()
             os.fsync(file.fileno())
 
+    def to_bytes(self) -> bytes:
+        """The private key, 32 bytes. SECRET: whoever has it is this participant."""
+        return self._private.private_bytes_raw()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Identity:
+        """The identity that `to_bytes` gave; ValueError if it is not 32 bytes."""
+        return cls(Ed25519PrivateKey.from_private_bytes(data))
+
     @property
     def fingerprint(self) -> str:
         """The public key, for people to compare."""

@@ -60,7 +60,10 @@ def choose_degree(
     corrupt, dropped = _count(corrupt_fraction, num_clients), _count(dropout_fraction, num_clients)
     if num_clients < 3:
         raise ConfigError(
-            [f"secagg: a cohort of {num_clients} reveals single updates; at least 3 are needed"]
+            [
+                f"secagg: a cohort of {num_clients} reveals single updates; at least 3 are needed; "
+                "invite more sites or set secagg=off"
+            ]
         )
     if num_clients > complete_up_to:
         for neighbours in range(2, min(num_clients - 1, MAX_SHARES + 1), 2):

@@ -131,7 +131,16 @@ def rows(hospital: str, n: int, ill: str | None = None) -> list[str]:
 
 def test_simulate__trains_on_ones_own_table(tmp_path: Path) -> None:
     path = write_table(tmp_path / "my.csv", rows("north", 40) + rows("south", 40))
-    assert main(csv_run(path, tmp_path / "run")) == 0
+    assert main(csv_run(path, tmp_path / "run", "secagg=off")) == 0
+
+
+def test_simulate__refuses_to_mask_a_sum_of_two_and_says_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_table(tmp_path / "my.csv", rows("north", 40) + rows("south", 40))
+    assert main(csv_run(path, tmp_path / "run")) == 2
+    assert "at least 3 are needed; invite more sites or set secagg=off" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 BAD_TABLES = {
@@ -160,6 +169,7 @@ def test_simulate__says_when_training_diverges_and_keeps_the_last_model(
     overrides = [
         "privacy=none",
         "training.learning_rate=1e30",
+        "secagg=off",
         "rounds=8",
         "model.architecture=mlp",
     ]

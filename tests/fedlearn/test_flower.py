@@ -51,7 +51,7 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 def test_hello__round_trip(input_: Input) -> None:
     hello = Hello(
         site='St. Mary\'s "é"', task=Task(input=input_, classes=("no", "yes")),
-        data_sha256="ab" * 32, train_records=10, test_records=0, real_noise=True,
+        data_sha256="ab" * 32, train_records=10, test_records=0, real_noise=True, public_key="",
     )  # fmt: skip
     assert flower.read_hello(over_the_wire(flower.hello_reply(hello))) == hello
 

@@ -77,5 +77,11 @@ class Parties:
 
 def hello(name: str, task: Task = TASK) -> Hello:
     return Hello(
-        site=name, task=task, data_sha256="00", train_records=5, test_records=2, real_noise=True
+        site=name,
+        task=task,
+        data_sha256="00",
+        train_records=5,
+        test_records=2,
+        real_noise=True,
+        public_key="",
     )

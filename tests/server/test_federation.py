@@ -14,8 +14,9 @@ from fedlearn.rng import Streams
 from fedlearn.rounds import Refusal
 from fedlearn.task import TableInput, Task
 from fedlearn.vector import layout_of
-from server import federation as module
-from server.federation import Federation, Progress, enrol
+from server import enrol as module
+from server.enrol import enrol
+from server.federation import Federation, Progress
 
 from .parties import NAMES, Parties, hello, make_config
 
@@ -27,7 +28,7 @@ def federate(parties: Parties) -> Federation:
     plan = plan_of(config)
     enrolment = enrol(parties.grid(), config, plan, lambda: False)
     enrolment.grid.timeout = 0.1
-    return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run")
+    return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run", None)
 
 
 def private(*overrides: str) -> Parties:

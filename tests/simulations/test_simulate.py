@@ -70,7 +70,7 @@ def test_simulate__result_has_the_keys_of_the_contract(private: Path) -> None:
     assert first["clients"] == {"invited": 4, "replied": 4, "dropped": {}}
     # Down: the model to four sites, twice (train and evaluate); up: four models and sums.
     assert first["bytes"]["down"] > 8 * 28 * 4
-    assert result["protection"] == {"transport": "plain", "secagg": "off"}
+    assert result["protection"] == {"transport": "sealed", "secagg": "masked"}
 
 
 def test_simulate__metrics_lines_are_the_rounds(private: Path) -> None:
