@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one case per line reads as the table it is
 """The models that the DP-SGD benchmarks time: common shapes, small enough for two cores."""
 
 from __future__ import annotations

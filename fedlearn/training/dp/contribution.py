@@ -55,7 +55,8 @@ class Contribution:
         rows = self.rows
         if dropped is not None:
             rows = tuple(row.masked_fill(_like(dropped, row), 0) for row in rows)
-        return self.combine(factors, *rows)
+        total: Tensor = self.combine(factors, *rows)
+        return total
 
 
 def instantiated(parameter: str, gradients: Tensor) -> Contribution:
@@ -73,12 +74,13 @@ def instantiated(parameter: str, gradients: Tensor) -> Contribution:
 
 def squared_norms(gradients: Tensor) -> Tensor:
     """Squared Euclidean norm of every row: float[batch, ...] to float[batch]."""
-    return torch.linalg.vector_norm(gradients.flatten(1), dim=1).square()
+    norms: Tensor = torch.linalg.vector_norm(_flat(gradients), dim=1)
+    return norms.square()
 
 
 def weighted_sum(factors: Tensor, gradients: Tensor) -> Tensor:
     """Sum over samples of `factors[i] * gradients[i]`."""
-    return (factors @ gradients.flatten(1)).view(gradients.shape[1:])
+    return (factors @ _flat(gradients)).view(gradients.shape[1:])
 
 
 def scaled(factors: Tensor, row: Tensor) -> Tensor:
@@ -114,3 +116,7 @@ def outer_squared_norms(x: Tensor, g: Tensor) -> Tensor:
 
 def _like(values: Tensor, row: Tensor) -> Tensor:
     return values.view(-1, *[1] * (row.dim() - 1))
+
+
+def _flat(gradients: Tensor) -> Tensor:
+    return gradients.reshape(gradients.shape[0], -1)  # a scalar parameter has no axis to flatten

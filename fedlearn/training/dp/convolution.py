@@ -209,7 +209,11 @@ def _sum_of_shifts(
             index = [slice(None)] * gram.dim()
             index[axis] = slice(start, start + (out - 1) * stride + 1, stride)
             block = block[tuple(index)]
-        total = block.clone(memory_format=torch.contiguous_format) if total is None else total.add_(block)
+        total = (
+            block.clone(memory_format=torch.contiguous_format)
+            if total is None
+            else total.add_(block)
+        )
     return gram if total is None else total
 
 

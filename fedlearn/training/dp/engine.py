@@ -66,9 +66,7 @@ class ClippedGradients:
     def __init__(self, model: nn.Module, *, clip_norm: float | Mapping[str, float]) -> None:
         self._model = model
         self._layers = layers_of(model)
-        self._parameters = {
-            name: p for name, p in model.named_parameters() if p.requires_grad
-        }
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.clipping: Clipping = clipping_of(clip_norm, list(self._parameters))
         self.fallbacks = tuple(one.name for one in self._layers if one.rule is FALLBACK)
 
@@ -117,7 +115,10 @@ class ClippedGradients:
             )
         if names := mixing(self._model):
             raise ConfigError(
-                [f"{name}: BatchNorm mixes the samples of a batch; use nn.GroupNorm" for name in names]
+                [
+                    f"{name}: BatchNorm mixes the samples of a batch; use nn.GroupNorm"
+                    for name in names
+                ]
             )
 
     def _clipped(self, contributions: Mapping[str, Contribution], losses: Tensor) -> ClippedSum:
@@ -129,9 +130,7 @@ class ClippedGradients:
         left_out = dropped if bool(dropped.any()) else None
         sums = {
             name: (
-                contributions[name].weighted_sum(
-                    factors[self.clipping.group_of[name]], left_out
-                )
+                contributions[name].weighted_sum(factors[self.clipping.group_of[name]], left_out)
                 if name in contributions
                 else torch.zeros_like(parameter, dtype=_wide(parameter))
             )

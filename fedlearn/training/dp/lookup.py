@@ -36,7 +36,10 @@ def _contributions(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Cont
 
     return [
         Contribution(
-            parameter=layer.parameters["weight"], squared_norms=norms, rows=(ids, g), combine=combine
+            parameter=layer.parameters["weight"],
+            squared_norms=norms,
+            rows=(ids, g),
+            combine=combine,
         )
     ]
 

@@ -76,7 +76,13 @@ class _FoldedGroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, output: Tensor, mean: Tensor, rstd: Tensor, layer: Layer, deliver: Deliver
+        ctx: Any,
+        x: Tensor,
+        output: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        layer: Layer,
+        deliver: Deliver,
     ) -> Tensor:
         ctx.save_for_backward(x, mean, rstd)
         ctx.layer, ctx.deliver = layer, deliver
@@ -118,9 +124,9 @@ def _watch_group_norm(
     if mean is None or rstd is None or not plain or not x.requires_grad:
         return None
     # The function's own saved copies are found through its documented `_saved_` attributes.
-    return cast(
-        Tensor, _FoldedGroupNorm.apply(x, output.detach(), mean, rstd, layer, deliver)
-    )
+    output = output.detach()
+    found = _FoldedGroupNorm.apply(x, output, mean, rstd, layer, deliver)  # type: ignore[no-untyped-call]
+    return cast(Tensor, found)
 
 
 LAYER_NORM = _rule("layer norm", _layer_norm)

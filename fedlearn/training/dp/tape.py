@@ -51,11 +51,11 @@ class Tape:
         self._calls: dict[str, list[Call | PerSample]] = {}
         self._found: dict[str, Contribution] = {}
         self._batch = 0
-        self._recording = False
+        self.recording = False
 
     def __enter__(self) -> Tape:
         for layer in self._layers:
-            self._keep(layer.module.register_forward_pre_hook(_Freeze(layer)))
+            self._keep(layer.module.register_forward_pre_hook(_Freeze(self, layer)))
             self._keep(
                 layer.module.register_forward_hook(
                     _Watch(self, layer), with_kwargs=True, always_call=True
@@ -64,7 +64,7 @@ class Tape:
         for name, module in self._model.named_modules():
             if next(module.children(), None) is not None:
                 self._keep(module.register_forward_pre_hook(_RefusePacked(name)))
-        self._recording = True
+        self.recording = True
         return self
 
     def __exit__(
@@ -73,7 +73,7 @@ class Tape:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._recording = False
+        self.recording = False
         self._stack.close()
         for layer in self._layers:
             _set_trainable(layer, True)
@@ -84,7 +84,7 @@ class Tape:
 
     def record(self, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Watch the output of one call; returns the output that the model goes on with."""
-        if not (self._recording and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
             return output
         self._expected[layer.name] = self._expected.get(layer.name, 0) + 1
         versions = [value._version for value in inputs]
@@ -102,8 +102,11 @@ class Tape:
             if watched is not None:
                 return watched
         if not output.requires_grad:
-            output = _Entry.apply(output.detach(), self._anchor)
-        output.register_hook(lambda g: deliver(self._call(layer, inputs, g)))
+            # Not detach(): that shares a version counter, which may be a parameter's own.
+            output = _Entry.apply(output.data, self._anchor)  # type: ignore[no-untyped-call]
+        output.register_hook(  # type: ignore[no-untyped-call]
+            lambda g: deliver(self._call(layer, inputs, g))
+        )
         return output
 
     def _call(self, layer: Layer, inputs: tuple[Tensor, ...], gradient: Tensor) -> Call:
@@ -135,11 +138,11 @@ class Tape:
 
     def _finish(self, layer: Layer) -> None:
         # A rule may call the layer again, and must not round as the forward pass did.
-        self._recording = False
+        self.recording = False
         with torch.no_grad(), torch.autocast(self._anchor.device.type, enabled=False):
             for one in layer.rule.contributions(layer, self._calls.pop(layer.name)):
                 self._found[one.parameter] = one
-        self._recording = True
+        self.recording = True
 
     def backward(self, losses: Tensor) -> Mapping[str, Contribution]:
         """Contributions by parameter name; a parameter that no loss depends on has none.
@@ -171,11 +174,12 @@ class Tape:
 class _Freeze:
     """Makes a layer's parameters constants as its forward pass begins."""
 
-    def __init__(self, layer: Layer) -> None:
-        self._layer = layer
+    def __init__(self, tape: Tape, layer: Layer) -> None:
+        self._tape, self._layer = tape, layer
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:
-        _set_trainable(self._layer, False)
+        if self._tape.recording:
+            _set_trainable(self._layer, False)
 
 
 class _Watch:
@@ -187,7 +191,15 @@ class _Watch:
     def __call__(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:
-        _set_trainable(self._layer, True)
+        if not self._tape.recording:
+            return None
+        try:
+            return self._recorded(args, kwargs, output)
+        finally:
+            # Last, for an output that is a view of a parameter would follow it.
+            _set_trainable(self._layer, True)
+
+    def _recorded(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         if output is None:  # the forward pass failed; its error is on the way
             return None
         if not isinstance(output, Tensor):
