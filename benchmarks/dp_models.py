@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedlearn.training.dp import SampleParameter
 
@@ -54,8 +54,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output: float[batch, outside, height / stride, width / stride]."""
-        inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(inner + self.shortcut(x))
+        inner = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+        return functional.relu(inner + self.shortcut(x))
 
 
 def resnet18(width: int = 32) -> nn.Module:
@@ -88,7 +88,7 @@ class Attention(nn.Module):
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = functional.scaled_dot_product_attention(q, k, v)
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
@@ -104,7 +104,7 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output: float[batch, length, width]."""
         x = x + self.attention(self.norm1(x))
-        return x + self.narrow(F.gelu(self.wide(self.norm2(x))))
+        return x + self.narrow(functional.gelu(self.wide(self.norm2(x))))
 
 
 class Transformer(nn.Module):

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedlearn.training.dp.contribution import (
     Contribution,
@@ -93,9 +93,9 @@ def _in_two_dimensions(module: nn.Module, call: Call) -> tuple[_Shape, Tensor, T
     x, g = call.inputs[0].to(call.gradient.dtype), call.gradient
     padding: tuple[int, ...] = (0,) * len(conv.kernel_size)
     if conv.padding_mode != "zeros":
-        x = F.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
+        x = functional.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
     elif isinstance(conv.padding, str):
-        x = F.pad(x, conv._reversed_padding_repeated_twice)
+        x = functional.pad(x, conv._reversed_padding_repeated_twice)
     else:
         padding = conv.padding
     one = len(conv.kernel_size) == 1
@@ -148,7 +148,7 @@ def _patches(shape: _Shape, x: Tensor) -> Tensor:
     """Patches as columns: float[batch, d * kernel, positions]."""
     if shape.kernel == (1, 1) and shape.padding == (0, 0):
         return x[:, :, :: shape.stride[0], :: shape.stride[1]].flatten(2)
-    return F.unfold(x, shape.kernel, shape.dilation, shape.padding, shape.stride)
+    return functional.unfold(x, shape.kernel, shape.dilation, shape.padding, shape.stride)
 
 
 def _ghost(parameter: str, shape: _Shape, x: Tensor, g: Tensor) -> Contribution:
@@ -187,7 +187,7 @@ def _patch_gram(shape: _Shape, x: Tensor, out: Sequence[int]) -> Tensor:
     The sum over places (i, j) of a patch is taken along j, then along i.
     """
     vertical, horizontal = shape.padding
-    x = F.pad(x, (horizontal, horizontal, vertical, vertical))
+    x = functional.pad(x, (horizontal, horizontal, vertical, vertical))
     batch, _, height, width = x.shape
     pixels = x.flatten(2)
     gram = torch.bmm(pixels.transpose(1, 2), pixels).view(batch, height, width, height, width)

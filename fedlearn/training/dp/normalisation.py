@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedlearn.training.dp.contribution import Contribution, instantiated
 from fedlearn.training.dp.layer import Call, Deliver, Layer, PerSample, Rule
@@ -50,18 +50,18 @@ def _over_positions(shape: Sequence[int], normal: Tensor, g: Tensor) -> tuple[Te
 def _layer_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     norm = cast(nn.LayerNorm, module)
     shape = norm.normalized_shape
-    return _over_positions(shape, F.layer_norm(x, shape, eps=norm.eps), g)
+    return _over_positions(shape, functional.layer_norm(x, shape, eps=norm.eps), g)
 
 
 def _rms_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     norm = cast(nn.RMSNorm, module)
     shape = list(norm.normalized_shape)
-    return _over_positions(shape, F.rms_norm(x, shape, eps=norm.eps), g)
+    return _over_positions(shape, functional.rms_norm(x, shape, eps=norm.eps), g)
 
 
 def _group_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     norm = cast(nn.GroupNorm, module)
-    normal = F.group_norm(x, norm.num_groups, eps=norm.eps)
+    normal = functional.group_norm(x, norm.num_groups, eps=norm.eps)
     return (normal * g).flatten(2).sum(2), g.flatten(2).sum(2)
 
 

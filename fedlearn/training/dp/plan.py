@@ -112,15 +112,18 @@ def _problems(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         place = f"{name or 'model'} ({type(module).__name__})"
-        if own and (reason := _refused(module)):
+        if parametrize.is_parametrized(module):
+            yield (
+                f"{place}: is parametrized; bake it with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        elif own and (reason := _refused(module)):
             yield f"{place}: {reason}"
         elif own and _holds_others(module):
             yield (
                 f"{place}: has trainable parameters of its own beside layers with parameters; "
                 "hold them in a fedlearn.training.dp.SampleParameter"
             )
-        elif parametrize.is_parametrized(module):
-            yield f"{place}: is parametrized; bake it with torch.nn.utils.parametrize.remove_parametrizations"
 
 
 def _refused(module: nn.Module) -> str | None:

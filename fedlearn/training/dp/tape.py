@@ -36,7 +36,7 @@ class _Entry(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, _gradient: Tensor) -> tuple[None, None]:
+    def backward(_ctx: Any, _gradient: Tensor) -> tuple[None, None]:
         return None, None
 
 
@@ -212,7 +212,7 @@ class _Watch:
 
 
 class _RefusePacked:
-    """Refuses packed sequences: they hold samples sorted by length, apart from the losses' order."""
+    """Refuses packed sequences, which hold samples by length and not in the order of the losses."""
 
     def __init__(self, name: str) -> None:
         self._name = name

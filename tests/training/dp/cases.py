@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from opacus.layers import DPGRU, DPLSTM, DPMultiheadAttention
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedlearn.training.dp import SampleParameter
 
@@ -112,7 +112,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inside, outside, 1, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        return functional.relu(self.body(x) + self.shortcut(x))
 
 
 class InPlace(nn.Module):
@@ -124,8 +124,8 @@ class InPlace(nn.Module):
         self.again, self.linear = nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu_(self.conv(x))
-        x = F.relu_(self.norm(x))
+        x = functional.relu_(self.conv(x))
+        x = functional.relu_(self.norm(x))
         out = self.again(x)
         out += x[:, :, 1:-1, 1:-1]
         return self.linear(out.mean((2, 3))).mul_(2.0)
