@@ -1,4 +1,4 @@
-"""DP-SGD gradients: the exact sum of clipped per-sample gradients for nearly the price of plain SGD."""
+"""DP-SGD gradients: exact sums of clipped per-sample gradients, for little more than plain SGD."""
 
 from fedlearn.training.dp.clipping import Clipping
 from fedlearn.training.dp.engine import ClippedGradients, ClippedSum

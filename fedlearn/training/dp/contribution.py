@@ -104,11 +104,12 @@ def ghost_squared_norms(gram_x: Tensor, gram_g: Tensor, widths: tuple[int, int])
     size_g = gram_g.diagonal(dim1=1, dim2=2) + widths[1] * _UNDERFLOW
     size = (size_x.sqrt() * size_g.sqrt()).sum(1).square()
     margin = GHOST_MARGIN * torch.finfo(total.dtype).eps / length
-    return total.clamp_min(0) + size * margin
+    squared: Tensor = total.clamp_min(0) + size * margin
+    return squared
 
 
 def outer_squared_norms(x: Tensor, g: Tensor) -> Tensor:
-    """Squared norms of the outer products g x^T: float[batch, d], float[batch, p] to float[batch]."""
+    """Squared norms of the outer products g x^T: float[batch, d] and [batch, p] to float[batch]."""
     size_x = squared_norms(x) + x.shape[1] * _UNDERFLOW
     size_g = squared_norms(g) + g.shape[1] * _UNDERFLOW
     return size_x * size_g

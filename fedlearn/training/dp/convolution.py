@@ -124,7 +124,7 @@ def _ghost_pays(shape: _Shape, x: Tensor, g: Tensor) -> bool:
 def per_sample(shape: _Shape, x: Tensor, g: Tensor) -> Tensor:
     """Every sample's weight gradient: float[batch, p, d / groups * kernel]."""
     few = shape.groups == 1 and x.shape[1] < _FEW_CHANNELS
-    way = _unfolded if few or shape.kernel == (1, 1) and shape.groups == 1 else _grouped
+    way = _unfolded if few or (shape.kernel == (1, 1) and shape.groups == 1) else _grouped
     batch, entries = g.shape[0], x.shape[1] // shape.groups * shape.kernel[0] * shape.kernel[1]
     gradients = g.new_empty(batch, g.shape[1], entries)
     for start in range(0, batch, _CHUNK):

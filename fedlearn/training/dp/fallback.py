@@ -1,4 +1,4 @@
-"""Per-sample gradients of any other layer: its own forward pass again, one sample at a time, vectorised.
+"""Per-sample gradients of any other layer: its forward pass again, vectorised over samples.
 
 Exact for every layer that treats samples independently and draws nothing at
 random. Slower than a rule made for the layer, and it holds that layer's

@@ -1,4 +1,4 @@
-"""The vocabulary between the tape, which records, and the rules, which know one kind of layer each."""
+"""The vocabulary between the tape, which records, and the rules, one for each kind of layer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Layer:
 
 Deliver = Callable[[Call | PerSample], None]
 Watch = Callable[[Layer, tuple[Tensor, ...], Tensor, Deliver], Tensor | None]
-"""(layer, inputs, output, deliver) to the output to go on with, or nothing: watch it as any other."""
+"""(layer, inputs, output, deliver) to the output to go on with; nothing: watch it as any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class Rule:
 
     `contributions` gets all calls of one batch, so that a layer used twice is
     exact. `knows` are the own names of the parameters it handles. `watch`,
-    where given, replaces the tape's own way to catch the gradient at the output. `refusal` says why a module of this kind cannot be
-    handled exactly, or nothing.
+    where given, replaces the tape's own way to catch the gradient at the
+    output. `refusal` says why a module cannot be handled exactly, or nothing.
     """
 
     name: str

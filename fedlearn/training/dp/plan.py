@@ -34,7 +34,7 @@ RULES: dict[type[nn.Module], Rule] = {
 """Adding a kind of layer is one module and one line here."""
 
 _WAYS_OUT: dict[type[nn.Module], str] = {
-    nn.MultiheadAttention: "uses its weights in one fused call; use opacus.layers.DPMultiheadAttention",
+    nn.MultiheadAttention: "hides its weights in one call; use opacus.layers.DPMultiheadAttention",
     nn.LSTM: "runs all steps in one call; use opacus.layers.DPLSTM",
     nn.GRU: "runs all steps in one call; use opacus.layers.DPGRU",
     nn.RNN: "runs all steps in one call; use opacus.layers.DPRNN",
@@ -59,7 +59,8 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
         if len(modules) > 1:
             places = ", ".join(names[id(module)] for module in modules)
             problems.append(
-                f"{known[parameter]} is shared by {places}: untie it, freeze it, or call one module twice"
+                f"{known[parameter]} is shared by {places}: untie it, freeze it, or "
+                "call one module twice"
             )
         for own, value in modules[0].named_parameters(recurse=False):
             if id(value) == parameter:
