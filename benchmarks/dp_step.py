@@ -290,7 +290,7 @@ def peak_growth(case: Case, batch: int, way: str) -> float:
 
 
 def _peak_resident() -> float:
-    """Megabytes; from /proc where there is one, for `ru_maxrss` outlives the exec that starts us."""
+    """Megabytes; from /proc where there is one, for `ru_maxrss` outlives an exec."""
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) / 1024

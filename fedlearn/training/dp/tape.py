@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -87,25 +88,16 @@ class Tape:
         if not torch.is_grad_enabled():
             return output
         self._expected[layer.name] = self._expected.get(layer.name, 0) + 1
-        versions = [value._version for value in inputs]
-
-        def deliver(seen: Call | PerSample) -> None:
-            if versions != [value._version for value in inputs]:
-                raise ValueError(
-                    f"{layer.name}: its input was changed in place after the layer saw it; "
-                    "use the operation that returns a new tensor"
-                )
-            self._take(layer, seen)
-
         if output.requires_grad and layer.rule.watch is not None:
-            watched = layer.rule.watch(layer, inputs, output, deliver)
+            watched = layer.rule.watch(layer, inputs, output, partial(self._take, layer))
             if watched is not None:
                 return watched
+        seen = _Inputs(layer.name, inputs)
         if not output.requires_grad:
             # Not detach(): that shares a version counter, which may be a parameter's own.
             output = _Entry.apply(output.data, self._anchor)  # type: ignore[no-untyped-call]
         output.register_hook(  # type: ignore[no-untyped-call]
-            lambda g: deliver(self._call(layer, inputs, g))
+            lambda g: self._take(layer, self._call(layer, seen.take(), g))
         )
         return output
 
@@ -169,6 +161,26 @@ class Tape:
             if layer.name in self._calls:
                 self._finish(layer)
         return self._found
+
+
+class _Inputs:
+    """What went into one call, until it is taken: the graph, which outlives the batch's
+    backward pass, must not keep it."""
+
+    def __init__(self, layer: str, inputs: tuple[Tensor, ...]) -> None:
+        self._layer, self._inputs = layer, inputs
+        self._versions = [value._version for value in inputs]
+
+    def take(self) -> tuple[Tensor, ...]:
+        """The inputs, if nothing changed them since; they are forgotten here."""
+        inputs = self._inputs
+        if self._versions != [value._version for value in inputs]:
+            raise ValueError(
+                f"{self._layer}: its input was changed in place after the layer saw it; "
+                "use the operation that returns a new tensor"
+            )
+        self._inputs, self._versions = (), []
+        return inputs
 
 
 class _Freeze:
