@@ -97,8 +97,9 @@ class ClippedGradients:
         """As `step`, and adds the sums to every parameter's `summed_grad`.
 
         This is where Opacus' `DPOptimizer` looks for the sum that it adds noise
-        to. Several micro-batches before one optimizer step give exactly the sum
-        of the whole batch; `DPOptimizer.zero_grad` starts the next one.
+        to: `add_noise` next, then divide by the public expected batch size.
+        Several micro-batches before one optimizer step give exactly the sum of
+        the whole batch; `DPOptimizer.zero_grad` starts the next one.
         """
         clipped = self.step(per_sample_loss)
         for name, parameter in self._parameters.items():

@@ -47,7 +47,8 @@ class Tape:
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self._model, self._layers = model, layers
         self._stack = ExitStack()
-        self._anchor = torch.zeros((), requires_grad=True)
+        device = next(model.parameters()).device
+        self._anchor = torch.zeros((), requires_grad=True, device=device)
         self._expected: dict[str, int] = {}
         self._calls: dict[str, list[Call | PerSample]] = {}
         self._found: dict[str, Contribution] = {}
@@ -109,20 +110,27 @@ class Tape:
             return value.detach().transpose(0, 1) if swap else value.detach()
 
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        call = Call(
+        return Call(
             inputs=tuple(sample_first(value) for value in inputs),
             gradient=sample_first(gradient).to(wide),
         )
-        for value in (*call.inputs, call.gradient):
+
+    def _check_rows(self, layer: Layer, seen: Call | PerSample) -> None:
+        match seen:
+            case Call():
+                values = (*seen.inputs, seen.gradient)
+            case PerSample():
+                values = tuple(seen.gradients.values())
+        for value in values:
             rows = value.shape[0] if value.dim() else 0
             if rows != self._batch:
                 raise ValueError(
                     f"{layer.name}: saw {rows} rows for {self._batch} samples; the first axis of "
                     "all it sees must be the sample (expand what is shared, such as position ids)"
                 )
-        return call
 
     def _take(self, layer: Layer, seen: Call | PerSample) -> None:
+        self._check_rows(layer, seen)
         calls = self._calls.setdefault(layer.name, [])
         calls.append(seen)
         if len(calls) == self._expected[layer.name]:
@@ -133,6 +141,8 @@ class Tape:
         self.recording = False
         with torch.no_grad(), torch.autocast(self._anchor.device.type, enabled=False):
             for one in layer.rule.contributions(layer, self._calls.pop(layer.name)):
+                if one.parameter in self._found:
+                    raise RuntimeError(f"{layer.name}: called again after its gradient was taken")
                 self._found[one.parameter] = one
         self.recording = True
 

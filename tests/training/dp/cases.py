@@ -10,6 +10,7 @@ import torch
 from opacus.layers import DPGRU, DPLSTM, DPMultiheadAttention
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fedlearn.training.dp import SampleParameter
 
@@ -131,6 +132,19 @@ class InPlace(nn.Module):
         return self.linear(out.mean((2, 3))).mul_(2.0)
 
 
+class Checkpointed(nn.Module):
+    """Forgets its activations and computes them again in the backward pass; shares a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.norm = nn.Linear(6, 6), nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = checkpoint(lambda y: self.norm(torch.tanh(self.wide(y))), x, use_reentrant=False)
+        return x
+
+
 class Transformer(nn.Module):
     """One layer of pre-norm attention with class token, positions and a mask-free mean."""
 
@@ -237,6 +251,7 @@ CASES = (
     Case(name="transposed conv", build=lambda: nn.ConvTranspose2d(3, 4, 3, stride=2), shape=(3, 4, 4), fallbacks=1, opacus=False),
     Case(name="conv3d", build=lambda: nn.Conv3d(2, 3, 2), shape=(2, 3, 4, 3), fallbacks=1),
     Case(name="instance norm", build=lambda: nn.InstanceNorm1d(3, affine=True), shape=(3, 7), fallbacks=1),
+    Case(name="checkpointed", build=Checkpointed, shape=(3, 6), opacus=False),
     Case(name="in place", build=InPlace, shape=(2, 7, 7), opacus=False),
     Case(name="small CNN", build=small_cnn, shape=(1, 10, 10)),
     Case(name="residual network", build=lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.ReLU(), Block(8, 16), Block(16, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3)), shape=(3, 8, 8)),

@@ -107,6 +107,15 @@ def test_engine__refuses_ids_that_samples_share() -> None:
         )
 
 
+def test_engine__refuses_rows_that_are_not_samples_in_a_group_norm() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 1), nn.Flatten(0, 1), nn.Unflatten(0, (1, -1)))
+    model.append(nn.GroupNorm(2, 12))
+    with pytest.raises(ValueError, match="3: saw 1 rows for 3 samples"):
+        ClippedGradients(model, clip_norm=1.0).step(
+            lambda: losses_of(model(torch.ones(3, 2, 5)).view(3, -1))
+        )
+
+
 def test_engine__refuses_a_weight_used_behind_its_layer() -> None:
     table = nn.Embedding(5, 4)
     ids = torch.tensor([[0, 1], [2, 3]])
