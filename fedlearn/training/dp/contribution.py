@@ -24,8 +24,10 @@ from torch import Tensor
 GHOST_MARGIN = 4
 """Share of the terms' absolute size, in units of rounding over the length, added to a ghost norm.
 
-The terms of a ghost norm may cancel; their rounding errors do not. This much
-covers the errors of a Gram matrix in every case tried.
+The terms of a ghost norm may cancel; their rounding errors do not. With no margin,
+inputs that differ by 1e-4 between positions gave float32 sums 250 times the bound,
+with half of this margin still 1 percent above it; with all of it, none above was found.
+Where gradients cancel strongly it clips a little more than needed (1e-5 in a ResNet).
 """
 
 _UNDERFLOW = 1e-31

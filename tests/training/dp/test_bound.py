@@ -32,7 +32,7 @@ def _one(case: Case, seed: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("name", GHOSTS)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**20),
     input_power=st.floats(-30, 30),
@@ -50,8 +50,8 @@ def test_bound__holds_at_any_scale(
     assert oracle.norm(clipped.sums) <= engine.sensitivity
 
 
-@pytest.mark.parametrize("cancelled", [0.0, 1e-7, 1e-5, 1e-3, 1e-1])
-@pytest.mark.parametrize("length", [2, 4, 16])
+@pytest.mark.parametrize("cancelled", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("length", [2, 16, 100])
 def test_bound__holds_where_the_terms_of_a_ghost_norm_cancel(cancelled: float, length: int) -> None:
     generator = torch.Generator().manual_seed(3)
     model = nn.Linear(300, 200, bias=False)
