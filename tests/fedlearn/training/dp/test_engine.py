@@ -10,8 +10,8 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from fedlearn.training.dp import ClippedGradients
-from tests.training.dp import oracle
-from tests.training.dp.cases import CASES, Case, build, draw, losses_of
+from tests.fedlearn.training.dp import oracle
+from tests.fedlearn.training.dp.cases import CASES, Case, build, draw, losses_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning"),

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedlearn.training.dp import ClippedGradients
-from tests.training.dp import oracle
-from tests.training.dp.cases import CASES, Case, build, draw, losses_of, small_cnn
+from tests.fedlearn.training.dp import oracle
+from tests.fedlearn.training.dp.cases import CASES, Case, build, draw, losses_of, small_cnn
 
 BY_NAME = {case.name: case for case in CASES}
 GHOSTS = (

@@ -10,7 +10,7 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 
 from fedlearn.training.dp import ClippedGradients
-from tests.training.dp.cases import losses_of, small_cnn
+from tests.fedlearn.training.dp.cases import losses_of, small_cnn
 
 
 def _noise_seed() -> torch.Generator:

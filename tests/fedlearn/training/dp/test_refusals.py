@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from fedlearn.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
-from tests.training.dp.cases import losses_of
+from tests.fedlearn.training.dp.cases import losses_of
 
 
 def _tied() -> nn.Module:

@@ -10,8 +10,8 @@ from torch import nn
 
 from fedlearn.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
-from tests.training.dp import oracle
-from tests.training.dp.cases import losses_of, small_cnn
+from tests.fedlearn.training.dp import oracle
+from tests.fedlearn.training.dp.cases import losses_of, small_cnn
 
 
 def _model() -> nn.Module:
