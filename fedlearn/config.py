@@ -22,11 +22,11 @@ from pydantic_core import ErrorDetails
 from fedlearn import models
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario
-from fedlearn.data.scaling import Scaling
+from fedlearn.data.scaling import Scaling, reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.models import Model
-from fedlearn.privacy import Privacy, PrivacyPlan, derive
+from fedlearn.privacy import NoPrivacy, Privacy, PrivacyPlan, derive
 from fedlearn.privacy import problems as privacy_problems
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.settings import Count, Name, Natural
@@ -95,7 +95,18 @@ def load(tree: dict[str, Any]) -> RunConfig:
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
-    return privacy_problems(config.privacy)
+    return [*privacy_problems(config.privacy), *_scaling_problems(config)]
+
+
+def _scaling_problems(config: RunConfig) -> list[str]:
+    """A scaling computed from records is a release that no accountant sees."""
+    scaling = config.scenario.scaling
+    if isinstance(config.privacy, NoPrivacy) or not reads_records(scaling):
+        return []
+    return [
+        f"scenario.scaling.kind={scaling.kind}: is computed from records outside the privacy "
+        "accounting; give public ranges (scenario.scaling.kind=ranges), or choose privacy=none"
+    ]
 
 
 def plan_of(config: RunConfig) -> PrivacyPlan | None:
