@@ -1,8 +1,9 @@
 """The Flower ClientApp: what a site answers to the coordinator.
 
 A site's no is an answer like any other: whatever it refuses (its config, its
-budget, its data) travels back as a `Refusal` with the reason, and nothing of
-the site's records with it.
+budget, its data) travels back as a `Refusal` with the reason. When the app itself
+fails, only the kind of error travels: the text of an exception that nobody wrote
+for a reader outside may hold records.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
         content = flower.refusal_reply(
             Refusal(site=site, exit_code=error.exit_code, reason=str(error))
         )
+    except Exception as error:  # Flower would send its text to the server
+        log.exception("the app failed on %s", message.metadata.message_type)
+        reason = f"its app failed ({type(error).__name__})"
+        content = flower.refusal_reply(Refusal(site=site, exit_code=1, reason=reason))
     return Message(content, reply_to=message)
 
 
@@ -123,7 +128,8 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     summing = protection.Summing.of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
-        return stored
+        # Nothing is trained, or paid for, twice.
+        return flower.summed_reply(site.name, stored, _spent_so_far(site, request.run_id))
     load_vector(site.model, request.model)
     weight = _train_plainly(site, request) if site.plan is None else 1
     spent = () if site.plan is None else _train_privately(site, request, site.plan)
@@ -139,6 +145,13 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
         return flower.train_reply(reply)
     change = protection.Contribution(vector - request.model, weight, [])
     return summing.reply(message, change, model_hash(request.model), spent)
+
+
+def _spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
+    if site.plan is None:
+        return ()
+    with site.ledger(site.plan) as ledger:
+        return ledger.spent_by(run_id)
 
 
 def model_hash(vector: Vector) -> bytes:
@@ -186,6 +199,8 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     _commit(site, message)
     request = flower.read_train_request(message)
     summing = protection.Summing.of(site, context, "evaluate", request.round)
+    if summing and (stored := summing.answered(message)):
+        return flower.summed_reply(site.name, stored, ())
     load_vector(site.model, request.model)
     features, labels = site.test_tensors
     probabilities = predict(site.model, features, site.config.training.max_batch)

@@ -8,18 +8,17 @@ the run ends.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.errors import PrivacyError, ProtocolError
-from fedlearn.metrics import EvaluationSums, metrics
+from fedlearn.metrics import EvaluationSums, metrics, score_bins
 from fedlearn.privacy.events import Event
 from fedlearn.privacy.plan import PrivacyPlan, RecordPrivacy
 from fedlearn.rng import Streams
@@ -27,7 +26,7 @@ from fedlearn.vector import Vector
 from server.enrol import Enrolment, listed, raise_refusals
 from server.grid import Replies, SiteGrid
 from server.result import Attendance, RoundResult
-from server.strategies import make_strategy
+from server.strategies import cohort_size, make_strategy
 from server.summing import Summing
 
 
@@ -106,10 +105,8 @@ class Federation:
         }
 
     def _cohort(self, number: int) -> list[str]:
-        sites, fraction = self.grid.sites, self.config.strategy.fraction
-        size = max(
-            math.ceil(fraction * len(sites) - 1e-9), min(self.config.strategy.min_sites, len(sites))
-        )
+        sites = self.grid.sites
+        size = cohort_size(self.config.strategy, len(sites))
         if size >= len(sites):
             return sites
         chosen = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
@@ -121,13 +118,19 @@ class Federation:
             number, arrays, self._note(), self.grid.view(cohort)
         )
         if self.summing is None:
-            replies = self.grid.exchange(messages)
-            usable = list(replies.answers.values())
+            size = self.enrolment.layout.size
+            replies = self.grid.exchange(
+                messages, check=lambda content: flower.check_train_reply(content, size)
+            )
+            asked, usable, failure = list(cohort), list(replies.answers.values()), None
         else:
-            replies, mean = self.summing.train(number, list(messages), self.progress.model)
-            usable = [mean]
-        self._account(cohort, replies)
+            aggregate = self.summing.train(number, list(messages), self.progress.model)
+            asked, replies = aggregate.asked, aggregate.replies
+            usable, failure = [aggregate.mean] if aggregate.mean else [], aggregate.failure
+        self._account(asked, replies)
         self._check_budget(replies)
+        if failure is not None:
+            raise failure
         self._check_quorum(number, replies)
         averaged, _ = self.strategy.aggregate_train(number, usable)
         if averaged is None:
@@ -138,8 +141,8 @@ class Federation:
     def _note(self) -> ConfigRecord:
         return ConfigRecord({"run-id": self.run_id})
 
-    def _account(self, cohort: Sequence[str], replies: Replies) -> None:
-        """Take over what the sites say they spent.
+    def _account(self, asked: Sequence[str], replies: Replies) -> None:
+        """Take over what the sites say they spent; `asked` are those that got the model.
 
         A site that fell silent, or failed after it had begun, is taken to have
         spent a round; one that refused for privacy has spent nothing.
@@ -147,7 +150,7 @@ class Federation:
         if self.plan is None:
             return
         refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
-        for site in cohort:
+        for site in asked:
             if site in replies.answers:
                 self.progress.spent[site] = flower.read_spent(replies.answers[site].content)
             elif site not in refused:
@@ -173,6 +176,11 @@ class Federation:
             + listed(replies.failures),
         )
 
+    def _check_sums(self, content: RecordDict) -> None:
+        """Refuse test sums that cannot be added to those of the other sites."""
+        if not _fits(flower.read_evaluate_reply(content).sums, self.enrolment.task.num_classes):
+            raise ValueError("test sums of another shape")
+
     def _evaluate(self, number: int) -> dict[str, float]:
         arrays = flower.arrays_of(self.progress.model)
         messages = self.strategy.configure_evaluate(
@@ -183,13 +191,18 @@ class Federation:
             model = self.progress.model
             self.progress.tested = self.summing.evaluate(number, list(messages), model, classes)
         else:
-            replies = self.grid.exchange(messages)
+            replies = self.grid.exchange(messages, check=self._check_sums)
             self.progress.per_site = {
                 site: flower.read_evaluate_reply(reply.content).sums
                 for site, reply in replies.answers.items()
             }
             self.progress.tested = pooled(self.progress.per_site)
         return metrics(self.progress.tested)
+
+
+def _fits(sums: EvaluationSums, classes: int) -> bool:
+    shapes = sums.confusion.shape, sums.scores.shape
+    return shapes == ((classes, classes), (2, score_bins(classes)))
 
 
 def pooled(per_site: dict[str, EvaluationSums]) -> EvaluationSums:

@@ -3,8 +3,8 @@
 A message is a header of 84 bytes and a stream of 16 KiB chunks: Cobblestone-256
 of pyca/cryptography, which is C2SP chunked-encryption with SHA-512 and
 AES-256-GCM. Its key is derived per message from a fresh salt, is committed to,
-and has the header as its context. The key of a round and direction comes from a root that is ratcheted
-forward every round; the old root is dropped.
+and has the header as its context. The key of a round and direction comes from a
+root that is ratcheted forward every round; the old root is dropped.
 
 Nothing of a message is returned before its end is authenticated, and everything
 wrong with one is the same `EnvelopeError`. What this does not do: hide updates
