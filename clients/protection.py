@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -63,9 +63,11 @@ SERVER = "server"
 
 def identity_of(context: Context) -> Identity:
     """The site's long-lived key; in a simulation it is made for the run and never on disk."""
-    if "identity" not in context.state.config_records:
-        context.state["identity"] = ConfigRecord({"private": Identity.new().to_bytes()})
-    return Identity.from_bytes(_bytes(context.state.config_records["identity"]["private"]))
+    stored = flower.config_record(context.state, "identity")
+    if stored is None:
+        stored = ConfigRecord({"private": Identity.new().to_bytes()})
+        context.state["identity"] = stored
+    return Identity.from_bytes(_bytes(stored["private"]))
 
 
 # --- joining a run ----------------------------------------------------------------
@@ -86,8 +88,8 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
     """
     invitation = flower.read_invitation(message)
     digest = hashlib.sha256(encode(invitation).encode()).digest()
-    if "joined" in context.state.config_records:
-        joined = context.state.config_records["joined"]
+    joined = flower.config_record(context.state, "joined")
+    if joined is not None:
         if joined["invitation"] != digest:
             raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
         return flower.small_bytes("accepted", _bytes(joined["accepted"]))
@@ -120,9 +122,16 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
 
 
 def _joined(context: Context, step: str) -> ConfigRecord:
-    if "joined" not in context.state.config_records:
+    joined = flower.config_record(context.state, "joined")
+    if joined is None:
         raise ProtocolError(SERVER, step, "came before the site was invited to the run")
-    return context.state.config_records["joined"]
+    return joined
+
+
+@lru_cache(maxsize=8)
+def _roster_of(text: str) -> Roster:
+    """Parsed and verified once, not with every message."""
+    return Roster.from_json(text)
 
 
 # --- the sealed channel -----------------------------------------------------------
@@ -198,10 +207,16 @@ def _params(request: bytes) -> Params:
 
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
     if step != "advertise":
-        if "secagg" not in context.state.config_records:
+        stored = flower.config_record(context.state, "secagg")
+        if stored is None:
             raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
-        return int(str(context.state.config_records["secagg"]["round"]))
+        return int(str(stored["round"]))
     return _params(request).round
+
+
+@lru_cache(maxsize=64)
+def _digest_of(site: Site, payload: Payload, part: Part) -> bytes:
+    return plan_digest(site.config, payload, part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +326,7 @@ class Summing:
         return evaluate_payload(self.settings, sites, classes)
 
     def _roster(self) -> Roster:
-        return Roster.from_json(str(_joined(self.context, self.part)["roster"]))
+        return _roster_of(str(_joined(self.context, self.part)["roster"]))
 
     def _policy(self, settings: SecAggMasked, after_round: int) -> ClientPolicy:
         payload = self._payload()
@@ -322,13 +337,20 @@ class Summing:
             run_id=_bytes(_joined(self.context, self.part)["run-id"]),
             after_round=after_round,
             length=payload.length,
-            layout_hash=bytes.fromhex(layout_of(self.site.model).digest()),
-            plan_hash=plan_digest(self.site.config, payload, self.part),
+            layout_hash=self._layout_hash,
+            plan_hash=self._plan_hash(payload),
         )
+
+    @cached_property
+    def _layout_hash(self) -> bytes:
+        return bytes.fromhex(layout_of(self.site.model).digest())
+
+    def _plan_hash(self, payload: Payload) -> bytes:
+        return _digest_of(self.site, payload, self.part)
 
     def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
-        stored = self.context.state.config_records.get("secagg")
+        stored = flower.config_record(self.context.state, "secagg")
         after = self._last_round()
         if stored is not None:
             policy = self._policy(settings, after)
@@ -339,7 +361,7 @@ class Summing:
         return ClientSession(self.identity, self._policy(settings, after))
 
     def _last_round(self) -> int:
-        stored = self.context.state.config_records.get("secagg")
+        stored = flower.config_record(self.context.state, "secagg")
         return -1 if stored is None else int(str(stored["round"]))
 
     def _kept(self, session: ClientSession, work: Callable[[], bytes]) -> bytes:
@@ -378,8 +400,8 @@ class Summing:
             _bytes(joined["run-id"]),
             payload.ring.bits,
             payload.length,
-            bytes.fromhex(layout_of(self.site.model).digest()),
-            plan_digest(self.site.config, payload, self.part),
+            self._layout_hash,
+            self._plan_hash(payload),
             model_hash,
         )
         got = (

@@ -203,9 +203,14 @@ def read_hello(content: RecordDict) -> Hello:
 
 def read_refusal(content: RecordDict) -> Refusal | None:
     """The refusal that a reply holds, if it is one."""
-    if "refusal" not in content.config_records:
-        return None
-    return decode(Refusal, str(content.config_records["refusal"]["json"]))
+    record = config_record(content, "refusal")
+    return None if record is None else decode(Refusal, str(record["json"]))
+
+
+def config_record(content: RecordDict, name: str) -> ConfigRecord | None:
+    """The record under `name`. Flower's own view, `config_records`, copies all of them first."""
+    record = content.get(name)
+    return record if isinstance(record, ConfigRecord) else None
 
 
 # --- bytes of our own protocols ------------------------------------------------
@@ -228,7 +233,8 @@ def small_bytes(name: str, data: bytes) -> RecordDict:
 
 def read_small_bytes(content: RecordDict, name: str) -> bytes | None:
     """The bytes under `name`, or None if the content has none."""
-    data = content.config_records[name]["bytes"] if name in content.config_records else None
+    record = config_record(content, name)
+    data = None if record is None else record["bytes"]
     return data if isinstance(data, bytes) else None
 
 
@@ -243,9 +249,8 @@ def large_bytes(name: str, data: bytes | memoryview) -> ArrayRecord:
 
 def read_large_bytes(content: RecordDict, name: str) -> bytes | None:
     """The bytes of `large_bytes(name, ...)` under the record `name`, or None."""
-    if name not in content.array_records:
-        return None
-    return content.array_records[name][name].data
+    record = content.get(name)
+    return record[name].data if isinstance(record, ArrayRecord) else None
 
 
 def with_request(message: Message, request: bytes) -> Message:
@@ -272,11 +277,14 @@ def size_of(message: Message) -> int:
     if message.has_error():
         return 0
     content = message.content
-    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    return sum(map(_record_bytes, content.values()))
+
+
+def _record_bytes(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    if isinstance(record, ArrayRecord):
+        return record.count_bytes()
     # Flower's own count of the other records fails on a value that is empty.
-    records: list[Mapping[str, object]] = [*content.config_records.values()]
-    records += content.metric_records.values()
-    return arrays + sum(len(key) + _bytes_in(v) for record in records for key, v in record.items())
+    return sum(len(key) + _bytes_in(value) for key, value in record.items())
 
 
 def _bytes_in(value: object) -> int:
