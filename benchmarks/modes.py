@@ -1,9 +1,10 @@
 """What protection costs on `experiment=medical_heart`: every secagg with every transport.
 
-    python benchmarks/modes.py [--repeats 5] [--rounds 20] [--json PATH]
+    python benchmarks/modes.py [--repeats 5] [--rounds 20] [--command] [--json PATH]
 
 Every run is the whole `fedlearn simulate` in this process (config, data, enrolment,
-training, evaluation, files), after one run that warms up. The modes take turns, so
+training, evaluation, files), after one run that warms up; with `--command` it is the
+command itself in a new process, start and imports included. The modes take turns, so
 that the load of the machine falls on all of them alike; times are medians of wall
 and CPU seconds, ratios those of the medians to `off` and `plain`. Bytes are those of
 message contents over all sites, in the last round (the first also carries the set-up).
@@ -16,10 +17,13 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fedlearn.config import compose
 from server.run import Silent
@@ -27,6 +31,8 @@ from server.stop import Stop
 from simulations.run import simulate
 
 MODES = tuple(itertools.product(("off", "ring", "masked", "two_server"), ("plain", "sealed")))
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +47,32 @@ class Measured:
     """Bytes of the first round beyond those of the last."""
 
 
-def measure(folder: Path, secagg: str, transport: str, rounds: int) -> Measured:
+def run_here(options: list[str]) -> None:
+    """The run in this process."""
+    simulate(compose(options), Silent(), Stop())
+
+
+def run_command(options: list[str]) -> None:
+    """The command line, from start to end."""
+    command = [sys.executable, "-m", "fedlearn", "simulate", *options]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its ended children."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def measure(
+    folder: Path, secagg: str, transport: str, rounds: int, *, command: bool = False
+) -> Measured:
     """Run the experiment once."""
     options = [f"secagg={secagg}", f"transport={transport}", f"rounds={rounds}", f"out={folder}"]
-    wall, cpu = time.perf_counter(), time.process_time()
-    simulate(compose(["experiment=medical_heart", *options]), Silent(), Stop())
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    run = run_command if command else run_here
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    run(["experiment=medical_heart", *options])
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     entries = json.loads((folder / "result.json").read_text())["rounds"]
     first, last = entries[0]["bytes"], entries[-1]["bytes"]
     return Measured(
@@ -58,7 +84,7 @@ def measure(folder: Path, secagg: str, transport: str, rounds: int) -> Measured:
     )
 
 
-def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -> dict[str, object]:
+def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -> dict[str, Any]:
     """The row of one mode; `base` are the runs of `off` and `plain`."""
     wall, cpu = (statistics.median(getattr(run, at) for run in runs) for at in ("wall", "cpu"))
     return {
@@ -80,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--command", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     runs: dict[tuple[str, str], list[Measured]] = {mode: [] for mode in MODES}
@@ -87,7 +114,7 @@ def main() -> None:
         measure(Path(folder, "warm-up"), "masked", "sealed", 1)
         for repeat, mode in itertools.product(range(options.repeats), MODES):
             out = Path(folder, str(repeat), *mode)
-            runs[mode].append(measure(out, *mode, options.rounds))
+            runs[mode].append(measure(out, *mode, options.rounds, command=options.command))
     rows = [summary(mode, runs[mode], runs["off", "plain"]) for mode in MODES]
     for row in rows:
         print(
