@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"fedlearn {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_simulate(commands)
+    _add_compare(commands)
+    _add_report(commands)
     _add_data(_group(commands, "data", "what data there is", "data check my.csv"))
     _add_keys(_group(commands, "keys", "identities, and who takes part", "keys new cleveland"))
     _add_ledger(
@@ -59,6 +61,33 @@ def _add_simulate(commands: Commands[argparse.ArgumentParser]) -> None:
     simulate.add_argument(
         "overrides", nargs="*", metavar="key=value", help="what to change, as Hydra overrides"
     )
+
+
+def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
+    compare = _add(
+        commands,
+        "compare",
+        "run the product of all comma-separated values, side by side, into one table and one "
+        "report; the same command again does what is left",
+        "compare experiment=medical_heart privacy.epsilon=0.5,1,2,4,8 seed=0,1,2 out=runs/cost",
+    )
+    compare.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="key=value",
+        help="what to run, as Hydra overrides; compare.baselines=true adds reference lines, "
+        "compare.workers=N limits the runs at a time",
+    )
+
+
+def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
+    report = _add(
+        commands,
+        "report",
+        "write report.html of a run, of a comparison, or of a folder of runs, from its files alone",
+        "report runs/heart",
+    )
+    report.add_argument("folder", metavar="DIR")
 
 
 def _add_data(tasks: Commands[argparse.ArgumentParser]) -> None:

@@ -77,6 +77,23 @@ def _simulate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from server.stop import Stop, stop_on_interrupt
+    from simulations.compare import compare
+    from simulations.compare_display import CompareDisplay
+
+    stop = Stop()
+    with CompareDisplay() as display, stop_on_interrupt(stop, display.say):
+        return compare(options.overrides, display, stop)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from server.report.page import write_report
+
+    print(write_report(Path(options.folder)))
+    return 0
+
+
 def _data_list(_: argparse.Namespace) -> int:
     from rich import box
     from rich.console import Console
@@ -175,6 +192,8 @@ def _export(options: argparse.Namespace) -> int:
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "simulate": _simulate,
+    "compare": _compare,
+    "report": _report,
     "data list": _data_list,
     "data fetch": _data_fetch,
     "data check": _data_check,

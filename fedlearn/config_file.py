@@ -63,7 +63,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not parents and (CONFIGS / key).is_dir():
         node[last] = _option(override, key, text)
     else:
-        node[last] = _value(override, text)
+        node[last] = read_value(override, text)
 
 
 def _unknown(path: str, name: str, node: dict[str, Any]) -> str:
@@ -86,7 +86,8 @@ def _option(override: str, group: str, option: str) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if value != "???"}
 
 
-def _value(override: str, text: str) -> Any:
+def read_value(override: str, text: str) -> Any:
+    """The value that `text` (the right side of `override`) stands for; raises ConfigError."""
     if "${" in text:
         raise ConfigError([f"{override}: a config file holds values; write the value itself"])
     good, found = sift([f"+{_PLACE}={text}"])

@@ -17,14 +17,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from fedlearn.config import decode
-from fedlearn.config import load as load_config
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.vector import Vector, vector_digest
 from server.documents import render
 from server.model_card import Fact, model_card
 from server.privacy_statement import privacy_statement
-from server.result import SCHEMA, Result
+from server.result import Result
+from server.result_file import parse_result, read_bytes
 
 MODEL: Final = "model.safetensors"
 CARD: Final = "model_card.md"
@@ -41,8 +40,8 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
     """
     if target.exists() or target.is_symlink():
         raise ConfigError([f"--to {target}: exists; choose a folder that does not"])
-    result_bytes, config_bytes = _read(run / "result.json"), _read(run / "config.yaml")
-    result = _result(run / "result.json", result_bytes)
+    result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
+    result = parse_result(run / "result.json", result_bytes)
     model = _checked_model(run / MODEL, result)
     hashes = (
         Fact(name=f"SHA-256 of {MODEL}", value=_sha256(model)),
@@ -56,26 +55,6 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
     return tuple(target / name for name in files)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of a run"
-        ) from None
-
-
-def _result(path: Path, content: bytes) -> Result:
-    try:
-        result = decode(Result, content.decode())
-        load_config(result.config)
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a result that this version reads: {error}") from None
-    if result.schema != SCHEMA:
-        raise DataError(f"{path}: schema is {result.schema!r}; this version reads {SCHEMA!r}")
-    return result
-
-
 def _checked_model(path: Path, result: Result) -> bytes:
     """The bytes of the model file, if its values have the hash of the result."""
     if not path.exists():
@@ -83,7 +62,7 @@ def _checked_model(path: Path, result: Result) -> bytes:
             f"{path}: the run has no model yet ({len(result.rounds)} rounds done, status "
             f"{result.status}); export it after its first round"
         )
-    content = _read(path)
+    content = read_bytes(path)
     try:
         found = vector_digest(_vector(content))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -87,14 +87,18 @@ class RunFolder:
 
     def _check_same(self, config: RunConfig) -> None:
         text = (self.path / "checkpoint" / "config.json").read_text()
-        before, now = to_tree(decode(RunConfig, text)), to_tree(config)
-        free = {"resume", "out", "engine"}
-        changed = [key for key in now if key not in free and now[key] != before[key]]
+        before, now = self.essence(to_tree(decode(RunConfig, text))), self.essence(to_tree(config))
+        changed = [key for key in now if now[key] != before[key]]
         if changed:
             raise ConfigError(
                 [f"{key}: differs from the run in {self.path}, which resume=true continues"
                  for key in changed]
             )  # fmt: skip
+
+    @staticmethod
+    def essence(tree: dict[str, Any]) -> dict[str, Any]:
+        """The part of a config that decides what a run finds, not where and on what."""
+        return {key: value for key, value in tree.items() if key not in ("resume", "out", "engine")}
 
     def write_result(self, result: Result) -> None:
         """Write `result.json`."""

@@ -81,8 +81,12 @@ class Display:
         self.progress.stop()
         self.console.print(final_table(result))
         self.console.print(escape(result.privacy.statement), soft_wrap=True)
-        folder = shortest(Path(str(result.config["out"])))
-        self.console.print(f"\n[bold]{escape(folder)}{os.sep}result.json[/] holds all of it")
+        # Plots take a second to import: not before there is something to show.
+        from server.report.page import write_report
+
+        folder = Path(str(result.config["out"]))
+        report, data = shortest(write_report(folder)), shortest(folder / "result.json")
+        self.console.print(f"\n[bold]{escape(report)}[/] shows it, {escape(data)} holds all of it")
 
 
 SHOWN = ("loss", "accuracy", "macro_f1", "auc")

@@ -119,9 +119,13 @@ def run_locally(
     *,
     sites: int,
     run_config: dict[str, bool | float | int | str],
+    only: int | None = None,
 ) -> None:
-    """Run both apps to the end in this process."""
-    grid = InProcessGrid(client, make_contexts(sites, run_config))
+    """Run both apps to the end in this process; with `only`, that partition's site by itself."""
+    contexts = make_contexts(sites, run_config)
+    if only is not None:
+        contexts = {FIRST_NODE + only: contexts[FIRST_NODE + only]}
+    grid = InProcessGrid(client, contexts)
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )

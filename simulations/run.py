@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,21 +11,25 @@ from typing import assert_never
 from clients.app import app as client
 from clients.site import simulated_sites
 from fedlearn import flower
-from fedlearn.config import RunConfig
+from fedlearn.config import RunConfig, plan_of
 from fedlearn.data import Csv
 from fedlearn.engine import LocalEngine, RayEngine
 from server.app import make_app
+from server.enrol import enrol, join
 from server.folder import RunFolder
 from server.run import Listener
 from server.stop import Stop
-from simulations.local import run_locally
+from simulations.local import FIRST_NODE, InProcessGrid, make_contexts, run_locally
 from simulations.ray_engine import run_on_ray
 
 STOP_SECONDS = 20.0
 
 
-def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
+def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | None = None) -> None:
     """Run `config` to its end; the result is in the folder `config.out`.
+
+    `only` names the one site that takes part, for the local engine: a study of
+    what that site learns by itself.
 
     Raises:
         FedlearnError: see `server.run.run`.
@@ -32,13 +37,15 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
     """
     config = with_absolute_paths(config, Path.cwd())
     RunFolder(Path(config.out)).check(config)
-    sites = len(simulated_sites(config))
+    names = list(simulated_sites(config))
+    sites = len(names)
     run_config = flower.run_config_of(config)
     ended = threading.Event()
     server = make_app(listener, stop, ended.set)
     match config.engine:
         case LocalEngine():
-            run_locally(server, client, sites=sites, run_config=run_config)
+            chosen = None if only is None else names.index(only)
+            run_locally(server, client, sites=sites, run_config=run_config, only=chosen)
         case RayEngine():
             try:
                 run_on_ray(server, client, config.engine, sites=sites, run_config=run_config)
@@ -48,6 +55,24 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
                 raise
         case _:
             assert_never(config.engine)
+
+
+def rehearse(config: RunConfig, *, only: str | None = None) -> None:
+    """Ask everything that can be refused before a first round; writes and trains nothing.
+
+    Every site opens its records, says hello and joins, in this process; what it
+    loads stays in the caches for the run itself.
+
+    Raises:
+        FedlearnError: what `simulate` would raise before its first round.
+    """
+    config = with_absolute_paths(config, Path.cwd())
+    contexts = make_contexts(len(simulated_sites(config)), flower.run_config_of(config))
+    if only is not None:
+        names = list(simulated_sites(config))
+        contexts = {n: c for n, c in contexts.items() if names[n - FIRST_NODE] == only}
+    enrolment = enrol(InProcessGrid(client, contexts), config, plan_of(config), lambda: False)
+    join(enrolment, config, secrets.token_bytes(16))
 
 
 def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:

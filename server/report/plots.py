@@ -1,0 +1,216 @@
+"""Plots as SVG text that takes its colours from the page: one picture for light, dark and print.
+
+matplotlib draws with stand-in colours, which are then replaced by CSS
+variables; text stays text. No pyplot: there is no global state to leave behind.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+SERIES: Final = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
+
+_VARIABLES: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)
+}
+_WIDTH, _HEIGHT = 5.0, 3.3
+"""Inches of 72 units: narrow, so that the labels stay readable on a phone."""
+
+_STYLE: Final = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A place on a curve, and the runs that it stands for."""
+
+    x: float
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the runs."""
+        return sum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A line through the means of some runs, with the range of each."""
+
+    label: str
+    places: tuple[Spread, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A horizontal line to compare with."""
+
+    label: str
+    value: float
+
+
+def trade_off(
+    curves: Sequence[Curve], levels: Sequence[Level], *, metric: str, alternative: str
+) -> Markup:
+    """A metric against epsilon: means, the range over the runs, and reference lines."""
+    figure, axes = _canvas()
+    for number, curve in enumerate(curves):
+        colour, style = SERIES[number % len(SERIES)], _line(number // len(SERIES))
+        _draw_curve(axes, curve, colour, style)
+    for number, level in enumerate(levels):
+        axes.axhline(level.value, color=MUTED, linestyle=("--", ":", "-.")[number % 3],
+                     linewidth=1.2, label=level.label)  # fmt: skip
+    places = sorted({place.x for curve in curves for place in curve.places})
+    _epsilon_axis(axes, places)
+    axes.set_ylabel(metric)
+    return _finished(figure, alternative)
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, style: str) -> None:
+    x = [place.x for place in curve.places]
+    low = [min(place.values) for place in curve.places]
+    high = [max(place.values) for place in curve.places]
+    axes.plot(x, [place.mean for place in curve.places], color=colour, linestyle=style,
+              marker="o", markersize=4, linewidth=1.8, label=curve.label)  # fmt: skip
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    for place in curve.places:
+        if len(place.values) > 1:
+            axes.plot([place.x] * len(place.values), place.values, linestyle="none", marker="_",
+                      markersize=6, color=colour)  # fmt: skip
+
+
+def _epsilon_axis(axes: Axes, places: Sequence[float]) -> None:
+    axes.set_xlabel("epsilon spent: smaller protects more")
+    if not places:
+        axes.set_xticks([])
+        return
+    if len(places) > 1 and places[0] > 0:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_apart(places)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+
+
+def _apart(places: Sequence[float], most: int = 8) -> list[float]:
+    """At most `most` of `places`: more labels would lie on each other."""
+    every = -(-len(places) // most)
+    return list(places[::every])
+
+
+def over_rounds(
+    curves: Sequence[Curve], levels: Sequence[Level], *, label: str, alternative: str
+) -> Markup:
+    """Lines over the rounds of a run."""
+    figure, axes = _canvas()
+    for number, curve in enumerate(curves):
+        colour, style = SERIES[number % len(SERIES)], _line(number // len(SERIES))
+        x, y = [place.x for place in curve.places], [place.mean for place in curve.places]
+        marker = "o" if len(x) == 1 else ""
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.8, marker=marker,
+                  label=curve.label)  # fmt: skip
+    for level in levels:
+        axes.axhline(level.value, color=MUTED, linestyle="--", linewidth=1.2, label=level.label)
+    axes.set_xlabel("round")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finished(figure, alternative)
+
+
+def cost(
+    rounds: Sequence[int],
+    seconds: Sequence[float],
+    up: Sequence[float],
+    down: Sequence[float],
+    *,
+    alternative: str,
+) -> Markup:
+    """Seconds and kilobytes of every round, one above the other."""
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    with rc_context(_STYLE):
+        above, below = figure.subplots(2, 1, sharex=True)
+        above.bar(rounds, seconds, color=SERIES[0], width=0.7)
+        above.set_ylabel("seconds")
+        below.bar(rounds, up, color=SERIES[1], width=0.7, label="from the sites")
+        below.bar(rounds, down, bottom=up, color=SERIES[2], width=0.7, label="to the sites")
+        below.set_ylabel("kB")
+        below.set_xlabel("round")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axes in (above, below):
+            axes.grid(axis="x", visible=False)
+            axes.set_axisbelow(True)
+    return _finished(figure, alternative)
+
+
+# --- how a figure becomes text ----------------------------------------------------------
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _line(number: int) -> str:
+    return ("-", "--", ":", "-.")[number % 4]
+
+
+def _finished(figure: Figure, alternative: str) -> Markup:
+    with rc_context(_STYLE):
+        handles = {}
+        for axes in figure.axes:
+            drawn, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, drawn, strict=True))
+        if len(handles) > 1:
+            figure.legend(handles.values(), handles.keys(), loc="outside lower center",
+                          ncols=1 if any(len(text) > 22 for text in handles) else 2)  # fmt: skip
+            rows = len(handles) if any(len(t) > 22 for t in handles) else -(-len(handles) // 2)
+            figure.set_figheight(_HEIGHT + 0.2 * rows)
+    return svg(figure, alternative)
+
+
+def svg(figure: Figure, alternative: str) -> Markup:
+    """`figure` as an SVG element for a page that sets the variables, with a text for who cannot see it."""
+    buffer = io.StringIO()
+    with rc_context({**_STYLE, "svg.hashsalt": alternative}):
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+    shown = escape(alternative)
+    return Markup(
+        text.replace("<svg ", f'<svg role="img" aria-label="{shown}" ', 1)
+        .replace("<defs>", f"<title>{shown}</title>\n <defs>", 1)
+        .strip()
+    )

@@ -1,0 +1,97 @@
+"""The runs that a report compares, and in what they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlearn.errors import DataError
+from server.folder import RunFolder
+from server.report.comparison import FILE, PointResult, Reference, read_comparison
+from server.result import Result
+from server.result_file import read_result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run with a result; of a comparison, or merely in the same folder."""
+
+    name: str
+    result: Result
+    reference: Reference | None = None
+    site: str | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Dotted key -> value of everything in the config that decides what the run finds."""
+        return dict(_flat("", RunFolder.essence(self.result.config)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A run without a result, and why."""
+
+    name: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting in which runs differ: every value with the number of runs that have it."""
+
+    key: str
+    values: tuple[tuple[str, int], ...]
+
+
+def read_runs(folder: Path) -> tuple[list[Run], list[Missing]]:
+    """The runs in `folder`: those that `compare.json` lists, or else every folder with a result.
+
+    Raises:
+        DataError: `compare.json` or a listed result cannot be read, or there are no runs.
+    """
+    if (folder / FILE).is_file():
+        return _listed(folder, read_comparison(folder).points)
+    found = sorted(path.parent for path in folder.glob("*/result.json"))
+    if not found:
+        raise DataError(
+            f"{folder}: holds neither a run (result.json), nor a comparison ({FILE}), nor folders "
+            "of runs"
+        )
+    return [Run(name=path.name, result=read_result(path)) for path in found], []
+
+
+def _listed(folder: Path, points: Sequence[PointResult]) -> tuple[list[Run], list[Missing]]:
+    runs, missing = [], []
+    for point in points:
+        if (folder / point.name / "result.json").is_file():
+            result = read_result(folder / point.name)
+            runs.append(
+                Run(name=point.name, result=result, reference=point.reference, site=point.site)
+            )
+        if point.status != "finished":
+            missing.append(Missing(name=point.name, status=point.status, reason=point.reason or ""))
+    return runs, missing
+
+
+def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
+    """The settings in which `runs` differ; one that a run does not have counts as a value."""
+    settings = [run.settings for run in runs]
+    found = []
+    for key in dict.fromkeys(key for one in settings for key in one):
+        values = [one.get(key, "(not set)") for one in settings]
+        if len(set(values)) > 1:
+            counted = tuple((value, values.count(value)) for value in dict.fromkeys(values))
+            found.append(Difference(key=key, values=counted))
+    return tuple(found)
+
+
+def _flat(prefix: str, node: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), child)
+    else:
+        yield prefix, node if isinstance(node, str) else json.dumps(node)

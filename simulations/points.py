@@ -1,0 +1,83 @@
+"""The points of a comparison: what each runs, and the name of its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fedlearn.config import RunConfig, compose
+from fedlearn.errors import ConfigError
+from simulations.product import product
+
+_UNSAFE: Final = re.compile(r"[^\w.,=+-]+")
+_LONGEST_NAME: Final = 120
+
+ALONE: Final = "point"
+"""The name of the point of a sweep that sweeps nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run of a comparison."""
+
+    name: str
+    """Its folder inside that of the comparison."""
+    overrides: tuple[str, ...]
+    """What `fedlearn simulate` takes to repeat it (with `out=`)."""
+    swept: Mapping[str, str]
+    reference: str | None
+    """Which reference line it belongs to, if any."""
+    site: str | None
+    """The one site that trains, where it trains by itself."""
+    config: RunConfig
+
+
+def points_of(overrides: Sequence[str]) -> list[Point]:
+    """All points of the product of `overrides`, composed and checked.
+
+    Raises:
+        ConfigError: with every problem of every point, each once.
+    """
+    points: list[Point] = []
+    found: dict[str, None] = {}
+    for combination in product(overrides):
+        if "out" in combination.swept:
+            raise ConfigError(["out: a comparison has one folder, and makes one in it per point"])
+        try:
+            points.append(compose_point(combination.overrides, combination.swept))
+        except ConfigError as error:
+            found |= dict.fromkeys(error.problems)
+    if found:
+        raise ConfigError(list(found))
+    return points
+
+
+def compose_point(
+    overrides: Sequence[str], swept: Mapping[str, str], *, reference: str | None = None
+) -> Point:
+    """The point that `overrides` describe; its name says what was swept."""
+    config = replace(compose(overrides), resume=False)
+    kept = [text for text in overrides if text.partition("=")[0] not in ("out", "resume")]
+    return Point(
+        name=_name(swept, reference),
+        overrides=tuple(kept),
+        swept=dict(swept),
+        reference=reference,
+        site=None,
+        config=config,
+    )
+
+
+def _name(swept: Mapping[str, str], reference: str | None) -> str:
+    parts = [reference.replace("_", "-")] if reference else []
+    parts += [f"{key.lstrip('+')}={value}" for key, value in swept.items()]
+    text = ",".join(parts) or ALONE
+    safe = _UNSAFE.sub("_", text)
+    if safe == text and len(safe) <= _LONGEST_NAME:
+        return safe
+    # Two values may look the same once they are made safe: a digest keeps them apart.
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{safe[: _LONGEST_NAME - 9]}-{digest}"
