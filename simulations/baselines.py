@@ -1,4 +1,4 @@
-"""Reference lines of a comparison: what the same study gives without privacy, or without federating.
+"""Reference lines of a comparison: the same study without privacy, or without federating.
 
 None of the three is private, and the report says so:
 
@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from clients.site import simulated_sites
 from fedlearn.config import RunConfig, encode
+from server.report.comparison import Reference
 from simulations.points import Point, compose_point
 
 _PLAIN = ("secagg=off", "transport=plain", "strategy=fedavg", "strategy.min_sites=1")
@@ -53,7 +54,7 @@ def _of(point: Point) -> Iterator[Point]:
 
 
 def _reference(
-    point: Point, reference: str, left_out: Sequence[str], added: Sequence[str]
+    point: Point, reference: Reference, left_out: Sequence[str], added: Sequence[str]
 ) -> Point:
     kept = _without(point.overrides, *left_out)
     swept = {key: value for key, value in point.swept.items() if f"{key}={value}" in kept}

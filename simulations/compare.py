@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -294,7 +294,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def warm_up(configs: Any) -> None:
+def warm_up(configs: Iterable[RunConfig]) -> None:
     """Import and compute once what every run would, before processes are forked."""
     import torch
 

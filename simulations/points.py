@@ -10,6 +10,7 @@ from typing import Final
 
 from fedlearn.config import RunConfig, compose
 from fedlearn.errors import ConfigError
+from server.report.comparison import Reference
 from simulations.product import product
 
 _UNSAFE: Final = re.compile(r"[^\w.,=+-]+")
@@ -28,7 +29,7 @@ class Point:
     overrides: tuple[str, ...]
     """What `fedlearn simulate` takes to repeat it (with `out=`)."""
     swept: Mapping[str, str]
-    reference: str | None
+    reference: Reference | None
     """Which reference line it belongs to, if any."""
     site: str | None
     """The one site that trains, where it trains by itself."""
@@ -56,7 +57,7 @@ def points_of(overrides: Sequence[str]) -> list[Point]:
 
 
 def compose_point(
-    overrides: Sequence[str], swept: Mapping[str, str], *, reference: str | None = None
+    overrides: Sequence[str], swept: Mapping[str, str], *, reference: Reference | None = None
 ) -> Point:
     """The point that `overrides` describe; its name says what was swept."""
     config = replace(compose(overrides), resume=False)
@@ -71,7 +72,7 @@ def compose_point(
     )
 
 
-def _name(swept: Mapping[str, str], reference: str | None) -> str:
+def _name(swept: Mapping[str, str], reference: Reference | None) -> str:
     parts = [reference.replace("_", "-")] if reference else []
     parts += [f"{key.lstrip('+')}={value}" for key, value in swept.items()]
     text = ",".join(parts) or ALONE

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, Literal
@@ -85,7 +86,7 @@ def run_jobs(
     Raises:
         KeyboardInterrupt: stopped at once; what was done is on disk.
     """
-    waiting, crew = deque(jobs), _Crew(multiprocessing.get_context(start))
+    waiting, crew = deque(jobs), _Crew(start)
     try:
         while crew.running or (waiting and not stop.after_round.is_set()):
             while waiting and len(crew.running) < workers and not stop.after_round.is_set():
@@ -103,17 +104,15 @@ def run_jobs(
 class _Crew:
     """The processes that run now."""
 
-    def __init__(
-        self, context: multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext
-    ) -> None:
-        self.context = context
+    def __init__(self, start: Start) -> None:
+        self.kind = ForkProcess if start == "fork" else SpawnProcess
         self.running: dict[Connection, tuple[Job, BaseProcess]] = {}
         self.interrupted = False
 
     def start(self, job: Job) -> None:
         """Start a process for `job`."""
-        ours, theirs = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_work, args=(job, theirs), daemon=True)
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = self.kind(target=_work, args=(job, theirs), daemon=True)
         with _interrupts_held(), warnings.catch_warnings():
             # Newer Pythons warn of threads that a fork leaves behind; ours are
             # the idle ones of BLAS, which starts its own again.

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
@@ -27,7 +27,7 @@ _VARIABLES: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
 _WIDTH, _HEIGHT = 5.0, 3.3
 """Inches of 72 units: narrow, so that the labels stay readable on a phone."""
 
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -184,7 +184,7 @@ def _line(number: int) -> str:
 
 def _finished(figure: Figure, alternative: str) -> Markup:
     with rc_context(_STYLE):
-        handles = {}
+        handles: dict[str, Any] = {}
         for axes in figure.axes:
             drawn, labels = axes.get_legend_handles_labels()
             handles |= dict(zip(labels, drawn, strict=True))
@@ -197,7 +197,7 @@ def _finished(figure: Figure, alternative: str) -> Markup:
 
 
 def svg(figure: Figure, alternative: str) -> Markup:
-    """`figure` as an SVG element for a page that sets the variables, with a text for who cannot see it."""
+    """`figure` as an SVG element that takes its colours from the page, with a text in its place."""
     buffer = io.StringIO()
     with rc_context({**_STYLE, "svg.hashsalt": alternative}):
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))

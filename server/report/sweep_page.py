@@ -36,11 +36,9 @@ class Cell:
     @classmethod
     def number(cls, value: float | None, form: str = ".3f") -> Cell:
         """A number; without one, a dash that sorts first."""
-        return (
-            cls(shown="-", key="")
-            if value is None
-            else cls(shown=f"{value:{form}}", key=repr(value))
-        )
+        if value is None:
+            return cls(shown="-", key="")
+        return cls(shown=f"{value:{form}}", key=repr(value))
 
     @classmethod
     def text(cls, value: str) -> Cell:
@@ -171,7 +169,7 @@ def _short(key: str, keys: Sequence[str]) -> str:
 
 
 def reference_levels(runs: Sequence[Run], points: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Label -> metric -> value: the reference lines, and points without privacy; means over runs."""
+    """Label -> metric -> mean: of the reference lines, and of points without privacy."""
     found: dict[str, dict[str, float]] = {}
     for reference, label in REFERENCES.items():
         members = [run for run in runs if run.reference == reference]
@@ -293,7 +291,7 @@ def _fairness_plot(groups: Sequence[Group], sites: Sequence[str]) -> Markup | No
             places=tuple(
                 plots.Spread(
                     x=group.epsilon or 0.0,
-                    values=tuple(r.result.final.per_site[site]["accuracy"] for r in group.runs),
+                    values=(_at_site(group, site),),
                 )
                 for group in first
             ),
@@ -315,7 +313,7 @@ def _shared_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
     """The metrics that every run has: what differs in kind is not compared."""
     found = [set(run.result.final.evaluate) for run in runs if run.result.final.evaluate]
     shared = set.intersection(*found) if found else set()
-    return tuple(name for name in (*SHOWN, "loss") if name in shared)
+    return tuple(name for name in SHOWN if name in shared)
 
 
 def _columns(points: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
