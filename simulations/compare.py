@@ -78,7 +78,7 @@ def compare(overrides: Sequence[str], listener: Listener, stop: Stop) -> int:
     """
     settings, rest = _settings(overrides)
     points, folder = plan(settings, rest)
-    study = _Study(folder, points)
+    study = Study(folder, points)
     study.check()
     study.rehearse(listener)
     todo = study.prepare()
@@ -143,7 +143,7 @@ def _settings(overrides: Sequence[str]) -> tuple[CompareSettings, list[str]]:
 # --- the folder ---------------------------------------------------------------------
 
 
-class _Study:
+class Study:
     """The folder of a comparison and the state of its points."""
 
     def __init__(self, folder: Path, points: Sequence[Point]) -> None:

@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 from fedlearn.config import RunConfig, compose
 from fedlearn.errors import ConfigError
 from server.report.comparison import Reference
-from simulations.product import product
+from simulations.product import Combination, product
 
 _UNSAFE: Final = re.compile(r"[^\w.,=+-]+")
 _LONGEST_NAME: Final = 120
@@ -42,11 +43,24 @@ def points_of(overrides: Sequence[str]) -> list[Point]:
     Raises:
         ConfigError: with every problem of every point, each once.
     """
+    combinations = product(overrides)
+    if any("out" in combination.swept for combination in combinations):
+        raise ConfigError(["out: a comparison has one folder, and makes one in it per point"])
+    # Every value once comes first: a wrong one would be wrong in all its combinations.
+    _refuse_problems(_every_value_once(combinations))
+    return _refuse_problems(combinations)
+
+
+def _every_value_once(combinations: Sequence[Combination]) -> list[Combination]:
+    """The first combination, and those that differ from it in one value."""
+    first = combinations[0]
+    return [c for c in combinations if len(c.swept.items() - first.swept.items()) <= 1]
+
+
+def _refuse_problems(combinations: Sequence[Combination]) -> list[Point]:
     points: list[Point] = []
     found: dict[str, None] = {}
-    for combination in product(overrides):
-        if "out" in combination.swept:
-            raise ConfigError(["out: a comparison has one folder, and makes one in it per point"])
+    for combination in combinations:
         try:
             points.append(compose_point(combination.overrides, combination.swept))
         except ConfigError as error:
@@ -60,7 +74,7 @@ def compose_point(
     overrides: Sequence[str], swept: Mapping[str, str], *, reference: Reference | None = None
 ) -> Point:
     """The point that `overrides` describe; its name says what was swept."""
-    config = replace(compose(overrides), resume=False)
+    config = replace(_composed(tuple(overrides)), resume=False)
     kept = [text for text in overrides if text.partition("=")[0] not in ("out", "resume")]
     return Point(
         name=_name(swept, reference),
@@ -70,6 +84,11 @@ def compose_point(
         site=None,
         config=config,
     )
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> RunConfig:
+    return compose(overrides)
 
 
 def _name(swept: Mapping[str, str], reference: Reference | None) -> str:
