@@ -97,7 +97,7 @@ def compare(overrides: Sequence[str], listener: Listener, stop: Stop) -> int:
         comparison = study.write()
         write_report(folder)
     listener.finished(comparison, folder)
-    if any(point.status in ("planned", "interrupted") for point in comparison.points):
+    if not study.is_settled():
         raise StoppedError("stopped; the same command does the rest")
     return study.exit_code
 
@@ -150,6 +150,8 @@ class Study:
         self.folder, self.points = folder, points
         self.exit_code = 0
         self._reasons: dict[str, str] = {}
+        # Read once, and again when a run has ended: there may be hundreds.
+        self._results = {point.name: self._read(point.name) for point in points}
 
     def check(self) -> None:
         """Refuse a folder that is something else, or holds other runs under these names."""
@@ -196,10 +198,16 @@ class Study:
 
     def ended(self, event: Ended) -> None:
         """Note how a run ended, and write that down."""
+        self._results[event.name] = self._read(event.name)
         if event.exit_code not in (0, StoppedError.exit_code):
             self._reasons[event.name] = event.reason or "failed"
             self.exit_code = _worse(self.exit_code, event.exit_code)
         self.write()
+
+    def is_settled(self) -> bool:
+        """Whether every point has finished or failed: nothing is left to do."""
+        settled = {"finished", "stopped_budget", "failed"}
+        return all(self._entry(point).status in settled for point in self.points)
 
     def write(self) -> Comparison:
         """Write `compare.json` and `compare.csv`: these points, then those of earlier commands."""
@@ -219,11 +227,11 @@ class Study:
             reference=point.reference,
             site=point.site,
         )
-        return point_result(plan, self._result_of(point), self._reasons.get(point.name))
+        return point_result(plan, self._results[point.name], self._reasons.get(point.name))
 
     def _freed(self, point: Point) -> Point:
         """Resume what ended cleanly after a round; set aside what did not."""
-        result = self._result_of(point)
+        result = self._results[point.name]
         folder = self.folder / point.name
         if result is not None and result.status == "interrupted" and result.rounds:
             return replace(point, config=replace(point.config, resume=True))
@@ -231,15 +239,16 @@ class Study:
             aside = self.folder / UNFINISHED
             aside.mkdir(exist_ok=True)
             folder.rename(_free(aside, point.name))
+            self._results[point.name] = None
         return point
 
     def _is_finished(self, point: Point) -> bool:
-        result = self._result_of(point)
+        result = self._results[point.name]
         return result is not None and result.status == "finished"
 
-    def _result_of(self, point: Point) -> Result | None:
+    def _read(self, name: str) -> Result | None:
         try:
-            return read_result(self.folder / point.name)
+            return read_result(self.folder / name)
         except DataError:
             return None
 

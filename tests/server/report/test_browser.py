@@ -84,7 +84,8 @@ def test_browser__of_a_phone_shows_all_without_scrolling_sideways(
         '<iframe style="width:360px;height:800px;border:0"></iframe><p id="found"></p><script>'
         f"const frame = document.querySelector('iframe'); frame.onload = () => {{"
         "const root = frame.contentDocument.documentElement;"
-        "document.querySelector('#found').textContent = `${root.scrollWidth} of ${root.clientWidth}`;"
+        "const found = document.querySelector('#found');"
+        "found.textContent = `${root.scrollWidth} of ${root.clientWidth}`;"
         f"}}; frame.srcdoc = {source};</script>"
     )
     seen, _ = opened(page, tmp_path)
