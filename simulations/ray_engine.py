@@ -46,7 +46,8 @@ def run_on_ray(
         raise ConfigError(["engine=ray: needs Ray; install it with `pip install 'fedlearn[ray]'`"])
     import ray
 
-    with tempfile.TemporaryDirectory(prefix="fedlearn-") as folder:
+    # Processes of Ray and Flower may still write there while it is removed.
+    with tempfile.TemporaryDirectory(prefix="fedlearn-", ignore_cleanup_errors=True) as folder:
         Path(folder, "pyproject.toml").write_text(APP)
         # Flower keeps state in its home; two runs on one machine must not share it.
         os.environ.setdefault("FLWR_HOME", folder)
