@@ -263,6 +263,17 @@ def wait_for(ready: Any, seconds: float = 90.0) -> None:
         time.sleep(0.05)
 
 
+def end_processes_of(home: Path) -> None:
+    """End the SuperLink and what it started: all that have `home` as their FLWR_HOME."""
+    mark = f"FLWR_HOME={home}\0".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in entry.read_bytes():
+                os.kill(int(entry.parent.name), signal.SIGTERM)
+        except OSError:
+            continue  # it has ended, or is not ours
+
+
 @pytest.mark.slow
 def test_flwr_run__runs_the_same_app(tmp_path: Path) -> None:
     """`flwr run .` from the project's folder, with Flower's own SuperLink and simulation."""
@@ -287,8 +298,7 @@ def test_flwr_run__runs_the_same_app(tmp_path: Path) -> None:
         finished = lambda: (out / "result.json").exists() and read(out)["status"] == "finished"  # noqa: E731
         wait_for(finished, 150.0)
     finally:
-        subprocess.run(["pkill", "-f", str(home)], check=False)
-        subprocess.run(["pkill", "-f", "39193"], check=False)
+        end_processes_of(home)
     here = run(tmp_path / "here", "privacy=none", "rounds=2")
     assert read(out)["model"]["sha256"] == here["model"]["sha256"]
 
