@@ -9,21 +9,13 @@ from typing import Final
 from markupsafe import Markup
 
 from server.model_card import MEANINGS, Fact
-from server.privacy_statement import rounded_up
 from server.report import plots
 from server.report.comparison import traffic
+from server.report.fairness import FairnessRow, fairness, fairness_plot, shared_sites
+from server.report.groups import Group, grouped, reference_levels, short
 from server.report.run_page import SHOWN, bytes_text, metric_name
 from server.report.runs import Difference, Missing, Run, differences
 from server.report.threats import Defence, Threat, threats
-
-REFERENCES: Final = {
-    "non_private": "federated, no privacy",
-    "local_only": "each site by itself, no privacy",
-    "centralised": "all records in one place, no privacy",
-}
-
-_NOT_A_CURVE: Final = ("seed", "privacy.epsilon", "privacy.noise_multiplier")
-"""Settings that move a run along its curve instead of to another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,27 +36,6 @@ class Cell:
     def text(cls, value: str) -> Cell:
         """A text."""
         return cls(shown=value, key=value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Runs that differ in nothing but their seed."""
-
-    label: str
-    curve: str
-    epsilon: float | None
-    runs: tuple[Run, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FairnessRow:
-    """How a group of runs does at every site; means over the runs."""
-
-    label: str
-    epsilon: str
-    sites: tuple[str, ...]
-    worst: str
-    gap: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +78,7 @@ def sweep_page(
     groups = grouped(points)
     shared = _shared_metrics(runs)
     levels = reference_levels(runs, points)
-    sites = _sites(points)
+    sites = shared_sites(points)
     return SweepPage(
         title=_title(points, name),
         what=_what(runs, points, groups),
@@ -117,8 +88,8 @@ def sweep_page(
         curves_note=_curves_note(groups),
         levels=_level_table(levels, shared),
         sites=sites,
-        fairness=tuple(_fairness(group, sites) for group in groups) if sites else (),
-        fairness_plot=_fairness_plot(groups, sites),
+        fairness=tuple(fairness(group, sites) for group in groups) if sites else (),
+        fairness_plot=fairness_plot(groups, sites),
         columns=_columns(points, shared),
         rows=tuple(_row(run, points, shared) for run in runs),
         differences=differences(points),
@@ -129,72 +100,7 @@ def sweep_page(
     )
 
 
-# --- groups and curves ------------------------------------------------------------
-
-
-def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Runs by what they differ in apart from the seed, along each curve by epsilon."""
-    varied = [difference.key for difference in differences(runs) if difference.key != "seed"]
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        settings = run.settings
-        groups.setdefault(tuple(settings.get(key, "") for key in varied), []).append(run)
-    made = [_group(varied, values, members) for values, members in groups.items()]
-    order = list(dict.fromkeys(group.curve for group in made))
-    return sorted(made, key=lambda g: (order.index(g.curve), g.epsilon is None, g.epsilon or 0.0))
-
-
-def _group(varied: Sequence[str], values: Sequence[str], runs: Sequence[Run]) -> Group:
-    pairs = [(key, value) for key, value in zip(varied, values, strict=True) if value]
-    spent = [run.result.privacy.epsilon for run in runs]
-    known = [value for value in spent if value is not None]
-    label = ", ".join(f"{_short(key, varied)} {value}" for key, value in pairs[:4])
-    curve = ", ".join(
-        f"{_short(key, varied)} {value}" for key, value in pairs[:4] if key not in _NOT_A_CURVE
-    )
-    return Group(
-        label=label or "all runs",
-        curve=curve,
-        epsilon=max(known) if len(known) == len(spent) else None,
-        runs=tuple(runs),
-    )
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a dotted key, where that is not taken for another."""
-    last = key.rpartition(".")[2]
-    if last == "kind":
-        return key.rpartition(".")[0]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
-
-
-def reference_levels(runs: Sequence[Run], points: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Label -> metric -> mean: of the reference lines, and of points without privacy."""
-    found: dict[str, dict[str, float]] = {}
-    for reference, label in REFERENCES.items():
-        members = [run for run in runs if run.reference == reference]
-        if members:
-            found[label] = _pooled(members)
-    for group in grouped(points):
-        if group.epsilon is None:
-            found[group.label] = _pooled(group.runs)
-    return found
-
-
-def _pooled(runs: Sequence[Run]) -> dict[str, float]:
-    """Every metric over the test records of all runs: a site alone counts by its records."""
-    weights = [sum(s.test for s in run.result.data.sites.values()) for run in runs]
-    names = dict.fromkeys(name for run in runs for name in run.result.final.evaluate)
-    pooled = {}
-    for name in names:
-        pairs = [
-            (weight, run.result.final.evaluate[name])
-            for weight, run in zip(weights, runs, strict=True)
-            if name in run.result.final.evaluate
-        ]
-        total = sum(weight for weight, _ in pairs)
-        pooled[name] = sum(weight * value for weight, value in pairs) / total if total else 0.0
-    return pooled
+# --- curves ------------------------------------------------------------
 
 
 def _curve(groups: Sequence[Group], levels: dict[str, dict[str, float]], metric: str) -> Markup:
@@ -254,58 +160,6 @@ def _level_table(levels: dict[str, dict[str, float]], shared: Sequence[str]) -> 
     )
 
 
-# --- fairness ---------------------------------------------------------------------
-
-
-def _sites(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The sites that every run has tested; none if runs share no sites."""
-    tested = [{s for s, found in run.result.final.per_site.items() if found} for run in runs]
-    return tuple(sorted(set.intersection(*tested))) if tested else ()
-
-
-def _at_site(group: Group, site: str) -> float:
-    values = [run.result.final.per_site[site]["accuracy"] for run in group.runs]
-    return sum(values) / len(values)
-
-
-def _fairness(group: Group, sites: Sequence[str]) -> FairnessRow:
-    means = {site: _at_site(group, site) for site in sites}
-    worst = min(means, key=means.__getitem__)
-    return FairnessRow(
-        label=group.label,
-        epsilon="none" if group.epsilon is None else rounded_up(group.epsilon),
-        sites=tuple(f"{means[site]:.3f}" for site in sites),
-        worst=worst,
-        gap=f"{max(means.values()) - means[worst]:.3f}",
-    )
-
-
-def _fairness_plot(groups: Sequence[Group], sites: Sequence[str]) -> Markup | None:
-    private = [group for group in groups if group.epsilon is not None]
-    if not private or not 1 < len(sites) <= 8:
-        return None
-    first = [group for group in private if group.curve == private[0].curve]
-    curves = [
-        plots.Curve(
-            label=site,
-            places=tuple(
-                plots.Spread(
-                    x=group.epsilon or 0.0,
-                    values=(_at_site(group, site),),
-                )
-                for group in first
-            ),
-        )
-        for site in sites
-    ]
-    said = "; ".join(
-        f"{curve.label} from {curve.places[0].mean:.3f} to {curve.places[-1].mean:.3f}"
-        for curve in curves
-    )
-    text = f"Test accuracy of each site, from the smallest epsilon to the largest: {said}."
-    return plots.trade_off(curves, [], metric="test accuracy", alternative=text)
-
-
 # --- tables and texts -----------------------------------------------------------------
 
 
@@ -319,7 +173,7 @@ def _shared_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
 def _columns(points: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
     keys = [difference.key for difference in differences(points)][:_MOST_KEYS]
     names = [metric_name(name) for name in shared]
-    return ("run", *(_short(key, keys) for key in keys), "epsilon spent", *names, "worst site",
+    return ("run", *(short(key, keys) for key in keys), "epsilon spent", *names, "worst site",
             "its accuracy", "seconds", "sent", "status")  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from fedlearn.cli import main
 from simulations.compare import CompareSettings, plan
-from simulations.compare import Study as Sweep
-from tests.simulations.study import command, compare, environment, points, table
+from simulations.study import Study as Sweep
+from tests.simulations.small import command, compare, environment, points, table
 
 Output = pytest.CaptureFixture[str]
 

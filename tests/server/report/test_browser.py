@@ -12,7 +12,7 @@ import pytest
 
 from fedlearn.cli import main
 from server.report.page import write_report
-from tests.simulations.study import table
+from tests.simulations.small import table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 

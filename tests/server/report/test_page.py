@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from fedlearn.cli import main
+from server.report.groups import grouped
 from server.report.page import write_report
 from server.report.runs import read_runs
-from server.report.sweep_page import grouped
-from tests.simulations.study import table
+from tests.simulations.small import table
 
 Output = pytest.CaptureFixture[str]
 
