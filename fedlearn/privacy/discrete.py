@@ -35,7 +35,8 @@ SMALLEST_STDDEV: Final = 4
 LARGEST_STDDEV: Final = 1 << 16
 """A table for more would outgrow the caches, and a finer grid gains nothing."""
 
-_LOG_TAIL: Final = 120 * math.log(2)  # what lies beyond a table has a chance below 2^-120
+_TAIL: Final = 2.0**-120  # the chance of what lies beyond a table
+_LOG_TAIL: Final = -math.log(_TAIL)
 _BITS: Final = 127
 _FIXED: Final = 256  # fractional bits of the fixed-point numbers that tables are made with
 _GUIDE_BITS: Final = 17
@@ -55,7 +56,7 @@ class IntegerNoise:
     @property
     def error(self) -> float:
         """Upper bound on the total variation distance between one draw and the exact law."""
-        return math.ldexp(len(self.upper) + 1, 1 - _BITS) + 2.0**-120
+        return math.ldexp(len(self.upper) + 1, 1 - _BITS) + _TAIL
 
     def draw(self, size: int, stream: Keystream) -> NDArray[np.int64]:
         """`int64[size]` independent draws.
@@ -96,6 +97,11 @@ class IntegerNoise:
     def _resolve(self, level: np.uint64, more: np.uint64) -> int:
         first, last = np.searchsorted(self.upper, level), np.searchsorted(self.upper, level, "right")
         return int(first + np.searchsorted(self.lower[first:last], more, side="right"))
+
+
+def draw_error(stddev: int) -> float:
+    """Upper bound on `IntegerNoise.error` for both laws, without making the table."""
+    return math.ldexp(14 * stddev + 64, 1 - _BITS) + _TAIL
 
 
 @lru_cache(maxsize=8)
