@@ -51,7 +51,7 @@ class IntegerNoise:
     upper: NDArray[np.uint64]
     lower: NDArray[np.uint64]
     guide: NDArray[np.int32]
-    """For every value of the first bits of a draw, the first entry of the table it may fall into."""
+    """For every value of the first bits of a draw, the first entry that it may fall into."""
 
     @property
     def error(self) -> float:
@@ -92,10 +92,13 @@ class IntegerNoise:
         # In the tails one cell of the guide covers many entries.
         late = np.flatnonzero(self.upper[found] <= level)
         found[late] = np.searchsorted(self.upper, level[late], side="right")
-        return found
+        return np.asarray(found)
 
     def _resolve(self, level: np.uint64, more: np.uint64) -> int:
-        first, last = np.searchsorted(self.upper, level), np.searchsorted(self.upper, level, "right")
+        first, last = (
+            np.searchsorted(self.upper, level),
+            np.searchsorted(self.upper, level, "right"),
+        )
         return int(first + np.searchsorted(self.lower[first:last], more, side="right"))
 
 
@@ -139,7 +142,7 @@ def _gaussian_weights(stddev: int) -> Iterator[int]:
 
 
 def _exp_minus(numerator: int, denominator: int) -> int:
-    """exp(-numerator/denominator) in fixed point, for a fraction in [0, 1], by its Taylor series."""
+    """exp(-numerator/denominator) in fixed point, for a fraction in [0, 1], by Taylor."""
     total = term = 1 << _FIXED
     for n in range(1, _FIXED):
         term = -term * numerator // (denominator * n)
@@ -185,9 +188,7 @@ def _thresholds(weights: list[int]) -> tuple[NDArray[np.uint64], NDArray[np.uint
     return upper, lower
 
 
-def _with_guide(
-    stddev: int, upper: NDArray[np.uint64], lower: NDArray[np.uint64]
-) -> IntegerNoise:
+def _with_guide(stddev: int, upper: NDArray[np.uint64], lower: NDArray[np.uint64]) -> IntegerNoise:
     # The entry after the last is never passed: every draw is below it.
     upper = np.append(upper, np.uint64(_LOW))
     cells = np.arange(1 << _GUIDE_BITS, dtype=np.uint64) << np.uint64(63 - _GUIDE_BITS)

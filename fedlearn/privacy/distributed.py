@@ -87,7 +87,7 @@ class DistributedPrivacy:
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """What a distributed plan needs besides the config; public constants, the same for all parties."""
+    """What a distributed plan needs besides the config: public constants, equal everywhere."""
 
     num_clients: Count
     """Sites that are invited to every round."""
@@ -310,5 +310,5 @@ def _too_few_bits(config: DistributedPrivacy, population: Population, noise: flo
             break
     return (
         f"privacy.bits={config.bits}: too few for the sum of {population.num_clients} sites with "
-        f"{population.dimension} coordinates: rounding would cost more than all the noise. {way_out}"
+        f"{population.dimension} coordinates: rounding would cost more than the noise. {way_out}"
     )

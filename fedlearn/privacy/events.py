@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from fedlearn.errors import DataError
 from fedlearn.privacy.discrete import SMALLEST_STDDEV, Law
@@ -125,7 +125,7 @@ def _check_common(noise_multiplier: float, sample_rate: float, steps: int) -> No
 Event = GaussianEvent | ClientGaussianEvent | DiscreteSumEvent
 """Everything that can be spent; a new mechanism adds a kind here."""
 
-_KINDS: Final[dict[str, type[Event]]] = {
+_KINDS: Final[dict[str, type[Any]]] = {
     "gaussian": GaussianEvent,
     "client_gaussian": ClientGaussianEvent,
     "discrete_sum": DiscreteSumEvent,
@@ -171,9 +171,10 @@ def from_json(value: object) -> Event:
     if set(value) != set(types):
         raise DataError(f"event: needs exactly the keys {sorted(types)}, found {sorted(value)}")
     try:
-        return _KINDS[kind](**{name: _read(value[name], types[name]) for name in types})
+        event: Event = _KINDS[kind](**{name: _read(value[name], types[name]) for name in types})
     except (ValueError, OverflowError) as error:
         raise DataError(f"event: {error}") from error
+    return event
 
 
 def _read(value: object, wanted: str) -> object:

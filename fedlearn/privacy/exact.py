@@ -52,7 +52,7 @@ def _discrete_laplace(scale: int, tries: int, stream: Keystream) -> NDArray[np.i
     size = remainder.astype(np.int64) + scale * multiple
     negative = _below(np.full(len(size), 2, np.uint64), stream) == 1
     # Zero must not count twice.
-    return np.where(negative, -size, size)[~(negative & (size == 0))]
+    return np.asarray(np.where(negative, -size, size)[~(negative & (size == 0))])
 
 
 def _bernoulli_exp(numerator: Words, denominator: int, stream: Keystream) -> NDArray[np.bool_]:
@@ -72,18 +72,18 @@ def _bernoulli_exp(numerator: Words, denominator: int, stream: Keystream) -> NDA
 def _bernoulli_exp_of_fraction(
     numerator: Words, denominator: int, stream: Keystream
 ) -> NDArray[np.bool_]:
-    """As above for fractions in [0, 1]: the parity of the first failure among chances x/1, x/2, ..."""
+    """As above for fractions in [0, 1]: the parity of the first failure at chances x/1, x/2, ..."""
     count = np.ones(len(numerator), np.uint64)
     active = np.arange(len(numerator))
     while len(active):
         drawn = _below(np.uint64(denominator) * count[active], stream)
         active = active[drawn < numerator[active]]
         count[active] += np.uint64(1)
-    return count & np.uint64(1) == 1
+    return np.asarray(count & np.uint64(1) == 1)
 
 
 def _below(bound: Words, stream: Keystream) -> Words:
-    """Uniform integers in [0, bound), exact: draws above the last multiple of the bound are repeated."""
+    """Uniform integers in [0, bound), exact: draws above its last multiple are repeated."""
     result = stream.words(len(bound)).copy()
     largest = np.uint64(2**64 - 1)
     limit = largest - (largest % bound + np.uint64(1)) % bound

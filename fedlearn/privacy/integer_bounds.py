@@ -109,6 +109,6 @@ def _l1_sensitivity(l2_sensitivity: float, dimension: int) -> float:
 
 
 def _convolution_gap(stddev: int, shares: int) -> float:
-    """tau of Kairouz et al.: log-ratio of a sum of discrete Gaussians to one of the same variance."""
+    """tau of Kairouz et al.: log-ratio of a sum of discrete Gaussians to a single one."""
     exponents = (-2 * (math.pi * stddev) ** 2 * k / (k + 1) for k in range(1, shares))
     return 10 * math.fsum(math.exp(exponent) for exponent in exponents)
