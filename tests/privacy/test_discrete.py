@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import mpmath
 import numpy as np
 import pytest
@@ -39,8 +37,13 @@ def goodness_of_fit(law: Law, stddev: int, drawn: np.ndarray) -> float:
     return float(stats.chisquare(observed, expected).pvalue)
 
 
-@pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
-@pytest.mark.parametrize("stddev", [4, 7, 300, 20_000])
+LAWS = [
+    *(("discrete_gaussian", stddev) for stddev in (4, 7, 300, 20_000)),
+    *(("skellam", stddev) for stddev in (4, 7, 100)),
+]
+
+
+@pytest.mark.parametrize(("law", "stddev"), LAWS)
 def test_table__draws_its_law(law: Law, stddev: int) -> None:
     drawn = integer_noise(law, stddev).draw(300_000, stream(f"{law}{stddev}"))
     assert goodness_of_fit(law, stddev, drawn) > FALSE_ALARM
@@ -64,9 +67,7 @@ def test_table__cannot_be_told_from_the_exact_sampler() -> None:
 
 @pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
 @pytest.mark.parametrize("stddev", [4, 33])
-def test_table__holds_the_distribution_function_to_the_stated_error(
-    law: Law, stddev: int
-) -> None:
+def test_table__holds_the_distribution_function_to_the_stated_error(law: Law, stddev: int) -> None:
     """Thresholds against 60 digits of mpmath; what is beyond the table against its stated chance."""
     noise = integer_noise(law, stddev)
     with mpmath.workdps(60):
@@ -150,10 +151,9 @@ def test_samplers__refuse_a_negative_size() -> None:
 
 
 def test_exact_below__is_uniform_at_the_edge_of_the_words() -> None:
-    """A bound of 3 * 2^62 rejects a quarter of all words; a plain remainder would favour the small."""
+    """A bound of 3 * 2^62 rejects a quarter of all words; a remainder would favour the small."""
     bound = 3 << 62
-    drawn = exact._below(np.full(40_000, bound, np.uint64), stream("below"))
+    drawn = exact._below(np.full(30_000, bound, np.uint64), stream("below"))
     cells = np.bincount((drawn >> np.uint64(62)).astype(int), minlength=3)
     assert int(drawn.max()) < bound
     assert stats.chisquare(cells).pvalue > FALSE_ALARM
-    assert math.isclose(cells.sum(), 40_000)
