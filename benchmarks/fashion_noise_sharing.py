@@ -1,4 +1,4 @@
-"""What sharing the noise is worth: Fashion-MNIST on fixed features, ten sites, record-level privacy.
+"""What sharing the noise is worth: Fashion-MNIST, ten sites, record-level privacy.
 
 Three runs of the same DP-SGD on a linear head differ only in who adds noise:
 `curator` (all records in one place), `local` (each site adds all of it), and

@@ -68,7 +68,7 @@ def test_table__cannot_be_told_from_the_exact_sampler() -> None:
 @pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
 @pytest.mark.parametrize("stddev", [4, 33])
 def test_table__holds_the_distribution_function_to_the_stated_error(law: Law, stddev: int) -> None:
-    """Thresholds against 60 digits of mpmath; what is beyond the table against its stated chance."""
+    """Thresholds against 60 digits of mpmath; the tail against its stated chance."""
     noise = integer_noise(law, stddev)
     with mpmath.workdps(60):
         count = len(noise.upper) - 1

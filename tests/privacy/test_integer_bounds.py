@@ -50,7 +50,7 @@ def test_gaussian_gap__rests_on_moments_that_hold(stddev: int) -> None:
 
 
 def test_gaussian_gap__is_not_exceeded_by_real_noise() -> None:
-    """Log-likelihood ratios of 2,000 vectors of 5,000 draws: the gap may fail with chance e^-160."""
+    """Log-likelihood ratios of 2,000 vectors of 5,000 draws: it fails with chance e^-160."""
     rng = np.random.default_rng(1)
     p, r = discrete_gaussian(4, 60), rounded_gaussian(4, 60)
     y = np.log(r / p)
@@ -100,7 +100,7 @@ def test_rounded_sensitivity__bounds_neighbours_under_the_same_coins(
 
 
 def test_rounded_sensitivity__fails_no_more_often_than_it_says() -> None:
-    """At a failure chance of 1/2, of 4,000 roundings: more than 2,300 would be a chance of 1e-20."""
+    """At a failure chance of 1/2, of 4,000 roundings: above 2,300 has a chance of 1e-20."""
     rng = np.random.default_rng(0)
     bound = rounded_sensitivity(2.0, 64, 0.5)
     other = np.full(64, 2.0 / 8)

@@ -78,6 +78,9 @@ def name(value: object) -> str:
     return "-".join([*parts, *(str(getattr(value, f)) for f in fields if hasattr(value, f))])
 
 
+# Opacus hooks the first layer, whose inputs need no gradient.
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+
 battery = pytest.mark.parametrize(
     ("config", "plan"), list(zip(CONFIGS, PLANS, strict=True)), ids=map(name, CONFIGS)
 )
@@ -217,8 +220,8 @@ def test_mechanism__says_whom_it_protects(config: Privacy, plan: PrivacyPlan) ->
 
 
 def random_event(rng: np.random.Generator) -> tuple[Event, str]:
-    noise, steps = 10 ** rng.uniform(-0.2, 1.2), int(rng.integers(1, 30))
-    kind = rng.choice(["gaussian", "sampled", "discrete_gaussian", "skellam"])
+    noise, steps = 10 ** rng.uniform(0, 1.2), int(rng.integers(1, 12))
+    kind = str(rng.choice(["gaussian", "sampled", "discrete_gaussian", "skellam"]))
     if kind == "gaussian":
         return GaussianEvent(noise_multiplier=noise, sample_rate=1.0, steps=steps), kind
     if kind == "sampled":

@@ -41,7 +41,7 @@ def test_rotation__spreads_a_single_spike_over_its_block() -> None:
 
 
 def test_rotation__keeps_every_coordinate_sub_gaussian() -> None:
-    """40 million coordinates would be needed to see one beyond 7.5 deviations: chance below 1e-7."""
+    """Of 245,760 coordinates one beyond 7.5 deviations: a chance below 1e-6."""
     vector = np.repeat([1.0, 100.0, 0.01], 4096)
     bound = np.linalg.norm(vector) / np.sqrt(4096)
     for number in range(20):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import norm, skellam
+from scipy.special import ive
+from scipy.stats import norm
 
 
 def gaussian_delta(noise: float, epsilon: float) -> float:
@@ -37,6 +38,6 @@ def skellam_delta(variance: float, shift: int, epsilon: float) -> float:
     """One release of an integer with Skellam noise, neighbours `shift` apart."""
     reach = math.ceil(14 * math.sqrt(variance)) + shift
     values = np.arange(-reach, reach + 1)
-    here = skellam.pmf(values, variance / 2, variance / 2)
-    there = skellam.pmf(values - shift, variance / 2, variance / 2)
+    # exp(-mu) I_k(mu), the law of the difference of two Poisson variables of mean mu / 2.
+    here, there = ive(np.abs(values), variance), ive(np.abs(values - shift), variance)
     return float(np.sum(np.maximum(here - math.exp(epsilon) * there, 0.0)))
