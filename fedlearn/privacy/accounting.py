@@ -57,7 +57,8 @@ def epsilon(
 
     Guarantees: never below the true epsilon of the history (adaptively composed);
     at most 2 percent above it for Gaussian histories and an epsilon from 0.01 to
-    100; zero for an empty history; infinite if anything was released in clear.
+    100; zero for an empty history; infinite if anything was released in clear,
+    and above about 30 where integer noise from tables is part of the history.
 
     Raises ValueError if delta is not in [1e-12, 1).
     """

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.privacy.encoding import clipped
+from fedlearn.privacy.encoding import clipped, length
 from fedlearn.privacy.events import ClientGaussianEvent
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.settings import Count, NonNegative, Portion, Positive, Probability, Rate
@@ -192,9 +192,9 @@ class ClientSum:
         """
         if update.shape != self.total.shape:
             raise ValueError(f"update of shape {update.shape}, expected {self.total.shape}")
-        bounded = clipped(update, self.clip_norm * (1 - _SLACK))
-        within = float(np.linalg.norm(update.astype(np.float64))) <= self.clip_norm
-        self.total += bounded
+        exact = update.astype(np.float64)
+        within = length(exact) <= self.clip_norm
+        self.total += clipped(exact, self.clip_norm * (1 - _SLACK))
         self.centred_count += 0.5 if within else -0.5
 
     def release(self, *, expected_clients: float, noise: NoiseSource) -> Release:

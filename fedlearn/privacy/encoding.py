@@ -76,14 +76,22 @@ def clipped(update: NDArray[np.floating], norm: float) -> Float64Array:
     Raises ValueError for a value that is not finite.
     """
     vector = np.array(update, np.float64)
-    # Dividing by the largest value first keeps the squares in range.
+    found = length(vector)
+    if found > norm:
+        vector *= norm / found
+    return vector
+
+
+def length(vector: NDArray[np.floating]) -> float:
+    """The L2 norm of `vector`, without overflow on the way.
+
+    Raises ValueError for a value that is not finite.
+    """
     largest = float(np.max(np.abs(vector), initial=0.0))
     if not math.isfinite(largest):
         raise ValueError("the update holds NaN or infinite values")
-    if largest > 0:
-        length = largest * float(np.linalg.norm(vector / largest))
-        vector *= min(1.0, norm / length)
-    return vector
+    # Dividing by the largest value first keeps the squares in range.
+    return largest * float(np.linalg.norm(vector / largest)) if largest > 0 else 0.0
 
 
 def _rounded(values: Float64Array, stream: Keystream) -> NDArray[np.int64]:

@@ -208,7 +208,10 @@ def test_clipped__is_a_projection() -> None:
         assert np.linalg.norm(clipped(one, 1.0)) <= 1 + 1e-12
     assert np.array_equal(clipped(np.zeros(3), 1.0), np.zeros(3))
     assert np.array_equal(clipped(np.array([0.3, 0.4]), 1.0), [0.3, 0.4])
+    # Squares of these leave the range of float64; a length beyond it scales to zero.
     assert np.linalg.norm(clipped(np.full(4, 1e300), 2.0)) == pytest.approx(2.0)
+    assert np.array_equal(clipped(np.full(4, 1e-300), 2.0), np.full(4, 1e-300))
+    assert np.linalg.norm(clipped(np.full(400, 1.7e308), 2.0)) <= 2.0
 
 
 def test_statement__tells_who_could_break_it() -> None:
