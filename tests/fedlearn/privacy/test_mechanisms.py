@@ -37,7 +37,7 @@ from fedlearn.privacy.plan import (
 )
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
-from tests.privacy import tight
+from tests.fedlearn.privacy import tight
 
 POPULATION = Population(num_clients=10, dimension=50, records_per_step=20.0)
 

@@ -20,7 +20,7 @@ from fedlearn.privacy.events import (
     merged,
     to_json,
 )
-from tests.privacy import tight
+from tests.fedlearn.privacy import tight
 
 DELTA = 1e-5
 GAUSSIAN = GaussianEvent(noise_multiplier=6.0, sample_rate=1.0, steps=5)
