@@ -17,6 +17,7 @@ policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,7 +154,7 @@ def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[
     try:
         data = decode(_Data, json.dumps(scenario)).scenario
     except ConfigError as error:
-        found += [problem.replace("scenario", "data") for problem in error.problems]
+        found += [re.sub(r"(^|, as )scenario\b", r"\1data", line) for line in error.problems]
     return rest, data, found
 
 

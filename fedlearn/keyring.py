@@ -73,7 +73,8 @@ def sign_roster(
         ConfigError: an introduction is not in order (all of them are named), a
             name or key appears twice, or `path` exists.
     """
-    participants, problems = [], []
+    participants: list[Participant] = []
+    problems: list[str] = []
     for introduction in introductions:
         try:
             participants.append(read_introduction(introduction))

@@ -8,10 +8,11 @@ number (YAML 1.1 calls it a text), and a date is a text. `dump` quotes what
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import yaml
 
@@ -25,7 +26,7 @@ _FLOAT: Final = "tag:yaml.org,2002:float"
 class _Loader(yaml.SafeLoader):
     """PyYAML's own seam for other rules: a class with its own resolvers."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         first: [rule for rule in rules if rule[0] != _TIMESTAMP]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -35,7 +36,9 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(problem="a key is not a text", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key is not a text", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 problem = f"the key {key.value!r} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
@@ -62,7 +65,7 @@ def parse(text: str, source: str) -> dict[str, Any]:
         ConfigError: not YAML, not a mapping, or a key twice; with the line.
     """
     try:
-        tree = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader with fewer types)
+        tree = yaml.load(text, _Loader)  # a SafeLoader with fewer types
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{source}, line {mark.line + 1}" if mark else source
@@ -71,6 +74,12 @@ def parse(text: str, source: str) -> dict[str, Any]:
         raise ConfigError([f"{source}: not YAML: {str(error).splitlines()[0]}"]) from None
     if not isinstance(tree, dict):
         raise ConfigError([f"{source}: must hold `key: value` lines"])
+    try:
+        json.dumps(tree)
+    except (TypeError, ValueError, RecursionError):  # `!!binary`, `!!set`, a list in itself
+        raise ConfigError(
+            [f"{source}: may hold texts, numbers, lists and mappings, nothing else"]
+        ) from None
     return tree
 
 
