@@ -94,7 +94,8 @@ def _table(report: Report, delta: float) -> Table:
     pending = Counter(reservation.run_id for reservation in report.pending)
     refused = Counter(refusal.run_id for refusal in report.refusals)
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("run", "steps", "noise", "sample rate", "epsilon", "pending", "refused"):
+    epsilon = f"epsilon\n(delta {delta:g})"
+    for column in ("run", "steps", "noise", "sample rate", epsilon, "pending", "refused"):
         table.add_column(column, justify="left" if column == "run" else "right")
     for run in dict.fromkeys([*report.by_run, *refused]):
         events = report.by_run.get(run, ())
@@ -102,7 +103,7 @@ def _table(report: Report, delta: float) -> Table:
         table.add_row(escape(run), *_mechanism(events), _epsilon(events, delta), *counts)
     table.add_section()
     table.add_row(
-        f"all runs, at delta {delta:g}",
+        "all runs",
         *_mechanism(report.spent),
         _epsilon(report.spent, delta),
         str(len(report.pending) or "-"),

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import yaml
 
@@ -24,12 +24,7 @@ _FLOAT: Final = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's own seam for other rules: a class with its own resolvers."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [rule for rule in rules if rule[0] != _TIMESTAMP]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """A subclass is PyYAML's own seam for other rules."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping of texts to values, each key once."""
@@ -54,8 +49,21 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] != _TIMESTAMP]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML writes these three as they are, and reads them back as a space.
+    style = '"' if set(text) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def parse(text: str, source: str) -> dict[str, Any]:

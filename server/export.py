@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from fedlearn.config import decode
 from fedlearn.errors import ConfigError, DataError
@@ -92,12 +93,12 @@ def _checked_model(path: Path, result: Result) -> bytes:
 
 def _vector(content: bytes) -> Vector:
     """The values of a model file in the order in which they were trained."""
-    tensors = dict(deserialize(content))
+    tensors = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     order = json.loads(header["__metadata__"]["order"])
-    if sorted(order) != sorted(tensors) or any(t["dtype"] != "F32" for t in tensors.values()):
+    if sorted(order) != sorted(tensors) or any(t.dtype != "<f4" for t in tensors.values()):
         raise ValueError("its tensors are not those that its header lists, or not float32")
-    return np.concatenate([np.frombuffer(tensors[name]["data"], "<f4") for name in order])
+    return np.concatenate([tensors[name].ravel() for name in order])
 
 
 def _sha256(content: bytes) -> str:

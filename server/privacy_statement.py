@@ -83,10 +83,11 @@ def _meaning(result: Result) -> str:
         return ""
     sure = 1 / (1 + math.exp(-privacy.epsilon))
     unit = "one certain record" if privacy.unit == "record" else "one certain site"
+    percent = math.ceil(sure * 1000) / 10
     return (
         f"In other words: take somebody who knows everything but whether {unit} was used, and "
         "holds it for as likely as not. After seeing all that this run let out, test results "
-        f"aside, they can be at most {math.ceil(sure * 1000) / 10:.1f} percent sure, save for the exception of about "
+        f"aside, they can be at most {percent:.1f} percent sure, save for the exception of about "
         f"{privacy.delta:g}. This is the worst case over all guessers; a smaller epsilon would "
         "leave them less sure."
     )

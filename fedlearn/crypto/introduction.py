@@ -55,6 +55,8 @@ def _parse(document: dict[str, Any]) -> Participant:
         raise ValueError(f"schema is {document['schema']!r}, expected {SCHEMA!r}")
     name, public = str(document["name"]), bytes.fromhex(document["public"])
     role = _ROLES[document["role"]]
+    if not name.isprintable():  # it is shown on the coordinator's terminal
+        raise ValueError("its name cannot be printed")
     signature = bytes.fromhex(document["signature"])
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
         raise ValueError("a key or signature has the wrong length")
