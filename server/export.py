@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from fedlearn.config import decode
+from fedlearn.config import load as load_config
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.vector import Vector, vector_digest
 from server.documents import render
 from server.model_card import Fact, model_card
 from server.privacy_statement import privacy_statement
-from server.result import Result
+from server.result import SCHEMA, Result
 
 MODEL: Final = "model.safetensors"
 CARD: Final = "model_card.md"
@@ -66,9 +67,13 @@ def _read(path: Path) -> bytes:
 
 def _result(path: Path, content: bytes) -> Result:
     try:
-        return decode(Result, content.decode())
+        result = decode(Result, content.decode())
+        load_config(result.config)
     except (ConfigError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a result that this version reads: {error}") from None
+    if result.schema != SCHEMA:
+        raise DataError(f"{path}: schema is {result.schema!r}; this version reads {SCHEMA!r}")
+    return result
 
 
 def _checked_model(path: Path, result: Result) -> bytes:
