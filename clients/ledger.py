@@ -11,6 +11,7 @@ computed over all of it when asked. Time and names come from the caller.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -46,7 +47,8 @@ class Report:
     """What a ledger says, and what was noticed about it.
 
     `head` is the hash of the last line: note it elsewhere and compare, to find
-    a ledger that was replaced as a whole. `pending` are reservations without a
+    a ledger that was replaced as a whole. `by_run` is what each run spent, by
+    run id, in the order of their first entry. `pending` are reservations without a
     commit, spent like all others; `repairs` torn lines that crashes left;
     `torn` such a line that is still there.
     """
@@ -56,6 +58,7 @@ class Report:
     head: str
     entries: int
     spent: tuple[Event, ...]
+    by_run: Mapping[str, tuple[Event, ...]]
     pending: tuple[Reservation, ...]
     refusals: tuple[Refusal, ...]
     repairs: int
@@ -224,6 +227,7 @@ def verify(path: Path) -> Report:
         head=content.head,
         entries=state.entries,
         spent=state.spent,
+        by_run=state.by_run,
         pending=tuple(state.pending.values()),
         refusals=state.refusals,
         repairs=state.repairs,

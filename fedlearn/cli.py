@@ -12,10 +12,11 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-from fedlearn import __version__
+from fedlearn.arguments import parser
 from fedlearn.errors import ConfigError, FedlearnError, StoppedError
 
 Command = Callable[[argparse.Namespace], int]
@@ -23,10 +24,9 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    command: Command = options.command
+    options = parser().parse_args(arguments)
     try:
-        return command(options)
+        return COMMANDS[options.command](options)
     except FedlearnError as error:
         _complain(str(error))
         return error.exit_code
@@ -55,13 +55,18 @@ def _bug(error: Exception) -> int:
     return 1
 
 
-# --- the commands ---------------------------------------------------------------
+# --- Runs and data ----------------------------------------------------------------
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from fedlearn.config import compose
+    if options.config is None:
+        from fedlearn.config import compose
 
-    config = compose(options.overrides)
+        config = compose(options.overrides)
+    else:
+        from fedlearn.config_file import load_file
+
+        config = load_file(Path(options.config), options.overrides)
     from server.stop import Stop, stop_on_interrupt
     from simulations.display import Display
     from simulations.run import simulate
@@ -107,55 +112,82 @@ def _data_check(options: argparse.Namespace) -> int:
     return 5 if report.problems else 0
 
 
-# --- the parser -------------------------------------------------------------------
+# --- Keys, ledgers, export ----------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fedlearn",
-        description="Federated learning whose privacy is true.",
-        epilog="example: fedlearn simulate experiment=medical_heart out=runs/heart",
-    )
-    parser.add_argument("--version", action="version", version=f"fedlearn {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _keys_new(options: argparse.Namespace) -> int:
+    from fedlearn import keyring_display
 
-    simulate = _add(
-        commands,
-        "simulate",
-        _simulate,
-        "one federated run on this machine",
-        "fedlearn simulate experiment=medical_heart privacy=none rounds=5 out=runs/open",
-    )
-    simulate.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="Hydra overrides of configs/run.yaml"
-    )
-
-    data = commands.add_parser("data", help="what data there is")
-    tasks = data.add_subparsers(required=True, metavar="TASK")
-    _add(tasks, "list", _data_list, "known data sets", "fedlearn data list")
-    fetch = _add(
-        tasks, "fetch", _data_fetch, "bring a known set into the cache", "fedlearn data fetch heart"
-    )
-    fetch.add_argument("name", metavar="NAME")
-    check = _add(
-        tasks, "check", _data_check, "look at one's own table", "fedlearn data check my.csv"
-    )
-    check.add_argument("path", metavar="PATH")
-    return parser
+    keyring_display.new(Path(options.folder), options.name, options.role)
+    return 0
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    command: Command,
-    summary: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"example: {example}"
-    )
-    parser.set_defaults(command=command)
-    return parser
+def _keys_show(options: argparse.Namespace) -> int:
+    from fedlearn import keyring_display
+
+    keyring_display.show(Path(options.path))
+    return 0
+
+
+def _roster_sign(options: argparse.Namespace) -> int:
+    from fedlearn import keyring_display
+
+    public = [Path(path) for path in options.public]
+    keyring_display.sign(Path(options.to), options.federation, public, Path(options.by))
+    return 0
+
+
+def _roster_pin(options: argparse.Namespace) -> int:
+    from fedlearn import keyring_display
+
+    keyring_display.pin(Path(options.path), options.fingerprint)
+    return 0
+
+
+def _roster_show(options: argparse.Namespace) -> int:
+    from fedlearn import keyring_display
+
+    keyring_display.show_roster(Path(options.path), options.pin)
+    return 0
+
+
+def _ledger_show(options: argparse.Namespace) -> int:
+    from clients import ledger_display
+
+    ledger_display.show(Path(options.path), options.delta)
+    return 0
+
+
+def _ledger_verify(options: argparse.Namespace) -> int:
+    from clients import ledger_display
+
+    ledger_display.verify(Path(options.path), options.head)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from server.export import export
+
+    for path in export(Path(options.run), Path(options.to)):
+        print(path)
+    return 0
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "simulate": _simulate,
+    "data list": _data_list,
+    "data fetch": _data_fetch,
+    "data check": _data_check,
+    "keys new": _keys_new,
+    "keys show": _keys_show,
+    "keys roster sign": _roster_sign,
+    "keys roster pin": _roster_pin,
+    "keys roster show": _roster_show,
+    "ledger show": _ledger_show,
+    "ledger verify": _ledger_verify,
+    "export": _export,
+}
+"""What to call for the words of a command; `fedlearn.arguments` says which there are."""
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file, save
 
+from fedlearn import yaml_file
 from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.errors import ConfigError
 from fedlearn.privacy import Event
@@ -79,8 +79,7 @@ class RunFolder:
     def create(self, config: RunConfig) -> None:
         """Make the folder and write down the config."""
         (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
-        tree = yaml.safe_dump(to_tree(config), sort_keys=False)
-        write_atomically(self.path / "config.yaml", tree.encode())
+        write_atomically(self.path / "config.yaml", yaml_file.dump(to_tree(config)).encode())
         write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
 
     def _holds_run(self) -> bool:
@@ -108,9 +107,17 @@ class RunFolder:
             file.write(json.dumps(finite(to_tree(entry)), allow_nan=False) + "\n")
 
     def write_model(self, vector: Vector, layout: Layout) -> None:
-        """Write `model.safetensors`: every shared tensor under its name."""
+        """Write `model.safetensors`: every shared tensor under its name.
+
+        safetensors sorts tensors its own way; `order` keeps that of the vector,
+        so that the hash can be checked from the file alone.
+        """
         tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(vector).items()}
-        metadata = {"format": "fedlearn/model/v1", "sha256": vector_digest(vector)}
+        metadata = {
+            "format": "fedlearn/model/v1",
+            "order": json.dumps(list(tensors)),
+            "sha256": vector_digest(vector),
+        }
         write_atomically(self.path / "model.safetensors", save(tensors, metadata))
 
     def write_checkpoint(self, state: Checkpoint) -> None:

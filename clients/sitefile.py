@@ -1,0 +1,162 @@
+"""The file in which a data owner says what its site is: data, keys, roster, ledger, policy.
+
+Written by hand and read by the client alone; a server never sees it. `load`
+checks its form, `problems` what it points to. Relative paths are relative to
+the file, so that a site's folder can be moved as a whole.
+
+```yaml
+name: cleveland
+data: {kind: csv, path: /data/heart.csv, label: disease}
+keys: keys/cleveland            # the private identity; made by `fedlearn keys new`
+roster: roster.json             # signed by the coordinator, pinned by `fedlearn keys roster pin`
+ledger: state/ledger.jsonl      # belongs to the data, not to a run
+policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
+```
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from clients.ledger import verify
+from clients.policy import Policy
+from fedlearn import yaml_file
+from fedlearn.config import KIND, decode
+from fedlearn.crypto.identity import Identity
+from fedlearn.data import Csv, Scenario
+from fedlearn.errors import ConfigError, DataError
+from fedlearn.keyring import load_pinned
+from fedlearn.privacy.accounting import SMALLEST_DELTA
+from fedlearn.settings import Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteFile:
+    """One site as its owner describes it; all paths are absolute.
+
+    `keys` is the private identity, `roster` the signed list that is pinned
+    beside itself, `ledger` the file that outlives every run.
+    """
+
+    name: Name
+    data: Scenario
+    keys: Path
+    roster: Path
+    ledger: Path
+    policy: Policy
+
+
+def load(path: Path) -> SiteFile:
+    """The site that a file describes; opens nothing that the file points to.
+
+    Raises:
+        ConfigError: with every problem, one line each, by dotted path.
+    """
+    tree = yaml_file.read(path)
+    rest, data, found = _decoded(tree)
+    if rest is not None and rest.policy.delta < SMALLEST_DELTA:
+        found.append(f"policy.delta={rest.policy.delta}: must be at least {SMALLEST_DELTA}")
+    if rest is None or data is None or found:
+        raise ConfigError([f"{path}: {problem}" for problem in found])
+    folder = path.absolute().parent
+    return SiteFile(
+        name=rest.name,
+        data=_absolute(data, folder),
+        keys=folder / rest.keys,
+        roster=folder / rest.roster,
+        ledger=folder / rest.ledger,
+        policy=rest.policy,
+    )
+
+
+def problems(site: SiteFile) -> list[str]:
+    """Why a site could not take part as it is, every reason; changes nothing, reads no record.
+
+    Identity and roster load, the roster holds this name with this key, the
+    ledger, where there is one, is intact and this site's, and a table is there.
+    """
+    found = [*_membership_problems(site), *_ledger_problems(site)]
+    if isinstance(site.data, Csv) and not Path(site.data.path).is_file():
+        found.append(f"data.path={site.data.path}: there is no such file")
+    return found
+
+
+def _membership_problems(site: SiteFile) -> list[str]:
+    found: list[str] = []
+    identity = roster = None
+    try:
+        identity = Identity.load(site.keys)
+    except ConfigError as error:
+        found += [f"keys: {problem}" for problem in error.problems]
+    try:
+        roster = load_pinned(site.roster)
+    except ConfigError as error:
+        found += [f"roster: {problem}" for problem in error.problems]
+    if identity is None or roster is None:
+        return found
+    listed = roster.sites().get(site.name)
+    if listed is None:
+        return [f"name={site.name}: the roster of {roster.federation} names no such site"]
+    if listed != identity.public:
+        return [
+            f"keys={site.keys}: has the fingerprint {identity.fingerprint}, but the roster gives "
+            f"{site.name} another key. Use that key, or ask for a roster with this one"
+        ]
+    return []
+
+
+def _ledger_problems(site: SiteFile) -> list[str]:
+    if not site.ledger.exists():
+        return []  # made by the first run
+    try:
+        report = verify(site.ledger)
+    except DataError as error:
+        return [f"ledger: {error}"]
+    except OSError as error:
+        return [f"ledger={site.ledger}: cannot be read ({error.strerror})"]
+    if report.site != site.name:
+        return [f"ledger={site.ledger}: belongs to site {report.site}, not to {site.name}"]
+    return []
+
+
+# --- Decoding -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rest:
+    """All but the data, whose problems are named by `fedlearn.config` as a run's scenario."""
+
+    name: Name
+    keys: Name
+    roster: Name
+    ledger: Name
+    policy: Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    scenario: Annotated[Scenario, KIND]
+
+
+def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[str]]:
+    found: list[str] = []
+    rest, data = None, None
+    others = {key: value for key, value in tree.items() if key != "data"}
+    scenario = {"scenario": tree["data"]} if "data" in tree else {}
+    try:
+        rest = decode(_Rest, json.dumps(others))
+    except ConfigError as error:
+        found += error.problems
+    try:
+        data = decode(_Data, json.dumps(scenario)).scenario
+    except ConfigError as error:
+        found += [re.sub(r"(^|, as )scenario\b", r"\1data", line) for line in error.problems]
+    return rest, data, found
+
+
+def _absolute(data: Scenario, folder: Path) -> Scenario:
+    return replace(data, path=str(folder / data.path)) if isinstance(data, Csv) else data

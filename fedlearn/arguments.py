@@ -1,0 +1,188 @@
+"""What the command line understands: commands, options, help. It runs nothing and imports little.
+
+Every leaf sets `command` to its own words, such as "keys new", by which
+`fedlearn.cli` finds what to call.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from fedlearn import __version__
+
+# What `add_subparsers` returns has no public name.
+Commands = argparse._SubParsersAction
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `fedlearn` with all of its commands."""
+    root = argparse.ArgumentParser(
+        prog="fedlearn",
+        description="Federated learning whose privacy is true.",
+        epilog="example: fedlearn simulate experiment=medical_heart out=runs/heart",
+    )
+    root.add_argument("--version", action="version", version=f"fedlearn {__version__}")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    _add_simulate(commands)
+    _add_data(_group(commands, "data", "what data there is", "data check my.csv"))
+    _add_keys(_group(commands, "keys", "identities, and who takes part", "keys new cleveland"))
+    _add_ledger(
+        _group(commands, "ledger", "what a site has spent", "ledger show state/ledger.jsonl")
+    )
+    _add_export(commands)
+    return root
+
+
+def command_names(root: argparse.ArgumentParser) -> Iterator[str]:
+    """The words of every command that can be called."""
+    for action in root._actions:  # argparse has no public way to list them
+        if isinstance(action, Commands):
+            for child in action.choices.values():
+                yield from command_names(child)
+    if command := root.get_default("command"):
+        yield command
+
+
+def _add_simulate(commands: Commands[argparse.ArgumentParser]) -> None:
+    simulate = _add(
+        commands,
+        "simulate",
+        "one federated run on this machine",
+        "simulate experiment=medical_heart privacy=none rounds=5 out=runs/open",
+    )
+    simulate.add_argument(
+        "--config",
+        metavar="FILE",
+        help="start from the config.yaml that a run left behind instead of configs/run.yaml",
+    )
+    simulate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="what to change, as Hydra overrides"
+    )
+
+
+def _add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
+    _add(tasks, "data list", "known data sets", "data list")
+    fetch = _add(tasks, "data fetch", "bring a known set into the cache", "data fetch heart")
+    fetch.add_argument("name", metavar="NAME")
+    check = _add(tasks, "data check", "look at one's own table", "data check my.csv")
+    check.add_argument("path", metavar="PATH")
+
+
+def _add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
+    new = _add(
+        tasks,
+        "keys new",
+        "make an identity: NAME, which stays here, and NAME.pub for the coordinator",
+        "keys new cleveland --folder keys",
+    )
+    new.add_argument("name", metavar="NAME", help="the participant's name in the roster")
+    new.add_argument("--folder", default="keys", help="where both files go (default: keys)")
+    new.add_argument(
+        "--role", choices=("site", "server", "helper"), default="site", help="(default: site)"
+    )
+    show = _add(
+        tasks,
+        "keys show",
+        "the fingerprint of an identity, private or public",
+        "keys show keys/cleveland.pub",
+    )
+    show.add_argument("path", metavar="PATH")
+    roster = _group(tasks, "keys roster", "the signed list of who takes part",
+                    "keys roster show roster.json")  # fmt: skip
+    _add_roster(roster)
+
+
+def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
+    sign = _add(
+        tasks,
+        "keys roster sign",
+        "sign public identities into a new roster; compare their fingerprints first",
+        "keys roster sign keys/*.pub --by keys/coordinator --federation heart --to roster.json",
+    )
+    sign.add_argument("public", nargs="+", metavar="NAME.pub")
+    sign.add_argument("--by", required=True, metavar="KEY", help="the coordinator's identity")
+    sign.add_argument("--federation", required=True, metavar="NAME")
+    sign.add_argument("--to", default="roster.json", metavar="FILE", help="(default: roster.json)")
+    fingerprint = "0f1e-2d3c-4b5a-6978-8796-a5b4-c3d2-e1f0"
+    pin = _add(
+        tasks,
+        "keys roster pin",
+        "accept a roster, now and later, only with this signature; ask for the "
+        "fingerprint in person or by telephone",
+        f"keys roster pin roster.json {fingerprint}",
+    )
+    pin.add_argument("path", metavar="ROSTER")
+    pin.add_argument("fingerprint", metavar="FINGERPRINT", help="of the coordinator's identity")
+    show = _add(
+        tasks,
+        "keys roster show",
+        "verify a roster and say who is in it",
+        "keys roster show roster.json",
+    )
+    show.add_argument("path", metavar="ROSTER")
+    show.add_argument("--pin", metavar="FINGERPRINT", help="whose signature it must carry "
+                      "(default: the one noted by `keys roster pin`)")  # fmt: skip
+
+
+def _add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
+    show = _add(
+        tasks,
+        "ledger show",
+        "what each run has spent, and what that amounts to",
+        "ledger show state/ledger.jsonl --delta 1e-5",
+    )
+    show.add_argument("path", metavar="LEDGER")
+    show.add_argument(
+        "--delta", type=float, default=1e-5, help="at which epsilon is stated (default: 1e-5)"
+    )
+    verify = _add(
+        tasks,
+        "ledger verify",
+        "whether a ledger is intact; prints the hash to note elsewhere",
+        "ledger verify state/ledger.jsonl",
+    )
+    verify.add_argument("path", metavar="LEDGER")
+    verify.add_argument(
+        "--head", metavar="HASH", help="a hash noted earlier: the ledger must have grown from it"
+    )
+
+
+def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
+    export = _add(
+        commands,
+        "export",
+        "the model of a run with its model card and privacy statement",
+        "export runs/heart --to heart-model",
+    )
+    export.add_argument("run", metavar="DIR", help="the folder of the run")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="made; must not exist")
+
+
+def _group(
+    commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
+) -> Commands[argparse.ArgumentParser]:
+    group = commands.add_parser(
+        name.split()[-1],
+        help=summary,
+        description=_sentence(summary),
+        epilog=f"example: fedlearn {example}",
+    )
+    return group.add_subparsers(required=True, metavar="TASK")
+
+
+def _add(
+    commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name.split()[-1],
+        help=summary,
+        description=_sentence(summary),
+        epilog=f"example: fedlearn {example}",
+    )
+    command.set_defaults(command=name)
+    return command
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

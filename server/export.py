@@ -1,0 +1,126 @@
+"""`fedlearn export`: a model with its card and its privacy statement, from a run's folder alone.
+
+The model that is written is, byte for byte, the one whose hash was checked, and
+the folder appears as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from fedlearn.config import decode
+from fedlearn.config import load as load_config
+from fedlearn.errors import ConfigError, DataError
+from fedlearn.vector import Vector, vector_digest
+from server.documents import render
+from server.model_card import Fact, model_card
+from server.privacy_statement import privacy_statement
+from server.result import SCHEMA, Result
+
+MODEL: Final = "model.safetensors"
+CARD: Final = "model_card.md"
+STATEMENT: Final = "privacy_statement.md"
+
+
+def export(run: Path, target: Path) -> tuple[Path, ...]:
+    """Write model, card and statement of the run in `run` into the new folder `target`.
+
+    Raises:
+        ConfigError: `target` exists or cannot be made.
+        DataError: `run` holds no result or no model yet, or the model is not the
+            one that the result names.
+    """
+    if target.exists() or target.is_symlink():
+        raise ConfigError([f"--to {target}: exists; choose a folder that does not"])
+    result_bytes, config_bytes = _read(run / "result.json"), _read(run / "config.yaml")
+    result = _result(run / "result.json", result_bytes)
+    model = _checked_model(run / MODEL, result)
+    hashes = (
+        Fact(name=f"SHA-256 of {MODEL}", value=_sha256(model)),
+        Fact(name="SHA-256 of the run's result.json", value=_sha256(result_bytes)),
+        Fact(name="SHA-256 of the run's config.yaml", value=_sha256(config_bytes)),
+    )
+    card = render("model_card.md.j2", card=model_card(result, hashes))
+    statement = render("privacy_statement.md.j2", statement=privacy_statement(result))
+    files = {MODEL: model, CARD: card.encode(), STATEMENT: statement.encode()}
+    _write(target, files)
+    return tuple(target / name for name in files)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give the folder of a run"
+        ) from None
+
+
+def _result(path: Path, content: bytes) -> Result:
+    try:
+        result = decode(Result, content.decode())
+        load_config(result.config)
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a result that this version reads: {error}") from None
+    if result.schema != SCHEMA:
+        raise DataError(f"{path}: schema is {result.schema!r}; this version reads {SCHEMA!r}")
+    return result
+
+
+def _checked_model(path: Path, result: Result) -> bytes:
+    """The bytes of the model file, if its values have the hash of the result."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: the run has no model yet ({len(result.rounds)} rounds done, status "
+            f"{result.status}); export it after its first round"
+        )
+    content = _read(path)
+    try:
+        found = vector_digest(_vector(content))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a model that a run wrote: {error}") from None
+    if found != result.model.sha256:
+        raise DataError(
+            f"{path}: has the SHA-256 {found}, but result.json names {result.model.sha256}: it is "
+            "not the model of this run, or was altered. If the run is going on, wait for its end"
+        )
+    return content
+
+
+def _vector(content: bytes) -> Vector:
+    """The values of a model file in the order in which they were trained."""
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    order = json.loads(header["__metadata__"]["order"])
+    if sorted(order) != sorted(tensors) or any(t.dtype != "<f4" for t in tensors.values()):
+        raise ValueError("its tensors are not those that its header lists, or not float32")
+    return np.concatenate([tensors[name].ravel() for name in order])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+            staging.chmod(0o755)
+            staging.rename(target)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise ConfigError([f"--to {target}: cannot be written ({error.strerror})"]) from None

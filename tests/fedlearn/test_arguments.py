@@ -1,0 +1,43 @@
+"""The parser and the table of commands agree, and every command explains itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedlearn.arguments import command_names, parser
+from fedlearn.cli import COMMANDS, main
+
+GROUPS = ["", "data", "keys", "keys roster", "ledger"]
+
+
+def test_commands__of_the_parser_are_those_that_can_be_called() -> None:
+    assert sorted(command_names(parser())) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [*GROUPS, *COMMANDS])
+def test_help__of_every_command_shows_an_example_of_it(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*words.split(), "--help"])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"example: fedlearn {words}".strip() in shown
+
+
+@pytest.mark.parametrize("words", [*GROUPS, "nothing", "keys nothing", "keys new", "export runs/x"])
+def test_commands__that_are_incomplete_end_with_2(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    assert "usage: fedlearn" in capsys.readouterr().err
+
+
+def test_examples__in_the_help_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([*words.split(), "--help"])
+        example = " ".join(capsys.readouterr().out.split()).split("example: fedlearn ")[1]
+        assert parser().parse_args(example.split()).command == words
