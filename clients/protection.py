@@ -7,7 +7,7 @@ round) lives in Flower's `Context.state`: it is secret, and stays at the site.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ from fedlearn.agreement import (
     part_of,
     plan_digest,
     protocol_round,
+    settings_of,
     train_payload,
 )
 from fedlearn.crypto.handshake import Link, accept_offer
@@ -32,8 +33,8 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.errors import EnvelopeError, ProtocolError
-from fedlearn.privacy import Event
-from fedlearn.ring import pack
+from fedlearn.privacy import DistributedPrivacy, Event, PrivacyPlan
+from fedlearn.ring import RingVector, pack
 from fedlearn.rng import Streams
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.client import ClientSession
@@ -42,6 +43,7 @@ from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.policy import ClientPolicy
 from fedlearn.secagg.settings import SecAggMasked, SecAggOff, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import contribute
+from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import layout_of
 
 SERVER = "server"
@@ -95,6 +97,14 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
     return flower.small_bytes("accepted", accepted)
 
 
+def plan_of(site: Site, context: Context) -> PrivacyPlan | None:
+    """The privacy of the run; distributed privacy depends on how many have joined it."""
+    if not isinstance(site.config.privacy, DistributedPrivacy):
+        return site.plan(0)
+    roster = Roster.from_json(str(_joined(context, "plan")["roster"]))
+    return site.plan(len(roster.sites()))
+
+
 def _joined(context: Context, step: str) -> ConfigRecord:
     if "joined" not in context.state.config_records:
         raise ProtocolError(SERVER, step, "came before the site was invited to the run")
@@ -138,6 +148,13 @@ def _bytes(value: object) -> bytes:
 
 
 # --- secure aggregation -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WholeContribution:
+    """What a site adds to a sum under distributed privacy: noisy integers, `int64[d]`."""
+
+    integers: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -205,15 +222,15 @@ class Summing:
         return None if stored is None else flower.summed_reply(self.site.name, stored, ())
 
     def reply(
-        self, message: Message, mine: Contribution, model_hash: bytes, spent: tuple[Event, ...]
+        self,
+        message: Message,
+        mine: Contribution | WholeContribution,
+        model_hash: bytes,
+        spent: tuple[Event, ...],
     ) -> RecordDict:
         """The contribution, encoded and protected as the config says."""
         payload, request = self._payload(), self._request(message)
-        # Rounding must be unbiased, not secret: from the run's streams, so that runs repeat.
-        name = ("rounding", self.site.name, self.part, self.number)
-        key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
-        words = SecureWords(hashlib.sha256(key).digest())
-        vector = payload.encode(mine.values, mine.weight, mine.counters, words)
+        vector = self._encoded(payload, mine)
         match self.settings:
             case SecAggMasked():
                 session = self._session(self.settings)
@@ -227,6 +244,19 @@ class Summing:
             case _:
                 data = bytes(pack(vector, payload.ring))
         return flower.summed_reply(self.site.name, bytes(data), spent)
+
+    def _encoded(self, payload: AnyPayload, mine: Contribution | WholeContribution) -> RingVector:
+        match payload, mine:
+            case WholePayload(), WholeContribution():
+                return payload.encode(mine.integers)
+            case Payload(), Contribution():
+                # Rounding must be unbiased, not secret: from the run's streams, so runs repeat.
+                name = ("rounding", self.site.name, self.part, self.number)
+                key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
+                words = SecureWords(hashlib.sha256(key).digest())
+                return payload.encode(mine.values, mine.weight, mine.counters, words)
+            case _:
+                raise RuntimeError("the contribution is not of the form that was agreed")
 
     def step(self, settings: SecAggMasked, step: str, request: bytes) -> bytes:
         """The answer to one of the steps without a vector."""
@@ -249,13 +279,16 @@ class Summing:
             raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
         return request
 
-    def _payload(self) -> Payload:
-        config, sites = self.site.config, len(self._roster().sites())
+    @cached_property
+    def _plan(self) -> PrivacyPlan | None:
+        return plan_of(self.site, self.context)
+
+    def _payload(self) -> AnyPayload:
+        sites = len(self._roster().sites())
         if self.part == "train":
             size = layout_of(self.site.model).size
-            return train_payload(config, self.settings, sites, size)
-        classes = self.site.task.num_classes
-        return evaluate_payload(self.settings, sites, classes)
+            return train_payload(self._plan, self.settings, sites, size)
+        return evaluate_payload(self.settings, sites, self.site.task.num_classes)
 
     def _roster(self) -> Roster:
         return Roster.from_json(str(_joined(self.context, self.part)["roster"]))
@@ -265,13 +298,20 @@ class Summing:
         return ClientPolicy(
             name=self.site.name,
             sites=self._roster().sites(),
-            settings=settings,
+            settings=self._rules(settings),
             run_id=_bytes(_joined(self.context, self.part)["run-id"]),
             after_round=after_round,
             length=payload.length,
             layout_hash=bytes.fromhex(layout_of(self.site.model).digest()),
-            plan_hash=plan_digest(self.site.config, payload, self.part),
+            plan_hash=plan_digest(self.site.config, payload, self.part, self._plan),
         )
+
+    def _rules(self, settings: SecAggMasked) -> SecAggMasked:
+        """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
+        rules = settings_of(settings, self._plan) if self.part == "train" else settings
+        policy = self.site.owner.policy
+        least = max(rules.min_cohort, policy.min_cohort if policy else 0)
+        return replace(rules, min_cohort=least)
 
     def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
@@ -292,7 +332,7 @@ class Summing:
             {"round": round_number, "session": session.to_bytes()}
         )
 
-    def _check(self, params: Params, payload: Payload, model_hash: bytes) -> None:
+    def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
         """What a site checks before it sends its one message to two servers."""
         joined = _joined(self.context, "mask")
         own = (
@@ -300,7 +340,7 @@ class Summing:
             payload.ring.bits,
             payload.length,
             bytes.fromhex(layout_of(self.site.model).digest()),
-            plan_digest(self.site.config, payload, self.part),
+            plan_digest(self.site.config, payload, self.part, self._plan),
             model_hash,
         )
         got = (

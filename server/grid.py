@@ -134,9 +134,12 @@ class SiteGrid:
 
     def query(self, kind: str, sites: Sequence[str]) -> Replies:
         """Ask `sites` an empty question of message type `kind`."""
+        return self.ask(kind, RecordDict(), sites)
+
+    def ask(self, kind: str, content: RecordDict, sites: Sequence[str]) -> Replies:
+        """Ask `sites` the same question of message type `kind`."""
         return self.exchange(
-            Message(RecordDict(), dst_node_id=self.node_of[site], message_type=kind)
-            for site in sites
+            Message(content, dst_node_id=self.node_of[site], message_type=kind) for site in sites
         )
 
 

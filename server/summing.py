@@ -18,6 +18,8 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
+    least_of,
+    part_of,
     plan_digest,
     protocol_round,
     sums_of,
@@ -27,14 +29,16 @@ from fedlearn.config import RunConfig
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums
+from fedlearn.privacy import PrivacyPlan
 from fedlearn.ring import unpack
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.messages import Params
-from fedlearn.secagg.payload import Payload, Total
+from fedlearn.secagg.payload import Total
 from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import FirstServer, Helper
+from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import Layout, Vector, vector_digest
 from server.grid import Replies, SiteGrid
 
@@ -65,6 +69,7 @@ class Summing:
     grid: SiteGrid
     config: RunConfig
     settings: SecAggSum
+    plan: PrivacyPlan | None
     run_id: bytes
     sites: Mapping[str, bytes]
     layout: Layout
@@ -72,16 +77,19 @@ class Summing:
 
     def train(
         self, number: int, messages: Sequence[Message], model: Vector
-    ) -> tuple[Replies, Message]:
-        """The sites in the sum, and the one reply for the strategy: the mean of their models.
+    ) -> tuple[Replies, Total]:
+        """The sites in the sum of a round, and that sum.
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
         """
         payload = self.train_payload()
         replies, total = self._sum("train", number, messages, model, payload)
-        mean = (model.astype(np.float64) + total.mean()).astype(np.float32)
-        return replies, flower.aggregated_reply(messages[0], mean, float(total.weight))
+        if isinstance(payload, WholePayload) and total.weight != len(replies.answers):
+            raise ProtocolError(
+                "", f"round {number}", "the sum does not hold what its sites say they added"
+            )
+        return replies, total
 
     def evaluate(
         self, number: int, messages: Sequence[Message], model: Vector, classes: int
@@ -95,13 +103,13 @@ class Summing:
         _, total = self._sum("evaluate", number, messages, model, payload)
         return sums_of(total.counters, classes)
 
-    def train_payload(self) -> Payload:
+    def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.
 
         Raises:
             ConfigError: it is not.
         """
-        return train_payload(self.config, self.settings, len(self.sites), self.layout.size)
+        return train_payload(self.plan, self.settings, len(self.sites), self.layout.size)
 
     def check(self) -> None:
         """Refuse before the first round what could not be summed.
@@ -119,14 +127,14 @@ class Summing:
         number: int,
         messages: Sequence[Message],
         model: Vector,
-        payload: Payload,
+        payload: AnyPayload,
     ) -> tuple[Replies, Total]:
         by_site = {self.grid.site_of(message): message for message in messages}
         params = self._params(part, number, tuple(by_site), model, payload)
         tally = Tally()
         match self.settings:
             case SecAggRing():
-                return self._ring(by_site, payload, tally)
+                return self._ring(by_site, params, payload, tally)
             case SecAggMasked():
                 return self._masked(by_site, params, payload, tally)
             case SecAggTwoServer():
@@ -135,7 +143,12 @@ class Summing:
                 assert_never(self.settings)
 
     def _params(
-        self, part: Part, number: int, cohort: tuple[str, ...], model: Vector, payload: Payload
+        self,
+        part: Part,
+        number: int,
+        cohort: tuple[str, ...],
+        model: Vector,
+        payload: AnyPayload,
     ) -> Params:
         degree = Degree(neighbours=0, threshold=0)
         if isinstance(self.settings, SecAggMasked):
@@ -150,9 +163,14 @@ class Summing:
             bits=payload.ring.bits,
             length=payload.length,
             layout_hash=bytes.fromhex(self.layout.digest()),
-            plan_hash=plan_digest(self.config, payload, part),
+            plan_hash=plan_digest(self.config, payload, part, self.plan),
             model_hash=bytes.fromhex(vector_digest(model)),
         )
+
+    def _least(self, params: Params) -> int:
+        """The fewest sites whose sum may be opened."""
+        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        return least_of(self.plan, least) if part_of(params.round)[0] == "train" else least
 
     def _contributions(
         self, by_site: Mapping[str, Message], requests: Mapping[str, bytes], tally: Tally
@@ -172,7 +190,7 @@ class Summing:
         return found
 
     def _ring(
-        self, by_site: Mapping[str, Message], payload: Payload, tally: Tally
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Replies, Total]:
         requests = dict.fromkeys(by_site, b"")
         total, taken = payload.ring.zeros(payload.length), []
@@ -182,10 +200,18 @@ class Summing:
                 taken.append(site)
             except ValueError as error:
                 tally.failures[site] = str(error)
+        least = self._least(params)
+        if len(taken) < least:
+            missing = ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
+            raise self._with_reasons(missing, tally)
         return tally.replies(taken), payload.decode(payload.ring.reduce(total))
 
     def _two_server(
-        self, by_site: Mapping[str, Message], params: Params, payload: Payload, tally: Tally
+        self,
+        by_site: Mapping[str, Message],
+        params: Params,
+        payload: AnyPayload,
+        tally: Tally,
     ) -> tuple[Replies, Total]:
         if self.helper is None:
             raise RuntimeError("two_server without its second server")
@@ -197,14 +223,21 @@ class Summing:
                 taken.append(site)
             except ProtocolError as error:
                 tally.failures[site] = error.reason
-        masks = self.helper.sum_masks(params, first.request())
+        try:
+            masks = self.helper.sum_masks(params, first.request())
+        except ProtocolError as error:
+            raise self._with_reasons(error, tally) from None
         return tally.replies(taken), payload.decode(first.finish(masks))
 
     def _masked(
-        self, by_site: Mapping[str, Message], params: Params, payload: Payload, tally: Tally
+        self,
+        by_site: Mapping[str, Message],
+        params: Params,
+        payload: AnyPayload,
+        tally: Tally,
     ) -> tuple[Replies, Total]:
         assert isinstance(self.settings, SecAggMasked)  # noqa: S101  (told apart by the caller)
-        session = ServerSession(params, self.sites, self.settings.min_cohort)
+        session = ServerSession(params, self.sites, self._least(params))
         while session.step != "done":
             for site, data in self._step(session, by_site, tally).items():
                 try:

@@ -53,6 +53,8 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
 def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     """The config with paths that mean the same in every process."""
     config = replace(config, out=str(folder / config.out))
+    if config.sites is not None:
+        config = replace(config, sites=str(folder / config.sites))
     if isinstance(config.scenario, Csv):
         config = replace(
             config, scenario=replace(config.scenario, path=str(folder / config.scenario.path))

@@ -22,6 +22,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.errors import ConfigError
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.encoding import clipped, length
@@ -33,6 +34,10 @@ Adversary = Literal["knows_cohort", "outsider"]
 
 # Float64 rounding of clipping and summing; the sum in float64 is exact far beyond it.
 _SLACK: Final = 1e-9
+# Rounding a clipped vector to float32 moves each value by at most 2^-24 of itself.
+_FLOAT32_SLACK: Final = 1e-6
+# Values are taken to 16 fraction bits of a step before they are rounded to a whole one.
+_STEP: Final = 1 + 2.0**-16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class ClientPrivacy:
     never learns who took part; the coordinator always does.
     """
 
+    kind: Literal["client"] = "client"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
@@ -60,7 +66,6 @@ class ClientPrivacy:
     client_sample_rate: Rate = 1.0
     adversary: Adversary = "knows_cohort"
     on_exhausted: Literal["stop", "drop_site"] = "stop"
-    kind: Literal["client"] = "client"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +202,14 @@ class ClientSum:
         self.total += clipped(exact, self.clip_norm * (1 - _SLACK))
         self.centred_count += 0.5 if within else -0.5
 
+    def add_sum(self, total: NDArray[np.float64], *, clients: int, within: int) -> None:
+        """Add a sum over `clients` that clipped their updates themselves (`clip_own`).
+
+        `within` of them found their update inside the norm before clipping.
+        """
+        self.total += total
+        self.centred_count += within - clients / 2
+
     def release(self, *, expected_clients: float, noise: NoiseSource) -> Release:
         """The noisy mean and the clip norm of the next round; call once, then start a new sum.
 
@@ -224,6 +237,38 @@ class ClientSum:
         share = min(max(count / expected_clients + 0.5, 0.0), 1.0)
         step = adaptive.learning_rate * (share - adaptive.target_quantile)
         return self.clip_norm * math.exp(-step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnClip:
+    """An update that its client has clipped, and whether it was within the norm before."""
+
+    update: NDArray[np.float32]
+    within: bool
+
+
+def clip_own(update: NDArray[np.floating], clip_norm: float, *, resolution: float) -> OwnClip:
+    """Clip an update before it is rounded to steps of `resolution` and summed unseen.
+
+    Guarantees: after rounding, each coordinate up or down by less than a step,
+    the norm is at most `clip_norm`.
+
+    Raises:
+        ValueError: a value that is not finite.
+        ConfigError: rounding alone could move the update further than the norm.
+    """
+    room = clip_norm * (1 - _FLOAT32_SLACK) - resolution * _STEP * math.sqrt(update.size)
+    if room <= 0:
+        raise ConfigError(
+            [
+                f"privacy.clip_norm={clip_norm:g}: rounding {update.size} values to steps of "
+                f"secagg.resolution={resolution:g} moves them further than that. Lower "
+                "secagg.resolution, or raise privacy.clip_norm"
+            ]
+        )
+    exact = np.asarray(update, np.float64)
+    within = length(exact) <= clip_norm
+    return OwnClip(update=clipped(exact, room).astype(np.float32), within=within)
 
 
 def poisson_cohort(clients: Sequence[str], rate: float, noise: NoiseSource) -> list[str]:

@@ -72,6 +72,7 @@ class DistributedPrivacy:
     site as well.
     """
 
+    kind: Literal["distributed"] = "distributed"
     unit: Unit = "record"
     mechanism: Law = "discrete_gaussian"
     epsilon: Positive | None = None
@@ -82,7 +83,6 @@ class DistributedPrivacy:
     max_dropouts: Natural = 0
     max_colluders: Natural = 1
     on_exhausted: Literal["stop", "drop_site"] = "stop"
-    kind: Literal["distributed"] = "distributed"
 
 
 @dataclass(frozen=True, kw_only=True)

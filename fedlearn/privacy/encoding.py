@@ -27,10 +27,10 @@ Float64Array = NDArray[np.float64]
 _TRIES: Final = 1000
 
 
-def encode(
+def integers(
     plan: DistributedPlan, update: NDArray[np.floating], *, context: bytes, stream: Keystream
-) -> RingVector:
-    """What a site gives to secure aggregation: `float[dimension]` to `word[padded(dimension)]`.
+) -> NDArray[np.int64]:
+    """What a site gives to secure aggregation: `float[dimension]` to `int64[padded(dimension)]`.
 
     `context` names run and round, is public and the same for all sites; `stream`
     must be a fresh one of this site.
@@ -49,7 +49,15 @@ def encode(
     else:
         rounded = _rounded_within(scaled, plan.rounded_norm, stream)
     rounded += integer_noise(plan.law, plan.share_stddev).draw(len(rounded), stream)
-    return _reduced(rounded.view(np.uint64), plan.bits)
+    return rounded
+
+
+def encode(
+    plan: DistributedPlan, update: NDArray[np.floating], *, context: bytes, stream: Keystream
+) -> RingVector:
+    """`integers` modulo 2^bits, in the smallest machine word: `word[padded(dimension)]`."""
+    whole = integers(plan, update, context=context, stream=stream)
+    return _reduced(whole.view(np.uint64), plan.bits)
 
 
 def decode(plan: DistributedPlan, total: RingVector, *, context: bytes) -> Float64Array:
@@ -63,7 +71,17 @@ def decode(plan: DistributedPlan, total: RingVector, *, context: bytes) -> Float
         raise ValueError(f"sum of shape {total.shape}, expected {padded(plan.dimension)}")
     shift = np.int64(64 - plan.bits)
     signed = (total.astype(np.uint64).view(np.int64) << shift) >> shift
-    return rotation(plan.dimension, context).inverse(signed * plan.granularity)
+    return real_sum(plan, signed, context=context)
+
+
+def real_sum(
+    plan: DistributedPlan, total: NDArray[np.int64] | Float64Array, *, context: bytes
+) -> Float64Array:
+    """The noisy sum of all updates from the sum of all `integers`, centred: `float64[dimension]`.
+
+    Divide it by a public constant, never by anything that was counted in the data.
+    """
+    return rotation(plan.dimension, context).inverse(total * plan.granularity)
 
 
 def clipped(update: NDArray[np.floating], norm: float) -> Float64Array:

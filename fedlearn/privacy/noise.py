@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import numpy as np
@@ -125,6 +126,18 @@ class SeededNoise:
         key = hashlib.sha256(self._seed + self._draws.to_bytes(8, "big")).digest()
         self._draws += 1
         return key
+
+
+TEST_NOISE: Final = "FEDLEARN_TEST_NOISE"
+"""A test may set this to a seed to make private runs repeat; the run then claims no privacy."""
+
+
+def noise_of(environment: Mapping[str, str], *name: str | int) -> NoiseSource:
+    """The source called `name`: the system's, unless a test asks for a repeatable one."""
+    seed = environment.get(TEST_NOISE)
+    if seed is None:
+        return SystemNoise()
+    return SeededNoise("/".join([seed, *map(str, name)]).encode())
 
 
 class Keystream:

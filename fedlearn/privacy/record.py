@@ -23,12 +23,12 @@ class RecordPrivacy:
     the site.
     """
 
+    kind: Literal["record"] = "record"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
     clip_norm: Positive = 0.1
     on_exhausted: Literal["stop", "drop_site"] = "stop"
-    kind: Literal["record"] = "record"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,18 @@ from fedlearn.privacy.record import RecordPlan
 Plan = RecordPlan | ClientPlan | DistributedPlan
 
 
-def statement(plan: Plan | None, *, epsilon: float, noise_is_private: bool) -> str:
+def statement(
+    plan: Plan | None, *, epsilon: float, noise_is_private: bool, sum_only: bool | None = None
+) -> str:
     """What was promised to the people in the data, in words for people.
 
     `epsilon` is the largest that any site spent in this run; it may be less than
-    `plan.epsilon` when the run ended early.
+    `plan.epsilon` when the run ended early. `sum_only` says whether secure
+    aggregation shows the coordinator nothing but sums; by default it does where the
+    plan needs it, and only there.
     """
+    if sum_only is None:
+        sum_only = isinstance(plan, DistributedPlan)
     if plan is None:
         return (
             "No differential privacy: the model and the updates may reveal records of the "
@@ -37,7 +43,7 @@ def statement(plan: Plan | None, *, epsilon: float, noise_is_private: bool) -> s
     return " ".join(
         (
             _promise(plan, epsilon),
-            _against(plan),
+            _against(plan, sum_only),
             _sampling(plan),
             _method(plan),
             _not_covered(plan),
@@ -59,7 +65,7 @@ def _promise(plan: Plan, epsilon: float) -> str:
     )
 
 
-def _against(plan: Plan) -> str:
+def _against(plan: Plan, sum_only: bool) -> str:
     match plan:
         case RecordPlan():
             return (
@@ -68,11 +74,25 @@ def _against(plan: Plan) -> str:
                 "not hold against the site itself, and a person with several records is protected "
                 "less."
             )
+        case ClientPlan() if sum_only:
+            return (
+                "This holds against the other clients and everyone who gets the model; it does not "
+                "hold against the coordinator, which sees the sum of the updates of a round before "
+                "it adds the noise, and is trusted to add it and to forget that sum. Each client "
+                "clips its own update; secure aggregation shows nobody a single one."
+            )
         case ClientPlan():
             return (
                 "This holds against the other clients and everyone who gets the model; it does not "
                 "hold against the coordinator, which sees the updates in clear and is trusted to "
                 "clip them, to add the noise and to forget them."
+            )
+        case DistributedPlan() if not sum_only:
+            return (
+                "This holds against those alone who see nothing but the model: updates were not "
+                "masked, so the coordinator saw every single one, with one share of the noise "
+                "only, and against it no such privacy holds. It is a study of the arithmetic, not "
+                "a protection."
             )
         case DistributedPlan():
             return _against_of_shares(plan)

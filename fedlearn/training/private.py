@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.privacy.noise import NoiseSource
-from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.local import add_proximal, make_optimizer, pieces, snapshot
 from fedlearn.training.settings import Training
+from fedlearn.vector import layout_of
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -53,7 +54,7 @@ def train_private(
     features: Tensor,
     labels: Tensor,
     config: Training,
-    plan: PrivacyPlan,
+    plan: RecordPlan,
     *,
     proximal_mu: float,
     noise: NoiseSource,
@@ -79,6 +80,48 @@ def train_private(
         _step(wrapped, optimizer, features, labels, pieces(batch, config.max_batch))
     wrapped.remove_hooks()
     _forget_samples(model)
+
+
+def clipped_gradient_sum(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    config: Training,
+    plan: DistributedPlan,
+    *,
+    noise: NoiseSource,
+) -> NDArray[np.float64]:
+    """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
+
+    In the order of the model's vector (`fedlearn.vector`); zero for buffers and for an
+    empty batch. The model stays as it is. `noise` chooses the batch only: the sum
+    must not leave the site before `fedlearn.privacy.encoding` has added its share.
+
+    Guarantees: adding or removing a record moves the sum by at most `plan.clip_norm`,
+    save for rounding of float64.
+    """
+    model.train()
+    wrapped = GradSampleModule(model, strict=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total = np.zeros(sum(p.numel() for p in parameters))
+    batch = poisson_batch(len(labels), plan.sample_rate, noise)
+    for rows in pieces(batch, config.max_batch):
+        wrapped.zero_grad(set_to_none=True)
+        # The mean over the part; Opacus multiplies it out again per record.
+        _backward(functional.cross_entropy(wrapped(features[rows]), labels[rows]))
+        total += _clipped_sum(parameters, plan.clip_norm)
+    wrapped.remove_hooks()
+    _forget_samples(model)
+    return np.concatenate([total, np.zeros(layout_of(model).size - total.size)])
+
+
+def _clipped_sum(parameters: list[nn.Parameter], clip_norm: float) -> NDArray[np.float64]:
+    """Clipped and summed in float64: rounding of float32 could exceed the norm."""
+    # Opacus hangs the gradient of every record on its parameter.
+    parts: list[Tensor] = [vars(p)["grad_sample"] for p in parameters]
+    samples = torch.cat([part.double().flatten(1) for part in parts], 1)
+    norms = samples.norm(dim=1).clamp(min=1e-300)
+    return np.asarray(((clip_norm / norms).clamp(max=1.0) @ samples).numpy())
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:

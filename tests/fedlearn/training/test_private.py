@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fedlearn import models
 from fedlearn.models.tabular import Tabular
-from fedlearn.privacy import PrivacyPlan, SeededNoise, SystemNoise
+from fedlearn.privacy import RecordPlan, SeededNoise, SystemNoise
 from fedlearn.rng import Streams
 from fedlearn.task import TableInput, Task
 from fedlearn.training.private import poisson_batch, train_private
@@ -25,7 +25,7 @@ CONFIG = Training(
     optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.0, local_steps=1,
     sample_rate=1.0, nominal_records=40, max_batch=1024,
 )  # fmt: skip
-PLAN = PrivacyPlan(
+PLAN = RecordPlan(
     clip_norm=4.0, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0, steps_per_round=1, rounds=1
 )
 TABLE = TableInput(numeric=3, cardinalities=(3, 2))
@@ -75,7 +75,7 @@ def oracle(
 
 def update(
     model: nn.Module, data: tuple[Tensor, Tensor], config: Training = CONFIG,
-    plan: PrivacyPlan = PLAN, *, noise: SystemNoise | SeededNoise | None = None, mu: float = 0.0,
+    plan: RecordPlan = PLAN, *, noise: SystemNoise | SeededNoise | None = None, mu: float = 0.0,
 ) -> Vector:  # fmt: skip
     """What private training adds to the vector of `model`."""
     before = to_vector(model)
@@ -138,7 +138,7 @@ def test_private__one_record_moves_the_noiseless_update_by_at_most_the_sensitivi
     assert max(moved) > 0.9 * bound, "nothing was clipped: the test shows nothing"
 
 
-def noise_of(updates: Vector, config: Training, plan: PrivacyPlan) -> Vector:
+def noise_of(updates: Vector, config: Training, plan: RecordPlan) -> Vector:
     """Updates in units of the standard deviation that the plan promises."""
     scale = config.learning_rate / (plan.sample_rate * config.nominal_records)
     return np.asarray(updates / (scale * plan.noise_stddev), np.float32)
