@@ -45,6 +45,7 @@ TRAINING = Training(
     local_steps=10,
     sample_rate=0.1,
     nominal_records=RECORDS,
+    dp_engine="fast",
     max_batch=1024,
 )
 

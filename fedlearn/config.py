@@ -23,7 +23,7 @@ from torch import nn
 from fedlearn import models
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario
-from fedlearn.data.scaling import Scaling
+from fedlearn.data.scaling import Scaling, reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.models import Model
@@ -31,6 +31,7 @@ from fedlearn.models.validate import dp_problems
 from fedlearn.privacy import (
     ClientPrivacy,
     DistributedPrivacy,
+    NoPrivacy,
     Population,
     Privacy,
     PrivacyPlan,
@@ -106,13 +107,24 @@ def load(tree: dict[str, Any]) -> RunConfig:
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
-    found = privacy_problems(config.privacy)
+    found = [*privacy_problems(config.privacy), *_scaling_problems(config)]
     match config.privacy:
         case DistributedPrivacy():
             found += _distributed_problems(config, config.privacy)
         case ClientPrivacy() if config.privacy.client_sample_rate < 1:
             found += _sampling_problems(config)
     return found
+
+
+def _scaling_problems(config: RunConfig) -> list[str]:
+    """A scaling computed from records is a release that no accountant sees."""
+    scaling = config.scenario.scaling
+    if isinstance(config.privacy, NoPrivacy) or not reads_records(scaling):
+        return []
+    return [
+        f"scenario.scaling.kind={scaling.kind}: is computed from records outside the privacy "
+        "accounting; give public ranges (scenario.scaling.kind=ranges), or choose privacy=none"
+    ]
 
 
 def _distributed_problems(config: RunConfig, privacy: DistributedPrivacy) -> list[str]:

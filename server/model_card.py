@@ -27,7 +27,6 @@ _FEW_RECORDS: Final = 100
 """Below this many test records one record moves an accuracy by more than a point."""
 
 _STATUS: Final = {
-    "running": "The run had not ended when this was written, or was cut off: ",
     "stopped_budget": "The run was stopped because a privacy budget or a site's policy refused: ",
     "interrupted": "The run was stopped by its user before its end: ",
     "failed": "The run failed before its end: ",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 SCHEMA = "fedlearn/result/v1"
 
-Status = Literal["running", "finished", "stopped_budget", "interrupted", "failed"]
+Status = Literal["finished", "stopped_budget", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,15 +122,15 @@ def _train(
             if stop.after_round.is_set() and number < config.rounds:
                 raise StoppedError(f"stopped after round {number}; resume=true continues")
     except (KeyboardInterrupt, StoppedError):
-        report.write("interrupted", "stopped by the user; resume=true continues")
+        report.end("interrupted", "stopped by the user; resume=true continues")
         raise
     except PrivacyError as error:
-        report.write("stopped_budget", str(error))
+        report.end("stopped_budget", str(error))
         raise
     except FedlearnError as error:
-        report.write("failed", str(error))
+        report.end("failed", str(error))
         raise
-    result = report.write("finished")
+    result = report.end("finished")
     listener.finished(result)
     return result
 
@@ -150,7 +150,8 @@ class _Reporter:
         progress = self.federation.progress
         self.folder.append_metrics(entry)
         self.folder.write_model(progress.model, self.federation.enrolment.layout)
-        self.write("running")
+        # True if nothing follows, as after a power cut.
+        self.write("interrupted", "not finished yet; if nothing is running, resume=true continues")
         self.folder.write_checkpoint(
             replace(
                 self.saved,
@@ -165,10 +166,14 @@ class _Reporter:
 
     def write(self, status: Status, reason: str | None = None) -> Result:
         """Write `result.json`."""
-        log.info("status %s %s", status, reason or "")
         result = self._result(status, reason)
         self.folder.write_result(result)
         return result
+
+    def end(self, status: Status, reason: str | None = None) -> Result:
+        """Write the last `result.json` of this process."""
+        log.info("%s %s", status, reason or "")
+        return self.write(status, reason)
 
     def _result(self, status: Status, reason: str | None) -> Result:
         federation = self.federation

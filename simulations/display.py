@@ -34,7 +34,8 @@ class Display:
         self.task = self.progress.add_task("enrolling sites", total=None)
 
     def __enter__(self) -> Display:
-        self.progress.start()
+        if self.console.is_terminal:
+            self.progress.start()
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""DP-SGD at one site (Abadi et al. 2016, algorithm 1), on Opacus' clipping.
+"""DP-SGD at one site (Abadi et al. 2016, algorithm 1), on Opacus' optimiser.
 
 A step clips the gradient of every record of a Poisson batch to `clip_norm`,
 sums, adds Gaussian noise of deviation `noise_multiplier * clip_norm` to the
@@ -10,6 +10,8 @@ that the accountant sees.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch.nn import functional
 
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
+from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, make_optimizer, pieces, snapshot
 from fedlearn.training.settings import Training
 from fedlearn.vector import layout_of
@@ -46,7 +49,27 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             if stddev:
                 drawn = torch.from_numpy(self.noise.normal(grad.numel(), stddev))
                 grad = grad + drawn.view_as(grad).to(grad.device)
-            parameter.grad = grad.view_as(parameter)
+            parameter.grad = grad.view_as(parameter).to(parameter.dtype)
+
+    def release(self) -> None:
+        """Noise on the clipped sum, over the public constant, then the wrapped optimiser's step.
+
+        Opacus' own `step` would do the same, but reads per-record gradients,
+        which the fast engine never makes.
+        """
+        for parameter in self.params:
+            if parameter.summed_grad is None:  # an empty batch
+                parameter.summed_grad = torch.zeros_like(parameter)
+        self.add_noise()
+        for parameter in self.params:
+            parameter.grad /= self.expected_batch_size
+        if self.step_hook:
+            self.step_hook(self)
+        self.original_optimizer.step()
+
+
+Accumulate = Callable[[Tensor], None]
+"""Adds the clipped gradients of the records in some rows to `summed_grad`."""
 
 
 def train_private(
@@ -65,7 +88,6 @@ def train_private(
     covers. Every step runs and adds its noise, an empty batch included.
     """
     model.train()
-    wrapped = GradSampleModule(model, strict=True)
     optimizer = PrivateOptimizer(
         make_optimizer(model, config),
         noise=noise,
@@ -75,11 +97,13 @@ def train_private(
     )
     anchor = snapshot(model) if proximal_mu else {}
     optimizer.attach_step_hook(lambda _: add_proximal(model, anchor, proximal_mu))
-    for _ in range(config.local_steps):
-        batch = poisson_batch(len(labels), config.sample_rate, noise)
-        _step(wrapped, optimizer, features, labels, pieces(batch, config.max_batch))
-    wrapped.remove_hooks()
-    _forget_samples(model)
+    with _clipping(model, features, labels, config, optimizer) as accumulate:
+        for _ in range(config.local_steps):
+            optimizer.zero_grad(set_to_none=True)
+            batch = poisson_batch(len(labels), config.sample_rate, noise)
+            for rows in pieces(batch, config.max_batch):
+                accumulate(rows)
+            optimizer.release()
 
 
 def clipped_gradient_sum(
@@ -98,30 +122,23 @@ def clipped_gradient_sum(
     must not leave the site before `fedlearn.privacy.encoding` has added its share.
 
     Guarantees: adding or removing a record moves the sum by at most `plan.clip_norm`,
-    save for rounding of float64.
+    to the rounding of float32; a record without a finite gradient adds nothing.
     """
     model.train()
-    wrapped = GradSampleModule(model, strict=True)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    total = np.zeros(sum(p.numel() for p in parameters))
+    engine = ClippedGradients(model, clip_norm=plan.clip_norm)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    total = np.zeros(layout_of(model).size)
     batch = poisson_batch(len(labels), plan.sample_rate, noise)
     for rows in pieces(batch, config.max_batch):
-        wrapped.zero_grad(set_to_none=True)
-        # The mean over the part; Opacus multiplies it out again per record.
-        _backward(functional.cross_entropy(wrapped(features[rows]), labels[rows]))
-        total += _clipped_sum(parameters, plan.clip_norm)
-    wrapped.remove_hooks()
-    _forget_samples(model)
-    return np.concatenate([total, np.zeros(layout_of(model).size - total.size)])
+        sums = engine.step(_losses(model, features[rows], labels[rows])).sums
+        flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
+        total[: flat.numel()] += flat.numpy()
+    return total
 
 
-def _clipped_sum(parameters: list[nn.Parameter], clip_norm: float) -> NDArray[np.float64]:
-    """Clipped and summed in float64: rounding of float32 could exceed the norm."""
-    # Opacus hangs the gradient of every record on its parameter.
-    parts: list[Tensor] = [vars(p)["grad_sample"] for p in parameters]
-    samples = torch.cat([part.double().flatten(1) for part in parts], 1)
-    norms = samples.norm(dim=1).clamp(min=1e-300)
-    return np.asarray(((clip_norm / norms).clamp(max=1.0) @ samples).numpy())
+def _losses(model: nn.Module, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    """The loss of every record of a part."""
+    return lambda: functional.cross_entropy(model(features), labels, reduction="none")
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
@@ -131,26 +148,56 @@ def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
     return np.flatnonzero(noise.bernoulli(n, rate))
 
 
-def _step(
-    wrapped: GradSampleModule,
-    optimizer: PrivateOptimizer,
+@contextmanager
+def _clipping(
+    model: nn.Module,
     features: Tensor,
     labels: Tensor,
-    parts: list[Tensor],
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    if not parts:
-        for parameter in optimizer.params:
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-        optimizer.step()
-        return
-    for rows in parts:
-        optimizer.signal_skip_step(do_skip=rows is not parts[-1])
+    config: Training,
+    optimizer: PrivateOptimizer,
+) -> Iterator[Accumulate]:
+    """The engine that the config names; nothing of it stays on the model."""
+    try:
+        match config.dp_engine:
+            case "fast":
+                yield _fast(model, features, labels, optimizer)
+            case "opacus":
+                wrapped = GradSampleModule(model, strict=True)
+                try:
+                    yield _hooks(wrapped, features, labels, optimizer)
+                finally:
+                    wrapped.remove_hooks()
+    finally:
+        _forget_samples(model)
+
+
+def _fast(
+    model: nn.Module, features: Tensor, labels: Tensor, optimizer: PrivateOptimizer
+) -> Accumulate:
+    """One forward and one backward pass per part (`fedlearn.training.dp`)."""
+    engine = ClippedGradients(model, clip_norm=optimizer.max_grad_norm)
+
+    def accumulate(rows: Tensor) -> None:
+        engine.accumulate(
+            lambda: functional.cross_entropy(model(features[rows]), labels[rows], reduction="none")
+        )
+
+    return accumulate
+
+
+def _hooks(
+    wrapped: GradSampleModule, features: Tensor, labels: Tensor, optimizer: PrivateOptimizer
+) -> Accumulate:
+    """Opacus' hooks: the gradients of all records of a part, held at once."""
+
+    def accumulate(rows: Tensor) -> None:
         # The mean over the part; Opacus multiplies it out again per record.
-        loss = functional.cross_entropy(wrapped(features[rows]), labels[rows])
-        _backward(loss)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _backward(functional.cross_entropy(wrapped(features[rows]), labels[rows]))
+        optimizer.clip_and_accumulate()
+        for parameter in optimizer.params:
+            parameter.grad_sample = None
+
+    return accumulate
 
 
 def _backward(loss: Tensor) -> None:

@@ -28,5 +28,7 @@ class Training:
     sample_rate: Rate
     nominal_records: Count
     """Public constant of the order of a site's size: the scale of private gradient sums."""
+    dp_engine: Literal["fast", "opacus"]
+    """What clips under record-level privacy: our one-pass engine, or Opacus' hooks. Same result."""
     max_batch: Count
     """Most records in one forward pass; larger batches are accumulated exactly."""

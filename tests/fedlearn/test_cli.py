@@ -28,6 +28,14 @@ BAD_CONFIG = {
     ),
     "not_key_value": (["rounds"], "rounds: must have the form key=value"),
     "epsilon_and_noise": (["privacy.noise_multiplier=1.0"], "Leave out one of the two"),
+    "scaling_that_reads_records": (
+        [
+            "scenario.scaling={kind:standardise_per_site}",
+            "~scenario.scaling.columns",
+            "~scenario.scaling.unlisted",
+        ],
+        "is computed from records outside the privacy accounting",
+    ),
     "range_missing": (["~scenario.scaling.columns.age"], "age"),
     "more_sites_than_records": (["partition=iid", "partition.num_sites=900"], "partition"),
 }

@@ -36,9 +36,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my.csv").write_text("\n".join(["age,smoker,hospital,ill", *rows]))
     out = folder / "run"
     assert main(["simulate", "scenario=csv", f"scenario.path={folder / 'my.csv'}",
-                 "scenario.label=ill", "scenario.site=hospital", "model.architecture=mlp",
-                 "rounds=2", "privacy.delta=1e-3", "secagg=off", "transport=plain",
-                 f"out={out}"]) == 0  # fmt: skip
+                 "scenario.label=ill", "scenario.site=hospital", "secagg=off",
+                 "model.architecture=mlp",
+                 "rounds=2", "privacy.delta=1e-3", f"out={out}"]) == 0  # fmt: skip
     return out
 
 

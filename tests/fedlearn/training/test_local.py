@@ -17,7 +17,7 @@ from fedlearn.vector import to_vector
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=0.3, momentum=0.0, weight_decay=0.0, local_steps=4,
-    sample_rate=0.25, nominal_records=1, max_batch=1024,
+    sample_rate=0.25, nominal_records=1, dp_engine="fast", max_batch=1024,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from fedlearn.vector import Vector, layout_of, load_vector, to_vector
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.0, local_steps=1,
-    sample_rate=1.0, nominal_records=40, max_batch=1024,
+    sample_rate=1.0, nominal_records=40, dp_engine="fast", max_batch=1024,
 )  # fmt: skip
 PLAN = RecordPlan(
     clip_norm=4.0, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0, steps_per_round=1, rounds=1
@@ -85,9 +86,12 @@ def update(
 
 @pytest.mark.parametrize("architecture", ["linear", "mlp", "ft_transformer"])
 @pytest.mark.parametrize("max_batch", [1024, 3])
-def test_private__equals_a_loop_over_records(architecture: str, max_batch: int) -> None:
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
+def test_private__equals_a_loop_over_records(
+    architecture: str, max_batch: int, engine: Literal["fast", "opacus"]
+) -> None:
     model, expected = network(architecture), network(architecture)
-    config = replace(CONFIG, local_steps=2, max_batch=max_batch)
+    config = replace(CONFIG, local_steps=2, max_batch=max_batch, dp_engine=engine)
     found = update(model, records(), config)
     assert np.linalg.norm(found) > 0.01
     oracle(expected, records(), config, PLAN.clip_norm, mu=0.0)

@@ -1,0 +1,1 @@
+"""Programs that measure fedlearn beside its peers; each runs on its own."""

@@ -1,0 +1,168 @@
+"""The exact sum of clipped per-sample gradients, from one forward and one backward pass.
+
+The book-keeping method (Bu et al. 2023): norms layer by layer while the
+gradient passes, clip factors once all norms are known, then one weighted sum
+per parameter from what was kept. It draws no noise, averages nothing and
+counts no privacy; an optimizer adds the noise to the sum that is left here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedlearn.errors import ConfigError
+from fedlearn.training.dp.clipping import Clipping, clipping_of
+from fedlearn.training.dp.contribution import Contribution
+from fedlearn.training.dp.fallback import FALLBACK
+from fedlearn.training.dp.plan import layers_of, mixing
+from fedlearn.training.dp.tape import Tape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedSum:
+    """What one batch gave; only `sums` is fit to be released, and only with noise.
+
+    `sums`: by parameter name, the sum over samples of the clipped gradient.
+    `norms`: float[batch], norms before clipping (upper bounds within 1e-5).
+    `losses`: float[batch]. `dropped`: bool[batch], samples left out because
+    their gradient was not finite.
+    """
+
+    sums: Mapping[str, Tensor]
+    norms: Tensor
+    losses: Tensor
+    dropped: Tensor
+
+
+class ClippedGradients:
+    """Computes clipped gradient sums for one model.
+
+    `clip_norm` is one bound for the whole gradient, or a mapping from names of
+    modules or parameters to bounds, each then clipped on its own.
+
+    Guarantees:
+        exact: the sum equals that of Opacus' per-sample gradients, to rounding.
+        bounded: adding or removing one sample changes the sum by at most
+            `sensitivity` in Euclidean norm, whatever the sample, the scale or
+            the precision of the forward pass. Norms and sums are computed in
+            float32 (float64 for a float64 model) from the same kept tensors.
+        finite: a sample whose gradient, or its squared norm, is not finite in
+            that precision adds nothing and is reported as dropped.
+        untouched: between calls the model carries no hook, no changed attribute
+            and no `.grad`; pickling, copying and ordinary training work.
+
+    Assumes that the first axis of what every layer sees is the sample (axis 1
+    below a module with `batch_first=False`), and that no operation between
+    layers mixes samples; where the number of rows shows otherwise it refuses.
+
+    Raises: ConfigError for a model or a bound that cannot be handled exactly,
+    with every problem and its way out.
+    """
+
+    def __init__(self, model: nn.Module, *, clip_norm: float | Mapping[str, float]) -> None:
+        self._model = model
+        self._layers = layers_of(model)
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.clipping: Clipping = clipping_of(clip_norm, list(self._parameters))
+        self.fallbacks = tuple(one.name for one in self._layers if one.rule is FALLBACK)
+
+    @property
+    def sensitivity(self) -> float:
+        """Largest Euclidean norm of what one sample adds to the sum."""
+        return self.clipping.sensitivity
+
+    def step(self, per_sample_loss: Callable[[], Tensor]) -> ClippedSum:
+        """The clipped sum of one batch.
+
+        `per_sample_loss` runs the model and returns float[batch], one loss per
+        sample (`reduction="none"`). An empty batch gives zeros.
+
+        Raises: ConfigError where the model changed since (frozen parts,
+        BatchNorm in training mode); ValueError where losses are not one per
+        sample, do not depend on the model, or a layer's rows are not samples.
+        """
+        self._check_unchanged()
+        with Tape(self._model, self._layers) as tape:
+            losses = per_sample_loss()
+            _check_losses(losses)
+            contributions = tape.backward(losses) if len(losses) else {}
+        with torch.no_grad():
+            return self._clipped(contributions, losses.detach())
+
+    def accumulate(self, per_sample_loss: Callable[[], Tensor]) -> ClippedSum:
+        """As `step`, and adds the sums to every parameter's `summed_grad`.
+
+        This is where Opacus' `DPOptimizer` looks for the sum that it adds noise
+        to: `add_noise` next, then divide by the public expected batch size.
+        Several micro-batches before one optimizer step give exactly the sum of
+        the whole batch; `DPOptimizer.zero_grad` starts the next one.
+        """
+        clipped = self.step(per_sample_loss)
+        for name, parameter in self._parameters.items():
+            before = getattr(parameter, "summed_grad", None)
+            after = clipped.sums[name] if before is None else before + clipped.sums[name]
+            parameter.summed_grad = after  # type: ignore[attr-defined]
+        return clipped
+
+    def _check_unchanged(self) -> None:
+        now = [name for name, p in self._model.named_parameters() if p.requires_grad]
+        if now != list(self._parameters):
+            raise ConfigError(
+                ["the trainable parameters changed; make a new ClippedGradients for this model"]
+            )
+        if names := mixing(self._model):
+            raise ConfigError(
+                [
+                    f"{name}: BatchNorm mixes the samples of a batch; use nn.GroupNorm"
+                    for name in names
+                ]
+            )
+
+    def _clipped(self, contributions: Mapping[str, Contribution], losses: Tensor) -> ClippedSum:
+        squared = self._squared_norms(contributions, len(losses))
+        total = torch.stack(list(squared.values())).sum(0)
+        finite = total.isfinite()
+        dropped = ~finite
+        factors = self.clipping.factors(squared, finite)
+        left_out = dropped if bool(dropped.any()) else None
+        sums = {
+            name: (
+                contributions[name].weighted_sum(factors[self.clipping.group_of[name]], left_out)
+                if name in contributions
+                else torch.zeros_like(parameter, dtype=_wide(parameter))
+            )
+            for name, parameter in self._parameters.items()
+        }
+        return ClippedSum(sums=sums, norms=total.sqrt(), losses=losses, dropped=dropped)
+
+    def _squared_norms(
+        self, contributions: Mapping[str, Contribution], batch: int
+    ) -> dict[str, Tensor]:
+        """Squared norms of each sample's gradient by group: group to float[batch]."""
+        any_parameter = next(iter(self._parameters.values()))
+        squared = {
+            group: any_parameter.new_zeros(batch, dtype=_wide(any_parameter))
+            for group in self.clipping.bounds
+        }
+        for name, one in contributions.items():
+            group = self.clipping.group_of[name]
+            squared[group] = squared[group] + one.squared_norms
+        return squared
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32)
+
+
+def _check_losses(losses: Tensor) -> None:
+    if losses.dim() != 1:
+        raise ValueError(
+            f"losses have shape {tuple(losses.shape)}; return one loss per sample, float[batch] "
+            '(reduction="none", and a mean over positions within the sample)'
+        )
+    if len(losses) and not losses.requires_grad:
+        raise ValueError("the losses do not depend on any trainable parameter of the model")

@@ -1,0 +1,48 @@
+"""Per-sample gradients of any other layer: its forward pass again, vectorised over samples.
+
+Exact for every layer that treats samples independently and draws nothing at
+random. Slower than a rule made for the layer, and it holds that layer's
+per-sample gradients; the engine lists the layers that came here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedlearn.training.dp.contribution import Contribution, instantiated
+from fedlearn.training.dp.layer import Call, Layer, PerSample, Rule
+
+
+def _contributions(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribution]:
+    found = [_gradients(layer, call) for call in calls if isinstance(call, Call)]
+    return [
+        instantiated(known, sum((one[own] for one in found[1:]), start=found[0][own]))
+        for own, known in layer.parameters.items()
+    ]
+
+
+def _gradients(layer: Layer, call: Call) -> dict[str, Tensor]:
+    """Per-sample gradients of the layer's own parameters, by their own names."""
+    values = {own: getattr(layer.module, own).detach() for own in layer.parameters}
+    axis = 1 if layer.sequence_first else 0
+
+    def one_sample(values: dict[str, Tensor], inputs: tuple[Tensor, ...], g: Tensor) -> Tensor:
+        batched = tuple(_as_batch(value, axis) for value in inputs)
+        output = torch.func.functional_call(layer.module, values, batched)
+        product: Tensor = (output.to(g.dtype) * _as_batch(g, axis)).sum()
+        return product
+
+    with torch.enable_grad():
+        per_sample = torch.func.vmap(torch.func.grad(one_sample), in_dims=(None, 0, 0))
+        found: dict[str, Tensor] = per_sample(values, call.inputs, call.gradient)
+    return {own: value.detach() for own, value in found.items()}
+
+
+def _as_batch(value: Tensor, axis: int) -> Tensor:
+    return value.unsqueeze(axis if value.dim() >= 2 else 0)
+
+
+FALLBACK = Rule(name="vectorised forward pass", contributions=_contributions)

@@ -1,0 +1,134 @@
+"""Per-sample gradients of `nn.LayerNorm`, `nn.RMSNorm` and `nn.GroupNorm`.
+
+All three compute weight * normal(x) + bias, so a sample's gradients are sums
+over its positions of g * normal(x) and of g: as small as the parameter itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn.training.dp.contribution import Contribution, instantiated
+from fedlearn.training.dp.layer import Call, Deliver, Layer, PerSample, Rule
+
+Normal = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(module, x, g) to per-sample gradients of weight and bias."""
+
+
+def _rule(name: str, gradients: Normal, watch: Any = None) -> Rule:
+    def contributions(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribution]:
+        found = [_per_sample(layer.module, call, gradients) for call in calls]
+        return [
+            instantiated(known, sum((one[own] for one in found[1:]), start=found[0][own]))
+            for own, known in layer.parameters.items()
+        ]
+
+    return Rule(name=name, contributions=contributions, watch=watch)
+
+
+def _per_sample(
+    module: nn.Module, call: Call | PerSample, gradients: Normal
+) -> Mapping[str, Tensor]:
+    if isinstance(call, PerSample):
+        return call.gradients
+    weight, bias = gradients(module, call.inputs[0].to(call.gradient.dtype), call.gradient)
+    return {"weight": weight, "bias": bias}
+
+
+def _over_positions(shape: Sequence[int], normal: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over all axes between the sample and the last `len(shape)` axes."""
+    batch = g.shape[0]
+    positions = g.reshape(batch, -1, *shape)
+    return (normal * g).reshape(batch, -1, *shape).sum(1), positions.sum(1)
+
+
+def _layer_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    norm = cast(nn.LayerNorm, module)
+    shape = norm.normalized_shape
+    return _over_positions(shape, functional.layer_norm(x, shape, eps=norm.eps), g)
+
+
+def _rms_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    norm = cast(nn.RMSNorm, module)
+    shape = list(norm.normalized_shape)
+    return _over_positions(shape, functional.rms_norm(x, shape, eps=norm.eps), g)
+
+
+def _group_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    norm = cast(nn.GroupNorm, module)
+    normal = functional.group_norm(x, norm.num_groups, eps=norm.eps)
+    return (normal * g).flatten(2).sum(2), g.flatten(2).sum(2)
+
+
+class _FoldedGroupNorm(torch.autograd.Function):
+    """Group norm whose one backward call gives the input's and every sample's gradients.
+
+    A batch of B samples with C channels in G groups is, to the kernel, one
+    sample with B C channels in B G groups; the gradient of that one's weight,
+    of length B C, is the per-sample gradient, at no cost beyond the gradient
+    of the input.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        output: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        layer: Layer,
+        deliver: Deliver,
+    ) -> Tensor:
+        ctx.save_for_backward(x, mean, rstd)
+        ctx.layer, ctx.deliver = layer, deliver
+        # The output was computed already: it passes through untouched.
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd = ctx.saved_tensors
+        norm = cast(nn.GroupNorm, ctx.layer.module)
+        batch, channels = x.shape[:2]
+        folded = (1, batch * channels, *x.shape[2:])
+        at_input, weight, bias = torch.ops.aten.native_group_norm_backward(
+            g.contiguous().view(folded),
+            x.view(folded),
+            mean.view(1, -1),
+            rstd.view(1, -1),
+            norm.weight.detach().repeat(batch),
+            1,
+            batch * channels,
+            x[0, 0].numel(),
+            batch * norm.num_groups,
+            [True, True, True],
+        )
+        gradients = {"weight": weight.view(batch, channels), "bias": bias.view(batch, channels)}
+        ctx.deliver(PerSample(gradients=gradients))
+        return at_input.view_as(x), None, None, None, None, None
+
+
+def _watch_group_norm(
+    layer: Layer, inputs: tuple[Tensor, ...], output: Tensor, deliver: Deliver
+) -> Tensor | None:
+    """Swap the recorded backward for the folded one, where torch kept what that needs."""
+    x, made_by = inputs[0], output.grad_fn
+    mean = getattr(made_by, "_saved_result1", None)
+    rstd = getattr(made_by, "_saved_result2", None)
+    plain = x.is_contiguous() and x.dtype == output.dtype == cast(Any, layer.module).weight.dtype
+    if mean is None or rstd is None or not plain or not x.requires_grad:
+        return None
+    # The function's own saved copies are found through its documented `_saved_` attributes.
+    output = output.detach()
+    found = _FoldedGroupNorm.apply(x, output, mean, rstd, layer, deliver)  # type: ignore[no-untyped-call]
+    return cast(Tensor, found)
+
+
+LAYER_NORM = _rule("layer norm", _layer_norm)
+RMS_NORM = _rule("RMS norm", _rms_norm)
+GROUP_NORM = _rule("group norm", _group_norm, _watch_group_norm)

@@ -1,0 +1,162 @@
+"""Which module owns which trainable parameter, which rule handles it, and what is refused.
+
+Refused is whatever cannot be exact: layers that mix samples, parameters that
+two layers share, layers that hide where their parameters are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from fedlearn.errors import ConfigError
+from fedlearn.training.dp.convolution import CONVOLUTION
+from fedlearn.training.dp.fallback import FALLBACK
+from fedlearn.training.dp.layer import Layer, Rule
+from fedlearn.training.dp.linear import LINEAR
+from fedlearn.training.dp.lookup import EMBEDDING
+from fedlearn.training.dp.normalisation import GROUP_NORM, LAYER_NORM, RMS_NORM
+from fedlearn.training.dp.tokens import SAMPLE_PARAMETER, SampleParameter
+
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Linear: LINEAR,
+    nn.Conv1d: CONVOLUTION,
+    nn.Conv2d: CONVOLUTION,
+    nn.Embedding: EMBEDDING,
+    nn.LayerNorm: LAYER_NORM,
+    nn.RMSNorm: RMS_NORM,
+    nn.GroupNorm: GROUP_NORM,
+    SampleParameter: SAMPLE_PARAMETER,
+}
+"""Adding a kind of layer is one module and one line here."""
+
+_WAYS_OUT: dict[type[nn.Module], str] = {
+    nn.MultiheadAttention: "hides its weights in one call; use opacus.layers.DPMultiheadAttention",
+    nn.LSTM: "runs all steps in one call; use opacus.layers.DPLSTM",
+    nn.GRU: "runs all steps in one call; use opacus.layers.DPGRU",
+    nn.RNN: "runs all steps in one call; use opacus.layers.DPRNN",
+    nn.EmbeddingBag: "mixes ids of all samples in one list; use nn.Embedding and a sum",
+    _BatchNorm: "mixes the samples of a batch; use nn.GroupNorm",
+}
+
+
+def layers_of(model: nn.Module) -> tuple[Layer, ...]:
+    """The layers that own the trainable parameters of `model`, in the model's order.
+
+    Raises: ConfigError with every layer that cannot be handled exactly, and its way out.
+    """
+    problems = list(_problems(model))
+    owners = _owners(model)
+    known = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if not known:
+        problems.append("the model has no trainable parameter; unfreeze a part of it")
+    names = {id(module): name for name, module in model.named_modules()}
+    held: dict[int, dict[str, str]] = {}
+    for parameter, modules in owners.items():
+        if len(modules) > 1:
+            places = ", ".join(names[id(module)] for module in modules)
+            problems.append(
+                f"{known[parameter]} is shared by {places}: untie it, freeze it, or "
+                "call one module twice"
+            )
+        for own, value in modules[0].named_parameters(recurse=False):
+            if id(value) == parameter:
+                held.setdefault(id(modules[0]), {})[own] = known[parameter]
+    if problems:
+        raise ConfigError(problems)
+    first = sequence_first(model)
+    return tuple(
+        Layer(
+            name=name or type(module).__name__,
+            module=module,
+            rule=_rule(module, held[id(module)]),
+            parameters=held[id(module)],
+            sequence_first=id(module) in first,
+        )
+        for name, module in model.named_modules()
+        if id(module) in held
+    )
+
+
+def mixing(model: nn.Module) -> list[str]:
+    """Names of modules that, as they stand now, compute statistics over the batch."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats)
+    ]
+
+
+def sequence_first(model: nn.Module) -> set[int]:
+    """Ids of the modules below one that says `batch_first=False`: their sample is on axis 1."""
+    found: set[int] = set()
+    for module in model.modules():
+        if getattr(module, "batch_first", None) is False:
+            found.update(id(inner) for inner in module.modules() if inner is not module)
+    return found
+
+
+def _rule(module: nn.Module, parameters: dict[str, str]) -> Rule:
+    """The rule of the class whose `forward` the module runs; else the fallback."""
+    for kind, rule in RULES.items():
+        # A subclass with its own forward is a different layer, whatever it inherits.
+        same = isinstance(module, kind) and type(module).forward is kind.forward
+        if same and rule.knows.issuperset(parameters):
+            return rule
+    return FALLBACK
+
+
+def _problems(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        place = f"{name or 'model'} ({type(module).__name__})"
+        if parametrize.is_parametrized(module):
+            yield (
+                f"{place}: is parametrized; bake it with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        elif own and (reason := _refused(module)):
+            yield f"{place}: {reason}"
+        elif own and _holds_others(module):
+            yield (
+                f"{place}: has trainable parameters of its own beside layers with parameters; "
+                "hold them in a fedlearn.training.dp.SampleParameter"
+            )
+
+
+def _refused(module: nn.Module) -> str | None:
+    for kind, way_out in _WAYS_OUT.items():
+        if isinstance(module, kind):
+            return way_out
+    for kind, rule in RULES.items():
+        if isinstance(module, kind) and (reason := rule.refusal(module)):
+            return reason
+    return None
+
+
+def _holds_others(module: nn.Module) -> bool:
+    """Whether a parameter of the module's own sits beside children that have different ones."""
+    own = {id(p) for p in module.parameters(recurse=False) if p.requires_grad}
+    below = {id(p) for child in module.children() for p in child.parameters()}
+    # Opacus' recurrent layers register their cells' parameters again under torch's names.
+    return bool(below) and not own <= below
+
+
+def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:
+    """Parameter to the modules that hold it directly, without those that hold such a module."""
+    owners: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                owners.setdefault(id(parameter), []).append(module)
+    return {
+        parameter: [
+            module
+            for module in modules
+            if not any(inner is not module and inner in list(module.modules()) for inner in modules)
+        ]
+        for parameter, modules in owners.items()
+    }

@@ -1,0 +1,252 @@
+"""Records one forward and one backward pass, and asks each layer for its contributions on the way.
+
+While a tape runs, every layer's own parameters are constants inside the
+layer's own `forward`: autograd computes gradients at activations only. Each
+output is watched; as soon as the gradients of all calls of a layer are there,
+its rule turns them into contributions and the factors it does not need are let
+go. Outside their layer parameters stay variables, so that a use behind the
+engine's back (`F.linear(x, embedding.weight)`) is seen and refused.
+
+Nothing of this outlives the `with` block: no hook, no attribute, no `.grad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
+
+from fedlearn.training.dp.contribution import Contribution
+from fedlearn.training.dp.layer import Call, Layer, PerSample
+
+
+class _Entry(torch.autograd.Function):
+    """Puts an output that no gradient flows through onto the graph, and catches its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, _anchor: Tensor) -> Tensor:
+        # In place, for a view could not be changed in place by a later ReLU.
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(_ctx: Any, _gradient: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+class Tape:
+    """One batch through `model`: use as a context around the forward pass, then call `backward`."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+        self._model, self._layers = model, layers
+        self._stack = ExitStack()
+        device = next(model.parameters()).device
+        self._anchor = torch.zeros((), requires_grad=True, device=device)
+        self._expected: dict[str, int] = {}
+        self._calls: dict[str, list[Call | PerSample]] = {}
+        self._found: dict[str, Contribution] = {}
+        self._batch = 0
+        self.recording = False
+
+    def __enter__(self) -> Tape:
+        for layer in self._layers:
+            self._keep(layer.module.register_forward_pre_hook(_Freeze(self, layer)))
+            self._keep(
+                layer.module.register_forward_hook(
+                    _Watch(self, layer), with_kwargs=True, always_call=True
+                )
+            )
+        for name, module in self._model.named_modules():
+            if next(module.children(), None) is not None:
+                self._keep(module.register_forward_pre_hook(_RefusePacked(name)))
+        self.recording = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.recording = False
+        self._stack.close()
+        for layer in self._layers:
+            _set_trainable(layer, True)
+        self._calls.clear()
+
+    def _keep(self, handle: RemovableHandle) -> None:
+        self._stack.callback(handle.remove)
+
+    def record(self, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Watch the output of one call; returns the output that the model goes on with."""
+        if not torch.is_grad_enabled():
+            return output
+        self._expected[layer.name] = self._expected.get(layer.name, 0) + 1
+        if output.requires_grad and layer.rule.watch is not None:
+            watched = layer.rule.watch(layer, inputs, output, partial(self._take, layer))
+            if watched is not None:
+                return watched
+        seen = _Inputs(layer.name, inputs)
+        if not output.requires_grad:
+            # Not detach(): that shares a version counter, which may be a parameter's own.
+            output = _Entry.apply(output.data, self._anchor)  # type: ignore[no-untyped-call]
+        output.register_hook(  # type: ignore[no-untyped-call]
+            lambda g: self._take(layer, self._call(layer, seen.take(), g))
+        )
+        return output
+
+    def _call(self, layer: Layer, inputs: tuple[Tensor, ...], gradient: Tensor) -> Call:
+        """Sample first, gradient in the precision in which norms and sums are computed."""
+
+        def sample_first(value: Tensor) -> Tensor:
+            swap = layer.sequence_first and value.dim() >= 3
+            return value.detach().transpose(0, 1) if swap else value.detach()
+
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        return Call(
+            inputs=tuple(sample_first(value) for value in inputs),
+            gradient=sample_first(gradient).to(wide),
+        )
+
+    def _check_rows(self, layer: Layer, seen: Call | PerSample) -> None:
+        match seen:
+            case Call():
+                values = (*seen.inputs, seen.gradient)
+            case PerSample():
+                values = tuple(seen.gradients.values())
+        for value in values:
+            rows = value.shape[0] if value.dim() else 0
+            if rows != self._batch:
+                raise ValueError(
+                    f"{layer.name}: saw {rows} rows for {self._batch} samples; the first axis of "
+                    "all it sees must be the sample (expand what is shared, such as position ids)"
+                )
+
+    def _take(self, layer: Layer, seen: Call | PerSample) -> None:
+        self._check_rows(layer, seen)
+        calls = self._calls.setdefault(layer.name, [])
+        calls.append(seen)
+        if len(calls) == self._expected[layer.name]:
+            self._finish(layer)
+
+    def _finish(self, layer: Layer) -> None:
+        # A rule may call the layer again, and must not round as the forward pass did.
+        self.recording = False
+        with torch.no_grad(), torch.autocast(self._anchor.device.type, enabled=False):
+            for one in layer.rule.contributions(layer, self._calls.pop(layer.name)):
+                if one.parameter in self._found:
+                    raise RuntimeError(f"{layer.name}: called again after its gradient was taken")
+                self._found[one.parameter] = one
+        self.recording = True
+
+    def backward(self, losses: Tensor) -> Mapping[str, Contribution]:
+        """Contributions by parameter name; a parameter that no loss depends on has none.
+
+        `losses`: float[batch]. Raises: ValueError where samples cannot be told apart.
+        """
+        self._batch = losses.shape[0]
+        parameters = {
+            known: getattr(layer.module, own)
+            for layer in self._layers
+            for own, known in layer.parameters.items()
+        }
+        found = torch.autograd.grad(
+            losses.sum(), [self._anchor, *parameters.values()], allow_unused=True
+        )
+        outside = [name for name, g in zip(parameters, found[1:], strict=True) if g is not None]
+        if outside:
+            raise ValueError(
+                f"{', '.join(outside)}: used outside the layer that owns it; call the layer, or "
+                "hold the parameter in a fedlearn.training.dp.SampleParameter"
+            )
+        # Calls whose output no loss depends on never get a gradient.
+        for layer in self._layers:
+            if layer.name in self._calls:
+                self._finish(layer)
+        return self._found
+
+
+class _Inputs:
+    """What went into one call, until it is taken: the graph, which outlives the batch's
+    backward pass, must not keep it."""
+
+    def __init__(self, layer: str, inputs: tuple[Tensor, ...]) -> None:
+        self._layer, self._inputs = layer, inputs
+        self._versions = [value._version for value in inputs]
+
+    def take(self) -> tuple[Tensor, ...]:
+        """The inputs, if nothing changed them since; they are forgotten here."""
+        inputs = self._inputs
+        if self._versions != [value._version for value in inputs]:
+            raise ValueError(
+                f"{self._layer}: its input was changed in place after the layer saw it; "
+                "use the operation that returns a new tensor"
+            )
+        self._inputs, self._versions = (), []
+        return inputs
+
+
+class _Freeze:
+    """Makes a layer's parameters constants as its forward pass begins."""
+
+    def __init__(self, tape: Tape, layer: Layer) -> None:
+        self._tape, self._layer = tape, layer
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        if self._tape.recording:
+            _set_trainable(self._layer, False)
+
+
+class _Watch:
+    """Makes them variables again as it ends, and records the call."""
+
+    def __init__(self, tape: Tape, layer: Layer) -> None:
+        self._tape, self._layer = tape, layer
+
+    def __call__(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> Any:
+        if not self._tape.recording:
+            return None
+        try:
+            return self._recorded(args, kwargs, output)
+        finally:
+            # Last, for an output that is a view of a parameter would follow it.
+            _set_trainable(self._layer, True)
+
+    def _recorded(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+        if output is None:  # the forward pass failed; its error is on the way
+            return None
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"{self._layer.name}: returns {type(output).__name__}; a layer with trainable "
+                "parameters must return one tensor"
+            )
+        inputs = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        return self._tape.record(self._layer, inputs, output)
+
+
+class _RefusePacked:
+    """Refuses packed sequences, which hold samples by length and not in the order of the losses."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        if any(isinstance(value, PackedSequence) for value in args):
+            raise ValueError(
+                f"{self._name}: got a PackedSequence, whose rows are not samples; "
+                "pad to one length and mask"
+            )
+
+
+def _set_trainable(layer: Layer, trainable: bool) -> None:
+    for own in layer.parameters:
+        getattr(layer.module, own).requires_grad_(trainable)

@@ -1,0 +1,129 @@
+"""What one sample adds to the sum never exceeds the sensitivity, whatever it holds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fedlearn.training.dp import ClippedGradients
+from tests.fedlearn.training.dp import oracle
+from tests.fedlearn.training.dp.cases import CASES, Case, build, draw, losses_of, small_cnn
+
+BY_NAME = {case.name: case for case in CASES}
+GHOSTS = (
+    "linear",
+    "linear on short sequences",
+    "conv, ghost way",
+    "conv1d, ghost way",
+    "embedding",
+    "small CNN",
+    "transformer",
+)
+
+
+def _one(case: Case, seed: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return build(case, generator, dtype), draw(case, 1, generator)
+
+
+@pytest.mark.parametrize("name", GHOSTS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**20),
+    input_power=st.floats(-30, 30),
+    loss_power=st.floats(-30, 30),
+    bound=st.sampled_from([1e-6, 0.1, 1.0, 1e4]),
+)
+def test_bound__holds_at_any_scale(
+    name: str, seed: int, input_power: float, loss_power: float, bound: float
+) -> None:
+    case = BY_NAME[name]
+    model, x = _one(case, seed, torch.float32)
+    x = x if case.ids else x * 10.0**input_power
+    engine = ClippedGradients(model, clip_norm=bound)
+    clipped = engine.step(lambda: losses_of(model(x)) * 10.0**loss_power)
+    assert oracle.norm(clipped.sums) <= engine.sensitivity
+
+
+@pytest.mark.parametrize("cancelled", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("length", [2, 16, 100])
+def test_bound__holds_where_the_terms_of_a_ghost_norm_cancel(cancelled: float, length: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Linear(300, 200, bias=False)
+    x = torch.randn(1, 1, 300, generator=generator).expand(20, length, 300).clone()
+    x += cancelled * torch.randn(x.shape, generator=generator)
+    pull = torch.randn(20, length, 200, generator=generator)
+    pull -= pull.mean(1, keepdim=True)
+    engine = ClippedGradients(model, clip_norm=1e-3)
+    for one, back in zip(x.split(1), pull.split(1), strict=True):
+        clipped = engine.step(lambda one=one, back=back: (model(one) * back).sum((1, 2)))  # type: ignore[misc]
+        assert oracle.norm(clipped.sums) <= engine.sensitivity
+
+
+@pytest.mark.parametrize("name", GHOSTS)
+def test_bound__holds_for_the_rounded_gradients_of_bfloat16(name: str) -> None:
+    case = BY_NAME[name]
+    for seed in range(10):
+        model, x = _one(case, seed, torch.float32)
+        engine = ClippedGradients(model, clip_norm=0.01)
+
+        def losses(model: nn.Module = model, x: Tensor = x) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return losses_of(model(x)).float()
+
+        clipped = engine.step(losses)
+        assert all(value.dtype == torch.float32 for value in clipped.sums.values())
+        assert oracle.norm(clipped.sums) <= engine.sensitivity
+        # Not by clipping to nothing: the bound is met to rounding.
+        assert oracle.norm(clipped.sums) >= 0.9999 * min(0.01, float(clipped.norms[0]))
+
+
+def test_bound__bfloat16_sums_stay_near_single_precision() -> None:
+    case = BY_NAME["transformer"]
+    generator = torch.Generator().manual_seed(5)
+    model, x = build(case, generator, torch.float32), draw(case, 16, generator)
+    engine = ClippedGradients(model, clip_norm=1.0)
+    exact = engine.step(lambda: losses_of(model(x)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = engine.step(lambda: losses_of(model(x)).float())
+    assert oracle.difference(rounded.sums, exact.sums) < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("poison", [math.inf, -math.inf, math.nan, 1e38])
+@pytest.mark.parametrize(
+    "name", [c.name for c in CASES if not c.ids and c.axis == 0 and c.name != "attention"]
+)
+def test_bound__a_sample_that_is_not_finite_adds_nothing(name: str, poison: float) -> None:
+    case = BY_NAME[name]
+    generator = torch.Generator().manual_seed(11)
+    model, x = build(case, generator, torch.float32), draw(case, 4, generator)
+    engine = ClippedGradients(model, clip_norm=0.5)
+    others = engine.step(lambda: losses_of(model(x[[0, 1, 3]])))
+    x[2] = poison
+    clipped = engine.step(lambda: losses_of(model(x)))
+    if bool(clipped.dropped[2]):
+        assert clipped.dropped.tolist() == [False, False, True, False]
+        assert oracle.difference(clipped.sums, others.sums) < 1e-5
+    else:  # a layer may squash what is huge; then the sample is clipped like any other
+        added = {k: clipped.sums[k].double() - others.sums[k].double() for k in others.sums}
+        assert math.isfinite(poison)
+        assert oracle.norm(added) <= engine.sensitivity * (1 + 1e-5)
+
+
+def test_bound__adding_a_sample_moves_the_sum_by_at_most_the_sensitivity() -> None:
+    generator = torch.Generator().manual_seed(2)
+    model = small_cnn()
+    x = torch.randn(33, 1, 10, 10, generator=generator)
+    engine = ClippedGradients(model, clip_norm=0.1)
+    whole = engine.step(lambda: losses_of(model(x))).sums
+    for left_out in range(0, 33, 8):
+        rest = torch.arange(33) != left_out
+        without = engine.step(lambda rest=rest: losses_of(model(x[rest]))).sums  # type: ignore[misc]
+        moved = {k: whole[k].double() - without[k].double() for k in whole}
+        assert oracle.norm(moved) <= engine.sensitivity * (1 + 1e-6)
