@@ -7,6 +7,7 @@ without a file has no policy, and a ledger that lives and dies with the run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,6 +49,32 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     if site.name != name:
         raise ConfigError([f"{path}: name={site.name}: is not that of the site, {name}"])
     return Owner(name=name, ledger=site.ledger, policy=site.policy)
+
+
+def owned_ledgers(config: RunConfig, names: Sequence[str]) -> list[Path]:
+    """The ledgers that outlive the run, after a look at every site file.
+
+    Raises:
+        ConfigError: with everything that is wrong with `sites` and its files.
+    """
+    if config.sites is None:
+        return []
+    folder, found, ledgers = Path(config.sites), [], []
+    files = {path.stem for path in folder.glob("*.yaml")}
+    if not files:
+        found.append(f"sites={folder}: holds no site file NAME.yaml")
+    strangers, known = sorted(files - set(names)), ", ".join(names)
+    found += [f"sites={folder}: {one}.yaml is for no site: {known}" for one in strangers]
+    for name in sorted(files & set(names)):
+        try:
+            ledgers.append(owner_of(config, name).ledger)
+        except ConfigError as error:
+            found += error.problems
+    shared = sorted({str(path) for path in ledgers if ledgers.count(path) > 1})
+    found += [f"{path}: is the ledger of two sites; every data set has its own" for path in shared]
+    if found:
+        raise ConfigError(found)
+    return ledgers
 
 
 def admit(

@@ -29,7 +29,8 @@ from fedlearn.config import RunConfig
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums
-from fedlearn.privacy import PrivacyPlan
+from fedlearn.privacy import ClientPlan, PrivacyPlan
+from fedlearn.privacy.client_level import room_to_round
 from fedlearn.ring import unpack
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import Degree, choose_degree
@@ -115,9 +116,12 @@ class Summing:
         """Refuse before the first round what could not be summed.
 
         Raises:
-            ConfigError: too few bits, or a cohort too small for its threshold.
+            ConfigError: too few bits, a cohort too small for its threshold, or steps too coarse.
         """
         payload = self.train_payload()
+        if isinstance(self.plan, ClientPlan):
+            size, resolution = self.layout.size, self.settings.resolution
+            room_to_round(self.plan.clip_norm, size=size, resolution=resolution)
         cohort = tuple(self.sites)
         self._params("train", 0, cohort, np.zeros(0, np.float32), payload)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import assert_never
 
 from clients.app import app as client
+from clients.claim import claimed
+from clients.owner import owned_ledgers
 from clients.site import simulated_sites
 from fedlearn import flower
 from fedlearn.config import RunConfig
@@ -32,7 +34,14 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop) -> None:
     """
     config = with_absolute_paths(config, Path.cwd())
     RunFolder(Path(config.out)).check(config)
-    sites = len(simulated_sites(config))
+    sites = list(simulated_sites(config))
+    # Only what outlives the run: a ledger in the run's own folder is nobody else's.
+    ledgers = owned_ledgers(config, sites)
+    with claimed(ledgers):
+        _run(config, len(sites), listener, stop)
+
+
+def _run(config: RunConfig, sites: int, listener: Listener, stop: Stop) -> None:
     run_config = flower.run_config_of(config)
     ended = threading.Event()
     server = make_app(listener, stop, ended.set)

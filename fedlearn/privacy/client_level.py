@@ -257,18 +257,28 @@ def clip_own(update: NDArray[np.floating], clip_norm: float, *, resolution: floa
         ValueError: a value that is not finite.
         ConfigError: rounding alone could move the update further than the norm.
     """
-    room = clip_norm * (1 - _FLOAT32_SLACK) - resolution * _STEP * math.sqrt(update.size)
+    room = room_to_round(clip_norm, size=update.size, resolution=resolution)
+    exact = np.asarray(update, np.float64)
+    within = length(exact) <= clip_norm
+    return OwnClip(update=clipped(exact, room).astype(np.float32), within=within)
+
+
+def room_to_round(clip_norm: float, *, size: int, resolution: float) -> float:
+    """The norm to clip to, so that `size` values rounded to steps keep within `clip_norm`.
+
+    Raises:
+        ConfigError: rounding alone could move an update further than the norm.
+    """
+    room = clip_norm * (1 - _FLOAT32_SLACK) - resolution * _STEP * math.sqrt(size)
     if room <= 0:
         raise ConfigError(
             [
-                f"privacy.clip_norm={clip_norm:g}: rounding {update.size} values to steps of "
+                f"privacy.clip_norm={clip_norm:g}: rounding {size} values to steps of "
                 f"secagg.resolution={resolution:g} moves them further than that. Lower "
                 "secagg.resolution, or raise privacy.clip_norm"
             ]
         )
-    exact = np.asarray(update, np.float64)
-    within = length(exact) <= clip_norm
-    return OwnClip(update=clipped(exact, room).astype(np.float32), within=within)
+    return room
 
 
 def poisson_cohort(clients: Sequence[str], rate: float, noise: NoiseSource) -> list[str]:

@@ -10,6 +10,7 @@ from fedlearn.privacy.client_level import (
     ClientPlan,
     ClientPrivacy,
     ClientSum,
+    clip_own,
     make_plan,
     poisson_cohort,
 )
@@ -129,3 +130,32 @@ def test_poisson_cohort__flips_a_coin_per_client() -> None:
     assert np.mean(sizes) == pytest.approx(30, abs=6 * math.sqrt(21 / 400))
     assert np.var(sizes) == pytest.approx(21, abs=6 * 21 * math.sqrt(2 / 400))
     assert poisson_cohort(clients, 1.0, noise) == clients
+
+
+@pytest.mark.parametrize("size", [1, 28, 10_000])
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 1e6])
+def test_clip_own__stays_within_the_norm_after_rounding_up_or_down(size: int, scale: float) -> None:
+    resolution, norm = 2.0**-12, 1.0
+    update = scale * np.random.default_rng(size).normal(size=size).astype(np.float32)
+    own = clip_own(update, norm, resolution=resolution)
+    steps = np.abs(own.update.astype(np.float64)) / resolution
+    assert np.linalg.norm(np.ceil(steps)) * resolution <= norm
+    assert own.within == (np.linalg.norm(update.astype(np.float64)) <= norm)
+
+
+def test_clip_own__refuses_steps_that_are_longer_than_the_norm() -> None:
+    with pytest.raises(ConfigError, match=r"Lower secagg\.resolution"):
+        clip_own(np.zeros(100, np.float32), 1.0, resolution=0.1)
+
+
+def test_sum__of_own_clips_is_the_sum_of_those_clipped_here() -> None:
+    updates = [np.array([3.0, 4.0]), np.array([0.1, 0.2])]
+    here = ClientSum(flat(), 2, 1.0)
+    unseen = ClientSum(flat(), 2, 1.0)
+    own = [clip_own(update, 1.0, resolution=1e-9) for update in updates]
+    for update in updates:
+        here.add(update)
+    total = np.sum([one.update for one in own], axis=0, dtype=np.float64)
+    unseen.add_sum(total, clients=2, within=sum(one.within for one in own))
+    np.testing.assert_allclose(unseen.total, here.total, atol=1e-5)
+    assert unseen.centred_count == here.centred_count == 0.0
