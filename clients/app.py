@@ -50,7 +50,7 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
         )
         content = answer(message, context, open_site(owner, config))
     except FedlearnError as error:
-        log.warning("refused: %s", error)
+        log.info("refused: %s", error)
         content = flower.refusal_reply(
             Refusal(site=site, exit_code=error.exit_code, reason=str(error))
         )

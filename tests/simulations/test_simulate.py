@@ -215,7 +215,7 @@ def test_resume__after_a_round_that_was_cut_off_never_spends_more_than_promised(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("privacy", ["none", "record"])
+@pytest.mark.parametrize("privacy", ["none", "record", "client", "distributed"])
 def test_engines__end_with_the_same_model(tmp_path: Path, privacy: str) -> None:
     # Ray starts actors of its own, so this runs as a user would run it.
     shas = set()

@@ -43,6 +43,7 @@ def distributed_plan(*overrides: str) -> DistributedPlan:
 
 # --- One sum, whoever makes it ----------------------------------------------------
 
+SLOW = pytest.mark.slow
 KINDS = [
     ["privacy=distributed"],
     ["privacy=distributed", "privacy.unit=client", "training.local_steps=3"],
@@ -51,7 +52,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("overrides", KINDS)
+@pytest.mark.parametrize("overrides", [KINDS[0], *(pytest.param(k, marks=SLOW) for k in KINDS[1:])])
 def test_sum__is_the_same_bit_for_bit_in_clear_masked_and_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_sum__is_the_same_bit_for_bit_in_clear_masked_and_shared(
     assert len(shas) == 1
 
 
+@SLOW
 def test_client__clipping_at_the_sites_or_at_the_coordinator_gives_the_same_to_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +145,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, round_number: int) -> No
     monkeypatch.setattr(work, "noisy_integers", breaks)
 
 
-@pytest.mark.parametrize("secagg", ["masked", "two_server", "ring"])
+WAYS = ["masked", pytest.param("two_server", marks=SLOW), pytest.param("ring", marks=SLOW)]
+
+
+@pytest.mark.parametrize("secagg", WAYS)
 def test_distributed__counts_the_noise_of_the_sites_that_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secagg: str
 ) -> None:
@@ -161,7 +166,7 @@ def test_distributed__counts_the_noise_of_the_sites_that_survived(
     assert spent == (plan.total_event,)
 
 
-@pytest.mark.parametrize("secagg", ["masked", "two_server", "ring"])
+@pytest.mark.parametrize("secagg", WAYS)
 def test_distributed__with_more_dropouts_than_planned_releases_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -219,6 +224,7 @@ def test_client__a_round_with_nobody_still_releases_its_noise(tmp_path: Path) ->
     assert all(site["steps"] == 2 for site in result["privacy"]["per_site"].values())
 
 
+@SLOW
 def test_client__adaptive_norm_goes_on_where_the_run_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
