@@ -1,8 +1,9 @@
 """The Flower ClientApp: what a site answers to the coordinator.
 
 A site's no is an answer like any other: whatever it refuses (its config, its
-budget, its data) travels back as a `Refusal` with the reason, and nothing of
-the site's records with it.
+budget, its data) travels back as a `Refusal` with the reason. When the app itself
+fails, only the kind of error travels: the text of an exception that nobody wrote
+for a reader outside may hold records.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
         content = flower.refusal_reply(
             Refusal(site=site, exit_code=error.exit_code, reason=str(error))
         )
+    except Exception as error:  # Flower would send its text to the server
+        log.exception("the app failed on %s", message.metadata.message_type)
+        reason = f"its app failed ({type(error).__name__})"
+        content = flower.refusal_reply(Refusal(site=site, exit_code=1, reason=reason))
     return Message(content, reply_to=message)
 
 
@@ -112,7 +117,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
 
 
 def _hello(message: Message, context: Context, site: Site) -> RecordDict:
-    if site.config.privacy.kind != "none":
+    if site.config.privacy.kind != "none" and site.owner.ledger.exists():
         site.ledger().close()  # a ledger that is altered, or another's, ends it here
     return flower.hello_reply(
         Hello(
@@ -141,7 +146,8 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     plan = protection.plan_of(site, context)
     summing = protection.Summing.of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
-        return stored
+        # Nothing is trained, or paid for, twice.
+        return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
     load_vector(site.model, request.model)
     spent = work.pay(site, plan, request)
     if summing is None:
@@ -179,6 +185,8 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     work.commit(site, request.run_id)
     summing = protection.Summing.of(site, context, "evaluate", request.round)
+    if summing and (stored := summing.answered(message)):
+        return flower.summed_reply(site.name, stored, ())
     load_vector(site.model, request.model)
     features, labels = site.test_tensors
     probabilities = predict(site.model, features, site.config.training.max_batch)

@@ -7,6 +7,8 @@ round) lives in Flower's `Context.state`: it is secret, and stays at the site.
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,12 +22,14 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
+    least_of,
     part_of,
     plan_digest,
     protocol_round,
     settings_of,
     train_payload,
 )
+from fedlearn.config import encode
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
@@ -41,10 +45,18 @@ from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.policy import ClientPolicy
-from fedlearn.secagg.settings import SecAggMasked, SecAggOff, SecAggSum, SecAggTwoServer
+from fedlearn.secagg.settings import (
+    SecAggMasked,
+    SecAggOff,
+    SecAggRing,
+    SecAggSum,
+    SecAggTwoServer,
+)
 from fedlearn.secagg.two_server import contribute
 from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import layout_of
+
+log = logging.getLogger(__name__)
 
 SERVER = "server"
 
@@ -66,14 +78,25 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
     """Take the roster of a run, and set up the channel where one is wanted.
 
     In a simulation the roster's authority is trusted on first use; a deployed
-    site compares it with the fingerprint that it has pinned.
+    site compares it with the fingerprint that it has pinned. The first use is the
+    only one: a second invitation could put the keys of somebody on the way in the
+    place of the coordinator's.
 
     Raises:
         ConfigError: the roster is not valid.
         EnvelopeError: the offer was not made by the roster's server for this run.
+        ProtocolError: the site has joined, or is not on the roster under its own key.
     """
     invitation = flower.read_invitation(message)
+    digest = hashlib.sha256(encode(invitation).encode()).digest()
+    if "joined" in context.state.config_records:
+        joined = context.state.config_records["joined"]
+        if joined["invitation"] != digest:
+            raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
+        return flower.small_bytes("accepted", _bytes(joined["accepted"]))
     roster = Roster.from_json(invitation.roster)
+    if roster.public_of(site.name) != identity_of(context).public:
+        raise ProtocolError(SERVER, "join", f"the roster has another key for {site.name}")
     run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""
     match site.config.transport:
         case TransportSealed(allow_classical=allow_classical):
@@ -92,6 +115,8 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
             "roster": invitation.roster,
             "helper": bytes.fromhex(invitation.helper),
             "channel": channel,
+            "invitation": digest,
+            "accepted": accepted,
         }
     )
     return flower.small_bytes("accepted", accepted)
@@ -117,7 +142,10 @@ def _joined(context: Context, step: str) -> ConfigRecord:
 def sealing(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """A Flower mod: opens what arrives and seals what leaves, where the config says so.
 
-    What does not open is answered with a refusal in clear that says nothing.
+    What does not open is answered with a refusal in clear that says nothing; the
+    coordinator believes no refusal that is not sealed.
+
+    Guarantees: the app is called at most once for a sealed message, even if it fails.
     """
     transport = flower.config_of(context).transport
     kind = flower.MESSAGE_KINDS.get(message.metadata.message_type)
@@ -130,11 +158,13 @@ def sealing(message: Message, context: Context, call_next: ClientAppCallable) ->
         if sealed is None:
             raise EnvelopeError
         opened = channel.open(kind, sealed, max_bytes=transport.max_bytes)
-    except (EnvelopeError, ProtocolError) as error:
-        site = str(context.node_config.get("partition-id", "?"))
-        refusal = Refusal(site=site, exit_code=error.exit_code, reason=str(error))
+        # Before the app runs: neither a crash nor a copy makes it run twice.
+        joined["channel"] = channel.to_bytes()
+        content = flower.content_from_bytes(opened.data)
+    except (EnvelopeError, ProtocolError, ValueError):
+        error = EnvelopeError()
+        refusal = Refusal(site="", exit_code=error.exit_code, reason=str(error))
         return Message(flower.refusal_reply(refusal), reply_to=message)
-    content = flower.content_from_bytes(opened.data)
     reply = call_next(flower.with_content(message, content), context)
     answer = channel.seal(kind, opened.round, flower.content_to_bytes(reply.content))
     joined["channel"] = channel.to_bytes()
@@ -177,15 +207,19 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
     return flower.small_bytes("secagg", summing.step(site.config.secagg, step, request))
 
 
+def _params(request: bytes) -> Params:
+    try:
+        return Params.decode(request)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "params", str(error)) from None
+
+
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
     if step != "advertise":
         if "secagg" not in context.state.config_records:
             raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
         return int(str(context.state.config_records["secagg"]["round"]))
-    try:
-        return Params.decode(request).round
-    except ValueError as error:
-        raise ProtocolError(SERVER, step, str(error)) from None
+    return _params(request).round
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,13 +247,26 @@ class Summing:
             return None
         return cls(site, context, settings, part, number)
 
-    def answered(self, message: Message) -> RecordDict | None:
-        """The stored reply to a request that comes once more: nothing is trained twice."""
-        if not isinstance(self.settings, SecAggMasked):
-            return None
-        session = self._session(self.settings)
-        stored = session.answered(self._request(message))
-        return None if stored is None else flower.summed_reply(self.site.name, stored, ())
+    def answered(self, message: Message) -> bytes | None:
+        """The stored contribution to a request that comes once more; None for a new request.
+
+        Ask before records are read or paid for.
+
+        Raises:
+            ProtocolError: the request fits no sum, whatever the site would compute.
+        """
+        request = self._request(message)
+        match self.settings:
+            case SecAggMasked():
+                session = self._session(self.settings)
+                stored = session.answered(request)
+                now = protocol_round(self.part, self.number)
+                if stored is None and (session.step != "mask" or self._last_round() != now):
+                    raise ProtocolError(SERVER, "mask", f"expected was {session.step!r}")
+                return stored
+            case SecAggTwoServer():
+                self._check_cohort(_params(request), self.settings)
+        return None
 
     def reply(
         self,
@@ -229,15 +276,17 @@ class Summing:
         spent: tuple[Event, ...],
     ) -> RecordDict:
         """The contribution, encoded and protected as the config says."""
-        payload, request = self._payload(), self._request(message)
+        request = self._request(message)
+        payload = self._payload(request)
+        if isinstance(mine, Contribution):
+            self._warn_of_cuts(mine.values)
         vector = self._encoded(payload, mine)
         match self.settings:
             case SecAggMasked():
                 session = self._session(self.settings)
-                data = session.mask(request, vector, model_hash)
-                self._keep(session, protocol_round(self.part, self.number))
+                data = self._kept(session, lambda: session.mask(request, vector, model_hash))
             case SecAggTwoServer():
-                params = Params.decode(request)
+                params = _params(request)
                 self._check(params, payload, model_hash)
                 helper = _bytes(_joined(self.context, "mask")["helper"])
                 data = contribute(self.identity, self.site.name, params, vector, helper)
@@ -263,15 +312,17 @@ class Summing:
         session = self._session(settings, request if step == "advertise" else None)
         match step:
             case "advertise":
+                # Kept only once it is accepted: the round that it names may be anything.
                 answer = session.advertise(request)
+                self._keep(session)
+                return answer
             case "share":
-                answer = session.share(request)
+                return self._kept(session, lambda: session.share(request))
             case "agree":
-                answer = session.agree(request)
-            case _:
-                answer = session.unmask(request)
-        self._keep(session, protocol_round(self.part, self.number))
-        return answer
+                return self._kept(session, lambda: session.agree(request))
+            case "unmask":
+                return self._kept(session, lambda: session.unmask(request))
+        raise ProtocolError(SERVER, step, "no such step")
 
     def _request(self, message: Message) -> bytes:
         request = flower.read_small_bytes(message.content, "secagg")
@@ -283,8 +334,11 @@ class Summing:
     def _plan(self) -> PrivacyPlan | None:
         return plan_of(self.site, self.context)
 
-    def _payload(self) -> AnyPayload:
-        sites = len(self._roster().sites())
+    def _payload(self, request: bytes = b"") -> AnyPayload:
+        if isinstance(self.settings, SecAggRing):
+            sites = int.from_bytes(request, "big")  # nothing is protected, so it may be told
+        else:
+            sites = len(self._roster().sites())
         if self.part == "train":
             size = layout_of(self.site.model).size
             return train_payload(self._plan, self.settings, sites, size)
@@ -309,16 +363,19 @@ class Summing:
     def _rules(self, settings: SecAggMasked) -> SecAggMasked:
         """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
         rules = settings_of(settings, self._plan) if self.part == "train" else settings
+        return replace(rules, min_cohort=self._least(rules.min_cohort))
+
+    def _least(self, min_cohort: int) -> int:
+        """The fewest sites: of the settings, the noise that the plan counts on, and the owner."""
         policy = self.site.owner.policy
-        least = max(rules.min_cohort, policy.min_cohort if policy else 0)
-        return replace(rules, min_cohort=least)
+        planned = least_of(self._plan, min_cohort) if self.part == "train" else min_cohort
+        return max(planned, policy.min_cohort if policy else 0)
 
     def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
         stored = self.context.state.config_records.get("secagg")
-        after = -1
+        after = self._last_round()
         if stored is not None:
-            after = int(str(stored["round"]))
             policy = self._policy(settings, after)
             data = _bytes(stored["session"])
             session = ClientSession.from_bytes(data, self.identity, policy)
@@ -326,11 +383,38 @@ class Summing:
                 return session
         return ClientSession(self.identity, self._policy(settings, after))
 
-    def _keep(self, session: ClientSession, round_number: int) -> None:
+    def _last_round(self) -> int:
+        stored = self.context.state.config_records.get("secagg")
+        return -1 if stored is None else int(str(stored["round"]))
+
+    def _kept(self, session: ClientSession, work: Callable[[], bytes]) -> bytes:
+        """The answer; with or without one the session is stored: a closed one stays closed."""
+        try:
+            return work()
+        finally:
+            self._keep(session)
+
+    def _keep(self, session: ClientSession) -> None:
         """Store the session before its answer leaves: a restart cannot answer a step twice."""
-        self.context.state["secagg"] = ConfigRecord(
-            {"round": round_number, "session": session.to_bytes()}
-        )
+        now = protocol_round(self.part, self.number)
+        self.context.state["secagg"] = ConfigRecord({"round": now, "session": session.to_bytes()})
+
+    def _warn_of_cuts(self, values: NDArray[np.float32]) -> None:
+        cut = np.count_nonzero(np.abs(values) > self.settings.clip)
+        if cut:
+            log.warning(
+                "round %d: %.3g %% of the values of the update exceed secagg.clip=%g and were cut",
+                self.number,
+                100 * cut / values.size,
+                self.settings.clip,
+            )
+
+    def _check_cohort(self, params: Params, settings: SecAggTwoServer) -> None:
+        sites, cohort = self._roster().sites(), set(params.cohort)
+        if self.site.name not in cohort or not cohort <= sites.keys():
+            raise ProtocolError(SERVER, "mask", "the cohort is not of this run's sites")
+        if len(cohort) < self._least(settings.min_cohort):
+            raise ProtocolError(SERVER, "mask", f"a cohort of {len(cohort)}")
 
     def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
         """What a site checks before it sends its one message to two servers."""

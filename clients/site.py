@@ -73,7 +73,9 @@ class Site:
     @property
     def needs_identity(self) -> bool:
         """Whether sites join this run under their keys: to sign, or to know how many they are."""
-        return self.config.secagg.kind != "off" or self.config.transport.kind == "sealed"
+        config = self.config
+        masked = config.secagg.kind in ("masked", "two_server")
+        return masked or config.transport.kind == "sealed" or config.privacy.kind == "distributed"
 
     @cached_property
     def digest(self) -> str:

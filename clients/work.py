@@ -82,6 +82,14 @@ def pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[Ev
         return ledger.spent_by(request.run_id)
 
 
+def spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
+    """What a run has spent here."""
+    if site.config.privacy.kind == "none":
+        return ()
+    with site.ledger() as ledger:
+        return ledger.spent_by(run_id)
+
+
 def commit(site: Site, run_id: str) -> None:
     """Note that the replies of this run have left, or the coordinator would not come back."""
     if site.config.privacy.kind != "none" and site.owner.ledger.exists():

@@ -35,6 +35,7 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.telemetry import EventType
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.metrics import EvaluationSums
@@ -163,6 +164,22 @@ def train_reply(reply: TrainReply) -> RecordDict:
 @dataclass(frozen=True)
 class _Spent:
     events: tuple[Event, ...]
+
+
+def check_train_reply(content: RecordDict, size: int) -> None:
+    """Refuse a train reply that the strategy or the accounts could not take.
+
+    Raises:
+        ValueError: the model has not `size` values; other errors where parts are missing.
+    """
+    # Before anything is unpacked: what an array says of itself decides what is allocated.
+    if len(content.array_records["arrays"]["model"].data) > 4 * size + 4096:
+        raise ValueError("the model is larger than the one that was sent")
+    if vector_of(content.array_records["arrays"]).shape != (size,):
+        raise ValueError(f"the model has not {size} values")
+    if not _number(content.metric_records["metrics"][WEIGHT]) >= 0:
+        raise ValueError("the weight is not a number above zero")
+    read_spent(content)
 
 
 def read_spent(content: RecordDict) -> tuple[Event, ...]:
@@ -352,8 +369,15 @@ def content_to_bytes(content: RecordDict) -> bytes:
 
 
 def content_from_bytes(data: bytes | memoryview) -> RecordDict:
-    """The inverse of `content_to_bytes`, for bytes that were authenticated."""
-    return recorddict_from_proto(ProtoRecordDict.FromString(bytes(data)))
+    """The inverse of `content_to_bytes`, for bytes that were authenticated.
+
+    Raises:
+        ValueError: their sender put something else there.
+    """
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(bytes(data)))
+    except DecodeError:
+        raise ValueError("the bytes are not a message's records") from None
 
 
 def error_reply(message: Message, reason: str) -> Message:

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import flower, models
 from fedlearn.agreement import least_of
 from fedlearn.config import RunConfig, plan_of, private_model_problems, task_problems
+from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import ServerOffer
-from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
@@ -70,13 +71,13 @@ def enrol(grid: Grid, config: RunConfig, stopping: Callable[[], bool]) -> Enrolm
     """
     nodes = _wait_for_nodes(grid, config.strategy.min_sites)
     by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, ENROL_SECONDS, stopping)
-    replies = by_node.query(flower.HELLO, by_node.sites)
+    replies = by_node.query(flower.HELLO, by_node.sites, check=_hello)
     declined = _left_out(config, replies)
     if replies.failures:
         raise ProtocolError("", "hello", listed(replies.failures))
     hellos, node_of = {}, {}
     for reply in replies.answers.values():
-        hello = flower.read_hello(reply.content)
+        hello = _hello(reply.content)
         if hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
         hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
@@ -101,6 +102,17 @@ def drops_sites(config: RunConfig) -> bool:
             return False
         case private:
             return private.on_exhausted == "drop_site"
+
+
+def _hello(content: RecordDict) -> Hello:
+    """A site's introduction; ValueError for a name or a key that cannot be one."""
+    hello = flower.read_hello(content)
+    name_bytes(hello.site)
+    if hello.site == SERVER:
+        raise ValueError("the coordinator's own name")
+    if hello.public_key and len(bytes.fromhex(hello.public_key)) != PUBLIC_BYTES:
+        raise ValueError("not a public key")
+    return hello
 
 
 def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:

@@ -8,19 +8,18 @@ the run ends.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.errors import PrivacyError, ProtocolError
-from fedlearn.metrics import EvaluationSums, metrics
+from fedlearn.metrics import EvaluationSums, metrics, score_bins
 from fedlearn.privacy import ClientPlan, DistributedPlan, Event, NoiseSource, PrivacyPlan
 from fedlearn.privacy.client_level import poisson_cohort
 from fedlearn.privacy.noise import noise_of
@@ -33,7 +32,7 @@ from server.grid import Replies, SiteGrid
 from server.release import Trusted, model_of_sum, one_reply
 from server.result import Attendance, RoundResult
 from server.spending import epsilon_of, spent_in_round
-from server.strategies import make_strategy
+from server.strategies import cohort_size, make_strategy
 from server.summing import Summing
 
 
@@ -119,12 +118,10 @@ class Federation:
         return noise_of(os.environ, "server", number)
 
     def _cohort(self, number: int) -> list[str]:
-        sites, fraction = self.grid.sites, self.config.strategy.fraction
+        sites = self.grid.sites
         if isinstance(self.plan, ClientPlan) and self.plan.sample_rate < 1:
             return poisson_cohort(sites, self.plan.sample_rate, self.noise(number))
-        size = max(
-            math.ceil(fraction * len(sites) - 1e-9), min(self.config.strategy.min_sites, len(sites))
-        )
+        size = cohort_size(self.config.strategy, len(sites))
         if size >= len(sites):
             return sites
         chosen = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
@@ -168,14 +165,22 @@ class Federation:
         # With nobody chosen the strategy still gets its round: the noise alone is released.
         view = self.grid.view(cohort or self.grid.sites)
         messages = list(self.strategy.configure_train(number, arrays, note, view))
-        asked = messages if cohort else []
+        wanted = messages if cohort else []
         total: Total | None = None
         if self.summing is None:
-            replies = self.grid.exchange(asked)
+            size = self.enrolment.layout.size
+            replies = self.grid.exchange(
+                wanted, check=lambda content: flower.check_train_reply(content, size)
+            )
+            asked, failure = list(cohort), None
         else:
-            replies, total = self.summing.train(number, asked, before)
-        self._account(cohort, replies)
+            aggregate = self.summing.train(number, wanted, before)
+            asked, replies = aggregate.asked, aggregate.replies
+            total, failure = aggregate.total, aggregate.failure
+        self._account(asked, replies)
         self._check_budget(replies)
+        if failure is not None:
+            raise failure
         self._check_quorum(number, cohort, replies)
         usable = self._usable(number, messages, replies, total)
         averaged, _ = self.strategy.aggregate_train(number, usable)
@@ -202,10 +207,11 @@ class Federation:
         model = model_of_sum(self.config, self.plan, number, before, total)
         return [one_reply(messages, model)]
 
-    def _account(self, cohort: Sequence[str], replies: Replies) -> None:
+    def _account(self, asked: Sequence[str], replies: Replies) -> None:
+        """Keep what every site has spent; `asked` are those that got the model."""
         if self.plan is not None:
             self.progress.spent = spent_in_round(
-                self.plan, self.progress.spent, self.grid.sites, cohort, replies
+                self.plan, self.progress.spent, self.grid.sites, asked, replies
             )
 
     def _check_budget(self, replies: Replies) -> None:
@@ -230,6 +236,11 @@ class Federation:
         own = self.config.strategy.min_sites
         return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
 
+    def _check_sums(self, content: RecordDict) -> None:
+        """Refuse test sums that cannot be added to those of the other sites."""
+        if not _fits(flower.read_evaluate_reply(content).sums, self.enrolment.task.num_classes):
+            raise ValueError("test sums of another shape")
+
     def _evaluate(self, number: int) -> dict[str, float]:
         arrays = flower.arrays_of(self.progress.model)
         messages = self.strategy.configure_evaluate(
@@ -243,13 +254,18 @@ class Federation:
             model = self.progress.model
             self.progress.tested = self.summing.evaluate(number, list(messages), model, classes)
         else:
-            replies = self.grid.exchange(messages)
+            replies = self.grid.exchange(messages, check=self._check_sums)
             self.progress.per_site = {
                 site: flower.read_evaluate_reply(reply.content).sums
                 for site, reply in replies.answers.items()
             }
             self.progress.tested = pooled(self.progress.per_site)
         return metrics(self.progress.tested)
+
+
+def _fits(sums: EvaluationSums, classes: int) -> bool:
+    shapes = sums.confusion.shape, sums.scores.shape
+    return shapes == ((classes, classes), (2, score_bins(classes)))
 
 
 def pooled(per_site: dict[str, EvaluationSums]) -> EvaluationSums:

@@ -11,18 +11,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.errors import EnvelopeError, StoppedError
+from fedlearn.errors import EnvelopeError, FedlearnError, StoppedError
 from fedlearn.flower import FlowerRun, read_refusal, size_of
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 
 POLL_SECONDS = 0.02
 """How often an exchange looks for replies."""
+
+MAX_REASON: Final = 2000
+"""Characters that are kept of what a site says went wrong."""
+
+Check = Callable[[RecordDict], object]
+"""Reads a reply as far as it will be read later, and raises where that is not possible."""
+
+UNREADABLE: Final = (
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError),
+    FedlearnError,
+)
+"""What reading a reply raises that its sender did not make as agreed."""
 
 
 @dataclass
@@ -74,8 +86,10 @@ class SiteGrid:
         """The grid that a strategy gets for one round."""
         return CohortGrid(self.inner, [self.node_of[site] for site in sorted(cohort)])
 
-    def exchange(self, messages: Iterable[Message]) -> Replies:
+    def exchange(self, messages: Iterable[Message], check: Check = lambda content: None) -> Replies:
         """Send `messages`, wait for their replies, and sort both by site name.
+
+        Guarantees: `check` holds for every answer; a site whose reply it refuses is a failure.
 
         Raises:
             StoppedError: `stopping` said so.
@@ -87,8 +101,8 @@ class SiteGrid:
         self.traffic.down += sum(map(size_of, outgoing))
         replies = self._collect(outgoing)
         self.traffic.up += sum(map(size_of, replies))
-        by_site = {site_of[reply.metadata.src_node_id]: reply for reply in replies}
-        return self._sorted_out([self.site_of(m) for m in outgoing], by_site)
+        by_site = {site_of.get(reply.metadata.src_node_id, ""): reply for reply in replies}
+        return self._sorted_out({self.site_of(m): m for m in outgoing}, by_site, check)
 
     def site_of(self, message: Message) -> str:
         """The site that a message goes to."""
@@ -110,37 +124,66 @@ class SiteGrid:
                 time.sleep(POLL_SECONDS)
         return replies
 
-    def _sorted_out(self, asked: list[str], by_site: dict[str, Message]) -> Replies:
+    def _sorted_out(
+        self, asked: dict[str, Message], by_site: dict[str, Message], check: Check
+    ) -> Replies:
         answers: dict[str, Message] = {}
         refusals, failures = [], {}
-        for site in asked:
+        for site, message in asked.items():
             reply = by_site.get(site)
             if reply is None:
                 failures[site] = "no answer in time"
-            elif reply.has_error():
-                failures[site] = reply.error.reason or "its app failed"
+                continue
+            if reply.has_error():
+                failures[site] = self._error_of(reply)
+                continue
+            try:
+                opened = self._opened(site, message, reply)
+                refusal = read_refusal(opened.content)
+                if refusal is None:
+                    check(opened.content)
+            except EnvelopeError as error:
+                failures[site] = str(error)
+            except UNREADABLE as error:
+                failures[site] = f"its reply cannot be read ({type(error).__name__})"
             else:
-                try:
-                    opened = self.sealing.open(site, reply) if self.sealing else reply
-                except EnvelopeError as error:
-                    failures[site] = str(error)
-                    continue
-                if refusal := read_refusal(opened.content):
-                    # Named by who was asked: a site cannot refuse in the name of another.
-                    refusals.append(replace(refusal, site=site))
-                else:
+                if refusal is None:
                     answers[site] = opened
+                else:
+                    # Named by who was asked: a site cannot refuse in the name of another.
+                    reason = refusal.reason[:MAX_REASON]
+                    refusals.append(replace(refusal, site=site, reason=reason))
         return Replies(answers, refusals, failures)
 
-    def query(self, kind: str, sites: Sequence[str]) -> Replies:
-        """Ask `sites` an empty question of message type `kind`."""
-        return self.ask(kind, RecordDict(), sites)
+    def _opened(self, site: str, message: Message, reply: Message) -> Message:
+        if self.sealing is None:
+            return reply
+        return self.sealing.open(site, message.metadata.message_type, reply)
 
-    def ask(self, kind: str, content: RecordDict, sites: Sequence[str]) -> Replies:
+    def _error_of(self, reply: Message) -> str:
+        """Flower's errors come outside the sealed channel: anybody on the way could write one."""
+        if self.sealing:
+            return "its node reports an error"
+        return (reply.error.reason or "its app failed")[:MAX_REASON]
+
+    def query(
+        self, kind: str, sites: Sequence[str], check: Check = lambda content: None
+    ) -> Replies:
+        """Ask `sites` an empty question of message type `kind`."""
+        return self.ask(kind, RecordDict(), sites, check)
+
+    def ask(
+        self,
+        kind: str,
+        content: RecordDict,
+        sites: Sequence[str],
+        check: Check = lambda content: None,
+    ) -> Replies:
         """Ask `sites` the same question of message type `kind`."""
-        return self.exchange(
+        asked = (
             Message(content, dst_node_id=self.node_of[site], message_type=kind) for site in sites
         )
+        return self.exchange(asked, check)
 
 
 class CohortGrid(Grid):

@@ -29,13 +29,14 @@ class Sealing:
             message, RecordDict({"sealed": flower.large_bytes("sealed", sealed)})
         )
 
-    def open(self, site: str, reply: Message) -> Message:
-        """The reply with its content opened.
+    def open(self, site: str, message_type: str, reply: Message) -> Message:
+        """The reply to a message of that type with its content opened.
 
         Raises:
             EnvelopeError: it is not a sealed message of that site in this round, or came before.
+            ValueError: the site has sealed something that is no content.
         """
-        kind = flower.MESSAGE_KINDS[reply.metadata.message_type]
+        kind = flower.MESSAGE_KINDS[message_type]
         sealed = flower.read_large_bytes(reply.content, "sealed")
         if sealed is None:
             raise EnvelopeError

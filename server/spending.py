@@ -27,10 +27,10 @@ def spent_in_round(
     plan: PrivacyPlan,
     before: dict[str, tuple[Event, ...]],
     sites: Sequence[str],
-    cohort: Sequence[str],
+    asked: Sequence[str],
     replies: Replies,
 ) -> dict[str, tuple[Event, ...]]:
-    """What every site has spent in this run once a round is over.
+    """What every site has spent in this run once a round is over; `asked` are those with the model.
 
     What a site says it has spent counts where it is more than is known here. A
     site that fell silent, or failed after it had begun, is taken to have
@@ -39,15 +39,16 @@ def spent_in_round(
     counts only over all rounds, chosen or not, so then every site pays for each.
     """
     refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
-    paying = [site for site in cohort if site not in refused]
+    paying = [site for site in asked if site not in refused]
     cost: Event = plan.round_event
     if isinstance(plan, ClientPlan) and plan.adversary == "outsider":
         paying = list(sites)
-    elif isinstance(plan, DistributedPlan):
+    elif isinstance(plan, DistributedPlan) and len(replies.answers) >= plan.min_survivors:
         cost = plan.event(len(replies.answers))
     after = {site: merged((*before.get(site, ()), cost)) for site in paying}
     for site, message in replies.answers.items():
-        after[site] = _at_least(after[site], flower.read_spent(message.content), plan.round_event)
+        known = after.get(site, before.get(site, ()))
+        after[site] = _at_least(known, flower.read_spent(message.content), plan.round_event)
     return before | after
 
 

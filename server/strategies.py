@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, assert_never
 
 import numpy as np
@@ -12,6 +13,12 @@ from fedlearn.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
 
 MOMENTS = ("m_t", "v_t")
 """What FedAdam and FedYogi carry from round to round, each a dict of arrays."""
+
+
+def cohort_size(config: Strategy, sites: int) -> int:
+    """How many of `sites` sites a round invites: the fraction, and never fewer than `min_sites`."""
+    wanted = math.ceil(config.fraction * sites - 1e-9)
+    return min(sites, max(wanted, config.min_sites))
 
 
 def make_strategy(config: Strategy) -> flower.FedAvg:

@@ -7,12 +7,12 @@ while the threshold holds. There is never more than one running sum here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fedlearn import flower
 from fedlearn.agreement import (
@@ -27,7 +27,7 @@ from fedlearn.agreement import (
 )
 from fedlearn.config import RunConfig
 from fedlearn.crypto.codec import sorted_names
-from fedlearn.errors import FedlearnError, PrivacyError, ProtocolError
+from fedlearn.errors import ConfigError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums
 from fedlearn.privacy import ClientPlan, PrivacyPlan
 from fedlearn.privacy.client_level import room_to_round
@@ -42,12 +42,15 @@ from fedlearn.secagg.two_server import FirstServer, Helper
 from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import Layout, Vector, vector_digest
 from server.grid import Replies, SiteGrid
+from server.strategies import cohort_size
 
 
 @dataclass
 class Tally:
     """What became of every site in one protocol run."""
 
+    asked: list[str] = field(default_factory=list)
+    """Sites that got the model, and may have trained."""
     contributed: dict[str, Message] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -57,10 +60,24 @@ class Tally:
         self.refusals += replies.refusals
         self.failures |= replies.failures
 
-    def replies(self, survivors: Sequence[str]) -> Replies:
+    def replies(self, survivors: Iterable[str]) -> Replies:
         """The outcome, with the replies of those whose contribution is in the sum."""
         answers = {site: self.contributed[site] for site in survivors}
         return Replies(answers, self.refusals, self.failures)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What came of a training round: the `total` of its sites, or else `failure`.
+
+    `replies` are those of the sites in the sum; where there is none, of all that had
+    contributed: they have trained, and paid for it.
+    """
+
+    asked: list[str]
+    replies: Replies
+    total: Total | None
+    failure: FedlearnError | None
 
 
 @dataclass(frozen=True)
@@ -76,21 +93,22 @@ class Summing:
     layout: Layout
     helper: Helper | None
 
-    def train(
-        self, number: int, messages: Sequence[Message], model: Vector
-    ) -> tuple[Replies, Total]:
-        """The sites in the sum of a round, and that sum.
+    def train(self, number: int, messages: Sequence[Message], model: Vector) -> Aggregate:
+        """The sum over the surviving sites; with too few left, nothing but the reason.
 
-        Raises:
-            ProtocolError: too few sites are left; nothing is released.
+        A failure is returned, not raised: what the sites have spent must still be accounted for.
         """
-        payload = self.train_payload()
-        replies, total = self._sum("train", number, messages, model, payload)
-        if isinstance(payload, WholePayload) and total.weight != len(replies.answers):
-            raise ProtocolError(
-                "", f"round {number}", "the sum does not hold what its sites say they added"
-            )
-        return replies, total
+        payload, tally = self.train_payload(), Tally()
+        try:
+            survivors, total = self._sum("train", number, messages, model, payload, tally)
+            if isinstance(payload, WholePayload) and total.weight != len(survivors):
+                raise ProtocolError("", "sum", "it does not hold what its sites say they added")
+            if total.weight == 0:
+                raise ProtocolError("", "mask", "no site has a record to train on")
+        except ProtocolError as error:
+            failure = self._with_reasons(error, tally)
+            return Aggregate(tally.asked, tally.replies(tally.contributed), None, failure)
+        return Aggregate(tally.asked, tally.replies(survivors), total, None)
 
     def evaluate(
         self, number: int, messages: Sequence[Message], model: Vector, classes: int
@@ -100,8 +118,11 @@ class Summing:
         Raises:
             ProtocolError: too few sites are left; nothing is released.
         """
-        payload = evaluate_payload(self.settings, len(self.sites), classes)
-        _, total = self._sum("evaluate", number, messages, model, payload)
+        payload, tally = evaluate_payload(self.settings, len(self.sites), classes), Tally()
+        try:
+            _, total = self._sum("evaluate", number, messages, model, payload, tally)
+        except ProtocolError as error:
+            raise self._with_reasons(error, tally) from None
         return sums_of(total.counters, classes)
 
     def train_payload(self) -> AnyPayload:
@@ -116,13 +137,22 @@ class Summing:
         """Refuse before the first round what could not be summed.
 
         Raises:
-            ConfigError: too few bits, a cohort too small for its threshold, or steps too coarse.
+            ConfigError: too few bits, steps too coarse, or a cohort too small for its
+                threshold or for `secagg.min_cohort`.
         """
         payload = self.train_payload()
         if isinstance(self.plan, ClientPlan):
             size, resolution = self.layout.size, self.settings.resolution
             room_to_round(self.plan.clip_norm, size=size, resolution=resolution)
-        cohort = tuple(self.sites)
+        cohort = tuple(self.sites)[: cohort_size(self.config.strategy, len(self.sites))]
+        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        if len(cohort) < least:
+            raise ConfigError(
+                [
+                    f"secagg.min_cohort={least}: a round has {len(cohort)} of {len(self.sites)} "
+                    "sites; invite more, raise strategy.fraction, or set secagg=off"
+                ]
+            )
         self._params("train", 0, cohort, np.zeros(0, np.float32), payload)
 
     def _sum(
@@ -132,10 +162,11 @@ class Summing:
         messages: Sequence[Message],
         model: Vector,
         payload: AnyPayload,
-    ) -> tuple[Replies, Total]:
+        tally: Tally,
+    ) -> tuple[Sequence[str], Total]:
+        """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
         by_site = {self.grid.site_of(message): message for message in messages}
         params = self._params(part, number, tuple(by_site), model, payload)
-        tally = Tally()
         match self.settings:
             case SecAggRing():
                 return self._ring(by_site, params, payload, tally)
@@ -181,22 +212,16 @@ class Summing:
     ) -> dict[str, bytes]:
         """Ask for vectors; what arrived, by site."""
         asked = [flower.with_request(by_site[site], request) for site, request in requests.items()]
-        replies = self.grid.exchange(asked)
+        tally.asked = list(requests)
+        replies = self.grid.exchange(asked, check=_contribution)
         tally.note(replies)
-        found = {}
-        for site, reply in replies.answers.items():
-            data = flower.read_large_bytes(reply.content, "contribution")
-            if data is None:
-                tally.failures[site] = "its reply has no contribution"
-            else:
-                found[site] = data
-                tally.contributed[site] = reply
-        return found
+        tally.contributed |= replies.answers
+        return {site: _contribution(reply.content) for site, reply in replies.answers.items()}
 
     def _ring(
         self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
-    ) -> tuple[Replies, Total]:
-        requests = dict.fromkeys(by_site, b"")
+    ) -> tuple[Sequence[str], Total]:
+        requests = dict.fromkeys(by_site, len(self.sites).to_bytes(4, "big"))
         total, taken = payload.ring.zeros(payload.length), []
         for site, data in self._contributions(by_site, requests, tally).items():
             try:
@@ -206,17 +231,12 @@ class Summing:
                 tally.failures[site] = str(error)
         least = self._least(params)
         if len(taken) < least:
-            missing = ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
-            raise self._with_reasons(missing, tally)
-        return tally.replies(taken), payload.decode(payload.ring.reduce(total))
+            raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
+        return taken, payload.decode(payload.ring.reduce(total))
 
     def _two_server(
-        self,
-        by_site: Mapping[str, Message],
-        params: Params,
-        payload: AnyPayload,
-        tally: Tally,
-    ) -> tuple[Replies, Total]:
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
+    ) -> tuple[Sequence[str], Total]:
         if self.helper is None:
             raise RuntimeError("two_server without its second server")
         first, taken = FirstServer(params, self.sites), []
@@ -227,19 +247,12 @@ class Summing:
                 taken.append(site)
             except ProtocolError as error:
                 tally.failures[site] = error.reason
-        try:
-            masks = self.helper.sum_masks(params, first.request())
-        except ProtocolError as error:
-            raise self._with_reasons(error, tally) from None
-        return tally.replies(taken), payload.decode(first.finish(masks))
+        masks = self.helper.sum_masks(params, first.request())
+        return taken, payload.decode(first.finish(masks))
 
     def _masked(
-        self,
-        by_site: Mapping[str, Message],
-        params: Params,
-        payload: AnyPayload,
-        tally: Tally,
-    ) -> tuple[Replies, Total]:
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
+    ) -> tuple[Sequence[str], Total]:
         assert isinstance(self.settings, SecAggMasked)  # noqa: S101  (told apart by the caller)
         session = ServerSession(params, self.sites, self._least(params))
         while session.step != "done":
@@ -248,11 +261,8 @@ class Summing:
                     session.receive(site, data)
                 except ProtocolError as error:
                     tally.failures[site] = error.reason
-            try:
-                session.close_step()
-            except ProtocolError as error:
-                raise self._with_reasons(error, tally) from None
-        return tally.replies(session.survivors), payload.decode(session.total())
+            session.close_step()
+        return session.survivors, payload.decode(session.total())
 
     def _step(
         self, session: ServerSession, by_site: Mapping[str, Message], tally: Tally
@@ -260,7 +270,7 @@ class Summing:
         """One step's replies by site."""
         if session.step == "mask":
             return self._contributions(by_site, session.requests(), tally)
-        replies = self.grid.exchange(
+        asked = (
             Message(
                 flower.small_bytes("secagg", request),
                 dst_node_id=self.grid.node_of[site],
@@ -268,11 +278,9 @@ class Summing:
             )
             for site, request in session.requests().items()
         )
+        replies = self.grid.exchange(asked, check=_step_reply)
         tally.note(replies)
-        return {
-            site: flower.read_small_bytes(reply.content, "secagg") or b""
-            for site, reply in replies.answers.items()
-        }
+        return {site: _step_reply(reply.content) for site, reply in replies.answers.items()}
 
     def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
         exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]
@@ -281,3 +289,19 @@ class Summing:
         reasons = [f"{site}: {reason}" for site, reason in tally.failures.items()]
         reasons += [f"{refusal.site}: {refusal.reason}" for refusal in tally.refusals]
         return ProtocolError("", error.step, "; ".join([error.reason, *reasons]))
+
+
+def _contribution(content: RecordDict) -> bytes:
+    """The contribution in a reply; ValueError and the like for what is none."""
+    data = flower.read_large_bytes(content, "contribution")
+    if not isinstance(data, bytes):
+        raise ValueError("no contribution")
+    flower.read_spent(content)
+    return data
+
+
+def _step_reply(content: RecordDict) -> bytes:
+    data = flower.read_small_bytes(content, "secagg")
+    if data is None:
+        raise ValueError("no bytes of the protocol")
+    return data

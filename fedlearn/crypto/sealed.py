@@ -1,16 +1,16 @@
 """Sealed messages between one client and the server: streaming AES-256-GCM with forward secrecy.
 
-A message is a header of 84 bytes and a stream of 16 KiB chunks in the format of
-C2SP chunked-encryption ("cobblestone", from pyca/cryptography), whose key is
-derived per message from a fresh salt, commits to the key, and has the header as
-its context. The key of a round and direction comes from a root that is ratcheted
-forward every round; the old root is dropped.
+A message is a header of 84 bytes and a stream of 16 KiB chunks: Cobblestone-256
+of pyca/cryptography, which is C2SP chunked-encryption with SHA-512 and
+AES-256-GCM. Its key is derived per message from a fresh salt, is committed to,
+and has the header as its context. The key of a round and direction comes from a
+root that is ratcheted forward every round; the old root is dropped.
 
 Nothing of a message is returned before its end is authenticated, and everything
 wrong with one is the same `EnvelopeError`. What this does not do: hide updates
 from the server, or hide lengths, kinds and times.
 
-Sources: C2SP chunked-encryption; NIST SP 800-38D; docs/protocol.md for the bytes.
+Sources: C2SP chunked-encryption, version 1; NIST SP 800-38D; docs/protocol.md for the bytes.
 """
 
 from __future__ import annotations
