@@ -117,6 +117,18 @@ def test_budget__already_spent_starts_no_round(sites: Path) -> None:
     assert not (sites.parent / "run" / "model.safetensors").exists()
 
 
+def test_budget__a_site_whose_share_of_the_noise_is_needed_cannot_be_dropped(sites: Path) -> None:
+    write(sites, "hungary", epsilon_total=3.0)
+    shared = ("privacy=distributed", "secagg=ring", "privacy.on_exhausted=drop_site")
+    assert simulate(sites, "strict", *shared) == 3
+    assert len(read(sites, "strict")["rounds"]) == 1
+    write_all(sites, epsilon_total=20.0)
+    write(sites, "hungary", epsilon_total=3.0)
+    assert simulate(sites, "tolerant", *shared, "privacy.max_dropouts=1") == 0
+    replied = [entry["clients"]["replied"] for entry in read(sites, "tolerant")["rounds"]]
+    assert replied == [3, 3]
+
+
 # --- Policies ---------------------------------------------------------------------
 
 STRICTER = [
