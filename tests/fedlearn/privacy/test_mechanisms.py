@@ -92,7 +92,7 @@ def gradient_sum(plan: RecordPlan, features: np.ndarray, noise: SeededNoise) -> 
     nn.init.zeros_(model.weight)
     settings = Training(
         optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, local_steps=1,
-        sample_rate=1.0, nominal_records=1, max_batch=64,
+        sample_rate=1.0, nominal_records=1, dp_engine="opacus", max_batch=64,
     )  # fmt: skip
     labels = torch.arange(len(features)) % 2
     inputs = torch.from_numpy(features.astype(np.float32))
