@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import protection
-from clients.site import Site, open_site
+from clients import protection, work
+from clients.owner import admit, owner_of
+from clients.site import Site, name_of, open_site
 from fedlearn import flower
 from fedlearn.agreement import counters_of
-from fedlearn.errors import FedlearnError
+from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.metrics import evaluation_sums
-from fedlearn.privacy import Event, PrivacyPlan
-from fedlearn.rng import Streams
+from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
-from fedlearn.training.local import diverged, predict, train
-from fedlearn.vector import Vector, load_vector, to_vector, vector_digest
+from fedlearn.training.local import predict
+from fedlearn.vector import Vector, load_vector, vector_digest
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,22 @@ Answer = Callable[[Message, Context, Site], RecordDict]
 
 
 def _answer(message: Message, context: Context, answer: Answer) -> Message:
-    site = str(context.node_config.get("site", context.node_config.get("partition-id", "?")))
+    site = str(context.node_config.get("partition-id", "?"))
     try:
-        opened = open_site(context.node_config, flower.config_of(context))
-        site = opened.name
-        content = answer(message, context, opened)
+        config = flower.config_of(context)
+        site = name_of(context.node_config, config)
+        owner = owner_of(config, site)
+        note = flower.read_note(message)
+        admit(
+            owner,
+            config,
+            run_id=note.run_id if note else "",
+            cohort=note.cohort if note else None,
+            now=datetime.now(UTC),
+        )
+        content = answer(message, context, open_site(owner, config))
     except FedlearnError as error:
-        log.warning("refused: %s", error)
+        log.info("refused: %s", error)
         content = flower.refusal_reply(
             Refusal(site=site, exit_code=error.exit_code, reason=str(error))
         )
@@ -62,6 +72,12 @@ def hello(message: Message, context: Context) -> Message:
 def join(message: Message, context: Context) -> Message:
     """Take part in a run: its roster, and the set-up of the channel."""
     return _answer(message, context, protection.join)
+
+
+@app.query("afford")
+def afford(message: Message, context: Context) -> Message:
+    """Whether this site takes part in a round and can pay for it; spends nothing."""
+    return _answer(message, context, _afford)
 
 
 @app.query("secagg_advertise")
@@ -101,6 +117,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
 
 
 def _hello(message: Message, context: Context, site: Site) -> RecordDict:
+    if site.config.privacy.kind != "none" and site.owner.ledger.exists():
+        site.ledger().close()  # a ledger that is altered, or another's, ends it here
     return flower.hello_reply(
         Hello(
             site=site.name,
@@ -114,44 +132,48 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
     )
 
 
-def _commit(site: Site, message: Message) -> None:
-    """What this run reserved before has left: the server would not come back otherwise."""
-    if site.plan is None or not site.ledger_path.exists():
-        return
-    run_id = flower.read_run_id(message)
-    with site.ledger(site.plan) as ledger:
-        for reservation in ledger.pending(run_id):
-            ledger.commit(reservation, now=site.now())
+def _afford(message: Message, context: Context, site: Site) -> RecordDict:
+    note, plan = flower.read_note(message), protection.plan_of(site, context)
+    if note is None:
+        raise ProtocolError(protection.SERVER, "afford", "the message does not say which round")
+    if plan is not None:
+        work.could_pay(site, plan, note)
+    return RecordDict()
 
 
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
+    plan = protection.plan_of(site, context)
     summing = protection.Summing.of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
-        return flower.summed_reply(site.name, stored, _spent_so_far(site, request.run_id))
+        return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
     load_vector(site.model, request.model)
-    weight = _train_plainly(site, request) if site.plan is None else 1
-    spent = () if site.plan is None else _train_privately(site, request, site.plan)
-    vector = to_vector(site.model)
-    if diverged(vector):
-        raise FedlearnError(
-            f"training diverged at {site.name} in round {request.round}: the model holds numbers "
-            "that are not finite; lower "
-            f"training.learning_rate={site.config.training.learning_rate}"
-        )
+    spent = work.pay(site, plan, request)
     if summing is None:
+        vector, weight = work.trained(site, plan, request), _weight(site, plan)
         reply = TrainReply(site=site.name, model=vector, weight=float(weight), spent=spent)
         return flower.train_reply(reply)
-    change = protection.Contribution(vector - request.model, weight, [])
-    return summing.reply(message, change, model_hash(request.model), spent)
+    mine = _contribution(site, plan, request)
+    return summing.reply(message, mine, model_hash(request.model), spent)
 
 
-def _spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
-    if site.plan is None:
-        return ()
-    with site.ledger(site.plan) as ledger:
-        return ledger.spent_by(run_id)
+def _contribution(
+    site: Site, plan: PrivacyPlan | None, request: TrainRequest
+) -> protection.Contribution | protection.WholeContribution:
+    """What a site adds to the sum of a round."""
+    if isinstance(plan, DistributedPlan):
+        return protection.WholeContribution(work.noisy_integers(site, plan, request))
+    change = work.trained(site, plan, request) - request.model
+    counters: list[int] = []
+    if isinstance(plan, ClientPlan):
+        change, counters = work.clipped_change(site, request, change)
+    return protection.Contribution(change, _weight(site, plan), counters)
+
+
+def _weight(site: Site, plan: PrivacyPlan | None) -> int:
+    """The number of records, where it may be told."""
+    return len(site.data.train) if plan is None else 1
 
 
 def model_hash(vector: Vector) -> bytes:
@@ -159,45 +181,9 @@ def model_hash(vector: Vector) -> bytes:
     return bytes.fromhex(vector_digest(vector))
 
 
-def _train_plainly(site: Site, request: TrainRequest) -> int:
-    """Train without privacy; the weight of the reply is the number of records."""
-    train(
-        site.model,
-        *site.train_tensors,
-        site.config.training,
-        proximal_mu=request.proximal_mu,
-        rng=Streams(site.config.seed).get("batches", site.name, request.round),
-    )
-    return len(site.data.train)
-
-
-def _train_privately(site: Site, request: TrainRequest, plan: PrivacyPlan) -> tuple[Event, ...]:
-    """Pay for the round in the ledger, then train; what this run has spent here so far."""
-    from fedlearn.training.private import train_private  # Opacus takes a second to import
-
-    with site.ledger(plan) as ledger:
-        ledger.reserve(
-            plan.round_event,
-            run_id=request.run_id,
-            round_number=request.round,
-            purpose=f"training {site.config.experiment}",
-            now=site.now(),
-        )
-        spent = ledger.spent_by(request.run_id)
-    train_private(
-        site.model,
-        *site.train_tensors,
-        site.config.training,
-        plan,
-        proximal_mu=request.proximal_mu,
-        noise=site.noise(request.round),
-    )
-    return spent
-
-
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
-    _commit(site, message)
     request = flower.read_train_request(message)
+    work.commit(site, request.run_id)
     summing = protection.Summing.of(site, context, "evaluate", request.round)
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())

@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from clients import chain
-from clients.spending import SCHEMA, Refusal, Reservation, replay, utc
+from clients.spending import SCHEMA, Cost, Declined, Refusal, Reservation, replay, utc
 from fedlearn.errors import DataError, PrivacyError
 from fedlearn.privacy import accounting
-from fedlearn.privacy.events import Event, to_json
+from fedlearn.privacy.events import Event, Unit, to_json
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """How far a clock may be set back between two entries, as time servers do."""
@@ -30,10 +30,11 @@ CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What may be spent from a data set in its whole life: `epsilon` (inf: no limit) at `delta`."""
+    """What may be spent: `epsilon` (inf: no limit) at `delta`, for every `unit`."""
 
     epsilon: float
     delta: float
+    unit: Unit = "record"
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
@@ -64,10 +65,11 @@ class Report:
     repairs: int
     torn: bool
     last: datetime | None
+    declined: tuple[Declined, ...] = ()
 
-    def epsilon(self, delta: float) -> float:
-        """What all of it amounts to at `delta`."""
-        return accounting.epsilon(self.spent, delta)
+    def epsilon(self, delta: float, unit: Unit = "record") -> float:
+        """What all of it amounts to at `delta`, for every `unit`."""
+        return accounting.epsilon(self.spent, delta, unit=unit)
 
 
 class Ledger:
@@ -107,30 +109,39 @@ class Ledger:
         self.close()
 
     def reserve(
-        self, event: Event, *, run_id: str, round_number: int, purpose: str, now: datetime
+        self,
+        event: Event,
+        *,
+        run_id: str,
+        round_number: int,
+        purpose: str,
+        now: datetime,
+        of_run: Budget | None = None,
     ) -> Reservation:
         """Spend `event`; call it before the data is read.
 
-        Raises PrivacyError, after writing the refusal down, if the budget does
-        not allow it; also if `now` lies before the last entry.
+        `of_run` is what the run as a whole has promised not to exceed.
+
+        Raises PrivacyError, after writing the refusal down, if one of the budgets
+        does not allow it; also if `now` lies before the last entry.
         """
-        stamp = self._stamp(now)
-        request = {
-            "event": to_json(event),
-            "purpose": purpose,
-            "round": round_number,
-            "run": run_id,
-        }
-        if self.would_exceed(event):
-            reason = self._reason(event)
-            self._append({"kind": "refuse", "reason": reason, "time": stamp, **request})
-            raise PrivacyError(
-                f"site {self._state.site}: refused {purpose} "
-                f"(run {run_id}, round {round_number}): {reason}"
-            )
-        number = self._state.reserved + 1
-        self._append({"kind": "reserve", "number": number, "time": stamp, **request})
+        cost = Cost(event=event, run_id=run_id, round_number=round_number, purpose=purpose)
+        self.require(cost, now=now, of_run=of_run)
+        number, stamp = self._state.reserved + 1, self._stamp(now)
+        self._append({"kind": "reserve", "number": number, "time": stamp, **_entry(cost)})
         return self._state.pending[number]
+
+    def require(self, cost: Cost, *, now: datetime, of_run: Budget | None = None) -> None:
+        """Ask whether `cost` could be paid, and spend nothing; raises as `reserve`."""
+        stamp = self._stamp(now)
+        reason = self._reason(cost, of_run)
+        if reason is None:
+            return
+        self._append({"kind": "refuse", "reason": reason, "time": stamp, **_entry(cost)})
+        raise PrivacyError(
+            f"site {self._state.site}: refused {cost.purpose} "
+            f"(run {cost.run_id}, round {cost.round_number}): {reason}"
+        )
 
     def commit(self, reservation: Reservation, *, now: datetime) -> None:
         """Note that what was reserved has been released; call it after the reply has left."""
@@ -153,33 +164,29 @@ class Ledger:
 
     def epsilon(self, delta: float | None = None) -> float:
         """What was spent, at `delta` or at that of the budget."""
-        return accounting.epsilon(self.spent(), self._budget.delta if delta is None else delta)
+        asked = self._budget.delta if delta is None else delta
+        return accounting.epsilon(self.spent(), asked, unit=self._budget.unit)
 
     def would_exceed(self, event: Event) -> bool:
         """Whether the budget has no room for `event` on top of what was spent."""
-        if self._budget.epsilon == math.inf:
-            return False
-        return self._with(event) > self._budget.epsilon
+        return _exceeds((*self.spent(), event), self._budget)
 
     def close(self) -> None:
         """Let others open the ledger."""
         self._file.close()
 
-    def _with(self, event: Event) -> float:
-        return accounting.epsilon((*self.spent(), event), self._budget.delta)
-
-    def _reason(self, event: Event) -> str:
-        budget, spent = self._budget, self.epsilon()
-        left = max(budget.epsilon - spent, 0.0)
-        return (
-            f"it would bring the total to epsilon {self._with(event):.4g}; the budget of this data "
-            f"is {budget.epsilon:g} at delta {budget.delta:g}, {spent:.4g} is spent and {left:.4g} "
-            "is left"
-        )
+    def _reason(self, cost: Cost, of_run: Budget | None) -> str | None:
+        """Why `cost` cannot be paid; None if it can."""
+        if self.would_exceed(cost.event):
+            return _explain("this data", self._budget, self.spent(), cost.event)
+        mine = self.spent_by(cost.run_id)
+        if of_run is not None and _exceeds((*mine, cost.event), of_run):
+            return _explain("this run", of_run, mine, cost.event)
+        return None
 
     def _start(self, site: str, data: str, now: datetime) -> None:
         state = self._state
-        if state.entries == 0:
+        if not state.opened:
             self._append(
                 {"data": data, "kind": "open", "schema": SCHEMA, "site": site, "time": utc(now)}
             )
@@ -212,6 +219,53 @@ class Ledger:
         self._state = after
 
 
+def decline(path: Path, declined: Declined, *, now: datetime) -> None:
+    """Note that the owner's policy refused a run; needs no records, and no ledger yet.
+
+    Raises DataError and PrivacyError as `Ledger`.
+    """
+    with chain.ChainFile(path) as file:
+        state = replay(file.entries, str(path))
+        if file.torn or (state.last is not None and now < state.last):
+            # The next run that spends mends the file, or refuses a clock set back.
+            return
+        entry = {
+            "kind": "decline",
+            "purpose": declined.purpose,
+            "reason": declined.reason,
+            "run": declined.run_id,
+            "time": utc(now),
+        }
+        state.after(entry)
+        file.append(entry)
+
+
+def _entry(cost: Cost) -> dict[str, object]:
+    return {
+        "event": to_json(cost.event),
+        "purpose": cost.purpose,
+        "round": cost.round_number,
+        "run": cost.run_id,
+    }
+
+
+def _exceeds(events: tuple[Event, ...], budget: Budget) -> bool:
+    if budget.epsilon == math.inf:
+        return False
+    return accounting.epsilon(events, budget.delta, unit=budget.unit) > budget.epsilon
+
+
+def _explain(whose: str, budget: Budget, spent: tuple[Event, ...], event: Event) -> str:
+    before = accounting.epsilon(spent, budget.delta, unit=budget.unit)
+    after = accounting.epsilon((*spent, event), budget.delta, unit=budget.unit)
+    left = max(budget.epsilon - before, 0.0)
+    return (
+        f"it would bring the total to epsilon {after:.4g}; the budget of {whose} is "
+        f"{budget.epsilon:g} at delta {budget.delta:g}, {before:.4g} is spent and {left:.4g} is "
+        "left"
+    )
+
+
 def verify(path: Path) -> Report:
     """Check a ledger without changing or locking it.
 
@@ -233,4 +287,5 @@ def verify(path: Path) -> Report:
         repairs=state.repairs,
         torn=bool(content.torn),
         last=state.last,
+        declined=state.declined,
     )

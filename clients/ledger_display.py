@@ -46,6 +46,11 @@ def show(path: Path, delta: float) -> None:
             ),
             soft_wrap=True,
         )
+    for declined in report.declined:
+        run = f"run {declined.run_id}" if declined.run_id else "a run"
+        console.print(
+            escape(f"declined: {run}, {declined.purpose}: {declined.reason}"), soft_wrap=True
+        )
     for note in _notes(report):
         console.print(note, soft_wrap=True)
 

@@ -39,17 +39,22 @@ class Policy:
     def budget(self) -> Budget:
         """What the ledger enforces."""
         total = float("inf") if self.epsilon_total is None else self.epsilon_total
-        return Budget(epsilon=total, delta=self.delta)
+        unit: Literal["record", "client"] = "client" if self.unit == "client" else "record"
+        return Budget(epsilon=total, delta=self.delta, unit=unit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription:
-    """What a server asks a site to take part in; `delta` is None for a run without privacy."""
+    """What a server asks a site to take part in.
+
+    `delta` is None for a run without privacy, `cohort` where a message does not
+    say how many sites a round has.
+    """
 
     model: str
     unit: Unit
     delta: float | None
-    cohort: int
+    cohort: int | None
     transport: Transport
     secagg: SecAgg
 
@@ -79,7 +84,7 @@ def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
 
 def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
     found = []
-    if run.cohort < policy.min_cohort:
+    if run.cohort is not None and run.cohort < policy.min_cohort:
         found.append(
             f"policy.min_cohort={policy.min_cohort}: the round has {run.cohort} sites. "
             "Invite more sites"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -22,9 +22,11 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
+    least_of,
     part_of,
     plan_digest,
     protocol_round,
+    settings_of,
     train_payload,
 )
 from fedlearn.config import encode
@@ -35,8 +37,8 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.errors import EnvelopeError, ProtocolError
-from fedlearn.privacy import Event
-from fedlearn.ring import pack
+from fedlearn.privacy import DistributedPrivacy, Event, PrivacyPlan
+from fedlearn.ring import RingVector, pack
 from fedlearn.rng import Streams
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.client import ClientSession
@@ -51,6 +53,7 @@ from fedlearn.secagg.settings import (
     SecAggTwoServer,
 )
 from fedlearn.secagg.two_server import contribute
+from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import layout_of
 
 log = logging.getLogger(__name__)
@@ -121,6 +124,14 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
     return flower.small_bytes("accepted", accepted)
 
 
+def plan_of(site: Site, context: Context) -> PrivacyPlan | None:
+    """The privacy of the run; distributed privacy depends on how many have joined it."""
+    if not isinstance(site.config.privacy, DistributedPrivacy):
+        return site.plan(0)
+    roster = Roster.from_json(str(_joined(context, "plan")["roster"]))
+    return site.plan(len(roster.sites()))
+
+
 def _joined(context: Context, step: str) -> ConfigRecord:
     joined = flower.config_record(context.state, "joined")
     if joined is None:
@@ -179,6 +190,13 @@ def _bytes(value: object) -> bytes:
 
 
 @dataclass(frozen=True)
+class WholeContribution:
+    """What a site adds to a sum under distributed privacy: noisy integers, `int64[d]`."""
+
+    integers: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Contribution:
     """What a site adds to a sum: `values: float32[d]`, a weight, and exact counters."""
 
@@ -215,8 +233,8 @@ def _protocol_round(context: Context, step: str, request: bytes) -> int:
 
 
 @lru_cache(maxsize=64)
-def _digest_of(site: Site, payload: Payload, part: Part) -> bytes:
-    return plan_digest(site.config, payload, part)
+def _digest_of(site: Site, payload: AnyPayload, part: Part, plan: PrivacyPlan | None) -> bytes:
+    return plan_digest(site.config, payload, part, plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,17 +284,18 @@ class Summing:
         return None
 
     def reply(
-        self, message: Message, mine: Contribution, model_hash: bytes, spent: tuple[Event, ...]
+        self,
+        message: Message,
+        mine: Contribution | WholeContribution,
+        model_hash: bytes,
+        spent: tuple[Event, ...],
     ) -> RecordDict:
         """The contribution, encoded and protected as the config says."""
         request = self._request(message)
         payload = self._payload(request)
-        self._warn_of_cuts(mine.values)
-        # Rounding must be unbiased, not secret: from the run's streams, so that runs repeat.
-        name = ("rounding", self.site.name, self.part, self.number)
-        key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
-        words = SecureWords(hashlib.sha256(key).digest())
-        vector = payload.encode(mine.values, mine.weight, mine.counters, words)
+        if isinstance(mine, Contribution):
+            self._warn_of_cuts(mine.values)
+        vector = self._encoded(payload, mine)
         match self.settings:
             case SecAggMasked():
                 session = self._session(self.settings)
@@ -289,6 +308,19 @@ class Summing:
             case _:
                 data = bytes(pack(vector, payload.ring))
         return flower.summed_reply(self.site.name, bytes(data), spent)
+
+    def _encoded(self, payload: AnyPayload, mine: Contribution | WholeContribution) -> RingVector:
+        match payload, mine:
+            case WholePayload(), WholeContribution():
+                return payload.encode(mine.integers)
+            case Payload(), Contribution():
+                # Rounding must be unbiased, not secret: from the run's streams, so runs repeat.
+                name = ("rounding", self.site.name, self.part, self.number)
+                key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
+                words = SecureWords(hashlib.sha256(key).digest())
+                return payload.encode(mine.values, mine.weight, mine.counters, words)
+            case _:
+                raise RuntimeError("the contribution is not of the form that was agreed")
 
     def step(self, settings: SecAggMasked, step: str, request: bytes) -> bytes:
         """The answer to one of the steps without a vector."""
@@ -313,17 +345,19 @@ class Summing:
             raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
         return request
 
-    def _payload(self, request: bytes = b"") -> Payload:
-        config = self.site.config
+    @cached_property
+    def _plan(self) -> PrivacyPlan | None:
+        return plan_of(self.site, self.context)
+
+    def _payload(self, request: bytes = b"") -> AnyPayload:
         if isinstance(self.settings, SecAggRing):
             sites = int.from_bytes(request, "big")  # nothing is protected, so it may be told
         else:
             sites = len(self._roster().sites())
         if self.part == "train":
             size = layout_of(self.site.model).size
-            return train_payload(config, self.settings, sites, size)
-        classes = self.site.task.num_classes
-        return evaluate_payload(self.settings, sites, classes)
+            return train_payload(self._plan, self.settings, sites, size)
+        return evaluate_payload(self.settings, sites, self.site.task.num_classes)
 
     def _roster(self) -> Roster:
         return _roster_of(str(_joined(self.context, self.part)["roster"]))
@@ -333,7 +367,7 @@ class Summing:
         return ClientPolicy(
             name=self.site.name,
             sites=self._roster().sites(),
-            settings=settings,
+            settings=self._rules(settings),
             run_id=_bytes(_joined(self.context, self.part)["run-id"]),
             after_round=after_round,
             length=payload.length,
@@ -345,8 +379,19 @@ class Summing:
     def _layout_hash(self) -> bytes:
         return bytes.fromhex(layout_of(self.site.model).digest())
 
-    def _plan_hash(self, payload: Payload) -> bytes:
-        return _digest_of(self.site, payload, self.part)
+    def _plan_hash(self, payload: AnyPayload) -> bytes:
+        return _digest_of(self.site, payload, self.part, self._plan)
+
+    def _rules(self, settings: SecAggMasked) -> SecAggMasked:
+        """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
+        rules = settings_of(settings, self._plan) if self.part == "train" else settings
+        return replace(rules, min_cohort=self._least(rules.min_cohort))
+
+    def _least(self, min_cohort: int) -> int:
+        """The fewest sites: of the settings, the noise that the plan counts on, and the owner."""
+        policy = self.site.owner.policy
+        planned = least_of(self._plan, min_cohort) if self.part == "train" else min_cohort
+        return max(planned, policy.min_cohort if policy else 0)
 
     def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
@@ -390,10 +435,10 @@ class Summing:
         sites, cohort = self._roster().sites(), set(params.cohort)
         if self.site.name not in cohort or not cohort <= sites.keys():
             raise ProtocolError(SERVER, "mask", "the cohort is not of this run's sites")
-        if len(cohort) < settings.min_cohort:
+        if len(cohort) < self._least(settings.min_cohort):
             raise ProtocolError(SERVER, "mask", f"a cohort of {len(cohort)}")
 
-    def _check(self, params: Params, payload: Payload, model_hash: bytes) -> None:
+    def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
         """What a site checks before it sends its one message to two servers."""
         joined = _joined(self.context, "mask")
         own = (

@@ -8,32 +8,43 @@ own ledger before a record is touched.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from clients.ledger import Budget, Ledger
+from clients.owner import Owner
 from fedlearn import models
-from fedlearn.config import RunConfig, decode, encode, plan_of, task_problems
+from fedlearn.config import (
+    RunConfig,
+    decode,
+    encode,
+    plan_of,
+    private_model_problems,
+    task_problems,
+)
 from fedlearn.data import Partition, Pool, Records, Scenario, SiteData, deal, load_pool
 from fedlearn.data.archives import default_cache
 from fedlearn.data.partition import assign
 from fedlearn.errors import ConfigError
-from fedlearn.models.validate import dp_problems
-from fedlearn.privacy import NoiseSource, PrivacyPlan, SeededNoise, SystemNoise
+from fedlearn.privacy import NoiseSource, PrivacyPlan
+from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Task
+from fedlearn.vector import layout_of
 
-TEST_NOISE = "FEDLEARN_TEST_NOISE"
-"""A test may set this to a seed to make private runs repeat; the run then claims no privacy."""
+__all__ = ["TEST_NOISE", "Site", "name_of", "open_site", "records_digest", "simulated_sites"]
+
+UNLIMITED = Budget(epsilon=math.inf, delta=1e-5)
+"""Where no owner has set a limit; what a run has promised holds all the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +56,9 @@ class Site:
     task: Task
     data: SiteData
     data_sha256: str
-    plan: PrivacyPlan | None
     model: nn.Module
     """Kept between rounds; every request brings its own weights."""
-    ledger_path: Path
+    owner: Owner
 
     @cached_property
     def train_tensors(self) -> tuple[Tensor, Tensor]:
@@ -62,20 +72,25 @@ class Site:
 
     @property
     def needs_identity(self) -> bool:
-        """Whether this run signs anything."""
+        """Whether sites join this run under their keys: to sign, or to know how many they are."""
         config = self.config
-        return config.secagg.kind in ("masked", "two_server") or config.transport.kind == "sealed"
+        masked = config.secagg.kind in ("masked", "two_server")
+        return masked or config.transport.kind == "sealed" or config.privacy.kind == "distributed"
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the training records: whose ledger is whose."""
         return records_digest(self.data.train)
 
-    def ledger(self, plan: PrivacyPlan) -> Ledger:
+    def plan(self, sites: int) -> PrivacyPlan | None:
+        """What this site promises in a run that `sites` sites have joined; derived by itself."""
+        return plan_of(self.config, sites=sites, dimension=layout_of(self.model).size)
+
+    def ledger(self) -> Ledger:
         """The ledger of the training records, open for spending; close it soon."""
-        budget = Budget(epsilon=plan.epsilon, delta=plan.delta)
+        budget = self.owner.budget or UNLIMITED
         return Ledger(
-            self.ledger_path, site=self.name, data=self.digest, budget=budget, now=self.now()
+            self.owner.ledger, site=self.name, data=self.digest, budget=budget, now=self.now()
         )
 
     def now(self) -> datetime:
@@ -84,10 +99,7 @@ class Site:
 
     def noise(self, round_number: int) -> NoiseSource:
         """Where this round's sampling and noise come from."""
-        seed = os.environ.get(TEST_NOISE)
-        if seed is None:
-            return SystemNoise()
-        return SeededNoise(f"{seed}/{self.name}/{round_number}".encode())
+        return noise_of(os.environ, self.name, round_number)
 
 
 def records_digest(records: Records) -> str:
@@ -104,36 +116,50 @@ def _tensors(records: Records) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(records.features), torch.from_numpy(records.labels)
 
 
-def open_site(node_config: Mapping[str, object], config: RunConfig) -> Site:
-    """The site that this node is: by `partition-id` in a simulation.
+def name_of(node_config: Mapping[str, object], config: RunConfig) -> str:
+    """The name of the site that this node is: by `partition-id` in a simulation.
+
+    Raises:
+        DataError: the records that a simulation deals out cannot be read.
+    """
+    return list(simulated_sites(config))[int(str(node_config["partition-id"]))]
+
+
+def open_site(owner: Owner, config: RunConfig) -> Site:
+    """A site with its records.
 
     Raises:
         ConfigError: the config cannot be run on this site's records; every reason.
         DataError: the records cannot be read.
     """
-    return _open(str(node_config["partition-id"]), encode(config))
+    name, data, model = _open(owner.name, encode(config))
+    return Site(name, config, data.task, data.mine, data.sha256, model, owner)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    task: Task
+    mine: SiteData
+    sha256: str
 
 
 @lru_cache(maxsize=4096)
-def _open(partition_id: str, config_text: str) -> Site:
+def _open(name: str, config_text: str) -> tuple[str, _Opened, nn.Module]:
     config = decode(RunConfig, config_text)
     torch.set_num_threads(config.engine.threads)
     pool, sites = _records(encode(_DataChoice.of(config)))
-    name = list(sites)[int(partition_id)]
-    plan = plan_of(config)
     found = task_problems(config, pool.task)
     model = (
         None
         if found
         else _model(encode(_ModelChoice(model=config.model, task=pool.task, seed=config.seed)))
     )
-    if model is not None and plan:
-        found += [f"model: {problem}" for problem in dp_problems(model)]
+    if model is not None:
+        found += private_model_problems(config, model)
         found += privacy_problems(config.privacy, records=_smallest(sites))
     if model is None or found:
         raise ConfigError(found)
-    ledger = Path(config.out) / "sites" / name / "ledger.jsonl"
-    return Site(name, config, pool.task, sites[name], pool.sha256, plan, model, ledger)
+    return name, _Opened(pool.task, sites[name], pool.sha256), model
 
 
 def simulated_sites(config: RunConfig) -> dict[str, SiteData]:

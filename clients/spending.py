@@ -4,10 +4,11 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 
 | kind | says |
 |---|---|
-| open | `schema`, `site`, `data`: whose ledger this is; first entry, once |
+| open | `schema`, `site`, `data`: whose ledger this is; once, before all that concerns data |
 | reserve | `number` (1, 2, ...), `event`, `run`, `round`, `purpose`: spent from here on |
 | commit | `number`: the reply of that reservation has left |
 | refuse | `event`, `run`, `round`, `purpose`, `reason`: asked for and not spent |
+| decline | `run`, `purpose`, `reason`: the policy refused a run; may come before `open` |
 | repair | `bytes` (hex): a line that a crash had left unfinished was removed |
 """
 
@@ -30,8 +31,29 @@ _KEYS: Final = {
     "reserve": {"kind", "time", "number", "event", "run", "round", "purpose"},
     "commit": {"kind", "time", "number"},
     "refuse": {"kind", "time", "event", "run", "round", "purpose", "reason"},
+    "decline": {"kind", "time", "run", "purpose", "reason"},
     "repair": {"kind", "time", "bytes"},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a round asks to spend, and for what."""
+
+    event: Event
+    run_id: str
+    round_number: int
+    purpose: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declined:
+    """A run that the owner's policy refused before any record was read."""
+
+    run_id: str
+    """Empty where the site was only asked who it is."""
+    purpose: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +95,8 @@ class Spending:
     by_run: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
     pending: Mapping[int, Reservation] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
+    declined: tuple[Declined, ...] = ()
+    opened: bool = False
     repairs: int = 0
     last: datetime | None = None
 
@@ -81,7 +105,7 @@ class Spending:
         kind = _text(entry, "kind")
         if set(entry) != _KEYS.get(kind, set()):
             raise DataError(f"an entry of kind {kind!r} with the keys {sorted(entry)} is unknown")
-        if (kind == "open") != (self.entries == 0):
+        if kind != "decline" and (kind == "open") == self.opened:
             raise DataError(f"kind={kind!r}: the first entry, and only that, is of kind 'open'")
         time = _time(_text(entry, "time"))
         if self.last is not None and time < self.last:
@@ -98,13 +122,16 @@ class Spending:
                 return self._committed(entry)
             case "refuse":
                 return replace(self, refusals=(*self.refusals, _refusal(entry)))
+            case "decline":
+                return replace(self, declined=(*self.declined, _declined(entry)))
             case _:
                 return replace(self, repairs=self.repairs + 1)
 
     def _opened(self, entry: Entry) -> Spending:
         if entry["schema"] != SCHEMA:
             raise DataError(f"schema={entry['schema']!r}: this version reads {SCHEMA!r}")
-        return replace(self, site=_text(entry, "site"), data=_text(entry, "data"))
+        site, data = _text(entry, "site"), _text(entry, "data")
+        return replace(self, site=site, data=data, opened=True)
 
     def _reserved(self, entry: Entry) -> Spending:
         reservation = _reservation(entry)
@@ -159,6 +186,14 @@ def _refusal(entry: Entry) -> Refusal:
         event=from_json(entry["event"]),
         run_id=_text(entry, "run"),
         round_number=_integer(entry, "round"),
+        purpose=_text(entry, "purpose"),
+        reason=_text(entry, "reason"),
+    )
+
+
+def _declined(entry: Entry) -> Declined:
+    return Declined(
+        run_id=_text(entry, "run"),
         purpose=_text(entry, "purpose"),
         reason=_text(entry, "reason"),
     )

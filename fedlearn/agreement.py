@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.config import RunConfig, encode, plan_of
+from fedlearn.config import RunConfig, encode
 from fedlearn.metrics import EvaluationSums, score_bins
+from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.privacy.rotation import padded
 from fedlearn.secagg.payload import Payload
-from fedlearn.secagg.settings import SecAggSum
+from fedlearn.secagg.settings import SecAggMasked, SecAggSum
+from fedlearn.secagg.whole import AnyPayload, WholePayload
 
 Part = Literal["train", "evaluate"]
 """What of a round is summed: the sites' models, or their test metrics."""
@@ -36,13 +39,52 @@ def part_of(protocol_number: int) -> tuple[Part, int]:
     return ("evaluate" if protocol_number % 2 else "train"), protocol_number // 2
 
 
-def train_payload(config: RunConfig, settings: SecAggSum, sites: int, size: int) -> Payload:
+def train_payload(
+    plan: PrivacyPlan | None, settings: SecAggSum, sites: int, size: int
+) -> AnyPayload:
     """The form of a site's change of the model: `size` values and its weight.
+
+    Under distributed privacy it is the noisy integers of the change; under
+    client-level privacy a counter says whether the change was within the norm.
 
     Raises:
         ConfigError: the ring is too small for `sites` sites.
     """
-    return Payload.plan(_weighted(config, settings), num_clients=sites, num_values=size)
+    match plan:
+        case DistributedPlan():
+            return WholePayload(bits=plan.bits, max_clients=sites, num_values=padded(size))
+        case None:
+            return Payload.plan(settings, num_clients=sites, num_values=size)
+        case RecordPlan() | ClientPlan():
+            # Every site weighs 1, so no bits are spent on weights.
+            even = dataclasses.replace(settings, max_weight=1)
+            counters = int(isinstance(plan, ClientPlan))
+            return Payload.plan(even, num_clients=sites, num_values=size, num_counters=counters)
+        case _:
+            assert_never(plan)
+
+
+def settings_of(settings: SecAggMasked, plan: PrivacyPlan | None) -> SecAggMasked:
+    """The settings for the sum of a training round: of the plan's ring, for enough sites.
+
+    Under distributed privacy fewer sites than the plan counts on would not
+    carry enough noise, and no honest site unmasks their sum.
+    """
+    if not isinstance(plan, DistributedPlan):
+        return settings
+    return dataclasses.replace(
+        settings, bits=plan.bits, min_cohort=least_of(plan, settings.min_cohort)
+    )
+
+
+def least_of(plan: PrivacyPlan | None, min_cohort: int) -> int:
+    """The fewest sites whose sum may be opened."""
+    return max(min_cohort, plan.min_survivors) if isinstance(plan, DistributedPlan) else min_cohort
+
+
+def rotation_context(config: RunConfig, number: int) -> bytes:
+    """What names the public rotation of a round; from the run's seed, so that runs repeat."""
+    return f"fedlearn/{config.experiment}/{config.seed}/{number}".encode()
 
 
 def evaluate_payload(settings: SecAggSum, sites: int, classes: int) -> Payload:
@@ -72,16 +114,11 @@ def sums_of(counters: NDArray[np.int64], classes: int) -> EvaluationSums:
     )
 
 
-def plan_digest(config: RunConfig, payload: Payload, part: Part) -> bytes:
+def plan_digest(
+    config: RunConfig, payload: AnyPayload, part: Part, plan: PrivacyPlan | None
+) -> bytes:
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
     digest = hashlib.sha256(b"fedlearn/agreement/v1\n" + part.encode() + b"\n" + payload.hash())
-    for piece in (plan_of(config), config.training, config.model):
+    for piece in (plan, config.training, config.model):
         digest.update(encode(piece).encode() + b"\n")
     return digest.digest()
-
-
-def _weighted(config: RunConfig, settings: SecAggSum) -> SecAggSum:
-    """Under privacy every site weighs 1, so no bits are spent on weights."""
-    if plan_of(config) is None:
-        return settings
-    return dataclasses.replace(settings, max_weight=1)

@@ -12,12 +12,13 @@ import difflib
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+from torch import nn
 
 from fedlearn import models
 from fedlearn.crypto.settings import Transport
@@ -26,7 +27,16 @@ from fedlearn.data.scaling import Scaling, reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.models import Model
-from fedlearn.privacy import NoPrivacy, Privacy, PrivacyPlan, derive
+from fedlearn.models.validate import dp_problems
+from fedlearn.privacy import (
+    ClientPrivacy,
+    DistributedPrivacy,
+    NoPrivacy,
+    Population,
+    Privacy,
+    PrivacyPlan,
+    derive,
+)
 from fedlearn.privacy import problems as privacy_problems
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.settings import Count, Name, Natural
@@ -59,6 +69,8 @@ class RunConfig:
     evaluation: Literal["per_site", "pooled"]
     """`per_site`: every site releases its test metrics; `pooled`: the sum alone is opened."""
     seed: Natural
+    sites: Name | None
+    """Simulations only: the folder of site files, `NAME.yaml`; a site without one has no policy."""
     out: Name
     """The folder that the run leaves behind."""
     resume: bool
@@ -95,7 +107,13 @@ def load(tree: dict[str, Any]) -> RunConfig:
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
-    return [*privacy_problems(config.privacy), *_scaling_problems(config)]
+    found = [*privacy_problems(config.privacy), *_scaling_problems(config)]
+    match config.privacy:
+        case DistributedPrivacy():
+            found += _distributed_problems(config, config.privacy)
+        case ClientPrivacy() if config.privacy.client_sample_rate < 1:
+            found += _sampling_problems(config)
+    return found
 
 
 def _scaling_problems(config: RunConfig) -> list[str]:
@@ -109,22 +127,93 @@ def _scaling_problems(config: RunConfig) -> list[str]:
     ]
 
 
-def plan_of(config: RunConfig) -> PrivacyPlan | None:
+def _distributed_problems(config: RunConfig, privacy: DistributedPrivacy) -> list[str]:
+    found = []
+    if config.secagg.kind == "off":
+        found.append(
+            "secagg=off: under privacy=distributed a single update carries a share of the noise "
+            "only and must not be seen. Choose secagg=masked, or privacy=record"
+        )
+    if config.strategy.fraction < 1:
+        found.append(
+            f"strategy.fraction={config.strategy.fraction:g}: under privacy=distributed the noise "
+            "is planned for all sites in every round. Set strategy.fraction=1.0"
+        )
+    if privacy.unit == "record" and config.training.local_steps != 1:
+        found.append(
+            f"training.local_steps={config.training.local_steps}: with privacy.unit=record the "
+            "sites share the noise of one sum of clipped gradients per round. Set "
+            "training.local_steps=1 and more rounds, or choose privacy=record"
+        )
+    if privacy.unit == "record" and config.training.optimizer != "sgd":
+        found.append(
+            f"training.optimizer={config.training.optimizer}: with privacy.unit=record the step is "
+            "taken on the sum of all sites. Set training.optimizer=sgd, with strategy=fedadam for "
+            "adaptive steps"
+        )
+    return found
+
+
+def _sampling_problems(config: RunConfig) -> list[str]:
+    found = []
+    if config.secagg.kind in ("masked", "two_server"):
+        found.append(
+            f"secagg={config.secagg.kind}: secret coins may choose fewer sites than it can hide "
+            "among each other. Choose secagg=off (privacy=client trusts the coordinator), or set "
+            "privacy.client_sample_rate=1.0"
+        )
+    if config.strategy.fraction < 1:
+        found.append(
+            f"strategy.fraction={config.strategy.fraction:g}: privacy.client_sample_rate chooses "
+            "the sites already. Set strategy.fraction=1.0"
+        )
+    return found
+
+
+def plan_of(config: RunConfig, *, sites: int = 0, dimension: int = 0) -> PrivacyPlan | None:
     """The privacy of the whole run; the noise is calibrated once, over all rounds.
 
-    Every party derives it by itself from the config: none takes it from another.
+    Every party derives it by itself from public constants: none takes it from
+    another. Only distributed privacy needs to know how many `sites` have joined
+    and the `dimension` of an update.
+
+    Raises:
+        ConfigError: the config is contradictory or its epsilon cannot be met.
+        ValueError: distributed privacy without sites.
     """
+    training, population = config.training, None
+    if isinstance(config.privacy, DistributedPrivacy) and sites:
+        records = training.sample_rate * training.nominal_records
+        population = Population(num_clients=sites, dimension=dimension, records_per_step=records)
+    rates = training.sample_rate, training.local_steps, config.rounds
+    return _derived(config.privacy, *rates, population)
+
+
+@lru_cache(maxsize=64)
+def _derived(
+    privacy: Privacy, sample_rate: float, steps: int, rounds: int, population: Population | None
+) -> PrivacyPlan | None:
+    # Calibration takes up to a second, and every message of a site asks for the plan.
     return derive(
-        config.privacy,
-        sample_rate=config.training.sample_rate,
-        steps_per_round=config.training.local_steps,
-        rounds=config.rounds,
+        privacy,
+        sample_rate=sample_rate,
+        steps_per_round=steps,
+        rounds=rounds,
+        population=population,
     )
 
 
 def task_problems(config: RunConfig, task: Task) -> list[str]:
     """What is wrong once it is known what the records look like."""
     return models.problems(config.model, task)
+
+
+def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:
+    """What of a built model rules out clipping its gradient record by record."""
+    clips_records = config.privacy.kind == "record" or (
+        config.privacy.kind == "distributed" and config.privacy.unit == "record"
+    )
+    return [f"model: {problem}" for problem in dp_problems(model)] if clips_records else []
 
 
 # --- JSON ---------------------------------------------------------------------

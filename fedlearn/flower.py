@@ -45,6 +45,7 @@ from fedlearn.rounds import (
     Hello,
     Invitation,
     Refusal,
+    RoundNote,
     TrainReply,
     TrainRequest,
 )
@@ -55,6 +56,7 @@ WEIGHT = "num-examples"
 
 HELLO = "query.hello"
 JOIN = "query.join"
+AFFORD = "query.afford"
 SECAGG = "query.secagg_"
 """Beginning of the message types of secure aggregation; the protocol's step follows."""
 
@@ -65,6 +67,7 @@ MESSAGE_KINDS = {
     f"{SECAGG}share": 4,
     f"{SECAGG}agree": 5,
     f"{SECAGG}unmask": 6,
+    AFFORD: 7,
 }
 """The number of a message type inside a sealed message's header."""
 
@@ -113,12 +116,38 @@ def read_train_request(message: Message) -> TrainRequest:
         round=_integer(config["server-round"]),
         model=vector_of(message.content.array_records["arrays"]),
         proximal_mu=_number(config.get("proximal-mu", 0.0)),
+        clip_norm=_number(config.get("clip-norm", 0.0)),
     )
 
 
 def read_run_id(message: Message) -> str:
     """The id of the run that a strategy's message belongs to."""
     return str(message.content.config_records["config"]["run-id"])
+
+
+def note_of(note: RoundNote) -> ConfigRecord:
+    """What a strategy passes on with every message of a round; it adds the round's number."""
+    return ConfigRecord({"run-id": note.run_id, "cohort": note.cohort, "clip-norm": note.clip_norm})
+
+
+def afford_request(note: RoundNote) -> RecordDict:
+    """The content of an `afford` message."""
+    record = note_of(note)
+    record["server-round"] = note.round
+    return RecordDict({"config": record})
+
+
+def read_note(message: Message) -> RoundNote | None:
+    """What a message says about its round; None if it belongs to none, or does not say."""
+    config = message.content.config_records.get("config")
+    if config is None or "cohort" not in config:
+        return None
+    return RoundNote(
+        run_id=read_run_id(message),
+        round=_integer(config["server-round"]),
+        cohort=_integer(config["cohort"]),
+        clip_norm=_number(config.get("clip-norm", 0.0)),
+    )
 
 
 def train_reply(reply: TrainReply) -> RecordDict:

@@ -2,7 +2,8 @@
 
 A run is: `hello` to every node (who are you, what do your records look like),
 `join` where messages are masked or sealed (who takes part, under which keys),
-then per round `train` to the cohort and `evaluate` to every site. How these
+then per round `afford` (could you pay for it?) and `train` to the cohort, and
+`evaluate` to every site. How these
 travel is `fedlearn.flower`'s business.
 """
 
@@ -48,6 +49,20 @@ class Invitation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundNote:
+    """What every message of a round says about it.
+
+    `cohort` is the number of sites that take part, by the coordinator's word;
+    `clip_norm` the norm of this round under client-level privacy, else zero.
+    """
+
+    run_id: str
+    round: int
+    cohort: int
+    clip_norm: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """The global model of a round: `model` is `float32[d]`."""
 
@@ -55,6 +70,8 @@ class TrainRequest:
     round: int
     model: Vector
     proximal_mu: float
+    clip_norm: float = 0.0
+    """As in `RoundNote`."""
 
 
 @dataclass(frozen=True, kw_only=True)

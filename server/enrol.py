@@ -10,22 +10,22 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import flower, models
-from fedlearn.config import RunConfig, task_problems
+from fedlearn.agreement import least_of
+from fedlearn.config import RunConfig, plan_of, private_model_problems, task_problems
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
-from fedlearn.models.validate import dp_problems
-from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.privacy import NoPrivacy, PrivacyPlan
 from fedlearn.rng import Streams
 from fedlearn.rounds import Hello, Invitation, Refusal
 from fedlearn.secagg.settings import SecAggOff, SecAggTwoServer
 from fedlearn.secagg.two_server import Helper
 from fedlearn.task import Task
 from fedlearn.vector import Layout, Vector, layout_of, to_vector
-from server.grid import SiteGrid
+from server.grid import Replies, SiteGrid
 from server.sealing import Sealing
 from server.summing import Summing
 
@@ -50,6 +50,8 @@ class Enrolment:
     layout: Layout
     parameters: int
     initial: Vector
+    declined: tuple[str, ...] = ()
+    """Why sites that were asked take no part in the run."""
 
     @property
     def task(self) -> Task:
@@ -57,13 +59,11 @@ class Enrolment:
         return next(iter(self.hellos.values())).task
 
 
-def enrol(
-    grid: Grid,
-    config: RunConfig,
-    plan: PrivacyPlan | None,
-    stopping: Callable[[], bool],
-) -> Enrolment:
+def enrol(grid: Grid, config: RunConfig, stopping: Callable[[], bool]) -> Enrolment:
     """Ask every node who it is, and build the model that all of them can train.
+
+    Under `privacy.on_exhausted=drop_site` sites whose budget or policy refuses are
+    left out, while `strategy.min_sites` are there.
 
     Raises:
         ConfigError, DataError, PrivacyError: what the sites refused, all together.
@@ -72,7 +72,7 @@ def enrol(
     nodes = _wait_for_nodes(grid, config.strategy.min_sites)
     by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, ENROL_SECONDS, stopping)
     replies = by_node.query(flower.HELLO, by_node.sites, check=_hello)
-    raise_refusals(replies.refusals)
+    declined = _left_out(config, replies)
     if replies.failures:
         raise ProtocolError("", "hello", listed(replies.failures))
     hellos, node_of = {}, {}
@@ -81,9 +81,27 @@ def enrol(
         if hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
         hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
-    return _start_model(
-        config, plan, SiteGrid(grid, node_of, None, stopping), dict(sorted(hellos.items()))
-    )
+    sites = SiteGrid(grid, node_of, None, stopping)
+    return _start_model(config, sites, dict(sorted(hellos.items())), declined)
+
+
+def _left_out(config: RunConfig, replies: Replies) -> tuple[str, ...]:
+    """Why the sites that refused for privacy are left out, where the config allows that."""
+    private = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
+    enough = len(replies.answers) >= config.strategy.min_sites
+    if drops_sites(config) and enough and len(private) == len(replies.refusals):
+        return tuple(reason for refusal in private for reason in refusal.reason.splitlines())
+    raise_refusals(replies.refusals)
+    return ()
+
+
+def drops_sites(config: RunConfig) -> bool:
+    """Whether a run goes on without a site that refuses for privacy."""
+    match config.privacy:
+        case NoPrivacy():
+            return False
+        case private:
+            return private.on_exhausted == "drop_site"
 
 
 def _hello(content: RecordDict) -> Hello:
@@ -107,7 +125,7 @@ def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
 
 
 def _start_model(
-    config: RunConfig, plan: PrivacyPlan | None, grid: SiteGrid, hellos: dict[str, Hello]
+    config: RunConfig, grid: SiteGrid, hellos: dict[str, Hello], declined: tuple[str, ...]
 ) -> Enrolment:
     task = next(iter(hellos.values())).task
     unlike = [site for site, hello in hellos.items() if hello.task != task]
@@ -119,16 +137,27 @@ def _start_model(
     if found := task_problems(config, task):
         raise ConfigError(found)
     model = models.build(config.model, task, Streams(config.seed))
-    if plan and (found := dp_problems(model)):
-        raise ConfigError([f"model: {problem}" for problem in found])
+    if found := private_model_problems(config, model):
+        raise ConfigError(found)
     parameters = sum(p.numel() for p in model.parameters())
-    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model))
+    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model), declined)
+
+
+def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
+    """The privacy of a run over the enrolled sites, as each of them derives it too.
+
+    Raises:
+        ConfigError: it cannot be had with so many sites and so large a model.
+    """
+    return plan_of(config, sites=len(enrolment.hellos), dimension=enrolment.layout.size)
 
 
 # --- keys -------------------------------------------------------------------------
 
 
-def join(enrolment: Enrolment, config: RunConfig, run_id: bytes) -> Summing | None:
+def join(
+    enrolment: Enrolment, config: RunConfig, plan: PrivacyPlan | None, run_id: bytes
+) -> Summing | None:
     """Set up what `config.secagg` and `config.transport` need; None where updates stay in clear.
 
     The coordinator's identity is made for the run; it signs the roster of the
@@ -140,12 +169,12 @@ def join(enrolment: Enrolment, config: RunConfig, run_id: bytes) -> Summing | No
     """
     wanted = [site for site, hello in enrolment.hellos.items() if hello.public_key]
     if not wanted:
-        return _summing(enrolment, config, run_id, {}, None)
+        return _summing(enrolment, config, plan, run_id, {}, None)
     identity, helper = Identity.new(), None
     publics = {site: bytes.fromhex(enrolment.hellos[site].public_key) for site in wanted}
     if isinstance(config.secagg, SecAggTwoServer):
-        helper = Helper(run_id, publics, min_cohort=config.secagg.min_cohort)
-    summing = _summing(enrolment, config, run_id, publics, helper)
+        helper = Helper(run_id, publics, min_cohort=least_of(plan, config.secagg.min_cohort))
+    summing = _summing(enrolment, config, plan, run_id, publics, helper)
     offer = None
     if isinstance(config.transport, TransportSealed):
         classical = config.transport.allow_classical
@@ -166,6 +195,7 @@ def join(enrolment: Enrolment, config: RunConfig, run_id: bytes) -> Summing | No
 def _summing(
     enrolment: Enrolment,
     config: RunConfig,
+    plan: PrivacyPlan | None,
     run_id: bytes,
     publics: Mapping[str, bytes],
     helper: Helper | None,
@@ -174,7 +204,7 @@ def _summing(
         return None
     sites = publics or dict.fromkeys(enrolment.hellos, b"")
     summing = Summing(
-        enrolment.grid, config, config.secagg, run_id, sites, enrolment.layout, helper
+        enrolment.grid, config, config.secagg, plan, run_id, sites, enrolment.layout, helper
     )
     summing.check()
     return summing

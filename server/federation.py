@@ -8,24 +8,30 @@ the run ends.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.errors import PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums, metrics, score_bins
-from fedlearn.privacy.events import Event
-from fedlearn.privacy.plan import PrivacyPlan, RecordPrivacy
+from fedlearn.privacy import ClientPlan, DistributedPlan, Event, NoiseSource, PrivacyPlan
+from fedlearn.privacy.client_level import poisson_cohort
+from fedlearn.privacy.noise import noise_of
 from fedlearn.rng import Streams
+from fedlearn.rounds import RoundNote
+from fedlearn.secagg.payload import Total
 from fedlearn.vector import Vector
-from server.enrol import Enrolment, listed, raise_refusals
+from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.grid import Replies, SiteGrid
+from server.release import Trusted, model_of_sum, one_reply
 from server.result import Attendance, RoundResult
+from server.spending import epsilon_of, spent_in_round
 from server.strategies import cohort_size, make_strategy
 from server.summing import Summing
 
@@ -42,6 +48,8 @@ class Progress:
     """The latest test sums of every site, where sites release them."""
     tested: EvaluationSums | None = None
     """The latest test sums over all sites."""
+    clip_norm: float | None = None
+    """The norm of the next round, where it has moved."""
 
 
 @dataclass
@@ -55,9 +63,13 @@ class Federation:
     run_id: str
     summing: Summing | None
     strategy: FedAvg = field(init=False)
+    _trusted: Trusted | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.strategy = make_strategy(self.config.strategy)
+        self._trusted = None
+        if isinstance(self.plan, ClientPlan):
+            self._trusted = Trusted(self.plan, self.progress.clip_norm)
 
     @property
     def grid(self) -> SiteGrid:
@@ -74,19 +86,20 @@ class Federation:
         started = time.monotonic()
         if self.grid.sealing:
             self.grid.sealing.round = number
-        cohort = self._cohort(number)
+        invited = self._cohort(number)
+        cohort, unable = self._able(number, invited)
         train = self._train(number, cohort)
         last = number == self.config.rounds
         evaluated = (
             self._evaluate(number) if last or not number % self.config.evaluate_every else {}
         )
-        dropped = train.failures | {r.site: r.reason for r in train.refusals}
+        dropped = unable | train.failures | {r.site: r.reason for r in train.refusals}
         entry = RoundResult(
             round=number,
             seconds=time.monotonic() - started,
             loss=evaluated.get("loss"),
             evaluate={**evaluated},
-            clients=Attendance(invited=len(cohort), replied=len(train.answers), dropped=dropped),
+            clients=Attendance(invited=len(invited), replied=len(train.answers), dropped=dropped),
             bytes=self.grid.traffic.take(),
             epsilon={**self.epsilons()},
         )
@@ -95,86 +108,133 @@ class Federation:
 
     def epsilons(self) -> dict[str, float]:
         """Epsilon of this run so far, for every site that trained under privacy."""
-        from fedlearn.privacy.accounting import epsilon
-
         if self.plan is None:
             return {}
-        return {
-            site: epsilon(events, self.plan.delta)
-            for site, events in sorted(self.progress.spent.items())
-        }
+        spent = sorted(self.progress.spent.items())
+        return {site: epsilon_of(self.plan, events) for site, events in spent}
+
+    def noise(self, number: int) -> NoiseSource:
+        """The coordinator's own randomness in a round: whom it asks and what it adds."""
+        return noise_of(os.environ, "server", number)
 
     def _cohort(self, number: int) -> list[str]:
         sites = self.grid.sites
+        if isinstance(self.plan, ClientPlan) and self.plan.sample_rate < 1:
+            return poisson_cohort(sites, self.plan.sample_rate, self.noise(number))
         size = cohort_size(self.config.strategy, len(sites))
         if size >= len(sites):
             return sites
         chosen = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
         return [sites[i] for i in sorted(chosen)]
 
+    def _able(self, number: int, invited: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Those who can pay for the round, and why the others cannot; nothing is spent to ask.
+
+        Raises:
+            PrivacyError, DataError: one cannot and the run stops for it, or too few can.
+        """
+        if self.plan is None:
+            return invited, {}
+        question = flower.afford_request(self._note(number, len(invited)))
+        replies = self.grid.ask(flower.AFFORD, question, invited)
+        if not drops_sites(self.config):
+            raise_refusals(replies.refusals)
+        if len(replies.answers) < self._least(invited):
+            raise_refusals(replies.refusals)
+        unable = replies.failures | {r.site: r.reason for r in replies.refusals}
+        return list(replies.answers), unable
+
+    def _least(self, invited: Sequence[str]) -> int:
+        """The fewest sites for a round; secret coins may invite fewer than the config asks for."""
+        wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
+        match self.plan:
+            case ClientPlan() if self.plan.sample_rate < 1:
+                return min(wanted, len(invited))
+            case DistributedPlan():
+                return max(wanted, self.plan.min_survivors)
+            case _:
+                return wanted
+
+    def _note(self, number: int, cohort: int) -> RoundNote:
+        clip_norm = self._trusted.clip_norm if self._trusted else 0.0
+        return RoundNote(run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm)
+
     def _train(self, number: int, cohort: Sequence[str]) -> Replies:
-        arrays = flower.arrays_of(self.progress.model)
-        messages = self.strategy.configure_train(
-            number, arrays, self._note(), self.grid.view(cohort)
-        )
+        before, arrays = self.progress.model, flower.arrays_of(self.progress.model)
+        note = flower.note_of(self._note(number, len(cohort)))
+        # With nobody chosen the strategy still gets its round: the noise alone is released.
+        view = self.grid.view(cohort or self.grid.sites)
+        messages = list(self.strategy.configure_train(number, arrays, note, view))
+        wanted = messages if cohort else []
+        total: Total | None = None
         if self.summing is None:
             size = self.enrolment.layout.size
             replies = self.grid.exchange(
-                messages, check=lambda content: flower.check_train_reply(content, size)
+                wanted, check=lambda content: flower.check_train_reply(content, size)
             )
-            asked, usable, failure = list(cohort), list(replies.answers.values()), None
+            asked, failure = list(cohort), None
         else:
-            aggregate = self.summing.train(number, list(messages), self.progress.model)
+            aggregate = self.summing.train(number, wanted, before)
             asked, replies = aggregate.asked, aggregate.replies
-            usable, failure = [aggregate.mean] if aggregate.mean else [], aggregate.failure
+            total, failure = aggregate.total, aggregate.failure
         self._account(asked, replies)
         self._check_budget(replies)
         if failure is not None:
             raise failure
-        self._check_quorum(number, replies)
+        self._check_quorum(number, cohort, replies)
+        usable = self._usable(number, messages, replies, total)
         averaged, _ = self.strategy.aggregate_train(number, usable)
         if averaged is None:
             raise RuntimeError("a strategy gave no model for valid replies")
         self.progress.model = flower.vector_of(averaged)
         return replies
 
-    def _note(self) -> ConfigRecord:
-        return ConfigRecord({"run-id": self.run_id})
+    def _usable(
+        self, number: int, messages: Sequence[Message], replies: Replies, total: Total | None
+    ) -> list[Message]:
+        """What the strategy averages: the sites' models, or the one model that may be seen."""
+        before, sites = self.progress.model, len(self.grid.sites)
+        if self._trusted:
+            noise = self.noise(-number)
+            if total is None:
+                model = self._trusted.of_replies(before, replies, sites, noise)
+            else:
+                model = self._trusted.of_sum(before, total, sites, noise)
+            self.progress.clip_norm = self._trusted.clip_norm
+            return [one_reply(messages, model)]
+        if total is None:
+            return list(replies.answers.values())
+        model = model_of_sum(self.config, self.plan, number, before, total)
+        return [one_reply(messages, model)]
 
     def _account(self, asked: Sequence[str], replies: Replies) -> None:
-        """Take over what the sites say they spent; `asked` are those that got the model.
-
-        A site that fell silent, or failed after it had begun, is taken to have
-        spent a round; one that refused for privacy has spent nothing.
-        """
-        if self.plan is None:
-            return
-        refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
-        for site in asked:
-            if site in replies.answers:
-                self.progress.spent[site] = flower.read_spent(replies.answers[site].content)
-            elif site not in refused:
-                before = self.progress.spent.get(site, ())
-                self.progress.spent[site] = (*before, self.plan.round_event)
+        """Keep what every site has spent; `asked` are those that got the model."""
+        if self.plan is not None:
+            self.progress.spent = spent_in_round(
+                self.plan, self.progress.spent, self.grid.sites, asked, replies
+            )
 
     def _check_budget(self, replies: Replies) -> None:
         """Under `on_exhausted=stop`, one site that cannot pay ends the run for all."""
-        match self.config.privacy:
-            case RecordPrivacy(on_exhausted="stop"):
-                exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
-                raise_refusals(exhausted)
+        if not drops_sites(self.config):
+            exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
+            raise_refusals(exhausted)
 
-    def _check_quorum(self, number: int, replies: Replies) -> None:
-        wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
+    def _check_quorum(self, number: int, cohort: Sequence[str], replies: Replies) -> None:
+        wanted = self._least(cohort)
         if len(replies.answers) >= wanted:
             return
         raise_refusals(replies.refusals)
         raise ProtocolError(
             "",
             f"round {number}",
-            f"{len(replies.answers)} usable replies, and strategy.min_sites={wanted}; "
+            f"{len(replies.answers)} usable replies, and {self._rule(wanted)}; "
             + listed(replies.failures),
         )
+
+    def _rule(self, wanted: int) -> str:
+        own = self.config.strategy.min_sites
+        return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
 
     def _check_sums(self, content: RecordDict) -> None:
         """Refuse test sums that cannot be added to those of the other sites."""
@@ -184,7 +244,10 @@ class Federation:
     def _evaluate(self, number: int) -> dict[str, float]:
         arrays = flower.arrays_of(self.progress.model)
         messages = self.strategy.configure_evaluate(
-            number, arrays, self._note(), self.grid.view(self.grid.sites)
+            number,
+            arrays,
+            flower.note_of(self._note(number, len(self.grid.sites))),
+            self.grid.view(self.grid.sites),
         )
         if self.summing and self.config.evaluation == "pooled":
             classes = self.enrolment.task.num_classes

@@ -35,6 +35,8 @@ class Checkpoint:
     model: Vector
     strategy: dict[str, np.ndarray[Any, Any]]
     spent: dict[str, tuple[Event, ...]]
+    clip_norm: float | None = None
+    """The norm of the next round, where clipping is adaptive."""
 
     @classmethod
     def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
@@ -51,6 +53,7 @@ class _Head:
     seconds: float
     rounds: list[RoundResult]
     spent: dict[str, tuple[Event, ...]]
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class RunFolder:
             seconds=state.seconds,
             rounds=state.rounds,
             spent=state.spent,
+            clip_norm=state.clip_norm,
         )
         tensors = {"model": state.model}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
@@ -156,6 +160,7 @@ class RunFolder:
             model=tensors.pop("model"),
             strategy={key.removeprefix("strategy."): array for key, array in tensors.items()},
             spent=head.spent,
+            clip_norm=head.clip_norm,
         )
 
     def trim_metrics(self, rounds: int) -> None:

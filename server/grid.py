@@ -170,9 +170,18 @@ class SiteGrid:
         self, kind: str, sites: Sequence[str], check: Check = lambda content: None
     ) -> Replies:
         """Ask `sites` an empty question of message type `kind`."""
+        return self.ask(kind, RecordDict(), sites, check)
+
+    def ask(
+        self,
+        kind: str,
+        content: RecordDict,
+        sites: Sequence[str],
+        check: Check = lambda content: None,
+    ) -> Replies:
+        """Ask `sites` the same question of message type `kind`."""
         asked = (
-            Message(RecordDict(), dst_node_id=self.node_of[site], message_type=kind)
-            for site in sites
+            Message(content, dst_node_id=self.node_of[site], message_type=kind) for site in sites
         )
         return self.exchange(asked, check)
 

@@ -143,6 +143,8 @@ class Result:
     rounds: list[RoundResult] = field(default_factory=list)
     final: FinalResult
     privacy: PrivacyResult
+    declined: list[str] = field(default_factory=list)
+    """Why sites that were asked took no part in the run."""
     protection: Protection
     environment: Environment
 

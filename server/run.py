@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import math
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,13 +15,11 @@ from typing import Protocol
 from flwr.serverapp import Grid
 
 from fedlearn import flower
-from fedlearn.config import RunConfig, plan_of, to_tree
+from fedlearn.config import RunConfig, to_tree
 from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
-from fedlearn.privacy import PrivacyPlan, statement
-from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
 from fedlearn.vector import vector_digest
-from server.enrol import Enrolment, enrol, join
+from server.enrol import Enrolment, enrol, join, plan_for
 from server.federation import Federation, Progress
 from server.folder import Checkpoint, RunFolder
 from server.result import (
@@ -33,11 +30,11 @@ from server.result import (
     Protection,
     Result,
     RoundResult,
-    SitePrivacy,
     SiteSize,
     Status,
     this_environment,
 )
+from server.spending import privacy_result
 from server.stop import Stop
 from server.strategies import restore_strategy, strategy_state
 
@@ -91,15 +88,17 @@ def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result
     """
     folder = RunFolder(Path(config.out))
     folder.check(config)
-    plan = plan_of(config)
-    enrolment = enrol(grid, config, plan, stop.now.is_set)
+    enrolment = enrol(grid, config, stop.now.is_set)
+    plan = plan_for(config, enrolment)
     saved = folder.read_checkpoint() or Checkpoint.fresh(
         run_id=secrets.token_hex(16),
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=enrolment.initial,
     )
-    summing = join(enrolment, config, bytes.fromhex(saved.run_id))
-    progress = Progress(list(saved.rounds), saved.model, dict(saved.spent))
+    summing = join(enrolment, config, plan, bytes.fromhex(saved.run_id))
+    progress = Progress(
+        list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm
+    )
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
     restore_strategy(federation.strategy, saved.strategy)
     # Nothing is written until everything that can be refused has been asked.
@@ -161,6 +160,7 @@ class _Reporter:
                 model=progress.model,
                 strategy=strategy_state(self.federation.strategy),
                 spent=dict(progress.spent),
+                clip_norm=progress.clip_norm,
             )
         )
 
@@ -189,7 +189,8 @@ class _Reporter:
             model=_model_facts(config, federation),
             rounds=list(progress.rounds),
             final=_final(progress),
-            privacy=privacy_result(federation),
+            privacy=_privacy(federation),
+            declined=list(federation.enrolment.declined),
             protection=Protection(transport=config.transport.kind, secagg=config.secagg.kind),
             environment=this_environment("cpu", config.engine.threads),
         )
@@ -223,51 +224,14 @@ def _final(progress: Progress) -> FinalResult:
     return FinalResult(evaluate=evaluate, per_site=per_site, worst_site=worst)
 
 
-def privacy_result(federation: Federation) -> PrivacyResult:
-    """What the run promises, from what the sites say they spent."""
-    plan, spent = federation.plan, federation.progress.spent
+def _privacy(federation: Federation) -> PrivacyResult:
+    """What the run promises; noise that a test can repeat promises nothing."""
     private = all(hello.real_noise for hello in federation.enrolment.hellos.values())
-    if plan is None or not private:
-        return _no_privacy(plan, private)
-    per_site = {
-        site: SitePrivacy(
-            epsilon=epsilon(events, plan.delta),
-            epsilon_rdp=epsilon_rdp(events, plan.delta),
-            delta=plan.delta,
-            steps=sum(event.steps for event in events),
-            sample_rate=plan.sample_rate,
-        )
-        for site, events in sorted(spent.items())
-    }
-    largest = max((site.epsilon for site in per_site.values()), default=0.0)
-    if math.isinf(largest):
-        return _no_privacy(plan, private)
-    return PrivacyResult(
-        unit="record",
-        relation="add or remove one record",
-        epsilon=largest,
-        delta=plan.delta,
-        accountant=ACCOUNTANT,
-        noise_multiplier=plan.noise_multiplier,
-        clip_norm=plan.clip_norm,
-        sampling="full batch" if plan.sample_rate == 1 else "Poisson, secret",
-        per_site=per_site,
-        statement=statement(plan, epsilon=largest, noise_is_private=True),
-    )
-
-
-def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:
-    return PrivacyResult(
-        unit="none",
-        relation=None,
-        epsilon=None,
-        delta=None,
-        accountant=None,
-        noise_multiplier=plan.noise_multiplier if plan else None,
-        clip_norm=plan.clip_norm if plan else None,
-        sampling=None,
-        per_site={},
-        statement=statement(plan, epsilon=math.inf, noise_is_private=private),
+    return privacy_result(
+        federation.plan,
+        federation.progress.spent,
+        noise_is_private=private and federation.noise(0).is_private,
+        sum_only=federation.config.secagg.kind in ("masked", "two_server"),
     )
 
 

@@ -18,6 +18,8 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
+    least_of,
+    part_of,
     plan_digest,
     protocol_round,
     sums_of,
@@ -27,14 +29,17 @@ from fedlearn.config import RunConfig
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.errors import ConfigError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums
+from fedlearn.privacy import ClientPlan, PrivacyPlan
+from fedlearn.privacy.client_level import room_to_round
 from fedlearn.ring import unpack
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.messages import Params
-from fedlearn.secagg.payload import Payload, Total
+from fedlearn.secagg.payload import Total
 from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import FirstServer, Helper
+from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import Layout, Vector, vector_digest
 from server.grid import Replies, SiteGrid
 from server.strategies import cohort_size
@@ -63,7 +68,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What came of a training round: `mean` is the one reply for the strategy, or else `failure`.
+    """What came of a training round: the `total` of its sites, or else `failure`.
 
     `replies` are those of the sites in the sum; where there is none, of all that had
     contributed: they have trained, and paid for it.
@@ -71,7 +76,7 @@ class Aggregate:
 
     asked: list[str]
     replies: Replies
-    mean: Message | None
+    total: Total | None
     failure: FedlearnError | None
 
 
@@ -82,27 +87,28 @@ class Summing:
     grid: SiteGrid
     config: RunConfig
     settings: SecAggSum
+    plan: PrivacyPlan | None
     run_id: bytes
     sites: Mapping[str, bytes]
     layout: Layout
     helper: Helper | None
 
     def train(self, number: int, messages: Sequence[Message], model: Vector) -> Aggregate:
-        """The mean of the models of the surviving sites; with too few left, nothing but the reason.
+        """The sum over the surviving sites; with too few left, nothing but the reason.
 
         A failure is returned, not raised: what the sites have spent must still be accounted for.
         """
         payload, tally = self.train_payload(), Tally()
         try:
             survivors, total = self._sum("train", number, messages, model, payload, tally)
+            if isinstance(payload, WholePayload) and total.weight != len(survivors):
+                raise ProtocolError("", "sum", "it does not hold what its sites say they added")
             if total.weight == 0:
                 raise ProtocolError("", "mask", "no site has a record to train on")
         except ProtocolError as error:
             failure = self._with_reasons(error, tally)
             return Aggregate(tally.asked, tally.replies(tally.contributed), None, failure)
-        mean = (model.astype(np.float64) + total.mean()).astype(np.float32)
-        reply = flower.aggregated_reply(messages[0], mean, float(total.weight))
-        return Aggregate(tally.asked, tally.replies(survivors), reply, None)
+        return Aggregate(tally.asked, tally.replies(survivors), total, None)
 
     def evaluate(
         self, number: int, messages: Sequence[Message], model: Vector, classes: int
@@ -119,22 +125,25 @@ class Summing:
             raise self._with_reasons(error, tally) from None
         return sums_of(total.counters, classes)
 
-    def train_payload(self) -> Payload:
+    def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.
 
         Raises:
             ConfigError: it is not.
         """
-        return train_payload(self.config, self.settings, len(self.sites), self.layout.size)
+        return train_payload(self.plan, self.settings, len(self.sites), self.layout.size)
 
     def check(self) -> None:
         """Refuse before the first round what could not be summed.
 
         Raises:
-            ConfigError: too few bits, or a cohort too small for its threshold or for
-                `secagg.min_cohort`.
+            ConfigError: too few bits, steps too coarse, or a cohort too small for its
+                threshold or for `secagg.min_cohort`.
         """
         payload = self.train_payload()
+        if isinstance(self.plan, ClientPlan):
+            size, resolution = self.layout.size, self.settings.resolution
+            room_to_round(self.plan.clip_norm, size=size, resolution=resolution)
         cohort = tuple(self.sites)[: cohort_size(self.config.strategy, len(self.sites))]
         least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
         if len(cohort) < least:
@@ -152,7 +161,7 @@ class Summing:
         number: int,
         messages: Sequence[Message],
         model: Vector,
-        payload: Payload,
+        payload: AnyPayload,
         tally: Tally,
     ) -> tuple[Sequence[str], Total]:
         """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
@@ -160,7 +169,7 @@ class Summing:
         params = self._params(part, number, tuple(by_site), model, payload)
         match self.settings:
             case SecAggRing():
-                return self._ring(by_site, payload, tally)
+                return self._ring(by_site, params, payload, tally)
             case SecAggMasked():
                 return self._masked(by_site, params, payload, tally)
             case SecAggTwoServer():
@@ -169,7 +178,12 @@ class Summing:
                 assert_never(self.settings)
 
     def _params(
-        self, part: Part, number: int, cohort: tuple[str, ...], model: Vector, payload: Payload
+        self,
+        part: Part,
+        number: int,
+        cohort: tuple[str, ...],
+        model: Vector,
+        payload: AnyPayload,
     ) -> Params:
         degree = Degree(neighbours=0, threshold=0)
         if isinstance(self.settings, SecAggMasked):
@@ -184,9 +198,14 @@ class Summing:
             bits=payload.ring.bits,
             length=payload.length,
             layout_hash=bytes.fromhex(self.layout.digest()),
-            plan_hash=plan_digest(self.config, payload, part),
+            plan_hash=plan_digest(self.config, payload, part, self.plan),
             model_hash=bytes.fromhex(vector_digest(model)),
         )
+
+    def _least(self, params: Params) -> int:
+        """The fewest sites whose sum may be opened."""
+        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        return least_of(self.plan, least) if part_of(params.round)[0] == "train" else least
 
     def _contributions(
         self, by_site: Mapping[str, Message], requests: Mapping[str, bytes], tally: Tally
@@ -200,7 +219,7 @@ class Summing:
         return {site: _contribution(reply.content) for site, reply in replies.answers.items()}
 
     def _ring(
-        self, by_site: Mapping[str, Message], payload: Payload, tally: Tally
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
         requests = dict.fromkeys(by_site, len(self.sites).to_bytes(4, "big"))
         total, taken = payload.ring.zeros(payload.length), []
@@ -210,12 +229,13 @@ class Summing:
                 taken.append(site)
             except ValueError as error:
                 tally.failures[site] = str(error)
-        if not taken:
-            raise ProtocolError("", "mask", "no site contributed")
+        least = self._least(params)
+        if len(taken) < least:
+            raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
         return taken, payload.decode(payload.ring.reduce(total))
 
     def _two_server(
-        self, by_site: Mapping[str, Message], params: Params, payload: Payload, tally: Tally
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
         if self.helper is None:
             raise RuntimeError("two_server without its second server")
@@ -231,10 +251,10 @@ class Summing:
         return taken, payload.decode(first.finish(masks))
 
     def _masked(
-        self, by_site: Mapping[str, Message], params: Params, payload: Payload, tally: Tally
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
         assert isinstance(self.settings, SecAggMasked)  # noqa: S101  (told apart by the caller)
-        session = ServerSession(params, self.sites, self.settings.min_cohort)
+        session = ServerSession(params, self.sites, self._least(params))
         while session.step != "done":
             for site, data in self._step(session, by_site, tally).items():
                 try:

@@ -60,8 +60,8 @@ class Display:
         )
         if plan := federation.plan:
             self.console.print(
-                f"privacy: per record, epsilon {plan.epsilon:.3g} at delta {plan.delta:g} for all "
-                f"{plan.rounds} rounds; noise multiplier {plan.noise_multiplier:g}, "
+                f"privacy: per {plan.unit}, epsilon {plan.epsilon:.3g} at delta {plan.delta:g} for "
+                f"all {plan.rounds} rounds; noise multiplier {plan.noise_multiplier:g}, "
                 f"clip norm {plan.clip_norm:g}"
             )
         else:

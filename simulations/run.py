@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import assert_never
 
 from clients.app import app as client
+from clients.claim import claimed
+from clients.owner import owned_ledgers
 from clients.site import simulated_sites
 from fedlearn import flower
-from fedlearn.config import RunConfig, plan_of
+from fedlearn.config import RunConfig
 from fedlearn.data import Csv
 from fedlearn.engine import LocalEngine, RayEngine
 from server.app import make_app
-from server.enrol import enrol, join
+from server.enrol import enrol, join, plan_for
 from server.folder import RunFolder
 from server.run import Listener
 from server.stop import Stop
@@ -38,14 +40,19 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | N
     config = with_absolute_paths(config, Path.cwd())
     RunFolder(Path(config.out)).check(config)
     names = list(simulated_sites(config))
-    sites = len(names)
+    # Only what outlives the run: a ledger in the run's own folder is nobody else's.
+    with claimed(owned_ledgers(config, names)):
+        chosen = None if only is None else names.index(only)
+        _run(config, len(names), listener, stop, chosen)
+
+
+def _run(config: RunConfig, sites: int, listener: Listener, stop: Stop, only: int | None) -> None:
     run_config = flower.run_config_of(config)
     ended = threading.Event()
     server = make_app(listener, stop, ended.set)
     match config.engine:
         case LocalEngine():
-            chosen = None if only is None else names.index(only)
-            run_locally(server, client, sites=sites, run_config=run_config, only=chosen)
+            run_locally(server, client, sites=sites, run_config=run_config, only=only)
         case RayEngine():
             try:
                 run_on_ray(server, client, config.engine, sites=sites, run_config=run_config)
@@ -71,13 +78,15 @@ def rehearse(config: RunConfig, *, only: str | None = None) -> None:
     if only is not None:
         names = list(simulated_sites(config))
         contexts = {n: c for n, c in contexts.items() if names[n - FIRST_NODE] == only}
-    enrolment = enrol(InProcessGrid(client, contexts), config, plan_of(config), lambda: False)
-    join(enrolment, config, secrets.token_bytes(16))
+    enrolment = enrol(InProcessGrid(client, contexts), config, lambda: False)
+    join(enrolment, config, plan_for(config, enrolment), secrets.token_bytes(16))
 
 
 def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     """The config with paths that mean the same in every process."""
     config = replace(config, out=str(folder / config.out))
+    if config.sites is not None:
+        config = replace(config, sites=str(folder / config.sites))
     if isinstance(config.scenario, Csv):
         config = replace(
             config, scenario=replace(config.scenario, path=str(folder / config.scenario.path))

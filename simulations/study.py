@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.config import RunConfig, decode, plan_of, to_tree
+from fedlearn.config import RunConfig, decode, to_tree
 from fedlearn.errors import ConfigError, DataError, FedlearnError, StoppedError
 from server.folder import RunFolder
 from server.report.comparison import (
@@ -175,7 +175,7 @@ def warm_up(configs: Iterable[RunConfig]) -> None:
 
     for config in configs:
         torch.set_num_threads(config.engine.threads)
-        if plan_of(config):
+        if config.privacy.kind != "none":
             import fedlearn.training.private  # noqa: F401  (Opacus)
     # The first step of an optimizer imports torch's compiler.
     weight = torch.nn.Parameter(torch.zeros(1))

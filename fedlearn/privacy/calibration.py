@@ -15,8 +15,9 @@ from typing import Final
 from scipy.optimize import brentq
 
 from fedlearn.errors import ConfigError
-from fedlearn.privacy.accounting import SMALLEST_NOISE, epsilon
+from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import GaussianEvent
+from fedlearn.privacy.loss_distribution import SMALLEST_NOISE
 
 LARGEST_NOISE: Final = 1e5
 """No model survives more; an epsilon that asks for it is refused."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, assert_never
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal, get_args
 
 from fedlearn.errors import DataError
+from fedlearn.privacy.discrete import SMALLEST_STDDEV, Law
+
+Unit = Literal["record", "client"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +37,99 @@ class GaussianEvent:
     kind: Literal["gaussian"] = "gaussian"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
-            raise ValueError(f"noise_multiplier={self.noise_multiplier}: must be finite and >= 0")
-        if not 0 < self.sample_rate <= 1:
-            raise ValueError(f"sample_rate={self.sample_rate}: must be in (0, 1]")
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: must be >= 1")
+        _check_common(self.noise_multiplier, self.sample_rate, self.steps)
 
 
-Event = GaussianEvent
+@dataclass(frozen=True, kw_only=True)
+class ClientGaussianEvent:
+    """`steps` noisy sums of clipped client updates, made by an aggregator that is trusted.
+
+    In each step every client takes part by an independent secret coin of
+    chance `sample_rate`, adds a vector of norm at most C, and the sum is
+    released with noise N(0, (noise_multiplier * C)^2) in every coordinate. The
+    unit is all that one client holds, the relation "add or remove it". The
+    sample rate helps only against those who cannot tell who took part.
+
+    Raises ValueError if a value is outside its range.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    kind: Literal["client_gaussian"] = "client_gaussian"
+
+    def __post_init__(self) -> None:
+        _check_common(self.noise_multiplier, self.sample_rate, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteSumEvent:
+    """`steps` modular sums of integer vectors, each summand with its own share of integer noise.
+
+    Two neighbouring data sets move the sum by an integer vector of norm at most
+    `l2_sensitivity`, except with chance `rounding_failure` per step, for
+    rounding coins that do not depend on the data. `shares` independent draws of
+    `law` with `share_stddev` are added to each of `dimension` coordinates;
+    shares that dropped out or that the adversary knows are not counted.
+
+    The unit is one record (added or removed, sampled with chance `sample_rate`
+    per step) or one client (its data replaced by none, its noise share staying).
+
+    Raises ValueError if a value is outside its range.
+    """
+
+    law: Law
+    unit: Unit
+    l2_sensitivity: float
+    share_stddev: int
+    shares: int
+    dimension: int
+    rounding_failure: float
+    sample_rate: float
+    steps: int
+    kind: Literal["discrete_sum"] = "discrete_sum"
+
+    def __post_init__(self) -> None:
+        if self.law not in get_args(Law) or self.unit not in get_args(Unit):
+            raise ValueError(f"law={self.law!r}, unit={self.unit!r}: unknown")
+        if self.share_stddev < SMALLEST_STDDEV:
+            raise ValueError(f"share_stddev={self.share_stddev}: must be >= {SMALLEST_STDDEV}")
+        if min(self.shares, self.dimension) < 1:
+            raise ValueError(f"shares={self.shares}, dimension={self.dimension}: must be >= 1")
+        if not (math.isfinite(self.l2_sensitivity) and self.l2_sensitivity > 0):
+            raise ValueError(f"l2_sensitivity={self.l2_sensitivity}: must be finite and > 0")
+        if not 0 <= self.rounding_failure < 1:
+            raise ValueError(f"rounding_failure={self.rounding_failure}: must be in [0, 1)")
+        _check_common(self.noise_multiplier, self.sample_rate, self.steps)
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the whole noise on a coordinate of the integer sum."""
+        return math.sqrt(self.shares) * self.share_stddev
+
+    @property
+    def noise_multiplier(self) -> float:
+        """The whole noise over the sensitivity."""
+        return self.noise_stddev / self.l2_sensitivity
+
+
+def _check_common(noise_multiplier: float, sample_rate: float, steps: int) -> None:
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+        raise ValueError(f"noise_multiplier={noise_multiplier}: must be finite and >= 0")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate={sample_rate}: must be in (0, 1]")
+    if steps < 1:
+        raise ValueError(f"steps={steps}: must be >= 1")
+
+
+Event = GaussianEvent | ClientGaussianEvent | DiscreteSumEvent
 """Everything that can be spent; a new mechanism adds a kind here."""
+
+_KINDS: Final[dict[str, type[Any]]] = {
+    "gaussian": GaussianEvent,
+    "client_gaussian": ClientGaussianEvent,
+    "discrete_sum": DiscreteSumEvent,
+}
 
 
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -52,32 +138,22 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     Composition does not depend on the order of non-adaptive parameters, so
     histories that cost the same have the same merged form.
     """
-    steps: dict[tuple[float, float], int] = {}
+    steps: dict[Event, int] = {}
     for event in events:
-        match event:
-            case GaussianEvent():
-                key = (event.noise_multiplier, event.sample_rate)
-                steps[key] = steps.get(key, 0) + event.steps
-            case _:
-                assert_never(event)
+        one = replace(event, steps=1)
+        steps[one] = steps.get(one, 0) + event.steps
     return tuple(
-        GaussianEvent(noise_multiplier=noise, sample_rate=rate, steps=steps[noise, rate])
-        for noise, rate in sorted(steps)
+        sorted((replace(one, steps=count) for one, count in steps.items()), key=_sorting_key)
     )
+
+
+def _sorting_key(event: Event) -> tuple[object, ...]:
+    return (event.kind, *(getattr(event, field.name) for field in fields(event)))
 
 
 def to_json(event: Event) -> dict[str, str | float | int]:
     """The JSON object of an event; `from_json` gives back an equal event, floats bit for bit."""
-    match event:
-        case GaussianEvent():
-            return {
-                "kind": event.kind,
-                "noise_multiplier": event.noise_multiplier,
-                "sample_rate": event.sample_rate,
-                "steps": event.steps,
-            }
-        case _:
-            assert_never(event)
+    return {field.name: getattr(event, field.name) for field in fields(event)}
 
 
 def from_json(value: object) -> Event:
@@ -88,28 +164,33 @@ def from_json(value: object) -> Event:
     """
     if not isinstance(value, Mapping):
         raise DataError(f"event: expected an object, found {type(value).__name__}")
-    if value.get("kind") != "gaussian":
-        raise DataError(f"event.kind={value.get('kind')!r}: must be 'gaussian'")
-    names = {"kind", "noise_multiplier", "sample_rate", "steps"}
-    if set(value) != names:
-        raise DataError(f"event: needs exactly the keys {sorted(names)}, found {sorted(value)}")
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise DataError(f"event.kind={kind!r}: must be one of {', '.join(map(repr, _KINDS))}")
+    types = {field.name: str(field.type) for field in fields(_KINDS[kind])}
+    if set(value) != set(types):
+        raise DataError(f"event: needs exactly the keys {sorted(types)}, found {sorted(value)}")
     try:
-        return GaussianEvent(
-            noise_multiplier=_number(value["noise_multiplier"]),
-            sample_rate=_number(value["sample_rate"]),
-            steps=_integer(value["steps"]),
-        )
+        event: Event = _KINDS[kind](**{name: _read(value[name], types[name]) for name in types})
     except (ValueError, OverflowError) as error:
         raise DataError(f"event: {error}") from error
+    return event
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is not an integer")
-    return value
+def _read(value: object, wanted: str) -> object:
+    """`value` as the field type `wanted` (a source text, as in the classes above)."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither a number nor a name")
+    match wanted:
+        case "float":
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"{value!r} is not a number")
+            return float(value)
+        case "int":
+            if not isinstance(value, int):
+                raise ValueError(f"{value!r} is not an integer")
+            return value
+        case _:
+            if not isinstance(value, str):
+                raise ValueError(f"{value!r} is not a name")
+            return value

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import numpy as np
@@ -27,8 +28,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-_WORDS: Final = 1 << 15  # uint64 words drawn at a time: 256 KiB, so that a block stays in the cache
-_ZEROS: Final = bytes(8 * _WORDS)
+WORDS: Final = 1 << 15
+"""Most words of a keystream drawn at a time: 256 KiB, so that a block stays in the cache."""
+
+_ZEROS: Final = bytes(8 * WORDS)
 _BLOCK: Final = 16
 _LARGEST_STDDEV: Final = 1e37  # ten standard deviations still fit into float32
 
@@ -55,6 +58,10 @@ class NoiseSource(Protocol):
 
     def bernoulli(self, size: int, probability: float) -> BoolArray:
         """`size` independent coins as `bool[size]`, each true with `probability`."""
+        ...
+
+    def stream(self) -> Keystream:
+        """A fresh keystream, for the samplers on integers."""
         ...
 
 
@@ -84,6 +91,10 @@ class SystemNoise:
         """
         return _bernoulli(os.urandom(32), size, probability)
 
+    def stream(self) -> Keystream:
+        """A keystream under a fresh key from the operating system."""
+        return Keystream(os.urandom(32))
+
 
 class SeededNoise:
     """The same algorithms from a given seed, for tests and repeatable studies: never private.
@@ -107,14 +118,34 @@ class SeededNoise:
         """`bool[size]`, as `SystemNoise.bernoulli`."""
         return _bernoulli(self._next_key(), size, probability)
 
+    def stream(self) -> Keystream:
+        """A keystream under the next key of the seed."""
+        return Keystream(self._next_key())
+
     def _next_key(self) -> bytes:
         key = hashlib.sha256(self._seed + self._draws.to_bytes(8, "big")).digest()
         self._draws += 1
         return key
 
 
-class _Keystream:
-    """The AES-256-CTR keystream of one key from counter zero, read as little-endian words."""
+TEST_NOISE: Final = "FEDLEARN_TEST_NOISE"
+"""A test may set this to a seed to make private runs repeat; the run then claims no privacy."""
+
+
+def noise_of(environment: Mapping[str, str], *name: str | int) -> NoiseSource:
+    """The source called `name`: the system's, unless a test asks for a repeatable one."""
+    seed = environment.get(TEST_NOISE)
+    if seed is None:
+        return SystemNoise()
+    return SeededNoise("/".join([seed, *map(str, name)]).encode())
+
+
+class Keystream:
+    """The AES-256-CTR keystream of one key from counter zero, read as little-endian words.
+
+    As secret as its key: samplers that are handed a stream draw all their
+    randomness from it, one after the other. Not to be used by two threads.
+    """
 
     def __init__(self, key: bytes) -> None:
         # The key is used once, so a constant counter start never repeats a block.
@@ -122,7 +153,7 @@ class _Keystream:
         self._buffer = bytearray(len(_ZEROS) + _BLOCK)
 
     def words(self, count: int) -> npt.NDArray[np.uint64]:
-        """`uint64[count]`, `count` at most `_WORDS`; valid until the next call."""
+        """`uint64[count]`, `count` at most `WORDS`; valid until the next call."""
         self._encryptor.update_into(memoryview(_ZEROS)[: 8 * count], self._buffer)
         return np.frombuffer(self._buffer, dtype="<u8", count=count)
 
@@ -131,10 +162,10 @@ def _normal(key: bytes, size: int, stddev: float) -> Float32Array:
     _check_size(size)
     if not 0 <= stddev <= _LARGEST_STDDEV:
         raise ValueError(f"stddev={stddev}: must be in [0, {_LARGEST_STDDEV}]")
-    stream = _Keystream(key)
+    stream = Keystream(key)
     out = np.empty(size + size % 2, dtype=np.float32)
-    for start in range(0, size, _WORDS):
-        block = out[start : start + _WORDS]
+    for start in range(0, size, WORDS):
+        block = out[start : start + WORDS]
         _box_muller(stream.words(len(block)), stddev, block)
     return out[:size]
 
@@ -166,10 +197,10 @@ def _bernoulli(key: bytes, size: int, probability: float) -> BoolArray:
         return np.ones(size, dtype=np.bool_)
     # Exact: a float is a dyadic fraction. Rounded down, so never more records than accounted.
     threshold = np.uint64(math.floor(math.ldexp(probability, 64)))
-    stream = _Keystream(key)
+    stream = Keystream(key)
     out = np.empty(size, dtype=np.bool_)
-    for start in range(0, size, _WORDS):
-        block = out[start : start + _WORDS]
+    for start in range(0, size, WORDS):
+        block = out[start : start + WORDS]
         np.less(stream.words(len(block)), threshold, out=block)
     return out
 

@@ -2,20 +2,40 @@
 
 A `PrivacyPlan` is derived once per run. Clip norm, noise, events and the
 statement all come from it, so that they cannot disagree: nothing else in the
-project writes an epsilon beside a noise multiplier.
+project writes an epsilon beside a noise multiplier. There is one plan per kind
+of privacy; all have `unit`, `clip_norm`, `noise_multiplier`, `noise_stddev`,
+`delta`, `sample_rate`, `steps_per_round`, `rounds`, `round_event`,
+`total_event` and `epsilon`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from fedlearn.errors import ConfigError
-from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA, epsilon
-from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.privacy.events import GaussianEvent
-from fedlearn.settings import Count, NonNegative, Positive, Probability, Rate
+from fedlearn.privacy import client_level, distributed, record
+from fedlearn.privacy.accounting import SMALLEST_DELTA
+from fedlearn.privacy.client_level import ClientPlan, ClientPrivacy
+from fedlearn.privacy.distributed import DistributedPlan, DistributedPrivacy, Population
+from fedlearn.privacy.record import RecordPlan, RecordPrivacy
+from fedlearn.privacy.statement import statement
+
+__all__ = [
+    "ClientPlan",
+    "ClientPrivacy",
+    "DistributedPlan",
+    "DistributedPrivacy",
+    "NoPrivacy",
+    "Population",
+    "Privacy",
+    "PrivacyPlan",
+    "RecordPlan",
+    "RecordPrivacy",
+    "derive",
+    "problems",
+    "statement",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,26 +45,9 @@ class NoPrivacy:
     kind: Literal["none"] = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordPrivacy:
-    """Differential privacy for every single record, by noise that each site adds itself.
+Privacy = NoPrivacy | RecordPrivacy | ClientPrivacy | DistributedPrivacy
 
-    Give either `epsilon` (the budget of the whole run; the noise follows) or
-    `noise_multiplier` (the epsilon follows). `clip_norm` bounds what one record
-    may add to a sum. A noise multiplier of zero (clipping only, for studies) is
-    allowed and reported as an infinite epsilon. `on_exhausted` says what happens
-    when a site cannot pay for the next round: the run stops, or goes on without it.
-    """
-
-    kind: Literal["record"] = "record"
-    epsilon: Positive | None = None
-    noise_multiplier: NonNegative | None = None
-    delta: Probability = 1e-5
-    clip_norm: Positive = 0.1
-    on_exhausted: Literal["stop", "drop_site"] = "stop"
-
-
-Privacy = NoPrivacy | RecordPrivacy
+PrivacyPlan = RecordPlan | ClientPlan | DistributedPlan
 
 
 def problems(config: Privacy, *, records: int | None = None) -> list[str]:
@@ -56,12 +59,17 @@ def problems(config: Privacy, *, records: int | None = None) -> list[str]:
         case NoPrivacy():
             return []
         case RecordPrivacy():
-            return [*_choice_problems(config), *_delta_problems(config.delta, records)]
+            found = _delta_problems(config.delta, records)
+        case ClientPrivacy():
+            found = [*_delta_problems(config.delta, None), *_sampling_problems(config)]
+        case DistributedPrivacy():
+            found = _delta_problems(config.delta, records if config.unit == "record" else None)
         case _:
             assert_never(config)
+    return [*_choice_problems(config), *found]
 
 
-def _choice_problems(config: RecordPrivacy) -> list[str]:
+def _choice_problems(config: RecordPrivacy | ClientPrivacy | DistributedPrivacy) -> list[str]:
     target, noise = config.epsilon, config.noise_multiplier
     if target is None and noise is None:
         return [
@@ -94,58 +102,32 @@ def _delta_problems(delta: float, records: int | None) -> list[str]:
     return []
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrivacyPlan:
-    """What every site does in every step, and what it costs; all of it public.
-
-    In each step a site takes every record with chance `sample_rate`, clips what
-    the record adds to the sum to `clip_norm`, and adds `noise_stddev` of
-    Gaussian noise to every coordinate of the sum, however many records took part.
-    """
-
-    clip_norm: Positive
-    noise_multiplier: NonNegative
-    delta: Probability
-    sample_rate: Rate
-    steps_per_round: Count
-    rounds: Count
-
-    @property
-    def noise_stddev(self) -> float:
-        """Standard deviation of the noise on every coordinate of the clipped sum."""
-        return self.noise_multiplier * self.clip_norm
-
-    @property
-    def round_event(self) -> GaussianEvent:
-        """What one round costs a site."""
-        return self._event(self.steps_per_round)
-
-    @property
-    def total_event(self) -> GaussianEvent:
-        """What the whole run costs a site that takes part in all rounds."""
-        return self._event(self.steps_per_round * self.rounds)
-
-    @property
-    def epsilon(self) -> float:
-        """The epsilon of the whole run at `delta`."""
-        return epsilon([self.total_event], self.delta)
-
-    def _event(self, steps: int) -> GaussianEvent:
-        return GaussianEvent(
-            noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, steps=steps
-        )
+def _sampling_problems(config: ClientPrivacy) -> list[str]:
+    if config.adversary == "outsider" and config.client_sample_rate == 1:
+        return [
+            "privacy.adversary=outsider: makes a difference only where clients are sampled. "
+            "Set privacy.client_sample_rate below 1, or choose privacy.adversary=knows_cohort"
+        ]
+    return []
 
 
 def derive(
-    config: Privacy, *, sample_rate: float, steps_per_round: int, rounds: int
+    config: Privacy,
+    *,
+    sample_rate: float,
+    steps_per_round: int,
+    rounds: int,
+    population: Population | None = None,
 ) -> PrivacyPlan | None:
     """The plan of a run, None if it has no privacy.
 
     `sample_rate`, `steps_per_round` and `rounds` must be public constants, the
     same whatever the number of records: a rate computed from a private count is
-    itself a leak.
+    itself a leak. Only distributed privacy needs the `population`.
 
-    Raises ConfigError if the config is contradictory or its epsilon cannot be met.
+    Raises:
+        ConfigError: the config is contradictory or its epsilon cannot be met.
+        ValueError: distributed privacy without a population.
     """
     if found := problems(config):
         raise ConfigError(found)
@@ -153,80 +135,24 @@ def derive(
         case NoPrivacy():
             return None
         case RecordPrivacy():
-            return PrivacyPlan(
-                clip_norm=config.clip_norm,
-                noise_multiplier=_noise(config, sample_rate, steps_per_round * rounds),
-                delta=config.delta,
-                sample_rate=sample_rate,
-                steps_per_round=steps_per_round,
-                rounds=rounds,
+            return record.make_plan(
+                config, sample_rate=sample_rate, steps_per_round=steps_per_round, rounds=rounds
             )
+        case ClientPrivacy():
+            return client_level.make_plan(config, rounds=rounds)
+        case DistributedPrivacy():
+            if population is None:
+                raise ValueError("distributed privacy is planned for a population")
+            if config.unit == "record" and steps_per_round != 1:
+                raise ConfigError([_one_step(steps_per_round)])
+            return distributed.make_plan(config, population, sample_rate=sample_rate, rounds=rounds)
         case _:
             assert_never(config)
 
 
-def _noise(config: RecordPrivacy, sample_rate: float, steps: int) -> float:
-    if config.noise_multiplier is not None:
-        return config.noise_multiplier
-    if config.epsilon is None:
-        raise RuntimeError("a config without epsilon and noise_multiplier was not refused")
-    return noise_multiplier(config.epsilon, config.delta, sample_rate, steps)
-
-
-def statement(plan: PrivacyPlan | None, *, epsilon: float, noise_is_private: bool) -> str:
-    """What was promised to the people in the data, in words for people.
-
-    `epsilon` is the largest that any site spent in this run; it may be less than
-    `plan.epsilon` when the run ended early.
-    """
-    if plan is None:
-        return (
-            "No differential privacy: the model and the updates may reveal records of the "
-            "training data."
-        )
-    if not noise_is_private:
-        return (
-            "No privacy is claimed: the noise came from a repeatable seed, and whoever knows the "
-            "seed can remove it."
-        )
-    if math.isinf(epsilon):
-        return (
-            "No privacy holds: there was no noise, or next to none, so single records of the "
-            "training data may be revealed."
-        )
-    return " ".join(
-        (
-            f"Each single record is protected with epsilon {_rounded_up(epsilon)} and delta "
-            f"{plan.delta:g}: whether one record (a row of a site's training data) is added or "
-            "removed changes the chance of anything seen from this run by at most the factor "
-            f"e^epsilon, except for a chance of about {plan.delta:g}.",
-            "This holds against the coordinator, the other sites and everyone who gets the model, "
-            "because each site adds the full noise before anything leaves it; it does not hold "
-            "against the site itself, and a person with several records is protected less.",
-            _sampling(plan),
-            f"Epsilon was computed by {ACCOUNTANT} over all rounds that were run, taking the noise "
-            "to be ideally Gaussian.",
-            "Not covered: metrics computed on test data and released in clear, settings that were "
-            "chosen by looking at the data, and what was published from the same data elsewhere. "
-            "Taken as public: the number of steps, the sample rate, the clip norm and the value "
-            "ranges of the columns.",
-        )
-    )
-
-
-def _sampling(plan: PrivacyPlan) -> str:
-    if plan.sample_rate == 1:
-        return "Every record was used in every step; nothing is gained from sampling."
+def _one_step(steps: int) -> str:
     return (
-        f"In every step each record took part with chance {plan.sample_rate:g}, independently "
-        "(Poisson sampling), and the protection counts on nobody outside the site learning which "
-        "records these were."
+        f"training.local_steps={steps}: with privacy.unit=record the sites share the noise of one "
+        "sum of clipped gradients per round. Set training.local_steps=1 and more rounds, or choose "
+        "privacy=record, where each site adds its own noise in every step"
     )
-
-
-def _rounded_up(value: float) -> str:
-    """Three digits, never less than `value`."""
-    text = f"{value:.3g}"
-    if float(text) >= value:
-        return text
-    return f"{value * (1 + 5e-3):.3g}"

@@ -6,9 +6,8 @@ One ring vector carries all of it, under one mask and in one packing:
 
 Values of `bits` bits are narrower than a machine word, and a mask costs by the
 word. So a ring element carries several values side by side: with 20 bits, three
-in a ring of 60. Lane `j` holds the values from `j * ceil(d / lanes)` on, times
-2^(bits * j), added as integers. The range check keeps every lane's sum within its
-bits, so a negative lane borrows from the next one and decoding pays it back.
+in a ring of 60 (`fedlearn.secagg.lanes`). The range check keeps every lane's sum
+within its bits.
 
 The weight and every counter (sample counts, a loss in fixed point, a confusion
 matrix, integer model arrays) is a 64-bit integer. A ring of few bits cannot
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from fedlearn.crypto.codec import Writer
 from fedlearn.errors import ConfigError
 from fedlearn.ring import FixedPoint, RandomWords, Ring, RingVector, check_range
+from fedlearn.secagg.lanes import Lanes
 from fedlearn.secagg.settings import SecAggSum, fixed_point_of, lanes_of, ring_of
 
 
@@ -123,6 +123,10 @@ class Payload:
         """Bits of one value."""
         return self.ring.bits // self.lanes
 
+    @property
+    def _lanes(self) -> Lanes:
+        return Lanes(bits=self.lane_bits, count=self.lanes)
+
     def hash(self) -> bytes:
         """SHA-256 of every field; part of what clients agree on before they mask."""
         real = f"{self.fixed_point.clip!r},{self.fixed_point.resolution!r}"
@@ -179,21 +183,12 @@ class Payload:
         if total.shape != (self.length,):
             raise ValueError(f"sum of shape {total.shape}; the payload has {self.length} elements")
         integers = self._from_digits(total[self.lane_length :])
+        values = self._lanes.split(total[: self.lane_length], self.num_values)
         return Total(
-            values=self.fixed_point.decode(self._from_lanes(total[: self.lane_length])),
+            values=self.fixed_point.decode(values),
             weight=int(integers[0]),
             counters=integers[1:],
         )
-
-    def _from_lanes(self, sums: RingVector) -> NDArray[np.int64]:
-        rest, spare = self.ring.centred(sums), np.int64(64 - self.lane_bits)
-        lanes = np.empty((self.lanes, sums.size), np.int64)
-        for lane in lanes:
-            np.left_shift(rest, spare, out=lane)
-            lane >>= spare  # the low bits with their sign
-            rest -= lane  # pays back what a negative lane had borrowed
-            rest >>= np.int64(min(self.lane_bits, 63))
-        return lanes.reshape(-1)[: self.num_values]
 
     def _shifts(self) -> NDArray[np.uint64]:
         return np.arange(self.digits, dtype=np.uint64) * np.uint64(self.digit_bits)

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.privacy.noise import NoiseSource
-from fedlearn.privacy.plan import PrivacyPlan
+from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, make_optimizer, pieces, snapshot
 from fedlearn.training.settings import Training
+from fedlearn.vector import layout_of
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -76,7 +77,7 @@ def train_private(
     features: Tensor,
     labels: Tensor,
     config: Training,
-    plan: PrivacyPlan,
+    plan: RecordPlan,
     *,
     proximal_mu: float,
     noise: NoiseSource,
@@ -103,6 +104,41 @@ def train_private(
             for rows in pieces(batch, config.max_batch):
                 accumulate(rows)
             optimizer.release()
+
+
+def clipped_gradient_sum(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    config: Training,
+    plan: DistributedPlan,
+    *,
+    noise: NoiseSource,
+) -> NDArray[np.float64]:
+    """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
+
+    In the order of the model's vector (`fedlearn.vector`); zero for buffers and for an
+    empty batch. The model stays as it is. `noise` chooses the batch only: the sum
+    must not leave the site before `fedlearn.privacy.encoding` has added its share.
+
+    Guarantees: adding or removing a record moves the sum by at most `plan.clip_norm`,
+    to the rounding of float32; a record without a finite gradient adds nothing.
+    """
+    model.train()
+    engine = ClippedGradients(model, clip_norm=plan.clip_norm)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    total = np.zeros(layout_of(model).size)
+    batch = poisson_batch(len(labels), plan.sample_rate, noise)
+    for rows in pieces(batch, config.max_batch):
+        sums = engine.step(_losses(model, features[rows], labels[rows])).sums
+        flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
+        total[: flat.numel()] += flat.numpy()
+    return total
+
+
+def _losses(model: nn.Module, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    """The loss of every record of a part."""
+    return lambda: functional.cross_entropy(model(features), labels, reduction="none")
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:

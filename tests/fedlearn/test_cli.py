@@ -147,7 +147,9 @@ def test_simulate__refuses_to_mask_a_sum_of_two_and_says_the_way_out(
 ) -> None:
     path = write_table(tmp_path / "my.csv", rows("north", 40) + rows("south", 40))
     assert main(csv_run(path, tmp_path / "run")) == 2
-    assert "at least 3 are needed; invite more sites or set secagg=off" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert "secagg.min_cohort=3: a round has 2 of 2 sites" in complaint
+    assert "set secagg=off" in complaint
     assert not (tmp_path / "run").exists()
 
 

@@ -186,7 +186,10 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
         ("model.architecure=mlp", "did you mean model.architecture?"),
         ("ronds=3", "ronds=3: unknown key; did you mean rounds?"),
         ("+training.speed=3", "training.speed=3: unknown key"),
-        ("privacy=recrod", "must be one of none, record; did you mean record?"),
+        (
+            "privacy=recrod",
+            "must be one of client, distributed, none, record; did you mean record?",
+        ),
         ("experiment=medical_hart", "did you mean medical_heart?"),
         ("partition=zipf", "must be one of dirichlet, iid, natural, quantity"),
         ("foo", "foo: must have the form key=value"),

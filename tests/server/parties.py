@@ -34,6 +34,7 @@ class Parties:
     event: Event | None = None
     """What a round costs at a site."""
     on_train: dict[str, Callable[[Message], RecordDict]] = field(default_factory=dict)
+    on_afford: dict[str, Callable[[Message], RecordDict]] = field(default_factory=dict)
     on_hello: dict[str, Callable[[], RecordDict]] = field(default_factory=dict)
     lost: set[tuple[str, str]] = field(default_factory=set)
     """(kind of message, site): what gets no answer."""
@@ -43,6 +44,7 @@ class Parties:
     def grid(self) -> InProcessGrid:
         app = ClientApp()
         app.query("hello")(self._hello)
+        app.query("afford")(self._afford)
         app.train()(self._train)
         app.evaluate()(self._evaluate)
         contexts = make_contexts(len(NAMES), flower.run_config_of(self.config))
@@ -55,6 +57,11 @@ class Parties:
     def _hello(self, message: Message, context: Context) -> Message:
         name = NAMES[int(context.node_config["partition-id"])]
         content = self.on_hello.get(name, lambda: flower.hello_reply(hello(name)))()
+        return Message(content, reply_to=message)
+
+    def _afford(self, message: Message, context: Context) -> Message:
+        name = NAMES[int(context.node_config["partition-id"])]
+        content = self.on_afford.get(name, lambda _: RecordDict())(message)
         return Message(content, reply_to=message)
 
     def _train(self, message: Message, context: Context) -> Message:

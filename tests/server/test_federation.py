@@ -26,7 +26,7 @@ PRIVATE = ("privacy=record", "training.sample_rate=0.2", "privacy.on_exhausted=d
 def federate(parties: Parties) -> Federation:
     config = parties.config
     plan = plan_of(config)
-    enrolment = enrol(parties.grid(), config, plan, lambda: False)
+    enrolment = enrol(parties.grid(), config, lambda: False)
     enrolment.grid.timeout = 0.1
     return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run", None)
 

@@ -17,8 +17,8 @@ from flwr.app import Message, RecordDict
 from clients.app import app as client
 from clients.site import simulated_sites
 from fedlearn import flower
-from fedlearn.config import RunConfig, compose, plan_of
-from server.enrol import enrol, join
+from fedlearn.config import RunConfig, compose
+from server.enrol import enrol, join, plan_for
 from server.federation import Federation, Progress
 from simulations.local import FIRST_NODE, InProcessGrid, make_contexts
 
@@ -93,10 +93,10 @@ class Relay(InProcessGrid):
 
 def federate(config: RunConfig, relay: Relay) -> Federation:
     """The coordinator's real objects, with little patience."""
-    plan = plan_of(config)
-    enrolment = enrol(relay, config, plan, lambda: False)
+    enrolment = enrol(relay, config, lambda: False)
+    plan = plan_for(config, enrolment)
     enrolment.grid.timeout = 0.05
-    summing = join(enrolment, config, RUN_ID)
+    summing = join(enrolment, config, plan, RUN_ID)
     progress = Progress([], enrolment.initial)
     return Federation(config, plan, enrolment, progress, RUN_ID.hex(), summing)
 

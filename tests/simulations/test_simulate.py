@@ -190,7 +190,7 @@ def test_resume__under_privacy_goes_on_with_what_was_spent(tmp_path: Path) -> No
 def test_resume__after_a_round_that_was_cut_off_never_spends_more_than_promised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clients import app as site
+    from clients import work as site
 
     out, calls = tmp_path / "run", iter(range(100))
     honest = site.to_vector
@@ -215,7 +215,7 @@ def test_resume__after_a_round_that_was_cut_off_never_spends_more_than_promised(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("privacy", ["none", "record"])
+@pytest.mark.parametrize("privacy", ["none", "record", "client", "distributed"])
 def test_engines__end_with_the_same_model(tmp_path: Path, privacy: str) -> None:
     # Ray starts actors of its own, so this runs as a user would run it.
     shas = set()

@@ -101,7 +101,7 @@ def test_bernoulli__compares_all_64_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     probability = 0.1
     threshold = math.floor(probability * 2**64)
     words = np.array([threshold - 1, threshold, threshold + 1], dtype=np.uint64)
-    monkeypatch.setattr(noise._Keystream, "words", lambda self, count: words)
+    monkeypatch.setattr(noise.Keystream, "words", lambda self, count: words)
     assert SystemNoise().bernoulli(3, probability).tolist() == [True, False, False]
 
 

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from fedlearn import models
 from fedlearn.models.tabular import Tabular
-from fedlearn.privacy import PrivacyPlan, SeededNoise, SystemNoise
+from fedlearn.privacy import RecordPlan, SeededNoise, SystemNoise
+from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.rng import Streams
 from fedlearn.task import TableInput, Task
-from fedlearn.training.private import poisson_batch, train_private
+from fedlearn.training.private import clipped_gradient_sum, poisson_batch, train_private
 from fedlearn.training.settings import Training
 from fedlearn.vector import Vector, layout_of, load_vector, to_vector
 
@@ -26,7 +27,7 @@ CONFIG = Training(
     optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.0, local_steps=1,
     sample_rate=1.0, nominal_records=40, dp_engine="fast", max_batch=1024,
 )  # fmt: skip
-PLAN = PrivacyPlan(
+PLAN = RecordPlan(
     clip_norm=4.0, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0, steps_per_round=1, rounds=1
 )
 TABLE = TableInput(numeric=3, cardinalities=(3, 2))
@@ -76,7 +77,7 @@ def oracle(
 
 def update(
     model: nn.Module, data: tuple[Tensor, Tensor], config: Training = CONFIG,
-    plan: PrivacyPlan = PLAN, *, noise: SystemNoise | SeededNoise | None = None, mu: float = 0.0,
+    plan: RecordPlan = PLAN, *, noise: SystemNoise | SeededNoise | None = None, mu: float = 0.0,
 ) -> Vector:  # fmt: skip
     """What private training adds to the vector of `model`."""
     before = to_vector(model)
@@ -142,7 +143,7 @@ def test_private__one_record_moves_the_noiseless_update_by_at_most_the_sensitivi
     assert max(moved) > 0.9 * bound, "nothing was clipped: the test shows nothing"
 
 
-def noise_of(updates: Vector, config: Training, plan: PrivacyPlan) -> Vector:
+def noise_of(updates: Vector, config: Training, plan: RecordPlan) -> Vector:
     """Updates in units of the standard deviation that the plan promises."""
     scale = config.learning_rate / (plan.sample_rate * config.nominal_records)
     return np.asarray(updates / (scale * plan.noise_stddev), np.float32)
@@ -252,3 +253,46 @@ def test_private__adam_takes_the_noisy_gradient_once_a_step() -> None:
     # Adam adds 1e-8 to the root, so a noisy gradient that is almost zero steps a little less.
     assert found.max() < 0.0101
     assert np.quantile(found, 0.02) > 0.0099
+
+
+# --- The sum that sites share the noise of ------------------------------------------
+
+SHARED = make_plan(
+    DistributedPrivacy(noise_multiplier=1.0, clip_norm=0.5),
+    Population(num_clients=4, dimension=3, records_per_step=8.0),
+    sample_rate=1.0,
+    rounds=1,
+)
+
+
+def shared_sum(model: nn.Module, n: int = 8, max_batch: int = 1024) -> np.ndarray:
+    config = replace(CONFIG, max_batch=max_batch)
+    features, labels = records(8)
+    given = features[:n], labels[:n]
+    return clipped_gradient_sum(model, *given, config, SHARED, noise=SeededNoise(b"s"))
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp", "ft_transformer"])
+def test_shared_sum__is_that_of_a_loop_over_records(architecture: str) -> None:
+    model = network(architecture)
+    wanted = np.zeros(layout_of(model).size)
+    for row, label in zip(*records(), strict=True):
+        parts = clipped(model, row, label, SHARED.clip_norm)
+        wanted += np.concatenate([part.double().numpy().ravel() for part in parts])
+    before = to_vector(model)
+    for max_batch in (3, 1024):
+        np.testing.assert_allclose(shared_sum(model, max_batch=max_batch), wanted, atol=1e-5)
+    np.testing.assert_array_equal(to_vector(model), before)
+
+
+def test_shared_sum__one_record_moves_it_by_at_most_the_clip_norm() -> None:
+    model = network()
+    moves = [np.linalg.norm(shared_sum(model, n) - shared_sum(model, n - 1)) for n in range(1, 9)]
+    assert max(moves) <= SHARED.clip_norm * (1 + 1e-5)
+    assert max(moves) > 0.99 * SHARED.clip_norm
+
+
+def test_shared_sum__of_no_records_is_zero_and_of_full_length() -> None:
+    model = network()
+    assert not shared_sum(model, 0).any()
+    assert shared_sum(model, 0).shape == (layout_of(model).size,)

@@ -1,0 +1,82 @@
+"""What one client contributes to a sum of whole numbers that carry their own noise.
+
+    [ lanes of integers  |  one ]
+
+Distributed privacy rounds and adds noise before the ring (`fedlearn.privacy.encoding`),
+so nothing here rounds, clips or weighs: the integers enter as they are, and the
+sum is a function of their sum alone, as the accounting wants it. The last
+element counts the contributions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.crypto.codec import Writer
+from fedlearn.ring import Ring, RingVector
+from fedlearn.secagg.lanes import Lanes
+from fedlearn.secagg.payload import Payload, Total
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholePayload:
+    """The agreed form of a contribution: `num_values` integers of `bits` bits in the sum."""
+
+    bits: int
+    max_clients: int
+    num_values: int
+
+    @property
+    def lanes(self) -> Lanes:
+        """As many lanes as 64 bits hold."""
+        return Lanes(bits=self.bits, count=64 // self.bits)
+
+    @property
+    def ring(self) -> Ring:
+        """The ring that the sum runs in."""
+        return self.lanes.ring
+
+    @property
+    def length(self) -> int:
+        """Ring elements of a contribution."""
+        return self.lanes.length(self.num_values) + 1
+
+    def hash(self) -> bytes:
+        """SHA-256 of every field; part of what clients agree on before they mask."""
+        writer = Writer().blob(b"fedlearn/secagg/v1/whole-payload")
+        for value in (self.bits, self.max_clients, self.num_values):
+            writer.uint(value, 8)
+        return hashlib.sha256(writer.done()).digest()
+
+    def encode(self, integers: NDArray[np.int64]) -> RingVector:
+        """A contribution: `int64[num_values]` to `word[length]`.
+
+        Raises:
+            ValueError: the length is wrong.
+        """
+        if integers.shape != (self.num_values,):
+            raise ValueError(f"{integers.shape} integers; the payload has {self.num_values}")
+        one = np.ones(1, self.ring.dtype)
+        return np.concatenate([self.lanes.join(integers), one])
+
+    def decode(self, total: RingVector) -> Total:
+        """The sum of contributions: whole numbers as `float64`, and their count as the weight.
+
+        Raises:
+            ValueError: the length is wrong.
+        """
+        if total.shape != (self.length,):
+            raise ValueError(f"sum of shape {total.shape}; the payload has {self.length} elements")
+        return Total(
+            values=self.lanes.split(total[:-1], self.num_values).astype(np.float64),
+            weight=int(total[-1]),
+            counters=np.zeros(0, np.int64),
+        )
+
+
+AnyPayload = Payload | WholePayload
+"""What may be agreed on as the form of a contribution."""

@@ -1,0 +1,100 @@
+"""From what the sites sent in a round to the one model that the strategy gets.
+
+Who takes the mean, who adds noise, and by which public constant a sum is
+divided, is told by the plan of the run. Nothing here counts records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from fedlearn import flower
+from fedlearn.agreement import rotation_context
+from fedlearn.config import RunConfig
+from fedlearn.errors import ProtocolError
+from fedlearn.privacy import ClientPlan, DistributedPlan, NoiseSource, PrivacyPlan, RecordPlan
+from fedlearn.privacy.client_level import ClientSum, Release
+from fedlearn.privacy.encoding import real_sum
+from fedlearn.secagg.payload import Total
+from fedlearn.vector import Vector
+from server.grid import Replies
+
+
+def model_of_sum(
+    config: RunConfig, plan: PrivacyPlan | None, number: int, model: Vector, total: Total
+) -> Vector:
+    """The sites' common model from the sum of their changes: `float32[d]`."""
+    match plan:
+        case None | RecordPlan():
+            step = total.mean()
+        case DistributedPlan():
+            step = _shared_step(config, plan, number, model, total)
+        case ClientPlan():
+            raise RuntimeError("a sum under client-level privacy is released by `Trusted`")
+        case _:
+            assert_never(plan)
+    return np.asarray(model.astype(np.float64) + step, np.float32)
+
+
+def _shared_step(
+    config: RunConfig, plan: DistributedPlan, number: int, model: Vector, total: Total
+) -> NDArray[np.float64]:
+    """The mean change of a site; of gradients, the step of SGD that each site would have made."""
+    noisy = real_sum(plan, total.values, context=rotation_context(config, number))
+    match plan.unit:
+        case "client":
+            return noisy / plan.num_clients
+        case "record":
+            training = config.training
+            records = plan.num_clients * training.sample_rate * training.nominal_records
+            gradient = noisy / records + training.weight_decay * model
+            return -training.learning_rate * gradient
+        case _:
+            assert_never(plan.unit)
+
+
+class Trusted:
+    """The aggregator under `privacy=client`: it adds the noise, and clips where it sees updates.
+
+    `clip_norm` is that of the next round; it moves if clipping is adaptive.
+    """
+
+    def __init__(self, plan: ClientPlan, clip_norm: float | None) -> None:
+        self.plan = plan
+        self.clip_norm = plan.clip_norm if clip_norm is None else clip_norm
+
+    def of_replies(self, model: Vector, replies: Replies, sites: int, noise: NoiseSource) -> Vector:
+        """The new model from updates in clear; one that cannot be added is as one that never came.
+
+        Raises:
+            ProtocolError: an update has another length, or a number that is not finite.
+        """
+        total = ClientSum(self.plan, model.size, self.clip_norm)
+        for site, reply in replies.answers.items():
+            try:
+                total.add(flower.vector_of(reply.content.array_records["arrays"]) - model)
+            except ValueError as error:
+                raise ProtocolError(site, "train", str(error)) from None
+        return self._released(model, total, sites, noise)
+
+    def of_sum(self, model: Vector, sent: Total, sites: int, noise: NoiseSource) -> Vector:
+        """The new model from the sum of updates that the sites have clipped."""
+        total = ClientSum(self.plan, model.size, self.clip_norm)
+        total.add_sum(sent.values, clients=sent.weight, within=int(sent.counters[0]))
+        return self._released(model, total, sites, noise)
+
+    def _released(self, model: Vector, total: ClientSum, sites: int, noise: NoiseSource) -> Vector:
+        expected = sites * self.plan.sample_rate
+        release: Release = total.release(expected_clients=expected, noise=noise)
+        self.clip_norm = release.next_clip_norm
+        return np.asarray(model + release.mean, np.float32)
+
+
+def one_reply(messages: Sequence[Message], model: Vector) -> Message:
+    """The common model as the one reply that a strategy averages."""
+    return flower.aggregated_reply(messages[0], model, 1.0)

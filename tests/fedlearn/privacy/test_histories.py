@@ -1,0 +1,161 @@
+"""Histories of unlike mechanisms, other units, and adversaries who know more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedlearn.errors import DataError
+from fedlearn.privacy import renyi
+from fedlearn.privacy.accounting import epsilon, epsilon_rdp
+from fedlearn.privacy.events import (
+    ClientGaussianEvent,
+    DiscreteSumEvent,
+    Event,
+    GaussianEvent,
+    from_json,
+    merged,
+    to_json,
+)
+from tests.fedlearn.privacy import tight
+
+DELTA = 1e-5
+GAUSSIAN = GaussianEvent(noise_multiplier=6.0, sample_rate=1.0, steps=5)
+SAMPLED = GaussianEvent(noise_multiplier=1.1, sample_rate=0.02, steps=100)
+DISCRETE = DiscreteSumEvent(
+    law="discrete_gaussian", unit="record", l2_sensitivity=1000.0, share_stddev=2000, shares=9,
+    dimension=10_000, rounding_failure=2.0**-60, sample_rate=1.0, steps=5,
+)  # fmt: skip
+SKELLAM = replace(DISCRETE, law="skellam")
+CLIENT = ClientGaussianEvent(noise_multiplier=8.0, sample_rate=0.1, steps=10)
+
+
+def as_gaussian(event: GaussianEvent | DiscreteSumEvent) -> GaussianEvent:
+    return GaussianEvent(
+        noise_multiplier=event.noise_multiplier, sample_rate=event.sample_rate, steps=event.steps
+    )
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        (GAUSSIAN, DISCRETE),
+        (SKELLAM, DISCRETE),
+        (GAUSSIAN, SKELLAM),
+        (GAUSSIAN, SAMPLED, DISCRETE, SKELLAM),
+    ],
+)
+def test_epsilon__of_unlike_mechanisms_is_never_too_low(
+    history: tuple[GaussianEvent | DiscreteSumEvent, ...],
+) -> None:
+    """Fine integer noise is Gaussian to many digits, so the Gaussian history bounds from below."""
+    found = epsilon(history, DELTA)
+    assert found >= epsilon(map(as_gaussian, history), DELTA) * (1 - 1e-4)
+    assert found <= epsilon_rdp(history, DELTA)
+    whole = [event for event in history if event.sample_rate == 1]
+    noise = 1 / math.sqrt(sum(event.steps / event.noise_multiplier**2 for event in whole))
+    assert tight.gaussian_delta(noise, found) <= DELTA
+
+
+def test_epsilon__takes_the_better_of_two_bounds_for_a_mixed_history() -> None:
+    """A long sampled run beside one small Skellam sum: splitting delta beats Renyi for all."""
+    long = GaussianEvent(noise_multiplier=0.6, sample_rate=0.002, steps=2000)
+    little = replace(SKELLAM, steps=1, share_stddev=60_000)
+    found = epsilon([long, little], DELTA)
+    assert found < 0.9 * epsilon_rdp([long, little], DELTA)
+    assert found > epsilon([long], DELTA)
+
+
+def test_epsilon__never_falls_when_something_is_added() -> None:
+    history: list[Event] = []
+    before = 0.0
+    for event in (SAMPLED, SKELLAM, GAUSSIAN, DISCRETE, CLIENT, SKELLAM):
+        history.append(event)
+        now = epsilon(history, DELTA)
+        assert now > before
+        assert now == epsilon(history[::-1], DELTA)
+        before = now
+
+
+def test_epsilon__of_few_bits_counts_the_distance_to_a_gaussian() -> None:
+    coarse = replace(DISCRETE, share_stddev=8, l2_sensitivity=4.0, dimension=10**6)
+    assert epsilon([coarse], DELTA) > 1.02 * epsilon([as_gaussian(coarse)], DELTA)
+    assert epsilon([coarse], DELTA) <= epsilon_rdp([coarse], DELTA)
+
+
+def test_epsilon__adds_the_chance_that_rounding_fails() -> None:
+    assert epsilon([replace(DISCRETE, rounding_failure=1e-6)], DELTA) > epsilon([DISCRETE], DELTA)
+    for law in (DISCRETE, SKELLAM):
+        assert epsilon([replace(law, rounding_failure=3e-6)], DELTA) == math.inf
+
+
+def test_epsilon__counts_client_sampling_only_for_outsiders() -> None:
+    inside = epsilon([CLIENT], DELTA, unit="client")
+    outside = epsilon([CLIENT], DELTA, unit="client", cohort_known=False)
+    assert inside == epsilon([replace(CLIENT, sample_rate=1.0)], DELTA, unit="client")
+    plain = GaussianEvent(noise_multiplier=8.0, sample_rate=0.1, steps=10)
+    assert outside == epsilon([plain], DELTA)
+    assert outside < 0.3 * inside
+
+
+def test_epsilon__of_a_record_under_client_level_noise_has_twice_the_sensitivity() -> None:
+    half = GaussianEvent(noise_multiplier=4.0, sample_rate=1.0, steps=10)
+    assert epsilon([CLIENT], DELTA) == epsilon([half], DELTA)
+    assert epsilon([CLIENT], DELTA, cohort_known=False) == epsilon([half], DELTA)
+    shared = replace(DISCRETE, unit="client")
+    doubled = replace(DISCRETE, l2_sensitivity=2000.0)
+    assert epsilon([shared], DELTA) == epsilon([doubled], DELTA)
+
+
+def test_epsilon__promises_nothing_to_clients_after_a_record_level_release() -> None:
+    for event in (GAUSSIAN, DISCRETE):
+        assert epsilon([CLIENT, event], DELTA, unit="client") == math.inf
+        assert epsilon_rdp([CLIENT, event], DELTA, unit="client") == math.inf
+    assert epsilon([], DELTA, unit="client") == 0.0
+
+
+def test_epsilon__is_infinite_in_clear() -> None:
+    clear = ClientGaussianEvent(noise_multiplier=0.0, sample_rate=1.0, steps=1)
+    assert epsilon([clear], DELTA, unit="client") == math.inf
+    assert epsilon([clear, SKELLAM], DELTA) == math.inf
+
+
+def test_merged__counts_equal_mechanisms_and_keeps_unlike_ones() -> None:
+    history = (DISCRETE, CLIENT, GAUSSIAN, replace(DISCRETE, steps=2), SKELLAM)
+    assert merged(history) == merged(history[::-1])
+    assert sorted(event.steps for event in merged(history)) == [5, 5, 7, 10]
+
+
+@pytest.mark.parametrize("event", [DISCRETE, SKELLAM, CLIENT])
+def test_event__refuses_json_that_it_would_not_have_written(event: Event) -> None:
+    good = to_json(event)
+    assert from_json(good) == event
+    for change in (
+        {"kind": "os.system"}, {"steps": 0}, {"steps": True}, {"steps": 1.5}, {"extra": 1},
+        {"sample_rate": 0}, {"sample_rate": "1"}, {"sample_rate": math.nan},
+    ):  # fmt: skip
+        with pytest.raises(DataError, match="event"):
+            from_json(good | change)
+    with pytest.raises(DataError, match="needs exactly"):
+        from_json({key: value for key, value in good.items() if key != "steps"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"law": "laplace"}, {"unit": "person"}, {"share_stddev": 3}, {"shares": 0},
+        {"dimension": 0}, {"l2_sensitivity": 0.0}, {"l2_sensitivity": math.inf},
+        {"rounding_failure": 1.0}, {"steps": 0},
+    ],
+)  # fmt: skip
+def test_discrete_sum_event__refuses_values_that_no_sum_has(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(DISCRETE, **change)
+
+
+def test_renyi_epsilon__adds_curves() -> None:
+    curves = [renyi.curve(GAUSSIAN), renyi.curve(SKELLAM)]
+    assert renyi.epsilon(curves, DELTA) == renyi.epsilon([np.sum(curves, axis=0)], DELTA)
