@@ -100,7 +100,7 @@ def test_compare__refuses_everything_wrong_before_its_first_run(
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["secagg=masked", "seed=0,1"], "a cohort of 2 reveals single updates"),
+        (["secagg=masked", "seed=0,1"], "a round has 2 of 2 sites"),
         (["privacy.epsilon=1,2", "privacy.delta=0.5"], "privacy.delta=0.5: must be at most"),
         (["compare.baseline=true"], "compare.baseline=true: unknown key"),
         (["compare.workers=0"], "compare.workers=0: must be > 0"),
