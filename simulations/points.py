@@ -93,7 +93,8 @@ def _composed(overrides: tuple[str, ...]) -> RunConfig:
 
 def _name(swept: Mapping[str, str], reference: Reference | None) -> str:
     parts = [reference.replace("_", "-")] if reference else []
-    parts += [f"{key.lstrip('+')}={value}" for key, value in swept.items()]
+    # Sorted, so that a command with its words in another order finds its points again.
+    parts += sorted(f"{key.lstrip('+')}={value}" for key, value in swept.items())
     text = ",".join(parts) or ALONE
     safe = _UNSAFE.sub("_", text)
     if safe == text and len(safe) <= _LONGEST_NAME:

@@ -18,8 +18,8 @@ from tests.simulations.small import command, compare, environment, points, table
 
 Output = pytest.CaptureFixture[str]
 
-GOOD = ("training.learning_rate=0.1,seed=0", "training.learning_rate=0.1,seed=1")
-BAD = ("training.learning_rate=1e+38,seed=0", "training.learning_rate=1e+38,seed=1")
+GOOD = ("seed=0,training.learning_rate=0.1", "seed=1,training.learning_rate=0.1")
+BAD = ("seed=0,training.learning_rate=1e+38", "seed=1,training.learning_rate=1e+38")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_compare__runs_again_what_failed_or_is_half_written_and_nothing_else(
     half = Sweep(folder, found)
     half.check()
     todo = half.prepare()
-    assert [point.name for point in todo] == [GOOD[1], *BAD]
+    assert {point.name for point in todo} == {GOOD[1], *BAD}
     assert not any(point.config.resume for point in todo)
     # What a half-written run spent stays on record.
     assert (copy / "unfinished" / f"{GOOD[1]}-1" / "config.yaml").is_file()
@@ -173,7 +173,7 @@ def test_compare__runs_a_half_written_point_again_and_keeps_what_it_had(
     assert json.loads(path.read_text())["status"] == "finished"
     assert (copy / "unfinished" / f"{half}-1" / "result.json").is_file()
     # Points of the earlier command stay in the table, and a new value joined them.
-    assert {*GOOD, *BAD, "training.learning_rate=0.2,seed=0"} <= set(points(copy))
+    assert {*GOOD, *BAD, "seed=0,training.learning_rate=0.2"} <= set(points(copy))
 
 
 @pytest.mark.slow

@@ -22,6 +22,14 @@ def test_points__are_named_by_what_is_swept() -> None:
     assert [point.name for point in points_of([HEART])] == [ALONE]
 
 
+def test_points__have_the_same_names_in_whatever_order_they_are_asked_for() -> None:
+    one, other = (
+        points_of([HEART, "seed=3,4", "rounds=2,3"]),
+        points_of([HEART, "rounds=2,3", "seed=3,4"]),
+    )
+    assert {point.name: point.config for point in one} == {p.name: p.config for p in other}
+
+
 def test_points__with_names_that_are_no_folders_stay_apart() -> None:
     paths = "scenario.path='a/b c.csv','a:b c.csv'"
     names = [point.name for point in points_of(["scenario=csv", "scenario.label=ill", paths])]
@@ -50,6 +58,7 @@ def test_points__refuse_a_swept_folder() -> None:
         points_of([HEART, "out=a,b"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heart_archive")
 def test_baselines__are_made_once_for_all_budgets_and_once_for_each_seed() -> None:
     points = points_of([HEART, "privacy.epsilon=1,2", "seed=0,1"])

@@ -91,4 +91,5 @@ def test_browser__of_a_phone_shows_all_without_scrolling_sideways(
     seen, _ = opened(page, tmp_path)
     found = re.search(r'id="found">(\d+) of (\d+)<', seen)
     assert found is not None
-    assert found[1] == found[2] == "360"
+    assert found[1] == found[2]
+    assert 330 < int(found[2]) <= 360  # less the scroll bar
