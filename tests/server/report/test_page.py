@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fedlearn.cli import main
+from server.report.comparison import Comparison, Plan, point_result, write_comparison
 from server.report.groups import grouped
 from server.report.page import write_report
 from server.report.runs import read_runs
@@ -226,6 +227,16 @@ def test_report__plots_the_mean_over_seeds_at_the_epsilon_that_was_spent(runs: P
     spent = result_of(runs / "a")["privacy"]["epsilon"]
     label = next(str(a["aria-label"]) for t, a in Page(report(runs)).tags if t == "svg")
     assert f"epsilon {spent:.3g}: {sum(accuracies) / 2:.3f}" in label
+
+
+def test_report__of_a_comparison_without_a_result_yet_lists_what_is_missing(tmp_path: Path) -> None:
+    plan = Plan(
+        name="seed=0", overrides=("seed=0",), swept={"seed": "0"}, reference=None, site=None
+    )
+    write_comparison(tmp_path, Comparison(points=[point_result(plan, None)]))
+    page = Page(report(tmp_path))
+    assert "Not finished: seed=0: planned" in page.text
+    assert "share no metric" in page.text
 
 
 @pytest.mark.parametrize(
