@@ -117,7 +117,7 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _cells(point: PointResult, names: Sequence[str]) -> list[str]:
-    if point.status != "finished" and not point.evaluate:
+    if point.status != "finished":
         return [point.status, *("" for _ in names), ""]
     epsilon = "-" if point.epsilon is None else f"{point.epsilon:.2f}"
     found = [f"{point.evaluate[name]:.3f}" if name in point.evaluate else "-" for name in names]

@@ -61,7 +61,13 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Missing]]:
             f"{folder}: holds neither a run (result.json), nor a comparison ({FILE}), nor folders "
             "of runs"
         )
-    return [Run(name=path.name, result=read_result(path)) for path in found], []
+    runs = [Run(name=path.name, result=read_result(path)) for path in found]
+    missing = [
+        Missing(name=run.name, status=run.result.status, reason=run.result.reason or "")
+        for run in runs
+        if run.result.status != "finished"
+    ]
+    return runs, missing
 
 
 def _listed(folder: Path, points: Sequence[PointResult]) -> tuple[list[Run], list[Missing]]:

@@ -75,10 +75,13 @@ def sweep_page(
 ) -> SweepPage:
     """The page of `runs`; `name` is that of their folder."""
     points = [run for run in runs if run.reference is None]
-    groups = grouped(points)
-    shared = _shared_metrics(runs)
-    levels = reference_levels(runs, points)
-    sites = shared_sites(points)
+    # Half a run is listed, but says nothing about what a budget costs.
+    whole = [run for run in runs if run.result.status == "finished"]
+    compared = [run for run in whole if run.reference is None]
+    groups = grouped(compared)
+    shared = _shared_metrics(whole)
+    levels = reference_levels(whole, compared)
+    sites = shared_sites(compared)
     return SweepPage(
         title=_title(points, name),
         what=_what(runs, points, groups),

@@ -229,6 +229,16 @@ def test_report__plots_the_mean_over_seeds_at_the_epsilon_that_was_spent(runs: P
     assert f"epsilon {spent:.3g}: {sum(accuracies) / 2:.3f}" in label
 
 
+def test_report__keeps_half_a_run_out_of_the_curves_but_lists_it(copy: Path) -> None:
+    edit(copy / "b", status="failed", reason="lost power")
+    page = Page(report(copy))
+    assert "b: failed, lost power" in page.text
+    accuracy = result_of(copy / "a")["final"]["evaluate"]["accuracy"]
+    label = next(str(a["aria-label"]) for t, a in page.tags if t == "svg")
+    assert f": {accuracy:.3f}" in label
+    assert [str(a.get("data-key")) for t, a in page.tags if t == "td"].count("failed") == 1
+
+
 def test_report__of_a_comparison_without_a_result_yet_lists_what_is_missing(tmp_path: Path) -> None:
     plan = Plan(
         name="seed=0", overrides=("seed=0",), swept={"seed": "0"}, reference=None, site=None
