@@ -15,7 +15,7 @@ test: $(STAMP)-test  ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
 check: style  ## Developers' fast gate: style, types, layers, fast tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 style: $(STAMP)-test  ## Style, types and layers alone
 	@$(BIN)/ruff check .

@@ -16,6 +16,9 @@ from simulations.compare import CompareSettings, plan
 from simulations.study import Study as Sweep
 from tests.simulations.small import command, compare, environment, points, table
 
+# Whole sweeps: too long for the fast gate.
+pytestmark = pytest.mark.slow
+
 Output = pytest.CaptureFixture[str]
 
 GOOD = ("seed=0,training.learning_rate=0.1", "seed=1,training.learning_rate=0.1")

@@ -16,7 +16,8 @@ from clients.ledger import Budget, Ledger, Report
 from fedlearn.cli import main
 from fedlearn.privacy.events import GaussianEvent
 
-pytestmark = pytest.mark.usefixtures("heart_archive")
+# Whole runs: too long for the fast gate.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
 SITES = ("cleveland", "hungary", "switzerland", "va_long_beach")
 QUICK = ("experiment=medical_heart", "rounds=2", "secagg=off", "transport=plain")

@@ -45,7 +45,8 @@ from .relay import (
     with_blob,
 )
 
-pytestmark = pytest.mark.usefixtures("heart_archive")
+# Whole runs: too long for the fast gate.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
 STEPS = ("advertise", "share", "train", "agree", "unmask")
 """The five steps of the protocol; the vector travels in reply to `train`."""

@@ -18,7 +18,8 @@ from fedlearn.config import compose, plan_of
 from fedlearn.privacy import ClientPlan, DistributedPlan
 from fedlearn.privacy.accounting import epsilon
 
-pytestmark = pytest.mark.usefixtures("heart_archive")
+# Whole runs: too long for the fast gate.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
 HEART = "experiment=medical_heart"
 DIMENSION = 28
