@@ -39,7 +39,7 @@ from fedlearn.privacy import (
 )
 from fedlearn.privacy import problems as privacy_problems
 from fedlearn.secagg.settings import SecAgg
-from fedlearn.settings import Count, Name, Natural
+from fedlearn.settings import Count, Name, Natural, Positive
 from fedlearn.strategy import Strategy
 from fedlearn.task import Task
 from fedlearn.training.settings import Training
@@ -68,6 +68,8 @@ class RunConfig:
     """Federated evaluation happens after every so many rounds, and after the last."""
     evaluation: Literal["per_site", "pooled"]
     """`per_site`: every site releases its test metrics; `pooled`: the sum alone is opened."""
+    reply_timeout: Positive
+    """Seconds that the coordinator waits for replies; who is later has dropped out of that step."""
     seed: Natural
     sites: Name | None
     """Simulations only: the folder of site files, `NAME.yaml`; a site without one has no policy."""

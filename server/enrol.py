@@ -81,7 +81,7 @@ def enrol(grid: Grid, config: RunConfig, stopping: Callable[[], bool]) -> Enrolm
         if hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
         hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
-    sites = SiteGrid(grid, node_of, None, stopping)
+    sites = SiteGrid(grid, node_of, config.reply_timeout, stopping)
     return _start_model(config, sites, dict(sorted(hellos.items())), declined)
 
 

@@ -101,7 +101,8 @@ class RunFolder:
     @staticmethod
     def essence(tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a config that decides what a run finds, not where and on what."""
-        return {key: value for key, value in tree.items() if key not in ("resume", "out", "engine")}
+        beside = ("resume", "out", "engine", "reply_timeout")
+        return {key: value for key, value in tree.items() if key not in beside}
 
     def write_result(self, result: Result) -> None:
         """Write `result.json`."""

@@ -23,7 +23,8 @@ NAMES = ("delta", "alpha", "charlie", "bravo")
 
 
 def make_config(*overrides: str) -> RunConfig:
-    return compose(["model.architecture=linear", "rounds=3", "privacy=none", *overrides])
+    base = ["model.architecture=linear", "rounds=3", "privacy=none", "reply_timeout=0.1"]
+    return compose([*base, *overrides])
 
 
 @dataclass

@@ -27,7 +27,7 @@ def federate(parties: Parties) -> Federation:
     config = parties.config
     plan = plan_of(config)
     enrolment = enrol(parties.grid(), config, lambda: False)
-    enrolment.grid.timeout = 0.1
+    assert enrolment.grid.timeout == config.reply_timeout
     return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run", None)
 
 
