@@ -175,7 +175,7 @@ def _not_covered(plan: Plan) -> str:
     return (
         "Not covered: metrics computed on test data and released in clear, settings that were "
         "chosen by looking at the data, and what was published from the same data elsewhere. "
-        f"Taken as public: {public}."
+        f"Taken as public: how many records each site has, {public}."
     )
 
 
