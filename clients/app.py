@@ -16,9 +16,10 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import protection, work
+from clients import joining, work
 from clients.owner import admit, owner_of
 from clients.site import Site, name_of, open_site
+from clients.summing import Contribution, Summing, WholeContribution, secagg_step
 from fedlearn import flower
 from fedlearn.agreement import counters_of
 from fedlearn.errors import FedlearnError, ProtocolError
@@ -30,7 +31,7 @@ from fedlearn.vector import Vector, load_vector, vector_digest
 
 log = logging.getLogger(__name__)
 
-app = ClientApp(mods=[protection.sealing])
+app = ClientApp(mods=[joining.sealing])
 
 Answer = Callable[[Message, Context, Site], RecordDict]
 
@@ -71,7 +72,7 @@ def hello(message: Message, context: Context) -> Message:
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Take part in a run: its roster, and the set-up of the channel."""
-    return _answer(message, context, protection.join)
+    return _answer(message, context, joining.join)
 
 
 @app.query("afford")
@@ -83,25 +84,25 @@ def afford(message: Message, context: Context) -> Message:
 @app.query("secagg_advertise")
 def advertise(message: Message, context: Context) -> Message:
     """Secure aggregation, step 1: fresh signed keys."""
-    return _answer(message, context, protection.secagg_step)
+    return _answer(message, context, secagg_step)
 
 
 @app.query("secagg_share")
 def share(message: Message, context: Context) -> Message:
     """Secure aggregation, step 2: shares of this site's secrets."""
-    return _answer(message, context, protection.secagg_step)
+    return _answer(message, context, secagg_step)
 
 
 @app.query("secagg_agree")
 def agree(message: Message, context: Context) -> Message:
     """Secure aggregation, step 4: one signature on one list of survivors."""
-    return _answer(message, context, protection.secagg_step)
+    return _answer(message, context, secagg_step)
 
 
 @app.query("secagg_unmask")
 def unmask(message: Message, context: Context) -> Message:
     """Secure aggregation, step 5: one share per neighbour."""
-    return _answer(message, context, protection.secagg_step)
+    return _answer(message, context, secagg_step)
 
 
 @app.train()
@@ -127,15 +128,15 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
             train_records=len(site.data.train),
             test_records=len(site.data.test),
             real_noise=site.noise(0).is_private,
-            public_key=protection.identity_of(context).public.hex() if site.needs_identity else "",
+            public_key=joining.identity_of(context).public.hex() if site.needs_identity else "",
         )
     )
 
 
 def _afford(message: Message, context: Context, site: Site) -> RecordDict:
-    note, plan = flower.read_note(message), protection.plan_of(site, context)
+    note, plan = flower.read_note(message), joining.plan_of(site, context)
     if note is None:
-        raise ProtocolError(protection.SERVER, "afford", "the message does not say which round")
+        raise ProtocolError(joining.SERVER, "afford", "the message does not say which round")
     if plan is not None:
         work.could_pay(site, plan, note)
     return RecordDict()
@@ -143,8 +144,8 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
 
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
-    plan = protection.plan_of(site, context)
-    summing = protection.Summing.of(site, context, "train", request.round)
+    plan = joining.plan_of(site, context)
+    summing = Summing.of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
@@ -160,15 +161,15 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
 
 def _contribution(
     site: Site, plan: PrivacyPlan | None, request: TrainRequest
-) -> protection.Contribution | protection.WholeContribution:
+) -> Contribution | WholeContribution:
     """What a site adds to the sum of a round."""
     if isinstance(plan, DistributedPlan):
-        return protection.WholeContribution(work.noisy_integers(site, plan, request))
+        return WholeContribution(work.noisy_integers(site, plan, request))
     change = work.trained(site, plan, request) - request.model
     counters: list[int] = []
     if isinstance(plan, ClientPlan):
         change, counters = work.clipped_change(site, request, change)
-    return protection.Contribution(change, _weight(site, plan), counters)
+    return Contribution(change, _weight(site, plan), counters)
 
 
 def _weight(site: Site, plan: PrivacyPlan | None) -> int:
@@ -184,7 +185,7 @@ def model_hash(vector: Vector) -> bytes:
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     work.commit(site, request.run_id)
-    summing = protection.Summing.of(site, context, "evaluate", request.round)
+    summing = Summing.of(site, context, "evaluate", request.round)
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())
     load_vector(site.model, request.model)
@@ -194,5 +195,5 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     if summing is None:
         return flower.evaluate_reply(EvaluateReply(site=site.name, sums=sums))
     nothing = np.zeros(0, np.float32)
-    mine = protection.Contribution(nothing, 1, counters_of(sums))
+    mine = Contribution(nothing, 1, counters_of(sums))
     return summing.reply(message, mine, model_hash(request.model), ())

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clients import protection, work
+from clients import summing, work
 from clients.ledger import verify
 from clients.site import TEST_NOISE
 from fedlearn import flower
@@ -759,7 +759,7 @@ def test_clip__that_cuts_an_update_is_logged_at_the_site(
     for options, warned in ((cut, True), (("transport=plain", "rounds=1"), False)):
         caplog.clear()
         config = config_of(tmp_path / str(warned), *options)
-        with caplog.at_level(logging.WARNING, logger=protection.__name__):
+        with caplog.at_level(logging.WARNING, logger=summing.__name__):
             federate(config, Relay(config)).run_round(1)
         found = [r.getMessage() for r in caplog.records if "secagg.clip" in r.getMessage()]
         assert bool(found) == warned

@@ -1,7 +1,7 @@
-"""A site's end of secure aggregation and of the sealed channel.
+"""A site's end of secure aggregation, message by message.
 
-What must survive between two messages of a run (the channel, the session of a
-round) lives in Flower's `Context.state`: it is secret, and stays at the site.
+The session of a round lives in Flower's `Context.state`, like the channel: it
+is secret, and stays at the site.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
+from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
 from clients.site import Site
 from fedlearn import flower
 from fedlearn.agreement import (
@@ -29,18 +29,13 @@ from fedlearn.agreement import (
     settings_of,
     train_payload,
 )
-from fedlearn.config import encode
-from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
-from fedlearn.crypto.sealed import Channel
-from fedlearn.crypto.settings import TransportSealed
-from fedlearn.errors import EnvelopeError, ProtocolError
-from fedlearn.privacy import DistributedPrivacy, Event, PrivacyPlan
+from fedlearn.errors import ProtocolError
+from fedlearn.privacy import Event, PrivacyPlan
 from fedlearn.ring import RingVector, pack
 from fedlearn.rng import Streams
-from fedlearn.rounds import Refusal
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.payload import Payload
@@ -57,136 +52,6 @@ from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.vector import layout_of
 
 log = logging.getLogger(__name__)
-
-SERVER = "server"
-
-
-# --- who this site is --------------------------------------------------------------
-
-
-def identity_of(context: Context) -> Identity:
-    """The site's long-lived key; in a simulation it is made for the run and never on disk."""
-    stored = flower.config_record(context.state, "identity")
-    if stored is None:
-        stored = ConfigRecord({"private": Identity.new().to_bytes()})
-        context.state["identity"] = stored
-    return Identity.from_bytes(_bytes(stored["private"]))
-
-
-# --- joining a run ----------------------------------------------------------------
-
-
-def join(message: Message, context: Context, site: Site) -> RecordDict:
-    """Take the roster of a run, and set up the channel where one is wanted.
-
-    In a simulation the roster's authority is trusted on first use; a deployed
-    site compares it with the fingerprint that it has pinned. The first use is the
-    only one: a second invitation could put the keys of somebody on the way in the
-    place of the coordinator's.
-
-    Raises:
-        ConfigError: the roster is not valid.
-        EnvelopeError: the offer was not made by the roster's server for this run.
-        ProtocolError: the site has joined, or is not on the roster under its own key.
-    """
-    invitation = flower.read_invitation(message)
-    digest = hashlib.sha256(encode(invitation).encode()).digest()
-    joined = flower.config_record(context.state, "joined")
-    if joined is not None:
-        if joined["invitation"] != digest:
-            raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
-        return flower.small_bytes("accepted", _bytes(joined["accepted"]))
-    roster = Roster.from_json(invitation.roster)
-    if roster.public_of(site.name) != identity_of(context).public:
-        raise ProtocolError(SERVER, "join", f"the roster has another key for {site.name}")
-    run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""
-    match site.config.transport:
-        case TransportSealed(allow_classical=allow_classical):
-            link = Link(run_id=run_id, client=site.name, server=SERVER)
-            opened, accepted = accept_offer(
-                identity_of(context),
-                link,
-                roster.public_of(SERVER, "server"),
-                bytes.fromhex(invitation.offer),
-                allow_classical=allow_classical,
-            )
-            channel = opened.to_bytes()
-    context.state["joined"] = ConfigRecord(
-        {
-            "run-id": run_id,
-            "roster": invitation.roster,
-            "helper": bytes.fromhex(invitation.helper),
-            "channel": channel,
-            "invitation": digest,
-            "accepted": accepted,
-        }
-    )
-    return flower.small_bytes("accepted", accepted)
-
-
-def plan_of(site: Site, context: Context) -> PrivacyPlan | None:
-    """The privacy of the run; distributed privacy depends on how many have joined it."""
-    if not isinstance(site.config.privacy, DistributedPrivacy):
-        return site.plan(0)
-    roster = Roster.from_json(str(_joined(context, "plan")["roster"]))
-    return site.plan(len(roster.sites()))
-
-
-def _joined(context: Context, step: str) -> ConfigRecord:
-    joined = flower.config_record(context.state, "joined")
-    if joined is None:
-        raise ProtocolError(SERVER, step, "came before the site was invited to the run")
-    return joined
-
-
-@lru_cache(maxsize=8)
-def _roster_of(text: str) -> Roster:
-    """Parsed and verified once, not with every message."""
-    return Roster.from_json(text)
-
-
-# --- the sealed channel -----------------------------------------------------------
-
-
-def sealing(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """A Flower mod: opens what arrives and seals what leaves, where the config says so.
-
-    What does not open is answered with a refusal in clear that says nothing; the
-    coordinator believes no refusal that is not sealed.
-
-    Guarantees: the app is called at most once for a sealed message, even if it fails.
-    """
-    transport = flower.config_of(context).transport
-    kind = flower.MESSAGE_KINDS.get(message.metadata.message_type)
-    if not isinstance(transport, TransportSealed) or kind is None:
-        return call_next(message, context)
-    try:
-        joined = _joined(context, "sealed")
-        channel = Channel.from_bytes(_bytes(joined["channel"]))
-        sealed = flower.read_large_bytes(message.content, "sealed")
-        if sealed is None:
-            raise EnvelopeError
-        opened = channel.open(kind, sealed, max_bytes=transport.max_bytes)
-        # Before the app runs: neither a crash nor a copy makes it run twice.
-        joined["channel"] = channel.to_bytes()
-        content = flower.content_from_bytes(opened.data)
-    except (EnvelopeError, ProtocolError, ValueError):
-        error = EnvelopeError()
-        refusal = Refusal(site="", exit_code=error.exit_code, reason=str(error))
-        return Message(flower.refusal_reply(refusal), reply_to=message)
-    reply = call_next(flower.with_content(message, content), context)
-    answer = channel.seal(kind, opened.round, flower.content_to_bytes(reply.content))
-    joined["channel"] = channel.to_bytes()
-    return flower.with_content(reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)}))
-
-
-def _bytes(value: object) -> bytes:
-    if not isinstance(value, bytes):
-        raise EnvelopeError
-    return value
-
-
-# --- secure aggregation -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -303,7 +168,7 @@ class Summing:
             case SecAggTwoServer():
                 params = _params(request)
                 self._check(params, payload, model_hash)
-                helper = _bytes(_joined(self.context, "mask")["helper"])
+                helper = secret_bytes(joined_run(self.context, "mask")["helper"])
                 data = contribute(self.identity, self.site.name, params, vector, helper)
             case _:
                 data = bytes(pack(vector, payload.ring))
@@ -360,7 +225,7 @@ class Summing:
         return evaluate_payload(self.settings, sites, self.site.task.num_classes)
 
     def _roster(self) -> Roster:
-        return _roster_of(str(_joined(self.context, self.part)["roster"]))
+        return roster_of(str(joined_run(self.context, self.part)["roster"]))
 
     def _policy(self, settings: SecAggMasked, after_round: int) -> ClientPolicy:
         payload = self._payload()
@@ -368,7 +233,7 @@ class Summing:
             name=self.site.name,
             sites=self._roster().sites(),
             settings=self._rules(settings),
-            run_id=_bytes(_joined(self.context, self.part)["run-id"]),
+            run_id=secret_bytes(joined_run(self.context, self.part)["run-id"]),
             after_round=after_round,
             length=payload.length,
             layout_hash=self._layout_hash,
@@ -399,7 +264,7 @@ class Summing:
         after = self._last_round()
         if stored is not None:
             policy = self._policy(settings, after)
-            data = _bytes(stored["session"])
+            data = secret_bytes(stored["session"])
             session = ClientSession.from_bytes(data, self.identity, policy)
             if request is None or session.answered(request) is not None:
                 return session
@@ -440,9 +305,9 @@ class Summing:
 
     def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
         """What a site checks before it sends its one message to two servers."""
-        joined = _joined(self.context, "mask")
+        joined = joined_run(self.context, "mask")
         own = (
-            _bytes(joined["run-id"]),
+            secret_bytes(joined["run-id"]),
             payload.ring.bits,
             payload.length,
             self._layout_hash,

@@ -1,0 +1,154 @@
+"""A site joins a run: its identity, the roster that it takes, and its sealed channel.
+
+What must survive between two messages of a run lives in Flower's
+`Context.state`: it is secret, and stays at the site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.site import Site
+from fedlearn import flower
+from fedlearn.config import encode
+from fedlearn.crypto.handshake import Link, accept_offer
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.sealed import Channel
+from fedlearn.crypto.settings import TransportSealed
+from fedlearn.errors import EnvelopeError, ProtocolError
+from fedlearn.privacy import DistributedPrivacy, PrivacyPlan
+from fedlearn.rounds import Refusal
+
+SERVER = "server"
+
+
+# --- who this site is --------------------------------------------------------------
+
+
+def identity_of(context: Context) -> Identity:
+    """The site's long-lived key; in a simulation it is made for the run and never on disk."""
+    stored = flower.config_record(context.state, "identity")
+    if stored is None:
+        stored = ConfigRecord({"private": Identity.new().to_bytes()})
+        context.state["identity"] = stored
+    return Identity.from_bytes(secret_bytes(stored["private"]))
+
+
+# --- joining a run ----------------------------------------------------------------
+
+
+def join(message: Message, context: Context, site: Site) -> RecordDict:
+    """Take the roster of a run, and set up the channel where one is wanted.
+
+    In a simulation the roster's authority is trusted on first use; a deployed
+    site compares it with the fingerprint that it has pinned. The first use is the
+    only one: a second invitation could put the keys of somebody on the way in the
+    place of the coordinator's.
+
+    Raises:
+        ConfigError: the roster is not valid.
+        EnvelopeError: the offer was not made by the roster's server for this run.
+        ProtocolError: the site has joined, or is not on the roster under its own key.
+    """
+    invitation = flower.read_invitation(message)
+    digest = hashlib.sha256(encode(invitation).encode()).digest()
+    joined = flower.config_record(context.state, "joined")
+    if joined is not None:
+        if joined["invitation"] != digest:
+            raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
+        return flower.small_bytes("accepted", secret_bytes(joined["accepted"]))
+    roster = Roster.from_json(invitation.roster)
+    if roster.public_of(site.name) != identity_of(context).public:
+        raise ProtocolError(SERVER, "join", f"the roster has another key for {site.name}")
+    run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""
+    match site.config.transport:
+        case TransportSealed(allow_classical=allow_classical):
+            link = Link(run_id=run_id, client=site.name, server=SERVER)
+            opened, accepted = accept_offer(
+                identity_of(context),
+                link,
+                roster.public_of(SERVER, "server"),
+                bytes.fromhex(invitation.offer),
+                allow_classical=allow_classical,
+            )
+            channel = opened.to_bytes()
+    context.state["joined"] = ConfigRecord(
+        {
+            "run-id": run_id,
+            "roster": invitation.roster,
+            "helper": bytes.fromhex(invitation.helper),
+            "channel": channel,
+            "invitation": digest,
+            "accepted": accepted,
+        }
+    )
+    return flower.small_bytes("accepted", accepted)
+
+
+def plan_of(site: Site, context: Context) -> PrivacyPlan | None:
+    """The privacy of the run; distributed privacy depends on how many have joined it."""
+    if not isinstance(site.config.privacy, DistributedPrivacy):
+        return site.plan(0)
+    roster = Roster.from_json(str(joined_run(context, "plan")["roster"]))
+    return site.plan(len(roster.sites()))
+
+
+def joined_run(context: Context, step: str) -> ConfigRecord:
+    """What this site took from the invitation; ProtocolError before there was one."""
+    joined = flower.config_record(context.state, "joined")
+    if joined is None:
+        raise ProtocolError(SERVER, step, "came before the site was invited to the run")
+    return joined
+
+
+@lru_cache(maxsize=8)
+def roster_of(text: str) -> Roster:
+    """Parsed and verified once, not with every message."""
+    return Roster.from_json(text)
+
+
+# --- the sealed channel -----------------------------------------------------------
+
+
+def sealing(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """A Flower mod: opens what arrives and seals what leaves, where the config says so.
+
+    What does not open is answered with a refusal in clear that says nothing; the
+    coordinator believes no refusal that is not sealed.
+
+    Guarantees: the app is called at most once for a sealed message, even if it fails.
+    """
+    transport = flower.config_of(context).transport
+    kind = flower.MESSAGE_KINDS.get(message.metadata.message_type)
+    if not isinstance(transport, TransportSealed) or kind is None:
+        return call_next(message, context)
+    try:
+        joined = joined_run(context, "sealed")
+        channel = Channel.from_bytes(secret_bytes(joined["channel"]))
+        sealed = flower.read_large_bytes(message.content, "sealed")
+        if sealed is None:
+            raise EnvelopeError
+        opened = channel.open(kind, sealed, max_bytes=transport.max_bytes)
+        # Before the app runs: neither a crash nor a copy makes it run twice.
+        joined["channel"] = channel.to_bytes()
+        content = flower.content_from_bytes(opened.data)
+    except (EnvelopeError, ProtocolError, ValueError):
+        error = EnvelopeError()
+        refusal = Refusal(site="", exit_code=error.exit_code, reason=str(error))
+        return Message(flower.refusal_reply(refusal), reply_to=message)
+    reply = call_next(flower.with_content(message, content), context)
+    answer = channel.seal(kind, opened.round, flower.content_to_bytes(reply.content))
+    joined["channel"] = channel.to_bytes()
+    return flower.with_content(reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)}))
+
+
+def secret_bytes(value: object) -> bytes:
+    """The bytes of a record of our own state; EnvelopeError if they are none."""
+    if not isinstance(value, bytes):
+        raise EnvelopeError
+    return value
