@@ -69,7 +69,7 @@ def tensors(pool: Pool, rows: NDArray[np.int64]) -> Tensors:
 
 def fit(config: RunConfig, pool: Pool, fold: Fold) -> dict[str, float]:
     """Train as a run does; the validation metrics."""
-    model = models.build(config.model, pool.task, Streams(config.seed))
+    model = models.build(config.model, pool.task, Streams(config.seed)).model
     vector = to_vector(model)
     for number in range(1, config.rounds + 1):
         vectors, weights = [], []

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clients.encoded import encoded
 from clients.ledger import Budget, Ledger
 from clients.owner import Owner
 from fedlearn import models
@@ -56,19 +57,36 @@ class Site:
     task: Task
     data: SiteData
     data_sha256: str
-    model: nn.Module
-    """Kept between rounds; every request brings its own weights."""
+    learner: models.Learner
+    """Kept between rounds; every request brings the weights of what is trained."""
     owner: Owner
+
+    @property
+    def model(self) -> nn.Module:
+        """The part of the model that is trained, and that travels."""
+        return self.learner.model
 
     @cached_property
     def train_tensors(self) -> tuple[Tensor, Tensor]:
-        """Features `[n, ...]` and labels `int64[n]` to train on."""
-        return _tensors(self.data.train)
+        """What `model` is trained on: inputs `[n, ...]` and labels `int64[n]`."""
+        return self._inputs(self.data.train)
 
     @cached_property
     def test_tensors(self) -> tuple[Tensor, Tensor]:
-        """Features `[n, ...]` and labels `int64[n]` to test on."""
-        return _tensors(self.data.test)
+        """What `model` is tested on: inputs `[n, ...]` and labels `int64[n]`."""
+        return self._inputs(self.data.test)
+
+    def _inputs(self, records: Records) -> tuple[Tensor, Tensor]:
+        features, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)
+        if self.learner.frozen is None:
+            return features, labels
+        kept = encoded(
+            self.learner.frozen,
+            records,
+            made_by=encode(_ModelChoice.of(self.config, self.task)),
+            cache=default_cache(os.environ),
+        )
+        return torch.from_numpy(kept), labels
 
     @property
     def needs_identity(self) -> bool:
@@ -112,10 +130,6 @@ def records_digest(records: Records) -> str:
     return digest.hexdigest()
 
 
-def _tensors(records: Records) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(records.features), torch.from_numpy(records.labels)
-
-
 def name_of(node_config: Mapping[str, object], config: RunConfig) -> str:
     """The name of the site that this node is: by `partition-id` in a simulation.
 
@@ -132,8 +146,8 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
         ConfigError: the config cannot be run on this site's records; every reason.
         DataError: the records cannot be read.
     """
-    name, data, model = _open(owner.name, encode(config))
-    return Site(name, config, data.task, data.mine, data.sha256, model, owner)
+    name, data, learner = _open(owner.name, encode(config))
+    return Site(name, config, data.task, data.mine, data.sha256, learner, owner)
 
 
 @dataclass(frozen=True)
@@ -144,22 +158,18 @@ class _Opened:
 
 
 @lru_cache(maxsize=4096)
-def _open(name: str, config_text: str) -> tuple[str, _Opened, nn.Module]:
+def _open(name: str, config_text: str) -> tuple[str, _Opened, models.Learner]:
     config = decode(RunConfig, config_text)
     torch.set_num_threads(config.engine.threads)
     pool, sites = _records(encode(_DataChoice.of(config)))
-    found = task_problems(config, pool.task)
-    model = (
-        None
-        if found
-        else _model(encode(_ModelChoice(model=config.model, task=pool.task, seed=config.seed)))
-    )
-    if model is not None:
-        found += private_model_problems(config, model)
-        found += privacy_problems(config.privacy, records=_smallest(sites))
-    if model is None or found:
+    if found := task_problems(config, pool.task):
         raise ConfigError(found)
-    return name, _Opened(pool.task, sites[name], pool.sha256), model
+    learner = _learner(encode(_ModelChoice.of(config, pool.task)))
+    found = private_model_problems(config, learner.model)
+    found += privacy_problems(config.privacy, records=_smallest(sites))
+    if found:
+        raise ConfigError(found)
+    return name, _Opened(pool.task, sites[name], pool.sha256), learner
 
 
 def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
@@ -196,13 +206,19 @@ class _ModelChoice:
     model: models.Model
     task: Task
     seed: int
+    finetune: models.Finetune
+
+    @classmethod
+    def of(cls, config: RunConfig, task: Task) -> _ModelChoice:
+        part = config.training.trained_part
+        return cls(model=config.model, task=task, seed=config.seed, finetune=part)
 
 
 @lru_cache(maxsize=1)
-def _model(choice_text: str) -> nn.Module:
-    # One model serves all sites of a process: a request overwrites all of it.
+def _learner(choice_text: str) -> models.Learner:
+    # One model serves all sites of a process: a request overwrites all that is trained.
     choice = decode(_ModelChoice, choice_text)
-    return models.build(choice.model, choice.task, Streams(choice.seed))
+    return models.build(choice.model, choice.task, Streams(choice.seed), choice.finetune)
 
 
 def _smallest(sites: Mapping[str, SiteData]) -> int:

@@ -22,7 +22,7 @@ from torch import nn
 
 from fedlearn import models
 from fedlearn.crypto.settings import Transport
-from fedlearn.data import Partition, Scenario
+from fedlearn.data import Partition, Scenario, scaling_of
 from fedlearn.data.scaling import Scaling, reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
@@ -120,8 +120,8 @@ def problems(config: RunConfig) -> list[str]:
 
 def _scaling_problems(config: RunConfig) -> list[str]:
     """A scaling computed from records is a release that no accountant sees."""
-    scaling = config.scenario.scaling
-    if isinstance(config.privacy, NoPrivacy) or not reads_records(scaling):
+    scaling = scaling_of(config.scenario)
+    if isinstance(config.privacy, NoPrivacy) or scaling is None or not reads_records(scaling):
         return []
     return [
         f"scenario.scaling.kind={scaling.kind}: is computed from records outside the privacy "
@@ -308,7 +308,16 @@ def _path(detail: ErrorDetails) -> str:
 def _parts(detail: ErrorDetails) -> tuple[str, ...]:
     """Dotted path without the wrapper and without the options that unions put into it."""
     parts = [str(part) for part in detail["loc"][1:]]
-    groups = {"scenario", "partition", "strategy", "privacy", "secagg", "transport", "engine"}
+    groups = {
+        "scenario",
+        "partition",
+        "model",
+        "strategy",
+        "privacy",
+        "secagg",
+        "transport",
+        "engine",
+    }
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]
     if len(parts) > 2 and parts[1] == "scaling" and parts[2] in _SCALINGS:

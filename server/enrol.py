@@ -136,10 +136,11 @@ def _start_model(
         )
     if found := task_problems(config, task):
         raise ConfigError(found)
-    model = models.build(config.model, task, Streams(config.seed))
+    learner = models.build(config.model, task, Streams(config.seed), config.training.trained_part)
+    model = learner.model
     if found := private_model_problems(config, model):
         raise ConfigError(found)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in learner.whole().parameters())
     return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model), declined)
 
 

@@ -18,6 +18,7 @@ from fedlearn.data.csv import Csv
 from fedlearn.data.heart import Heart
 from fedlearn.data.partition import Partition
 from fedlearn.data.pool import Pool, Records, SiteData, deal
+from fedlearn.data.scaling import Scaling
 from fedlearn.rng import Streams
 
 Scenario = Heart | Csv
@@ -34,6 +35,7 @@ __all__ = [
     "SiteData",
     "deal",
     "load_pool",
+    "scaling_of",
 ]
 
 
@@ -76,5 +78,14 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path) -> Pool:
             return heart.load(scenario, cache)
         case Csv():
             return csv.load(scenario, streams.get("split"))
+        case _:
+            assert_never(scenario)
+
+
+def scaling_of(scenario: Scenario) -> Scaling | None:
+    """How the numbers of a table are scaled; None where a scenario has nothing to scale."""
+    match scenario:
+        case Heart() | Csv():
+            return scenario.scaling
         case _:
             assert_never(scenario)

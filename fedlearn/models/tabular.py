@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.models.finetune import stages
 from fedlearn.settings import Count, Portion
 from fedlearn.task import TableInput
 
@@ -38,15 +39,15 @@ class Tabular:
     dropout: Portion
 
 
-def build_tabular(config: Tabular, table: TableInput, num_classes: int) -> nn.Module:
+def build_tabular(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
     """The model of `config`: `float32[batch, table.width]` -> logits `[batch, num_classes]`."""
     match config.architecture:
         case "linear":
-            return Linear(table, num_classes)
+            return linear(table, num_classes)
         case "mlp":
-            return MLP(config, table, num_classes)
+            return mlp(config, table, num_classes)
         case "ft_transformer":
-            return FTTransformer(config, table, num_classes)
+            return ft_transformer(config, table, num_classes)
 
 
 class OneHot(nn.Module):
@@ -65,41 +66,25 @@ class OneHot(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-class Linear(nn.Module):
+def linear(table: TableInput, num_classes: int) -> nn.Sequential:
     """Multinomial logistic regression."""
-
-    def __init__(self, table: TableInput, num_classes: int) -> None:
-        super().__init__()
-        self.one_hot = OneHot(table)
-        self.head = nn.Linear(self.one_hot.width, num_classes)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits `[batch, num_classes]`."""
-        logits: Tensor = self.head(self.one_hot(rows))
-        return logits
+    one_hot = OneHot(table)
+    return stages(one_hot=one_hot, head=nn.Linear(one_hot.width, num_classes))
 
 
-class MLP(nn.Module):
+def mlp(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
     """Hidden layers of `Linear -> norm -> ReLU -> dropout`, then a linear head."""
-
-    def __init__(self, config: Tabular, table: TableInput, num_classes: int) -> None:
-        super().__init__()
-        self.one_hot = OneHot(table)
-        width = self.one_hot.width
-        layers: list[nn.Module] = []
-        for _ in range(config.depth):
-            # Batch normalisation subtracts a bias again: it would never learn.
-            linear = nn.Linear(width, config.width, bias=config.norm != "batch")
-            layers += [linear, *_norm(config), nn.ReLU()]
-            layers += [nn.Dropout(config.dropout)] if config.dropout else []
-            width = config.width
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(width, num_classes)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits `[batch, num_classes]`."""
-        logits: Tensor = self.head(self.body(self.one_hot(rows)))
-        return logits
+    one_hot = OneHot(table)
+    width = one_hot.width
+    layers: list[nn.Module] = []
+    for _ in range(config.depth):
+        # Batch normalisation subtracts a bias again: it would never learn.
+        hidden = nn.Linear(width, config.width, bias=config.norm != "batch")
+        layers += [hidden, *_norm(config), nn.ReLU()]
+        layers += [nn.Dropout(config.dropout)] if config.dropout else []
+        width = config.width
+    body = nn.Sequential(*layers)
+    return stages(one_hot=one_hot, body=body, head=nn.Linear(width, num_classes))
 
 
 def _norm(config: Tabular) -> list[nn.Module]:
@@ -190,20 +175,23 @@ class Block(nn.Module):
         return fed
 
 
-class FTTransformer(nn.Module):
+class ClassToken(nn.Module):
+    """The first token of each record; has no parameters."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`[batch, length, width]` -> `[batch, width]`."""
+        return tokens[:, 0]
+
+
+def ft_transformer(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
     """Feature tokens, Transformer blocks, and a linear head on the class token."""
-
-    def __init__(self, config: Tabular, table: TableInput, num_classes: int) -> None:
-        super().__init__()
-        self.tokens = Tokens(table, config.width)
-        self.blocks = nn.Sequential(
-            *(Block(config.width, config.heads, config.dropout) for _ in range(config.depth))
-        )
-        self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, num_classes)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits `[batch, num_classes]`."""
-        tokens = self.blocks(self.tokens(rows))
-        logits: Tensor = self.head(self.norm(tokens[:, 0]))
-        return logits
+    blocks = {
+        f"block{i}": Block(config.width, config.heads, config.dropout) for i in range(config.depth)
+    }
+    return stages(
+        tokens=Tokens(table, config.width),
+        **blocks,
+        class_token=ClassToken(),
+        norm=nn.LayerNorm(config.width),
+        head=nn.Linear(config.width, num_classes),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.settings import Count, NonNegative, Portion, Positive, Rate
 
 
@@ -32,3 +33,12 @@ class Training:
     """What clips under record-level privacy: our one-pass engine, or Opacus' hooks. Same result."""
     max_batch: Count
     """Most records in one forward pass; larger batches are accumulated exactly."""
+    finetune: Mode = "full"
+    """What is trained, sent, clipped and counted: the whole model, its head, or its last stages."""
+    last_k: Count = 1
+    """With `finetune=last_k`: how many of the stages that have parameters are trained."""
+
+    @property
+    def trained_part(self) -> Finetune:
+        """The choice of `finetune` with what belongs to it."""
+        return Finetune(mode=self.finetune, last_k=self.last_k)

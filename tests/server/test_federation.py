@@ -252,5 +252,5 @@ def test_budget__ends_the_run_for_all_unless_the_site_may_be_dropped() -> None:
 def test_layout__of_the_run_is_that_of_its_model() -> None:
     federation = federate(Parties(make_config()))
     task = next(iter(federation.enrolment.hellos.values())).task
-    model = models.build(federation.config.model, task, Streams(0))
+    model = models.build(federation.config.model, task, Streams(0)).model
     assert layout_of(model).digest() == federation.enrolment.layout.digest()

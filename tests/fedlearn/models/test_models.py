@@ -50,7 +50,7 @@ def task(table: TableInput, classes: int) -> Task:
 
 
 def build(config: Tabular, table: TableInput, classes: int, seed: int = 0) -> nn.Module:
-    return models.build(config, task(table, classes), Streams(seed))
+    return models.build(config, task(table, classes), Streams(seed)).model
 
 
 def rows(table: TableInput, n: int, seed: int = 0) -> Tensor:

@@ -37,7 +37,7 @@ def network(architecture: str = "ft_transformer", seed: int = 0) -> nn.Module:
     config = Tabular(
         architecture=architecture, width=8, depth=1, heads=2, norm="layer", dropout=0.0
     )  # type: ignore[arg-type]  # fmt: skip
-    model = models.build(config, Task(input=TABLE, classes=("a", "b", "c")), Streams(seed))
+    model = models.build(config, Task(input=TABLE, classes=("a", "b", "c")), Streams(seed)).model
     vector = to_vector(model)  # away from the zero head, so that every layer has a gradient
     moved = vector + np.random.default_rng(seed).normal(0, 0.2, len(vector))
     load_vector(model, moved.astype(np.float32))
