@@ -16,6 +16,7 @@ from clients import ledger, sitefile
 from clients.ledger import Budget
 from clients.policy import Policy, RunDescription, refusals
 from clients.spending import Declined
+from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError, PrivacyError
 from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy, Unit
@@ -117,4 +118,5 @@ def describe(config: RunConfig, cohort: int | None) -> RunDescription:
         cohort=cohort,
         transport=config.transport.kind,
         secagg=config.secagg.kind,
+        code=code_digest(),
     )

@@ -24,7 +24,10 @@ class Policy:
     `epsilon_total` at `delta` is for the life of the data, over all runs;
     `unit` the unit of privacy ("none": any or none; "client" does not stand for
     "record", because its noise may be added by a server that sees the updates);
-    `allow_models` the kinds of model that may be trained (None: any).
+    `allow_models` the kinds of model that may be trained (None: any);
+    `approved_code` the hashes of the fedlearn versions that may touch the data,
+    as `fedlearn --version` prints them (None: any). It binds where a site runs
+    the code that it has installed; code that a coordinator delivers could lie.
     """
 
     epsilon_total: Positive | None = None
@@ -34,6 +37,7 @@ class Policy:
     require_transport: Transport | None = None
     require_secagg: SecAgg | None = None
     allow_models: tuple[Name, ...] | None = None
+    approved_code: tuple[Name, ...] | None = None
 
     @property
     def budget(self) -> Budget:
@@ -45,7 +49,7 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription:
-    """What a server asks a site to take part in.
+    """What a server asks a site to take part in, and the code that would do it there.
 
     `delta` is None for a run without privacy, `cohort` where a message does not
     say how many sites a round has.
@@ -57,6 +61,7 @@ class RunDescription:
     cohort: int | None
     transport: Transport
     secagg: SecAgg
+    code: str
 
 
 def refusals(policy: Policy, run: RunDescription) -> list[str]:
@@ -65,6 +70,7 @@ def refusals(policy: Policy, run: RunDescription) -> list[str]:
         *_privacy_refusals(policy, run),
         *_company_refusals(policy, run),
         *_model_refusals(policy, run),
+        *_code_refusals(policy, run),
     ]
 
 
@@ -108,4 +114,14 @@ def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:
     return [
         f"policy.allow_models={list(policy.allow_models)}: the run trains {run.model!r}. "
         "Choose one of those models, or ask the owner of the data to allow this one"
+    ]
+
+
+def _code_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    if policy.approved_code is None or run.code in policy.approved_code:
+        return []
+    approved = ", ".join(policy.approved_code) or "none"
+    return [
+        f"policy.approved_code: fedlearn with the code {run.code} is installed here, and approved "
+        f"is {approved}. Install an approved version, or approve this one"
     ]

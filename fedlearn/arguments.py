@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterator
 
 from fedlearn import __version__
+from fedlearn.code import code_digest
 
 # What `add_subparsers` returns has no public name.
 Commands = argparse._SubParsersAction
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         description="Federated learning whose privacy is true.",
         epilog="example: fedlearn simulate experiment=medical_heart out=runs/heart",
     )
-    root.add_argument("--version", action="version", version=f"fedlearn {__version__}")
+    root.add_argument("--version", action=_Version, nargs=0, help="show version and hash of code")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_simulate(commands)
     _add_compare(commands)
@@ -34,6 +35,14 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_export(commands)
     return root
+
+
+class _Version(argparse.Action):
+    """Prints the version and the hash of the code; a class because argparse asks for one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+        print(f"fedlearn {__version__} (code {code_digest()})")
+        parser.exit()
 
 
 def command_names(root: argparse.ArgumentParser) -> Iterator[str]:

@@ -17,9 +17,16 @@ STRICT = Policy(
     require_transport="sealed",
     require_secagg="masked",
     allow_models=("tabular", "cnn"),
+    approved_code=("ab12", "cd34"),
 )
 GOOD = RunDescription(
-    model="cnn", unit="record", delta=1e-5, cohort=3, transport="sealed", secagg="masked"
+    model="cnn",
+    unit="record",
+    delta=1e-5,
+    cohort=3,
+    transport="sealed",
+    secagg="masked",
+    code="ab12",
 )
 
 
@@ -37,6 +44,7 @@ def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
         ({"cohort": 2}, "policy.min_cohort=3"),
         ({"transport": "plain"}, "policy.require_transport=sealed"),
         ({"secagg": "off"}, "policy.require_secagg=masked"),
+        ({"code": "ef56"}, "policy.approved_code"),
         ({"model": "llm"}, "policy.allow_models=['tabular', 'cnn']"),
     ],
 )
@@ -47,16 +55,30 @@ def test_refusals__name_the_demand_that_is_not_met(change: dict[str, object], pa
 
 def test_refusals__are_listed_all_together() -> None:
     bad = RunDescription(
-        model="llm", unit="none", delta=None, cohort=1, transport="plain", secagg="off"
+        model="llm",
+        unit="none",
+        delta=None,
+        cohort=1,
+        transport="plain",
+        secagg="off",
+        code="ef56",
     )
-    assert len(refusals(STRICT, bad)) == 5
+    assert len(refusals(STRICT, bad)) == 6
 
 
 def test_policy__protects_records_by_default_and_limits_nothing_else() -> None:
     anything = RunDescription(
-        model="llm", unit="record", delta=1e-6, cohort=1, transport="plain", secagg="off"
+        model="llm",
+        unit="record",
+        delta=1e-6,
+        cohort=1,
+        transport="plain",
+        secagg="off",
+        code="ab12",
     )
     assert refusals(Policy(), anything) == []
+    (refusal,) = refusals(Policy(approved_code=()), anything)
+    assert "approved is none" in refusal
     assert len(refusals(Policy(), replace(anything, unit="none", delta=None))) == 1
     assert Policy().budget.epsilon == math.inf
 

@@ -14,6 +14,7 @@ from clients import ledger as ledgers
 from clients.claim import claimed
 from clients.ledger import Budget, Ledger, Report
 from fedlearn.cli import main
+from fedlearn.code import code_digest
 from fedlearn.privacy.events import GaussianEvent
 
 # Whole runs: too long for the fast gate.
@@ -139,6 +140,7 @@ STRICTER = [
     ({"require_secagg": "masked"}, "policy.require_secagg=masked", "secagg=masked"),
     ({"allow_models": ["cnn"]}, "policy.allow_models=['cnn']", "Choose one of those models"),
     ({"delta": 1e-6}, "policy.delta=1e-06", "Set privacy.delta"),
+    ({"approved_code": ["0" * 64]}, "policy.approved_code", "Install an approved version"),
 ]
 
 
@@ -155,6 +157,11 @@ def test_policy__stricter_than_the_config_is_refused_and_written_down(
     assert report.spent == ()
     assert rule in report.declined[-1].reason
     assert report.declined[-1].purpose == "training medical_heart"
+
+
+def test_policy__takes_part_with_the_code_that_its_owner_approved(sites: Path) -> None:
+    write(sites, "cleveland", approved_code=[code_digest()])
+    assert simulate(sites, "run") == 0
 
 
 def test_policy__a_refusal_leaves_the_run_without_the_site_where_the_config_allows(
