@@ -21,11 +21,12 @@ from fedlearn.config import RunConfig
 from fedlearn.errors import PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums, metrics, score_bins
 from fedlearn.privacy import ClientPlan, DistributedPlan, Event, NoiseSource, PrivacyPlan
-from fedlearn.privacy.client_level import poisson_cohort
+from fedlearn.privacy.client_level import poisson_cohort, smallest_clip_norm
 from fedlearn.privacy.noise import noise_of
 from fedlearn.rng import Streams
 from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Total
+from fedlearn.secagg.settings import SecAggOff
 from fedlearn.vector import Vector
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.grid import Replies, SiteGrid
@@ -69,7 +70,12 @@ class Federation:
         self.strategy = make_strategy(self.config.strategy)
         self._trusted = None
         if isinstance(self.plan, ClientPlan):
-            self._trusted = Trusted(self.plan, self.progress.clip_norm)
+            settings = self.config.secagg
+            smallest = 0.0
+            if not isinstance(settings, SecAggOff):  # the sites round what they clip
+                size = self.enrolment.layout.size
+                smallest = smallest_clip_norm(size=size, resolution=settings.resolution)
+            self._trusted = Trusted(self.plan, self.progress.clip_norm, smallest=smallest)
 
     @property
     def grid(self) -> SiteGrid:

@@ -61,11 +61,13 @@ def _shared_step(
 class Trusted:
     """The aggregator under `privacy=client`: it adds the noise, and clips where it sees updates.
 
-    `clip_norm` is that of the next round; it moves if clipping is adaptive.
+    `clip_norm` is that of the next round; it moves if clipping is adaptive, and
+    never below `smallest`, where the sites' rounding would leave no room.
     """
 
-    def __init__(self, plan: ClientPlan, clip_norm: float | None) -> None:
+    def __init__(self, plan: ClientPlan, clip_norm: float | None, *, smallest: float) -> None:
         self.plan = plan
+        self.smallest = min(smallest, plan.clip_norm)
         self.clip_norm = plan.clip_norm if clip_norm is None else clip_norm
 
     def of_replies(self, model: Vector, replies: Replies, sites: int, noise: NoiseSource) -> Vector:
@@ -91,7 +93,7 @@ class Trusted:
     def _released(self, model: Vector, total: ClientSum, sites: int, noise: NoiseSource) -> Vector:
         expected = sites * self.plan.sample_rate
         release: Release = total.release(expected_clients=expected, noise=noise)
-        self.clip_norm = release.next_clip_norm
+        self.clip_norm = max(release.next_clip_norm, self.smallest)
         return np.asarray(model + release.mean, np.float32)
 
 

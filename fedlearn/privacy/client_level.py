@@ -281,6 +281,14 @@ def room_to_round(clip_norm: float, *, size: int, resolution: float) -> float:
     return room
 
 
+def smallest_clip_norm(*, size: int, resolution: float) -> float:
+    """Where an adaptive norm stops: rounding `size` values to steps takes half of it.
+
+    A public constant, so that stopping there costs no privacy.
+    """
+    return 2 * resolution * _STEP * math.sqrt(size)
+
+
 def poisson_cohort(clients: Sequence[str], rate: float, noise: NoiseSource) -> list[str]:
     """The clients of a round, each by its own secret coin: the sampling that the plan accounts.
 

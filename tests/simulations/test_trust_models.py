@@ -245,6 +245,18 @@ def test_client__adaptive_norm_goes_on_where_the_run_was_stopped(
     assert resumed["model"]["sha256"] == whole["model"]["sha256"]
 
 
+@SLOW
+def test_client__adaptive_norm_does_not_shrink_into_the_rounding(tmp_path: Path) -> None:
+    """Updates of next to nothing: the norm follows them down, to where rounding would be all."""
+    still = ["training.learning_rate=1e-6", "secagg.resolution=0.01", "privacy.clip_norm=0.12"]
+    quiet = ["privacy.epsilon=null", "privacy.noise_multiplier=0.3"]
+    result = simulate(
+        tmp_path / "run", "privacy=client", "privacy.clipping=adaptive", "rounds=14", *still, *quiet
+    )
+    assert result["status"] == "finished"
+    assert len(result["rounds"]) == 14
+
+
 # --- What is said -----------------------------------------------------------------
 
 SAID = [

@@ -13,6 +13,8 @@ from fedlearn.privacy.client_level import (
     clip_own,
     make_plan,
     poisson_cohort,
+    room_to_round,
+    smallest_clip_norm,
 )
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.privacy.plan import derive, problems
@@ -78,6 +80,13 @@ def test_adaptive_clip__is_not_driven_by_noise_alone() -> None:
         total.add(np.array([0.5]))
         after = total.release(expected_clients=1.0, noise=SeededNoise(bytes([number])))
         assert math.exp(-0.1) <= after.next_clip_norm * (1 + 1e-12) <= math.exp(0.1) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 23, 10_000])
+def test_smallest_clip_norm__leaves_half_of_itself_after_rounding(size: int) -> None:
+    norm = smallest_clip_norm(size=size, resolution=2.0**-12)
+    room = room_to_round(norm, size=size, resolution=2.0**-12)
+    assert room == pytest.approx(norm / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.zeros(3), np.array([1.0, math.nan]), np.array([math.inf, 0.0])])
