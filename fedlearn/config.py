@@ -56,7 +56,7 @@ class RunConfig:
     experiment: Name
     scenario: Annotated[Scenario, KIND]
     partition: Annotated[Partition, KIND]
-    model: Model
+    model: Annotated[Model, KIND]
     training: Training
     strategy: Annotated[Strategy, KIND]
     privacy: Annotated[Privacy, KIND]
@@ -308,7 +308,16 @@ def _path(detail: ErrorDetails) -> str:
 def _parts(detail: ErrorDetails) -> tuple[str, ...]:
     """Dotted path without the wrapper and without the options that unions put into it."""
     parts = [str(part) for part in detail["loc"][1:]]
-    groups = {"scenario", "partition", "strategy", "privacy", "secagg", "transport", "engine"}
+    groups = {
+        "scenario",
+        "partition",
+        "model",
+        "strategy",
+        "privacy",
+        "secagg",
+        "transport",
+        "engine",
+    }
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]
     if len(parts) > 2 and parts[1] == "scaling" and parts[2] in _SCALINGS:

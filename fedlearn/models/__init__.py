@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import torch
 from torch import nn
 
 from fedlearn.errors import ConfigError
+from fedlearn.models.cnn import Cnn, build_cnn, cnn_problems
 from fedlearn.models.finetune import Finetune, Learner, cut
 from fedlearn.models.initialise import initialise
-from fedlearn.models.tabular import Tabular, build_tabular
+from fedlearn.models.tabular import Tabular, build_tabular, tabular_problems
 from fedlearn.rng import Streams
-from fedlearn.task import TableInput, Task
+from fedlearn.task import ImageInput, Input, TableInput, Task
 
 __all__ = ["Finetune", "Learner", "Model", "build", "pretrained", "problems"]
 
-Model = Tabular
+Model = Tabular | Cnn
 """The union of model configs, told apart by `kind`."""
 
 WHOLE = Finetune()
@@ -49,30 +50,56 @@ def build(config: Model, task: Task, streams: Streams, finetune: Finetune = WHOL
 def pretrained(config: Model) -> bool:
     """Whether the weights below the head mean something before training."""
     match config:
-        case Tabular():
+        case Tabular() | Cnn():
             return False
-        case _:
-            assert_never(config)
-
-
-def _build(config: Model, task: Task) -> nn.Sequential:
-    match config, task.input:
-        case Tabular(), TableInput() as table:
-            return build_tabular(config, table, task.num_classes)
-        case Tabular(), _:
-            raise TypeError("a tabular model needs a table; `problems` should have refused this")
         case _:
             assert_never(config)
 
 
 def problems(config: Model, task: Task) -> list[str]:
     """What is wrong with this pair of model and task, as `dotted.path: reason` lines."""
-    found = []
-    if not isinstance(task.input, TableInput):
-        found.append(f"model.kind={config.kind}: needs a table, and the scenario's records are not")
-    if config.architecture == "ft_transformer" and config.width % config.heads:
-        found.append(
-            f"model.heads={config.heads}: must divide model.width={config.width}; "
-            f"set model.width to a multiple of it"
-        )
-    return found
+    wanted = _wanted(config)
+    if not isinstance(task.input, wanted):
+        return [
+            f"model.kind={config.kind}: needs {_NAMES[wanted]}, and the scenario's records are not"
+        ]
+    match config:
+        case Tabular():
+            return list(tabular_problems(config))
+        case Cnn():
+            return list(cnn_problems(config, _input(task, ImageInput)))
+        case _:
+            assert_never(config)
+
+
+_NAMES: dict[type[Input], str] = {TableInput: "a table", ImageInput: "pictures"}
+
+
+def _wanted(config: Model) -> type[Input]:
+    match config:
+        case Tabular():
+            return TableInput
+        case Cnn():
+            return ImageInput
+        case _:
+            assert_never(config)
+
+
+def _build(config: Model, task: Task) -> nn.Sequential:
+    match config:
+        case Tabular():
+            return build_tabular(config, _input(task, TableInput), task.num_classes)
+        case Cnn():
+            return build_cnn(config, _input(task, ImageInput), task.num_classes)
+        case _:
+            assert_never(config)
+
+
+Shape = TypeVar("Shape", bound=Input)
+
+
+def _input(task: Task, wanted: type[Shape]) -> Shape:
+    if not isinstance(task.input, wanted):
+        found = type(task.input).__name__
+        raise TypeError(f"the model needs {wanted.__name__}, not {found}: see `problems`")
+    return task.input

@@ -9,6 +9,7 @@ is known (`Linear`, `Embedding`, `LayerNorm`), so DP-SGD sees all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
@@ -48,6 +49,15 @@ def build_tabular(config: Tabular, table: TableInput, num_classes: int) -> nn.Se
             return mlp(config, table, num_classes)
         case "ft_transformer":
             return ft_transformer(config, table, num_classes)
+
+
+def tabular_problems(config: Tabular) -> Iterator[str]:
+    """What of `config` does not fit itself."""
+    if config.architecture == "ft_transformer" and config.width % config.heads:
+        yield (
+            f"model.heads={config.heads}: must divide model.width={config.width}; "
+            f"set model.width to a multiple of it"
+        )
 
 
 class OneHot(nn.Module):

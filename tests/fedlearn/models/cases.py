@@ -1,0 +1,103 @@
+"""What the battery is run on: every kind of model of the union, on records that suit it.
+
+A new model adds its cases here; the battery in `test_models` finds them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import get_args, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlearn import models
+from fedlearn.models.cnn import Cnn
+from fedlearn.models.finetune import Finetune
+from fedlearn.models.tabular import Tabular
+from fedlearn.rng import Streams
+from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
+from fedlearn.vector import load_vector, to_vector
+
+TABLES = {
+    "numeric": TableInput(numeric=5),
+    "categorical": TableInput(numeric=0, cardinalities=(3, 2, 4)),
+    "mixed": TableInput(numeric=3, cardinalities=(2, 5)),
+}
+GREY = ImageInput(channels=1, height=12, width=12)
+COLOUR = ImageInput(channels=3, height=10, width=13)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model on records of one form; `mixes` where it looks across records."""
+
+    name: str
+    config: models.Model
+    input: Input
+    classes: int = 2
+    mixes: bool = False
+
+    @property
+    def task(self) -> Task:
+        return Task(input=self.input, classes=tuple(f"class {i}" for i in range(self.classes)))
+
+    def build(self, seed: int = 0, finetune: Finetune | None = None) -> nn.Module:
+        part = finetune or Finetune()
+        return models.build(self.config, self.task, Streams(seed), part).model
+
+    def records(self, n: int, seed: int = 0) -> Tensor:
+        """`n` records, of which no two are alike."""
+        rng = np.random.default_rng(seed)
+        match self.input:
+            case TableInput():
+                numbers = rng.uniform(-1, 1, (n, self.input.numeric))
+                codes = [np.arange(n) % size for size in self.input.cardinalities]
+                values = np.column_stack([numbers, *codes])
+            case ImageInput():
+                shape = self.input.channels, self.input.height, self.input.width
+                values = rng.uniform(0, 1, (n, *shape))
+            case TextInput():
+                raise NotImplementedError
+        return torch.from_numpy(values.astype(np.float32))
+
+
+def tabular_configs() -> Iterator[Tabular]:
+    """Every architecture with every norm, as the union of `Tabular` spells them."""
+    hints = get_type_hints(Tabular)
+    for architecture, norm in itertools.product(
+        get_args(hints["architecture"]), get_args(hints["norm"])
+    ):
+        yield Tabular(architecture=architecture, norm=norm, width=8, depth=2, heads=2, dropout=0.0)
+
+
+def tabular_cases() -> Iterator[Case]:
+    for config in tabular_configs():
+        for name, table in TABLES.items():
+            for classes in (2, 3) if name == "mixed" else (2,):
+                yield Case(
+                    name=f"{config.architecture}-{config.norm}-{name}-{classes}",
+                    config=config,
+                    input=table,
+                    classes=classes,
+                    mixes=config.norm == "batch" and config.architecture == "mlp",
+                )
+
+
+def image_cases() -> Iterator[Case]:
+    cnn = Cnn(width=4, depth=2, groups=2, dropout=0.0)
+    for name, image, classes in (("grey", GREY, 2), ("colour", COLOUR, 3)):
+        yield Case(name=f"cnn-{name}", config=cnn, input=image, classes=classes)
+
+
+CASES = (*tabular_cases(), *image_cases())
+
+
+def perturb(model: nn.Module) -> None:
+    """Away from the zeros of the start, in place."""
+    vector = to_vector(model)
+    noise = np.random.default_rng(9).uniform(0.01, 0.3, len(vector))
+    load_vector(model, (vector + noise).astype(np.float32))
