@@ -24,7 +24,7 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from fedlearn import flower
+from fedlearn import flower, flower_private
 from fedlearn.models.initialise import initialise
 from fedlearn.rng import Streams
 from fedlearn.rounds import TrainReply
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    flower.redirect_log(logging.NullHandler())
+    flower_private.redirect_log(logging.NullHandler())
     sides = {"bare": bare_round(), "engine": engine_round()}
     vectors = {side: to_vector(make_model()) for side in sides}
     seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.site import Site
-from fedlearn import flower
+from fedlearn import flower, flower_private
 from fedlearn.config import encode
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
@@ -136,15 +136,17 @@ def sealing(message: Message, context: Context, call_next: ClientAppCallable) ->
         opened = channel.open(kind, sealed, max_bytes=transport.max_bytes)
         # Before the app runs: neither a crash nor a copy makes it run twice.
         joined["channel"] = channel.to_bytes()
-        content = flower.content_from_bytes(opened.data)
+        content = flower_private.content_from_bytes(opened.data)
     except (EnvelopeError, ProtocolError, ValueError):
         error = EnvelopeError()
         refusal = Refusal(site="", exit_code=error.exit_code, reason=str(error))
         return Message(flower.refusal_reply(refusal), reply_to=message)
-    reply = call_next(flower.with_content(message, content), context)
-    answer = channel.seal(kind, opened.round, flower.content_to_bytes(reply.content))
+    reply = call_next(flower_private.with_content(message, content), context)
+    answer = channel.seal(kind, opened.round, flower_private.content_to_bytes(reply.content))
     joined["channel"] = channel.to_bytes()
-    return flower.with_content(reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)}))
+    return flower_private.with_content(
+        reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)})
+    )
 
 
 def secret_bytes(value: object) -> bytes:

@@ -1,7 +1,7 @@
 """What both sides of a federation must agree on: maths, protocols, formats and configuration.
 
-This package has no network, no clock and no global random generator; the one
-file that knows Flower is `fedlearn.flower`.
+This package has no network, no clock and no global random generator; the two
+files that know Flower are `fedlearn.flower` and `fedlearn.flower_private`.
 """
 
 import os as _os

@@ -1,43 +1,21 @@
-"""Everything that knows Flower: our messages as its records, and the few of its internals we touch.
+"""What coordinator and sites say to each other, as Flower's records: with its public API alone.
 
-The first half turns `fedlearn.rounds` into Flower messages and back with its
-public API. The second half, below the line, uses private names of flwr 1.41
-and 1.42; `tests/test_flower.py` fails loudly when one of them changes. No other
-file of the project may import a private name of flwr.
+Every function here has an inverse, or checks what came from the other side. What
+Flower keeps to itself, and we need all the same, is in `fedlearn.flower_private`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message,
-    MetricRecord,
-    RecordDict,
-)
-from flwr.app.message import make_message
-from flwr.clientapp import ClientApp
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.serverapp import ServerApp
-from flwr.supercore.constant import NOOP_FEDERATION_ID
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.supercore.telemetry import EventType
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fedlearn.config import RunConfig, compose, decode, encode
+from fedlearn.flower_private import with_content
 from fedlearn.metrics import EvaluationSums
 from fedlearn.privacy import Event
 from fedlearn.rounds import (
@@ -336,116 +314,3 @@ def _integer(value: Any) -> int:
 
 def _number(value: Any) -> float:
     return float(value)
-
-
-# --- private names of flwr ----------------------------------------------------
-
-FlowerRun = Run
-"""Flower's description of a run; only grids hand it around."""
-
-CLIENT_APP_FAILED = 2
-"""Flower's error code for a ClientApp that raised."""
-
-
-def new_run(run_id: int) -> FlowerRun:
-    """A `Run` for our own grid; also tells this process who it is: `Message` insists on it."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
-    return Run.create_empty(run_id)
-
-
-def set_message_id(message: Message, message_id: str) -> Message:
-    """Give `message` its id, as a transport would; Flower has no public setter."""
-    message.metadata.__dict__["_message_id"] = message_id
-    return message
-
-
-def separate(message: Message) -> Message:
-    """A message of its own: strategies let all messages of a round share one RecordDict."""
-    content = RecordDict({key: record.copy() for key, record in message.content.items()})
-    return make_message(message.metadata, content=content)
-
-
-def with_content(message: Message, content: RecordDict) -> Message:
-    """The same message, to the same peer and with the same id, around another content."""
-    return make_message(message.metadata, content=content)
-
-
-def content_to_bytes(content: RecordDict) -> bytes:
-    """All records of a message as bytes (protobuf), to be sealed."""
-    data: bytes = recorddict_to_proto(content).SerializeToString()
-    return data
-
-
-def content_from_bytes(data: bytes | memoryview) -> RecordDict:
-    """The inverse of `content_to_bytes`, for bytes that were authenticated.
-
-    Raises:
-        ValueError: their sender put something else there.
-    """
-    try:
-        return recorddict_from_proto(ProtoRecordDict.FromString(bytes(data)))
-    except DecodeError:
-        raise ValueError("the bytes are not a message's records") from None
-
-
-def error_reply(message: Message, reason: str) -> Message:
-    """The reply to `message` that says its ClientApp failed."""
-    return Message(Error(code=CLIENT_APP_FAILED, reason=reason), reply_to=message)
-
-
-def call_client(app: ClientApp, message: Message, context: Context) -> Message:
-    """Run `app` on `message` in this process."""
-    return app(message, context)
-
-
-def run_on_ray(
-    server: ServerApp,
-    client: ClientApp,
-    *,
-    sites: int,
-    resources: Mapping[str, float],
-    run_config: dict[str, bool | float | int | str],
-    app_dir: str,
-) -> None:
-    """Run both apps in Flower's simulation runtime, which starts Ray.
-
-    `app_dir` holds a pyproject.toml whose `[tool.flwr.app.config]` lists the
-    keys of `run_config`: this runtime reads defaults from a folder.
-    """
-    from flwr.simulation.run_simulation import _run_simulation
-
-    run = new_run(run_id=1)
-    run.override_config = run_config
-    run.primary_task_id = 1
-    run.federation_id = NOOP_FEDERATION_ID
-    context = Context(
-        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
-    )
-    _run_simulation(
-        num_supernodes=sites,
-        exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
-        client_app=client,
-        server_app=server,
-        server_app_context=context,
-        backend_config={
-            "client_resources": dict(resources),
-            "init_args": {"log_to_driver": False, "logging_level": "error"},
-        },
-        run=run,
-        app_dir=app_dir,
-        is_app=True,
-    )
-
-
-def redirect_log(handler: logging.Handler) -> Callable[[], None]:
-    """Send Flower's log to `handler` instead of the screen; returns the undo."""
-    logger = logging.getLogger("flwr")
-    before, propagate = list(logger.handlers), logger.propagate
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-
-    def undo() -> None:
-        logger.handlers[:] = before
-        logger.propagate = propagate
-
-    return undo

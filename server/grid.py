@@ -17,7 +17,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.errors import EnvelopeError, FedlearnError, StoppedError
-from fedlearn.flower import FlowerRun, read_refusal, size_of
+from fedlearn.flower import read_refusal, size_of
+from fedlearn.flower_private import FlowerRun
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from flwr.serverapp import Grid
 
-from fedlearn import flower
+from fedlearn import flower_private
 from fedlearn.config import RunConfig, to_tree
 from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
@@ -242,7 +242,7 @@ def _logged(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("fedlearn", "server", "clients", "simulations")]
     levels = [logger.level for logger in loggers]
-    undo = flower.redirect_log(handler)
+    undo = flower_private.redirect_log(handler)
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower
+from fedlearn import flower, flower_private
 from fedlearn.crypto.sealed import Channel
 from fedlearn.errors import EnvelopeError
 
@@ -23,9 +23,9 @@ class Sealing:
     def seal(self, site: str, message: Message) -> Message:
         """The message with its content sealed for `site`."""
         kind = flower.MESSAGE_KINDS[message.metadata.message_type]
-        plain = flower.content_to_bytes(message.content)
+        plain = flower_private.content_to_bytes(message.content)
         sealed = self.channels[site].seal(kind, self.round, plain)
-        return flower.with_content(
+        return flower_private.with_content(
             message, RecordDict({"sealed": flower.large_bytes("sealed", sealed)})
         )
 
@@ -42,4 +42,4 @@ class Sealing:
             raise EnvelopeError
         channel = self.channels[site]
         opened = channel.open(kind, sealed, round_number=self.round, max_bytes=self.max_bytes)
-        return flower.with_content(reply, flower.content_from_bytes(opened.data))
+        return flower_private.with_content(reply, flower_private.content_from_bytes(opened.data))

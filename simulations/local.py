@@ -14,7 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn import flower
+from fedlearn import flower_private
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,16 @@ class InProcessGrid(Grid):
         lost: Callable[[Message], bool] = lambda message: False,
     ) -> None:
         self.app, self.contexts, self.lost = app, contexts, lost
-        self._run = flower.new_run(run_id=1)
+        self._run = flower_private.new_run(run_id=1)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
 
-    def set_run(self, run: flower.FlowerRun) -> None:
+    def set_run(self, run: flower_private.FlowerRun) -> None:
         """Take over Flower's description of the run."""
         self._run = run
 
     @property
-    def run(self) -> flower.FlowerRun:
+    def run(self) -> flower_private.FlowerRun:
         """Flower's description of the run."""
         return self._run
 
@@ -71,7 +71,7 @@ class InProcessGrid(Grid):
         ids = []
         for message in messages:
             message_id = f"message-{next(self._ids)}"
-            flower.set_message_id(message, message_id)
+            flower_private.set_message_id(message, message_id)
             if not self.lost(message):
                 self._replies[message_id] = self._answer(message)
             ids.append(message_id)
@@ -90,11 +90,11 @@ class InProcessGrid(Grid):
     def _answer(self, message: Message) -> Message:
         try:
             context = self.contexts[message.metadata.dst_node_id]
-            reply = self.app(flower.separate(message), context)
+            reply = self.app(flower_private.separate(message), context)
         except Exception as error:
             log.exception("the ClientApp failed")
-            reply = flower.error_reply(message, f"{type(error).__name__}: {error}")
-        return flower.set_message_id(reply, f"reply-{next(self._ids)}")
+            reply = flower_private.error_reply(message, f"{type(error).__name__}: {error}")
+        return flower_private.set_message_id(reply, f"reply-{next(self._ids)}")
 
 
 def make_contexts(

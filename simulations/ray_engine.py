@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedlearn import flower
+from fedlearn import flower_private
 from fedlearn.engine import RayEngine
 from fedlearn.errors import ConfigError
 
@@ -52,7 +52,7 @@ def run_on_ray(
         # Flower keeps state in its home; two runs on one machine must not share it.
         os.environ.setdefault("FLWR_HOME", folder)
         try:
-            flower.run_on_ray(
+            flower_private.run_on_ray(
                 server,
                 client,
                 sites=sites,
