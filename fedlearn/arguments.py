@@ -126,6 +126,14 @@ def _add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
         "keys show keys/cleveland.pub",
     )
     show.add_argument("path", metavar="PATH")
+    certify = _add(
+        tasks,
+        "keys certificate",
+        "make or renew the certificate under which sites reach the coordinator",
+        "keys certificate fed.example.org --folder keys",
+    )
+    certify.add_argument("hosts", nargs="+", metavar="HOST", help="its names or IP addresses")
+    certify.add_argument("--folder", default="keys", help="where the files go (default: keys)")
     roster = _group(tasks, "keys roster", "the signed list of who takes part",
                     "keys roster show roster.json")  # fmt: skip
     _add_roster(roster)

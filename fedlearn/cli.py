@@ -139,6 +139,13 @@ def _keys_new(options: argparse.Namespace) -> int:
     return 0
 
 
+def _keys_certificate(options: argparse.Namespace) -> int:
+    from fedlearn import keyring_display
+
+    keyring_display.certify(Path(options.folder), options.hosts)
+    return 0
+
+
 def _keys_show(options: argparse.Namespace) -> int:
     from fedlearn import keyring_display
 
@@ -198,6 +205,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "data fetch": _data_fetch,
     "data check": _data_check,
     "keys new": _keys_new,
+    "keys certificate": _keys_certificate,
     "keys show": _keys_show,
     "keys roster sign": _roster_sign,
     "keys roster pin": _roster_pin,

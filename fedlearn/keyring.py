@@ -4,6 +4,7 @@
 |---|---|
 | `keys/NAME` | the private identity, PEM, mode 0600; never leaves the machine |
 | `keys/NAME.pub` | its introduction, to send to the coordinator |
+| `keys/NAME.tls` | a site's key for the transport, see `fedlearn.certificate_files` |
 | `roster.json` | the signed list of who takes part |
 | `roster.json.pin` | the fingerprint of who may sign that list, as its reader has compared it |
 
@@ -15,9 +16,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from fedlearn.certificate_files import new_site_credential, tls_path
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.introduction import introduce, read_introduction
@@ -29,8 +32,11 @@ PIN_SUFFIX: Final = ".pin"
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 
 
-def new_identity(folder: Path, name: str, role: Role) -> Participant:
+def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Participant:
     """Make `folder/name` (private) and `folder/name.pub` from fresh randomness.
+
+    A site also gets `folder/name.tls` (private), its key for the transport, whose
+    certificate is part of `name.pub`.
 
     Raises:
         ConfigError: the name cannot be a file's, one of the files exists, or the
@@ -38,15 +44,17 @@ def new_identity(folder: Path, name: str, role: Role) -> Participant:
     """
     _check_name(name)
     private, public = folder / name, public_path(folder / name)
-    if public.exists():
-        raise ConfigError([f"{public}: exists; an identity is never replaced"])
-    identity = Identity.new()
+    if there := [str(path) for path in (public, tls_path(private)) if path.exists()]:
+        raise ConfigError([f"{path}: exists; an identity is never replaced" for path in there])
+    identity, certificate = Identity.new(), ""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity.save(private)
+        if role == "site":
+            certificate = new_site_credential(private, now).certificate_pem().decode()
     except OSError as error:
         raise ConfigError([f"{private}: cannot be written ({error.strerror})"]) from None
-    _write_new(public, introduce(identity, name, role))
+    _write_new(public, introduce(identity, name, role, certificate))
     return Participant(name=name, role=role, public=identity.public)
 
 

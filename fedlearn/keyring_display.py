@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedlearn import keyring
+from fedlearn.certificate_files import issue_server_credential, tls_path
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.introduction import read_introduction
 from fedlearn.crypto.roster import Role, Roster
@@ -18,12 +20,27 @@ from fedlearn.crypto.roster import Role, Roster
 
 def new(folder: Path, name: str, role: Role) -> None:
     """Make an identity and say what to do with its two files."""
-    made = keyring.new_identity(folder, name, role)
+    made = keyring.new_identity(folder, name, role, datetime.now(UTC))
     private = folder / name
     print(f"{private}: the private identity; it stays on this machine, and only you can read it")
+    if role == "site":
+        print(f"{tls_path(private)}: the key of its connection; it stays on this machine, too")
     print(f"{keyring.public_path(private)}: send this file to the coordinator")
     print(f"fingerprint: {fingerprint(made.public)}")
     print("Tell the coordinator the fingerprint by another way than the file, such as a telephone.")
+
+
+def certify(folder: Path, hosts: Sequence[str]) -> None:
+    """Make or renew the certificate of the coordinator's server and say what is whose."""
+    for path in issue_server_credential(folder, hosts, datetime.now(UTC)):
+        print(f"{path}: {_MADE[path.name]}")
+
+
+_MADE = {
+    "ca.key": "the authority's key; needed to renew the server's certificate, else keep it offline",
+    "ca.crt": "the authority's certificate; send it to every site with the roster",
+    "server.tls": "the server's key and certificate; it stays on this machine",
+}
 
 
 def show(path: Path) -> None:

@@ -27,7 +27,7 @@ from fedlearn.errors import ConfigError
 
 PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64
-_LARGEST_FILE = 4096
+_LARGEST_FILE = 16384
 
 
 def fingerprint(public: bytes) -> str:
@@ -66,7 +66,7 @@ class Identity:
             ConfigError: the file is missing, is not a private Ed25519 key, is not a
                 regular file, or grants anything to group or others.
         """
-        return cls(_parse(path, _read_private(path)))
+        return cls(_parse(path, read_private(path)))
 
     def save(self, path: Path) -> None:
         """Writes the key as PKCS #8 PEM, mode 0600 from its creation; never replaces a file.
@@ -113,7 +113,12 @@ class Identity:
         raise TypeError("an identity is not pickled; save it to a file of mode 0600")
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """The content of a private file of a few kilobytes.
+
+    Raises:
+        ConfigError: missing, not a regular file, or it grants anything to group or others.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         descriptor = os.open(path, flags)

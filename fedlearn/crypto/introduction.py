@@ -1,7 +1,8 @@
 """The public half of an identity as a file: what a participant sends to the coordinator.
 
-Name, role and public key, signed by that key itself: whoever sends it holds the
-private half, and a file that was mangled on its way is noticed. It says nothing
+Name, role, public key and, for a site, the certificate of its transport, signed by
+that key itself: whoever sends it holds the private half, and a file that was mangled
+on its way is noticed. It says nothing
 about who the sender is: the coordinator compares the fingerprint by another way
 (a phone call, a contract) before it signs the key into a roster.
 """
@@ -9,6 +10,7 @@ about who the sender is: the coordinator compares the fingerprint by another way
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +24,15 @@ _PURPOSE: Final = "introduction"
 _ROLES: Final[dict[str, Role]] = {"site": "site", "server": "server", "helper": "helper"}
 
 
-def introduce(identity: Identity, name: str, role: Role) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Introduction:
+    """Who somebody is; `certificate` (PEM) is empty where no transport needs one."""
+
+    participant: Participant
+    certificate: str
+
+
+def introduce(identity: Identity, name: str, role: Role, certificate: str = "") -> str:
     """The text of an introduction: JSON, with the fingerprint in it for people."""
     document = {
         "schema": SCHEMA,
@@ -30,13 +40,29 @@ def introduce(identity: Identity, name: str, role: Role) -> str:
         "role": role,
         "public": identity.public.hex(),
         "fingerprint": identity.fingerprint,
-        "signature": identity.sign(_PURPOSE, name_bytes(name), role.encode()).hex(),
+        "certificate": certificate,
+        "signature": identity.sign(_PURPOSE, *_fields(name, role, certificate)).hex(),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _fields(name: str, role: Role, certificate: str) -> tuple[bytes, ...]:
+    """What is signed; without a certificate, the same as before there were any."""
+    certified = (certificate.encode(),) if certificate else ()
+    return name_bytes(name), role.encode(), *certified
+
+
 def read_introduction(path: Path) -> Participant:
     """The participant that an introduction names, if its own key signed it.
+
+    Raises:
+        ConfigError: unreadable, not an introduction, or altered.
+    """
+    return read_certified(path).participant
+
+
+def read_certified(path: Path) -> Introduction:
+    """An introduction with its certificate, if its own key signed both.
 
     Raises:
         ConfigError: unreadable, not an introduction, or altered.
@@ -50,19 +76,20 @@ def read_introduction(path: Path) -> Participant:
         raise ConfigError([f"{path}: not a public identity: {reason}"]) from None
 
 
-def _parse(document: dict[str, Any]) -> Participant:
+def _parse(document: dict[str, Any]) -> Introduction:
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema is {document['schema']!r}, expected {SCHEMA!r}")
     name, public = str(document["name"]), bytes.fromhex(document["public"])
-    role = _ROLES[document["role"]]
+    role, certificate = _ROLES[document["role"]], str(document.get("certificate", ""))
     if not name.isprintable():  # it is shown on the coordinator's terminal
         raise ValueError("its name cannot be printed")
     signature = bytes.fromhex(document["signature"])
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
         raise ValueError("a key or signature has the wrong length")
-    if not verify(public, signature, _PURPOSE, name_bytes(name), role.encode()):
+    if not verify(public, signature, _PURPOSE, *_fields(name, role, certificate)):
         raise ValueError("it was altered after its key had signed it")
     # Not signed, but it is what people compare.
     if document["fingerprint"] != fingerprint(public):
         raise ValueError("the fingerprint in it is not that of its key")
-    return Participant(name=name, role=role, public=public)
+    participant = Participant(name=name, role=role, public=public)
+    return Introduction(participant=participant, certificate=certificate)

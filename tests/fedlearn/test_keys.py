@@ -39,10 +39,11 @@ def sign(keys: Path, to: Path, *public: Path) -> int:
 
 
 def test_keys_new__makes_a_private_file_and_one_to_send(keys: Path) -> None:
-    assert {path.name for path in keys.iterdir()} == {
-        name + suffix for name in ("cleveland", "zürich", "coordinator") for suffix in ("", ".pub")
-    }
-    for name in ("cleveland", "zürich", "coordinator"):
+    names = ("cleveland", "zürich", "coordinator")
+    transport = {"cleveland.tls", "zürich.tls"}  # the coordinator's is for its host names
+    made = {name + suffix for name in names for suffix in ("", ".pub")} | transport
+    assert {path.name for path in keys.iterdir()} == made
+    for name in (*names, *transport):
         assert stat.S_IMODE((keys / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     identity = Identity.load(keys / "cleveland")
@@ -127,8 +128,10 @@ def test_introduction__cannot_draw_on_the_terminal_of_its_reader(tmp_path: Path)
 def test_introduction__is_worth_nothing_as_another_signature(keys: Path) -> None:
     document = json.loads((keys / "cleveland.pub").read_text())
     public, signature = (bytes.fromhex(document[key]) for key in ("public", "signature"))
-    assert verify(public, signature, "introduction", b"cleveland", b"site")
-    assert not verify(public, signature, "roster", b"cleveland", b"site")
+    fields = b"cleveland", b"site", document["certificate"].encode()
+    assert verify(public, signature, "introduction", *fields)
+    assert not verify(public, signature, "roster", *fields)
+    assert not verify(public, signature, "introduction", *fields[:2])
 
 
 # --- Rosters ----------------------------------------------------------------------
