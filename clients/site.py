@@ -42,7 +42,15 @@ from fedlearn.rng import Streams
 from fedlearn.task import Task
 from fedlearn.vector import layout_of
 
-__all__ = ["TEST_NOISE", "Site", "name_of", "open_site", "records_digest", "simulated_sites"]
+__all__ = [
+    "TEST_NOISE",
+    "Site",
+    "name_of",
+    "open_site",
+    "read_simulated",
+    "records_digest",
+    "simulated_sites",
+]
 
 UNLIMITED = Budget(epsilon=math.inf, delta=1e-5)
 """Where no owner has set a limit; what a run has promised holds all the same."""
@@ -177,6 +185,15 @@ def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
     return _records(encode(_DataChoice.of(config)))[1]
 
 
+def read_simulated(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
+    """All records as they are now, and as dealt out to the sites; nothing of it is kept.
+
+    Raises:
+        DataError: the records cannot be read.
+    """
+    return _read(_DataChoice.of(config))
+
+
 # What is loaded is kept for the sites of one process. The keys are JSON, because
 # configs may hold dicts and are not hashable.
 
@@ -194,7 +211,10 @@ class _DataChoice:
 
 @lru_cache(maxsize=2)
 def _records(choice_text: str) -> tuple[Pool, dict[str, SiteData]]:
-    choice = decode(_DataChoice, choice_text)
+    return _read(decode(_DataChoice, choice_text))
+
+
+def _read(choice: _DataChoice) -> tuple[Pool, dict[str, SiteData]]:
     streams = Streams(choice.seed)
     pool = load_pool(choice.scenario, streams, default_cache(os.environ))
     assignment = assign(choice.partition, pool, streams.get("partition"))

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_compare(commands)
     _add_report(commands)
+    _add_audit(commands)
     _add_data(_group(commands, "data", "what data there is", "data check my.csv"))
     _add_keys(_group(commands, "keys", "identities, and who takes part", "keys new cleveland"))
     _add_ledger(
@@ -97,6 +98,22 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
         "report runs/heart",
     )
     report.add_argument("folder", metavar="DIR")
+
+
+def _add_audit(commands: Commands[argparse.ArgumentParser]) -> None:
+    audit = _add(
+        commands,
+        "audit",
+        "measure privacy: of the run in a folder, of a new run, or in a demonstration",
+        "audit runs/heart",
+    )
+    audit.add_argument(
+        "words",
+        nargs="+",
+        metavar="DIR | key=value | demo=NAME",
+        help="the folder of a run; or what to run and measure, as Hydra overrides; or a "
+        "demonstration and its own key=value",
+    )
 
 
 def _add_data(tasks: Commands[argparse.ArgumentParser]) -> None:

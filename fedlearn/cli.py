@@ -94,6 +94,13 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(options: argparse.Namespace) -> int:
+    from simulations.audit import audit
+
+    audit(options.words)
+    return 0
+
+
 def _data_list(_: argparse.Namespace) -> int:
     from rich import box
     from rich.console import Console
@@ -201,6 +208,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "simulate": _simulate,
     "compare": _compare,
     "report": _report,
+    "audit": _audit,
     "data list": _data_list,
     "data fetch": _data_fetch,
     "data check": _data_check,

@@ -55,6 +55,11 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
     return tuple(target / name for name in files)
 
 
+def read_model(run: Path, result: Result) -> Vector:
+    """The trained model in the folder `run`: `float32[d]`; raises DataError as `export` does."""
+    return _vector(_checked_model(run / MODEL, result))
+
+
 def _checked_model(path: Path, result: Result) -> bytes:
     """The bytes of the model file, if its values have the hash of the result."""
     if not path.exists():
