@@ -14,10 +14,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fedlearn.arguments import parser
 from fedlearn.errors import ConfigError, FedlearnError, StoppedError
+
+if TYPE_CHECKING:
+    from fedlearn.config import RunConfig
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -59,22 +62,30 @@ def _bug(error: Exception) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    if options.config is None:
-        from fedlearn.config import compose
+    # Before the first import that takes time, so that it may hold off the collector.
+    from simulations.warm import nothing_collected, warm_up
 
-        config = compose(options.overrides)
-    else:
-        from fedlearn.config_file import load_file
+    with nothing_collected():
+        config = _config(options)
+        from server.stop import Stop, stop_on_interrupt
+        from simulations.display import Display
+        from simulations.run import simulate
 
-        config = load_file(Path(options.config), options.overrides)
-    from server.stop import Stop, stop_on_interrupt
-    from simulations.display import Display
-    from simulations.run import simulate
-
+        warm_up(config)
     stop = Stop()
     with Display() as display, stop_on_interrupt(stop, display.say):
         simulate(config, display, stop)
     return 0
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    if options.config is None:
+        from fedlearn.config import compose
+
+        return compose(options.overrides)
+    from fedlearn.config_file import load_file
+
+    return load_file(Path(options.config), options.overrides)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ round trip, so a run's config travels as one string.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Hashable, Sequence
@@ -363,6 +364,12 @@ def _without_unset(node: Any) -> Any:
 
 def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     """The values of `configs/run.yaml` under `overrides`, before they are checked."""
+    return copy.deepcopy(_composed(tuple(overrides)))
+
+
+@lru_cache(maxsize=8)
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    # Asked for twice: whether Hydra takes the overrides, and then for the values.
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf

@@ -6,7 +6,7 @@ between rounds goes on; one that was cut off is set aside and run anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from server.result import Result
 from server.result_file import read_result
 from simulations.points import Point
 from simulations.run import rehearse
+from simulations.warm import nothing_collected, warm_up
 from simulations.workers import Ended
 
 UNFINISHED: Final = "unfinished"
@@ -67,7 +68,11 @@ class Study:
     def rehearse(self) -> None:
         """Let all that is not finished be refused now; warms up what every run needs."""
         todo = self.todo()
-        warm_up(point.config for point in todo)
+        with nothing_collected():
+            import server.report.plots  # noqa: F401  (matplotlib)
+
+            for point in todo:
+                warm_up(point.config)
         refused: dict[str, FedlearnError] = {}
         for point in todo:
             try:
@@ -165,19 +170,3 @@ def _free(folder: Path, name: str) -> Path:
 def _worse(one: int, other: int) -> int:
     """A bug before all else; then the larger code."""
     return 1 if 1 in (one, other) else max(one, other)
-
-
-def warm_up(configs: Iterable[RunConfig]) -> None:
-    """Import and compute once what every run would, before processes are forked."""
-    import torch
-
-    import server.report.plots  # noqa: F401  (matplotlib)
-
-    for config in configs:
-        torch.set_num_threads(config.engine.threads)
-        if config.privacy.kind != "none":
-            import fedlearn.training.private  # noqa: F401  (Opacus)
-    # The first step of an optimizer imports torch's compiler.
-    weight = torch.nn.Parameter(torch.zeros(1))
-    weight.grad = torch.zeros(1)
-    torch.optim.SGD([weight], lr=0.0).step()

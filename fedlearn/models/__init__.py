@@ -10,7 +10,7 @@ from torch import nn
 from fedlearn.errors import ConfigError
 from fedlearn.models.cnn import Cnn, build_cnn, cnn_problems
 from fedlearn.models.finetune import Finetune, Learner, cut
-from fedlearn.models.initialise import initialise
+from fedlearn.models.initialise import allocate, initialise
 from fedlearn.models.tabular import Tabular, build_tabular, tabular_problems
 from fedlearn.rng import Streams
 from fedlearn.task import ImageInput, Input, TableInput, Task
@@ -34,7 +34,7 @@ def build(config: Model, task: Task, streams: Streams, finetune: Finetune = WHOL
     """
     with torch.device("meta"):
         model = _build(config, task)
-    model = model.to_empty(device="cpu")
+    allocate(model)
     initialise(model, torch.Generator().manual_seed(streams.torch_seed("model")))
     learner = cut(model, finetune)
     if not pretrained(config) and learner.frozen_parameters:

@@ -12,8 +12,6 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Final
 
-from scipy.optimize import brentq
-
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import GaussianEvent
@@ -54,6 +52,8 @@ def noise_multiplier(target: float, delta: float, sample_rate: float, steps: int
 
 def _root(excess: Callable[[float], float]) -> float:
     """A noise multiplier near the one where `excess` changes its sign."""
+    from scipy.optimize import brentq  # half a second that runs without privacy do not need
+
     low = high = 1.0
     while excess(low) <= 0 and low > SMALLEST_NOISE:
         low, high = max(low / 4, SMALLEST_NOISE), low

@@ -15,8 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-from dp_accounting.pld import privacy_loss_distribution as pld
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from fedlearn.privacy.events import GaussianEvent, merged
 
@@ -83,6 +82,9 @@ def _distribution(event: GaussianEvent, interval: float, allowance: float) -> An
 
     At most about `allowance` of probability is moved to an infinite loss.
     """
+    # Takes a second, most of it SciPy's statistics: not for runs without privacy.
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
     one = pld.from_gaussian_mechanism(
         event.noise_multiplier,
         sampling_prob=event.sample_rate,
@@ -125,7 +127,7 @@ def _interval(history: Sequence[GaussianEvent], allowance: float) -> float:
 def _largest_loss(event: GaussianEvent, allowance: float) -> float:
     """The largest loss of one step inside the truncated tails: log(1 - q + q exp(unsampled))."""
     noise, rate = event.noise_multiplier, event.sample_rate
-    reach = -noise * float(norm.ppf(0.5 * math.exp(_log_tail(event, allowance))))
+    reach = -noise * float(ndtri(0.5 * math.exp(_log_tail(event, allowance))))
     unsampled = (reach + 0.5) / noise**2
     if rate == 1:
         return unsampled

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Training
 
 
@@ -69,23 +70,6 @@ def batches(n: int, config: Training, rng: np.random.Generator) -> Iterator[NDAr
             order, start = (rng.permutation(n) if size < n else order), 0
         yield order[start : start + size]
         start += size
-
-
-def make_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """A fresh optimiser over the trainable parameters: no state survives a round."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    match config.optimizer:
-        case "sgd":
-            return torch.optim.SGD(
-                parameters,
-                lr=config.learning_rate,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-            )
-        case "adam":
-            return torch.optim.Adam(
-                parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-            )
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

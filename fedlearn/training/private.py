@@ -24,7 +24,8 @@ from torch.nn import functional
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.training.local import add_proximal, make_optimizer, pieces, snapshot
+from fedlearn.training.local import add_proximal, pieces, snapshot
+from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Training
 from fedlearn.vector import layout_of
 
