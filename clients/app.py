@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from clients import joining, work
 from clients.owner import admit, owner_of
@@ -23,7 +24,8 @@ from clients.summing import Contribution, Summing, WholeContribution, secagg_ste
 from fedlearn import flower
 from fedlearn.agreement import counters_of
 from fedlearn.errors import FedlearnError, ProtocolError
-from fedlearn.metrics import evaluation_sums
+from fedlearn.fairness import GroupFairness, group_sums, shown
+from fedlearn.metrics import EvaluationSums, evaluation_sums
 from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.local import predict
@@ -192,8 +194,30 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     features, labels = site.test_tensors
     probabilities = predict(site.model, features, site.config.training.max_batch)
     sums = evaluation_sums(probabilities, labels.numpy())
+    groups = _group_sums(site, probabilities, labels.numpy())
     if summing is None:
-        return flower.evaluate_reply(EvaluateReply(site=site.name, sums=sums))
-    nothing = np.zeros(0, np.float32)
-    mine = Contribution(nothing, 1, counters_of(sums))
+        return flower.evaluate_reply(_released(site, sums, groups))
+    # Of a sum over sites every group is counted: how many it has is known after it is opened.
+    counters = [count for one in (sums, *groups.values()) for count in counters_of(one)]
+    mine = Contribution(np.zeros(0, np.float32), 1, counters)
     return summing.reply(message, mine, model_hash(request.model), ())
+
+
+def _group_sums(
+    site: Site, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> dict[str, EvaluationSums]:
+    """The test sums of the groups of people that the run tells apart, if any."""
+    fairness = site.config.fairness
+    if not isinstance(fairness, GroupFairness):
+        return {}
+    attribute = site.data.test_attributes[fairness.column]
+    return group_sums(fairness, attribute, probabilities, labels)
+
+
+def _released(site: Site, sums: EvaluationSums, groups: dict[str, EvaluationSums]) -> EvaluateReply:
+    """What leaves the site in clear: groups that are too small stay here."""
+    fairness = site.config.fairness
+    if not isinstance(fairness, GroupFairness):
+        return EvaluateReply(site=site.name, sums=sums)
+    seen, hidden = shown(groups, fairness.smallest)
+    return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden)

@@ -35,6 +35,7 @@ from fedlearn.data import Partition, Pool, Records, Scenario, SiteData, deal, lo
 from fedlearn.data.archives import default_cache
 from fedlearn.data.partition import assign
 from fedlearn.errors import ConfigError
+from fedlearn.fairness import Fairness, GroupFairness, column_problems
 from fedlearn.privacy import NoiseSource, PrivacyPlan
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.privacy.plan import problems as privacy_problems
@@ -170,7 +171,8 @@ def _open(name: str, config_text: str) -> tuple[str, _Opened, models.Learner]:
     config = decode(RunConfig, config_text)
     torch.set_num_threads(config.engine.threads)
     pool, sites = _records(encode(_DataChoice.of(config)))
-    if found := task_problems(config, pool.task):
+    found = task_problems(config, pool.task) + column_problems(config.fairness, pool.attributes)
+    if found:
         raise ConfigError(found)
     learner = _learner(encode(_ModelChoice.of(config, pool.task)))
     found = private_model_problems(config, learner.model)
@@ -203,10 +205,16 @@ class _DataChoice:
     scenario: Scenario
     partition: Partition
     seed: int
+    fairness: Fairness
 
     @classmethod
     def of(cls, config: RunConfig) -> _DataChoice:
-        return cls(scenario=config.scenario, partition=config.partition, seed=config.seed)
+        return cls(
+            scenario=config.scenario,
+            partition=config.partition,
+            seed=config.seed,
+            fairness=config.fairness,
+        )
 
 
 @lru_cache(maxsize=2)
@@ -216,7 +224,8 @@ def _records(choice_text: str) -> tuple[Pool, dict[str, SiteData]]:
 
 def _read(choice: _DataChoice) -> tuple[Pool, dict[str, SiteData]]:
     streams = Streams(choice.seed)
-    pool = load_pool(choice.scenario, streams, default_cache(os.environ))
+    group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
+    pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by)
     assignment = assign(choice.partition, pool, streams.get("partition"))
     return pool, deal(pool, assignment)
 

@@ -222,7 +222,8 @@ class Summing:
         if self.part == "train":
             size = layout_of(self.site.model).size
             return train_payload(self._plan, self.settings, sites, size)
-        return evaluate_payload(self.settings, sites, self.site.task.num_classes)
+        classes, fairness = self.site.task.num_classes, self.site.config.fairness
+        return evaluate_payload(self.settings, sites, classes, fairness)
 
     def _roster(self) -> Roster:
         return roster_of(str(joined_run(self.context, self.part)["roster"]))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, encode
+from fedlearn.fairness import Fairness, GroupFairness
 from fedlearn.metrics import EvaluationSums, score_bins
 from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
 from fedlearn.privacy.rotation import padded
@@ -87,14 +88,23 @@ def rotation_context(config: RunConfig, number: int) -> bytes:
     return f"fedlearn/{config.experiment}/{config.seed}/{number}".encode()
 
 
-def evaluate_payload(settings: SecAggSum, sites: int, classes: int) -> Payload:
+def evaluate_payload(settings: SecAggSum, sites: int, classes: int, fairness: Fairness) -> Payload:
     """The form of a site's test sums: no values, and counters.
 
     The counters are the count, the loss in `LOSS_UNIT`s, the confusion matrix
-    by rows, and the score histograms by rows.
+    by rows, and the score histograms by rows; then the same for every group.
     """
-    counters = 2 + classes * classes + 2 * score_bins(classes)
+    counters = (1 + len(groups_of(fairness))) * _counters(classes)
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=counters)
+
+
+def groups_of(fairness: Fairness) -> tuple[str, ...]:
+    """The groups of people that are told apart, in the order in which they are counted."""
+    return fairness.names if isinstance(fairness, GroupFairness) else ()
+
+
+def _counters(classes: int) -> int:
+    return 2 + classes * classes + 2 * score_bins(classes)
 
 
 def counters_of(sums: EvaluationSums) -> list[int]:
@@ -105,6 +115,7 @@ def counters_of(sums: EvaluationSums) -> list[int]:
 
 def sums_of(counters: NDArray[np.int64], classes: int) -> EvaluationSums:
     """The inverse of `counters_of`, for one site or for a sum over sites."""
+    counters = counters[: _counters(classes)]
     split = 2 + classes * classes
     return EvaluationSums(
         count=int(counters[0]),
@@ -114,11 +125,23 @@ def sums_of(counters: NDArray[np.int64], classes: int) -> EvaluationSums:
     )
 
 
+def group_sums_of(
+    counters: NDArray[np.int64], classes: int, fairness: Fairness
+) -> dict[str, EvaluationSums]:
+    """What follows the sums of all records: those of every group."""
+    size = _counters(classes)
+    return {
+        name: sums_of(counters[i * size :], classes)
+        for i, name in enumerate(groups_of(fairness), start=1)
+    }
+
+
 def plan_digest(
     config: RunConfig, payload: AnyPayload, part: Part, plan: PrivacyPlan | None
 ) -> bytes:
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
     digest = hashlib.sha256(b"fedlearn/agreement/v1\n" + part.encode() + b"\n" + payload.hash())
-    for piece in (plan, config.training, config.model):
+    pieces = (plan, config.training, config.model)
+    for piece in (*pieces, config.fairness) if part == "evaluate" else pieces:
         digest.update(encode(piece).encode() + b"\n")
     return digest.digest()

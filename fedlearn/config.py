@@ -27,6 +27,8 @@ from fedlearn.data import Partition, Scenario, scaling_of
 from fedlearn.data.scaling import Scaling, reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
+from fedlearn.fairness import Fairness
+from fedlearn.fairness import problems as fairness_problems
 from fedlearn.models import Model
 from fedlearn.models.validate import dp_problems
 from fedlearn.privacy import (
@@ -64,6 +66,7 @@ class RunConfig:
     secagg: Annotated[SecAgg, KIND]
     transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
+    fairness: Annotated[Fairness, KIND]
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
@@ -111,6 +114,7 @@ def load(tree: dict[str, Any]) -> RunConfig:
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
     found = [*privacy_problems(config.privacy), *_scaling_problems(config)]
+    found += fairness_problems(config.fairness)
     match config.privacy:
         case DistributedPrivacy():
             found += _distributed_problems(config, config.privacy)
@@ -318,6 +322,7 @@ def _parts(detail: ErrorDetails) -> tuple[str, ...]:
         "secagg",
         "transport",
         "engine",
+        "fairness",
     }
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]

@@ -167,8 +167,17 @@ def read_spent(content: RecordDict) -> tuple[Event, ...]:
 
 def evaluate_reply(reply: EvaluateReply) -> RecordDict:
     """A site's evaluation sums as lists of integers; the loss is one float."""
-    sums = reply.sums
-    metrics = MetricRecord(
+    note = ConfigRecord(
+        {"name": reply.site, "groups": list(reply.groups), "withheld": list(reply.withheld)}
+    )
+    content = RecordDict({"metrics": _sums_record(reply.sums), "site": note})
+    for i, sums in enumerate(reply.groups.values()):
+        content[f"group-{i}"] = _sums_record(sums)
+    return content
+
+
+def _sums_record(sums: EvaluationSums) -> MetricRecord:
+    return MetricRecord(
         {
             "count": sums.count,
             "loss": sums.loss,
@@ -176,21 +185,34 @@ def evaluate_reply(reply: EvaluateReply) -> RecordDict:
             "scores": sums.scores.reshape(-1).tolist(),
         }
     )
-    return RecordDict({"metrics": metrics, "site": ConfigRecord({"name": reply.site})})
 
 
 def read_evaluate_reply(content: RecordDict) -> EvaluateReply:
     """The inverse of `evaluate_reply`."""
-    metrics = content.metric_records["metrics"]
-    confusion = np.asarray(metrics["confusion"], np.int64)
-    classes = round(len(confusion) ** 0.5)
-    sums = EvaluationSums(
-        count=_integer(metrics["count"]),
-        loss=_number(metrics["loss"]),
-        confusion=confusion.reshape(classes, classes),
-        scores=np.asarray(metrics["scores"], np.int64).reshape(2, -1),
+    records, note = content.metric_records, content.config_records["site"]
+    return EvaluateReply(
+        site=str(note["name"]),
+        sums=_read_sums(records["metrics"]),
+        groups={
+            name: _read_sums(records[f"group-{i}"]) for i, name in enumerate(_texts(note["groups"]))
+        },
+        withheld=_texts(note["withheld"]),
     )
-    return EvaluateReply(site=str(content.config_records["site"]["name"]), sums=sums)
+
+
+def _read_sums(record: MetricRecord) -> EvaluationSums:
+    confusion = np.asarray(record["confusion"], np.int64)
+    classes = round(len(confusion) ** 0.5)
+    return EvaluationSums(
+        count=_integer(record["count"]),
+        loss=_number(record["loss"]),
+        confusion=confusion.reshape(classes, classes),
+        scores=np.asarray(record["scores"], np.int64).reshape(2, -1),
+    )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def hello_reply(hello: Hello) -> RecordDict:

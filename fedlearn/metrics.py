@@ -79,21 +79,43 @@ def metrics(sums: EvaluationSums) -> dict[str, float]:
     """
     if not sums.count:
         return {}
-    hits = np.diag(sums.confusion).astype(np.float64)
-    truth, predicted = sums.confusion.sum(1), sums.confusion.sum(0)
-    occurs, appears = truth > 0, (truth + predicted) > 0
-    found = {
-        "loss": sums.loss / sums.count,
-        "accuracy": float(hits.sum() / sums.count),
-        "balanced_accuracy": float((hits[occurs] / truth[occurs]).mean()),
-        "macro_f1": float((2 * hits[appears] / (truth + predicted)[appears]).mean()),
-    }
-    if sums.scores.shape[1] and occurs.all():
-        found["auc"] = _auc(sums.scores)
+    of_counts = counted_metrics(sums.confusion).items()
+    found = {"loss": sums.loss / sums.count} | {name: float(value) for name, value in of_counts}
+    if sums.scores.shape[1] and sums.scores.sum(1).all():
+        found["auc"] = float(auc(sums.scores))
     return found
 
 
-def _auc(scores: NDArray[np.int64]) -> float:
-    negatives, positives = scores.astype(np.float64)
-    below = np.cumsum(negatives) - negatives
-    return float((positives * (below + negatives / 2)).sum() / (negatives.sum() * positives.sum()))
+def counted_metrics(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
+
+    `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
+    matrix without records has NaN.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    truth, predicted = confusion.sum(-1), confusion.sum(-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, f1 = hits / truth, 2 * hits / (truth + predicted)
+        return {
+            "accuracy": hits.sum(-1) / truth.sum(-1),
+            "balanced_accuracy": _mean(recall, truth > 0),
+            "macro_f1": _mean(f1, (truth + predicted) > 0),
+        }
+
+
+def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Means over the last axis, of those that count."""
+    total: NDArray[np.float64] = np.where(where, values, 0.0).sum(-1) / where.sum(-1)
+    return total
+
+
+def auc(scores: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AUC of score histograms `int64[..., 2, bins]` as `float64[...]`; NaN without both classes."""
+    negatives = scores[..., 0, :].astype(np.float64)
+    positives = scores[..., 1, :].astype(np.float64)
+    below = np.cumsum(negatives, -1) - negatives
+    with np.errstate(invalid="ignore"):
+        area: NDArray[np.float64] = (positives * (below + negatives / 2)).sum(-1) / (
+            negatives.sum(-1) * positives.sum(-1)
+        )
+    return area

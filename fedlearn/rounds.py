@@ -9,7 +9,7 @@ travel is `fedlearn.flower`'s business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedlearn.metrics import EvaluationSums
 from fedlearn.privacy import Event
@@ -92,10 +92,16 @@ class TrainReply:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateReply:
-    """A site's test sums for the model of a round."""
+    """A site's test sums for the model of a round.
+
+    `groups` are those of the groups of people that may be shown, `withheld` the
+    names of the groups that are too small.
+    """
 
     site: str
     sums: EvaluationSums
+    groups: dict[str, EvaluationSums] = field(default_factory=dict)
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
+from fedlearn.agreement import groups_of
 from fedlearn.config import RunConfig
 from fedlearn.errors import PrivacyError, ProtocolError
 from fedlearn.metrics import EvaluationSums, metrics, score_bins
@@ -24,7 +25,7 @@ from fedlearn.privacy import ClientPlan, DistributedPlan, Event, NoiseSource, Pr
 from fedlearn.privacy.client_level import poisson_cohort, smallest_clip_norm
 from fedlearn.privacy.noise import noise_of
 from fedlearn.rng import Streams
-from fedlearn.rounds import RoundNote
+from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.secagg.payload import Total
 from fedlearn.secagg.settings import SecAggOff
 from fedlearn.vector import Vector
@@ -35,6 +36,16 @@ from server.result import Attendance, RoundResult
 from server.spending import epsilon_of, spent_in_round
 from server.strategies import cohort_size, make_strategy
 from server.summing import Summing
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSums:
+    """Test sums of groups of people: of every site that releases its own, and over all sites."""
+
+    per_site: dict[str, dict[str, EvaluationSums]] = field(default_factory=dict)
+    withheld: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Site -> the groups that are too small there to be shown."""
+    pooled: dict[str, EvaluationSums] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,6 +60,8 @@ class Progress:
     """The latest test sums of every site, where sites release them."""
     tested: EvaluationSums | None = None
     """The latest test sums over all sites."""
+    groups: GroupSums = field(default_factory=GroupSums)
+    """The latest test sums of groups of people, where the run tells them apart."""
     clip_norm: float | None = None
     """The norm of the next round, where it has moved."""
 
@@ -244,8 +257,11 @@ class Federation:
 
     def _check_sums(self, content: RecordDict) -> None:
         """Refuse test sums that cannot be added to those of the other sites."""
-        if not _fits(flower.read_evaluate_reply(content).sums, self.enrolment.task.num_classes):
+        reply, classes = flower.read_evaluate_reply(content), self.enrolment.task.num_classes
+        if not all(_fits(sums, classes) for sums in (reply.sums, *reply.groups.values())):
             raise ValueError("test sums of another shape")
+        if not {*reply.groups, *reply.withheld} <= set(groups_of(self.config.fairness)):
+            raise ValueError("test sums of a group that nobody asked for")
 
     def _evaluate(self, number: int) -> dict[str, float]:
         arrays = flower.arrays_of(self.progress.model)
@@ -258,20 +274,34 @@ class Federation:
         if self.summing and self.config.evaluation == "pooled":
             classes = self.enrolment.task.num_classes
             model = self.progress.model
-            self.progress.tested = self.summing.evaluate(number, list(messages), model, classes)
+            tested, groups = self.summing.evaluate(number, list(messages), model, classes)
+            self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
             replies = self.grid.exchange(messages, check=self._check_sums)
-            self.progress.per_site = {
-                site: flower.read_evaluate_reply(reply.content).sums
-                for site, reply in replies.answers.items()
-            }
+            read = flower.read_evaluate_reply
+            told = {site: read(reply.content) for site, reply in replies.answers.items()}
+            self.progress.per_site = {site: reply.sums for site, reply in told.items()}
             self.progress.tested = pooled(self.progress.per_site)
+            self.progress.groups = _group_sums(told)
         return metrics(self.progress.tested)
 
 
 def _fits(sums: EvaluationSums, classes: int) -> bool:
     shapes = sums.confusion.shape, sums.scores.shape
     return shapes == ((classes, classes), (2, score_bins(classes)))
+
+
+def _group_sums(told: Mapping[str, EvaluateReply]) -> GroupSums:
+    """What sites have shown of their groups, and the sums of that over the sites."""
+    total: dict[str, EvaluationSums] = {}
+    for _, reply in sorted(told.items()):
+        for name, sums in reply.groups.items():
+            total[name] = total[name] + sums if name in total else sums
+    return GroupSums(
+        per_site={site: reply.groups for site, reply in told.items() if reply.groups},
+        withheld={site: reply.withheld for site, reply in told.items() if reply.withheld},
+        pooled=total,
+    )
 
 
 def pooled(per_site: dict[str, EvaluationSums]) -> EvaluationSums:

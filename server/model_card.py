@@ -217,8 +217,7 @@ def _limits(result: Result) -> tuple[str, ...]:
     limits = [
         "It was tested only at the sites that it was trained at. At another site, with other "
         "people, devices or habits, it may do worse; test it there first.",
-        "It was not examined how it does for groups of people within a site, for example by age "
-        "or sex.",
+        _groups(result),
         "It has not been approved for any use. Decisions about people stay with people.",
         "The numbers of records and the test results in this card are exact and were published "
         "without noise.",
@@ -231,6 +230,23 @@ def _limits(result: Result) -> tuple[str, ...]:
     limits += [f"{site} has no test records: how the model does there is not known."
                for site in untested]  # fmt: skip
     return tuple(limits)
+
+
+def _groups(result: Result) -> str:
+    groups = result.fairness.groups if result.fairness else None
+    if groups is None:
+        return (
+            "It was not examined how it does for groups of people within a site, for example by "
+            "age or sex."
+        )
+    listed = ", ".join(
+        f"{name} {one.evaluate['accuracy'].value:.3f} ({one.count} test records)"
+        for name, one in groups.all_sites.items()
+    )
+    return (
+        f"Accuracy by {groups.column}: {listed or 'no group has enough test records'}. It was "
+        "examined by nothing else."
+    )
 
 
 def _provenance(result: Result) -> tuple[Fact, ...]:

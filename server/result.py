@@ -11,6 +11,8 @@ import platform
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedlearn.intervals import Gap, Measured
+
 SCHEMA = "fedlearn/result/v1"
 
 Status = Literal["finished", "stopped_budget", "interrupted", "failed"]
@@ -78,6 +80,42 @@ class FinalResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupResult:
+    """How the model does for a group of people in the test records."""
+
+    count: int
+    evaluate: dict[str, Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupsResult:
+    """How the model does for groups of people; what is too small to be shown is only named."""
+
+    column: str
+    smallest: int
+    all_sites: dict[str, GroupResult]
+    """Over the sites that show the group, or over all sites where only the sum was opened."""
+    per_site: dict[str, dict[str, GroupResult]]
+    withheld: dict[str, list[str]]
+    """Site (or `all sites`) -> groups that are too small, or would give those away."""
+    gap: Gap | None
+    decisions: dict[str, float]
+    """As in `fedlearn.intervals.decision_gaps`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairnessResult:
+    """For whom the final model works how well; intervals are for `confidence`."""
+
+    confidence: float
+    all_sites: dict[str, Measured]
+    per_site: dict[str, dict[str, Measured]]
+    gap: Gap | None
+    """Between the sites; null where only their sum was opened."""
+    groups: GroupsResult | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SitePrivacy:
     """What a site has spent in this run."""
 
@@ -142,6 +180,8 @@ class Result:
     model: ModelFacts
     rounds: list[RoundResult] = field(default_factory=list)
     final: FinalResult
+    fairness: FairnessResult | None = None
+    """Null until the run has ended."""
     privacy: PrivacyResult
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""

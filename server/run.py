@@ -20,10 +20,13 @@ from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
 from fedlearn.vector import vector_digest
 from server.enrol import Enrolment, enrol, join, plan_for
+from server.fairness import fairness_result
 from server.federation import Federation, Progress
 from server.folder import Checkpoint, RunFolder
+from server.released import released
 from server.result import (
     DataFacts,
+    FairnessResult,
     FinalResult,
     ModelFacts,
     PrivacyResult,
@@ -164,16 +167,19 @@ class _Reporter:
             )
         )
 
-    def write(self, status: Status, reason: str | None = None) -> Result:
+    def write(
+        self, status: Status, reason: str | None = None, fairness: FairnessResult | None = None
+    ) -> Result:
         """Write `result.json`."""
-        result = self._result(status, reason)
+        result = replace(self._result(status, reason), fairness=fairness)
         self.folder.write_result(result)
         return result
 
     def end(self, status: Status, reason: str | None = None) -> Result:
         """Write the last `result.json` of this process."""
         log.info("%s %s", status, reason or "")
-        return self.write(status, reason)
+        fairness = fairness_result(self.federation.config, self.federation.progress)
+        return self.write(status, reason, fairness)
 
     def _result(self, status: Status, reason: str | None) -> Result:
         federation = self.federation
@@ -227,12 +233,13 @@ def _final(progress: Progress) -> FinalResult:
 def _privacy(federation: Federation) -> PrivacyResult:
     """What the run promises; noise that a test can repeat promises nothing."""
     private = all(hello.real_noise for hello in federation.enrolment.hellos.values())
-    return privacy_result(
+    found = privacy_result(
         federation.plan,
         federation.progress.spent,
         noise_is_private=private and federation.noise(0).is_private,
         sum_only=federation.config.secagg.kind in ("masked", "two_server"),
     )
+    return replace(found, statement=f"{found.statement} {released(federation.config)}")
 
 
 @contextmanager

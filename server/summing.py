@@ -18,6 +18,7 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
+    group_sums_of,
     least_of,
     part_of,
     plan_digest,
@@ -112,18 +113,20 @@ class Summing:
 
     def evaluate(
         self, number: int, messages: Sequence[Message], model: Vector, classes: int
-    ) -> EvaluationSums:
-        """The test sums over all surviving sites.
+    ) -> tuple[EvaluationSums, dict[str, EvaluationSums]]:
+        """The test sums over all surviving sites, and those of every group of people.
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
         """
-        payload, tally = evaluate_payload(self.settings, len(self.sites), classes), Tally()
+        fairness, tally = self.config.fairness, Tally()
+        payload = evaluate_payload(self.settings, len(self.sites), classes, fairness)
         try:
             _, total = self._sum("evaluate", number, messages, model, payload, tally)
         except ProtocolError as error:
             raise self._with_reasons(error, tally) from None
-        return sums_of(total.counters, classes)
+        groups = group_sums_of(total.counters, classes, fairness)
+        return sums_of(total.counters, classes), groups
 
     def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.

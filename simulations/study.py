@@ -6,7 +6,7 @@ between rounds goes on; one that was cut off is set aside and run anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from server.report.comparison import (
     read_comparison,
     write_comparison,
 )
+from server.report.gaps import Gaps, all_gaps
 from server.result import Result
 from server.result_file import read_result
 from simulations.points import Point
@@ -103,11 +104,12 @@ class Study:
     def is_settled(self) -> bool:
         """Whether every point has finished or failed: nothing is left to do."""
         settled = {"finished", "stopped_budget", "failed"}
-        return all(self._entry(point).status in settled for point in self.points)
+        return all(self._entry(point, {}).status in settled for point in self.points)
 
     def write(self) -> Comparison:
         """Write `compare.json` and `compare.csv`: these points, then those of earlier commands."""
-        entries = {point.name: self._entry(point) for point in self.points}
+        gaps = self._gaps()
+        entries = {point.name: self._entry(point, gaps) for point in self.points}
         if (self.folder / FILE).is_file():
             for entry in read_comparison(self.folder).points:
                 entries.setdefault(entry.name, entry)
@@ -115,7 +117,13 @@ class Study:
         write_comparison(self.folder, comparison)
         return comparison
 
-    def _entry(self, point: Point) -> PointResult:
+    def _gaps(self) -> dict[str, Gaps]:
+        """The gaps between sites and between groups of every run that has tested them."""
+        together = [point.name for point in self.points if point.site is None]
+        found = ((name, self._results[name]) for name in together)
+        return all_gaps({name: result for name, result in found if result is not None})
+
+    def _entry(self, point: Point, gaps: Mapping[str, Gaps]) -> PointResult:
         plan = Plan(
             name=point.name,
             overrides=point.overrides,
@@ -123,7 +131,8 @@ class Study:
             reference=point.reference,
             site=point.site,
         )
-        return point_result(plan, self._results[point.name], self._reasons.get(point.name))
+        reason = self._reasons.get(point.name)
+        return point_result(plan, self._results[point.name], reason, gaps.get(point.name))
 
     def _freed(self, point: Point) -> Point:
         """Resume what ended cleanly after a round; set aside what did not."""

@@ -65,8 +65,11 @@ DATASETS: Mapping[str, Dataset] = {
 }
 
 
-def load_pool(scenario: Scenario, streams: Streams, cache: Path) -> Pool:
+def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str = "") -> Pool:
     """The records of a scenario; `cache` is the folder that archives are kept in.
+
+    `group_by` names the attribute that test records will be grouped by, if any; a
+    scenario that has few of them offers all.
 
     Raises:
         DataError: the data cannot be read, fetched or learned from.
@@ -77,7 +80,7 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path) -> Pool:
         case Heart():  # its split is published, so it does not depend on the seed
             return heart.load(scenario, cache)
         case Csv():
-            return csv.load(scenario, streams.get("split"))
+            return csv.load(scenario, streams.get("split"), group_by)
         case _:
             assert_never(scenario)
 

@@ -26,6 +26,7 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scaling import Ranges, Scaling
 from fedlearn.data.table import Separator, Table, duplicates, read_table, some_lines
 from fedlearn.errors import ConfigError, DataError
+from fedlearn.fairness import Attribute
 from fedlearn.settings import Count, Name, Probability
 from fedlearn.task import TableInput, Task
 
@@ -58,11 +59,12 @@ class Csv:
     scaling: Scaling = field(default_factory=Ranges)
 
 
-def load(config: Csv, rng: np.random.Generator) -> Pool:
+def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
     """The records of the table that have a label, split by `rng` within site and class.
 
     Of every class at every site about `test_fraction` are test records, and at
-    least one is a training record.
+    least one is a training record. `group_by` names a column, dropped or not, that
+    becomes the attribute by which test records can be grouped.
 
     Raises:
         DataError: the file cannot be read, or its contents cannot be learned
@@ -72,14 +74,15 @@ def load(config: Csv, rng: np.random.Generator) -> Pool:
 
     """
     table = read_table(Path(config.path), separator=config.separator, encoding=config.encoding)
-    _check_names(config, table)
+    _check_names(config, table, group_by)
     table, notes = _with_label(config, table)
     features = [_describe(config, table, name) for name in feature_names(config, table)]
     problems = [*_label_problems(config, table), *_site_problems(config, table)]
     problems += _feature_problems(config, table, features)
     if problems:
         raise DataError("\n".join(problems))
-    return _pool(config, table, features, notes, rng)
+    pool = _pool(config, table, features, notes, rng)
+    return replace(pool, attributes=_attributes(config, table, group_by))
 
 
 def feature_names(config: Csv, table: Table) -> list[str]:
@@ -118,7 +121,7 @@ def _pool(
     )
 
 
-def _check_names(config: Csv, table: Table) -> None:
+def _check_names(config: Csv, table: Table, group_by: str) -> None:
     roles = {"label": [config.label], "site": [config.site] if config.site else []}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
     lists |= {"allow_identifiers": config.allow_identifiers}
@@ -129,6 +132,9 @@ def _check_names(config: Csv, table: Table) -> None:
         for name in names
         if name not in table.header
     ]
+    if group_by and group_by not in table.header:
+        there = ", ".join(table.header)
+        problems.append(f"fairness.column={group_by}: no such column; there are {there}")
     if config.label in (config.site, *config.drop):
         problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
     problems += [
@@ -253,6 +259,16 @@ def _numbers(
     if not scaling.reads_records(config.scaling):  # else the site's mean is filled in later
         scaled[absent] = 0.0
     return scaled, absent[:, absent.any(axis=0)].astype(np.float32)
+
+
+def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute]:
+    """The column that people are to be grouped by, learned from or not; its numbers unscaled."""
+    if not group_by:
+        return {}
+    cells = table.column(group_by)
+    if _describe(config, table, group_by).kind == "numeric":
+        return {group_by: np.array([columns.parse(cell, config.decimal) for cell in cells])}
+    return {group_by: np.array(cells)}
 
 
 def _codes(table: Table, column: Column) -> NDArray[np.float32]:

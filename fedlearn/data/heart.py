@@ -101,6 +101,10 @@ def load(config: Heart, cache: Path) -> Pool:
         is_train=_split(),
         natural_site=sites,
         standardise_per_site=scaling.reads_records(config.scaling),
+        attributes={
+            "sex": np.where(values[:, FEATURES.index("male")] > 0, "male", "female"),
+            "age": values[:, FEATURES.index("age")],
+        },
     )
 
 

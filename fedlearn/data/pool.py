@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedlearn.data.scaling import standardise
 from fedlearn.errors import DataError
+from fedlearn.fairness import Attribute, take
 from fedlearn.task import TableInput, Task
 
 Indices = NDArray[np.int64]
@@ -30,7 +31,9 @@ class Pool:
     `task.num_classes`, `is_train: bool[n]`, `natural_site: str[n]` or None
     where records come without one. `standardise_per_site` says that the
     numeric columns are still in their own units, NaN where a value is missing,
-    and that `deal` is to standardise them. `notes` are sentences for the user.
+    and that `deal` is to standardise them. `attributes` are what records can be
+    grouped by to see for whom a model works; nothing is learned from them.
+    `notes` are sentences for the user.
 
     Raises:
         ValueError: the arrays do not belong together.
@@ -44,14 +47,17 @@ class Pool:
     is_train: NDArray[np.bool_]
     natural_site: NDArray[np.str_] | None = None
     standardise_per_site: bool = False
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        columns: list[NDArray[Any]] = [self.labels, self.is_train]
+        columns: list[NDArray[Any]] = [self.labels, self.is_train, *self.attributes.values()]
         if self.natural_site is not None:
             columns.append(self.natural_site)
         if any(column.shape != (len(self.features),) for column in columns):
-            raise ValueError("labels, is_train and natural_site must have one entry per record")
+            raise ValueError(
+                "labels, is_train, natural_site and attributes must have one entry per record"
+            )
         if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(
             self.task.classes
         ):
@@ -65,8 +71,8 @@ class Pool:
         """SHA-256 of what is learned from: features, labels and split, in canonical bytes.
 
         Each array goes in as its shape and its little-endian values in row
-        order, so the hash is the same on every machine. The name, the sites
-        and the notes are left out.
+        order, so the hash is the same on every machine. The name, the sites,
+        the attributes and the notes are left out.
         """
         digest = hashlib.sha256(f"fedlearn/pool/v1 {self.standardise_per_site}\n".encode())
         for array in (self.features, self.labels, self.is_train):
@@ -89,11 +95,15 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SiteData:
-    """What one site holds; `notes` are sentences for the user about what is unusual in it."""
+    """What one site holds; `notes` are sentences for the user about what is unusual in it.
+
+    `test_attributes` are what its test records can be grouped by.
+    """
 
     name: str
     train: Records
     test: Records
+    test_attributes: Mapping[str, Attribute] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -176,5 +186,6 @@ def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
         name=site,
         train=Records(features=features["train"], labels=pool.labels[train]),
         test=Records(features=features["test"], labels=pool.labels[test]),
+        test_attributes=take(pool.attributes, test),
         notes=tuple(notes),
     )

@@ -6,16 +6,18 @@ Plain data, schema `fedlearn/compare/v1`; keys may be added but never renamed.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from fedlearn.config import decode, to_tree
 from fedlearn.errors import ConfigError, DataError
 from server.folder import finite, write_atomically
+from server.report.gaps import Gaps
 from server.result import Result, Status
 from server.result_file import read_bytes
 
@@ -45,6 +47,8 @@ class PointResult:
     delta: float | None
     evaluate: dict[str, float]
     worst_site: str | None
+    fairness: Gaps = field(default_factory=Gaps)
+    """Gaps in accuracy between sites, and between groups of people; what privacy adds to them."""
     seconds: float | None
     bytes: dict[str, int] | None
     """Of all rounds: `up` from the sites, `down` to them."""
@@ -70,7 +74,9 @@ class Plan:
     site: str | None
 
 
-def point_result(plan: Plan, result: Result | None, reason: str | None = None) -> PointResult:
+def point_result(
+    plan: Plan, result: Result | None, reason: str | None = None, gaps: Gaps | None = None
+) -> PointResult:
     """The entry of a point from its result, where there is one; `reason` is why there is none."""
     status: Status | Literal["planned"] = "failed" if reason else "planned"
     return PointResult(
@@ -85,6 +91,7 @@ def point_result(plan: Plan, result: Result | None, reason: str | None = None) -
         delta=result.privacy.delta if result else None,
         evaluate=dict(result.final.evaluate) if result else {},
         worst_site=result.final.worst_site if result else None,
+        fairness=gaps or Gaps(),
         seconds=result.seconds if result else None,
         bytes=traffic(result) if result else None,
         audit=None,
@@ -127,14 +134,16 @@ def _table(comparison: Comparison) -> str:
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow(
         ["name", "reference", "site", *keys, "status", "epsilon_spent", "delta", *metrics,
-         "worst_site", "seconds", "bytes_up", "bytes_down"]
+         "worst_site", "gap_sites", "gap_sites_added", "gap_groups", "gap_groups_added",
+         "seconds", "bytes_up", "bytes_down"]
     )  # fmt: skip
     for point in points:
         moved = point.bytes or {}
         writer.writerow(
             [point.name, point.reference, point.site, *(point.values.get(key) for key in keys),
              point.status, point.epsilon, point.delta,
-             *(point.evaluate.get(name) for name in metrics), point.worst_site, point.seconds,
+             *(point.evaluate.get(name) for name in metrics), point.worst_site,
+             *dataclasses.astuple(point.fairness), point.seconds,
              moved.get("up"), moved.get("down")]
         )  # fmt: skip
     return sheet.getvalue()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from server.privacy_statement import rounded_up
 from server.report import plots
+from server.report.gaps import Gaps
 from server.report.groups import Group
 from server.report.runs import Run
 
@@ -22,6 +23,18 @@ class FairnessRow:
     sites: tuple[str, ...]
     worst: str
     gap: str
+    added: str
+    groups: str
+    groups_added: str
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    """The mean, and the range where there are several; a dash unless all are known."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "-"
+    mean = f"{sum(known) / len(known):{form}}"
+    return mean if len(known) == 1 else f"{mean} ({min(known):{form}} to {max(known):{form}})"
 
 
 def shared_sites(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -30,13 +43,24 @@ def shared_sites(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(sorted(set.intersection(*tested))) if tested else ()
 
 
+def shared_column(runs: Sequence[Run]) -> str:
+    """The column by which every run tells people apart; empty if they do not agree on one."""
+    found = [run.result.fairness and run.result.fairness.groups for run in runs]
+    columns = {groups.column if groups else "" for groups in found}
+    return columns.pop() if len(columns) == 1 else ""
+
+
 def _at_site(group: Group, site: str) -> float:
     values = [run.result.final.per_site[site]["accuracy"] for run in group.runs]
     return sum(values) / len(values)
 
 
-def fairness(group: Group, sites: Sequence[str]) -> FairnessRow:
-    """How a group does at each of `sites`, its worst site, and the gap to the best."""
+def fairness(group: Group, sites: Sequence[str], gaps: Mapping[str, Gaps]) -> FairnessRow:
+    """How a group does at each of `sites`, its worst site, and the gap to the best.
+
+    `gaps` are those of every run by name.
+    """
+    found = [gaps[run.name] for run in group.runs]
     means = {site: _at_site(group, site) for site in sites}
     worst = min(means, key=means.__getitem__)
     return FairnessRow(
@@ -45,6 +69,9 @@ def fairness(group: Group, sites: Sequence[str]) -> FairnessRow:
         sites=tuple(f"{means[site]:.3f}" for site in sites),
         worst=worst,
         gap=f"{max(means.values()) - means[worst]:.3f}",
+        added=_mean([one.sites_added for one in found], "+.3f"),
+        groups=_mean([one.groups for one in found], ".3f"),
+        groups_added=_mean([one.groups_added for one in found], "+.3f"),
     )
 
 

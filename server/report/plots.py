@@ -68,6 +68,16 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A value with its interval, where it has one."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Level:
     """A horizontal line to compare with."""
 
@@ -140,6 +150,26 @@ def over_rounds(
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finished(figure, alternative)
+
+
+def intervals(
+    bars: Sequence[Bar], levels: Sequence[Level], *, label: str, alternative: str
+) -> Markup:
+    """Values with their intervals, one below the other."""
+    figure, axes = _canvas()
+    figure.set_figheight(0.9 + 0.32 * len(bars))
+    for place, bar in enumerate(bars):
+        if bar.low is not None and bar.high is not None:
+            axes.plot([bar.low, bar.high], [place, place], color=SERIES[0], linewidth=1.8)
+        axes.plot([bar.value], [place], color=SERIES[0], marker="o", markersize=5)
+    for level in levels:
+        axes.axvline(level.value, color=MUTED, linestyle="--", linewidth=1.2)
+        axes.set_title(f"dashed: {level.label}, {level.value:.3f}", fontsize=9, color=INK)
+    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(label)
+    return svg(figure, alternative)
 
 
 def cost(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedlearn.errors import DataError
-from server.folder import RunFolder
 from server.report.comparison import FILE, PointResult, Reference, read_comparison
+from server.report.gaps import settings_of
 from server.result import Result
 from server.result_file import read_result
 
@@ -27,7 +25,7 @@ class Run:
     @property
     def settings(self) -> dict[str, str]:
         """Dotted key -> value of everything in the config that decides what the run finds."""
-        return dict(_flat("", RunFolder.essence(self.result.config)))
+        return settings_of(self.result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +91,3 @@ def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
             counted = tuple((value, values.count(value)) for value in dict.fromkeys(values))
             found.append(Difference(key=key, values=counted))
     return tuple(found)
-
-
-def _flat(prefix: str, node: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict) and node:
-        for key, child in node.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), child)
-    else:
-        yield prefix, node if isinstance(node, str) else json.dumps(node)

@@ -11,7 +11,14 @@ from markupsafe import Markup
 from server.model_card import MEANINGS, Fact
 from server.report import plots
 from server.report.comparison import traffic
-from server.report.fairness import FairnessRow, fairness, fairness_plot, shared_sites
+from server.report.fairness import (
+    FairnessRow,
+    fairness,
+    fairness_plot,
+    shared_column,
+    shared_sites,
+)
+from server.report.gaps import all_gaps
 from server.report.groups import Group, grouped, reference_levels, short
 from server.report.run_page import SHOWN, bytes_text, metric_name
 from server.report.runs import Difference, Missing, Run, differences
@@ -61,6 +68,8 @@ class SweepPage:
     sites: tuple[str, ...]
     fairness: tuple[FairnessRow, ...]
     fairness_plot: Markup | None
+    by_group: str
+    """The column by which all runs tell groups of people apart; empty if they do not."""
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     differences: tuple[Difference, ...]
@@ -82,6 +91,7 @@ def sweep_page(
     shared = _shared_metrics(whole)
     levels = reference_levels(whole, compared)
     sites = shared_sites(compared)
+    gaps = all_gaps({run.name: run.result for run in whole if run.site is None})
     return SweepPage(
         title=_title(points, name),
         what=_what(runs, points, groups),
@@ -91,8 +101,9 @@ def sweep_page(
         curves_note=_curves_note(groups),
         levels=_level_table(levels, shared),
         sites=sites,
-        fairness=tuple(fairness(group, sites) for group in groups) if sites else (),
+        fairness=tuple(fairness(group, sites, gaps) for group in groups) if sites else (),
         fairness_plot=fairness_plot(groups, sites),
+        by_group=shared_column(compared),
         columns=_columns(points, shared),
         rows=tuple(_row(run, points, shared) for run in runs),
         differences=differences(points),

@@ -34,7 +34,10 @@ from fedlearn.task import ImageInput, Task
 HINTS = get_type_hints(RunConfig)
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
 UNIONS = sorted(set(GROUPS) - {"experiment", "training"})
-NEEDED = {"csv": ["scenario.path=t.csv", "scenario.label=y"]}
+NEEDED = {
+    "csv": ["scenario.path=t.csv", "scenario.label=y"],
+    "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
+}
 
 
 def options(group: str) -> list[str]:

@@ -72,6 +72,16 @@ def test_evaluate_reply__round_trip(classes: int, n: int) -> None:
     assert found.sums.scores.shape == sums.scores.shape
 
 
+def test_evaluate_reply__carries_groups_by_any_name() -> None:
+    sums = evaluation_sums(np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 0]))
+    groups = {"40 to below 60": sums, "": sums + sums}
+    reply = EvaluateReply(site="a", sums=sums, groups=groups, withheld=("below 40",))
+    found = flower.read_evaluate_reply(over_the_wire(flower.evaluate_reply(reply)))
+    assert found.withheld == ("below 40",)
+    assert {name: one.count for name, one in found.groups.items()} == {"40 to below 60": 2, "": 4}
+    assert found.groups[""].scores.tolist() == (sums + sums).scores.tolist()
+
+
 def test_refusal__round_trip() -> None:
     refusal = Refusal(site="a", exit_code=3, reason="spent\nall of it")
     assert flower.read_refusal(over_the_wire(flower.refusal_reply(refusal))) == refusal
