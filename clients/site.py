@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 
@@ -42,6 +42,7 @@ from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Task
 from fedlearn.vector import layout_of
+from fedlearn.weights import weights_of
 
 __all__ = [
     "TEST_NOISE",
@@ -92,7 +93,7 @@ class Site:
         kept = encoded(
             self.learner.frozen,
             records,
-            made_by=encode(_ModelChoice.of(self.config, self.task)),
+            made_by=encode(replace(_ModelChoice.of(self.config, self.task), seed=0)),
             cache=default_cache(os.environ),
         )
         return torch.from_numpy(kept), labels
@@ -247,7 +248,8 @@ class _ModelChoice:
 def _learner(choice_text: str) -> models.Learner:
     # One model serves all sites of a process: a request overwrites all that is trained.
     choice = decode(_ModelChoice, choice_text)
-    return models.build(choice.model, choice.task, Streams(choice.seed), choice.finetune)
+    weights = weights_of(choice.model, default_cache(os.environ))
+    return models.build(choice.model, choice.task, Streams(choice.seed), choice.finetune, weights)
 
 
 def _smallest(sites: Mapping[str, SiteData]) -> int:

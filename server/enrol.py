@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
+from fedlearn.data.archives import default_cache
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.privacy import NoPrivacy, PrivacyPlan
 from fedlearn.rng import Streams
@@ -25,6 +27,7 @@ from fedlearn.secagg.settings import SecAggOff, SecAggTwoServer
 from fedlearn.secagg.two_server import Helper
 from fedlearn.task import Task
 from fedlearn.vector import Layout, Vector, layout_of, to_vector
+from fedlearn.weights import weights_of
 from server.grid import Replies, SiteGrid
 from server.sealing import Sealing
 from server.summing import Summing
@@ -136,7 +139,10 @@ def _start_model(
         )
     if found := task_problems(config, task):
         raise ConfigError(found)
-    learner = models.build(config.model, task, Streams(config.seed), config.training.trained_part)
+    weights = weights_of(config.model, default_cache(os.environ))
+    learner = models.build(
+        config.model, task, Streams(config.seed), config.training.trained_part, weights
+    )
     model = learner.model
     if found := private_model_problems(config, model):
         raise ConfigError(found)

@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TypeVar, assert_never
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedlearn.errors import ConfigError
 from fedlearn.models.cnn import Cnn, build_cnn, cnn_problems
 from fedlearn.models.finetune import Finetune, Learner, cut
 from fedlearn.models.initialise import allocate, initialise
+from fedlearn.models.resnet import ResNet, build_resnet, resnet_problems
+from fedlearn.models.scattering import Scattering, build_scattering, scattering_problems
+from fedlearn.models.squeezenet import SqueezeNet, build_squeezenet, squeezenet_problems
 from fedlearn.models.tabular import Tabular, build_tabular, tabular_problems
+from fedlearn.models.vit import ViT, build_vit, vit_problems
 from fedlearn.rng import Streams
 from fedlearn.task import ImageInput, Input, TableInput, Task
 
-__all__ = ["Finetune", "Learner", "Model", "build", "pretrained", "problems"]
+__all__ = ["Finetune", "Learner", "Model", "Weights", "build", "pretrained", "problems"]
 
-Model = Tabular | Cnn
+Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering
 """The union of model configs, told apart by `kind`."""
 
+Weights = Mapping[str, Tensor]
+"""Pretrained weights by name; `fedlearn.weights` has them."""
+
+NOTHING: Weights = MappingProxyType({})
 WHOLE = Finetune()
 
 
-def build(config: Model, task: Task, streams: Streams, finetune: Finetune = WHOLE) -> Learner:
+def build(
+    config: Model,
+    task: Task,
+    streams: Streams,
+    finetune: Finetune = WHOLE,
+    weights: Weights = NOTHING,
+) -> Learner:
     """A new model for `task`, on the CPU, with the initial weights of the run.
 
-    Guarantees: the same (config, task, seed) gives the same weights, bit for
-    bit, whatever part of them `finetune` trains; no global generator is read.
+    Guarantees: the same (config, task, seed, weights) give the same model, bit
+    for bit, whatever part of it `finetune` trains; no global generator is read.
 
     Raises:
         ConfigError: `finetune` does not fit the model.
+        ValueError: `weights` are not those of this model.
     """
     with torch.device("meta"):
         model = _build(config, task)
     allocate(model)
     initialise(model, torch.Generator().manual_seed(streams.torch_seed("model")))
-    learner = cut(model, finetune)
+    _take_over(model, config, weights)
+    learner = cut(model, _meant(config, finetune))
     if not pretrained(config) and learner.frozen_parameters:
         raise ConfigError(
             [
@@ -50,10 +68,33 @@ def build(config: Model, task: Task, streams: Streams, finetune: Finetune = WHOL
 def pretrained(config: Model) -> bool:
     """Whether the weights below the head mean something before training."""
     match config:
-        case Tabular() | Cnn():
+        case SqueezeNet():
+            return config.pretrained
+        case Tabular() | Cnn() | ResNet() | ViT() | Scattering():
             return False
         case _:
             assert_never(config)
+
+
+def _take_over(model: nn.Module, config: Model, weights: Weights) -> None:
+    """Puts all pretrained weights in; only the head may be without one."""
+    if not pretrained(config):
+        return
+    state = model.state_dict()
+    if strange := weights.keys() - state.keys():
+        raise ValueError(f"weights of no layer of the model: {', '.join(sorted(strange))}")
+    if missing := [n for n in state if not n.startswith("head.") and n not in weights]:
+        raise ValueError(f"no weights for {', '.join(missing)}")
+    with torch.no_grad():
+        for name, values in weights.items():
+            state[name].copy_(values)
+
+
+def _meant(config: Model, finetune: Finetune) -> Finetune:
+    """Where the head is all that can be trained, what comes before is computed once."""
+    if isinstance(config, Scattering) and finetune.mode == "full":
+        return Finetune(mode="head")
+    return finetune
 
 
 def problems(config: Model, task: Task) -> list[str]:
@@ -63,11 +104,23 @@ def problems(config: Model, task: Task) -> list[str]:
         return [
             f"model.kind={config.kind}: needs {_NAMES[wanted]}, and the scenario's records are not"
         ]
+    return list(_own_problems(config, task))
+
+
+def _own_problems(config: Model, task: Task) -> Iterator[str]:
     match config:
         case Tabular():
-            return list(tabular_problems(config))
+            return tabular_problems(config)
         case Cnn():
-            return list(cnn_problems(config, _input(task, ImageInput)))
+            return cnn_problems(config, _input(task, ImageInput))
+        case ResNet():
+            return resnet_problems(config, _input(task, ImageInput))
+        case ViT():
+            return vit_problems(config, _input(task, ImageInput))
+        case SqueezeNet():
+            return squeezenet_problems(config, _input(task, ImageInput))
+        case Scattering():
+            return scattering_problems(config, _input(task, ImageInput))
         case _:
             assert_never(config)
 
@@ -79,18 +132,27 @@ def _wanted(config: Model) -> type[Input]:
     match config:
         case Tabular():
             return TableInput
-        case Cnn():
+        case Cnn() | ResNet() | ViT() | SqueezeNet() | Scattering():
             return ImageInput
         case _:
             assert_never(config)
 
 
 def _build(config: Model, task: Task) -> nn.Sequential:
+    classes = task.num_classes
     match config:
         case Tabular():
-            return build_tabular(config, _input(task, TableInput), task.num_classes)
+            return build_tabular(config, _input(task, TableInput), classes)
         case Cnn():
-            return build_cnn(config, _input(task, ImageInput), task.num_classes)
+            return build_cnn(config, _input(task, ImageInput), classes)
+        case ResNet():
+            return build_resnet(config, _input(task, ImageInput), classes)
+        case ViT():
+            return build_vit(config, _input(task, ImageInput), classes)
+        case SqueezeNet():
+            return build_squeezenet(config, _input(task, ImageInput), classes)
+        case Scattering():
+            return build_scattering(config, _input(task, ImageInput), classes)
         case _:
             assert_never(config)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from fedlearn import models
 from fedlearn.models.cnn import Cnn
-from fedlearn.models.finetune import Finetune
+from fedlearn.models.resnet import ResNet
+from fedlearn.models.scattering import Scattering
+from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.tabular import Tabular
+from fedlearn.models.vit import ViT
 from fedlearn.rng import Streams
 from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
 from fedlearn.vector import load_vector, to_vector
@@ -28,7 +31,8 @@ TABLES = {
     "mixed": TableInput(numeric=3, cardinalities=(2, 5)),
 }
 GREY = ImageInput(channels=1, height=12, width=12)
-COLOUR = ImageInput(channels=3, height=10, width=13)
+COLOUR = ImageInput(channels=3, height=9, width=15)
+LARGE = ImageInput(channels=1, height=32, width=33)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +49,14 @@ class Case:
     def task(self) -> Task:
         return Task(input=self.input, classes=tuple(f"class {i}" for i in range(self.classes)))
 
-    def build(self, seed: int = 0, finetune: Finetune | None = None) -> nn.Module:
-        part = finetune or Finetune()
-        return models.build(self.config, self.task, Streams(seed), part).model
+    def build(self, seed: int = 0) -> nn.Module:
+        """All that the model can train."""
+        return models.build(self.config, self.task, Streams(seed)).model
+
+    def inputs(self, n: int) -> Tensor:
+        """What that part sees of `n` records."""
+        frozen = models.build(self.config, self.task, Streams(0)).frozen
+        return frozen(self.records(n)) if frozen else self.records(n)
 
     def records(self, n: int, seed: int = 0) -> Tensor:
         """`n` records, of which no two are alike."""
@@ -88,9 +97,21 @@ def tabular_cases() -> Iterator[Case]:
 
 
 def image_cases() -> Iterator[Case]:
-    cnn = Cnn(width=4, depth=2, groups=2, dropout=0.0)
-    for name, image, classes in (("grey", GREY, 2), ("colour", COLOUR, 3)):
-        yield Case(name=f"cnn-{name}", config=cnn, input=image, classes=classes)
+    configs: dict[str, models.Model] = {
+        "cnn": Cnn(width=4, depth=2, groups=2, dropout=0.0),
+        "resnet8": ResNet(architecture="resnet8", width=4, groups=2, stem="small"),
+        "resnet18": ResNet(architecture="resnet18", width=4, groups=2, stem="small"),
+        "vit": ViT(patch=3, width=8, depth=2, heads=2, dropout=0.0),
+        "scattering": Scattering(scales=2, angles=3, groups=2),
+        "squeezenet": SqueezeNet(pretrained=False, resolution=33, modules=2),
+    }
+    for name, config in configs.items():
+        for form, image, classes in (("grey", GREY, 2), ("colour", COLOUR, 3)):
+            if isinstance(config, Scattering) and form == "colour":
+                config = replace(config, scales=1)  # for pictures that are less high
+            yield Case(name=f"{name}-{form}", config=config, input=image, classes=classes)
+    large = ResNet(architecture="resnet8", width=4, groups=2, stem="large")
+    yield Case(name="resnet8-large", config=large, input=LARGE)
 
 
 CASES = (*tabular_cases(), *image_cases())
@@ -99,5 +120,6 @@ CASES = (*tabular_cases(), *image_cases())
 def perturb(model: nn.Module) -> None:
     """Away from the zeros of the start, in place."""
     vector = to_vector(model)
-    noise = np.random.default_rng(9).uniform(0.01, 0.3, len(vector))
+    rng = np.random.default_rng(9)
+    noise = rng.uniform(0.01, 0.3, len(vector)) * rng.choice([-1, 1], len(vector))
     load_vector(model, (vector + noise).astype(np.float32))

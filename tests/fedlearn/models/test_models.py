@@ -13,6 +13,7 @@ from fedlearn import models
 from fedlearn.models.validate import dp_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Task, TextInput
+from fedlearn.training.dp import ClippedGradients
 from fedlearn.vector import layout_of, load_vector, to_vector
 
 from .cases import CASES, Case, perturb
@@ -28,9 +29,15 @@ def test_battery__covers_the_union_of_models() -> None:
 @every
 @pytest.mark.parametrize("n", [0, 1, 6])
 def test_model__maps_records_to_logits(case: Case, n: int) -> None:
-    logits = case.build().eval()(case.records(n))
+    logits = case.build().eval()(case.inputs(n))
     assert logits.shape == (n, case.classes)
     assert logits.dtype == torch.float32
+
+
+@every
+def test_model__predicts_from_records_with_all_its_parts(case: Case) -> None:
+    whole = models.build(case.config, case.task, Streams(0)).whole().eval()
+    assert torch.equal(whole(case.records(3)), case.build().eval()(case.inputs(3)))
 
 
 @every
@@ -50,14 +57,14 @@ def test_model__vector_round_trip_keeps_its_predictions(case: Case) -> None:
     one, two = (case.build(seed).eval() for seed in (0, 1))
     perturb(one)
     load_vector(two, to_vector(one))
-    assert torch.equal(one(case.records(6)), two(case.records(6)))
+    assert torch.equal(one(case.inputs(6)), two(case.inputs(6)))
     assert layout_of(one).digest() == layout_of(two).digest()
 
 
 @every
 def test_model__starts_with_a_uniform_prediction(case: Case) -> None:
     model = case.build().eval()
-    assert not model(case.records(6)).any()
+    assert not model(case.inputs(6)).any()
     assert not model.get_submodule("head").weight.any()
 
 
@@ -68,11 +75,12 @@ def test_model__wastes_no_parameter(case: Case) -> None:
     perturb(model)
     n = 60
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, case.classes, n))
-    functional.cross_entropy(model(case.records(n)), labels).backward()
+    functional.cross_entropy(model(case.inputs(n)), labels).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         # A unit of ReLU may be off for all rows; anything else that is flat is waste.
-        used = (parameter.grad.abs() > 1e-7).float().mean().item()
+        # Times the number itself, so that layers of any scale compare.
+        used = ((parameter.grad * parameter).abs() > 1e-8).float().mean().item()
         assert used > 0.6, f"{name}: only {used:.0%} of its numbers matter"
 
 
@@ -91,10 +99,35 @@ def test_model__treats_records_independently_unless_refused(case: Case) -> None:
     """What makes clipping one record's gradient mean anything."""
     model = case.build().train()
     perturb(model)
-    x = case.records(6)
+    x = case.inputs(6)
     together = model(x)
     alike = torch.allclose(model(x[:4]), together[:4], atol=1e-6)
     assert alike == (not dp_problems(model))
+
+
+private = pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.mixes], ids=lambda case: case.name
+)
+
+
+@private
+def test_model__is_clipped_record_by_record_with_a_rule_for_every_layer(case: Case) -> None:
+    model = case.build()
+    perturb(model)
+    x, clip_norm = case.inputs(4), 0.5
+    labels = torch.arange(4) % case.classes
+    engine = ClippedGradients(model, clip_norm=clip_norm)
+    assert engine.fallbacks == ()
+    found = engine.step(lambda: functional.cross_entropy(model(x), labels, reduction="none"))
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for i in range(4):
+        loss = functional.cross_entropy(model(x[i : i + 1]), labels[i : i + 1])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        for total, gradient in zip(expected.values(), gradients, strict=True):
+            total += gradient * (clip_norm / norm).clamp(max=1)
+    for name, total in expected.items():
+        assert torch.allclose(found.sums[name], total, rtol=1e-3, atol=1e-4 * clip_norm), name
 
 
 @every
