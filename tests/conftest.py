@@ -1,4 +1,4 @@
-"""What all tests share: the real heart data, and torch on one thread."""
+"""What all tests share: real data, and torch on one thread."""
 
 from __future__ import annotations
 
@@ -17,9 +17,20 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def heart_archive() -> Path:
     """The archive of the heart set: from the cache, or fetched; else the test is skipped."""
+    return fetched("heart")
+
+
+@pytest.fixture(scope="session")
+def credit_cache() -> Path:
+    """The user's own cache, in which the archive of the lending sets lies; else a skip."""
+    return fetched("credit").parent.parent
+
+
+def fetched(name: str) -> Path:
+    """An archive from the cache or from its source; skips the test where it is not to be had."""
     try:
-        return archives.fetch(archives.ARCHIVES["heart"], archives.default_cache(os.environ))
+        return archives.fetch(archives.ARCHIVES[name], archives.default_cache(os.environ))
     except DataError as error:
         if "could not download" not in str(error):
             raise
-        pytest.skip(f"the heart archive is neither cached nor to be had: {error}")
+        pytest.skip(f"the {name} archive is neither cached nor to be had: {error}")

@@ -12,25 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from fedlearn.data import csv, heart
+from fedlearn.data import credit, csv, heart, lending, risk
 from fedlearn.data.archives import ARCHIVES, Archive
+from fedlearn.data.credit import Credit
 from fedlearn.data.csv import Csv
 from fedlearn.data.heart import Heart
 from fedlearn.data.partition import Partition
 from fedlearn.data.pool import Pool, Records, SiteData, deal
+from fedlearn.data.risk import Risk
 from fedlearn.data.scaling import Scaling
 from fedlearn.rng import Streams
 
-Scenario = Heart | Csv
+Scenario = Heart | Credit | Risk | Csv
 
 __all__ = [
     "DATASETS",
+    "Credit",
     "Csv",
     "Dataset",
     "Heart",
     "Partition",
     "Pool",
     "Records",
+    "Risk",
     "Scenario",
     "SiteData",
     "deal",
@@ -62,6 +66,24 @@ DATASETS: Mapping[str, Dataset] = {
         source="UCI Heart Disease, as Fed-Heart-Disease in FLamby",
         archive=ARCHIVES["heart"],
     ),
+    "credit": Dataset(
+        name="credit",
+        records=credit.RECORDS,
+        sites=credit.SITES,
+        classes=lending.CLASSES,
+        licence=ARCHIVES["credit"].licence,
+        source="PAKDD 2009 data mining competition: card applications of 31 shops in Brazil",
+        archive=ARCHIVES["credit"],
+    ),
+    "risk": Dataset(
+        name="risk",
+        records=risk.RECORDS,
+        sites=(),
+        classes=lending.CLASSES,
+        licence=ARCHIVES["credit"].licence,
+        source="Give Me Some Credit (2011): borrowers, without a lender; sites by a partitioner",
+        archive=ARCHIVES["credit"],
+    ),
 }
 
 
@@ -79,6 +101,10 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
     match scenario:
         case Heart():  # its split is published, so it does not depend on the seed
             return heart.load(scenario, cache)
+        case Credit():
+            return credit.load(scenario, cache)
+        case Risk():
+            return risk.load(scenario, cache)
         case Csv():
             return csv.load(scenario, streams.get("split"), group_by)
         case _:
@@ -88,7 +114,7 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
 def scaling_of(scenario: Scenario) -> Scaling | None:
     """How the numbers of a table are scaled; None where a scenario has nothing to scale."""
     match scenario:
-        case Heart() | Csv():
+        case Heart() | Credit() | Risk() | Csv():
             return scenario.scaling
         case _:
             assert_never(scenario)

@@ -24,6 +24,7 @@ from fedlearn.data import columns, scaling
 from fedlearn.data.columns import Column
 from fedlearn.data.pool import Pool
 from fedlearn.data.scaling import Ranges, Scaling
+from fedlearn.data.split import stratified
 from fedlearn.data.table import Separator, Table, duplicates, read_table, some_lines
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.fairness import Attribute
@@ -114,7 +115,7 @@ def _pool(
         task=Task(input=shape, classes=classes),
         features=np.column_stack([values, gaps, *coded]).astype(np.float32),
         labels=labels,
-        is_train=_split(labels, sites, config.test_fraction, rng),
+        is_train=stratified(labels, sites, config.test_fraction, rng),
         natural_site=sites,
         standardise_per_site=scaling.reads_records(config.scaling),
         notes=(*notes, *_notes(config, table, features)),
@@ -274,22 +275,6 @@ def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute
 def _codes(table: Table, column: Column) -> NDArray[np.float32]:
     code = {value: i for i, value in enumerate(column.categories, start=1)}
     return np.array([code.get(cell, 0) for cell in table.column(column.name)], dtype=np.float32)
-
-
-def _split(
-    labels: NDArray[np.int64],
-    sites: NDArray[np.str_] | None,
-    test_fraction: float,
-    rng: np.random.Generator,
-) -> NDArray[np.bool_]:
-    """Splits every class at every site; a rest of less than one record is drawn for."""
-    owner = np.zeros_like(labels) if sites is None else np.unique(sites, return_inverse=True)[1]
-    is_train = np.ones(len(labels), dtype=np.bool_)
-    for site, label in np.unique(np.stack([owner, labels]), axis=1).T:
-        rows = np.flatnonzero((owner == site) & (labels == label))
-        wanted = int(np.floor(test_fraction * len(rows) + rng.random()))
-        is_train[rng.permutation(rows)[: min(wanted, len(rows) - 1)]] = False
-    return is_train
 
 
 def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:

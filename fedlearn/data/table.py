@@ -56,14 +56,13 @@ def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> 
         ConfigError: Python knows no such encoding.
 
     """
-    text = read_text(path, encoding)
-    header, rows, lines = _parse(path, text, _CHARACTERS[separator])
-    problems = _header_problems(path, header, separator) or _ragged(path, header, rows, lines)
+    table = parse_text(path, read_text(path, encoding), separator)
+    problems = _header_problems(path, table.header, separator) or _ragged(path, table)
     if problems:
         raise DataError("\n".join(problems))
-    if not rows:
+    if not table.rows:
         raise DataError(f"{path}: holds a header and no records")
-    return Table(header=header, rows=tuple(rows), lines=tuple(lines))
+    return table
 
 
 def read_text(path: Path, encoding: str) -> str:
@@ -123,10 +122,16 @@ def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
     return lines
 
 
-def _parse(
-    path: Path, text: str, character: str
-) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[int]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=character, strict=True)
+def parse_text(path: Path, text: str, separator: Separator) -> Table:
+    """The table in `text` as it is, which may be ragged; `path` is for messages only.
+
+    Raises:
+        DataError: a quote is left open.
+
+    """
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=_CHARACTERS[separator], strict=True
+    )
     rows: list[tuple[str, ...]] = []
     lines: list[int] = []
     start = 1
@@ -138,7 +143,8 @@ def _parse(
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}: line {start}: {error}; is a quote left open?") from error
-    return tuple(name.strip() for name in rows[0]), rows[1:], lines[1:]
+    header = tuple(name.strip() for name in rows[0])
+    return Table(header=header, rows=tuple(rows[1:]), lines=tuple(lines[1:]))
 
 
 def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) -> list[str]:
@@ -154,13 +160,12 @@ def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) 
     return problems
 
 
-def _ragged(
-    path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]], lines: list[int]
-) -> list[str]:
-    wrong = [line for row, line in zip(rows, lines, strict=True) if len(row) != len(header)]
+def _ragged(path: Path, table: Table) -> list[str]:
+    wide = len(table.header)
+    wrong = [line for row, line in zip(table.rows, table.lines, strict=True) if len(row) != wide]
     if not wrong:
         return []
     return [
-        f"{path}: {some_lines(wrong)}: not {len(header)} cells as the header has; "
+        f"{path}: {some_lines(wrong)}: not {wide} cells as the header has; "
         "a cell with a separator in it must be in quotes"
     ]

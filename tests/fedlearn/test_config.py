@@ -97,7 +97,8 @@ def test_configs__the_tree_has_the_keys_of_the_run_config() -> None:
 
 @pytest.mark.parametrize("option", options("experiment"))
 def test_configs__an_experiment_is_private_by_default_and_can_be_plain(option: str) -> None:
-    assert plan_of(compose([f"experiment={option}"])) is not None
+    private = compose([f"experiment={option}"])
+    assert plan_of(private, sites=3, dimension=10) is not None
     assert plan_of(compose([f"experiment={option}", "privacy=none"])) is None
 
 

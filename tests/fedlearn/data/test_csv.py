@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fedlearn.data.csv import Csv, _split, load
+from fedlearn.data.csv import Csv, load
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.scaling import Ranges, StandardisePerSite, Unscaled
@@ -164,33 +162,6 @@ def test_csv__value_too_large_for_float32_is_refused_by_site(tmp_path: Path) -> 
     pool = read(tmp_path, TABLE.replace("6.5", "1e300"), scaling=Unscaled())
     with pytest.raises(DataError, match="site south: 1 of 3 records hold NaN or infinite"):
         deal(pool, assign(Natural(), pool, rng()))
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=80),
-    st.floats(0.01, 0.99),
-    st.integers(0, 2**32),
-)
-def test_split__keeps_a_training_record_of_every_class_at_every_site(
-    rows: list[tuple[int, int]], fraction: float, seed: int
-) -> None:
-    sites = np.array([f"s{site}" for site, _ in rows])
-    labels = np.array([label for _, label in rows])
-    is_train = _split(labels, sites, fraction, rng(seed))
-    np.testing.assert_array_equal(is_train, _split(labels, sites, fraction, rng(seed)))
-    for group in set(rows):
-        members = np.array([row == group for row in rows])
-        size, tested = members.sum(), (members & ~is_train).sum()
-        assert tested < size
-        assert tested in (np.floor(fraction * size), np.ceil(fraction * size), size - 1)
-
-
-def test_split__tests_the_wanted_fraction_even_of_small_groups() -> None:
-    labels = np.zeros(6000, dtype=np.int64)
-    sites = np.array([f"s{i % 2000}" for i in range(6000)])
-    tested = (~_split(labels, sites, 0.25, rng())).mean()
-    # 2,000 groups of 3, each with 0 or 1 test record: deviation .0024, six of them.
-    assert tested == pytest.approx(0.25, abs=0.0145)
 
 
 def test_csv__unseen_table_beats_the_majority_with_a_plain_model(tmp_path: Path) -> None:
