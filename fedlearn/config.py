@@ -1,20 +1,17 @@
 """From YAML values to one frozen, typed `RunConfig`, and back.
 
-Hydra composes the groups of `configs/`; `compose` turns the result into a
-`RunConfig` once, and nothing after that sees Hydra. Every problem is reported
+Hydra composes the groups of `configs/` (`fedlearn.overrides`); `compose` turns the
+result into a `RunConfig` once. Every problem is reported
 in one `ConfigError`, by dotted path. `encode` and `decode` are an exact JSON
 round trip, so a run's config travels as one string.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
@@ -31,6 +28,7 @@ from fedlearn.fairness import Fairness
 from fedlearn.fairness import problems as fairness_problems
 from fedlearn.models import Model
 from fedlearn.models.validate import dp_problems
+from fedlearn.overrides import compose_tree, sift
 from fedlearn.privacy import (
     ClientPrivacy,
     DistributedPrivacy,
@@ -47,7 +45,6 @@ from fedlearn.strategy import Strategy
 from fedlearn.task import Task
 from fedlearn.training.settings import Training
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 KIND = Discriminator("kind")
 _SCALINGS = {option.__name__ for option in get_args(Scaling)}
 
@@ -96,6 +93,13 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     if found:
         raise ConfigError(found)
     return config
+
+
+def _without_unset(node: Any) -> Any:
+    """The tree without the values that a YAML leaves to the user (`???`): they are missing."""
+    if isinstance(node, dict):
+        return {key: _without_unset(child) for key, child in node.items() if child != "???"}
+    return node
 
 
 def load(tree: dict[str, Any]) -> RunConfig:
@@ -334,87 +338,3 @@ def _parts(detail: ErrorDetails) -> tuple[str, ...]:
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-# --- Hydra --------------------------------------------------------------------
-
-
-def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides that Hydra takes, and a problem for each of the others."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    refused = (HydraException, OmegaConfBaseException)
-    try:
-        compose_tree(overrides)
-    except refused as whole:
-        good: list[str] = []
-        found: list[str] = []
-        for override in overrides:
-            try:
-                compose_tree([*good, override])
-                good.append(override)
-            except refused as error:
-                found.append(_hydra_problem(override, error))
-        return good, found or [_first_line(whole)]
-    return list(overrides), []
-
-
-def _without_unset(node: Any) -> Any:
-    """The tree without the values that a YAML leaves to the user (`???`): they are missing."""
-    if isinstance(node, dict):
-        return {key: _without_unset(child) for key, child in node.items() if child != "???"}
-    return node
-
-
-def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of `configs/run.yaml` under `overrides`, before they are checked."""
-    return copy.deepcopy(_composed(tuple(overrides)))
-
-
-@lru_cache(maxsize=8)
-def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    # Asked for twice: whether Hydra takes the overrides, and then for the values.
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        tree = OmegaConf.to_container(hydra_compose("run", list(overrides)), resolve=True)
-    assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
-    return {str(key): value for key, value in tree.items() if key != "tuned"}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _hydra_problem(override: str, error: Exception) -> str:
-    key, equals, value = override.partition("=")
-    key = key.lstrip("+~")
-    if not equals and not override.startswith("~"):
-        return f"{override}: must have the form key=value"
-    options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
-    if options:
-        near = difflib.get_close_matches(value, options, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{override}: must be one of {', '.join(options)}{hint}"
-    known = _known_keys()
-    if key and key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        return f"{override}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    return f"{override}: {_first_line(error)}"
-
-
-@cache
-def _known_keys() -> tuple[str, ...]:
-    keys: list[str] = []
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                keys.append(f"{prefix}{name}")
-                walk(f"{prefix}{name}.", child)
-
-    walk("", compose_tree([]))
-    return tuple(keys)

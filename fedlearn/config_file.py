@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn import yaml_file
-from fedlearn.config import CONFIGS, RunConfig, compose_tree, load, sift
+from fedlearn.config import RunConfig, load
 from fedlearn.errors import ConfigError
+from fedlearn.overrides import CONFIGS, compose_tree, sift
 
 _PLACE = "override_value"
 """Where Hydra puts a value that it is only asked to read."""

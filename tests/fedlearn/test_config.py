@@ -14,10 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.config import (
-    CONFIGS,
     RunConfig,
     compose,
-    compose_tree,
     decode,
     encode,
     load,
@@ -27,6 +25,7 @@ from fedlearn.config import (
 )
 from fedlearn.data import Csv, Heart
 from fedlearn.errors import ConfigError
+from fedlearn.overrides import CONFIGS, compose_tree
 from fedlearn.privacy import RecordPrivacy
 from fedlearn.strategy import FedAdam
 from fedlearn.task import ImageInput, Task
