@@ -107,7 +107,7 @@ def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result
     # Nothing is written until everything that can be refused has been asked.
     folder.create(config)
     folder.trim_metrics(len(saved.rounds))
-    with _logged(folder.path / "run.log"):
+    with logged(folder.path / "run.log"):
         return _train(folder, federation, saved, listener, stop)
 
 
@@ -243,7 +243,7 @@ def _privacy(federation: Federation) -> PrivacyResult:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def logged(path: Path) -> Iterator[None]:
     """Send our log and Flower's to `path` while the run lasts."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))

@@ -9,7 +9,14 @@ from typing import Final
 from fedlearn.errors import ConfigError
 from simulations.audited_folder import open_run
 
-DEMOS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {}
+
+def _inversion(words: Sequence[str]) -> None:
+    from simulations.inversion_command import command
+
+    command(words)
+
+
+DEMOS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {"inversion": _inversion}
 """What `demo=NAME` calls, with the other words of the command (`key=value`)."""
 
 
