@@ -23,6 +23,7 @@ from clients.encoded import encoded
 from clients.ledger import Budget, Ledger
 from clients.owner import Owner
 from fedlearn import models
+from fedlearn.audit.settings import MislabelledAudit, slots_of
 from fedlearn.config import (
     RunConfig,
     decode,
@@ -36,6 +37,7 @@ from fedlearn.data.archives import default_cache
 from fedlearn.data.partition import assign
 from fedlearn.errors import ConfigError
 from fedlearn.fairness import Fairness, GroupFairness, column_problems
+from fedlearn.models.slots import attach
 from fedlearn.privacy import NoiseSource, PrivacyPlan
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.privacy.plan import problems as privacy_problems
@@ -52,6 +54,7 @@ __all__ = [
     "read_simulated",
     "records_digest",
     "simulated_sites",
+    "simulated_task",
 ]
 
 UNLIMITED = Budget(epsilon=math.inf, delta=1e-5)
@@ -175,9 +178,10 @@ def _open(name: str, config_text: str) -> tuple[str, _Opened, models.Learner]:
     found = task_problems(config, pool.task) + column_problems(config.fairness, pool.attributes)
     if found:
         raise ConfigError(found)
-    learner = _learner(encode(_ModelChoice.of(config, pool.task)))
+    learner = _learner(encode(_ModelChoice.of(config, pool.task)), slots_of(config.audit))
     found = private_model_problems(config, learner.model)
     found += privacy_problems(config.privacy, records=_smallest(sites))
+    found += _canary_problems(config, sites)
     if found:
         raise ConfigError(found)
     return name, _Opened(pool.task, sites[name], pool.sha256), learner
@@ -186,6 +190,11 @@ def _open(name: str, config_text: str) -> tuple[str, _Opened, models.Learner]:
 def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
     """All sites of a simulation with their records, in the order of their names."""
     return _records(encode(_DataChoice.of(config)))[1]
+
+
+def simulated_task(config: RunConfig) -> Task:
+    """What all sites of a simulation learn."""
+    return _records(encode(_DataChoice.of(config)))[0].task
 
 
 def read_simulated(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
@@ -245,11 +254,28 @@ class _ModelChoice:
 
 
 @lru_cache(maxsize=1)
-def _learner(choice_text: str) -> models.Learner:
+def _learner(choice_text: str, slots: int) -> models.Learner:
     # One model serves all sites of a process: a request overwrites all that is trained.
     choice = decode(_ModelChoice, choice_text)
     weights = weights_of(choice.model, default_cache(os.environ))
-    return models.build(choice.model, choice.task, Streams(choice.seed), choice.finetune, weights)
+    learner = models.build(
+        choice.model, choice.task, Streams(choice.seed), choice.finetune, weights
+    )
+    attach(learner.model, slots)
+    return learner
+
+
+def _canary_problems(config: RunConfig, sites: Mapping[str, SiteData]) -> list[str]:
+    """Canaries that replace records must leave a site something to learn from."""
+    if not isinstance(config.audit, MislabelledAudit):
+        return []
+    most = len(sites) * (_smallest(sites) // 2)
+    if config.audit.canaries <= most:
+        return []
+    return [
+        f"audit.canaries={config.audit.canaries}: they replace training records, and at most "
+        f"half of those of the smallest site; set audit.canaries to at most {most}"
+    ]
 
 
 def _smallest(sites: Mapping[str, SiteData]) -> int:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.canaries import note_change, training_set
 from clients.ledger import Budget, Ledger
 from clients.site import Site
 from clients.spending import Cost
@@ -115,31 +116,38 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
     Raises:
         FedlearnError: a number of it is not finite.
     """
+    mine = training_set(site, request.run_id)
     match plan:
         case None | ClientPlan():
             train(
                 site.model,
-                *site.train_tensors,
+                mine.features,
+                mine.labels,
                 site.config.training,
                 proximal_mu=request.proximal_mu,
                 rng=Streams(site.config.seed).get("batches", site.name, request.round),
+                canaries=mine.slots,
             )
         case RecordPlan():
             from fedlearn.training.private import train_private  # Opacus takes a second
 
             train_private(
                 site.model,
-                *site.train_tensors,
+                mine.features,
+                mine.labels,
                 site.config.training,
                 plan,
                 proximal_mu=request.proximal_mu,
                 noise=site.noise(request.round),
+                canaries=mine.slots,
             )
         case DistributedPlan():
             raise RuntimeError("under distributed privacy no single model leaves a site")
         case _:
             assert_never(plan)
-    return _finite(site, request, to_vector(site.model))
+    model = _finite(site, request, to_vector(site.model))
+    note_change(site, request, model)
+    return model
 
 
 def clipped_change(site: Site, request: TrainRequest, change: Vector) -> tuple[Vector, list[int]]:
@@ -157,8 +165,15 @@ def noisy_integers(site: Site, plan: DistributedPlan, request: TrainRequest) -> 
         case "record":
             from fedlearn.training.private import clipped_gradient_sum
 
+            mine = training_set(site, request.run_id)
             update: NDArray[np.floating[Any]] = clipped_gradient_sum(
-                site.model, *site.train_tensors, site.config.training, plan, noise=noise
+                site.model,
+                mine.features,
+                mine.labels,
+                site.config.training,
+                plan,
+                noise=noise,
+                canaries=mine.slots,
             )
         case "client":
             update = trained(site, None, request) - request.model

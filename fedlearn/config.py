@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from torch import nn
 
 from fedlearn import models
+from fedlearn.audit import Audit, SlotAudit
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario, scaling_of
 from fedlearn.data.scaling import Scaling, reads_records
@@ -64,6 +65,7 @@ class RunConfig:
     transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
     fairness: Annotated[Fairness, KIND]
+    audit: Annotated[Audit, KIND]
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
@@ -124,7 +126,20 @@ def problems(config: RunConfig) -> list[str]:
             found += _distributed_problems(config, config.privacy)
         case ClientPrivacy() if config.privacy.client_sample_rate < 1:
             found += _sampling_problems(config)
-    return found
+    return [*found, *_audit_problems(config)]
+
+
+def _audit_problems(config: RunConfig) -> list[str]:
+    """Slots hold single records, and say nothing of a promise that is made to whole clients."""
+    unit = getattr(config.privacy, "unit", None)
+    if not isinstance(config.audit, SlotAudit):
+        return []
+    if isinstance(config.privacy, ClientPrivacy) or unit == "client":
+        return [
+            "audit=slots: measures what is promised to a record, and here the unit is a client. "
+            "Choose audit=mislabelled, or privacy=record"
+        ]
+    return []
 
 
 def _scaling_problems(config: RunConfig) -> list[str]:
@@ -327,6 +342,7 @@ def _parts(detail: ErrorDetails) -> tuple[str, ...]:
         "transport",
         "engine",
         "fairness",
+        "audit",
     }
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]

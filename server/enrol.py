@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from fedlearn import flower, models
 from fedlearn.agreement import least_of
+from fedlearn.audit.settings import slots_of
 from fedlearn.config import RunConfig, plan_of, private_model_problems, task_problems
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import ServerOffer
@@ -20,6 +21,7 @@ from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.data.archives import default_cache
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.models.slots import attach, without_slots
 from fedlearn.privacy import NoPrivacy, PrivacyPlan
 from fedlearn.rng import Streams
 from fedlearn.rounds import Hello, Invitation, Refusal
@@ -55,6 +57,11 @@ class Enrolment:
     initial: Vector
     declined: tuple[str, ...] = ()
     """Why sites that were asked take no part in the run."""
+
+    @property
+    def trainable(self) -> Layout:
+        """The layout of the model that is trained, without audit slots."""
+        return without_slots(self.layout)
 
     @property
     def task(self) -> Task:
@@ -143,10 +150,10 @@ def _start_model(
     learner = models.build(
         config.model, task, Streams(config.seed), config.training.trained_part, weights
     )
-    model = learner.model
+    model, parameters = learner.model, sum(p.numel() for p in learner.whole().parameters())
+    attach(model, slots_of(config.audit))
     if found := private_model_problems(config, model):
         raise ConfigError(found)
-    parameters = sum(p.numel() for p in learner.whole().parameters())
     return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model), declined)
 
 

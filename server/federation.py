@@ -29,6 +29,7 @@ from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.secagg.payload import Total
 from fedlearn.secagg.settings import SecAggOff
 from fedlearn.vector import Vector
+from server.audit import SlotsSeen, seen_in_slots
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.grid import Replies, SiteGrid
 from server.release import Trusted, model_of_sum, one_reply
@@ -64,6 +65,8 @@ class Progress:
     """The latest test sums of groups of people, where the run tells them apart."""
     clip_norm: float | None = None
     """The norm of the next round, where it has moved."""
+    seen: SlotsSeen | None = None
+    """What the last round showed in audit slots, where there are any."""
 
 
 @dataclass
@@ -206,6 +209,9 @@ class Federation:
         if averaged is None:
             raise RuntimeError("a strategy gave no model for valid replies")
         self.progress.model = flower.vector_of(averaged)
+        self.progress.seen = seen_in_slots(
+            self.enrolment.layout, number, len(replies.answers), before, usable, self.progress.model
+        )
         return replies
 
     def _usable(

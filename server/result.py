@@ -11,6 +11,7 @@ import platform
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedlearn.audit.findings import Findings
 from fedlearn.intervals import Gap, Measured
 
 SCHEMA = "fedlearn/result/v1"
@@ -186,6 +187,8 @@ class Result:
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""
     protection: Protection
+    audit: Findings | None = None
+    """What an audit of the run has measured."""
     environment: Environment
 
 

@@ -18,7 +18,9 @@ from fedlearn import flower_private
 from fedlearn.config import RunConfig, to_tree
 from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
+from fedlearn.models.slots import trained
 from fedlearn.vector import vector_digest
+from server.audit import append_seen
 from server.enrol import Enrolment, enrol, join, plan_for
 from server.fairness import fairness_result
 from server.federation import Federation, Progress
@@ -152,7 +154,11 @@ class _Reporter:
         log.info("round %d %s", entry.round, entry.evaluate)
         progress = self.federation.progress
         self.folder.append_metrics(entry)
-        self.folder.write_model(progress.model, self.federation.enrolment.layout)
+        enrolment = self.federation.enrolment
+        model = trained(enrolment.layout, progress.model)
+        self.folder.write_model(model, enrolment.trainable)
+        if progress.seen:
+            append_seen(self.folder.path, progress.seen)
         # True if nothing follows, as after a power cut.
         self.write("interrupted", "not finished yet; if nothing is running, resume=true continues")
         self.folder.write_checkpoint(
@@ -212,11 +218,12 @@ def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:
 
 
 def _model_facts(config: RunConfig, federation: Federation) -> ModelFacts:
+    enrolment = federation.enrolment
     return ModelFacts(
         name=config.model.kind,
-        parameters=federation.enrolment.parameters,
-        trainable=federation.enrolment.layout.size,
-        sha256=vector_digest(federation.progress.model),
+        parameters=enrolment.parameters,
+        trainable=enrolment.trainable.size,
+        sha256=vector_digest(trained(enrolment.layout, federation.progress.model)),
     )
 
 

@@ -56,7 +56,7 @@ class Display:
         shown = ", ".join(sites[:6]) + (f" and {len(sites) - 6} more" if len(sites) > 6 else "")
         self.console.print(
             f"[bold]{escape(config.experiment)}[/]: {len(sites)} sites ({escape(shown)}), "
-            f"{federation.enrolment.layout.size:,} parameters"
+            f"{federation.enrolment.trainable.size:,} parameters"
         )
         if plan := federation.plan:
             self.console.print(

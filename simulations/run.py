@@ -21,6 +21,7 @@ from server.enrol import enrol, join, plan_for
 from server.folder import RunFolder
 from server.run import Listener
 from server.stop import Stop
+from simulations.auditing import audited
 from simulations.local import FIRST_NODE, InProcessGrid, make_contexts, run_locally
 from simulations.ray_engine import run_on_ray
 
@@ -43,7 +44,7 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | N
     # Only what outlives the run: a ledger in the run's own folder is nobody else's.
     with claimed(owned_ledgers(config, names)):
         chosen = None if only is None else names.index(only)
-        _run(config, len(names), listener, stop, chosen)
+        _run(config, len(names), audited(config, listener), stop, chosen)
 
 
 def _run(config: RunConfig, sites: int, listener: Listener, stop: Stop, only: int | None) -> None:

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from fedlearn.audit import one_run, tradeoff
+from fedlearn.audit.findings import Bound, Estimator
 from fedlearn.audit.game import Game, guess_counts
 from fedlearn.audit.independent import clopper_pearson, clopper_pearson_ceiling, moments
-
-Estimator = Literal["one_run", "f_dp", "clopper_pearson", "gaussian"]
 
 _Bound = Callable[[int, int, int, float, float], float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """A lower bound on epsilon at confidence `1 - alpha`.
-
-    `ceiling` is what the same estimator would have said had every guess been
-    right: a run may be worse than that and the audit would not know. It is
-    null for the Gaussian estimator, which has none. Zero is no evidence of a
-    leak, not evidence of privacy.
-    """
-
-    estimator: Estimator
-    lower_bound: float | None
-    """Null for infinite."""
-    ceiling: float | None
-    estimate: float | None
-    """The likeliest epsilon, where the estimator has one."""
-    assumes: str
-
-
-def bounds_of(game: Game, *, delta: float, alpha: float, independent: bool) -> tuple[Bound, ...]:
-    """The bounds of `game`; those that need `independent` canaries only where they are."""
+def bounds_of(
+    game: Game, *, delta: float, alpha: float, independent: bool, normal: bool
+) -> tuple[Bound, ...]:
+    """The bounds of `game`: those that need it only for `independent` canaries, `normal` scores."""
     free = (
         _counted("one_run", "nothing", one_run.lower_bound, game, delta, alpha),
         _counted("f_dp", "a Gaussian trade-off curve", tradeoff.lower_bound, game, delta, alpha),
     )
-    return (*free, *_of_independent(game, delta, alpha)) if independent else free
+    if not independent:
+        return free
+    exact = _exact(game, delta, alpha)
+    return (*free, exact, _gaussian(game, delta, alpha)) if normal else (*free, exact)
 
 
 def _counted(
@@ -61,24 +44,25 @@ def _counted(
     )
 
 
-def _of_independent(game: Game, delta: float, alpha: float) -> tuple[Bound, Bound]:
+def _exact(game: Game, delta: float, alpha: float) -> Bound:
     inside = int(game.inside.sum())
-    gauss = moments(game, delta, alpha)
-    return (
-        Bound(
-            estimator="clopper_pearson",
-            lower_bound=clopper_pearson(game, delta, alpha),
-            ceiling=clopper_pearson_ceiling(inside, game.canaries - inside, delta, alpha),
-            estimate=None,
-            assumes="independent canaries, a Gaussian trade-off curve",
-        ),
-        Bound(
-            estimator="gaussian",
-            lower_bound=_finite(gauss.lower_bound),
-            ceiling=None,
-            estimate=_finite(gauss.estimate),
-            assumes="independent canaries with normal scores",
-        ),
+    return Bound(
+        estimator="clopper_pearson",
+        lower_bound=clopper_pearson(game, delta, alpha),
+        ceiling=clopper_pearson_ceiling(inside, game.canaries - inside, delta, alpha),
+        estimate=None,
+        assumes="independent canaries, a Gaussian trade-off curve",
+    )
+
+
+def _gaussian(game: Game, delta: float, alpha: float) -> Bound:
+    found = moments(game, delta, alpha)
+    return Bound(
+        estimator="gaussian",
+        lower_bound=_finite(found.lower_bound),
+        ceiling=None,
+        estimate=_finite(found.estimate),
+        assumes="independent canaries with normal scores",
     )
 
 

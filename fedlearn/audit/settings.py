@@ -46,8 +46,13 @@ class MislabelledAudit:
     """
 
     kind: Literal["mislabelled"] = "mislabelled"
-    canaries: Canaries = 100
+    canaries: Canaries = 50
     alpha: Probability = 0.05
+
+
+def slots_of(audit: Audit) -> int:
+    """How many slots the audit adds to the model."""
+    return audit.canaries if isinstance(audit, SlotAudit) else 0
 
 
 Audit = NoAudit | SlotAudit | MislabelledAudit

@@ -10,34 +10,25 @@ advantage is the total variation distance that the accountant allows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from scipy.stats import binom
 
 from fedlearn.audit import one_run
+from fedlearn.audit.findings import VerdictText
 from fedlearn.audit.game import Game, guess_counts
+from fedlearn.audit.promise import Promise
 
 FALSE_ALARMS: Final = 1e-3
 """How often at most a run that keeps its promise is accused."""
-
-Text = Literal["consistent with the promise", "PROMISE BROKEN", "no promise was made"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """`p_value`: the chance of guessing this well if the promise holds; null without a promise."""
 
-    text: Text
+    text: VerdictText
     p_value: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promise:
-    """What was promised: (epsilon, delta), and the advantage in guessing that it leaves."""
-
-    epsilon: float
-    delta: float
-    advantage: float
 
 
 def judge(game: Game, promise: Promise | None, *, independent: bool) -> Verdict:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.models.slots import canary_losses, is_slot, no_canaries
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Training
 
@@ -27,20 +28,28 @@ def train(
     *,
     proximal_mu: float,
     rng: np.random.Generator,
+    canaries: Tensor | None = None,
 ) -> float:
     """Make `config.local_steps` steps on `model` in place; the mean training loss in nats.
 
     `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1. Batches of
-    `max(1, round(sample_rate * n))` records come from shuffled passes.
+    `max(1, round(sample_rate * n))` records come from shuffled passes. `canaries`,
+    `int64[k]`, are audit slots that join the batches by passes of their own:
+    records are trained on as if they were not there.
     """
     model.train()
     optimizer = make_optimizer(model, config)
     anchor = snapshot(model) if proximal_mu else {}
+    canaries = no_canaries() if canaries is None else canaries
+    probes = _canary_batches(canaries, config, rng)
     total = 0.0
     with lent_generator(rng):
         for batch in batches(len(labels), config, rng):
             optimizer.zero_grad(set_to_none=True)
             total += _accumulate(model, features, labels, batch, config.max_batch)
+            if len(probe := next(probes)):
+                loss = canary_losses(model, probe, 1.0).sum() / len(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
             add_proximal(model, anchor, proximal_mu)
             optimizer.step()
     return total / config.local_steps
@@ -72,6 +81,16 @@ def batches(n: int, config: Training, rng: np.random.Generator) -> Iterator[NDAr
         start += size
 
 
+def _canary_batches(
+    canaries: Tensor, config: Training, rng: np.random.Generator
+) -> Iterator[Tensor]:
+    """For each step its canaries; `rng` itself is not advanced."""
+    if not len(canaries):
+        return iter([canaries] * config.local_steps)
+    drawn = batches(len(canaries), config, rng.spawn(1)[0])
+    return (canaries[torch.from_numpy(rows)] for rows in drawn)
+
+
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the trainable parameters, the anchor of a proximal term."""
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -82,7 +101,7 @@ def add_proximal(model: nn.Module, anchor: dict[str, Tensor], mu: float) -> None
     if not mu:
         return
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.grad is not None:
+        if parameter.requires_grad and parameter.grad is not None and not is_slot(name):
             parameter.grad.add_(parameter.detach() - anchor[name], alpha=mu)
 
 

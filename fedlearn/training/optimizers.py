@@ -8,11 +8,12 @@ methods are used as torch wrote them, without those wrappers.
 from __future__ import annotations
 
 import inspect
-from typing import TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
 from torch import nn
 
+from fedlearn.models.slots import is_slot
 from fedlearn.training.settings import Training
 
 Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
@@ -35,16 +36,26 @@ _SGD = _unwrapped(torch.optim.SGD)
 _ADAM = _unwrapped(torch.optim.Adam)
 
 
+_HUGE: Final = 1e8
+
+
 def make_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """A fresh optimiser over the trainable parameters: no state survives a round."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """A fresh optimiser over the trainable parameters: no state survives a round.
+
+    Audit slots follow plain gradient descent whatever the config says: an
+    audit measures what leaves the mechanism, not how an optimiser rescales it.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in named if not is_slot(name)]}]
+    slots, rate = [p for name, p in named if is_slot(name)], config.learning_rate
     match config.optimizer:
         case "sgd":
-            return _SGD(
-                parameters,
-                lr=config.learning_rate,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-            )
+            if slots:
+                groups.append({"params": slots, "momentum": 0.0, "weight_decay": 0.0})
+            return _SGD(groups, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay)
         case "adam":
-            return _ADAM(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+            if slots:
+                # Adam without memory and with a huge `eps` divides every gradient by `eps`.
+                still = {"lr": rate * _HUGE, "eps": _HUGE, "betas": (0.0, 0.0), "weight_decay": 0.0}
+                groups.append({"params": slots, **still})
+            return _ADAM(groups, lr=rate, weight_decay=config.weight_decay)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.dp import ClippedGradients
@@ -69,8 +71,14 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self.original_optimizer.step()
 
 
-Accumulate = Callable[[Tensor], None]
-"""Adds the clipped gradients of the records in some rows to `summed_grad`."""
+Losses = Callable[[], Tensor]
+"""Runs the model and returns one loss per record."""
+
+Accumulate = Callable[[Losses], object]
+"""Adds the clipped gradients of some records to `summed_grad`."""
+
+_STEEPNESS = 10.0
+"""Gradient of a canary over the clip norm: a clip that is missing shows in an audit."""
 
 
 def train_private(
@@ -82,11 +90,14 @@ def train_private(
     *,
     proximal_mu: float,
     noise: NoiseSource,
+    canaries: Tensor | None = None,
 ) -> None:
     """Make `config.local_steps` private steps on `model` in place.
 
     Returns nothing: a training loss is a function of the records that no noise
     covers. Every step runs and adds its noise, an empty batch included.
+    `canaries`, `int64[k]`, are audit slots: records like the others, sampled and
+    clipped with them, whose gradient lies on coordinates of their own.
     """
     model.train()
     optimizer = PrivateOptimizer(
@@ -98,12 +109,11 @@ def train_private(
     )
     anchor = snapshot(model) if proximal_mu else {}
     optimizer.attach_step_hook(lambda _: add_proximal(model, anchor, proximal_mu))
-    with _clipping(model, features, labels, config, optimizer) as accumulate:
+    with _clipping(model, config, optimizer) as accumulate:
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)
-            batch = poisson_batch(len(labels), config.sample_rate, noise)
-            for rows in pieces(batch, config.max_batch):
-                accumulate(rows)
+            for losses in _batch(model, features, labels, config, plan, noise, canaries):
+                accumulate(losses)
             optimizer.release()
 
 
@@ -115,6 +125,7 @@ def clipped_gradient_sum(
     plan: DistributedPlan,
     *,
     noise: NoiseSource,
+    canaries: Tensor | None = None,
 ) -> NDArray[np.float64]:
     """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
 
@@ -129,15 +140,33 @@ def clipped_gradient_sum(
     engine = ClippedGradients(model, clip_norm=plan.clip_norm)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     total = np.zeros(layout_of(model).size)
-    batch = poisson_batch(len(labels), plan.sample_rate, noise)
-    for rows in pieces(batch, config.max_batch):
-        sums = engine.step(_losses(model, features[rows], labels[rows])).sums
+    for losses in _batch(model, features, labels, config, plan, noise, canaries):
+        sums = engine.step(losses).sums
         flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
         total[: flat.numel()] += flat.numpy()
     return total
 
 
-def _losses(model: nn.Module, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+def _batch(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    config: Training,
+    plan: RecordPlan | DistributedPlan,
+    noise: NoiseSource,
+    canaries: Tensor | None,
+) -> Iterator[Losses]:
+    """One Poisson batch in parts: of records, and of canaries, drawn by the same coins."""
+    canaries = no_canaries() if canaries is None else canaries
+    records, slope = len(labels), _STEEPNESS * plan.clip_norm
+    batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
+    for rows in pieces(batch[batch < records], config.max_batch):
+        yield _losses(model, features[rows], labels[rows])
+    for rows in pieces(batch[batch >= records] - records, config.max_batch):
+        yield partial(canary_losses, model, canaries[rows], slope)
+
+
+def _losses(model: nn.Module, features: Tensor, labels: Tensor) -> Losses:
     """The loss of every record of a part."""
     return lambda: functional.cross_entropy(model(features), labels, reduction="none")
 
@@ -151,54 +180,36 @@ def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
 
 @contextmanager
 def _clipping(
-    model: nn.Module,
-    features: Tensor,
-    labels: Tensor,
-    config: Training,
-    optimizer: PrivateOptimizer,
+    model: nn.Module, config: Training, optimizer: PrivateOptimizer
 ) -> Iterator[Accumulate]:
     """The engine that the config names; nothing of it stays on the model."""
     try:
         match config.dp_engine:
             case "fast":
-                yield _fast(model, features, labels, optimizer)
+                # One forward and one backward pass per part (`fedlearn.training.dp`).
+                engine = ClippedGradients(model, clip_norm=optimizer.max_grad_norm)
+                yield engine.accumulate
             case "opacus":
                 wrapped = GradSampleModule(model, strict=True)
                 try:
-                    yield _hooks(wrapped, features, labels, optimizer)
+                    yield partial(_by_hooks, optimizer)
                 finally:
                     wrapped.remove_hooks()
     finally:
         _forget_samples(model)
 
 
-def _fast(
-    model: nn.Module, features: Tensor, labels: Tensor, optimizer: PrivateOptimizer
-) -> Accumulate:
-    """One forward and one backward pass per part (`fedlearn.training.dp`)."""
-    engine = ClippedGradients(model, clip_norm=optimizer.max_grad_norm)
-
-    def accumulate(rows: Tensor) -> None:
-        engine.accumulate(
-            lambda: functional.cross_entropy(model(features[rows]), labels[rows], reduction="none")
-        )
-
-    return accumulate
-
-
-def _hooks(
-    wrapped: GradSampleModule, features: Tensor, labels: Tensor, optimizer: PrivateOptimizer
-) -> Accumulate:
+def _by_hooks(optimizer: PrivateOptimizer, losses: Losses) -> None:
     """Opacus' hooks: the gradients of all records of a part, held at once."""
-
-    def accumulate(rows: Tensor) -> None:
-        # The mean over the part; Opacus multiplies it out again per record.
-        _backward(functional.cross_entropy(wrapped(features[rows]), labels[rows]))
-        optimizer.clip_and_accumulate()
-        for parameter in optimizer.params:
-            parameter.grad_sample = None
-
-    return accumulate
+    # The mean over the part; Opacus multiplies it out again per record.
+    of_part = losses()
+    _backward(of_part.mean())
+    for parameter in optimizer.params:
+        if parameter.grad_sample is None:  # a layer that this part does not reach
+            parameter.grad_sample = torch.zeros(()).expand(len(of_part), *parameter.shape)
+    optimizer.clip_and_accumulate()
+    for parameter in optimizer.params:
+        parameter.grad_sample = None
 
 
 def _backward(loss: Tensor) -> None:

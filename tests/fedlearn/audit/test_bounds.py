@@ -122,7 +122,7 @@ def test_bounds__of_pure_noise_are_zero_for_every_estimator() -> None:
     """The Gaussian bound is above zero in one of twenty games of noise; not in these."""
     for seed in (1, 2, 3):
         game = gaussian_game(0.0, 1000, seed)
-        bounds = bounds_of(game, delta=DELTA, alpha=0.05, independent=True)
+        bounds = bounds_of(game, delta=DELTA, alpha=0.05, independent=True, normal=True)
         assert {b.estimator: b.lower_bound for b in bounds} == dict.fromkeys(
             ("one_run", "f_dp", "clopper_pearson", "gaussian"), 0.0
         )
@@ -132,7 +132,7 @@ def test_bounds__of_pure_noise_are_zero_for_every_estimator() -> None:
 def test_bounds__stay_below_the_truth_and_come_near_it(epsilon: float) -> None:
     """Bounds at confidence .95 and below; the seeds are fixed, so the outcome is too."""
     games = [gaussian_game(epsilon, 1000, seed) for seed in range(12)]
-    found = [bounds_of(g, delta=DELTA, alpha=0.05, independent=True) for g in games]
+    found = [bounds_of(g, delta=DELTA, alpha=0.05, independent=True, normal=True) for g in games]
     for free in range(3):
         assert all(b[free].lower_bound <= epsilon for b in found)
     gaussian = [b[3] for b in found]
@@ -145,7 +145,7 @@ def test_bounds__stay_below_the_truth_and_come_near_it(epsilon: float) -> None:
 def test_bounds__of_separated_canaries_are_their_ceilings() -> None:
     inside = np.arange(500) % 2 == 0
     game = Game(scores=inside + np.linspace(0, 1e-3, 500), inside=inside, threshold=0.5)
-    bounds = bounds_of(game, delta=DELTA, alpha=0.05, independent=True)
+    bounds = bounds_of(game, delta=DELTA, alpha=0.05, independent=True, normal=True)
     for bound in bounds[:3]:
         assert bound.lower_bound == bound.ceiling
         assert bound.ceiling is not None
@@ -163,5 +163,14 @@ def test_moments__are_zero_without_two_sides_or_in_the_wrong_order() -> None:
 
 
 def test_bounds__for_dependent_canaries_leave_out_what_needs_independence() -> None:
-    bounds = bounds_of(gaussian_game(8.0, 200, 0), delta=DELTA, alpha=0.05, independent=False)
+    bounds = bounds_of(
+        gaussian_game(8.0, 200, 0), delta=DELTA, alpha=0.05, independent=False, normal=True
+    )
     assert [bound.estimator for bound in bounds] == ["one_run", "f_dp"]
+
+
+def test_bounds__without_noise_take_nothing_for_normal() -> None:
+    bounds = bounds_of(
+        gaussian_game(8.0, 200, 0), delta=DELTA, alpha=0.05, independent=True, normal=False
+    )
+    assert [bound.estimator for bound in bounds] == ["one_run", "f_dp", "clopper_pearson"]

@@ -11,13 +11,15 @@ import pytest
 
 from fedlearn.audit.game import Game
 from fedlearn.audit.gaussian import mu_of
-from fedlearn.audit.verdict import FALSE_ALARMS, Promise, judge
+from fedlearn.audit.promise import Promise
+from fedlearn.audit.verdict import FALSE_ALARMS, judge
 from tests.fedlearn.audit.games import DELTA, gaussian_game
 
 
 def promise(epsilon: float) -> Promise:
-    advantage = 2 * NormalDist().cdf(mu_of(epsilon, DELTA) / 2) - 1
-    return Promise(epsilon=epsilon, delta=DELTA, advantage=advantage)
+    """Of a Gaussian mechanism; at the last point, delta is its total variation distance."""
+    distance = 2 * NormalDist().cdf(mu_of(epsilon, DELTA) / 2) - 1
+    return Promise(epsilon=epsilon, delta=DELTA, points=((epsilon, DELTA), (0.0, distance)))
 
 
 def double_signal(epsilon: float, seed: int) -> Game:
@@ -34,7 +36,7 @@ def test_judge__p_value_is_an_exact_binomial_tail() -> None:
     right = np.arange(50) < 40
     scores = np.where(inside == right, 1.0, -1.0)
     game = Game(scores=scores, inside=inside, threshold=0.0)
-    held = Promise(epsilon=1.0, delta=DELTA, advantage=0.2)
+    held = Promise(epsilon=1.0, delta=DELTA, points=((0.0, 0.2),))
     tail = sum(math.comb(50, k) * 0.6**k * 0.4 ** (50 - k) for k in range(40, 51))
     assert judge(game, held, independent=True).p_value == pytest.approx(tail)
 
@@ -71,7 +73,7 @@ def test_judge__has_nothing_to_say_without_a_promise() -> None:
 
 def test_judge__takes_a_promise_of_nothing_at_its_word() -> None:
     """An advantage of one: whatever is guessed, nothing was promised that could break."""
-    everything = replace(promise(8.0), advantage=1.0)
+    everything = replace(promise(8.0), points=((1e6, 0.0),))
     inside = np.arange(40) % 2 == 0
     game = Game(scores=inside.astype(float), inside=inside, threshold=0.5)
     assert judge(game, everything, independent=True).p_value == 1.0

@@ -1,0 +1,99 @@
+"""What an audit has found, as plain data: the `audit` of `result.json`.
+
+Names are fixed by the contract with those who script against it; keys may be
+added but never renamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Estimator = Literal["one_run", "f_dp", "clopper_pearson", "gaussian"]
+
+VerdictText = Literal["consistent with the promise", "PROMISE BROKEN", "no promise was made"]
+
+NOT_JUDGED: Final = "not judged: the run carried no canaries"
+
+Seat = Literal["update", "sum", "model"]
+
+SEATS: Final[dict[Seat, str]] = {
+    "update": "one site's update, before any mask",
+    "sum": "the sum over sites that secure aggregation opens",
+    "model": "the final model",
+}
+"""Where an attacker may sit, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A lower bound on epsilon at confidence `1 - alpha`.
+
+    `ceiling` is what the same estimator would have said had every guess been
+    right: a run may be worse than that and the audit would not know. It is
+    null for the Gaussian estimator, which has none. Zero is no evidence of a
+    leak, not evidence of privacy.
+    """
+
+    estimator: Estimator
+    lower_bound: float | None
+    """Null for infinite."""
+    ceiling: float | None
+    estimate: float | None
+    """The likeliest epsilon, where the estimator has one; null for infinite."""
+    assumes: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What an attacker learns about the canaries on one seat; `auc` of guessing in against out."""
+
+    seat: Seat
+    auc: float | None
+    bounds: list[Bound]
+
+    def bound(self, estimator: Estimator) -> Bound | None:
+        """The bound of one estimator, if it applies."""
+        return next((bound for bound in self.bounds if bound.estimator == estimator), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Telling training from test records by the final model.
+
+    `auc` is the area under the curve of true over false alarms; `tpr_1` and
+    `tpr_01` are the rates of members found at 1 and at .1 percent false alarms.
+    The ceilings are the most that the promise allows; null without a promise.
+    """
+
+    name: Literal["loss", "rmia", "lira"]
+    members: int
+    others: int
+    auc: float
+    tpr_1: float
+    tpr_01: float
+    auc_ceiling: float | None
+    tpr_1_ceiling: float | None
+    tpr_01_ceiling: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The first bound in a line (of one seat and one estimator), and everything else below it."""
+
+    kind: Literal["slots", "mislabelled", "membership"]
+    seat: Seat
+    estimator: Estimator | Literal["none"]
+    canaries: int
+    alpha: float
+    lower_bound: float | None
+    """Null for infinite."""
+    ceiling: float | None
+    verdict: VerdictText | Literal["not judged: the run carried no canaries"]
+    p_value: float | None
+    """The chance of guessing this well if the promise holds."""
+    promised: float | None
+    delta: float
+    views: list[View] = field(default_factory=list)
+    attacks: list[Attack] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
