@@ -18,11 +18,13 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from clients import joining, work
-from clients.owner import admit, owner_of
+from clients.deployed import commitment, deployed_site
+from clients.owner import admit, deployed_owner, owner_of
 from clients.site import Site, name_of, open_site
 from clients.summing import Contribution, Summing, WholeContribution, secagg_step
-from fedlearn import flower
+from fedlearn import __version__, flower
 from fedlearn.agreement import counters_of
+from fedlearn.code import code_digest
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics import EvaluationSums, evaluation_sums
@@ -42,8 +44,9 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
     site = str(context.node_config.get("partition-id", "?"))
     try:
         config = flower.config_of(context)
-        site = name_of(context.node_config, config)
-        owner = owner_of(config, site)
+        own = deployed_site(context)
+        site = own.name if own else name_of(context.node_config, config)
+        owner = deployed_owner(own) if own else owner_of(config, site)
         note = flower.read_note(message)
         admit(
             owner,
@@ -126,13 +129,22 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
         Hello(
             site=site.name,
             task=site.task,
-            data_sha256=site.data_sha256,
+            data_sha256=_told_hash(context, site),
             train_records=len(site.data.train),
             test_records=len(site.data.test),
             real_noise=site.noise(0).is_private,
             public_key=joining.identity_of(context).public.hex() if site.needs_identity else "",
+            version=__version__,
+            code=code_digest(),
         )
     )
+
+
+def _told_hash(context: Context, site: Site) -> str:
+    """SHA-256 of the records in a simulation; a deployed site only commits itself to it."""
+    if site.owner.deployed is None:
+        return site.data_sha256
+    return commitment(joining.identity_of(context), site.data_sha256)
 
 
 def _afford(message: Message, context: Context, site: Site) -> RecordDict:
@@ -192,7 +204,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
         return flower.summed_reply(site.name, stored, ())
     load_vector(site.model, request.model)
     features, labels = site.test_tensors
-    probabilities = predict(site.model, features, site.config.training.max_batch)
+    probabilities = predict(site.model, features, site.training.max_batch)
     sums = evaluation_sums(probabilities, labels.numpy())
     groups = _group_sums(site, probabilities, labels.numpy())
     if summing is None:

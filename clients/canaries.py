@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.owner import Owner
-from clients.site import Site, simulated_sites
+from clients.records import simulated_sites
+from clients.site import Site
 from fedlearn.audit import MislabelledAudit, NoAudit, SlotAudit
 from fedlearn.errors import DataError
 from fedlearn.models.slots import no_canaries, slot_values

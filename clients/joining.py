@@ -12,6 +12,7 @@ from functools import lru_cache
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.deployed import SERVER, check_roster, deployed_site, identity_at
 from clients.site import Site
 from fedlearn import flower, flower_private
 from fedlearn.config import encode
@@ -24,7 +25,7 @@ from fedlearn.errors import EnvelopeError, ProtocolError
 from fedlearn.privacy import DistributedPrivacy, PrivacyPlan
 from fedlearn.rounds import Refusal
 
-SERVER = "server"
+__all__ = ["SERVER", "identity_of", "join", "joined_run", "plan_of", "roster_of", "sealing"]
 
 
 # --- who this site is --------------------------------------------------------------
@@ -32,6 +33,8 @@ SERVER = "server"
 
 def identity_of(context: Context) -> Identity:
     """The site's long-lived key; in a simulation it is made for the run and never on disk."""
+    if site := deployed_site(context):
+        return identity_at(site)
     stored = flower.config_record(context.state, "identity")
     if stored is None:
         stored = ConfigRecord({"private": Identity.new().to_bytes()})
@@ -46,7 +49,7 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
     """Take the roster of a run, and set up the channel where one is wanted.
 
     In a simulation the roster's authority is trusted on first use; a deployed
-    site compares it with the fingerprint that it has pinned. The first use is the
+    site compares the roster with the one that it has pinned. The first use is the
     only one: a second invitation could put the keys of somebody on the way in the
     place of the coordinator's.
 
@@ -63,6 +66,8 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
             raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
         return flower.small_bytes("accepted", secret_bytes(joined["accepted"]))
     roster = Roster.from_json(invitation.roster)
+    if site.owner.deployed:
+        check_roster(site.owner.deployed, roster)
     if roster.public_of(site.name) != identity_of(context).public:
         raise ProtocolError(SERVER, "join", f"the roster has another key for {site.name}")
     run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""

@@ -1,8 +1,9 @@
 """Whose site this is and what its owner demands: asked at every message, before any record is read.
 
-In a simulation, `sites=FOLDER` gives site `NAME` the file `FOLDER/NAME.yaml`:
-its ledger and its policy then belong to the data and outlive every run. A site
-without a file has no policy, and a ledger that lives and dies with the run.
+A deployed site is described by its own file. In a simulation, `sites=FOLDER` gives
+site `NAME` the file `FOLDER/NAME.yaml`: its ledger and its policy then belong to the
+data and outlive every run. A site without a file has no policy, and a ledger that
+lives and dies with the run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from clients import ledger, sitefile
 from clients.ledger import Budget
 from clients.policy import Policy, RunDescription, refusals
+from clients.sitefile import SiteFile
 from clients.spending import Declined
 from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
@@ -29,6 +31,8 @@ class Owner:
     name: str
     ledger: Path
     policy: Policy | None
+    deployed: SiteFile | None = None
+    """The site's own file, where it is a machine of its own."""
 
     @property
     def budget(self) -> Budget | None:
@@ -50,6 +54,11 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     if site.name != name:
         raise ConfigError([f"{path}: name={site.name}: is not that of the site, {name}"])
     return Owner(name=name, ledger=site.ledger, policy=site.policy)
+
+
+def deployed_owner(site: SiteFile) -> Owner:
+    """The owner of a site that is a machine of its own."""
+    return Owner(name=site.name, ledger=site.ledger, policy=site.policy, deployed=site)
 
 
 def owned_ledgers(config: RunConfig, names: Sequence[str]) -> list[Path]:

@@ -7,7 +7,6 @@ own ledger before a record is touched.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -15,13 +14,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from clients.encoded import encoded
 from clients.ledger import Budget, Ledger
 from clients.owner import Owner
+from clients.records import Choice, kept, records_digest, simulated_sites
 from fedlearn import models
 from fedlearn.audit.settings import MislabelledAudit, slots_of
 from fedlearn.config import (
@@ -30,32 +29,24 @@ from fedlearn.config import (
     encode,
     plan_of,
     private_model_problems,
+    problems,
     task_problems,
 )
-from fedlearn.data import Partition, Pool, Records, Scenario, SiteData, deal, load_pool
+from fedlearn.data import Records, SiteData
 from fedlearn.data.archives import default_cache
-from fedlearn.data.partition import assign
 from fedlearn.errors import ConfigError
-from fedlearn.fairness import Fairness, GroupFairness, column_problems
+from fedlearn.fairness import column_problems
 from fedlearn.models.slots import attach
 from fedlearn.privacy import NoiseSource, PrivacyPlan
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Task
+from fedlearn.training.settings import Training
 from fedlearn.vector import layout_of
 from fedlearn.weights import weights_of
 
-__all__ = [
-    "TEST_NOISE",
-    "Site",
-    "name_of",
-    "open_site",
-    "read_simulated",
-    "records_digest",
-    "simulated_sites",
-    "simulated_task",
-]
+__all__ = ["TEST_NOISE", "Site", "name_of", "open_site"]
 
 UNLIMITED = Budget(epsilon=math.inf, delta=1e-5)
 """Where no owner has set a limit; what a run has promised holds all the same."""
@@ -102,6 +93,13 @@ class Site:
         return torch.from_numpy(kept), labels
 
     @property
+    def training(self) -> Training:
+        """How to train here: as the run says, in batches that this machine can hold."""
+        bound = self.owner.deployed and self.owner.deployed.machine.max_batch
+        training = self.config.training
+        return replace(training, max_batch=min(bound, training.max_batch)) if bound else training
+
+    @property
     def needs_identity(self) -> bool:
         """Whether sites join this run under their keys: to sign, or to know how many they are."""
         config = self.config
@@ -133,16 +131,6 @@ class Site:
         return noise_of(os.environ, self.name, round_number)
 
 
-def records_digest(records: Records) -> str:
-    """SHA-256 over shapes and little-endian bytes of features and labels."""
-    digest = hashlib.sha256(b"fedlearn/records/v1\n")
-    for array in (records.features, records.labels):
-        canonical = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        digest.update(f"{canonical.dtype.str} {canonical.shape}\n".encode())
-        digest.update(canonical.tobytes())
-    return digest.hexdigest()
-
-
 def name_of(node_config: Mapping[str, object], config: RunConfig) -> str:
     """The name of the site that this node is: by `partition-id` in a simulation.
 
@@ -159,8 +147,11 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
         ConfigError: the config cannot be run on this site's records; every reason.
         DataError: the records cannot be read.
     """
-    name, data, learner = _open(owner.name, encode(config))
-    return Site(name, config, data.task, data.mine, data.sha256, learner, owner)
+    site = owner.deployed
+    choice = Choice.of(config) if site is None else Choice.own(site, config)
+    data, learner = _open(owner.name, encode(config), encode(choice))
+    torch.set_num_threads((site and site.machine.threads) or config.engine.threads)
+    return Site(owner.name, config, data.task, data.mine, data.sha256, learner, owner)
 
 
 @dataclass(frozen=True)
@@ -171,12 +162,12 @@ class _Opened:
 
 
 @lru_cache(maxsize=4096)
-def _open(name: str, config_text: str) -> tuple[str, _Opened, models.Learner]:
+def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, models.Learner]:
     config = decode(RunConfig, config_text)
-    torch.set_num_threads(config.engine.threads)
-    pool, sites = _records(encode(_DataChoice.of(config)))
-    found = task_problems(config, pool.task) + column_problems(config.fairness, pool.attributes)
-    if found:
+    pool, sites = kept(choice_text)
+    # Also what the coordinator should have refused: a site relies on nobody's word for it.
+    found = problems(config) + task_problems(config, pool.task)
+    if found := found + column_problems(config.fairness, pool.attributes):
         raise ConfigError(found)
     learner = _learner(encode(_ModelChoice.of(config, pool.task)), slots_of(config.audit))
     found = private_model_problems(config, learner.model)
@@ -184,60 +175,7 @@ def _open(name: str, config_text: str) -> tuple[str, _Opened, models.Learner]:
     found += _canary_problems(config, sites)
     if found:
         raise ConfigError(found)
-    return name, _Opened(pool.task, sites[name], pool.sha256), learner
-
-
-def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
-    """All sites of a simulation with their records, in the order of their names."""
-    return _records(encode(_DataChoice.of(config)))[1]
-
-
-def simulated_task(config: RunConfig) -> Task:
-    """What all sites of a simulation learn."""
-    return _records(encode(_DataChoice.of(config)))[0].task
-
-
-def read_simulated(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
-    """All records as they are now, and as dealt out to the sites; nothing of it is kept.
-
-    Raises:
-        DataError: the records cannot be read.
-    """
-    return _read(_DataChoice.of(config))
-
-
-# What is loaded is kept for the sites of one process. The keys are JSON, because
-# configs may hold dicts and are not hashable.
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DataChoice:
-    scenario: Scenario
-    partition: Partition
-    seed: int
-    fairness: Fairness
-
-    @classmethod
-    def of(cls, config: RunConfig) -> _DataChoice:
-        return cls(
-            scenario=config.scenario,
-            partition=config.partition,
-            seed=config.seed,
-            fairness=config.fairness,
-        )
-
-
-@lru_cache(maxsize=2)
-def _records(choice_text: str) -> tuple[Pool, dict[str, SiteData]]:
-    return _read(decode(_DataChoice, choice_text))
-
-
-def _read(choice: _DataChoice) -> tuple[Pool, dict[str, SiteData]]:
-    streams = Streams(choice.seed)
-    group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
-    pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by)
-    assignment = assign(choice.partition, pool, streams.get("partition"))
-    return pool, deal(pool, assignment)
+    return _Opened(pool.task, sites[name], pool.sha256), learner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ keys: keys/cleveland            # the private identity; made by `fedlearn keys n
 roster: roster.json             # signed by the coordinator, pinned by `fedlearn keys roster pin`
 ledger: state/ledger.jsonl      # belongs to the data, not to a run
 policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
+server: {address: "fed.example.org:8443", authority: ca.crt}   # for `fedlearn client`
+machine: {max_batch: 256}       # what this machine can hold, where it is less than others
 ```
 """
 
@@ -25,13 +27,34 @@ from typing import Annotated, Any
 from clients.ledger import verify
 from clients.policy import Policy
 from fedlearn import yaml_file
+from fedlearn.certificate_files import tls_path
 from fedlearn.config import KIND, decode
 from fedlearn.crypto.identity import Identity
 from fedlearn.data import Csv, Scenario
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.keyring import load_pinned
 from fedlearn.privacy.accounting import SMALLEST_DELTA
-from fedlearn.settings import Name
+from fedlearn.settings import Count, Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where the coordinator is: `address` as host:port, and who certifies it."""
+
+    address: Name
+    authority: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What this site's machine can do; None: as the run says.
+
+    `max_batch` bounds the records that are worked on at once, `threads` are torch's.
+    Neither changes what a run promises; both change the last bits of a result.
+    """
+
+    max_batch: Count | None = None
+    threads: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +62,8 @@ class SiteFile:
     """One site as its owner describes it; all paths are absolute.
 
     `keys` is the private identity, `roster` the signed list that is pinned
-    beside itself, `ledger` the file that outlives every run.
+    beside itself, `ledger` the file that outlives every run. `server` is None
+    where the site only takes part in simulations.
     """
 
     name: Name
@@ -48,6 +72,13 @@ class SiteFile:
     roster: Path
     ledger: Path
     policy: Policy
+    server: Server | None = None
+    machine: Machine = Machine()
+
+    @property
+    def tls(self) -> Path:
+        """The key and certificate of the site's connection."""
+        return tls_path(self.keys)
 
 
 def load(path: Path) -> SiteFile:
@@ -60,6 +91,8 @@ def load(path: Path) -> SiteFile:
     rest, data, found = _decoded(tree)
     if rest is not None and rest.policy.delta < SMALLEST_DELTA:
         found.append(f"policy.delta={rest.policy.delta}: must be at least {SMALLEST_DELTA}")
+    if rest and rest.server and not _ADDRESS.fullmatch(rest.server.address):
+        found.append(f"server.address={rest.server.address}: must be host:port")
     if rest is None or data is None or found:
         raise ConfigError([f"{path}: {problem}" for problem in found])
     folder = path.absolute().parent
@@ -70,6 +103,8 @@ def load(path: Path) -> SiteFile:
         roster=folder / rest.roster,
         ledger=folder / rest.ledger,
         policy=rest.policy,
+        server=rest.server and replace(rest.server, authority=folder / rest.server.authority),
+        machine=rest.machine,
     )
 
 
@@ -123,6 +158,8 @@ def _ledger_problems(site: SiteFile) -> list[str]:
     return []
 
 
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):[0-9]{1,5}")
+
 # --- Decoding -------------------------------------------------------------------
 
 
@@ -135,6 +172,8 @@ class _Rest:
     roster: Name
     ledger: Name
     policy: Policy
+    server: Server | None = None
+    machine: Machine = Machine()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_simulate(commands)
     _add_compare(commands)
+    _add_deployment(commands)
     _add_report(commands)
     _add_audit(commands)
     _add_data(_group(commands, "data", "what data there is", "data check my.csv"))
@@ -88,6 +89,29 @@ def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
         help="what to run, as Hydra overrides; compare.baselines=true adds reference lines, "
         "compare.workers=N limits the runs at a time",
     )
+
+
+def _add_deployment(commands: Commands[argparse.ArgumentParser]) -> None:
+    server = _add(
+        commands,
+        "server",
+        "carry out a run over sites on their own machines; the same command again goes on "
+        "with a run that was cut off",
+        "server server.yaml experiment=medical_heart out=runs/heart",
+    )
+    server.add_argument("file", metavar="SERVERFILE", help="where it listens, and who takes part")
+    server.add_argument("--check", action="store_true", help="only say what is wrong")
+    server.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="the run, as for `fedlearn simulate`"
+    )
+    client = _add(
+        commands,
+        "client",
+        "serve the site of a site file, run after run, until it is stopped",
+        "client site.yaml --check",
+    )
+    client.add_argument("file", metavar="SITEFILE")
+    client.add_argument("--check", action="store_true", help="only say what is wrong")
 
 
 def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:

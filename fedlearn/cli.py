@@ -88,6 +88,56 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return load_file(Path(options.config), options.overrides)
 
 
+def _server(options: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from fedlearn.config import compose
+    from fedlearn.logs import log_json
+    from server import deployment, serverfile
+    from server.stop import Stop, stop_on_interrupt
+    from simulations.display import Display
+
+    file = serverfile.load(Path(options.file))
+    config = deployment.deployed(compose(options.overrides), Path.cwd())
+    parties = deployment.check(file, config, datetime.now(UTC))
+    if options.check:
+        for line in (f"sites: {', '.join(parties.certificates)}", *parties.warnings):
+            print(line)
+        return 0
+    file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stop = Stop()
+    with (file.state / "server.jsonl").open("a", encoding="utf-8") as log:
+        log_json(log, role="server")
+        with Display() as display, stop_on_interrupt(stop, display.say):
+            deployment.serve(file, config, display, stop)
+    return 0
+
+
+def _client(options: argparse.Namespace) -> int:
+    import signal
+    import threading
+    from datetime import UTC, datetime
+
+    from clients.app import app
+    from clients.checkup import check
+    from clients.node import serve
+    from fedlearn.logs import log_json
+
+    path = Path(options.file)
+    found = check(path, datetime.now(UTC))
+    if found.problems:
+        raise ConfigError(found.problems)
+    if options.check:
+        print("\n".join(found.facts))
+        return 0
+    log_json(sys.stderr, role="client", file=str(path))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    serve(path, app, stop)
+    return 0
+
+
 def _compare(options: argparse.Namespace) -> int:
     from server.stop import Stop, stop_on_interrupt
     from simulations.compare import compare
@@ -217,6 +267,8 @@ def _export(options: argparse.Namespace) -> int:
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "simulate": _simulate,
+    "server": _server,
+    "client": _client,
     "compare": _compare,
     "report": _report,
     "audit": _audit,

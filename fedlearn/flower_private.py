@@ -30,8 +30,13 @@ CLIENT_APP_FAILED = 2
 
 def new_run(run_id: int) -> FlowerRun:
     """A `Run` for our own grid; also tells this process who it is: `Message` insists on it."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
+    identify(run_id=run_id, node_id=1)
     return Run.create_empty(run_id)
+
+
+def identify(*, run_id: int, node_id: int, task_id: int = 1) -> None:
+    """Tell this process in whose name it makes messages from now on."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = task_id, run_id, node_id
 
 
 def set_message_id(message: Message, message_id: str) -> Message:

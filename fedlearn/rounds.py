@@ -24,12 +24,16 @@ class Hello:
     site: str
     task: Task
     data_sha256: str
+    """In a simulation of the records; a deployed site's commitment to them."""
     train_records: int
     test_records: int
     real_noise: bool
     """False when the site draws its noise from a test's seeded stand-in."""
     public_key: str
     """The site's Ed25519 key (hex) where messages are masked or sealed, else empty."""
+    version: str = ""
+    code: str = ""
+    """Version and SHA-256 (hex) of the fedlearn that runs there."""
 
 
 @dataclass(frozen=True, kw_only=True)

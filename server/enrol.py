@@ -20,7 +20,14 @@ from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.data.archives import default_cache
-from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.errors import (
+    ConfigError,
+    DataError,
+    FedlearnError,
+    PrivacyError,
+    ProtocolError,
+    StoppedError,
+)
 from fedlearn.models.slots import attach, without_slots
 from fedlearn.privacy import NoPrivacy, PrivacyPlan
 from fedlearn.rng import Streams
@@ -30,14 +37,12 @@ from fedlearn.secagg.two_server import Helper
 from fedlearn.task import Task
 from fedlearn.vector import Layout, Vector, layout_of, to_vector
 from fedlearn.weights import weights_of
+from server.admission import SIMULATED, Admission
 from server.grid import Replies, SiteGrid
 from server.sealing import Sealing
 from server.summing import Summing
 
 SERVER = "server"
-
-ENROL_SECONDS = 120.0
-"""How long the coordinator waits for the first nodes."""
 
 ERROR_OF_CODE: dict[int, Callable[[str], FedlearnError]] = {
     2: lambda reason: ConfigError([reason]),
@@ -69,7 +74,12 @@ class Enrolment:
         return next(iter(self.hellos.values())).task
 
 
-def enrol(grid: Grid, config: RunConfig, stopping: Callable[[], bool]) -> Enrolment:
+def enrol(
+    grid: Grid,
+    config: RunConfig,
+    stopping: Callable[[], bool],
+    admission: Admission = SIMULATED,
+) -> Enrolment:
     """Ask every node who it is, and build the model that all of them can train.
 
     Under `privacy.on_exhausted=drop_site` sites whose budget or policy refuses are
@@ -79,18 +89,23 @@ def enrol(grid: Grid, config: RunConfig, stopping: Callable[[], bool]) -> Enrolm
         ConfigError, DataError, PrivacyError: what the sites refused, all together.
         ProtocolError: nodes did not answer, or two claim one name.
     """
-    nodes = _wait_for_nodes(grid, config.strategy.min_sites)
-    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, ENROL_SECONDS, stopping)
+    nodes = _wait_for_nodes(grid, config.strategy.min_sites, admission, stopping)
+    seconds = admission.seconds
+    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, seconds, stopping)
     replies = by_node.query(flower.HELLO, by_node.sites, check=_hello)
     declined = _left_out(config, replies)
     if replies.failures:
         raise ProtocolError("", "hello", listed(replies.failures))
-    hellos, node_of = {}, {}
+    hellos, node_of, refused = {}, {}, list[str]()
     for reply in replies.answers.values():
         hello = _hello(reply.content)
         if hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
+        if refusal := admission.refusal(reply.metadata.src_node_id, hello):
+            refused.append(refusal)
         hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
+    if refused:
+        raise ProtocolError("", "hello", "; ".join(refused))
     sites = SiteGrid(grid, node_of, config.reply_timeout, stopping)
     return _start_model(config, sites, dict(sorted(hellos.items())), declined)
 
@@ -125,11 +140,17 @@ def _hello(content: RecordDict) -> Hello:
     return hello
 
 
-def _wait_for_nodes(grid: Grid, wanted: int) -> list[int]:
-    deadline = time.monotonic() + ENROL_SECONDS
-    while len(nodes := sorted(grid.get_node_ids())) < wanted:
+def _wait_for_nodes(
+    grid: Grid, least: int, admission: Admission, stopping: Callable[[], bool]
+) -> list[int]:
+    deadline = time.monotonic() + admission.seconds
+    while len(nodes := sorted(grid.get_node_ids())) < max(least, admission.wanted):
+        if time.monotonic() > deadline and len(nodes) >= least:
+            return nodes  # who comes later takes part in the next run
         if time.monotonic() > deadline:
-            raise ProtocolError("", "hello", f"{len(nodes)} of at least {wanted} sites connected")
+            raise ProtocolError("", "hello", f"{len(nodes)} of at least {least} sites connected")
+        if stopping():
+            raise StoppedError("stopped while waiting for sites")
         time.sleep(0.2)
     return nodes
 
@@ -170,12 +191,16 @@ def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
 
 
 def join(
-    enrolment: Enrolment, config: RunConfig, plan: PrivacyPlan | None, run_id: bytes
+    enrolment: Enrolment,
+    config: RunConfig,
+    plan: PrivacyPlan | None,
+    run_id: bytes,
+    identity: Identity | None = None,
 ) -> Summing | None:
     """Set up what `config.secagg` and `config.transport` need; None where updates stay in clear.
 
-    The coordinator's identity is made for the run; it signs the roster of the
-    keys that the sites said in their hello.
+    The coordinator's `identity`, one made for the run where there is no other, signs
+    the roster of the keys that the sites said in their hello.
 
     Raises:
         ConfigError: the ring is too small, or the cohort for its threshold.
@@ -184,7 +209,7 @@ def join(
     wanted = [site for site, hello in enrolment.hellos.items() if hello.public_key]
     if not wanted:
         return _summing(enrolment, config, plan, run_id, {}, None)
-    identity, helper = Identity.new(), None
+    identity, helper = identity or Identity.new(), None
     publics = {site: bytes.fromhex(enrolment.hellos[site].public_key) for site in wanted}
     if isinstance(config.secagg, SecAggTwoServer):
         helper = Helper(run_id, publics, min_cohort=least_of(plan, config.secagg.min_cohort))

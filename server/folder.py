@@ -69,12 +69,12 @@ class RunFolder:
             ConfigError: the folder holds something and `resume` is off, or
                 `resume` is on and it holds a run with another config, or none.
         """
-        if config.resume and self._holds_run():
+        if config.resume and self.holds_run():
             self._check_same(config)
         elif config.resume:
             raise ConfigError([f"resume=true: there is no run to continue in out={config.out}"])
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            hint = ", or continue that run with resume=true" if self._holds_run() else ""
+            hint = ", or continue that run with resume=true" if self.holds_run() else ""
             raise ConfigError(
                 [f"out={config.out}: exists and is not empty; choose another folder{hint}"]
             )
@@ -85,7 +85,8 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", yaml_file.dump(to_tree(config)).encode())
         write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
 
-    def _holds_run(self) -> bool:
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
         return (self.path / "checkpoint" / "config.json").is_file()
 
     def _check_same(self, config: RunConfig) -> None:

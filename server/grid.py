@@ -23,7 +23,10 @@ from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 
 POLL_SECONDS = 0.02
-"""How often an exchange looks for replies."""
+"""How soon an exchange looks again for replies."""
+
+LONGEST_POLL_SECONDS = 0.25
+"""Between two looks of an exchange that takes long: over a network a look is not free."""
 
 MAX_REASON: Final = 2000
 """Characters that are kept of what a site says went wrong."""
@@ -115,6 +118,7 @@ class SiteGrid:
         waiting = set(self.inner.push_messages(messages))
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         replies: list[Message] = []
+        pause = POLL_SECONDS
         while waiting and (deadline is None or time.monotonic() < deadline):
             arrived = list(self.inner.pull_messages(waiting))
             replies += arrived
@@ -122,7 +126,8 @@ class SiteGrid:
             if self.stopping():
                 raise StoppedError("stopped")
             if waiting and not arrived:
-                time.sleep(POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(LONGEST_POLL_SECONDS, pause * 1.2)
         return replies
 
     def _sorted_out(

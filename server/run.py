@@ -20,6 +20,7 @@ from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
 from fedlearn.models.slots import trained
 from fedlearn.vector import vector_digest
+from server.admission import SIMULATED, Admission
 from server.audit import append_seen
 from server.enrol import Enrolment, enrol, join, plan_for
 from server.fairness import fairness_result
@@ -83,7 +84,13 @@ class _Clock:
         return self.before + time.monotonic() - self.since
 
 
-def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result:
+def run(
+    grid: Grid,
+    config: RunConfig,
+    listener: Listener,
+    stop: Stop,
+    admission: Admission = SIMULATED,
+) -> Result:
     """Train as `config` says over `grid`; the final contents of `result.json`.
 
     Raises:
@@ -93,14 +100,14 @@ def run(grid: Grid, config: RunConfig, listener: Listener, stop: Stop) -> Result
     """
     folder = RunFolder(Path(config.out))
     folder.check(config)
-    enrolment = enrol(grid, config, stop.now.is_set)
+    enrolment = enrol(grid, config, stop.now.is_set, admission)
     plan = plan_for(config, enrolment)
     saved = folder.read_checkpoint() or Checkpoint.fresh(
         run_id=secrets.token_hex(16),
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=enrolment.initial,
     )
-    summing = join(enrolment, config, plan, bytes.fromhex(saved.run_id))
+    summing = join(enrolment, config, plan, bytes.fromhex(saved.run_id), admission.identity)
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm
     )

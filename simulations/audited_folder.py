@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.site import read_simulated
+from clients.records import read_simulated
 from fedlearn import yaml_file
 from fedlearn.config import RunConfig, load, to_tree
 from fedlearn.data import SiteData

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from clients.site import simulated_sites
+from clients.records import simulated_sites
 from fedlearn.config import RunConfig, encode
 from server.report.comparison import Reference
 from simulations.points import Point, compose_point

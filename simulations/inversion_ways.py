@@ -8,10 +8,11 @@ from typing import Annotated, Final
 
 from annotated_types import Ge, Le
 
-from fedlearn.config import RunConfig, compose_tree, load
+from fedlearn.config import RunConfig, load
 from fedlearn.crypto.settings import TransportPlain
 from fedlearn.data import Csv
 from fedlearn.errors import ConfigError
+from fedlearn.overrides import compose_tree
 from fedlearn.privacy import ClientPrivacy, NoPrivacy
 from fedlearn.secagg.settings import SecAggOff
 from fedlearn.settings import Count, Name, Natural, Positive, Probability

@@ -14,7 +14,7 @@ from torch import nn
 
 from clients.canaries import Kept, canary_file, read_canaries
 from clients.owner import owner_of
-from clients.site import simulated_sites, simulated_task
+from clients.records import simulated_sites, simulated_task
 from fedlearn import models
 from fedlearn.audit.bounds import bounds_of
 from fedlearn.audit.evidence import area_under_curve

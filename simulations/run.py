@@ -11,7 +11,7 @@ from typing import assert_never
 from clients.app import app as client
 from clients.claim import claimed
 from clients.owner import owned_ledgers
-from clients.site import simulated_sites
+from clients.records import simulated_sites
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.data import Csv

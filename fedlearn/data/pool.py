@@ -107,8 +107,13 @@ class SiteData:
     notes: tuple[str, ...] = ()
 
 
-def deal(pool: Pool, assignment: Mapping[str, Indices]) -> dict[str, SiteData]:
+def deal(
+    pool: Pool, assignment: Mapping[str, Indices], *, all_sites: bool = True
+) -> dict[str, SiteData]:
     """The records of every site, in the order of the sites' names.
+
+    `all_sites` is false for a site that sees its own records alone: then others may
+    have the classes that it lacks.
 
     A site whose training records are all of one class takes part, with a note,
     as long as other sites have another class; so does a site without test
@@ -122,7 +127,7 @@ def deal(pool: Pool, assignment: Mapping[str, Indices]) -> dict[str, SiteData]:
 
     """
     _check_assignment(pool, assignment)
-    problems = list(_problems(pool, assignment))
+    problems = list(_problems(pool, assignment, all_sites))
     if problems:
         raise DataError("\n".join(problems))
     return {name: _deal_one(pool, name, assignment[name]) for name in sorted(assignment)}
@@ -138,7 +143,7 @@ def _check_assignment(pool: Pool, assignment: Mapping[str, Indices]) -> None:
         raise ValueError("an assignment must name each record once")
 
 
-def _problems(pool: Pool, assignment: Mapping[str, Indices]) -> Iterator[str]:
+def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) -> Iterator[str]:
     learned: set[int] = set()
     for site in sorted(assignment):
         rows = assignment[site]
@@ -155,7 +160,7 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices]) -> Iterator[str]:
                 f"site {site}: {len(bad)} of {len(rows)} records hold NaN or infinite features "
                 f"(first: record {bad[0]}); fill them in or leave the records out"
             )
-    if len(learned) == 1:
+    if len(learned) == 1 and all_sites:
         only = pool.task.classes[learned.pop()]
         yield f"all training records are of one class ({only!r}): there is nothing to learn"
 

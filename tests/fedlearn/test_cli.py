@@ -113,9 +113,9 @@ def test_simulate__refuses_an_altered_archive(
 
 
 def clear_cached_sites() -> None:
-    from clients import site
+    from clients import records, site
 
-    site._records.cache_clear()
+    records.kept.cache_clear()
     site._open.cache_clear()
 
 

@@ -14,7 +14,7 @@ from fedlearn.rng import Streams
 from fedlearn.rounds import Refusal
 from fedlearn.task import TableInput, Task
 from fedlearn.vector import layout_of
-from server import enrol as module
+from server.admission import SIMULATED, Admission
 from server.enrol import enrol
 from server.federation import Federation, Progress
 
@@ -23,10 +23,10 @@ from .parties import NAMES, Parties, hello, make_config
 PRIVATE = ("privacy=record", "training.sample_rate=0.2", "privacy.on_exhausted=drop_site")
 
 
-def federate(parties: Parties) -> Federation:
+def federate(parties: Parties, admission: Admission = SIMULATED) -> Federation:
     config = parties.config
     plan = plan_of(config)
-    enrolment = enrol(parties.grid(), config, lambda: False)
+    enrolment = enrol(parties.grid(), config, lambda: False, admission)
     assert enrolment.grid.timeout == config.reply_timeout
     return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run", None)
 
@@ -90,10 +90,9 @@ def test_enrol__refuses_sites_whose_records_look_different() -> None:
         federate(Parties(make_config(), on_hello=unlike))
 
 
-def test_enrol__refuses_a_silent_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ENROL_SECONDS", 0.1)
+def test_enrol__refuses_a_silent_node() -> None:
     with pytest.raises(ProtocolError, match="no answer in time") as caught:
-        federate(Parties(make_config(), lost={("query", "delta")}))
+        federate(Parties(make_config(), lost={("query", "delta")}), Admission(seconds=0.1))
     assert caught.value.exit_code == 4
 
 
@@ -103,10 +102,21 @@ def test_enrol__refuses_a_model_that_cannot_be_trained_privately() -> None:
         federate(mixing)
 
 
-def test_enrol__waits_for_as_many_nodes_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ENROL_SECONDS", 0.3)
+def test_enrol__waits_for_as_many_nodes_as_it_needs() -> None:
     with pytest.raises(ProtocolError, match="4 of at least 5 sites"):
-        federate(Parties(make_config("strategy.min_sites=5")))
+        federate(Parties(make_config("strategy.min_sites=5")), Admission(seconds=0.3))
+
+
+def test_enrol__starts_without_the_late_once_there_are_enough() -> None:
+    found = federate(Parties(make_config()), Admission(seconds=0.3, wanted=7))
+    assert len(found.enrolment.hellos) == 4
+
+
+def test_enrol__refuses_other_code_and_names_both() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        federate(Parties(make_config()), Admission(version="9.9", code="ab" * 32))
+    assert all(f"{name} runs fedlearn" in str(caught.value) for name in NAMES)
+    assert f"the coordinator 9.9 ({'ab' * 8})" in str(caught.value)
 
 
 # --- Rounds -----------------------------------------------------------------------

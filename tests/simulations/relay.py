@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from clients.app import app as client
-from clients.site import simulated_sites
+from clients.records import simulated_sites
 from fedlearn import flower, flower_private
 from fedlearn.config import RunConfig, compose
 from server.enrol import enrol, join, plan_for

@@ -240,7 +240,7 @@ def test_ledger__altered_is_refused_and_nothing_is_spent(sites: Path, damage: st
 def test_ledger__from_the_future_means_a_clock_set_back(
     sites: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clients.site import records_digest, simulated_sites
+    from clients.records import records_digest, simulated_sites
     from fedlearn.config import compose
 
     data = records_digest(simulated_sites(compose(QUICK))["cleveland"].train)

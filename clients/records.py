@@ -1,0 +1,163 @@
+"""Which records a site has: dealt out by a simulation, or a deployed site's own.
+
+In a simulation the config says where all records are and how they are dealt out. A
+deployed site's file says where its own are, and nothing that a coordinator sends
+changes that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from clients.sitefile import SiteFile
+from fedlearn.config import KIND, RunConfig, decode, encode
+from fedlearn.data import Csv, Partition, Pool, Records, Scenario, SiteData, deal, load_pool
+from fedlearn.data.archives import default_cache
+from fedlearn.data.partition import Natural, assign
+from fedlearn.data.pool import Indices
+from fedlearn.errors import DataError
+from fedlearn.fairness import Fairness, GroupFairness, SiteFairness
+from fedlearn.rng import Streams
+from fedlearn.task import Task
+
+
+def records_digest(records: Records) -> str:
+    """SHA-256 over shapes and little-endian bytes of features and labels."""
+    digest = hashlib.sha256(b"fedlearn/records/v1\n")
+    for array in (records.features, records.labels):
+        canonical = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{canonical.dtype.str} {canonical.shape}\n".encode())
+        digest.update(canonical.tobytes())
+    return digest.hexdigest()
+
+
+def own_data(site: SiteFile) -> SiteData:
+    """The records of a deployed site, as a run would read them.
+
+    Raises:
+        ConfigError, DataError: they cannot be read or learned from.
+    """
+    return records(Choice.own(site))[1][site.name]
+
+
+def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
+    """All sites of a simulation with their records, in the order of their names."""
+    return records(Choice.of(config))[1]
+
+
+def simulated_task(config: RunConfig) -> Task:
+    """What all sites of a simulation learn."""
+    return records(Choice.of(config))[0].task
+
+
+def read_simulated(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
+    """All records as they are now, and as dealt out to the sites; nothing of it is kept.
+
+    Raises:
+        DataError: the records cannot be read.
+    """
+    return read(Choice.of(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which records are meant."""
+
+    scenario: Annotated[Scenario, KIND]
+    partition: Annotated[Partition, KIND]
+    seed: int
+    fairness: Annotated[Fairness, KIND]
+    only: str = ""
+    """The deployed site whose own records these are; empty in a simulation."""
+    version: int = 0
+    """Of the file that they are in: a table that was changed is read anew."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Choice:
+        """What a simulation deals out."""
+        return cls(
+            scenario=config.scenario,
+            partition=config.partition,
+            seed=config.seed,
+            fairness=config.fairness,
+        )
+
+    @classmethod
+    def own(cls, site: SiteFile, config: RunConfig | None = None) -> Choice:
+        """A deployed site's own; whatever the seed of a run, the same records are tested on."""
+        version = 0
+        if isinstance(site.data, Csv) and Path(site.data.path).is_file():
+            version = Path(site.data.path).stat().st_mtime_ns
+        return cls(
+            scenario=agreed(site.data, config.scenario) if config else site.data,
+            partition=Natural(),
+            seed=0,
+            fairness=config.fairness if config else SiteFairness(),
+            only=site.name,
+            version=version,
+        )
+
+
+def records(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
+    """The records of a choice, by site; kept for the sites of one process."""
+    # Configs may hold dicts and are not hashable; their JSON is.
+    return kept(encode(choice))
+
+
+@lru_cache(maxsize=2)
+def kept(choice_text: str) -> tuple[Pool, dict[str, SiteData]]:
+    """The records of a choice in JSON, read once."""
+    return read(decode(Choice, choice_text))
+
+
+def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
+    """The records of a choice as they are now.
+
+    Raises:
+        ConfigError, DataError: they cannot be read or learned from.
+    """
+    streams = Streams(choice.seed)
+    group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
+    pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by)
+    if choice.only:
+        return pool, deal(pool, {choice.only: _own_rows(pool, choice.only)}, all_sites=False)
+    assignment = assign(choice.partition, pool, streams.get("partition"))
+    return pool, deal(pool, assignment)
+
+
+def agreed(own: Scenario, of_run: Scenario) -> Scenario:
+    """Where a site's records are, by its own file; what numbers they become, as the run says.
+
+    Sites that scaled the same column differently would train a model that fits none
+    of them. Where the run's data is of another kind, the site's file decides alone.
+    """
+    match own, of_run:
+        case Csv(), Csv():
+            return replace(
+                own,
+                scaling=of_run.scaling,
+                numeric=of_run.numeric or own.numeric,
+                categories={**own.categories, **of_run.categories},
+            )
+        case _ if type(own) is type(of_run) and not isinstance(own, Csv):
+            return of_run
+        case _:
+            return own
+
+
+def _own_rows(pool: Pool, name: str) -> Indices:
+    """The rows of a deployed site: all of its file, or those under its name where rows have one."""
+    if pool.natural_site is None:
+        return np.arange(len(pool))
+    rows = np.flatnonzero(pool.natural_site == name)
+    if not len(rows):
+        there = ", ".join(np.unique(pool.natural_site))
+        raise DataError(f"data: no record is of site {name}; there are {there}")
+    return rows

@@ -1,0 +1,155 @@
+"""The file in which a coordinator says where it listens and who takes part.
+
+```yaml
+listen: "0.0.0.0:8443"
+keys: keys/coordinator          # the identity that signed the roster
+roster: roster.json
+introductions: keys             # the folder of the sites' NAME.pub
+tls: keys/server.tls            # key and certificate chain, PEM, mode 0600
+state: state                    # what the coordinator's programs write
+wait_seconds: 600.0             # for the sites of the roster; then min_sites suffice
+client_certificates: true       # false: for sites that use Flower's own SuperNode
+```
+Relative paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from fedlearn import yaml_file
+from fedlearn.certificate_files import credential_problems
+from fedlearn.config import decode
+from fedlearn.crypto.certificates import read_certificate, validity_problems
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.introduction import Introduction, read_certified
+from fedlearn.crypto.roster import Roster
+from fedlearn.errors import ConfigError
+from fedlearn.keyring import PUBLIC_SUFFIX
+from fedlearn.settings import Name, Positive
+
+_LISTEN: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s/]+):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFile:
+    """A coordinator as its file describes it; all paths are absolute."""
+
+    listen: str
+    keys: Path
+    roster: Path
+    introductions: Path
+    tls: Path
+    state: Path
+    wait_seconds: float
+    client_certificates: bool
+
+    @property
+    def host(self) -> str:
+        """Where to listen, without the port."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to listen on."""
+        return int(self.listen.rpartition(":")[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Who takes part: the coordinator's identity, the signed roster, the sites' certificates."""
+
+    identity: Identity
+    roster: Roster
+    certificates: dict[str, str]
+    """PEM by site."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    listen: Name
+    keys: Name
+    roster: Name
+    introductions: Name
+    tls: Name
+    state: Name = "state"
+    wait_seconds: Positive = 600.0
+    client_certificates: bool = True
+
+
+def load(path: Path) -> ServerFile:
+    """The coordinator that a file describes; opens nothing that the file points to.
+
+    Raises:
+        ConfigError: with every problem, one line each, by dotted path.
+    """
+    folder = path.absolute().parent
+    try:
+        text = decode(_Text, json.dumps(yaml_file.read(path)))
+        match = _LISTEN.fullmatch(text.listen)
+        if match is None or not 0 < int(match["port"]) < 65536:
+            raise ConfigError([f"listen={text.listen}: must be host:port"])
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+    return ServerFile(
+        listen=text.listen,
+        keys=folder / text.keys,
+        roster=folder / text.roster,
+        introductions=folder / text.introductions,
+        tls=folder / text.tls,
+        state=folder / text.state,
+        wait_seconds=text.wait_seconds,
+        client_certificates=text.client_certificates,
+    )
+
+
+def federation(file: ServerFile, now: datetime) -> Federation:
+    """Read keys, roster and introductions, and check that they belong together.
+
+    A certificate that has expired is a warning: the run goes on without that site.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    found = credential_problems(file.tls, now)
+    identity = roster = None
+    try:
+        identity = Identity.load(file.keys)
+    except ConfigError as error:
+        found += [f"keys: {problem}" for problem in error.problems]
+    if identity is not None:
+        try:
+            roster = Roster.load(file.roster, identity.fingerprint)
+        except ConfigError as error:
+            found += [f"roster: {problem}" for problem in error.problems]
+    certificates, warnings = dict[str, str](), list[str]()
+    for name, key in roster.sites().items() if roster else ():
+        path = file.introductions / f"{name}{PUBLIC_SUFFIX}"
+        try:
+            sent = _matching(path, name, key)
+            certificate = read_certificate(sent.certificate, str(path))
+        except ConfigError as error:
+            found += [f"introductions: {problem}" for problem in error.problems]
+            continue
+        certificates[name] = sent.certificate
+        warnings += validity_problems(certificate, str(path), now)
+    if identity is None or roster is None or found:
+        raise ConfigError(found)
+    return Federation(
+        identity=identity, roster=roster, certificates=certificates, warnings=tuple(warnings)
+    )
+
+
+def _matching(path: Path, name: str, key: bytes) -> Introduction:
+    sent = read_certified(path)
+    if (sent.participant.name, sent.participant.public) != (name, key):
+        raise ConfigError([f"{path}: is not the key that the roster gives {name}"])
+    if not sent.certificate:
+        raise ConfigError([f"{path}: holds no certificate; make it anew with `fedlearn keys new`"])
+    return sent
