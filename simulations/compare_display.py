@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from server.report.comparison import Comparison, PointResult
+from server.report.measured import measured_cell
 from simulations.display import SHORT, SHOWN, shortest
 from simulations.points import Point
 from simulations.workers import Ended, Event, RoundDone
@@ -109,16 +110,19 @@ def _table(comparison: Comparison) -> Table:
     points = comparison.points
     names = [n for n in SHOWN if n != "loss" and any(n in point.evaluate for point in points)]
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("run", "epsilon", *(SHORT.get(name, name) for name in names), "seconds"):
+    audited = ["measured"] if any(point.audit for point in points) else []
+    metrics = [SHORT.get(name, name) for name in names]
+    for column in ("run", "epsilon", *audited, *metrics, "seconds"):
         table.add_column(column, justify="left" if column == "run" else "right")
     for point in points:
-        table.add_row(escape(point.name), *_cells(point, names))
+        table.add_row(escape(point.name), *_cells(point, names, measured=bool(audited)))
     return table
 
 
-def _cells(point: PointResult, names: Sequence[str]) -> list[str]:
+def _cells(point: PointResult, names: Sequence[str], *, measured: bool) -> list[str]:
+    audit = [measured_cell(point.audit)] if measured else []
     if point.status != "finished":
-        return [point.status, *("" for _ in names), ""]
+        return [point.status, *("" for _ in (*audit, *names)), ""]
     epsilon = "-" if point.epsilon is None else f"{point.epsilon:.2f}"
     found = [f"{point.evaluate[name]:.3f}" if name in point.evaluate else "-" for name in names]
-    return [epsilon, *found, "-" if point.seconds is None else f"{point.seconds:.0f}"]
+    return [epsilon, *audit, *found, "-" if point.seconds is None else f"{point.seconds:.0f}"]

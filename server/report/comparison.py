@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from fedlearn.audit.findings import Findings
 from fedlearn.config import decode, to_tree
 from fedlearn.errors import ConfigError, DataError
 from server.folder import finite, write_atomically
@@ -52,7 +53,7 @@ class PointResult:
     seconds: float | None
     bytes: dict[str, int] | None
     """Of all rounds: `up` from the sites, `down` to them."""
-    audit: dict[str, Any] | None
+    audit: Findings | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def point_result(
         fairness=gaps or Gaps(),
         seconds=result.seconds if result else None,
         bytes=traffic(result) if result else None,
-        audit=None,
+        audit=result.audit if result else None,
     )
 
 
@@ -126,6 +127,10 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     write_atomically(folder / "compare.csv", _table(comparison).encode())
 
 
+def _audit(found: Findings | None) -> tuple[float | None, float | None, str]:
+    return (found.lower_bound, found.ceiling, found.verdict) if found else (None, None, "")
+
+
 def _table(comparison: Comparison) -> str:
     points = comparison.points
     keys = list(dict.fromkeys(key for point in points for key in point.values))
@@ -135,7 +140,8 @@ def _table(comparison: Comparison) -> str:
     writer.writerow(
         ["name", "reference", "site", *keys, "status", "epsilon_spent", "delta", *metrics,
          "worst_site", "gap_sites", "gap_sites_added", "gap_groups", "gap_groups_added",
-         "seconds", "bytes_up", "bytes_down"]
+         "seconds", "bytes_up", "bytes_down", "audit_lower_bound", "audit_ceiling",
+         "audit_verdict"]
     )  # fmt: skip
     for point in points:
         moved = point.bytes or {}
@@ -144,6 +150,6 @@ def _table(comparison: Comparison) -> str:
              point.status, point.epsilon, point.delta,
              *(point.evaluate.get(name) for name in metrics), point.worst_site,
              *dataclasses.astuple(point.fairness), point.seconds,
-             moved.get("up"), moved.get("down")]
+             moved.get("up"), moved.get("down"), *_audit(point.audit)]
         )  # fmt: skip
     return sheet.getvalue()

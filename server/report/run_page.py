@@ -13,6 +13,7 @@ from server.model_card import Fact, ModelCard, model_card, public_settings
 from server.privacy_statement import PrivacyStatement, privacy_statement, rounded_up
 from server.report import plots
 from server.report.comparison import traffic
+from server.report.measured import Measured, measured
 from server.report.run_fairness import Whom, whom
 from server.report.threats import Defence, Threat, threats
 from server.result import Result, RoundResult
@@ -40,6 +41,7 @@ class RunPage:
     statement: PrivacyStatement
     metrics_plot: Markup | None
     epsilon_plot: Markup | None
+    measured: Measured | None
     whom: Whom | None
     cost_plot: Markup | None
     costs: tuple[Fact, ...]
@@ -58,6 +60,7 @@ def run_page(result: Result, hashes: tuple[Fact, ...]) -> RunPage:
         statement=privacy_statement(result),
         metrics_plot=_metrics_plot(result),
         epsilon_plot=_epsilon_plot(result),
+        measured=measured(result.audit),
         whom=whom(result),
         cost_plot=_cost_plot(result),
         costs=_costs(result),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from markupsafe import Markup
 
+from fedlearn.audit.findings import Findings
 from server.model_card import MEANINGS, Fact
 from server.report import plots
 from server.report.comparison import traffic
@@ -20,6 +22,7 @@ from server.report.fairness import (
 )
 from server.report.gaps import all_gaps
 from server.report.groups import Group, grouped, reference_levels, short
+from server.report.measured import measured_cell, verdict_line
 from server.report.run_page import SHOWN, bytes_text, metric_name
 from server.report.runs import Difference, Missing, Run, differences
 from server.report.threats import Defence, Threat, threats
@@ -187,8 +190,9 @@ def _shared_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
 def _columns(points: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
     keys = [difference.key for difference in differences(points)][:_MOST_KEYS]
     names = [metric_name(name) for name in shared]
-    return ("run", *(short(key, keys) for key in keys), "epsilon spent", *names, "worst site",
-            "its accuracy", "seconds", "sent", "status")  # fmt: skip
+    measured = ["measured, of at most"] if _audited(points) else []
+    return ("run", *(short(key, keys) for key in keys), "epsilon spent", *measured, *names,
+            "worst site", "its accuracy", "seconds", "sent", "status")  # fmt: skip
 
 
 _MOST_KEYS: Final = 4
@@ -204,6 +208,7 @@ def _row(run: Run, points: Sequence[Run], shared: Sequence[str]) -> tuple[Cell, 
         Cell.text(run.name),
         *(Cell.text(settings.get(key, "-")) for key in keys),
         Cell.number(result.privacy.epsilon),
+        *([_measured(result.audit)] if _audited(points) else []),
         *(Cell.number(final.evaluate.get(name)) for name in shared),
         Cell.text(worst or "-"),
         Cell.number(lowest),
@@ -211,6 +216,15 @@ def _row(run: Run, points: Sequence[Run], shared: Sequence[str]) -> tuple[Cell, 
         Cell(shown=bytes_text(moved), key=str(moved)),
         Cell.text(result.status),
     )
+
+
+def _audited(points: Sequence[Run]) -> bool:
+    return any(run.result.audit and run.result.audit.canaries for run in points)
+
+
+def _measured(found: Findings | None) -> Cell:
+    key = "" if found is None or not found.canaries else repr(found.lower_bound or math.inf)
+    return Cell(shown=measured_cell(found), key=key)
 
 
 def _title(points: Sequence[Run], name: str) -> str:
@@ -228,7 +242,11 @@ def _what(runs: Sequence[Run], points: Sequence[Run], groups: Sequence[Group]) -
 
 def _warnings(points: Sequence[Run]) -> tuple[str, ...]:
     """What makes runs hard to compare, before anybody reads a curve."""
-    found = []
+    found = [
+        f"{run.name}: {verdict_line(run.result.audit)}"
+        for run in points
+        if run.result.audit and run.result.audit.verdict == "PROMISE BROKEN"
+    ]
     experiments = dict.fromkeys(str(run.result.config["experiment"]) for run in points)
     if len(experiments) > 1:
         found.append(
