@@ -44,6 +44,7 @@ from fedlearn.secagg.settings import SecAgg
 from fedlearn.settings import Count, Name, Natural, Positive
 from fedlearn.strategy import Strategy
 from fedlearn.task import Task
+from fedlearn.tracking import Tracking
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
@@ -66,6 +67,7 @@ class RunConfig:
     engine: Annotated[Engine, KIND]
     fairness: Annotated[Fairness, KIND]
     audit: Annotated[Audit, KIND]
+    tracking: Annotated[Tracking, KIND]
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
@@ -343,6 +345,7 @@ def _parts(detail: ErrorDetails) -> tuple[str, ...]:
         "engine",
         "fairness",
         "audit",
+        "tracking",
     }
     if len(parts) > 1 and parts[0] in groups:
         del parts[1]

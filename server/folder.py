@@ -102,7 +102,7 @@ class RunFolder:
     @staticmethod
     def essence(tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a config that decides what a run finds, not where and on what."""
-        beside = ("resume", "out", "engine", "reply_timeout")
+        beside = ("resume", "out", "engine", "reply_timeout", "tracking")
         return {key: value for key, value in tree.items() if key not in beside}
 
     def write_result(self, result: Result) -> None:

@@ -43,6 +43,7 @@ from server.result import (
 from server.spending import privacy_result
 from server.stop import Stop
 from server.strategies import restore_strategy, strategy_state
+from server.tracking import check_tracking, tracked
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def run(
     """
     folder = RunFolder(Path(config.out))
     folder.check(config)
+    check_tracking(config)
     enrolment = enrol(grid, config, stop.now.is_set, admission)
     plan = plan_for(config, enrolment)
     saved = folder.read_checkpoint() or Checkpoint.fresh(
@@ -113,11 +115,12 @@ def run(
     )
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
     restore_strategy(federation.strategy, saved.strategy)
-    # Nothing is written until everything that can be refused has been asked.
-    folder.create(config)
-    folder.trim_metrics(len(saved.rounds))
-    with logged(folder.path / "run.log"):
-        return _train(folder, federation, saved, listener, stop)
+    with tracked(config, saved.run_id, listener) as told:
+        # Nothing is written until everything that can be refused has been asked.
+        folder.create(config)
+        folder.trim_metrics(len(saved.rounds))
+        with logged(folder.path / "run.log"):
+            return _train(folder, federation, saved, told, stop)
 
 
 def _train(

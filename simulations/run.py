@@ -21,6 +21,7 @@ from server.enrol import enrol, join, plan_for
 from server.folder import RunFolder
 from server.run import Listener
 from server.stop import Stop
+from server.tracking import check_tracking
 from simulations.auditing import audited
 from simulations.local import FIRST_NODE, InProcessGrid, make_contexts, run_locally
 from simulations.ray_engine import run_on_ray
@@ -75,6 +76,7 @@ def rehearse(config: RunConfig, *, only: str | None = None) -> None:
         FedlearnError: what `simulate` would raise before its first round.
     """
     config = with_absolute_paths(config, Path.cwd())
+    check_tracking(config)
     contexts = make_contexts(len(simulated_sites(config)), flower.run_config_of(config))
     if only is not None:
         names = list(simulated_sites(config))
