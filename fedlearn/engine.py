@@ -10,11 +10,16 @@ from fedlearn.settings import Count, NonNegative, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class LocalEngine:
-    """All sites in this process, one after another: no sockets, no Ray."""
+    """All sites on this machine, in this process and its workers: no sockets, no Ray."""
 
     kind: Literal["local"] = "local"
     threads: Count
     """torch threads of a site. Part of the result: sums are split by thread."""
+    workers: Literal["auto"] | Count = "auto"
+    """Processes that train sites side by side; never part of the result.
+
+    `auto`: as many as the cores carry, once a site's round takes long enough to share.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,16 @@ def check_train_reply(content: RecordDict, size: int) -> None:
     read_spent(content)
 
 
+def model_of(content: RecordDict) -> Vector:
+    """The model of a train reply that `check_train_reply` has let pass."""
+    return vector_of(content.array_records["arrays"])
+
+
+def weight_of(content: RecordDict) -> float:
+    """The weight of a train reply that `check_train_reply` has let pass."""
+    return _number(content.metric_records["metrics"][WEIGHT])
+
+
 def read_spent(content: RecordDict) -> tuple[Event, ...]:
     """What the site of a train reply says it has spent in this run."""
     return decode(_Spent, str(content.config_records["site"]["spent"])).events

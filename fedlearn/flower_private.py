@@ -56,6 +56,13 @@ def with_content(message: Message, content: RecordDict) -> Message:
     return make_message(message.metadata, content=content)
 
 
+def without(reply: Message, record: str) -> Message:
+    """The reply without one of its records: what has been added up need not be kept."""
+    return with_content(
+        reply, RecordDict({name: r for name, r in reply.content.items() if name != record})
+    )
+
+
 def content_to_bytes(content: RecordDict) -> bytes:
     """All records of a message as bytes (protobuf), to be sealed."""
     data: bytes = recorddict_to_proto(content).SerializeToString()

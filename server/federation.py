@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
@@ -32,7 +32,7 @@ from fedlearn.vector import Vector
 from server.audit import SlotsSeen, seen_in_slots
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.grid import Replies, SiteGrid
-from server.release import Trusted, model_of_sum, one_reply
+from server.release import ClippedSum, Mean, Trusted, model_of_sum, one_reply
 from server.result import Attendance, RoundResult
 from server.spending import epsilon_of, spent_in_round
 from server.strategies import cohort_size, make_strategy
@@ -188,24 +188,25 @@ class Federation:
         view = self.grid.view(cohort or self.grid.sites)
         messages = list(self.strategy.configure_train(number, arrays, note, view))
         wanted = messages if cohort else []
-        total: Total | None = None
+        came: Mean | ClippedSum | Total | None
         if self.summing is None:
-            size = self.enrolment.layout.size
+            came = self._trusted.incoming(before) if self._trusted else Mean(before.size)
             replies = self.grid.exchange(
-                wanted, check=lambda content: flower.check_train_reply(content, size)
+                wanted, lambda content: flower.check_train_reply(content, before.size), came.take
             )
             asked, failure = list(cohort), None
         else:
             aggregate = self.summing.train(number, wanted, before)
             asked, replies = aggregate.asked, aggregate.replies
-            total, failure = aggregate.total, aggregate.failure
+            came, failure = aggregate.total, aggregate.failure
         self._account(asked, replies)
         self._check_budget(replies)
         if failure is not None:
             raise failure
         self._check_quorum(number, cohort, replies)
-        usable = self._usable(number, messages, replies, total)
-        averaged, _ = self.strategy.aggregate_train(number, usable)
+        # Every strategy begins with the mean, and the mean is what it gets.
+        mean = one_reply(messages, self._mean(number, came))
+        averaged, _ = self.strategy.aggregate_train(number, [mean])
         if averaged is None:
             raise RuntimeError("a strategy gave no model for valid replies")
         self.progress.model = flower.vector_of(averaged)
@@ -214,23 +215,22 @@ class Federation:
         )
         return replies
 
-    def _usable(
-        self, number: int, messages: Sequence[Message], replies: Replies, total: Total | None
-    ) -> list[Message]:
-        """What the strategy averages: the sites' models, or the one model that may be seen."""
+    def _mean(self, number: int, came: Mean | ClippedSum | Total | None) -> Vector:
+        """The mean of the sites' models, with the coordinator's own noise where that is planned."""
         before, sites = self.progress.model, len(self.grid.sites)
-        if self._trusted:
-            noise = self.noise(-number)
-            if total is None:
-                model = self._trusted.of_replies(before, replies, sites, noise)
-            else:
-                model = self._trusted.of_sum(before, total, sites, noise)
-            self.progress.clip_norm = self._trusted.clip_norm
-            return [one_reply(messages, model)]
-        if total is None:
-            return list(replies.answers.values())
-        model = model_of_sum(self.config, self.plan, number, before, total)
-        return [one_reply(messages, model)]
+        match came, self._trusted:
+            case Mean(), None:
+                return came.result()
+            case Total(), None:
+                return model_of_sum(self.config, self.plan, number, before, came)
+            case ClippedSum(), Trusted() as trusted:
+                model = trusted.of_updates(came, sites, self.noise(-number))
+            case Total(), Trusted() as trusted:
+                model = trusted.of_sum(before, came, sites, self.noise(-number))
+            case _:
+                raise RuntimeError("a round gave neither a sum nor a reason")
+        self.progress.clip_norm = trusted.clip_norm
+        return model
 
     def _account(self, asked: Sequence[str], replies: Replies) -> None:
         """Keep what every site has spent; `asked` are those that got the model."""

@@ -9,8 +9,9 @@ The wrapper also counts bytes and sorts refusals and failures from answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 from flwr.app import Message, RecordDict
@@ -33,6 +34,9 @@ MAX_REASON: Final = 2000
 
 Check = Callable[[RecordDict], object]
 """Reads a reply as far as it will be read later, and raises where that is not possible."""
+
+Keep = Callable[[str, Message], Message]
+"""(site, answer) to what is kept of it until the exchange is over."""
 
 UNREADABLE: Final = (
     *(KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError),
@@ -64,6 +68,12 @@ class Replies:
     failures: dict[str, str]
     """Sites whose app failed or that did not answer in time, with the reason."""
 
+    def add(self, more: Replies) -> None:
+        """Take in the outcome for the sites that come next."""
+        self.answers.update(more.answers)
+        self.refusals.extend(more.refusals)
+        self.failures.update(more.failures)
+
 
 @dataclass
 class SiteGrid:
@@ -90,28 +100,48 @@ class SiteGrid:
         """The grid that a strategy gets for one round."""
         return CohortGrid(self.inner, [self.node_of[site] for site in sorted(cohort)])
 
-    def exchange(self, messages: Iterable[Message], check: Check = lambda content: None) -> Replies:
+    def exchange(
+        self,
+        messages: Iterable[Message],
+        check: Check = lambda content: None,
+        keep: Keep = lambda site, answer: answer,
+    ) -> Replies:
         """Send `messages`, wait for their replies, and sort both by site name.
+
+        `keep` gets every answer, in the order of names, and may let go of what is large.
+        A grid with a `window`, as the simulation's, is asked for that many sites at a time.
 
         Guarantees: `check` holds for every answer; a site whose reply it refuses is a failure.
 
         Raises:
             StoppedError: `stopping` said so.
         """
-        site_of = {node: site for site, node in self.node_of.items()}
-        outgoing = sorted(messages, key=self.site_of)
+        by_site = {self.site_of(message): message for message in messages}
+        sites, found = sorted(by_site), Replies({}, [], {})
+        window = getattr(self.inner, "window", None) or max(1, len(sites))
+        for start in range(0, len(sites), window):
+            part = {site: by_site[site] for site in sites[start : start + window]}
+            found.add(self._exchange(part, check, keep))
+        return found
+
+    def _exchange(self, asked: Mapping[str, Message], check: Check, keep: Keep) -> Replies:
+        outgoing = list(asked.values())
         if self.sealing:
-            outgoing = [self.sealing.seal(self.site_of(m), m) for m in outgoing]
+            outgoing = [self.sealing.seal(site, message) for site, message in asked.items()]
         self.traffic.down += sum(map(size_of, outgoing))
         replies = self._collect(outgoing)
         self.traffic.up += sum(map(size_of, replies))
-        by_site = {site_of.get(reply.metadata.src_node_id, ""): reply for reply in replies}
-        return self._sorted_out({self.site_of(m): m for m in outgoing}, by_site, check)
+        by_site = {self._name_of.get(reply.metadata.src_node_id, ""): reply for reply in replies}
+        sent = dict(zip(asked, outgoing, strict=True))
+        return self._sorted_out(sent, by_site, check, keep)
 
     def site_of(self, message: Message) -> str:
         """The site that a message goes to."""
-        node = message.metadata.dst_node_id
-        return next(site for site, at in self.node_of.items() if at == node)
+        return self._name_of[message.metadata.dst_node_id]
+
+    @cached_property
+    def _name_of(self) -> dict[int, str]:
+        return {node: site for site, node in self.node_of.items()}
 
     def _collect(self, messages: list[Message]) -> list[Message]:
         # Flower's own `send_and_receive` polls every three seconds and cannot be stopped.
@@ -131,7 +161,7 @@ class SiteGrid:
         return replies
 
     def _sorted_out(
-        self, asked: dict[str, Message], by_site: dict[str, Message], check: Check
+        self, asked: dict[str, Message], by_site: dict[str, Message], check: Check, keep: Keep
     ) -> Replies:
         answers: dict[str, Message] = {}
         refusals, failures = [], {}
@@ -154,7 +184,7 @@ class SiteGrid:
                 failures[site] = f"its reply cannot be read ({type(error).__name__})"
             else:
                 if refusal is None:
-                    answers[site] = opened
+                    answers[site] = keep(site, opened)
                 else:
                     # Named by who was asked: a site cannot refuse in the name of another.
                     reason = refusal.reason[:MAX_REASON]

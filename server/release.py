@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedlearn import flower
+from fedlearn import flower, flower_private
 from fedlearn.agreement import rotation_context
 from fedlearn.config import RunConfig
 from fedlearn.errors import ProtocolError
@@ -22,7 +22,6 @@ from fedlearn.privacy.client_level import ClientSum, Release
 from fedlearn.privacy.encoding import real_sum
 from fedlearn.secagg.payload import Total
 from fedlearn.vector import Vector
-from server.grid import Replies
 
 
 def model_of_sum(
@@ -58,6 +57,51 @@ def _shared_step(
             assert_never(plan.unit)
 
 
+class Mean:
+    """The weighted mean of the sites' models, added up one by one, in float64.
+
+    However many sites there are, one sum is held. It is Flower's weighted mean
+    but for rounding: there the weights are divided first, and the sum is float32.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._total, self._weight = np.zeros(size), 0.0
+
+    def take(self, _site: str, reply: Message) -> Message:
+        """Add the model of a train reply; returns the reply without it."""
+        weight = flower.weight_of(reply.content)
+        self._total += np.multiply(flower.model_of(reply.content), weight, dtype=np.float64)
+        self._weight += weight
+        return flower_private.without(reply, "arrays")
+
+    def result(self) -> Vector:
+        """The mean, `float32[d]`.
+
+        Raises:
+            ProtocolError: the weights are all zero.
+        """
+        if self._weight == 0:
+            raise ProtocolError("", "train", "no site has a record to train on")
+        return np.asarray(self._total / self._weight, np.float32)
+
+
+class ClippedSum:
+    """The sum of the sites' clipped updates, added up one by one."""
+
+    def __init__(self, model: Vector, total: ClientSum) -> None:
+        self.model, self.total = model, total
+        self.problem: ProtocolError | None = None
+        """Of the first update that cannot be added."""
+
+    def take(self, site: str, reply: Message) -> Message:
+        """Add the update of a train reply; returns the reply without it."""
+        try:
+            self.total.add(flower.model_of(reply.content) - self.model)
+        except ValueError as error:
+            self.problem = self.problem or ProtocolError(site, "train", str(error))
+        return flower_private.without(reply, "arrays")
+
+
 class Trusted:
     """The aggregator under `privacy=client`: it adds the noise, and clips where it sees updates.
 
@@ -70,19 +114,19 @@ class Trusted:
         self.smallest = min(smallest, plan.clip_norm)
         self.clip_norm = plan.clip_norm if clip_norm is None else clip_norm
 
-    def of_replies(self, model: Vector, replies: Replies, sites: int, noise: NoiseSource) -> Vector:
+    def incoming(self, model: Vector) -> ClippedSum:
+        """An empty sum for the updates of a round that started from `model`."""
+        return ClippedSum(model, ClientSum(self.plan, model.size, self.clip_norm))
+
+    def of_updates(self, came: ClippedSum, sites: int, noise: NoiseSource) -> Vector:
         """The new model from updates in clear; one that cannot be added is as one that never came.
 
         Raises:
             ProtocolError: an update has another length, or a number that is not finite.
         """
-        total = ClientSum(self.plan, model.size, self.clip_norm)
-        for site, reply in replies.answers.items():
-            try:
-                total.add(flower.vector_of(reply.content.array_records["arrays"]) - model)
-            except ValueError as error:
-                raise ProtocolError(site, "train", str(error)) from None
-        return self._released(model, total, sites, noise)
+        if came.problem is not None:
+            raise came.problem
+        return self._released(came.model, came.total, sites, noise)
 
     def of_sum(self, model: Vector, sent: Total, sites: int, noise: NoiseSource) -> Vector:
         """The new model from the sum of updates that the sites have clipped."""

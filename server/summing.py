@@ -7,14 +7,14 @@ while the threshold holds. There is never more than one running sum here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower
+from fedlearn import flower, flower_private
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
@@ -211,27 +211,43 @@ class Summing:
         return least_of(self.plan, least) if part_of(params.round)[0] == "train" else least
 
     def _contributions(
-        self, by_site: Mapping[str, Message], requests: Mapping[str, bytes], tally: Tally
-    ) -> dict[str, bytes]:
-        """Ask for vectors; what arrived, by site."""
+        self,
+        by_site: Mapping[str, Message],
+        requests: Mapping[str, bytes],
+        tally: Tally,
+        add: Callable[[str, bytes], None],
+    ) -> list[str]:
+        """Ask for vectors and `add` each as it comes; the sites whose vector is in the sum."""
         asked = [flower.with_request(by_site[site], request) for site, request in requests.items()]
-        tally.asked = list(requests)
-        replies = self.grid.exchange(asked, check=_contribution)
+        tally.asked, taken = list(requests), []
+        refused: dict[str, str] = {}
+
+        def keep(site: str, reply: Message) -> Message:
+            try:
+                add(site, _contribution(reply.content))
+                taken.append(site)
+            except ProtocolError as error:
+                refused[site] = error.reason
+            except ValueError as error:
+                refused[site] = str(error)
+            return flower_private.without(reply, "contribution")
+
+        replies = self.grid.exchange(asked, _contribution, keep)
         tally.note(replies)
+        tally.failures |= refused
         tally.contributed |= replies.answers
-        return {site: _contribution(reply.content) for site, reply in replies.answers.items()}
+        return taken
 
     def _ring(
         self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
         requests = dict.fromkeys(by_site, len(self.sites).to_bytes(4, "big"))
-        total, taken = payload.ring.zeros(payload.length), []
-        for site, data in self._contributions(by_site, requests, tally).items():
-            try:
-                total += unpack(data, payload.length, payload.ring)
-                taken.append(site)
-            except ValueError as error:
-                tally.failures[site] = str(error)
+        total = payload.ring.zeros(payload.length)
+
+        def add(_site: str, data: bytes) -> None:
+            np.add(total, unpack(data, payload.length, payload.ring), out=total)
+
+        taken = self._contributions(by_site, requests, tally, add)
         least = self._least(params)
         if len(taken) < least:
             raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
@@ -242,14 +258,9 @@ class Summing:
     ) -> tuple[Sequence[str], Total]:
         if self.helper is None:
             raise RuntimeError("two_server without its second server")
-        first, taken = FirstServer(params, self.sites), []
+        first = FirstServer(params, self.sites)
         requests = dict.fromkeys(by_site, params.encode())
-        for site, data in self._contributions(by_site, requests, tally).items():
-            try:
-                first.receive(site, data)
-                taken.append(site)
-            except ProtocolError as error:
-                tally.failures[site] = error.reason
+        taken = self._contributions(by_site, requests, tally, first.receive)
         masks = self.helper.sum_masks(params, first.request())
         return taken, payload.decode(first.finish(masks))
 
@@ -259,20 +270,15 @@ class Summing:
         assert isinstance(self.settings, SecAggMasked)  # noqa: S101  (told apart by the caller)
         session = ServerSession(params, self.sites, self._least(params))
         while session.step != "done":
-            for site, data in self._step(session, by_site, tally).items():
-                try:
-                    session.receive(site, data)
-                except ProtocolError as error:
-                    tally.failures[site] = error.reason
+            if session.step == "mask":
+                self._contributions(by_site, session.requests(), tally, session.receive)
+            else:
+                self._step(session, tally)
             session.close_step()
         return session.survivors, payload.decode(session.total())
 
-    def _step(
-        self, session: ServerSession, by_site: Mapping[str, Message], tally: Tally
-    ) -> dict[str, bytes]:
-        """One step's replies by site."""
-        if session.step == "mask":
-            return self._contributions(by_site, session.requests(), tally)
+    def _step(self, session: ServerSession, tally: Tally) -> None:
+        """One step without vectors."""
         asked = (
             Message(
                 flower.small_bytes("secagg", request),
@@ -283,7 +289,11 @@ class Summing:
         )
         replies = self.grid.exchange(asked, check=_step_reply)
         tally.note(replies)
-        return {site: _step_reply(reply.content) for site, reply in replies.answers.items()}
+        for site, reply in replies.answers.items():
+            try:
+                session.receive(site, _step_reply(reply.content))
+            except ProtocolError as error:
+                tally.failures[site] = error.reason
 
     def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
         exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]

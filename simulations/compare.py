@@ -8,7 +8,6 @@ rest.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from server.report.comparison import Comparison
 from server.report.page import write_report
 from server.stop import Stop
 from simulations.baselines import baselines
+from simulations.forks import cores
 from simulations.points import Point, points_of
 from simulations.run import with_absolute_paths
 from simulations.study import Study
@@ -146,10 +146,3 @@ def _crew(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int,
     fits = 1 if on_ray else max(1, cores() // threads)
     fork = sys.platform == "linux" and threads == 1 and not on_ray
     return settings.workers or fits, "fork" if fork else "spawn"
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

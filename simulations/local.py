@@ -1,25 +1,60 @@
-"""Engine `local`: the real ServerApp and ClientApp in one process, without Ray and without sockets.
+"""Engine `local`: the real ServerApp and ClientApp on one machine, without Ray and without sockets.
 
-A grid hands every message straight to the ClientApp of its node, one after
-another, and returns the replies in the order of the messages.
+A grid hands every message to the ClientApp of its node, in this process or in
+one of its workers (`simulations.pool`), and returns the replies in the order of
+the messages. Where a site is answered for changes nothing of the answer.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn import flower_private
+from fedlearn import flower, flower_private
+from fedlearn.config import RunConfig
+from fedlearn.engine import LocalEngine
+from fedlearn.training.settings import Training
+from simulations.forks import cores
+from simulations.pool import Died, Done, Outcome, Pool, Task
 
 log = logging.getLogger(__name__)
 
 FIRST_NODE = 1000
 """Node ids of the sites; only their order means something."""
+
+PAYS: Final = 2e6
+"""Samples of a site's round times parameters from which workers are worth their start: some 20 ms.
+
+An estimate and not a measurement, so that the same run starts the same processes.
+"""
+
+HEAVY: Final = ("train", "evaluate")
+"""Messages that take as long as the records of a site are many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """Who answers: `workers` processes, or this one alone.
+
+    They start with the first round in which a site has `pays` to do; or,
+    `at_once`, before anything is computed here: torch must not have used
+    threads of its own before a fork that will use them. `work` says how many
+    samples a round takes at a node.
+    """
+
+    workers: int = 1
+    pays: float = PAYS
+    at_once: bool = False
+    work: Callable[[int], float] = lambda node: 0.0
 
 
 class InProcessGrid(Grid):
@@ -30,14 +65,19 @@ class InProcessGrid(Grid):
     tests to let a site fall silent.
     """
 
+    window = 64
+    """A grid of named sites asks so many at a time: replies need not be held for all."""
+
     def __init__(
         self,
         app: ClientApp,
         contexts: Mapping[int, Context],
         *,
         lost: Callable[[Message], bool] = lambda message: False,
+        crew: Crew | None = None,
     ) -> None:
         self.app, self.contexts, self.lost = app, contexts, lost
+        self._crew, self._pool = crew or Crew(), Pool(self._answer_from)
         self._run = flower_private.new_run(run_id=1)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
@@ -67,15 +107,14 @@ class InProcessGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the ClientApp on every message, now and in order."""
-        ids = []
-        for message in messages:
-            message_id = f"message-{next(self._ids)}"
-            flower_private.set_message_id(message, message_id)
-            if not self.lost(message):
-                self._replies[message_id] = self._answer(message)
-            ids.append(message_id)
-        return ids
+        """Run the ClientApp on every message, now."""
+        pushed = list(messages)
+        for message in pushed:
+            flower_private.set_message_id(message, f"message-{next(self._ids)}")
+        asked = [message for message in pushed if not self.lost(message)]
+        for message, reply in zip(asked, self._answers(asked), strict=True):
+            self._replies[message.metadata.message_id] = reply
+        return [message.metadata.message_id for message in pushed]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies to `message_ids`, each once."""
@@ -86,6 +125,49 @@ class InProcessGrid(Grid):
     ) -> Iterable[Message]:
         """The replies, in the order of `messages`; `timeout` never strikes, all have answered."""
         return self.pull_messages(self.push_messages(messages))
+
+    def close(self) -> None:
+        """End the workers, if there are any."""
+        self._pool.close()
+
+    def _answers(self, messages: Sequence[Message]) -> list[Message]:
+        if not self._pool.forked and self._pays(messages):
+            self._pool.fork(self._crew.workers)
+        tasks = [self._task(message) for message in messages]
+        return [
+            # Here, where there are no workers or none is left.
+            self._answer(message) if outcome is None else self._reply(message, outcome)
+            for message, outcome in zip(messages, self._pool.outcomes(tasks), strict=True)
+        ]
+
+    def _pays(self, messages: Sequence[Message]) -> bool:
+        """Whether to start workers for `messages`."""
+        if self._crew.workers == 1 or len(messages) == 1:
+            return False
+        heavy = [m for m in messages if m.metadata.message_type in HEAVY]
+        works = [flower.size_of(m) / 4 * self._crew.work(m.metadata.dst_node_id) for m in heavy]
+        return self._crew.at_once or max(works, default=-1.0) >= self._crew.pays
+
+    def _task(self, message: Message) -> Task:
+        node = message.metadata.dst_node_id
+        return Task(message, self.contexts[node].state, self._crew.work(node))
+
+    def _reply(self, message: Message, outcome: Outcome) -> Message:
+        match outcome:
+            case Done():
+                if outcome.state is not None:
+                    self.contexts[message.metadata.dst_node_id].state = outcome.state
+                reply = outcome.reply
+            case Died():
+                log.error("%s", outcome.reason)
+                reply = flower_private.error_reply(message, outcome.reason)
+        return flower_private.set_message_id(reply, f"reply-{next(self._ids)}")
+
+    def _answer_from(self, message: Message, state: RecordDict) -> tuple[Message, RecordDict]:
+        """In a worker: the answer of a site that remembers `state`."""
+        context = self.contexts[message.metadata.dst_node_id]
+        context.state = state
+        return self._answer(message), context.state
 
     def _answer(self, message: Message) -> Message:
         try:
@@ -113,20 +195,48 @@ def make_contexts(
     }
 
 
+def crew_of(engine: LocalEngine, training: Training, sizes: Sequence[int]) -> Crew:
+    """Who answers for sites with `sizes` training records."""
+    # A run of a comparison shares the cores with its fellows; where there is no fork, one works.
+    alone = multiprocessing.parent_process() is not None or sys.platform != "linux"
+    fits = max(1, cores() // engine.threads)
+    asked = fits if engine.workers == "auto" else engine.workers
+    workers = 1 if alone else min(asked, len(sizes))
+    return Crew(
+        workers=workers,
+        pays=PAYS if engine.workers == "auto" else 0.0,
+        at_once=workers > 1 and engine.threads > 1,
+        work=lambda node: samples_of_round(training, sizes[node - FIRST_NODE]),
+    )
+
+
+def samples_of_round(training: Training, records: int) -> float:
+    """How many samples a site with so many records trains on between two rounds."""
+    return training.local_steps * max(1.0, training.sample_rate * records)
+
+
 def run_locally(
     server: ServerApp,
     client: ClientApp,
+    config: RunConfig,
+    engine: LocalEngine,
     *,
-    sites: int,
-    run_config: dict[str, bool | float | int | str],
+    sizes: Sequence[int],
     only: int | None = None,
 ) -> None:
-    """Run both apps to the end in this process; with `only`, that partition's site by itself."""
-    contexts = make_contexts(sites, run_config)
+    """Run both apps to the end on this machine, for one site for each of `sizes`.
+
+    With `only`, that partition's site by itself.
+    """
+    run_config = flower.run_config_of(config)
+    contexts = make_contexts(len(sizes), run_config)
     if only is not None:
         contexts = {FIRST_NODE + only: contexts[FIRST_NODE + only]}
-    grid = InProcessGrid(client, contexts)
+    grid = InProcessGrid(client, contexts, crew=crew_of(engine, config.training, sizes))
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
-    server(grid, context)
+    try:
+        server(grid, context)
+    finally:
+        grid.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -41,23 +42,31 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | N
     """
     config = with_absolute_paths(config, Path.cwd())
     RunFolder(Path(config.out)).check(config)
-    names = list(simulated_sites(config))
+    sites = simulated_sites(config)
+    names, sizes = list(sites), [len(site.train) for site in sites.values()]
     # Only what outlives the run: a ledger in the run's own folder is nobody else's.
     with claimed(owned_ledgers(config, names)):
         chosen = None if only is None else names.index(only)
-        _run(config, len(names), audited(config, listener), stop, chosen)
+        _run(config, sizes, audited(config, listener), stop, chosen)
 
 
-def _run(config: RunConfig, sites: int, listener: Listener, stop: Stop, only: int | None) -> None:
-    run_config = flower.run_config_of(config)
+def _run(
+    config: RunConfig, sizes: Sequence[int], listener: Listener, stop: Stop, only: int | None
+) -> None:
     ended = threading.Event()
     server = make_app(listener, stop, ended.set)
     match config.engine:
         case LocalEngine():
-            run_locally(server, client, sites=sites, run_config=run_config, only=only)
+            run_locally(server, client, config, config.engine, sizes=sizes, only=only)
         case RayEngine():
             try:
-                run_on_ray(server, client, config.engine, sites=sites, run_config=run_config)
+                run_on_ray(
+                    server,
+                    client,
+                    config.engine,
+                    sites=len(sizes),
+                    run_config=flower.run_config_of(config),
+                )
             except KeyboardInterrupt:
                 # The ServerApp runs in a thread of Flower's: let it write what is done.
                 ended.wait(STOP_SECONDS)

@@ -14,10 +14,8 @@ import multiprocessing
 import os
 import signal
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess, SpawnProcess
@@ -31,6 +29,7 @@ from server.federation import Federation
 from server.report.page import write_report
 from server.result import Result, RoundResult
 from server.stop import Stop, stop_on_interrupt
+from simulations.forks import forking
 from simulations.run import simulate
 
 POLL_SECONDS: Final = 0.5
@@ -113,10 +112,7 @@ class _Crew:
         """Start a process for `job`."""
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = self.kind(target=_work, args=(job, theirs), daemon=True)
-        with _interrupts_held(), warnings.catch_warnings():
-            # Newer Pythons warn of threads that a fork leaves behind; ours are
-            # the idle ones of BLAS, which starts its own again.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with forking():
             process.start()
         theirs.close()
         self.running[ours] = (job, process)
@@ -159,16 +155,6 @@ class _Crew:
         for _, process in self.running.values():
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """No Ctrl-C reaches a new process before it knows what to do with it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- in the new process ---------------------------------------------------------------
