@@ -304,11 +304,6 @@ def summed_reply(site: str, data: bytes, spent: tuple[Event, ...]) -> RecordDict
     return RecordDict({"contribution": large_bytes("contribution", data), "site": note})
 
 
-def weight_of(message: Message) -> float:
-    """The weight of a train reply in the mean."""
-    return _number(message.content.metric_records["metrics"][WEIGHT])
-
-
 def aggregated_reply(to: Message, vector: Vector, weight: float) -> Message:
     """The one reply that a strategy gets under secure aggregation: the mean of the survivors."""
     metrics = MetricRecord({WEIGHT: weight})

@@ -7,16 +7,13 @@ arrive in clear it is their mean, which is what would have stood there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedlearn import flower
 from fedlearn.errors import DataError
 from fedlearn.models.slots import slot_values
 from fedlearn.vector import Layout, Vector
@@ -38,24 +35,13 @@ class SlotsSeen:
 
 
 def seen_in_slots(
-    layout: Layout,
-    number: int,
-    sites: int,
-    before: Vector,
-    usable: Sequence[Message],
-    after: Vector,
+    layout: Layout, number: int, sites: int, before: Vector, mean: Vector, after: Vector
 ) -> SlotsSeen | None:
     """What a round shows in the slots of `layout`; None where it has none."""
     start = slot_values(layout, before)
     if not len(start):
         return None
-    models = [flower.vector_of(m.content.array_records["arrays"]) for m in usable]
-    mean = np.average(
-        [slot_values(layout, model) for model in models],
-        axis=0,
-        weights=[flower.weight_of(message) for message in usable],
-    )
-    change = (mean - start).astype(np.float32)
+    change = slot_values(layout, mean) - start
     return SlotsSeen(round=number, sites=sites, change=change, model=slot_values(layout, after))
 
 

@@ -205,13 +205,13 @@ class Federation:
             raise failure
         self._check_quorum(number, cohort, replies)
         # Every strategy begins with the mean, and the mean is what it gets.
-        mean = one_reply(messages, self._mean(number, came))
-        averaged, _ = self.strategy.aggregate_train(number, [mean])
+        mean = self._mean(number, came)
+        averaged, _ = self.strategy.aggregate_train(number, [one_reply(messages, mean)])
         if averaged is None:
             raise RuntimeError("a strategy gave no model for valid replies")
         self.progress.model = flower.vector_of(averaged)
         self.progress.seen = seen_in_slots(
-            self.enrolment.layout, number, len(replies.answers), before, usable, self.progress.model
+            self.enrolment.layout, number, len(replies.answers), before, mean, self.progress.model
         )
         return replies
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
 from torch import nn
 
-from fedlearn import flower, flower_private
 from fedlearn.errors import DataError
 from fedlearn.models.finetune import stages
 from fedlearn.models.slots import attach
@@ -21,37 +19,23 @@ attach(MODEL, 3)
 LAYOUT = layout_of(MODEL)  # two weights, a bias, three slots
 
 
-@pytest.fixture(autouse=True)
-def in_a_run() -> None:
-    flower_private.new_run(run_id=1)
-
-
-def reply(weight: float, slots: list[float]) -> Message:
-    asked = flower_private.set_message_id(
-        Message(RecordDict(), dst_node_id=1, message_type="train"), "m"
-    )
-    vector = np.array([9, 9, 9, *slots], np.float32)
-    return flower.aggregated_reply(asked, vector, weight)
-
-
-def test_seen__is_the_weighted_mean_of_what_arrived() -> None:
+def test_seen__is_the_change_of_the_mean_and_the_model_after_the_strategy() -> None:
     before, after = np.arange(6, dtype=np.float32), np.full(6, 7, np.float32)
-    usable = [reply(1.0, [3, 4, 5]), reply(3.0, [7, 4, 1])]
-    seen = seen_in_slots(LAYOUT, 2, 2, before, usable, after)
+    mean = np.array([9, 9, 9, 6, 4, 2], np.float32)
+    seen = seen_in_slots(LAYOUT, 2, 2, before, mean, after)
     assert seen is not None
     assert seen.change.tolist() == [3.0, 0.0, -3.0]
     assert seen.model.tolist() == [7.0] * 3
     plain = layout_of(stages(head=nn.Linear(2, 1)))
-    assert seen_in_slots(plain, 1, 1, before[:3], usable, after[:3]) is None
+    assert seen_in_slots(plain, 1, 1, before[:3], mean[:3], after[:3]) is None
 
 
 def test_seen__survives_the_file_bit_for_bit_and_repeated_rounds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in (1, 2, 2):
         change = rng.normal(0, 1e-6, 3).astype(np.float32)
-        usable = [reply(1.0, [0, 0, 0])]
         before = np.concatenate([np.zeros(3, np.float32), -change])
-        seen = seen_in_slots(LAYOUT, number, 4, before, usable, before)
+        seen = seen_in_slots(LAYOUT, number, 4, before, np.zeros(6, np.float32), before)
         assert seen is not None
         append_seen(tmp_path, seen)
     first, last = read_seen(tmp_path)
