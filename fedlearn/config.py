@@ -12,17 +12,16 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 from torch import nn
 
-from fedlearn import models
+from fedlearn import config_problems, models
 from fedlearn.audit import Audit, SlotAudit
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario, scaling_of
-from fedlearn.data.scaling import Scaling, reads_records
+from fedlearn.data.scaling import reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.fairness import Fairness
@@ -48,7 +47,6 @@ from fedlearn.tracking import Tracking
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
-_SCALINGS = {option.__name__ for option in get_args(Scaling)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +264,7 @@ def decode(kind: type[T], text: str) -> T:
     try:
         root = _root(cast(Hashable, kind)).model_validate_json(f'{{"value": {text}}}')
     except ValidationError as error:
-        raise ConfigError(_describe_all(error.errors())) from None
+        raise ConfigError(config_problems.lines(error.errors())) from None
     value: T = root.value  # type: ignore[attr-defined]
     return value
 
@@ -284,76 +282,3 @@ def to_tree(value: Any) -> Any:
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(type, kind))
-
-
-def _describe_all(details: Sequence[ErrorDetails]) -> list[str]:
-    """One line per problem, without what concerns options that were not meant.
-
-    A union inside a scenario carries no tag (data knows no pydantic), so its
-    problems are reported for every option: those of another `kind` are left out.
-    """
-    other: dict[tuple[str, ...], list[ErrorDetails]] = {}
-    for detail in details:
-        if detail["type"] == "literal_error" and detail["loc"][-1] == "kind":
-            other.setdefault(_parts(detail), []).append(detail)
-    dropped = [detail["loc"][:-1] for group in other.values() for detail in group]
-    kept = [d for d in details if not any(d["loc"][: len(start)] == start for start in dropped)]
-    meant = {_parts(d)[: len(parts) - 1] for d in kept for parts in other}
-    unknown = [group for parts, group in other.items() if parts[:-1] not in meant]
-    return [_describe(detail) for detail in kept] + [_unknown_kind(group) for group in unknown]
-
-
-def _unknown_kind(details: Sequence[ErrorDetails]) -> str:
-    path, value = ".".join(_parts(details[0])), details[0]["input"]
-    expected = ", ".join(detail["ctx"]["expected"] for detail in details)
-    return f"{path}={_short(value)}: must be one of {expected}"
-
-
-def _describe(detail: ErrorDetails) -> str:
-    path, value = _path(detail), detail["input"]
-    match detail["type"]:
-        case "unexpected_keyword_argument":
-            return f"{path}={_short(value)}: unknown key"
-        case "missing":
-            return f"{path}: must be given, as {path}=..."
-        case "union_tag_invalid":
-            expected = detail["ctx"]["expected_tags"]
-            return f"{path}.kind={detail['ctx']['tag']}: must be one of {expected}"
-        case "union_tag_not_found":
-            return f"{path}.kind: missing, so it is unclear which option is meant"
-        case _:
-            rule = detail["msg"].removeprefix("Input should be ").replace("greater than", ">")
-            rule = rule.replace("less than", "<").replace("> or equal to", ">=")
-            return f"{path}={_short(value)}: must be {rule.replace('< or equal to', '<=')}"
-
-
-def _path(detail: ErrorDetails) -> str:
-    return ".".join(_parts(detail)) or "config"
-
-
-def _parts(detail: ErrorDetails) -> tuple[str, ...]:
-    """Dotted path without the wrapper and without the options that unions put into it."""
-    parts = [str(part) for part in detail["loc"][1:]]
-    groups = {
-        "scenario",
-        "partition",
-        "model",
-        "strategy",
-        "privacy",
-        "secagg",
-        "transport",
-        "engine",
-        "fairness",
-        "audit",
-        "tracking",
-    }
-    if len(parts) > 1 and parts[0] in groups:
-        del parts[1]
-    if len(parts) > 2 and parts[1] == "scaling" and parts[2] in _SCALINGS:
-        del parts[2]
-    return tuple(parts)
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.config import (
+    KIND,
     RunConfig,
     compose,
     decode,
@@ -23,6 +24,7 @@ from fedlearn.config import (
     task_problems,
     to_tree,
 )
+from fedlearn.config_problems import TAGGED
 from fedlearn.data import Csv, Heart
 from fedlearn.errors import ConfigError
 from fedlearn.overrides import CONFIGS, compose_tree
@@ -281,3 +283,9 @@ def test_plan__covers_all_steps_of_all_rounds() -> None:
 def test_configs__live_beside_the_packages() -> None:
     assert (CONFIGS / "run.yaml").is_file()
     assert Path(CONFIGS).is_absolute()
+
+
+def test_tagged__are_the_unions_of_a_run() -> None:
+    hints = get_type_hints(RunConfig, include_extras=True)
+    unions = {name for name, hint in hints.items() if KIND in getattr(hint, "__metadata__", ())}
+    assert unions == TAGGED
