@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from server.report.runs import Run, differences
+from server.report.runs import Run, telling
 
 REFERENCES: Final = {
     "non_private": "federated, no privacy",
@@ -30,7 +30,7 @@ class Group:
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Runs by what they differ in apart from the seed, along each curve by epsilon."""
-    varied = [difference.key for difference in differences(runs) if difference.key != "seed"]
+    varied = [key for key in telling(runs) if key != "seed"]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         settings = run.settings

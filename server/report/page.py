@@ -15,8 +15,10 @@ from fedlearn.errors import DataError
 from server.folder import write_atomically
 from server.model_card import Fact
 from server.report.comparison import FILE
+from server.report.inversion import read_inversion
 from server.report.run_page import run_page
 from server.report.runs import read_runs
+from server.report.strip import Strip, strip
 from server.report.sweep_page import sweep_page
 from server.result_file import read_bytes, read_result
 
@@ -33,17 +35,23 @@ def write_report(folder: Path) -> Path:
     if (folder / "result.json").is_file():
         result = read_result(folder)
         hashes = _hashes(folder, "result.json", "config.yaml")
-        text = _render("run.html.j2", page=run_page(result, hashes))
+        text = _render("run.html.j2", page=run_page(result, hashes), strip=_strip(folder))
     else:
         runs, missing = read_runs(folder)
         page = sweep_page(folder.resolve().name, runs, missing, _hashes(folder, FILE))
-        text = _render("sweep.html.j2", page=page)
+        text = _render("sweep.html.j2", page=page, strip=_strip(folder))
     path = folder / NAME
     try:
         write_atomically(path, text.encode())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
     return path
+
+
+def _strip(folder: Path) -> Strip | None:
+    """What a demonstration has left in the folder."""
+    inversion = read_inversion(folder)
+    return None if inversion is None else strip(inversion)
 
 
 def _hashes(folder: Path, *names: str) -> tuple[Fact, ...]:

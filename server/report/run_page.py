@@ -15,7 +15,7 @@ from server.report import plots
 from server.report.comparison import traffic
 from server.report.measured import Measured, measured
 from server.report.run_fairness import Whom, whom
-from server.report.threats import Defence, Threat, threats
+from server.report.threats import Defence, Threat, limits, threats
 from server.result import Result, RoundResult
 
 SHOWN: Final = ("accuracy", "macro_f1", "auc")
@@ -47,6 +47,7 @@ class RunPage:
     costs: tuple[Fact, ...]
     defence: str
     threats: tuple[Threat, ...]
+    limits: tuple[str, ...]
     settings: str
 
 
@@ -66,6 +67,7 @@ def run_page(result: Result, hashes: tuple[Fact, ...]) -> RunPage:
         costs=_costs(result),
         defence=defence.name,
         threats=threats(defence),
+        limits=limits(result),
         settings=yaml_file.dump(public_settings(result.config)),
     )
 

@@ -91,3 +91,24 @@ def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
             counted = tuple((value, values.count(value)) for value in dict.fromkeys(values))
             found.append(Difference(key=key, values=counted))
     return tuple(found)
+
+
+def telling(runs: Sequence[Run]) -> list[str]:
+    """The keys in which `runs` differ, without those that follow from the option of their group.
+
+    Runs with `secagg=off` and with `secagg=masked` differ in `secagg.bits` too, but
+    that says nothing more, unless runs with masks differ in it among themselves.
+    """
+    found = [difference.key for difference in differences(runs)]
+    settings = [run.settings for run in runs]
+    return [key for key in found if not _follows(key, found, settings)]
+
+
+def _follows(key: str, found: Sequence[str], settings: Sequence[dict[str, str]]) -> bool:
+    kind = f"{key.rpartition('.')[0]}.kind"
+    if key == kind or kind not in found:
+        return False
+    values: dict[str | None, set[str | None]] = {}
+    for one in settings:
+        values.setdefault(one.get(kind), set()).add(one.get(key))
+    return all(len(each) == 1 for each in values.values())

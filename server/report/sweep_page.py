@@ -24,8 +24,8 @@ from server.report.gaps import all_gaps
 from server.report.groups import Group, grouped, reference_levels, short
 from server.report.measured import measured_cell, verdict_line
 from server.report.run_page import SHOWN, bytes_text, metric_name
-from server.report.runs import Difference, Missing, Run, differences
-from server.report.threats import Defence, Threat, threats
+from server.report.runs import Difference, Missing, Run, differences, telling
+from server.report.threats import Defence, Threat, limits, threats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class ThreatTable:
     name: str
     runs: int
     rows: tuple[Threat, ...]
+    limits: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def _shared_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _columns(points: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
-    keys = [difference.key for difference in differences(points)][:_MOST_KEYS]
+    keys = telling(points)[:_MOST_KEYS]
     names = [metric_name(name) for name in shared]
     measured = ["measured, of at most"] if _audited(points) else []
     return ("run", *(short(key, keys) for key in keys), "epsilon spent", *measured, *names,
@@ -202,7 +203,7 @@ def _row(run: Run, points: Sequence[Run], shared: Sequence[str]) -> tuple[Cell, 
     result, settings = run.result, run.settings
     final, moved = result.final, sum(traffic(result).values())
     worst = final.worst_site
-    keys = [difference.key for difference in differences(points)][:_MOST_KEYS]
+    keys = telling(points)[:_MOST_KEYS]
     lowest = final.per_site[worst]["accuracy"] if worst in final.per_site else None
     return (
         Cell.text(run.name),
@@ -273,14 +274,14 @@ def _warnings(points: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _threats(runs: Sequence[Run]) -> tuple[ThreatTable, ...]:
-    counted: dict[Defence, int] = {}
+    found: dict[tuple[Defence, tuple[str, ...]], int] = {}
     for run in runs:
         if run.reference is None:
-            defence = Defence.of(run.result)
-            counted[defence] = counted.get(defence, 0) + 1
+            key = Defence.of(run.result), limits(run.result)
+            found[key] = found.get(key, 0) + 1
     return tuple(
-        ThreatTable(name=defence.name, runs=count, rows=threats(defence))
-        for defence, count in counted.items()
+        ThreatTable(name=defence.name, runs=count, rows=threats(defence), limits=lines)
+        for (defence, lines), count in found.items()
     )
 
 

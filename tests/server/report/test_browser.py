@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli import main
+from server.report.inversion import write_inversion
 from server.report.page import write_report
+from tests.server.report.test_strip import shown
 from tests.simulations.small import table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -28,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (0, 1, 2):
         overrides = [*table(folder), "privacy.delta=1e-3", f"seed={seed}"]
         assert main(["simulate", *overrides, f"out={folder / 'runs' / f'seed{seed}'}"]) == 0
+    write_inversion(folder / "runs", shown())
     write_report(folder / "runs")
     return folder / "runs"
 
@@ -54,6 +57,7 @@ def test_browser__finds_the_numbers_and_obeys_the_policy(folder: Path, tmp_path:
     for seed in (0, 1, 2):
         result = json.loads((folder / f"seed{seed}" / "result.json").read_text())
         assert f"{result['final']['evaluate']['accuracy']:.3f}" in seen
+    assert seen.count("<img") == 6, "the pictures of the demonstration, which the policy allows"
     assert "CONSOLE" not in complaints, complaints
 
 

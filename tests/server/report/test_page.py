@@ -16,7 +16,7 @@ from fedlearn.cli import main
 from server.report.comparison import Comparison, Plan, point_result, write_comparison
 from server.report.groups import grouped
 from server.report.page import write_report
-from server.report.runs import read_runs
+from server.report.runs import differences, read_runs, telling
 from tests.simulations.small import table
 
 Output = pytest.CaptureFixture[str]
@@ -221,6 +221,18 @@ def test_groups__are_runs_that_differ_in_their_seed_alone(runs: Path) -> None:
     groups = grouped(found)
     assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"]]
     assert [group.epsilon is None for group in groups] == [False, True]
+
+
+def test_telling__leaves_out_what_follows_from_the_option_of_a_group(copy: Path) -> None:
+    found, _ = read_runs(copy)
+    keys = {difference.key for difference in differences(found)}
+    assert {"privacy.kind", "privacy.clip_norm", "privacy.delta", "seed"} <= keys
+    told = telling(found)
+    assert "privacy.kind" in told
+    assert not {"privacy.clip_norm", "privacy.delta", "privacy.epsilon"} & set(told)
+    config = result_of(copy / "b")["config"]
+    edit(copy / "b", config=config | {"privacy": config["privacy"] | {"epsilon": 2.0}})
+    assert "privacy.epsilon" in telling(read_runs(copy)[0]), "where it varies by itself it tells"
 
 
 def test_report__plots_the_mean_over_seeds_at_the_epsilon_that_was_spent(runs: Path) -> None:
