@@ -131,6 +131,7 @@ def threats(defence: Defence) -> tuple[Threat, ...]:
 
 _REBUILT: Final = "records can be rebuilt from an update"
 _NOTHING: Final = "nothing in this run"
+_A_SHARE: Final = "a site's share of the noise alone, which is too little to promise anything"
 
 
 def _network(defence: Defence) -> Threat:
@@ -178,9 +179,11 @@ def _coordinator(defence: Defence) -> Threat:
     match defence.noise:
         case "site":
             held, remains = defence.bound, defence.properties
-        case "shares":
+        case "shares" if defence.summed:
             held = f"{defence.bound}; the noise is in the sum, and only the sum is opened"
             remains = defence.properties
+        case "shares":
+            held, remains = _A_SHARE, _REBUILT
         case "coordinator" | "none" if defence.summed:
             held, remains = "secure aggregation", mixtures
         case "coordinator":
@@ -202,9 +205,11 @@ def _malicious(defence: Defence) -> Threat:
     match defence.noise:
         case "site":
             held, remains = f"{defence.bound}, whatever weights are sent", defence.properties
-        case "shares":
+        case "shares" if defence.summed:
             held = f"{defence.bound}, whatever weights are sent{_while_few(defence)}"
             remains = defence.properties
+        case "shares":
+            held, remains = _A_SHARE, _REBUILT
         case "coordinator" | "none":
             held = _NOTHING if defence.noise == "none" else "nothing: it may leave the noise out"
             remains = "single records, even from a sum: weights can be chosen to pick them out"
@@ -231,8 +236,7 @@ def _colluding(defence: Defence) -> Threat:
             held = f"{defence.bound}: the site adds all of its noise itself"
             remains = defence.properties
         case "shares":
-            held = "its share of the noise alone, which is too little to promise anything"
-            remains = _REBUILT
+            held, remains = _A_SHARE, _REBUILT
         case "coordinator" | "none":
             held, remains = _NOTHING, _REBUILT
         case _:

@@ -53,7 +53,7 @@ def test_threats__credit_a_mechanism_only_where_it_is_on(defence: Defence) -> No
     assert bounded == {
         "none": [],
         "site": [coordinator, spy, colluding, user],
-        "shares": [coordinator, spy, user],
+        "shares": [coordinator, spy, user] if summed else [user],
         "coordinator": [user],
     }[defence.noise]  # fmt: skip
 
