@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,4 +198,4 @@ def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[
 
 
 def _absolute(data: Scenario, folder: Path) -> Scenario:
-    return replace(data, path=str(folder / data.path)) if isinstance(data, Csv) else data
+    return data.under(folder) if isinstance(data, Csv) else data

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlearn.data.check import Report
+from fedlearn.data.table import some_lines
 from server.federation import Federation
 from server.result import Result, RoundResult
 
@@ -159,10 +160,15 @@ def show_check(report: Report, console: Console) -> None:
     if report.columns:
         console.print(
             f"[bold]{escape(str(report.path))}[/]: {report.records:,} records, "
-            f"separated by {report.separator}"
+            + (f"separated by {report.separator}" if report.separator else "in Parquet")
         )
         console.print(table)
         console.print(f"could be the label: {', '.join(report.labels) or 'no column'}")
         console.print(f"could be the site: {', '.join(report.sites) or 'no column'}")
+    if report.duplicates:
+        copies = some_lines(report.duplicates, report.counted)
+        console.print(f"{copies}: copies of an earlier record", soft_wrap=True)
+    for hint in report.hints:
+        console.print(f"[yellow]hint:[/] {escape(hint)}", soft_wrap=True)
     for problem in report.problems:
         console.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True)

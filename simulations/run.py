@@ -100,7 +100,5 @@ def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     if config.sites is not None:
         config = replace(config, sites=str(folder / config.sites))
     if isinstance(config.scenario, Csv):
-        config = replace(
-            config, scenario=replace(config.scenario, path=str(folder / config.scenario.path))
-        )
+        config = replace(config, scenario=config.scenario.under(folder))
     return config

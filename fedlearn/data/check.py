@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedlearn.data import columns
 from fedlearn.data.columns import Column
+from fedlearn.data.parquet import is_parquet, read_parquet
 from fedlearn.data.table import (
     Separator,
     Table,
@@ -21,7 +22,6 @@ from fedlearn.data.table import (
     guess_separator,
     read_table,
     read_text,
-    some_lines,
 )
 from fedlearn.errors import DataError
 
@@ -32,6 +32,8 @@ _SITE = re.compile(
     r".*(site|hospital|cent(er|re)|clinic|bank|branch|shop|store|firm|office|region|country).*",
     re.IGNORECASE,
 )
+_POSTCODE = re.compile(r"zip([ _-]?code)?|post(al)?[ _-]?code|plz", re.IGNORECASE)
+_AGE = re.compile(r"age|age[ _-]?(in[ _-]?)?years", re.IGNORECASE)
 _MAX_CLASSES = 10
 _MAX_CATEGORIES = 50
 
@@ -41,16 +43,19 @@ class Report:
     """A table as understood; `columns` is empty when the file could not be read.
 
     `labels` and `sites` are columns that could serve as such, likely ones
-    first. `problems` keep the table, as it is, from being learned from.
+    first. `problems` keep the table, as it is, from being learned from; `hints` are
+    columns that narrow people down and could be made less telling.
     """
 
     path: Path
     records: int = 0
-    separator: Separator = "comma"
+    separator: Separator | None = None
     columns: tuple[Column, ...] = ()
     labels: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     duplicates: tuple[int, ...] = ()
+    counted: str = "line"
+    hints: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -64,8 +69,7 @@ def check(path: Path, *, encoding: str = "utf-8", separator: Separator | None = 
 
     """
     try:
-        chosen = separator or guess_separator(read_text(path, encoding))
-        table = read_table(path, separator=chosen, encoding=encoding)
+        chosen, table = _read(path, encoding, separator)
     except DataError as error:
         return Report(path=path, problems=tuple(str(error).splitlines()))
     found = tuple(columns.describe(name, table.column(name)) for name in table.header)
@@ -73,12 +77,22 @@ def check(path: Path, *, encoding: str = "utf-8", separator: Separator | None = 
         path=path,
         records=len(table.rows),
         separator=chosen,
+        counted=table.counted,
         columns=found,
         labels=_labels(found),
         sites=_sites(found),
-        duplicates=tuple(duplicates(table)),
+        duplicates=tuple(table.lines[i] for i in duplicates(table)),
+        hints=tuple(_hints(found)),
         problems=tuple(_problems(table, found)),
     )
+
+
+def _read(path: Path, encoding: str, separator: Separator | None) -> tuple[Separator | None, Table]:
+    """The table, and what separates its cells; None where it is no text."""
+    if is_parquet(path):
+        return None, read_parquet(path)
+    chosen = separator or guess_separator(read_text(path, encoding))
+    return chosen, read_table(path, separator=chosen, encoding=encoding)
 
 
 def _labels(found: tuple[Column, ...]) -> tuple[str, ...]:
@@ -98,13 +112,27 @@ def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, .
     return tuple(column.name for column in ordered)
 
 
+def _hints(found: tuple[Column, ...]) -> Iterator[str]:
+    for column in found:
+        if _POSTCODE.fullmatch(column.name):
+            yield (
+                f"column {column.name!r}: a postcode narrows people down to a few; keep its "
+                f"start (scenario.deidentify.prefixes={{{column.name}: 3}})"
+            )
+        elif column.kind == "numeric" and _AGE.fullmatch(column.name):
+            yield (
+                f"column {column.name!r}: great ages are rare; bands tell less "
+                f"(scenario.deidentify.bands={{{column.name}: 10}})"
+            )
+
+
 def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
     for column in found:
         if column.identifier:
-            yield f"column {column.name!r}: {column.identifier}; drop it or allow it by name"
+            remedy = columns.remedy(column.identifier)
+            yield f"column {column.name!r}: {column.identifier}; {remedy}"
         elif column.not_numbers:
-            lines = [table.lines[i] for i in column.not_numbers]
-            yield f"column {column.name!r}: {some_lines(lines)}: not a number"
+            yield f"column {column.name!r}: {table.places(column.not_numbers)}: not a number"
         elif column.kind == "empty":
             yield f"column {column.name!r}: holds nothing"
         elif column.kind == "categorical" and len(column.categories) > _MAX_CATEGORIES:

@@ -21,6 +21,7 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOSTLY = 0.9
+_COUNTS_ROWS = "it counts the rows"
 
 _NAMES = {
     "a person's name": r"(sur|last|first|full|middle|maiden|given|family|patient|client|customer)"
@@ -109,12 +110,21 @@ def suspect(name: str, values: Sequence[str], numeric: bool) -> str:
         if re.fullmatch(pattern, name.strip(), flags=re.IGNORECASE):
             return f"its name says {what}"
     if numeric:
-        return "it counts the rows" if _counts_rows(values) else ""
+        return _COUNTS_ROWS if _counts_rows(values) else ""
     for what, pattern in _VALUES.items():
         matching = sum(re.fullmatch(pattern, value) is not None for value in values)
         if values and matching > len(values) / 2:
             return f"its values look like {what}"
     return ""
+
+
+def remedy(identifier: str) -> str:
+    """What can be done about a column that `suspect` found, as settings of a scenario."""
+    if identifier == _COUNTS_ROWS:
+        return "drop it (scenario.drop)"
+    if "date" in identifier:
+        return "drop it (scenario.drop), or keep the year alone (scenario.deidentify.years)"
+    return "drop it (scenario.drop), or hash it with the site's key (scenario.deidentify.hash)"
 
 
 def _counts_rows(values: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data import lending
-from fedlearn.data.lending import Applications, numbers
+from fedlearn.data.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
 from fedlearn.data.scaling import Ranges, Scaling
 
@@ -141,14 +141,13 @@ def _logarithms(cells: Sequence[str]) -> NDArray[np.float64]:
 
 def _cells(column: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The categories of every application, in the order of `CATEGORIES`."""
-    ages = numbers(column["AGE"])
     return {
         "marital_status": column["MARITAL_STATUS"],
         "residence": column["RESIDENCE_TYPE"],
         "payment_day": column["PAYMENT_DAY"],
         "shop_rank": column["SHOP_RANK"],
         "area_code": column["AREA_CODE_RESIDENCIAL_PHONE"],
-        "age_band": [str(band) for band in np.searchsorted(_AGE_BANDS, ages)],
+        "age_band": banded(numbers(column["AGE"]), _AGE_BANDS),
         "profession_group": [str(int(cell) // 10) for cell in column["PROFESSION_CODE"]],
         "shop": column["ID_SHOP"],
     }

@@ -1,4 +1,4 @@
-"""Scenario `csv`: one's own table, with a label and, where there is one, a site column.
+"""Scenario `csv`: one's own table (CSV or Parquet), with a label and perhaps a site column.
 
 What a column is and which categories it has is found from the whole table:
 in a study that is the experimenter's table; where sites may not even learn
@@ -20,12 +20,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data import columns, scaling
+from fedlearn.data import columns, deidentify, scaling
 from fedlearn.data.columns import Column
+from fedlearn.data.deidentify import Deidentify, deidentified
+from fedlearn.data.parquet import is_parquet, read_parquet
 from fedlearn.data.pool import Pool
 from fedlearn.data.scaling import Ranges, Scaling
 from fedlearn.data.split import stratified
-from fedlearn.data.table import Separator, Table, duplicates, read_table, some_lines
+from fedlearn.data.table import Separator, Table, duplicates, read_table
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.fairness import Attribute
 from fedlearn.settings import Count, Name, Probability
@@ -34,13 +36,13 @@ from fedlearn.task import TableInput, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Csv:
-    """A table in a text file; every column but label, site and `drop` is a feature.
+    """A table, CSV or Parquet; every column but label, site and `drop` is a feature.
 
     `numeric` and `categories` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
     A column that looks like a direct identifier (names, e-mails, phone or
-    identity numbers, dates, row numbers) is refused until it is dropped or
-    named in `allow_identifiers`.
+    identity numbers, dates, row numbers) is refused until it is dropped,
+    treated under `deidentify` or named in `allow_identifiers`.
     """
 
     kind: Literal["csv"] = "csv"
@@ -55,9 +57,16 @@ class Csv:
     numeric: tuple[str, ...] = ()
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     allow_identifiers: tuple[str, ...] = ()
+    deidentify: Deidentify = field(default_factory=Deidentify)
     max_categories: Count = 50
     test_fraction: Probability = 0.25
     scaling: Scaling = field(default_factory=Ranges)
+
+    def under(self, folder: Path) -> Csv:
+        """The same with absolute paths: relative ones are in `folder`."""
+        key = self.deidentify.key and str(folder / self.deidentify.key)
+        hidden = replace(self.deidentify, key=key)
+        return replace(self, path=str(folder / self.path), deidentify=hidden)
 
 
 def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
@@ -74,8 +83,9 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
             that do not fit.
 
     """
-    table = read_table(Path(config.path), separator=config.separator, encoding=config.encoding)
+    table = _read(config)
     _check_names(config, table, group_by)
+    table = deidentified(config.deidentify, table, config.missing, config.decimal)
     table, notes = _with_label(config, table)
     features = [_describe(config, table, name) for name in feature_names(config, table)]
     problems = [*_label_problems(config, table), *_site_problems(config, table)]
@@ -84,6 +94,13 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
         raise DataError("\n".join(problems))
     pool = _pool(config, table, features, notes, rng)
     return replace(pool, attributes=_attributes(config, table, group_by))
+
+
+def _read(config: Csv) -> Table:
+    path = Path(config.path)
+    if is_parquet(path):
+        return read_parquet(path)
+    return read_table(path, separator=config.separator, encoding=config.encoding)
 
 
 def feature_names(config: Csv, table: Table) -> list[str]:
@@ -126,6 +143,7 @@ def _check_names(config: Csv, table: Table, group_by: str) -> None:
     roles = {"label": [config.label], "site": [config.site] if config.site else []}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
     lists |= {"allow_identifiers": config.allow_identifiers}
+    lists |= {f"deidentify.{way}": names for way, names in config.deidentify.ways.items()}
     problems = [
         f"scenario.{setting}: no column {name!r} in {config.path}; "
         f"there are {', '.join(table.header)}"
@@ -143,6 +161,7 @@ def _check_names(config: Csv, table: Table, group_by: str) -> None:
         for name in config.numeric
         if name in config.categories
     ]
+    problems += deidentify.problems(config.deidentify)
     if not problems and not feature_names(config, table):
         problems.append("scenario.drop: leaves no column to learn from")
     if problems:
@@ -154,19 +173,21 @@ def _with_label(config: Csv, table: Table) -> tuple[Table, list[str]]:
     labelled = [cell not in config.missing for cell in table.column(config.label)]
     if all(labelled):
         return table, []
-    lines = [line for line, keep in zip(table.lines, labelled, strict=True) if not keep]
+    absent = [i for i, keep in enumerate(labelled) if not keep]
     kept = replace(
         table,
         rows=tuple(row for row, keep in zip(table.rows, labelled, strict=True) if keep),
         lines=tuple(line for line, keep in zip(table.lines, labelled, strict=True) if keep),
     )
-    return kept, [f"{config.path}: {some_lines(lines)}: no label, left out"]
+    return kept, [f"{config.path}: {table.places(absent)}: no label, left out"]
 
 
 def _describe(config: Csv, table: Table, name: str) -> Column:
     """The column as found, with what the config says about it put in."""
     cells = table.column(name)
     found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
+    if name in config.deidentify.treated:  # its name still says what it was
+        found = replace(found, identifier=columns.suspect("", cells, found.kind == "numeric"))
     if name in config.allow_identifiers:
         found = replace(found, identifier="")
     if name in config.categories:
@@ -201,9 +222,9 @@ def _label_problems(config: Csv, table: Table) -> Iterator[str]:
     else:
         for value in classes:
             if cells.count(value) == 1:
-                line = table.lines[cells.index(value)]
+                place = table.places([cells.index(value)])
                 yield (
-                    f"{where}: line {line} is the only record of class {value!r}; "
+                    f"{where}: {place} is the only record of class {value!r}; "
                     "training and testing take at least two"
                 )
 
@@ -211,14 +232,10 @@ def _label_problems(config: Csv, table: Table) -> Iterator[str]:
 def _site_problems(config: Csv, table: Table) -> Iterator[str]:
     if not config.site:
         return
-    absent = [
-        line
-        for line, cell in zip(table.lines, table.column(config.site), strict=True)
-        if cell in config.missing
-    ]
+    absent = [i for i, cell in enumerate(table.column(config.site)) if cell in config.missing]
     if absent:
         yield (
-            f"{config.path}: {some_lines(absent)}: no site in column {config.site!r}; "
+            f"{config.path}: {table.places(absent)}: no site in column {config.site!r}; "
             "fill it in or leave the records out"
         )
 
@@ -228,14 +245,14 @@ def _feature_problems(config: Csv, table: Table, features: list[Column]) -> Iter
         where = f"{config.path}: column {column.name!r}"
         if column.identifier:
             yield (
-                f"{where}: {column.identifier}, which can identify people; add it to "
-                "scenario.drop, or to scenario.allow_identifiers if it must be learned from"
+                f"{where}: {column.identifier}, which can identify people; "
+                f"{columns.remedy(column.identifier)}, or name it in scenario.allow_identifiers "
+                "if it must be learned from as it is"
             )
         elif column.not_numbers:
-            lines = [table.lines[i] for i in column.not_numbers]
             yield (
-                f"{where}: {some_lines(lines)}: not a number; correct the cells, or add what "
-                "stands for a gap to scenario.missing"
+                f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
+                "or add what stands for a gap to scenario.missing"
             )
         elif column.kind == "categorical" and len(column.categories) > config.max_categories:
             yield (
@@ -292,6 +309,6 @@ def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
     copies = duplicates(table, aside=(config.site, *config.drop))
     if copies:
         yield (
-            f"{config.path}: {some_lines(copies)}: copies of an earlier record; a person in the "
+            f"{config.path}: {table.places(copies)}: copies of an earlier record; a person in the "
             "table twice weighs twice, and may be in training and test alike"
         )

@@ -64,6 +64,11 @@ def numbers(cells: Sequence[str]) -> NDArray[np.float64]:
     return np.array([math.nan if cell in ("", "NA") else float(cell) for cell in cells])
 
 
+def banded(values: NDArray[np.float64], highest: Sequence[float]) -> list[str]:
+    """The number of each value's band, from 0; `highest` is in every band but the last."""
+    return [str(band) for band in np.searchsorted(highest, values)]
+
+
 def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
     """Scaled and coded features, split 75 to 25 within every class of every site.
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data import lending
-from fedlearn.data.lending import Applications, numbers
+from fedlearn.data.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
 from fedlearn.data.scaling import Ranges, Scaling
 from fedlearn.data.table import Table
@@ -36,9 +36,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "open_lines": (0.0, 30.0),
     "log_open_lines": (0.0, 3.5),
     # A range around 0 leaves 0 as it is, which most borrowers have.
-    "real_estate_loans": (-5.0, 5.0),
     "dependents": (-6.0, 6.0),
-    "overdrawn": (-1.0, 1.0),
+    "no_utilisation": (-1.0, 1.0),
     "no_open_line": (-1.0, 1.0),
     "income_missing": (-1.0, 1.0),
     "dependents_missing": (-1.0, 1.0),
@@ -53,7 +52,16 @@ _LATE = {
 }
 _UNKNOWN_FROM = 96  # what the table writes where the count is not known
 
-CATEGORIES: Mapping[str, tuple[str, ...]] = dict.fromkeys(_LATE, ("0", "1", "2", "3+", "unknown"))
+_UTILISATION_BANDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.05)
+_AGE_BANDS = (25, 30, 35, 40, 45, 50, 55, 60, 65, 70)
+"""The highest value of each band but the last."""
+
+CATEGORIES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_LATE, ("0", "1", "2", "3+", "unknown")),
+    "real_estate_loans": ("0", "1", "2", "3+"),
+    "utilisation_band": tuple(str(band) for band in range(len(_UTILISATION_BANDS) + 1)),
+    "age_band": tuple(str(band) for band in range(len(_AGE_BANDS) + 1)),
+}
 """Which categories there can be, in the order of the categorical features."""
 
 
@@ -78,9 +86,7 @@ def load(config: Risk, cache: Path) -> Pool:
     table = lending.read("creditscoring1", "comma", cache)
     found = Applications(
         numbers=_numbers(table),
-        categories={
-            name: (_counts(table, column), CATEGORIES[name]) for name, column in _LATE.items()
-        },
+        categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(table).items()},
         labels=numbers(table.column("SeriousDlqin2yrs")).astype(np.int64),
         sites=None,
     )
@@ -103,9 +109,8 @@ def _numbers(table: Table) -> dict[str, NDArray[np.float64]]:
         "log_income": np.log1p(income),
         "open_lines": lines,
         "log_open_lines": np.log1p(lines),
-        "real_estate_loans": numbers(table.column("NumberRealEstateLoansOrLines")),
         "dependents": dependents,
-        "overdrawn": (utilisation > 1).astype(np.float64),
+        "no_utilisation": (utilisation == 0).astype(np.float64),
         "no_open_line": (lines == 0).astype(np.float64),
         "income_missing": np.isnan(income).astype(np.float64),
         "dependents_missing": np.isnan(dependents).astype(np.float64),
@@ -113,7 +118,18 @@ def _numbers(table: Table) -> dict[str, NDArray[np.float64]]:
     return {name: found[name] for name in RANGES}
 
 
+def _cells(table: Table) -> dict[str, list[str]]:
+    """The categories of every borrower, in the order of `CATEGORIES`."""
+    utilisation = numbers(table.column("RevolvingUtilizationOfUnsecuredLines"))
+    return {
+        **{name: _counts(table, column) for name, column in _LATE.items()},
+        "real_estate_loans": _counts(table, "NumberRealEstateLoansOrLines"),
+        "utilisation_band": banded(utilisation, _UTILISATION_BANDS),
+        "age_band": banded(numbers(table.column("age")), _AGE_BANDS),
+    }
+
+
 def _counts(table: Table, column: str) -> list[str]:
-    """How often a payment was late by so much, as one of the categories."""
+    """How often something happened, as one of the categories."""
     counts = numbers(table.column(column)).astype(int)
     return ["unknown" if n >= _UNKNOWN_FROM else "3+" if n > 2 else str(n) for n in counts]

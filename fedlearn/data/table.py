@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fedlearn.data import memory
 from fedlearn.errors import ConfigError, DataError
 
 Separator = Literal["comma", "semicolon", "tab", "pipe"]
@@ -25,7 +26,6 @@ _CHARACTERS = {name: character for character, name in SEPARATORS.items()}
 
 _SIGNATURES = {
     b"PK\x03\x04": "an Excel or zip file; save the sheet as CSV",
-    b"PAR1": "a Parquet file; save it as CSV",
     b"\x1f\x8b": "a gzip file; unpack it first",
     b"\xff\xfe": "UTF-16 text; set scenario.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text; set scenario.encoding=utf-16",
@@ -34,16 +34,24 @@ _SIGNATURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text under a header; `lines[i]` is the line of the file on which row i starts."""
+    """Rows of text under a header; `lines[i]` is the line of the file on which row i starts.
+
+    Where a file has no lines its rows are `counted` from 1 instead.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
+    counted: Literal["line", "row"] = "line"
 
     def column(self, name: str) -> list[str]:
         """The cells of one column, without spaces around them."""
         position = self.header.index(name)
         return [row[position].strip() for row in self.rows]
+
+    def places(self, rows: Sequence[int]) -> str:
+        """Where some of the rows are, in words: `lines 3, 8 and 40 more`."""
+        return some_lines([self.lines[i] for i in rows], self.counted)
 
 
 def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> Table:
@@ -70,6 +78,7 @@ def read_text(path: Path, encoding: str) -> str:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name the file in it")
     try:
+        memory.require(path, path.stat().st_size * memory.TEXT_FACTOR)
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -102,24 +111,24 @@ def guess_separator(text: str) -> Separator:
     return SEPARATORS[max(SEPARATORS, key=header.count)]
 
 
-def some_lines(lines: Sequence[int], shown: int = 5) -> str:
+def some_lines(lines: Sequence[int], counted: str = "line", shown: int = 5) -> str:
     """A few line numbers in words, for messages: `lines 3, 8 and 40 more`."""
     numbers = ", ".join(map(str, lines[:shown]))
     more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
-    return f"line{'s' if len(lines) > 1 else ''} {numbers}{more}"
+    return f"{counted}{'s' if len(lines) > 1 else ''} {numbers}{more}"
 
 
 def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
-    """The lines whose record repeats an earlier one, columns `aside` not looked at."""
+    """The rows whose record repeats an earlier one, columns `aside` not looked at."""
     kept = [i for i, name in enumerate(table.header) if name not in aside]
     seen: set[tuple[str, ...]] = set()
-    lines = []
-    for row, line in zip(table.rows, table.lines, strict=True):
+    copies = []
+    for position, row in enumerate(table.rows):
         record = tuple(row[i] for i in kept)
         if record in seen:
-            lines.append(line)
+            copies.append(position)
         seen.add(record)
-    return lines
+    return copies
 
 
 def parse_text(path: Path, text: str, separator: Separator) -> Table:
@@ -152,11 +161,16 @@ def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) 
         found = [name for character, name in SEPARATORS.items() if character in header[0]]
         hint = f"; set scenario.separator={found[0]}" if found else ""
         return [f"{path}: line 1: only one column when separated by {separator}{hint}"]
+    return header_problems(path, header, "line 1")
+
+
+def header_problems(path: Path, header: tuple[str, ...], where: str) -> list[str]:
+    """What is wrong with the names of columns."""
     twice = sorted({name for name in header if name and header.count(name) > 1})
-    problems = [f"{path}: line 1: column {name!r} is there more than once" for name in twice]
+    problems = [f"{path}: {where}: column {name!r} is there more than once" for name in twice]
     unnamed = [str(i) for i, name in enumerate(header, start=1) if not name]
     if unnamed:
-        problems.append(f"{path}: line 1: column {', '.join(unnamed)} has no name")
+        problems.append(f"{path}: {where}: column {', '.join(unnamed)} has no name")
     return problems
 
 

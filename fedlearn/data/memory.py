@@ -1,0 +1,45 @@
+"""Whether a table fits into memory, asked before it is read.
+
+Tables are read whole. One that would not fit is refused with its size, where
+the operating system would otherwise end the process without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fedlearn.errors import DataError
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CELL_BYTES = 70
+"""A cell as a Python text with its place in a tuple: measured, 64 to 75 for short cells."""
+TEXT_FACTOR = 30
+"""Bytes in memory for a byte of a text file: short cells take the most, about 24."""
+
+
+def installed() -> int:
+    """Bytes of memory that this process may ever have: the machine's, or its container's."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return 2**62
+    try:
+        limit = _CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def require(path: Path, needed: int) -> None:
+    """Raises `DataError` where reading `path` would take more memory than there is."""
+    there = installed()
+    if needed > there:
+        raise DataError(
+            f"{path}: would take about {_gigabytes(needed)} of memory, and there are "
+            f"{_gigabytes(there)}; take fewer columns or a sample of the records"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

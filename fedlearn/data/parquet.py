@@ -1,0 +1,113 @@
+"""A Parquet file as the same rows of text that a CSV file gives, so that all roles work alike.
+
+A whole number loses the `.0` that it gets where a column has gaps; dates are
+written as ISO 8601; a null is an empty cell. Lists, structures and binary data
+are no features and are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlearn.data import memory
+from fedlearn.data.table import Table, header_problems
+from fedlearn.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SIGNATURE = b"PAR1"
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file begins as a Parquet file does, whatever it is called."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError:
+        return False  # reading it as text says what is wrong
+
+
+def read_parquet(path: Path) -> Table:
+    """The table in `path`; its `lines` count the records from 1.
+
+    Raises:
+        DataError: pyarrow is not installed, the file is damaged, holds no
+            records, would not fit into memory, or has columns that are no
+            table's. All problems of one stage are listed.
+
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            f"{path}: is a Parquet file, and reading it needs pyarrow; run "
+            "pip install 'fedlearn[parquet]', or save it as CSV"
+        ) from None
+    try:
+        shape = parquet.read_metadata(path)
+        memory.require(path, shape.num_rows * shape.num_columns * memory.CELL_BYTES)
+        whole = parquet.ParquetFile(path).read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)})") from error
+    header = tuple(name.strip() for name in whole.column_names)
+    problems = [
+        *header_problems(path, header, "the header"),
+        *(
+            f"{path}: column {field.name!r} holds {field.type}, which is no number and no category"
+            for field in whole.schema
+            if _reader(field.type) is None
+        ),
+    ]
+    if problems:
+        raise DataError("\n".join(problems))
+    if not whole.num_rows:
+        raise DataError(f"{path}: holds a header and no records")
+    cells = [_cells(column) for column in whole.columns]
+    lines = tuple(range(1, whole.num_rows + 1))
+    return Table(header=header, rows=tuple(zip(*cells, strict=True)), lines=lines, counted="row")
+
+
+def _cells(column: pyarrow.ChunkedArray) -> list[str]:
+    write = _reader(column.type)
+    if write is None:
+        raise RuntimeError("a column that cannot be read was not refused")
+    return ["" if value is None else write(value) for value in column.to_pylist()]
+
+
+def _reader(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
+    """How a value of this type is written as text; None for what no table holds."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _reader(kind.value_type)
+    if types.is_floating(kind):
+        return _number
+    if types.is_temporal(kind) and not types.is_duration(kind):
+        return _moment
+    plain = (
+        types.is_integer(kind)
+        or types.is_boolean(kind)
+        or types.is_decimal(kind)
+        or types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_null(kind)
+    )
+    return str if plain else None
+
+
+def _number(value: float) -> str:
+    if value != value:  # pandas writes a gap as NaN
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+def _moment(value: Any) -> str:
+    return str(value.isoformat())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fedlearn.data.check import check
+from fedlearn.data.csv import Csv, load
+from fedlearn.data.parquet import is_parquet, read_parquet
+from fedlearn.errors import DataError
+
+COLUMNS = {
+    "age": pa.array([20, 90, 55, None, 30, 40], pa.float64()),
+    "colour": pa.array(["red", "blue", None, "red", "green", "red"]).dictionary_encode(),
+    "dose": pa.array([1.5, float("nan"), 3, 4, 5, 6.5]),
+    "hospital": pa.array(["north", "north", "south", "south", "north", "south"]),
+    "outcome": pa.array([True, False, True, False, True, False]),
+}
+TEXT = """age,colour,dose,hospital,outcome
+20,red,1.5,north,True
+90,blue,,north,False
+55,,3,south,True
+,red,4,south,False
+30,green,5,north,True
+40,red,6.5,south,False
+"""
+
+
+def write(folder: Path, columns: dict[str, pa.Array] = COLUMNS) -> Path:
+    path = folder / "my.parquet"
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_parquet__gives_the_records_that_the_csv_file_gives(tmp_path: Path) -> None:
+    text = tmp_path / "my.csv"
+    text.write_text(TEXT)
+    pools = [
+        load(Csv(path=str(path), label="outcome", site="hospital"), np.random.default_rng(0))
+        for path in (write(tmp_path), text)
+    ]
+    assert pools[0].task == pools[1].task
+    assert pools[0].sha256 == pools[1].sha256
+    np.testing.assert_array_equal(pools[0].natural_site, pools[1].natural_site)  # type: ignore[arg-type]
+
+
+def test_parquet__writes_every_plain_type_as_text(tmp_path: Path) -> None:
+    day = datetime.date(2020, 2, 29)
+    columns = {
+        "whole": pa.array([2**53 + 1, -1]),
+        "large": pa.array([1e300, 0.1]),
+        "day": pa.array([day, None]),
+        "moment": pa.array([datetime.datetime(2020, 2, 29, 12), None]),
+        "nothing": pa.nulls(2),
+    }
+    table = read_parquet(write(tmp_path, columns))
+    assert table.rows == (
+        (str(2**53 + 1), "1e+300", "2020-02-29", "2020-02-29T12:00:00", ""),
+        ("-1", "0.1", "", "", ""),
+    )
+    assert table.places([0, 1]) == "rows 1, 2"
+
+
+def test_parquet__refuses_what_is_no_table(tmp_path: Path) -> None:
+    nested = {"a": pa.array([[1], [2]]), "b": pa.array([b"x", b"y"]), "c": pa.array([1, 2])}
+    with pytest.raises(DataError) as caught:
+        read_parquet(write(tmp_path, nested))
+    assert [line.split(": ", 1)[1] for line in str(caught.value).splitlines()] == [
+        "column 'a' holds list<element: int64>, which is no number and no category",
+        "column 'b' holds binary, which is no number and no category",
+    ]
+    with pytest.raises(DataError, match="holds a header and no records"):
+        read_parquet(write(tmp_path, {"a": pa.array([], pa.int64())}))
+
+
+def test_parquet__that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert is_parquet(path)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_parquet(path)
+
+
+def test_check__understands_parquet_and_counts_rows(tmp_path: Path) -> None:
+    ages = pa.array(["20", "30", "forty", *map(str, range(50, 90))])
+    mails = pa.array([f"p{i}@example.org" for i in range(43)])
+    report = check(write(tmp_path, {"age": ages, "contact": mails, "zip": ages}))
+    assert report.separator is None
+    assert report.records == 43
+    assert report.problems[0] == "column 'age': row 3: not a number"
+    assert "its values look like e-mail addresses; drop it" in report.problems[1]
+    assert any("scenario.deidentify.prefixes={zip: 3}" in hint for hint in report.hints)
+
+
+def test_parquet__without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from pathlib import Path\n"
+        "from fedlearn.data.parquet import read_parquet\n"
+        f"read_parquet(Path({str(write(tmp_path))!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "DataError" in done.stderr
+    assert "pip install 'fedlearn[parquet]'" in done.stderr
