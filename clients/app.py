@@ -25,6 +25,7 @@ from clients.summing import Contribution, Summing, WholeContribution, secagg_ste
 from fedlearn import __version__, flower
 from fedlearn.agreement import counters_of
 from fedlearn.code import code_digest
+from fedlearn.data.schema import told
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics import EvaluationSums, evaluation_sums
@@ -136,6 +137,7 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
             public_key=joining.identity_of(context).public.hex() if site.needs_identity else "",
             version=__version__,
             code=code_digest(),
+            schema=told(site.data.schema, private=site.config.privacy.kind != "none"),
         )
     )
 

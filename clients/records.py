@@ -143,6 +143,8 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
             return replace(
                 own,
                 scaling=of_run.scaling,
+                gaps=own.gaps if of_run.gaps is None else of_run.gaps,
+                classes=of_run.classes or own.classes,
                 numeric=of_run.numeric or own.numeric,
                 categories={**own.categories, **of_run.categories},
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fedlearn.data.schema import Schema
 from fedlearn.metrics import EvaluationSums
 from fedlearn.privacy import Event
 from fedlearn.task import Task
@@ -34,6 +35,8 @@ class Hello:
     version: str = ""
     code: str = ""
     """Version and SHA-256 (hex) of the fedlearn that runs there."""
+    schema: Schema = ()
+    """The columns of a table, as `fedlearn.data.schema` describes them; no value of any."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.data.archives import default_cache
+from fedlearn.data.schema import differences, suspicions
 from fedlearn.errors import (
     ConfigError,
     DataError,
@@ -62,6 +63,8 @@ class Enrolment:
     initial: Vector
     declined: tuple[str, ...] = ()
     """Why sites that were asked take no part in the run."""
+    notes: tuple[str, ...] = ()
+    """What is unusual in what the sites told."""
 
     @property
     def trainable(self) -> Layout:
@@ -158,6 +161,9 @@ def _wait_for_nodes(
 def _start_model(
     config: RunConfig, grid: SiteGrid, hellos: dict[str, Hello], declined: tuple[str, ...]
 ) -> Enrolment:
+    schemas = {site: hello.schema for site, hello in hellos.items()}
+    if found := differences(schemas):
+        raise DataError("\n".join(found))
     task = next(iter(hellos.values())).task
     unlike = [site for site, hello in hellos.items() if hello.task != task]
     if unlike:
@@ -175,7 +181,8 @@ def _start_model(
     attach(model, slots_of(config.audit))
     if found := private_model_problems(config, model):
         raise ConfigError(found)
-    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model), declined)
+    notes = tuple(suspicions(schemas))
+    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model), declined, notes)
 
 
 def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:

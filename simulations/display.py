@@ -67,6 +67,8 @@ class Display:
             )
         else:
             self.console.print("privacy: none")
+        for note in federation.enrolment.notes:
+            self.console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
         self.progress.update(
             self.task, total=config.rounds, completed=first_round - 1, description="training"
         )

@@ -20,15 +20,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data import columns, deidentify, scaling
+from fedlearn.data import columns, scaling
 from fedlearn.data.columns import Column
+from fedlearn.data.csv_problems import (
+    check_names,
+    feature_names,
+    feature_problems,
+    label_problems,
+    range_problems,
+    site_problems,
+)
 from fedlearn.data.deidentify import Deidentify, deidentified
 from fedlearn.data.parquet import is_parquet, read_parquet
 from fedlearn.data.pool import Pool
 from fedlearn.data.scaling import Ranges, Scaling
+from fedlearn.data.schema import ColumnShape, Schema, digest_of, magnitude_of
 from fedlearn.data.split import stratified
 from fedlearn.data.table import Separator, Table, duplicates, read_table
-from fedlearn.errors import ConfigError, DataError
+from fedlearn.errors import DataError
 from fedlearn.fairness import Attribute
 from fedlearn.settings import Count, Name, Probability
 from fedlearn.task import TableInput, Task
@@ -58,6 +67,10 @@ class Csv:
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     allow_identifiers: tuple[str, ...] = ()
     deidentify: Deidentify = field(default_factory=Deidentify)
+    gaps: tuple[str, ...] | None = None
+    """Columns with a further one that is 1 at a gap; None: those in which there is a gap."""
+    classes: tuple[str, ...] = ()
+    """The classes of the label, where a site may not have all of them; empty: as found."""
     max_categories: Count = 50
     test_fraction: Probability = 0.25
     scaling: Scaling = field(default_factory=Ranges)
@@ -84,16 +97,24 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
 
     """
     table = _read(config)
-    _check_names(config, table, group_by)
+    check_names(config, table, group_by)
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
     table, notes = _with_label(config, table)
     features = [_describe(config, table, name) for name in feature_names(config, table)]
-    problems = [*_label_problems(config, table), *_site_problems(config, table)]
-    problems += _feature_problems(config, table, features)
+    _refuse([*label_problems(config, table), *site_problems(config, table),
+             *feature_problems(config, table, features)])  # fmt: skip
+    numeric = [column for column in features if column.kind == "numeric"]
+    raw = _raw(config, table, numeric)
+    sites = np.array(table.column(config.site)) if config.site else None
+    _refuse([*range_problems(config, numeric, raw, sites)])
+    pool = _pool(config, table, features, raw, sites, rng)
+    notes += _notes(config, table, features)
+    return replace(pool, attributes=_attributes(config, table, group_by), notes=(*notes,))
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise DataError("\n".join(problems))
-    pool = _pool(config, table, features, notes, rng)
-    return replace(pool, attributes=_attributes(config, table, group_by))
 
 
 def _read(config: Csv) -> Table:
@@ -103,69 +124,67 @@ def _read(config: Csv) -> Table:
     return read_table(path, separator=config.separator, encoding=config.encoding)
 
 
-def feature_names(config: Csv, table: Table) -> list[str]:
-    """The columns that are learned from, in the order of the table."""
-    aside = {config.label, config.site, *config.drop}
-    return [name for name in table.header if name not in aside]
-
-
 def _pool(
     config: Csv,
     table: Table,
     features: list[Column],
-    notes: list[str],
+    raw: NDArray[np.float64],
+    sites: NDArray[np.str_] | None,
     rng: np.random.Generator,
 ) -> Pool:
     numeric = [column for column in features if column.kind == "numeric"]
     categorical = [column for column in features if column.kind == "categorical"]
-    values, gaps = _numbers(config, table, numeric)
+    gaps = _gaps(config, numeric, raw)
+    values = _scaled(config, numeric, raw)
+    absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
     coded = [_codes(table, column) for column in categorical]
-    classes = columns.sort_values(set(table.column(config.label)), config.decimal)
+    classes = config.classes or columns.sort_values(set(table.column(config.label)), config.decimal)
     labels = np.array([classes.index(cell) for cell in table.column(config.label)], dtype=np.int64)
-    sites = np.array(table.column(config.site)) if config.site else None
     shape = TableInput(
-        numeric=values.shape[1] + gaps.shape[1],
+        numeric=len(numeric) + len(gaps),
         cardinalities=tuple(len(column.categories) + 1 for column in categorical),
     )
     return Pool(
         name=Path(config.path).stem,
         task=Task(input=shape, classes=classes),
-        features=np.column_stack([values, gaps, *coded]).astype(np.float32),
+        features=np.column_stack([values, absent, *coded]).astype(np.float32),
         labels=labels,
         is_train=stratified(labels, sites, config.test_fraction, rng),
         natural_site=sites,
         standardise_per_site=scaling.reads_records(config.scaling),
-        notes=(*notes, *_notes(config, table, features)),
+        schemas=_schemas(numeric, gaps, categorical, raw, sites),
     )
 
 
-def _check_names(config: Csv, table: Table, group_by: str) -> None:
-    roles = {"label": [config.label], "site": [config.site] if config.site else []}
-    lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
-    lists |= {"allow_identifiers": config.allow_identifiers}
-    lists |= {f"deidentify.{way}": names for way, names in config.deidentify.ways.items()}
-    problems = [
-        f"scenario.{setting}: no column {name!r} in {config.path}; "
-        f"there are {', '.join(table.header)}"
-        for setting, names in (roles | lists).items()
-        for name in names
-        if name not in table.header
-    ]
-    if group_by and group_by not in table.header:
-        there = ", ".join(table.header)
-        problems.append(f"fairness.column={group_by}: no such column; there are {there}")
-    if config.label in (config.site, *config.drop):
-        problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
-    problems += [
-        f"scenario.numeric: {name!r} is in scenario.categories as well"
-        for name in config.numeric
-        if name in config.categories
-    ]
-    problems += deidentify.problems(config.deidentify)
-    if not problems and not feature_names(config, table):
-        problems.append("scenario.drop: leaves no column to learn from")
-    if problems:
-        raise ConfigError(problems)
+def _schemas(
+    numeric: list[Column],
+    gaps: list[Column],
+    categorical: list[Column],
+    raw: NDArray[np.float64],
+    sites: NDArray[np.str_] | None,
+) -> dict[str, Schema]:
+    """How every site would describe the columns; without sites, under the empty name."""
+    rest = [ColumnShape(name=column.name, kind="gap") for column in gaps]
+    for column in categorical:
+        names = column.categories
+        rest.append(
+            ColumnShape(
+                name=column.name,
+                kind="categorical",
+                categories=len(names),
+                digest=digest_of(names),
+            )
+        )
+    owner = np.full(len(raw), "") if sites is None else sites
+    found = {}
+    for site in np.unique(owner):
+        sizes = [magnitude_of(values) for values in raw[owner == site].T]
+        numbers = [
+            ColumnShape(name=column.name, kind="numeric", magnitude=size)
+            for column, size in zip(numeric, sizes, strict=True)
+        ]
+        found[str(site)] = (*numbers, *rest)
+    return found
 
 
 def _with_label(config: Csv, table: Table) -> tuple[Table, list[str]]:
@@ -206,77 +225,29 @@ def _not_numbers(config: Csv, cells: list[str]) -> tuple[int, ...]:
     )
 
 
-def _label_problems(config: Csv, table: Table) -> Iterator[str]:
-    cells = table.column(config.label)
-    classes = columns.sort_values(set(cells), config.decimal)
-    where = f"{config.path}: label {config.label!r}"
-    if not cells:
-        yield f"{where}: no record has one"
-    elif len(classes) == 1:
-        yield f"{where}: every record is {classes[0]!r}; there is nothing to learn"
-    elif len(classes) > config.max_categories:
-        yield (
-            f"{where}: {len(classes)} different values; a label is one of a few classes "
-            f"(at most scenario.max_categories={config.max_categories}): group the values first"
-        )
-    else:
-        for value in classes:
-            if cells.count(value) == 1:
-                place = table.places([cells.index(value)])
-                yield (
-                    f"{where}: {place} is the only record of class {value!r}; "
-                    "training and testing take at least two"
-                )
-
-
-def _site_problems(config: Csv, table: Table) -> Iterator[str]:
-    if not config.site:
-        return
-    absent = [i for i, cell in enumerate(table.column(config.site)) if cell in config.missing]
-    if absent:
-        yield (
-            f"{config.path}: {table.places(absent)}: no site in column {config.site!r}; "
-            "fill it in or leave the records out"
-        )
-
-
-def _feature_problems(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
-    for column in features:
-        where = f"{config.path}: column {column.name!r}"
-        if column.identifier:
-            yield (
-                f"{where}: {column.identifier}, which can identify people; "
-                f"{columns.remedy(column.identifier)}, or name it in scenario.allow_identifiers "
-                "if it must be learned from as it is"
-            )
-        elif column.not_numbers:
-            yield (
-                f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
-                "or add what stands for a gap to scenario.missing"
-            )
-        elif column.kind == "categorical" and len(column.categories) > config.max_categories:
-            yield (
-                f"{where}: {len(column.categories)} different values; if it is text or an "
-                "identifier add it to scenario.drop, if it holds numbers check scenario.decimal, "
-                "if they are categories raise scenario.max_categories"
-            )
-
-
-def _numbers(
-    config: Csv, table: Table, numeric: list[Column]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scaled `float32[n, numeric]`, and `float32[n, columns with gaps]` that are 1 at a gap."""
+def _raw(config: Csv, table: Table, numeric: list[Column]) -> NDArray[np.float64]:
+    """`float64[n, numeric]` in the table's own units; NaN at a gap."""
     raw = np.full((len(table.rows), len(numeric)), np.nan)
     for i, column in enumerate(numeric):
         raw[:, i] = [
             np.nan if cell in config.missing else columns.parse(cell, config.decimal)
             for cell in table.column(column.name)
         ]
+    return raw
+
+
+def _scaled(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> NDArray[np.float32]:
     scaled = scaling.scale(config.scaling, [column.name for column in numeric], raw)
-    absent = np.isnan(raw)
     if not scaling.reads_records(config.scaling):  # else the site's mean is filled in later
-        scaled[absent] = 0.0
-    return scaled, absent[:, absent.any(axis=0)].astype(np.float32)
+        scaled[np.isnan(raw)] = 0.0
+    return scaled
+
+
+def _gaps(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> list[Column]:
+    """The columns that have a further one which says where a value is missing."""
+    if config.gaps is not None:
+        return [column for column in numeric if column.name in config.gaps]
+    return [column for i, column in enumerate(numeric) if np.isnan(raw[:, i]).any()]
 
 
 def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.scaling import standardise
+from fedlearn.data.schema import Schema
 from fedlearn.errors import DataError
 from fedlearn.fairness import Attribute, take
 from fedlearn.task import TableInput, Task
@@ -48,6 +49,8 @@ class Pool:
     natural_site: NDArray[np.str_] | None = None
     standardise_per_site: bool = False
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    schemas: Mapping[str, Schema] = field(default_factory=dict)
+    """How every natural site would describe its columns, the empty name where there is none."""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class SiteData:
     train: Records
     test: Records
     test_attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    schema: Schema = ()
     notes: tuple[str, ...] = ()
 
 
@@ -192,5 +196,6 @@ def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
         train=Records(features=features["train"], labels=pool.labels[train]),
         test=Records(features=features["test"], labels=pool.labels[test]),
         test_attributes=take(pool.attributes, test),
+        schema=pool.schemas.get(site, pool.schemas.get("", ())),
         notes=tuple(notes),
     )
