@@ -20,7 +20,7 @@ from torch import nn
 from fedlearn import config_problems, models
 from fedlearn.audit import Audit, SlotAudit
 from fedlearn.crypto.settings import Transport
-from fedlearn.data import Partition, Scenario, scaling_of
+from fedlearn.data import Partition, Scenario, scaling_of, scenario_problems
 from fedlearn.data.scaling import reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
@@ -119,7 +119,8 @@ def load(tree: dict[str, Any]) -> RunConfig:
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
-    found = [*privacy_problems(config.privacy), *_scaling_problems(config)]
+    found = [*scenario_problems(config.scenario), *privacy_problems(config.privacy)]
+    found += _scaling_problems(config)
     found += fairness_problems(config.fairness)
     match config.privacy:
         case DistributedPrivacy():

@@ -34,6 +34,17 @@ class FedProx:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FedAvgM:
+    """FedAvg with momentum on the mean update (Hsu, Qi and Brown 2019, section 4.2)."""
+
+    kind: Literal["fedavgm"] = "fedavgm"
+    fraction: Rate
+    min_sites: Count
+    server_learning_rate: Positive
+    server_momentum: Portion
+
+
+@dataclass(frozen=True, kw_only=True)
 class FedAdam:
     """Adam on the mean update (Reddi et al. 2021, algorithm 2)."""
 
@@ -60,5 +71,5 @@ class FedYogi:
     tau: Positive
 
 
-Strategy = FedAvg | FedProx | FedAdam | FedYogi
+Strategy = FedAvg | FedProx | FedAvgM | FedAdam | FedYogi
 """The union of strategies, told apart by `kind`."""

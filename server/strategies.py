@@ -9,10 +9,10 @@ import numpy as np
 from flwr.serverapp import strategy as flower
 
 from fedlearn.flower import WEIGHT
-from fedlearn.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
+from fedlearn.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
 
-MOMENTS = ("m_t", "v_t")
-"""What FedAdam and FedYogi carry from round to round, each a dict of arrays."""
+MOMENTS = ("m_t", "v_t", "momentum_vector")
+"""What FedAdam and FedYogi, and FedAvgM, carry from round to round."""
 
 
 def cohort_size(config: Strategy, sites: int) -> int:
@@ -40,6 +40,12 @@ def make_strategy(config: Strategy) -> flower.FedAvg:
             return flower.FedAvg(**everyone)
         case FedProx():
             return flower.FedProx(**everyone, proximal_mu=config.proximal_mu)
+        case FedAvgM():
+            return flower.FedAvgM(
+                **everyone,
+                server_learning_rate=config.server_learning_rate,
+                server_momentum=config.server_momentum,
+            )
         case FedAdam():
             return flower.FedAdam(**everyone, **_adaptive(config))
         case FedYogi():
@@ -62,7 +68,7 @@ def strategy_state(strategy: flower.FedAvg) -> dict[str, np.ndarray[Any, Any]]:
     return {
         f"{moment}.{name}": array
         for moment in MOMENTS
-        for name, array in (getattr(strategy, moment, None) or {}).items()
+        for name, array in _named(getattr(strategy, moment, None)).items()
     }
 
 
@@ -75,4 +81,14 @@ def restore_strategy(strategy: flower.FedAvg, state: dict[str, np.ndarray[Any, A
             if key.startswith(f"{moment}.")
         }
         if arrays:
-            setattr(strategy, moment, arrays)
+            listed = isinstance(strategy, flower.FedAvgM)
+            setattr(
+                strategy, moment, [arrays[k] for k in sorted(arrays, key=int)] if listed else arrays
+            )
+
+
+def _named(moment: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays by name: FedAvgM keeps a list of them."""
+    if isinstance(moment, list):
+        return {str(i): array for i, array in enumerate(moment)}
+    return moment or {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedlearn.data import archives
+from fedlearn.data import archives, fashion
 from fedlearn.errors import DataError
 
 torch.set_num_threads(1)
@@ -34,3 +34,21 @@ def fetched(name: str) -> Path:
         if "could not download" not in str(error):
             raise
         pytest.skip(f"the {name} archive is neither cached nor to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def fashion_folder() -> Path:
+    """The folder of Fashion-MNIST, where it is installed or in the cache; else a skip."""
+    folder = fashion.usual_folder(archives.default_cache(os.environ))
+    if not (folder / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip(f"Fashion-MNIST is not in {folder}: install dataset-fashion-mnist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blood_cells() -> Path:
+    """The file of blood cells, which lies beside the project where it is developed; else a skip."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd28.npz"
+    if not path.is_file():
+        pytest.skip(f"the blood cells are not in {path}")
+    return path

@@ -7,30 +7,36 @@ Nothing here knows models, privacy or Flower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from fedlearn.data import credit, csv, heart, lending, risk
+from fedlearn.data import credit, csv, fashion, heart, images, lending, medmnist, risk
 from fedlearn.data.archives import ARCHIVES, Archive
 from fedlearn.data.credit import Credit
 from fedlearn.data.csv import Csv
+from fedlearn.data.fashion import Fashion
 from fedlearn.data.heart import Heart
+from fedlearn.data.images import Images
+from fedlearn.data.medmnist import MedMnist, medmnist_problems
 from fedlearn.data.partition import Partition
 from fedlearn.data.pool import Pool, Records, SiteData, deal
 from fedlearn.data.risk import Risk
 from fedlearn.data.scaling import Scaling
 from fedlearn.rng import Streams
 
-Scenario = Heart | Credit | Risk | Csv
+Scenario = Heart | Credit | Risk | Csv | MedMnist | Images | Fashion
 
 __all__ = [
     "DATASETS",
     "Credit",
     "Csv",
     "Dataset",
+    "Fashion",
     "Heart",
+    "Images",
+    "MedMnist",
     "Partition",
     "Pool",
     "Records",
@@ -40,6 +46,7 @@ __all__ = [
     "deal",
     "load_pool",
     "scaling_of",
+    "scenario_problems",
 ]
 
 
@@ -107,6 +114,12 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
             return risk.load(scenario, cache)
         case Csv():
             return csv.load(scenario, streams.get("split"), group_by)
+        case MedMnist():
+            return medmnist.load(scenario, cache, streams.get("groups"))
+        case Images():
+            return images.load(scenario, streams.get("split"))
+        case Fashion():
+            return fashion.load(scenario, cache)
         case _:
             assert_never(scenario)
 
@@ -116,5 +129,13 @@ def scaling_of(scenario: Scenario) -> Scaling | None:
     match scenario:
         case Heart() | Credit() | Risk() | Csv():
             return scenario.scaling
+        case MedMnist() | Images() | Fashion():
+            return None  # a pixel's range is that of its format
         case _:
             assert_never(scenario)
+
+
+def scenario_problems(scenario: Scenario) -> Iterator[str]:
+    """What is wrong with a scenario's config by itself, as `dotted.path: reason` lines."""
+    if isinstance(scenario, MedMnist):
+        yield from medmnist_problems(scenario)

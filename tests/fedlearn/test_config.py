@@ -37,6 +37,8 @@ GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
 UNIONS = sorted(set(GROUPS) - {"experiment", "training"})
 NEEDED = {
     "csv": ["scenario.path=t.csv", "scenario.label=y"],
+    "images": ["scenario.path=pictures"],
+    "medmnist": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
 }
 

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Message
 
 from fedlearn import flower, flower_private
 from fedlearn.rounds import TrainReply
-from fedlearn.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
+from fedlearn.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
 from fedlearn.vector import Vector
 from server.grid import CohortGrid
 from server.strategies import make_strategy, restore_strategy, strategy_state
@@ -18,6 +18,7 @@ from server.strategies import make_strategy, restore_strategy, strategy_state
 CASES: list[Strategy] = [
     FedAvg(fraction=1.0, min_sites=1),
     FedProx(fraction=1.0, min_sites=1, proximal_mu=0.3),
+    FedAvgM(fraction=1.0, min_sites=1, server_learning_rate=0.7, server_momentum=0.9),
     FedAdam(fraction=1.0, min_sites=1, server_learning_rate=0.1, beta_1=0.8, beta_2=0.95, tau=0.01),
     FedYogi(fraction=1.0, min_sites=1, server_learning_rate=0.1, beta_1=0.8, beta_2=0.95, tau=0.01),
 ]
@@ -62,6 +63,9 @@ def formula(config: Strategy) -> Callable[[int, np.ndarray], np.ndarray]:  # typ
         if isinstance(config, (FedAvg, FedProx)):
             return np.asarray(mean)
         delta = mean - model
+        if isinstance(config, FedAvgM):
+            moments[0] = config.server_momentum * moments[0] + delta
+            return np.asarray(model + config.server_learning_rate * moments[0])
         m = config.beta_1 * moments[0] + (1 - config.beta_1) * delta
         rate = config.server_learning_rate
         if isinstance(config, FedAdam):
@@ -103,7 +107,7 @@ def test_strategy__restored_from_its_state_goes_on_bit_for_bit(config: Strategy)
     straight = make_strategy(config)
     after_one, _ = one_round(straight, 1, np.zeros(D, np.float32))
     state = {key: array.copy() for key, array in strategy_state(straight).items()}
-    assert bool(state) == isinstance(config, (FedAdam, FedYogi))
+    assert bool(state) == isinstance(config, (FedAvgM, FedAdam, FedYogi))
     after_two, _ = one_round(straight, 2, after_one)
     resumed = make_strategy(config)
     restore_strategy(resumed, state)
