@@ -122,6 +122,15 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
         "report runs/heart",
     )
     report.add_argument("folder", metavar="DIR")
+    report.add_argument(
+        "--explain",
+        metavar="RECORDS",
+        help="add what the model of the run goes by in single records: `public` for the test "
+        "records of a public data set, or a file of records that may be shown (.csv with the "
+        "columns and units of a table of numbers, or .npz with the array `features`). The report "
+        "then holds these records: explanations of a client's records are a release of data. "
+        "Needs fedlearn[explain]",
+    )
 
 
 def _add_audit(commands: Commands[argparse.ArgumentParser]) -> None:

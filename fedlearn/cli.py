@@ -151,6 +151,10 @@ def _compare(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from server.report.page import write_report
 
+    if options.explain is not None:
+        from simulations.explaining import explain_run
+
+        explain_run(Path(options.folder), options.explain)
     print(write_report(Path(options.folder)))
     return 0
 

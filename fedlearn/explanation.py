@@ -130,7 +130,7 @@ def _by_column(along: Tensor, table: TableInput) -> Tensor:
         return along.sum(2)[:, -table.width :]
     sizes = [1] * table.numeric + list(table.cardinalities)
     if along.ndim == 2 and along.shape[1] == sum(sizes):
-        return torch.stack([part.sum(1) for part in along.split(sizes, dim=1)], dim=1)
+        return torch.stack([part.sum(1) for part in torch.split(along, sizes, dim=1)], dim=1)
     raise ValueError(
         f"the first layer gives {list(along.shape)}; expected one-hot columns, or a token each"
     )
@@ -140,7 +140,7 @@ def _by_column(along: Tensor, table: TableInput) -> Tensor:
 
 
 def _of_tokens(model: nn.Module, text: TextInput, tokens: Tensor, classes: Tensor) -> Found:
-    layers = [
+    layers: list[nn.Module] = [
         layer
         for layer in model.modules()
         if isinstance(layer, nn.Embedding) and layer.num_embeddings == text.vocabulary

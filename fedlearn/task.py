@@ -15,11 +15,13 @@ class TableInput:
 
     The first `numeric` columns are numbers, the rest are category codes
     (whole numbers stored as float32, code `i` of column `j` below
-    `cardinalities[j]`; code 0 is kept for "missing or never seen").
+    `cardinalities[j]`; code 0 is kept for "missing or never seen"). `names`
+    are those of all columns in this order; empty where they have none.
     """
 
     numeric: int
     cardinalities: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,14 @@ from fedlearn.audit.promise import Promise, promise_of
 from fedlearn.audit.settings import MislabelledAudit, SlotAudit, slots_of
 from fedlearn.audit.verdict import judge
 from fedlearn.config import RunConfig, plan_of
+from fedlearn.data.archives import default_cache
 from fedlearn.errors import DataError
 from fedlearn.privacy import DistributedPlan, PrivacyPlan
 from fedlearn.rng import Streams
 from fedlearn.task import Task
 from fedlearn.training.local import predict
 from fedlearn.vector import Vector, load_vector
+from fedlearn.weights import weights_of
 from server.audit import read_seen
 from server.export import read_model
 from server.result import Result
@@ -173,7 +176,9 @@ def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: Result) -> 
 
 def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
     """The model of a run with the trained weights `vector`, mapping records to logits."""
-    learner = models.build(config.model, task, Streams(config.seed), config.training.trained_part)
+    weights = weights_of(config.model, default_cache(os.environ))
+    part = config.training.trained_part
+    learner = models.build(config.model, task, Streams(config.seed), part, weights)
     load_vector(learner.model, vector)
     return learner.whole()
 

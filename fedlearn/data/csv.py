@@ -143,6 +143,11 @@ def _pool(
     shape = TableInput(
         numeric=len(numeric) + len(gaps),
         cardinalities=tuple(len(column.categories) + 1 for column in categorical),
+        names=(
+            *(column.name for column in numeric),
+            *(f"{column.name}_missing" for column in numeric if column.missing),
+            *(column.name for column in categorical),
+        ),
     )
     return Pool(
         name=Path(config.path).stem,

@@ -64,7 +64,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 
 FEATURES = tuple(RANGES)
 
-TASK = Task(input=TableInput(numeric=len(FEATURES)), classes=("healthy", "disease"))
+TASK = Task(input=TableInput(numeric=len(FEATURES), names=FEATURES), classes=("healthy", "disease"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from fedlearn import __version__
 from fedlearn.errors import DataError
+from server.explanations import FILE as EXPLANATIONS
+from server.explanations import read_explanations
 from server.folder import write_atomically
 from server.model_card import Fact
 from server.report.comparison import FILE
@@ -34,12 +36,13 @@ def write_report(folder: Path) -> Path:
     """
     if (folder / "result.json").is_file():
         result = read_result(folder)
-        hashes = _hashes(folder, "result.json", "config.yaml")
-        text = _render("run.html.j2", page=run_page(result, hashes), strip=_strip(folder))
+        hashes = _hashes(folder, "result.json", "config.yaml", EXPLANATIONS)
+        page = run_page(result, hashes, read_explanations(folder))
+        text = _render("run.html.j2", page=page, strip=_strip(folder))
     else:
         runs, missing = read_runs(folder)
-        page = sweep_page(folder.resolve().name, runs, missing, _hashes(folder, FILE))
-        text = _render("sweep.html.j2", page=page, strip=_strip(folder))
+        several = sweep_page(folder.resolve().name, runs, missing, _hashes(folder, FILE))
+        text = _render("sweep.html.j2", page=several, strip=_strip(folder))
     path = folder / NAME
     try:
         write_atomically(path, text.encode())

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES: Final = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
@@ -169,6 +171,33 @@ def intervals(
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
+    return svg(figure, alternative)
+
+
+def bars(labels: Sequence[str], values: Sequence[float], *, label: str, alternative: str) -> Markup:
+    """Bars one below the other, the first on top."""
+    figure, axes = _canvas()
+    figure.set_figheight(0.8 + 0.28 * len(labels))
+    axes.barh(range(len(labels)), values, color=SERIES[0], height=0.7)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(label)
+    return svg(figure, alternative)
+
+
+def picture(
+    values: NDArray[np.float64], weights: NDArray[np.float64], *, title: str, alternative: str
+) -> Markup:
+    """A picture, `float64[height, width]`, and beside it what was looked at in it."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(3.2, 1.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(values, cmap="gray", vmin=0, vmax=1)
+        right.imshow(weights, cmap="magma")
+        for axes in (left, right):
+            axes.set_axis_off()
+        figure.suptitle(title, fontsize=10, color=INK)
     return svg(figure, alternative)
 
 

@@ -9,10 +9,12 @@ from typing import Final
 from markupsafe import Markup
 
 from fedlearn import yaml_file
+from server.explanations import Explanations
 from server.model_card import Fact, ModelCard, model_card, public_settings
 from server.privacy_statement import PrivacyStatement, privacy_statement, rounded_up
 from server.report import plots
 from server.report.comparison import traffic
+from server.report.explained import Reasons, reasons
 from server.report.measured import Measured, measured
 from server.report.run_fairness import Whom, whom
 from server.report.threats import Defence, Threat, limits, threats
@@ -43,6 +45,7 @@ class RunPage:
     epsilon_plot: Markup | None
     measured: Measured | None
     whom: Whom | None
+    reasons: Reasons | None
     cost_plot: Markup | None
     costs: tuple[Fact, ...]
     defence: str
@@ -51,7 +54,9 @@ class RunPage:
     settings: str
 
 
-def run_page(result: Result, hashes: tuple[Fact, ...]) -> RunPage:
+def run_page(
+    result: Result, hashes: tuple[Fact, ...], explanations: Explanations | None = None
+) -> RunPage:
     """The page of a run; `hashes` are those of the files that it was made from."""
     defence = Defence.of(result)
     return RunPage(
@@ -63,6 +68,7 @@ def run_page(result: Result, hashes: tuple[Fact, ...]) -> RunPage:
         epsilon_plot=_epsilon_plot(result),
         measured=measured(result.audit),
         whom=whom(result),
+        reasons=reasons(explanations, result) if explanations else None,
         cost_plot=_cost_plot(result),
         costs=_costs(result),
         defence=defence.name,

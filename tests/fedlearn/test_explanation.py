@@ -10,9 +10,16 @@ from torch.nn import functional
 
 pytest.importorskip("captum", reason="fedlearn[explain] is not installed")
 
-from fedlearn.explanation import explain
+from fedlearn import models
+from fedlearn.config import compose
+from fedlearn.explanation import explain, shape_of
 from fedlearn.models.tabular import OneHot, Tokens
-from fedlearn.task import ImageInput, TableInput, TextInput
+from fedlearn.overrides import CONFIGS
+from fedlearn.rng import Streams
+from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
+
+NEEDED = {"squeezenet": ["model.pretrained=false"]}
+"""What an option needs to be built without a download."""
 
 TABLE = TableInput(numeric=3, cardinalities=(4, 3))
 
@@ -171,3 +178,31 @@ def test_explanation__refuses_records_of_another_shape() -> None:
         explain(model, TableInput(numeric=3), np.zeros((0, 3), np.float32))
     with pytest.raises(ValueError, match="no vectors of its tokens"):
         explain(nn.Linear(6, 2), TEXT, np.zeros((1, 6), np.float32))
+
+
+OPTIONS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+SHAPES: dict[type, Input] = {
+    TableInput: TABLE,
+    ImageInput: ImageInput(channels=1, height=28, width=28),
+    TextInput: TextInput(vocabulary=500, max_length=12),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_explanation__of_every_model_of_the_union(option: str) -> None:
+    config = compose([f"model={option}", *NEEDED.get(option, [])]).model
+    for shape in SHAPES.values():
+        task = Task(input=shape, classes=("a", "b", "c"))
+        if not models.problems(config, task):
+            break
+    learner = models.build(config, task, Streams(0))
+    rng = np.random.default_rng(0)
+    features = rng.random((2, *shape_of(shape)), np.float32)
+    if isinstance(shape, TableInput):
+        features = rows(2)
+    if isinstance(shape, TextInput):
+        features = rng.integers(1, shape.vocabulary, features.shape)
+    found = explain(learner.whole(), shape, features)
+    per_record = (28, 28) if isinstance(shape, ImageInput) else shape_of(shape)
+    assert found.attributions.shape == (2, *per_record)
+    assert np.isfinite(found.attributions).all()
