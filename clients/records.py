@@ -49,7 +49,7 @@ def own_data(site: SiteFile) -> SiteData:
 
 def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
     """All sites of a simulation with their records, in the order of their names."""
-    return records(Choice.of(config))[1]
+    return kept(texts(config)[1])[1]
 
 
 def simulated_task(config: RunConfig) -> Task:
@@ -64,6 +64,22 @@ def read_simulated(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
         DataError: the records cannot be read.
     """
     return read(Choice.of(config))
+
+
+_TEXTS: dict[int, tuple[RunConfig, str, str]] = {}
+
+
+def texts(config: RunConfig) -> tuple[str, str]:
+    """The JSON of `config`, and of the choice that a simulation makes by it.
+
+    Written once: every message to every site of a run asks for both, with the same object.
+    """
+    known = _TEXTS.get(id(config))
+    if known is None or known[0] is not config:
+        if len(_TEXTS) >= 8:
+            _TEXTS.clear()
+        known = _TEXTS[id(config)] = (config, encode(config), encode(Choice.of(config)))
+    return known[1:]
 
 
 @dataclass(frozen=True, kw_only=True)

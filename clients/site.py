@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from clients.encoded import encoded
 from clients.ledger import Budget, Ledger
 from clients.owner import Owner
-from clients.records import Choice, kept, records_digest, simulated_sites
+from clients.records import Choice, kept, records_digest, simulated_sites, texts
 from fedlearn import models
 from fedlearn.audit.settings import MislabelledAudit, slots_of
 from fedlearn.config import (
@@ -148,8 +148,10 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
         DataError: the records cannot be read.
     """
     site = owner.deployed
-    choice = Choice.of(config) if site is None else Choice.own(site, config)
-    data, learner = _open(owner.name, encode(config), encode(choice))
+    run, choice = texts(config)
+    if site is not None:
+        choice = encode(Choice.own(site, config))
+    data, learner = _open(owner.name, run, choice)
     torch.set_num_threads((site and site.machine.threads) or config.engine.threads)
     return Site(owner.name, config, data.task, data.mine, data.sha256, learner, owner)
 
