@@ -10,7 +10,7 @@ import io
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -311,11 +311,18 @@ def read_small_bytes(content: RecordDict, name: str) -> bytes | None:
     return data if isinstance(data, bytes) else None
 
 
-def large_bytes(name: str, data: bytes | memoryview) -> ArrayRecord:
+SMALL: Final = 256 * 1024
+"""Bytes up to which a record of one object is better than an array of three: over a
+network Flower moves every object in a request of its own."""
+
+
+def large_bytes(name: str, data: bytes | memoryview) -> ArrayRecord | ConfigRecord:
     """Bytes that may be as large as a model: Flower moves arrays in chunks.
 
     The array type is our own, so that a strategy that takes it for numbers fails.
     """
+    if len(data) <= SMALL:
+        return ConfigRecord({"bytes": bytes(data)})
     array = Array(dtype="uint8", shape=(len(data),), stype=f"fedlearn.{name}", data=bytes(data))
     return ArrayRecord({name: array})
 
@@ -323,7 +330,9 @@ def large_bytes(name: str, data: bytes | memoryview) -> ArrayRecord:
 def read_large_bytes(content: RecordDict, name: str) -> bytes | None:
     """The bytes of `large_bytes(name, ...)` under the record `name`, or None."""
     record = content.get(name)
-    return record[name].data if isinstance(record, ArrayRecord) else None
+    if isinstance(record, ArrayRecord):
+        return record[name].data
+    return read_small_bytes(content, name)
 
 
 def with_request(message: Message, request: bytes) -> Message:
