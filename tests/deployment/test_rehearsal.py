@@ -1,0 +1,210 @@
+"""Server and sites as processes of their own, over TLS, from enrolment to the last round.
+
+One federation serves all tests of this file, in their order: what a site's ledger
+holds after one run is what the next one finds.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.numpy import load_file
+
+from clients.ledger import verify
+from fedlearn.cli import main
+from fedlearn.privacy.accounting import epsilon
+from fedlearn.privacy.noise import TEST_NOISE
+
+from .processes import QUICK, Stage, children, listening, staged, wait_for
+from .world import HOSPITALS, make_world
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, heart_archive: Path) -> Iterator[Stage]:
+    world = make_world(tmp_path_factory.mktemp("federation"))
+    with staged(world) as running:
+        for name in world.sites:
+            running.site(name)
+        yield running
+
+
+class Capture:
+    """Everything that passes the loopback interface, where the system lets us see it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.allowed = True
+        self._ended = threading.Event()
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            self._socket.bind(("lo", 0))
+            self._socket.settimeout(0.2)
+        except PermissionError:
+            self.allowed = False
+            return
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self.data += self._socket.recv(1 << 16)
+            except TimeoutError:
+                continue
+
+    def end(self) -> bytes:
+        if self.allowed:
+            self._ended.set()
+            self._thread.join()
+            self._socket.close()
+        return bytes(self.data)
+
+
+def result(stage: Stage, name: str) -> dict[str, Any]:
+    path = stage.world.coordinator / "runs" / name / "result.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_rehearsal__gives_bit_for_bit_the_model_of_the_simulation(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = Capture()
+    server = stage.server("rounds=2", "out=runs/first")
+    there = stage.world.coordinator / "runs" / "first" / "result.json"
+    wait_for("a round", there.exists, unless=server)
+    look_from_a_sites_position(stage)
+    assert set(children(server.pid)) == {"superlink", "gateway"}
+    inside = listening(children(server.pid)["superlink"])
+    assert inside == {"0100007F"}, "the SuperLink listens on 127.0.0.1 and nowhere else"
+    assert server.wait(240) == 0
+
+    monkeypatch.setenv(TEST_NOISE, stage.noise)
+    assert main(["simulate", *QUICK, "rounds=2", f"out={tmp_path / 'run'}"]) == 0
+    simulated = json.loads((tmp_path / "run" / "result.json").read_text())
+    deployed = result(stage, "first")
+    assert deployed["model"]["sha256"] == simulated["model"]["sha256"]
+    assert deployed["final"] == simulated["final"]
+    assert deployed["data"]["sites"] == simulated["data"]["sites"]
+    assert deployed["privacy"]["epsilon"] is None, "noise that repeats promises nothing"
+    # A deployed site only commits itself to its records.
+    assert simulated["data"]["sha256"] not in deployed["data"]["sha256"]
+    assert len(deployed["data"]["sha256"].split("+")) == len(HOSPITALS)
+
+    on_the_way = capture.end()
+    if capture.allowed:
+        assert len(on_the_way) > 100_000
+        for tensor in load_file(tmp_path / "run" / "model.safetensors").values():
+            assert tensor.tobytes()[:8] not in on_the_way
+        for word in (b"confusion", b"server-round", b"medical_heart", b"/v1/fleet"):
+            assert word not in on_the_way
+
+
+def look_from_a_sites_position(stage: Stage) -> None:
+    """The fleet's API answers a site; the other two answer nobody, and strangers get no TLS."""
+    name = stage.world.sites[0]
+    folder = stage.world.root / name
+    context = ssl.create_default_context(cafile=folder / "ca.crt")
+    url = f"https://127.0.0.1:{stage.world.port}"
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError, httpx.ConnectError)):
+        httpx.get(f"{url}/health", verify=context)
+    context.load_cert_chain(folder / "keys" / f"{name}.tls")
+    with httpx.Client(verify=context, base_url=url) as site:
+        assert site.get("/health").status_code == 200
+        unsigned = site.post("/v1/fleet/pull-messages")
+        assert 400 <= unsigned.status_code < 500
+        assert unsigned.status_code != 404
+        for path in ("control/start-run", "control/list-nodes", "runtime/acquire-task"):
+            assert site.post(f"/v1/{path}").status_code == 404
+        assert site.get("/docs").status_code == 404
+
+
+def test_rehearsal__survives_a_killed_site_and_a_killed_server(stage: Stage) -> None:
+    """A site is killed and returns; the server is killed and the same command goes on."""
+    folder = stage.world.coordinator / "runs" / "second"
+    rounds = folder / "metrics.jsonl"
+    options = ("rounds=4", "out=runs/second", "reply_timeout=60.0")
+    server = stage.server(*options)
+    wait_for("the first round", rounds.exists, unless=server)
+    killed = stage.sites["hungary"]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    stage.site("hungary")
+    wait_for("the second", lambda: rounds.read_text().count("\n") >= 2, unless=server)
+    programs = children(server.pid)
+    server.kill()
+    server.wait()
+
+    again = stage.server(*options)
+    wait_for("the ports", lambda: not any(map(alive, programs.values())), unless=again)
+    code = again.wait(240)
+    found = result(stage, "second")
+    # A round that was cut off is paid for, and ends the run one round early.
+    assert code == {"finished": 0, "stopped_budget": 3}[found["status"]]
+    assert [one["round"] for one in found["rounds"]] == list(range(1, len(found["rounds"]) + 1))
+    assert len(found["rounds"]) >= 3
+    check_ledgers(stage, found)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def check_ledgers(stage: Stage, found: dict[str, Any]) -> None:
+    """No site has spent more on a run than it promised; nothing is pending but the last."""
+    promised = 4.0
+    for name in stage.world.sites:
+        report = verify(stage.world.ledger(name))
+        assert found["run_id"] in report.by_run, name
+        for events in report.by_run.values():
+            assert epsilon(events, 1e-5) <= promised * (1 + 1e-6), name
+        assert not report.torn
+
+
+def test_rehearsal__goes_on_without_a_site_that_was_taken_off_the_roster(stage: Stage) -> None:
+    names = [name for name in HOSPITALS if name != "switzerland"]
+    stage.world.sign(names)
+    before = stage.world.ledger("switzerland").read_bytes()
+    server = stage.server("rounds=1", "out=runs/third", "privacy.epsilon=1.0")
+    wait_for(
+        "its refusal",
+        lambda: "does not accept this site's certificate" in stage.log("switzerland"),
+        unless=server,
+    )
+    assert server.wait(240) == 0
+    assert sorted(result(stage, "third")["data"]["sites"]) == names
+    assert stage.world.ledger("switzerland").read_bytes() == before
+
+
+def test_rehearsal__tells_the_coordinator_why_a_site_refuses(stage: Stage) -> None:
+    server = stage.server("rounds=1", "out=runs/fourth", "secagg=off")
+    assert server.wait(240) == 3
+    said = (stage.world.coordinator / "server.log").read_text()
+    for name in HOSPITALS:
+        if name != "switzerland":
+            assert f"site {name}: " in said
+    assert "require_secagg" in said
+    assert not (stage.world.coordinator / "runs" / "fourth").exists()
+
+
+def test_rehearsal__leaves_no_run_state_but_the_last(stage: Stage) -> None:
+    for name in HOSPITALS:
+        states = list((stage.world.root / name / "state" / "runtime").glob("run-*"))
+        assert len(states) <= 1
+        assert all(path.stat().st_mode & 0o77 == 0 for path in states)

@@ -1,0 +1,100 @@
+"""A federation on disk, made with the commands that a coordinator and its sites would type."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlearn.cli import main
+from fedlearn.crypto.identity import Identity
+
+HOSPITALS = ("cleveland", "hungary", "switzerland", "va_long_beach")
+
+SITE = """\
+name: {name}
+data: {{kind: heart}}
+keys: keys/{name}
+roster: roster.json
+ledger: state/ledger.jsonl
+policy:
+  epsilon_total: {budget}
+  min_cohort: 3
+  require_transport: sealed
+  require_secagg: masked
+server: {{address: "127.0.0.1:{port}", authority: ca.crt}}
+"""
+
+SERVER = """\
+listen: "127.0.0.1:{port}"
+keys: keys/coordinator
+roster: roster.json
+introductions: keys
+tls: keys/server.tls
+wait_seconds: {wait}
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """`root/coordinator` and `root/NAME` for every site, each with its own files only."""
+
+    root: Path
+    port: int
+    sites: tuple[str, ...] = HOSPITALS
+
+    @property
+    def coordinator(self) -> Path:
+        return self.root / "coordinator"
+
+    @property
+    def server_file(self) -> Path:
+        return self.coordinator / "server.yaml"
+
+    def site_file(self, name: str) -> Path:
+        return self.root / name / "site.yaml"
+
+    def ledger(self, name: str) -> Path:
+        return self.root / name / "state" / "ledger.jsonl"
+
+    def sign(self, sites: Sequence[str]) -> None:
+        """A roster of these sites, at the coordinator and at every one of them."""
+        keys, roster = self.coordinator / "keys", self.coordinator / "roster.json"
+        roster.unlink(missing_ok=True)
+        introductions = [str(keys / f"{name}.pub") for name in sites]
+        signed = ["--by", str(keys / "coordinator"), "--federation", "heart", "--to", str(roster)]
+        command(["keys", "roster", "sign", *introductions, *signed])
+        for name in sites:
+            shutil.copy(roster, self.root / name / "roster.json")
+
+
+def make_world(root: Path, sites: tuple[str, ...] = HOSPITALS, wait: float = 120.0) -> World:
+    """Keys, certificates, roster, pins, and the two kinds of files."""
+    world = World(root, free_port(), sites)
+    keys = world.coordinator / "keys"
+    command(["keys", "new", "coordinator", "--role", "server", "--folder", str(keys)])
+    command(["keys", "certificate", "localhost", "127.0.0.1", "--folder", str(keys)])
+    for name in sites:
+        command(["keys", "new", name, "--folder", str(root / name / "keys")])
+        shutil.copy(root / name / "keys" / f"{name}.pub", keys)
+        shutil.copy(keys / "ca.crt", root / name)
+    world.sign(sites)
+    fingerprint = Identity.load(keys / "coordinator").fingerprint
+    for name in sites:
+        command(["keys", "roster", "pin", str(root / name / "roster.json"), fingerprint])
+        text = SITE.format(name=name, port=world.port, budget=20.0)
+        world.site_file(name).write_text(text)
+    world.server_file.write_text(SERVER.format(port=world.port, wait=wait))
+    return world
+
+
+def command(arguments: Sequence[str]) -> None:
+    assert main(arguments) == 0, arguments
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
