@@ -86,7 +86,7 @@ def test_federation__warns_of_sites_whose_certificate_has_expired(world: World) 
     later = NOW + timedelta(days=826)
     assert any("server.tls: its certificate expired" in line for line in problems(world, now=later))
     file = serverfile.load(world.server_file)
-    early = serverfile.federation(file, NOW - timedelta(minutes=9))
+    early = serverfile.federation(file, datetime.now(UTC) - timedelta(minutes=9))
     assert early.warnings == ()
 
 

@@ -44,7 +44,8 @@ def test_csv__makes_features_labels_and_sites(tmp_path: Path) -> None:
     pool = read(tmp_path, scaling=Ranges(columns={"age": (20, 90), "dose": (0, 10)}))
     assert pool.name == "my"
     assert pool.task.classes == ("no", "yes")
-    assert pool.task.input == TableInput(numeric=4, cardinalities=(4,))
+    names = ("age", "dose", "age_missing", "dose_missing", "colour")
+    assert pool.task.input == TableInput(numeric=4, cardinalities=(4,), names=names)
     expected = [  # age, dose, age_missing, dose_missing, colour: blue 1, green 2, red 3
         [-1, -0.7, 0, 0, 3],
         [1, 0, 0, 1, 1],
@@ -90,7 +91,8 @@ def test_csv__roles_can_be_overridden(tmp_path: Path) -> None:
         site="",
     )
     assert pool.natural_site is None
-    assert pool.task.input == TableInput(numeric=2, cardinalities=(3, 3))
+    names = ("age", "age_missing", "colour", "hospital")
+    assert pool.task.input == TableInput(numeric=2, cardinalities=(3, 3), names=names)
     np.testing.assert_array_equal(pool.features[:, 2], [1, 2, 0, 1, 0, 1])
     assert any("1 values that are not among its categories" in note for note in pool.notes)
 

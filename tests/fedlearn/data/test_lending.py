@@ -86,8 +86,9 @@ def test_credit__categories_are_known_and_say_what_the_table_says(
     codes = credit_pool.features[:, first:].astype(int)
     assert codes.min() >= 1  # nothing is taken for missing
     sizes = tuple(len(known) + 1 for known in credit.CATEGORIES.values())
-    assert credit_pool.task.input == TableInput(numeric=first, cardinalities=sizes)
     known = list(credit.CATEGORIES)
+    names = (*credit.RANGES, *known)
+    assert credit_pool.task.input == TableInput(numeric=first, cardinalities=sizes, names=names)
     marital = np.array(credit.CATEGORIES["marital_status"])[codes[:, 0] - 1]
     np.testing.assert_array_equal(marital, whole["MARITAL_STATUS"])
     bands = codes[:, known.index("age_band")]
