@@ -22,7 +22,7 @@ from clients.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
 from fedlearn import models
-from fedlearn.audit.settings import MislabelledAudit, slots_of
+from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import (
     RunConfig,
     decode,
@@ -148,6 +148,9 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
         DataError: the records cannot be read.
     """
     site = owner.deployed
+    if site is not None and not isinstance(config.audit, NoAudit):
+        kind = config.audit.kind
+        raise ConfigError([f"audit={kind}: canaries are for simulations only; set audit=none"])
     run, choice = texts(config)
     if site is not None:
         choice = encode(Choice.own(site, config))

@@ -10,8 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
-from scipy.stats import binom, rankdata
+from scipy.special import gammaln, logsumexp, xlog1py, xlogy
 
 _LEAST: Final = -700.0
 """Numbers of steps of less log probability than this are left out."""
@@ -25,7 +24,8 @@ def log_likelihood_ratio(
     `noise` > 0 is the standard deviation of the noise of all steps together.
     """
     counts = np.arange(steps + 1)
-    chances = binom.logpmf(counts, steps, rate)
+    ways = gammaln(steps + 1) - gammaln(counts + 1) - gammaln(steps - counts + 1)
+    chances = ways + xlogy(counts, rate) + xlog1py(steps - counts, -rate)
     counts, chances = counts[chances > _LEAST], chances[chances > _LEAST]
     gain = (2 * np.outer(counts, signals) - np.square(counts)[:, None]) / (2 * noise**2)
     return np.asarray(logsumexp(chances[:, None] + gain, axis=0))
@@ -33,8 +33,8 @@ def log_likelihood_ratio(
 
 def area_under_curve(scores: NDArray[np.float64], inside: NDArray[np.bool_]) -> float | None:
     """The chance that a canary inside scores above one outside, ties half; None without both."""
-    many, others = int(inside.sum()), int((~inside).sum())
-    if not many or not others:
+    outside, own = np.sort(scores[~inside]), scores[inside]
+    if not len(outside) or not len(own):
         return None
-    above = float(rankdata(scores)[inside].sum()) - many * (many + 1) / 2
-    return above / (many * others)
+    sides = [np.searchsorted(outside, own, side=side) for side in ("left", "right")]
+    return float(np.mean(sides) / len(outside))

@@ -8,11 +8,19 @@ ever larger than a binomial variable with success chance e^epsilon / (1 + e^epsi
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import expit
-from scipy.stats import binom
+from scipy.special import betainc, expit
+
+
+def at_least(successes: NDArray[np.int64], trials: int, chance: float) -> NDArray[np.float64]:
+    """The chance of so many `successes` or more in `trials`, each with this `chance`."""
+    # The regularised incomplete beta function, without the wrapping of scipy.stats.
+    found = betainc(np.maximum(successes, 1), trials - successes + 1, chance)
+    return np.where(successes > 0, found, 1.0)
 
 
 def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
@@ -25,13 +33,14 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
     if correct == 0:
         return 1.0
     chance = expit(epsilon)
-    at_least = float(binom.sf(correct - 1, guesses, chance))
+    tails = at_least(np.arange(correct + 1), guesses, chance)
     fewer = np.arange(1, correct + 1)
-    just_missed = binom.sf(correct - fewer - 1, guesses, chance) - at_least
+    just_missed = tails[correct - fewer] - tails[correct]
     slack = 2 * canaries * delta * float(np.max(just_missed / fewer))
-    return min(1.0, at_least + max(0.0, slack))
+    return min(1.0, float(tails[correct]) + max(0.0, slack))
 
 
+@lru_cache(maxsize=1024)  # ceilings are the same for every seat
 def lower_bound(canaries: int, guesses: int, correct: int, delta: float, alpha: float) -> float:
     """The largest epsilon that `correct` right guesses refute at confidence `1 - alpha`."""
 
@@ -43,7 +52,7 @@ def lower_bound(canaries: int, guesses: int, correct: int, delta: float, alpha: 
     high = 1.0
     while doubt(high) < 0:
         high *= 2
-    return float(brentq(doubt, 0.0, high, xtol=1e-9))
+    return float(brentq(doubt, 0.0, high, xtol=1e-7))
 
 
 def without_delta(canaries: int, alpha: float) -> float:

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from scipy.stats import binom
-
 from fedlearn.audit import one_run
 from fedlearn.audit.findings import VerdictText
 from fedlearn.audit.game import Game, guess_counts
@@ -46,8 +44,8 @@ def judge(game: Game, promise: Promise | None, *, independent: bool) -> Verdict:
 
 def _independent(game: Game, promise: Promise) -> float:
     """All canaries are guessed, and each guess is right by a coin of its own."""
-    right = int(game.correct()[-1])
-    return float(binom.sf(right - 1, game.canaries, (1 + promise.advantage) / 2))
+    right = game.correct()[-1:]
+    return float(one_run.at_least(right, game.canaries, (1 + promise.advantage) / 2)[0])
 
 
 def _any(game: Game, promise: Promise) -> float:
