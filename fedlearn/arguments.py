@@ -144,8 +144,10 @@ def _add_audit(commands: Commands[argparse.ArgumentParser]) -> None:
         "words",
         nargs="+",
         metavar="DIR | key=value | demo=NAME",
-        help="the folder of a run; or what to run and measure, as Hydra overrides; or a "
-        "demonstration and its own key=value",
+        help="the folder of a run, refused if its model, data or config have changed; or what to "
+        "run and measure, as Hydra overrides (audit=slots unless said otherwise); or a "
+        "demonstration and its own key=value. references=N (default 4, from 8 with LiRA) trains "
+        "so many models for membership inference",
     )
 
 
