@@ -13,6 +13,7 @@ from server.explanations import Explanations
 from server.model_card import Fact, ModelCard, model_card, public_settings
 from server.privacy_statement import PrivacyStatement, privacy_statement, rounded_up
 from server.report import plots
+from server.report.checklist import MAP, Asked, Check, checklist
 from server.report.comparison import traffic
 from server.report.explained import Reasons, reasons
 from server.report.measured import Measured, measured
@@ -51,6 +52,8 @@ class RunPage:
     defence: str
     threats: tuple[Threat, ...]
     limits: tuple[str, ...]
+    checks: tuple[Check, ...]
+    asked: tuple[Asked, ...]
     settings: str
 
 
@@ -74,6 +77,8 @@ def run_page(
         defence=defence.name,
         threats=threats(defence),
         limits=limits(result),
+        checks=checklist(result),
+        asked=MAP,
         settings=yaml_file.dump(public_settings(result.config)),
     )
 
