@@ -102,7 +102,7 @@ def _mechanism(result: Result) -> Iterator[Check]:
     yield Check(
         question="A measurement does not contradict the promise",
         state=state,
-        why="`fedlearn audit` measures it." if found is None else verdict_line(found),
+        why="The command fedlearn audit measures it." if found is None else verdict_line(found),
     )
 
 
@@ -126,7 +126,7 @@ def _beside(result: Result) -> Iterator[Check]:
     yield Check(
         question="Other runs on the same records are counted in",
         state="not checked",
-        why="This page is about one run. `fedlearn ledger show` at each site adds up its runs.",
+        why="This page is about one run; at each site, fedlearn ledger show adds up all of its runs.",
     )
 
 
