@@ -126,7 +126,7 @@ def _beside(result: Result) -> Iterator[Check]:
     yield Check(
         question="Other runs on the same records are counted in",
         state="not checked",
-        why="This page is about one run; at each site, fedlearn ledger show adds up all of its runs.",
+        why="This page is about one run; fedlearn ledger show adds up all that a site has made.",
     )
 
 
