@@ -274,6 +274,13 @@ def _transport_reason(error: httpx.TransportError) -> tuple[str, bool]:
     for sign, reason in _TLS_REASONS.items():
         if sign in text:
             return reason, True
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        # In TLS 1.3 a client learns of its refusal after its handshake, or not at all.
+        return (
+            "the coordinator closes the connection; if that goes on, it does not accept this "
+            "site's certificate: taken off the roster, or expired",
+            False,
+        )
     return f"no connection to the coordinator ({text or type(error).__name__})", False
 
 

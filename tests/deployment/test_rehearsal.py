@@ -184,7 +184,7 @@ def test_rehearsal__goes_on_without_a_site_that_was_taken_off_the_roster(stage: 
     server = stage.server("rounds=1", "out=runs/third", "privacy.epsilon=1.0")
     wait_for(
         "its refusal",
-        lambda: "does not accept this site's certificate" in stage.log("switzerland"),
+        lambda: "it does not accept this site's certificate" in stage.log("switzerland"),
         unless=server,
     )
     assert server.wait(240) == 0

@@ -1,0 +1,205 @@
+"""What a deployment adds to a round: four sites over TLS, node keys, gateway and SuperLink.
+
+Server and sites run as processes of their own on this machine; the same config then runs
+as a simulation in one process. Seconds are medians over the rounds after the first, in
+which every site loads its data and libraries. CPU seconds are of whole processes, from
+/proc, over the same rounds: on a busy machine they say more than the clock.
+
+    python benchmarks/deployment.py [--rounds 6] [--secagg masked] [--width 990] [--json PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SITES = ("cleveland", "hungary", "switzerland", "va_long_beach")
+PROJECT = Path(__file__).resolve().parents[1]
+SITE = """\
+name: {name}
+data: {{kind: heart}}
+keys: keys/{name}
+roster: roster.json
+ledger: state/ledger.jsonl
+policy: {{unit: none}}
+server: {{address: "127.0.0.1:{port}", authority: ../coordinator/keys/ca.crt}}
+"""
+SERVER = """\
+listen: "127.0.0.1:{port}"
+keys: keys/coordinator
+roster: roster.json
+introductions: keys
+tls: keys/server.tls
+wait_seconds: 300.0
+"""
+
+
+def fedlearn(folder: Path, *arguments: str) -> str:
+    """Run a command to its end; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedlearn", *arguments],
+        cwd=folder, env=environment(), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """That of this process, with the project on the path and one thread each."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+
+
+def enrol(root: Path) -> None:
+    """Keys, certificates, roster and files, by the commands of docs/deployment.md."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    coordinator = root / "coordinator"
+    keys = coordinator / "keys"
+    keys.mkdir(parents=True)
+    fedlearn(coordinator, "keys", "new", "coordinator", "--role", "server")
+    fedlearn(coordinator, "keys", "certificate", "127.0.0.1")
+    for name in SITES:
+        (root / name).mkdir()
+        fedlearn(root / name, "keys", "new", name)
+        (keys / f"{name}.pub").write_bytes((root / name / "keys" / f"{name}.pub").read_bytes())
+        (root / name / "site.yaml").write_text(SITE.format(name=name, port=port))
+    public = [f"keys/{name}.pub" for name in SITES]
+    signing = ("--by", "keys/coordinator", "--federation", "bench")
+    said = fedlearn(coordinator, "keys", "roster", "sign", *public, *signing)
+    (coordinator / "server.yaml").write_text(SERVER.format(port=port))
+    pin = re.findall(r"(?:[0-9a-f]{4}-){7}[0-9a-f]{4}", said)[-1]
+    for name in SITES:
+        (root / name / "roster.json").write_bytes((coordinator / "roster.json").read_bytes())
+        fedlearn(root / name, "keys", "roster", "pin", "roster.json", pin)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a process that writes its output to a file."""
+    with (folder / "output.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedlearn", *arguments],
+            cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+
+
+def cpu(pid: int) -> float:
+    """CPU seconds that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """The most memory that a process has held, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+
+def programs(server: int) -> dict[str, int]:
+    """The server's own process and its children, by what they are."""
+    found = {"coordinator": server}
+    for task in Path(f"/proc/{server}/task").glob("*/children"):
+        for child in task.read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            if b"server.child" in words:
+                found[words[words.index(b"server.child") + 1].decode()] = int(child)
+    return found
+
+
+def rounds_in(folder: Path) -> list[dict[str, Any]]:
+    """The rounds that a run has finished so far."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1:]]
+
+
+def deploy(root: Path, overrides: Sequence[str], rounds: int) -> dict[str, Any]:
+    """One run over real processes, and what it cost."""
+    out = root / "coordinator" / "run"
+    sites = {name: start(root / name, "client", "site.yaml") for name in SITES}
+    server = start(root / "coordinator", "server", "server.yaml", *overrides, "out=run")
+    try:
+        before = _after(out, 1, server)
+        who = programs(server.pid) | {"site": sites[SITES[0]].pid}
+        first = {name: cpu(pid) for name, pid in who.items()}
+        finished = _after(out, rounds, server)
+        used = {name: cpu(pid) - first[name] for name, pid in who.items()}
+        peak = {name: memory(pid) for name, pid in who.items()}
+        if server.wait(120):
+            raise SystemExit((root / "coordinator" / "output.log").read_text())
+    finally:
+        for process in (*sites.values(), server):
+            process.terminate()
+            process.wait()
+    later = finished[len(before) :]
+    count = len(later)
+    return {
+        "seconds": statistics.median(one["seconds"] for one in later),
+        "bytes": later[-1]["bytes"],
+        "cpu_per_round": {name: seconds / count for name, seconds in used.items()},
+        "memory_mb": peak,
+        "site_seconds": site_seconds(root / SITES[0] / "output.log"),
+    }
+
+
+def _after(out: Path, number: int, server: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    while len(found := rounds_in(out)) < number:
+        if server.poll() is not None:
+            raise SystemExit(f"the server ended with {server.returncode}; see {out.parent}")
+        time.sleep(0.02)
+    return found
+
+
+def site_seconds(log: Path) -> dict[str, float]:
+    """How long a site's app took per kind of message: training, masks, sealing, disk."""
+    by_kind: dict[str, list[float]] = {}
+    for line in log.read_text().splitlines():
+        entry = json.loads(line)
+        if entry["event"] == "answered":
+            by_kind.setdefault(entry["message"], []).append(entry["seconds"])
+    return {kind: statistics.median(all_[1:] or all_) for kind, all_ in by_kind.items()}
+
+
+def simulate(root: Path, overrides: Sequence[str]) -> float:
+    """Seconds per round of the same run in one process."""
+    fedlearn(root, "simulate", *overrides, "out=simulated")
+    return statistics.median(one["seconds"] for one in rounds_in(root / "simulated")[1:])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--secagg", default="masked", choices=("masked", "off"))
+    parser.add_argument("--width", type=int, default=990, help="990 gives a million parameters")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    overrides = [
+        "experiment=medical_heart", "privacy=none", f"rounds={options.rounds}",
+        "model.architecture=mlp", f"model.width={options.width}", "model.depth=2",
+        f"secagg={options.secagg}", f"evaluate_every={options.rounds}",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="fedlearn-bench-") as folder:
+        enrol(Path(folder))
+        found = deploy(Path(folder), overrides, options.rounds)
+        found["simulated_seconds"] = simulate(Path(folder), overrides)
+    found |= {"overrides": overrides, "load": os.getloadavg(), "cores": os.cpu_count()}
+    text = json.dumps(found, indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
