@@ -45,7 +45,8 @@ class MedMnist:
     groups: str = ""
     """What the array of groups is called after `train_`: `groups`; empty: there is none."""
     num_sites: Natural = 0
-    """Natural sites that the groups are put together to; 0: every group is a site."""
+    """Natural sites, to which whole groups are dealt, or single pictures where there are no
+    groups; 0: every group is a site."""
     test: Literal["test", "val"] = "test"
     """What is tested on. Choose settings on `val`; neither is ever trained on."""
     max_gigabytes: Positive = 4.0
@@ -63,8 +64,6 @@ def medmnist_problems(config: MedMnist) -> Iterator[str]:
         yield f"scenario.name={config.name}: must be one of {', '.join(SETS)}"
     if config.classes and config.name:
         yield "scenario.classes: a known set has its own"
-    if config.num_sites and not config.groups:
-        yield "scenario.num_sites: needs scenario.groups; without groups choose a partition"
 
 
 def load(config: MedMnist, cache: Path, rng: np.random.Generator) -> Pool:
@@ -127,9 +126,7 @@ def _pool(
         features=np.concatenate(pictures),
         labels=together,
         is_train=is_train,
-        natural_site=None
-        if groups is None
-        else sites_of_groups(groups, is_train, config.num_sites, rng),
+        natural_site=_sites(config, groups, is_train, rng),
         notes=tuple(_notes(path, groups, is_train)),
     )
 
@@ -190,6 +187,18 @@ def _groups(
                 f"{path}: {name} must hold one whole number for each of {count} pictures"
             )
     return np.concatenate(found).astype(np.int64)
+
+
+def _sites(
+    config: MedMnist,
+    groups: NDArray[np.int64] | None,
+    is_train: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> NDArray[np.str_] | None:
+    if groups is None and not config.num_sites:
+        return None
+    together = np.arange(len(is_train)) if groups is None else groups
+    return sites_of_groups(together, is_train, config.num_sites, rng)
 
 
 def _notes(

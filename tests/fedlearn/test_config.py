@@ -39,6 +39,7 @@ NEEDED = {
     "csv": ["scenario.path=t.csv", "scenario.label=y"],
     "images": ["scenario.path=pictures"],
     "medmnist": ["scenario.path=t.npz"],
+    "medical_imaging": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
 }
 
@@ -100,9 +101,10 @@ def test_configs__the_tree_has_the_keys_of_the_run_config() -> None:
 
 @pytest.mark.parametrize("option", options("experiment"))
 def test_configs__an_experiment_is_private_by_default_and_can_be_plain(option: str) -> None:
-    private = compose([f"experiment={option}"])
+    chosen = [f"experiment={option}", *NEEDED.get(option, [])]
+    private = compose(chosen)
     assert plan_of(private, sites=3, dimension=10) is not None
-    assert plan_of(compose([f"experiment={option}", "privacy=none"])) is None
+    assert plan_of(compose([*chosen, "privacy=none"])) is None
 
 
 # --- Round trips ----------------------------------------------------------------

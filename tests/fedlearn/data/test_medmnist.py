@@ -89,6 +89,12 @@ def test_medmnist__has_sites_only_where_groups_are_named(tmp_path: Path) -> None
     assert [len(site.test) for site in sites.values()] == [3, 3]
 
 
+def test_medmnist__deals_single_pictures_where_there_are_no_groups(tmp_path: Path) -> None:
+    pool = load(write(tmp_path), num_sites=3)
+    sites = deal(pool, assign(Natural(), pool, rng()))
+    assert [(len(site.train), len(site.test)) for site in sites.values()] == [(4, 2)] * 3
+
+
 def test_groups__stay_together_at_sites_of_like_size() -> None:
     made = np.random.default_rng(1)
     groups = made.integers(0, 60, 500)
@@ -177,7 +183,6 @@ def test_medmnist__refuses_what_is_too_large_before_it_is_unpacked(tmp_path: Pat
         ({"name": "bloodmnist", "path": "x.npz"}, "scenario.path: name a file"),
         ({"name": "bloodmist"}, "scenario.name=bloodmist: must be one of bloodmnist, "),
         ({"name": "bloodmnist", "classes": ("a",)}, "scenario.classes: a known set has its own"),
-        ({"path": "x.npz", "num_sites": 3}, "scenario.num_sites: needs scenario.groups"),
     ],
 )
 def test_medmnist__refuses_settings_that_contradict_each_other(
