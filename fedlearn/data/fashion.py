@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fedlearn.data.pixels import as_records
 from fedlearn.data.pool import Pool
 from fedlearn.errors import DataError
+from fedlearn.settings import Natural
 from fedlearn.task import ImageInput, Task
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -50,6 +51,8 @@ class Fashion:
     """The folder of the four files; empty: that of the system's package, or of the cache."""
     test: Literal["test", "val"] = "test"
     """`val`: the last 10,000 training pictures are tested on, and not trained on."""
+    limit: Natural = 0
+    """For a quick try: the first so many pictures of either part; 0: all."""
 
 
 def load(config: Fashion, cache: Path) -> Pool:
@@ -65,12 +68,18 @@ def load(config: Fashion, cache: Path) -> Pool:
         test_images, test_labels = _read(folder, "t10k")
         images = np.concatenate([images, test_images])
         labels = np.concatenate([labels, test_labels])
+    is_train = np.arange(len(labels)) < len(labels) - VALIDATION
+    if config.limit:
+        rows = np.concatenate(
+            [np.flatnonzero(part)[: config.limit] for part in (is_train, ~is_train)]
+        )
+        images, labels, is_train = images[rows], labels[rows], is_train[rows]
     return Pool(
         name="fashion",
         task=Task(input=ImageInput(channels=1, height=28, width=28), classes=CLASSES),
         features=as_records(images),
         labels=labels.astype(np.int64),
-        is_train=np.arange(len(labels)) < len(labels) - VALIDATION,
+        is_train=is_train,
     )
 
 

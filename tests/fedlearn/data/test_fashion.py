@@ -22,6 +22,9 @@ def test_fashion__has_the_published_split(fashion_folder: Path) -> None:
     held = fashion.load(Fashion(path=fashion_folder, test="val"), fashion_folder)
     assert (len(held), held.is_train.sum()) == (60_000, 50_000)
     np.testing.assert_array_equal(held.features, pool.features[:60_000])
+    few = fashion.load(Fashion(path=str(fashion_folder), limit=7), fashion_folder)
+    np.testing.assert_array_equal(few.features[7:], pool.features[60_000:60_007])
+    assert few.is_train.tolist() == [True] * 7 + [False] * 7
     assert (pool.features.min(), pool.features.max()) == (0.0, 1.0)
 
 

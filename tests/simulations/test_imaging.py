@@ -1,0 +1,101 @@
+"""The experiments on pictures, one round each on their real data, and what they promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedlearn.config import compose
+from server.run import Silent
+from server.stop import Stop
+from simulations.run import simulate
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of the tests are kept nowhere; archives are linked from the user's cache."""
+    import os
+
+    from fedlearn.data.archives import default_cache
+
+    archives = default_cache(os.environ) / "archives"
+    (tmp_path / "cache").mkdir()
+    if archives.is_dir():
+        (tmp_path / "cache" / "archives").symlink_to(archives)
+    monkeypatch.setenv("FEDLEARN_CACHE", str(tmp_path / "cache"))
+
+
+def run(out: Path, *overrides: str) -> dict[str, Any]:
+    simulate(compose([*overrides, f"out={out}"]), Silent(), Stop())
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    assert result["status"] == "finished"
+    return result
+
+
+@pytest.mark.slow
+def test_medical_imaging__runs_a_round_on_blood_cells(blood_cells: Path, tmp_path: Path) -> None:
+    result = run(
+        tmp_path / "run", "experiment=medical_imaging", f"scenario.path={blood_cells}",
+        "scenario.groups=groups", "model.resolution=56", "rounds=1",
+    )  # fmt: skip
+    sites = result["data"]["sites"].values()
+    assert sum(site["train"] for site in sites) == 3387
+    assert sum(site["test"] for site in sites) == 967
+    assert result["privacy"]["delta"] < 1 / 3387
+    # The head alone is trained, sent and noised: 256 features and a bias for each of 3 classes.
+    assert result["model"]["trainable"] == 3 * (256 + 1)
+    assert result["model"]["parameters"] > 100_000
+    assert result["final"]["evaluate"]["loss"] < np.log(3)
+
+
+@pytest.mark.slow
+def test_benchmark_fashion__runs_a_round_on_some_of_its_pictures(
+    fashion_folder: Path, tmp_path: Path
+) -> None:
+    result = run(
+        tmp_path / "run", "experiment=benchmark_fashion", f"scenario.path={fashion_folder}",
+        "scenario.limit=600", "training.nominal_records=120", "training.sample_rate=1.0",
+        "privacy=none", "rounds=3",
+    )  # fmt: skip
+    assert len(result["data"]["sites"]) == 5
+    assert result["model"]["trainable"] == result["model"]["parameters"] == 10 * (81 * 49 + 1)
+    assert result["final"]["evaluate"]["accuracy"] > 0.4  # ten classes alike: by chance .1
+
+
+def test_benchmark_fashion__promises_less_than_one_in_the_number_of_records() -> None:
+    config = compose(["experiment=benchmark_fashion"])
+    assert config.privacy.kind == "distributed"
+    assert config.privacy.delta < 1 / 60_000
+
+
+@pytest.mark.parametrize("privacy", ["none", "record", "distributed"])
+def test_experiment__is_chosen_with_every_kind_of_privacy(privacy: str) -> None:
+    for experiment in ("medical_imaging", "benchmark_fashion"):
+        config = compose([f"experiment={experiment}", "scenario.path=x", f"privacy={privacy}"])
+        assert config.privacy.kind == privacy
+
+
+def test_simulate__learns_from_a_folder_of_pictures(tmp_path: Path) -> None:
+    """One's own pictures, of mixed sizes, with one command and a network from scratch."""
+    made = np.random.default_rng(0)
+    for site in ("north", "south"):
+        for label, level in (("dark", 60), ("light", 190)):
+            folder = tmp_path / "pictures" / site / label
+            folder.mkdir(parents=True)
+            for i in range(12):
+                sides = tuple(made.integers(10, 20, 2))
+                pixels = made.normal(level, 20, sides).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    result = run(
+        tmp_path / "run", "scenario=images", f"scenario.path={tmp_path / 'pictures'}",
+        "scenario.sites=true", "scenario.size=12", "scenario.colour=grey", "model=cnn",
+        "model.width=4", "model.depth=2", "privacy=none", "secagg=off", "transport=plain",
+        "tuned.learning_rate.none=0.2", "training.local_steps=3", "rounds=6",
+    )  # fmt: skip
+    assert sorted(result["data"]["sites"]) == ["north", "south"]
+    assert result["final"]["evaluate"]["accuracy"] > 0.9
