@@ -13,6 +13,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +27,7 @@ from fedlearn.data import Records
 Encoded = NDArray[np.float32]
 
 _BATCH = 256
+_weights_seen: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 _in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDictionary()
 
 
@@ -76,13 +78,23 @@ def _store(path: Path, kept: Encoded) -> None:
 
 def _digest(frozen: nn.Module, records: Records, made_by: str) -> str:
     digest = hashlib.sha256(f"fedlearn/encoded/v1 {__version__} {made_by}\n".encode())
-    for part in _parts(frozen, records):
+    digest.update(_weights_digest(frozen))
+    for part in _canonical("records", records.features):
         digest.update(part)
     return digest.hexdigest()
 
 
-def _parts(frozen: nn.Module, records: Records) -> Iterator[bytes]:
-    arrays = {name: tensor.numpy() for name, tensor in frozen.state_dict().items()}
-    for name, array in {**arrays, "records": records.features}.items():
-        yield f"{name} {array.dtype.str} {array.shape}\n".encode()
-        yield np.ascontiguousarray(array).tobytes()
+def _weights_digest(frozen: nn.Module) -> bytes:
+    """SHA-256 of the weights, taken once for all sites of a process: they may be 100 MB."""
+    if frozen not in _weights_seen:
+        digest = hashlib.sha256()
+        for name, tensor in frozen.state_dict().items():
+            for part in _canonical(name, tensor.numpy()):
+                digest.update(part)
+        _weights_seen[frozen] = digest.digest()
+    return _weights_seen[frozen]
+
+
+def _canonical(name: str, array: NDArray[Any]) -> Iterator[bytes]:
+    yield f"{name} {array.dtype.str} {array.shape}\n".encode()
+    yield np.ascontiguousarray(array).tobytes()

@@ -40,11 +40,16 @@ class ImageInput:
 
 @dataclass(frozen=True, kw_only=True)
 class TextInput:
-    """A text: `int64[max_length]` of token ids, padded with `pad_id`."""
+    """A text: `int64[max_length]` of token ids, padded at the end with `pad_id`.
+
+    `tokenizer` names the public list of pieces that the ids are places in;
+    empty where they are hashes.
+    """
 
     vocabulary: int
     max_length: int
     pad_id: int = 0
+    tokenizer: str = ""
 
 
 Input = TableInput | ImageInput | TextInput

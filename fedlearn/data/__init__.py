@@ -12,24 +12,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from fedlearn.data import credit, csv, fashion, heart, images, lending, medmnist, risk
+from fedlearn.data import (
+    codes,
+    contracts,
+    credit,
+    csv,
+    fashion,
+    heart,
+    images,
+    lending,
+    medmnist,
+    news,
+    risk,
+)
 from fedlearn.data.archives import ARCHIVES, Archive
+from fedlearn.data.codes import Codes
+from fedlearn.data.contracts import Contracts
 from fedlearn.data.credit import Credit
 from fedlearn.data.csv import Csv
 from fedlearn.data.fashion import Fashion
 from fedlearn.data.heart import Heart
 from fedlearn.data.images import Images
 from fedlearn.data.medmnist import MedMnist, medmnist_problems
+from fedlearn.data.news import News
 from fedlearn.data.partition import Partition
 from fedlearn.data.pool import Pool, Records, SiteData, deal
 from fedlearn.data.risk import Risk
 from fedlearn.data.scaling import Scaling
 from fedlearn.rng import Streams
 
-Scenario = Heart | Credit | Risk | Csv | MedMnist | Images | Fashion
+Scenario = Heart | Codes | Contracts | Credit | Risk | News | Csv | MedMnist | Images | Fashion
 
 __all__ = [
     "DATASETS",
+    "Codes",
+    "Contracts",
     "Credit",
     "Csv",
     "Dataset",
@@ -37,6 +54,7 @@ __all__ = [
     "Heart",
     "Images",
     "MedMnist",
+    "News",
     "Partition",
     "Pool",
     "Records",
@@ -91,6 +109,33 @@ DATASETS: Mapping[str, Dataset] = {
         source="Give Me Some Credit (2011): borrowers, without a lender; sites by a partitioner",
         archive=ARCHIVES["credit"],
     ),
+    "codes": Dataset(
+        name="codes",
+        records=codes.SIZE,
+        sites=(),
+        classes=codes.CLASSES,
+        licence=ARCHIVES["codes"].licence,
+        source="ICD-10-CM, US edition of April 2026: phrases and their chapters",
+        archive=ARCHIVES["codes"],
+    ),
+    "contracts": Dataset(
+        name="contracts",
+        records=contracts.SIZE,
+        sites=contracts.SITES,
+        classes=contracts.CLASSES,
+        licence=ARCHIVES["contracts"].licence,
+        source="clauses of software agreements collected by ScanCode, by their headings",
+        archive=ARCHIVES["contracts"],
+    ),
+    "news": Dataset(
+        name="news",
+        records=news.SIZE,
+        sites=(),
+        classes=news.CLASSES,
+        licence=ARCHIVES["news"].licence,
+        source="Reuters-21578 R8, standard split",
+        archive=ARCHIVES["news"],
+    ),
 }
 
 
@@ -112,6 +157,12 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
             return credit.load(scenario, cache)
         case Risk():
             return risk.load(scenario, cache)
+        case Codes():
+            return codes.load(scenario, streams.get("split"), cache)
+        case Contracts():
+            return contracts.load(scenario, cache)
+        case News():
+            return news.load(scenario, cache)
         case Csv():
             return csv.load(scenario, streams.get("split"), group_by)
         case MedMnist():
@@ -131,6 +182,8 @@ def scaling_of(scenario: Scenario) -> Scaling | None:
             return scenario.scaling
         case MedMnist() | Images() | Fashion():
             return None  # a pixel's range is that of its format
+        case Codes() | Contracts() | News():
+            return None
         case _:
             assert_never(scenario)
 

@@ -17,13 +17,14 @@ from fedlearn.models.resnet import ResNet, build_resnet, resnet_problems
 from fedlearn.models.scattering import Scattering, build_scattering, scattering_problems
 from fedlearn.models.squeezenet import SqueezeNet, build_squeezenet, squeezenet_problems
 from fedlearn.models.tabular import Tabular, build_tabular, tabular_problems
+from fedlearn.models.text import Text, build_text, text_problems
 from fedlearn.models.vit import ViT, build_vit, vit_problems
 from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, TableInput, Task
+from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
 
 __all__ = ["Finetune", "Learner", "Model", "Weights", "build", "pretrained", "problems"]
 
-Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering
+Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering | Text
 """The union of model configs, told apart by `kind`."""
 
 Weights = Mapping[str, Tensor]
@@ -52,9 +53,10 @@ def build(
     with torch.device("meta"):
         model = _build(config, task)
     allocate(model)
-    initialise(model, torch.Generator().manual_seed(streams.torch_seed("model")))
+    generator = torch.Generator().manual_seed(streams.torch_seed("model"))
+    initialise(model, generator)
     _take_over(model, config, weights)
-    learner = cut(model, _meant(config, finetune))
+    learner = cut(model, _meant(config, finetune), generator)
     if not pretrained(config) and learner.frozen_parameters:
         raise ConfigError(
             [
@@ -70,6 +72,8 @@ def pretrained(config: Model) -> bool:
     match config:
         case SqueezeNet():
             return config.pretrained
+        case Text():
+            return bool(config.pretrained)
         case Tabular() | Cnn() | ResNet() | ViT() | Scattering():
             return False
         case _:
@@ -85,16 +89,27 @@ def _take_over(model: nn.Module, config: Model, weights: Weights) -> None:
         raise ValueError(f"weights of no layer of the model: {', '.join(sorted(strange))}")
     if missing := [n for n in state if not n.startswith("head.") and n not in weights]:
         raise ValueError(f"no weights for {', '.join(missing)}")
+    if unlike := [n for n, values in weights.items() if values.shape != state[n].shape]:
+        raise ConfigError([_unlike(n, weights[n], state[n]) for n in unlike])
     with torch.no_grad():
         for name, values in weights.items():
             state[name].copy_(values)
 
 
+def _unlike(name: str, weight: Tensor, wanted: Tensor) -> str:
+    return (
+        f"model.pretrained: its {name} is {list(weight.shape)} where the model has "
+        f"{list(wanted.shape)}; the model's sizes, and a scenario's tokenizer, are those of what "
+        "it is pretrained from"
+    )
+
+
 def _meant(config: Model, finetune: Finetune) -> Finetune:
     """Where the head is all that can be trained, what comes before is computed once."""
-    if isinstance(config, Scattering) and finetune.mode == "full":
-        return Finetune(mode="head")
-    return finetune
+    fixed = isinstance(config, Scattering) or (
+        isinstance(config, Text) and not config.words and not config.depth
+    )
+    return Finetune(mode="head") if fixed and finetune.mode == "full" else finetune
 
 
 def problems(config: Model, task: Task) -> list[str]:
@@ -121,11 +136,17 @@ def _own_problems(config: Model, task: Task) -> Iterator[str]:
             return squeezenet_problems(config, _input(task, ImageInput))
         case Scattering():
             return scattering_problems(config, _input(task, ImageInput))
+        case Text():
+            return text_problems(config, _input(task, TextInput))
         case _:
             assert_never(config)
 
 
-_NAMES: dict[type[Input], str] = {TableInput: "a table", ImageInput: "pictures"}
+_NAMES: dict[type[Input], str] = {
+    TableInput: "a table",
+    ImageInput: "pictures",
+    TextInput: "texts",
+}
 
 
 def _wanted(config: Model) -> type[Input]:
@@ -134,6 +155,8 @@ def _wanted(config: Model) -> type[Input]:
             return TableInput
         case Cnn() | ResNet() | ViT() | SqueezeNet() | Scattering():
             return ImageInput
+        case Text():
+            return TextInput
         case _:
             assert_never(config)
 
@@ -153,6 +176,8 @@ def _build(config: Model, task: Task) -> nn.Sequential:
             return build_squeezenet(config, _input(task, ImageInput), classes)
         case Scattering():
             return build_scattering(config, _input(task, ImageInput), classes)
+        case Text():
+            return build_text(config, _input(task, TextInput), classes)
         case _:
             assert_never(config)
 

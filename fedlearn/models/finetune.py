@@ -13,20 +13,29 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from fedlearn.errors import ConfigError
-from fedlearn.settings import Count
+from fedlearn.models.lora import adapt
+from fedlearn.settings import Count, Natural, Positive
 
-Mode = Literal["full", "head", "last_k"]
+Mode = Literal["full", "head", "last_k", "lora"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """`full`: all stages; `head`: the last one; `last_k`: the last k that have parameters."""
+    """`full`: all stages; `head`: the last one; `last_k`: the last k that have parameters.
+
+    `lora`: the head, and low-rank adapters of the linear layers in the last
+    `lora_stages` stages before it that have parameters; 0 takes all of them.
+    """
 
     mode: Mode = "full"
     last_k: Count = 1
+    lora_rank: Count = 8
+    lora_alpha: Positive = 16.0
+    lora_stages: Natural = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +65,37 @@ def stages(**parts: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(parts))
 
 
-def cut(whole: nn.Sequential, finetune: Finetune) -> Learner:
+def cut(whole: nn.Sequential, finetune: Finetune, generator: torch.Generator) -> Learner:
     """The learner that trains the part of `whole` that `finetune` names.
 
-    **Guarantees:** the two parts, one after the other, are `whole`; names are kept.
+    `generator` draws the adapters of `lora`. **Guarantees:** the two parts, one
+    after the other, compute what `whole` does; names are kept.
 
     Raises:
-        ConfigError: there are fewer stages than are to be trained.
+        ConfigError: there are fewer stages than are to be trained, or none for adapters.
     """
     names = [name for name, _ in whole.named_children()]
     learnable = [i for i, stage in enumerate(whole) if any(True for _ in stage.parameters())]
     count = trained_stages(finetune, len(learnable))
     if count > len(learnable):
         raise ConfigError(
-            [f"training.last_k={count}: the model has {len(learnable)} stages that have parameters"]
+            [
+                f"{_setting(finetune)}: the model has {len(learnable)} stages that have "
+                "parameters, the head among them"
+            ]
         )
     start = 0 if finetune.mode == "full" else learnable[-count]
     frozen, trained = (_part(whole, part) for part in (names[:start], names[start:]))
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
+    if finetune.mode == "lora":
+        adapt(
+            trained,
+            [names[i] for i in learnable[-count:-1]],
+            rank=finetune.lora_rank,
+            alpha=finetune.lora_alpha,
+            generator=generator,
+        )
     return Learner(frozen=frozen.eval() if start else None, model=trained)
 
 
@@ -87,6 +108,13 @@ def trained_stages(finetune: Finetune, available: int) -> int:
             return 1
         case "last_k":
             return finetune.last_k
+        case "lora":
+            return 1 + finetune.lora_stages if finetune.lora_stages else available
+
+
+def _setting(finetune: Finetune) -> str:
+    name = "lora_stages" if finetune.mode == "lora" else "last_k"
+    return f"training.{name}={getattr(finetune, name)}"
 
 
 def _part(whole: nn.Sequential, names: list[str]) -> nn.Sequential:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedlearn.models.finetune import Finetune, Mode
-from fedlearn.settings import Count, NonNegative, Portion, Positive, Rate
+from fedlearn.settings import Count, Natural, NonNegative, Portion, Positive, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,20 @@ class Training:
     """What is trained, sent, clipped and counted: the whole model, its head, or its last stages."""
     last_k: Count = 1
     """With `finetune=last_k`: how many of the stages that have parameters are trained."""
+    lora_rank: Count = 8
+    """With `finetune=lora`: rank of the change of a linear layer."""
+    lora_alpha: Positive = 16.0
+    """With `finetune=lora`: the change is scaled by this over the rank."""
+    lora_stages: Natural = 0
+    """With `finetune=lora`: how many of the last stages before the head get adapters; 0: all."""
 
     @property
     def trained_part(self) -> Finetune:
         """The choice of `finetune` with what belongs to it."""
-        return Finetune(mode=self.finetune, last_k=self.last_k)
+        return Finetune(
+            mode=self.finetune,
+            last_k=self.last_k,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_stages=self.lora_stages,
+        )

@@ -20,6 +20,7 @@ from fedlearn.models.resnet import ResNet
 from fedlearn.models.scattering import Scattering
 from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.tabular import Tabular
+from fedlearn.models.text import Text
 from fedlearn.models.vit import ViT
 from fedlearn.rng import Streams
 from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
@@ -33,6 +34,7 @@ TABLES = {
 GREY = ImageInput(channels=1, height=12, width=12)
 COLOUR = ImageInput(channels=3, height=9, width=15)
 LARGE = ImageInput(channels=1, height=32, width=33)
+TEXT = TextInput(vocabulary=30, max_length=7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,11 @@ class Case:
                 shape = self.input.channels, self.input.height, self.input.width
                 values = rng.uniform(0, 1, (n, *shape))
             case TextInput():
-                raise NotImplementedError
+                size = n, self.input.max_length
+                ids = rng.integers(1, self.input.vocabulary, size)
+                lengths = rng.integers(2, self.input.max_length + 1, (n, 1))
+                held = np.arange(self.input.max_length) < lengths
+                return torch.from_numpy(np.where(held, ids, self.input.pad_id))
         return torch.from_numpy(values.astype(np.float32))
 
 
@@ -114,7 +120,18 @@ def image_cases() -> Iterator[Case]:
     yield Case(name="resnet8-large", config=large, input=LARGE)
 
 
-CASES = (*tabular_cases(), *image_cases())
+def text_cases() -> Iterator[Case]:
+    base = Text(pretrained="", width=8, depth=0, heads=2, words=False, sketch=0, dropout=0.0)
+    for name, config in {
+        "words": replace(base, words=True),
+        "blocks": replace(base, depth=2),
+        "sketch": replace(base, sketch=32),
+        "all": replace(base, words=True, depth=1, sketch=16),
+    }.items():
+        yield Case(name=f"text-{name}", config=config, input=TEXT, classes=3)
+
+
+CASES = (*tabular_cases(), *image_cases(), *text_cases())
 
 
 def perturb(model: nn.Module) -> None:

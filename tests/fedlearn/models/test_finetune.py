@@ -38,7 +38,7 @@ def whole() -> nn.Sequential:
 
 @pytest.mark.parametrize(("mode", "last_k"), CASES)
 def test_cut__trains_and_sends_the_named_stages_alone(mode: Mode, last_k: int) -> None:
-    learner = cut(whole(), Finetune(mode=mode, last_k=last_k))
+    learner = cut(whole(), Finetune(mode=mode, last_k=last_k), torch.Generator())
     trained = CASES[mode, last_k]
     assert [name for name, _ in learner.model.named_children()] == trained
     sent = {name.split(".")[0] for name, _ in layout_of(learner.model).entries}
@@ -51,13 +51,13 @@ def test_cut__trains_and_sends_the_named_stages_alone(mode: Mode, last_k: int) -
 @pytest.mark.parametrize(("mode", "last_k"), CASES)
 def test_cut__computes_what_the_whole_computes(mode: Mode, last_k: int) -> None:
     x = torch.linspace(-1, 1, 15).reshape(5, 3)
-    learner = cut(whole(), Finetune(mode=mode, last_k=last_k))
+    learner = cut(whole(), Finetune(mode=mode, last_k=last_k), torch.Generator())
     assert torch.equal(learner.whole()(x), whole()(x))
 
 
 def test_cut__says_how_many_stages_there_are() -> None:
     with pytest.raises(ConfigError, match=r"training\.last_k=4: the model has 3 stages"):
-        cut(whole(), Finetune(mode="last_k", last_k=4))
+        cut(whole(), Finetune(mode="last_k", last_k=4), torch.Generator())
 
 
 def test_build__does_not_freeze_random_weights() -> None:

@@ -12,11 +12,11 @@ from torch.nn import functional
 from fedlearn import models
 from fedlearn.models.validate import dp_problems
 from fedlearn.rng import Streams
-from fedlearn.task import Task, TextInput
+from fedlearn.task import TableInput, Task, TextInput
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.vector import layout_of, load_vector, to_vector
 
-from .cases import CASES, Case, perturb
+from .cases import CASES, TEXT, Case, perturb
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -133,8 +133,9 @@ def test_model__is_clipped_record_by_record_with_a_rule_for_every_layer(case: Ca
 @every
 def test_problems__name_records_of_another_form(case: Case) -> None:
     assert models.problems(case.config, case.task) == []
-    text = Task(input=TextInput(vocabulary=9, max_length=4), classes=("a", "b"))
-    (found,) = models.problems(case.config, text)
+    other = TableInput(numeric=2) if isinstance(case.input, TextInput) else TEXT
+    wrong = Task(input=other, classes=("a", "b"))
+    (found,) = models.problems(case.config, wrong)
     assert found.startswith(f"model.kind={case.config.kind}: needs ")
     with pytest.raises(TypeError, match="the model needs"):
-        models.build(case.config, text, Streams(0))
+        models.build(case.config, wrong, Streams(0))

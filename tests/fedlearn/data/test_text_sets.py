@@ -1,0 +1,120 @@
+"""The three public sets of texts, from their real archives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlearn.data import DATASETS, codes, contracts, news
+from fedlearn.data.clauses import clauses
+from fedlearn.data.documents import held_out_groups
+from fedlearn.data.partition import Natural, assign
+from fedlearn.data.pool import Pool, deal
+from fedlearn.data.tokens import Tokenizer
+
+pytestmark = pytest.mark.slow
+HASHING = Tokenizer(kind="hashing", max_length=16)
+
+
+@pytest.fixture(scope="module")
+def contract_pool(text_cache: Path) -> Pool:
+    return contracts.load(contracts.Contracts(tokenizer=HASHING), text_cache)
+
+
+def test_news__has_the_published_split_and_topics(text_cache: Path) -> None:
+    pool = news.load(news.News(tokenizer=HASHING), text_cache)
+    assert (pool.is_train.sum(), (~pool.is_train).sum()) == (5485, 2189)
+    assert pool.task.classes == news.CLASSES == DATASETS["news"].classes
+    # Cardoso-Cachopo's table of R8: training and test stories by topic.
+    table = {"acq": (1596, 696), "crude": (253, 121), "earn": (2840, 1083), "grain": (41, 10),
+             "interest": (190, 81), "money-fx": (206, 87), "ship": (108, 36),
+             "trade": (251, 75)}  # fmt: skip
+    for topic, (train, test) in table.items():
+        mine = pool.labels == news.CLASSES.index(topic)
+        assert ((mine & pool.is_train).sum(), (mine & ~pool.is_train).sum()) == (train, test)
+
+
+def test_codes__are_all_phrases_once_with_whole_categories_held_out(text_cache: Path) -> None:
+    pool = codes.load(codes.Codes(tokenizer=HASHING), np.random.default_rng(0), text_cache)
+    other = codes.load(codes.Codes(tokenizer=HASHING), np.random.default_rng(1), text_cache)
+    assert len(pool) == codes.SIZE == DATASETS["codes"].records
+    assert pool.task.classes == codes.CLASSES
+    assert 0.25 <= (~pool.is_train).mean() < 0.3
+    assert not np.array_equal(pool.is_train, other.is_train)
+    # Chapter 2 (neoplasms) is C00-D49, chapter 22 holds codes for special purposes (U).
+    assert np.bincount(pool.labels).min() > 0
+
+
+def test_contracts__are_the_clauses_of_the_reference(contract_pool: Pool) -> None:
+    assert len(contract_pool) == contracts.SIZE
+    assert contract_pool.task.classes == contracts.CLASSES
+    sizes = dict(zip(contracts.CLASSES, np.bincount(contract_pool.labels), strict=True))
+    assert {name: sizes[name] for name in ("redistribution_source", "warranty", "termination")} == {
+        "redistribution_source": 354, "warranty": 298, "termination": 265,
+    }  # fmt: skip
+    assert min(sizes.values()) == sizes["trademarks_publicity"] == 72
+
+
+def test_contracts__are_tested_on_drafters_whom_no_site_has_seen(
+    contract_pool: Pool, text_cache: Path
+) -> None:
+    found = contracts._clauses(text_cache)
+    drafters = np.array([clause.drafter for clause in found])
+    assert not set(drafters[contract_pool.is_train]) & set(drafters[~contract_pool.is_train])
+    sites = deal(contract_pool, assign(Natural(), contract_pool, np.random.default_rng(0)))
+    assert (
+        tuple(sites) == tuple(sorted(contracts.SITES)) == tuple(sorted(DATASETS["contracts"].sites))
+    )
+    for name, site in sites.items():
+        assert (len(site.test) > 0) == name.startswith("firm-")
+    assert 0.2 <= (~contract_pool.is_train).mean() < 0.22
+
+
+def test_contracts__split_is_the_same_for_every_run_and_another_on_demand(
+    contract_pool: Pool, text_cache: Path
+) -> None:
+    again, other = (
+        contracts.load(contracts.Contracts(tokenizer=HASHING, split=split), text_cache)
+        for split in (0, 1)
+    )
+    assert again.sha256 == contract_pool.sha256
+    assert not np.array_equal(other.is_train, contract_pool.is_train)
+
+
+def test_contracts__taken_out_anew_equal_those_in_the_cache(
+    text_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "archives").symlink_to(text_cache / "archives")
+    fresh = contracts._clauses(tmp_path)
+    assert contracts._clauses(text_cache) == fresh
+    (path,) = (tmp_path / "derived").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + b"altered!]")
+    assert contracts._read(path) is None
+    path.write_bytes(whole)
+    assert contracts._read(path) == fresh
+
+
+def test_clauses__leave_headings_and_near_copies_out(tmp_path: Path) -> None:
+    assert held_out_groups(np.array(["a", "b"]), 0.5, np.random.default_rng(0)).sum() == 1
+    import zipfile
+
+    body = "The licensor gives no warranty of any kind, whether express or implied, for the work"
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
+        for i in range(70):
+            words = " ".join(f"word{i}x{j}" for j in range(30)).translate(
+                str.maketrans("0123456789", "abcdefghij")
+            )
+            copy = body if i % 7 == 0 else words
+            wheel.writestr(
+                f"d/{i:02d}.LICENSE",
+                f"---\nkey: k{i}\nowner: Owner {i}\nlanguage: en\n---\n\n1. Preamble\n{'x ' * 99}\n"
+                f"2. No Warranty. {copy}\n   and more of it {copy}\n",
+            )
+    found = clauses(tmp_path / "x.whl")
+    assert len(found) == 61
+    assert {clause.family for clause in found} == {"warranty"}
+    assert found[0].text == f"{body} and more of it {body}"
+    assert found[0].drafter == "Owner 0"
