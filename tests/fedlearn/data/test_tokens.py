@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedlearn.data.documents import Documents, held_out_groups, numbered, pool_of
-from fedlearn.data.tokens import Tokenizer, tokenize
+from fedlearn.data.tokens import Tokenizer, tokenize, words
 from fedlearn.errors import DataError
 
 HASHING = Tokenizer(kind="hashing", buckets=50, max_length=4)
@@ -38,6 +38,19 @@ def test_tokenize__of_a_text_does_not_depend_on_the_others(tmp_path: Path) -> No
     among = tokenize(HASHING, ["b c d", "a clause", "a clause"], tmp_path).ids
     assert np.array_equal(among[1], alone)
     assert np.array_equal(among[2], alone)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("don't stop", ["don", "'", "t", "stop"]),
+        ("3.5% of US$5~", ["3", ".", "5", "%", "of", "us", "$", "5", "~"]),
+        ("snake_case", ["snake", "_", "case"]),
+        ("naïve “quoted”\u00a0É", ["naive", "“", "quoted", "”", "e"]),
+    ],
+)
+def test_words__are_lower_case_without_accents(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
 
 
 def test_tokenize__takes_a_public_list_of_a_folder(tmp_path: Path) -> None:
