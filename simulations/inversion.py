@@ -136,12 +136,14 @@ def attacked(scene: Scene, way: Way) -> Protected:
     trap = planted(watched.layout, watched.model, scene.question, known)
     lied = watched.next_round(trap)
     plan = watched.federation.plan
+    # Of a run what the run promises, over all of its rounds: the few here are not the point.
+    epsilon = way.run.privacy.epsilon if way.run else plan.epsilon if plan else None
     return Protected(
         name=way.name,
         transport=way.config.transport.kind,
         secagg=way.config.secagg.kind,
         privacy=way.config.privacy.kind,
-        epsilon=way.epsilon if way.epsilon or not plan else plan.epsilon,
+        epsilon=epsilon,
         delta=plan.delta if plan else None,
         noise_multiplier=plan.noise_multiplier if plan else None,
         views=[

@@ -48,8 +48,8 @@ class Way:
 
     name: str
     config: RunConfig
-    epsilon: float | None = None
-    """What the run promises that has this protection, if it is not the demonstration's own."""
+    run: Result | None = None
+    """The run that has this protection, if it is not the demonstration's own."""
 
     def within(self, folder: Path, scenario: Csv) -> Way:
         """The same way for those records, with the ledgers of the sites in `folder`."""
@@ -92,7 +92,7 @@ def way_of(result: Result, settings: Settings) -> Way:
     if isinstance(privacy, ClientPrivacy):
         privacy = replace(privacy, client_sample_rate=1.0, adversary="knows_cohort")
     config = replace(base, transport=run.transport, secagg=run.secagg, privacy=privacy)
-    return Way(name="as in this run", config=config, epsilon=result.privacy.epsilon)
+    return Way(name="as in this run", config=config, run=result)
 
 
 def _base(settings: Settings) -> RunConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clients.site import TEST_NOISE
 from fedlearn.cli import main
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.privacy import RecordPrivacy
@@ -142,7 +143,7 @@ def one_way(folder: Path, name: str, settings: Settings, **privacy: float) -> tu
     scenario = write_table(folder / "a.csv", scene.pictures, scene.chosen, scene.sites)
     way = next(one for one in ways(settings) if one.name == name).within(folder / "out", scenario)
     if privacy:
-        noise = RecordPrivacy(epsilon=None, clip_norm=1.0, **privacy)  # type: ignore[arg-type]
+        noise = RecordPrivacy(epsilon=None, clip_norm=1.0, **privacy)
         way = replace(way, config=replace(way.config, privacy=noise))
     return scene, way
 
@@ -219,3 +220,17 @@ def test_run__that_sums_without_masks_is_refused(
     assert main(["simulate", *words, f"out={tmp_path / 'run'}"]) == 0
     assert main(["audit", str(tmp_path / "run"), "demo=inversion"]) == 2
     assert "arithmetic of masked without masks" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_run__whose_noise_could_be_repeated_promises_nothing_here_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TEST_NOISE, "7")
+    words = [*table(tmp_path), "privacy.delta=1e-3", f"out={tmp_path / 'run'}"]
+    assert main(["simulate", *words]) == 0
+    assert main(["audit", str(tmp_path / "run"), "demo=inversion"]) == 0
+    shown = read_inversion(tmp_path / "run")
+    assert shown is not None
+    assert shown.ways[0].epsilon is None
+    assert shown.ways[0].noise_multiplier is not None

@@ -54,7 +54,7 @@ FIVE = np.arange(5)
 def test_load_pictures__refuses_files_of_another_form(
     tmp_path: Path, arrays: dict[str, object], problem: str
 ) -> None:
-    np.savez(tmp_path / "bad.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=problem):
         load_pictures(str(tmp_path / "bad.npz"))
 

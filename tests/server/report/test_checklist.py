@@ -32,7 +32,7 @@ def state(result: Result, start: str) -> State:
 
 
 def with_privacy(result: Result, **changes: object) -> Result:
-    return replace(result, privacy=replace(result.privacy, **changes))  # type: ignore[arg-type]
+    return replace(result, privacy=replace(result.privacy, **changes))
 
 
 def test_checklist__never_passes_what_a_result_cannot_show(run: Path) -> None:
