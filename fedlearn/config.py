@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -64,9 +64,9 @@ class RunConfig:
     transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
     # Later than the first release: a config that was written before still loads.
-    fairness: Annotated[Fairness, KIND] = SiteFairness()
-    audit: Annotated[Audit, KIND] = NoAudit()
-    tracking: Annotated[Tracking, KIND] = NoTracking()
+    fairness: Annotated[Fairness, KIND] = field(default_factory=SiteFairness)
+    audit: Annotated[Audit, KIND] = field(default_factory=NoAudit)
+    tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
