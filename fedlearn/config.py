@@ -90,7 +90,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     """
     good, found = sift(overrides)
     try:
-        config = load(_without_unset(compose_tree(good)))
+        config = load(without_unset(compose_tree(good)))
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     if found:
@@ -98,10 +98,10 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     return config
 
 
-def _without_unset(node: Any) -> Any:
+def without_unset(node: Any) -> Any:
     """The tree without the values that a YAML leaves to the user (`???`): they are missing."""
     if isinstance(node, dict):
-        return {key: _without_unset(child) for key, child in node.items() if child != "???"}
+        return {key: without_unset(child) for key, child in node.items() if child != "???"}
     return node
 
 

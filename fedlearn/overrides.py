@@ -59,6 +59,13 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     config = copy.deepcopy(_composed(tuple(others)))
     for override in values:
         OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    return plain(config)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """What Hydra has composed as plain values, references resolved, without `tuned`."""
+    from omegaconf import OmegaConf
+
     tree = OmegaConf.to_container(config, resolve=True)
     assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
     return {str(key): value for key, value in tree.items() if key != "tuned"}

@@ -18,7 +18,10 @@ from fedlearn.overrides import CONFIGS
 from fedlearn.rng import Streams
 from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
 
-NEEDED = {"squeezenet": ["model.pretrained=false"]}
+NEEDED = {
+    "squeezenet": ["model.pretrained=false"],
+    "text": ["model.pretrained=''", "model.width=24"],
+}
 """What an option needs to be built without a download."""
 
 TABLE = TableInput(numeric=3, cardinalities=(4, 3))
