@@ -96,6 +96,10 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
         is_train=stratified(found.labels, found.sites, TEST_FRACTION, rng),
         natural_site=found.sites,
         standardise_per_site=scaling.reads_records(how),
+        attributes={
+            **found.numbers,
+            **{name: np.array(cells) for name, (cells, _) in found.categories.items()},
+        },
     )
 
 
