@@ -18,7 +18,19 @@ import numpy as np
 
 from clients.sitefile import SiteFile
 from fedlearn.config import KIND, RunConfig, decode, encode
-from fedlearn.data import Csv, Partition, Pool, Records, Scenario, SiteData, deal, load_pool
+from fedlearn.data import (
+    Csv,
+    Fashion,
+    Images,
+    MedMnist,
+    Partition,
+    Pool,
+    Records,
+    Scenario,
+    SiteData,
+    deal,
+    load_pool,
+)
 from fedlearn.data.archives import default_cache
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Indices
@@ -108,9 +120,8 @@ class Choice:
     @classmethod
     def own(cls, site: SiteFile, config: RunConfig | None = None) -> Choice:
         """A deployed site's own; whatever the seed of a run, the same records are tested on."""
-        version = 0
-        if isinstance(site.data, Csv) and Path(site.data.path).is_file():
-            version = Path(site.data.path).stat().st_mtime_ns
+        path = str(getattr(site.data, "path", ""))
+        version = Path(path).stat().st_mtime_ns if path and Path(path).exists() else 0
         return cls(
             scenario=agreed(site.data, config.scenario) if config else site.data,
             partition=Natural(),
@@ -164,8 +175,14 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
                 numeric=of_run.numeric or own.numeric,
                 categories={**own.categories, **of_run.categories},
             )
+        case Images(), Images():
+            return replace(of_run, path=own.path, sites=own.sites, test_fraction=own.test_fraction)
+        case MedMnist(), MedMnist():
+            return replace(of_run, path=own.path)
+        case Fashion(), Fashion():
+            return replace(of_run, path=own.path)
         case _ if type(own) is type(of_run) and not isinstance(own, Csv):
-            return of_run
+            return of_run  # a known set, which has no place of its own
         case _:
             return own
 

@@ -30,7 +30,7 @@ from fedlearn import yaml_file
 from fedlearn.certificate_files import tls_path
 from fedlearn.config import KIND, decode
 from fedlearn.crypto.identity import Identity
-from fedlearn.data import Csv, Scenario
+from fedlearn.data import Csv, Fashion, Images, MedMnist, Scenario
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.keyring import load_pinned
 from fedlearn.privacy.accounting import SMALLEST_DELTA
@@ -198,4 +198,10 @@ def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[
 
 
 def _absolute(data: Scenario, folder: Path) -> Scenario:
-    return data.under(folder) if isinstance(data, Csv) else data
+    match data:
+        case Csv():
+            return data.under(folder)
+        case Images() | MedMnist() | Fashion() if data.path:
+            return replace(data, path=str(folder / data.path))
+        case _:
+            return data

@@ -104,6 +104,9 @@ def _server(options: argparse.Namespace) -> int:
         for line in (f"sites: {', '.join(parties.certificates)}", *parties.warnings):
             print(line)
         return 0
+    if deployment.finished(config):
+        print(f"{config.out}: this run is finished; choose another out for the next one")
+        return 0
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = Stop()
     with (file.state / "server.jsonl").open("a", encoding="utf-8") as log:

@@ -18,6 +18,7 @@ from server.folder import RunFolder
 from server.health import Watch
 from server.processes import gateway, superlink
 from server.result import Result
+from server.result_file import read_result
 from server.run import Listener, run
 from server.serverfile import Federation, ServerFile
 from server.stop import Stop
@@ -58,6 +59,12 @@ def deployed(config: RunConfig, folder: Path) -> RunConfig:
     """The config with its output in `folder`, and going on with a run that is there already."""
     config = replace(config, out=str(folder / config.out))
     return replace(config, resume=config.resume or RunFolder(Path(config.out)).holds_run())
+
+
+def finished(config: RunConfig) -> bool:
+    """Whether this run was carried out to its end before; nobody has to be asked again."""
+    folder = Path(config.out)
+    return (folder / "result.json").exists() and read_result(folder).status == "finished"
 
 
 def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -> Result:

@@ -16,7 +16,7 @@ from fedlearn.privacy.noise import TEST_NOISE
 from .world import World
 
 PROJECT = Path(__file__).resolve().parents[2]
-PATIENCE = 240.0
+PATIENCE = 480.0
 """Seconds after which a test gives up; nothing is decided by how long something takes."""
 
 QUICK = ("experiment=medical_heart", "training.dp_engine=fast")

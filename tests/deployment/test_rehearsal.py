@@ -25,11 +25,12 @@ from fedlearn.cli import main
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.noise import TEST_NOISE
 
-from .processes import QUICK, Stage, children, listening, staged, wait_for
+from .processes import PATIENCE, QUICK, Stage, children, listening, staged, wait_for
 from .world import HOSPITALS, make_world
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
 ]
 
@@ -92,7 +93,7 @@ def test_rehearsal__gives_bit_for_bit_the_model_of_the_simulation(
     assert set(children(server.pid)) == {"superlink", "gateway"}
     inside = listening(children(server.pid)["superlink"])
     assert inside == {"0100007F"}, "the SuperLink listens on 127.0.0.1 and nowhere else"
-    assert server.wait(240) == 0
+    assert server.wait(PATIENCE) == 0
 
     monkeypatch.setenv(TEST_NOISE, stage.noise)
     assert main(["simulate", *QUICK, "rounds=2", f"out={tmp_path / 'run'}"]) == 0
@@ -152,7 +153,7 @@ def test_rehearsal__survives_a_killed_site_and_a_killed_server(stage: Stage) -> 
 
     again = stage.server(*options)
     wait_for("the ports", lambda: not any(map(alive, programs.values())), unless=again)
-    code = again.wait(240)
+    code = again.wait(PATIENCE)
     found = result(stage, "second")
     # A round that was cut off is paid for, and ends the run one round early.
     assert code == {"finished": 0, "stopped_budget": 3}[found["status"]]
@@ -187,14 +188,14 @@ def test_rehearsal__goes_on_without_a_site_that_was_taken_off_the_roster(stage: 
         lambda: "it does not accept this site's certificate" in stage.log("switzerland"),
         unless=server,
     )
-    assert server.wait(240) == 0
+    assert server.wait(PATIENCE) == 0
     assert sorted(result(stage, "third")["data"]["sites"]) == names
     assert stage.world.ledger("switzerland").read_bytes() == before
 
 
 def test_rehearsal__tells_the_coordinator_why_a_site_refuses(stage: Stage) -> None:
     server = stage.server("rounds=1", "out=runs/fourth", "secagg=off")
-    assert server.wait(240) == 3
+    assert server.wait(PATIENCE) == 3
     said = (stage.world.coordinator / "server.log").read_text()
     for name in HOSPITALS:
         if name != "switzerland":
