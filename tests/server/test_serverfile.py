@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.certificate_files import issue_server_credential
 from fedlearn.config import compose
 from fedlearn.errors import ConfigError
 from server import serverfile
@@ -82,12 +83,15 @@ def test_federation__refuses_a_roster_that_another_identity_signed(tmp_path: Pat
     assert any("signed by" in line for line in problems(mine))
 
 
-def test_federation__warns_of_sites_whose_certificate_has_expired(world: World) -> None:
-    later = NOW + timedelta(days=826)
+def test_federation__warns_of_sites_whose_certificate_has_expired(tmp_path: Path) -> None:
+    world, later = make_world(tmp_path, ("a", "b")), NOW + timedelta(days=826)
     assert any("server.tls: its certificate expired" in line for line in problems(world, now=later))
-    file = serverfile.load(world.server_file)
-    early = serverfile.federation(file, datetime.now(UTC) - timedelta(minutes=9))
-    assert early.warnings == ()
+    issue_server_credential(world.coordinator / "keys", ["127.0.0.1"], later)
+    found = serverfile.federation(serverfile.load(world.server_file), later)
+    assert [warning.partition(": ")[2][:27] for warning in found.warnings] == [
+        "its certificate expired at "
+    ] * 2
+    assert list(found.certificates) == ["a", "b"], "TLS refuses them, the run goes on"
 
 
 def test_check__refuses_too_few_sites_and_a_folder_that_is_taken(
