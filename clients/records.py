@@ -64,6 +64,12 @@ def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
     return kept(texts(config)[1])[1]
 
 
+def simulated_notes(config: RunConfig) -> tuple[str, ...]:
+    """What is unusual in the records of a simulation and of its sites, in sentences."""
+    pool, sites = records(Choice.of(config))
+    return (*pool.notes, *(note for site in sites.values() for note in site.notes))
+
+
 def simulated_task(config: RunConfig) -> Task:
     """What all sites of a simulation learn."""
     return records(Choice.of(config))[0].task

@@ -69,11 +69,13 @@ def _simulate(options: argparse.Namespace) -> int:
         config = _config(options)
         from server.stop import Stop, stop_on_interrupt
         from simulations.display import Display
-        from simulations.run import simulate
+        from simulations.run import notes, simulate
 
         warm_up(config)
     stop = Stop()
     with Display() as display, stop_on_interrupt(stop, display.say):
+        for note in notes(config):
+            display.note(note)
         simulate(config, display, stop)
     return 0
 

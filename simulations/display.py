@@ -51,6 +51,10 @@ class Display:
         """Show a sentence above the bar."""
         self.console.print(message)
 
+    def note(self, sentence: str) -> None:
+        """Show what is unusual in the data."""
+        self.console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
+
     def started(self, federation: Federation, first_round: int) -> None:
         """Say who takes part and under which privacy."""
         sites, config = federation.grid.sites, federation.config
@@ -68,7 +72,7 @@ class Display:
         else:
             self.console.print("privacy: none")
         for note in federation.enrolment.notes:
-            self.console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+            self.note(note)
         self.progress.update(
             self.task, total=config.rounds, completed=first_round - 1, description="training"
         )

@@ -12,7 +12,7 @@ from typing import assert_never
 from clients.app import app as client
 from clients.claim import claimed
 from clients.owner import owned_ledgers
-from clients.records import simulated_sites
+from clients.records import simulated_notes, simulated_sites
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.data import Csv
@@ -73,6 +73,15 @@ def _run(
                 raise
         case _:
             assert_never(config.engine)
+
+
+def notes(config: RunConfig) -> tuple[str, ...]:
+    """What is unusual in the records of a simulation, in sentences for who owns them all.
+
+    Raises:
+        DataError: the records cannot be read.
+    """
+    return simulated_notes(with_absolute_paths(config, Path.cwd()))
 
 
 def rehearse(config: RunConfig, *, only: str | None = None) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
 from fedlearn import flower, models
 from fedlearn.config import RunConfig, plan_of
+from fedlearn.data.schema import ColumnShape
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rng import Streams
@@ -88,6 +92,31 @@ def test_enrol__refuses_sites_whose_records_look_different() -> None:
     unlike = {"delta": lambda: flower.hello_reply(hello("delta", other))}
     with pytest.raises(DataError, match="different at delta"):
         federate(Parties(make_config(), on_hello=unlike))
+
+
+def test_enrol__names_the_column_that_differs_before_anything_is_trained() -> None:
+    there = ColumnShape(name="age", kind="numeric", magnitude=6)
+    also = ColumnShape(name="dose", kind="numeric", magnitude=4)
+    told = dict.fromkeys(NAMES, (there, also)) | {"delta": (there,)}
+    hellos = {
+        name: partial(flower.hello_reply, replace(hello(name), schema=schema))
+        for name, schema in told.items()
+    }
+    parties = Parties(make_config(), on_hello=hellos)
+    with pytest.raises(DataError, match="column 'dose': is missing at delta and there at alpha"):
+        federate(parties)
+    assert parties.trained == []
+
+
+def test_enrol__notes_other_units_and_goes_on() -> None:
+    told = {name: ColumnShape(name="age", kind="numeric", magnitude=6) for name in NAMES}
+    told["bravo"] = ColumnShape(name="age", kind="numeric", magnitude=14)
+    hellos = {
+        name: partial(flower.hello_reply, replace(hello(name), schema=(column,)))
+        for name, column in told.items()
+    }
+    (note,) = federate(Parties(make_config(), on_hello=hellos)).enrolment.notes
+    assert "column 'age': its numbers at bravo differ" in note
 
 
 def test_enrol__refuses_a_silent_node() -> None:
