@@ -121,7 +121,7 @@ def load(tree: dict[str, Any]) -> RunConfig:
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
     found = [*scenario_problems(config.scenario), *privacy_problems(config.privacy)]
-    found += _scaling_problems(config)
+    found += [*_scaling_problems(config), *_precision_problems(config)]
     found += fairness_problems(config.fairness)
     match config.privacy:
         case DistributedPrivacy():
@@ -142,6 +142,18 @@ def _audit_problems(config: RunConfig) -> list[str]:
             "Choose audit=mislabelled, or privacy=record"
         ]
     return []
+
+
+def _precision_problems(config: RunConfig) -> list[str]:
+    """Opacus computes norms in the precision of the forward pass; a bound needs fp32."""
+    training = config.training
+    fine = training.precision == "fp32" or training.dp_engine == "fast"
+    if fine or config.privacy.kind != "record":
+        return []
+    return [
+        f"training.precision={training.precision}: with training.dp_engine={training.dp_engine} "
+        "norms would be rounded as well. Set training.dp_engine=fast, or training.precision=fp32"
+    ]
 
 
 def _scaling_problems(config: RunConfig) -> list[str]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fedlearn.models.slots import canary_losses, is_slot, no_canaries
 from fedlearn.training.optimizers import make_optimizer
-from fedlearn.training.settings import Training
+from fedlearn.training.settings import Precision, Training
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
     with lent_generator(rng):
         for batch in batches(len(labels), config, rng):
             optimizer.zero_grad(set_to_none=True)
-            total += _accumulate(model, features, labels, batch, config.max_batch)
+            total += _accumulate(model, features, labels, batch, config)
             if len(probe := next(probes)):
                 loss = canary_losses(model, probe, 1.0).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -111,16 +111,23 @@ def pieces(batch: NDArray[np.int64], size: int) -> list[Tensor]:
 
 
 def _accumulate(
-    model: nn.Module, features: Tensor, labels: Tensor, batch: NDArray[np.int64], size: int
+    model: nn.Module, features: Tensor, labels: Tensor, batch: NDArray[np.int64], config: Training
 ) -> float:
     """Gradient of the mean loss over `batch`, in parts; returns that loss."""
     total = 0.0
-    for rows in pieces(batch, size):
-        logits = model(features[rows])
+    for rows in pieces(batch, config.max_batch):
+        logits = forward(model, features[rows], config.precision)
         loss = functional.cross_entropy(logits, labels[rows], reduction="sum") / len(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
+
+
+def forward(model: nn.Module, features: Tensor, precision: Precision) -> Tensor:
+    """What the model makes of `features`, `float32`, with its inside in `precision`."""
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits: Tensor = model(features)
+    return logits.float()
 
 
 def predict(model: nn.Module, features: Tensor, max_batch: int) -> NDArray[np.float64]:

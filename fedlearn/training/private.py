@@ -18,17 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.errors import ConfigError
 from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.training.local import add_proximal, pieces, snapshot
+from fedlearn.training.local import add_proximal, forward, pieces, snapshot
 from fedlearn.training.optimizers import make_optimizer
-from fedlearn.training.settings import Training
+from fedlearn.training.settings import Precision, Training
 from fedlearn.vector import layout_of
 
 
@@ -76,6 +78,11 @@ Losses = Callable[[], Tensor]
 
 Accumulate = Callable[[Losses], object]
 """Adds the clipped gradients of some records to `summed_grad`."""
+
+_GHOST_FAILS = (
+    "training.dp_engine=ghost: Opacus' ghost clipping fails on this model; choose "
+    "training.dp_engine=fast"
+)
 
 _STEEPNESS = 10.0
 """Gradient of a canary over the clip norm: a clip that is missing shows in an audit."""
@@ -161,14 +168,19 @@ def _batch(
     records, slope = len(labels), _STEEPNESS * plan.clip_norm
     batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
     for rows in pieces(batch[batch < records], config.max_batch):
-        yield _losses(model, features[rows], labels[rows])
+        yield _losses(model, features[rows], labels[rows], config.precision)
     for rows in pieces(batch[batch >= records] - records, config.max_batch):
         yield partial(canary_losses, model, canaries[rows], slope)
 
 
-def _losses(model: nn.Module, features: Tensor, labels: Tensor) -> Losses:
+def _losses(model: nn.Module, features: Tensor, labels: Tensor, precision: Precision) -> Losses:
     """The loss of every record of a part."""
-    return lambda: functional.cross_entropy(model(features), labels, reduction="none")
+
+    def losses() -> Tensor:
+        logits = forward(model, features, precision)
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+    return losses
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
@@ -195,6 +207,14 @@ def _clipping(
                     yield partial(_by_hooks, optimizer)
                 finally:
                     wrapped.remove_hooks()
+            case "ghost":
+                hooked = GradSampleModuleFastGradientClipping(
+                    model, strict=True, loss_reduction="sum", max_grad_norm=optimizer.max_grad_norm
+                )
+                try:
+                    yield partial(_by_ghost, hooked, optimizer)
+                finally:
+                    hooked.remove_hooks()
     finally:
         _forget_samples(model)
 
@@ -203,7 +223,8 @@ def _by_hooks(optimizer: PrivateOptimizer, losses: Losses) -> None:
     """Opacus' hooks: the gradients of all records of a part, held at once."""
     # The mean over the part; Opacus multiplies it out again per record.
     of_part = losses()
-    _backward(of_part.mean())
+    with _hooks_firing():
+        of_part.mean().backward()  # type: ignore[no-untyped-call]
     for parameter in optimizer.params:
         if parameter.grad_sample is None:  # a layer that this part does not reach
             parameter.grad_sample = torch.zeros(()).expand(len(of_part), *parameter.shape)
@@ -212,11 +233,40 @@ def _by_hooks(optimizer: PrivateOptimizer, losses: Losses) -> None:
         parameter.grad_sample = None
 
 
-def _backward(loss: Tensor) -> None:
+def _by_ghost(
+    hooked: GradSampleModuleFastGradientClipping, optimizer: PrivateOptimizer, losses: Losses
+) -> None:
+    """Opacus' ghost clipping: norms from one backward pass, the sum from a second (Li et al. 2022).
+
+    Raises:
+        ConfigError: Opacus 1.6 cannot do it for this model, as where a parameter is used
+            twice, or the gradient at a linear layer on sequences is a transposed view.
+    """
+    of_part = losses()
+    for parameter in optimizer.params:  # one that this part does not reach keeps this norm
+        parameter._norm_sample = of_part.new_zeros(len(of_part))
+    inputs = list(optimizer.params)
+    with _hooks_firing():
+        try:
+            of_part.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        except (NotImplementedError, RuntimeError) as error:
+            raise ConfigError([f"{_GHOST_FAILS}: {error}"]) from error
+        factors = hooked.get_clipping_coef().detach()
+        hooked.disable_hooks()
+        sums = torch.autograd.grad((factors * of_part).sum(), inputs, allow_unused=True)
+        hooked.enable_hooks()
+    for parameter, found in zip(inputs, sums, strict=True):
+        before, parameter.grad = parameter.summed_grad, None
+        new = torch.zeros_like(parameter) if found is None else found
+        parameter.summed_grad = new if before is None else before + new
+
+
+@contextmanager
+def _hooks_firing() -> Iterator[None]:
+    """Opacus hooks the first layer too, whose input has no gradient; the hook needs none."""
     with warnings.catch_warnings():
-        # Opacus hooks the first layer too, whose input has no gradient; the hook needs none.
         warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-        loss.backward()  # type: ignore[no-untyped-call]
+        yield
 
 
 def _forget_samples(model: nn.Module) -> None:
@@ -225,7 +275,13 @@ def _forget_samples(model: nn.Module) -> None:
         for name in ("activations", "max_batch_len"):
             vars(module).pop(name, None)
     for parameter in model.parameters():
-        for name in ("grad_sample", "summed_grad", "_forward_counter"):
+        for name in (
+            "grad_sample",
+            "summed_grad",
+            "_forward_counter",
+            "_norm_sample",
+            "_current_grad_sample",
+        ):
             if hasattr(parameter, name):
                 delattr(parameter, name)
         parameter.grad = None

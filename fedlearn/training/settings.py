@@ -8,6 +8,8 @@ from typing import Literal
 from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.settings import Count, Natural, NonNegative, Portion, Positive, Rate
 
+Precision = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -29,10 +31,14 @@ class Training:
     sample_rate: Rate
     nominal_records: Count
     """Public constant of the order of a site's size: the scale of private gradient sums."""
-    dp_engine: Literal["fast", "opacus"]
-    """What clips under record-level privacy: our one-pass engine, or Opacus' hooks. Same result."""
+    dp_engine: Literal["fast", "opacus", "ghost"]
+    """What clips under record-level privacy: our one-pass engine, Opacus' hooks, or Opacus' ghost
+    clipping in two passes. Same result."""
     max_batch: Count
     """Most records in one forward pass; larger batches are accumulated exactly."""
+    precision: Precision = "fp32"
+    """Of activations and matrix products in training; weights, norms, clipped sums, noise and
+    evaluation stay in fp32."""
     finetune: Mode = "full"
     """What is trained, sent, clipped and counted: the whole model, its head, or its last stages."""
     last_k: Count = 1

@@ -272,6 +272,14 @@ def refuses_an_object_at(path: tuple[str, ...]) -> None:
     assert problem.startswith(".".join(path))
 
 
+def test_problems__say_that_opacus_engines_clip_in_fp32_only() -> None:
+    overrides = ["experiment=medical_heart", "training.precision=bf16", "training.dp_engine=ghost"]
+    with pytest.raises(ConfigError, match=r"^training\.precision=bf16: .*dp_engine=fast"):
+        compose(overrides)
+    assert compose([*overrides, "privacy=none"]).training.precision == "bf16"
+    assert compose([*overrides[:2]]).training.precision == "bf16"
+
+
 def test_task_problems__say_what_does_not_fit_the_records() -> None:
     image = Task(input=ImageInput(channels=1, height=8, width=8), classes=("a", "b"))
     assert [p.split(":")[0] for p in task_problems(BASE, image)] == ["model.kind=tabular"]

@@ -194,3 +194,10 @@ def test_predict__of_no_records_is_empty() -> None:
 def test_diverged__finds_what_is_not_finite_and_nothing_else(values: list[float]) -> None:
     vector = np.array(values, np.float32)
     assert diverged(vector) == (not np.isfinite(vector).all())
+
+
+def test_train__in_bf16_is_near_fp32_and_leaves_weights_and_evaluation_in_fp32() -> None:
+    exact, near = trained(CONFIG), trained(replace(CONFIG, precision="bf16"))
+    assert near.dtype == np.float32
+    apart = np.abs(near - exact).max() / np.abs(exact).max()
+    assert 0 < apart < 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn import models
+from fedlearn.errors import ConfigError
 from fedlearn.models.tabular import Tabular
 from fedlearn.privacy import RecordPlan, SeededNoise, SystemNoise
 from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
@@ -85,11 +87,16 @@ def update(
     return to_vector(model) - before
 
 
-@pytest.mark.parametrize("architecture", ["linear", "mlp", "ft_transformer"])
+@pytest.mark.parametrize(
+    ("engine", "architecture"),
+    [
+        *itertools.product(["fast", "opacus"], ["linear", "mlp", "ft_transformer"]),
+        *itertools.product(["ghost"], ["linear", "mlp"]),
+    ],
+)
 @pytest.mark.parametrize("max_batch", [1024, 3])
-@pytest.mark.parametrize("engine", ["fast", "opacus"])
 def test_private__equals_a_loop_over_records(
-    architecture: str, max_batch: int, engine: Literal["fast", "opacus"]
+    architecture: str, max_batch: int, engine: Literal["fast", "opacus", "ghost"]
 ) -> None:
     model, expected = network(architecture), network(architecture)
     config = replace(CONFIG, local_steps=2, max_batch=max_batch, dp_engine=engine)
@@ -97,6 +104,39 @@ def test_private__equals_a_loop_over_records(
     assert np.linalg.norm(found) > 0.01
     oracle(expected, records(), config, PLAN.clip_norm, mu=0.0)
     np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
+
+
+def test_private__says_where_opacus_ghost_clipping_fails_and_what_does_not() -> None:
+    config = replace(CONFIG, dp_engine="ghost")
+    with pytest.raises(ConfigError, match=r"dp_engine=ghost: .* choose training\.dp_engine=fast"):
+        update(network("ft_transformer"), records(), config)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
+def test_private__takes_batches_of_one_and_of_none(
+    n: int, engine: Literal["fast", "opacus", "ghost"]
+) -> None:
+    model, expected = network("mlp"), network("mlp")
+    config = replace(CONFIG, dp_engine=engine)
+    found = update(model, records(n), config)
+    assert found.any() == (n > 0)
+    oracle(expected, records(n), config, PLAN.clip_norm, mu=0.0)
+    np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
+
+
+def test_private__in_bf16_is_near_fp32_and_bounded_as_tightly() -> None:
+    config = replace(CONFIG, precision="bf16")
+    exact, near = update(network("mlp"), records()), update(network("mlp"), records(), config)
+    apart = np.linalg.norm(near - exact) / np.linalg.norm(exact)
+    assert 1e-6 < apart < 0.05  # bf16 has 8 bits: products are off by 0.4 percent each
+    features, labels = records()
+    plan = replace(PLAN, clip_norm=PLAN.clip_norm / 50)  # every record is clipped
+    bound = config.learning_rate * plan.clip_norm / (config.sample_rate * config.nominal_records)
+    for i in range(len(labels)):
+        alone = update(network("mlp"), (features[i : i + 1], labels[i : i + 1]), config, plan)
+        # Adding to weights of order one rounds an update of 1e-3 by some 1e-4 of itself.
+        assert 0.99 * bound < np.linalg.norm(alone) <= bound * (1 + 1e-3)
 
 
 def test_private__adds_weight_decay_and_the_proximal_pull_outside_the_clipping() -> None:
