@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= runs/heart
 
-.PHONY: run test check style format help clean
+.PHONY: run test check style format bench help clean
 .DEFAULT_GOAL := help
 
 run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=folder
@@ -26,6 +26,9 @@ style: $(STAMP)-test  ## Style, types and layers alone
 format: $(STAMP)-test  ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP)-test  ## Measure: every table of docs/performance.md (an hour); JSON in runs/benchmarks
+	@$(BIN)/python -m benchmarks
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build

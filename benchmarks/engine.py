@@ -1,11 +1,10 @@
-"""What the `local` engine adds to the training inside it: ratio to a bare loop.
+"""What the `local` engine costs beside the training inside it: ratio to a bare loop.
 
 Both sides train the same CNN of some 60,000 parameters on the same batches of
-the same ten clients and average the same vectors; the final models are compared
-bit for bit. Rounds of both sides alternate in one process; the ratio is that of
-the medians.
+the same ten clients and average the same vectors; the final models are compared.
+Rounds of all sides alternate; the ratio is the median over the rounds.
 
-    python benchmarks/engine.py [--rounds 15] [--json PATH]
+    python benchmarks/engine.py [--rounds 15] [--workers 1 2] [--json PATH]
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -33,8 +33,9 @@ from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from fedlearn.vector import Vector, load_vector, to_vector
 from server.grid import SiteGrid
+from server.release import Mean, one_reply
 from server.strategies import make_strategy
-from simulations.local import InProcessGrid, make_contexts
+from simulations.local import Crew, InProcessGrid, make_contexts
 
 CLIENTS, RECORDS = 10, 320
 TRAINING = Training(
@@ -94,7 +95,7 @@ def bare_round() -> Callable[[int, Vector], Vector]:
     return one
 
 
-def engine_round() -> Callable[[int, Vector], Vector]:
+def engine_round(workers: int) -> Callable[[int, Vector], Vector]:
     """The same through ClientApp, in-process grid, site grid and Flower's FedAvg."""
     model, data, app = make_model(), make_data(), ClientApp()
 
@@ -108,15 +109,17 @@ def engine_round() -> Callable[[int, Vector], Vector]:
 
     contexts = make_contexts(CLIENTS, {})
     names = {f"site-{i}": node for i, node in enumerate(contexts)}
-    sites = SiteGrid(InProcessGrid(app, contexts), names)
+    crew = Crew(workers=workers, pays=0.0)
+    sites = SiteGrid(InProcessGrid(app, contexts, crew=crew), names)
     strategy = make_strategy(FedAvg(fraction=1.0, min_sites=2))
 
     def one(number: int, vector: Vector) -> Vector:
         note = ConfigRecord({"run-id": "benchmark"})
         view = sites.view(sites.sites)
-        messages = strategy.configure_train(number, flower.arrays_of(vector), note, view)
-        replies = sites.exchange(messages)
-        averaged, _ = strategy.aggregate_train(number, list(replies.answers.values()))
+        messages = list(strategy.configure_train(number, flower.arrays_of(vector), note, view))
+        mean = Mean(vector.size)
+        sites.exchange(messages, keep=mean.take)
+        averaged, _ = strategy.aggregate_train(number, [one_reply(messages, mean.result())])
         assert averaged is not None
         return flower.vector_of(averaged)
 
@@ -124,14 +127,15 @@ def engine_round() -> Callable[[int, Vector], Vector]:
 
 
 def main() -> None:
-    """Print medians, spread and ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print medians, spread and ratios."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     flower_private.redirect_log(logging.NullHandler())
-    sides = {"bare": bare_round(), "engine": engine_round()}
+    sides = {"bare": bare_round(), **{f"{n} workers": engine_round(n) for n in options.workers}}
     vectors = {side: to_vector(make_model()) for side in sides}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(1, options.rounds + 2):
@@ -139,22 +143,18 @@ def main() -> None:
             started = time.perf_counter()
             vectors[side] = one(number, vectors[side])
             seconds[side].append(time.perf_counter() - started)
-    assert np.allclose(vectors["bare"], vectors["engine"], atol=1e-6), "both must compute the same"
-    # The first round of each side warms up.
-    medians = {side: statistics.median(times[1:]) for side, times in seconds.items()}
-    ratio = medians["engine"] / medians["bare"]
-    report = {
-        "parameters": len(vectors["bare"]),
-        "bare_seconds": medians["bare"],
-        "engine_seconds": medians["engine"],
-        "ratio": ratio,
-        "ratios": [e / b for e, b in zip(seconds["engine"][1:], seconds["bare"][1:], strict=True)],
-    }
-    print(f"{report['parameters']:,} parameters, {CLIENTS} clients a round")
-    print(f"bare {report['bare_seconds']:.3f} s, engine {report['engine_seconds']:.3f} s a round")
-    print(f"ratio {ratio:.3f}")
+    for side, vector in vectors.items():
+        assert np.allclose(vectors["bare"], vector, atol=1e-6), f"{side} must compute the same"
+    report = {"parameters": len(vectors["bare"]), "load": os.getloadavg()[0]}
+    for side, times in seconds.items():
+        # The first round of each side warms up.
+        ratios = [mine / own for mine, own in zip(times[1:], seconds["bare"][1:], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        median = statistics.median(times[1:])
+        report[side] = {"seconds": median, "ratio": middle, "quartiles": [low, high]}
+        print(f"{side:10s} {median:.3f} s a round, ratio {middle:.3f} [{low:.2f} {high:.2f}]")
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
