@@ -177,21 +177,31 @@ def _data_list(_: argparse.Namespace) -> int:
     from rich.table import Table
 
     from fedlearn.data import DATASETS
+    from fedlearn.data.medmnist_sets import SETS
 
     table = Table("name", "records", "sites", "classes", "licence", "source", box=box.SIMPLE)
     for data in DATASETS.values():
         sites, classes = ", ".join(data.sites), ", ".join(data.classes)
         table.add_row(data.name, f"{data.records:,}", sites, classes, data.licence, data.source)
+    for name, known in SETS.items():
+        records, classes = f"{sum(known.records):,}", ", ".join(known.classes)
+        table.add_row(name, records, "", classes, known.file.licence, "MedMNIST v2 (Zenodo)")
     Console().print(table)
     return 0
 
 
 def _data_fetch(options: argparse.Namespace) -> int:
-    from fedlearn.data import archives
+    from fedlearn.data import archives, download
+    from fedlearn.data.medmnist_sets import SETS
 
-    if options.name not in archives.ARCHIVES:
-        raise ConfigError([f"{options.name}: must be one of {', '.join(archives.ARCHIVES)}"])
-    print(archives.fetch(archives.ARCHIVES[options.name], archives.default_cache(os.environ)))
+    cache = archives.default_cache(os.environ)
+    if options.name in archives.ARCHIVES:
+        print(archives.fetch(archives.ARCHIVES[options.name], cache))
+    elif options.name in SETS:
+        print(download.fetch(SETS[options.name].file, cache))
+    else:
+        known = ", ".join([*archives.ARCHIVES, *SETS])
+        raise ConfigError([f"{options.name}: must be one of {known}"])
     return 0
 
 

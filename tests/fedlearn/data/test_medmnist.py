@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedlearn.cli import main
 from fedlearn.data import download, medmnist
 from fedlearn.data.groups import sites_of_groups
 from fedlearn.data.medmnist import MedMnist
@@ -253,6 +254,22 @@ def test_download__says_where_to_put_the_file_without_a_network(
     assert "no route to host" in message
     assert str(tmp_path / "downloads" / "pneumoniamnist.npz") in message
     assert SETS["pneumoniamnist"].file.md5 in message
+
+
+def test_data_fetch__knows_the_sets_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(address: str, timeout: float) -> Reply:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setenv("FEDLEARN_CACHE", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", nobody)
+    assert main(["data", "fetch", "bloodmnist"]) == 5
+    assert "no route to host" in capsys.readouterr().err
+    assert main(["data", "fetch", "bloodmist"]) == 2
+    assert "bloodmnist" in capsys.readouterr().err
+    assert main(["data", "list"]) == 0
+    assert "bloodmnist" in capsys.readouterr().out
 
 
 # --- Real data ------------------------------------------------------------------------
