@@ -1,0 +1,45 @@
+"""The experiments on texts on their real data, one round each.
+
+Of the pretrained blocks one is used, and of a text the first 16 tokens: encoding
+all clauses with all blocks takes minutes, and only once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from fedlearn.config import compose
+from server.run import Silent
+from server.stop import Stop
+from simulations.run import simulate
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("text_cache")
+@pytest.mark.parametrize(
+    ("experiment", "sites", "records", "classes", "quick"),
+    [
+        ("legal_contracts", 21, 3_041, 18, ["model.depth=1"]),
+        ("financial_news", 5, 7_674, 8, []),
+        ("medical_codes", 5, 59_576, 22, ["model.sketch=256"]),
+    ],
+)
+def test_experiment__runs_a_round_on_its_real_data(
+    tmp_path: Path, experiment: str, sites: int, records: int, classes: int, quick: list[str]
+) -> None:
+    overrides = [f"experiment={experiment}", f"out={tmp_path / 'run'}", "rounds=1", *quick]
+    overrides.append("scenario.tokenizer.max_length=16")
+    simulate(compose(overrides), Silent(), Stop())
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "finished"
+    dealt = result["data"]["sites"].values()
+    assert len(dealt) == sites
+    assert sum(site["train"] + site["test"] for site in dealt) == records
+    assert result["privacy"]["delta"] < 1 / records
+    assert result["model"]["trainable"] < 100_000
+    # A step from the uniform prediction, whose loss is log(classes).
+    assert result["final"]["evaluate"]["loss"] < math.log(classes)
