@@ -12,7 +12,7 @@ run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=
 	@$(BIN)/fedlearn simulate experiment=medical_heart out=$(call fresh,$(OUT))
 
 test: $(STAMP)-test  ## Run the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: style  ## Developers' fast gate: style, types, layers, fast tests
 	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
