@@ -30,7 +30,7 @@ from fedlearn import yaml_file
 from fedlearn.certificate_files import tls_path
 from fedlearn.config import KIND, decode
 from fedlearn.crypto.identity import Identity
-from fedlearn.data import Csv, Fashion, Images, MedMnist, Scenario
+from fedlearn.data import Csv, Scenario, under
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.keyring import load_pinned
 from fedlearn.privacy.accounting import SMALLEST_DELTA
@@ -98,7 +98,7 @@ def load(path: Path) -> SiteFile:
     folder = path.absolute().parent
     return SiteFile(
         name=rest.name,
-        data=_absolute(data, folder),
+        data=under(data, folder),
         keys=folder / rest.keys,
         roster=folder / rest.roster,
         ledger=folder / rest.ledger,
@@ -195,13 +195,3 @@ def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[
     except ConfigError as error:
         found += [re.sub(r"(^|, as )scenario\b", r"\1data", line) for line in error.problems]
     return rest, data, found
-
-
-def _absolute(data: Scenario, folder: Path) -> Scenario:
-    match data:
-        case Csv():
-            return data.under(folder)
-        case Images() | MedMnist() | Fashion() if data.path:
-            return replace(data, path=str(folder / data.path))
-        case _:
-            return data

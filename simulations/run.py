@@ -15,7 +15,7 @@ from clients.owner import owned_ledgers
 from clients.records import simulated_notes, simulated_sites
 from fedlearn import flower
 from fedlearn.config import RunConfig
-from fedlearn.data import Csv
+from fedlearn.data import under
 from fedlearn.engine import LocalEngine, RayEngine
 from server.app import make_app
 from server.enrol import enrol, join, plan_for
@@ -108,6 +108,4 @@ def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     config = replace(config, out=str(folder / config.out))
     if config.sites is not None:
         config = replace(config, sites=str(folder / config.sites))
-    if isinstance(config.scenario, Csv):
-        config = replace(config, scenario=config.scenario.under(folder))
-    return config
+    return replace(config, scenario=under(config.scenario, folder))

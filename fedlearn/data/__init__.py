@@ -8,7 +8,7 @@ Nothing here knows models, privacy or Flower.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -19,11 +19,13 @@ from fedlearn.data import (
     csv,
     fashion,
     heart,
+    huggingface,
     images,
     lending,
     medmnist,
     news,
     risk,
+    text,
 )
 from fedlearn.data.archives import ARCHIVES, Archive
 from fedlearn.data.codes import Codes
@@ -32,6 +34,7 @@ from fedlearn.data.credit import Credit
 from fedlearn.data.csv import Csv
 from fedlearn.data.fashion import Fashion
 from fedlearn.data.heart import Heart
+from fedlearn.data.huggingface import HuggingFace
 from fedlearn.data.images import Images
 from fedlearn.data.medmnist import MedMnist, medmnist_problems
 from fedlearn.data.news import News
@@ -39,9 +42,12 @@ from fedlearn.data.partition import Partition
 from fedlearn.data.pool import Pool, Records, SiteData, deal
 from fedlearn.data.risk import Risk
 from fedlearn.data.scaling import Scaling
+from fedlearn.data.text import OwnText
 from fedlearn.rng import Streams
 
-Scenario = Heart | Codes | Contracts | Credit | Risk | News | Csv | MedMnist | Images | Fashion
+Public = Heart | Codes | Contracts | Credit | Risk | News | Fashion
+Own = Csv | MedMnist | Images | OwnText | HuggingFace
+Scenario = Public | Own
 
 __all__ = [
     "DATASETS",
@@ -52,9 +58,11 @@ __all__ = [
     "Dataset",
     "Fashion",
     "Heart",
+    "HuggingFace",
     "Images",
     "MedMnist",
     "News",
+    "OwnText",
     "Partition",
     "Pool",
     "Records",
@@ -65,6 +73,7 @@ __all__ = [
     "load_pool",
     "scaling_of",
     "scenario_problems",
+    "under",
 ]
 
 
@@ -171,6 +180,10 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
             return images.load(scenario, streams.get("split"))
         case Fashion():
             return fashion.load(scenario, cache)
+        case OwnText():
+            return text.load(scenario, streams.get("split"), cache)
+        case HuggingFace():
+            return huggingface.load(scenario, streams.get("split"), cache)
         case _:
             assert_never(scenario)
 
@@ -182,10 +195,21 @@ def scaling_of(scenario: Scenario) -> Scaling | None:
             return scenario.scaling
         case MedMnist() | Images() | Fashion():
             return None  # a pixel's range is that of its format
-        case Codes() | Contracts() | News():
+        case Codes() | Contracts() | News() | OwnText() | HuggingFace():
             return None
         case _:
             assert_never(scenario)
+
+
+def under(scenario: Scenario, folder: Path) -> Scenario:
+    """The same with absolute paths: relative ones are in `folder`."""
+    match scenario:
+        case Csv():
+            return scenario.under(folder)
+        case MedMnist() | Images() | Fashion() | OwnText() | HuggingFace() if scenario.path:
+            return replace(scenario, path=str(folder / scenario.path))
+        case _:
+            return scenario
 
 
 def scenario_problems(scenario: Scenario) -> Iterator[str]:

@@ -10,6 +10,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedlearn.config import compose
@@ -43,3 +44,22 @@ def test_experiment__runs_a_round_on_its_real_data(
     assert result["model"]["trainable"] < 100_000
     # A step from the uniform prediction, whose loss is log(classes).
     assert result["final"]["evaluate"]["loss"] < math.log(classes)
+
+
+@pytest.mark.slow
+def test_own_texts__train_with_one_command_and_beat_a_constant(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = {"claim": ["refund", "damage", "late"], "praise": ["great", "thanks", "quick"]}
+    lines = [
+        json.dumps({"text": " ".join([*rng.choice(words[kind], 3), f"n{i}"]), "kind": kind})
+        for i in range(150)
+        for kind in ("claim", "claim", "praise")
+    ]
+    (tmp_path / "mails.jsonl").write_text("\n".join(lines))
+    overrides = ["scenario=text", "scenario.label=kind", "scenario.tokenizer.kind=hashing"]
+    overrides += [f"scenario.path={tmp_path / 'mails.jsonl'}", f"out={tmp_path / 'run'}"]
+    overrides += ["model=text", "model.pretrained=''", "model.width=16", "partition=iid"]
+    simulate(compose([*overrides, "partition.num_sites=3", "rounds=30"]), Silent(), Stop())
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["final"]["evaluate"]["accuracy"] > 0.8  # a constant has two thirds
+    assert result["privacy"]["epsilon"] == pytest.approx(4, rel=0.01)

@@ -1,0 +1,214 @@
+"""Scenario `text`: one's own texts with a class each, in a CSV or JSONL file.
+
+The classes are the different values of the label column; texts are read by a
+public tokenizer, which learns nothing from them. What direct identifiers stand
+inside a text is not looked for: free text of patients or clients holds names,
+and a model of them is private only as far as the privacy of the run goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fedlearn.data.documents import Documents, numbered, pool_of
+from fedlearn.data.pool import Pool
+from fedlearn.data.split import stratified
+from fedlearn.data.table import Separator, read_table, read_text, some_lines
+from fedlearn.data.tokens import Tokenizer
+from fedlearn.errors import ConfigError, DataError
+from fedlearn.settings import Count, Name, Probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnText:
+    """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header.
+
+    `text`, `label` and `site` are columns (keys); a record without a text or a
+    label is left out, with a note.
+    """
+
+    kind: Literal["text"] = "text"
+    path: Name
+    text: Name = "text"
+    label: Name
+    site: str = ""
+    separator: Separator = "comma"
+    encoding: str = "utf-8"
+    max_classes: Count = 50
+    test_fraction: Probability = 0.25
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A record as found: where it stands, and its cells without spaces around them."""
+
+    line: int
+    text: str
+    label: str
+    site: str
+
+
+def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
+    """The records of the file that have a text and a label, split by `rng` within site and class.
+
+    Raises:
+        DataError: the file cannot be read, or what it holds cannot be learned
+            from; every problem of one stage is listed, with line numbers.
+        ConfigError: columns are named that are not there.
+    """
+    path = Path(config.path)
+    jsonl = path.suffix.lower() in (".jsonl", ".ndjson")
+    entries = list(_from_lines(config, path) if jsonl else _from_table(config, path))
+    return pool_of(
+        documents(
+            entries,
+            where=config.path,
+            with_sites=bool(config.site),
+            max_classes=config.max_classes,
+            test_fraction=config.test_fraction,
+            rng=rng,
+        ),
+        config.tokenizer,
+        cache,
+    )
+
+
+def documents(
+    entries: list[Entry],
+    *,
+    where: str,
+    with_sites: bool,
+    max_classes: int,
+    test_fraction: float,
+    rng: np.random.Generator,
+) -> Documents:
+    """The entries that can be learned from, split into training and test; `where` is for messages.
+
+    Raises:
+        DataError: fewer than two classes, too many, a class with one record,
+            or a record without a site.
+    """
+    kept = [entry for entry in entries if entry.text and entry.label]
+    if problems := [
+        *_label_problems(kept, where, max_classes),
+        *_site_problems(kept, where, with_sites),
+    ]:
+        raise DataError("\n".join(problems))
+    classes, labels = numbered([entry.label for entry in kept])
+    sites = np.array([entry.site for entry in kept]) if with_sites else None
+    return Documents(
+        name=Path(where).stem,
+        texts=[entry.text for entry in kept],
+        classes=classes,
+        labels=labels,
+        is_train=stratified(labels, sites, test_fraction, rng),
+        sites=sites,
+        notes=tuple(_notes(entries, kept, where)),
+    )
+
+
+def _from_table(config: OwnText, path: Path) -> Iterator[Entry]:
+    table = read_table(path, separator=config.separator, encoding=config.encoding)
+    _check_names(config, table.header)
+    site = table.column(config.site) if config.site else [""] * len(table.rows)
+    columns = table.lines, table.column(config.text), table.column(config.label), site
+    for line, text, label, owner in zip(*columns, strict=True):
+        yield Entry(line=line, text=text, label=label, site=owner)
+
+
+def _from_lines(config: OwnText, path: Path) -> Iterator[Entry]:
+    rows = _objects(path, read_text(path, config.encoding))
+    _check_names(config, tuple({key: None for _, row in rows for key in row}))
+    for line, row in rows:
+        yield Entry(
+            line=line,
+            text=_cell(row.get(config.text)),
+            label=_cell(row.get(config.label)),
+            site=_cell(row.get(config.site)) if config.site else "",
+        )
+
+
+def _objects(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+    rows, wrong = [], []
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append((line, row))
+        else:
+            wrong.append(line)
+    if wrong:
+        raise DataError(f"{path}: {some_lines(wrong)}: not a JSON object; one a line is expected")
+    return rows
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _check_names(config: OwnText, header: tuple[str, ...]) -> None:
+    roles = {"text": config.text, "label": config.label, "site": config.site}
+    problems = [
+        f"scenario.{role}: no column {name!r} in {config.path}; there are {', '.join(header)}"
+        for role, name in roles.items()
+        if name and name not in header
+    ]
+    given = [name for name in roles.values() if name]
+    problems += [
+        f"scenario.{role}={name}: is another role's column as well"
+        for role, name in roles.items()
+        if given.count(name) > 1
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _label_problems(kept: list[Entry], where: str, max_classes: int) -> Iterator[str]:
+    sizes = Counter(entry.label for entry in kept)
+    if not sizes:
+        yield f"{where}: no record has both a text and a label"
+    elif len(sizes) == 1:
+        yield f"{where}: every record is {next(iter(sizes))!r}; there is nothing to learn"
+    elif len(sizes) > max_classes:
+        yield (
+            f"{where}: {len(sizes)} different labels; a label is one of a few classes (at most "
+            f"scenario.max_classes={max_classes}): group the values first"
+        )
+    else:
+        for entry in kept:
+            if sizes[entry.label] == 1:
+                yield (
+                    f"{where}: line {entry.line} is the only record of class {entry.label!r}; "
+                    "training and testing take at least two"
+                )
+
+
+def _site_problems(kept: list[Entry], where: str, with_sites: bool) -> Iterator[str]:
+    absent = [entry.line for entry in kept if with_sites and not entry.site]
+    if absent:
+        yield f"{where}: {some_lines(absent)}: no site; fill it in or leave the records out"
+
+
+def _notes(entries: list[Entry], kept: list[Entry], where: str) -> Iterator[str]:
+    left_out = [entry.line for entry in entries if not (entry.text and entry.label)]
+    if left_out:
+        yield f"{where}: {some_lines(left_out)}: no text or no label, left out"
+    first: dict[str, int] = {}
+    copies = [e.line for e in kept if first.setdefault(e.text, e.line) != e.line]
+    if copies:
+        yield (
+            f"{where}: {some_lines(copies)}: copies of an earlier text; it weighs twice, and may "
+            "be in training and test alike"
+        )
