@@ -110,16 +110,17 @@ def children(pid: int) -> dict[str, int]:
     return found
 
 
-def listening(pid: int) -> set[str]:
-    """The addresses (hex of /proc/net/tcp) that a process listens on."""
+def listening(pid: int) -> set[tuple[str, int]]:
+    """The addresses (hex of /proc/net/tcp) and ports that a process listens on."""
     sockets = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
             sockets.add(str(link.readlink()))
-    found = set()
+    found: set[tuple[str, int]] = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                found.add(fields[1].split(":")[0])
+                address, port = fields[1].split(":")
+                found.add((address, int(port, 16)))
     return found
