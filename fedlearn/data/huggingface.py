@@ -17,7 +17,7 @@ import numpy as np
 
 from fedlearn.data.documents import pool_of
 from fedlearn.data.pool import Pool
-from fedlearn.data.text import Entry, documents
+from fedlearn.data.text import Entry, cell, documents
 from fedlearn.data.tokens import Tokenizer
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.settings import Count, Name, Probability
@@ -94,8 +94,8 @@ def _entries(config: HuggingFace, folder: Path) -> list[Entry]:
     columns = {role: table.column(name).to_pylist() for role, name in wanted.items() if name}
     names = _class_names(folder, config.label)
     labels = [_label(value, names) for value in columns["label"]]
-    sites = [_cell(value) for value in columns.get("site", [""] * len(labels))]
-    texts = [_cell(value) for value in columns["text"]]
+    sites = [cell(value) for value in columns.get("site", [""] * len(labels))]
+    texts = [cell(value) for value in columns["text"]]
     return [
         Entry(line=0, text=text, label=label, site=site)
         for text, label, site in zip(texts, labels, sites, strict=True)
@@ -129,11 +129,7 @@ def _class_names(folder: Path, label: str) -> list[str]:
 def _label(value: object, names: list[str]) -> str:
     if names and isinstance(value, int):
         return names[value] if 0 <= value < len(names) else ""  # -1 stands for no label
-    return _cell(value)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value).strip()
+    return cell(value)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -130,9 +130,9 @@ def _from_lines(config: OwnText, path: Path) -> Iterator[Entry]:
     for line, row in rows:
         yield Entry(
             line=line,
-            text=_cell(row.get(config.text)),
-            label=_cell(row.get(config.label)),
-            site=_cell(row.get(config.site)) if config.site else "",
+            text=cell(row.get(config.text)),
+            label=cell(row.get(config.label)),
+            site=cell(row.get(config.site)) if config.site else "",
         )
 
 
@@ -154,7 +154,8 @@ def _objects(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as text without spaces around it; what is missing is empty."""
     return "" if value is None else str(value).strip()
 
 
