@@ -9,47 +9,34 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
+from clients.joining import SERVER, identity_of, joined_run, secret_bytes
 from clients.site import Site
+from clients.terms import Terms, params_of
 from fedlearn import flower
-from fedlearn.agreement import (
-    Part,
-    evaluate_payload,
-    least_of,
-    part_of,
-    plan_digest,
-    protocol_round,
-    settings_of,
-    train_payload,
-)
+from fedlearn.agreement import Part, part_of, protocol_round
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
-from fedlearn.crypto.roster import Roster
 from fedlearn.errors import ProtocolError
-from fedlearn.privacy import Event, PrivacyPlan
+from fedlearn.privacy import Event
 from fedlearn.ring import RingVector, pack
 from fedlearn.rng import Streams
 from fedlearn.secagg.client import ClientSession
-from fedlearn.secagg.messages import Params
 from fedlearn.secagg.payload import Payload
-from fedlearn.secagg.policy import ClientPolicy
 from fedlearn.secagg.settings import (
     SecAggMasked,
     SecAggOff,
-    SecAggRing,
     SecAggSum,
     SecAggTwoServer,
 )
 from fedlearn.secagg.two_server import contribute
 from fedlearn.secagg.whole import AnyPayload, WholePayload
-from fedlearn.vector import layout_of
 
 log = logging.getLogger(__name__)
 
@@ -81,25 +68,13 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
     return flower.small_bytes("secagg", summing.step(site.config.secagg, step, request))
 
 
-def _params(request: bytes) -> Params:
-    try:
-        return Params.decode(request)
-    except ValueError as error:
-        raise ProtocolError(SERVER, "params", str(error)) from None
-
-
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
     if step != "advertise":
         stored = flower.config_record(context.state, "secagg")
         if stored is None:
             raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
         return int(str(stored["round"]))
-    return _params(request).round
-
-
-@lru_cache(maxsize=64)
-def _digest_of(site: Site, payload: AnyPayload, part: Part, plan: PrivacyPlan | None) -> bytes:
-    return plan_digest(site.config, payload, part, plan)
+    return params_of(request).round
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +91,11 @@ class Summing:
     def identity(self) -> Identity:
         """The key that signs this site's messages."""
         return identity_of(self.context)
+
+    @cached_property
+    def terms(self) -> Terms:
+        """What this site compares requests with."""
+        return Terms(self.site, self.context, self.settings, self.part, self.number)
 
     @classmethod
     def of(cls, site: Site, context: Context, part: Part, number: int) -> Summing | None:
@@ -145,7 +125,7 @@ class Summing:
                     raise ProtocolError(SERVER, "mask", f"expected was {session.step!r}")
                 return stored
             case SecAggTwoServer():
-                self._check_cohort(_params(request), self.settings)
+                self.terms.check_cohort(params_of(request), self.settings)
         return None
 
     def reply(
@@ -157,7 +137,7 @@ class Summing:
     ) -> RecordDict:
         """The contribution, encoded and protected as the config says."""
         request = self._request(message)
-        payload = self._payload(request)
+        payload = self.terms.payload(request)
         if isinstance(mine, Contribution):
             self._warn_of_cuts(mine.values)
         vector = self._encoded(payload, mine)
@@ -166,8 +146,8 @@ class Summing:
                 session = self._session(self.settings)
                 data = self._kept(session, lambda: session.mask(request, vector, model_hash))
             case SecAggTwoServer():
-                params = _params(request)
-                self._check(params, payload, model_hash)
+                params = params_of(request)
+                self.terms.check(params, payload, model_hash)
                 helper = secret_bytes(joined_run(self.context, "mask")["helper"])
                 data = contribute(self.identity, self.site.name, params, vector, helper)
             case _:
@@ -210,66 +190,17 @@ class Summing:
             raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
         return request
 
-    @cached_property
-    def _plan(self) -> PrivacyPlan | None:
-        return plan_of(self.site, self.context)
-
-    def _payload(self, request: bytes = b"") -> AnyPayload:
-        if isinstance(self.settings, SecAggRing):
-            sites = int.from_bytes(request, "big")  # nothing is protected, so it may be told
-        else:
-            sites = len(self._roster().sites())
-        if self.part == "train":
-            size = layout_of(self.site.model).size
-            return train_payload(self._plan, self.settings, sites, size)
-        classes, fairness = self.site.task.num_classes, self.site.config.fairness
-        return evaluate_payload(self.settings, sites, classes, fairness)
-
-    def _roster(self) -> Roster:
-        return roster_of(str(joined_run(self.context, self.part)["roster"]))
-
-    def _policy(self, settings: SecAggMasked, after_round: int) -> ClientPolicy:
-        payload = self._payload()
-        return ClientPolicy(
-            name=self.site.name,
-            sites=self._roster().sites(),
-            settings=self._rules(settings),
-            run_id=secret_bytes(joined_run(self.context, self.part)["run-id"]),
-            after_round=after_round,
-            length=payload.length,
-            layout_hash=self._layout_hash,
-            plan_hash=self._plan_hash(payload),
-        )
-
-    @cached_property
-    def _layout_hash(self) -> bytes:
-        return bytes.fromhex(layout_of(self.site.model).digest())
-
-    def _plan_hash(self, payload: AnyPayload) -> bytes:
-        return _digest_of(self.site, payload, self.part, self._plan)
-
-    def _rules(self, settings: SecAggMasked) -> SecAggMasked:
-        """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
-        rules = settings_of(settings, self._plan) if self.part == "train" else settings
-        return replace(rules, min_cohort=self._least(rules.min_cohort))
-
-    def _least(self, min_cohort: int) -> int:
-        """The fewest sites: of the settings, the noise that the plan counts on, and the owner."""
-        policy = self.site.owner.policy
-        planned = least_of(self._plan, min_cohort) if self.part == "train" else min_cohort
-        return max(planned, policy.min_cohort if policy else 0)
-
     def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
         stored = flower.config_record(self.context.state, "secagg")
         after = self._last_round()
         if stored is not None:
-            policy = self._policy(settings, after)
+            policy = self.terms.policy(settings, after)
             data = secret_bytes(stored["session"])
             session = ClientSession.from_bytes(data, self.identity, policy)
             if request is None or session.answered(request) is not None:
                 return session
-        return ClientSession(self.identity, self._policy(settings, after))
+        return ClientSession(self.identity, self.terms.policy(settings, after))
 
     def _last_round(self) -> int:
         stored = flower.config_record(self.context.state, "secagg")
@@ -296,32 +227,3 @@ class Summing:
                 100 * cut / values.size,
                 self.settings.clip,
             )
-
-    def _check_cohort(self, params: Params, settings: SecAggTwoServer) -> None:
-        sites, cohort = self._roster().sites(), set(params.cohort)
-        if self.site.name not in cohort or not cohort <= sites.keys():
-            raise ProtocolError(SERVER, "mask", "the cohort is not of this run's sites")
-        if len(cohort) < self._least(settings.min_cohort):
-            raise ProtocolError(SERVER, "mask", f"a cohort of {len(cohort)}")
-
-    def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
-        """What a site checks before it sends its one message to two servers."""
-        joined = joined_run(self.context, "mask")
-        own = (
-            secret_bytes(joined["run-id"]),
-            payload.ring.bits,
-            payload.length,
-            self._layout_hash,
-            self._plan_hash(payload),
-            model_hash,
-        )
-        got = (
-            params.run_id,
-            params.bits,
-            params.length,
-            params.layout_hash,
-            params.plan_hash,
-            params.model_hash,
-        )
-        if got != own or params.round != protocol_round(self.part, self.number):
-            raise ProtocolError(SERVER, "mask", "run, round, form, plan or model differ")

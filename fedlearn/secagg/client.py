@@ -24,42 +24,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from fedlearn.crypto.codec import Reader, Writer, name_bytes
+from fedlearn.crypto.codec import Reader, Writer
 from fedlearn.crypto.identity import Identity
-from fedlearn.crypto.keystream import RunRanges, add_masks
+from fedlearn.crypto.keystream import RunRanges
 from fedlearn.errors import ConfigError, ProtocolError
-from fedlearn.ring import Ring, RingVector, pack
-from fedlearn.secagg import keys
-from fedlearn.secagg.graph import neighbours_of
-from fedlearn.secagg.messages import (
-    SHARE_BYTES,
-    Advertisement,
-    Agreement,
-    B,
-    Endorsements,
-    Inbox,
-    Opening,
-    Params,
-    Roll,
-    RoundKeys,
-    Survivors,
-    decode,
-    encode,
-)
-from fedlearn.secagg.messages import Masked as MaskedMessage
-from fedlearn.secagg.policy import (
-    SERVER,
-    ClientPolicy,
-    check_agreement,
-    check_params,
-    check_roll,
-)
+from fedlearn.ring import RingVector
+from fedlearn.secagg import steps
+from fedlearn.secagg.policy import SERVER, ClientPolicy
 from fedlearn.secagg.settings import ring_of
-from fedlearn.secagg.sharing import exchange_keys, mask_keys, open_share, seal_shares
 from fedlearn.secagg.states import (
     Advertised,
     Agreed,
@@ -73,7 +48,7 @@ from fedlearn.secagg.states import (
 )
 
 S = TypeVar("S", bound=State)
-STEP_OF: dict[type[State], str] = {
+STEP_OF: dict[type[object], str] = {
     Fresh: "advertise",
     Advertised: "share",
     Shared: "mask",
@@ -132,7 +107,9 @@ class ClientSession:
         Raises:
             ProtocolError: a parameter is not what the policy allows.
         """
-        return self._answer("advertise", request, lambda: self._advertise(request))
+        return self._answer(
+            Fresh, request, lambda _: steps.advertise(request, self._identity, self._policy)
+        )
 
     def share(self, request: bytes) -> bytes:
         """Checks everybody's signed keys and shares this client's secrets among its neighbours.
@@ -140,7 +117,9 @@ class ClientSession:
         Raises:
             ProtocolError: a signature, a name or the own key is wrong, or too few advertised.
         """
-        return self._answer("share", request, lambda: self._share(request))
+        return self._answer(
+            Advertised, request, lambda state: steps.share(state, request, self._policy)
+        )
 
     def mask(
         self,
@@ -167,8 +146,13 @@ class ClientSession:
                 f"vector is {vector.dtype}{list(vector.shape)}; the round sums "
                 f"{ring.dtype}[{self._policy.length}]"
             )
+        own = self._policy.name
         return self._answer(
-            "mask", request, lambda: self._mask(request, vector, model_hash, parts, run)
+            Shared,
+            request,
+            lambda state: steps.mask(
+                state, request, vector, model_hash, own=own, parts=parts, run=run
+            ),
         )
 
     def agree(self, request: bytes) -> bytes:
@@ -177,7 +161,11 @@ class ClientSession:
         Raises:
             ProtocolError: the list is too short, lacks this client, or is a second list.
         """
-        return self._answer("agree", request, lambda: self._agree(request))
+        return self._answer(
+            Masked,
+            request,
+            lambda state: steps.agree(state, request, self._identity, self._policy),
+        )
 
     def unmask(self, request: bytes) -> bytes:
         """Releases one share per neighbour, once enough neighbours signed the same list.
@@ -185,7 +173,9 @@ class ClientSession:
         Raises:
             ProtocolError: a signature is wrong or too few signed.
         """
-        return self._answer("unmask", request, lambda: self._unmask(request))
+        return self._answer(
+            Agreed, request, lambda state: steps.unmask(state, request, self._policy)
+        )
 
     # --- Survival between processes ---------------------------------------------
 
@@ -218,140 +208,24 @@ class ClientSession:
 
     # --- How every step is answered ---------------------------------------------
 
-    def _answer(self, step: str, request: bytes, work: Callable[[], tuple[State, bytes]]) -> bytes:
-        stored = self.answered(request)
+    def _answer(
+        self, kind: type[S], request: bytes, move: Callable[[S], tuple[State, bytes]]
+    ) -> bytes:
+        """The stored reply to a retry; else what `move` makes of a state of this kind."""
+        step, stored, state = STEP_OF[kind], self.answered(request), self._state
         if stored is not None and step == self._last_step:
             return stored
-        if step != self.step:
+        if not isinstance(state, kind):
             again = "a second, different request" if step == self._last_step else "out of order"
             raise ProtocolError(SERVER, step, f"{again}; this client expects {self.step!r}")
         try:
-            self._state, reply = work()
+            self._state, reply = move(state)
         except ProtocolError:
             self.abort()
             raise
         self._last_step, self._last_request, self._last_reply = step, _digest(request), reply
         return reply
 
-    def _advertise(self, request: bytes) -> tuple[State, bytes]:
-        try:
-            params = Params.decode(request)
-        except ValueError as error:
-            raise ProtocolError(SERVER, "advertise", str(error)) from None
-        check_params(params, self._policy)
-        cipher_private, mask_private = os.urandom(32), os.urandom(32)
-        public = keys.public_of(cipher_private), keys.public_of(mask_private)
-        signature = self._identity.sign(
-            "secagg/keys", params.context(), name_bytes(self._policy.name), *public
-        )
-        message = Advertisement(
-            keys=RoundKeys(cipher_key=public[0], mask_key=public[1], signature=signature)
-        )
-        state = Advertised(params=params, cipher_private=cipher_private, mask_private=mask_private)
-        return state, encode(message, params.context())
-
-    def _share(self, request: bytes) -> tuple[State, bytes]:
-        state = _expect(self._state, Advertised)
-        params, own = state.params, self._policy.name
-        roll = _decode(Roll, request, params, "share").keys
-        mine = keys.public_of(state.cipher_private), keys.public_of(state.mask_private)
-        check_roll(roll, mine, params, self._policy)
-        graph = neighbours_of(tuple(roll), params.neighbours, keys.graph_seed(request))
-        if len(graph[own]) < params.threshold:
-            raise ProtocolError(SERVER, "share", "fewer neighbours than the threshold")
-        peers = {peer: roll[peer] for peer in graph[own]}
-        outgoing, incoming = exchange_keys(state.cipher_private, peers, params.context(), own)
-        shared = Shared(
-            params=params,
-            listed=tuple(roll),
-            mask_private=state.mask_private,
-            self_seed=os.urandom(32),
-            peers=peers,
-            points={peer: graph[peer].index(own) + 1 for peer in graph[own]},
-            inbox_keys=incoming,
-        )
-        return shared, encode(seal_shares(shared, outgoing, own), params.context())
-
-    def _mask(
-        self,
-        request: bytes,
-        vector: RingVector,
-        model_hash: bytes,
-        parts: int,
-        run: RunRanges,
-    ) -> tuple[State, bytes]:
-        state = _expect(self._state, Shared)
-        params, own = state.params, self._policy.name
-        inbox = _decode(Inbox, request, params, "mask").sealed
-        if not hmac.compare_digest(model_hash, params.model_hash):
-            raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
-        if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
-            raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")
-        shares = {peer: open_share(state, peer, sealed) for peer, sealed in inbox.items()}
-        plus, minus = mask_keys(state, own, tuple(inbox))
-        masked = vector.copy()
-        add_masks(masked, plus, minus, parts=parts, run=run)
-        ring = Ring(bits=params.bits)
-        packed = pack(ring.reduce(masked), ring)
-        following = Masked(
-            params=params, listed=state.listed, neighbours=tuple(state.peers), shares=shares
-        )
-        return following, encode(MaskedMessage(packed=packed), params.context())
-
-    def _agree(self, request: bytes) -> tuple[State, bytes]:
-        state = _expect(self._state, Masked)
-        survivors = _decode(Survivors, request, state.params, "agree")
-        names = set(survivors.names)
-        if self._policy.name not in names or not names <= set(state.listed):
-            raise ProtocolError(SERVER, "agree", "the list lacks this client or has strangers")
-        if not names.intersection(state.neighbours) <= state.shares.keys():
-            raise ProtocolError(SERVER, "agree", "a survivor's shares were held back")
-        if len(names) < self._policy.settings.min_cohort:
-            raise ProtocolError(SERVER, "agree", f"a sum over {len(names)} clients is too telling")
-        if len(names & state.shares.keys()) < state.params.threshold:
-            raise ProtocolError(SERVER, "agree", "fewer surviving neighbours than the threshold")
-        context = state.params.context()
-        signature = self._identity.sign("secagg/survivors", context, survivors.hash())
-        following = Agreed(
-            params=state.params,
-            neighbours=state.neighbours,
-            shares=state.shares,
-            survivors=survivors,
-        )
-        return following, encode(Agreement(signature=signature), context)
-
-    def _unmask(self, request: bytes) -> tuple[State, bytes]:
-        state = _expect(self._state, Agreed)
-        context, survivors = state.params.context(), set(state.survivors.names)
-        signatures = _decode(Endorsements, request, state.params, "unmask").signatures
-        for name, signature in signatures.items():
-            if name not in survivors or name not in state.neighbours:
-                raise ProtocolError(name, "unmask", "signed, but is no surviving neighbour")
-            if not check_agreement(self._policy.sites[name], signature, state.survivors, context):
-                raise ProtocolError(name, "unmask", "did not sign the same survivor list")
-        if len(signatures) < state.params.threshold:
-            raise ProtocolError(SERVER, "unmask", "too few signatures on the survivor list")
-        alive = {peer: data for peer, data in state.shares.items() if peer in survivors}
-        gone = {peer: data for peer, data in state.shares.items() if peer not in survivors}
-        opening = Opening(
-            self_shares={peer: data[: 1 + SHARE_BYTES] for peer, data in alive.items()},
-            key_shares={peer: data[:1] + data[1 + SHARE_BYTES :] for peer, data in gone.items()},
-        )
-        return Closed(), encode(opening, context)
-
 
 def _digest(request: bytes) -> bytes:
     return hashlib.sha256(request).digest()
-
-
-def _expect(state: State, kind: type[S]) -> S:
-    if not isinstance(state, kind):
-        raise RuntimeError(f"session is in {type(state).__name__}, not in {kind.__name__}")
-    return state
-
-
-def _decode(kind: type[B], request: bytes, params: Params, step: str) -> B:
-    try:
-        return decode(kind, request, params.context())
-    except ValueError as error:
-        raise ProtocolError(SERVER, step, str(error)) from None

@@ -1,100 +1,28 @@
-"""The messages of secure aggregation as bytes; docs/protocol.md has the same as a table.
-
-Every message but the first starts with magic, version, kind and the context hash
-of the round, so that a message of another round, run, model or setting is refused
-before it is read. Tables are sorted by name and hold a name once; trailing bytes
-are refused. Decoding gives a message or a `ValueError`, never half of one.
-"""
+"""The messages of secure aggregation; docs/protocol.md has the same as a table."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import ClassVar
 
-from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
+from fedlearn.crypto.codec import Reader, Writer
 from fedlearn.crypto.identity import SIGNATURE_BYTES
+from fedlearn.secagg.framing import (
+    HASH_BYTES,
+    MAGIC,
+    VERSION,
+    check_header,
+    read_names,
+    read_table,
+    write_names,
+    write_table,
+)
 
-MAGIC = b"FLSA"
-VERSION = 1
-HASH_BYTES = 32
 KEY_BYTES = 32
 SHARE_BYTES = 32
 SEALED_BYTES = 1 + 2 * SHARE_BYTES + 16  # point, two shares, tag
-
-
-class Body(Protocol):
-    """A message without its header."""
-
-    KIND: ClassVar[int]
-
-    def write(self, writer: Writer) -> None:
-        """Appends the fields."""
-        ...
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        """Takes the fields."""
-        ...
-
-
-B = TypeVar("B", bound=Body)
-
-
-def encode(body: Body, context: bytes) -> bytes:
-    """The bytes of a message in the round with this context hash."""
-    writer = Writer().raw(MAGIC).uint(VERSION, 1).uint(body.KIND, 1).raw(context)
-    body.write(writer)
-    return writer.done()
-
-
-def decode(kind: type[B], data: bytes | memoryview, context: bytes) -> B:
-    """The message of that kind in these bytes.
-
-    Raises:
-        ValueError: another magic, version, kind or context, or not the canonical encoding.
-    """
-    reader = Reader(data)
-    _check_header(reader, kind.KIND)
-    if reader.raw(HASH_BYTES) != context:
-        raise ValueError("message belongs to another round, model or setting")
-    body = kind.read(reader)
-    reader.end()
-    return body
-
-
-def _check_header(reader: Reader, kind: int) -> None:
-    if reader.raw(len(MAGIC)) != MAGIC or reader.uint(1) != VERSION:
-        raise ValueError("not a secure aggregation message of version 1")
-    found = reader.uint(1)
-    if found != kind:
-        raise ValueError(f"message of kind {found} where {kind} was expected")
-
-
-def _write_table(writer: Writer, table: Mapping[str, bytes]) -> None:
-    writer.uint(len(table), 4)
-    for name in sorted_names(table):
-        writer.name(name).raw(table[name])
-
-
-def _read_table(reader: Reader, width: int) -> dict[str, bytes]:
-    table: dict[str, bytes] = {}
-    last = b""
-    for _ in range(reader.uint(4)):
-        name = reader.name()
-        if name_bytes(name) <= last:
-            raise ValueError("names are not sorted and distinct")
-        last, table[name] = name_bytes(name), reader.raw(width)
-    return table
-
-
-def _write_names(writer: Writer, names: tuple[str, ...]) -> None:
-    _write_table(writer, dict.fromkeys(names, b""))
-
-
-def _read_names(reader: Reader) -> tuple[str, ...]:
-    return tuple(_read_table(reader, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +49,7 @@ class Params:
         """The bytes of the message; the one message that no context precedes."""
         writer = Writer().raw(MAGIC).uint(VERSION, 1).uint(self.KIND, 1).raw(self.run_id)
         writer.uint(self.round, 4)
-        _write_names(writer, self.cohort)
+        write_names(writer, self.cohort)
         writer.uint(self.neighbours, 4).uint(self.threshold, 4).uint(self.bits, 1)
         writer.uint(self.length, 8)
         return writer.raw(self.layout_hash).raw(self.plan_hash).raw(self.model_hash).done()
@@ -130,11 +58,11 @@ class Params:
     def decode(cls, data: bytes | memoryview) -> Params:
         """The parameters in these bytes; `ValueError` when they are not canonical."""
         reader = Reader(data)
-        _check_header(reader, cls.KIND)
+        check_header(reader, cls.KIND)
         params = cls(
             run_id=reader.raw(16),
             round=reader.uint(4),
-            cohort=_read_names(reader),
+            cohort=read_names(reader),
             neighbours=reader.uint(4),
             threshold=reader.uint(4),
             bits=reader.uint(1),
@@ -193,11 +121,11 @@ class Roll:
     KIND: ClassVar[int] = 3
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        _write_table(writer, {name: keys.to_bytes() for name, keys in self.keys.items()})
+        write_table(writer, {name: keys.to_bytes() for name, keys in self.keys.items()})
 
     @classmethod
     def read(cls, reader: Reader) -> Roll:  # noqa: D102
-        table = _read_table(reader, RoundKeys.SIZE)
+        table = read_table(reader, RoundKeys.SIZE)
         return cls(keys={name: RoundKeys.from_bytes(data) for name, data in table.items()})
 
 
@@ -211,11 +139,11 @@ class Shares:
 
     def write(self, writer: Writer) -> None:  # noqa: D102
         writer.raw(self.commitment)
-        _write_table(writer, self.sealed)
+        write_table(writer, self.sealed)
 
     @classmethod
     def read(cls, reader: Reader) -> Shares:  # noqa: D102
-        return cls(commitment=reader.raw(HASH_BYTES), sealed=_read_table(reader, SEALED_BYTES))
+        return cls(commitment=reader.raw(HASH_BYTES), sealed=read_table(reader, SEALED_BYTES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,11 +154,11 @@ class Inbox:
     KIND: ClassVar[int] = 5
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        _write_table(writer, self.sealed)
+        write_table(writer, self.sealed)
 
     @classmethod
     def read(cls, reader: Reader) -> Inbox:  # noqa: D102
-        return cls(sealed=_read_table(reader, SEALED_BYTES))
+        return cls(sealed=read_table(reader, SEALED_BYTES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,11 +184,11 @@ class Survivors:
     KIND: ClassVar[int] = 7
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        _write_names(writer, self.names)
+        write_names(writer, self.names)
 
     @classmethod
     def read(cls, reader: Reader) -> Survivors:  # noqa: D102
-        return cls(names=_read_names(reader))
+        return cls(names=read_names(reader))
 
     def hash(self) -> bytes:
         """SHA-256 of the canonical list; what survivors sign."""
@@ -292,11 +220,11 @@ class Endorsements:
     KIND: ClassVar[int] = 9
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        _write_table(writer, self.signatures)
+        write_table(writer, self.signatures)
 
     @classmethod
     def read(cls, reader: Reader) -> Endorsements:  # noqa: D102
-        return cls(signatures=_read_table(reader, SIGNATURE_BYTES))
+        return cls(signatures=read_table(reader, SIGNATURE_BYTES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,14 +240,14 @@ class Opening:
     KIND: ClassVar[int] = 10
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        _write_table(writer, self.self_shares)
-        _write_table(writer, self.key_shares)
+        write_table(writer, self.self_shares)
+        write_table(writer, self.key_shares)
 
     @classmethod
     def read(cls, reader: Reader) -> Opening:  # noqa: D102
         opening = cls(
-            self_shares=_read_table(reader, 1 + SHARE_BYTES),
-            key_shares=_read_table(reader, 1 + SHARE_BYTES),
+            self_shares=read_table(reader, 1 + SHARE_BYTES),
+            key_shares=read_table(reader, 1 + SHARE_BYTES),
         )
         if opening.self_shares.keys() & opening.key_shares.keys():
             raise ValueError("both shares of one client are in one message")

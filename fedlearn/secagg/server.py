@@ -26,11 +26,11 @@ from fedlearn.crypto.keystream import RunRanges, add_masks
 from fedlearn.errors import ProtocolError
 from fedlearn.ring import Ring, RingVector, unpack
 from fedlearn.secagg import keys
+from fedlearn.secagg.framing import B, decode, encode
 from fedlearn.secagg.graph import choose_degree, neighbours_of
 from fedlearn.secagg.messages import (
     Advertisement,
     Agreement,
-    B,
     Endorsements,
     Inbox,
     Masked,
@@ -40,8 +40,6 @@ from fedlearn.secagg.messages import (
     RoundKeys,
     Shares,
     Survivors,
-    decode,
-    encode,
 )
 from fedlearn.secagg.policy import check_agreement, check_keys
 from fedlearn.secagg.reopen import Held, reopen

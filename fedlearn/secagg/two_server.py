@@ -33,7 +33,8 @@ from fedlearn.crypto.kdf import expand, key_info
 from fedlearn.crypto.keystream import RunRanges, add_masks
 from fedlearn.errors import ProtocolError
 from fedlearn.ring import Ring, RingVector, pack, unpack
-from fedlearn.secagg.messages import Params, decode, encode
+from fedlearn.secagg.framing import decode, encode
+from fedlearn.secagg.messages import Params
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SEED_BYTES = 32

@@ -20,9 +20,10 @@ from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.shamir import split
 from fedlearn.ring import Ring, pack
 from fedlearn.secagg import keys
+from fedlearn.secagg.framing import encode
 from fedlearn.secagg.graph import neighbours_of
 from fedlearn.secagg.layout import Layout
-from fedlearn.secagg.messages import Params, Survivors, encode
+from fedlearn.secagg.messages import Params, Survivors
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked
 from tests.vectors import HERE

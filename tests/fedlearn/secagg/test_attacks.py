@@ -11,6 +11,7 @@ from fedlearn.crypto.shamir import combine
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.secagg import keys
 from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.messages import (
     Advertisement,
     Endorsements,
@@ -22,8 +23,6 @@ from fedlearn.secagg.messages import (
     RoundKeys,
     Shares,
     Survivors,
-    decode,
-    encode,
 )
 from fedlearn.secagg.server import ServerSession
 from tests.fedlearn.secagg.federation import (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import ProtocolError
-from fedlearn.secagg.messages import decode, encode
+from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.two_server import (
     Contribution,
     FirstServer,
