@@ -10,8 +10,9 @@ from fedlearn.fairness import GroupFairness, shown
 from fedlearn.intervals import CONFIDENCE, accuracy_gap, decision_gaps, measured
 from fedlearn.metrics import EvaluationSums
 from fedlearn.rng import Streams
-from server.federation import GroupSums, Progress
+from server.federation import Progress
 from server.result import FairnessResult, GroupResult, GroupsResult
+from server.tested import GroupSums
 
 ALL: Final = "all sites"
 

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
-from fedlearn.agreement import groups_of
 from fedlearn.config import RunConfig
 from fedlearn.errors import PrivacyError, ProtocolError
-from fedlearn.metrics import EvaluationSums, metrics, score_bins
+from fedlearn.metrics import EvaluationSums, metrics
 from fedlearn.privacy import ClientPlan, DistributedPlan, Event, NoiseSource, PrivacyPlan
 from fedlearn.privacy.client_level import poisson_cohort, smallest_clip_norm
 from fedlearn.privacy.noise import noise_of
 from fedlearn.rng import Streams
-from fedlearn.rounds import EvaluateReply, RoundNote
+from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Total
 from fedlearn.secagg.settings import SecAggOff
 from fedlearn.vector import Vector
@@ -37,16 +35,7 @@ from server.result import Attendance, RoundResult
 from server.spending import epsilon_of, spent_in_round
 from server.strategies import cohort_size, make_strategy
 from server.summing import Summing
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupSums:
-    """Test sums of groups of people: of every site that releases its own, and over all sites."""
-
-    per_site: dict[str, dict[str, EvaluationSums]] = field(default_factory=dict)
-    withheld: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Site -> the groups that are too small there to be shown."""
-    pooled: dict[str, EvaluationSums] = field(default_factory=dict)
+from server.tested import GroupSums, check_sums, group_sums, pooled
 
 
 @dataclass
@@ -261,14 +250,6 @@ class Federation:
         own = self.config.strategy.min_sites
         return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
 
-    def _check_sums(self, content: RecordDict) -> None:
-        """Refuse test sums that cannot be added to those of the other sites."""
-        reply, classes = flower.read_evaluate_reply(content), self.enrolment.task.num_classes
-        if not all(_fits(sums, classes) for sums in (reply.sums, *reply.groups.values())):
-            raise ValueError("test sums of another shape")
-        if not {*reply.groups, *reply.withheld} <= set(groups_of(self.config.fairness)):
-            raise ValueError("test sums of a group that nobody asked for")
-
     def _evaluate(self, number: int) -> dict[str, float]:
         arrays = flower.arrays_of(self.progress.model)
         messages = self.strategy.configure_evaluate(
@@ -283,39 +264,13 @@ class Federation:
             tested, groups = self.summing.evaluate(number, list(messages), model, classes)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
-            replies = self.grid.exchange(messages, check=self._check_sums)
+            classes, fairness = self.enrolment.task.num_classes, self.config.fairness
+            replies = self.grid.exchange(
+                messages, check=lambda content: check_sums(content, classes, fairness)
+            )
             read = flower.read_evaluate_reply
             told = {site: read(reply.content) for site, reply in replies.answers.items()}
             self.progress.per_site = {site: reply.sums for site, reply in told.items()}
             self.progress.tested = pooled(self.progress.per_site)
-            self.progress.groups = _group_sums(told)
+            self.progress.groups = group_sums(told)
         return metrics(self.progress.tested)
-
-
-def _fits(sums: EvaluationSums, classes: int) -> bool:
-    shapes = sums.confusion.shape, sums.scores.shape
-    return shapes == ((classes, classes), (2, score_bins(classes)))
-
-
-def _group_sums(told: Mapping[str, EvaluateReply]) -> GroupSums:
-    """What sites have shown of their groups, and the sums of that over the sites."""
-    total: dict[str, EvaluationSums] = {}
-    for _, reply in sorted(told.items()):
-        for name, sums in reply.groups.items():
-            total[name] = total[name] + sums if name in total else sums
-    return GroupSums(
-        per_site={site: reply.groups for site, reply in told.items() if reply.groups},
-        withheld={site: reply.withheld for site, reply in told.items() if reply.withheld},
-        pooled=total,
-    )
-
-
-def pooled(per_site: dict[str, EvaluationSums]) -> EvaluationSums:
-    """The sums over all sites, added in the order of their names."""
-    sums = [per_site[site] for site in sorted(per_site)]
-    if not sums:
-        raise ProtocolError("", "evaluate", "no site answered")
-    total = sums[0]
-    for more in sums[1:]:
-        total = total + more
-    return total

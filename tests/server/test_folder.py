@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -154,13 +155,12 @@ def test_write_atomically__leaves_the_old_file_when_it_cannot_finish(
     path = tmp_path / "file"
     write_atomically(path, b"old")
 
-    def full(self: Path, content: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(content[: len(content) // 2])
+    def full(file: int) -> None:
+        os.ftruncate(file, 3)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             write_atomically(path, b"new and long")
     assert path.read_bytes() == b"old"
