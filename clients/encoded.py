@@ -1,17 +1,23 @@
-"""Records as the frozen part of a model sees them: computed once, kept at the site.
+"""Records as the frozen part of a model sees them: each computed once, kept at the site.
 
-What is kept is as sensitive as the records themselves. It lies in the site's
-own cache, readable by its user alone, under a name that depends on the frozen
-weights and on the records: other weights or records never meet it. Removing
-the folder costs time and nothing else.
+What is kept goes by the record, not by the set that it was found in: another
+partition, seed or split of the same records computes nothing anew. It is as
+sensitive as the records themselves. It lies in the site's own cache, readable
+by its user alone, in a folder named after the frozen weights, each record under
+the hash of its features: other weights or records never meet it. Removing the
+folder costs time and nothing else.
+
+A folder holds files that are written once and never changed, each a list of
+records. Runs that work at the same time at worst compute a record twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,8 +31,13 @@ from fedlearn import __version__
 from fedlearn.data import Records
 
 Encoded = NDArray[np.float32]
+Key = bytes
+"""SHA-256 of a record's features."""
 
-_BATCH = 256
+_BATCH = 32
+"""Every batch has this size, the last filled up: with other sizes a library may choose another
+order of sums, and what is known of a record would depend on those it was computed with."""
+
 _weights_seen: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 _in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDictionary()
 
@@ -34,53 +45,101 @@ _in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDicti
 def encoded(frozen: nn.Module, records: Records, *, made_by: str, cache: Path) -> Encoded:
     """The outputs of `frozen` for `records`, `float32[n, ...]`; from `cache` where they are known.
 
-    `made_by` is the config of the model: what its weights do not say.
+    `made_by` is what the weights of `frozen` do not say: its config and the form of a record.
 
     **Guarantees:** what comes from the cache is, bit for bit, what was computed
-    from these records by these weights; a file that cannot be read is made anew.
+    from the same record by the same weights; a file that cannot be read is as
+    good as none.
     """
     seen_by, kept = _in_memory.get(records, (None, None))
     if kept is None or seen_by is not frozen:
-        kept = _from_disk(frozen, records, made_by, cache / "encoded")
+        folder = cache / "encoded" / _model_digest(frozen, made_by)
+        kept = _through(folder, frozen, records.features)
         _in_memory[records] = frozen, kept
     return kept
 
 
-def _from_disk(frozen: nn.Module, records: Records, made_by: str, folder: Path) -> Encoded:
-    path = folder / f"{_digest(frozen, records, made_by)}.npy"
-    try:
-        kept: Encoded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        kept = _compute(frozen, records)
-        _store(path, kept)
-    return kept
+def _through(folder: Path, frozen: nn.Module, features: NDArray[Any]) -> Encoded:
+    keys = [_key(record) for record in features]
+    known = _known(folder, set(keys))
+    missing = {key: i for i, key in enumerate(keys) if key not in known}
+    if missing or not keys:
+        fresh = _compute(frozen, features[list(missing.values())])
+        if not keys:
+            return fresh
+        _store(folder, list(missing), fresh)
+        known |= zip(missing, fresh, strict=True)
+    return np.stack([known[key] for key in keys])
 
 
-def _compute(frozen: nn.Module, records: Records) -> Encoded:
-    features = torch.from_numpy(records.features)
+def _compute(frozen: nn.Module, features: NDArray[Any]) -> Encoded:
+    """The outputs for `features`, batch by batch; for no records, an array of their shape."""
     starts = range(0, max(1, len(features)), _BATCH)
     with torch.no_grad():
-        parts = [frozen(features[i : i + _BATCH]) for i in starts]
-    return torch.cat(parts).float().contiguous().numpy()
+        parts = [_batch(frozen, features[i : i + _BATCH]) for i in starts]
+    return np.concatenate(parts)
 
 
-def _store(path: Path, kept: Encoded) -> None:
-    """Write the file in one step, for this user alone."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    content = io.BytesIO()
-    np.save(content, kept)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _batch(frozen: nn.Module, features: NDArray[Any]) -> Encoded:
+    short = _BATCH - len(features) if len(features) else 0
+    full = np.concatenate([features, np.repeat(features[:1], short, axis=0)])
+    found: Encoded = frozen(torch.from_numpy(full)).float().numpy()
+    return found[: len(features)]
+
+
+def _known(folder: Path, wanted: Collection[Key]) -> dict[Key, Encoded]:
+    """What the files of `folder` have of the `wanted` records, read when it is looked at."""
+    found: dict[Key, Encoded] = {}
+    for path, rows in _files(folder):
+        if here := rows.keys() & wanted - found.keys():
+            values = np.load(path, mmap_mode="r")["value"]
+            found |= {key: values[rows[key]] for key in here}
+    return found
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Mapping[Key, int]]]:
+    """The files that can be read, with the row of each record."""
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            status = path.stat()
+            yield path, _rows(path, status.st_mtime_ns, status.st_size)
+        except (OSError, ValueError, EOFError, IndexError, KeyError):
+            continue  # damaged, or no file of ours: made anew
+
+
+@lru_cache(maxsize=1024)
+def _rows(path: Path, changed: int, size: int) -> Mapping[Key, int]:
+    """Which record is where in a file; `changed` and `size` tell a file from another of its name.
+
+    Raises:
+        OSError, ValueError, EOFError, IndexError, KeyError: it is none that `_store` wrote.
+    """
+    content = np.load(path, mmap_mode="r")
+    if content["value"].dtype != np.float32:
+        raise ValueError(f"{path} holds {content.dtype}")
+    return {bytes(key): row for row, key in enumerate(content["key"])}
+
+
+def _store(folder: Path, keys: Sequence[Key], values: Encoded) -> None:
+    """Write a file in one step, for this user alone; the same records have the same file."""
+    row = np.dtype([("key", "V32"), ("value", np.float32, values.shape[1:])])
+    content = np.empty(len(keys), row)
+    content["key"] = np.frombuffer(b"".join(keys), "V32")
+    content["value"] = values
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(prefix=".", dir=folder)  # mode 0600
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content.getbuffer())
-    temporary.replace(path)
+        np.save(file, content)
+    Path(temporary).replace(folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()}.npy")
 
 
-def _digest(frozen: nn.Module, records: Records, made_by: str) -> str:
-    digest = hashlib.sha256(f"fedlearn/encoded/v1 {__version__} {made_by}\n".encode())
+def _key(record: NDArray[Any]) -> Key:
+    return hashlib.sha256(np.ascontiguousarray(record)).digest()
+
+
+def _model_digest(frozen: nn.Module, made_by: str) -> str:
+    digest = hashlib.sha256(f"fedlearn/encoded/v2 {__version__} {made_by}\n".encode())
     digest.update(_weights_digest(frozen))
-    for part in _canonical("records", records.features):
-        digest.update(part)
     return digest.hexdigest()
 
 
@@ -89,12 +148,8 @@ def _weights_digest(frozen: nn.Module) -> bytes:
     if frozen not in _weights_seen:
         digest = hashlib.sha256()
         for name, tensor in frozen.state_dict().items():
-            for part in _canonical(name, tensor.numpy()):
-                digest.update(part)
+            array = tensor.numpy()
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array))
         _weights_seen[frozen] = digest.digest()
     return _weights_seen[frozen]
-
-
-def _canonical(name: str, array: NDArray[Any]) -> Iterator[bytes]:
-    yield f"{name} {array.dtype.str} {array.shape}\n".encode()
-    yield np.ascontiguousarray(array).tobytes()

@@ -41,7 +41,7 @@ from fedlearn.privacy import NoiseSource, PrivacyPlan
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
-from fedlearn.task import Task
+from fedlearn.task import Input, Task
 from fedlearn.training.settings import Training
 from fedlearn.vector import layout_of
 from fedlearn.weights import weights_of
@@ -87,7 +87,7 @@ class Site:
         kept = encoded(
             self.learner.frozen,
             records,
-            made_by=encode(replace(_ModelChoice.of(self.config, self.task), seed=0)),
+            made_by=encode(_Frozen.of(self.config, self.task, self.learner.frozen)),
             cache=default_cache(os.environ),
         )
         return torch.from_numpy(kept), labels
@@ -194,6 +194,20 @@ class _ModelChoice:
     def of(cls, config: RunConfig, task: Task) -> _ModelChoice:
         part = config.training.trained_part
         return cls(model=config.model, task=task, seed=config.seed, finetune=part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frozen:
+    """What makes the frozen part of a model, besides its weights."""
+
+    model: models.Model
+    input: Input
+    stages: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: RunConfig, task: Task, frozen: nn.Module) -> _Frozen:
+        names = tuple(name for name, _ in frozen.named_children())
+        return cls(model=config.model, input=task.input, stages=names)
 
 
 @lru_cache(maxsize=1)
