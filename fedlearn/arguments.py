@@ -155,8 +155,18 @@ def _add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
     _add(tasks, "data list", "known data sets", "data list")
     fetch = _add(tasks, "data fetch", "bring a known set into the cache", "data fetch heart")
     fetch.add_argument("name", metavar="NAME")
-    check = _add(tasks, "data check", "look at one's own table", "data check my.csv")
-    check.add_argument("path", metavar="PATH")
+    check = _add(
+        tasks,
+        "data check",
+        "look at one's own data: what is understood, and what is wrong, by line or file",
+        "data check my.csv",
+    )
+    check.add_argument(
+        "path",
+        metavar="PATH",
+        help="a table (CSV, Parquet), texts (CSV, JSONL, a folder that Hugging Face `datasets` "
+        "saved), pictures (a folder for every class, or .npz)",
+    )
 
 
 def _add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedlearn.data.check import Report
+from fedlearn.data.check_report import Report
 from fedlearn.data.table import some_lines
 from server.federation import Federation
 from server.result import Result, RoundResult
@@ -154,23 +155,14 @@ def shortest(path: Path) -> str:
 
 def show_check(report: Report, console: Console) -> None:
     """Print what `fedlearn data check` found."""
-    table = Table("column", "kind", "missing", "different values", "looks like", box=box.SIMPLE)
-    for column in report.columns:
-        table.add_row(
-            escape(column.name),
-            column.kind,
-            str(column.missing),
-            f"{len(column.categories):,}",
-            escape(column.identifier),
-        )
+    if report.kind:
+        by = f", separated by {report.separator}" if report.separator else ""
+        where = f"[bold]{escape(str(report.path))}[/]"
+        console.print(f"{where}: {report.kind}, {report.records:,} records{by}", soft_wrap=True)
+    for fact in report.facts:
+        console.print(escape(fact), soft_wrap=True)
     if report.columns:
-        console.print(
-            f"[bold]{escape(str(report.path))}[/]: {report.records:,} records, "
-            + (f"separated by {report.separator}" if report.separator else "in Parquet")
-        )
-        console.print(table)
-        console.print(f"could be the label: {', '.join(report.labels) or 'no column'}")
-        console.print(f"could be the site: {', '.join(report.sites) or 'no column'}")
+        _show_columns(report, console)
     if report.duplicates:
         copies = some_lines(report.duplicates, report.counted)
         console.print(f"{copies}: copies of an earlier record", soft_wrap=True)
@@ -178,3 +170,24 @@ def show_check(report: Report, console: Console) -> None:
         console.print(f"[yellow]hint:[/] {escape(hint)}", soft_wrap=True)
     for problem in report.problems:
         console.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True)
+    if report.settings and not report.problems:
+        console.print(
+            f"try: fedlearn simulate {escape(shlex.join(report.settings))}", soft_wrap=True
+        )
+
+
+def _show_columns(report: Report, console: Console) -> None:
+    table = Table("column", "kind", "missing", "different values", "looks like", box=box.SIMPLE)
+    for column in report.columns:
+        table.add_row(
+            escape(column.name),
+            "text" if column.name in report.texts else column.kind,
+            str(column.missing),
+            f"{len(column.categories):,}",
+            escape(column.identifier),
+        )
+    console.print(table)
+    roles = {"text": report.texts} if report.texts else {}
+    roles |= {"label": report.labels, "site": report.sites}
+    for role, names in roles.items():
+        console.print(f"could be the {role}: {escape(', '.join(names)) or 'no column'}")

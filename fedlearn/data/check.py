@@ -1,19 +1,22 @@
-"""What `fedlearn data check PATH` says about a table: what was understood, and what is wrong.
+"""What `fedlearn data check PATH` says about one's own data: what was understood, what is wrong.
 
-For the eyes of the table's owner: the report holds the different values of
-every column. Ranges for scaling are deliberately not suggested from the data:
-a range is what the field holds possible, and a minimum is somebody's value.
+Here are tables, and the choice between them and texts (`check_text`) and
+pictures (`check_pictures`). Roles of columns are suggestions. Ranges for
+scaling are deliberately not suggested from the data: a range is what the field
+holds possible, and a minimum is somebody's value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from fedlearn.data import columns
+from fedlearn.data import check_pictures, check_text, columns
+from fedlearn.data.check_report import Report
 from fedlearn.data.columns import Column
+from fedlearn.data.huggingface import is_saved
 from fedlearn.data.parquet import is_parquet, read_parquet
 from fedlearn.data.table import (
     Separator,
@@ -23,10 +26,14 @@ from fedlearn.data.table import (
     read_table,
     read_text,
 )
+from fedlearn.data.text import is_lines
 from fedlearn.errors import DataError
 
 _LABEL = re.compile(
     r"label|outcome|target|class|y|diagnosis|disease|default|death|status", re.IGNORECASE
+)
+_CLASS = re.compile(
+    _LABEL.pattern + "|kind|type|category|topic|chapter|intent|sentiment", re.IGNORECASE
 )
 _SITE = re.compile(
     r".*(site|hospital|cent(er|re)|clinic|bank|branch|shop|store|firm|office|region|country).*",
@@ -38,69 +45,97 @@ _MAX_CLASSES = 10
 _MAX_CATEGORIES = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """A table as understood; `columns` is empty when the file could not be read.
-
-    `labels` and `sites` are columns that could serve as such, likely ones
-    first. `problems` keep the table, as it is, from being learned from; `hints` are
-    columns that narrow people down and could be made less telling.
-    """
-
-    path: Path
-    records: int = 0
-    separator: Separator | None = None
-    columns: tuple[Column, ...] = ()
-    labels: tuple[str, ...] = ()
-    sites: tuple[str, ...] = ()
-    duplicates: tuple[int, ...] = ()
-    counted: str = "line"
-    hints: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
 def check(path: Path, *, encoding: str = "utf-8", separator: Separator | None = None) -> Report:
-    """Inspects a table; problems are part of the report, with line numbers.
+    """Inspects one's own data; problems are part of the report, with line numbers or file names.
 
-    The separator is guessed from the header when it is not given.
+    A table (CSV or Parquet), texts (a table with a column of them, a file of JSON
+    objects, a folder that Hugging Face `datasets` saved), or pictures (in folders,
+    or .npz). The separator of a table is guessed from its header when it is not given.
 
     Raises:
-        ConfigError: Python knows no such encoding.
+        ConfigError: Python knows no such encoding, or a package is missing.
 
     """
     try:
-        chosen, table = _read(path, encoding, separator)
+        return _checked(path, encoding, separator)
     except DataError as error:
         return Report(path=path, problems=tuple(str(error).splitlines()))
+
+
+def _checked(path: Path, encoding: str, separator: Separator | None) -> Report:
+    if is_saved(path):
+        table, facts = check_text.table_of_saved(path)
+        return _texts(path, table, facts, "huggingface")
+    if path.is_dir():
+        return check_pictures.check_folder(path)
+    if path.suffix == ".npz":
+        return check_pictures.check_archive(path)
+    if is_lines(path):
+        return _texts(path, check_text.table_of_lines(path, encoding), (), "text")
+    if is_parquet(path):
+        return _table(path, read_parquet(path), None)
+    chosen = separator or guess_separator(read_text(path, encoding))
+    table = read_table(path, separator=chosen, encoding=encoding)
+    report = _table(path, table, chosen)
+    if not report.texts:
+        return report
+    # Read as texts, only three of its columns matter.
+    as_table = tuple(f"as a table (scenario=csv), {problem}" for problem in report.problems)
+    texts = replace(report, hints=(*report.hints, *as_table), problems=())
+    options = () if chosen == "comma" else (f"scenario.separator={chosen}",)
+    found = check_text.with_texts(texts, table, "text")
+    return replace(found, settings=(*found.settings, *options))
+
+
+def _texts(path: Path, table: Table, facts: tuple[str, ...], scenario: str) -> Report:
+    """A file or folder that only a scenario of texts reads."""
+    report = replace(_table(path, table, None), kind="texts", facts=facts, hints=(), problems=())
+    if report.texts:
+        return check_text.with_texts(report, table, scenario)
+    there = ", ".join(table.header) or "none"
+    problem = f"{path}: no column could be the text, which has several words; there are {there}"
+    return replace(report, problems=(problem,))
+
+
+def _table(path: Path, table: Table, separator: Separator | None) -> Report:
     found = tuple(columns.describe(name, table.column(name)) for name in table.header)
+    texts = check_text.text_columns(table, found)
+    others = [column for column in found if column.name not in texts]
+    labels = _classes_of_texts(others, len(table.rows)) if texts else _labels(others)
+    sites = _sites([column for column in found if column.name not in (*texts, *labels[:1])])
+    settings = [f"scenario.path={path}", f"scenario.label={labels[0] if labels else 'COLUMN'}"]
+    settings += [f"scenario.site={sites[0]}"] if sites else ["partition=iid"]
+    settings += [] if separator in (None, "comma") else [f"scenario.separator={separator}"]
     return Report(
         path=path,
+        kind="a table",
         records=len(table.rows),
-        separator=chosen,
+        separator=separator,
         counted=table.counted,
         columns=found,
-        labels=_labels(found),
-        sites=_sites(found),
+        texts=texts,
+        labels=labels,
+        sites=sites,
         duplicates=tuple(table.lines[i] for i in duplicates(table)),
         hints=tuple(_hints(found)),
-        problems=tuple(_problems(table, found)),
+        problems=(*_problems(table, found), *_no_label(found, labels)),
+        settings=("scenario=csv", *settings),
     )
 
 
-def _read(path: Path, encoding: str, separator: Separator | None) -> tuple[Separator | None, Table]:
-    """The table, and what separates its cells; None where it is no text."""
-    if is_parquet(path):
-        return None, read_parquet(path)
-    chosen = separator or guess_separator(read_text(path, encoding))
-    return chosen, read_table(path, separator=chosen, encoding=encoding)
+def _classes_of_texts(found: Sequence[Column], records: int) -> tuple[str, ...]:
+    """As `_labels`; texts may have more classes than a table, and other names for them."""
+    most = min(_MAX_CATEGORIES, records // 2)
+    few = [c for c in found if 2 <= len(c.categories) <= most and not c.identifier]
+    return _likely_first(few, _CLASS)
 
 
-def _labels(found: tuple[Column, ...]) -> tuple[str, ...]:
+def _labels(found: Sequence[Column]) -> tuple[str, ...]:
     few = [c for c in found if 2 <= len(c.categories) <= _MAX_CLASSES and not c.identifier]
     return _likely_first(few, _LABEL)
 
 
-def _sites(found: tuple[Column, ...]) -> tuple[str, ...]:
+def _sites(found: Sequence[Column]) -> tuple[str, ...]:
     several = [c for c in found if len(c.categories) >= 2 and c.kind == "categorical"]
     named = [c for c in found if _SITE.fullmatch(c.name) and len(c.categories) >= 2]
     few = [c for c in several if len(c.categories) <= _MAX_CATEGORIES and c not in named]
@@ -124,6 +159,21 @@ def _hints(found: tuple[Column, ...]) -> Iterator[str]:
                 f"column {column.name!r}: great ages are rare; bands tell less "
                 f"(scenario.deidentify.bands={{{column.name}: 10}})"
             )
+
+
+def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[str]:
+    """A table without a column that could be learned; one that is called so has one value only."""
+    if labels:
+        return
+    constant = [c for c in found if len(c.categories) == 1 and _LABEL.fullmatch(c.name)]
+    for column in constant:
+        value = column.categories[0]
+        yield f"column {column.name!r}: every record is {value!r}; there is nothing to learn"
+    if not constant:
+        yield (
+            f"no column could be the label, which has 2 to {_MAX_CLASSES} different values: "
+            "group those of the column that is to be predicted"
+        )
 
 
 def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:

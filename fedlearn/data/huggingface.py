@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedlearn.data import memory
 from fedlearn.data.documents import pool_of
 from fedlearn.data.pool import Pool
 from fedlearn.data.text import Entry, cell, documents
@@ -44,7 +45,7 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
         DataError: the folder is no saved data set, or cannot be learned from.
         ConfigError: columns are named that are not there, or pyarrow is missing.
     """
-    splits = _splits(Path(config.path))
+    splits = splits_of(Path(config.path))
     found = {name: _entries(config, folder) for name, folder in splits.items()}
     entries = [entry for part in found.values() for entry in part]
     # Numbered over both splits, as a reader counts; not within one of them.
@@ -64,8 +65,12 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
     return pool_of(made, config.tokenizer, cache)
 
 
-def _splits(path: Path) -> dict[str, Path]:
-    """The folder of every split that is used, the training one first."""
+def splits_of(path: Path) -> dict[str, Path]:
+    """The folder of every split that is used, the training one first.
+
+    Raises:
+        DataError: the folder is no saved data set, or has no split `train`.
+    """
     if (path / "dataset_dict.json").is_file():
         names = _json(path / "dataset_dict.json").get("splits", [])
         if "train" not in names:
@@ -81,7 +86,7 @@ def _splits(path: Path) -> dict[str, Path]:
 
 
 def _entries(config: HuggingFace, folder: Path) -> list[Entry]:
-    table = _table(folder)
+    table = read_split(folder)
     wanted = {"text": config.text, "label": config.label, "site": config.site}
     problems = [
         f"scenario.{role}: no column {name!r} in {folder}; there are "
@@ -92,8 +97,8 @@ def _entries(config: HuggingFace, folder: Path) -> list[Entry]:
     if problems:
         raise ConfigError(problems)
     columns = {role: table.column(name).to_pylist() for role, name in wanted.items() if name}
-    names = _class_names(folder, config.label)
-    labels = [_label(value, names) for value in columns["label"]]
+    names = class_names(folder, config.label)
+    labels = [label_of(value, names) for value in columns["label"]]
     sites = [cell(value) for value in columns.get("site", [""] * len(labels))]
     texts = [cell(value) for value in columns["text"]]
     return [
@@ -102,14 +107,25 @@ def _entries(config: HuggingFace, folder: Path) -> list[Entry]:
     ]
 
 
-def _table(folder: Path) -> Any:
+def is_saved(path: Path) -> bool:
+    """Whether `path` is a folder that `datasets` saved."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def read_split(folder: Path) -> Any:
+    """The Arrow table of one split.
+
+    Raises:
+        DataError: a file is missing, damaged, or all together would not fit into memory.
+        ConfigError: pyarrow is missing.
+    """
     try:
         import pyarrow as arrow
     except ImportError:
         raise ConfigError(
             ["scenario=huggingface: needs pyarrow; install it with pip install 'fedlearn[text]'"]
         ) from None
-    files = [folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"]]
+    files = _files(folder)
     tables = []
     for file in files:
         try:
@@ -120,13 +136,23 @@ def _table(folder: Path) -> Any:
     return arrow.concat_tables(tables)
 
 
-def _class_names(folder: Path, label: str) -> list[str]:
+def _files(folder: Path) -> list[Path]:
+    listed = _json(folder / "state.json").get("_data_files", [])
+    files = [folder / str(entry["filename"]) for entry in listed]
+    if absent := [str(file) for file in files if not file.is_file()]:
+        raise DataError("\n".join(f"{name}: there is no such file" for name in absent))
+    memory.require(folder, sum(file.stat().st_size for file in files) * memory.PROSE_FACTOR)
+    return files
+
+
+def class_names(folder: Path, label: str) -> list[str]:
     """The names of a `ClassLabel` column; empty where labels are values of their own."""
     feature = _json(folder / "dataset_info.json").get("features", {}).get(label, {})
     return list(feature.get("names", [])) if feature.get("_type") == "ClassLabel" else []
 
 
-def _label(value: object, names: list[str]) -> str:
+def label_of(value: object, names: list[str]) -> str:
+    """A cell as text: the name of a class, where `names` are those of a `ClassLabel`."""
     if names and isinstance(value, int):
         return names[value] if 0 <= value < len(names) else ""  # -1 stands for no label
     return cell(value)

@@ -55,7 +55,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Picture:
     """One file, and what its place says of it."""
 
     path: Path
@@ -71,7 +71,7 @@ def load(config: Images, rng: np.random.Generator) -> Pool:
             only or a picture that cannot be read (all of these are listed), or is too large.
     """
     root = Path(config.path)
-    found = list(_found(config, root))
+    found = list(pictures_in(config, root))
     classes = tuple(sorted({one.label for one in found}))
     if len(classes) < 2:
         raise DataError(
@@ -99,11 +99,15 @@ def load(config: Images, rng: np.random.Generator) -> Pool:
 # --- Where the pictures are -----------------------------------------------------------
 
 
-def _found(config: Images, root: Path) -> Iterator[_Found]:
-    """Every picture in the order of the paths."""
+def pictures_in(config: Images, root: Path) -> Iterator[Picture]:
+    """Every picture in the order of the paths; opens none.
+
+    Raises:
+        DataError: the folder is none, or is laid out otherwise; every problem.
+    """
     _check_root(root)
     problems: list[str] = []
-    found: list[_Found] = []
+    found: list[Picture] = []
     for site in _folders(config, root, problems) if config.sites else [root]:
         for label in _folders(config, site, problems):
             files = [one for one in _visible(label) if one.is_file()]
@@ -117,9 +121,12 @@ def _found(config: Images, root: Path) -> Iterator[_Found]:
                     f"{label}: this class has no pictures; remove the folder or fill it"
                 )
             name = site.name if config.sites else ""
-            found += [_Found(one, name, label.name) for one in files]
+            found += [Picture(one, name, label.name) for one in files]
     if not found and not problems:
-        problems.append(f"{root}: holds no folders of classes; expected is {_layout(config, root)}")
+        problems.append(
+            f"{root}: is a folder that holds no folders of classes; expected is "
+            f"{_layout(config, root)}"
+        )
     if problems:
         raise DataError("\n".join(problems))
     yield from found
@@ -156,7 +163,7 @@ def _layout(config: Images, root: Path) -> str:
 
 
 def _read_all(
-    config: Images, root: Path, found: Sequence[_Found]
+    config: Images, root: Path, found: Sequence[Picture]
 ) -> tuple[NDArray[np.uint8], list[bytes]]:
     """The pictures `uint8[n, size, size, channels]`, and a hash of every file."""
     channels = 3 if config.colour == "colour" else 1
@@ -211,10 +218,10 @@ def _flat(picture: Image) -> Image:
     return picture
 
 
-def _notes(root: Path, found: Sequence[_Found], digests: Sequence[bytes]) -> Iterator[str]:
-    first: dict[bytes, _Found] = {}
-    copies: list[_Found] = []
-    contradictions: list[_Found] = []
+def _notes(root: Path, found: Sequence[Picture], digests: Sequence[bytes]) -> Iterator[str]:
+    first: dict[bytes, Picture] = {}
+    copies: list[Picture] = []
+    contradictions: list[Picture] = []
     for one, digest in zip(found, digests, strict=True):
         before = first.setdefault(digest, one)
         if before is not one:

@@ -17,6 +17,9 @@ CELL_BYTES = 70
 TEXT_FACTOR = 30
 """Bytes in memory for a byte of a text file: short cells take the most, about 24."""
 
+PROSE_FACTOR = 8
+"""The same for a file of whole texts, whose cells are long."""
+
 
 def installed() -> int:
     """Bytes of memory that this process may ever have: the machine's, or its container's."""

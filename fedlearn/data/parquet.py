@@ -59,7 +59,7 @@ def read_parquet(path: Path) -> Table:
         *(
             f"{path}: column {field.name!r} holds {field.type}, which is no number and no category"
             for field in whole.schema
-            if _reader(field.type) is None
+            if reader_of(field.type) is None
         ),
     ]
     if problems:
@@ -72,18 +72,18 @@ def read_parquet(path: Path) -> Table:
 
 
 def _cells(column: pyarrow.ChunkedArray) -> list[str]:
-    write = _reader(column.type)
+    write = reader_of(column.type)
     if write is None:
         raise RuntimeError("a column that cannot be read was not refused")
     return ["" if value is None else write(value) for value in column.to_pylist()]
 
 
-def _reader(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
+def reader_of(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
     """How a value of this type is written as text; None for what no table holds."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
-        return _reader(kind.value_type)
+        return reader_of(kind.value_type)
     if types.is_floating(kind):
         return _number
     if types.is_temporal(kind) and not types.is_duration(kind):

@@ -73,12 +73,15 @@ def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> 
     return table
 
 
-def read_text(path: Path, encoding: str) -> str:
-    """The whole file as text; see `read_table` for what is refused."""
+def read_text(path: Path, encoding: str, factor: int = memory.TEXT_FACTOR) -> str:
+    """The whole file as text; see `read_table` for what is refused.
+
+    `factor`: how many bytes of memory a byte of the file will take.
+    """
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name the file in it")
     try:
-        memory.require(path, path.stat().st_size * memory.TEXT_FACTOR)
+        memory.require(path, path.stat().st_size * factor)
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedlearn.data import memory
 from fedlearn.data.documents import Documents, numbered, pool_of
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
@@ -65,8 +66,7 @@ def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
         ConfigError: columns are named that are not there.
     """
     path = Path(config.path)
-    jsonl = path.suffix.lower() in (".jsonl", ".ndjson")
-    entries = list(_from_lines(config, path) if jsonl else _from_table(config, path))
+    entries = list(_from_lines(config, path) if is_lines(path) else _from_table(config, path))
     return pool_of(
         documents(
             entries,
@@ -125,7 +125,7 @@ def _from_table(config: OwnText, path: Path) -> Iterator[Entry]:
 
 
 def _from_lines(config: OwnText, path: Path) -> Iterator[Entry]:
-    rows = _objects(path, read_text(path, config.encoding))
+    rows = read_objects(path, config.encoding)
     _check_names(config, tuple({key: None for _, row in rows for key in row}))
     for line, row in rows:
         yield Entry(
@@ -136,8 +136,19 @@ def _from_lines(config: OwnText, path: Path) -> Iterator[Entry]:
         )
 
 
-def _objects(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+def is_lines(path: Path) -> bool:
+    """Whether the file is called as one that holds a JSON object a line."""
+    return path.suffix.lower() in (".jsonl", ".ndjson")
+
+
+def read_objects(path: Path, encoding: str) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file of lines, and the line of each; empty lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read, or lines hold something else; all of them.
+    """
     rows, wrong = [], []
+    text = read_text(path, encoding, memory.PROSE_FACTOR)
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue

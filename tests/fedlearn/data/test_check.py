@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fedlearn.cli import main
+from fedlearn.config import compose
+from fedlearn.data import Pool, load_pool
 from fedlearn.data.check import check
+from fedlearn.data.check_report import Report
 from fedlearn.data.csv import Csv, load
 from fedlearn.errors import DataError
+from fedlearn.rng import Streams
+
+from .test_images import folder as pictures
+from .test_images import save as save_picture
+from .test_medmnist import arrays
 
 GOOD = """age;hospital;sex;outcome
 61;north;m;1
@@ -48,6 +59,7 @@ def test_check__lists_identifiers_and_cells_with_their_lines(tmp_path: Path) -> 
         "column 'contact'",
         "column 'text'",
         "column 'void'",
+        "no column could be the label, which has 2 to 10 different values",
     ]
     assert "line 62: not a number" in report.problems[0]
     assert "e-mail addresses" in report.problems[1]
@@ -66,3 +78,191 @@ def test_check__agrees_with_what_loading_refuses(tmp_path: Path) -> None:
     assert len(check(path).problems) == 1
     with pytest.raises(DataError, match="column 'name': its name says a person's name"):
         load(Csv(path=str(path), label="y"), np.random.default_rng(0))
+
+
+# --- Texts ----------------------------------------------------------------------------
+
+CLAUSES = [
+    {"text": f"the {word} of this agreement number {i}", "kind": kind, "firm": f"firm {i % 3}"}
+    for i in range(12)
+    for word, kind in [("warranty", "w"), ("licence", "l")]
+]
+
+
+def lines(folder: Path, rows: Sequence[object]) -> Path:
+    path = folder / "clauses.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def clauses(folder: Path, rows: Sequence[dict[str, str]], separator: str = "\t") -> Path:
+    path = folder / "clauses.csv"
+    body = [separator.join(row.values()) for row in rows]
+    path.write_text("\n".join([separator.join(rows[0]), *body]))
+    return path
+
+
+def read_as_told(report: Report, cache: Path) -> Pool:
+    """The pool that the suggested settings describe; its tokenizer needs no list."""
+    words = ["scenario.tokenizer.kind=hashing"] if report.texts else []
+    config = compose([*report.settings, *words, "privacy=none"])
+    return load_pool(config.scenario, Streams(0), cache)
+
+
+def test_check__finds_texts_labels_and_sites_in_lines_of_json(tmp_path: Path) -> None:
+    report = check(lines(tmp_path, CLAUSES))
+    assert report.problems == report.hints == ()
+    assert (report.kind, report.records) == ("texts", 24)
+    assert (report.texts, report.labels[0], report.sites[0]) == (("text",), "kind", "firm")
+    assert any("texts of 7 words in the middle" in fact for fact in report.facts)
+    assert any("2 classes in column 'kind': l 12, w 12" in fact for fact in report.facts)
+    pool = read_as_told(report, tmp_path)
+    assert len(pool) == 24
+    assert pool.natural_site is not None
+
+
+def test_check__suggests_what_reads_a_table_of_texts(tmp_path: Path) -> None:
+    report = check(clauses(tmp_path, CLAUSES))
+    assert (report.kind, report.separator, report.problems) == ("texts", "tab", ())
+    assert len(read_as_told(report, tmp_path)) == 24
+
+
+def test_check__numbers_what_is_unusual_in_texts(tmp_path: Path) -> None:
+    long = {"text": "word " * 400, "kind": "l", "firm": "firm 1"}
+    rows = [*CLAUSES, CLAUSES[0], CLAUSES[1] | {"kind": "w"}, CLAUSES[2] | {"text": ""}, long,
+            {"text": "one that is alone in this", "kind": "once", "firm": "firm 2"}]  # fmt: skip
+    report = check(lines(tmp_path, rows))
+    assert report.duplicates == (25,)
+    assert report.hints == (
+        "line 27: no text; left out in training",
+        "line 28: longer than 128 words; scenario.tokenizer.max_length=128 cuts them off there, "
+        "at the latest",
+        "line 29: the only record with 'kind' 'once'; a class takes at least two, so leave it out "
+        "or group classes",
+        "line 26: the text of an earlier record with another 'kind'",
+    )
+    assert any("the longest has 400 (line 28)" in fact for fact in report.facts)
+
+
+def test_check__names_lines_that_hold_no_record_of_texts(tmp_path: Path) -> None:
+    broken = lines(tmp_path, [*CLAUSES, [1], "word"])
+    assert "lines 25, 26: not a JSON object" in check(broken).problems[0]
+    nested = lines(tmp_path, [*CLAUSES, CLAUSES[0] | {"text": ["a", "b"]}])
+    assert "line 25: 'text' holds no text and no number" in check(nested).problems[0]
+    without = lines(tmp_path, [{"id": i, "word": "one"} for i in range(5)])
+    assert "no column could be the text" in check(without).problems[0]
+    one_class = lines(tmp_path, [row | {"kind": "w", "firm": "a"} for row in CLAUSES])
+    assert "no column could be the label" in check(one_class).problems[0]
+
+
+def test_check__says_of_a_table_with_one_class_that_there_is_nothing_to_learn(
+    tmp_path: Path,
+) -> None:
+    rows = "\n".join(f"{i * 7 % 31}.5,yes" for i in range(30))
+    report = check(write(tmp_path, f"age,outcome\n{rows}\n"))
+    assert report.problems == (
+        "column 'outcome': every record is 'yes'; there is nothing to learn",
+    )
+
+
+def test_check__reads_a_saved_data_set_over_its_splits(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="fedlearn[text] brings pyarrow")
+    from .test_huggingface import save
+
+    root = tmp_path / "set"
+    texts = [f"a text of five words {i}" for i in range(12)]
+    save(root / "train", texts[:8], [0, 1] * 4)
+    save(root / "test", [*texts[8:11], texts[0]], [0, 1, 1, 1], files=1)
+    (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    report = check(root)
+    assert report.problems == ()
+    assert report.facts[0] == "2 splits: train 8, test 4"
+    assert any("2 classes in column 'label': against 5, for 7" in fact for fact in report.facts)
+    assert report.hints == ("row 12: the text of an earlier record with another 'label'",)
+    assert len(read_as_told(report, tmp_path)) == 12
+    (root / "test" / "data-00000-of-00001.arrow").unlink()
+    assert "there is no such file" in check(root).problems[0]
+
+
+# --- Pictures -------------------------------------------------------------------------
+
+
+def test_check__counts_pictures_by_class_and_tells_their_sizes(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    save_picture(tmp_path / "cat" / "wide.png", (1, 2, 3), size=(90, 2))
+    report = check(tmp_path)
+    assert report.problems == report.hints == ()
+    assert (report.kind, report.records) == ("pictures in folders", 9)
+    assert report.facts == (
+        "2 classes: cat 5, dog 4",
+        "from 6 to 90 pixels wide and from 2 to 4 high; scenario.size makes them one size",
+    )
+    assert len(read_as_told(report, tmp_path)) == 9
+
+
+def test_check__names_every_damaged_picture_and_every_copy(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        pictures(tmp_path / site, per_class=2)
+    save_picture(tmp_path / "south" / "dog" / "cat.png", (200, 0, 0))
+    (tmp_path / "south" / "cat" / "note.txt").write_text("no picture")
+    cut = tmp_path / "north" / "dog" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:50])
+    report = check(tmp_path)
+    assert "2 sites: north 4, south 6" in report.facts
+    assert [problem.split(": ")[1].split(" (")[0] for problem in report.problems] == [
+        "is damaged",
+        "is not a picture; remove it from the folder",
+    ]
+    assert report.hints == (
+        "1 copies in another class: south/dog/cat.png of north/cat/0.png",
+        "3 copies at another site: south/cat/0.png of north/cat/0.png, "
+        "south/cat/1.png of north/cat/1.png, south/dog/1.png of north/dog/1.png",
+    )
+
+
+def test_check__says_what_a_folder_of_other_things_is(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    assert (
+        check(tmp_path)
+        .problems[0]
+        .endswith(
+            "is a folder of 1 files; name one of them (first: table.csv), "
+            "or lay pictures out in a folder for every class"
+        )
+    )
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert "lies beside the folders" in check(tmp_path).problems[0]
+
+
+def test_check__finds_test_pictures_that_were_trained_on(tmp_path: Path) -> None:
+    made = arrays()
+    made["test_images"][2] = made["train_images"][5]
+    np.savez(tmp_path / "mine.npz", **made)
+    report = check(tmp_path / "mine.npz")
+    assert report.problems == ()
+    assert report.facts == (
+        "12 pictures to train on and 6 to test on, of 8 x 9 pixels and 3 channels",
+        "2 classes in training: 0 6, 1 6",
+        "could be the groups (scenario.groups): groups",
+    )
+    assert report.hints == (
+        "1 test pictures are training pictures as well: test 2 is train 5",
+        "1 copies have another label than the first of them",
+    )
+    assert len(read_as_told(report, tmp_path)) == 18
+    del made["test_labels"]
+    np.savez(tmp_path / "mine.npz", **made)
+    assert "holds no array 'test_labels'" in check(tmp_path / "mine.npz").problems[0]
+
+
+def test_data_check__ends_with_5_where_something_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(tmp_path / "good")
+    assert main(["data", "check", str(tmp_path / "good")]) == 0
+    assert "2 classes: cat 4, dog 4" in capsys.readouterr().out
+    assert main(["data", "check", str(lines(tmp_path, CLAUSES))]) == 0
+    assert "try: fedlearn simulate scenario=text" in capsys.readouterr().out
+    (tmp_path / "good" / "cat" / "0.png").write_bytes(b"no picture")
+    assert main(["data", "check", str(tmp_path / "good")]) == 5
+    assert "0.png: is not a picture" in capsys.readouterr().out

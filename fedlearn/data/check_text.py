@@ -1,0 +1,162 @@
+"""What `fedlearn data check` says of texts: in a table, in lines of JSON, in a saved data set.
+
+All three come here as a table of cells. Which column holds the texts is found
+from what it holds: several words a cell, hardly ever the same twice.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedlearn.data import huggingface, parquet
+from fedlearn.data.check_report import Report, sizes_in_words, some
+from fedlearn.data.columns import MISSING, Column
+from fedlearn.data.table import Table, some_lines
+from fedlearn.data.text import cell, read_objects
+from fedlearn.data.tokens import Tokenizer
+from fedlearn.errors import DataError
+
+_WORDS = 4
+"""Words that a cell of texts holds, in the middle."""
+
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
+    """The columns that hold texts, that with the longest first."""
+    lengths = {}
+    for column in found:
+        cells = [one for one in table.column(column.name) if one not in MISSING]
+        middle = statistics.median(len(one.split()) for one in cells) if cells else 0
+        distinct = len(column.categories) > len(cells) / 2
+        if column.kind == "categorical" and distinct and middle >= _WORDS:
+            lengths[column.name] = middle
+    return tuple(sorted(lengths, key=lambda name: -lengths[name]))
+
+
+def with_texts(report: Report, table: Table, scenario: str) -> Report:
+    """`report`, on a table with `report.texts`, with what there is to say of the first of them."""
+    text, label = report.texts[0], next(iter(report.labels), None)
+    site = next(iter(report.sites), None)
+    settings = [f"scenario={scenario}", f"scenario.path={report.path}", f"scenario.text={text}"]
+    settings += [f"scenario.label={label or 'COLUMN'}"]
+    settings += [f"scenario.site={site}"] if site else ["partition=iid"]
+    labelled = _labelled(table, text, label) if label else ()
+    return replace(
+        report,
+        kind="texts",
+        facts=(*report.facts, *_facts(table, text, label)),
+        hints=(*report.hints, *_hints(table, text), *labelled),
+        problems=(*report.problems, *([] if label else [_no_label(report)])),
+        settings=(*settings, "model=text"),
+    )
+
+
+def table_of_lines(path: Path, encoding: str) -> Table:
+    """A file of JSON objects as a table; a key that an object lacks is an empty cell.
+
+    Raises:
+        DataError: lines are no objects, or hold lists or objects themselves; all of them.
+    """
+    rows = read_objects(path, encoding)
+    header = tuple({key: None for _, row in rows for key in row})
+    nested = {
+        key: [line for line, row in rows if not isinstance(row.get(key), _SCALARS)]
+        for key in header
+    }
+    if wrong := {key: lines for key, lines in nested.items() if lines}:
+        raise DataError(
+            "\n".join(
+                f"{path}: {some_lines(lines)}: {key!r} holds no text and no number"
+                for key, lines in wrong.items()
+            )
+        )
+    cells = tuple(tuple(cell(row.get(key)) for key in header) for _, row in rows)
+    return Table(header=header, rows=cells, lines=tuple(line for line, _ in rows))
+
+
+def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
+    """A saved data set as a table of its scalar columns, rows counted over all splits; and facts.
+
+    Raises:
+        DataError: the folder or one of its files cannot be read.
+        ConfigError: pyarrow is missing.
+    """
+    folders = huggingface.splits_of(path)
+    splits = {name: huggingface.read_split(folder) for name, folder in folders.items()}
+    first, about = splits["train"], folders["train"]
+    readable = [f.name for f in first.schema if parquet.reader_of(f.type) is not None]
+    names = {one: huggingface.class_names(about, one) for one in readable}
+    rows: list[tuple[str, ...]] = []
+    for split in splits.values():
+        columns = [_cells(split, name, names[name]) for name in readable]
+        rows += zip(*columns, strict=True)
+    facts = [sizes_in_words("splits", {name: split.num_rows for name, split in splits.items()})]
+    if aside := [name for name in first.column_names if name not in readable]:
+        facts.append(f"not looked at, for they hold no text and no number: {some(aside)}")
+    lines = tuple(range(1, len(rows) + 1))
+    table = Table(header=tuple(readable), rows=tuple(rows), lines=lines, counted="row")
+    return table, tuple(facts)
+
+
+def _cells(split: Any, name: str, names: list[str]) -> list[str]:
+    if name not in split.column_names:
+        raise DataError(f"split without column {name!r}; there are {', '.join(split.column_names)}")
+    return [huggingface.label_of(value, names) for value in split.column(name).to_pylist()]
+
+
+def _no_label(report: Report) -> str:
+    return (
+        f"{report.path}: no column could be the label, which has a few different values; there "
+        f"are {', '.join(column.name for column in report.columns)}"
+    )
+
+
+def _facts(table: Table, text: str, label: str | None) -> Iterator[str]:
+    lengths = [len(one.split()) for one in table.column(text)]
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    yield (
+        f"column {text!r}: texts of {statistics.median(lengths):g} words in the middle; the "
+        f"longest has {lengths[longest]:,} ({table.places([longest])})"
+    )
+    if label:
+        cells = [one for one in table.column(label) if one not in MISSING]
+        sizes = {value: cells.count(value) for value in sorted(set(cells))}
+        yield sizes_in_words(f"classes in column {label!r}", sizes)
+
+
+def _hints(table: Table, text: str) -> Iterator[str]:
+    cells = table.column(text)
+    if empty := [i for i, one in enumerate(cells) if not one]:
+        yield f"{table.places(empty)}: no text; left out in training"
+    most = Tokenizer().max_length
+    if long := [i for i, one in enumerate(cells) if len(one.split()) > most]:
+        yield (
+            f"{table.places(long)}: longer than {most} words; scenario.tokenizer.max_length="
+            f"{most} cuts them off there, at the latest"
+        )
+
+
+def _labelled(table: Table, text: str, label: str) -> Iterator[str]:
+    """What the labels have against themselves; `label` is the likely column only."""
+    labels = table.column(label)
+    if absent := [i for i, one in enumerate(labels) if not one]:
+        yield f"{table.places(absent)}: no {label!r}; left out in training"
+    for value in sorted(set(labels) - {""}):
+        if labels.count(value) == 1:
+            place = table.places([labels.index(value)])
+            yield (
+                f"{place}: the only record with {label!r} {value!r}; a class takes at least two, "
+                "so leave it out or group classes"
+            )
+    first: dict[str, int] = {}
+    cells = table.column(text)
+    other = [
+        i for i, one in enumerate(cells) if one and labels[first.setdefault(one, i)] != labels[i]
+    ]
+    if other:
+        yield f"{table.places(other)}: the text of an earlier record with another {label!r}"
