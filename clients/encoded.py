@@ -134,7 +134,7 @@ def _store(folder: Path, keys: Sequence[Key], values: Encoded) -> None:
 
 
 def _key(record: NDArray[Any]) -> Key:
-    return hashlib.sha256(np.ascontiguousarray(record)).digest()
+    return hashlib.sha256(record.tobytes()).digest()
 
 
 def _model_digest(frozen: nn.Module, made_by: str) -> str:
@@ -150,6 +150,6 @@ def _weights_digest(frozen: nn.Module) -> bytes:
         for name, tensor in frozen.state_dict().items():
             array = tensor.numpy()
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         _weights_seen[frozen] = digest.digest()
     return _weights_seen[frozen]

@@ -180,6 +180,8 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
                 classes=of_run.classes or own.classes,
                 numeric=of_run.numeric or own.numeric,
                 categories={**own.categories, **of_run.categories},
+                steps=of_run.steps,
+                keep=of_run.keep,
             )
         case Images(), Images():
             return replace(of_run, path=own.path, sites=own.sites, test_fraction=own.test_fraction)

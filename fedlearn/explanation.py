@@ -4,7 +4,8 @@
   line from a record that says nothing: numbers in the middle of their range and
   categories that were never seen, or padding. Categories and tokens have no
   gradient; the line runs between their vectors, in the first layer that makes
-  them. Attributions add up to the score of the record less that of the baseline.
+  them. So for rows over time, column by column, added up over the rows.
+  Attributions add up to the score of the record less that of the baseline.
 - Pictures: Grad-CAM (Selvaraju et al. 2017) at the last convolution; for a model
   without one, integrated gradients of the pixels from a grey picture.
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.task import ImageInput, Input, TableInput, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput
 
 Method = Literal["integrated_gradients", "grad_cam"]
 
@@ -78,6 +79,8 @@ def explain(model: nn.Module, shape: Input, features: NDArray[Any]) -> Explained
             method, found, rest = _of_tokens(model, shape, records, classes)
         case ImageInput():
             method, found, rest = _of_pixels(model, records, classes)
+        case SeriesInput():
+            method, found, rest = _of_steps(model, shape, records, classes)
     return Explained(
         method=method,
         scores=scores.numpy(),
@@ -96,6 +99,8 @@ def shape_of(shape: Input) -> tuple[int, ...]:
             return (shape.channels, shape.height, shape.width)
         case TextInput():
             return (shape.max_length,)
+        case SeriesInput():
+            return (shape.steps, shape.row.width + 1)
 
 
 def _check(shape: Input, features: NDArray[Any]) -> None:
@@ -134,6 +139,20 @@ def _by_column(along: Tensor, table: TableInput) -> Tensor:
     raise ValueError(
         f"the first layer gives {list(along.shape)}; expected one-hot columns, or a token each"
     )
+
+
+# --- rows over time ---------------------------------------------------------------
+
+
+def _of_steps(model: nn.Module, series: SeriesInput, records: Tensor, classes: Tensor) -> Found:
+    """What each column did over all rows of a record; the baseline has as many rows."""
+    baseline = torch.cat([torch.zeros_like(records[..., :-1]), records[..., -1:]], dim=-1)
+    if not series.row.cardinalities:
+        found, rest = _integrated(model, records, baseline, classes)
+        return "integrated_gradients", found[..., :-1].sum(1), rest
+    first = next(iter(model.children()))
+    along, rest = _integrated_at(model, [first], records, baseline, classes)
+    return "integrated_gradients", _by_column(along[..., :-1].sum(1), series.row), rest
 
 
 # --- texts ------------------------------------------------------------------------

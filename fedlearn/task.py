@@ -52,7 +52,19 @@ class TextInput:
     tokenizer: str = ""
 
 
-Input = TableInput | ImageInput | TextInput
+@dataclass(frozen=True, kw_only=True)
+class SeriesInput:
+    """Rows of a table over time: `float32[steps, row.width + 1]`.
+
+    The rows of a record come first, in the order of their times; what is left of
+    `steps` is zeros. The last column is 1 in a row and 0 in padding.
+    """
+
+    steps: int
+    row: TableInput
+
+
+Input = TableInput | ImageInput | TextInput | SeriesInput
 
 
 @dataclass(frozen=True, kw_only=True)

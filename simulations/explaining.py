@@ -22,7 +22,7 @@ from fedlearn.data import DATASETS, columns, scaling_of
 from fedlearn.data.scaling import reads_records, scale
 from fedlearn.data.table import read_table
 from fedlearn.errors import ConfigError, DataError
-from fedlearn.task import ImageInput, Input, TableInput, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput
 from server.explanations import Explanations, Of, RecordExplained, write_explanations
 from server.result_file import read_bytes
 from simulations.audited_folder import AuditedRun, open_run
@@ -68,13 +68,13 @@ def explain_run(folder: Path, source: str) -> None:
         wanted = ", ".join(map(str, shape_of(shape)))
         raise DataError(f"{source}: holds {list(found.features.shape)}; wanted: [n, {wanted}]")
     explained = explain(trained_model(run.config, run.task, run.model), shape, features)
-    attributions = explained.attributions
+    attributions, table = explained.attributions, _columns(shape)
     records = [
         RecordExplained(
             record=int(i),
             predicted=run.task.classes[explained.predicted[i]],
             score=float(explained.scores[i].max()),
-            values=_flat(features[i].mean(0) if isinstance(shape, ImageInput) else features[i]),
+            values=_flat(_shown(shape, features[i])),
             attributions=_flat(attributions[i]),
         )
         for i in _chosen(explained.predicted, explained.scores.max(1))
@@ -86,19 +86,41 @@ def explain_run(folder: Path, source: str) -> None:
             model_sha256=run.result.model.sha256,
             method=explained.method,
             of=_of(shape),
-            names=list(shape.names) if isinstance(shape, TableInput) else [],
+            names=list(table.names) if table else [],
             size=[shape.height, shape.width] if isinstance(shape, ImageInput) else [],
             count=len(features),
-            overall=_flat(np.abs(attributions).mean(0)) if isinstance(shape, TableInput) else [],
+            overall=_flat(np.abs(attributions).mean(0)) if table else [],
             remainder=float(np.abs(explained.remainder).max()),
             records=records,
         ),
     )
 
 
-def _of(shape: Input) -> Of:
+def _columns(shape: Input) -> TableInput | None:
+    """The columns that attributions are of, if of any."""
     match shape:
         case TableInput():
+            return shape
+        case SeriesInput():
+            return shape.row
+        case _:
+            return None
+
+
+def _shown(shape: Input, record: NDArray[Any]) -> NDArray[Any]:
+    """What the report shows of a record: a picture in grey, of rows over time the last."""
+    match shape:
+        case ImageInput():
+            return np.asarray(record.mean(0))
+        case SeriesInput():
+            return np.asarray(record[int(record[:, -1].sum()) - 1, :-1])
+        case _:
+            return record
+
+
+def _of(shape: Input) -> Of:
+    match shape:
+        case TableInput() | SeriesInput():
             return "columns"
         case TextInput():
             return "tokens"

@@ -32,6 +32,7 @@ from fedlearn.data.codes import Codes
 from fedlearn.data.contracts import Contracts
 from fedlearn.data.credit import Credit
 from fedlearn.data.csv import Csv
+from fedlearn.data.csv_problems import settings_problems
 from fedlearn.data.fashion import Fashion
 from fedlearn.data.heart import Heart
 from fedlearn.data.huggingface import HuggingFace
@@ -214,5 +215,10 @@ def under(scenario: Scenario, folder: Path) -> Scenario:
 
 def scenario_problems(scenario: Scenario) -> Iterator[str]:
     """What is wrong with a scenario's config by itself, as `dotted.path: reason` lines."""
-    if isinstance(scenario, MedMnist):
-        yield from medmnist_problems(scenario)
+    match scenario:
+        case MedMnist():
+            yield from medmnist_problems(scenario)
+        case Csv():
+            yield from settings_problems(scenario)
+        case _:
+            pass

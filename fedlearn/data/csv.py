@@ -8,6 +8,8 @@ found. Values are scaled by public ranges, or squashed without reading data.
 Missing values: a label makes its record be left out (with a note); a category
 becomes code 0; a number becomes 0 after scaling (the middle of its range) and
 a further column `<name>_missing` is 1 there.
+
+With `record` and `time` the table is in long form, see `fedlearn.data.series`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data import columns, scaling
+from fedlearn.data import columns, scaling, series
 from fedlearn.data.columns import Column
 from fedlearn.data.csv_problems import (
     check_names,
@@ -45,7 +47,7 @@ from fedlearn.task import TableInput, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Csv:
-    """A table, CSV or Parquet; every column but label, site and `drop` is a feature.
+    """A table, CSV or Parquet; every column but label, site, record, time and `drop` is a feature.
 
     `numeric` and `categories` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
@@ -71,6 +73,14 @@ class Csv:
     """Columns with a further one that is 1 at a gap; None: those in which there is a gap."""
     classes: tuple[str, ...] = ()
     """The classes of the label, where a site may not have all of them; empty: as found."""
+    record: str = ""
+    """The column that says whose a row is, where several rows are one record over time."""
+    time: str = ""
+    """The column that the rows of a record are ordered by: numbers, or dates."""
+    steps: Count = 24
+    """Rows that every record over time is made to have."""
+    keep: Literal["last", "first"] = "last"
+    """Which rows are kept of a record that has more."""
     max_categories: Count = 50
     test_fraction: Probability = 0.25
     scaling: Scaling = field(default_factory=Ranges)
@@ -98,6 +108,7 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
     """
     table = _read(config)
     check_names(config, table, group_by)
+    table = series.spread(config, table) if config.record else table
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
     table, notes = _with_label(config, table)
     features = [_describe(config, table, name) for name in feature_names(config, table)]
@@ -109,7 +120,8 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
     _refuse([*range_problems(config, numeric, raw, sites)])
     pool = _pool(config, table, features, raw, sites, rng)
     notes += _notes(config, table, features)
-    return replace(pool, attributes=_attributes(config, table, group_by), notes=(*notes,))
+    pool = replace(pool, attributes=_attributes(config, table, group_by), notes=(*notes,))
+    return series.as_series(config, pool, table, rng) if config.record else pool
 
 
 def _refuse(problems: list[str]) -> None:
@@ -145,7 +157,7 @@ def _pool(
         cardinalities=tuple(len(column.categories) + 1 for column in categorical),
         names=(
             *(column.name for column in numeric),
-            *(f"{column.name}_missing" for column in numeric if column.missing),
+            *(f"{column.name}_missing" for column in gaps),
             *(column.name for column in categorical),
         ),
     )

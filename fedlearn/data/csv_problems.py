@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedlearn.data import columns, deidentify
 from fedlearn.data.columns import Column
-from fedlearn.data.scaling import Ranges
+from fedlearn.data.scaling import Ranges, reads_records
 from fedlearn.data.table import Table
 from fedlearn.errors import ConfigError
 
@@ -22,9 +22,23 @@ if TYPE_CHECKING:
     from fedlearn.data.csv import Csv
 
 
+def settings_problems(config: Csv) -> Iterator[str]:
+    """What is wrong with the config by itself, as `dotted.path: reason` lines."""
+    if config.record and not config.time:
+        yield "scenario.time: name the column that the rows of a scenario.record are ordered by"
+    if config.time and not config.record:
+        yield "scenario.record: name the column that says whose a row is, or drop scenario.time"
+    if config.record and reads_records(config.scaling):
+        yield (
+            f"scenario.scaling.kind={config.scaling.kind}: is for one row a record; choose ranges, "
+            "or leave scenario.record out"
+        )
+
+
 def check_names(config: Csv, table: Table, group_by: str) -> None:
     """Raises `ConfigError` with every setting that names a column which is not there."""
-    roles = {"label": [config.label], "site": [config.site] if config.site else []}
+    single = {role: getattr(config, role) for role in ("label", "site", "record", "time")}
+    roles = {role: [name] if name else [] for role, name in single.items()}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
     lists |= {"allow_identifiers": config.allow_identifiers, "gaps": config.gaps or ()}
     lists |= {f"deidentify.{way}": names for way, names in config.deidentify.ways.items()}
@@ -41,6 +55,11 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     if config.label in (config.site, *config.drop):
         problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
     problems += [
+        f"scenario.{role}={single[role]}: is another role's column as well"
+        for role in ("record", "time")
+        if single[role] and list(single.values()).count(single[role]) > 1
+    ]
+    problems += [
         f"scenario.numeric: {name!r} is in scenario.categories as well"
         for name in config.numeric
         if name in config.categories
@@ -54,7 +73,7 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
 
 def feature_names(config: Csv, table: Table) -> list[str]:
     """The columns that are learned from, in the order of the table."""
-    aside = {config.label, config.site, *config.drop}
+    aside = {config.label, config.site, config.record, config.time, *config.drop}
     return [name for name in table.header if name not in aside]
 
 

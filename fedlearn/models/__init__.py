@@ -15,16 +15,17 @@ from fedlearn.models.finetune import Finetune, Learner, cut
 from fedlearn.models.initialise import allocate, initialise
 from fedlearn.models.resnet import ResNet, build_resnet, resnet_problems
 from fedlearn.models.scattering import Scattering, build_scattering, scattering_problems
+from fedlearn.models.sequence import Sequence, build_sequence
 from fedlearn.models.squeezenet import SqueezeNet, build_squeezenet, squeezenet_problems
 from fedlearn.models.tabular import Tabular, build_tabular, tabular_problems
 from fedlearn.models.text import Text, build_text, text_problems
 from fedlearn.models.vit import ViT, build_vit, vit_problems
 from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 __all__ = ["Finetune", "Learner", "Model", "Weights", "build", "pretrained", "problems"]
 
-Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering | Text
+Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering | Text | Sequence
 """The union of model configs, told apart by `kind`."""
 
 Weights = Mapping[str, Tensor]
@@ -74,7 +75,7 @@ def pretrained(config: Model) -> bool:
             return config.pretrained
         case Text():
             return bool(config.pretrained)
-        case Tabular() | Cnn() | ResNet() | ViT() | Scattering():
+        case Tabular() | Cnn() | ResNet() | ViT() | Scattering() | Sequence():
             return False
         case _:
             assert_never(config)
@@ -138,6 +139,8 @@ def _own_problems(config: Model, task: Task) -> Iterator[str]:
             return scattering_problems(config, _input(task, ImageInput))
         case Text():
             return text_problems(config, _input(task, TextInput))
+        case Sequence():
+            return iter(())
         case _:
             assert_never(config)
 
@@ -146,6 +149,7 @@ _NAMES: dict[type[Input], str] = {
     TableInput: "a table",
     ImageInput: "pictures",
     TextInput: "texts",
+    SeriesInput: "rows over time (scenario=csv with scenario.record and scenario.time)",
 }
 
 
@@ -157,6 +161,8 @@ def _wanted(config: Model) -> type[Input]:
             return ImageInput
         case Text():
             return TextInput
+        case Sequence():
+            return SeriesInput
         case _:
             assert_never(config)
 
@@ -178,6 +184,8 @@ def _build(config: Model, task: Task) -> nn.Sequential:
             return build_scattering(config, _input(task, ImageInput), classes)
         case Text():
             return build_text(config, _input(task, TextInput), classes)
+        case Sequence():
+            return build_sequence(config, _input(task, SeriesInput), classes)
         case _:
             assert_never(config)
 

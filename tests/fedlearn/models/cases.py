@@ -18,12 +18,13 @@ from fedlearn import models
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.resnet import ResNet
 from fedlearn.models.scattering import Scattering
+from fedlearn.models.sequence import Sequence
 from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.tabular import Tabular
 from fedlearn.models.text import Text
 from fedlearn.models.vit import ViT
 from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 from fedlearn.vector import load_vector, to_vector
 
 TABLES = {
@@ -35,6 +36,7 @@ GREY = ImageInput(channels=1, height=12, width=12)
 COLOUR = ImageInput(channels=3, height=9, width=15)
 LARGE = ImageInput(channels=1, height=32, width=33)
 TEXT = TextInput(vocabulary=30, max_length=7)
+SERIES = {name: SeriesInput(steps=5, row=table) for name, table in TABLES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +67,13 @@ class Case:
         rng = np.random.default_rng(seed)
         match self.input:
             case TableInput():
-                numbers = rng.uniform(-1, 1, (n, self.input.numeric))
-                codes = [np.arange(n) % size for size in self.input.cardinalities]
-                values = np.column_stack([numbers, *codes])
+                values = _rows(self.input, n, rng)
+            case SeriesInput():
+                steps = self.input.steps
+                rows = [_rows(self.input.row, n, rng) for _ in range(steps)]
+                held = np.arange(steps) < rng.integers(1, steps + 1, (n, 1))
+                known = np.dstack([np.stack(rows, axis=1), held[..., None]])
+                values = np.where(held[..., None], known, 0.0)
             case ImageInput():
                 shape = self.input.channels, self.input.height, self.input.width
                 values = rng.uniform(0, 1, (n, *shape))
@@ -78,6 +84,12 @@ class Case:
                 held = np.arange(self.input.max_length) < lengths
                 return torch.from_numpy(np.where(held, ids, self.input.pad_id))
         return torch.from_numpy(values.astype(np.float32))
+
+
+def _rows(table: TableInput, n: int, rng: np.random.Generator) -> np.ndarray:
+    numbers = rng.uniform(-1, 1, (n, table.numeric))
+    codes = [rng.permutation(np.arange(n) % size) for size in table.cardinalities]
+    return np.column_stack([numbers, *codes])
 
 
 def tabular_configs() -> Iterator[Tabular]:
@@ -131,7 +143,13 @@ def text_cases() -> Iterator[Case]:
         yield Case(name=f"text-{name}", config=config, input=TEXT, classes=3)
 
 
-CASES = (*tabular_cases(), *image_cases(), *text_cases())
+def sequence_cases() -> Iterator[Case]:
+    for name, series in SERIES.items():
+        config = Sequence(width=6, depth=2 if name == "mixed" else 1, dropout=0.0)
+        yield Case(name=f"sequence-{name}", config=config, input=series, classes=3)
+
+
+CASES = (*tabular_cases(), *image_cases(), *text_cases(), *sequence_cases())
 
 
 def perturb(model: nn.Module) -> None:
