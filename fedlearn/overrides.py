@@ -56,10 +56,28 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     values = [override for override in parsed if _sets_value(override)]
     others = [str(override.input_line) for override in parsed if not _sets_value(override)]
-    config = copy.deepcopy(_composed(tuple(others)))
+    composed = _composed(tuple(others))
+    config = copy.deepcopy(composed)
     for override in values:
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        key = override.key_or_group
+        own = _in_open_mapping(composed, key)
+        OmegaConf.update(config, key, override.value(), merge=True, force_add=own)
     return plain(config)
+
+
+def _in_open_mapping(composed: DictConfig, key: str) -> bool:
+    """Whether `key` is, or lies in, a mapping that the YAML leaves empty: its names are the user's.
+
+    So `scenario.scaling.columns.age=[20,90]` needs no `+`.
+    """
+    from omegaconf import OmegaConf
+
+    node: Any = OmegaConf.to_container(composed, resolve=False)
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+        if node == {}:
+            return True
+    return False
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from fedlearn.config import load
-from server.released import released
+from server.released import released, told
 from server.result import Protection, Result
 
 
@@ -157,11 +157,13 @@ def _assumed(result: Result) -> tuple[str, ...]:
 
 
 def _outside(result: Result) -> tuple[str, ...]:
+    config = load(result.config)
     lines = [
         "What the model teaches about people in general. If it has learned that a sign goes with "
         "an illness, that can be said of everyone with the sign, in the data or not.",
         "The numbers of records and the test results in the model card: they are exact. "
-        f"{released(load(result.config))}",
+        f"{released(config)}",
+        *filter(None, [told(config)]),
         "Settings that were found by trying them out on the same data.",
         "Whatever else was made from the same records: other runs, studies and models add to what "
         "is known. A site's ledger adds up the runs of this software, and only those.",

@@ -1,9 +1,53 @@
-"""Which test metrics a run releases, in words: what is exact and outside of any epsilon."""
+"""What a run lets out beside the model, in words: what is exact and outside of any epsilon."""
 
 from __future__ import annotations
 
 from fedlearn.config import RunConfig
+from fedlearn.data import Csv, HuggingFace, Images, MedMnist, OwnText
 from fedlearn.fairness import GroupFairness
+from fedlearn.privacy import NoPrivacy
+
+
+def beside_the_model(config: RunConfig) -> str:
+    """All of it, and what one record is where that is not one row."""
+    return " ".join(filter(None, (record_of(config), released(config), told(config))))
+
+
+def record_of(config: RunConfig) -> str:
+    """What one record is in a table in long form; else nothing needs to be said."""
+    scenario = config.scenario
+    if not (isinstance(scenario, Csv) and scenario.record):
+        return ""
+    return (
+        f"One record here is all rows of one {scenario.record!r} at a site, at whatever time, and "
+        "not a single row."
+    )
+
+
+def told(config: RunConfig) -> str:
+    """What sites tell of their own data before the first round, to agree on what is learned."""
+    match config.scenario:
+        case Csv():
+            magnitude = (
+                " It told the magnitude of its numbers as well (its median in quarters of a "
+                "decade), as runs without privacy do."
+                if isinstance(config.privacy, NoPrivacy)
+                else ""
+            )
+            return (
+                "Before training every site told the coordinator of each column its name, whether "
+                "it holds numbers or categories, whether it has gaps, how many categories there "
+                "are and 64 bits of a hash of their names, and the names of the classes; no value "
+                "of a record. What of this was found in records, and not given in the config, is "
+                f"covered by no epsilon.{magnitude}"
+            )
+        case OwnText() | HuggingFace() | Images() | MedMnist():
+            return (
+                "Before training every site told the coordinator the form of its records and the "
+                "names of the classes; where they were found in records, no epsilon covers them."
+            )
+        case _:
+            return ""
 
 
 def released(config: RunConfig) -> str:

@@ -26,7 +26,7 @@ from server.enrol import Enrolment, enrol, join, plan_for
 from server.fairness import fairness_result
 from server.federation import Federation, Progress
 from server.folder import Checkpoint, RunFolder
-from server.released import released
+from server.released import beside_the_model
 from server.result import (
     DataFacts,
     FairnessResult,
@@ -256,7 +256,7 @@ def _privacy(federation: Federation) -> PrivacyResult:
         noise_is_private=private and federation.noise(0).is_private,
         sum_only=federation.config.secagg.kind in ("masked", "two_server"),
     )
-    return replace(found, statement=f"{found.statement} {released(federation.config)}")
+    return replace(found, statement=f"{found.statement} {beside_the_model(federation.config)}")
 
 
 @contextmanager

@@ -30,13 +30,25 @@ from fedlearn.data.text import is_lines
 from fedlearn.errors import DataError
 
 _LABEL = re.compile(
-    r"label|outcome|target|class|y|diagnosis|disease|default|death|status", re.IGNORECASE
+    r"label|outcome|target|class|y|diagnosis|disease|default(ed)?|death|died|mortality|survived"
+    r"|readmitted|readmission|relapse|churn(ed)?|fraud|status",
+    re.IGNORECASE,
 )
 _CLASS = re.compile(
     _LABEL.pattern + "|kind|type|category|topic|chapter|intent|sentiment", re.IGNORECASE
 )
 _SITE = re.compile(
     r".*(site|hospital|cent(er|re)|clinic|bank|branch|shop|store|firm|office|region|country).*",
+    re.IGNORECASE,
+)
+_OWNER = re.compile(
+    r"(patient|person|subject|client|customer|account|user|case|stay|admission)"
+    r"([ _-]?(id|no|number))?",
+    re.IGNORECASE,
+)
+_TIME = re.compile(
+    r"(visit|chart|event|time)?[ _-]?"
+    r"(time(stamp)?|hour|day|week|month|quarter|year|date|step|visit)s?([ _-]?(no|number|nr))?",
     re.IGNORECASE,
 )
 _POSTCODE = re.compile(r"zip([ _-]?code)?|post(al)?[ _-]?code|plz", re.IGNORECASE)
@@ -117,7 +129,7 @@ def _table(path: Path, table: Table, separator: Separator | None) -> Report:
         labels=labels,
         sites=sites,
         duplicates=tuple(table.lines[i] for i in duplicates(table)),
-        hints=tuple(_hints(found)),
+        hints=(*_hints(found), *_over_time(table, found)),
         problems=(*_problems(table, found), *_no_label(found, labels)),
         settings=("scenario=csv", *settings),
     )
@@ -159,6 +171,19 @@ def _hints(found: tuple[Column, ...]) -> Iterator[str]:
                 f"column {column.name!r}: great ages are rare; bands tell less "
                 f"(scenario.deidentify.bands={{{column.name}: 10}})"
             )
+
+
+def _over_time(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
+    """A table in long form: several rows a person, and a column that orders them."""
+    most = len(table.rows) / 2
+    owners = [c.name for c in found if _OWNER.fullmatch(c.name) and len(c.categories) <= most]
+    times = [c.name for c in found if _TIME.fullmatch(c.name)]
+    if owners and times:
+        yield (
+            f"several rows for each {owners[0]!r}: if they are one record over time, choose "
+            f"scenario.record={owners[0]} scenario.time={times[0]} model=sequence; otherwise rows "
+            "of one person are trained on and tested on"
+        )
 
 
 def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[str]:

@@ -79,3 +79,23 @@ def test_sweep__reads_the_files_once_for_each_choice_of_groups() -> None:
     points = points_of(["privacy.epsilon=1,2,4", "seed=range(8)", "strategy=fedavg,fedyogi"])
     assert len(points) == 48
     assert ours._composed.cache_info().misses == 2
+
+
+OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=y"]
+
+
+def test_compose__takes_the_names_of_ones_own_columns() -> None:
+    tree = compose_tree(
+        [*OWN, "scenario.scaling.columns.age=[20,90]", "scenario.scaling.columns.dose=[0,1]",
+         "scenario.categories={ward: [A, B]}"]
+    )  # fmt: skip
+    assert tree["scenario"]["scaling"]["columns"] == {"age": [20, 90], "dose": [0, 1]}
+    assert tree["scenario"]["categories"] == {"ward": ["A", "B"]}
+
+
+def test_sift__still_refuses_keys_that_no_mapping_is_open_for() -> None:
+    wrong = ["scenario.scaling.colums.age=[0,1]", "scenario.labl=x", "training.own.x=1"]
+    good, found = sift([*OWN, *wrong])
+    assert good == OWN
+    assert len(found) == 3
+    assert all("unknown key" in problem for problem in found)

@@ -165,6 +165,15 @@ def test_check__says_of_a_table_with_one_class_that_there_is_nothing_to_learn(
     )
 
 
+def test_check__sees_that_rows_are_records_over_time(tmp_path: Path) -> None:
+    rows = [f"p{i // 4},{i % 4},{i * 7 % 31}.5,{i // 4 % 2}" for i in range(40)]
+    report = check(write(tmp_path, "\n".join(["patient_id,hour,pulse,died", *rows])))
+    assert report.labels[0] == "died"
+    assert "scenario.record=patient_id scenario.time=hour model=sequence" in report.hints[0]
+    once = [f"p{i},{i % 4},{i * 7 % 31}.5,{i // 4 % 2}" for i in range(40)]
+    assert check(write(tmp_path, "\n".join(["patient_id,hour,pulse,died", *once]))).hints == ()
+
+
 def test_check__reads_a_saved_data_set_over_its_splits(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="fedlearn[text] brings pyarrow")
     from .test_huggingface import save
