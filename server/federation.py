@@ -28,6 +28,7 @@ from fedlearn.secagg.payload import Total
 from fedlearn.secagg.settings import SecAggOff
 from fedlearn.vector import Vector
 from server.audit import SlotsSeen, seen_in_slots
+from server.average import RunningMean
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.grid import Replies, SiteGrid
 from server.release import ClippedSum, Mean, Trusted, model_of_sum, one_reply
@@ -54,8 +55,15 @@ class Progress:
     """The latest test sums of groups of people, where the run tells them apart."""
     clip_norm: float | None = None
     """The norm of the next round, where it has moved."""
+    mean: RunningMean | None = None
+    """Of the models over rounds, where the config asks for one."""
     seen: SlotsSeen | None = None
     """What the last round showed in audit slots, where there are any."""
+
+    @property
+    def shown(self) -> Vector:
+        """The model that is tested and kept: the last, or the running mean."""
+        return self.mean.model() if self.mean and self.mean.count else self.model
 
 
 @dataclass
@@ -199,6 +207,8 @@ class Federation:
         if averaged is None:
             raise RuntimeError("a strategy gave no model for valid replies")
         self.progress.model = flower.vector_of(averaged)
+        if self.progress.mean:
+            self.progress.mean.take(self.progress.model)
         self.progress.seen = seen_in_slots(
             self.enrolment.layout, number, len(replies.answers), before, mean, self.progress.model
         )
@@ -251,7 +261,8 @@ class Federation:
         return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
 
     def _evaluate(self, number: int) -> dict[str, float]:
-        arrays = flower.arrays_of(self.progress.model)
+        shown = self.progress.shown
+        arrays = flower.arrays_of(shown)
         messages = self.strategy.configure_evaluate(
             number,
             arrays,
@@ -260,8 +271,7 @@ class Federation:
         )
         if self.summing and self.config.evaluation == "pooled":
             classes = self.enrolment.task.num_classes
-            model = self.progress.model
-            tested, groups = self.summing.evaluate(number, list(messages), model, classes)
+            tested, groups = self.summing.evaluate(number, list(messages), shown, classes)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
             classes, fairness = self.enrolment.task.num_classes, self.config.fairness

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fedlearn import yaml_file
@@ -37,6 +38,8 @@ class Checkpoint:
     spent: dict[str, tuple[Event, ...]]
     clip_norm: float | None = None
     """The norm of the next round, where clipping is adaptive."""
+    mean: NDArray[np.float64] | None = None
+    """What the running mean of the models has added up, where there is one."""
 
     @classmethod
     def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
@@ -139,7 +142,8 @@ class RunFolder:
             spent=state.spent,
             clip_norm=state.clip_norm,
         )
-        tensors = {"model": state.model}
+        tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
+        tensors |= {} if state.mean is None else {"mean": state.mean}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
         content = save(tensors, {"head": json.dumps(finite(to_tree(head)), allow_nan=False)})
         write_atomically(self.path / "checkpoint" / "state.safetensors", content)
@@ -160,6 +164,7 @@ class RunFolder:
             seconds=head.seconds,
             rounds=head.rounds,
             model=tensors.pop("model"),
+            mean=tensors.pop("mean", None),
             strategy={key.removeprefix("strategy."): array for key, array in tensors.items()},
             spent=head.spent,
             clip_norm=head.clip_norm,

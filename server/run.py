@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from fedlearn import flower_private
@@ -22,6 +23,7 @@ from fedlearn.models.slots import trained
 from fedlearn.vector import vector_digest
 from server.admission import SIMULATED, Admission
 from server.audit import append_seen
+from server.average import RunningMean
 from server.enrol import Enrolment, enrol, join, plan_for
 from server.fairness import fairness_result
 from server.federation import Federation, Progress
@@ -111,8 +113,9 @@ def run(
     )
     summing = join(enrolment, config, plan, bytes.fromhex(saved.run_id), admission.identity)
     progress = Progress(
-        list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm
-    )
+        list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
+        mean=_mean(config, saved),
+    )  # fmt: skip
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
     restore_strategy(federation.strategy, saved.strategy)
     with tracked(config, saved.run_id, listener) as told:
@@ -121,6 +124,15 @@ def run(
         folder.trim_metrics(len(saved.rounds))
         with logged(folder.path / "run.log"):
             return _train(folder, federation, saved, told, stop)
+
+
+def _mean(config: RunConfig, saved: Checkpoint) -> RunningMean | None:
+    """The running mean of the models as a run left it; a new one before its first round."""
+    decay, count = config.training.average, len(saved.rounds)
+    if not decay:
+        return None
+    total = np.zeros(saved.model.size) if saved.mean is None else saved.mean
+    return RunningMean(decay, total, count)
 
 
 def _train(
@@ -165,7 +177,7 @@ class _Reporter:
         progress = self.federation.progress
         self.folder.append_metrics(entry)
         enrolment = self.federation.enrolment
-        model = trained(enrolment.layout, progress.model)
+        model = trained(enrolment.layout, progress.shown)
         self.folder.write_model(model, enrolment.trainable)
         if progress.seen:
             append_seen(self.folder.path, progress.seen)
@@ -180,6 +192,7 @@ class _Reporter:
                 strategy=strategy_state(self.federation.strategy),
                 spent=dict(progress.spent),
                 clip_norm=progress.clip_norm,
+                mean=progress.mean.total if progress.mean else None,
             )
         )
 
@@ -233,7 +246,7 @@ def _model_facts(config: RunConfig, federation: Federation) -> ModelFacts:
         name=config.model.kind,
         parameters=enrolment.parameters,
         trainable=enrolment.trainable.size,
-        sha256=vector_digest(trained(enrolment.layout, federation.progress.model)),
+        sha256=vector_digest(trained(enrolment.layout, federation.progress.shown)),
     )
 
 

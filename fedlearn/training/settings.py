@@ -39,6 +39,9 @@ class Training:
     precision: Precision = "fp32"
     """Of activations and matrix products in training; weights, norms, clipped sums, noise and
     evaluation stay in fp32."""
+    average: Portion = 0.0
+    """Decay of a running mean of the coordinator's models over rounds, which is tested and kept
+    instead of the last one; 0: none. Computed from released models, so it costs no privacy."""
     finetune: Mode = "full"
     """What is trained, sent, clipped and counted: the whole model, its head, or its last stages."""
     last_k: Count = 1

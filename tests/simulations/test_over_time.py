@@ -34,9 +34,10 @@ def test_simulate__learns_from_records_over_time_under_privacy(tmp_path: Path) -
         "simulate", "scenario=csv", f"scenario.path={tmp_path / 'stays.csv'}",
         "scenario.label=died", "scenario.site=hospital", "scenario.record=patient_id",
         "scenario.time=hour", "scenario.steps=12", "scenario.scaling.columns.pulse=[40,160]",
-        "scenario.scaling.columns.lactate=[0,10]", "model=sequence", "model.width=16",
+        "scenario.scaling.columns.lactate=[0,10]", "model=sequence", "model.width=8",
         "rounds=25", "training.local_steps=3", "training.sample_rate=0.5",
-        "training.nominal_records=150", "privacy.epsilon=8", f"out={tmp_path / 'run'}",
+        "training.nominal_records=150", "training.learning_rate=2", "privacy.epsilon=8",
+        f"out={tmp_path / 'run'}",
     ]  # fmt: skip
     assert main(command) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -44,5 +45,5 @@ def test_simulate__learns_from_records_over_time_under_privacy(tmp_path: Path) -
     assert sum(one["train"] + one["test"] for one in sizes) == 600
     assert result["privacy"]["epsilon"] <= 8
     assert "all rows of one 'patient_id'" in result["privacy"]["statement"]
-    # 150 test records. Runs reached .90 to .93; one that learned nothing is at .5, deviation .05.
-    assert result["final"]["evaluate"]["auc"] > 0.75
+    # Twelve runs reached .82 to .88 over 150 test records; guessing has .5, with deviation .05.
+    assert result["final"]["evaluate"]["auc"] > 0.65

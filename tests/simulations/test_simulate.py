@@ -160,9 +160,13 @@ def test_simulate__without_privacy_repeats_bit_for_bit(
     assert len(shas) == 1
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam", "fedyogi"])
-def test_resume__after_a_stop_gives_the_model_of_one_go(tmp_path: Path, strategy: str) -> None:
-    options = ["privacy=none", "rounds=6", f"strategy={strategy}", "evaluate_every=2"]
+RESUMED = [["strategy=fedavg"], ["strategy=fedprox"], ["strategy=fedadam"], ["strategy=fedyogi"],
+           ["strategy=fedavgm", "training.average=0.7"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", RESUMED, ids=" ".join)
+def test_resume__after_a_stop_gives_the_model_of_one_go(tmp_path: Path, chosen: list[str]) -> None:
+    options = ["privacy=none", "rounds=6", *chosen, "evaluate_every=2"]
     whole = run(tmp_path / "whole", *options)
     stop = Stop()
     stop.after_round.set()
