@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,45 +23,28 @@ from flwr.app import Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, run_pb2
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    inflate_object_from_contents,
-    pull_objects,
-    push_objects,
-)
+from flwr.supercore.inflatable.inflatable_utils import push_objects
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from clients.refusals import NotEnrolledError, refusal, transport_reason
+from fedlearn import flower_parcel
+from fedlearn.parcel import INLINE, SITE_GIVE, SITE_TAKE, Parcel
+
 HEARTBEAT_SECONDS: Final = 10.0
 """The shortest that Flower allows; after two without a beat a node counts as gone."""
 
-_BACKOFF_SECONDS: Final = 0.02
 _BUSY: Final = frozenset({502, 503, 504})
-_UNAUTHORIZED: Final = 401
 
 Q = TypeVar("Q")
 T = TypeVar("T")
 Waiting = Callable[[str, bool], None]
 """Told why a call is tried again, and whether waiting alone will not help; raises to give up."""
-
-
-class NotEnrolledError(Exception):
-    """The coordinator does not know this node, or no longer; the text says what it answered."""
-
-
-class RunOverError(Exception):
-    """The run that a message belongs to has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,31 +148,29 @@ class Fleet:
     # --- Messages -----------------------------------------------------------------
 
     def receive(self) -> Incoming | None:
-        """The next message, whole, or None if none waits.
+        """The next message, whole, or None if none has come for some seconds.
 
         Raises:
             NotEnrolledError: the coordinator has forgotten or removed this node.
         """
         node = self._online()
-        answer = self._call(self._client.PullMessages, fleet_pb2.PullMessagesRequest(node=node))
-        if not answer.messages_list:
+        asked = fleet_pb2.PullMessagesRequest(node=node)
+        said = self._exchange(SITE_TAKE, asked.SerializeToString())
+        if not said.head:
             return None
-        head, tree = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
-        run_id = head.metadata.run_id
-        config = self._config(run_id)
-        contents = pull_objects(
-            [one.object_id for one in iterate_object_tree(tree)],
-            make_pull_object_fn_protobuf(
-                lambda request: self._call(self._client.PullObject, request), node, run_id
-            ),
-            initial_backoff=_BACKOFF_SECONDS,
+        answer = fleet_pb2.PullMessagesResponse.FromString(said.head)
+        metadata, tree = answer.messages_list[0].metadata, answer.message_object_trees[0]
+        run_id, message_id = int(metadata.run_id), str(metadata.message_id)
+        config, at_hand = self._config(run_id), said.by_id()
+        pull = make_pull_object_fn_protobuf(
+            lambda request: self._call(self._client.PullObject, request), node, run_id
         )
-        received = message_pb2.ConfirmMessageReceivedRequest(
-            node=node, run_id=run_id, message_object_id=head.metadata.message_id
-        )
-        self._call(self._client.ConfirmMessageReceived, received)
-        message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
-        message.metadata.__dict__["_message_id"] = head.metadata.message_id
+        message = flower_parcel.unpacked(tree, message_id, at_hand, pull)
+        if not at_hand.keys() >= set(flower_parcel.names_in([tree])):
+            received = message_pb2.ConfirmMessageReceivedRequest(
+                node=node, run_id=run_id, message_object_id=message_id
+            )
+            self._call(self._client.ConfirmMessageReceived, received)
         return Incoming(message=message, run_id=run_id, run_config=config)
 
     def reply(self, message: Message, seconds: float) -> None:
@@ -201,27 +180,24 @@ class Fleet:
             RunOverError: nobody waits for it any more.
         """
         node, run_id = self._online(), message.metadata.run_id
-        message.metadata.__dict__["_message_id"] = message.object_id
-        with no_object_id_recompute():
-            tree, objects = get_object_tree(message), get_all_nested_objects(message)
-            head = remove_content_from_message(message) if message.has_content() else message
+        with flower_parcel.packing() as packed:
+            one = packed(message)
             request = fleet_pb2.PushMessagesRequest(
                 node=node,
-                messages_list=[message_to_proto(head)],
-                message_object_trees=[tree],
+                messages_list=[one.head],
+                message_object_trees=[one.tree],
                 clientapp_runtime_list=[seconds],
             )
-            answer = self._call(self._client.PushMessages, request)
-            push_objects(
-                objects,
-                make_push_object_fn_protobuf(
-                    lambda pushed: self._call(self._client.PushObject, pushed),
-                    node,
-                    run_id,
-                    answer.session_id,
-                ),
-                object_ids_to_push=set(answer.objects_to_push),
+            said = self._exchange(SITE_GIVE, request.SerializeToString(), *one.inline(INLINE))
+            answer = fleet_pb2.PushMessagesResponse.FromString(said.head)
+            push = make_push_object_fn_protobuf(
+                lambda pushed: self._call(self._client.PushObject, pushed),
+                node,
+                run_id,
+                answer.session_id,
             )
+            wanted = set(answer.objects_to_push) & one.objects.keys()
+            push_objects(one.objects, push, object_ids_to_push=wanted)
 
     def _config(self, run_id: int) -> dict[str, bool | float | int | str]:
         if run_id not in self._configs:
@@ -237,16 +213,22 @@ class Fleet:
 
     # --- Calls --------------------------------------------------------------------
 
+    def _exchange(self, path: str, head: bytes, *objects: bytes) -> Parcel:
+        return self._call(
+            lambda parcel: flower_parcel.exchange(self._client, path, parcel),
+            Parcel(head, objects),
+        )
+
     def _call(self, method: Callable[[Q], T], request: Q) -> T:
         """Call until it gets through; every call of this API may be repeated."""
         while True:
             try:
                 return method(request)
             except httpx.TransportError as error:
-                self._waiting(*_transport_reason(error))
+                self._waiting(*transport_reason(error))
             except httpx.HTTPStatusError as error:
                 if error.response.status_code not in _BUSY:
-                    raise _refusal(error.response) from None
+                    raise refusal(error.response) from None
                 self._waiting(f"the coordinator answers {error.response.status_code}", False)
 
 
@@ -267,55 +249,3 @@ def _public_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
 
     data: bytes = public_key_to_bytes(key.public_key())
     return data
-
-
-def _transport_reason(error: httpx.TransportError) -> tuple[str, bool]:
-    text = str(error)
-    for sign, reason in _TLS_REASONS.items():
-        if sign in text:
-            return reason, True
-    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
-        # In TLS 1.3 a client learns of its refusal after its handshake, or not at all.
-        return (
-            "the coordinator closes the connection; if that goes on, it does not accept this "
-            "site's certificate: taken off the roster, or expired",
-            False,
-        )
-    return f"no connection to the coordinator ({text or type(error).__name__})", False
-
-
-_TLS_REASONS: Final = {
-    "CERTIFICATE_VERIFY_FAILED": "the coordinator's certificate is not valid here: see "
-    "server.address and server.authority, and this machine's clock",
-    "UNKNOWN_CA": "the coordinator does not accept this site's certificate: it is not, or no "
-    "longer, among those it was told of",
-    "CERTIFICATE_EXPIRED": "this site's certificate has expired: make a new identity, and send "
-    "its public half to the coordinator",
-    "CERTIFICATE_REQUIRED": "the coordinator asks for a certificate",
-}
-
-
-def _refusal(response: httpx.Response) -> Exception:
-    """What a coordinator's no means."""
-    flower = FlowerError.from_json(response.text)
-    if response.status_code == _UNAUTHORIZED:
-        return NotEnrolledError(
-            f"the coordinator does not recognise this node{_clock_remark(response)}"
-        )
-    if flower is None:
-        return NotEnrolledError(f"the coordinator answered {response.status_code}")
-    if flower.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-        return NotEnrolledError("the coordinator has not enrolled this node's key")
-    return RunOverError(flower.message)
-
-
-def _clock_remark(response: httpx.Response) -> str:
-    """Flower's node authentication signs the time: a clock that is wrong looks like a wrong key."""
-    try:
-        ahead = time.time() - parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (KeyError, ValueError):
-        return ""
-    if abs(ahead) < 5:
-        return ""
-    way = "ahead of" if ahead > 0 else "behind"
-    return f"; this machine's clock is {abs(ahead):.0f} seconds {way} the coordinator's"

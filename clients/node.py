@@ -22,24 +22,18 @@ from clients import sitefile
 from clients.checkup import tls_context
 from clients.claim import claimed
 from clients.deployed import SITE_FILE
-from clients.fleet import Fleet, Incoming, NotEnrolledError, RunOverError, head_bytes, headless
+from clients.fleet import Fleet, Incoming, head_bytes, headless
 from clients.memory import Memory
+from clients.refusals import NotEnrolledError, RunOverError
 from fedlearn import flower_private
 from fedlearn.certificate_files import credential
 from fedlearn.errors import ConfigError, ProtocolError, StoppedError
 
 log = logging.getLogger(__name__)
 
-FAST_SECONDS: Final = 0.05
-"""How soon after an answer this site looks for the next message."""
+BREATH_SECONDS: Final = 0.02
+"""Between two questions that found nothing; the coordinator holds each for a while."""
 
-SLOW_SECONDS: Final = 0.5
-"""Between two looks when no message has come for some seconds."""
-
-IDLE_SECONDS: Final = 2.0
-"""Between two looks when none has come for `PATIENCE_SECONDS`: no run is on."""
-
-PATIENCE_SECONDS: Final = 120.0
 RETRY_SECONDS: Final = 5.0
 """The longest wait before a call that did not get through is tried again."""
 
@@ -96,16 +90,12 @@ class Node:
         _event("gave_up", message=message.metadata.message_type)
 
     def _answer_all(self) -> None:
-        last, pause = time.monotonic(), FAST_SECONDS
         while not self.stop.is_set():
             incoming = self._received()
             if incoming is None:
-                self.stop.wait(pause)
-                idle = time.monotonic() - last > PATIENCE_SECONDS
-                pause = IDLE_SECONDS if idle else min(SLOW_SECONDS, pause * 1.1)
-                continue
-            self._answer(incoming)
-            last, pause = time.monotonic(), FAST_SECONDS
+                self.stop.wait(BREATH_SECONDS)
+            else:
+                self._answer(incoming)
 
     def _received(self) -> Incoming | None:
         try:

@@ -32,10 +32,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     match program:
         case "superlink":
-            from flwr.superlink.cli import flower_superlink
+            from server import superlink_program
 
-            sys.argv = ["flower-superlink", *arguments]
-            flower_superlink()
+            superlink_program.main(arguments)
         case "gateway":
             from server import gateway
 

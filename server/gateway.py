@@ -20,6 +20,8 @@ from typing import Any, Final
 import httpx
 import uvicorn
 
+from fedlearn.parcel import SITE_GIVE, SITE_TAKE
+
 FLEET_PATHS: Final = frozenset(
     f"/v1/fleet/{name}"
     for name in (
@@ -30,8 +32,11 @@ FLEET_PATHS: Final = frozenset(
 )
 """All that a node calls. Registering is not among them: the coordinator registers nodes."""
 
+SITE_PATHS: Final = FLEET_PATHS | {SITE_TAKE, SITE_GIVE}
+"""All that sites call: nodes, and those that take and give whole messages."""
+
 MAX_BODY: Final = 32 * 1024 * 1024
-"""Bytes of a request: Flower cuts arrays into chunks of 5 MiB."""
+"""Bytes of a request: a parcel holds less, and so does one of Flower's chunks of 5 MiB."""
 
 _PASSED: Final = frozenset({b"content-type", b"accept"})
 _PASSED_PREFIXES: Final = (b"flwr-", b"x-flwr-")
@@ -58,7 +63,7 @@ class Gateway:
         method, path = scope["method"], scope["path"]
         if (method, path) == ("GET", "/health"):
             await _respond(send, 200, b'{"status":"ok"}')
-        elif method == "POST" and path in FLEET_PATHS:
+        elif method == "POST" and path in SITE_PATHS:
             await self._pass_on(scope, receive, send)
         else:
             await _respond(send, 404, b"")
@@ -129,7 +134,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     sites = Path(options.sites).read_text() if options.sites else None
     verify = ssl.create_default_context(cafile=options.authority)
-    client = httpx.AsyncClient(verify=verify, timeout=60.0)
+    # Every site keeps one connection busy by waiting: there is no limit to their number here.
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0
+    )
+    client = httpx.AsyncClient(verify=verify, timeout=60.0, limits=limits)
     config = uvicorn.Config(
         Gateway(f"https://{options.upstream}", client),
         host=options.host,

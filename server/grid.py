@@ -109,7 +109,8 @@ class SiteGrid:
         """Send `messages`, wait for their replies, and sort both by site name.
 
         `keep` gets every answer, in the order of names, and may let go of what is large.
-        A grid with a `window`, as the simulation's, is asked for that many sites at a time.
+        A grid with a `window`, as the simulation's, is asked for that many sites at a time;
+        one that `holds`, as a deployment's, waits for replies itself.
 
         Guarantees: `check` holds for every answer; a site whose reply it refuses is a failure.
 
@@ -148,7 +149,7 @@ class SiteGrid:
         waiting = set(self.inner.push_messages(messages))
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         replies: list[Message] = []
-        pause = POLL_SECONDS
+        pause = 0.0 if getattr(self.inner, "holds", False) else POLL_SECONDS
         while waiting and (deadline is None or time.monotonic() < deadline):
             arrived = list(self.inner.pull_messages(waiting))
             replies += arrived

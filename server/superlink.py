@@ -37,10 +37,10 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.superlink.grid import HttpGrid
 
 from fedlearn import flower_private
 from fedlearn.errors import ProtocolError
+from server.link_grid import LinkGrid
 
 TASK: Final = "flwr-serverapp"
 _CLAIM: Final = "/flwr.proto.Runtime/AcquireTask"
@@ -157,7 +157,6 @@ class SuperLink:
             ProtocolError: the run's task could not be claimed.
         """
         token = self._claim(run_id)
-        grid = HttpGrid(self.address, False, self._authority, token=token)
         with self._runtime([RuntimeTokenHttpInterceptor(token=token)]) as client:
             given = client.PullTaskInput(runtime_pb2.PullTaskInputRequest())
             context, run = context_from_proto(given.context), run_from_proto(given.run)
@@ -165,19 +164,17 @@ class SuperLink:
             flower_private.identify(
                 run_id=run_id, node_id=context.node_id, task_id=int(given.task_id)
             )
-            grid.set_run(run)
             beats = HeartbeatSender(make_task_heartbeat_fn_http(client))
             beats.start()
             outcome, details = SubStatus.FAILED, "the coordinator stopped"
             try:
-                yield grid, context
+                yield LinkGrid(client, run), context
                 outcome, details = SubStatus.COMPLETED, ""
             finally:
                 beats.stop()
                 output = runtime_pb2.PushTaskOutputRequest(sub_status=outcome, details=details)
                 with suppress(httpx.HTTPError):
                     client.PushTaskOutput(output)
-                grid.close()
 
     def _claim(self, run_id: int) -> str:
         secret = SuperExecAuthHttpInterceptor(

@@ -94,7 +94,12 @@ class Reader:
             raise ValueError("a name is empty")
         return encoded.decode()  # UnicodeDecodeError is a ValueError
 
+    @property
+    def left(self) -> int:
+        """Bytes that were not taken yet."""
+        return len(self._data) - self._at
+
     def end(self) -> None:
         """Refuses trailing bytes."""
-        if self._at != len(self._data):
+        if self.left:
             raise ValueError("message has trailing bytes")

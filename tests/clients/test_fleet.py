@@ -13,7 +13,8 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto import fleet_pb2
 from flwr.supercore.error import ApiErrorCode
 
-from clients.fleet import HEARTBEAT_SECONDS, Fleet, NotEnrolledError, RunOverError
+from clients.fleet import HEARTBEAT_SECONDS, Fleet
+from clients.refusals import NotEnrolledError, RunOverError
 
 CHANGED = "flwr has changed: mend clients/fleet.py"
 

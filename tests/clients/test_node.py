@@ -9,9 +9,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.fleet import Incoming, NotEnrolledError, RunOverError, head_bytes, headless
+from clients.fleet import Incoming, head_bytes, headless
 from clients.memory import Memory
 from clients.node import Node
+from clients.refusals import NotEnrolledError, RunOverError
 from fedlearn import flower_private
 from fedlearn.errors import ProtocolError
 

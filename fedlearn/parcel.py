@@ -1,0 +1,61 @@
+"""A message of Flower's as one HTTP body, instead of one request for each of its objects.
+
+Flower takes a message apart into a tree of objects (records, arrays, chunks of arrays)
+and moves every object in a request of its own, each of which is signed, checked, and
+passed through a dozen layers. What sites and coordinator of a deployment say to each
+other has three objects when it is small. A `Parcel` holds Flower's own request or
+answer, and behind it the objects that belong to it; `server.relay` reads and writes
+parcels in front of Flower's own handlers. An object's name is its SHA-256, so a parcel
+need not say which is which, and an altered one belongs to nothing.
+
+Bytes alone; `fedlearn.flower_parcel` knows Flower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from fedlearn.crypto.codec import Reader, Writer
+
+INLINE: Final = 24 * 1024 * 1024
+"""Bytes of objects in one parcel, at most: below the gateway's limit of a request."""
+
+SITE_TAKE: Final = "/fedlearn/site/take"
+SITE_GIVE: Final = "/fedlearn/site/give"
+RUN_TAKE: Final = "/fedlearn/run/take"
+RUN_GIVE: Final = "/fedlearn/run/give"
+"""Where a SuperLink of ours takes and gives parcels: for sites, and for who carries a run out."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """`head` is a protobuf message of Flower's, `objects` are deflated objects of its messages."""
+
+    head: bytes
+    objects: tuple[bytes, ...] = ()
+
+    def encode(self) -> bytes:
+        """The body: every part behind its length."""
+        writer = Writer()
+        for part in (self.head, *self.objects):
+            writer.blob(part)
+        return writer.done()
+
+    @staticmethod
+    def decode(body: bytes) -> Parcel:
+        """The inverse of `encode`.
+
+        Raises:
+            ValueError: the bytes are no parcel.
+        """
+        reader = Reader(body)
+        head, objects = reader.blob(), list[bytes]()
+        while reader.left:
+            objects.append(reader.blob())
+        return Parcel(head, tuple(objects))
+
+    def by_id(self) -> dict[str, bytes]:
+        """The objects by the names that Flower gives them."""
+        return {hashlib.sha256(one).hexdigest(): one for one in self.objects}

@@ -1,0 +1,204 @@
+"""Whole messages between a run and a site, through a real SuperLink in a process of its own."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+
+from clients.fleet import Fleet, Incoming
+from clients.refusals import RunOverError
+from fedlearn import flower_private
+from fedlearn.crypto.certificates import node_public_key, site_credential
+from fedlearn.flower_parcel import exchange
+from fedlearn.parcel import INLINE, RUN_TAKE, SITE_GIVE, SITE_TAKE, Parcel
+from server import post
+from server.link_grid import LinkGrid
+from server.processes import superlink
+from server.serverfile import ServerFile
+from server.superlink import SuperLink
+
+pytestmark = [
+    pytest.mark.slow,
+    # flwr reads .gitignore files with an old name of pathspec.
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
+]
+
+
+@dataclass
+class Line:
+    """A run at one end, a site at the other; `paths` is what the site has called."""
+
+    grid: LinkGrid
+    link: SuperLink
+    site: Fleet
+    stranger: Fleet
+    node: int
+    run_id: int
+    paths: list[str] = field(default_factory=list)
+
+    def send(self, content: RecordDict) -> str:
+        flower_private.identify(run_id=self.run_id, node_id=1)
+        [name] = self.grid.push_messages([Message(content, self.node, "query.hello")])
+        return name
+
+    def receive(self) -> Incoming:
+        incoming = self.site.receive()
+        assert incoming is not None
+        return incoming
+
+    def answer(self, incoming: Incoming, content: RecordDict) -> None:
+        flower_private.identify(run_id=self.run_id, node_id=self.node)
+        self.site.reply(Message(content, reply_to=incoming.message), 0.1)
+
+
+def gave_up(reason: str, final: bool) -> None:
+    raise AssertionError(reason)
+
+
+def fleet(link: SuperLink) -> tuple[Fleet, bytes]:
+    key = site_credential("a", datetime.now(UTC))
+    tls = ssl.create_default_context(cadata=link._authority.decode())
+    return Fleet(link.address, key.key, tls, gave_up), node_public_key(key.certificate)
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    nowhere = Path("unused")
+    file = ServerFile(
+        listen="127.0.0.1:1", keys=nowhere, roster=nowhere, introductions=nowhere, tls=nowhere,
+        state=tmp_path_factory.mktemp("link"), wait_seconds=1.0, client_certificates=True,
+    )  # fmt: skip
+    with superlink(file) as link:
+        (site, public), (stranger, other) = fleet(link), fleet(link)
+        link.register(public, "a")
+        link.register(other, "b")
+        node, _ = site.activate(None), stranger.activate(None)
+        run_id = link.start_run({"config": "{}", "overrides": ""})
+        with link.carry_out(run_id) as (grid, _):
+            assert isinstance(grid, LinkGrid)
+            made = Line(grid, link, site, stranger, node, run_id)
+            hook = {"request": [lambda request: made.paths.append(request.url.path)]}
+            site._client._client.event_hooks = hook
+            yield made
+        site.close()
+        stranger.close()
+
+
+def small(number: int) -> RecordDict:
+    return RecordDict({"n": ConfigRecord({"n": number, "bytes": bytes(1000)})})
+
+
+def large(size: int) -> RecordDict:
+    data = bytes(range(256)) * (size // 256)
+    array = Array(dtype="uint8", shape=(len(data),), stype="fedlearn.sealed", data=data)
+    return RecordDict({"arrays": ArrayRecord({"sealed": array})})
+
+
+def number_of(message: Message) -> int:
+    return int(str(message.content.config_records["n"]["n"]))
+
+
+def test_relay__moves_a_message_and_its_answer_in_a_request_each(line: Line) -> None:
+    name = line.send(small(1))
+    incoming = line.receive()
+    assert (incoming.message.metadata.message_id, number_of(incoming.message)) == (name, 1)
+    assert incoming.run_config == {"config": "{}", "overrides": ""}
+    line.answer(incoming, small(2))
+    [reply] = line.grid.pull_messages([name])
+    assert number_of(reply) == 2
+    assert (reply.metadata.reply_to_message_id, reply.metadata.src_node_id) == (name, line.node)
+    calls = [path for path in line.paths if path.startswith("/fedlearn") or "object" in path]
+    assert calls == [SITE_TAKE, SITE_GIVE]
+
+
+def test_relay__moves_what_is_larger_than_a_parcel_both_ways(line: Line) -> None:
+    sent = large(INLINE + 7 * 1024 * 1024)
+    name = line.send(sent)
+    incoming = line.receive()
+    arrived = incoming.message.content.array_records["arrays"]["sealed"].data
+    assert arrived == sent.array_records["arrays"]["sealed"].data
+    line.answer(incoming, sent)
+    [reply] = line.grid.pull_messages([name])
+    assert reply.content.array_records["arrays"]["sealed"].data == arrived
+
+
+def test_relay__gives_a_message_again_until_it_is_answered(line: Line) -> None:
+    name = line.send(small(3))
+    got = [line.receive() for _ in range(post.MOST_TIMES)]
+    assert {one.message.metadata.message_id for one in got} == {name}
+    assert line.site.receive() is None, "one that ends its reader must not do so for ever"
+    line.answer(got[0], small(4))
+    assert [number_of(one) for one in line.grid.pull_messages([name])] == [4]
+    assert line.site.receive() is None
+
+
+def test_relay__makes_a_message_void_when_a_later_one_is_sent(line: Line) -> None:
+    old = line.send(small(5))
+    seen = line.receive()
+    line.send(small(6))
+    newest = line.send(small(7))
+    incoming = line.receive()
+    assert incoming.message.metadata.message_id == newest
+    line.answer(seen, small(5))  # too late: nobody is told of it
+    line.answer(incoming, small(8))
+    assert [number_of(one) for one in line.grid.pull_messages([newest])] == [8]
+    assert old not in {one.metadata.reply_to_message_id for one in line.grid.pull_messages([])}
+
+
+def test_relay__lets_an_answer_be_repeated(line: Line) -> None:
+    """A site whose answer was taken, but not confirmed to it, sends it once more."""
+    name = line.send(small(9))
+    incoming = line.receive()
+    line.answer(incoming, small(10))
+    line.answer(incoming, small(10))
+    assert [number_of(one) for one in line.grid.pull_messages([name])] == [10]
+    line.answer(incoming, small(10))
+
+
+def test_relay__knows_who_asks(line: Line) -> None:
+    url = f"https://{line.link.address}"
+    asked = Parcel(PullMessagesRequest(node=Node(node_id=line.node)).SerializeToString())
+    context = ssl.create_default_context(cadata=line.link._authority.decode())
+    with httpx.Client(verify=context, base_url=url) as nobody:
+        assert nobody.post(SITE_TAKE, content=asked.encode()).status_code == 401
+        assert nobody.post(SITE_GIVE, content=Parcel(b"").encode()).status_code == 401
+        assert nobody.post(RUN_TAKE, content=Parcel(b"").encode()).status_code == 401
+        assert nobody.post(SITE_TAKE, content=b"no parcel").status_code == 400
+        assert nobody.post(SITE_TAKE, content=Parcel(b"\xff").encode()).status_code == 400
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        exchange(line.stranger._client, SITE_TAKE, asked)
+
+
+def test_relay__takes_no_answer_in_the_name_of_another_site(line: Line) -> None:
+    name = line.send(small(11))
+    incoming = line.receive()
+    flower_private.identify(run_id=line.run_id, node_id=line.node)
+    forged = Message(RecordDict(), reply_to=incoming.message)
+    forged.metadata.__dict__["_message_id"] = forged.object_id
+    head = PushMessagesRequest(
+        node=line.stranger._node,
+        messages_list=[message_to_proto(forged)],
+        message_object_trees=[get_object_tree(forged)],
+    )
+    with pytest.raises(RunOverError):
+        line.stranger._exchange(SITE_GIVE, head.SerializeToString())
+    line.answer(incoming, small(12))
+    assert [number_of(one) for one in line.grid.pull_messages([name])] == [12]
+
+
+def test_relay__leaves_flowers_own_paths_as_they_are(line: Line) -> None:
+    name = line.send(small(13))
+    client = line.site._client
+    answer = client.PullMessages(PullMessagesRequest(node=Node(node_id=line.node)))
+    assert [one.metadata.message_id for one in answer.messages_list] == [name]
