@@ -15,8 +15,9 @@ Large Model at Small Cost", section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ Where gradients cancel strongly it clips a little more than needed (1e-5 in a Re
 
 _UNDERFLOW = 1e-31
 """Added per entry to a factor's squared size, so that a square lost to underflow is covered."""
+
+IN_CACHE = 2**18
+"""How many numbers are best written and read again at once: a megabyte in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +65,35 @@ class Contribution:
         return total
 
 
-def instantiated(parameter: str, gradients: Tensor) -> Contribution:
+def instantiated(parameter: str, gradients: Tensor, norms: Tensor | None = None) -> Contribution:
     """The contribution of a parameter whose per-sample gradients were computed.
 
-    `gradients`: float[batch, *shape of the parameter].
+    `gradients`: float[batch, *shape of the parameter]; `norms`: their squared norms, if known.
     """
     return Contribution(
         parameter=parameter,
-        squared_norms=squared_norms(gradients),
+        squared_norms=squared_norms(gradients) if norms is None else norms,
         rows=(gradients,),
         combine=weighted_sum,
+    )
+
+
+def stacked(parameter: str, blocks: Sequence[Contribution]) -> Contribution:
+    """The contribution of a parameter that is `blocks` one after another along its first axis."""
+    ends = list(accumulate(len(block.rows) for block in blocks))
+
+    def combine(factors: Tensor, *rows: Tensor) -> Tensor:
+        parts = [
+            block.combine(factors, *rows[end - len(block.rows) : end])
+            for block, end in zip(blocks, ends, strict=True)
+        ]
+        return torch.cat(parts)
+
+    return Contribution(
+        parameter=parameter,
+        squared_norms=torch.stack([block.squared_norms for block in blocks]).sum(0),
+        rows=tuple(row for block in blocks for row in block.rows),
+        combine=combine,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,11 +15,13 @@ from fedlearn.training.dp.contribution import Contribution
 class Call:
     """One call of a layer: what went in, and the gradient of the losses at what came out.
 
-    Every tensor has the sample as its first axis.
+    Every tensor has the sample as its first axis. `part` tells apart what a rule
+    with a `forward` of its own recorded.
     """
 
     inputs: tuple[Tensor, ...]
     gradient: Tensor
+    part: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,9 @@ Deliver = Callable[[Call | PerSample], None]
 Watch = Callable[[Layer, tuple[Tensor, ...], Tensor, Deliver], Tensor | None]
 """(layer, inputs, output, deliver) to the output to go on with; nothing: watch it as any other."""
 
+Record = Callable[[tuple[Tensor, ...], Tensor, str], Tensor]
+"""(inputs, output, part) of a computation inside a layer to the output to go on with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -59,11 +65,14 @@ class Rule:
     `contributions` gets all calls of one batch, so that a layer used twice is
     exact. `knows` are the own names of the parameters it handles. `watch`,
     where given, replaces the tape's own way to catch the gradient at the
-    output. `refusal` says why a module cannot be handled exactly, or nothing.
+    output. `forward(layer, record, *args, **kwargs)`, where given, stands in for
+    the layer's own forward pass and records, sample first, what goes on inside.
+    `refusal` says why a module cannot be handled exactly, or nothing.
     """
 
     name: str
     contributions: Callable[[Layer, Sequence[Call | PerSample]], list[Contribution]]
     knows: frozenset[str] = frozenset({"weight", "bias"})
     watch: Watch | None = None
+    forward: Callable[..., Any] | None = None
     refusal: Callable[[nn.Module], str | None] = lambda _: None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.training.dp.contribution import Contribution, instantiated
+from fedlearn.training.dp.contribution import IN_CACHE, Contribution, instantiated
 from fedlearn.training.dp.layer import Call, Deliver, Layer, PerSample, Rule
 
 Normal = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -40,23 +40,32 @@ def _per_sample(
     return {"weight": weight, "bias": bias}
 
 
-def _over_positions(shape: Sequence[int], normal: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+def _over_positions(
+    shape: Sequence[int], normalise: Callable[[Tensor], Tensor], x: Tensor, g: Tensor
+) -> tuple[Tensor, Tensor]:
     """Sums over all axes between the sample and the last `len(shape)` axes."""
-    batch = g.shape[0]
-    positions = g.reshape(batch, -1, *shape)
-    return (normal * g).reshape(batch, -1, *shape).sum(1), positions.sum(1)
+    batch = len(g)
+    weight, bias = g.new_empty(batch, *shape), g.new_empty(batch, *shape)
+    chunk = max(1, IN_CACHE // g[0].numel())
+    for start in range(0, batch, chunk):
+        part = slice(start, start + chunk)
+        rows = g[part]
+        product = normalise(x[part]).mul_(rows)
+        weight[part] = product.reshape(len(rows), -1, *shape).sum(1)
+        bias[part] = rows.reshape(len(rows), -1, *shape).sum(1)
+    return weight, bias
 
 
 def _layer_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     norm = cast(nn.LayerNorm, module)
     shape = norm.normalized_shape
-    return _over_positions(shape, functional.layer_norm(x, shape, eps=norm.eps), g)
+    return _over_positions(shape, lambda x: functional.layer_norm(x, shape, eps=norm.eps), x, g)
 
 
 def _rms_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     norm = cast(nn.RMSNorm, module)
     shape = list(norm.normalized_shape)
-    return _over_positions(shape, functional.rms_norm(x, shape, eps=norm.eps), g)
+    return _over_positions(shape, lambda x: functional.rms_norm(x, shape, eps=norm.eps), x, g)
 
 
 def _group_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from fedlearn.errors import ConfigError
+from fedlearn.training.dp.attention import ATTENTION
 from fedlearn.training.dp.convolution import CONVOLUTION
 from fedlearn.training.dp.fallback import FALLBACK
 from fedlearn.training.dp.layer import Layer, Rule
@@ -29,12 +30,12 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: LAYER_NORM,
     nn.RMSNorm: RMS_NORM,
     nn.GroupNorm: GROUP_NORM,
+    nn.MultiheadAttention: ATTENTION,
     SampleParameter: SAMPLE_PARAMETER,
 }
 """Adding a kind of layer is one module and one line here."""
 
 _WAYS_OUT: dict[type[nn.Module], str] = {
-    nn.MultiheadAttention: "hides its weights in one call; use opacus.layers.DPMultiheadAttention",
     nn.LSTM: "runs all steps in one call; use opacus.layers.DPLSTM",
     nn.GRU: "runs all steps in one call; use opacus.layers.DPGRU",
     nn.RNN: "runs all steps in one call; use opacus.layers.DPRNN",
@@ -68,17 +69,23 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
     if problems:
         raise ConfigError(problems)
     first = sequence_first(model)
-    return tuple(
-        Layer(
-            name=name or type(module).__name__,
-            module=module,
-            rule=_rule(module, held[id(module)]),
-            parameters=held[id(module)],
-            sequence_first=id(module) in first,
+    found = []
+    for name, module in model.named_modules():
+        if id(module) not in held and not (_opened(module) and _learns(module)):
+            continue
+        parameters = held.get(id(module), {})
+        rule = _rule(module, parameters)
+        found.append(
+            Layer(
+                name=name or type(module).__name__,
+                module=module,
+                rule=rule,
+                parameters=parameters,
+                # What a rule records from inside a layer has the sample first.
+                sequence_first=id(module) in first and rule.forward is None,
+            )
         )
-        for name, module in model.named_modules()
-        if id(module) in held
-    )
+    return tuple(found)
 
 
 def mixing(model: nn.Module) -> list[str]:
@@ -91,12 +98,31 @@ def mixing(model: nn.Module) -> list[str]:
 
 
 def sequence_first(model: nn.Module) -> set[int]:
-    """Ids of the modules below one that says `batch_first=False`: their sample is on axis 1."""
+    """Ids of the modules whose sample is on axis 1: the next one above that says where has
+    `batch_first=False`."""
     found: set[int] = set()
-    for module in model.modules():
-        if getattr(module, "batch_first", None) is False:
-            found.update(id(inner) for inner in module.modules() if inner is not module)
+
+    def descend(module: nn.Module, first: bool) -> None:
+        says = _batch_first(module)
+        first = first if says is None else not says
+        for child in module.children():
+            if first:
+                found.add(id(child))
+            descend(child, first)
+
+    descend(model, False)
     return found
+
+
+def _batch_first(module: nn.Module) -> bool | None:
+    """What a module says of the axes inside it; torch's Transformers say it by their parts."""
+    match module:
+        case nn.TransformerEncoderLayer() | nn.TransformerDecoderLayer():
+            return _batch_first(module.self_attn)
+        case nn.TransformerEncoder() | nn.TransformerDecoder():
+            return _batch_first(next(iter(module.layers)))
+    says = getattr(module, "batch_first", None)
+    return says if isinstance(says, bool) else None
 
 
 def _rule(module: nn.Module, parameters: dict[str, str]) -> Rule:
@@ -120,7 +146,7 @@ def _problems(model: nn.Module) -> Iterator[str]:
             )
         elif own and (reason := _refused(module)):
             yield f"{place}: {reason}"
-        elif own and _holds_others(module):
+        elif own and _holds_others(module) and not _opened(module):
             yield (
                 f"{place}: has trainable parameters of its own beside layers with parameters; "
                 "hold them in a fedlearn.training.dp.SampleParameter"
@@ -143,6 +169,15 @@ def _holds_others(module: nn.Module) -> bool:
     below = {id(p) for child in module.children() for p in child.parameters()}
     # Opacus' recurrent layers register their cells' parameters again under torch's names.
     return bool(below) and not own <= below
+
+
+def _opened(module: nn.Module) -> bool:
+    """Whether a rule runs the layer's forward pass itself, and with it the layers inside."""
+    return any(isinstance(module, kind) and rule.forward for kind, rule in RULES.items())
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:

@@ -12,7 +12,7 @@ Nothing of this outlives the `with` block: no hook, no attribute, no `.grad`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -57,6 +57,9 @@ class Tape:
 
     def __enter__(self) -> Tape:
         for layer in self._layers:
+            if layer.rule.forward is not None:
+                self._open(layer, layer.rule.forward)
+                continue
             self._keep(layer.module.register_forward_pre_hook(_Freeze(self, layer)))
             self._keep(
                 layer.module.register_forward_hook(
@@ -84,8 +87,16 @@ class Tape:
     def _keep(self, handle: RemovableHandle) -> None:
         self._stack.callback(handle.remove)
 
-    def record(self, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Watch the output of one call; returns the output that the model goes on with."""
+    def _open(self, layer: Layer, forward: Callable[..., Any]) -> None:
+        """Have the rule run the layer's forward pass until the tape ends."""
+        own = vars(layer.module)
+        own["forward"] = _Opened(self, layer, forward)
+        self._stack.callback(own.pop, "forward")
+
+    def record(
+        self, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor, part: str = ""
+    ) -> Tensor:
+        """Watch the output of one call, or of a part of one; returns the output to go on with."""
         if not torch.is_grad_enabled():
             return output
         self._expected[layer.name] = self._expected.get(layer.name, 0) + 1
@@ -98,11 +109,11 @@ class Tape:
             # Not detach(): that shares a version counter, which may be a parameter's own.
             output = _Entry.apply(output.data, self._anchor)  # type: ignore[no-untyped-call]
         output.register_hook(  # type: ignore[no-untyped-call]
-            lambda g: self._take(layer, self._call(layer, seen.take(), g))
+            lambda g: self._take(layer, self._call(layer, seen.take(), g, part))
         )
         return output
 
-    def _call(self, layer: Layer, inputs: tuple[Tensor, ...], gradient: Tensor) -> Call:
+    def _call(self, layer: Layer, inputs: tuple[Tensor, ...], gradient: Tensor, part: str) -> Call:
         """Sample first, gradient in the precision in which norms and sums are computed."""
 
         def sample_first(value: Tensor) -> Tensor:
@@ -113,6 +124,7 @@ class Tape:
         return Call(
             inputs=tuple(sample_first(value) for value in inputs),
             gradient=sample_first(gradient).to(wide),
+            part=part,
         )
 
     def _check_rows(self, layer: Layer, seen: Call | PerSample) -> None:
@@ -231,6 +243,24 @@ class _Watch:
             )
         inputs = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return self._tape.record(self._layer, inputs, output)
+
+
+class _Opened:
+    """Stands in for a layer's own forward pass, with its parameters constant meanwhile."""
+
+    def __init__(self, tape: Tape, layer: Layer, forward: Callable[..., Any]) -> None:
+        self._tape, self._layer, self._forward = tape, layer, forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._tape.recording:
+            return type(self._layer.module).forward(self._layer.module, *args, **kwargs)
+        _set_trainable(self._layer, False)
+        try:
+            return self._forward(
+                self._layer, partial(self._tape.record, self._layer), *args, **kwargs
+            )
+        finally:
+            _set_trainable(self._layer, True)
 
 
 class _RefusePacked:

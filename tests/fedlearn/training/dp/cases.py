@@ -66,6 +66,48 @@ class SelfAttention(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+class TorchAttention(nn.Module):
+    """torch's own attention, used in one of the ways that a model may use it."""
+
+    def __init__(self, use: str = "", **options: object) -> None:
+        super().__init__()
+        self.attention, self.use = nn.MultiheadAttention(8, 2, **options), use  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.attention.batch_first
+        length = x.shape[1 if first else 0]
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        match self.use:
+            case "weights":
+                return torch.cat(self.attention(x, x, x), -1)
+            case "weights alone":
+                return self.attention(x, x, x, average_attn_weights=False)[1]
+            case "causal":
+                return self.attention(x, x, x, None, False, later, is_causal=True)[0]
+            case "padded":
+                padding = torch.zeros(len(x), length, dtype=torch.bool)
+                padding[:, -1] = True
+                return self.attention(x, x, x, padding, need_weights=False, attn_mask=later)[0]
+            case "mask for each head":
+                mask = torch.linspace(-1, 1, 2 * length**2, dtype=x.dtype)
+                mask = mask.view(2, length, length).repeat(len(x), 1, 1)
+                return self.attention(x, x, x, attn_mask=mask)[0]
+            case "shorter memory":
+                memory = torch.sin(x[:, :3] if first else x[:3])
+                return self.attention(x, memory, memory, need_weights=False)[0]
+            case "other widths":
+                return self.attention(x, x[..., :3], x[..., :5], need_weights=False)[0]
+            case "twice":
+                own = self.attention(x, x, x, need_weights=False)[0]
+                return own + self.attention(x, torch.sin(x), torch.cos(x), need_weights=False)[0]
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def _encoder(layers: int = 0, **options: object) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, **options)  # type: ignore[arg-type]
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False) if layers else layer
+
+
 class Recurrent(nn.Module):
     """The last output of an Opacus recurrent layer."""
 
@@ -241,6 +283,20 @@ CASES = (
     Case(name="attention", build=lambda: SelfAttention(batch_first=True), shape=(5, 8), opacus=False),
     Case(name="attention, sequence first", build=lambda: SelfAttention(), shape=(5, 8), axis=1, opacus=False),
     Case(name="attention with learned key", build=lambda: SelfAttention(add_bias_kv=True), shape=(5, 8), axis=1, fallbacks=2, opacus=False),
+    Case(name="torch's attention", build=lambda: TorchAttention(batch_first=True), shape=(5, 8), opacus=False),
+    Case(name="torch's attention, sequence first", build=lambda: TorchAttention(), shape=(5, 8), axis=1, opacus=False),
+    Case(name="torch's attention without bias", build=lambda: TorchAttention(bias=False), shape=(5, 8), axis=1, opacus=False),
+    *(
+        Case(name=f"torch's attention, {use}", build=lambda use=use: TorchAttention(use, batch_first=True), shape=(5, 8), opacus=False)
+        for use in ("weights", "weights alone", "causal", "padded", "mask for each head", "shorter memory", "twice")
+    ),
+    Case(name="torch's attention, other widths", build=lambda: TorchAttention("other widths", kdim=3, vdim=5), shape=(5, 8), axis=1, opacus=False),
+    Case(name="torch's attention, learned and empty key", build=lambda: TorchAttention("padded", add_bias_kv=True, add_zero_attn=True, batch_first=True), shape=(5, 8), opacus=False),
+    Case(name="torch's attention, frozen projection", build=lambda: frozen(TorchAttention(batch_first=True), "attention.in_proj_weight", "attention.in_proj_bias"), shape=(5, 8), opacus=False),
+    Case(name="torch's attention, frozen output", build=lambda: frozen(TorchAttention(batch_first=True), "attention.out_proj.weight", "attention.out_proj.bias"), shape=(5, 8), opacus=False),
+    Case(name="torch's encoder layer", build=lambda: _encoder(batch_first=True), shape=(4, 8), opacus=False),
+    Case(name="torch's encoder layer, sequence first", build=lambda: _encoder(norm_first=True), shape=(5, 8), axis=1, opacus=False),
+    Case(name="torch's encoder, sequence first", build=lambda: _encoder(2), shape=(5, 8), axis=1, opacus=False),
     Case(name="LSTM", build=lambda: Recurrent(DPLSTM, num_layers=2, bidirectional=True), shape=(5, 4)),
     Case(name="GRU", build=lambda: Recurrent(DPGRU), shape=(5, 4)),
     Case(name="LoRA", build=lambda: nn.Sequential(Lora(8), nn.ReLU(), Lora(8)), shape=(4, 8)),
