@@ -168,7 +168,7 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
         case Risk():
             return risk.load(scenario, cache)
         case Codes():
-            return codes.load(scenario, streams.get("split"), cache)
+            return codes.load(scenario, cache)
         case Contracts():
             return contracts.load(scenario, cache)
         case News():

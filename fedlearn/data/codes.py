@@ -21,7 +21,8 @@ from fedlearn.data.archives import ARCHIVES, read_member
 from fedlearn.data.documents import Documents, held_out_groups, numbered, pool_of
 from fedlearn.data.pool import Pool
 from fedlearn.data.tokens import Tokenizer
-from fedlearn.settings import Probability
+from fedlearn.rng import Streams
+from fedlearn.settings import Natural, Probability
 
 CLASSES = tuple(f"{number:02d}" for number in range(1, 23))
 SIZE = 59576
@@ -31,10 +32,15 @@ _MEMBER = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """ICD-10-CM phrases; whole categories are held out for the test."""
+    """ICD-10-CM phrases; whole categories are held out for the test.
+
+    `split` is which draw of test categories it is: the same for every seed of a
+    run, so that no seed is tested on what settings were chosen with.
+    """
 
     kind: Literal["codes"] = "codes"
     test_fraction: Probability = 0.25
+    split: Natural = 0
     tokenizer: Tokenizer = field(default_factory=lambda: Tokenizer(max_length=32))
 
 
@@ -45,8 +51,8 @@ class _Phrase:
     text: str
 
 
-def load(config: Codes, rng: np.random.Generator, cache: Path) -> Pool:
-    """The 59,576 phrases, fetched when they are not in the cache; `rng` draws the test categories.
+def load(config: Codes, cache: Path) -> Pool:
+    """The 59,576 phrases, fetched when they are not in the cache; they know their category.
 
     Raises:
         DataError: the archive is altered, or neither cached nor to be had.
@@ -58,6 +64,7 @@ def load(config: Codes, rng: np.random.Generator, cache: Path) -> Pool:
     phrases = list(first.values())
     classes, labels = numbered([phrase.chapter for phrase in phrases])
     categories = np.array([phrase.category for phrase in phrases])
+    rng = Streams(config.split).get("codes")
     return pool_of(
         Documents(
             name="codes",
@@ -65,6 +72,7 @@ def load(config: Codes, rng: np.random.Generator, cache: Path) -> Pool:
             classes=classes,
             labels=labels,
             is_train=~held_out_groups(categories, config.test_fraction, rng),
+            attributes={"category": categories},
         ),
         config.tokenizer,
         cache,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedlearn.data.pool import Pool
 from fedlearn.data.tokens import Tokenizer, tokenize
+from fedlearn.fairness import Attribute
 from fedlearn.task import Task
 
 
@@ -29,6 +30,8 @@ class Documents:
     is_train: NDArray[np.bool_]
     sites: NDArray[np.str_] | None = None
     notes: tuple[str, ...] = ()
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    """What is known of them beside the text, one entry per text; nothing learns from it."""
 
 
 def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
@@ -51,6 +54,7 @@ def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
         labels=documents.labels,
         is_train=documents.is_train,
         natural_site=documents.sites,
+        attributes=documents.attributes,
         notes=tuple(notes),
     )
 

@@ -37,14 +37,18 @@ def test_news__has_the_published_split_and_topics(text_cache: Path) -> None:
 
 
 def test_codes__are_all_phrases_once_with_whole_categories_held_out(text_cache: Path) -> None:
-    pool = codes.load(codes.Codes(tokenizer=HASHING), np.random.default_rng(0), text_cache)
-    other = codes.load(codes.Codes(tokenizer=HASHING), np.random.default_rng(1), text_cache)
+    pool, other = (
+        codes.load(codes.Codes(tokenizer=HASHING, split=split), text_cache) for split in (0, 1)
+    )
     assert len(pool) == codes.SIZE == DATASETS["codes"].records
     assert pool.task.classes == codes.CLASSES
     assert 0.25 <= (~pool.is_train).mean() < 0.3
     assert not np.array_equal(pool.is_train, other.is_train)
     # Chapter 2 (neoplasms) is C00-D49, chapter 22 holds codes for special purposes (U).
     assert np.bincount(pool.labels).min() > 0
+    category = pool.attributes["category"]
+    assert not set(category[pool.is_train]) & set(category[~pool.is_train])
+    assert {label[:1] for label in category[pool.labels == 21]} == {"U"}
 
 
 def test_contracts__are_the_clauses_of_the_reference(contract_pool: Pool) -> None:
