@@ -39,11 +39,11 @@ def get_post(request: Request) -> Post:
     return post
 
 
-TheePost = Annotated[Post, Depends(get_post)]
+ThePost = Annotated[Post, Depends(get_post)]
 
 
 @router.post(SITE_TAKE)
-async def take_for_site(request: Request, state: State, post: TheePost) -> Response:
+async def take_for_site(request: Request, state: State, post: ThePost) -> Response:
     """The next message for a node, held until there is one."""
     parcel = await _parcel(request)
     asked = _parsed(PullMessagesRequest, parcel)
@@ -57,7 +57,7 @@ async def take_for_site(request: Request, state: State, post: TheePost) -> Respo
 
 
 @router.post(SITE_GIVE)
-async def give_from_site(request: Request, state: State, post: TheePost) -> Response:
+async def give_from_site(request: Request, state: State, post: ThePost) -> Response:
     """A node's answer to a message."""
     parcel = await _parcel(request)
     head = _parsed(PushMessagesRequest, parcel)
@@ -74,7 +74,7 @@ async def give_from_site(request: Request, state: State, post: TheePost) -> Resp
 
 @router.post(RUN_GIVE)
 async def give_from_run(
-    request: Request, state: State, post: TheePost, task: TaskDependency
+    request: Request, state: State, post: ThePost, task: TaskDependency
 ) -> Response:
     """Messages of a run to its nodes."""
     parcel = await _parcel(request)
@@ -86,7 +86,7 @@ async def give_from_run(
 
 @router.post(RUN_TAKE)
 async def take_for_run(
-    request: Request, state: State, post: TheePost, task: TaskDependency
+    request: Request, state: State, post: ThePost, task: TaskDependency
 ) -> Response:
     """Replies to messages of a run, held until there is one."""
     asked = _parsed(PullAppMessagesRequest, await _parcel(request))

@@ -16,7 +16,7 @@ from fedlearn.explanation import explain, shape_of
 from fedlearn.models.tabular import OneHot, Tokens
 from fedlearn.overrides import CONFIGS
 from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 NEEDED = {
     "squeezenet": ["model.pretrained=false"],
@@ -188,6 +188,7 @@ SHAPES: dict[type, Input] = {
     TableInput: TABLE,
     ImageInput: ImageInput(channels=1, height=28, width=28),
     TextInput: TextInput(vocabulary=500, max_length=12),
+    SeriesInput: SeriesInput(steps=3, row=TableInput(numeric=4)),
 }
 
 
@@ -206,6 +207,12 @@ def test_explanation__of_every_model_of_the_union(option: str) -> None:
     if isinstance(shape, TextInput):
         features = rng.integers(1, shape.vocabulary, features.shape)
     found = explain(learner.whole(), shape, features)
-    per_record = (28, 28) if isinstance(shape, ImageInput) else shape_of(shape)
+    match shape:
+        case ImageInput():
+            per_record: tuple[int, ...] = (28, 28)
+        case SeriesInput():
+            per_record = (shape.row.width,)
+        case _:
+            per_record = shape_of(shape)
     assert found.attributions.shape == (2, *per_record)
     assert np.isfinite(found.attributions).all()
