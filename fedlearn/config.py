@@ -44,6 +44,7 @@ from fedlearn.settings import Count, Name, Natural, Positive
 from fedlearn.strategy import Strategy
 from fedlearn.task import Task
 from fedlearn.tracking import NoTracking, Tracking
+from fedlearn.training.augmentation import augmentation_problems
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
@@ -245,7 +246,9 @@ def _derived(
 
 def task_problems(config: RunConfig, task: Task) -> list[str]:
     """What is wrong once it is known what the records look like."""
-    return models.problems(config.model, task)
+    frozen = models.freezes(config.model, config.training.trained_part)
+    found = augmentation_problems(config.training, task, frozen=frozen)
+    return [*models.problems(config.model, task), *found]
 
 
 def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:

@@ -23,7 +23,7 @@ from fedlearn.models.vit import ViT, build_vit, vit_problems
 from fedlearn.rng import Streams
 from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
-__all__ = ["Finetune", "Learner", "Model", "Weights", "build", "pretrained", "problems"]
+__all__ = ["Finetune", "Learner", "Model", "Weights", "build", "freezes", "pretrained", "problems"]
 
 Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering | Text | Sequence
 """The union of model configs, told apart by `kind`."""
@@ -111,6 +111,11 @@ def _meant(config: Model, finetune: Finetune) -> Finetune:
         isinstance(config, Text) and not config.words and not config.depth
     )
     return Finetune(mode="head") if fixed and finetune.mode == "full" else finetune
+
+
+def freezes(config: Model, finetune: Finetune) -> bool:
+    """Whether a part of the model stays as it is, and is computed once for every record."""
+    return _meant(config, finetune).mode != "full"
 
 
 def problems(config: Model, task: Task) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.models.slots import canary_losses, is_slot, no_canaries
+from fedlearn.training.augmentation import views
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -44,9 +45,10 @@ def train(
     probes = _canary_batches(canaries, config, rng)
     total = 0.0
     with lent_generator(rng):
+        coins = rng.spawn(1)[0]
         for batch in batches(len(labels), config, rng):
             optimizer.zero_grad(set_to_none=True)
-            total += _accumulate(model, features, labels, batch, config)
+            total += _accumulate(model, features, labels, batch, config, coins)
             if len(probe := next(probes)):
                 loss = canary_losses(model, probe, 1.0).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -111,15 +113,23 @@ def pieces(batch: NDArray[np.int64], size: int) -> list[Tensor]:
 
 
 def _accumulate(
-    model: nn.Module, features: Tensor, labels: Tensor, batch: NDArray[np.int64], config: Training
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    batch: NDArray[np.int64],
+    config: Training,
+    rng: np.random.Generator,
 ) -> float:
-    """Gradient of the mean loss over `batch`, in parts; returns that loss."""
+    """Gradient of the mean loss over `batch` and all views, in parts; returns that loss."""
     total = 0.0
     for rows in pieces(batch, config.max_batch):
-        logits = forward(model, features[rows], config.precision)
-        loss = functional.cross_entropy(logits, labels[rows], reduction="sum") / len(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
+        seen = views(features[rows], config, rng)
+        for view in seen:
+            logits = forward(model, view, config.precision)
+            loss = functional.cross_entropy(logits, labels[rows], reduction="sum")
+            loss = loss / (len(batch) * len(seen))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
     return total
 
 

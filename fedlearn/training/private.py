@@ -10,7 +10,7 @@ that the accountant sees.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -27,6 +27,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
+from fedlearn.training.augmentation import views
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, forward, pieces, snapshot
 from fedlearn.training.optimizers import make_optimizer
@@ -167,20 +168,30 @@ def _batch(
     canaries = no_canaries() if canaries is None else canaries
     records, slope = len(labels), _STEEPNESS * plan.clip_norm
     batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
-    for rows in pieces(batch[batch < records], config.max_batch):
-        yield _losses(model, features[rows], labels[rows], config.precision)
+    rng = _public_coins(noise) if config.augmentations else np.random.default_rng(0)
+    at_a_time = max(1, config.max_batch // max(1, config.augmentations))
+    for rows in pieces(batch[batch < records], at_a_time):
+        yield _losses(model, views(features[rows], config, rng), labels[rows], config.precision)
     for rows in pieces(batch[batch >= records] - records, config.max_batch):
         yield partial(canary_losses, model, canaries[rows], slope)
 
 
-def _losses(model: nn.Module, features: Tensor, labels: Tensor, precision: Precision) -> Losses:
-    """The loss of every record of a part."""
+def _losses(
+    model: nn.Module, seen: Sequence[Tensor], labels: Tensor, precision: Precision
+) -> Losses:
+    """The loss of every record of a part, the mean over its views."""
 
-    def losses() -> Tensor:
-        logits = forward(model, features, precision)
+    def loss_of(view: Tensor) -> Tensor:
+        logits = forward(model, view, precision)
         return functional.cross_entropy(logits, labels, reduction="none")
 
-    return losses
+    # A layer is called once for each view; the engine adds up what a record owes to all of them.
+    return lambda: torch.stack([loss_of(view) for view in seen]).mean(0)
+
+
+def _public_coins(noise: NoiseSource) -> np.random.Generator:
+    """A generator for what need not be secret, new at every step."""
+    return np.random.default_rng(int(noise.stream().words(1)[0]))
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:

@@ -39,6 +39,12 @@ class Training:
     precision: Precision = "fp32"
     """Of activations and matrix products in training; weights, norms, clipped sums, noise and
     evaluation stay in fp32."""
+    augmentations: Natural = 0
+    """Random views of a picture whose mean is its gradient, before it is clipped; 0: as it is."""
+    flips: bool = True
+    """Whether a view may be mirrored from left to right: not where that changes what it shows."""
+    shifts: Natural = 2
+    """By how many pixels a view may be shifted, in each direction."""
     average: Portion = 0.0
     """Decay of a running mean of the coordinator's models over rounds, which is tested and kept
     instead of the last one; 0: none. Computed from released models, so it costs no privacy."""
