@@ -184,4 +184,5 @@ def _rounded_up(value: float) -> str:
     text = f"{value:.3g}"
     if float(text) >= value:
         return text
-    return f"{value * (1 + 5e-3):.3g}"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{value + unit:.3g}"
