@@ -1,43 +1,49 @@
 """How the settings of the text experiments were chosen: on training records alone.
 
 The test records are never read. A quarter of the training records is held out
-`--splits` times: whole sites where sites are drafters (so that validation is on
-unseen ones, as the test is), else records at random. A head is trained on the
-frozen features as a run under `privacy=distributed` does it: one clipped and
-noised sum over all records per round, with momentum at the coordinator, the
+`--splits` times, whole where the test is on what was never seen: sites where
+they are drafters, categories of diagnoses; news at random. A head is trained on
+the frozen features as a run under `privacy=distributed` does it: one clipped
+and noised sum over all records per round, with momentum at the coordinator, the
 noise being that of all sites but one. Without privacy the same loop runs
 without clipping and noise.
 
     python benchmarks/text_tuning.py legal_contracts [--epsilon 8,2,none] [--json PATH]
+    python benchmarks/text_tuning.py medical_codes --epsilon 8 --rounds 60 --rates 8,16
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.owner import owner_of
-from clients.site import open_site, simulated_sites
+from clients.records import simulated_sites
+from clients.site import open_site
 from fedlearn.config import compose
+from fedlearn.data import load_pool
+from fedlearn.data.archives import default_cache
+from fedlearn.data.partition import Iid
 from fedlearn.metrics import evaluation_sums, metrics
 from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.rng import Streams
 
 DELTA, HELD_OUT, MOMENTUM = 1e-5, 0.25, 0.9
-GRID = {
-    "none": ((40, 120), (2.0, 4.0), (0.0,)),
-    "8": ((40, 60), (1.0, 2.0, 4.0), (1.0,)),
-    "2": ((40, 60), (0.5, 1.0, 2.0), (1.0,)),
-}
-"""Rounds, learning rates and clip norms (0: none), by epsilon."""
+ROUNDS = {"none": (40, 80, 160), "8": (40, 60), "2": (40, 60)}
+RATES = {"none": (2.0, 4.0), "8": (1.0, 2.0, 4.0), "2": (0.5, 1.0, 2.0)}
+"""What is tried unless the command line says otherwise, by epsilon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,26 +56,44 @@ class Settings:
     clip_norm: float
 
 
-def sites_of(experiment: str) -> list[tuple[Tensor, Tensor]]:
-    """What the head sees of the training records of every site, and their labels."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """What the head sees of all training records, `x: float32[n, d]`, with labels `y: int64[n]`.
+
+    `group` says of each record with whom it is held out; None where by itself.
+    """
+
+    x: Tensor
+    y: Tensor
+    group: NDArray[Any] | None
+    sites: int
+
+
+def study_of(experiment: str) -> Study:
+    """The training records of an experiment, all at one place in their own order."""
     with tempfile.TemporaryDirectory() as folder:
         config = compose([f"experiment={experiment}", f"out={folder}/run"])
-        return [
-            open_site(owner_of(config, name), config).train_tensors
-            for name in simulated_sites(config)
-        ]
+        sites = len(simulated_sites(config))
+        config = replace(config, partition=Iid(num_sites=1))
+        (name,) = simulated_sites(config)
+        x, y = open_site(owner_of(config, name), config).train_tensors
+    pool = load_pool(config.scenario, Streams(config.seed), default_cache(os.environ))
+    np.testing.assert_array_equal(pool.labels[pool.is_train], y)
+    group = pool.attributes.get("category", pool.natural_site)
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    return Study(x=x, y=y, group=None if group is None else group[pool.is_train], sites=sites)
 
 
-def splits(sites: list[tuple[Tensor, Tensor]], whole_sites: bool, number: int) -> Iterator[Tensor]:
-    """`bool[n]` over the records of all sites in turn: who is held out."""
-    owner = torch.cat([torch.full((len(y),), i) for i, (_, y) in enumerate(sites)])
+def splits(study: Study, number: int) -> Iterator[Tensor]:
+    """`bool[n]`: who is held out."""
     for seed in range(number):
         rng = np.random.default_rng(seed)
-        if whole_sites:
-            held = rng.permutation(len(sites))[: round(HELD_OUT * len(sites))]
-            yield torch.isin(owner, torch.from_numpy(held))
+        if study.group is None:
+            yield torch.from_numpy(rng.random(len(study.y)) < HELD_OUT)
         else:
-            yield torch.from_numpy(rng.random(len(owner)) < HELD_OUT)
+            names = np.unique(study.group)
+            held = rng.permutation(names)[: round(HELD_OUT * len(names))]
+            yield torch.from_numpy(np.isin(study.group, held))
 
 
 def train(x: Tensor, y: Tensor, classes: int, point: Settings, sites: int) -> Tensor:
@@ -92,36 +116,45 @@ def train(x: Tensor, y: Tensor, classes: int, point: Settings, sites: int) -> Te
     return head
 
 
+def judge(study: Study, point: Settings, held_out: list[Tensor]) -> dict[str, float]:
+    """Mean metrics over the splits."""
+    found, classes = [], int(study.y.max()) + 1
+    for held in held_out:
+        head = train(study.x[~held], study.y[~held], classes, point, study.sites)
+        chances = (study.x[held] @ head).double().softmax(1).numpy()
+        found.append(metrics(evaluation_sums(chances, study.y[held].numpy())))
+    return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """`1,2.5` as numbers."""
+    return tuple(float(part) for part in text.split(","))
+
+
 def main() -> None:
-    """Print every point of the grid, best last, by epsilon."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print every point of the grid, and the best of each epsilon."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment")
     parser.add_argument("--epsilon", default="8,2,none")
+    parser.add_argument("--rounds", type=numbers)
+    parser.add_argument("--rates", type=numbers)
+    parser.add_argument("--clip-norms", type=numbers, default=(1.0,))
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sites = sites_of(options.experiment)
-    x, y = (torch.cat(parts) for parts in zip(*sites, strict=True))
-    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    classes = int(y.max()) + 1
-    by_site = options.experiment == "legal_contracts"
-    held_out = [
-        ((x[~held], y[~held]), (x[held], y[held]))
-        for held in splits(sites, by_site, options.splits)
-    ]
+    study = study_of(options.experiment)
+    held_out = list(splits(study, options.splits))
     lines = []
     for epsilon in options.epsilon.split(","):
         found = []
-        for rounds, rate, clip in product(*GRID[epsilon]):
-            point = Settings(epsilon=epsilon, rounds=rounds, learning_rate=rate, clip_norm=clip)
-            scores = []
-            for fitted, held in held_out:
-                head = train(*fitted, classes, point, len(sites))
-                chances = (held[0] @ head).double().softmax(1).numpy()
-                scores.append(metrics(evaluation_sums(chances, held[1].numpy())))
-            mean = {key: float(np.mean([s[key] for s in scores])) for key in scores[0]}
-            found.append({**asdict(point), **mean})
+        rounds, rates = options.rounds or ROUNDS[epsilon], options.rates or RATES[epsilon]
+        clip_norms = (0.0,) if epsilon == "none" else options.clip_norms
+        for number, rate, clip in product(rounds, rates, clip_norms):
+            point = Settings(
+                epsilon=epsilon, rounds=int(number), learning_rate=rate, clip_norm=clip
+            )
+            found.append({**asdict(point), **judge(study, point, held_out)})
             print(found[-1], flush=True)
         lines += sorted(found, key=lambda line: line["accuracy"])
         print(f"best at epsilon {epsilon}: {lines[-1]}", flush=True)

@@ -6,11 +6,14 @@ partitioner. The best that is known to be had is an area under the curve near .8
 
 Counts of late payments are categories: the table writes 96 and 98 where the
 count is not known, and the step from 0 to 1 says more than that from 3 to 4.
+Bands and pairs of them let a linear model bend: their edges are round numbers
+that are part of this file, so a band reads no record but its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,15 +55,48 @@ _LATE = {
 }
 _UNKNOWN_FROM = 96  # what the table writes where the count is not known
 
-_UTILISATION_BANDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.05)
-_AGE_BANDS = (25, 30, 35, 40, 45, 50, 55, 60, 65, 70)
-"""The highest value of each band but the last."""
+# The highest value of each band but the last.
+_UTILISATION = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999,
+                1.05, 1.5, 5.0)  # fmt: skip
+_AGE = tuple(range(24, 80, 3))
+_INCOME = (1, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 7000, 8000, 10000, 12500, 20000)
+_DEBT = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5, 3.0)
+_PAYMENTS = (0, 50, 200, 500, 1000, 2000, 3000, 5000)
+_UTILISATION_COARSE = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999)
+_DEBT_COARSE = (0.0, 0.2, 0.4, 0.7)
+_LINES_COARSE = (0, 2, 4, 8, 14)
+
+_GAP = "unknown"
+_WORST = ("never", *_LATE, _GAP)
+_ESTATE = ("0", "1", "2", "3", "4", "5", "6+")
+
+
+def _counts_to(most: int) -> tuple[str, ...]:
+    return (*(str(n) for n in range(most)), f"{most}+", _GAP)
+
+
+def _bands(highest: Sequence[float]) -> tuple[str, ...]:
+    return tuple(str(band) for band in range(len(highest) + 1))
+
+
+def _crossed(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{a}, {b}" for a in first for b in second)
+
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(_LATE, ("0", "1", "2", "3+", "unknown")),
-    "real_estate_loans": ("0", "1", "2", "3+"),
-    "utilisation_band": tuple(str(band) for band in range(len(_UTILISATION_BANDS) + 1)),
-    "age_band": tuple(str(band) for band in range(len(_AGE_BANDS) + 1)),
+    **dict.fromkeys(_LATE, _counts_to(5)),
+    "late_in_all": _counts_to(8),
+    "real_estate_loans": _ESTATE,
+    "lines": _counts_to(20),
+    "family": _counts_to(5),
+    "utilisation_band": _bands(_UTILISATION),
+    "age_band": _bands(_AGE),
+    "income_band": (*_bands(_INCOME), _GAP),
+    "debt_band": (*_bands(_DEBT), *(f"payments {band}" for band in _bands(_PAYMENTS))),
+    "late_by_utilisation": _crossed(_WORST, _bands(_UTILISATION_COARSE)),
+    "late_by_lines": _crossed(_WORST, _bands(_LINES_COARSE)),
+    "late_by_debt": _crossed(_WORST, (*_bands(_DEBT_COARSE), _GAP)),
+    "estate_by_debt": _crossed(_ESTATE, (*_bands(_DEBT_COARSE), _GAP)),
 }
 """Which categories there can be, in the order of the categorical features."""
 
@@ -120,16 +156,61 @@ def _numbers(table: Table) -> dict[str, NDArray[np.float64]]:
 
 def _cells(table: Table) -> dict[str, list[str]]:
     """The categories of every borrower, in the order of `CATEGORIES`."""
-    utilisation = numbers(table.column("RevolvingUtilizationOfUnsecuredLines"))
-    return {
-        **{name: _counts(table, column) for name, column in _LATE.items()},
-        "real_estate_loans": _counts(table, "NumberRealEstateLoansOrLines"),
-        "utilisation_band": banded(utilisation, _UTILISATION_BANDS),
-        "age_band": banded(numbers(table.column("age")), _AGE_BANDS),
+    late = {name: _column(table, column) for name, column in _LATE.items()}
+    used = _column(table, "RevolvingUtilizationOfUnsecuredLines")
+    income, debt = _column(table, "MonthlyIncome"), _column(table, "DebtRatio")
+    lines = _column(table, "NumberOfOpenCreditLinesAndLoans")
+    estate = _up_to(6, _column(table, "NumberRealEstateLoansOrLines"))
+    no_ratio = ~(income > 1)  # then the table holds the payments themselves
+    worst = _worst(late)
+    debt_coarse = _where(no_ratio, _GAP, banded(debt, _DEBT_COARSE))
+    found = {
+        **{name: _up_to(5, counts) for name, counts in late.items()},
+        "late_in_all": _up_to(8, np.sum([*late.values()], axis=0)),
+        "real_estate_loans": estate,
+        "lines": _up_to(20, lines),
+        "family": _up_to(5, _column(table, "NumberOfDependents")),
+        "utilisation_band": banded(used, _UTILISATION),
+        "age_band": banded(_column(table, "age"), _AGE),
+        "income_band": _where(np.isnan(income), _GAP, banded(income, _INCOME)),
+        "debt_band": [
+            f"payments {payments}" if without else ratio
+            for without, payments, ratio in zip(
+                no_ratio, banded(debt, _PAYMENTS), banded(debt, _DEBT), strict=True
+            )
+        ],
+        "late_by_utilisation": _pairs(worst, banded(used, _UTILISATION_COARSE)),
+        "late_by_lines": _pairs(worst, banded(lines, _LINES_COARSE)),
+        "late_by_debt": _pairs(worst, debt_coarse),
+        "estate_by_debt": _pairs(estate, debt_coarse),
     }
+    return {name: found[name] for name in CATEGORIES}
 
 
-def _counts(table: Table, column: str) -> list[str]:
+def _column(table: Table, name: str) -> NDArray[np.float64]:
+    """A column; NaN where it has a gap, or a count that is not known."""
+    values = numbers(table.column(name))
+    return np.where(values >= _UNKNOWN_FROM, np.nan, values) if name in _LATE.values() else values
+
+
+def _up_to(most: int, counts: NDArray[np.float64]) -> list[str]:
     """How often something happened, as one of the categories."""
-    counts = numbers(table.column(column)).astype(int)
-    return ["unknown" if n >= _UNKNOWN_FROM else "3+" if n > 2 else str(n) for n in counts]
+    return [_GAP if math.isnan(n) else f"{most}+" if n >= most else f"{n:.0f}" for n in counts]
+
+
+def _worst(late: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """The longest that a borrower was ever late, as one of `_WORST`."""
+    worst = np.full(len(next(iter(late.values()))), "never", dtype=object)
+    for name, counts in late.items():
+        worst[counts > 0] = name
+    worst[np.isnan([*late.values()]).any(axis=0)] = _GAP
+    return [str(cell) for cell in worst]
+
+
+def _where(chosen: NDArray[np.bool_], cell: str, cells: Sequence[str]) -> list[str]:
+    """`cells`, with `cell` in the place of the chosen ones."""
+    return [cell if here else other for here, other in zip(chosen, cells, strict=True)]
+
+
+def _pairs(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return [f"{a}, {b}" for a, b in zip(first, second, strict=True)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from fedlearn.data import DATASETS, archives, credit, risk
 from fedlearn.data.credit import Credit
@@ -119,9 +120,44 @@ def test_risk__equals_the_recipe_written_with_pandas(risk_pool: Pool, credit_cac
     gaps = whole["MonthlyIncome"].isna().to_numpy()
     assert not risk_pool.features[gaps, place["log_income"]].any()
     late = whole["NumberOfTimes90DaysLate"].to_numpy()
-    expected = np.select([late >= 96, late >= 3], [5, 4], late + 1)
-    third = len(risk.RANGES) + list(risk.CATEGORIES).index("late_90_days")
-    np.testing.assert_array_equal(risk_pool.features[:, third], expected)
+    expected = np.select([late >= 96, late >= 5], [7, 6], late + 1)
+    np.testing.assert_array_equal(categories(risk_pool, "late_90_days"), expected)
+
+
+def categories(pool: Pool, name: str) -> NDArray[np.float32]:
+    """The codes of a category of the borrowers, from 1."""
+    column: NDArray[np.float32] = pool.features[
+        :, len(risk.RANGES) + list(risk.CATEGORIES).index(name)
+    ]
+    return column
+
+
+def test_risk__every_cell_is_one_of_the_categories(risk_pool: Pool) -> None:
+    assert risk_pool.features[:, len(risk.RANGES) :].min() >= 1
+
+
+def test_risk__pairs_say_what_a_recipe_written_with_pandas_says(
+    risk_pool: Pool, credit_cache: Path
+) -> None:
+    whole = table(credit_cache, "creditscoring1", ",")
+    counts = whole[[*risk._LATE.values()]]
+    # How late at worst: 0 never, 1 to 3 the three kinds, 4 where the count is not known.
+    worst = (counts.gt(0) * [1, 2, 3]).max(axis=1).mask(counts.ge(96).any(axis=1), 4)
+    edges = [-np.inf, 0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999, np.inf]
+    used = pd.cut(whole["RevolvingUtilizationOfUnsecuredLines"], edges, labels=False)
+    found = categories(risk_pool, "late_by_utilisation")
+    np.testing.assert_array_equal(found, worst * 8 + used + 1)
+    ratio = pd.cut(whole["DebtRatio"], [-np.inf, 0, 0.2, 0.4, 0.7, np.inf], labels=False)
+    debt = ratio.where(whole["MonthlyIncome"] > 1, 5)
+    estate = whole["NumberRealEstateLoansOrLines"].clip(upper=6)
+    found = categories(risk_pool, "estate_by_debt")
+    np.testing.assert_array_equal(found, estate * 6 + debt + 1)
+    paid = whole["DebtRatio"].where(~(whole["MonthlyIncome"] > 1))
+    in_dollars = pd.cut(paid, [-np.inf, *risk._PAYMENTS, np.inf], labels=False)
+    known = categories(risk_pool, "debt_band") <= len(risk._DEBT) + 1
+    np.testing.assert_array_equal(known, in_dollars.isna())
+    found = categories(risk_pool, "debt_band")[~known]
+    np.testing.assert_array_equal(found, in_dollars.dropna() + len(risk._DEBT) + 2)
 
 
 def test_lending__public_ranges_bound_every_number(credit_pool: Pool, risk_pool: Pool) -> None:
