@@ -16,13 +16,16 @@ from typing import Annotated
 
 import numpy as np
 
+from clients.merged import merged
 from clients.sitefile import SiteFile
 from fedlearn.config import KIND, RunConfig, decode, encode
 from fedlearn.data import (
     Csv,
     Fashion,
+    HuggingFace,
     Images,
     MedMnist,
+    OwnText,
     Partition,
     Pool,
     Records,
@@ -32,8 +35,9 @@ from fedlearn.data import (
     load_pool,
 )
 from fedlearn.data.archives import default_cache
-from fedlearn.data.partition import Natural, assign
-from fedlearn.data.pool import Indices
+from fedlearn.data.partition import Files, Natural, assign
+from fedlearn.data.pool import Indices, taken
+from fedlearn.data.schema import Schema
 from fedlearn.errors import DataError
 from fedlearn.fairness import Fairness, GroupFairness, SiteFairness
 from fedlearn.rng import Streams
@@ -112,6 +116,8 @@ class Choice:
     """The deployed site whose own records these are; empty in a simulation."""
     version: int = 0
     """Of the file that they are in: a table that was changed is read anew."""
+    files: str = ""
+    """The folder of site files that say where records are, in a simulation of such sites."""
 
     @classmethod
     def of(cls, config: RunConfig) -> Choice:
@@ -121,6 +127,7 @@ class Choice:
             partition=config.partition,
             seed=config.seed,
             fairness=config.fairness,
+            files=str(config.sites) if isinstance(config.partition, Files) else "",
         )
 
     @classmethod
@@ -156,6 +163,9 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     Raises:
         ConfigError, DataError: they cannot be read or learned from.
     """
+    if choice.files:
+        pool = merged(Path(choice.files), lambda site: _of_file(choice, site))
+        return pool, deal(pool, assign(choice.partition, pool, np.random.default_rng(0)))
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
     pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by)
@@ -163,6 +173,15 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
         return pool, deal(pool, {choice.only: _own_rows(pool, choice.only)}, all_sites=False)
     assignment = assign(choice.partition, pool, streams.get("partition"))
     return pool, deal(pool, assignment)
+
+
+def _of_file(choice: Choice, site: SiteFile) -> tuple[Pool, Schema]:
+    """What a deployed site of this file would have, before anything is dealt out."""
+    scenario = agreed(site.data, choice.scenario)
+    mine = replace(choice, scenario=scenario, partition=Natural(), seed=0, only=site.name, files="")
+    pool, sites = read(mine)
+    rows = _own_rows(pool, site.name)
+    return taken(pool, rows), sites[site.name].schema
 
 
 def agreed(own: Scenario, of_run: Scenario) -> Scenario:
@@ -189,6 +208,9 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
             return replace(of_run, path=own.path)
         case Fashion(), Fashion():
             return replace(of_run, path=own.path)
+        case ((OwnText() | HuggingFace()), (OwnText() | HuggingFace())):
+            classes = of_run.classes or own.classes
+            return replace(own, tokenizer=of_run.tokenizer, classes=classes)
         case _ if type(own) is type(of_run) and not isinstance(own, Csv):
             return of_run  # a known set, which has no place of its own
         case _:

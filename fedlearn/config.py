@@ -21,6 +21,7 @@ from fedlearn import config_problems, models
 from fedlearn.audit import Audit, NoAudit, SlotAudit
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import Partition, Scenario, scaling_of, scenario_problems
+from fedlearn.data.partition import Files
 from fedlearn.data.scaling import reads_records
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
@@ -124,6 +125,8 @@ def problems(config: RunConfig) -> list[str]:
     found = [*scenario_problems(config.scenario), *privacy_problems(config.privacy)]
     found += [*_scaling_problems(config), *_precision_problems(config)]
     found += fairness_problems(config.fairness)
+    if isinstance(config.partition, Files) and config.sites is None:
+        found.append("partition=files: set sites to the folder of the site files")
     match config.privacy:
         case DistributedPrivacy():
             found += _distributed_problems(config, config.privacy)

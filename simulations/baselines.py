@@ -18,6 +18,8 @@ from dataclasses import replace
 
 from clients.records import simulated_sites
 from fedlearn.config import RunConfig, encode
+from fedlearn.data.partition import Files
+from fedlearn.errors import ConfigError
 from server.report.comparison import Reference
 from simulations.points import Point, compose_point
 
@@ -42,6 +44,13 @@ def baselines(points: Sequence[Point]) -> list[Point]:
 
 
 def _of(point: Point) -> Iterator[Point]:
+    if isinstance(point.config.partition, Files):
+        raise ConfigError(
+            [
+                "compare.baselines=true: with partition=files there is no place where all records "
+                "are; set it to false, or put them into one table with a column of sites"
+            ]
+        )
     yield _reference(point, "non_private", ("privacy",), ["privacy=none"])
     plain = ["privacy=none", *_PLAIN]
     alone = _reference(point, "local_only", _GROUPS_OF_PLAIN, plain)

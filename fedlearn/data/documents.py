@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.tokens import Tokenizer, tokenize
 from fedlearn.fairness import Attribute
@@ -38,8 +39,10 @@ def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
     """The documents as token ids; says in a note how many were too long for the tokenizer.
 
     Raises:
-        DataError: the tokenizer's list cannot be read.
+        DataError: the tokenizer's list cannot be read, or the ids would not fit into memory.
     """
+    # Once for all, and once more as they are dealt out to sites.
+    memory.require(Path(documents.name), 16 * len(documents.texts) * tokenizer.max_length)
     tokens = tokenize(tokenizer, documents.texts, cache)
     notes = list(documents.notes)
     if tokens.cut:
@@ -59,10 +62,13 @@ def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
     )
 
 
-def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The different labels in order, and the place of each label among them."""
-    classes, places = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
-    return tuple(map(str, classes)), places.astype(np.int64)
+def numbered(
+    labels: Sequence[str], given: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The `given` classes, or the different labels in order, and the place of each label there."""
+    classes = given or tuple(sorted(set(labels)))
+    places = {name: place for place, name in enumerate(classes)}
+    return classes, np.array([places[label] for label in labels], dtype=np.int64)
 
 
 def held_out_groups(

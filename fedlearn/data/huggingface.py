@@ -33,6 +33,8 @@ class HuggingFace:
     text: Name = "text"
     label: Name = "label"
     site: str = ""
+    classes: tuple[str, ...] = ()
+    """The classes, where a site may lack some of them; empty: as found."""
     max_classes: Count = 50
     test_fraction: Probability = 0.25
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
@@ -54,6 +56,7 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
         numbered,
         where=config.path,
         with_sites=bool(config.site),
+        given=config.classes,
         max_classes=config.max_classes,
         test_fraction=config.test_fraction,
         rng=rng,

@@ -46,6 +46,8 @@ class Images:
     path: Name
     sites: bool = False
     """Whether the folders of classes lie in folders that are called as their sites."""
+    classes: tuple[str, ...] = ()
+    """The classes, where a site may lack some of them; empty: the folders."""
     size: Count = 28
     """Height and width that every picture is resized to."""
     colour: Literal["colour", "grey"] = "colour"
@@ -72,7 +74,9 @@ def load(config: Images, rng: np.random.Generator) -> Pool:
     """
     root = Path(config.path)
     found = list(pictures_in(config, root))
-    classes = tuple(sorted({one.label for one in found}))
+    classes = config.classes or tuple(sorted({one.label for one in found}))
+    if strange := sorted({one.label for one in found} - set(classes)):
+        raise DataError(f"{root}: folders that are none of scenario.classes: {', '.join(strange)}")
     if len(classes) < 2:
         raise DataError(
             f"{root}: one class only ({classes[0]!r}); there is nothing to learn. Expected is "

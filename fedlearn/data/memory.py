@@ -1,6 +1,6 @@
-"""Whether a table fits into memory, asked before it is read.
+"""Whether a table or texts fit into memory, asked before they are read.
 
-Tables are read whole. One that would not fit is refused with its size, where
+Data is read whole. What would not fit is refused with its size, where
 the operating system would otherwise end the process without a word.
 """
 
@@ -40,7 +40,7 @@ def require(path: Path, needed: int) -> None:
     if needed > there:
         raise DataError(
             f"{path}: would take about {_gigabytes(needed)} of memory, and there are "
-            f"{_gigabytes(there)}; take fewer columns or a sample of the records"
+            f"{_gigabytes(there)}; take fewer columns, shorter texts, or a sample of the records"
         )
 
 

@@ -64,7 +64,17 @@ class Quantity:
     exponent: NonNegative = 1.0
 
 
-Partition = Natural | Iid | Dirichlet | Quantity
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Every site's records are those that its own file names: `sites=FOLDER` holds the files.
+
+    Of the scenario only what all sites share is used, as in a deployment.
+    """
+
+    kind: Literal["files"] = "files"
+
+
+Partition = Natural | Iid | Dirichlet | Quantity | Files
 
 Assignment = dict[str, Indices]
 
@@ -86,7 +96,7 @@ def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignmen
 
     """
     match config:
-        case Natural():
+        case Natural() | Files():
             return _natural(pool)
         case Iid():
             equal = np.ones(config.num_sites)

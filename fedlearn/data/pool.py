@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -83,6 +83,18 @@ class Pool:
             digest.update(f"{canonical.dtype.str} {canonical.shape}\n".encode())
             digest.update(canonical.tobytes())
         return digest.hexdigest()
+
+
+def taken(pool: Pool, rows: Indices) -> Pool:
+    """The pool of some of the records."""
+    return replace(
+        pool,
+        features=pool.features[rows],
+        labels=pool.labels[rows],
+        is_train=pool.is_train[rows],
+        natural_site=None if pool.natural_site is None else pool.natural_site[rows],
+        attributes=take(pool.attributes, rows),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

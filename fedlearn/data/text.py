@@ -42,6 +42,8 @@ class OwnText:
     site: str = ""
     separator: Separator = "comma"
     encoding: str = "utf-8"
+    classes: tuple[str, ...] = ()
+    """The classes, where a site may lack some of them; empty: as found."""
     max_classes: Count = 50
     test_fraction: Probability = 0.25
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
@@ -72,6 +74,7 @@ def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
             entries,
             where=config.path,
             with_sites=bool(config.site),
+            given=config.classes,
             max_classes=config.max_classes,
             test_fraction=config.test_fraction,
             rng=rng,
@@ -86,11 +89,14 @@ def documents(
     *,
     where: str,
     with_sites: bool,
+    given: tuple[str, ...],
     max_classes: int,
     test_fraction: float,
     rng: np.random.Generator,
 ) -> Documents:
     """The entries that can be learned from, split into training and test; `where` is for messages.
+
+    `given` are the classes, if they are not to be found.
 
     Raises:
         DataError: fewer than two classes, too many, a class with one record,
@@ -98,11 +104,11 @@ def documents(
     """
     kept = [entry for entry in entries if entry.text and entry.label]
     if problems := [
-        *_label_problems(kept, where, max_classes),
+        *_label_problems(kept, where, given, max_classes),
         *_site_problems(kept, where, with_sites),
     ]:
         raise DataError("\n".join(problems))
-    classes, labels = numbered([entry.label for entry in kept])
+    classes, labels = numbered([entry.label for entry in kept], given)
     sites = np.array([entry.site for entry in kept]) if with_sites else None
     return Documents(
         name=Path(where).stem,
@@ -187,10 +193,15 @@ def _check_names(config: OwnText, header: tuple[str, ...]) -> None:
         raise ConfigError(problems)
 
 
-def _label_problems(kept: list[Entry], where: str, max_classes: int) -> Iterator[str]:
+def _label_problems(
+    kept: list[Entry], where: str, given: tuple[str, ...], max_classes: int
+) -> Iterator[str]:
     sizes = Counter(entry.label for entry in kept)
     if not sizes:
         yield f"{where}: no record has both a text and a label"
+    elif given:
+        if unknown := [entry.line for entry in kept if entry.label not in given]:
+            yield f"{where}: {some_lines(unknown)}: a label that is not one of scenario.classes"
     elif len(sizes) == 1:
         yield f"{where}: every record is {next(iter(sizes))!r}; there is nothing to learn"
     elif len(sizes) > max_classes:

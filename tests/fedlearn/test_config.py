@@ -43,6 +43,7 @@ NEEDED = {
     "medmnist": ["scenario.path=t.npz"],
     "medical_imaging": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
+    "files": ["sites=sites"],
 }
 
 
@@ -202,7 +203,7 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
             "must be one of client, distributed, none, record; did you mean record?",
         ),
         ("experiment=medical_hart", "did you mean medical_heart?"),
-        ("partition=zipf", "must be one of dirichlet, iid, natural, quantity"),
+        ("partition=zipf", "must be one of dirichlet, files, iid, natural, quantity"),
         ("foo", "foo: must have the form key=value"),
         ("rounds=[1", "rounds=[1: "),
     ],

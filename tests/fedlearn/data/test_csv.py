@@ -160,6 +160,23 @@ def test_csv__leaves_out_empty_columns_and_notes_copies(tmp_path: Path) -> None:
     assert any("line 8: copies of an earlier record" in note for note in pool.notes)
 
 
+def test_csv__a_category_of_one_site_has_a_code_at_all_sites(tmp_path: Path) -> None:
+    """In one table all sites know it; of sites with files of their own it is a difference."""
+    pool = read(tmp_path, TABLE + "33,violet,3,south,no\n")
+    assert pool.task.input.cardinalities == (5,)  # type: ignore[union-attr]
+    codes = {site: set(pool.features[pool.natural_site == site, -1]) for site in ("north", "south")}
+    assert codes == {"north": {1, 2, 3}, "south": {0, 3, 4}}
+    assert pool.schemas["north"][-1] == pool.schemas["south"][-1]
+
+
+def test_csv__names_of_gap_columns_follow_the_config_and_not_the_records(tmp_path: Path) -> None:
+    """A site without gaps must describe its rows as the others do."""
+    full = TABLE.replace("NA", "44").replace(",,", ",2,").replace("\n55,2,", "\n55,red,")
+    one, other = (read(tmp_path, text, gaps=("age", "dose")) for text in (TABLE, full))
+    names = ("age", "dose", "age_missing", "dose_missing", "colour")
+    assert one.task.input.names == other.task.input.names == names  # type: ignore[union-attr]
+
+
 def test_csv__value_too_large_for_float32_is_refused_by_site(tmp_path: Path) -> None:
     pool = read(tmp_path, TABLE.replace("6.5", "1e300"), scaling=Unscaled())
     with pytest.raises(DataError, match="site south: 1 of 3 records hold NaN or infinite"):

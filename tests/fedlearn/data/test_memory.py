@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fedlearn.data import memory
+from fedlearn.data import memory, text
 from fedlearn.data.check import check
 from fedlearn.data.table import read_table
+from fedlearn.data.text import OwnText
+from fedlearn.data.tokens import Tokenizer
 from fedlearn.errors import DataError
 
 
@@ -22,6 +27,38 @@ def test_memory__a_table_that_would_not_fit_is_refused_before_it_is_read(
     assert "would take about" in check(path).problems[0]
     monkeypatch.setattr(memory, "installed", lambda: 500_000)
     assert len(read_table(path, separator="comma").rows) == 1000
+
+
+def test_memory__texts_that_would_not_fit_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.jsonl"
+    lines = [json.dumps({"text": "word " * 50, "kind": "ab"[i % 2]}) for i in range(100)]
+    path.write_text("\n".join(lines))
+    config = OwnText(path=str(path), label="kind", tokenizer=Tokenizer(kind="hashing"))
+    monkeypatch.setattr(memory, "installed", lambda: path.stat().st_size * 4)
+    with pytest.raises(DataError, match=r"large\.jsonl: would take about .* shorter texts"):
+        text.load(config, np.random.default_rng(0), tmp_path)
+    monkeypatch.setattr(memory, "installed", lambda: path.stat().st_size * 10)
+    assert len(text.load(config, np.random.default_rng(0), tmp_path)) == 100
+    long = replace(config, tokenizer=replace(config.tokenizer, max_length=10**9))
+    with pytest.raises(DataError, match="large: would take about"):
+        text.load(long, np.random.default_rng(0), tmp_path)
+
+
+@pytest.mark.parametrize("word", ["word ", "\U0001f642 x"])
+def test_memory__of_texts_is_estimated_to_within_a_small_factor(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "prose.jsonl"
+    lines = [json.dumps({"text": word * 200, "kind": i % 2}, ensure_ascii=False)
+             for i in range(2000)]  # fmt: skip
+    path.write_text("\n".join(lines), encoding="utf-8")
+    tracemalloc.start()
+    try:
+        text.read_objects(path, "utf-8")
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < path.stat().st_size * memory.PROSE_FACTOR < 4 * taken
 
 
 def test_memory__of_this_machine_is_known() -> None:

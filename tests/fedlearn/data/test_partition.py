@@ -12,6 +12,7 @@ import pytest
 from fedlearn.data.partition import (
     Assignment,
     Dirichlet,
+    Files,
     Iid,
     Natural,
     Partition,
@@ -23,7 +24,7 @@ from fedlearn.errors import ConfigError, DataError
 
 Make = Callable[..., Pool]
 KINDS: tuple[type[Partition], ...] = get_args(Partition)
-ARTIFICIAL = [kind for kind in KINDS if kind is not Natural]
+ARTIFICIAL = [kind for kind in KINDS if kind not in (Natural, Files)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 every_artificial = pytest.mark.parametrize("kind", ARTIFICIAL, ids=lambda kind: kind.kind)
 
@@ -60,7 +61,7 @@ def test_partition__is_a_function_of_config_pool_and_stream(
     pool = make_pool(size=400)
     one, same, other = (assign(kind(), pool, rng(seed)) for seed in (1, 1, 2))
     assert all((one[site] == same[site]).all() for site in one)
-    if kind is not Natural:
+    if kind in ARTIFICIAL:
         assert any(not np.array_equal(one[site], other[site]) for site in one)
 
 

@@ -1,0 +1,146 @@
+"""Sites whose records lie in files of their own, of their own form, in one simulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.records import read_simulated, simulated_notes
+from fedlearn.cli import main
+from fedlearn.config import RunConfig, compose
+from fedlearn.errors import ConfigError, DataError
+from simulations.run import with_absolute_paths
+
+RUN = ["scenario=csv", "scenario.path=none", "scenario.label=ill", "partition=files",
+       "scenario.classes=[no,yes]", "scenario.scaling.columns.age=[20,90]", "scenario.gaps=[dose]",
+       "scenario.categories.sex=[f,m]"]  # fmt: skip
+
+
+def rows(first: int, count: int = 24) -> list[tuple[str, ...]]:
+    """age, dose, sex, ill: no two are alike unless `first` overlaps."""
+    return [
+        (
+            f"{20 + 7 * i % 600 / 10}",
+            f"{i / 8:.2f}" if i % 5 else "",
+            "fm"[i % 2],
+            ["no", "yes"][i % 3 % 2],
+        )
+        for i in range(first, first + count)
+    ]
+
+
+def table(path: Path, header: str, cells: list[tuple[Any, ...]], separator: str = ",") -> None:
+    lines = [separator.join(map(str, row)) for row in cells]
+    path.write_text("\n".join([header.replace(",", separator), *lines]))
+
+
+def site(folder: Path, name: str, data: dict[str, Any]) -> None:
+    (folder / f"{name}.yaml").write_text(
+        f"name: {name}\ndata: {json.dumps(data)}\nkeys: keys/{name}\nroster: roster.json\n"
+        f"ledger: state/{name}.jsonl\npolicy: {{epsilon_total: 50.0}}\n"
+    )
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Path:
+    """Three sites: semicolons and decimal commas, another name for the label, other columns too."""
+    folder = tmp_path / "sites"
+    folder.mkdir()
+    german = [tuple(cell.replace(".", ",") for cell in row) for row in rows(0)]
+    table(folder / "nord.csv", "age,dose,sex,ill", german, ";")
+    site(folder, "nord", {"kind": "csv", "path": "nord.csv", "label": "ill",
+                          "separator": "semicolon", "decimal": ","})  # fmt: skip
+    table(folder / "east.csv", "age,dose,sex,diagnosis", rows(100))
+    site(folder, "east", {"kind": "csv", "path": "east.csv", "label": "diagnosis"})
+    named = [(f"p{i}", *row) for i, row in enumerate(rows(200))]
+    table(folder / "west.tsv", "patient_id,age,dose,sex,ill", named, "\t")
+    site(folder, "west", {"kind": "csv", "path": "west.tsv", "label": "ill", "separator": "tab",
+                          "drop": ["patient_id"]})  # fmt: skip
+    return folder
+
+
+def config(sites: Path, *overrides: str) -> RunConfig:
+    return with_absolute_paths(compose([*RUN, f"sites={sites}", *overrides]), Path.cwd())
+
+
+def test_files__of_every_form_become_records_of_one(sites: Path) -> None:
+    pool, dealt = read_simulated(config(sites))
+    assert list(dealt) == ["east", "nord", "west"]
+    assert {len(one.train) + len(one.test) for one in dealt.values()} == {24}
+    assert pool.task.classes == ("no", "yes")
+    assert pool.notes == ()
+    again = read_simulated(config(sites, "seed=9"))[1]
+    for name, one in dealt.items():  # a ledger is of one set of training records
+        assert one.train.features.tobytes() == again[name].train.features.tobytes()
+
+
+def test_files__say_which_sites_share_records(sites: Path) -> None:
+    table(sites / "east.csv", "age,dose,sex,diagnosis", [*rows(100), *rows(3, 2)])
+    (note,) = simulated_notes(config(sites))
+    assert note.startswith("2 records are at east and at nord: whoever is in both weighs twice")
+
+
+def test_files__differences_are_named_by_column_and_site(sites: Path) -> None:
+    table(sites / "east.csv", "age,weight,sex,diagnosis", rows(100))
+    with pytest.raises(DataError) as caught:
+        read_simulated(config(sites, "scenario.gaps=null", "scenario.categories={}"))
+    said = str(caught.value)
+    assert "column 'dose': is missing at east and there at nord, west" in said
+    assert "column 'weight': is missing at nord, west and there at east" in said
+
+
+def test_files__what_is_wrong_with_any_of_them_is_said_at_once(sites: Path) -> None:
+    (sites / "east.csv").unlink()
+    table(sites / "west.tsv", "patient_id,age,dose,sex,ill", [("p", 1, 2, "f", "perhaps")], "\t")
+    with pytest.raises(DataError) as caught:
+        read_simulated(config(sites))
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "site east", "site west",
+    ]  # fmt: skip
+    site(sites, "west", {"kind": "csv", "label": "ill"})
+    (sites / "nord.yaml").rename(sites / "north.yaml")
+    with pytest.raises(ConfigError) as wrong:
+        read_simulated(config(sites))
+    assert len(wrong.value.problems) == 2
+    assert any("data.path" in line for line in wrong.value.problems)
+    assert any("north.yaml: name=nord" in line for line in wrong.value.problems)
+
+
+def test_files__need_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="partition=files: set sites to the folder"):
+        compose(RUN)
+    with pytest.raises(ConfigError, match="holds no site file"):
+        read_simulated(config(tmp_path))
+
+
+def test_files__of_texts_may_be_lines_or_tables(tmp_path: Path) -> None:
+    rows = [{"text": f"clause number {i}", "kind": "ab"[i % 2]} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows[:6])))
+    table(tmp_path / "b.csv", "body,topic", [tuple(row.values()) for row in rows[6:]])
+    tokenizer = {"kind": "hashing", "buckets": 100, "max_length": 6}
+    for name, data in {
+        "a": {"path": "a.jsonl", "label": "kind"},
+        "b": {"path": "b.csv", "text": "body", "label": "topic"},
+    }.items():
+        site(tmp_path, name, {"kind": "text", "tokenizer": tokenizer, **data})
+    run = ["scenario=text", "scenario.path=none", "scenario.label=kind", "partition=files",
+           "model=text", "scenario.tokenizer.kind=hashing", f"sites={tmp_path}"]  # fmt: skip
+    pool, dealt = read_simulated(with_absolute_paths(compose(run), Path.cwd()))
+    assert (len(pool), list(dealt)) == (12, ["a", "b"])
+
+
+@pytest.mark.slow
+def test_simulate__trains_on_the_files_of_the_sites_and_writes_their_ledgers(
+    sites: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = ["simulate", *RUN, f"sites={sites}", f"out={out}", "rounds=2", "secagg=off",
+               "transport=plain", "training.nominal_records=18"]  # fmt: skip
+    assert main(command) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert set(result["data"]["sites"]) == {"nord", "east", "west"}
+    assert (sites / "state" / "nord.jsonl").is_file()
+    assert main(["audit", str(out)]) == 0  # its records are found again
