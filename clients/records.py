@@ -38,7 +38,7 @@ from fedlearn.data.archives import default_cache
 from fedlearn.data.partition import Files, Natural, assign
 from fedlearn.data.pool import Indices, taken
 from fedlearn.data.schema import Schema
-from fedlearn.errors import DataError
+from fedlearn.errors import ConfigError, DataError
 from fedlearn.fairness import Fairness, GroupFairness, SiteFairness
 from fedlearn.rng import Streams
 from fedlearn.task import Task
@@ -189,9 +189,14 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
 
     Sites that scaled the same column differently would train a model that fits none
     of them. Where the run's data is of another kind, the site's file decides alone.
+
+    Raises:
+        ConfigError: a record is not the same here as in the run, which promises privacy to it.
     """
     match own, of_run:
         case Csv(), Csv():
+            if own.record != of_run.record:
+                raise ConfigError([_another_record(own, of_run)])
             return replace(
                 own,
                 scaling=of_run.scaling,
@@ -215,6 +220,16 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
             return of_run  # a known set, which has no place of its own
         case _:
             return own
+
+
+def _another_record(own: Csv, of_run: Csv) -> str:
+    def name(scenario: Csv) -> str:
+        return f"all rows of one {scenario.record!r}" if scenario.record else "a row"
+
+    return (
+        f"data.record={own.record}: in this site's file one record is {name(own)}, in the run "
+        f"{name(of_run)}; privacy is promised to one record, so both must be the same"
+    )
 
 
 def _own_rows(pool: Pool, name: str) -> Indices:

@@ -23,15 +23,8 @@ from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
 from fedlearn import models
 from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
-from fedlearn.config import (
-    RunConfig,
-    decode,
-    encode,
-    plan_of,
-    private_model_problems,
-    problems,
-    task_problems,
-)
+from fedlearn.config import RunConfig, decode, encode, plan_of
+from fedlearn.contradictions import private_model_problems, problems, task_problems
 from fedlearn.data import Records, SiteData
 from fedlearn.data.archives import default_cache
 from fedlearn.errors import ConfigError

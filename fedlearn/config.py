@@ -15,37 +15,27 @@ from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
-from torch import nn
 
-from fedlearn import config_problems, models
-from fedlearn.audit import Audit, NoAudit, SlotAudit
+from fedlearn import config_problems, contradictions
+from fedlearn.audit import Audit, NoAudit
 from fedlearn.crypto.settings import Transport
-from fedlearn.data import Partition, Scenario, scaling_of, scenario_problems
-from fedlearn.data.partition import Files
-from fedlearn.data.scaling import reads_records
+from fedlearn.data import Partition, Scenario
 from fedlearn.engine import Engine
 from fedlearn.errors import ConfigError
 from fedlearn.fairness import Fairness, SiteFairness
-from fedlearn.fairness import problems as fairness_problems
 from fedlearn.models import Model
-from fedlearn.models.validate import dp_problems
 from fedlearn.overrides import compose_tree, sift
 from fedlearn.privacy import (
-    ClientPrivacy,
     DistributedPrivacy,
-    NoPrivacy,
     Population,
     Privacy,
     PrivacyPlan,
     derive,
 )
-from fedlearn.privacy import problems as privacy_problems
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.settings import Count, Name, Natural, Positive
 from fedlearn.strategy import Strategy
-from fedlearn.task import Task
 from fedlearn.tracking import NoTracking, Tracking
-from fedlearn.training.augmentation import augmentation_problems
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
@@ -114,104 +104,10 @@ def load(tree: dict[str, Any]) -> RunConfig:
         ConfigError: with every problem, one line each.
     """
     config = decode(RunConfig, json.dumps(tree))
-    found = problems(config)
+    found = contradictions.problems(config)
     if found:
         raise ConfigError(found)
     return config
-
-
-def problems(config: RunConfig) -> list[str]:
-    """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
-    found = [*scenario_problems(config.scenario), *privacy_problems(config.privacy)]
-    found += [*_scaling_problems(config), *_precision_problems(config)]
-    found += fairness_problems(config.fairness)
-    if isinstance(config.partition, Files) and config.sites is None:
-        found.append("partition=files: set sites to the folder of the site files")
-    match config.privacy:
-        case DistributedPrivacy():
-            found += _distributed_problems(config, config.privacy)
-        case ClientPrivacy() if config.privacy.client_sample_rate < 1:
-            found += _sampling_problems(config)
-    return [*found, *_audit_problems(config)]
-
-
-def _audit_problems(config: RunConfig) -> list[str]:
-    """Slots hold single records, and say nothing of a promise that is made to whole clients."""
-    unit = getattr(config.privacy, "unit", None)
-    if not isinstance(config.audit, SlotAudit):
-        return []
-    if isinstance(config.privacy, ClientPrivacy) or unit == "client":
-        return [
-            "audit=slots: measures what is promised to a record, and here the unit is a client. "
-            "Choose audit=mislabelled, or privacy=record"
-        ]
-    return []
-
-
-def _precision_problems(config: RunConfig) -> list[str]:
-    """Opacus computes norms in the precision of the forward pass; a bound needs fp32."""
-    training = config.training
-    fine = training.precision == "fp32" or training.dp_engine == "fast"
-    if fine or config.privacy.kind != "record":
-        return []
-    return [
-        f"training.precision={training.precision}: with training.dp_engine={training.dp_engine} "
-        "norms would be rounded as well. Set training.dp_engine=fast, or training.precision=fp32"
-    ]
-
-
-def _scaling_problems(config: RunConfig) -> list[str]:
-    """A scaling computed from records is a release that no accountant sees."""
-    scaling = scaling_of(config.scenario)
-    if isinstance(config.privacy, NoPrivacy) or scaling is None or not reads_records(scaling):
-        return []
-    return [
-        f"scenario.scaling.kind={scaling.kind}: is computed from records outside the privacy "
-        "accounting; give public ranges (scenario.scaling.kind=ranges), or choose privacy=none"
-    ]
-
-
-def _distributed_problems(config: RunConfig, privacy: DistributedPrivacy) -> list[str]:
-    found = []
-    if config.secagg.kind == "off":
-        found.append(
-            "secagg=off: under privacy=distributed a single update carries a share of the noise "
-            "only and must not be seen. Choose secagg=masked, or privacy=record"
-        )
-    if config.strategy.fraction < 1:
-        found.append(
-            f"strategy.fraction={config.strategy.fraction:g}: under privacy=distributed the noise "
-            "is planned for all sites in every round. Set strategy.fraction=1.0"
-        )
-    if privacy.unit == "record" and config.training.local_steps != 1:
-        found.append(
-            f"training.local_steps={config.training.local_steps}: with privacy.unit=record the "
-            "sites share the noise of one sum of clipped gradients per round. Set "
-            "training.local_steps=1 and more rounds, or choose privacy=record"
-        )
-    if privacy.unit == "record" and config.training.optimizer != "sgd":
-        found.append(
-            f"training.optimizer={config.training.optimizer}: with privacy.unit=record the step is "
-            "taken on the sum of all sites. Set training.optimizer=sgd, with strategy=fedadam for "
-            "adaptive steps"
-        )
-    return found
-
-
-def _sampling_problems(config: RunConfig) -> list[str]:
-    found = []
-    if config.secagg.kind in ("masked", "two_server"):
-        found.append(
-            f"secagg={config.secagg.kind}: secret coins may choose fewer sites than it can hide "
-            "among each other. Choose secagg=off (privacy=client trusts the coordinator), or set "
-            "privacy.client_sample_rate=1.0"
-        )
-    if config.strategy.fraction < 1:
-        found.append(
-            f"strategy.fraction={config.strategy.fraction:g}: privacy.client_sample_rate chooses "
-            "the sites already. Set strategy.fraction=1.0"
-        )
-    return found
 
 
 def plan_of(config: RunConfig, *, sites: int = 0, dimension: int = 0) -> PrivacyPlan | None:
@@ -245,21 +141,6 @@ def _derived(
         rounds=rounds,
         population=population,
     )
-
-
-def task_problems(config: RunConfig, task: Task) -> list[str]:
-    """What is wrong once it is known what the records look like."""
-    frozen = models.freezes(config.model, config.training.trained_part)
-    found = augmentation_problems(config.training, task, frozen=frozen)
-    return [*models.problems(config.model, task), *found]
-
-
-def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:
-    """What of a built model rules out clipping its gradient record by record."""
-    clips_records = config.privacy.kind == "record" or (
-        config.privacy.kind == "distributed" and config.privacy.unit == "record"
-    )
-    return [f"model: {problem}" for problem in dp_problems(model)] if clips_records else []
 
 
 # --- JSON ---------------------------------------------------------------------

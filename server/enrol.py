@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 from fedlearn import flower, models
 from fedlearn.agreement import least_of
 from fedlearn.audit.settings import slots_of
-from fedlearn.config import RunConfig, plan_of, private_model_problems, task_problems
+from fedlearn.config import RunConfig, plan_of
+from fedlearn.contradictions import private_model_problems, task_problems
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import PUBLIC_BYTES, Identity

@@ -6,22 +6,28 @@ from fedlearn.config import RunConfig
 from fedlearn.data import Csv, HuggingFace, Images, MedMnist, OwnText
 from fedlearn.fairness import GroupFairness
 from fedlearn.privacy import NoPrivacy
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput
 
 
 def beside_the_model(config: RunConfig) -> str:
-    """All of it, and what one record is where that is not one row."""
-    return " ".join(filter(None, (record_of(config), released(config), told(config))))
+    """All of it."""
+    return " ".join(filter(None, (released(config), told(config))))
 
 
-def record_of(config: RunConfig) -> str:
-    """What one record is in a table in long form; else nothing needs to be said."""
-    scenario = config.scenario
-    if not (isinstance(scenario, Csv) and scenario.record):
-        return ""
-    return (
-        f"One record here is all rows of one {scenario.record!r} at a site, at whatever time, and "
-        "not a single row."
-    )
+def record_of(config: RunConfig, shape: Input) -> str:
+    """What one record is, which is what record-level privacy protects."""
+    match shape:
+        case TableInput():
+            return "a row"
+        case ImageInput():
+            return "a picture"
+        case TextInput():
+            return "a text"
+        case SeriesInput():
+            match config.scenario:
+                case Csv(record=name):
+                    return f"all rows of one {name!r}"
+            return "a series"
 
 
 def told(config: RunConfig) -> str:

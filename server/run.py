@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from fedlearn.config import RunConfig, to_tree
 from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
 from fedlearn.models.slots import trained
-from fedlearn.vector import vector_digest
+from fedlearn.vector import Vector, vector_digest
 from server.admission import SIMULATED, Admission
 from server.audit import append_seen
 from server.average import RunningMean
@@ -28,7 +28,7 @@ from server.enrol import Enrolment, enrol, join, plan_for
 from server.fairness import fairness_result
 from server.federation import Federation, Progress
 from server.folder import Checkpoint, RunFolder
-from server.released import beside_the_model
+from server.released import beside_the_model, record_of
 from server.result import (
     DataFacts,
     FairnessResult,
@@ -170,15 +170,22 @@ class _Reporter:
     federation: Federation
     saved: Checkpoint
     clock: _Clock
+    model: Vector = field(init=False)
+    """What the folder holds: a round that trains and then fails to evaluate leaves no model."""
+
+    def __post_init__(self) -> None:
+        self.model = self._trained()
+
+    def _trained(self) -> Vector:
+        return trained(self.federation.enrolment.layout, self.federation.progress.shown)
 
     def after_round(self, entry: RoundResult) -> None:
         """Write everything; the checkpoint last, so that it never runs ahead."""
         log.info("round %d %s", entry.round, entry.evaluate)
         progress = self.federation.progress
         self.folder.append_metrics(entry)
-        enrolment = self.federation.enrolment
-        model = trained(enrolment.layout, progress.shown)
-        self.folder.write_model(model, enrolment.trainable)
+        self.model = self._trained()
+        self.folder.write_model(self.model, self.federation.enrolment.trainable)
         if progress.seen:
             append_seen(self.folder.path, progress.seen)
         # True if nothing follows, as after a power cut.
@@ -221,7 +228,7 @@ class _Reporter:
             seconds=self.clock.seconds(),
             config=to_tree(config),
             data=_data_facts(config, federation.enrolment),
-            model=_model_facts(config, federation),
+            model=_model_facts(config, federation.enrolment, self.model),
             rounds=list(progress.rounds),
             final=_final(progress),
             privacy=_privacy(federation),
@@ -240,13 +247,12 @@ def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:
     return DataFacts(name=config.scenario.kind, sites=sizes, sha256="+".join(sorted(digests)))
 
 
-def _model_facts(config: RunConfig, federation: Federation) -> ModelFacts:
-    enrolment = federation.enrolment
+def _model_facts(config: RunConfig, enrolment: Enrolment, model: Vector) -> ModelFacts:
     return ModelFacts(
         name=config.model.kind,
         parameters=enrolment.parameters,
         trainable=enrolment.trainable.size,
-        sha256=vector_digest(trained(enrolment.layout, federation.progress.shown)),
+        sha256=vector_digest(model),
     )
 
 
@@ -268,6 +274,7 @@ def _privacy(federation: Federation) -> PrivacyResult:
         federation.progress.spent,
         noise_is_private=private and federation.noise(0).is_private,
         sum_only=federation.config.secagg.kind in ("masked", "two_server"),
+        record=record_of(federation.config, federation.enrolment.task.input),
     )
     return replace(found, statement=f"{found.statement} {beside_the_model(federation.config)}")
 

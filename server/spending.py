@@ -81,8 +81,12 @@ def privacy_result(
     *,
     noise_is_private: bool,
     sum_only: bool,
+    record: str,
 ) -> PrivacyResult:
-    """What the run promises; `sum_only` if the coordinator sees no single update."""
+    """What the run promises; `sum_only` if the coordinator sees no single update.
+
+    `record` is what one record is, in words.
+    """
     if plan is None or not noise_is_private:
         return _no_privacy(plan, noise_is_private)
     per_site = {site: _site(plan, events) for site, events in sorted(spent.items())}
@@ -99,7 +103,9 @@ def privacy_result(
         clip_norm=plan.clip_norm,
         sampling=_sampling(plan),
         per_site=per_site,
-        statement=statement(plan, epsilon=largest, noise_is_private=True, sum_only=sum_only),
+        statement=statement(
+            plan, epsilon=largest, noise_is_private=True, sum_only=sum_only, record=record
+        ),
     )
 
 

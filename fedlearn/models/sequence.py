@@ -90,7 +90,7 @@ class Lstm(nn.Module):
         for step in range(masked.shape[1]):
             gates = from_input[:, step] + self.recurrent(state)
             fresh_state, fresh_memory = _cell(gates, memory)
-            here = held[:, step]
+            here = held[:, step].to(state.dtype)
             state = torch.lerp(state, fresh_state, here)
             memory = torch.lerp(memory, fresh_memory, here)
             states.append(state)

@@ -3,7 +3,8 @@
 DP-SGD needs the gradient of each record by itself. A layer that mixes records
 (batch normalisation) has none, and a parameter that is not owned by a layer
 with a known per-sample gradient would be trained without clipping: the epsilon
-would be false. Both are refused before training, not met during it.
+would be false. Dropout draws for all records of a batch from one generator that is
+no secret. All three are refused before training, not met during it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,14 @@ from __future__ import annotations
 from torch import nn
 
 MIXING = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+DROPOUT = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 KNOWN = (
     nn.Linear,
     nn.Conv1d,
@@ -36,6 +45,11 @@ def _layer_problem(name: str, module: nn.Module) -> str | None:
     if isinstance(module, MIXING):
         return f"{label} mixes the records of a batch; use GroupNorm or LayerNorm instead"
     trained = [key for key, p in module.named_parameters(recurse=False) if p.requires_grad]
+    if isinstance(module, DROPOUT) and module.p > 0:
+        return (
+            f"{label} draws from torch's generator, whose 32 bits of seed are no secret, and one "
+            "record more changes what is dropped for the others; set its rate (model.dropout) to 0"
+        )
     if isinstance(module, nn.MultiheadAttention):
         return f"{label} hides its projections; build attention from Linear layers instead"
     if trained and not isinstance(module, KNOWN):

@@ -14,14 +14,19 @@ Plan = RecordPlan | ClientPlan | DistributedPlan
 
 
 def statement(
-    plan: Plan | None, *, epsilon: float, noise_is_private: bool, sum_only: bool | None = None
+    plan: Plan | None,
+    *,
+    epsilon: float,
+    noise_is_private: bool,
+    sum_only: bool | None = None,
+    record: str = "a row",
 ) -> str:
     """What was promised to the people in the data, in words for people.
 
     `epsilon` is the largest that any site spent in this run; it may be less than
     `plan.epsilon` when the run ended early. `sum_only` says whether secure
     aggregation shows the coordinator nothing but sums; by default it does where the
-    plan needs it, and only there.
+    plan needs it, and only there. `record` is what one record is.
     """
     if sum_only is None:
         sum_only = isinstance(plan, DistributedPlan)
@@ -42,7 +47,7 @@ def statement(
         )
     return " ".join(
         (
-            _promise(plan, epsilon),
+            _promise(plan, epsilon, record),
             _against(plan, sum_only),
             _sampling(plan),
             _method(plan),
@@ -51,10 +56,10 @@ def statement(
     )
 
 
-def _promise(plan: Plan, epsilon: float) -> str:
+def _promise(plan: Plan, epsilon: float, record: str) -> str:
     whom, change = (
         "single record",
-        "one record (a row of a site's training data) is added or removed",
+        f"one record ({record} of a site's training data) is added or removed",
     )
     if plan.unit == "client":
         whom, change = "client", "all data of one client is added or removed"

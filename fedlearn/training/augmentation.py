@@ -6,7 +6,8 @@ record still counts once: clip norm, noise and epsilon are the same for every K
 (De et al. 2022, "Unlocking High-Accuracy Differentially Private Image
 Classification through Scale", section 4: "augmentation multiplicity").
 
-What a view is does not depend on records, and the draws need not be secret.
+What a view is does not depend on records. Under DP-SGD the draws must be secret
+all the same: `fedlearn.training.private` says why, and takes them from its noise.
 """
 
 from __future__ import annotations

@@ -42,10 +42,10 @@ def train(
     optimizer = make_optimizer(model, config)
     anchor = snapshot(model) if proximal_mu else {}
     canaries = no_canaries() if canaries is None else canaries
-    probes = _canary_batches(canaries, config, rng)
     total = 0.0
     with lent_generator(rng):
         coins = rng.spawn(1)[0]
+        probes = _canary_batches(canaries, config, rng)
         for batch in batches(len(labels), config, rng):
             optimizer.zero_grad(set_to_none=True)
             total += _accumulate(model, features, labels, batch, config, coins)

@@ -142,7 +142,9 @@ def clipped_gradient_sum(
     must not leave the site before `fedlearn.privacy.encoding` has added its share.
 
     Guarantees: adding or removing a record moves the sum by at most `plan.clip_norm`,
-    to the rounding of float32; a record without a finite gradient adds nothing.
+    to the rounding of float32, the random views of the other records being the same
+    (they are secret and independent of who else is there, so the promise holds without
+    that); a record without a finite gradient adds nothing.
     """
     model.train()
     engine = ClippedGradients(model, clip_norm=plan.clip_norm)
@@ -168,7 +170,7 @@ def _batch(
     canaries = no_canaries() if canaries is None else canaries
     records, slope = len(labels), _STEEPNESS * plan.clip_norm
     batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
-    rng = _public_coins(noise) if config.augmentations else np.random.default_rng(0)
+    rng = _secret_coins(noise)
     at_a_time = max(1, config.max_batch // max(1, config.augmentations))
     for rows in pieces(batch[batch < records], at_a_time):
         yield _losses(model, views(features[rows], config, rng), labels[rows], config.precision)
@@ -189,9 +191,14 @@ def _losses(
     return lambda: torch.stack([loss_of(view) for view in seen]).mean(0)
 
 
-def _public_coins(noise: NoiseSource) -> np.random.Generator:
-    """A generator for what need not be secret, new at every step."""
-    return np.random.default_rng(int(noise.stream().words(1)[0]))
+def _secret_coins(noise: NoiseSource) -> np.random.Generator:
+    """A generator for the views of one step, from 256 secret bits.
+
+    A record takes its views by its place in the batch, so one record more gives all
+    that follow other views. Whoever knew the coins would see that many gradients
+    change; to those who do not, each record has views of its own, whoever else is there.
+    """
+    return np.random.default_rng([int(word) for word in noise.stream().words(4)])
 
 
 def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
@@ -253,12 +260,12 @@ def _by_ghost(
         ConfigError: Opacus 1.6 cannot do it for this model, as where a parameter is used
             twice, or the gradient at a linear layer on sequences is a transposed view.
     """
-    of_part = losses()
-    for parameter in optimizer.params:  # one that this part does not reach keeps this norm
-        parameter._norm_sample = of_part.new_zeros(len(of_part))
     inputs = list(optimizer.params)
     with _hooks_firing():
         try:
+            of_part = losses()
+            for parameter in inputs:  # one that this part does not reach keeps this norm
+                parameter._norm_sample = of_part.new_zeros(len(of_part))
             of_part.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
         except (NotImplementedError, RuntimeError) as error:
             raise ConfigError([f"{_GHOST_FAILS}: {error}"]) from error

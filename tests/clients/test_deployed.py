@@ -26,7 +26,7 @@ from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.data import Csv
 from fedlearn.data.scaling import Ranges
-from fedlearn.errors import ProtocolError
+from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.logs import log_json
 from tests.deployment.world import World, make_world
 
@@ -147,6 +147,17 @@ def test_agreed__numbers_are_the_runs_and_places_the_sites() -> None:
     assert (found.path, found.label, found.separator) == ("mine.csv", "ill", "semicolon")
     assert (found.scaling, found.numeric) == (of_run.scaling, ("age",))
     assert found.categories == {"a": ("x",), "b": ("u", "v")}
+
+
+def test_agreed__a_record_is_the_same_at_a_site_and_in_the_promise() -> None:
+    of_run = Csv(path="none", label="y", record="patient", time="hour")
+    mine = Csv(path="mine.csv", label="y", record="patient", time="at")
+    found = records.agreed(mine, of_run)
+    assert isinstance(found, Csv)
+    assert (found.record, found.time) == ("patient", "at")
+    for other in ("visit", ""):
+        with pytest.raises(ConfigError, match="privacy is promised to one record"):
+            records.agreed(replace(mine, record=other), of_run)
 
 
 def test_machine__bounds_the_batch_and_no_promise(world: World) -> None:

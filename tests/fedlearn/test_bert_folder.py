@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from fedlearn import models
 from fedlearn.bert_folder import bert_weights
-from fedlearn.config import compose, task_problems
+from fedlearn.config import compose
+from fedlearn.contradictions import task_problems
 from fedlearn.data.tokens import Tokenizer, tokenize
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.models.finetune import Finetune

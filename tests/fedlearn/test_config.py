@@ -13,18 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlearn.config import (
-    KIND,
-    RunConfig,
-    compose,
-    decode,
-    encode,
-    load,
-    plan_of,
-    task_problems,
-    to_tree,
-)
+from fedlearn.config import KIND, RunConfig, compose, decode, encode, load, plan_of, to_tree
 from fedlearn.config_problems import TAGGED
+from fedlearn.contradictions import task_problems
 from fedlearn.data import Csv, Heart
 from fedlearn.errors import ConfigError
 from fedlearn.overrides import CONFIGS, compose_tree

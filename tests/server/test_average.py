@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Context, Message
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from fedlearn import flower
 from fedlearn.cli import main
 from fedlearn.config import plan_of
+from fedlearn.errors import ProtocolError
 from server.average import RunningMean
 from server.enrol import enrol
 from server.federation import Federation, Progress
@@ -76,3 +79,22 @@ def test_simulate__keeps_the_mean_of_its_models(tmp_path: Path) -> None:
 def model_of(out: Path, *overrides: str) -> dict[str, np.ndarray]:
     assert main([*RUN, *overrides, f"out={out}"]) == 0
     return load_file(out / "model.safetensors")
+
+
+@pytest.mark.parametrize("decay", ["0.0", "0.5"])
+def test_result__names_the_model_of_the_folder_where_a_round_failed_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: str
+) -> None:
+    evaluate = Federation._evaluate
+
+    def fails_in_two(self: Federation, number: int) -> dict[str, float]:
+        if number == 2:
+            raise ProtocolError("", "evaluate", "no site answered")
+        return evaluate(self, number)
+
+    monkeypatch.setattr(Federation, "_evaluate", fails_in_two)
+    out = tmp_path / "run"
+    assert main([*RUN, "rounds=3", f"training.average={decay}", f"out={out}"]) == 4
+    named = json.loads((out / "result.json").read_text())["model"]["sha256"]
+    with safe_open(out / "model.safetensors", "numpy") as kept:
+        assert kept.metadata()["sha256"] == named

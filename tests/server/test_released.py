@@ -8,6 +8,7 @@ import pytest
 
 from fedlearn.config import compose
 from fedlearn.data.schema import ColumnShape, told
+from fedlearn.task import ImageInput, SeriesInput, TableInput
 from server import released
 
 OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=died"]
@@ -39,7 +40,10 @@ def test_told__is_silent_on_public_data_and_names_classes_of_ones_own() -> None:
 
 
 def test_record_of__says_that_a_record_over_time_is_protected_as_a_whole() -> None:
-    assert released.record_of(compose(OWN)) == ""
+    row = TableInput(numeric=2)
+    assert released.record_of(compose(OWN), row) == "a row"
     over_time = [*OWN, "scenario.record=patient_id", "scenario.time=hour", "model=sequence"]
-    assert "all rows of one 'patient_id'" in released.record_of(compose(over_time))
-    assert "all rows of one 'patient_id'" in released.beside_the_model(compose(over_time))
+    found = released.record_of(compose(over_time), SeriesInput(steps=3, row=row))
+    assert found == "all rows of one 'patient_id'"
+    picture = ImageInput(channels=1, height=8, width=8)
+    assert released.record_of(compose(["scenario=fashion", "model=cnn"]), picture) == "a picture"

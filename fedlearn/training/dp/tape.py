@@ -178,6 +178,8 @@ class Tape:
                 f"{', '.join(outside)}: used outside the layer that owns it; call the layer, or "
                 "hold the parameter in a fedlearn.training.dp.SampleParameter"
             )
+        if self._expected and not (self._found or self._calls):
+            raise ValueError("the gradient went past every layer: detach the model's inputs")
         # Calls whose output no loss depends on never get a gradient.
         for layer in self._layers:
             if layer.name in self._calls:

@@ -122,6 +122,14 @@ def opacus_sums(peer: Peer, x: Tensor, labels: Tensor, clip_norm: float) -> dict
     return {name: torch.einsum("b,b...->...", factors, g) for name, g in unique.items()}
 
 
+def test_sequence__computes_in_bf16() -> None:
+    model, records = ours(), draw(6, torch.tensor([7, 0, 1, 3, 7, 2]))
+    exact = model(records)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(records)
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
+
+
 def test_lstm__learns_what_no_order_blind_model_can() -> None:
     """Which of two marks came first: both classes have the same rows."""
     generator = torch.Generator().manual_seed(3)

@@ -32,7 +32,7 @@ class Tied(nn.Module):
 def test_validate__accepts_all_known_layers_and_those_without_parameters() -> None:
     ready = nn.Sequential(
         nn.Conv1d(1, 2, 3), nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.LayerNorm(2),
-        nn.Embedding(3, 2), nn.Linear(2, 2), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(),
+        nn.Embedding(3, 2), nn.Linear(2, 2), nn.ReLU(), nn.Dropout(0.0), nn.Flatten(),
     )  # fmt: skip
     assert dp_problems(ready) == []
 
@@ -44,6 +44,7 @@ def test_validate__accepts_all_known_layers_and_those_without_parameters() -> No
         (nn.Sequential(nn.BatchNorm2d(3)), "layer 0 (BatchNorm2d)", "GroupNorm"),
         (nn.BatchNorm1d(3, affine=False), "layer model (BatchNorm1d)", "GroupNorm"),
         (nn.ModuleDict({"mix": nn.MultiheadAttention(4, 2)}), "layer mix (Multi", "Linear layers"),
+        (nn.Sequential(nn.Dropout(0.1)), "layer 0 (Dropout) draws", "model.dropout"),
         (Bare(), "layer model (Bare) holds scale", "freeze it"),
         (nn.ModuleDict({"rnn": nn.LSTM(3, 2)}), "layer rnn (LSTM)", "Linear"),
         (nn.Sequential(nn.PReLU()), "layer 0 (PReLU) holds weight", "freeze it"),

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn import models
-from fedlearn.config import compose, task_problems
+from fedlearn.config import compose
+from fedlearn.contradictions import task_problems
 from fedlearn.data import heart
+from fedlearn.errors import ConfigError
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.vit import ViT
 from fedlearn.privacy import RecordPlan, SeededNoise
@@ -88,7 +90,7 @@ def test_private__clips_the_mean_gradient_over_the_views_of_a_record(
     features, labels = pictures()
     model, before = network(config), network(config)
     train_private(model, features, labels, training, plan, proximal_mu=0.0, noise=SeededNoise(b"s"))
-    coins = np.random.default_rng(int(SeededNoise(b"s").stream().words(1)[0]))
+    coins = np.random.default_rng([int(word) for word in SeededNoise(b"s").stream().words(4)])
     expected = slow_sum(before, views(features, training, coins), labels, bound)
     moved = zip(before.parameters(), model.parameters(), expected, strict=True)
     for old, new, total in moved:
@@ -155,3 +157,10 @@ def test_task_problems__refuse_views_where_they_mean_nothing() -> None:
     table = compose(["scenario=heart", "training.augmentations=4"])
     found = task_problems(table, replace(task, input=heart.TASK.input))[0]
     assert found.startswith("training.augmentations=4: are views of pictures")
+
+
+def test_problems__refuse_views_where_ghost_clipping_cannot_see_them() -> None:
+    command = ["scenario=fashion", "partition=iid", "model=cnn", "training.augmentations=2"]
+    compose([*command, "training.dp_engine=fast"])
+    with pytest.raises(ConfigError, match=r"augmentations=2: uses a layer several times"):
+        compose([*command, "training.dp_engine=ghost"])

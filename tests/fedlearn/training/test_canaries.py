@@ -116,11 +116,13 @@ def test_canaries__add_one_clip_norm_to_a_sum_that_sites_share() -> None:
     np.testing.assert_allclose(slot_values(layout_of(model), vector), expected, rtol=2e-5)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_canaries__without_privacy_leave_the_model_alone_too(
-    optimizer: Literal["sgd", "adam"],
+    optimizer: Literal["sgd", "adam"], dropout: float
 ) -> None:
-    model, plain = audited(), network("mlp")
+    model, plain = network("mlp", dropout=dropout), network("mlp", dropout=dropout)
+    attach(model, SLOTS)
     config = replace(
         CONFIG, optimizer=optimizer, momentum=0.9, local_steps=6, sample_rate=0.5,
         weight_decay=0.01, learning_rate=0.05,

@@ -35,9 +35,9 @@ PLAN = RecordPlan(
 TABLE = TableInput(numeric=3, cardinalities=(3, 2))
 
 
-def network(architecture: str = "ft_transformer", seed: int = 0) -> nn.Module:
+def network(architecture: str = "ft_transformer", seed: int = 0, dropout: float = 0.0) -> nn.Module:
     config = Tabular(
-        architecture=architecture, width=8, depth=1, heads=2, norm="layer", dropout=0.0
+        architecture=architecture, width=8, depth=1, heads=2, norm="layer", dropout=dropout
     )  # type: ignore[arg-type]  # fmt: skip
     model = models.build(config, Task(input=TABLE, classes=("a", "b", "c")), Streams(seed)).model
     vector = to_vector(model)  # away from the zero head, so that every layer has a gradient

@@ -39,6 +39,13 @@ class OwnAttention(nn.MultiheadAttention):
         return args[0] @ self.in_proj_weight.T, None
 
 
+def test_engine__refuses_inputs_with_a_gradient_that_goes_past_its_layers() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    inputs = torch.ones(2, 4, requires_grad=True)
+    with pytest.raises(ValueError, match="detach the model's inputs"):
+        ClippedGradients(model, clip_norm=1.0).step(lambda: model(inputs).square().sum(1))
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
