@@ -93,7 +93,10 @@ def _joined(pools: Mapping[str, Pool], schemas: Mapping[str, Schema]) -> Pool:
             for name in sorted(shared)
         },
         schemas=schemas,
-        notes=(*(note for pool in parts for note in pool.notes), *_shared_records(pools)),
+        notes=(
+            *dict.fromkeys(note for pool in parts for note in pool.notes),
+            *_shared_records(pools),
+        ),
     )
 
 

@@ -124,7 +124,13 @@ def _hydra_problem(override: str, error: Exception) -> str:
     if key and key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         return f"{override}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    return f"{override}: {_first_line(error)}"
+    line = _first_line(error)
+    if " input " in line:  # what its grammar says
+        return (
+            f"{override}: cannot be read ({line}); a value with signs in it is put in quotes "
+            f"(\"{key}='...'\"), a mapping with such names into a file (--config run.yaml)"
+        )
+    return f"{override}: {line}"
 
 
 @cache

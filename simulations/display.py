@@ -170,10 +170,15 @@ def show_check(report: Report, console: Console) -> None:
         console.print(f"[yellow]hint:[/] {escape(hint)}", soft_wrap=True)
     for problem in report.problems:
         console.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True)
-    if report.settings and not report.problems:
-        console.print(
-            f"try: fedlearn simulate {escape(shlex.join(report.settings))}", soft_wrap=True
-        )
+    if report.settings:
+        words = " ".join(map(_shell_word, report.settings))
+        console.print(f"try: fedlearn simulate {escape(words)}", soft_wrap=True)
+
+
+def _shell_word(word: str) -> str:
+    """As a shell takes it; a word that holds single quotes is easier to read in double ones."""
+    double = "'" in word and not set(word) & set('"$`\\!')
+    return f'"{word}"' if double else shlex.quote(word)
 
 
 def _show_columns(report: Report, console: Console) -> None:

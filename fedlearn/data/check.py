@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from fedlearn.data import check_pictures, check_text, columns
-from fedlearn.data.check_report import Report
+from fedlearn.data import check_pictures, check_text, columns, guess
+from fedlearn.data.check_report import Report, some
 from fedlearn.data.columns import Column
 from fedlearn.data.huggingface import is_saved
 from fedlearn.data.parquet import is_parquet, read_parquet
@@ -38,7 +39,7 @@ _CLASS = re.compile(
     _LABEL.pattern + "|kind|type|category|topic|chapter|intent|sentiment", re.IGNORECASE
 )
 _SITE = re.compile(
-    r".*(site|hospital|cent(er|re)|clinic|bank|branch|shop|store|firm|office|region|country).*",
+    r".*(site|hospital|cent(er|re)|[ck]lini[ck]|bank|branch|shop|store|firm|office|region|country).*",
     re.IGNORECASE,
 )
 _OWNER = re.compile(
@@ -57,24 +58,25 @@ _MAX_CLASSES = 10
 _MAX_CATEGORIES = 50
 
 
-def check(path: Path, *, encoding: str = "utf-8", separator: Separator | None = None) -> Report:
+def check(path: Path) -> Report:
     """Inspects one's own data; problems are part of the report, with line numbers or file names.
 
     A table (CSV or Parquet), texts (a table with a column of them, a file of JSON
     objects, a folder that Hugging Face `datasets` saved), or pictures (in folders,
-    or .npz). The separator of a table is guessed from its header when it is not given.
+    or .npz). Encoding and separator of a table, its decimal sign and what stands for a
+    gap are guessed; where they are not the usual ones, the suggested settings say so.
 
     Raises:
-        ConfigError: Python knows no such encoding, or a package is missing.
+        ConfigError: a package is missing.
 
     """
     try:
-        return _checked(path, encoding, separator)
+        return _checked(path)
     except DataError as error:
         return Report(path=path, problems=tuple(str(error).splitlines()))
 
 
-def _checked(path: Path, encoding: str, separator: Separator | None) -> Report:
+def _checked(path: Path) -> Report:
     if is_saved(path):
         table, facts = check_text.table_of_saved(path)
         return _texts(path, table, facts, "huggingface")
@@ -82,42 +84,57 @@ def _checked(path: Path, encoding: str, separator: Separator | None) -> Report:
         return check_pictures.check_folder(path)
     if path.suffix == ".npz":
         return check_pictures.check_archive(path)
-    if is_lines(path):
-        return _texts(path, check_text.table_of_lines(path, encoding), (), "text")
     if is_parquet(path):
-        return _table(path, read_parquet(path), None)
-    chosen = separator or guess_separator(read_text(path, encoding))
-    table = read_table(path, separator=chosen, encoding=encoding)
-    report = _table(path, table, chosen)
+        return _table(path, read_parquet(path), None, [])
+    encoding = guess.encoding_of(path)
+    written = [] if encoding == "utf-8" else [f"scenario.encoding={encoding}"]
+    if is_lines(path):
+        table = check_text.table_of_lines(path, encoding)
+        return _texts(path, table, (), "text", written)
+    separator = guess_separator(read_text(path, encoding))
+    written += [] if separator == "comma" else [f"scenario.separator={separator}"]
+    table = read_table(path, separator=separator, encoding=encoding)
+    report = _table(path, table, separator, written)
     if not report.texts:
         return report
     # Read as texts, only three of its columns matter.
     as_table = tuple(f"as a table (scenario=csv), {problem}" for problem in report.problems)
     texts = replace(report, hints=(*report.hints, *as_table), problems=())
-    options = () if chosen == "comma" else (f"scenario.separator={chosen}",)
-    found = check_text.with_texts(texts, table, "text")
-    return replace(found, settings=(*found.settings, *options))
+    return check_text.with_texts(texts, table, "text", written)
 
 
-def _texts(path: Path, table: Table, facts: tuple[str, ...], scenario: str) -> Report:
+def _texts(
+    path: Path, table: Table, facts: tuple[str, ...], scenario: str, written: Sequence[str] = ()
+) -> Report:
     """A file or folder that only a scenario of texts reads."""
-    report = replace(_table(path, table, None), kind="texts", facts=facts, hints=(), problems=())
+    report = replace(
+        _table(path, table, None, []), kind="texts", facts=facts, hints=(), problems=()
+    )
     if report.texts:
-        return check_text.with_texts(report, table, scenario)
+        return check_text.with_texts(report, table, scenario, written)
     there = ", ".join(table.header) or "none"
     problem = f"{path}: no column could be the text, which has several words; there are {there}"
     return replace(report, problems=(problem,))
 
 
-def _table(path: Path, table: Table, separator: Separator | None) -> Report:
-    found = tuple(columns.describe(name, table.column(name)) for name in table.header)
+def _table(path: Path, table: Table, separator: Separator | None, written: Sequence[str]) -> Report:
+    writing = guess.writing_of(table)
+    describe = partial(columns.describe, missing=writing.missing, decimal=writing.decimal)
+    found = tuple(describe(name, table.column(name)) for name in table.header)
     texts = check_text.text_columns(table, found)
     others = [column for column in found if column.name not in texts]
     labels = _classes_of_texts(others, len(table.rows)) if texts else _labels(others)
     sites = _sites([column for column in found if column.name not in (*texts, *labels[:1])])
-    settings = [f"scenario.path={path}", f"scenario.label={labels[0] if labels else 'COLUMN'}"]
-    settings += [f"scenario.site={sites[0]}"] if sites else ["partition=iid"]
-    settings += [] if separator in (None, "comma") else [f"scenario.separator={separator}"]
+    dropped = [guess.quoted(column.name) for column in found if column.identifier]
+    settings = [
+        "scenario=csv",
+        f"scenario.path={guess.quoted(str(path))}",
+        f"scenario.label={guess.quoted(labels[0]) if labels else 'COLUMN'}",
+        f"scenario.site={guess.quoted(sites[0])}" if sites else "partition=iid",
+        *written,
+        *writing.settings(),
+        *([f"scenario.drop=[{','.join(dropped)}]"] if dropped else []),
+    ]
     return Report(
         path=path,
         kind="a table",
@@ -129,10 +146,19 @@ def _table(path: Path, table: Table, separator: Separator | None) -> Report:
         labels=labels,
         sites=sites,
         duplicates=tuple(table.lines[i] for i in duplicates(table)),
+        facts=tuple(_facts(writing)),
         hints=(*_hints(found), *_over_time(table, found)),
         problems=(*_problems(table, found), *_no_label(found, labels)),
-        settings=("scenario=csv", *settings),
+        settings=tuple(settings),
     )
+
+
+def _facts(writing: guess.Writing) -> Iterator[str]:
+    if writing.decimal == ",":
+        yield "numbers are written with a comma, as in 0,5"
+    if writing.gaps:
+        signs = ", ".join(map(repr, writing.gaps))
+        yield f"among numbers, taken for gaps: {signs}"
 
 
 def _classes_of_texts(found: Sequence[Column], records: int) -> tuple[str, ...]:
@@ -155,11 +181,18 @@ def _sites(found: Sequence[Column]) -> tuple[str, ...]:
 
 
 def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, ...]:
-    ordered = sorted(found, key=lambda column: pattern.fullmatch(column.name) is None)
+    ordered = sorted(
+        found, key=lambda one: (pattern.fullmatch(one.name) is None, len(one.categories))
+    )
     return tuple(column.name for column in ordered)
 
 
 def _hints(found: tuple[Column, ...]) -> Iterator[str]:
+    if numbers := [c.name for c in found if c.kind == "numeric" and not c.identifier]:
+        yield (
+            f"numbers ({some(numbers)}) learn best from a public range, what the field holds "
+            "possible: scenario.scaling.columns.NAME=[LOW,HIGH]"
+        )
     for column in found:
         if _POSTCODE.fullmatch(column.name):
             yield (

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedlearn.data import medmnist
 from fedlearn.data.check_report import SHOWN, Report, sizes_in_words, some
+from fedlearn.data.guess import quoted
 from fedlearn.data.images import Images, Picture, pictures_in, read_picture
 from fedlearn.data.medmnist import MedMnist
 from fedlearn.errors import DataError
@@ -38,7 +39,7 @@ def check_folder(root: Path) -> Report:
     found = list(pictures_in(config, root))
     sizes, broken = _opened(found)
     classes = Counter(one.label for one in found)
-    settings = ["scenario=images", f"scenario.path={root}", "model=cnn"]
+    settings = ["scenario=images", f"scenario.path={quoted(str(root))}", "model=cnn"]
     settings += ["scenario.sites=true"] if config.sites else ["partition=iid"]
     facts = [sizes_in_words("classes", dict(sorted(classes.items())))]
     if config.sites:
@@ -81,7 +82,12 @@ def check_archive(path: Path) -> Report:
             *([f"could be the groups (scenario.groups): {some(groups)}"] if groups else []),
         ),
         hints=tuple(_repeated(digests, pool.labels.tolist(), pool.is_train.tolist())),
-        settings=("scenario=medmnist", f"scenario.path={path}", "model=cnn", "partition=iid"),
+        settings=(
+            "scenario=medmnist",
+            f"scenario.path={quoted(str(path))}",
+            "model=cnn",
+            "partition=iid",
+        ),
     )
 
 

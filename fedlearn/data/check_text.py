@@ -15,6 +15,7 @@ from typing import Any
 from fedlearn.data import huggingface, parquet
 from fedlearn.data.check_report import Report, sizes_in_words, some
 from fedlearn.data.columns import MISSING, Column
+from fedlearn.data.guess import quoted
 from fedlearn.data.table import Table, some_lines
 from fedlearn.data.text import cell, read_objects
 from fedlearn.data.tokens import Tokenizer
@@ -38,13 +39,22 @@ def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
     return tuple(sorted(lengths, key=lambda name: -lengths[name]))
 
 
-def with_texts(report: Report, table: Table, scenario: str) -> Report:
-    """`report`, on a table with `report.texts`, with what there is to say of the first of them."""
+def with_texts(report: Report, table: Table, scenario: str, written: Sequence[str]) -> Report:
+    """`report`, on a table with `report.texts`, with what there is to say of the first of them.
+
+    `written` are the settings that say how the file is written.
+    """
     text, label = report.texts[0], next(iter(report.labels), None)
     site = next(iter(report.sites), None)
-    settings = [f"scenario={scenario}", f"scenario.path={report.path}", f"scenario.text={text}"]
-    settings += [f"scenario.label={label or 'COLUMN'}"]
-    settings += [f"scenario.site={site}"] if site else ["partition=iid"]
+    settings = [
+        f"scenario={scenario}",
+        f"scenario.path={quoted(str(report.path))}",
+        f"scenario.text={quoted(text)}",
+        f"scenario.label={quoted(label) if label else 'COLUMN'}",
+        f"scenario.site={quoted(site)}" if site else "partition=iid",
+        *written,
+        "model=text",
+    ]
     labelled = _labelled(table, text, label) if label else ()
     return replace(
         report,
@@ -52,7 +62,7 @@ def with_texts(report: Report, table: Table, scenario: str) -> Report:
         facts=(*report.facts, *_facts(table, text, label)),
         hints=(*report.hints, *_hints(table, text), *labelled),
         problems=(*report.problems, *([] if label else [_no_label(report)])),
-        settings=(*settings, "model=text"),
+        settings=tuple(settings),
     )
 
 

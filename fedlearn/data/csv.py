@@ -294,6 +294,20 @@ def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
                     f"{config.path}: column {column.name!r}: {unseen} values that are not "
                     "among its categories are taken as missing"
                 )
+    ranged = config.scaling
+    squashed = [
+        column.name
+        for column in features
+        if column.kind == "numeric"
+        and isinstance(ranged, Ranges)
+        and column.name not in ranged.columns
+    ]
+    if squashed:
+        yield (
+            f"numbers without a public range are squashed, which tells near ones badly apart: "
+            f"{', '.join(squashed)}; a range costs no privacy and often helps much "
+            "(scenario.scaling.columns.NAME=[LOW,HIGH])"
+        )
     copies = duplicates(table, aside=(config.site, *config.drop))
     if copies:
         yield (

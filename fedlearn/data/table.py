@@ -155,8 +155,17 @@ def parse_text(path: Path, text: str, separator: Separator) -> Table:
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}: line {start}: {error}; is a quote left open?") from error
+    rows = _without_empty_end(rows)
     header = tuple(name.strip() for name in rows[0])
     return Table(header=header, rows=tuple(rows[1:]), lines=tuple(lines[1:]))
+
+
+def _without_empty_end(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Without last columns that have neither a name nor a cell: separators at the ends of lines."""
+    wide = len(rows[0])
+    while wide > 1 and not any("".join(row[wide - 1 :]).strip() for row in rows):
+        wide -= 1
+    return rows if wide == len(rows[0]) else [row[:wide] for row in rows]
 
 
 def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) -> list[str]:

@@ -15,7 +15,8 @@ from fedlearn.errors import ConfigError, DataError
 from simulations.run import with_absolute_paths
 
 RUN = ["scenario=csv", "scenario.path=none", "scenario.label=ill", "partition=files",
-       "scenario.classes=[no,yes]", "scenario.scaling.columns.age=[20,90]", "scenario.gaps=[dose]",
+       "scenario.classes=[no,yes]", "scenario.scaling.columns.age=[20,90]",
+       "scenario.scaling.columns.dose=[0,50]", "scenario.gaps=[dose]",
        "scenario.categories.sex=[f,m]"]  # fmt: skip
 
 
@@ -85,8 +86,9 @@ def test_files__say_which_sites_share_records(sites: Path) -> None:
 
 def test_files__differences_are_named_by_column_and_site(sites: Path) -> None:
     table(sites / "east.csv", "age,weight,sex,diagnosis", rows(100))
+    bare = with_absolute_paths(compose([*RUN[:5], f"sites={sites}"]), Path.cwd())
     with pytest.raises(DataError) as caught:
-        read_simulated(config(sites, "scenario.gaps=null", "scenario.categories={}"))
+        read_simulated(bare)
     said = str(caught.value)
     assert "column 'dose': is missing at east and there at nord, west" in said
     assert "column 'weight': is missing at nord, west and there at east" in said

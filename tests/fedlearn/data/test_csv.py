@@ -67,6 +67,13 @@ def test_csv__without_ranges_scales_a_record_alike_in_any_company(tmp_path: Path
     assert np.isfinite(among.features).all()
 
 
+def test_csv__says_which_numbers_have_no_public_range(tmp_path: Path) -> None:
+    (note,) = read(tmp_path, scaling=Ranges(columns={"age": (20, 90)})).notes
+    assert "squashed, which tells near ones badly apart: dose;" in note
+    both = Ranges(columns={"age": (20, 90), "dose": (0, 10)})
+    assert read(tmp_path, scaling=both).notes == ()
+
+
 def test_csv__standardised_per_site_fills_gaps_with_the_sites_mean(tmp_path: Path) -> None:
     pool = read(tmp_path, scaling=StandardisePerSite())
     assert np.isnan(pool.features[3, 0])

@@ -107,3 +107,12 @@ def test_duplicates__are_found_apart_from_columns_set_aside(tmp_path: Path) -> N
     table = read_table(path, separator="comma")
     assert duplicates(table) == [2]
     assert duplicates(table, aside=("site",)) == [1, 2]
+
+
+def test_table__separators_at_the_end_of_every_line_are_no_column(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a,b,,\n1,2,,\n3,,,\n")
+    table = read_table(path, separator="comma")
+    assert table.header == ("a", "b")
+    assert table.rows == (("1", "2"), ("3", ""))
+    with pytest.raises(DataError, match="line 1: column 3 has no name"):
+        read_table(write(tmp_path, b"a,b,\n1,2,\n3,,5\n"), separator="comma")
