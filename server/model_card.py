@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
@@ -150,10 +151,22 @@ def _training(result: Result) -> tuple[str, ...]:
         f"part trained on its own records (steps: {training['local_steps']}, optimizer: "
         f"{training['optimizer']}, learning rate: {training['learning_rate']:g}), and the "
         f"coordinator combined the results by {config['strategy']['kind']}.",
+        *_special(training),
         _attendance(result),
         _privacy(result),
     ]
     return tuple(lines)
+
+
+def _special(training: Mapping[str, Any]) -> Iterator[str]:
+    """What of the training most runs do not have; a run of an older release says nothing of it."""
+    if views := training.get("augmentations"):
+        yield (
+            f"A picture's gradient was the mean over {views} random views of it, shifted by up to "
+            f"{training['shifts']} pixels{' or mirrored' if training['flips'] else ''}."
+        )
+    if decay := training.get("average"):
+        yield f"The model is a running mean over the rounds (decay {decay:g}), not the last model."
 
 
 def _attendance(result: Result) -> str:

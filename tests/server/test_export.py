@@ -192,6 +192,19 @@ def test_card__of_a_run_that_ended_early_says_so_first(run: Path, tmp_path: Path
     assert r"Reason: site süd: nothing \*left\*" in before_data
 
 
+def test_card__names_views_and_a_running_mean_where_there_were_some(
+    run: Path, tmp_path: Path
+) -> None:
+    plain, _ = exported(run, tmp_path / "plain")
+    assert "running mean" not in plain
+    assert "views" not in plain
+    special = {"augmentations": 4, "shifts": 2, "flips": False, "average": 0.9}
+    edit(run, lambda result: result["config"]["training"].update(special))
+    card, _ = exported(run, tmp_path / "special")
+    assert "the mean over 4 random views of it, shifted by up to 2 pixels." in card
+    assert "a running mean over the rounds (decay 0.9)" in card
+
+
 def test_card__without_tests_says_that_nothing_was_measured(run: Path, tmp_path: Path) -> None:
     edit(run, lambda result: result.update(
         final={"evaluate": {}, "per_site": {}, "worst_site": None}))  # fmt: skip
