@@ -17,6 +17,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,9 @@ def _known(folder: Path, wanted: Collection[Key]) -> dict[Key, Encoded]:
     found: dict[Key, Encoded] = {}
     for path, rows in _files(folder):
         if here := rows.keys() & wanted - found.keys():
-            values = np.load(path, mmap_mode="r")["value"]
-            found |= {key: values[rows[key]] for key in here}
+            with suppress(OSError, ValueError):  # removed in this moment
+                values = np.load(path, mmap_mode="r")["value"]
+                found |= {key: values[rows[key]] for key in here}
     return found
 
 

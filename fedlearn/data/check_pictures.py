@@ -71,6 +71,9 @@ def check_archive(path: Path) -> Report:
     with np.load(path, allow_pickle=False) as file:
         kept = [name.removeprefix("train_") for name in file.files if name.startswith("train_")]
     groups = [name for name in kept if name not in ("images", "labels")]
+    sites = (
+        [f"scenario.groups={groups[0]}", "scenario.num_sites=5"] if groups else ["partition=iid"]
+    )
     return Report(
         path=path,
         kind="pictures in the form of MedMNIST",
@@ -85,8 +88,8 @@ def check_archive(path: Path) -> Report:
         settings=(
             "scenario=medmnist",
             f"scenario.path={quoted(str(path))}",
+            *sites,
             "model=cnn",
-            "partition=iid",
         ),
     )
 

@@ -18,7 +18,8 @@ from fedlearn.data import columns
 from fedlearn.data.columns import MISSING
 from fedlearn.data.table import Table
 
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
+_MEANS_ELSE = {"true", "false", "null", "nan", "inf"}
 _FEW = 3
 """Different words that may stand for gaps in one column of numbers."""
 
@@ -91,7 +92,7 @@ def _words_among_numbers(
 
 def quoted(name: str) -> str:
     """A value as an override takes it, whatever characters it has."""
-    if _PLAIN.fullmatch(name):
+    if _PLAIN.fullmatch(name) and name.lower() not in _MEANS_ELSE:
         return name
     escaped = name.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
