@@ -29,6 +29,7 @@ from fedlearn.models.initialise import initialise
 from fedlearn.rng import Streams
 from fedlearn.rounds import TrainReply
 from fedlearn.strategy import FedAvg
+from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from fedlearn.vector import Vector, load_vector, to_vector
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `simulate` does; the bare loop runs under it as well
     flower_private.redirect_log(logging.NullHandler())
     sides = {"bare": bare_round(), **{f"{n} workers": engine_round(n) for n in options.workers}}
     vectors = {side: to_vector(make_model()) for side in sides}

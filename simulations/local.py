@@ -22,6 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedlearn import flower, flower_private
 from fedlearn.config import RunConfig
 from fedlearn.engine import LocalEngine
+from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.settings import Training
 from simulations.forks import cores
 from simulations.pool import Died, Done, Outcome, Pool, Task
@@ -228,6 +229,7 @@ def run_locally(
 
     With `only`, that partition's site by itself.
     """
+    keep_freed_memory()
     run_config = flower.run_config_of(config)
     contexts = make_contexts(len(sizes), run_config)
     if only is not None:

@@ -1,0 +1,80 @@
+"""Ctrl-C in a terminal reaches every process of a run; with workers, too, the round is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
+
+ROUNDS = 12
+RUN = [
+    "simulate", "experiment=medical_heart", "privacy=none", "secagg=off", "transport=plain",
+    f"rounds={ROUNDS}", "training.local_steps=150", "model.architecture=mlp",
+]  # fmt: skip
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    """The run in a process group of its own, as a terminal would start it."""
+    command = [sys.executable, "-m", "fedlearn", *RUN, f"out={out}", *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finished(out: Path, *more: str) -> dict[str, Any]:
+    """The result of a run that nobody disturbs."""
+    running = start(out, *more)
+    _, complaint = running.communicate(timeout=300)
+    assert running.returncode == 0, complaint
+    return read(out)
+
+
+def read(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_interrupt__of_two_workers_finishes_the_round_and_can_be_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    running = start(out, "engine.workers=2")
+    wait_for(lambda: (out / "metrics.jsonl").exists() or running.poll() is not None)
+    os.killpg(running.pid, signal.SIGINT)
+    _, complaint = running.communicate(timeout=120)
+    assert running.returncode == 130, complaint
+    assert "Traceback" not in complaint
+    wait_for(lambda: gone(running.pid))
+
+    stopped = read(out)
+    assert stopped["status"] == "interrupted"
+    assert 1 <= len(stopped["rounds"]) < ROUNDS
+    for entry in stopped["rounds"]:
+        assert entry["clients"] == {"invited": 4, "replied": 4, "dropped": {}}
+
+    resumed = finished(out, "engine.workers=2", "resume=true")
+    assert resumed["rounds"][: len(stopped["rounds"])] == stopped["rounds"]
+    assert [entry["round"] for entry in resumed["rounds"]] == list(range(1, ROUNDS + 1))
+    alone = finished(tmp_path / "alone", "engine.workers=1")
+    assert resumed["model"]["sha256"] == alone["model"]["sha256"]
