@@ -18,7 +18,7 @@ TABLES = {
     "engine": ["engine.py"],
     "cohort": ["cohort.py"],
     "ray": ["ray.py"],
-    "dp": ["dp_step.py", "--threads", "1"],
+    "dp": ["dp_step.py"],
     "masking": ["masking.py"],
     "sealing": ["sealing.py"],
     "modes": ["modes.py", "--command"],

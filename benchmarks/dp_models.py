@@ -160,7 +160,7 @@ def _ids(batch: int, generator: torch.Generator) -> Tensor:
 CASES = (
     Case(name="CNN 1x28x28", build=lambda: small_cnn(1, 28), inputs=_images(1, 28), classes=10, batches=(64, 256)),
     Case(name="CNN 3x32x32", build=lambda: small_cnn(3, 32), inputs=_images(3, 32), classes=10, batches=(64, 256)),
-    Case(name="ResNet-18-GN", build=resnet18, inputs=_images(3, 32), classes=10, batches=(64, 128)),
+    Case(name="ResNet-18-GN", build=resnet18, inputs=_images(3, 32), classes=10, batches=(64, 256)),
     Case(name="Transformer", build=Transformer, inputs=_ids, classes=10, batches=(64,)),
     Case(name="LoRA", build=lora_transformer, inputs=_ids, classes=10, batches=(64,)),
 )  # fmt: skip

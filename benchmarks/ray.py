@@ -1,8 +1,11 @@
 """The `local` engine beside Flower's own simulation runtime (Ray), on the same run.
 
-Two commands that differ in `engine=` alone, in turns; the models they end with
-have one hash. Seconds are those of the rounds after the first, in which Ray
-starts its actors: that, and the start of Ray itself, is not counted against it.
+Two commands that differ in `engine=` alone, in turns, both free to use every core;
+the models they end with must have one hash. Two sizes of client: one that trains for
+milliseconds, where the engine's own cost is all there is to see, and one that trains
+for a good part of a second, where there is little to gain. Two measures: the median
+round after the first (in which Ray starts its actors), and the whole command, with
+the start of Python, torch and Ray.
 
     python benchmarks/ray.py [--runs 3] [--json PATH]       (needs fedlearn[ray])
 """
@@ -16,43 +19,95 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SAME = [
     "experiment=medical_heart", "privacy=none", "secagg=off", "transport=plain",
-    "partition=iid", "partition.num_sites=10", "model.architecture=mlp", "rounds=8",
+    "partition=iid", "partition.num_sites=10", "rounds=8",
 ]  # fmt: skip
+SIZES = {
+    "tiny": ["model.architecture=mlp"],
+    "larger": ["model.architecture=ft_transformer", "training.local_steps=60"],
+}
+"""What a client trains: an MLP in a few steps; an FT-Transformer in sixty."""
 
 
-def one(engine: str, out: Path) -> tuple[float, str]:
-    """Median seconds of a round, and the hash of the model."""
-    command = [sys.executable, "-m", "fedlearn", "simulate", *SAME, f"engine={engine}"]
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One command: seconds of a round (median, without the first) and of all of it."""
+
+    round: float
+    command: float
+    parameters: int
+    sha256: str
+
+
+def one(engine: str, size: str, out: Path) -> Run:
+    """Run one command to its end."""
+    command = [sys.executable, "-m", "fedlearn", "simulate", *SAME, *SIZES[size]]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, f"out={out}"], check=True, capture_output=True, env=environment)
+    began = time.perf_counter()
+    subprocess.run(
+        [*command, f"engine={engine}", f"out={out}"],
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
+    seconds = time.perf_counter() - began
     result = json.loads((out / "result.json").read_text())
-    seconds = [entry["seconds"] for entry in result["rounds"]][1:]
-    return statistics.median(seconds), result["model"]["sha256"]
+    return Run(
+        round=statistics.median([entry["seconds"] for entry in result["rounds"]][1:]),
+        command=seconds,
+        parameters=result["model"]["parameters"],
+        sha256=result["model"]["sha256"],
+    )
+
+
+def compare(size: str, runs: int, folder: Path) -> dict[str, object]:
+    """Both engines in turns; medians of the ratios of neighbours."""
+    pairs = []
+    for number in range(runs):
+        local, ray = (one(e, size, folder / f"{size}-{e}-{number}") for e in ("local", "ray"))
+        assert local.sha256 == ray.sha256, "both must compute the same"
+        pairs.append((local, ray))
+    found: dict[str, object] = {"parameters": pairs[0][0].parameters}
+    for measure in ("round", "command"):
+        seconds = [(getattr(local, measure), getattr(ray, measure)) for local, ray in pairs]
+        found[measure] = {
+            "local": statistics.median(own for own, _ in seconds),
+            "ray": statistics.median(theirs for _, theirs in seconds),
+            "ratios": [theirs / own for own, theirs in seconds],
+            "ratio": statistics.median(theirs / own for own, theirs in seconds),
+        }
+    found["runs"] = [[asdict(local), asdict(ray)] for local, ray in pairs]
+    return found
 
 
 def main() -> None:
-    """Print the seconds of a round on both engines, and their ratio."""
+    """Print a table of both engines, and write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    seconds: dict[str, list[float]] = {"local": [], "ray": []}
-    hashes = set()
+    report: dict[str, object] = {}
+    print("| client | measure | local | Ray | ratio |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.runs):
-            for engine, found in seconds.items():
-                took, sha = one(engine, Path(folder) / f"{engine}-{number}")
-                found.append(took)
-                hashes.add(sha)
-    assert len(hashes) == 1, "both must compute the same"
-    ratios = [r / own for r, own in zip(seconds["ray"], seconds["local"], strict=True)]
-    report = {"seconds": seconds, "ratios": ratios, "ratio": statistics.median(ratios)}
-    print(json.dumps({**report, "load": os.getloadavg()[0]}))
+        for size in options.sizes:
+            found = compare(size, options.runs, Path(folder))
+            for measure in ("round", "command"):
+                row = found[measure]
+                assert isinstance(row, dict)
+                print(
+                    f"| {size}, {found['parameters']} parameters | {measure} "
+                    f"| {row['local']:.3f} s | {row['ray']:.3f} s | {row['ratio']:.1f}x |",
+                    flush=True,
+                )
+            report[size] = found
+    report["load"] = os.getloadavg()[0]
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
