@@ -140,22 +140,28 @@ def main() -> None:
     flower_private.redirect_log(logging.NullHandler())
     sides = {"bare": bare_round(), **{f"{n} workers": engine_round(n) for n in options.workers}}
     vectors = {side: to_vector(make_model()) for side in sides}
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    clocks = {"wall": time.perf_counter, "CPU": time.process_time}
+    taken: dict[str, dict[str, list[float]]] = {s: {c: [] for c in clocks} for s in sides}
     for number in range(1, options.rounds + 2):
         for side, one in sides.items():
-            started = time.perf_counter()
+            began = {clock: now() for clock, now in clocks.items()}
             vectors[side] = one(number, vectors[side])
-            seconds[side].append(time.perf_counter() - started)
+            for clock, now in clocks.items():
+                taken[side][clock].append(now() - began[clock])
     for side, vector in vectors.items():
         assert np.array_equal(vectors["bare"], vector), f"{side} must compute the same"
     report = {"parameters": len(vectors["bare"]), "load": os.getloadavg()[0]}
-    for side, times in seconds.items():
-        # The first round of each side warms up.
-        ratios = [mine / own for mine, own in zip(times[1:], seconds["bare"][1:], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        median = statistics.median(times[1:])
-        report[side] = {"seconds": median, "ratio": middle, "quartiles": [low, high]}
-        print(f"{side:10s} {median:.3f} s a round, ratio {middle:.3f} [{low:.2f} {high:.2f}]")
+    print("| side | clock | a round | over the bare loop | quartiles |\n|---|---|---|---|---|")
+    for side in sides:
+        # What workers do is not CPU time of this process.
+        for clock in clocks if side in ("bare", "1 workers") else ("wall",):
+            times, own = taken[side][clock][1:], taken["bare"][clock][1:]  # the first warms up
+            ratios = [mine / bare for mine, bare in zip(times, own, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            median = statistics.median(times)
+            name = side if clock == "wall" else f"{side}, {clock}"
+            report[name] = {"seconds": median, "ratio": middle, "quartiles": [low, high]}
+            print(f"| {side} | {clock} | {median:.3f} s | {middle:.3f} | {low:.2f} to {high:.2f} |")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -30,9 +30,9 @@ SAME = [
 ]  # fmt: skip
 SIZES = {
     "tiny": ["model.architecture=mlp"],
-    "larger": ["model.architecture=ft_transformer", "training.local_steps=60"],
+    "larger": ["model.architecture=ft_transformer", "training.local_steps=20"],
 }
-"""What a client trains: an MLP in a few steps; an FT-Transformer in sixty."""
+"""What a client trains: an MLP in a few steps; an FT-Transformer in twenty."""
 
 
 @dataclass(frozen=True, kw_only=True)

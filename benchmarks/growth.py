@@ -1,0 +1,100 @@
+"""What the `local` engine itself costs a client, by the number of parameters and of clients.
+
+    python benchmarks/growth.py [--json PATH]
+
+Rounds through ClientApp, in-process grid, site grid, running mean and Flower's FedAvg,
+with sites that send back the model as it came: all that is left is the engine. CPU
+time, medians; the mean is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from fedlearn import flower, flower_private
+from fedlearn.rounds import TrainReply
+from fedlearn.strategy import FedAvg
+from fedlearn.training.allocator import keep_freed_memory
+from server.grid import SiteGrid
+from server.release import Mean, one_reply
+from server.strategies import make_strategy
+from simulations.local import InProcessGrid, make_contexts
+
+CASES = [
+    (10, 10**3),
+    (100, 10**3),
+    (1000, 10**3),
+    (10, 10**4),
+    (10, 10**5),
+    (10, 10**6),
+    (10, 10**7),
+]
+"""Clients and parameters."""
+
+
+def idle_app() -> ClientApp:
+    """Sites that train nothing."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        request = flower.read_train_request(message)
+        site = f"site-{context.node_config['partition-id']}"
+        reply = TrainReply(site=site, model=request.model, weight=1.0, spent=())
+        return Message(flower.train_reply(reply), reply_to=message)
+
+    return app
+
+
+def measure(clients: int, parameters: int, rounds: int) -> float:
+    """CPU milliseconds of a round for each client (median)."""
+    contexts = make_contexts(clients, {})
+    names = {f"site-{i}": node for i, node in enumerate(contexts)}
+    sites = SiteGrid(InProcessGrid(idle_app(), contexts), names)
+    strategy = make_strategy(FedAvg(fraction=1.0, min_sites=2))
+    vector = np.arange(parameters, dtype=np.float32)
+    taken = []
+    for number in range(1, rounds + 2):
+        began = time.process_time()
+        note, view = ConfigRecord({"run-id": "benchmark"}), sites.view(sites.sites)
+        messages = list(strategy.configure_train(number, flower.arrays_of(vector), note, view))
+        mean = Mean(vector.size)
+        sites.exchange(messages, keep=mean.take)
+        averaged, _ = strategy.aggregate_train(number, [one_reply(messages, mean.result())])
+        taken.append(time.process_time() - began)
+        assert averaged is not None
+        assert np.array_equal(flower.vector_of(averaged), vector)
+    return statistics.median(taken[1:]) / clients * 1e3
+
+
+def main() -> None:
+    """Print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    flower_private.redirect_log(logging.NullHandler())
+    keep_freed_memory()
+    rows = []
+    print("| clients | parameters | CPU of a client and round | of 1 MB of parameters |")
+    print("|---|---|---|---|")
+    for clients, parameters in CASES:
+        spent = measure(clients, parameters, options.rounds)
+        rows.append({"clients": clients, "parameters": parameters, "ms": spent})
+        of_megabyte = f"{spent / (4e-6 * parameters):.2f} ms" if parameters >= 10**5 else ""
+        print(f"| {clients:,} | {parameters:,} | {spent:.2f} ms | {of_megabyte} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
