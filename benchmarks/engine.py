@@ -10,6 +10,7 @@ Rounds of all sides alternate; the ratio is the median over the rounds.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from pfl_round import check, pfl_round
 from torch import Tensor, nn
 
 from fedlearn import flower, flower_private
@@ -128,6 +130,14 @@ def engine_round(workers: int) -> Callable[[int, Vector], Vector]:
     return one
 
 
+def peer() -> Callable[[int, Vector], Vector]:
+    """The round by pfl, checked."""
+    model, data, batch = make_model(), make_data(), round(TRAINING.sample_rate * RECORDS)
+    one = pfl_round(model, data, rate=TRAINING.learning_rate, batch=batch)
+    check(one, model, data, TRAINING.learning_rate, batch)
+    return one
+
+
 def main() -> None:
     """Print medians, spread and ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -139,6 +149,8 @@ def main() -> None:
     keep_freed_memory()  # as `simulate` does; the bare loop runs under it as well
     flower_private.redirect_log(logging.NullHandler())
     sides = {"bare": bare_round(), **{f"{n} workers": engine_round(n) for n in options.workers}}
+    if importlib.util.find_spec("pfl") is not None:
+        sides["pfl"] = peer()
     vectors = {side: to_vector(make_model()) for side in sides}
     clocks = {"wall": time.perf_counter, "CPU": time.process_time}
     taken: dict[str, dict[str, list[float]]] = {s: {c: [] for c in clocks} for s in sides}
@@ -149,12 +161,13 @@ def main() -> None:
             for clock, now in clocks.items():
                 taken[side][clock].append(now() - began[clock])
     for side, vector in vectors.items():
-        assert np.array_equal(vectors["bare"], vector), f"{side} must compute the same"
+        same = side == "pfl" or np.array_equal(vectors["bare"], vector)
+        assert same, f"{side} must compute the same"
     report = {"parameters": len(vectors["bare"]), "load": os.getloadavg()[0]}
     print("| side | clock | a round | over the bare loop | quartiles |\n|---|---|---|---|---|")
     for side in sides:
         # What workers do is not CPU time of this process.
-        for clock in clocks if side in ("bare", "1 workers") else ("wall",):
+        for clock in clocks if side in ("bare", "1 workers", "pfl") else ("wall",):
             times, own = taken[side][clock][1:], taken["bare"][clock][1:]  # the first warms up
             ratios = [mine / bare for mine, bare in zip(times, own, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
