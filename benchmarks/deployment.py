@@ -6,6 +6,7 @@ which every site loads its data and libraries. CPU seconds are of whole processe
 /proc, over the same rounds: on a busy machine they say more than the clock.
 
     python benchmarks/deployment.py [--rounds 6] [--secagg masked] [--width 990] [--json PATH]
+    python benchmarks/deployment.py --stock --rounds 2      # with Flower's own SuperNodes
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 SITES = ("cleveland", "hungary", "switzerland", "va_long_beach")
 PROJECT = Path(__file__).resolve().parents[1]
@@ -59,11 +67,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
 
 
-def enrol(root: Path) -> None:
-    """Keys, certificates, roster and files, by the commands of docs/deployment.md."""
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        return int(found.getsockname()[1])
+
+
+def enrol(root: Path, stock: bool) -> int:
+    """Keys, certificates, roster and files, by the commands of docs/deployment.md; the port."""
+    port = free_port()
     coordinator = root / "coordinator"
     keys = coordinator / "keys"
     keys.mkdir(parents=True)
@@ -77,11 +90,40 @@ def enrol(root: Path) -> None:
     public = [f"keys/{name}.pub" for name in SITES]
     signing = ("--by", "keys/coordinator", "--federation", "bench")
     said = fedlearn(coordinator, "keys", "roster", "sign", *public, *signing)
-    (coordinator / "server.yaml").write_text(SERVER.format(port=port))
+    certificates = f"client_certificates: {str(not stock).lower()}\n"
+    (coordinator / "server.yaml").write_text(SERVER.format(port=port) + certificates)
     pin = re.findall(r"(?:[0-9a-f]{4}-){7}[0-9a-f]{4}", said)[-1]
     for name in SITES:
         (root / name / "roster.json").write_bytes((coordinator / "roster.json").read_bytes())
         fedlearn(root / name, "keys", "roster", "pin", "roster.json", pin)
+    return port
+
+
+def start_stock(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Flower's own SuperNode for a site, with the site's key as OpenSSH writes it."""
+    key = folder / "node.key"
+    pem = (folder / "keys" / f"{folder.name}.tls").read_bytes()
+    key.write_bytes(
+        load_pem_private_key(pem, None).private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        )
+    )
+    key.chmod(0o600)
+    program = str(Path(sys.executable).parent / "flower-supernode")
+    command = [
+        program, "--superlink", f"127.0.0.1:{port}",
+        "--root-certificates", str(folder.parent / "coordinator" / "keys" / "ca.crt"),
+        "--auth-supernode-private-key", str(key), "--port", str(free_port()),
+        "--node-config", f'site-file="{folder / "site.yaml"}"',
+    ]  # fmt: skip
+    # It starts its other programs by name.
+    paths = os.pathsep.join([str(Path(program).parent), os.environ["PATH"]])
+    own = {"FLWR_HOME": str(folder / "flower"), "PATH": paths}
+    with (folder / "output.log").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment() | own,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -124,16 +166,21 @@ def rounds_in(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1:]]
 
 
-def deploy(root: Path, overrides: Sequence[str], rounds: int) -> dict[str, Any]:
+def deploy(
+    root: Path, overrides: Sequence[str], rounds: int, stock_port: int | None
+) -> dict[str, Any]:
     """One run over real processes, and what it cost."""
     out = root / "coordinator" / "run"
-    sites = {name: start(root / name, "client", "site.yaml") for name in SITES}
+    if stock_port is None:
+        sites = {name: start(root / name, "client", "site.yaml") for name in SITES}
+    else:
+        sites = {name: start_stock(root / name, stock_port) for name in SITES}
     server = start(root / "coordinator", "server", "server.yaml", *overrides, "out=run")
     try:
         before = _after(out, 1, server)
         who = programs(server.pid) | {"site": sites[SITES[0]].pid}
         first = {name: cpu(pid) for name, pid in who.items()}
-        finished = _after(out, rounds, server)
+        finished = _after(out, rounds, server)[:rounds]
         used = {name: cpu(pid) - first[name] for name, pid in who.items()}
         peak = {name: memory(pid) for name, pid in who.items()}
         if server.wait(120):
@@ -149,7 +196,7 @@ def deploy(root: Path, overrides: Sequence[str], rounds: int) -> dict[str, Any]:
         "bytes": later[-1]["bytes"],
         "cpu_per_round": {name: seconds / count for name, seconds in used.items()},
         "memory_mb": peak,
-        "site_seconds": site_seconds(root / SITES[0] / "output.log"),
+        "site_seconds": {} if stock_port else site_seconds(root / SITES[0] / "output.log"),
     }
 
 
@@ -183,6 +230,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--secagg", default="masked", choices=("masked", "off"))
     parser.add_argument("--width", type=int, default=990, help="990 gives a million parameters")
+    parser.add_argument("--alone", action="store_true", help="leave the simulation out")
+    parser.add_argument("--stock", action="store_true", help="sites run flower-supernode")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     overrides = [
@@ -191,9 +240,11 @@ def main() -> None:
         f"secagg={options.secagg}", f"evaluate_every={options.rounds}",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="fedlearn-bench-") as folder:
-        enrol(Path(folder))
-        found = deploy(Path(folder), overrides, options.rounds)
-        found["simulated_seconds"] = simulate(Path(folder), overrides)
+        port = enrol(Path(folder), options.stock)
+        stock_port = port if options.stock else None
+        found = deploy(Path(folder), overrides, options.rounds, stock_port)
+        if not options.alone:
+            found["simulated_seconds"] = simulate(Path(folder), overrides)
     found |= {"overrides": overrides, "load": os.getloadavg(), "cores": os.cpu_count()}
     text = json.dumps(found, indent=2)
     print(text)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -139,11 +140,11 @@ class Fleet:
         request = heartbeat_pb2.SendNodeHeartbeatRequest(
             node=node, heartbeat_interval=HEARTBEAT_SECONDS
         )
-        while not stopped.wait(HEARTBEAT_SECONDS / 2):
-            try:
+        while True:  # at once: for its activation alone a node counts as online for one beat
+            with suppress(httpx.HTTPError, RuntimeError):  # the main loop will speak of it
                 self._client.SendNodeHeartbeat(request)
-            except (httpx.HTTPError, RuntimeError):
-                continue  # the main loop meets the same trouble, and speaks of it
+            if stopped.wait(HEARTBEAT_SECONDS / 2):
+                return
 
     # --- Messages -----------------------------------------------------------------
 

@@ -27,6 +27,9 @@ FlowerRun = Run
 CLIENT_APP_FAILED = 2
 """Flower's error code for a ClientApp that raised."""
 
+NODE_UNAVAILABLE = 5
+"""Flower's error code for a node that has not been heard of for a while."""
+
 
 def new_run(run_id: int) -> FlowerRun:
     """A `Run` for our own grid; also tells this process who it is: `Message` insists on it."""

@@ -9,7 +9,7 @@ The wrapper also counts bytes and sorts refusals and failures from answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from fedlearn.errors import EnvelopeError, FedlearnError, StoppedError
 from fedlearn.flower import read_refusal, size_of
-from fedlearn.flower_private import FlowerRun
+from fedlearn.flower_private import NODE_UNAVAILABLE, FlowerRun
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 
@@ -126,15 +126,31 @@ class SiteGrid:
         return found
 
     def _exchange(self, asked: Mapping[str, Message], check: Check, keep: Keep) -> Replies:
-        outgoing = list(asked.values())
-        if self.sealing:
-            outgoing = [self.sealing.seal(site, message) for site, message in asked.items()]
-        self.traffic.down += sum(map(size_of, outgoing))
-        replies = self._collect(outgoing)
+        site_of = self._push(asked)
+        replies = self._collect(set(site_of))
         self.traffic.up += sum(map(size_of, replies))
-        by_site = {self._name_of.get(reply.metadata.src_node_id, ""): reply for reply in replies}
-        sent = dict(zip(asked, outgoing, strict=True))
-        return self._sorted_out(sent, by_site, check, keep)
+        by_site = {self._sender(reply, site_of): reply for reply in replies}
+        return self._sorted_out(asked, by_site, check, keep)
+
+    def _push(self, asked: Mapping[str, Message]) -> dict[str, str]:
+        """Send; the sites that were asked, by the id of their message."""
+        sealed = self._sealed(asked)
+        # Of large messages a grid that holds them no longer than it must has one at a time.
+        outgoing = sealed if getattr(self.inner, "holds", False) else list(sealed)
+        ids = self.inner.push_messages(outgoing)
+        return dict(zip(ids, asked, strict=False))  # fewer where a grid refuses to send
+
+    def _sealed(self, asked: Mapping[str, Message]) -> Iterator[Message]:
+        for site, message in asked.items():
+            outgoing = self.sealing.seal(site, message) if self.sealing else message
+            self.traffic.down += size_of(outgoing)
+            yield outgoing
+
+    def _sender(self, reply: Message, site_of: Mapping[str, str]) -> str:
+        """Whose reply this is; a SuperLink that speaks for a node which is gone names itself."""
+        if reply.has_error():
+            return site_of.get(reply.metadata.reply_to_message_id, "")
+        return self._name_of.get(reply.metadata.src_node_id, "")
 
     def site_of(self, message: Message) -> str:
         """The site that a message goes to."""
@@ -144,9 +160,8 @@ class SiteGrid:
     def _name_of(self) -> dict[int, str]:
         return {node: site for site, node in self.node_of.items()}
 
-    def _collect(self, messages: list[Message]) -> list[Message]:
+    def _collect(self, waiting: set[str]) -> list[Message]:
         # Flower's own `send_and_receive` polls every three seconds and cannot be stopped.
-        waiting = set(self.inner.push_messages(messages))
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         replies: list[Message] = []
         pause = 0.0 if getattr(self.inner, "holds", False) else POLL_SECONDS
@@ -162,7 +177,7 @@ class SiteGrid:
         return replies
 
     def _sorted_out(
-        self, asked: dict[str, Message], by_site: dict[str, Message], check: Check, keep: Keep
+        self, asked: Mapping[str, Message], by_site: dict[str, Message], check: Check, keep: Keep
     ) -> Replies:
         answers: dict[str, Message] = {}
         refusals, failures = [], {}
@@ -199,6 +214,8 @@ class SiteGrid:
 
     def _error_of(self, reply: Message) -> str:
         """Flower's errors come outside the sealed channel: anybody on the way could write one."""
+        if reply.error.code == NODE_UNAVAILABLE:
+            return "it is offline"
         if self.sealing:
             return "its node reports an error"
         return (reply.error.reason or "its app failed")[:MAX_REASON]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
@@ -143,15 +144,20 @@ def _free_port() -> int:
 
 
 def _check_address(file: ServerFile) -> None:
+    """Refuse an address that is not to be had; waits for a gateway that is ending."""
+    deadline = time.monotonic() + _STOP_SECONDS
     family = socket.AF_INET6 if ":" in file.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((file.host, file.port))
-        except OSError as error:
-            raise ConfigError(
-                [f"listen={file.listen}: cannot be listened on ({error.strerror})"]
-            ) from None
+    while True:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((file.host, file.port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise ConfigError(
+                        [f"listen={file.listen}: cannot be listened on ({error.strerror})"]
+                    ) from None
+        time.sleep(0.2)
 
 
 def _listens(file: ServerFile) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 480.0
 """Seconds after which a test gives up; nothing is decided by how long something takes."""
 
+FAULTY = "tests.deployment.faulty"
 QUICK = ("experiment=medical_heart", "training.dp_engine=fast")
 
 
@@ -27,7 +29,10 @@ class Stage:
     """The processes of one test; all of them are gone when it ends."""
 
     world: World
-    noise: str = "7"
+    noise: str | None = "7"
+    """The seed of noise that repeats; None for real noise."""
+    options: Sequence[str] = QUICK
+    """What all runs have in common."""
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     sites: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -40,18 +45,73 @@ class Stage:
     def server(self, *overrides: str) -> subprocess.Popen[bytes]:
         """Start a run."""
         folder = self.world.coordinator
-        arguments = ["server", "server.yaml", *QUICK, *overrides]
+        arguments = ["server", "server.yaml", *self.options, *overrides]
         return self._start(arguments, folder, folder / "server.log")
 
-    def _start(self, arguments: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    def faulty_site(self, name: str, **extra: str) -> subprocess.Popen[bytes]:
+        """Start a site's process that fails on cue; `extra` goes into its environment."""
+        folder = self.world.root / name
+        arguments = ["client", "site.yaml"]
+        self.sites[name] = self._start(arguments, folder, folder / "client.log", FAULTY, extra)
+        return self.sites[name]
+
+    def faulty_server(self, *overrides: str) -> subprocess.Popen[bytes]:
+        """Start a run whose process fails on the cues in the coordinator's folder."""
+        folder = self.world.coordinator
+        arguments = ["server", "server.yaml", *self.options, *overrides]
+        return self._start(arguments, folder, folder / "server.log", FAULTY)
+
+    def tend(self, server: subprocess.Popen[bytes], name: str) -> int:
+        """Start a killed site anew, as systemd does, until the server has ended; its exit code.
+
+        No round begins while the site is away.
+        """
+        hold = self.world.coordinator / "hold"
+        deadline, lives = time.monotonic() + PATIENCE, self.lives(name)
+        while server.poll() is None:
+            assert time.monotonic() < deadline, "waited too long for the run"
+            if self.sites[name].poll() == -signal.SIGKILL:
+                hold.touch()
+                lives = self.lives(name)
+                self.faulty_site(name)
+            if hold.exists() and self.lives(name) > lives:
+                hold.unlink()
+            time.sleep(0.05)
+        hold.unlink(missing_ok=True)
+        return server.returncode
+
+    def lives(self, name: str) -> int:
+        """How often a site has come online."""
+        return self.log(name).count('"event": "online"')
+
+    def _start(
+        self,
+        arguments: list[str],
+        folder: Path,
+        log: Path,
+        module: str = "fedlearn",
+        extra: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fedlearn", *arguments],
-                cwd=folder, env=environment(self.noise), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output,
+                [sys.executable, "-m", module, *arguments],
+                cwd=folder, env={**environment(self.noise), **(extra or {})},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         self.started.append(process)
         return process
+
+    def set_cues(self, folder: Path, *cues: str) -> None:
+        """Where the processes in a folder will fail."""
+        (folder / "cues").write_text("".join(f"{cue}\n" for cue in cues))
+
+    def cues(self, folder: Path) -> list[str]:
+        """What a process has not failed at yet."""
+        return (folder / "cues").read_text().splitlines()
+
+    def said_by_coordinator(self) -> str:
+        """The end of what it has written."""
+        return (self.world.coordinator / "server.log").read_text()[-2000:]
 
     def log(self, name: str) -> str:
         """What a site's process has written so far."""
@@ -60,12 +120,16 @@ class Stage:
 
 
 @contextmanager
-def staged(world: World) -> Iterator[Stage]:
+def staged(
+    world: World, noise: str | None = "7", options: Sequence[str] = QUICK
+) -> Iterator[Stage]:
     """A stage whose processes are ended, whatever happens."""
-    stage = Stage(world)
+    stage = Stage(world, noise, options)
     try:
         yield stage
     finally:
+        for process in stage.started:
+            process.terminate()  # all at once: each may be in the middle of a question
         for process in stage.started:
             end(process)
 
@@ -89,14 +153,14 @@ def wait_for(what: str, there: Callable[[], object], *, unless: subprocess.Popen
         time.sleep(0.05)
 
 
-def environment(noise: str) -> Mapping[str, str]:
-    """That of this process, with the project on the path and noise that repeats."""
+def environment(noise: str | None) -> dict[str, str]:
+    """That of this process, with the project on the path, and noise that repeats if wanted."""
     paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
+    found = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OMP_NUM_THREADS": "1",
-        TEST_NOISE: noise,
     }
+    return found if noise is None else found | {TEST_NOISE: noise}
 
 
 def children(pid: int) -> dict[str, int]:

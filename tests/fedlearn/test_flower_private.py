@@ -51,10 +51,11 @@ def test_flwr__an_error_reply_names_its_site_and_reason() -> None:
     assert reply.metadata.src_node_id == 7
 
 
-def test_flwr__our_error_code_is_that_of_a_client_app_that_raised() -> None:
+def test_flwr__our_error_codes_are_flowers() -> None:
     from flwr.common.constant import ErrorCode
 
     assert flower_private.CLIENT_APP_FAILED == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, CHANGED
+    assert flower_private.NODE_UNAVAILABLE == ErrorCode.NODE_UNAVAILABLE, CHANGED
 
 
 def test_flwr__a_run_is_made_and_this_process_gets_an_identity() -> None:

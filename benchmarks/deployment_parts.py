@@ -1,0 +1,130 @@
+"""What one message with a model costs, part by part: CPU seconds of both ends together.
+
+    python benchmarks/deployment_parts.py [--parameters 1000000] [--repeat 7]
+
+Taking it apart into Flower's objects and putting it together again, sealing and opening,
+TLS 1.3 once (it passes two connections, one at the gateway and one at the SuperLink), the
+copies of a parcel, and the checks of its hashes. Medians. What `benchmarks/deployment.py`
+measures beyond these is Flower's request handling, and processes that wait for each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import ssl
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Message, RecordDict
+
+from fedlearn import flower, flower_parcel, flower_private
+from fedlearn.crypto.certificates import authority_credential, server_credential
+from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.sealed import Channel
+from fedlearn.parcel import Parcel
+
+
+def cpu_seconds(work: Callable[[], object], repeat: int) -> float:
+    """Median CPU seconds of this process for one call."""
+    taken = []
+    for _ in range(repeat):
+        started = time.process_time()
+        work()
+        taken.append(time.process_time() - started)
+    return statistics.median(taken)
+
+
+def channels() -> tuple[Channel, Channel]:
+    """Both ends of a sealed channel, set up as between a coordinator and a site."""
+    server, site, run = Identity.new(), Identity.new(), bytes(16)
+    offer = ServerOffer(server, run, "server")
+    link = Link(run_id=run, client="site", server="server")
+    near, accepted = accept_offer(site, link, server.public, offer.message)
+    return offer.finish("site", site.public, accepted), near
+
+
+def sealing(data: bytes) -> None:
+    """Seal and open once."""
+    far, near = channels()
+    near.open(1, far.seal(1, 1, data), max_bytes=1 << 32)
+
+
+def tls_pair() -> tuple[ssl.SSLObject, ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """A TLS 1.3 connection in memory: client, server, and what travels each way."""
+    now = datetime.now(UTC)
+    authority = authority_credential("bench", now)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tls"
+        path.write_bytes(server_credential(authority, ["localhost"], now).pem())
+        server.load_cert_chain(path)
+    client = ssl.create_default_context(cadata=authority.certificate_pem().decode())
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = client.wrap_bio(down, up, server_hostname="localhost")
+    two = server.wrap_bio(up, down, server_side=True)
+    for end in (one, two, one, two):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return one, two, up, down
+
+
+def tls(data: bytes) -> Callable[[], None]:
+    """Encrypt and decrypt all of it once."""
+    client, server, _, _ = tls_pair()
+
+    def through() -> None:
+        for start in range(0, len(data), 1 << 16):
+            part = data[start : start + (1 << 16)]
+            client.write(part)
+            left = len(part)
+            while left:
+                left -= len(server.read(left))
+
+    return through
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parameters", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=7)
+    options = parser.parse_args()
+    flower_private.new_run(run_id=1)
+    model = np.random.default_rng(0).normal(size=options.parameters).astype(np.float32)
+    plain = flower_private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
+    content = RecordDict({"sealed": flower.large_bytes("sealed", plain)})
+
+    def there_and_back() -> Parcel:
+        with flower_parcel.packing() as packed:
+            one = packed(Message(content, 7, "train"))
+            parcel = Parcel(one.head.SerializeToString(), tuple(one.inline(1 << 40)))
+        flower_parcel.unpacked(one.tree, "id", parcel.by_id(), lambda name: b"")
+        return parcel
+
+    parcel = there_and_back()
+    parts: dict[str, Callable[[], object]] = {
+        "taking apart, putting together": there_and_back,
+        "records to bytes and back": lambda: flower_private.content_from_bytes(
+            flower_private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
+        ),
+        "sealing and opening": lambda: sealing(plain),
+        "TLS, one connection": tls(plain),
+        "a parcel's copies": lambda: Parcel.decode(parcel.encode()),
+        "one SHA-256 of it": lambda: hashlib.sha256(plain).digest(),
+    }
+    found = {name: round(cpu_seconds(work, options.repeat), 4) for name, work in parts.items()}
+    print(json.dumps({"parameters": options.parameters, "cpu_seconds": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
