@@ -9,14 +9,14 @@ lives and dies with the run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from clients import ledger, sitefile
 from clients.ledger import Budget
 from clients.policy import Policy, RunDescription, refusals
-from clients.sitefile import SiteFile
+from clients.sitefile import Machine, SiteFile
 from clients.spending import Declined
 from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
@@ -31,6 +31,8 @@ class Owner:
     name: str
     ledger: Path
     policy: Policy | None
+    machine: Machine = field(default_factory=Machine)
+    """What the site's machine can hold, by its own file."""
     deployed: SiteFile | None = None
     """The site's own file, where it is a machine of its own."""
 
@@ -53,12 +55,18 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     site = sitefile.load(path)
     if site.name != name:
         raise ConfigError([f"{path}: name={site.name}: is not that of the site, {name}"])
-    return Owner(name=name, ledger=site.ledger, policy=site.policy)
+    return Owner(name=name, ledger=site.ledger, policy=site.policy, machine=site.machine)
 
 
 def deployed_owner(site: SiteFile) -> Owner:
     """The owner of a site that is a machine of its own."""
-    return Owner(name=site.name, ledger=site.ledger, policy=site.policy, deployed=site)
+    return Owner(
+        name=site.name,
+        ledger=site.ledger,
+        policy=site.policy,
+        machine=site.machine,
+        deployed=site,
+    )
 
 
 def owned_ledgers(config: RunConfig, names: Sequence[str]) -> list[Path]:

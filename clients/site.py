@@ -88,7 +88,7 @@ class Site:
     @property
     def training(self) -> Training:
         """How to train here: as the run says, in batches that this machine can hold."""
-        bound = self.owner.deployed and self.owner.deployed.machine.max_batch
+        bound = self.owner.machine.max_batch
         training = self.config.training
         return replace(training, max_batch=min(bound, training.max_batch)) if bound else training
 

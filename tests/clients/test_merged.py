@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from clients.owner import owner_of
 from clients.records import read_simulated, simulated_notes
+from clients.site import open_site
 from fedlearn.cli import main
 from fedlearn.config import RunConfig, compose
 from fedlearn.errors import ConfigError, DataError
+from simulations.baselines import baselines
+from simulations.points import compose_point
 from simulations.run import with_absolute_paths
 
 RUN = ["scenario=csv", "scenario.path=none", "scenario.label=ill", "partition=files",
@@ -116,6 +120,20 @@ def test_files__need_a_folder(tmp_path: Path) -> None:
         compose(RUN)
     with pytest.raises(ConfigError, match="holds no site file"):
         read_simulated(config(tmp_path))
+
+
+def test_files__have_no_reference_with_all_records_in_one_place(sites: Path) -> None:
+    point = compose_point([*RUN, f"sites={sites}"], {})
+    with pytest.raises(ConfigError, match=r"compare\.baselines=true: with partition=files"):
+        baselines([point])
+
+
+def test_files__say_what_their_machines_hold_in_a_simulation_too(sites: Path) -> None:
+    path = sites / "east.yaml"
+    path.write_text(path.read_text() + "machine: {max_batch: 3}\n")
+    run = config(sites, "training.max_batch=64")
+    batches = {n: open_site(owner_of(run, n), run).training.max_batch for n in ("east", "nord")}
+    assert batches == {"east": 3, "nord": 64}
 
 
 def test_files__of_texts_may_be_lines_or_tables(tmp_path: Path) -> None:
