@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
@@ -100,7 +101,7 @@ def small(number: int) -> RecordDict:
 
 
 def large(size: int) -> RecordDict:
-    data = bytes(range(256)) * (size // 256)
+    data = np.random.default_rng(0).bytes(size)  # equal chunks would be one object
     array = Array(dtype="uint8", shape=(len(data),), stype="fedlearn.sealed", data=data)
     return RecordDict({"arrays": ArrayRecord({"sealed": array})})
 
