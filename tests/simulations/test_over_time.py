@@ -36,7 +36,8 @@ def test_simulate__learns_from_records_over_time_under_privacy(tmp_path: Path) -
         "scenario.time=hour", "scenario.steps=12", "scenario.scaling.columns.pulse=[40,160]",
         "scenario.scaling.columns.lactate=[0,10]", "model=sequence", "model.width=8",
         "rounds=25", "evaluate_every=25", "secagg=off", "transport=plain",
-        "training.local_steps=3", "training.sample_rate=0.5", "training.nominal_records=150", "training.learning_rate=2", "privacy.epsilon=8",
+        "training.local_steps=3", "training.sample_rate=0.5",
+        "training.nominal_records=150", "training.learning_rate=2", "privacy.epsilon=8",
         f"out={tmp_path / 'run'}",
     ]  # fmt: skip
     assert main(command) == 0
