@@ -88,6 +88,8 @@ def test_fleet__after_a_crash_says_goodbye_for_the_node_that_counts_as_online() 
     paths: list[str] = []
 
     def coordinator(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("heartbeat"):
+            return httpx.Response(200, content=b"")  # it comes when it comes
         paths.append(request.url.path.rpartition("/")[2])
         if len(paths) == 1:
             code = int(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED)
