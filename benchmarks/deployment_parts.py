@@ -29,7 +29,7 @@ from fedlearn.crypto.certificates import authority_credential, server_credential
 from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import Channel
-from fedlearn.parcel import Parcel
+from fedlearn.parcel import Parcel, Room
 
 
 def cpu_seconds(work: Callable[[], object], repeat: int) -> float:
@@ -107,8 +107,8 @@ def main() -> None:
     def there_and_back() -> Parcel:
         with flower_parcel.packing() as packed:
             one = packed(Message(content, 7, "train"))
-            parcel = Parcel(one.head.SerializeToString(), tuple(one.inline(1 << 40)))
-        flower_parcel.unpacked(one.tree, "id", parcel.by_id(), lambda name: b"")
+            parcel = Parcel(one.head.SerializeToString(), tuple(one.inline(Room(1 << 40))))
+        flower_parcel.unpacked(one.head, one.tree, parcel.by_id(), lambda name: b"")
         return parcel
 
     parcel = there_and_back()

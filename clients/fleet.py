@@ -28,19 +28,24 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    push_objects,
+)
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from clients.refusals import NotEnrolledError, refusal, transport_reason
+from clients.refusals import NotEnrolledError, RunOverError, refusal, transport_reason
 from fedlearn import flower_parcel
-from fedlearn.parcel import INLINE, SITE_GIVE, SITE_TAKE, Parcel
+from fedlearn.parcel import INLINE_GIVEN, SITE_GIVE, SITE_TAKE, Parcel, Room
 
 HEARTBEAT_SECONDS: Final = 10.0
 """The shortest that Flower allows; after two without a beat a node counts as gone."""
 
 _BUSY: Final = frozenset({502, 503, 504})
+_MOST_GIVES: Final = 3
 
 Q = TypeVar("Q")
 T = TypeVar("T")
@@ -80,6 +85,8 @@ class Fleet:
             ],
             verify=tls,
         )
+        # A coordinator must not make a site send requests to others, in the site's own network.
+        self._client._client.follow_redirects = False
         self._public = _public_bytes(key)
         self._node: node_pb2.Node | None = None
         self._beating: threading.Event | None = None
@@ -153,23 +160,32 @@ class Fleet:
 
         Raises:
             NotEnrolledError: the coordinator has forgotten or removed this node.
+            RunOverError: the message cannot be had, or read: no more is known of it.
         """
         node = self._online()
         asked = fleet_pb2.PullMessagesRequest(node=node)
-        said = self._exchange(SITE_TAKE, asked.SerializeToString())
-        if not said.head:
-            return None
-        answer = fleet_pb2.PullMessagesResponse.FromString(said.head)
-        metadata, tree = answer.messages_list[0].metadata, answer.message_object_trees[0]
-        run_id, message_id = int(metadata.run_id), str(metadata.message_id)
+        try:
+            said = self._exchange(SITE_TAKE, asked.SerializeToString())
+            return self._read(said, node) if said.head else None
+        except ObjectPullError:
+            raise RunOverError("the coordinator took the message back") from None
+        except ValueError as error:
+            raise RunOverError(f"the coordinator's message cannot be read ({error})") from None
+
+    def _read(self, said: Parcel, node: node_pb2.Node) -> Incoming:
+        answer = flower_parcel.parsed(fleet_pb2.PullMessagesResponse, said.head)
+        if len(answer.messages_list) != 1 or len(answer.message_object_trees) != 1:
+            raise ValueError("not one message")
+        head, tree = answer.messages_list[0], answer.message_object_trees[0]
+        run_id = int(head.metadata.run_id)
         config, at_hand = self._config(run_id), said.by_id()
         pull = make_pull_object_fn_protobuf(
             lambda request: self._call(self._client.PullObject, request), node, run_id
         )
-        message = flower_parcel.unpacked(tree, message_id, at_hand, pull)
+        message = flower_parcel.unpacked(head, tree, at_hand, pull)
         if not at_hand.keys() >= set(flower_parcel.names_in([tree])):
             received = message_pb2.ConfirmMessageReceivedRequest(
-                node=node, run_id=run_id, message_object_id=message_id
+                node=node, run_id=run_id, message_object_id=head.metadata.message_id
             )
             self._call(self._client.ConfirmMessageReceived, received)
         return Incoming(message=message, run_id=run_id, run_config=config)
@@ -178,8 +194,18 @@ class Fleet:
         """Send the answer to a message; it took `seconds` to find.
 
         Raises:
-            RunOverError: nobody waits for it any more.
+            RunOverError: nobody waits for it any more, or it did not arrive whole.
         """
+        for _ in range(_MOST_GIVES):
+            try:
+                return self._give(message, seconds)
+            except ObjectPushError:
+                continue  # the coordinator has dropped what it had of it: once more from the start
+            except ValueError as error:
+                raise RunOverError(f"the coordinator's word cannot be read ({error})") from None
+        raise RunOverError("the answer did not arrive whole")
+
+    def _give(self, message: Message, seconds: float) -> None:
         node, run_id = self._online(), message.metadata.run_id
         with flower_parcel.packing() as packed:
             one = packed(message)
@@ -189,15 +215,18 @@ class Fleet:
                 message_object_trees=[one.tree],
                 clientapp_runtime_list=[seconds],
             )
-            said = self._exchange(SITE_GIVE, request.SerializeToString(), *one.inline(INLINE))
-            answer = fleet_pb2.PushMessagesResponse.FromString(said.head)
+            objects = one.inline(Room(INLINE_GIVEN))
+            said = self._exchange(SITE_GIVE, request.SerializeToString(), *objects)
+            answer = flower_parcel.parsed(fleet_pb2.PushMessagesResponse, said.head)
             push = make_push_object_fn_protobuf(
                 lambda pushed: self._call(self._client.PushObject, pushed),
                 node,
                 run_id,
                 answer.session_id,
             )
-            wanted = set(answer.objects_to_push) & one.objects.keys()
+            wanted = set(answer.objects_to_push)
+            if not wanted <= one.objects.keys():
+                raise ObjectPushError("", run_id, answer.session_id)
             push_objects(one.objects, push, object_ids_to_push=wanted)
 
     def _config(self, run_id: int) -> dict[str, bool | float | int | str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from flwr.app import Error, Message
 from flwr.app.message import make_message, remove_content_from_message
@@ -27,13 +27,15 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 from flwr.supercore.protobuf.client import ProtobufClient
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedlearn.flower_private import CLIENT_APP_FAILED, set_message_id
-from fedlearn.parcel import Parcel
+from fedlearn.parcel import Parcel, Room
 
 _BACKOFF_SECONDS: Final = 0.02
 _LONGEST_BACKOFF_SECONDS: Final = 1.0
 
+Proto = TypeVar("Proto")
 Pull = Callable[[str], bytes]
 """One object by its id, as Flower pulls it."""
 
@@ -46,13 +48,12 @@ class Packed:
     tree: ObjectTree
     objects: dict[str, InflatableObject]
 
-    def inline(self, room: int) -> Iterator[bytes]:
-        """Deflated objects, removed from `objects`, as long as they fit into `room` bytes."""
+    def inline(self, room: Room) -> Iterator[bytes]:
+        """Deflated objects, removed from `objects`, as long as there is room for them."""
         for name in list(self.objects):
             content = self.objects[name].deflate()
-            if len(content) > room:
+            if not room.take(content):
                 return
-            room -= len(content)
             del self.objects[name]
             yield content
 
@@ -77,26 +78,59 @@ def names_in(trees: Iterable[ObjectTree]) -> list[str]:
     )
 
 
-def unpacked(tree: ObjectTree, message_id: str, at_hand: dict[str, bytes], pull: Pull) -> Message:
+def unpacked(
+    head: ProtoMessage, tree: ObjectTree, at_hand: dict[str, bytes], pull: Pull
+) -> Message:
     """The message of a tree; what is not `at_hand` is pulled.
+
+    Guarantees: its metadata are those of `head`, which the SuperLink has looked at. What the
+    message's own object says of its sender, its kind, and what it answers is not believed.
 
     Raises:
         ObjectPullError: an object is not to be had.
+        ValueError: the objects are no message.
     """
     wanted = names_in([tree])
     contents = {name: at_hand[name] for name in wanted if name in at_hand}
     if missing := [name for name in wanted if name not in contents]:
         contents |= pull_objects(
-            missing, pull, initial_backoff=_BACKOFF_SECONDS, backoff_cap=_LONGEST_BACKOFF_SECONDS
+            missing,
+            pull,
+            # As long as its sender is at it: the SuperLink tells when it has given up.
+            max_tries_per_object=None,
+            initial_backoff=_BACKOFF_SECONDS,
+            backoff_cap=_LONGEST_BACKOFF_SECONDS,
         )
-    message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
-    return set_message_id(message, message_id)
+    metadata = message_from_proto(head).metadata
+    try:
+        message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
+        if message.has_error():
+            return make_message(metadata, error=message.error)
+        return make_message(metadata, content=message.content)
+    except MemoryError:
+        raise
+    except Exception as error:  # Flower inflates what it gets, and raises what that leads to
+        raise ValueError(type(error).__name__) from error
 
 
 def failed(head: ProtoMessage, reason: str) -> Message:
-    """What stands for a reply of which only the head arrived."""
+    """What stands for a reply of which only the head can be read."""
     error = Error(code=CLIENT_APP_FAILED, reason=reason)
     return make_message(message_from_proto(head).metadata, error=error)
+
+
+def parsed(kind: type[Proto], data: bytes) -> Proto:
+    """A protobuf message out of its bytes.
+
+    Raises:
+        ValueError: they are none.
+    """
+    message: Any = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise ValueError(f"no {kind.__name__}") from None
+    return message  # type: ignore[no-any-return]
 
 
 def exchange(client: ProtobufClient, path: str, parcel: Parcel) -> Parcel:

@@ -22,6 +22,16 @@ from fedlearn.crypto.codec import Reader, Writer
 INLINE: Final = 24 * 1024 * 1024
 """Bytes of objects in one parcel, at most: below the gateway's limit of a request."""
 
+INLINE_GIVEN: Final = 8 * 1024 * 1024
+"""The same for what a site gives: Flower takes a request for five minutes after it was signed,
+and a slow line needs that long for a large one."""
+
+MOST_OBJECTS: Final = 16_384
+"""Objects in one parcel, at most: an empty one costs its sender eight bytes."""
+
+MOST_HEAD: Final = 8 * 1024 * 1024
+"""Bytes of the head of a request, at most; the server reads it before it can refuse it."""
+
 SITE_TAKE: Final = "/fedlearn/site/take"
 SITE_GIVE: Final = "/fedlearn/site/give"
 RUN_TAKE: Final = "/fedlearn/run/take"
@@ -48,14 +58,32 @@ class Parcel:
         """The inverse of `encode`.
 
         Raises:
-            ValueError: the bytes are no parcel.
+            ValueError: the bytes are no parcel, or hold more than `MOST_OBJECTS`.
         """
         reader = Reader(body)
         head, objects = reader.blob(), list[bytes]()
         while reader.left:
+            if len(objects) == MOST_OBJECTS:
+                raise ValueError("too many objects in a parcel")
             objects.append(reader.blob())
         return Parcel(head, tuple(objects))
 
     def by_id(self) -> dict[str, bytes]:
         """The objects by the names that Flower gives them."""
         return {hashlib.sha256(one).hexdigest(): one for one in self.objects}
+
+
+@dataclass
+class Room:
+    """What still fits into a parcel that is being filled."""
+
+    size: int = INLINE
+    objects: int = MOST_OBJECTS
+
+    def take(self, content: bytes) -> bool:
+        """Whether an object fits; if so, its room is taken."""
+        if len(content) > self.size or self.objects == 0:
+            return False
+        self.size -= len(content)
+        self.objects -= 1
+        return True

@@ -86,7 +86,8 @@ def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -
         ):
             run_id = link.start_run(flower.run_config_of(config))
             log.info("started", extra={"fields": {"run": run_id, "sites": len(nodes)}})
-            with link.carry_out(run_id) as (grid, _):
+            longest = max(config.reply_timeout, file.wait_seconds)
+            with link.carry_out(run_id, longest) as (grid, _):
                 return run(grid, config, listener, stop, _admission(file, parties, nodes))
 
 

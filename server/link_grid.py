@@ -9,13 +9,15 @@ SuperLink keeps it waiting until there is something to collect.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
+import httpx
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto import message_pb2, runtime_pb2
 from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
@@ -27,13 +29,22 @@ from fedlearn import flower_parcel
 from fedlearn.flower import size_of
 from fedlearn.flower_parcel import Packed
 from fedlearn.flower_private import FlowerRun
-from fedlearn.parcel import INLINE, RUN_GIVE, RUN_TAKE, Parcel
+from fedlearn.parcel import INLINE, MOST_OBJECTS, RUN_GIVE, RUN_TAKE, Parcel, Room
 
 _NODE: Final = Node(node_id=SUPERLINK_NODE_ID)
+
+_LATE_SECONDS: Final = 5.0
+"""How much longer a message is kept than its answer is waited for."""
+
+Q = TypeVar("Q")
+T = TypeVar("T")
 
 
 class LinkGrid(Grid):
     """Sends and receives in the name of the run that `client` has a token for.
+
+    A message that is not answered within `lifetime` seconds is given to no site any more:
+    nobody waits for the answer, and finding it could cost a site's privacy budget.
 
     A subclass because Flower's strategies ask for a `Grid`.
     """
@@ -41,8 +52,8 @@ class LinkGrid(Grid):
     holds: Final = True
     """`pull_messages` waits for a reply for a while before it comes back without one."""
 
-    def __init__(self, client: RuntimeHttpClient, run: FlowerRun) -> None:
-        self._client, self._run = client, run
+    def __init__(self, client: RuntimeHttpClient, run: FlowerRun, lifetime: float) -> None:
+        self._client, self._run, self._lifetime = client, run, lifetime
 
     @property
     def run(self) -> FlowerRun:
@@ -63,7 +74,7 @@ class LinkGrid(Grid):
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The nodes that are online, as Flower describes them."""
-        return list(self._client.GetNodes(runtime_pb2.GetNodesRequest()).nodes)
+        return list(self._call(self._client.GetNodes, runtime_pb2.GetNodesRequest()).nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; what was sent to one of their nodes before and not fetched is void.
@@ -73,32 +84,37 @@ class LinkGrid(Grid):
         """
         sent: list[str] = []
         with flower_parcel.packing() as packed:
-            batch, room = list[Packed](), INLINE
+            batch, size, objects = list[Packed](), 0, 0
             for message in messages:
-                one, size = packed(message), size_of(message)
-                if batch and size > room:
+                self._limit(message)
+                one = packed(message)
+                size, objects = size + size_of(message), objects + len(one.objects)
+                if batch and (size > INLINE or objects > MOST_OBJECTS):
                     sent += self._send(batch)
-                    batch, room = [], INLINE
+                    batch, size, objects = [], size_of(message), len(one.objects)
                 batch.append(one)
-                room -= size
             if batch:
                 sent += self._send(batch)
         return sent
+
+    def _limit(self, message: Message) -> None:
+        age = now().timestamp() - message.metadata.created_at
+        message.metadata.ttl = age + self._lifetime + _LATE_SECONDS
 
     def _send(self, batch: list[Packed]) -> list[str]:
         head = runtime_pb2.PushAppMessagesRequest(
             messages_list=[one.head for one in batch],
             message_object_trees=[one.tree for one in batch],
         )
-        objects, room = list[bytes](), INLINE
-        for one in batch:
-            for content in one.inline(room):
-                objects.append(content)
-                room -= len(content)
+        room = Room()
+        objects = [content for one in batch for content in one.inline(room)]
         said = self._exchange(RUN_GIVE, head.SerializeToString(), objects)
         answer = runtime_pb2.PushAppMessagesResponse.FromString(said.head)
         push = make_push_object_fn_protobuf(
-            self._client.PushObject, _NODE, self._run.run_id, answer.session_id
+            lambda pushed: self._call(self._client.PushObject, pushed),
+            _NODE,
+            self._run.run_id,
+            answer.session_id,
         )
         for one in batch:
             wanted = set(answer.objects_to_push) & one.objects.keys()
@@ -121,19 +137,20 @@ class LinkGrid(Grid):
         tree: message_pb2.ObjectTree,
         at_hand: dict[str, bytes],
     ) -> Message:
-        message_id, run_id = str(head.metadata.message_id), self._run.run_id
         pull: Callable[[str], bytes] = make_pull_object_fn_protobuf(
-            self._client.PullObject, _NODE, run_id
+            lambda asked: self._call(self._client.PullObject, asked), _NODE, self._run.run_id
         )
         try:
-            message = flower_parcel.unpacked(tree, message_id, at_hand, pull)
+            message = flower_parcel.unpacked(head, tree, at_hand, pull)
         except ObjectPullError:
-            return flower_parcel.failed(head, "its reply did not arrive whole")
+            message = flower_parcel.failed(head, "its reply did not arrive whole")
+        except ValueError as error:
+            message = flower_parcel.failed(head, f"its reply cannot be read ({error})")
         if not at_hand.keys() >= set(flower_parcel.names_in([tree])):
             confirm = message_pb2.ConfirmMessageReceivedRequest(
-                node=_NODE, run_id=run_id, message_object_id=message_id
+                node=_NODE, run_id=self._run.run_id, message_object_id=head.metadata.message_id
             )
-            self._client.ConfirmMessageReceived(confirm)
+            self._call(self._client.ConfirmMessageReceived, confirm)
         return message
 
     def send_and_receive(
@@ -143,4 +160,14 @@ class LinkGrid(Grid):
         raise RuntimeError("replies are collected by SiteGrid.exchange")
 
     def _exchange(self, path: str, head: bytes, objects: list[bytes]) -> Parcel:
-        return flower_parcel.exchange(self._client, path, Parcel(head, tuple(objects)))
+        return self._call(
+            lambda parcel: flower_parcel.exchange(self._client, path, parcel),
+            Parcel(head, tuple(objects)),
+        )
+
+    def _call(self, method: Callable[[Q], T], request: Q) -> T:
+        """Call, and once more if the connection breaks; every call of this API may be repeated."""
+        try:
+            return method(request)
+        except httpx.TransportError:
+            return method(request)

@@ -11,23 +11,30 @@ one of them changes.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from base64 import b64decode
+from contextlib import suppress
+from typing import Annotated, Final, TypeVar
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
-from flwr.server.superlink.linkstate import LinkState
+from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.dependencies.runtime import TaskDependency
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.concurrency import run_in_threadpool
 
-from fedlearn.parcel import RUN_GIVE, RUN_TAKE, SITE_GIVE, SITE_TAKE, Parcel
+from fedlearn.flower_parcel import parsed
+from fedlearn.parcel import MOST_HEAD, RUN_GIVE, RUN_TAKE, SITE_GIVE, SITE_TAKE, Parcel
 from server.post import Post
 
-State = Annotated[LinkState, Depends(get_linkstate)]
+_QUESTION: Final = 1024
+"""Bytes of a site's question for a message, at most: it names the site, and nothing else."""
+
+State = Annotated[InMemoryLinkState, Depends(get_linkstate)]
 Head = TypeVar("Head")
 
 router = APIRouter()
@@ -42,13 +49,28 @@ def get_post(request: Request) -> Post:
 ThePost = Annotated[Post, Depends(get_post)]
 
 
+async def get_node(request: Request, state: State) -> int:
+    """The node whose key has signed a request, by Flower's own check.
+
+    Before the body is looked at: reading one takes time, which is for enrolled nodes.
+    """
+    node = None
+    with suppress(KeyError, ValueError):
+        key = b64decode(request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        node = state.get_node_id_by_public_key(key)
+    request.state.protobuf_request = PullMessagesRequest(node=Node(node_id=node or 0))
+    await run_in_threadpool(authenticate_node, request)  # refuses an unknown key, too
+    return node or 0
+
+
+TheNode = Annotated[int, Depends(get_node)]
+
+
 @router.post(SITE_TAKE)
-async def take_for_site(request: Request, state: State, post: ThePost) -> Response:
+async def take_for_site(request: Request, state: State, post: ThePost, node: TheNode) -> Response:
     """The next message for a node, held until there is one."""
-    parcel = await _parcel(request)
-    asked = _parsed(PullMessagesRequest, parcel)
-    await _check_node(request, asked)
-    node = int(asked.node.node_id)
+    asked = _parsed(PullMessagesRequest, await _parcel(request, _QUESTION))
+    _check_node(node, asked)
     visit = post.visit(node)
     found = await post.sites.until(
         lambda: post.next_for(asked, visit, state), lambda: post.is_last(node, visit)
@@ -57,17 +79,17 @@ async def take_for_site(request: Request, state: State, post: ThePost) -> Respon
 
 
 @router.post(SITE_GIVE)
-async def give_from_site(request: Request, state: State, post: ThePost) -> Response:
+async def give_from_site(request: Request, state: State, post: ThePost, node: TheNode) -> Response:
     """A node's answer to a message."""
     parcel = await _parcel(request)
     head = _parsed(PushMessagesRequest, parcel)
-    await _check_node(request, head)
+    _check_node(node, head)
     if len(head.messages_list) != 1 or len(head.message_object_trees) != 1:
         raise HTTPException(400)
-    if head.messages_list[0].metadata.src_node_id != head.node.node_id:
+    if head.messages_list[0].metadata.src_node_id != node:
         # Another site's name, or this one's from before its coordinator was started anew.
         raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "an answer of another node")
-    said = await run_in_threadpool(post.answered, head, parcel.objects, state)
+    said = await post.desk.does(lambda: post.answered(head, parcel, state))
     post.run.ring()
     return _answer(Parcel(said))
 
@@ -79,7 +101,7 @@ async def give_from_run(
     """Messages of a run to its nodes."""
     parcel = await _parcel(request)
     head = _parsed(PushAppMessagesRequest, parcel)
-    said = await run_in_threadpool(post.sent, head, parcel.objects, state, task)
+    said = await post.desk.does(lambda: post.sent(head, parcel, state, task))
     post.sites.ring()
     return _answer(Parcel(said))
 
@@ -94,26 +116,29 @@ async def take_for_run(
     return _answer(found or Parcel(b""))
 
 
-async def _parcel(request: Request) -> Parcel:
+async def _parcel(request: Request, most: int | None = None) -> Parcel:
+    body = await request.body()
+    if most is not None and len(body) > most:
+        raise HTTPException(413)
     try:
-        return Parcel.decode(await request.body())
+        parcel = Parcel.decode(body)
+    except ValueError:
+        raise HTTPException(400) from None
+    if len(parcel.head) > MOST_HEAD:
+        raise HTTPException(413)
+    return parcel
+
+
+def _parsed(kind: type[Head], parcel: Parcel) -> Head:
+    try:
+        return parsed(kind, parcel.head)
     except ValueError:
         raise HTTPException(400) from None
 
 
-def _parsed(kind: type[Head], parcel: Parcel) -> Head:
-    message: Any = kind()
-    try:
-        message.ParseFromString(parcel.head)
-    except DecodeError:
-        raise HTTPException(400) from None
-    return message  # type: ignore[no-any-return]
-
-
-async def _check_node(request: Request, asked: PullMessagesRequest | PushMessagesRequest) -> None:
-    """Flower's own check of a node's signature, which looks for the parsed request in the state."""
-    request.state.protobuf_request = asked
-    await run_in_threadpool(authenticate_node, request)
+def _check_node(node: int, asked: PullMessagesRequest | PushMessagesRequest) -> None:
+    if asked.node.node_id != node:
+        raise HTTPException(401)
 
 
 def _answer(parcel: Parcel) -> Response:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import httpx
-from flwr.app import Context
+from flwr.app import DEFAULT_TTL, Context
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto, user_config_to_proto
@@ -150,8 +150,12 @@ class SuperLink:
             raise _refused("start", "the run", error) from None
 
     @contextmanager
-    def carry_out(self, run_id: int) -> Iterator[tuple[Grid, Context]]:
+    def carry_out(
+        self, run_id: int, lifetime: float = DEFAULT_TTL
+    ) -> Iterator[tuple[Grid, Context]]:
         """Be the ServerApp of a run while this lasts; the SuperLink is told how it ended.
+
+        Messages of the run can be answered for `lifetime` seconds after they were sent.
 
         Raises:
             ProtocolError: the run's task could not be claimed.
@@ -168,7 +172,7 @@ class SuperLink:
             beats.start()
             outcome, details = SubStatus.FAILED, "the coordinator stopped"
             try:
-                yield LinkGrid(client, run), context
+                yield LinkGrid(client, run, lifetime), context
                 outcome, details = SubStatus.COMPLETED, ""
             finally:
                 beats.stop()

@@ -7,14 +7,18 @@ import time
 from email.utils import formatdate
 
 import httpx
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
-from flwr.proto import fleet_pb2
+from flwr.proto import fleet_pb2, message_pb2, node_pb2, run_pb2
 from flwr.supercore.error import ApiErrorCode
 
 from clients.fleet import HEARTBEAT_SECONDS, Fleet
 from clients.refusals import NotEnrolledError, RunOverError
+from fedlearn import flower_parcel, flower_private
+from fedlearn.parcel import INLINE_GIVEN, SITE_GIVE, SITE_TAKE, Parcel, Room
 
 CHANGED = "flwr has changed: mend clients/fleet.py"
 
@@ -35,7 +39,8 @@ def fleet(answer: httpx.MockTransport, attempts: int = 0) -> tuple[Fleet, list[s
         "coordinator:1", ec.generate_private_key(ec.SECP384R1()), ssl.create_default_context(),
         waiting,
     )  # fmt: skip
-    made._client._client = httpx.Client(transport=answer)
+    redirects = made._client._client.follow_redirects
+    made._client._client = httpx.Client(transport=answer, follow_redirects=redirects)
     return made, said
 
 
@@ -127,3 +132,92 @@ def test_fleet__waits_for_a_coordinator_that_is_starting() -> None:
     with pytest.raises(GaveUpError):
         made.activate(None)
     assert reasons == ["the coordinator answers 503"] * 2
+
+
+def test_fleet__goes_nowhere_else_though_it_is_told_to() -> None:
+    """A redirect could make it send what it has into the site's own network."""
+    seen: list[str] = []
+
+    def coordinator(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.host)
+        return httpx.Response(307, headers={"location": "http://127.0.0.1/intranet"})
+
+    made, _ = fleet(httpx.MockTransport(coordinator))
+    with pytest.raises(NotEnrolledError, match="answered 307"):
+        made.activate(None)
+    assert seen == ["coordinator"]
+
+
+def message(content: RecordDict) -> Message:
+    flower_private.identify(run_id=7, node_id=1)
+    return Message(content, dst_node_id=9, message_type="query.hello")
+
+
+def online(coordinator: dict[str, bytes]) -> tuple[Fleet, list[httpx.Request]]:
+    """A site that has come online; the coordinator says to a path what it says."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        path = request.url.path
+        return httpx.Response(200, content=coordinator.get(path, coordinator.get("else", b"")))
+
+    made, _ = fleet(httpx.MockTransport(answer))
+    made._node = node_pb2.Node(node_id=9)
+    return made, seen
+
+
+def taken(objects: bool = True) -> bytes:
+    """What a coordinator answers that has a message: all of it, or its head alone."""
+    with flower_parcel.packing() as packed:
+        one = packed(message(RecordDict({"n": ConfigRecord({"n": 3})})))
+        head = fleet_pb2.PullMessagesResponse(
+            messages_list=[one.head], message_object_trees=[one.tree]
+        )
+        return Parcel(
+            head.SerializeToString(), tuple(one.inline(Room())) if objects else ()
+        ).encode()
+
+
+RUN = run_pb2.GetRunResponse(run=run_pb2.Run(run_id=7)).SerializeToString()
+
+
+def test_fleet__takes_a_message_that_is_whole() -> None:
+    made, _ = online({SITE_TAKE: taken(), "else": RUN})
+    incoming = made.receive()
+    assert incoming is not None
+    assert incoming.message.content.config_records["n"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"no parcel", "cannot be read"),
+        (Parcel(b"\xff\xff").encode(), "cannot be read"),
+        (Parcel(b"\x0a\x00").encode(), r"cannot be read \(not one message\)"),
+        (taken(objects=False), "took the message back"),
+    ],
+)
+def test_fleet__goes_on_after_a_message_that_it_cannot_have(said: bytes, reason: str) -> None:
+    """The last one is what it meets when the next is sent while it fetches a large one."""
+    gone = message_pb2.PullObjectResponse(object_found=False).SerializeToString()
+    made, _ = online({SITE_TAKE: said, "/v1/fleet/pull-object": gone, "else": RUN})
+    with pytest.raises(RunOverError, match=reason):
+        made.receive()
+
+
+def test_fleet__gives_a_large_answer_in_parts_that_a_slow_line_carries() -> None:
+    """And from the start again where the coordinator has dropped what it had of it."""
+    data = np.arange(INLINE_GIVEN // 4 + 2_000_000, dtype=np.uint32)
+    reply = message(RecordDict({"a": ArrayRecord({"x": Array(data)})}))
+    with flower_parcel.packing() as packed:
+        names = list(packed(reply).objects)
+    missing = fleet_pb2.PushMessagesResponse(session_id="s", objects_to_push=names[-1:])
+    said = Parcel(missing.SerializeToString()).encode()
+    made, seen = online({SITE_GIVE: said})  # to every push it says that nothing was stored
+    with pytest.raises(RunOverError, match="did not arrive whole"):
+        made.reply(reply, 1.0)
+    paths = [request.url.path for request in seen]
+    assert paths == [SITE_GIVE, "/v1/fleet/push-object"] * 3
+    sizes = [len(request.content) for request in seen]
+    assert INLINE_GIVEN / 2 < max(sizes) < INLINE_GIVEN + 10_000

@@ -9,7 +9,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.protobuf.client import ProtobufClient
 
 from fedlearn import flower_parcel, flower_private
-from fedlearn.parcel import Parcel
+from fedlearn.parcel import Parcel, Room
 
 CHANGED = "flwr has changed: mend fedlearn/flower_parcel.py"
 CHUNK = 5 * 1024 * 1024
@@ -36,19 +36,28 @@ def test_unpacked__is_what_was_packed(size: int) -> None:
     sent = message(size)
     with flower_parcel.packing() as packed:
         one = packed(sent)
-        parcel = Parcel(one.head.SerializeToString(), tuple(one.inline(4 * CHUNK)))
+        parcel = Parcel(one.head.SerializeToString(), tuple(one.inline(Room())))
     assert one.objects == {}, "all of it has left"
     assert parcel.by_id().keys() == set(flower_parcel.names_in([one.tree])), CHANGED
-    got = flower_parcel.unpacked(one.tree, "m1", Parcel.decode(parcel.encode()).by_id(), missing)
+    at_hand = Parcel.decode(parcel.encode()).by_id()
+    got = flower_parcel.unpacked(one.head, one.tree, at_hand, missing)
     assert got.content == sent.content, CHANGED
-    assert (got.metadata.message_id, got.metadata.dst_node_id) == ("m1", 7)
+    assert (got.metadata.message_id, got.metadata.dst_node_id) == (sent.object_id, 7)
+
+
+def test_unpacked__refuses_objects_that_are_no_message() -> None:
+    with flower_parcel.packing() as packed:
+        one = packed(message(256))
+        at_hand = Parcel(b"", tuple(one.inline(Room()))).by_id()
+    with pytest.raises(ValueError, match=r"Error$"):
+        flower_parcel.unpacked(one.head, one.tree.children[0], at_hand, missing)
 
 
 def test_packed__keeps_what_does_not_fit_to_be_fetched() -> None:
     sent = message(2 * CHUNK)
     with flower_parcel.packing() as packed:
         one = packed(sent)
-        inline = tuple(one.inline(CHUNK + 4096))
+        inline = tuple(one.inline(Room(CHUNK + 4096)))
         left = {name: thing.deflate() for name, thing in one.objects.items()}
     assert inline, CHANGED
     assert left, CHANGED
@@ -59,10 +68,10 @@ def test_packed__keeps_what_does_not_fit_to_be_fetched() -> None:
         asked.append(name)
         return left[name]
 
-    assert flower_parcel.unpacked(one.tree, "m1", at_hand, pull).content == sent.content
+    assert flower_parcel.unpacked(one.head, one.tree, at_hand, pull).content == sent.content
     assert set(asked) == set(left)
     with pytest.raises(ObjectPullError):
-        flower_parcel.unpacked(one.tree, "m1", at_hand, missing)
+        flower_parcel.unpacked(one.head, one.tree, at_hand, missing)
 
 
 def test_failed__stands_for_the_reply_of_its_sender() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlearn.parcel import Parcel
+from fedlearn.parcel import MOST_OBJECTS, Parcel, Room
 
 
 @given(st.binary(max_size=40), st.lists(st.binary(max_size=40), max_size=4))
@@ -32,3 +32,20 @@ def test_parcel__names_its_objects_as_flower_does() -> None:
     parcel = Parcel(b"", (b"a", b"b"))
     assert parcel.by_id() == {get_object_id(one): one for one in (b"a", b"b")}
     assert hashlib.sha256(b"a").hexdigest() in parcel.by_id()
+
+
+def test_parcel__of_too_many_objects_is_refused_before_they_are_made() -> None:
+    most = Parcel(b"", (b"",) * MOST_OBJECTS).encode()
+    assert len(Parcel.decode(most).objects) == MOST_OBJECTS
+    with pytest.raises(ValueError, match="too many objects"):
+        Parcel.decode(most + bytes(8))
+
+
+@given(st.lists(st.binary(max_size=9)), st.integers(0, 40), st.integers(0, 9))
+def test_room__is_taken_by_what_fits(objects: list[bytes], size: int, most: int) -> None:
+    room = Room(size, most)
+    inside = [one for one in objects if room.take(one)]
+    assert sum(map(len, inside)) + room.size == size
+    assert len(inside) + room.objects == most
+    left = [one for one in objects if one not in inside]
+    assert room.objects == 0 or all(len(one) > room.size for one in left)

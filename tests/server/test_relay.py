@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -14,15 +15,26 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.protobuf.client import ProtobufClient
 
 from clients.fleet import Fleet, Incoming
 from clients.refusals import RunOverError
 from fedlearn import flower_private
 from fedlearn.crypto.certificates import node_public_key, site_credential
-from fedlearn.flower_parcel import exchange
-from fedlearn.parcel import INLINE, RUN_TAKE, SITE_GIVE, SITE_TAKE, Parcel
+from fedlearn.flower_parcel import exchange, packing
+from fedlearn.parcel import (
+    INLINE,
+    INLINE_GIVEN,
+    MOST_HEAD,
+    RUN_TAKE,
+    SITE_GIVE,
+    SITE_TAKE,
+    Parcel,
+    Room,
+)
 from server import post
 from server.link_grid import LinkGrid
 from server.processes import superlink
@@ -34,6 +46,9 @@ pytestmark = [
     # flwr reads .gitignore files with an old name of pathspec.
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
+
+
+LIFETIME = 1800.0
 
 
 @dataclass
@@ -86,7 +101,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         link.register(other, "b")
         node, _ = site.activate(None), stranger.activate(None)
         run_id = link.start_run({"config": "{}", "overrides": ""})
-        with link.carry_out(run_id) as (grid, _):
+        with link.carry_out(run_id, LIFETIME) as (grid, _):
             assert isinstance(grid, LinkGrid)
             made = Line(grid, link, site, stranger, node, run_id)
             hook = {"request": [lambda request: made.paths.append(request.url.path)]}
@@ -167,18 +182,107 @@ def test_relay__lets_an_answer_be_repeated(line: Line) -> None:
     line.answer(incoming, small(10))
 
 
-def test_relay__knows_who_asks(line: Line) -> None:
+def test_relay__knows_who_asks_before_it_reads_what(line: Line) -> None:
     url = f"https://{line.link.address}"
     asked = Parcel(PullMessagesRequest(node=Node(node_id=line.node)).SerializeToString())
     context = ssl.create_default_context(cadata=line.link._authority.decode())
     with httpx.Client(verify=context, base_url=url) as nobody:
-        assert nobody.post(SITE_TAKE, content=asked.encode()).status_code == 401
-        assert nobody.post(SITE_GIVE, content=Parcel(b"").encode()).status_code == 401
-        assert nobody.post(RUN_TAKE, content=Parcel(b"").encode()).status_code == 401
-        assert nobody.post(SITE_TAKE, content=b"no parcel").status_code == 400
-        assert nobody.post(SITE_TAKE, content=Parcel(b"\xff").encode()).status_code == 400
+        for path in (SITE_TAKE, SITE_GIVE, RUN_TAKE):
+            assert nobody.post(path, content=Parcel(b"").encode()).status_code == 401
+            assert nobody.post(path, content=b"no parcel").status_code == 401
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         exchange(line.stranger._client, SITE_TAKE, asked)
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        exchange(line.site._client, SITE_TAKE, Parcel(b"\xff"))
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        exchange(line.site._client, SITE_TAKE, Parcel(asked.head, (bytes(2000),)))
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        exchange(line.site._client, SITE_GIVE, Parcel(bytes(MOST_HEAD + 1)))
+
+
+def test_relay__says_by_when_an_answer_is_waited_for(line: Line) -> None:
+    line.send(small(14))
+    metadata = line.receive().message.metadata
+    left = metadata.created_at + metadata.ttl - datetime.now(UTC).timestamp()
+    assert LIFETIME - 600 < left < LIFETIME + 10
+
+
+def lose_answer(patch: pytest.MonkeyPatch, client: ProtobufClient, path: str) -> list[str]:
+    """From now on one answer to a request for `path` is lost with its connection."""
+    lost: list[str] = []
+
+    def hook(response: httpx.Response) -> None:
+        if response.request.url.path == path and not lost:
+            lost.append(path)
+            raise httpx.ReadError("the line is cut", request=response.request)
+
+    patch.setattr(client._client, "event_hooks", {"response": [hook]})
+    return lost
+
+
+def test_relay__loses_nothing_with_a_connection(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the tail of a large answer whose head was taken, nor what the run has collected."""
+    name = line.send(small(15))
+    incoming = line.receive()
+    monkeypatch.setattr(line.site, "_waiting", lambda reason, final: None)
+    at_site = lose_answer(monkeypatch, line.site._client, SITE_GIVE)
+    sent = large(INLINE_GIVEN + 7 * 1024 * 1024)
+    line.answer(incoming, sent)
+    at_run = lose_answer(monkeypatch, line.grid._client, RUN_TAKE)
+    [reply] = line.grid.pull_messages([name])
+    assert (at_site, at_run) == ([SITE_GIVE], [RUN_TAKE])
+    arrived = reply.content.array_records["arrays"]["sealed"].data
+    assert arrived == sent.array_records["arrays"]["sealed"].data
+
+
+def test_relay__an_answer_that_cannot_be_read_fails_its_site_alone(line: Line) -> None:
+    name = line.send(small(16))
+    incoming = line.receive()
+    flower_private.identify(run_id=line.run_id, node_id=line.node)
+    answer = Message(RecordDict(), reply_to=incoming.message)
+    content = b"Message  3\x00\xff\xff\xff"  # of the form of an object, and no message
+    root = sha256(content).hexdigest()
+    answer.metadata.__dict__["_message_id"] = root
+    head = PushMessagesRequest(
+        node=line.site._node,
+        messages_list=[message_to_proto(answer)],
+        message_object_trees=[ObjectTree(object_id=root)],
+    )
+    line.site._exchange(SITE_GIVE, head.SerializeToString(), content)
+    [reply] = line.grid.pull_messages([name])
+    assert reply.metadata.reply_to_message_id == name
+    assert reply.error.reason == "its reply cannot be read (DecodeError)"
+
+
+def test_relay__believes_no_sender_but_the_one_that_it_knows(line: Line) -> None:
+    """A node signs its request; what it writes into its message says nothing about it."""
+    name = line.send(small(17))
+    incoming = line.receive()
+    flower_private.identify(run_id=line.run_id, node_id=line.node)
+    answer = Message(small(18), reply_to=incoming.message)
+    assert line.stranger._node is not None
+    for key, value in (
+        ("_src_node_id", line.stranger._node.node_id),
+        ("_reply_to_message_id", "f" * 64),
+        ("_message_type", "query.other"),
+    ):
+        answer.metadata.__dict__[key] = value
+    with packing() as packed:
+        one = packed(answer)
+        true = one.head.metadata
+        true.src_node_id, true.reply_to_message_id = line.node, name
+        true.message_type = incoming.message.metadata.message_type
+        head = PushMessagesRequest(
+            node=line.site._node, messages_list=[one.head], message_object_trees=[one.tree]
+        )
+        objects = list(one.inline(Room()))
+    line.site._exchange(SITE_GIVE, head.SerializeToString(), *objects)
+    [reply] = line.grid.pull_messages([name])
+    metadata = reply.metadata
+    assert (metadata.src_node_id, metadata.reply_to_message_id) == (line.node, name)
+    assert (metadata.message_type, number_of(reply)) == ("query.hello", 18)
 
 
 def test_relay__takes_no_answer_in_the_name_of_another_site(line: Line) -> None:
