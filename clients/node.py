@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 BREATH_SECONDS: Final = 0.02
 """Between two questions that found nothing; the coordinator holds each for a while."""
 
+PAUSE_SECONDS: Final = 1.0
+"""After a message that could not be had: the coordinator may give the same one again at once."""
+
 RETRY_SECONDS: Final = 5.0
 """The longest wait before a call that did not get through is tried again."""
 
@@ -100,7 +103,9 @@ class Node:
     def _received(self) -> Incoming | None:
         try:
             return self.fleet.receive()
-        except RunOverError:
+        except RunOverError as error:
+            _event("unread", reason=str(error))
+            self.stop.wait(PAUSE_SECONDS)
             return None
 
     def _answer(self, incoming: Incoming) -> None:

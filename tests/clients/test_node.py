@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from clients.fleet import Incoming, head_bytes, headless
 from clients.memory import Memory
-from clients.node import Node
+from clients.node import PAUSE_SECONDS, Node
 from clients.refusals import NotEnrolledError, RunOverError
 from fedlearn import flower_private
 from fedlearn.errors import ProtocolError
@@ -148,6 +148,27 @@ def test_node__goes_on_when_nobody_waits_for_its_answer(tmp_path: Path) -> None:
     wire.over = True
     served.serve()
     assert served.memory.open_message() is None
+
+
+def test_node__takes_a_breath_after_a_message_that_it_cannot_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator may give the same one again at once, large as it is."""
+    served, wire = node(tmp_path, counting(), message(1))
+    receive, gone = wire.receive, [True]
+    pauses: list[float | None] = []
+    monkeypatch.setattr(served.stop, "wait", lambda seconds: pauses.append(seconds))
+
+    def taken_back() -> Incoming | None:
+        if gone:
+            gone.pop()
+            raise RunOverError("the coordinator took the message back")
+        return receive()
+
+    wire.receive = taken_back  # type: ignore[method-assign]
+    served.serve()
+    assert PAUSE_SECONDS in pauses
+    assert len(wire.replies) == 1
 
 
 def test_node__that_was_never_enrolled_ends_with_the_reason(tmp_path: Path) -> None:
