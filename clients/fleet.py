@@ -148,7 +148,7 @@ class Fleet:
             node=node, heartbeat_interval=HEARTBEAT_SECONDS
         )
         while True:  # at once: for its activation alone a node counts as online for one beat
-            with suppress(httpx.HTTPError, RuntimeError):  # the main loop will speak of it
+            with suppress(httpx.HTTPError, RuntimeError, ValueError):  # the main loop tells of it
                 self._client.SendNodeHeartbeat(request)
             if stopped.wait(HEARTBEAT_SECONDS / 2):
                 return
@@ -250,7 +250,7 @@ class Fleet:
         )
 
     def _call(self, method: Callable[[Q], T], request: Q) -> T:
-        """Call until it gets through; every call of this API may be repeated."""
+        """Call until it gets through; a call may be repeated, but for pushes (see `reply`)."""
         while True:
             try:
                 return method(request)

@@ -110,16 +110,19 @@ class LinkGrid(Grid):
         objects = [content for one in batch for content in one.inline(room)]
         said = self._exchange(RUN_GIVE, head.SerializeToString(), objects)
         answer = runtime_pb2.PushAppMessagesResponse.FromString(said.head)
-        push = make_push_object_fn_protobuf(
-            lambda pushed: self._call(self._client.PushObject, pushed),
-            _NODE,
-            self._run.run_id,
-            answer.session_id,
-        )
+        push = make_push_object_fn_protobuf(self._push, _NODE, self._run.run_id, answer.session_id)
         for one in batch:
             wanted = set(answer.objects_to_push) & one.objects.keys()
             push_objects(one.objects, push, object_ids_to_push=wanted)
         return [str(name) for name in answer.message_ids]
+
+    def _push(self, request: message_pb2.PushObjectRequest) -> message_pb2.PushObjectResponse:
+        try:
+            return self._client.PushObject(request)
+        except httpx.TransportError:
+            self._client.PushObject(request)
+            # Flower does not take an object twice: what it says now is no for one that it has.
+            return message_pb2.PushObjectResponse(stored=True)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have come to some messages; waits a while until there is one."""
@@ -166,7 +169,7 @@ class LinkGrid(Grid):
         )
 
     def _call(self, method: Callable[[Q], T], request: Q) -> T:
-        """Call, and once more if the connection breaks; every call of this API may be repeated."""
+        """Call, and once more if the connection breaks: for calls that may be repeated."""
         try:
             return method(request)
         except httpx.TransportError:

@@ -29,6 +29,7 @@ from fedlearn.parcel import (
     INLINE,
     INLINE_GIVEN,
     MOST_HEAD,
+    RUN_GIVE,
     RUN_TAKE,
     SITE_GIVE,
     SITE_TAKE,
@@ -207,34 +208,39 @@ def test_relay__says_by_when_an_answer_is_waited_for(line: Line) -> None:
     assert LIFETIME - 600 < left < LIFETIME + 10
 
 
-def lose_answer(patch: pytest.MonkeyPatch, client: ProtobufClient, path: str) -> list[str]:
-    """From now on one answer to a request for `path` is lost with its connection."""
-    lost: list[str] = []
+def lose_answers(patch: pytest.MonkeyPatch, client: ProtobufClient, *paths: str) -> set[str]:
+    """One answer to a request for each path is lost with its connection; those left to lose."""
+    left = set(paths)
 
     def hook(response: httpx.Response) -> None:
-        if response.request.url.path == path and not lost:
-            lost.append(path)
+        path = response.request.url.path
+        if path in left:
+            left.remove(path)
             raise httpx.ReadError("the line is cut", request=response.request)
 
     patch.setattr(client._client, "event_hooks", {"response": [hook]})
-    return lost
+    return left
 
 
 def test_relay__loses_nothing_with_a_connection(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the tail of a large answer whose head was taken, nor what the run has collected."""
-    name = line.send(small(15))
-    incoming = line.receive()
     monkeypatch.setattr(line.site, "_waiting", lambda reason, final: None)
-    at_site = lose_answer(monkeypatch, line.site._client, SITE_GIVE)
-    sent = large(INLINE_GIVEN + 7 * 1024 * 1024)
-    line.answer(incoming, sent)
-    at_run = lose_answer(monkeypatch, line.grid._client, RUN_TAKE)
-    [reply] = line.grid.pull_messages([name])
-    assert (at_site, at_run) == ([SITE_GIVE], [RUN_TAKE])
-    arrived = reply.content.array_records["arrays"]["sealed"].data
+    push = ("/v1/fleet/push-object", "/v1/runtime/push-object")
+    by_site = lose_answers(monkeypatch, line.site._client, SITE_TAKE, SITE_GIVE, push[0])
+    by_run = lose_answers(monkeypatch, line.grid._client, RUN_GIVE, RUN_TAKE, push[1])
+    sent, answer = large(INLINE + 7 * 1024 * 1024), large(INLINE_GIVEN + 7 * 1024 * 1024)
+    name = line.send(sent)
+    incoming = line.receive()
+    arrived = incoming.message.content.array_records["arrays"]["sealed"].data
     assert arrived == sent.array_records["arrays"]["sealed"].data
+    line.answer(incoming, answer)
+    [reply] = line.grid.pull_messages([name])
+    arrived = reply.content.array_records["arrays"]["sealed"].data
+    assert arrived == answer.array_records["arrays"]["sealed"].data
+    assert not by_site | by_run, "each has been lost once"
+    assert line.site.receive() is None
 
 
 def test_relay__an_answer_that_cannot_be_read_fails_its_site_alone(line: Line) -> None:
