@@ -31,8 +31,9 @@ from fedlearn.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics import EvaluationSums, evaluation_sums
 from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.training.device import within_memory
 from fedlearn.training.local import predict
-from fedlearn.vector import Vector, load_vector, vector_digest
+from fedlearn.vector import Vector, vector_digest
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
             cohort=note.cohort if note else None,
             now=datetime.now(UTC),
         )
-        content = answer(message, context, open_site(owner, config))
+        with within_memory(f"site {site}"):
+            content = answer(message, context, open_site(owner, config))
     except FedlearnError as error:
         log.info("refused: %s", error)
         content = flower.refusal_reply(
@@ -138,6 +140,7 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
             version=__version__,
             code=code_digest(),
             schema=told(site.data.schema, private=site.config.privacy.kind != "none"),
+            device=site.device.type,
         )
     )
 
@@ -165,7 +168,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
-    load_vector(site.model, request.model)
+    site.load(request.model)
     spent = work.pay(site, plan, request)
     if summing is None:
         vector, weight = work.trained(site, plan, request), _weight(site, plan)
@@ -204,11 +207,11 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     summing = Summing.of(site, context, "evaluate", request.round)
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())
-    load_vector(site.model, request.model)
-    features, labels = site.test_tensors
-    probabilities = predict(site.model, features, site.training.max_batch)
-    sums = evaluation_sums(probabilities, labels.numpy())
-    groups = _group_sums(site, probabilities, labels.numpy())
+    site.load(request.model)
+    probabilities = predict(site.model, site.test_tensors[0], site.training.max_batch)
+    labels = site.data.test.labels
+    sums = evaluation_sums(probabilities, labels)
+    groups = _group_sums(site, probabilities, labels)
     if summing is None:
         return flower.evaluate_reply(_released(site, sums, groups))
     # Of a sum over sites every group is counted: how many it has is known after it is opened.

@@ -81,7 +81,7 @@ def training_set(site: Site, run_id: str) -> TrainingSet:
             wrong = torch.from_numpy(coins.labels[coins.inside])
             return TrainingSet(
                 features=torch.cat([features[left], features[back]]),
-                labels=torch.cat([labels[left], wrong]),
+                labels=torch.cat([labels[left], wrong.to(labels.device)]),
                 slots=no_canaries(),
             )
         case _:

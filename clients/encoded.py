@@ -30,6 +30,7 @@ from torch import nn
 
 from fedlearn import __version__
 from fedlearn.data import Records
+from fedlearn.training.device import CPU, home, place
 
 Encoded = NDArray[np.float32]
 Key = bytes
@@ -43,28 +44,34 @@ _weights_seen: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 _in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDictionary()
 
 
-def encoded(frozen: nn.Module, records: Records, *, made_by: str, cache: Path) -> Encoded:
+def encoded(
+    frozen: nn.Module, records: Records, *, made_by: str, cache: Path, device: torch.device = CPU
+) -> Encoded:
     """The outputs of `frozen` for `records`, `float32[n, ...]`; from `cache` where they are known.
 
     `made_by` is what the weights of `frozen` do not say: its config and the form of a record.
+    What has to be computed is computed on `device`, to which `frozen` moves.
 
     **Guarantees:** what comes from the cache is, bit for bit, what was computed
-    from the same record by the same weights; a file that cannot be read is as
-    good as none.
+    from the same record by the same weights on the same kind of device; a file that
+    cannot be read is as good as none.
     """
     seen_by, kept = _in_memory.get(records, (None, None))
     if kept is None or seen_by is not frozen:
-        folder = cache / "encoded" / _model_digest(frozen, made_by)
-        kept = _through(folder, frozen, records.features)
+        folder = cache / "encoded" / _model_digest(frozen, made_by, device)
+        kept = _through(folder, frozen, records.features, device)
         _in_memory[records] = frozen, kept
     return kept
 
 
-def _through(folder: Path, frozen: nn.Module, features: NDArray[Any]) -> Encoded:
+def _through(
+    folder: Path, frozen: nn.Module, features: NDArray[Any], device: torch.device
+) -> Encoded:
     keys = [_key(record) for record in features]
     known = _known(folder, set(keys))
     missing = {key: i for i, key in enumerate(keys) if key not in known}
     if missing or not keys:
+        place(frozen, device)
         fresh = _compute(frozen, features[list(missing.values())])
         if not keys:
             return fresh
@@ -84,7 +91,7 @@ def _compute(frozen: nn.Module, features: NDArray[Any]) -> Encoded:
 def _batch(frozen: nn.Module, features: NDArray[Any]) -> Encoded:
     short = _BATCH - len(features) if len(features) else 0
     full = np.concatenate([features, np.repeat(features[:1], short, axis=0)])
-    found: Encoded = frozen(torch.from_numpy(full)).float().numpy()
+    found: Encoded = frozen(torch.from_numpy(full).to(home(frozen))).float().cpu().numpy()
     return found[: len(features)]
 
 
@@ -139,8 +146,9 @@ def _key(record: NDArray[Any]) -> Key:
     return hashlib.sha256(record.tobytes()).digest()
 
 
-def _model_digest(frozen: nn.Module, made_by: str) -> str:
-    digest = hashlib.sha256(f"fedlearn/encoded/v2 {__version__} {made_by}\n".encode())
+def _model_digest(frozen: nn.Module, made_by: str, device: torch.device) -> str:
+    where = "" if device == CPU else f" on {device.type}"  # other last bits
+    digest = hashlib.sha256(f"fedlearn/encoded/v2 {__version__} {made_by}{where}\n".encode())
     digest.update(_weights_digest(frozen))
     return digest.hexdigest()
 
@@ -150,7 +158,7 @@ def _weights_digest(frozen: nn.Module) -> bytes:
     if frozen not in _weights_seen:
         digest = hashlib.sha256()
         for name, tensor in frozen.state_dict().items():
-            array = tensor.numpy()
+            array = tensor.cpu().numpy()
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.tobytes())
         _weights_seen[frozen] = digest.digest()

@@ -21,6 +21,7 @@ from clients.encoded import encoded
 from clients.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
+from clients.resident import resident
 from fedlearn import models
 from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
@@ -35,8 +36,9 @@ from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Input, Task
+from fedlearn.training.device import CPU, device_of, place
 from fedlearn.training.settings import Training
-from fedlearn.vector import layout_of
+from fedlearn.vector import Vector, layout_of, load_vector
 from fedlearn.weights import weights_of
 
 __all__ = ["TEST_NOISE", "Site", "name_of", "open_site"]
@@ -64,6 +66,11 @@ class Site:
         return self.learner.model
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where this site computes: as its owner says of the machine, else as the run does."""
+        return device_of(self.owner.machine.device or self.config.training.device)
+
+    @cached_property
     def train_tensors(self) -> tuple[Tensor, Tensor]:
         """What `model` is trained on: inputs `[n, ...]` and labels `int64[n]`."""
         return self._inputs(self.data.train)
@@ -73,7 +80,17 @@ class Site:
         """What `model` is tested on: inputs `[n, ...]` and labels `int64[n]`."""
         return self._inputs(self.data.test)
 
+    def load(self, vector: Vector) -> None:
+        """Give `model` the weights of a request, on this site's device."""
+        place(self.model, self.device)
+        load_vector(self.model, vector)
+
     def _inputs(self, records: Records) -> tuple[Tensor, Tensor]:
+        if self.device == CPU:
+            return self._read(records)
+        return resident(records, self.learner.frozen, self.device, lambda: self._read(records))
+
+    def _read(self, records: Records) -> tuple[Tensor, Tensor]:
         features, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)
         if self.learner.frozen is None:
             return features, labels
@@ -82,6 +99,7 @@ class Site:
             records,
             made_by=encode(_Frozen.of(self.config, self.task, self.learner.frozen)),
             cache=default_cache(os.environ),
+            device=self.device,
         )
         return torch.from_numpy(kept), labels
 
@@ -137,7 +155,7 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
     """A site with its records.
 
     Raises:
-        ConfigError: the config cannot be run on this site's records; every reason.
+        ConfigError: the config cannot be run on this site's records, or machine; every reason.
         DataError: the records cannot be read.
     """
     site = owner.deployed
@@ -149,7 +167,9 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
         choice = encode(Choice.own(site, config))
     data, learner = _open(owner.name, run, choice)
     torch.set_num_threads((site and site.machine.threads) or config.engine.threads)
-    return Site(owner.name, config, data.task, data.mine, data.sha256, learner, owner)
+    opened = Site(owner.name, config, data.task, data.mine, data.sha256, learner, owner)
+    _ = opened.device  # refused now, and not when the site is to train
+    return opened
 
 
 @dataclass(frozen=True)

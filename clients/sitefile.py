@@ -35,6 +35,7 @@ from fedlearn.errors import ConfigError, DataError
 from fedlearn.keyring import load_pinned
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.settings import Count, Name
+from fedlearn.training.device import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +50,14 @@ class Server:
 class Machine:
     """What this site's machine can do; None: as the run says.
 
-    `max_batch` bounds the records that are worked on at once, `threads` are torch's.
-    Neither changes what a run promises; both change the last bits of a result.
+    `max_batch` bounds the records that are worked on at once, `threads` are torch's,
+    `device` is where it computes. None changes what a run promises; all change the last
+    bits of a result.
     """
 
     max_batch: Count | None = None
     threads: Count | None = None
+    device: Device | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from fedlearn.audit import SlotAudit
 from fedlearn.data import scaling_of, scenario_problems
 from fedlearn.data.partition import Files
 from fedlearn.data.scaling import reads_records
+from fedlearn.engine import RayEngine
 from fedlearn.fairness import problems as fairness_problems
 from fedlearn.models.validate import dp_problems
 from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy
@@ -29,6 +30,7 @@ def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
     found = [*scenario_problems(config.scenario), *privacy_problems(config.privacy)]
     found += [*_scaling_problems(config), *_precision_problems(config), *_ghost_problems(config)]
+    found += _device_problems(config)
     found += fairness_problems(config.fairness)
     if isinstance(config.partition, Files) and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
@@ -78,6 +80,19 @@ def _precision_problems(config: RunConfig) -> list[str]:
     return [
         f"training.precision={training.precision}: with training.dp_engine={training.dp_engine} "
         "norms would be rounded as well. Set training.dp_engine=fast, or training.precision=fp32"
+    ]
+
+
+def _device_problems(config: RunConfig) -> list[str]:
+    """Ray shows a site no GPU but those that are set aside for it."""
+    engine = config.engine
+    if not isinstance(engine, RayEngine) or engine.gpus_per_site:
+        return []
+    if config.training.device != "cuda":
+        return []
+    return [
+        "engine.gpus_per_site=0: Ray then hides the GPUs from the sites, and training.device=cuda "
+        "asks for one. Set the share of a GPU that a site takes, as engine.gpus_per_site=0.25"
     ]
 
 

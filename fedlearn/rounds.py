@@ -37,6 +37,8 @@ class Hello:
     """Version and SHA-256 (hex) of the fedlearn that runs there."""
     schema: Schema = ()
     """The columns of a table, as `fedlearn.data.schema` describes them; no value of any."""
+    device: str = "cpu"
+    """The kind of device that the site computes on: `cpu` or `cuda`."""
 
 
 @dataclass(frozen=True, kw_only=True)

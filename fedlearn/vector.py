@@ -59,10 +59,8 @@ def layout_of(model: nn.Module) -> Layout:
 
 def to_vector(model: nn.Module) -> Vector:
     """A copy of the shared tensors of `model` as `float32[d]`."""
-    parts = [
-        t.detach().reshape(-1).to("cpu", torch.float32) for t in shared_tensors(model).values()
-    ]
-    return torch.cat(parts).numpy()
+    parts = [t.detach().reshape(-1).to(torch.float32) for t in shared_tensors(model).values()]
+    return torch.cat(parts).cpu().numpy()  # one copy from the device that the model is on
 
 
 @torch.no_grad()
@@ -77,8 +75,10 @@ def load_vector(model: nn.Module, vector: Vector) -> None:
     if vector.shape != (sum(sizes),):
         raise ValueError(f"vector of {vector.shape} for a model of {sum(sizes)} values")
     # A copy: torch takes no memory that it may not write to, such as a received array's.
-    pieces = torch.split(torch.from_numpy(np.array(vector, np.float32)), sizes)
-    for tensor, piece in zip(tensors.values(), pieces, strict=True):
+    whole = torch.from_numpy(np.array(vector, np.float32))
+    if tensors:
+        whole = whole.to(next(iter(tensors.values())).device)
+    for tensor, piece in zip(tensors.values(), torch.split(whole, sizes), strict=True):
         tensor.copy_(piece.view_as(tensor))
 
 

@@ -234,8 +234,13 @@ class _Reporter:
             privacy=_privacy(federation),
             declined=list(federation.enrolment.declined),
             protection=Protection(transport=config.transport.kind, secagg=config.secagg.kind),
-            environment=this_environment("cpu", config.engine.threads),
+            environment=this_environment(_devices(federation.enrolment), config.engine.threads),
         )
+
+
+def _devices(enrolment: Enrolment) -> str:
+    """The kinds of device that the sites compute on, by their word."""
+    return ", ".join(sorted({hello.device for hello in enrolment.hellos.values()}))
 
 
 def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:

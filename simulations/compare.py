@@ -23,7 +23,7 @@ from server.report.comparison import Comparison
 from server.report.page import write_report
 from server.stop import Stop
 from simulations.baselines import baselines
-from simulations.forks import cores
+from simulations.forks import at_a_time, cores
 from simulations.points import Point, points_of
 from simulations.run import with_absolute_paths
 from simulations.study import Study
@@ -143,6 +143,7 @@ def _crew(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int,
     """
     on_ray = any(isinstance(config.engine, RayEngine) for config in configs)
     threads = max((config.engine.threads for config in configs), default=1)
-    fits = 1 if on_ray else max(1, cores() // threads)
+    each = (at_a_time(cores() // threads, config.training.device) for config in configs)
+    fits = 1 if on_ray else min(each, default=1)
     fork = sys.platform == "linux" and threads == 1 and not on_ray
     return settings.workers or fits, "fork" if fork else "spawn"

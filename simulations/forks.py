@@ -7,6 +7,11 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+import torch
+
+from fedlearn.training.device import Device
 
 
 @contextmanager
@@ -24,6 +29,16 @@ def forking() -> Iterator[None]:
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+SHARE_A_GPU: Final = 4
+"""Processes for each GPU: more would mostly wait, and each takes half a gigabyte of its memory."""
+
+
+def at_a_time(fit: int, device: Device) -> int:
+    """How many processes may compute at a time where the cores carry `fit`; at least one."""
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    return max(1, min(fit, gpus * SHARE_A_GPU) if gpus else fit)
 
 
 def cores() -> int:

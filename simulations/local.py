@@ -23,8 +23,9 @@ from fedlearn import flower, flower_private
 from fedlearn.config import RunConfig
 from fedlearn.engine import LocalEngine
 from fedlearn.training.allocator import keep_freed_memory
+from fedlearn.training.device import CPU, device_of, touched
 from fedlearn.training.settings import Training
-from simulations.forks import cores
+from simulations.forks import at_a_time, cores
 from simulations.pool import Died, Done, Outcome, Pool, Task
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class Crew:
 
     They start with the first round in which a site has `pays` to do; or,
     `at_once`, before anything is computed here: torch must not have used
-    threads of its own before a fork that will use them. `work` says how many
-    samples a round takes at a node.
+    threads of its own, or a GPU, before a fork that will use them. `work` says how
+    many samples a round takes at a node.
     """
 
     workers: int = 1
@@ -143,7 +144,7 @@ class InProcessGrid(Grid):
 
     def _pays(self, messages: Sequence[Message]) -> bool:
         """Whether to start workers for `messages`."""
-        if self._crew.workers == 1 or len(messages) == 1:
+        if self._crew.workers == 1 or len(messages) == 1 or touched():
             return False
         heavy = [m for m in messages if m.metadata.message_type in HEAVY]
         works = [flower.size_of(m) / 4 * self._crew.work(m.metadata.dst_node_id) for m in heavy]
@@ -200,13 +201,14 @@ def crew_of(engine: LocalEngine, training: Training, sizes: Sequence[int]) -> Cr
     """Who answers for sites with `sizes` training records."""
     # A run of a comparison shares the cores with its fellows; where there is no fork, one works.
     alone = multiprocessing.parent_process() is not None or sys.platform != "linux"
-    fits = max(1, cores() // engine.threads)
+    fits = at_a_time(cores() // engine.threads, training.device)
     asked = fits if engine.workers == "auto" else engine.workers
     workers = 1 if alone else min(asked, len(sizes))
+    on_gpu = device_of(training.device) != CPU
     return Crew(
         workers=workers,
         pays=PAYS if engine.workers == "auto" else 0.0,
-        at_once=workers > 1 and engine.threads > 1,
+        at_once=workers > 1 and (engine.threads > 1 or on_gpu),
         work=lambda node: samples_of_round(training, sizes[node - FIRST_NODE]),
     )
 

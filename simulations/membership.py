@@ -22,6 +22,7 @@ from fedlearn.audit.membership import found_at, lira, rmia
 from fedlearn.audit.promise import Promise
 from fedlearn.config import RunConfig
 from fedlearn.rng import Streams
+from fedlearn.training.device import device_of, home, place
 from fedlearn.training.local import predict, train
 from simulations.audited_folder import AuditedRun
 
@@ -93,6 +94,7 @@ def _reference(
     """The chances under a model that was trained on the records `inside`."""
     config, streams = run.config, Streams(run.config.seed)
     learner = models.build(config.model, run.task, streams, config.training.trained_part)
+    place(learner.whole(), device_of(config.training.device))
     features = torch.from_numpy(records.features[inside])
     if learner.frozen is not None:
         features = _frozen(learner.frozen, features, config.training.max_batch)
@@ -105,7 +107,8 @@ def _reference(
 
 def _frozen(frozen: nn.Module, features: torch.Tensor, size: int) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([frozen(features[i : i + size]) for i in range(0, len(features), size)])
+        parts = [features[i : i + size].to(home(frozen)) for i in range(0, len(features), size)]
+        return torch.cat([frozen(part).cpu() for part in parts])
 
 
 def _attack(

@@ -25,6 +25,7 @@ from typing import Final
 from flwr.app import Message, RecordDict
 
 from fedlearn.flower_private import with_content
+from fedlearn.training.device import take_turn
 from simulations.forks import forking
 
 LAST_SECONDS: Final = 2.0
@@ -76,7 +77,8 @@ class _Worker:
     def __init__(self, answer: Answer, before: Sequence[_Worker]) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         inherited = [worker.connection for worker in before] + [self.connection]
-        self.process = ForkProcess(target=_work, args=(answer, theirs, inherited), daemon=True)
+        given = (answer, theirs, inherited, len(before))
+        self.process = ForkProcess(target=_work, args=given, daemon=True)
         with forking():
             self.process.start()
         theirs.close()
@@ -191,7 +193,10 @@ class Pool:
 # --- in the new process ---------------------------------------------------------------
 
 
-def _work(answer: Answer, connection: Connection, inherited: Sequence[Connection]) -> None:
+def _work(
+    answer: Answer, connection: Connection, inherited: Sequence[Connection], number: int
+) -> None:
+    take_turn(number)
     # Ctrl-C in a terminal reaches every process; the first one decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -25,6 +25,7 @@ from typing import Final, Literal
 
 from fedlearn.config import RunConfig, decode
 from fedlearn.errors import FedlearnError, StoppedError
+from fedlearn.training.device import take_turn
 from server.federation import Federation
 from server.report.page import write_report
 from server.result import Result, RoundResult
@@ -107,11 +108,13 @@ class _Crew:
         self.kind = ForkProcess if start == "fork" else SpawnProcess
         self.running: dict[Connection, tuple[Job, BaseProcess]] = {}
         self.interrupted = False
+        self._started = 0
 
     def start(self, job: Job) -> None:
         """Start a process for `job`."""
         ours, theirs = multiprocessing.Pipe(duplex=False)
-        process = self.kind(target=_work, args=(job, theirs), daemon=True)
+        process = self.kind(target=_work, args=(job, theirs, self._started), daemon=True)
+        self._started += 1
         with forking():
             process.start()
         theirs.close()
@@ -160,7 +163,8 @@ class _Crew:
 # --- in the new process ---------------------------------------------------------------
 
 
-def _work(job: Job, connection: Connection) -> None:
+def _work(job: Job, connection: Connection, number: int) -> None:
+    take_turn(number)
     # A group of its own: Ctrl-C in the terminal reaches the parent alone, who passes it on.
     os.setpgrp()
     _silence()

@@ -43,7 +43,8 @@ def attach(model: nn.Module, count: int) -> None:
 
 def canary_losses(model: nn.Module, canaries: Tensor, slope: float) -> Tensor:
     """The losses of the canaries in the slots `canaries: int64[k]`: their gradient is `slope`."""
-    losses: Tensor = slope * model.get_submodule(NAME).table(canaries).squeeze(-1)  # type: ignore[operator]
+    table: nn.Embedding = model.get_submodule(NAME).table  # type: ignore[assignment]
+    losses: Tensor = slope * table(canaries.to(table.weight.device)).squeeze(-1)
     return losses
 
 

@@ -60,7 +60,7 @@ def _view(images: Tensor, config: Training, rng: np.random.Generator) -> Tensor:
     shifted = _shifted(images, rng.integers(0, 2 * most + 1, (2, count)), most) if most else images
     if not config.flips:
         return shifted
-    turned = torch.from_numpy(rng.random(count) < 0.5)
+    turned = torch.from_numpy(rng.random(count) < 0.5).to(images.device)
     return torch.where(turned[:, None, None, None], shifted.flip(-1), shifted)
 
 
@@ -68,9 +68,10 @@ def _shifted(images: Tensor, offsets: np.ndarray, most: int) -> Tensor:
     """Each picture cut out of itself with a rim of `most` pixels, from its own corner."""
     height, width = images.shape[-2:]
     wide = functional.pad(images, (most, most, most, most), mode="reflect")
-    down, right = torch.from_numpy(offsets)
-    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
-    columns = (right[:, None] + torch.arange(width))[:, None, None, :]
-    own = torch.arange(len(images))[:, None, None, None]
-    channels = torch.arange(images.shape[1])[None, :, None, None]
+    device = images.device
+    down, right = torch.from_numpy(offsets).to(device)
+    rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
+    columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
+    own = torch.arange(len(images), device=device)[:, None, None, None]
+    channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
     return wide[own, channels, rows, columns]

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from fedlearn.models.slots import canary_losses, is_slot, no_canaries
 from fedlearn.training.augmentation import views
+from fedlearn.training.device import CPU, fetch, home
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -33,7 +34,8 @@ def train(
 ) -> float:
     """Make `config.local_steps` steps on `model` in place; the mean training loss in nats.
 
-    `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1. Batches of
+    `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1, where the model is
+    or on the CPU. Batches of
     `max(1, round(sample_rate * n))` records come from shuffled passes. `canaries`,
     `int64[k]`, are audit slots that join the batches by passes of their own:
     records are trained on as if they were not there.
@@ -42,8 +44,8 @@ def train(
     optimizer = make_optimizer(model, config)
     anchor = snapshot(model) if proximal_mu else {}
     canaries = no_canaries() if canaries is None else canaries
-    total = 0.0
-    with lent_generator(rng):
+    total = torch.zeros((), dtype=torch.float64, device=home(model))
+    with lent_generator(rng, home(model)):
         coins = rng.spawn(1)[0]
         probes = _canary_batches(canaries, config, rng)
         for batch in batches(len(labels), config, rng):
@@ -54,17 +56,20 @@ def train(
                 loss.backward()  # type: ignore[no-untyped-call]
             add_proximal(model, anchor, proximal_mu)
             optimizer.step()
-    return total / config.local_steps
+    return total.item() / config.local_steps
 
 
 @contextmanager
-def lent_generator(rng: np.random.Generator) -> Iterator[None]:
-    """While this lasts, torch's global generator is a stream of `rng`; then it is as before.
+def lent_generator(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
+    """While this lasts, torch's global generators are a stream of `rng`; then they are as before.
 
-    Dropout knows no other generator. `rng` itself is not advanced.
+    Dropout on `device` knows no other generator. `rng` itself is not advanced.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(rng.spawn(1)[0].integers(2**63)))
+    seed = int(rng.spawn(1)[0].integers(2**63))
+    with torch.random.fork_rng(devices=[] if device == CPU else [device]):
+        torch.default_generator.manual_seed(seed)
+        if device != CPU:
+            torch.cuda.manual_seed(seed)
         yield
 
 
@@ -119,17 +124,22 @@ def _accumulate(
     batch: NDArray[np.int64],
     config: Training,
     rng: np.random.Generator,
-) -> float:
-    """Gradient of the mean loss over `batch` and all views, in parts; returns that loss."""
-    total = 0.0
+) -> Tensor:
+    """Gradient of the mean loss over `batch` and all views, in parts; returns that loss.
+
+    As a number on the device: to read it would mean to wait for it.
+    """
+    device = home(model)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     for rows in pieces(batch, config.max_batch):
-        seen = views(features[rows], config, rng)
+        seen = views(fetch(features, rows, device), config, rng)
+        meant = fetch(labels, rows, device)
         for view in seen:
             logits = forward(model, view, config.precision)
-            loss = functional.cross_entropy(logits, labels[rows], reduction="sum")
+            loss = functional.cross_entropy(logits, meant, reduction="sum")
             loss = loss / (len(batch) * len(seen))
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+            total += loss.detach()
     return total
 
 
@@ -143,11 +153,12 @@ def forward(model: nn.Module, features: Tensor, precision: Precision) -> Tensor:
 def predict(model: nn.Module, features: Tensor, max_batch: int) -> NDArray[np.float64]:
     """Class probabilities `float64[n, classes]` in evaluation mode; n may be 0."""
     model.eval()
+    device = home(model)
     starts = range(0, max(1, len(features)), max_batch)
     with torch.no_grad():
-        parts = [model(features[i : i + max_batch]) for i in starts]
+        parts = [model(features[i : i + max_batch].to(device)) for i in starts]
         probabilities = torch.cat(parts).double().softmax(1)
-    return np.asarray(probabilities.numpy())
+    return np.asarray(probabilities.cpu().numpy())
 
 
 def diverged(vector: NDArray[np.float32]) -> bool:

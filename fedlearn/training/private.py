@@ -28,6 +28,7 @@ from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.augmentation import views
+from fedlearn.training.device import brought, fetch, home
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, forward, pieces, snapshot
 from fedlearn.training.optimizers import make_optimizer
@@ -50,12 +51,14 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
     def add_noise(self) -> None:
         """`p.grad = p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2)`."""
         stddev = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            grad = parameter.summed_grad
-            if stddev:
-                drawn = torch.from_numpy(self.noise.normal(grad.numel(), stddev))
-                grad = grad + drawn.view_as(grad).to(grad.device)
-            parameter.grad = grad.view_as(parameter).to(parameter.dtype)
+        sums = [parameter.summed_grad for parameter in self.params]
+        if stddev:
+            # On a GPU the CPU draws while the device still computes the sums.
+            drawn = [torch.from_numpy(self.noise.normal(one.numel(), stddev)) for one in sums]
+            parts = _all_brought(drawn, sums[0].device)
+            sums = [total + part.view_as(total) for total, part in zip(sums, parts, strict=True)]
+        for parameter, total in zip(self.params, sums, strict=True):
+            parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
     def release(self) -> None:
         """Noise on the clipped sum, over the public constant, then the wrapped optimiser's step.
@@ -72,6 +75,13 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if self.step_hook:
             self.step_hook(self)
         self.original_optimizer.step()
+
+
+def _all_brought(parts: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Vectors on `device`, in one copy."""
+    if device.type == "cpu":
+        return parts
+    return torch.split(brought(torch.cat(list(parts)), device), [len(part) for part in parts])
 
 
 Losses = Callable[[], Tensor]
@@ -153,7 +163,7 @@ def clipped_gradient_sum(
     for losses in _batch(model, features, labels, config, plan, noise, canaries):
         sums = engine.step(losses).sums
         flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
-        total[: flat.numel()] += flat.numpy()
+        total[: flat.numel()] += flat.cpu().numpy()
     return total
 
 
@@ -171,9 +181,11 @@ def _batch(
     records, slope = len(labels), _STEEPNESS * plan.clip_norm
     batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
     rng = _secret_coins(noise)
+    device = home(model)
     at_a_time = max(1, config.max_batch // max(1, config.augmentations))
     for rows in pieces(batch[batch < records], at_a_time):
-        yield _losses(model, views(features[rows], config, rng), labels[rows], config.precision)
+        seen = views(fetch(features, rows, device), config, rng)
+        yield _losses(model, seen, fetch(labels, rows, device), config.precision)
     for rows in pieces(batch[batch >= records] - records, config.max_batch):
         yield partial(canary_losses, model, canaries[rows], slope)
 
@@ -245,7 +257,7 @@ def _by_hooks(optimizer: PrivateOptimizer, losses: Losses) -> None:
         of_part.mean().backward()  # type: ignore[no-untyped-call]
     for parameter in optimizer.params:
         if parameter.grad_sample is None:  # a layer that this part does not reach
-            parameter.grad_sample = torch.zeros(()).expand(len(of_part), *parameter.shape)
+            parameter.grad_sample = parameter.new_zeros(()).expand(len(of_part), *parameter.shape)
     optimizer.clip_and_accumulate()
     for parameter in optimizer.params:
         parameter.grad_sample = None

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.settings import Count, Natural, NonNegative, Portion, Positive, Rate
+from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]
 
@@ -39,6 +40,8 @@ class Training:
     precision: Precision = "fp32"
     """Of activations and matrix products in training; weights, norms, clipped sums, noise and
     evaluation stay in fp32."""
+    device: Device = "auto"
+    """Where sites compute; a site's own file may say otherwise of its machine."""
     augmentations: Natural = 0
     """Random views of a picture whose mean is its gradient, before it is clipped; 0: as it is."""
     flips: bool = True

@@ -29,6 +29,7 @@ from fedlearn.data.scaling import Ranges
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.logs import log_json
 from tests.deployment.world import World, make_world
+from tests.far import CUDA, far_device
 
 NOW = datetime.now(UTC)
 SITES = ("cleveland", "hungary", "switzerland")
@@ -168,6 +169,19 @@ def test_machine__bounds_the_batch_and_no_promise(world: World) -> None:
     assert small.training == replace(config.training, max_batch=3)
     assert large.training == config.training
     assert small.plan(3) == large.plan(3)
+
+
+def test_machine__says_where_a_site_computes_whatever_the_run_says(world: World) -> None:
+    site = sitefile.load(world.site_file("cleveland"))
+    config = compose(["experiment=medical_heart", "training.device=cuda"])
+    own = replace(site, machine=Machine(device="cpu"))
+    with far_device():
+        assert open_site(deployed_owner(site), config).device == CUDA
+        assert open_site(deployed_owner(own), config).device.type == "cpu"
+    with far_device(count=0):
+        open_site(deployed_owner(own), config)
+        with pytest.raises(ConfigError, match="device in the machine of the site file"):
+            open_site(deployed_owner(site), config)
 
 
 # --- Memory -------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from torch import nn
 from clients.encoded import encoded
 from fedlearn.data import Records
 from fedlearn.models.initialise import initialise
+from fedlearn.training import device
+from tests.far import CUDA, far_device
 
 
 class Counting(nn.Linear):
@@ -51,6 +53,21 @@ def test_encoded__is_the_output_of_the_frozen_part(tmp_path: Path, n: int) -> No
     found = encoded(layer(), records(n), made_by="", cache=tmp_path)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected(records(n)))
+
+
+def test_encoded__is_computed_where_the_site_computes_and_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_exact", lambda: None)
+    frozen, mine, here = layer(), records(40), records(40)
+    with far_device():
+        there = encoded(frozen, mine, made_by="", cache=tmp_path, device=CUDA)
+        assert device.home(frozen) == CUDA
+    np.testing.assert_array_equal(there, expected(mine))
+    # The last bits of a device are its own: what a GPU made is not taken for the CPU's.
+    again = layer()
+    encoded(again, here, made_by="", cache=tmp_path)
+    assert again.shown == 64
 
 
 def test_encoded__is_computed_once_per_process_and_once_per_site(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ class ClippedGradients:
         finite = total.isfinite()
         dropped = ~finite
         factors = self.clipping.factors(squared, finite)
-        left_out = dropped if bool(dropped.any()) else None
+        # On a GPU a look at the answer would wait for it, and the CPU has noise to draw.
+        left_out = dropped if dropped.is_cuda or bool(dropped.any()) else None
         sums = {
             name: (
                 contributions[name].weighted_sum(factors[self.clipping.group_of[name]], left_out)

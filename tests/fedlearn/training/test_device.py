@@ -1,0 +1,260 @@
+"""Where training computes: nothing is left behind on the CPU, and a GPU computes the same.
+
+A device that is not there (`tests.far`) shows the first, model by model and bit by
+bit; the second takes a real one and is skipped without.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.models.cnn import Cnn
+from fedlearn.models.slots import attach
+from fedlearn.privacy import RecordPlan, SeededNoise
+from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
+from fedlearn.training import device
+from fedlearn.training.local import predict, train
+from fedlearn.training.private import clipped_gradient_sum, train_private
+from fedlearn.training.settings import Training
+from fedlearn.vector import load_vector, to_vector
+from tests.far import CUDA, Far, far_device
+from tests.fedlearn.models.cases import CASES, COLOUR, Case, perturb
+
+REAL = pytest.mark.skipif(
+    not torch.cuda.device_count(), reason="this machine has no CUDA device that torch can use"
+)
+N = 12
+TRAINING = Training(
+    optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01, local_steps=3,
+    sample_rate=0.5, nominal_records=N, dp_engine="fast", max_batch=4,
+)  # fmt: skip
+PLAN = RecordPlan(
+    clip_norm=0.5, noise_multiplier=1.0, delta=1e-5, sample_rate=0.5, steps_per_round=3, rounds=1
+)
+SHARED = make_plan(
+    DistributedPrivacy(noise_multiplier=1.0, clip_norm=0.5),
+    Population(num_clients=3, dimension=10, records_per_step=6.0),
+    sample_rate=0.5,
+    rounds=1,
+)
+
+Work = Callable[[nn.Module, Tensor, Tensor], np.ndarray]
+"""What is done with a model and records, and what comes of it."""
+
+
+def plain(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
+    loss = train(model, features, labels, TRAINING, proximal_mu=0.1, rng=np.random.default_rng(1))
+    return np.append(to_vector(model), loss)
+
+
+def private(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
+    noise = SeededNoise(b"device")
+    train_private(model, features, labels, TRAINING, PLAN, proximal_mu=0.1, noise=noise)
+    return to_vector(model)
+
+
+def shared(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
+    noise = SeededNoise(b"device")
+    return clipped_gradient_sum(model, features, labels, TRAINING, SHARED, noise=noise)
+
+
+def predicted(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
+    return predict(model, features, 5)
+
+
+WORKS = {"plain": plain, "private": private, "shared": shared, "predicted": predicted}
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a first use of CUDA sets for a whole process stays out of the other tests."""
+    monkeypatch.setattr(device, "_exact", lambda: None)
+    return
+
+
+def fresh(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
+    model = case.build()
+    perturb(model)
+    labels = torch.arange(N) % case.classes
+    return model, case.inputs(N), labels
+
+
+def on(where: torch.device, case: Case, work: Work, *, near: bool) -> np.ndarray:
+    """What `work` gives on a device, with the records there or brought batch by batch."""
+    model, features, labels = fresh(case)
+    device.place(model, where)
+    if near:
+        features, labels = features.to(where), labels.to(where)
+    return work(model, features, labels)
+
+
+SOME = [case for case in CASES if case.name.endswith(("-mixed-3", "-grey", "-large", "-all"))]
+SOME += [case for case in CASES if case.name in ("text-blocks", "sequence-mixed")]
+POSSIBLE = [
+    pytest.param(case, work, id=f"{case.name}-{name}")
+    for case in SOME
+    for name, work in WORKS.items()
+    if not (case.mixes and name in ("private", "shared"))
+]
+
+
+@pytest.mark.parametrize("near", [True, False], ids=["resident", "fetched"])
+@pytest.mark.parametrize(("case", "work"), POSSIBLE)
+def test_device__leaves_nothing_on_the_cpu(case: Case, work: Work, near: bool) -> None:
+    expected = on(device.CPU, case, work, near=False)
+    with far_device():
+        found = on(CUDA, case, work, near=near)
+    np.testing.assert_array_equal(found, expected)
+
+
+@REAL
+@pytest.mark.parametrize(("case", "work"), POSSIBLE)
+def test_device__computes_on_a_gpu_what_the_cpu_does(case: Case, work: Work) -> None:
+    expected = on(device.CPU, case, work, near=False)
+    found = on(torch.device("cuda", 0), case, work, near=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_far_device__refuses_what_a_device_refuses() -> None:
+    with far_device():
+        there = torch.ones(3).to("cuda")
+        assert isinstance(there, Far)
+        assert there.device == CUDA
+        with pytest.raises(RuntimeError, match="same device"):
+            there + torch.ones(3)
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        assert (there * 2).cpu().tolist() == [2, 2, 2]
+        assert torch.zeros(2, device=there.device).device == CUDA
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("clips", [True, False])
+def test_device__has_views_canaries_and_dropout_too(
+    clips: bool, precision: Literal["fp32", "bf16"]
+) -> None:
+    config = replace(TRAINING, augmentations=2, shifts=1, precision=precision)
+    net = Cnn(width=4, depth=2, groups=2, dropout=0.0 if clips else 0.5)
+    case = Case(name="cnn", config=net, input=COLOUR, classes=3)
+
+    def step(where: torch.device) -> np.ndarray:
+        model, features, labels = fresh(case)
+        attach(model, 4)
+        device.place(model, where)
+        data, slots = (model, features, labels), torch.tensor([0, 3])
+        if clips:
+            noise = SeededNoise(b"views")
+            train_private(*data, config, PLAN, proximal_mu=0.0, noise=noise, canaries=slots)
+        else:
+            rng = np.random.default_rng(2)
+            train(*data, config, proximal_mu=0.0, rng=rng, canaries=slots)
+        return to_vector(model)
+
+    expected = step(device.CPU)
+    with far_device():
+        found = step(CUDA)
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found[-4:]).max() > 0
+
+
+# --- which device ------------------------------------------------------------------
+
+
+def test_device_of__auto_takes_a_gpu_where_there_is_one() -> None:
+    with far_device():
+        assert device.device_of("auto") == device.device_of("cuda") == CUDA
+        assert device.device_of("cpu") == device.CPU
+    with far_device(count=0):
+        assert device.device_of("auto") == device.device_of("cpu") == device.CPU
+
+
+def test_device_of__says_what_to_do_where_there_is_none() -> None:
+    with far_device(count=0), pytest.raises(ConfigError) as refused:
+        device.device_of("cuda")
+    assert "training.device=cuda" in str(refused.value)
+    assert "training.device=auto" in str(refused.value)
+
+
+def test_take_turn__spreads_processes_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_turn", 0)
+    found = []
+    with far_device(count=3):
+        for number in range(5):
+            device.take_turn(number)
+            found.append(device.device_of("auto").index)
+    assert found == [0, 1, 2, 0, 1]
+
+
+def test_device_of__starts_no_cuda() -> None:
+    """Or no process that is forked later could use it."""
+    code = (
+        "from fedlearn.training.device import device_of, touched; device_of('auto'); "
+        "import sys; sys.exit(touched())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_place__computes_float32_in_float32_and_repeats() -> None:
+    """In a process of its own: what it sets, it sets for good."""
+    code = """
+import torch, warnings
+from tests.far import far_device, CUDA
+from fedlearn.training.device import place
+with far_device():
+    place(torch.nn.Linear(2, 2), CUDA)
+assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+assert torch.are_deterministic_algorithms_enabled()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_place__does_nothing_twice() -> None:
+    model = nn.Linear(3, 2)
+    before = model.weight
+    device.place(model, device.CPU)
+    assert model.weight is before
+    with far_device():
+        device.place(model, CUDA)
+        there = model.weight
+        device.place(model, CUDA)
+        assert model.weight is there
+        assert device.home(model) == CUDA
+        device.place(model, device.CPU)
+    assert device.home(model) == device.CPU
+    torch.testing.assert_close(model.weight, before)
+
+
+def test_near__leaves_half_of_a_device_free() -> None:
+    records = torch.zeros(1000)
+    with far_device(free=2**39 + 4000):
+        assert device.near(records, CUDA).device == CUDA
+    with far_device(free=2**39 + 3999):
+        assert device.near(records, CUDA) is records
+    assert device.near(records, device.CPU) is records
+
+
+def test_within_memory__says_which_numbers_to_lower() -> None:
+    wanted = r"north: .*training\.max_batch.*engine\.workers"
+    with pytest.raises(FedlearnError, match=wanted), device.within_memory("north"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_load_vector__goes_to_the_device_and_comes_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    vector = np.arange(len(to_vector(model)), dtype=np.float32)
+    with far_device():
+        device.place(model, CUDA)
+        load_vector(model, vector)
+        np.testing.assert_array_equal(to_vector(model), vector)

@@ -1,0 +1,125 @@
+"""A whole run on a GPU that is not there (`tests.far`): what the CPU finds, to the bit.
+
+Messages, secure aggregation and ledgers do not know where a site computes; the
+result says it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clients.site import TEST_NOISE
+from fedlearn.config import compose
+from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.training import device, local
+from server.run import Silent
+from server.stop import Stop
+from simulations.forks import SHARE_A_GPU, at_a_time
+from simulations.local import crew_of
+from simulations.run import simulate
+from tests.far import far_device
+
+from .small import table
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a first use of CUDA sets for a process stays out of the other tests; nor a fork."""
+    from clients import site
+
+    monkeypatch.setattr(device, "_exact", lambda: None)
+    monkeypatch.setenv(TEST_NOISE, "device")
+    site._learner.cache_clear()
+    yield
+    site._learner.cache_clear()
+
+
+def run(folder: Path, *overrides: str, gpu: bool) -> dict[str, Any]:
+    """The result, on the CPU or on the device that is not there."""
+    out = folder / ("gpu" if gpu else "cpu")
+    sites = ("north", "south", "west")
+    chosen = [*table(folder, sites=sites), "engine.workers=1", *overrides, f"out={out}"]
+    with far_device() if gpu else nullcontext():
+        simulate(compose(chosen), Silent(), Stop())
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("privacy=none",),
+        ("privacy=record", "privacy.epsilon=4"),
+        ("privacy=record", "privacy.epsilon=4", "audit=slots"),
+        ("privacy=record", "privacy.epsilon=4", "audit=mislabelled", "audit.canaries=20"),
+        ("privacy=none", "model.architecture=ft_transformer"),
+        ("privacy=none", "secagg=masked", "transport=sealed"),
+    ],
+    ids=lambda one: "-".join(one),
+)
+def test_run__on_a_gpu_finds_what_the_cpu_finds(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    expected, found = (run(tmp_path, *overrides, gpu=gpu) for gpu in (False, True))
+    assert found["model"] == expected["model"]  # its hash among it
+    assert found["final"] == expected["final"]
+    assert expected["environment"]["device"] == "cpu"
+    assert found["environment"]["device"] == "cuda"
+
+
+def test_run__on_the_cpu_though_there_is_a_gpu(tmp_path: Path) -> None:
+    found = run(tmp_path, "privacy=none", "training.device=cpu", gpu=True)
+    assert found["environment"]["device"] == "cpu"
+
+
+def test_run__without_the_gpu_it_asks_for_is_refused_at_once(tmp_path: Path) -> None:
+    wish = f"out={tmp_path / 'out'}", "training.device=cuda"
+    config = compose([*table(tmp_path), *wish])
+    with far_device(count=0), pytest.raises(FedlearnError) as refused:
+        simulate(config, Silent(), Stop())
+    assert "training.device=cuda" in str(refused.value)
+    assert refused.value.exit_code == ConfigError.exit_code
+    assert not (tmp_path / "out").exists()
+
+
+def test_run__says_what_to_lower_where_a_gpu_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(local, "forward", full)
+    with pytest.raises(FedlearnError, match=r"training\.max_batch"):
+        run(tmp_path, "privacy=none", gpu=True)
+
+
+# --- how many processes --------------------------------------------------------------
+
+
+def test_ray__shows_no_gpu_that_is_not_set_aside() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.gpus_per_site"):
+        compose(["experiment=medical_heart", "engine=ray", "training.device=cuda"])
+    shared = "engine.gpus_per_site=0.25"
+    compose(["experiment=medical_heart", "engine=ray", "training.device=cuda", shared])
+
+
+def test_processes__are_few_to_a_gpu() -> None:
+    with far_device(count=2):
+        assert at_a_time(100, "auto") == 2 * SHARE_A_GPU
+        assert at_a_time(3, "cuda") == 3
+        assert at_a_time(100, "cpu") == 100
+    with far_device(count=0):
+        assert at_a_time(100, "auto") == 100
+        assert at_a_time(0, "auto") == 1
+
+
+def test_workers__start_before_this_process_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["experiment=medical_heart", "engine.workers=2"])
+    with far_device():
+        assert crew_of(config.engine, config.training, [10, 10]).at_once
+    assert not crew_of(config.engine, config.training, [10, 10]).at_once
