@@ -3,13 +3,14 @@
 A deployed site is described by its own file. In a simulation, `sites=FOLDER` gives
 site `NAME` the file `FOLDER/NAME.yaml`: its ledger and its policy then belong to the
 data and outlive every run. A site without a file has no policy, and a ledger that
-lives and dies with the run.
+lives and dies with the run. Where a simulation pools the records of all files, every
+owner is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from clients.sitefile import Machine, SiteFile
 from clients.spending import Declined
 from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
+from fedlearn.data.partition import Files
 from fedlearn.errors import ConfigError, PrivacyError
 from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy, Unit
 
@@ -35,6 +37,8 @@ class Owner:
     """What the site's machine can hold, by its own file."""
     deployed: SiteFile | None = None
     """The site's own file, where it is a machine of its own."""
+    contributors: tuple[Owner, ...] = ()
+    """Whose records these are, where a simulation has pooled them; each has a say."""
 
     @property
     def budget(self) -> Budget | None:
@@ -48,14 +52,27 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     Raises:
         ConfigError: the site file is wrong, or is that of another site.
     """
+    kept = Path(config.out) / "sites" / name / "ledger.jsonl"
+    if _is_pooled(config):
+        alone = replace(config, partition=Files())
+        owners = tuple(owner_of(alone, one) for one in _names(config))
+        return Owner(name=name, ledger=kept, policy=None, contributors=owners)
     path = None if config.sites is None else Path(config.sites) / f"{name}.yaml"
     if path is None or not path.is_file():
-        kept = Path(config.out) / "sites" / name / "ledger.jsonl"
         return Owner(name=name, ledger=kept, policy=None)
     site = sitefile.load(path)
     if site.name != name:
         raise ConfigError([f"{path}: name={site.name}: is not that of the site, {name}"])
     return Owner(name=name, ledger=site.ledger, policy=site.policy, machine=site.machine)
+
+
+def _is_pooled(config: RunConfig) -> bool:
+    return isinstance(config.partition, Files) and config.partition.pooled
+
+
+def _names(config: RunConfig) -> list[str]:
+    """Whom the folder of site files has a file for."""
+    return sorted(path.stem for path in Path(config.sites or "").glob("*.yaml"))
 
 
 def deployed_owner(site: SiteFile) -> Owner:
@@ -77,8 +94,10 @@ def owned_ledgers(config: RunConfig, names: Sequence[str]) -> list[Path]:
     """
     if config.sites is None:
         return []
-    folder, found, ledgers = Path(config.sites), [], []
-    files = {path.stem for path in folder.glob("*.yaml")}
+    folder, found, ledgers = config.sites, [], []
+    files = set(_names(config))
+    if _is_pooled(config):
+        config, names = replace(config, partition=Files()), sorted(files)
     if not files:
         found.append(f"sites={folder}: holds no site file NAME.yaml")
     strangers, known = sorted(files - set(names)), ", ".join(names)
@@ -98,21 +117,22 @@ def owned_ledgers(config: RunConfig, names: Sequence[str]) -> list[Path]:
 def admit(
     owner: Owner, config: RunConfig, *, run_id: str, cohort: int | None, now: datetime
 ) -> None:
-    """Refuse what the policy does not allow; the refusal is written to the ledger.
+    """Refuse what no policy concerned allows; the refusal is written to its ledger.
 
     Raises:
         PrivacyError: with every demand that is not met.
     """
-    if owner.policy is None:
-        return
-    found = refusals(owner.policy, describe(config, cohort))
-    if not found:
-        return
-    declined = Declined(
-        run_id=run_id, purpose=f"training {config.experiment}", reason="; ".join(found)
-    )
-    ledger.decline(owner.ledger, declined, now=now)
-    raise PrivacyError("\n".join(f"site {owner.name}: {problem}" for problem in found))
+    run = describe(config, cohort)
+    found = []
+    for one in (owner, *owner.contributors):
+        demands = [] if one.policy is None else refusals(one.policy, run)
+        if demands:
+            purpose, reason = f"training {config.experiment}", "; ".join(demands)
+            declined = Declined(run_id=run_id, purpose=purpose, reason=reason)
+            ledger.decline(one.ledger, declined, now=now)
+        found += [f"site {one.name}: {demand}" for demand in demands]
+    if found:
+        raise PrivacyError("\n".join(found))
 
 
 def describe(config: RunConfig, cohort: int | None) -> RunDescription:

@@ -34,12 +34,24 @@ def problems(config: RunConfig) -> list[str]:
     found += fairness_problems(config.fairness)
     if isinstance(config.partition, Files) and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
+    found += _pooled_problems(config)
     match config.privacy:
         case DistributedPrivacy():
             found += _distributed_problems(config, config.privacy)
         case ClientPrivacy() if config.privacy.client_sample_rate < 1:
             found += _sampling_problems(config)
     return [*found, *_audit_problems(config)]
+
+
+def _pooled_problems(config: RunConfig) -> list[str]:
+    """What is learned from pooled records is learned from everybody's, and charged to nobody."""
+    pooled = isinstance(config.partition, Files) and config.partition.pooled
+    if not pooled or isinstance(config.privacy, NoPrivacy):
+        return []
+    return [
+        "partition.pooled=true: one place has no ledger of the sites to pay from; it is a "
+        "reference without privacy. Choose privacy=none, or partition.pooled=false"
+    ]
 
 
 def _audit_problems(config: RunConfig) -> list[str]:

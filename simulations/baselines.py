@@ -1,10 +1,12 @@
 """Reference lines of a comparison: the same study without privacy, or without federating.
 
-None of the three is private, and the report says so:
+None of the three is private, and the report says so; where owners of data have a policy
+that asks for privacy, it holds and they are refused:
 
 - `non_private`: the same federation, `privacy=none`.
 - `local_only`: every site trains by itself on its own records, as many steps.
-- `centralised`: all records in one place (one site holds them), as many steps.
+- `centralised`: all records in one place (one site holds them), as many steps; records
+  that lie in files of their own are put together as a simulation of them reads them.
 
 They are runs like any other, through the same code and with the same strategy (an
 optimiser at the coordinator is part of how a model is trained, with one site too), and
@@ -19,7 +21,6 @@ from dataclasses import replace
 from clients.records import simulated_sites
 from fedlearn.config import RunConfig, encode
 from fedlearn.data.partition import Files
-from fedlearn.errors import ConfigError
 from server.report.comparison import Reference
 from simulations.points import Point, compose_point
 
@@ -44,24 +45,18 @@ def baselines(points: Sequence[Point]) -> list[Point]:
 
 
 def _of(point: Point) -> Iterator[Point]:
-    if isinstance(point.config.partition, Files):
-        raise ConfigError(
-            [
-                "compare.baselines=true: with partition=files there is no place where all records "
-                "are; set it to false, or put them into one table with a column of sites"
-            ]
-        )
     yield _reference(point, "non_private", ("privacy",), ["privacy=none"])
     plain = ["privacy=none", *_PLAIN]
     alone = _reference(point, "local_only", _GROUPS_OF_PLAIN, plain)
     for site in simulated_sites(alone.config):
         yield replace(alone, name=f"{alone.name},site={site}", site=site)
-    yield _reference(
-        point,
-        "centralised",
-        (*_GROUPS_OF_PLAIN, "partition"),
-        [*plain, "partition=iid", "partition.num_sites=1"],
-    )
+    left_out = [*_GROUPS_OF_PLAIN, "partition"]
+    if isinstance(point.config.partition, Files):
+        pooled = ["partition=files", "partition.pooled=true"]
+    else:
+        pooled = ["partition=iid", "partition.num_sites=1"]
+        left_out.append("sites")  # its files are of sites that are not there any more
+    yield _reference(point, "centralised", left_out, [*plain, *pooled])
 
 
 def _reference(

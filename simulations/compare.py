@@ -139,11 +139,15 @@ def _crew(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int,
     """How many runs at a time, and how their processes start.
 
     A fork shares what is loaded, but must not follow work on several threads;
-    Ray takes all cores for itself.
+    Ray takes all cores for itself. Site files have ledgers, which one run at a time
+    spends from, so its runs are made one after the other.
     """
     on_ray = any(isinstance(config.engine, RayEngine) for config in configs)
     threads = max((config.engine.threads for config in configs), default=1)
+    fork = sys.platform == "linux" and threads == 1 and not on_ray
+    start: Start = "fork" if fork else "spawn"
+    if any(config.sites is not None for config in configs):
+        return 1, start
     each = (at_a_time(cores() // threads, config.training.device) for config in configs)
     fits = 1 if on_ray else min(each, default=1)
-    fork = sys.platform == "linux" and threads == 1 and not on_ray
-    return settings.workers or fits, "fork" if fork else "spawn"
+    return settings.workers or fits, start

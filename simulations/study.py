@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedlearn.config import RunConfig, decode, to_tree
-from fedlearn.errors import ConfigError, DataError, FedlearnError, StoppedError
+from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, StoppedError
 from server.folder import RunFolder
 from server.report.comparison import (
     FILE,
@@ -79,7 +79,7 @@ class Study:
             try:
                 rehearse(point.config, only=point.site)
             except FedlearnError as error:
-                refused |= dict.fromkeys(str(error).splitlines(), error)
+                refused |= dict.fromkeys(_refusal(point, error), error)
         codes = [error.exit_code for error in refused.values()]
         if codes and set(codes) == {DataError.exit_code}:
             raise DataError("\n".join(refused))
@@ -163,6 +163,15 @@ class Study:
             return decode(RunConfig, path.read_text())
         except (OSError, ConfigError):
             return None
+
+
+def _refusal(point: Point, error: FedlearnError) -> list[str]:
+    """What an error says; of an owner's refusal also that it is of a reference line."""
+    lines = str(error).splitlines()
+    if point.reference is None or not isinstance(error, PrivacyError):
+        return lines
+    return [f"{line} (asked for by compare.baselines=true: references train without privacy)"
+            for line in lines]  # fmt: skip
 
 
 def _essence(config: RunConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,11 +68,17 @@ class Quantity:
 class Files:
     """Every site's records are those that its own file names: `sites=FOLDER` holds the files.
 
-    Of the scenario only what all sites share is used, as in a deployment.
+    Of the scenario only what all sites share is used, as in a deployment. `pooled` puts the
+    records of all files into one place, `POOLED`: what a comparison measures against, which
+    no deployment could do.
     """
 
     kind: Literal["files"] = "files"
+    pooled: bool = False
 
+
+POOLED: Final = "all"
+"""The one site of records that were put together from those of all."""
 
 Partition = Natural | Iid | Dirichlet | Quantity | Files
 
@@ -96,6 +102,8 @@ def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignmen
 
     """
     match config:
+        case Files(pooled=True):
+            return {POOLED: np.arange(len(pool))}
         case Natural() | Files():
             return _natural(pool)
         case Iid():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clients.owner import owner_of
+from clients.owner import admit, owner_of
 from clients.records import read_simulated, simulated_notes
 from clients.site import open_site
 from fedlearn.cli import main
 from fedlearn.config import RunConfig, compose
-from fedlearn.errors import ConfigError, DataError
+from fedlearn.data.partition import Files
+from fedlearn.errors import ConfigError, DataError, PrivacyError
 from simulations.baselines import baselines
 from simulations.points import compose_point
 from simulations.run import with_absolute_paths
@@ -22,6 +24,15 @@ RUN = ["scenario=csv", "scenario.path=none", "scenario.label=ill", "partition=fi
        "scenario.classes=[no,yes]", "scenario.scaling.columns.age=[20,90]",
        "scenario.scaling.columns.dose=[0,50]", "scenario.gaps=[dose]",
        "scenario.categories.sex=[f,m]"]  # fmt: skip
+
+
+POOLED = ["partition.pooled=true", "privacy=none", "secagg=off", "transport=plain"]
+
+
+def policy(path: Path, text: str) -> None:
+    """Give a site file another policy."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("policy")]
+    path.write_text("\n".join([*lines, f"policy: {{{text}}}\n"]))
 
 
 def rows(first: int, count: int = 24) -> list[tuple[str, ...]]:
@@ -122,10 +133,73 @@ def test_files__need_a_folder(tmp_path: Path) -> None:
         read_simulated(config(tmp_path))
 
 
-def test_files__have_no_reference_with_all_records_in_one_place(sites: Path) -> None:
-    point = compose_point([*RUN, f"sites={sites}"], {})
-    with pytest.raises(ConfigError, match=r"compare\.baselines=true: with partition=files"):
-        baselines([point])
+def test_files__pooled_are_the_same_records_at_one_site(sites: Path) -> None:
+    dealt = read_simulated(config(sites))[1]
+    ((name, together),) = read_simulated(config(sites, *POOLED))[1].items()
+    assert name == "all"
+    for part in ("train", "test"):
+        apart = [getattr(site, part) for site in dealt.values()]
+        both = getattr(together, part)
+        assert sorted(map(bytes, both.features)) == sorted(
+            row.tobytes() for records in apart for row in records.features
+        )
+        assert len(both) == sum(map(len, apart)) == sum(len(r.labels) for r in apart)
+
+
+def test_files__pooled_are_for_references_without_privacy(sites: Path) -> None:
+    with pytest.raises(ConfigError, match=r"partition\.pooled=true: one place has no ledger"):
+        config(sites, "partition.pooled=true", "secagg=off")
+
+
+def test_files__pooled_are_used_as_every_owner_allows(sites: Path) -> None:
+    run = config(sites, *POOLED)
+    owner = owner_of(run, "all")
+    assert [one.name for one in owner.contributors] == ["east", "nord", "west"]
+    policy(sites / "nord.yaml", "unit: none, allow_models: [tabular]")
+    with pytest.raises(PrivacyError) as refused:
+        admit(owner_of(run, "all"), run, run_id="r", cohort=1, now=datetime.now(UTC))
+    lines = str(refused.value).splitlines()
+    assert [line.split(": policy")[0] for line in lines] == ["site east", "site west"]
+    assert {path.stem for path in (sites / "state").glob("*.jsonl")} == {"east", "west"}
+    for name in ("east", "west"):
+        policy(sites / f"{name}.yaml", "unit: none")
+    admit(owner_of(run, "all"), run, run_id="r", cohort=1, now=datetime.now(UTC))
+
+
+def test_baselines__of_files_are_every_site_alone_and_all_in_one_place(sites: Path) -> None:
+    found = baselines([compose_point([*RUN, f"sites={sites}"], {})])
+    assert [(point.reference, point.site) for point in found] == [
+        ("non_private", None),
+        ("local_only", "east"),
+        ("local_only", "nord"),
+        ("local_only", "west"),
+        ("centralised", None),
+    ]
+    assert [point.config.partition for point in found] == [Files()] * 4 + [Files(pooled=True)]
+
+
+@pytest.mark.slow
+def test_compare__measures_files_against_each_alone_and_all_together(
+    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", *RUN, f"sites={sites}", f"out={tmp_path / 'run'}", "rounds=2",
+               "secagg=off", "transport=plain", "training.nominal_records=18",
+               "compare.baselines=true"]  # fmt: skip
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "references train without privacy" in said
+    assert not (tmp_path / "run").exists()
+    for name in ("east", "nord", "west"):
+        policy(sites / f"{name}.yaml", "unit: none, epsilon_total: 50.0")
+    assert main(command) == 0
+    points = json.loads((tmp_path / "run" / "compare.json").read_text())["points"]
+    assert [point["status"] for point in points] == ["finished"] * 6
+    tested = {}
+    for point in points:
+        result = json.loads((tmp_path / "run" / point["name"] / "result.json").read_text())
+        tested[point["name"]] = sum(s["test"] for s in result["data"]["sites"].values())
+    # The same test records, whoever learned.
+    assert tested["centralised"] == tested["non-private"] == tested["point"]
 
 
 def test_files__say_what_their_machines_hold_in_a_simulation_too(sites: Path) -> None:

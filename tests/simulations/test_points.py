@@ -75,3 +75,10 @@ def test_baselines__are_made_once_for_all_budgets_and_once_for_each_seed() -> No
     assert {p.site for p in alone} == {"cleveland", "hungary", "switzerland", "va_long_beach"}
     # The same learning as without privacy in the federation: only who takes part differs.
     assert len({repr(point.config.training) for point in found}) == 1
+
+
+@pytest.mark.usefixtures("heart_archive")
+def test_baselines__with_site_files_have_one_place_without_them() -> None:
+    by_kind = {p.reference: p for p in baselines(points_of([HEART, "sites=owners"]))}
+    assert by_kind["local_only"].config.sites == by_kind["non_private"].config.sites == "owners"
+    assert by_kind["centralised"].config.sites is None
