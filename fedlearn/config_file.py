@@ -14,7 +14,7 @@ from typing import Any
 from fedlearn import yaml_file
 from fedlearn.config import RunConfig, load
 from fedlearn.errors import ConfigError
-from fedlearn.overrides import CONFIGS, compose_tree, sift
+from fedlearn.overrides import CONFIGS, compose_tree, parts_of, sift, split
 
 _PLACE = "override_value"
 """Where Hydra puts a value that it is only asked to read."""
@@ -47,10 +47,10 @@ def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key or not (key[0].isalpha() or key[0] == "_"):
+    key, text = split(override)
+    if "=" not in override or not key or not (key[0].isalpha() or key[0] == "_"):
         raise ConfigError([f"{override}: must have the form key=value"])
-    *parents, last = key.split(".")
+    *parents, last = parts_of(key)
     node = tree
     for at, name in enumerate(parents):
         child = node.get(name)

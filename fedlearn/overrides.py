@@ -4,22 +4,55 @@ Composing the files takes Hydra about a tenth of a second, and a sweep has hundr
 of points, so it is done once for each choice of groups; plain values are then set
 in a copy, as Hydra itself does it after composing. Anything else that its grammar
 knows (`+key=`, `~key`, packages) goes through Hydra whole.
+
+One thing its grammar does not know: the last name of a key may be that of somebody's
+own column, as in `scenario.scaling.columns.Blutdruck (mmHg)=[60,250]`; a name with an
+equals sign stands in quotes.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+_UNKNOWN = "unknown key"
+_PART = r"(?:[a-z_][\w-]*|\d+)"
+_PLAIN = re.compile(rf"[+~]*(?:{_PART}(?:[./]{_PART})*)?(?:@.*)?", re.ASCII | re.IGNORECASE)
+"""Keys that are Hydra's to read."""
+_QUOTED = re.compile(r"""([^"'=]+\.(["'])(.+?)\2)=(.*)""", re.DOTALL)
+
+
+def split(override: str) -> tuple[str, str]:
+    """Key and value of an override; an equals sign in a quoted name is part of the key."""
+    quoted = _QUOTED.fullmatch(override)
+    key, _, value = (quoted[1], "", quoted[4]) if quoted else override.partition("=")
+    return key, value
+
+
+def parts_of(key: str) -> list[str]:
+    """The names in a dotted key, the last without the quotes that it may stand in."""
+    quoted = _QUOTED.fullmatch(f"{key}=")
+    if quoted is None:
+        return key.split(".")
+    return [*key[: -len(quoted[3]) - 3].split("."), quoted[3]]
+
+
+def is_own_name(override: str) -> bool:
+    """Whether the key of `key=value` has signs that Hydra's grammar has not."""
+    return "=" in override and not _PLAIN.fullmatch(split(override)[0])
 
 
 def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -53,31 +86,63 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    own = [split(text) for text in overrides if is_own_name(text)]
+    rest = [text for text in overrides if not is_own_name(text)]
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides(rest)
     values = [override for override in parsed if _sets_value(override)]
     others = [str(override.input_line) for override in parsed if not _sets_value(override)]
     composed = _composed(tuple(others))
     config = copy.deepcopy(composed)
     for override in values:
         key = override.key_or_group
-        own = _in_open_mapping(composed, key)
-        OmegaConf.update(config, key, override.value(), merge=True, force_add=own)
+        if (parts := _in_open_mapping(composed, key)) is None:
+            whole = OmegaConf.select(composed, key) == {}
+            OmegaConf.update(config, key, override.value(), merge=True, force_add=whole)
+        else:
+            _set(config, parts, override.value())
+    for key, text in own:
+        if (parts := _in_open_mapping(composed, key)) is None:
+            raise ValueError(_UNKNOWN)
+        _set(config, parts, _value(parser, text))
     return plain(config)
 
 
-def _in_open_mapping(composed: DictConfig, key: str) -> bool:
-    """Whether `key` is, or lies in, a mapping that the YAML leaves empty: its names are the user's.
+def _in_open_mapping(composed: DictConfig, key: str) -> list[str] | None:
+    """Where in a mapping that the YAML leaves empty `key` is; None if it is in none.
 
-    So `scenario.scaling.columns.age=[20,90]` needs no `+`.
+    The names of such a mapping are the user's: `scenario.scaling.columns.age=[20,90]`
+    needs no `+`, and a dot in a name of theirs is a dot.
     """
     from omegaconf import OmegaConf
 
     node: Any = OmegaConf.to_container(composed, resolve=False)
-    for part in key.split("."):
+    parts = parts_of(key)
+    for depth, part in enumerate(parts, start=1):
         node = node.get(part) if isinstance(node, dict) else None
-        if node == {}:
-            return True
-    return False
+        if node == {} and depth < len(parts):
+            return [*parts[:depth], ".".join(parts[depth:])]
+    return None
+
+
+def _set(config: DictConfig, parts: Sequence[str], value: Any) -> None:
+    """Set a value under a name that is the user's, which may hold any sign."""
+    from omegaconf import open_dict
+
+    *parents, name = parts
+    node = config
+    for parent in parents:
+        node = node[parent]
+    with open_dict(node):
+        node[name] = value
+
+
+def _value(parser: OverridesParser, text: str) -> Any:
+    """What the right side of an override stands for."""
+    read = parser.parse_override(f"value={text}")
+    if read.is_sweep_override():
+        raise ValueError("several values are for fedlearn compare")
+    return read.value()
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -111,9 +176,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _hydra_problem(override: str, error: Exception) -> str:
-    key, equals, value = override.partition("=")
+    key, value = split(override)
+    line = _first_line(error)
+    if is_own_name(override) and line != _UNKNOWN:
+        return f"{override}: {line}"
     key = key.lstrip("+~")
-    if not key or not (equals or override.startswith("~")):
+    if not key or not ("=" in override or override.startswith("~")):
         return f"{override}: must have the form key=value"
     options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
     if options:
@@ -123,12 +191,11 @@ def _hydra_problem(override: str, error: Exception) -> str:
     known = _known_keys()
     if key and key not in known:
         near = difflib.get_close_matches(key, known, n=1)
-        return f"{override}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    line = _first_line(error)
+        return f"{override}: {_UNKNOWN}" + (f"; did you mean {near[0]}?" if near else "")
     if " input " in line:  # what its grammar says
         return (
             f"{override}: cannot be read ({line}); a value with signs in it is put in quotes "
-            f"(\"{key}='...'\"), a mapping with such names into a file (--config run.yaml)"
+            f"(\"{key}='...'\"), a mapping with such names is written name by name ('KEY.NAME=...')"
         )
     return f"{override}: {line}"
 

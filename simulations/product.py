@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from fedlearn.errors import ConfigError
+from fedlearn.overrides import is_own_name, split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,9 @@ class _Choices:
 
 
 def _choices(override: str) -> _Choices:
+    own = split(override) if is_own_name(override) else None
     try:
-        parsed = OverridesParser.create().parse_override(override)
+        parsed = OverridesParser.create().parse_override(f"value={own[1]}" if own else override)
         if not parsed.is_sweep_override():
             return _Choices(key="", values=(override,))
         values = tuple(dict.fromkeys(str(value) for value in parsed.sweep_string_iterator()))
@@ -69,12 +71,13 @@ def _choices(override: str) -> _Choices:
             problem = f"{override}: has no list of values; write them out, separated by commas"
             return _Choices(key="", values=(override,), problems=(problem,))
         return _Choices(key="", values=(override,))
+    key = own[0] if own else str(parsed.get_key_element())
     if len(values) == 1:
-        return _Choices(key="", values=(f"{parsed.get_key_element()}={values[0]}",))
-    return _Choices(key=str(parsed.get_key_element()), values=values)
+        return _Choices(key="", values=(f"{key}={values[0]}",))
+    return _Choices(key=key, values=values)
 
 
 def _given_twice(overrides: Sequence[str]) -> list[str]:
-    keys = [override.partition("=")[0] for override in overrides]
+    keys = [split(override)[0] for override in overrides]
     twice = dict.fromkeys(key for key in keys if keys.count(key) > 1)
     return [f"{key}: given {keys.count(key)} times; write its values as {key}=a,b" for key in twice]

@@ -197,12 +197,12 @@ def _hints(found: tuple[Column, ...]) -> Iterator[str]:
         if _POSTCODE.fullmatch(column.name):
             yield (
                 f"column {column.name!r}: a postcode narrows people down to a few; keep its "
-                f"start (scenario.deidentify.prefixes={{{column.name}: 3}})"
+                f"start (scenario.deidentify.prefixes.{column.name}=3)"
             )
         elif column.kind == "numeric" and _AGE.fullmatch(column.name):
             yield (
                 f"column {column.name!r}: great ages are rare; bands tell less "
-                f"(scenario.deidentify.bands={{{column.name}: 10}})"
+                f"(scenario.deidentify.bands.{column.name}=10)"
             )
 
 

@@ -52,6 +52,17 @@ def test_config_file__changes_what_is_overridden_and_nothing_else(
     assert changed == expected
 
 
+def test_config_file__takes_names_of_columns_as_they_are(
+    written: tuple[Path, RunConfig],
+) -> None:
+    path, _ = written
+    names = ["scenario.scaling.columns.Blutdruck (mmHg)=[60,250]",
+             "scenario.scaling.columns.'a.b=c'=[0,1]"]  # fmt: skip
+    columns = load_file(path, names).scenario.scaling.columns  # type: ignore[union-attr]
+    assert columns["Blutdruck (mmHg)"] == (60, 250)
+    assert columns["a.b=c"] == (0, 1)
+
+
 def test_config_file__takes_a_whole_option_and_leaves_the_rest(
     written: tuple[Path, RunConfig],
 ) -> None:

@@ -93,6 +93,57 @@ def test_compose__takes_the_names_of_ones_own_columns() -> None:
     assert tree["scenario"]["categories"] == {"ward": ["A", "B"]}
 
 
+NAMES = ["Blutdruck (mmHg)", "Größe", "a.b", "50%", "[x]", "Crohn's", 'the "old" one', "1st", "x:y"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compose__takes_names_that_hydra_cannot_read(name: str) -> None:
+    text = f"scenario.scaling.columns.{name}=[60,2.5e2]"
+    columns = compose_tree([*OWN, text])["scenario"]["scaling"]["columns"]
+    assert columns == {name: [60, 250.0]}
+    assert sift([*OWN, text]) == ([*OWN, text], [])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "a=b", "age", "x = 'y'"])
+def test_compose__takes_any_name_in_quotes(name: str) -> None:
+    mark = "'" if '"' in name else '"'
+    text = f"scenario.categories.{mark}{name}{mark}=['=', b]"
+    assert compose_tree([*OWN, text])["scenario"]["categories"] == {name: ["=", "b"]}
+
+
+def test_compose__takes_own_names_in_any_order_and_beside_others() -> None:
+    tree = compose_tree(
+        ["scenario.scaling.columns.Größe (cm)=[50,220]", "scenario.scaling.columns.age=[1,2]",
+         *OWN, "scenario.scaling.columns.Größe (cm)=[40,230]"]
+    )  # fmt: skip
+    assert tree["scenario"]["scaling"]["columns"] == {"age": [1, 2], "Größe (cm)": [40, 230]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("scenario.scaling.colums.Größe=[0,1]", "unknown key; did you mean"),
+        ("training.Größe=1", "unknown key"),
+        ("seed =3", "unknown key; did you mean seed?"),
+        ("scenario.scaling.columns.Größe=[0,1", "Größe=[0,1: "),
+        ("scenario.scaling.columns.Größe=[0,1],[0,2]", "several values are for fedlearn compare"),
+    ],
+)
+def test_sift__says_what_is_wrong_with_an_own_name(text: str, said: str) -> None:
+    good, (problem,) = sift([*OWN, text])
+    assert good == OWN
+    assert problem.startswith(text)
+    assert said in problem
+
+
+def test_sweep__of_an_own_name_has_a_point_for_each_value() -> None:
+    key = "scenario.scaling.columns.Größe (cm)"
+    points = points_of([*OWN, f"{key}=[0,200],[0,250]"])
+    assert [dict(point.swept) for point in points] == [{key: "[0,200]"}, {key: "[0,250]"}]
+    ranges = [point.config.scenario.scaling.columns for point in points]  # type: ignore[union-attr]
+    assert ranges == [{"Größe (cm)": (0, 200)}, {"Größe (cm)": (0, 250)}]
+
+
 def test_sift__still_refuses_keys_that_no_mapping_is_open_for() -> None:
     wrong = ["scenario.scaling.colums.age=[0,1]", "scenario.labl=x", "training.own.x=1"]
     good, found = sift([*OWN, *wrong])

@@ -95,7 +95,7 @@ def test_check__understands_parquet_and_counts_rows(tmp_path: Path) -> None:
     assert report.records == 43
     assert report.problems[0] == "column 'age': row 3: not a number"
     assert "its values look like e-mail addresses; drop it" in report.problems[1]
-    assert any("scenario.deidentify.prefixes={zip: 3}" in hint for hint in report.hints)
+    assert any("scenario.deidentify.prefixes.zip=3" in hint for hint in report.hints)
 
 
 def test_parquet__without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
