@@ -1,4 +1,4 @@
-"""Our records survive Flower: what arrives is what was sent, to the last bit."""
+"""What sites answer survives Flower: what arrives is what was sent, to the last bit."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import RecordDict
 
-from fedlearn import flower, flower_private
-from fedlearn.config import compose
+from fedlearn import flower
 from fedlearn.metrics import evaluation_sums
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
 from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
-
-
-@pytest.fixture(autouse=True)
-def identity() -> None:
-    flower_private.new_run(run_id=1)
 
 
 def over_the_wire(content: RecordDict) -> RecordDict:
@@ -85,38 +79,3 @@ def test_evaluate_reply__carries_groups_by_any_name() -> None:
 def test_refusal__round_trip() -> None:
     refusal = Refusal(site="a", exit_code=3, reason="spent\nall of it")
     assert flower.read_refusal(over_the_wire(flower.refusal_reply(refusal))) == refusal
-
-
-def test_train_request__is_read_from_what_a_strategy_sends() -> None:
-    config = ConfigRecord({"server-round": 4, "run-id": "r", "proximal-mu": 0.25})
-    model = np.arange(5, dtype=np.float32)
-    content = RecordDict({"arrays": flower.arrays_of(model), "config": config})
-    message = Message(content, dst_node_id=7, message_type="train")
-    request = flower.read_train_request(message)
-    assert (request.run_id, request.round, request.proximal_mu) == ("r", 4, 0.25)
-    assert (request.model == model).all()
-
-
-def test_run_config__carries_the_config_exactly_and_else_the_overrides() -> None:
-    config = compose(["rounds=3", "seed=12345678901234567890"])
-    context = Context(
-        run_id=1, node_id=1, node_config={}, state=RecordDict(),
-        run_config=flower.run_config_of(config),
-    )  # fmt: skip
-    assert flower.config_of(context) == config
-    context.run_config = {"config": "", "overrides": "rounds=3 model.width=8"}
-    found = flower.config_of(context)
-    assert (found.rounds, found.model.width) == (3, 8)
-
-
-def test_size_of__counts_what_the_records_hold_and_nothing_for_an_error() -> None:
-    small, large = (
-        Message(RecordDict({"arrays": flower.arrays_of(np.zeros(n, np.float32))}), 7, "train")
-        for n in (10, 1010)
-    )
-    assert flower.size_of(large) - flower.size_of(small) == 4000
-    assert flower.size_of(Message(RecordDict(), 7, "train")) == 0
-    assert (
-        flower.size_of(flower_private.error_reply(flower_private.set_message_id(small, "m"), "no"))
-        == 0
-    )

@@ -1,0 +1,85 @@
+"""What the coordinator asks of sites, and how sites read it."""
+
+from __future__ import annotations
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedlearn.config import decode, encode
+from fedlearn.flower.records import config_in, config_record, integer, model_of, number
+from fedlearn.flower_private import with_content
+from fedlearn.rounds import Invitation, RoundNote, TrainRequest
+
+HELLO = "query.hello"
+JOIN = "query.join"
+AFFORD = "query.afford"
+SECAGG = "query.secagg_"
+"""Beginning of the message types of secure aggregation; the protocol's step follows."""
+
+MESSAGE_KINDS = {
+    "train": 1,
+    "evaluate": 2,
+    f"{SECAGG}advertise": 3,
+    f"{SECAGG}share": 4,
+    f"{SECAGG}agree": 5,
+    f"{SECAGG}unmask": 6,
+    AFFORD: 7,
+}
+"""The number of a message type inside a sealed message's header."""
+
+
+def invitation(value: Invitation) -> RecordDict:
+    """The content of a `join` message."""
+    return RecordDict({"invitation": ConfigRecord({"json": encode(value)})})
+
+
+def read_invitation(message: Message) -> Invitation:
+    """The inverse of `invitation`."""
+    return decode(Invitation, str(message.content.config_records["invitation"]["json"]))
+
+
+def note_of(note: RoundNote) -> ConfigRecord:
+    """What a strategy passes on with every message of a round; it adds the round's number."""
+    return ConfigRecord({"run-id": note.run_id, "cohort": note.cohort, "clip-norm": note.clip_norm})
+
+
+def afford_request(note: RoundNote) -> RecordDict:
+    """The content of an `afford` message."""
+    record = note_of(note)
+    record["server-round"] = note.round
+    return RecordDict({"config": record})
+
+
+def read_note(message: Message) -> RoundNote | None:
+    """What a message says about its round; None if it belongs to none, or does not say."""
+    config = config_record(message.content, "config")
+    if config is None or "cohort" not in config:
+        return None
+    return RoundNote(
+        run_id=read_run_id(message),
+        round=integer(config["server-round"]),
+        cohort=integer(config["cohort"]),
+        clip_norm=number(config.get("clip-norm", 0.0)),
+    )
+
+
+def read_train_request(message: Message) -> TrainRequest:
+    """The request inside a strategy's train or evaluate message."""
+    config = config_in(message.content, "config")
+    return TrainRequest(
+        run_id=read_run_id(message),
+        round=integer(config["server-round"]),
+        model=model_of(message.content),
+        proximal_mu=number(config.get("proximal-mu", 0.0)),
+        clip_norm=number(config.get("clip-norm", 0.0)),
+    )
+
+
+def read_run_id(message: Message) -> str:
+    """The id of the run that a strategy's message belongs to."""
+    return str(config_in(message.content, "config")["run-id"])
+
+
+def with_request(message: Message, request: bytes) -> Message:
+    """The strategy's message with a request of secure aggregation beside its records."""
+    added = ConfigRecord({"bytes": request})
+    return with_content(message, RecordDict({**message.content, "secagg": added}))

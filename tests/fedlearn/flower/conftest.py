@@ -1,0 +1,12 @@
+"""Flower's messages need a process that knows whose it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedlearn import flower_private
+
+
+@pytest.fixture(autouse=True)
+def identity() -> None:
+    flower_private.new_run(run_id=1)
