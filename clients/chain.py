@@ -22,8 +22,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from fedlearn.errors import DataError, PrivacyError
 
@@ -100,17 +99,6 @@ class ChainFile:
         except BaseException:
             os.close(self._file)
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def append(self, entry: Entry) -> None:
         """Add one entry at the end; on return it has reached the disk."""

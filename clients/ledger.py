@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from clients import chain
@@ -100,12 +100,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def reserve(
@@ -224,7 +219,7 @@ def decline(path: Path, declined: Declined, *, now: datetime) -> None:
 
     Raises DataError and PrivacyError as `Ledger`.
     """
-    with chain.ChainFile(path) as file:
+    with closing(chain.ChainFile(path)) as file:
         state = replay(file.entries, str(path))
         if file.torn or (state.last is not None and now < state.last):
             # The next run that spends mends the file, or refuses a clock set back.

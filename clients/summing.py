@@ -32,7 +32,6 @@ from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import (
     SecAggMasked,
     SecAggOff,
-    SecAggSum,
     SecAggTwoServer,
 )
 from fedlearn.secagg.two_server import contribute
@@ -64,38 +63,35 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
     if request is None or not isinstance(site.config.secagg, SecAggMasked):
         raise ProtocolError(SERVER, step, "the message has no request, or this run does not mask")
     part, number = part_of(_protocol_round(context, step, request))
-    summing = Summing(site, context, site.config.secagg, part, number)
+    summing = Summing(Terms(site, context, site.config.secagg, part, number))
     return flower.small_bytes("secagg", summing.step(site.config.secagg, step, request))
 
 
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
     if step != "advertise":
-        stored = flower.config_record(context.state, "secagg")
+        stored = _stored(context)
         if stored is None:
             raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
         return int(str(stored["round"]))
     return params_of(request).round
 
 
+def _stored(context: Context) -> ConfigRecord | None:
+    """The session of the last round, and which round that was."""
+    return flower.config_record(context.state, "secagg")
+
+
 @dataclass(frozen=True, eq=False)
 class Summing:
     """A site in secure aggregation, for one message."""
 
-    site: Site
-    context: Context
-    settings: SecAggSum
-    part: Part
-    number: int
+    terms: Terms
+    """What this site compares requests with."""
 
     @cached_property
     def identity(self) -> Identity:
         """The key that signs this site's messages."""
-        return identity_of(self.context)
-
-    @cached_property
-    def terms(self) -> Terms:
-        """What this site compares requests with."""
-        return Terms(self.site, self.context, self.settings, self.part, self.number)
+        return identity_of(self.terms.context)
 
     @classmethod
     def of(cls, site: Site, context: Context, part: Part, number: int) -> Summing | None:
@@ -105,7 +101,7 @@ class Summing:
             part == "train" or site.config.evaluation == "pooled"
         ):
             return None
-        return cls(site, context, settings, part, number)
+        return cls(Terms(site, context, settings, part, number))
 
     def answered(self, message: Message) -> bytes | None:
         """The stored contribution to a request that comes once more; None for a new request.
@@ -116,16 +112,15 @@ class Summing:
             ProtocolError: the request fits no sum, whatever the site would compute.
         """
         request = self._request(message)
-        match self.settings:
-            case SecAggMasked():
-                session = self._session(self.settings)
+        match self.terms.settings:
+            case SecAggMasked() as settings:
+                session = self._session(settings)
                 stored = session.answered(request)
-                now = protocol_round(self.part, self.number)
-                if stored is None and (session.step != "mask" or self._last_round() != now):
+                if stored is None and (session.step != "mask" or self._last_round() != self._now):
                     raise ProtocolError(SERVER, "mask", f"expected was {session.step!r}")
                 return stored
-            case SecAggTwoServer():
-                self.terms.check_cohort(params_of(request), self.settings)
+            case SecAggTwoServer() as settings:
+                self.terms.check_cohort(params_of(request), settings)
         return None
 
     def reply(
@@ -141,18 +136,18 @@ class Summing:
         if isinstance(mine, Contribution):
             self._warn_of_cuts(mine.values)
         vector = self._encoded(payload, mine)
-        match self.settings:
-            case SecAggMasked():
-                session = self._session(self.settings)
+        match self.terms.settings:
+            case SecAggMasked() as settings:
+                session = self._session(settings)
                 data = self._kept(session, lambda: session.mask(request, vector, model_hash))
             case SecAggTwoServer():
                 params = params_of(request)
                 self.terms.check(params, payload, model_hash)
-                helper = secret_bytes(joined_run(self.context, "mask")["helper"])
-                data = contribute(self.identity, self.site.name, params, vector, helper)
+                helper = secret_bytes(joined_run(self.terms.context, "mask")["helper"])
+                data = contribute(self.identity, self.terms.site.name, params, vector, helper)
             case _:
                 data = bytes(pack(vector, payload.ring))
-        return flower.summed_reply(self.site.name, bytes(data), spent)
+        return flower.summed_reply(self.terms.site.name, bytes(data), spent)
 
     def _encoded(self, payload: AnyPayload, mine: Contribution | WholeContribution) -> RingVector:
         match payload, mine:
@@ -160,8 +155,8 @@ class Summing:
                 return payload.encode(mine.integers)
             case Payload(), Contribution():
                 # Rounding must be unbiased, not secret: from the run's streams, so runs repeat.
-                name = ("rounding", self.site.name, self.part, self.number)
-                key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
+                name = ("rounding", self.terms.site.name, self.terms.part, self.terms.number)
+                key = Streams(self.terms.site.config.seed).key(*name).to_bytes(16, "little")
                 words = SecureWords(hashlib.sha256(key).digest())
                 return payload.encode(mine.values, mine.weight, mine.counters, words)
             case _:
@@ -192,7 +187,7 @@ class Summing:
 
     def _session(self, settings: SecAggMasked, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
-        stored = flower.config_record(self.context.state, "secagg")
+        stored = _stored(self.terms.context)
         after = self._last_round()
         if stored is not None:
             policy = self.terms.policy(settings, after)
@@ -202,8 +197,12 @@ class Summing:
                 return session
         return ClientSession(self.identity, self.terms.policy(settings, after))
 
+    @property
+    def _now(self) -> int:
+        return protocol_round(self.terms.part, self.terms.number)
+
     def _last_round(self) -> int:
-        stored = flower.config_record(self.context.state, "secagg")
+        stored = _stored(self.terms.context)
         return -1 if stored is None else int(str(stored["round"]))
 
     def _kept(self, session: ClientSession, work: Callable[[], bytes]) -> bytes:
@@ -215,15 +214,15 @@ class Summing:
 
     def _keep(self, session: ClientSession) -> None:
         """Store the session before its answer leaves: a restart cannot answer a step twice."""
-        now = protocol_round(self.part, self.number)
-        self.context.state["secagg"] = ConfigRecord({"round": now, "session": session.to_bytes()})
+        kept = ConfigRecord({"round": self._now, "session": session.to_bytes()})
+        self.terms.context.state["secagg"] = kept
 
     def _warn_of_cuts(self, values: NDArray[np.float32]) -> None:
-        cut = np.count_nonzero(np.abs(values) > self.settings.clip)
+        cut = np.count_nonzero(np.abs(values) > self.terms.settings.clip)
         if cut:
             log.warning(
                 "round %d: %.3g %% of the values of the update exceed secagg.clip=%g and were cut",
-                self.number,
+                self.terms.number,
                 100 * cut / values.size,
-                self.settings.clip,
+                self.terms.settings.clip,
             )

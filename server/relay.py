@@ -69,7 +69,7 @@ TheNode = Annotated[int, Depends(get_node)]
 @router.post(SITE_TAKE)
 async def take_for_site(request: Request, state: State, post: ThePost, node: TheNode) -> Response:
     """The next message for a node, held until there is one."""
-    asked = _parsed(PullMessagesRequest, await _parcel(request, _QUESTION))
+    asked, _ = await _read(PullMessagesRequest, request, _QUESTION)
     _check_node(node, asked)
     visit = post.visit(node)
     found = await post.sites.until(
@@ -81,8 +81,7 @@ async def take_for_site(request: Request, state: State, post: ThePost, node: The
 @router.post(SITE_GIVE)
 async def give_from_site(request: Request, state: State, post: ThePost, node: TheNode) -> Response:
     """A node's answer to a message."""
-    parcel = await _parcel(request)
-    head = _parsed(PushMessagesRequest, parcel)
+    head, parcel = await _read(PushMessagesRequest, request)
     _check_node(node, head)
     if len(head.messages_list) != 1 or len(head.message_object_trees) != 1:
         raise HTTPException(400)
@@ -99,8 +98,7 @@ async def give_from_run(
     request: Request, state: State, post: ThePost, task: TaskDependency
 ) -> Response:
     """Messages of a run to its nodes."""
-    parcel = await _parcel(request)
-    head = _parsed(PushAppMessagesRequest, parcel)
+    head, parcel = await _read(PushAppMessagesRequest, request)
     said = await post.desk.does(lambda: post.sent(head, parcel, state, task))
     post.sites.ring()
     return _answer(Parcel(said))
@@ -111,27 +109,21 @@ async def take_for_run(
     request: Request, state: State, post: ThePost, task: TaskDependency
 ) -> Response:
     """Replies to messages of a run, held until there is one."""
-    asked = _parsed(PullAppMessagesRequest, await _parcel(request))
+    asked, _ = await _read(PullAppMessagesRequest, request)
     found = await post.run.until(lambda: post.collected(asked, state, task))
     return _answer(found or Parcel(b""))
 
 
-async def _parcel(request: Request, most: int | None = None) -> Parcel:
+async def _read(kind: type[Head], request: Request, most: int | None = None) -> tuple[Head, Parcel]:
+    """A request's parcel, and what its head says; of more than `most` bytes nothing is parsed."""
     body = await request.body()
     if most is not None and len(body) > most:
         raise HTTPException(413)
     try:
         parcel = Parcel.decode(body)
-    except ValueError:
-        raise HTTPException(400) from None
-    if len(parcel.head) > MOST_HEAD:
-        raise HTTPException(413)
-    return parcel
-
-
-def _parsed(kind: type[Head], parcel: Parcel) -> Head:
-    try:
-        return parsed(kind, parcel.head)
+        if len(parcel.head) > MOST_HEAD:
+            raise HTTPException(413)
+        return parsed(kind, parcel.head), parcel
     except ValueError:
         raise HTTPException(400) from None
 

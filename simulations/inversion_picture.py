@@ -16,6 +16,7 @@ from server.report.inversion import (
     Inversion,
     Likeness,
     Protected,
+    figures,
     finding,
     in_words,
     pixels,
@@ -35,11 +36,6 @@ _COLOURS: Final[dict[Finding, str]] = {
     "alike": "#8a4b00",
     "nothing": "#0f766e",
 }
-
-
-def figures(view: Likeness) -> str:
-    """How near a picture comes to the original, in one line."""
-    return f"SSIM {max(0.0, view.ssim):.2f}, {view.psnr:.0f} dB"
 
 
 def picture(inversion: Inversion) -> bytes:
@@ -120,12 +116,11 @@ def _draw_top(page: _Page, inversion: Inversion) -> None:
 
 
 def _explanation(inversion: Inversion) -> str:
-    of_each = "one picture" if inversion.records == 1 else f"{inversion.records} pictures"
     return (
-        f"{inversion.sites} sites train for a round on {of_each} each\n"
+        f"{inversion.sites} sites train for a round on {inversion.each} each\n"
         f"({inversion.pictures}).\n"
         "Shown is the nearest to the original of all that an attack\n"
-        "has found. Recovered: the error is at most 3 % of the range.\n"
+        f"has found. Recovered: the error is at most {inversion.tolerance:.1%} of the range.\n"
         "Alike: nearer than the average picture, which needs no update.\n"
         "That a picture is hidden does not prove that epsilon is small."
     )

@@ -18,7 +18,7 @@ import numpy as np
 from fedlearn.data import memory
 from fedlearn.data.documents import pool_of
 from fedlearn.data.pool import Pool
-from fedlearn.data.text import Entry, cell, documents
+from fedlearn.data.text import Entry, cell, check_names, documents
 from fedlearn.data.tokens import Tokenizer
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.settings import Count, Name, Probability
@@ -52,15 +52,7 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
     entries = [entry for part in found.values() for entry in part]
     # Numbered over both splits, as a reader counts; not within one of them.
     numbered = [replace(entry, line=i) for i, entry in enumerate(entries, start=1)]
-    made = documents(
-        numbered,
-        where=config.path,
-        with_sites=bool(config.site),
-        given=config.classes,
-        max_classes=config.max_classes,
-        test_fraction=config.test_fraction,
-        rng=rng,
-    )
+    made = documents(numbered, config, rng)
     if "test" in found:
         usable = [bool(entry.text and entry.label) for entry in entries]
         in_train = np.arange(len(entries)) < len(found["train"])
@@ -90,20 +82,13 @@ def splits_of(path: Path) -> dict[str, Path]:
 
 def _entries(config: HuggingFace, folder: Path) -> list[Entry]:
     table = read_split(folder)
-    wanted = {"text": config.text, "label": config.label, "site": config.site}
-    problems = [
-        f"scenario.{role}: no column {name!r} in {folder}; there are "
-        f"{', '.join(table.column_names)}"
-        for role, name in wanted.items()
-        if name and name not in table.column_names
-    ]
-    if problems:
-        raise ConfigError(problems)
-    columns = {role: table.column(name).to_pylist() for role, name in wanted.items() if name}
+    check_names(config, table.column_names, str(folder))
     names = class_names(folder, config.label)
-    labels = [label_of(value, names) for value in columns["label"]]
-    sites = [cell(value) for value in columns.get("site", [""] * len(labels))]
-    texts = [cell(value) for value in columns["text"]]
+    labels = [label_of(value, names) for value in table.column(config.label).to_pylist()]
+    texts = [cell(value) for value in table.column(config.text).to_pylist()]
+    sites = [""] * len(texts)
+    if config.site:
+        sites = [cell(value) for value in table.column(config.site).to_pylist()]
     return [
         Entry(line=0, text=text, label=label, site=site)
         for text, label, site in zip(texts, labels, sites, strict=True)

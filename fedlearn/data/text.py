@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -49,6 +49,38 @@ class OwnText:
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
 
+class Texts(Protocol):
+    """What every scenario of one's own texts settles, wherever its records are."""
+
+    @property
+    def path(self) -> str:
+        """The file or folder; messages name it."""
+
+    @property
+    def text(self) -> str:
+        """The column (or key) of the text."""
+
+    @property
+    def label(self) -> str:
+        """The column of the label."""
+
+    @property
+    def site(self) -> str:
+        """The column that names a record's site; empty: none."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, if they are not to be found."""
+
+    @property
+    def max_classes(self) -> int:
+        """More are refused."""
+
+    @property
+    def test_fraction(self) -> float:
+        """The share of records that is tested on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A record as found: where it stands, and its cells without spaces around them."""
@@ -69,61 +101,35 @@ def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
     """
     path = Path(config.path)
     entries = list(_from_lines(config, path) if is_lines(path) else _from_table(config, path))
-    return pool_of(
-        documents(
-            entries,
-            where=config.path,
-            with_sites=bool(config.site),
-            given=config.classes,
-            max_classes=config.max_classes,
-            test_fraction=config.test_fraction,
-            rng=rng,
-        ),
-        config.tokenizer,
-        cache,
-    )
+    return pool_of(documents(entries, config, rng), config.tokenizer, cache)
 
 
-def documents(
-    entries: list[Entry],
-    *,
-    where: str,
-    with_sites: bool,
-    given: tuple[str, ...],
-    max_classes: int,
-    test_fraction: float,
-    rng: np.random.Generator,
-) -> Documents:
-    """The entries that can be learned from, split into training and test; `where` is for messages.
-
-    `given` are the classes, if they are not to be found.
+def documents(entries: list[Entry], config: Texts, rng: np.random.Generator) -> Documents:
+    """The entries that can be learned from, split into training and test.
 
     Raises:
         DataError: fewer than two classes, too many, a class with one record,
             or a record without a site.
     """
     kept = [entry for entry in entries if entry.text and entry.label]
-    if problems := [
-        *_label_problems(kept, where, given, max_classes),
-        *_site_problems(kept, where, with_sites),
-    ]:
+    if problems := [*_label_problems(kept, config), *_site_problems(kept, config)]:
         raise DataError("\n".join(problems))
-    classes, labels = numbered([entry.label for entry in kept], given)
-    sites = np.array([entry.site for entry in kept]) if with_sites else None
+    classes, labels = numbered([entry.label for entry in kept], config.classes)
+    sites = np.array([entry.site for entry in kept]) if config.site else None
     return Documents(
-        name=Path(where).stem,
+        name=Path(config.path).stem,
         texts=[entry.text for entry in kept],
         classes=classes,
         labels=labels,
-        is_train=stratified(labels, sites, test_fraction, rng),
+        is_train=stratified(labels, sites, config.test_fraction, rng),
         sites=sites,
-        notes=tuple(_notes(entries, kept, where)),
+        notes=tuple(_notes(entries, kept, config.path)),
     )
 
 
 def _from_table(config: OwnText, path: Path) -> Iterator[Entry]:
     table = read_table(path, separator=config.separator, encoding=config.encoding)
-    _check_names(config, table.header)
+    check_names(config, table.header, config.path)
     site = table.column(config.site) if config.site else [""] * len(table.rows)
     columns = table.lines, table.column(config.text), table.column(config.label), site
     for line, text, label, owner in zip(*columns, strict=True):
@@ -132,7 +138,7 @@ def _from_table(config: OwnText, path: Path) -> Iterator[Entry]:
 
 def _from_lines(config: OwnText, path: Path) -> Iterator[Entry]:
     rows = read_objects(path, config.encoding)
-    _check_names(config, tuple({key: None for _, row in rows for key in row}))
+    check_names(config, tuple({key: None for _, row in rows for key in row}), config.path)
     for line, row in rows:
         yield Entry(
             line=line,
@@ -176,10 +182,15 @@ def cell(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _check_names(config: OwnText, header: tuple[str, ...]) -> None:
+def check_names(config: Texts, header: Sequence[str], where: str) -> None:
+    """Refuse columns that `where` has not, and one that is named in two roles.
+
+    Raises:
+        ConfigError: all of these.
+    """
     roles = {"text": config.text, "label": config.label, "site": config.site}
     problems = [
-        f"scenario.{role}: no column {name!r} in {config.path}; there are {', '.join(header)}"
+        f"scenario.{role}: no column {name!r} in {where}; there are {', '.join(header)}"
         for role, name in roles.items()
         if name and name not in header
     ]
@@ -193,9 +204,8 @@ def _check_names(config: OwnText, header: tuple[str, ...]) -> None:
         raise ConfigError(problems)
 
 
-def _label_problems(
-    kept: list[Entry], where: str, given: tuple[str, ...], max_classes: int
-) -> Iterator[str]:
+def _label_problems(kept: list[Entry], config: Texts) -> Iterator[str]:
+    where, given = config.path, config.classes
     sizes = Counter(entry.label for entry in kept)
     if not sizes:
         yield f"{where}: no record has both a text and a label"
@@ -204,10 +214,10 @@ def _label_problems(
             yield f"{where}: {some_lines(unknown)}: a label that is not one of scenario.classes"
     elif len(sizes) == 1:
         yield f"{where}: every record is {next(iter(sizes))!r}; there is nothing to learn"
-    elif len(sizes) > max_classes:
+    elif len(sizes) > config.max_classes:
         yield (
             f"{where}: {len(sizes)} different labels; a label is one of a few classes (at most "
-            f"scenario.max_classes={max_classes}): group the values first"
+            f"scenario.max_classes={config.max_classes}): group the values first"
         )
     else:
         for entry in kept:
@@ -218,10 +228,10 @@ def _label_problems(
                 )
 
 
-def _site_problems(kept: list[Entry], where: str, with_sites: bool) -> Iterator[str]:
-    absent = [entry.line for entry in kept if with_sites and not entry.site]
+def _site_problems(kept: list[Entry], config: Texts) -> Iterator[str]:
+    absent = [entry.line for entry in kept if config.site and not entry.site]
     if absent:
-        yield f"{where}: {some_lines(absent)}: no site; fill it in or leave the records out"
+        yield f"{config.path}: {some_lines(absent)}: no site; fill it in or leave the records out"
 
 
 def _notes(entries: list[Entry], kept: list[Entry], where: str) -> Iterator[str]:

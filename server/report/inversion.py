@@ -105,6 +105,16 @@ class Inversion:
         """Pictures that were trained on."""
         return self.sites * self.records
 
+    @property
+    def each(self) -> str:
+        """What every site trains on, in words."""
+        return "one picture" if self.records == 1 else f"{self.records} pictures"
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error (root mean square, of the range) of a picture that is recovered."""
+        return float(10 ** (-self.recovered_at / 20))
+
 
 Finding = Literal["recovered", "alike", "nothing"]
 
@@ -121,6 +131,11 @@ def in_words(inversion: Inversion, view: View) -> str:
     recovered = f"{view.recovered} of {inversion.total} recovered"
     alike = view.alike - view.recovered
     return f"{recovered}, {alike} alike" if alike > 0 else recovered
+
+
+def figures(likeness: Likeness) -> str:
+    """How near a picture comes to the original, in one line."""
+    return f"SSIM {max(0.0, likeness.ssim):.2f}, {likeness.psnr:.0f} dB"
 
 
 def to_text(picture: NDArray[np.floating]) -> str:

@@ -15,6 +15,7 @@ from server.report.inversion import (
     Inversion,
     Likeness,
     Protected,
+    figures,
     finding,
     in_words,
     pixels,
@@ -102,11 +103,6 @@ def settings_of(way: Protected) -> str:
     return f"Transport {way.transport}, secure aggregation {way.secagg}{noise}."
 
 
-def figures(likeness: Likeness) -> str:
-    """How near a picture comes to the original, in one line."""
-    return f"SSIM {max(0.0, likeness.ssim):.2f}, {likeness.psnr:.0f} dB"
-
-
 def _cell(
     inversion: Inversion, likeness: Likeness, name: str, words: str, found: Finding | None
 ) -> StripCell:
@@ -129,14 +125,13 @@ def _uri(inversion: Inversion, picture: str) -> str:
 
 
 def _about(inversion: Inversion) -> str:
-    each = "one picture" if inversion.records == 1 else f"{inversion.records} pictures"
     return (
         f"Measured on pictures ({inversion.pictures}), not on the records of a run: "
-        f"{inversion.sites} sites train on {each} each, through the real programs, with real keys, "
-        "masks and noise. "
+        f"{inversion.sites} sites train on {inversion.each} each, through the real programs, "
+        "with real keys, masks and noise. "
         "Shown is what comes nearest to the original of all that an attack has found. A picture is "
         "recovered if the error (root mean square) is at most "
-        f"{10 ** (-inversion.recovered_at / 20):.1%} of the range of a value, and alike if it is "
+        f"{inversion.tolerance:.1%} of the range of a value, and alike if it is "
         "nearer than the average of those that no site holds, which can be shown without an update."
     )
 

@@ -70,6 +70,8 @@ def test_huggingface__refuses_what_was_not_saved_so(tmp_path: Path) -> None:
     save(tmp_path / "set", TEXTS, LABELS)
     with pytest.raises(ConfigError, match=r"scenario\.text: no column 'body'"):
         read(tmp_path / "set", text="body")
+    with pytest.raises(ConfigError, match=r"scenario\.text=label: is another role's column"):
+        read(tmp_path / "set", text="label")
     (tmp_path / "set" / "data-00001-of-00002.arrow").write_bytes(b"no arrow")
     with pytest.raises(DataError, match="cannot be read as Arrow"):
         read(tmp_path / "set")
