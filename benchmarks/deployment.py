@@ -137,13 +137,13 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 def cpu(pid: int) -> float:
     """CPU seconds that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> float:
     """The most memory that a process has held, in MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
 
@@ -211,7 +211,7 @@ def _after(out: Path, number: int, server: subprocess.Popen[bytes]) -> list[dict
 def site_seconds(log: Path) -> dict[str, float]:
     """How long a site's app took per kind of message: training, masks, sealing, disk."""
     by_kind: dict[str, list[float]] = {}
-    for line in log.read_text().splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if entry["event"] == "answered":
             by_kind.setdefault(entry["message"], []).append(entry["seconds"])

@@ -192,7 +192,9 @@ def peak_growth(case: Case, batch: int, way: str) -> float:
 def _peak_resident() -> float:
     """Megabytes; from /proc where there is one, for `ru_maxrss` outlives an exec."""
     status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+    if status.exists() and (
+        found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+    ):
         return int(found[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

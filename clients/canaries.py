@@ -115,7 +115,7 @@ def read_canaries(path: Path) -> Kept:
         DataError: the file cannot be read.
     """
     try:
-        head, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+        head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         changes = {line["round"]: np.array(line["change"], np.float32) for line in lines}
         return Kept(coins=_coins_in(head), changes=changes)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -133,7 +133,7 @@ def _coins(site: Site, run_id: str) -> Coins:
 @lru_cache(maxsize=256)
 def _tossed(path: Path) -> Coins:
     # Tossed once: the first line of such a file never changes.
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return _coins_in(json.loads(file.readline()))
 
 

@@ -12,13 +12,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from clients import ledger
 from clients.ledger import Report
+from fedlearn import terminal
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event
@@ -34,25 +33,22 @@ def show(path: Path, delta: float) -> None:
     if not accounting.SMALLEST_DELTA <= delta < 1:
         raise ConfigError([f"--delta={delta}: must be in [{accounting.SMALLEST_DELTA}, 1)"])
     report = _read(path)
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(f"[bold]{escape(str(path))}[/]: site {escape(report.site)}", soft_wrap=True)
     console.print(f"data {escape(report.data)}", soft_wrap=True)
-    console.print(_table(report, delta))
+    terminal.show(console, _table(report, delta))
     for refusal in report.refusals:
         console.print(
             escape(
                 f"refused: run {refusal.run_id}, round {refusal.round_number}, "
                 f"{refusal.purpose}: {refusal.reason}"
-            ),
-            soft_wrap=True,
+            )
         )
     for declined in report.declined:
         run = f"run {declined.run_id}" if declined.run_id else "a run"
-        console.print(
-            escape(f"declined: {run}, {declined.purpose}: {declined.reason}"), soft_wrap=True
-        )
+        console.print(escape(f"declined: {run}, {declined.purpose}: {declined.reason}"))
     for note in _notes(report):
-        console.print(note, soft_wrap=True)
+        console.print(note)
 
 
 def verify(path: Path, noted: str | None) -> None:
@@ -98,10 +94,9 @@ def _table(report: Report, delta: float) -> Table:
     """A line per run, in the order of their first entry, and one for all of them."""
     pending = Counter(reservation.run_id for reservation in report.pending)
     refused = Counter(refusal.run_id for refusal in report.refusals)
-    table = Table(box=box.SIMPLE_HEAD)
     epsilon = f"epsilon\n(delta {delta:g})"
-    for column in ("run", "steps", "noise", "sample rate", epsilon, "pending", "refused"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+    columns = ("steps", "noise", "sample rate", epsilon, "pending", "refused")
+    table = terminal.numbers("run", *columns)
     for run in dict.fromkeys([*report.by_run, *refused]):
         events = report.by_run.get(run, ())
         counts = [str(pending[run] or "-"), str(refused[run] or "-")]

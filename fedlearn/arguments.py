@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         prog="fedlearn",
         description="Federated learning whose privacy is true.",
         epilog="example: fedlearn simulate experiment=medical_heart out=runs/heart",
+        formatter_class=_Help,
     )
     root.add_argument("--version", action=_Version, nargs=0, help="show version and hash of code")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
@@ -37,6 +38,15 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_export(commands)
     return root
+
+
+class _Help(argparse.HelpFormatter):
+    """Leaves an example on one line, however narrow the terminal: it is there to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example: "):
+            return text
+        return super()._fill_text(text, width, indent)
 
 
 class _Version(argparse.Action):
@@ -110,7 +120,9 @@ def _add_deployment(commands: Commands[argparse.ArgumentParser]) -> None:
         "serve the site of a site file, run after run, until it is stopped",
         "client site.yaml --check",
     )
-    client.add_argument("file", metavar="SITEFILE")
+    client.add_argument(
+        "file", metavar="SITEFILE", help="the site's data, keys, ledger and policy, and its server"
+    )
     client.add_argument("--check", action="store_true", help="only say what is wrong")
 
 
@@ -121,7 +133,7 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
         "write report.html of a run, of a comparison, or of a folder of runs, from its files alone",
         "report runs/heart",
     )
-    report.add_argument("folder", metavar="DIR")
+    report.add_argument("folder", metavar="DIR", help="what to report on; report.html goes there")
     report.add_argument(
         "--explain",
         metavar="RECORDS",
@@ -154,7 +166,7 @@ def _add_audit(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
     _add(tasks, "data list", "known data sets", "data list")
     fetch = _add(tasks, "data fetch", "bring a known set into the cache", "data fetch heart")
-    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("name", metavar="NAME", help="one that `fedlearn data list` shows")
     check = _add(
         tasks,
         "data check",
@@ -179,7 +191,10 @@ def _add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
     new.add_argument("name", metavar="NAME", help="the participant's name in the roster")
     new.add_argument("--folder", default="keys", help="where both files go (default: keys)")
     new.add_argument(
-        "--role", choices=("site", "server", "helper"), default="site", help="(default: site)"
+        "--role",
+        choices=("site", "server", "helper"),
+        default="site",
+        help="what it does in a federation (default: site)",
     )
     show = _add(
         tasks,
@@ -187,7 +202,7 @@ def _add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
         "the fingerprint of an identity, private or public",
         "keys show keys/cleveland.pub",
     )
-    show.add_argument("path", metavar="PATH")
+    show.add_argument("path", metavar="PATH", help="of NAME or NAME.pub")
     certify = _add(
         tasks,
         "keys certificate",
@@ -208,10 +223,14 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
         "sign public identities into a new roster; compare their fingerprints first",
         "keys roster sign keys/*.pub --by keys/coordinator --federation heart --to roster.json",
     )
-    sign.add_argument("public", nargs="+", metavar="NAME.pub")
+    sign.add_argument("public", nargs="+", metavar="NAME.pub", help="who takes part")
     sign.add_argument("--by", required=True, metavar="KEY", help="the coordinator's identity")
-    sign.add_argument("--federation", required=True, metavar="NAME")
-    sign.add_argument("--to", default="roster.json", metavar="FILE", help="(default: roster.json)")
+    sign.add_argument(
+        "--federation", required=True, metavar="NAME", help="what the roster is of, for its readers"
+    )
+    sign.add_argument(
+        "--to", default="roster.json", metavar="FILE", help="the roster (default: roster.json)"
+    )
     fingerprint = "0f1e-2d3c-4b5a-6978-8796-a5b4-c3d2-e1f0"
     pin = _add(
         tasks,
@@ -220,7 +239,7 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
         "fingerprint in person or by telephone",
         f"keys roster pin roster.json {fingerprint}",
     )
-    pin.add_argument("path", metavar="ROSTER")
+    pin.add_argument("path", metavar="ROSTER", help="as `keys roster sign` wrote it")
     pin.add_argument("fingerprint", metavar="FINGERPRINT", help="of the coordinator's identity")
     show = _add(
         tasks,
@@ -228,7 +247,7 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
         "verify a roster and say who is in it",
         "keys roster show roster.json",
     )
-    show.add_argument("path", metavar="ROSTER")
+    show.add_argument("path", metavar="ROSTER", help="as `keys roster sign` wrote it")
     show.add_argument("--pin", metavar="FINGERPRINT", help="whose signature it must carry "
                       "(default: the one noted by `keys roster pin`)")  # fmt: skip
 
@@ -240,7 +259,7 @@ def _add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
         "what each run has spent, and what that amounts to",
         "ledger show state/ledger.jsonl --delta 1e-5",
     )
-    show.add_argument("path", metavar="LEDGER")
+    show.add_argument("path", metavar="LEDGER", help="ledger.jsonl of a site")
     show.add_argument(
         "--delta", type=float, default=1e-5, help="at which epsilon is stated (default: 1e-5)"
     )
@@ -250,7 +269,7 @@ def _add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
         "whether a ledger is intact; prints the hash to note elsewhere",
         "ledger verify state/ledger.jsonl",
     )
-    verify.add_argument("path", metavar="LEDGER")
+    verify.add_argument("path", metavar="LEDGER", help="ledger.jsonl of a site")
     verify.add_argument(
         "--head", metavar="HASH", help="a hash noted earlier: the ledger must have grown from it"
     )
@@ -270,26 +289,27 @@ def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
 def _group(
     commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
 ) -> Commands[argparse.ArgumentParser]:
-    group = commands.add_parser(
-        name.split()[-1],
-        help=summary,
-        description=_sentence(summary),
-        epilog=f"example: fedlearn {example}",
-    )
-    return group.add_subparsers(required=True, metavar="TASK")
+    return _parser(commands, name, summary, example).add_subparsers(required=True, metavar="TASK")
 
 
 def _add(
     commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(
+    command = _parser(commands, name, summary, example)
+    command.set_defaults(command=name)
+    return command
+
+
+def _parser(
+    commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
         name.split()[-1],
         help=summary,
         description=_sentence(summary),
         epilog=f"example: fedlearn {example}",
+        formatter_class=_Help,
     )
-    command.set_defaults(command=name)
-    return command
 
 
 def _sentence(text: str) -> str:

@@ -9,6 +9,7 @@ log file.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -27,6 +28,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _say_anything()
     options = parser().parse_args(arguments)
     try:
         return COMMANDS[options.command](options)
@@ -44,6 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _bug(error)
 
 
+def _say_anything() -> None:
+    """A character that the screen's encoding lacks is written as an escape, not a crash.
+
+    The name of a site is anything; a screen, or what reads our output, may know ASCII alone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _complain(message: str) -> None:
     for line in message.splitlines():
         print(f"fedlearn: {line}", file=sys.stderr)
@@ -52,7 +64,9 @@ def _complain(message: str) -> None:
 def _bug(error: Exception) -> int:
     import tempfile
 
-    with tempfile.NamedTemporaryFile("w", prefix="fedlearn-", suffix=".log", delete=False) as log:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", prefix="fedlearn-", suffix=".log", delete=False
+    ) as log:
         traceback.print_exception(error, file=log)
     _complain(f"a bug in fedlearn: {type(error).__name__}: {error}; traceback in {log.name}")
     return 1
@@ -172,21 +186,10 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _data_list(_: argparse.Namespace) -> int:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from fedlearn import terminal
+    from simulations.data_display import show_list
 
-    from fedlearn.data import DATASETS
-    from fedlearn.data.medmnist_sets import SETS
-
-    table = Table("name", "records", "sites", "classes", "licence", "source", box=box.SIMPLE)
-    for data in DATASETS.values():
-        sites, classes = ", ".join(data.sites), ", ".join(data.classes)
-        table.add_row(data.name, f"{data.records:,}", sites, classes, data.licence, data.source)
-    for name, known in SETS.items():
-        records, classes = f"{sum(known.records):,}", ", ".join(known.classes)
-        table.add_row(name, records, "", classes, known.file.licence, "MedMNIST v2 (Zenodo)")
-    Console().print(table)
+    show_list(terminal.console())
     return 0
 
 
@@ -206,13 +209,12 @@ def _data_fetch(options: argparse.Namespace) -> int:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from fedlearn import terminal
     from fedlearn.data.check import check
-    from simulations.display import show_check
+    from simulations.data_display import show_check
 
     report = check(Path(options.path))
-    show_check(report, Console(highlight=False))
+    show_check(report, terminal.console())
     return 5 if report.problems else 0
 
 

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from fedlearn import keyring
+from fedlearn import keyring, terminal
 from fedlearn.certificate_files import issue_server_credential, tls_path
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.introduction import read_introduction
@@ -85,10 +82,10 @@ def show_roster(path: Path, pinned: str | None) -> None:
 
 
 def _print(path: Path, roster: Roster) -> None:
-    table = Table("name", "role", "fingerprint", box=box.SIMPLE)
-    table.title = f"{escape(str(path))}: federation {escape(roster.federation)}"
+    title = f"{escape(str(path))}: federation {escape(roster.federation)}"
+    table = terminal.texts("name", "role", "fingerprint", title=title)
     for one in roster.participants:
         table.add_row(escape(one.name), one.role, fingerprint(one.public))
     # Fingerprints are compared digit by digit: they are never cut to a narrow terminal.
     table.columns[2].no_wrap = True
-    Console(highlight=False).print(table)
+    terminal.show(terminal.console(), table)

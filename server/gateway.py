@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--sites")
     options = parser.parse_args(arguments)
-    sites = Path(options.sites).read_text() if options.sites else None
+    sites = Path(options.sites).read_text(encoding="utf-8") if options.sites else None
     verify = ssl.create_default_context(cafile=options.authority)
     # Every site keeps one connection busy by waiting: there is no limit to their number here.
     limits = httpx.Limits(

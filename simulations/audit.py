@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
+from fedlearn import terminal
 from fedlearn.audit.findings import NOT_JUDGED, Findings
 from fedlearn.config import compose
 from fedlearn.errors import ConfigError
@@ -114,5 +113,5 @@ def measure_folder(folder: Path, references: int) -> Findings:
     found = replace(found, attacks=met)
     RunFolder(folder).write_result(replace(run.result, audit=found))
     write_report(folder)
-    show_findings(found, Console(highlight=False))
+    show_findings(found, terminal.console())
     return found

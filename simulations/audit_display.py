@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedlearn import terminal
 from fedlearn.audit.findings import Findings
 from server.report.measured import Row, measured
 
@@ -19,22 +19,20 @@ def show_findings(found: Findings, console: Console) -> None:
     if shown is None:
         return
     if shown.bounds:
-        console.print(shown.about, soft_wrap=True)
-        console.print(_table(("an attacker who sees", *shown.columns), shown.bounds))
+        console.print(shown.about)
+        terminal.show(console, _table(("an attacker who sees", *shown.columns), shown.bounds))
     if shown.attacks:
-        console.print(shown.attacks_about, soft_wrap=True)
+        console.print(shown.attacks_about)
         columns = ("attack", "AUC", "found at 1% false alarms", "at .1%")
-        console.print(_table(columns, shown.attacks))
+        terminal.show(console, _table(columns, shown.attacks))
     for note in shown.notes:
-        console.print(escape(note), soft_wrap=True)
+        console.print(escape(note))
     style = "bold red" if shown.broken else "bold"
-    console.print(f"[{style}]{escape(shown.verdict)}[/]", soft_wrap=True)
+    console.print(f"[{style}]{escape(shown.verdict)}[/]")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+    table = terminal.numbers(*columns)
     for row in rows:
         table.add_row(escape(row.name), *row.cells)
     return table

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedlearn import terminal
 from server.report.comparison import Comparison, PointResult
 from server.report.measured import measured_cell
 from simulations.display import SHORT, SHOWN, shortest
@@ -22,7 +22,7 @@ class CompareDisplay:
     """A listener that draws on the terminal; plain lines where there is none."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or terminal.console()
         # Drawn from the loop that hears of events: a thread of its own would
         # hold locks at the moment of a fork.
         self.progress = Progress(
@@ -80,7 +80,7 @@ class CompareDisplay:
     def finished(self, comparison: Comparison, folder: Path) -> None:
         """The table, what failed, and where everything is."""
         self.progress.stop()
-        self.console.print(_table(comparison))
+        terminal.show(self.console, _table(comparison))
         for point in comparison.points:
             if point.status not in ("finished", "planned"):
                 reason = escape(point.reason or "")
@@ -103,11 +103,9 @@ class CompareDisplay:
 def _table(comparison: Comparison) -> Table:
     points = comparison.points
     names = [n for n in SHOWN if n != "loss" and any(n in point.evaluate for point in points)]
-    table = Table(box=box.SIMPLE_HEAD)
     audited = ["measured"] if any(point.audit for point in points) else []
     metrics = [SHORT.get(name, name) for name in names]
-    for column in ("run", "epsilon", *audited, *metrics, "seconds"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+    table = terminal.numbers("run", "epsilon", *audited, *metrics, "seconds")
     for point in points:
         table.add_row(escape(point.name), *_cells(point, names, measured=bool(audited)))
     return table

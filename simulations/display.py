@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedlearn.data.check_report import Report
-from fedlearn.data.table import some_lines
+from fedlearn import terminal
 from server.federation import Federation
 from server.result import Result, RoundResult
 
@@ -22,7 +19,7 @@ class Display:
     """A listener that draws on the terminal; plain lines where there is none."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or terminal.console()
         self.progress = Progress(
             TextColumn("round"),
             MofNCompleteColumn(),
@@ -48,7 +45,7 @@ class Display:
 
     def note(self, sentence: str) -> None:
         """Show what is unusual in the data."""
-        self.console.print(f"[yellow]note:[/] {escape(sentence)}", soft_wrap=True)
+        self.console.print(f"[yellow]note:[/] {escape(sentence)}")
 
     def started(self, federation: Federation, first_round: int) -> None:
         """Say who takes part and under which privacy."""
@@ -81,8 +78,8 @@ class Display:
     def finished(self, result: Result) -> None:
         """The final table and where everything is."""
         self.progress.stop()
-        self.console.print(final_table(result))
-        self.console.print(escape(result.privacy.statement), soft_wrap=True)
+        terminal.show(self.console, final_table(result))
+        self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.
         from server.report.page import write_report
 
@@ -115,14 +112,14 @@ def describe(entry: RoundResult) -> str:
 def final_table(result: Result) -> Table:
     """Test metrics and epsilon by site, and pooled."""
     names = [name for name in SHOWN if name in result.final.evaluate]
-    table = Table(box=box.SIMPLE_HEAD, title="test metrics, * worst site", title_style="")
-    for column in ("site", "train", "test", *(SHORT.get(n, n) for n in names), "epsilon"):
-        table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
+    metrics = [SHORT.get(name, name) for name in names]
+    columns = ("site", "train", "test", *metrics, "epsilon")
+    table = terminal.numbers(*columns, title="test metrics, * worst site")
     for site, found in result.final.per_site.items():
         size, privacy = result.data.sites[site], result.privacy.per_site.get(site)
         mark = " *" if site == result.final.worst_site else ""
         table.add_row(
-            site + mark,
+            escape(site) + mark,
             str(size.train),
             str(size.test),
             *(f"{found[name]:.3f}" if name in found else "-" for name in names),
@@ -145,48 +142,3 @@ def shortest(path: Path) -> str:
     """`path` relative to the working folder where that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
-
-
-def show_check(report: Report, console: Console) -> None:
-    """Print what `fedlearn data check` found."""
-    if report.kind:
-        by = f", separated by {report.separator}" if report.separator else ""
-        where = f"[bold]{escape(str(report.path))}[/]"
-        console.print(f"{where}: {report.kind}, {report.records:,} records{by}", soft_wrap=True)
-    for fact in report.facts:
-        console.print(escape(fact), soft_wrap=True)
-    if report.columns:
-        _show_columns(report, console)
-    if report.duplicates:
-        copies = some_lines(report.duplicates, report.counted)
-        console.print(f"{copies}: copies of an earlier record", soft_wrap=True)
-    for hint in report.hints:
-        console.print(f"[yellow]hint:[/] {escape(hint)}", soft_wrap=True)
-    for problem in report.problems:
-        console.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True)
-    if report.settings:
-        words = " ".join(map(_shell_word, report.settings))
-        console.print(f"try: fedlearn simulate {escape(words)}", soft_wrap=True)
-
-
-def _shell_word(word: str) -> str:
-    """As a shell takes it; a word that holds single quotes is easier to read in double ones."""
-    double = "'" in word and not set(word) & set('"$`\\!')
-    return f'"{word}"' if double else shlex.quote(word)
-
-
-def _show_columns(report: Report, console: Console) -> None:
-    table = Table("column", "kind", "missing", "different values", "looks like", box=box.SIMPLE)
-    for column in report.columns:
-        table.add_row(
-            escape(column.name),
-            "text" if column.name in report.texts else column.kind,
-            str(column.missing),
-            f"{len(column.categories):,}",
-            escape(column.identifier),
-        )
-    console.print(table)
-    roles = {"text": report.texts} if report.texts else {}
-    roles |= {"label": report.labels, "site": report.sites}
-    for role, names in roles.items():
-        console.print(f"could be the {role}: {escape(', '.join(names)) or 'no column'}")

@@ -13,8 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from fedlearn import terminal
 from fedlearn.config import decode
 from fedlearn.errors import ConfigError, DataError
 from server.folder import write_atomically
@@ -40,8 +39,8 @@ def command(words: Sequence[str]) -> None:
     folder = Path(settings.out)
     _refuse_old(folder)
     inversion = demonstrate(settings, result)
-    console = Console(highlight=False)
-    console.print(table(inversion))
+    console = terminal.console()
+    terminal.show(console, table(inversion))
     for path in write(folder, inversion):
         console.print(str(path), soft_wrap=True)
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 
+from fedlearn import terminal
 from server.report.inversion import (
     SEATS,
     Finding,
@@ -150,7 +150,7 @@ def _wrapped(text: str, width: int = 24) -> str:
 def table(inversion: Inversion) -> Table:
     """How many pictures every seat has recovered, way by way."""
     title = f"pictures recovered, of {inversion.total} (and those nearer than the average picture)"
-    shown = Table("seen by", *(way.name for way in inversion.ways), title=title, box=box.SIMPLE)
+    shown = terminal.numbers("seen by", *(way.name for way in inversion.ways), title=title)
     for row, name in enumerate(SEATS.values()):
         views = [way.views[row] for way in inversion.ways]
         shown.add_row(

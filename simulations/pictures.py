@@ -118,7 +118,7 @@ def write_table(
     Every picture is a training record, and its values arrive at the site as they are here.
     """
     columns = [f"pixel_{i:04}" for i in range(pictures.records.shape[1])]
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         sheet = csv.writer(file)
         sheet.writerow(["site", "label", *columns])
         for turn, row in enumerate(chosen):

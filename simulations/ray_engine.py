@@ -48,7 +48,7 @@ def run_on_ray(
 
     # Processes of Ray and Flower may still write there while it is removed.
     with tempfile.TemporaryDirectory(prefix="fedlearn-", ignore_cleanup_errors=True) as folder:
-        Path(folder, "pyproject.toml").write_text(APP)
+        Path(folder, "pyproject.toml").write_text(APP, encoding="utf-8")
         # Flower keeps state in its home; two runs on one machine must not share it.
         os.environ.setdefault("FLWR_HOME", folder)
         try:

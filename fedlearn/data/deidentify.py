@@ -132,7 +132,7 @@ def site_key(path: Path) -> bytes:
 
 def _read_key(path: Path) -> bytes:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             # Asked of the open file, not of the path: the path may change in between.
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(4 * KEY_BYTES).strip()

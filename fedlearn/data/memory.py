@@ -28,7 +28,7 @@ def installed() -> int:
     except (AttributeError, ValueError, OSError):  # not POSIX
         return 2**62
     try:
-        limit = _CGROUP_LIMIT.read_text().strip()
+        limit = _CGROUP_LIMIT.read_text(encoding="utf-8").strip()
     except OSError:
         return physical
     return min(physical, int(limit)) if limit.isdecimal() else physical

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from fedlearn.arguments import command_names, parser
+from fedlearn.arguments import Commands, command_names, parser
 from fedlearn.cli import COMMANDS, main
 
 GROUPS = ["", "data", "keys", "keys roster", "ledger"]
@@ -15,14 +17,30 @@ def test_commands__of_the_parser_are_those_that_can_be_called() -> None:
 
 
 @pytest.mark.parametrize("words", [*GROUPS, *COMMANDS])
-def test_help__of_every_command_shows_an_example_of_it(
-    words: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_help__of_every_command_shows_an_example_of_it_on_one_line(
+    words: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as end:
         main([*words.split(), "--help"])
     assert end.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"example: fedlearn {words}".strip() in shown
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"example: fedlearn {words}".strip())
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_help__says_what_every_argument_is(words: str) -> None:
+    command = leaf(parser(), words.split())
+    assert all(action.help for action in command._actions)
+
+
+def leaf(of: argparse.ArgumentParser, words: list[str]) -> argparse.ArgumentParser:
+    """The parser of a command, by its words."""
+    if not words:
+        return of
+    (group,) = (action for action in of._actions if isinstance(action, Commands))
+    return leaf(group.choices[words[0]], words[1:])
 
 
 @pytest.mark.parametrize("words", [*GROUPS, "nothing", "keys nothing", "keys new", "export runs/x"])
