@@ -103,6 +103,7 @@ class _Requests(TorchFunctionMode):
             return Far(func(args[0].near, *args[1:], **named))
         if func is Tensor.numpy and isinstance(args[0], Far):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        named.pop("pin_memory", None)
         if named.get("device") is not None and torch.device(named["device"]).type == "cuda":
             named["device"] = "cpu"
             learns = named.pop("requires_grad", False)

@@ -159,9 +159,8 @@ class Keystream:
 
 
 def _normal(key: bytes, size: int, stddev: float) -> Float32Array:
-    _check_size(size)
-    if not 0 <= stddev <= _LARGEST_STDDEV:
-        raise ValueError(f"stddev={stddev}: must be in [0, {_LARGEST_STDDEV}]")
+    check_size(size)
+    check_stddev(stddev)
     stream = Keystream(key)
     out = np.empty(size + size % 2, dtype=np.float32)
     for start in range(0, size, WORDS):
@@ -190,7 +189,7 @@ def _box_muller(words: npt.NDArray[np.uint64], stddev: float, out: Float32Array)
 
 
 def _bernoulli(key: bytes, size: int, probability: float) -> BoolArray:
-    _check_size(size)
+    check_size(size)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability={probability}: must be in [0, 1]")
     if probability == 1:
@@ -205,6 +204,13 @@ def _bernoulli(key: bytes, size: int, probability: float) -> BoolArray:
     return out
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
+    """Raises ValueError where `size` is not a number of draws."""
     if size < 0:
         raise ValueError(f"size={size}: must be >= 0")
+
+
+def check_stddev(stddev: float) -> None:
+    """Raises ValueError where `stddev` is not one that float32 holds the draws of."""
+    if not 0 <= stddev <= _LARGEST_STDDEV:
+        raise ValueError(f"stddev={stddev}: must be in [0, {_LARGEST_STDDEV}]")

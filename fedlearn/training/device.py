@@ -1,8 +1,9 @@
 """Where a site computes: on the CPU, or on a CUDA device.
 
 Whatever computes does so where its model is: `place` puts a model there, and
-`fetch` brings it the records of a batch. Keys, masks and privacy noise are made
-on the CPU in any case, where the cryptographic generator is.
+`fetch` brings it the records of a batch. Keys, masks, coins and the words that
+privacy noise is made of come from the CPU in any case, where the cryptographic
+generator is.
 
 A process must not use CUDA before it forks, so nothing here starts CUDA but
 `place` and `fetch`.
@@ -98,19 +99,15 @@ def _exact() -> None:
 
 
 def fetch(records: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """The `rows: int64[k]` of `records: [n, ...]`, on `device`: `[k, ...]`."""
+    """The `rows: int64[k]` of `records: [n, ...]`, on `device`: `[k, ...]`.
+
+    From the CPU to CUDA through pinned memory, so that the copy runs beside what the
+    device is computing; torch keeps such memory and uses it again.
+    """
     if records.device == device:
         return records[rows.to(device, non_blocking=True)]
-    return brought(records[rows], device)
-
-
-def brought(values: Tensor, device: torch.device) -> Tensor:
-    """`values`, which are on the CPU and will not be changed, on `device`.
-
-    To CUDA through pinned memory, so that the copy runs beside what the device is
-    computing; torch keeps such memory and uses it again.
-    """
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+    picked = records[rows]
+    return picked if device == CPU else picked.pin_memory().to(device, non_blocking=True)
 
 
 def near(records: Tensor, device: torch.device) -> Tensor:

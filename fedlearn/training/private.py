@@ -26,9 +26,10 @@ from torch.nn import functional
 from fedlearn.errors import ConfigError
 from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
+from fedlearn.privacy.noise_on_device import normals
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.augmentation import views
-from fedlearn.training.device import brought, fetch, home
+from fedlearn.training.device import fetch, home
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, forward, pieces, snapshot
 from fedlearn.training.optimizers import make_optimizer
@@ -54,9 +55,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         sums = [parameter.summed_grad for parameter in self.params]
         if stddev:
             # On a GPU the CPU draws while the device still computes the sums.
-            drawn = [torch.from_numpy(self.noise.normal(one.numel(), stddev)) for one in sums]
-            parts = _all_brought(drawn, sums[0].device)
-            sums = [total + part.view_as(total) for total, part in zip(sums, parts, strict=True)]
+            sizes = [total.numel() for total in sums]
+            drawn = normals(self.noise, sizes, stddev, sums[0].device)
+            sums = [total + part.view_as(total) for total, part in zip(sums, drawn, strict=True)]
         for parameter, total in zip(self.params, sums, strict=True):
             parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
@@ -75,13 +76,6 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if self.step_hook:
             self.step_hook(self)
         self.original_optimizer.step()
-
-
-def _all_brought(parts: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """Vectors on `device`, in one copy."""
-    if device.type == "cpu":
-        return parts
-    return torch.split(brought(torch.cat(list(parts)), device), [len(part) for part in parts])
 
 
 Losses = Callable[[], Tensor]
