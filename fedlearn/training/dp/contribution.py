@@ -34,7 +34,7 @@ Where gradients cancel strongly it clips a little more than needed.
 _UNDERFLOW = 1e-31
 """Added per entry to a factor's squared size, so that a square lost to underflow is covered."""
 
-_BLOCK = 1024
+BLOCK = 1024
 """How many squares are added up at once; torch adds up their sums in pairs."""
 
 IN_CACHE = 2**18
@@ -107,11 +107,12 @@ def squared_norms(gradients: Tensor) -> Tensor:
     it falls 3e-5 short of the norm, and what is clipped by it exceeds its bound by as much.
     """
     rows = _flat(gradients)
-    count = rows.shape[1] // _BLOCK
-    whole = rows[:, : count * _BLOCK].view(len(rows), count, _BLOCK)
-    blocks = torch.linalg.vector_norm(whole, dim=2)
-    rest = torch.linalg.vector_norm(rows[:, count * _BLOCK :], dim=1)
-    total: Tensor = blocks.square().sum(1) + rest.square()
+    count = rows.shape[1] // BLOCK
+    whole = rows[:, : count * BLOCK].view(len(rows), count, BLOCK)
+    total: Tensor = torch.linalg.vector_norm(whole, dim=2).square().sum(1)
+    if count * BLOCK < rows.shape[1]:
+        rest = torch.linalg.vector_norm(rows[:, count * BLOCK :], dim=1)
+        total = total + rest.square()
     return total
 
 

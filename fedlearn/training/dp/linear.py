@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedlearn.training.dp.contribution import (
+    BLOCK,
     IN_CACHE,
     Contribution,
     ghost_squared_norms,
@@ -18,11 +19,22 @@ from fedlearn.training.dp.contribution import (
     outer_squared_norms,
     scaled,
     squared_norms,
+    weighted_sum,
 )
 from fedlearn.training.dp.layer import Call, Layer, PerSample, Rule
 
 _KEEP = 2.0
 """Gradients are written out up to this many times the size of their factors."""
+
+
+_SHORT = 128
+"""Up to so many positions, writing a large gradient takes longer than computing it..."""
+
+_ROWS = 128
+"""... unless it is computed in parts of half the cache, of at least so many rows."""
+
+_SHORTEST = 64
+"""Norms of shorter parts of a row would be a list as long as what they are the norms of."""
 
 
 def _contributions(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribution]:
@@ -72,15 +84,50 @@ def product(parameter: str, pairs: Sequence[Pair]) -> Contribution:
 
 def _written_out(parameter: str, x: Tensor, g: Tensor) -> Contribution:
     """Every sample's gradient, and its norm while it is still in the cache."""
-    batch, entries = len(x), x.shape[2] * g.shape[2]
-    gradients = g.new_empty(batch, g.shape[2], x.shape[2])
-    norms = g.new_empty(batch)
-    chunk = max(1, IN_CACHE // entries)
-    for start in range(0, batch, chunk):
-        part = slice(start, start + chunk)
-        torch.bmm(g[part].transpose(1, 2), x[part], out=gradients[part])
-        norms[part] = squared_norms(gradients[part])
-    return instantiated(parameter, gradients, norms)
+    # Long rows are written faster; where g is wider, the gradients are kept transposed.
+    turned = g.shape[2] > x.shape[2]
+    left, right = (x, g) if turned else (g, x)
+    gradients = g.new_empty(len(g), left.shape[2], right.shape[2])
+    norms = _multiply(left.transpose(1, 2), right, gradients)
+    if not turned:
+        return instantiated(parameter, gradients, norms)
+
+    def combine(factors: Tensor, gradients: Tensor) -> Tensor:
+        return weighted_sum(factors, gradients).T.contiguous()
+
+    return Contribution(
+        parameter=parameter, squared_norms=norms, rows=(gradients,), combine=combine
+    )
+
+
+def _multiply(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """Write the products of all samples' matrices to `out`; returns their squared norms."""
+    batch, rows, columns = out.shape
+    block = _block(columns)
+    if block is None:
+        return squared_norms(torch.bmm(left, right, out=out))
+    samples = max(1, IN_CACHE // (rows * columns))
+    if right.shape[1] <= _SHORT and rows * columns >= IN_CACHE:
+        rows = max(_ROWS, IN_CACHE // (2 * columns))
+    norms = out.new_empty(batch, out.shape[1], columns // block)
+    sides = torch.split(left, samples), torch.split(right, samples)
+    places = torch.split(out, samples), torch.split(norms, samples)
+    for of_left, of_right, of_out, of_norms in zip(*sides, *places, strict=True):
+        parts = (torch.split(value, rows, 1) for value in (of_left, of_out, of_norms))
+        for one, product, norm in zip(*parts, strict=True):
+            torch.bmm(one, of_right, out=product)
+            torch.linalg.vector_norm(product.unflatten(2, (-1, block)), dim=3, out=norm)
+    return norms.flatten(1).square().sum(1)
+
+
+def _block(columns: int) -> int | None:
+    """The longest part of a row that divides it and whose squares add up without harm.
+
+    Nothing where that is too short to be worth its place in the list of norms.
+    """
+    fitting = (n for n in range(min(columns, BLOCK), 0, -1) if columns % n == 0)
+    found = next(fitting, 1)
+    return found if found == columns or found >= _SHORTEST else None
 
 
 def _sum(factors: Tensor, x: Tensor, g: Tensor) -> Tensor:

@@ -14,13 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.training.dp.contribution import IN_CACHE, Contribution, instantiated
-from fedlearn.training.dp.layer import Call, Deliver, Layer, PerSample, Rule
+from fedlearn.training.dp.layer import Call, Deliver, Layer, PerSample, Rule, Watch
 
 Normal = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(module, x, g) to per-sample gradients of weight and bias."""
 
+Backward = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(module, g, x, mean, rstd) to the gradient at x, and per-sample gradients of weight and bias."""
 
-def _rule(name: str, gradients: Normal, watch: Any = None) -> Rule:
+_WORTH_A_CALL = 2**14
+"""A sample of so many numbers takes the kernel longer than a call takes."""
+
+
+def _rule(name: str, gradients: Normal, watch: Watch | None = None) -> Rule:
     def contributions(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribution]:
         found = [_per_sample(layer.module, call, gradients) for call in calls]
         return [
@@ -74,70 +80,102 @@ def _group_norm(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor
     return (normal * g).flatten(2).sum(2), g.flatten(2).sum(2)
 
 
-class _FoldedGroupNorm(torch.autograd.Function):
-    """Group norm whose one backward call gives the input's and every sample's gradients.
-
-    A batch of B samples with C channels in G groups is, to the kernel, one
-    sample with B C channels in B G groups; the gradient of that one's weight,
-    of length B C, is the per-sample gradient, at no cost beyond the gradient
-    of the input.
-    """
+class _WithGradients(torch.autograd.Function):
+    """A normalisation whose one backward call gives the input's and every sample's gradients."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         output: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
+        statistics: tuple[Tensor, Tensor],
+        backward: Backward,
         layer: Layer,
         deliver: Deliver,
     ) -> Tensor:
-        ctx.save_for_backward(x, mean, rstd)
-        ctx.layer, ctx.deliver = layer, deliver
+        ctx.save_for_backward(x, *statistics)
+        ctx.passed, ctx.layer, ctx.deliver = backward, layer, deliver
         # The output was computed already: it passes through untouched.
         ctx.mark_dirty(output)
         return output
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd = ctx.saved_tensors
-        norm = cast(nn.GroupNorm, ctx.layer.module)
-        batch, channels = x.shape[:2]
-        folded = (1, batch * channels, *x.shape[2:])
-        at_input, weight, bias = torch.ops.aten.native_group_norm_backward(
-            g.contiguous().view(folded),
-            x.view(folded),
-            mean.view(1, -1),
-            rstd.view(1, -1),
-            norm.weight.detach().repeat(batch),
-            1,
-            batch * channels,
-            x[0, 0].numel(),
-            batch * norm.num_groups,
-            [True, True, True],
+        at_input, weight, bias = ctx.passed(ctx.layer.module, g.contiguous(), *ctx.saved_tensors)
+        ctx.deliver(PerSample(gradients={"weight": weight, "bias": bias}))
+        return at_input, None, None, None, None, None
+
+
+def _folded_group_norm(
+    module: nn.Module, g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of B samples with C channels in G groups is, to the kernel, one sample
+    with B C channels in B G groups; the gradient of that one's weight, of length B C, is
+    the per-sample gradient, at no cost beyond the gradient of the input.
+    """
+    norm = cast(nn.GroupNorm, module)
+    batch, channels = x.shape[:2]
+    folded = (1, batch * channels, *x.shape[2:])
+    at_input, weight, bias = torch.ops.aten.native_group_norm_backward(
+        g.view(folded),
+        x.view(folded),
+        mean.view(1, -1),
+        rstd.view(1, -1),
+        norm.weight.detach().repeat(batch),
+        1,
+        batch * channels,
+        x[0, 0].numel(),
+        batch * norm.num_groups,
+        [True, True, True],
+    )
+    return at_input.view_as(x), weight.view(batch, channels), bias.view(batch, channels)
+
+
+def _sampled_layer_norm(
+    module: nn.Module, g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernel adds up the gradients of weight and bias beside that of the input: called
+    for one sample, it gives that sample's.
+    """
+    norm = cast(nn.LayerNorm, module)
+    shape = norm.normalized_shape
+    # The value of a bias does not matter to any gradient; that there is one does.
+    weight = norm.weight.detach()
+    found = torch.empty_like(x), g.new_empty(len(g), *shape), g.new_empty(len(g), *shape)
+    for one_g, one_x, one_mean, one_rstd, *places in zip(g, x, mean, rstd, *found, strict=True):
+        values = torch.ops.aten.native_layer_norm_backward(
+            one_g, one_x, shape, one_mean, one_rstd, weight, weight, [True, True, True]
         )
-        gradients = {"weight": weight.view(batch, channels), "bias": bias.view(batch, channels)}
-        ctx.deliver(PerSample(gradients=gradients))
-        return at_input.view_as(x), None, None, None, None, None
+        for place, value in zip(places, values, strict=True):
+            place.copy_(value)
+    return found
 
 
-def _watch_group_norm(
-    layer: Layer, inputs: tuple[Tensor, ...], output: Tensor, deliver: Deliver
-) -> Tensor | None:
-    """Swap the recorded backward for the folded one, where torch kept what that needs."""
-    x, made_by = inputs[0], output.grad_fn
-    mean = getattr(made_by, "_saved_result1", None)
-    rstd = getattr(made_by, "_saved_result2", None)
-    plain = x.is_contiguous() and x.dtype == output.dtype == cast(Any, layer.module).weight.dtype
-    if mean is None or rstd is None or not plain or not x.requires_grad:
-        return None
-    # The function's own saved copies are found through its documented `_saved_` attributes.
-    output = output.detach()
-    found = _FoldedGroupNorm.apply(x, output, mean, rstd, layer, deliver)  # type: ignore[no-untyped-call]
-    return cast(Tensor, found)
+def _watch(backward: Backward, smallest: int = 0) -> Watch:
+    """Swap the recorded backward for `backward`, where torch kept what that needs, and
+    where a sample has `smallest` numbers."""
+
+    def watch(
+        layer: Layer, inputs: tuple[Tensor, ...], output: Tensor, deliver: Deliver
+    ) -> Tensor | None:
+        x, made_by = inputs[0], output.grad_fn
+        # What the recorded function saved is found by its documented `_saved_` attributes.
+        mean = getattr(made_by, "_saved_result1", None)
+        rstd = getattr(made_by, "_saved_result2", None)
+        weight = getattr(layer.module, "weight", None)
+        plain = weight is not None and x.is_contiguous() and x.dtype == output.dtype == weight.dtype
+        if mean is None or rstd is None or not plain or not x.requires_grad:
+            return None
+        if layer.sequence_first or x[:1].numel() < smallest:
+            return None
+        found = _WithGradients.apply(  # type: ignore[no-untyped-call]
+            x, output.detach(), (mean, rstd), backward, layer, deliver
+        )
+        return cast(Tensor, found)
+
+    return watch
 
 
-LAYER_NORM = _rule("layer norm", _layer_norm)
+LAYER_NORM = _rule("layer norm", _layer_norm, _watch(_sampled_layer_norm, _WORTH_A_CALL))
 RMS_NORM = _rule("RMS norm", _rms_norm)
-GROUP_NORM = _rule("group norm", _group_norm, _watch_group_norm)
+GROUP_NORM = _rule("group norm", _group_norm, _watch(_folded_group_norm))

@@ -271,6 +271,8 @@ CASES = (
     Case(name="embedding twice", build=TwoTables, shape=(5,), ids=7, opacus=False),
     Case(name="layer norm", build=lambda: nn.LayerNorm(6), shape=(6,)),
     Case(name="layer norm on sequences", build=lambda: nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)), shape=(4, 6)),
+    Case(name="layer norm on long sequences", build=lambda: nn.Sequential(nn.Linear(4, 256), Twice(nn.LayerNorm(256))), shape=(64, 4)),
+    Case(name="layer norm on long sequences without bias", build=lambda: nn.Sequential(nn.Linear(4, 256), nn.LayerNorm(256, bias=False), nn.ReLU(inplace=True)), shape=(64, 4), opacus=False),
     Case(name="layer norm over two axes", build=lambda: nn.LayerNorm((3, 4)), shape=(2, 3, 4)),
     Case(name="layer norm without bias", build=lambda: nn.LayerNorm(6, bias=False), shape=(4, 6), opacus=False),
     Case(name="RMS norm", build=lambda: nn.RMSNorm(6), shape=(4, 6), opacus=False),
