@@ -6,7 +6,7 @@ step as in a run, without the sites. Of the values of an experiment those with
 the smallest validation loss are taken, by the sum over the budgets; the area
 under the curve is shown beside it.
 
-    nice python benchmarks/lending_tuning.py financial_credit [--json PATH] [--try 'KEY=VALUE ...']
+    nice python benchmarks/lending_tuning.py financial_credit [--try 'KEY=VALUE ...'] [--folds 1]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -131,14 +132,14 @@ class ServerStep:
         return np.asarray(model + rate * self.first / (np.sqrt(self.second) + adam.tau), np.float32)
 
 
-def measure(experiment: str, tried: str, budget: str) -> dict[str, float]:
-    """Mean validation metrics over the folds, and the seconds of a fold."""
+def measure(experiment: str, tried: str, budget: str, used: int = FOLDS) -> dict[str, float]:
+    """Mean validation metrics over the first `used` folds, and the seconds of a fold."""
     overrides = [f"experiment={experiment}", *BUDGETS[budget].split(), *tried.split()]
     config = compose(overrides)
     pool = load_pool(config.scenario, Streams(0), default_cache(os.environ))
     started = time.process_time()
-    found = [fit(config, pool, records, held) for records, held in folds(pool)]
-    seconds = (time.process_time() - started) / FOLDS
+    found = [fit(config, pool, *fold) for fold in islice(folds(pool), used)]
+    seconds = (time.process_time() - started) / used
     row = {name: float(np.mean([f[name] for f in found])) for name in ("loss", "auc")}
     return row | {"seconds": seconds}
 
@@ -148,13 +149,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", choices=list(TRIED))
     parser.add_argument("--try", dest="tried", action="append", help="overrides instead of ours")
+    parser.add_argument("--budgets", default=",".join(BUDGETS), help="of none, 8 and 2")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three are used")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     table = []
     for tried in options.tried or TRIED[options.experiment]:
-        for budget in BUDGETS:
-            row = measure(options.experiment, tried, budget)
+        for budget in options.budgets.split(","):
+            row = measure(options.experiment, tried, budget, options.folds)
             table.append({"tried": tried, "budget": budget, **row})
             print(f"{tried or 'as the experiment':60} epsilon {budget:5} loss {row['loss']:.4f} "
                   f"AUC {row['auc']:.4f} ({row['seconds']:.0f} s a fold)", flush=True)  # fmt: skip

@@ -7,7 +7,8 @@ knows (`+key=`, `~key`, packages) goes through Hydra whole.
 
 One thing its grammar does not know: the last name of a key may be that of somebody's
 own column, as in `scenario.scaling.columns.Blutdruck (mmHg)=[60,250]`; a name with an
-equals sign stands in quotes.
+equals sign stands in quotes. And a value that it cannot read is the text that it is, as in
+`scenario.label=Größe`, where it does not look like a quoted text, a list or several values.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import copy
 import difflib
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,14 +68,21 @@ def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     except refused as whole:
         good: list[str] = []
         found: list[str] = []
-        for override in overrides:
+        # What is chosen decides which keys there are.
+        for override in sorted(overrides, key=lambda text: not _chooses(text)):
             try:
                 compose_tree([*good, override])
                 good.append(override)
             except refused as error:
-                found.append(_hydra_problem(override, error))
-        return good, found or [_first_line(whole)]
+                found.append(_hydra_problem(override, error, tuple(good)))
+        return [text for text in overrides if text in good], found or [_first_line(whole)]
     return list(overrides), []
+
+
+def _chooses(override: str) -> bool:
+    """Whether an override chooses an option of a group."""
+    key = split(override)[0].lstrip("+~")
+    return bool(key) and (CONFIGS / key).is_dir()
 
 
 def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     own = [split(text) for text in overrides if is_own_name(text)]
     rest = [text for text in overrides if not is_own_name(text)]
     parser = OverridesParser.create()
-    parsed = parser.parse_overrides(rest)
+    parsed = [_parsed(parser, text) for text in rest]
     values = [override for override in parsed if _sets_value(override)]
     others = [str(override.input_line) for override in parsed if not _sets_value(override)]
     composed = _composed(tuple(others))
@@ -106,6 +114,19 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
             raise ValueError(_UNKNOWN)
         _set(config, parts, _value(parser, text))
     return plain(config)
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    from hydra.errors import HydraException
+
+    try:
+        return parser.parse_overrides([text])[0]
+    except HydraException:
+        key, value = split(text)
+        if not value or value[0] in "'\"[{" or set(value) & set(",$\\"):
+            raise
+        quoted = value.replace("'", "\\'")
+        return parser.parse_override(f"{key}='{quoted}'")
 
 
 def _in_open_mapping(composed: DictConfig, key: str) -> list[str] | None:
@@ -139,7 +160,7 @@ def _set(config: DictConfig, parts: Sequence[str], value: Any) -> None:
 
 def _value(parser: OverridesParser, text: str) -> Any:
     """What the right side of an override stands for."""
-    read = parser.parse_override(f"value={text}")
+    read = _parsed(parser, f"value={text}")
     if read.is_sweep_override():
         raise ValueError("several values are for fedlearn compare")
     return read.value()
@@ -175,7 +196,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _hydra_problem(override: str, error: Exception) -> str:
+def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> str:
     key, value = split(override)
     line = _first_line(error)
     if is_own_name(override) and line != _UNKNOWN:
@@ -188,20 +209,21 @@ def _hydra_problem(override: str, error: Exception) -> str:
         near = difflib.get_close_matches(value, options, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{override}: must be one of {', '.join(options)}{hint}"
-    known = _known_keys()
-    if key and key not in known:
+    known, unread = _known_keys(good), type(error).__name__ == "OverrideParseException"
+    if key not in known and not unread:
         near = difflib.get_close_matches(key, known, n=1)
         return f"{override}: {_UNKNOWN}" + (f"; did you mean {near[0]}?" if near else "")
-    if " input " in line:  # what its grammar says
+    if unread:
+        why = f" ({line})" if " input " in line else ""
         return (
-            f"{override}: cannot be read ({line}); a value with signs in it is put in quotes "
+            f"{override}: cannot be read{why}; a value with signs in it is put in quotes "
             f"(\"{key}='...'\"), a mapping with such names is written name by name ('KEY.NAME=...')"
         )
     return f"{override}: {line}"
 
 
-@cache
-def _known_keys() -> tuple[str, ...]:
+@lru_cache(maxsize=8)
+def _known_keys(chosen: tuple[str, ...]) -> tuple[str, ...]:
     keys: list[str] = []
 
     def walk(prefix: str, node: Any) -> None:
@@ -210,5 +232,5 @@ def _known_keys() -> tuple[str, ...]:
                 keys.append(f"{prefix}{name}")
                 walk(f"{prefix}{name}.", child)
 
-    walk("", compose_tree([]))
+    walk("", compose_tree(chosen))
     return tuple(keys)

@@ -32,19 +32,22 @@ from fedlearn.errors import DataError
 
 _LABEL = re.compile(
     r"label|outcome|target|class|y|diagnosis|disease|default(ed)?|death|died|mortality|survived"
-    r"|readmitted|readmission|relapse|churn(ed)?|fraud|status",
+    r"|readmitted|readmission|relapse|churn(ed)?|fraud|status"
+    r"|klasse|zielgröße|ergebnis|diagnose|befund|erkrankt|verstorben|tod|ausfall|betrug|gekündigt",
     re.IGNORECASE,
 )
 _CLASS = re.compile(
-    _LABEL.pattern + "|kind|type|category|topic|chapter|intent|sentiment", re.IGNORECASE
+    _LABEL.pattern + "|kind|type|category|topic|chapter|intent|sentiment|art|kategorie|thema",
+    re.IGNORECASE,
 )
 _SITE = re.compile(
-    r".*(site|hospital|cent(er|re)|[ck]lini[ck]|bank|branch|shop|store|firm|office|region|country).*",
+    r".*(site|hospital|cent(er|re)|[ck]lini[ck]|bank|branch|shop|store|firm|office|region|country"
+    r"|krankenhaus|standort|filiale|praxis|kanzlei|niederlassung).*",
     re.IGNORECASE,
 )
 _OWNER = re.compile(
-    r"(patient|person|subject|client|customer|account|user|case|stay|admission)"
-    r"([ _-]?(id|no|number))?",
+    r"(patient(en)?|person(en)?|subject|client|customer|account|user|case|stay|admission"
+    r"|kunden?|fall)([ _-]?(id|no|number|nr|nummer))?",
     re.IGNORECASE,
 )
 _TIME = re.compile(
@@ -53,7 +56,7 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 _POSTCODE = re.compile(r"zip([ _-]?code)?|post(al)?[ _-]?code|plz", re.IGNORECASE)
-_AGE = re.compile(r"age|age[ _-]?(in[ _-]?)?years", re.IGNORECASE)
+_AGE = re.compile(r"age|age[ _-]?(in[ _-]?)?years|alter", re.IGNORECASE)
 _MAX_CLASSES = 10
 _MAX_CATEGORIES = 50
 
@@ -89,8 +92,8 @@ def _checked(path: Path) -> Report:
     encoding = guess.encoding_of(path)
     written = [] if encoding == "utf-8" else [f"scenario.encoding={encoding}"]
     if is_lines(path):
-        table = check_text.table_of_lines(path, encoding)
-        return _texts(path, table, (), "text", written)
+        table, facts = check_text.table_of_lines(path, encoding)
+        return _texts(path, table, facts, "text", written)
     separator = guess_separator(read_text(path, encoding))
     written += [] if separator == "comma" else [f"scenario.separator={separator}"]
     table = read_table(path, separator=separator, encoding=encoding)
@@ -125,12 +128,12 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
     others = [column for column in found if column.name not in texts]
     labels = _classes_of_texts(others, len(table.rows)) if texts else _labels(others)
     sites = _sites([column for column in found if column.name not in (*texts, *labels[:1])])
-    dropped = [guess.quoted(column.name) for column in found if column.identifier]
+    dropped = [guess.quoted(column.name) for column in found if _cannot_be_learned(column)]
     settings = [
         "scenario=csv",
         f"scenario.path={guess.quoted(str(path))}",
         f"scenario.label={guess.quoted(labels[0]) if labels else 'COLUMN'}",
-        f"scenario.site={guess.quoted(sites[0])}" if sites else "partition=iid",
+        f"scenario.site={guess.quoted(sites[0])}" if _named(sites, _SITE) else "partition=iid",
         *written,
         *writing.settings(),
         *([f"scenario.drop=[{','.join(dropped)}]"] if dropped else []),
@@ -180,11 +183,20 @@ def _sites(found: Sequence[Column]) -> tuple[str, ...]:
     return _likely_first([*named, *(c for c in few if not c.identifier)], _SITE)
 
 
+def _named(names: Sequence[str], pattern: re.Pattern[str]) -> bool:
+    """Whether the likeliest of `names` is called as such: what looks alike may be anything."""
+    return bool(names) and pattern.fullmatch(names[0]) is not None
+
+
 def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, ...]:
-    ordered = sorted(
-        found, key=lambda one: (pattern.fullmatch(one.name) is None, len(one.categories))
-    )
-    return tuple(column.name for column in ordered)
+    """Those that are called so; then those without gaps, with few values, further to the right."""
+
+    def unlikely(place: int) -> tuple[bool, bool, int, int]:
+        one = found[place]
+        unnamed = pattern.fullmatch(one.name) is None
+        return unnamed, one.missing > 0, len(one.categories), -place
+
+    return tuple(found[place].name for place in sorted(range(len(found)), key=unlikely))
 
 
 def _hints(found: tuple[Column, ...]) -> Iterator[str]:
@@ -234,6 +246,14 @@ def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[st
         )
 
 
+def _cannot_be_learned(column: Column) -> bool:
+    return bool(column.identifier) or column.kind == "empty" or _has_many_values(column)
+
+
+def _has_many_values(column: Column) -> bool:
+    return column.kind == "categorical" and len(column.categories) > _MAX_CATEGORIES
+
+
 def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
     for column in found:
         if column.identifier:
@@ -243,7 +263,7 @@ def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
             yield f"column {column.name!r}: {table.places(column.not_numbers)}: not a number"
         elif column.kind == "empty":
             yield f"column {column.name!r}: holds nothing"
-        elif column.kind == "categorical" and len(column.categories) > _MAX_CATEGORIES:
+        elif _has_many_values(column):
             yield (
                 f"column {column.name!r}: {len(column.categories)} different values; "
                 "text, or an identifier?"

@@ -15,7 +15,7 @@ import numpy as np
 from fedlearn.data import medmnist
 from fedlearn.data.check_report import SHOWN, Report, sizes_in_words, some
 from fedlearn.data.guess import quoted
-from fedlearn.data.images import Images, Picture, pictures_in, read_picture
+from fedlearn.data.images import Images, Picture, pictures_in, read_picture, visible
 from fedlearn.data.medmnist import MedMnist
 from fedlearn.errors import DataError
 
@@ -29,7 +29,7 @@ def check_folder(root: Path) -> Report:
     Raises:
         DataError: it is laid out otherwise; every file that is in the wrong place.
     """
-    inside = sorted(one for one in root.iterdir() if not one.name.startswith("."))
+    inside = visible(root)
     if inside and all(one.is_file() for one in inside):
         raise DataError(
             f"{root}: is a folder of {len(inside)} files; name one of them (first: "
@@ -96,8 +96,8 @@ def check_archive(path: Path) -> Report:
 
 def _by_site(root: Path) -> bool:
     """Whether there are folders in the folders, and no pictures beside them."""
-    first = [one for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
-    inside = [two for one in first for two in one.iterdir() if not two.name.startswith(".")]
+    first = [one for one in visible(root) if one.is_dir()]
+    inside = [two for one in first for two in visible(one)]
     return bool(inside) and all(two.is_dir() for two in inside)
 
 

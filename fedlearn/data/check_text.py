@@ -17,14 +17,12 @@ from fedlearn.data.check_report import Report, sizes_in_words, some
 from fedlearn.data.columns import MISSING, Column
 from fedlearn.data.guess import quoted
 from fedlearn.data.table import Table, some_lines
-from fedlearn.data.text import cell, read_objects
+from fedlearn.data.text import cell, lines_of_lists, read_objects
 from fedlearn.data.tokens import Tokenizer
 from fedlearn.errors import DataError
 
 _WORDS = 4
 """Words that a cell of texts holds, in the middle."""
-
-_SCALARS = (str, int, float, bool, type(None))
 
 
 def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
@@ -45,13 +43,13 @@ def with_texts(report: Report, table: Table, scenario: str, written: Sequence[st
     `written` are the settings that say how the file is written.
     """
     text, label = report.texts[0], next(iter(report.labels), None)
-    site = next(iter(report.sites), None)
+    sites = ("scenario.site=", "partition=")
     settings = [
         f"scenario={scenario}",
         f"scenario.path={quoted(str(report.path))}",
         f"scenario.text={quoted(text)}",
         f"scenario.label={quoted(label) if label else 'COLUMN'}",
-        f"scenario.site={quoted(site)}" if site else "partition=iid",
+        *(setting for setting in report.settings if setting.startswith(sites)),
         *written,
         "model=text",
     ]
@@ -66,19 +64,21 @@ def with_texts(report: Report, table: Table, scenario: str, written: Sequence[st
     )
 
 
-def table_of_lines(path: Path, encoding: str) -> Table:
-    """A file of JSON objects as a table; a key that an object lacks is an empty cell.
+def table_of_lines(path: Path, encoding: str) -> tuple[Table, tuple[str, ...]]:
+    """A file of JSON objects as a table, and facts; a key that an object lacks is an empty cell.
+
+    Keys whose values are lists, wherever they are given, are left aside.
 
     Raises:
-        DataError: lines are no objects, or hold lists or objects themselves; all of them.
+        DataError: lines are no objects, or hold a list where others hold none; all of them.
     """
     rows = read_objects(path, encoding)
-    header = tuple({key: None for _, row in rows for key in row})
-    nested = {
-        key: [line for line, row in rows if not isinstance(row.get(key), _SCALARS)]
-        for key in header
-    }
-    if wrong := {key: lines for key, lines in nested.items() if lines}:
+    keys = dict.fromkeys(key for _, row in rows for key in row)
+    found = {key: lines_of_lists(rows, key) for key in keys}
+    given = {key: sum(row.get(key) is not None for _, row in rows) for key in found}
+    aside = [key for key, lines in found.items() if lines and len(lines) == given[key]]
+    header = tuple(key for key in found if key not in aside)
+    if wrong := {key: found[key] for key in header if found[key]}:
         raise DataError(
             "\n".join(
                 f"{path}: {some_lines(lines)}: {key!r} holds no text and no number"
@@ -86,7 +86,8 @@ def table_of_lines(path: Path, encoding: str) -> Table:
             )
         )
     cells = tuple(tuple(cell(row.get(key)) for key in header) for _, row in rows)
-    return Table(header=header, rows=cells, lines=tuple(line for line, _ in rows))
+    table = Table(header=header, rows=cells, lines=tuple(line for line, _ in rows))
+    return table, tuple(_left_aside(aside))
 
 
 def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
@@ -106,11 +107,15 @@ def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
         columns = [_cells(split, name, names[name]) for name in readable]
         rows += zip(*columns, strict=True)
     facts = [sizes_in_words("splits", {name: split.num_rows for name, split in splits.items()})]
-    if aside := [name for name in first.column_names if name not in readable]:
-        facts.append(f"not looked at, for they hold no text and no number: {some(aside)}")
+    facts += _left_aside([name for name in first.column_names if name not in readable])
     lines = tuple(range(1, len(rows) + 1))
     table = Table(header=tuple(readable), rows=tuple(rows), lines=lines, counted="row")
     return table, tuple(facts)
+
+
+def _left_aside(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"not looked at, for they hold no text and no number: {some(names)}"
 
 
 def _cells(split: Any, name: str, names: list[str]) -> list[str]:

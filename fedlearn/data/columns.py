@@ -25,16 +25,20 @@ _COUNTS_ROWS = "it counts the rows"
 
 _NAMES = {
     "a person's name": r"(sur|last|first|full|middle|maiden|given|family|patient|client|customer)"
-    r"[ _-]?name|name|surname",
+    r"[ _-]?name|name|surname|(vor|nach|familien|geburts|patienten|kunden)name",
     "an e-mail address": r"e[ _-]?mail([ _-]?address)?",
-    "a phone number": r"(tele)?phone([ _-]?(no|number))?|mobile|cell[ _-]?phone|fax",
+    "a phone number": r"(tele)?phone([ _-]?(no|number))?|mobile|cell[ _-]?phone|fax"
+    r"|telefon([ _-]?(nr|nummer))?|handy([ _-]?(nr|nummer))?",
     "a social security or identity number": r"ssn|social[ _-]?security([ _-]?(no|number))?"
     r"|national[ _-]?id|nhs[ _-]?(no|number)|passport([ _-]?(no|number))?|tax[ _-]?id"
-    r"|iban|account[ _-]?(no|number)",
+    r"|iban|account[ _-]?(no|number)|(sozial)?versicher(ten|ungs)[ _-]?(nr|nummer)"
+    r"|steuer[ _-]?(id|nr|nummer)|(personal)?ausweis[ _-]?(nr|nummer)|konto[ _-]?(nr|nummer)",
     "a record number": r"(patient|client|customer|person|subject|record|row|case)?"
-    r"[ _-]?(id|no|uuid)|mrn|index",
-    "an address": r"(street|home|postal)?[ _-]?address|street",
-    "a date of birth": r"dob|birth[ _-]?(date|day)|date[ _-]?of[ _-]?birth",
+    r"[ _-]?(id|no|uuid)|mrn|index"
+    r"|(patienten|fall|kunden|akten|vorgangs|vertrags|antrags)[ _-]?(id|nr|nummer)|aktenzeichen",
+    "an address": r"(street|home|postal)?[ _-]?address|street|adresse|anschrift|stra(ß|ss)e",
+    "a date of birth": r"dob|birth[ _-]?(date|day)|date[ _-]?of[ _-]?birth"
+    r"|geburts(datum|tag)|geb[ _-]?dat(um)?",
 }
 _VALUES = {
     "e-mail addresses": r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}",

@@ -10,7 +10,8 @@ What a picture is made into, whatever it was:
   smoothing (as if seen from afar).
 
 Nothing is left out silently: a file that is not a picture, or a broken one, is
-an error that names it; hidden files alone are passed over.
+an error that names it, as is one so large that it may be an attack; hidden files alone,
+and those that Windows hides, are passed over.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SHOWN = 5
+_HIDDEN = ("thumbs.db", "desktop.ini")
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -114,10 +117,10 @@ def pictures_in(config: Images, root: Path) -> Iterator[Picture]:
     found: list[Picture] = []
     for site in _folders(config, root, problems) if config.sites else [root]:
         for label in _folders(config, site, problems):
-            files = [one for one in _visible(label) if one.is_file()]
+            files = [one for one in visible(label) if one.is_file()]
             problems += [
                 f"{one}: is a folder; expected is {_layout(config, root)}"
-                for one in _visible(label)
+                for one in visible(label)
                 if one.is_dir()
             ]
             if not files and not problems:
@@ -145,7 +148,7 @@ def _check_root(root: Path) -> None:
 
 
 def _folders(config: Images, parent: Path, problems: list[str]) -> list[Path]:
-    inside = _visible(parent)
+    inside = visible(parent)
     loose = [one for one in inside if not one.is_dir()]
     if loose:
         problems.append(
@@ -155,8 +158,10 @@ def _folders(config: Images, parent: Path, problems: list[str]) -> list[Path]:
     return [one for one in inside if one.is_dir()]
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, without what systems hide there."""
+    inside = sorted(folder.iterdir())
+    return [one for one in inside if one.name[0] != "." and one.name.lower() not in _HIDDEN]
 
 
 def _layout(config: Images, root: Path) -> str:
@@ -193,14 +198,23 @@ def read_picture(path: Path, size: int, colour: Literal["colour", "grey"]) -> ND
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    bombs = (Image.DecompressionBombWarning, Image.DecompressionBombError)
     try:
-        with Image.open(path) as opened:
+        with catch_warnings():
+            simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened:
             opened.load()
             picture = ImageOps.exif_transpose(opened)
             flat = _flat(picture).convert("RGB" if colour == "colour" else "L")
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: is not a picture; remove it from the folder") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except bombs as error:
+        raise DataError(
+            f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, all of which would be in "
+            "memory at once; make it smaller or remove it"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: is damaged ({error}); remove or restore it") from error
     small = flat.resize((size, size), Image.Resampling.BILINEAR)
     pixels: NDArray[np.uint8] = np.asarray(small, np.uint8).reshape(size, size, -1)

@@ -139,6 +139,14 @@ def _from_table(config: OwnText, path: Path) -> Iterator[Entry]:
 def _from_lines(config: OwnText, path: Path) -> Iterator[Entry]:
     rows = read_objects(path, config.encoding)
     check_names(config, tuple({key: None for _, row in rows for key in row}), config.path)
+    used = [name for name in (config.text, config.label, config.site) if name]
+    if lists := {name: found for name in used if (found := lines_of_lists(rows, name))}:
+        raise DataError(
+            "\n".join(
+                f"{path}: {some_lines(found)}: {name!r} holds no text and no number"
+                for name, found in lists.items()
+            )
+        )
     for line, row in rows:
         yield Entry(
             line=line,
@@ -156,6 +164,9 @@ def is_lines(path: Path) -> bool:
 def read_objects(path: Path, encoding: str) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file of lines, and the line of each; empty lines are passed over.
 
+    What an object in an object holds is a value of its own: `{"meta": {"kind": 1}}` is
+    `{"meta.kind": 1}`.
+
     Raises:
         DataError: the file cannot be read, or lines hold something else; all of them.
     """
@@ -169,12 +180,25 @@ def read_objects(path: Path, encoding: str) -> list[tuple[int, dict[str, Any]]]:
         except ValueError:
             row = None
         if isinstance(row, dict):
-            rows.append((line, row))
+            rows.append((line, _flat(row)))
         else:
             wrong.append(line)
     if wrong:
         raise DataError(f"{path}: {some_lines(wrong)}: not a JSON object; one a line is expected")
     return rows
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        inside = _flat(value) if isinstance(value, dict) else None
+        flat |= {key: value} if inside is None else {f"{key}.{k}": v for k, v in inside.items()}
+    return flat
+
+
+def lines_of_lists(rows: Sequence[tuple[int, dict[str, Any]]], key: str) -> list[int]:
+    """Where the value of `key` is a list."""
+    return [line for line, row in rows if isinstance(row.get(key), list)]
 
 
 def cell(value: object) -> str:

@@ -136,6 +136,29 @@ def test_sift__says_what_is_wrong_with_an_own_name(text: str, said: str) -> None
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    "value", ["Größe", "Überlebt (ja/nein)", "Crohn's", "a=b.csv", "f(1)", "läufe/€ [2]"]
+)
+def test_compose__takes_a_text_that_hydra_cannot_read_as_it_is(value: str) -> None:
+    with pytest.raises(REFUSED):
+        by_hydra(*OWN, f"scenario.site={value}")
+    assert compose_tree([*OWN, f"scenario.site={value}"])["scenario"]["site"] == value
+
+
+@pytest.mark.parametrize("value", ["'Größe", "[Größe]", "a,ö", "{ö: 1}", "ö\\"])
+def test_sift__guesses_nothing_about_quotes_lists_and_several_values(value: str) -> None:
+    good, (problem,) = sift([*OWN, f"scenario.site={value}"])
+    assert good == OWN
+    assert f"scenario.site={value}: cannot be read" in problem
+
+
+def test_sift__knows_the_keys_of_what_is_chosen_wherever_that_stands() -> None:
+    late = ["scenario.label=y", "scenario.lable=z", "scenario.path=my.csv", "scenario=csv"]
+    good, (problem,) = sift(late)
+    assert good == [late[0], *late[2:]]
+    assert problem == "scenario.lable=z: unknown key; did you mean scenario.label?"
+
+
 def test_sweep__of_an_own_name_has_a_point_for_each_value() -> None:
     key = "scenario.scaling.columns.Größe (cm)"
     points = points_of([*OWN, f"{key}=[0,200],[0,250]"])

@@ -144,6 +144,48 @@ def test_check__numbers_what_is_unusual_in_texts(tmp_path: Path) -> None:
     assert any("the longest has 400 (line 28)" in fact for fact in report.facts)
 
 
+def test_check__looks_into_objects_and_leaves_lists_aside(tmp_path: Path) -> None:
+    rows = [
+        {"text": row["text"], "meta": {"kind": row["kind"], "from": {"firm": row["firm"]}},
+         "tags": ["a", "b"]}
+        for row in CLAUSES
+    ]  # fmt: skip
+    report = check(lines(tmp_path, rows))
+    assert (report.labels[0], report.sites[0]) == ("meta.kind", "meta.from.firm")
+    assert "not looked at, for they hold no text and no number: tags" in report.facts
+    nested = read_as_told(report, tmp_path)
+    plain = read_as_told(check(lines(tmp_path, CLAUSES)), tmp_path)
+    assert nested.sha256 == plain.sha256
+    assert nested.natural_site is not None
+    assert plain.natural_site is not None
+    assert nested.natural_site.tolist() == plain.natural_site.tolist()
+
+
+def test_check__understands_a_german_table_and_what_it_suggests_trains(tmp_path: Path) -> None:
+    places, died = ("Graz", "Köln", "Köln"), ("ja", *["nein"] * 8)
+    rows = [
+        f"F{i:04};{places[i % 3]};{'mw'[i % 2]};{30 + i / 7:.2f};{died[i % 9]}" for i in range(120)
+    ]
+    header = "Fallnummer;Krankenhaus;Geschlecht;Blutdruck (mmHg);Verstorben"
+    text = "\n".join([header, *rows]).replace(".", ",")
+    report = check(write(tmp_path, text.encode("cp1252")))
+    assert (report.labels[0], report.sites[0]) == ("Verstorben", "Krankenhaus")
+    assert "scenario.drop=[Fallnummer]" in report.settings
+    assert "scenario.encoding=cp1252" in report.settings
+    config = compose([*report.settings, "scenario.scaling.columns.Blutdruck (mmHg)=[0,200]"])
+    pool = load_pool(config.scenario, Streams(0), tmp_path)
+    assert set(pool.natural_site.tolist()) == {"Graz", "Köln"}  # type: ignore[union-attr]
+    first, second = np.sort(pool.features[:, 0])[:2]  # 30,00 and 30,14 of 0 to 200
+    assert (first, second) == pytest.approx((30 / 100 - 1, 30.14 / 100 - 1))
+
+
+def test_check__takes_no_column_for_a_site_that_is_not_called_one(tmp_path: Path) -> None:
+    rows = [f"{20 + i},{'mf'[i % 2]},{i % 3 % 2}" for i in range(30)]
+    report = check(write(tmp_path, "\n".join(["age,sex,outcome", *rows])))
+    assert report.sites == ("sex",)
+    assert "partition=iid" in report.settings
+
+
 def test_check__names_lines_that_hold_no_record_of_texts(tmp_path: Path) -> None:
     broken = lines(tmp_path, [*CLAUSES, [1], "word"])
     assert "lines 25, 26: not a JSON object" in check(broken).problems[0]

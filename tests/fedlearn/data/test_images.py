@@ -143,8 +143,17 @@ def test_images__refuse_a_picture_that_claims_too_many_pixels(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     folder(tmp_path)
     save(tmp_path / "cat" / "bomb.png", size=(20, 20))
-    with pytest.raises(DataError, match=r"bomb\.png: is damaged .*exceeds limit"):
+    with pytest.raises(DataError, match=r"bomb\.png: has more than 100 pixels"):
         load(tmp_path)
+
+
+def test_images__of_many_pixels_are_refused_without_a_warning_of_another_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # 400 are less than twice that
+    save(tmp_path / "large.png", size=(20, 20))
+    with pytest.raises(DataError, match="has more than 300 pixels"):
+        read_picture(tmp_path / "large.png", 3, "colour")
 
 
 def test_images__refuse_numbers_without_a_range(tmp_path: Path) -> None:
@@ -192,7 +201,9 @@ def test_images__lie_neither_too_high_nor_too_deep(tmp_path: Path) -> None:
 
 
 def test_images__pass_over_hidden_files_alone(tmp_path: Path) -> None:
-    (folder(tmp_path) / "cat" / ".DS_Store").write_bytes(b"x")
+    folder(tmp_path)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
     assert len(load(tmp_path)) == 8
 
 

@@ -109,3 +109,11 @@ def test_text__names_lines_that_are_no_objects_and_other_encodings(tmp_path: Pat
     (tmp_path / "a.jsonl").write_bytes('{"text": "Kläger"}\n'.encode("latin-1"))
     with pytest.raises(DataError, match="utf-8"):
         read(config)
+
+
+def test_text__refuses_lists_where_a_text_or_a_label_should_be(tmp_path: Path) -> None:
+    config = jsonl(tmp_path / "a.jsonl")
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": ["a", "b"], "kind": "w"}\n')
+    with pytest.raises(DataError, match=r"line 9: 'text' holds no text and no number"):
+        read(config)
