@@ -11,17 +11,15 @@ this way; why, is in `docs/decisions.md`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from engine import TRAINING, make_model
+from table import Spread, Table, in_turns, parser, ratios, spread, write
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
@@ -42,6 +40,18 @@ class Case:
     shape: tuple[int, ...]
     records: int
     batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """CPU milliseconds of a client both ways, their ratio, and how far apart the models end."""
+
+    model: str
+    records: int
+    loop_ms: Spread
+    batched_ms: Spread
+    gain: Spread
+    apart: float
 
 
 def _made(model: nn.Module) -> nn.Module:
@@ -113,46 +123,50 @@ def all_at_once(case: Case, clients: int) -> Callable[[], list[Vector]]:
     return run
 
 
-def measure(case: Case, clients: int, repetitions: int) -> dict[str, float]:
-    """CPU milliseconds of a client both ways, their ratio, and how far apart they end,
-    relative to how far they went."""
+def measure(case: Case, clients: int, repetitions: int) -> Row:
+    """Both ways in turns, and how far apart they end, relative to how far they went."""
     ways = {"loop": one_by_one(case, clients), "batched": all_at_once(case, clients)}
     models = {name: np.stack(run()) for name, run in ways.items()}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repetitions):
-        for name, run in ways.items():
-            began = time.process_time()
-            run()
-            taken[name].append((time.process_time() - began) / clients * 1e3)
-    medians = {name: statistics.median(times) for name, times in taken.items()}
     apart = models["batched"] - models["loop"], models["loop"] - to_vector(case.build())
     # A rounding may decide a maximum or a ReLU, and then more than a rounding follows.
     relative = float(np.linalg.norm(apart[0]) / np.linalg.norm(apart[1]))
     assert relative < 0.01, "both must compute the same"
-    return {**medians, "gain": medians["loop"] / medians["batched"], "apart": relative}
+
+    def milliseconds(run: Callable[[], object]) -> float:
+        began = time.process_time()
+        run()
+        return (time.process_time() - began) / clients * 1e3
+
+    sides = {name: partial(milliseconds, run) for name, run in ways.items()}
+    taken = in_turns(sides, repetitions)
+    return Row(
+        model=case.name,
+        records=case.records,
+        loop_ms=spread(taken["loop"]),
+        batched_ms=spread(taken["batched"]),
+        gain=ratios(taken["loop"], taken["batched"]),
+        apart=relative,
+    )
 
 
 def main() -> None:
     """Print the table, write JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--clients", type=int, default=50)
+    options_of.add_argument("--repetitions", type=int, default=5)
+    options = options_of.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    report = {}
-    print("| model | records | loop, a client | batched, a client | gain | apart |")
-    print("|---|---|---|---|---|---|")
+    rows = []
+    table = Table("model", "records", "loop, a client", "batched, a client", "gain", "apart")
     for case in CASES:
-        found = report[case.name] = measure(case, options.clients, options.repetitions)
-        print(
-            f"| {case.name} | {case.records} | {found['loop']:.2f} ms | {found['batched']:.2f} ms "
-            f"| {found['gain']:.1f}x | {found['apart']:.0e} |",
-            flush=True,
-        )
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        row = measure(case, options.clients, options.repetitions)
+        rows.append(asdict(row))
+        table.row(
+            row.model, str(row.records), row.loop_ms.shown(".2f", " ms"),
+            row.batched_ms.shown(".2f", " ms"), row.gain.shown(".1f", "x"), f"{row.apart:.0e}",
+        )  # fmt: skip
+    write(options.json, {"clients": options.clients, "rows": rows})
 
 
 if __name__ == "__main__":

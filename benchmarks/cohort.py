@@ -1,33 +1,32 @@
 """What the simulation adds for each of 1,000 tiny clients: the real run beside a bare loop.
 
-Both sides train the same linear model on the same 6 records of every site, and the
-final models are compared. The run is `simulate` as a user calls it; its rounds
-without evaluation count. The difference over the number of clients is what
-messages, checks, records and sums cost for one client.
+Both sides train the same linear model on the same 6 records of every site, round by
+round in turns, and the final models are compared. The run is `simulate` as a user
+calls it; its rounds without evaluation count. The difference over the number of
+clients is what messages, checks, records and sums cost for one client.
 
     python benchmarks/cohort.py [--clients 1000] [--rounds 6] [--json PATH]
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
-import os
-import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from table import Spread, Table, parser, ratios, spread, write
 
 from clients.records import simulated_sites, simulated_task
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
 from fedlearn.rng import Streams
 from fedlearn.training.local import train
-from fedlearn.vector import Vector, load_vector, to_vector
+from fedlearn.vector import load_vector, to_vector
 from server.folder import RunFolder
 from server.result import RoundResult
 from server.run import Silent
@@ -35,15 +34,27 @@ from server.stop import Stop
 from simulations.run import simulate
 
 
-class Rounds(Silent):
-    """Keeps the seconds of every round."""
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Both sides over the rounds that count: seconds, their ratio, milliseconds for a client."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    clients: int
+    engine: Spread
+    bare: Spread
+    ratio: Spread
+    added_ms: Spread
+
+
+class InTurns(Silent):
+    """After every round of the run a round of the bare loop: both meet the same load."""
+
+    def __init__(self, bare: Callable[[int], float]) -> None:
+        self.bare = bare
+        self.seconds: list[tuple[float, float]] = []
 
     def round_finished(self, entry: RoundResult) -> None:
-        """A round is done."""
-        self.seconds.append(entry.seconds)
+        """A round of the run is done; its seconds are taken."""
+        self.seconds.append((entry.seconds, self.bare(entry.round)))
 
 
 def make_config(folder: Path, clients: int, rounds: int, workers: int) -> RunConfig:
@@ -66,58 +77,73 @@ def make_config(folder: Path, clients: int, rounds: int, workers: int) -> RunCon
     )  # fmt: skip
 
 
-def bare(config: RunConfig) -> tuple[list[float], Vector]:
-    """The same training as a loop: seconds of every round, and the final model."""
-    sites, streams = simulated_sites(config), Streams(config.seed)
-    model = models.build(config.model, simulated_task(config), streams).model
-    data = {
-        name: (torch.from_numpy(site.train.features), torch.from_numpy(site.train.labels))
-        for name, site in sites.items()
-    }
-    vector, seconds = to_vector(model), []
-    for number in range(1, config.rounds + 1):
-        began, total, weight = time.perf_counter(), np.zeros(vector.size), 0
-        for name in sorted(sites):
-            load_vector(model, vector)
-            rng = streams.get("batches", name, number)
-            train(model, *data[name], config.training, proximal_mu=0.0, rng=rng)
-            weight += len(data[name][1])
-            total += len(data[name][1]) * to_vector(model).astype(np.float64)
-        vector = np.asarray(total / weight, np.float32)
-        seconds.append(time.perf_counter() - began)
-    return seconds, vector
+class Bare:
+    """The same training as a loop."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.streams = config, Streams(config.seed)
+        self.sites = simulated_sites(config)
+        self.model = models.build(config.model, simulated_task(config), self.streams).model
+        self.data = {
+            name: (torch.from_numpy(site.train.features), torch.from_numpy(site.train.labels))
+            for name, site in self.sites.items()
+        }
+        self.vector = to_vector(self.model)
+
+    def round(self, number: int) -> float:
+        """Train one round; its seconds."""
+        began, total, weight = time.perf_counter(), np.zeros(self.vector.size), 0
+        for name in sorted(self.sites):
+            load_vector(self.model, self.vector)
+            rng = self.streams.get("batches", name, number)
+            train(self.model, *self.data[name], self.config.training, proximal_mu=0.0, rng=rng)
+            weight += len(self.data[name][1])
+            total += len(self.data[name][1]) * to_vector(self.model).astype(np.float64)
+        self.vector = np.asarray(total / weight, np.float32)
+        return time.perf_counter() - began
+
+
+def compare(config: RunConfig, clients: int) -> Row:
+    """The run and the loop, round by round."""
+    bare = Bare(config)
+    rounds = InTurns(bare.round)
+    simulate(config, rounds, Stop())
+    saved = RunFolder(Path(config.out)).read_checkpoint()
+    assert saved is not None
+    assert np.abs(saved.model - bare.vector).max() < 1e-6, "both must compute the same"
+    # The first round warms up, the last one evaluates.
+    engine, plain = zip(*rounds.seconds[1:-1], strict=True)
+    added = [(ours - loop) / clients * 1e3 for ours, loop in rounds.seconds[1:-1]]
+    return Row(
+        clients=clients,
+        engine=spread(engine),
+        bare=spread(plain),
+        ratio=ratios(engine, plain),
+        added_ms=spread(added),
+    )
 
 
 def main() -> None:
     """Print seconds of a round of both sides, and the difference per client."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        config = make_config(Path(name), options.clients, options.rounds, options.workers)
-        rounds = Rounds()
-        simulate(config, rounds, Stop())
-        saved = RunFolder(Path(config.out)).read_checkpoint()
-        assert saved is not None
-        loop, vector = bare(config)
-    assert np.abs(saved.model - vector).max() < 1e-6, "both must compute the same"
-    # The first round warms up, the last one evaluates.
-    engine, plain = statistics.median(rounds.seconds[1:-1]), statistics.median(loop[1:-1])
-    report = {
-        "clients": options.clients,
-        "workers": options.workers,
-        "engine_seconds": engine,
-        "bare_seconds": plain,
-        "added_ms_per_client": (engine - plain) / options.clients * 1e3,
-        "rounds": [rounds.seconds, loop],
-        "load": os.getloadavg()[0],
-    }
-    print({key: value for key, value in report.items() if key != "rounds"})
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    options_of = parser(__doc__)
+    options_of.add_argument("--clients", type=int, nargs="+", default=[1000])
+    options_of.add_argument("--rounds", type=int, default=6)
+    options_of.add_argument("--workers", type=int, default=1)
+    options = options_of.parse_args()
+    if options.rounds < 3:
+        options_of.error("--rounds: at least 3; the first warms up, and the last one evaluates")
+    rows = []
+    table = Table("clients", "workers", "a round", "a bare loop", "ratio", "more for a client")
+    for clients in options.clients:
+        with tempfile.TemporaryDirectory() as name:
+            config = make_config(Path(name), clients, options.rounds, options.workers)
+            row = compare(config, clients)
+        rows.append(asdict(row))
+        table.row(
+            f"{clients:,}", str(options.workers), row.engine.shown(".3f", " s"),
+            row.bare.shown(".3f", " s"), row.ratio.shown(".2f"), row.added_ms.shown(".2f", " ms"),
+        )  # fmt: skip
+    write(options.json, {"workers": options.workers, "rows": rows})
 
 
 if __name__ == "__main__":

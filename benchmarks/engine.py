@@ -9,21 +9,18 @@ Rounds of all sides alternate; the ratio is the median over the rounds.
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
 import logging
-import os
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from peers import missing, skipped
 from pfl_round import check, pfl_round
+from table import Table, parser, ratios, spread, write
 from torch import Tensor, nn
 
 from fedlearn import flower, flower_private
@@ -140,16 +137,15 @@ def peer() -> Callable[[int, Vector], Vector]:
 
 def main() -> None:
     """Print medians, spread and ratios."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--rounds", type=int, default=15)
+    options_of.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    options = options_of.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as `simulate` does; the bare loop runs under it as well
     flower_private.redirect_log(logging.NullHandler())
     sides = {"bare": bare_round(), **{f"{n} workers": engine_round(n) for n in options.workers}}
-    if importlib.util.find_spec("pfl") is not None:
+    if missing("pfl") is None:
         sides["pfl"] = peer()
     vectors = {side: to_vector(make_model()) for side in sides}
     clocks = {"wall": time.perf_counter, "CPU": time.process_time}
@@ -163,20 +159,16 @@ def main() -> None:
     for side, vector in vectors.items():
         same = side == "pfl" or np.array_equal(vectors["bare"], vector)
         assert same, f"{side} must compute the same"
-    report = {"parameters": len(vectors["bare"]), "load": os.getloadavg()[0]}
-    print("| side | clock | a round | over the bare loop | quartiles |\n|---|---|---|---|---|")
+    rows, table = {}, Table("side", "clock", "a round", "over the bare loop")
     for side in sides:
         # What workers do is not CPU time of this process.
         for clock in clocks if side in ("bare", "1 workers", "pfl") else ("wall",):
             times, own = taken[side][clock][1:], taken["bare"][clock][1:]  # the first warms up
-            ratios = [mine / bare for mine, bare in zip(times, own, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            median = statistics.median(times)
-            name = side if clock == "wall" else f"{side}, {clock}"
-            report[name] = {"seconds": median, "ratio": middle, "quartiles": [low, high]}
-            print(f"| {side} | {clock} | {median:.3f} s | {middle:.3f} | {low:.2f} to {high:.2f} |")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+            seconds, over = spread(times), ratios(times, own)
+            rows[f"{side}, {clock}"] = {"seconds": asdict(seconds), "ratio": asdict(over)}
+            table.row(side, clock, seconds.shown(".3f", " s"), over.shown(".3f"))
+    print(*("", *skipped("engine")), sep="\n")
+    write(options.json, {"parameters": len(vectors["bare"]), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ time, medians; the mean is checked.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import statistics
 import time
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from table import Spread, Table, parser, spread, write
 
 from fedlearn import flower, flower_private
 from fedlearn.rounds import TrainReply
@@ -55,8 +53,8 @@ def idle_app() -> ClientApp:
     return app
 
 
-def measure(clients: int, parameters: int, rounds: int) -> float:
-    """CPU milliseconds of a round for each client (median)."""
+def measure(clients: int, parameters: int, rounds: int) -> Spread:
+    """CPU milliseconds of a round for each client."""
     contexts = make_contexts(clients, {})
     names = {f"site-{i}": node for i, node in enumerate(contexts)}
     sites = SiteGrid(InProcessGrid(idle_app(), contexts), names)
@@ -73,27 +71,25 @@ def measure(clients: int, parameters: int, rounds: int) -> float:
         taken.append(time.process_time() - began)
         assert averaged is not None
         assert np.array_equal(flower.vector_of(averaged), vector)
-    return statistics.median(taken[1:]) / clients * 1e3
+    return spread(taken[1:]).times(1e3 / clients)
 
 
 def main() -> None:
     """Print the table, write JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--rounds", type=int, default=7)
+    options = options_of.parse_args()
     flower_private.redirect_log(logging.NullHandler())
     keep_freed_memory()
     rows = []
-    print("| clients | parameters | CPU of a client and round | of 1 MB of parameters |")
-    print("|---|---|---|---|")
+    table = Table("clients", "parameters", "CPU of a client and round", "of 1 MB of parameters")
     for clients, parameters in CASES:
         spent = measure(clients, parameters, options.rounds)
-        rows.append({"clients": clients, "parameters": parameters, "ms": spent})
-        of_megabyte = f"{spent / (4e-6 * parameters):.2f} ms" if parameters >= 10**5 else ""
-        print(f"| {clients:,} | {parameters:,} | {spent:.2f} ms | {of_megabyte} |", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        rows.append({"clients": clients, "parameters": parameters, "ms": asdict(spent)})
+        large = parameters >= 10**5
+        of_megabyte = f"{spent.median / (4e-6 * parameters):.2f} ms" if large else ""
+        table.row(f"{clients:,}", f"{parameters:,}", spent.shown(".2f", " ms"), of_megabyte)
+    write(options.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ Both sides quantise and mask real updates with the same number of neighbours and
 the same threshold, and remove the masks again; both sums are checked before a
 time is reported. flwr's functions are called in the order of its own client
 (`secaggplus_mod`) and workflow. Times are CPU seconds of the process, sides
-taken in turn, medians. The keystream limit is the time that AES-256-CTR alone
-takes for the same number of mask bytes.
+taken in turn, medians; ratios are of neighbours, with quartiles. The keystream
+limit is the time that AES-256-CTR alone takes for the same number of mask bytes.
 
 What is not compared: flwr verifies nobody and signs nothing; our steps for that
 are reported on their own line.
@@ -15,15 +15,11 @@ are reported on their own line.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -32,6 +28,7 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_mod
 from flwr_secagg import CLIP, MOD_RANGE, TARGET_RANGE, Flwr
 from numpy.typing import NDArray
 from own_secagg import MODEL, Ours
+from table import Spread, Table, parser, ratios, spread, write
 
 from fedlearn.crypto.keystream import BLOCK_BYTES
 
@@ -69,13 +66,13 @@ class Row:
     threshold: int
     dropped: int
     parameters: int
-    client_ours: float
-    client_flwr: float
-    client_ratio: float
+    client_ours: Spread
+    client_flwr: Spread
+    client_ratio: Spread
     client_of_limit: float
-    server_ours: float
-    server_flwr: float
-    server_ratio: float
+    server_ours: Spread
+    server_flwr: Spread
+    server_ratio: Spread
     server_of_limit: float
     server_wall_1_thread: float
     server_wall_2_threads: float
@@ -124,8 +121,6 @@ def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> 
     plus, minus = ours.server._correction()
     degree = len(next(iter(graph.values())))
     row_bytes = ours.payload.ring.dtype.itemsize * ours.params.length
-    client_ours, client_flwr = median(times["ours"]), median(times["flwr"])
-    server_ours, server_flwr = median(servers["ours"]), median(servers["flwr"])
     client_limit = keystream_limit(row_bytes, degree + 1)
     server_limit = keystream_limit(row_bytes, len(plus) + len(minus))
     return Row(
@@ -134,14 +129,14 @@ def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> 
         threshold=ours.params.threshold,
         dropped=dropped,
         parameters=parameters,
-        client_ours=client_ours,
-        client_flwr=client_flwr,
-        client_ratio=client_flwr / client_ours,
+        client_ours=spread(times["ours"]),
+        client_flwr=spread(times["flwr"]),
+        client_ratio=ratios(times["flwr"], times["ours"]),
         client_of_limit=client_limit / median(times["mask"]),
-        server_ours=server_ours,
-        server_flwr=server_flwr,
-        server_ratio=server_flwr / server_ours,
-        server_of_limit=server_limit / server_ours,
+        server_ours=spread(servers["ours"]),
+        server_flwr=spread(servers["flwr"]),
+        server_ratio=ratios(servers["flwr"], servers["ours"]),
+        server_of_limit=server_limit / median(servers["ours"]),
         server_wall_1_thread=wall[1],
         server_wall_2_threads=wall[2],
         client_agree_and_unmask=extra,
@@ -205,38 +200,47 @@ def wire_bytes(parameters: int) -> dict[str, float]:
     }
 
 
+COLUMNS = (
+    "clients (neighbours, threshold)", "dropped", "client", "against flwr", "of the limit",
+    "server", "against flwr", "of the limit", "server's wall, 1 and 2 threads", "agree, unmask",
+)  # fmt: skip
+
+
+def shown(row: Row) -> tuple[str, ...]:
+    """The cells of a row."""
+    walls = 1e3 * row.server_wall_1_thread, 1e3 * row.server_wall_2_threads
+    return (
+        f"{row.clients} ({row.neighbours}, {row.threshold})",
+        str(row.dropped),
+        f"{1e3 * row.client_ours.median:.1f} ms",
+        row.client_ratio.shown(".1f", "x"),
+        f"{row.client_of_limit:.0%}",
+        f"{1e3 * row.server_ours.median:.0f} ms",
+        row.server_ratio.shown(".0f", "x"),
+        f"{row.server_of_limit:.0%}",
+        f"{walls[0]:.0f} ms, {walls[1]:.0f} ms",
+        f"{1e3 * row.client_agree_and_unmask:.1f} ms",
+    )
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clients", type=int, nargs="+", default=[10, 50, 100])
-    parser.add_argument("--dropped", type=float, nargs="+", default=[0.0, 0.2])
-    parser.add_argument("--parameters", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="10 clients only")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    counts = [10] if options.quick else options.clients
-    rows = []
-    for count in counts:
+    options_of = parser(__doc__)
+    options_of.add_argument("--clients", type=int, nargs="+", default=[10, 50, 100])
+    options_of.add_argument("--dropped", type=float, nargs="+", default=[0.0, 0.2])
+    options_of.add_argument("--parameters", type=int, default=1_000_000)
+    options_of.add_argument("--repeats", type=int, default=3)
+    options_of.add_argument("--quick", action="store_true", help="10 clients only")
+    options = options_of.parse_args()
+    rows, table = [], Table(*COLUMNS)
+    for count in [10] if options.quick else options.clients:
         for fraction in options.dropped:
             row = compare(count, fraction, options.parameters, options.repeats)
             rows.append(asdict(row))
-            print(
-                f"n={row.clients} k={row.neighbours} t={row.threshold} dropped={row.dropped}: "
-                f"client {1e3 * row.client_ours:.1f} ms, flwr {row.client_ratio:.1f}x, "
-                f"{row.client_of_limit:.0%} of the limit; "
-                f"server {1e3 * row.server_ours:.0f} ms, flwr {row.server_ratio:.0f}x, "
-                f"{row.server_of_limit:.0%}; wall {1e3 * row.server_wall_1_thread:.0f} -> "
-                f"{1e3 * row.server_wall_2_threads:.0f} ms with 2 threads; "
-                f"agree+unmask {1e3 * row.client_agree_and_unmask:.1f} ms",
-                flush=True,
-            )
+            table.row(*shown(row))
     wire = wire_bytes(options.parameters)
-    print(", ".join(f"{key} {value:.4g}" for key, value in wire.items()))
-    if options.json:
-        machine = {"machine": platform.machine(), "python": platform.python_version()}
-        document = {"rows": rows, "wire_at_20_bits": wire, "environment": machine}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    print("\n100 clients, 20 bits:", ", ".join(f"{key} {value:.4g}" for key, value in wire.items()))
+    write(options.json, {"rows": rows, "wire_at_20_bits": wire})
 
 
 if __name__ == "__main__":

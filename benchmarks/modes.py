@@ -5,25 +5,26 @@
 Every run is the whole `fedlearn simulate` in this process (config, data, enrolment,
 training, evaluation, files), after one run that warms up; with `--command` it is the
 command itself in a new process, start and imports included. The modes take turns, so
-that the load of the machine falls on all of them alike; times are medians of wall
-and CPU seconds, ratios those of the medians to `off` and `plain`. Bytes are those of
-message contents over all sites, in the last round (the first also carries the set-up).
+that the load of the machine falls on all of them alike; times are medians of wall and
+CPU seconds, ratios those to the run with `off` and `plain` of the same turn. The noise
+is secret, so models differ: all runs must have made the same rounds, on the same
+records, for the same epsilon. Bytes are those of message contents over all sites, in
+the last round (the first also carries the set-up).
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from table import Spread, Table, parser, ratios, spread, write
 
 from fedlearn.config import compose
 from server.run import Silent
@@ -45,6 +46,8 @@ class Measured:
     up: int
     setup: int
     """Bytes of the first round beyond those of the last."""
+    promise: str
+    """What all runs must have in common: rounds, records and epsilon."""
 
 
 def run_here(options: list[str]) -> None:
@@ -73,7 +76,8 @@ def measure(
     wall, cpu = time.perf_counter(), cpu_seconds()
     run(["experiment=medical_heart", *options])
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-    entries = json.loads((folder / "result.json").read_text())["rounds"]
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    entries = result["rounds"]
     first, last = entries[0]["bytes"], entries[-1]["bytes"]
     return Measured(
         wall=wall,
@@ -81,50 +85,69 @@ def measure(
         down=last["down"],
         up=last["up"],
         setup=sum(first.values()) - sum(last.values()),
+        promise=f"{len(entries)} rounds, {result['data']['sites']}, {result['privacy']['epsilon']}",
     )
 
 
-def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One mode; ratios to the neighbours with `off` and `plain`."""
+
+    secagg: str
+    transport: str
+    wall_seconds: Spread
+    cpu_seconds: Spread
+    wall_ratio: Spread
+    cpu_ratio: Spread
+    down_bytes_per_round: int
+    up_bytes_per_round: int
+    setup_bytes: int
+
+
+def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -> Row:
     """The row of one mode; `base` are the runs of `off` and `plain`."""
-    wall, cpu = (statistics.median(getattr(run, at) for run in runs) for at in ("wall", "cpu"))
-    return {
-        "secagg": mode[0],
-        "transport": mode[1],
-        "wall_seconds": wall,
-        "cpu_seconds": cpu,
-        "wall_ratio": wall / statistics.median(run.wall for run in base),
-        "cpu_ratio": cpu / statistics.median(run.cpu for run in base),
-        "down_bytes_per_round": runs[-1].down,
-        "up_bytes_per_round": runs[-1].up,
-        "setup_bytes": runs[-1].setup,
-        "runs": [asdict(run) for run in runs],
-    }
+    wall, cpu = [run.wall for run in runs], [run.cpu for run in runs]
+    return Row(
+        secagg=mode[0],
+        transport=mode[1],
+        wall_seconds=spread(wall),
+        cpu_seconds=spread(cpu),
+        wall_ratio=ratios(wall, [run.wall for run in base]),
+        cpu_ratio=ratios(cpu, [run.cpu for run in base]),
+        down_bytes_per_round=runs[-1].down,
+        up_bytes_per_round=runs[-1].up,
+        setup_bytes=runs[-1].setup,
+    )
 
 
 def main() -> None:
     """Print a row per mode."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--command", action="store_true")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--repeats", type=int, default=5)
+    options_of.add_argument("--rounds", type=int, default=20)
+    options_of.add_argument("--command", action="store_true")
+    options = options_of.parse_args()
     runs: dict[tuple[str, str], list[Measured]] = {mode: [] for mode in MODES}
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder, "warm-up"), "masked", "sealed", 1)
         for repeat, mode in itertools.product(range(options.repeats), MODES):
             out = Path(folder, str(repeat), *mode)
             runs[mode].append(measure(out, *mode, options.rounds, command=options.command))
+    promises = {run.promise for found in runs.values() for run in found}
+    assert len(promises) == 1, f"all runs must do the same: {promises}"
     rows = [summary(mode, runs[mode], runs["off", "plain"]) for mode in MODES]
+    table = Table(
+        "secagg", "transport", "wall", "ratio", "CPU", "ratio (CPU)", "bytes down", "bytes up"
+    )
     for row in rows:
-        print(
-            "{secagg:10} {transport:6} {wall_seconds:.2f} s, {cpu_seconds:.2f} s CPU, "
-            "ratio {wall_ratio:.2f} ({cpu_ratio:.2f} CPU), {down_bytes_per_round:,} B down, "
-            "{up_bytes_per_round:,} B up a round".format(**row)
-        )
-    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        table.row(
+            row.secagg, row.transport,
+            row.wall_seconds.shown(".2f", " s"), row.wall_ratio.shown(".2f"),
+            row.cpu_seconds.shown(".2f", " s"), row.cpu_ratio.shown(".2f"),
+            f"{row.down_bytes_per_round:,}", f"{row.up_bytes_per_round:,}",
+        )  # fmt: skip
+    each = {"/".join(mode): [asdict(run) for run in found] for mode, found in runs.items()}
+    write(options.json, {"rows": [asdict(row) for row in rows], "runs": each})
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 pfl takes a client's records in their order; fedlearn shuffles them. So pfl's model
 is checked against a plain loop in that order; the work is the same.
 
-pfl 0.6 asks for an older dp-accounting than fedlearn does: install it beside, as by
-`pip install --no-deps --target PEERS pfl multiprocess dill prv_accountant`, and
-put PEERS at the end of PYTHONPATH.
+How it is installed beside fedlearn is in `benchmarks/peers.py`.
 """
 
 from __future__ import annotations

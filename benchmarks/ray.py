@@ -12,7 +12,6 @@ the start of Python, torch and Ray.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -22,6 +21,10 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from peers import missing
+from table import Table, parser, ratios, spread, write
 
 ROOT = Path(__file__).resolve().parent.parent
 SAME = [
@@ -57,7 +60,7 @@ def one(engine: str, size: str, out: Path) -> Run:
         env=environment,
     )
     seconds = time.perf_counter() - began
-    result = json.loads((out / "result.json").read_text())
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     return Run(
         round=statistics.median([entry["seconds"] for entry in result["rounds"]][1:]),
         command=seconds,
@@ -66,21 +69,22 @@ def one(engine: str, size: str, out: Path) -> Run:
     )
 
 
-def compare(size: str, runs: int, folder: Path) -> dict[str, object]:
+def compare(size: str, runs: int, folder: Path) -> dict[str, Any]:
     """Both engines in turns; medians of the ratios of neighbours."""
     pairs = []
     for number in range(runs):
         local, ray = (one(e, size, folder / f"{size}-{e}-{number}") for e in ("local", "ray"))
         assert local.sha256 == ray.sha256, "both must compute the same"
         pairs.append((local, ray))
-    found: dict[str, object] = {"parameters": pairs[0][0].parameters}
+    found: dict[str, Any] = {"parameters": pairs[0][0].parameters}
     for measure in ("round", "command"):
-        seconds = [(getattr(local, measure), getattr(ray, measure)) for local, ray in pairs]
+        own, theirs = zip(
+            *((getattr(a, measure), getattr(b, measure)) for a, b in pairs), strict=True
+        )
         found[measure] = {
-            "local": statistics.median(own for own, _ in seconds),
-            "ray": statistics.median(theirs for _, theirs in seconds),
-            "ratios": [theirs / own for own, theirs in seconds],
-            "ratio": statistics.median(theirs / own for own, theirs in seconds),
+            "local": spread(own),
+            "ray": spread(theirs),
+            "ratio": ratios(theirs, own),
         }
     found["runs"] = [[asdict(local), asdict(ray)] for local, ray in pairs]
     return found
@@ -88,28 +92,26 @@ def compare(size: str, runs: int, folder: Path) -> dict[str, object]:
 
 def main() -> None:
     """Print a table of both engines, and write JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    report: dict[str, object] = {}
-    print("| client | measure | local | Ray | ratio |\n|---|---|---|---|---|")
+    options_of = parser(__doc__)
+    options_of.add_argument("--runs", type=int, default=3)
+    options_of.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    options = options_of.parse_args()
+    if reason := missing("Ray"):
+        print(f"skipped: {reason}")
+        write(options.json, {"skipped": reason})
+        return
+    report: dict[str, Any] = {}
+    table = Table("client", "measure", "local", "Ray", "ratio")
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
-            found = compare(size, options.runs, Path(folder))
+            found = report[size] = compare(size, options.runs, Path(folder))
             for measure in ("round", "command"):
                 row = found[measure]
-                assert isinstance(row, dict)
-                print(
-                    f"| {size}, {found['parameters']} parameters | {measure} "
-                    f"| {row['local']:.3f} s | {row['ray']:.3f} s | {row['ratio']:.1f}x |",
-                    flush=True,
-                )
-            report[size] = found
-    report["load"] = os.getloadavg()[0]
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+                client = f"{size}, {found['parameters']} parameters"
+                sides = (row[side].shown(".3f", " s") for side in ("local", "ray"))
+                table.row(client, measure, *sides, row["ratio"].shown(".1f", "x"))
+                found[measure] = {name: asdict(value) for name, value in row.items()}
+    write(options.json, report)
 
 
 if __name__ == "__main__":

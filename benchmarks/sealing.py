@@ -10,19 +10,15 @@ taken in turn, medians. Every opened message is compared with what was sealed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median
 
 import numpy as np
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from table import Spread, Table, parser, ratios, spread, write
 
 from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
@@ -32,16 +28,14 @@ KIND, ROUND = 1, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """Medians for one message size; throughput counts the plaintext once for seal plus open."""
+class Row:
+    """One message size; `share_of_gcm` counts the plaintext once for seal plus open."""
 
     megabytes: float
-    seal_seconds: float
-    open_seconds: float
-    gcm_seconds: float
-    sealed_gb_per_second: float
-    gcm_gb_per_second: float
-    share_of_gcm: float
+    seal_seconds: Spread
+    open_seconds: Spread
+    gcm_seconds: Spread
+    share_of_gcm: Spread
     overhead_bytes: int
 
 
@@ -77,7 +71,7 @@ class InPlaceGcm:
         self._cipher.decrypt_into(self._nonce, self._sealed, None, self._opened)
 
 
-def measure(size: int, repeats: int) -> Result:
+def measure(size: int, repeats: int) -> Row:
     """Seal and open one message of `size` bytes, and the same through in-place GCM."""
     client, server = connect()
     data, gcm = os.urandom(size), InPlaceGcm(size)
@@ -93,15 +87,13 @@ def measure(size: int, repeats: int) -> Result:
         assert opened.data == data, "opened to something else"
         del message, opened
         times["gcm"].append(cpu(lambda: gcm.round_trip(data)))
-    seal, opening, plain = (median(times[key]) for key in ("seal", "open", "gcm"))
-    return Result(
+    both = [seal + opening for seal, opening in zip(times["seal"], times["open"], strict=True)]
+    return Row(
         megabytes=size / 1e6,
-        seal_seconds=seal,
-        open_seconds=opening,
-        gcm_seconds=plain,
-        sealed_gb_per_second=size / 1e9 / (seal + opening),
-        gcm_gb_per_second=size / 1e9 / plain,
-        share_of_gcm=plain / (seal + opening),
+        seal_seconds=spread(times["seal"]),
+        open_seconds=spread(times["open"]),
+        gcm_seconds=spread(times["gcm"]),
+        share_of_gcm=ratios(times["gcm"], both),
         overhead_bytes=sealed_size(size) - size,
     )
 
@@ -114,37 +106,30 @@ def fernet_seconds(size: int) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=float, nargs="+", default=[0.1, 4, 100])
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="4 MB only")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    sizes = [4.0] if options.quick else options.megabytes
-    results = []
-    for megabytes in sizes:
-        result = measure(int(megabytes * 1e6), options.repeats)
-        results.append(asdict(result))
-        print(
-            f"{megabytes:g} MB: seal {1e3 * result.seal_seconds:.1f} ms, "
-            f"open {1e3 * result.open_seconds:.1f} ms, in-place GCM both ways "
-            f"{1e3 * result.gcm_seconds:.1f} ms: {result.share_of_gcm:.0%} of its throughput, "
-            f"{result.overhead_bytes} bytes more"
-        )
-    start = cpu(connect)
+    options_of = parser(__doc__)
+    options_of.add_argument("--megabytes", type=float, nargs="+", default=[0.1, 4, 100])
+    options_of.add_argument("--repeats", type=int, default=9)
+    options_of.add_argument("--quick", action="store_true", help="4 MB only")
+    options = options_of.parse_args()
+    rows = []
+    table = Table(
+        "plaintext", "seal", "open", "in-place GCM", "share of its throughput", "bytes more"
+    )
+    for megabytes in [4.0] if options.quick else options.megabytes:
+        row = measure(int(megabytes * 1e6), options.repeats)
+        rows.append(asdict(row))
+        times = (row.seal_seconds, row.open_seconds, row.gcm_seconds)
+        shown = (seconds.times(1e3).shown(".1f", " ms") for seconds in times)
+        share = row.share_of_gcm.shown(".0%")
+        table.row(f"{megabytes:g} MB", *shown, share, f"{row.overhead_bytes:,}")
+    start = spread([cpu(connect) for _ in range(options.repeats)])
     fernet = fernet_seconds(4_000_000)
     print(
-        f"set-up, both sides: {1e3 * start:.2f} ms; Fernet, 4 MB both ways: {1e3 * fernet:.0f} ms"
+        f"\nset-up, both sides: {start.times(1e3).shown('.2f', ' ms')}; "
+        f"Fernet, 4 MB both ways: {1e3 * fernet:.0f} ms"
     )
-    if options.json:
-        environment = {"machine": platform.machine(), "python": platform.python_version()}
-        document = {
-            "results": results,
-            "setup_seconds": start,
-            "fernet_4mb_seconds": fernet,
-            "environment": environment,
-        }
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    found = {"rows": rows, "setup_seconds": asdict(start), "fernet_4mb_seconds": fernet}
+    write(options.json, found)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,26 @@
 
 Whole commands in new processes: record-level privacy, masked sums, sealed
 transport, 20 rounds. The clock starts before Python does; "started" is when the
-command says who takes part, "round 1" when it says how the first round went.
+command says who takes part, "round 1" when it says how the first round went. Beside
+it, in turns, what no program that trains with torch and Flower can go below: starting
+Python and importing the two. Every run must have finished with the same promise.
 
     python benchmarks/start.py [--runs 5] [--json PATH]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+
+from table import Table, parser, ratios, spread, write
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = {"started": "medical_heart:", "round 1": "round 1:"}
@@ -44,24 +47,37 @@ def one(out: Path) -> dict[str, float]:
     return {**found, "whole command": time.perf_counter() - began, "CPU of the command": cpu}
 
 
+def imports() -> float:
+    """Seconds of Python with torch and Flower and nothing else."""
+    code = "import torch, flwr.app, flwr.clientapp, flwr.serverapp"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    return time.perf_counter() - began
+
+
 def main() -> None:
-    """Print medians and ranges."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    """Print medians and spread."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--runs", type=int, default=5)
+    options = options_of.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs = [one(Path(folder) / str(number)) for number in range(options.runs)]
-    report = {
-        name: {"median": statistics.median(times), "least": min(times), "most": max(times)}
-        for name in runs[0]
-        if (times := [run[name] for run in runs])
-    }
-    report["load"] = {"after": os.getloadavg()[0]}
-    for name, values in report.items():
-        print(f"{name:20s}", "  ".join(f"{key} {value:.2f}" for key, value in values.items()))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        outs = [Path(folder) / str(number) for number in range(options.runs)]
+        pairs = [(one(out), imports()) for out in outs]
+        ends = [json.loads((out / "result.json").read_text(encoding="utf-8")) for out in outs]
+    promises = {(end["status"], len(end["rounds"]), end["privacy"]["epsilon"]) for end in ends}
+    assert len(promises) == 1, f"all runs must do the same: {promises}"
+    bare = [seconds for _, seconds in pairs]
+    found = {"Python, torch and Flower alone": bare}
+    found |= {name: [run[name] for run, _ in pairs] for name in pairs[0][0]}
+    table = Table("until", "seconds", "over torch and Flower alone")
+    rows = {}
+    for name, seconds in found.items():
+        rows[name] = {"seconds": spread(seconds), "ratio": ratios(seconds, bare)}
+        ratio = "" if seconds is bare else rows[name]["ratio"].shown(".2f")
+        table.row(name, rows[name]["seconds"].shown(".2f"), ratio)
+    plain = {name: {k: asdict(v) for k, v in row.items()} for name, row in rows.items()}
+    write(options.json, {"rows": plain, "runs": [run for run, _ in pairs]})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""What all tables have in common: taking turns, medians with their spread, Markdown, JSON.
+
+A program measures its sides in turns (`in_turns`), checks that they computed the
+same, prints a `Table` as its rows come, and writes what it found (`write`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """What was measured several times: the middle, and where half of the values lie."""
+
+    median: float
+    low: float
+    high: float
+    """Quartiles; with one or two values the least and the most."""
+    runs: int
+
+    def times(self, factor: float) -> Spread:
+        """The same in another unit."""
+        low, high = sorted((factor * self.low, factor * self.high))
+        return Spread(median=factor * self.median, low=low, high=high, runs=self.runs)
+
+    def shown(self, form: str, unit: str = "") -> str:
+        """The median, and the spread where there are several values."""
+        middle = f"{self.median:{form}}{unit}"
+        return middle if self.runs == 1 else f"{middle} ({self.quartiles(form)})"
+
+    def quartiles(self, form: str) -> str:
+        """The spread alone."""
+        return f"{self.low:{form}} to {self.high:{form}}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of at least one value."""
+    low, high = min(values), max(values)
+    if len(values) > 2:
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median=statistics.median(values), low=low, high=high, runs=len(values))
+
+
+def ratios(values: Sequence[float], base: Sequence[float]) -> Spread:
+    """Of neighbours: what was measured in the same turn met the same load."""
+    return spread([mine / other for mine, other in zip(values, base, strict=True)])
+
+
+def in_turns(
+    sides: Mapping[str, Callable[[], float]], turns: int, *, warm_up: int = 0
+) -> dict[str, list[float]]:
+    """What each side says it took, one after the other, turn by turn.
+
+    The first `warm_up` turns do not count; who begins changes with every turn.
+    """
+    names, taken = list(sides), {name: list[float]() for name in sides}
+    for turn in range(warm_up + turns):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            taken[name].append(sides[name]())
+    return {name: values[warm_up:] for name, values in taken.items()}
+
+
+class Table:
+    """A Markdown table that is printed row by row, for what takes an hour is watched."""
+
+    def __init__(self, *columns: str) -> None:
+        self.columns = columns
+        self._print(columns)
+        self._print(["---"] * len(columns))
+
+    def row(self, *cells: str) -> None:
+        """Print a row; one cell for every column."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
+        self._print(cells)
+
+    @staticmethod
+    def _print(cells: Sequence[str]) -> None:
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that all programs have; `doc` is the module's docstring."""
+    found = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    found.add_argument("--json", type=Path, metavar="PATH", help="write what was found there")
+    return found
+
+
+def write(path: Path | None, found: Mapping[str, Any]) -> None:
+    """Say on what machine this was, and write all of it where a path is given."""
+    environment = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    print(
+        f"\n{environment['cores']} cores, {environment['machine']}, Python "
+        f"{environment['python']}; load at the end {environment['load']}"
+    )
+    if path is not None:
+        path.write_text(json.dumps({**found, "environment": environment}, indent=1) + "\n")
