@@ -63,6 +63,23 @@ TABLES: Mapping[str, Program] = {
         about="a private step over a plain one; Opacus",
         quick=("--quick", "--repetitions", "2", "--no-memory", "--only", "CNN"),
     ),
+    "gpu": Program(
+        file="gpu.py",
+        about="private steps, and clients side by side, on a GPU where there is one",
+        quick=(
+            "--device",
+            "cpu",
+            "--only",
+            "CNN 1x28x28",
+            "--steps",
+            "1",
+            "--turns",
+            "1",
+            "--processes",
+            "1",
+            "2",
+        ),
+    ),
     "masking": Program(
         file="masking.py",
         about="masked sums beside flwr's SecAgg+",

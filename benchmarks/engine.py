@@ -29,6 +29,7 @@ from fedlearn.rng import Streams
 from fedlearn.rounds import TrainReply
 from fedlearn.strategy import FedAvg
 from fedlearn.training.allocator import keep_freed_memory
+from fedlearn.training.device import CPU, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from fedlearn.vector import Vector, load_vector, to_vector
@@ -96,14 +97,18 @@ def bare_round() -> Callable[[int, Vector], Vector]:
     return one
 
 
-def engine_round(workers: int) -> Callable[[int, Vector], Vector]:
-    """The same through ClientApp, in-process grid, site grid and Flower's FedAvg."""
+def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vector], Vector]:
+    """The same through ClientApp, in-process grid, site grid and Flower's FedAvg.
+
+    On a GPU in `workers` processes, or in this one: it must not have used it before.
+    """
     model, data, app = make_model(), make_data(), ClientApp()
 
     @app.train()
     def train_app(message: Message, context: Context) -> Message:
         request = flower.read_train_request(message)
         client = int(str(context.node_config["partition-id"]))
+        place(model, device)
         vector = train_client(model, data[client], client, request.round, request.model)
         reply = TrainReply(site=str(client), model=vector, weight=float(RECORDS), spent=())
         return Message(flower.train_reply(reply), reply_to=message)

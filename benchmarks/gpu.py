@@ -1,0 +1,217 @@
+"""What private training costs on a GPU: steps over plain ones, and clients that share it.
+
+A step is a whole one of `train` and `train_private`: forward, backward, clipping, noise
+from the CPU's generator, update; in fp32 (TF32 off) and bf16. Sides take turns, the
+clock stops when the device is done, and without noise all private sides must reach
+the same weights. The second table is a round of ten clients in 1, 2, 4, ... processes
+on one device; every number of processes must give the same model.
+
+    python benchmarks/gpu.py [--device cuda] [--steps 20] [--turns 7] [--json PATH]
+
+Without a CUDA device nothing is measured; `--device cpu` shows that it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from table import Spread, Table, in_turns, parser, ratios, spread, write
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.dp_models import CASES, Case
+from fedlearn.privacy import RecordPlan, SystemNoise
+from fedlearn.training.device import place
+from fedlearn.training.local import train
+from fedlearn.training.private import train_private
+from fedlearn.training.settings import Training
+from fedlearn.vector import Vector, to_vector
+
+PLAN = RecordPlan(
+    clip_norm=1.0, noise_multiplier=1.0, delta=1e-5, sample_rate=1.0, steps_per_round=1, rounds=1
+)
+WAYS = ("plain", "fast", "opacus")
+APART = 1e-3
+"""Most that weights after three noiseless steps may differ between ways to clip, relative."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way to make a step: milliseconds, over the plain step, and the device's memory."""
+
+    model: str
+    batch: int
+    precision: str
+    way: str
+    step_ms: Spread
+    ratio: Spread
+    memory_mb: float | None
+
+
+def main() -> None:
+    """Measure both tables, or say why not."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options_of.add_argument("--steps", type=int, default=20)
+    options_of.add_argument("--turns", type=int, default=7)
+    options_of.add_argument("--only", nargs="*", help="parts of names of models")
+    options_of.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
+    options_of.add_argument("--round", type=int, help="seconds of rounds in so many processes")
+    options = options_of.parse_args()
+    torch.set_num_threads(1)
+    if options.device == "cuda" and not torch.cuda.device_count():
+        print("nothing measured: torch finds no CUDA device here")
+        return
+    device = torch.device(options.device)
+    if options.round:
+        print(json.dumps(rounds(options.round, device, options.turns)))
+        return
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    print(f"On {name}, torch {torch.__version__}:\n")
+    wanted = [c for c in CASES if not options.only or any(part in c.name for part in options.only)]
+    steps = [row for case in wanted for row in steps_of(case, device, options.steps, options.turns)]
+    print()
+    shared = clients(options.processes, options.device, options.turns)
+    found = {"device": name, "torch": torch.__version__, "steps": [asdict(row) for row in steps]}
+    write(options.json, {**found, "clients": shared})
+
+
+# --- steps --------------------------------------------------------------------------
+
+
+def steps_of(case: Case, device: torch.device, steps: int, turns: int) -> list[Row]:
+    """All ways and precisions on the largest batch of a case; prints its part of the table."""
+    batch, rows = case.batches[-1], []
+    table = Table("model", "batch", "precision", "way", "a step", "over plain", "memory")
+    for precision in ("fp32", "bf16"):
+        # Opacus would round its norms as well: fedlearn refuses it in bf16.
+        ways = [way for way in WAYS if precision == "fp32" or way != "opacus"]
+        sides = {way: partial(timed, way, case, batch, precision, device, steps) for way in ways}
+        _agree(case, batch, device, [way for way in ways if way != "plain"])
+        memory = {way: _memory(side, device) for way, side in sides.items()}
+        taken = in_turns(sides, turns, warm_up=1)
+        for way in ways:
+            row = Row(
+                model=case.name,
+                batch=batch,
+                precision=precision,
+                way=way,
+                step_ms=spread(taken[way]).times(1e3 / steps),
+                ratio=ratios(taken[way], taken["plain"]),
+                memory_mb=memory[way],
+            )
+            used = "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB"
+            shown = row.step_ms.shown(".2f", " ms"), row.ratio.shown(".2f")
+            table.row(case.name, str(batch), precision, way, *shown, used)
+            rows.append(row)
+    return rows
+
+
+def timed(
+    way: str, case: Case, batch: int, precision: str, device: torch.device, steps: int
+) -> float:
+    """Seconds of `steps` steps, on weights and records that are there already."""
+    work = _work(way, case, batch, precision, device, steps, noise=1.0)
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _work(
+    way: str, case: Case, batch: int, precision: str, device: torch.device, steps: int, noise: float
+) -> Callable[[], Vector]:
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(2)
+        model = case.build()
+    features = case.inputs(batch, generator).to(device)
+    labels = torch.randint(0, case.classes, (batch,), generator=generator).to(device)
+    place(model, device)
+    config = Training(
+        optimizer="sgd", learning_rate=0.01, momentum=0.9, weight_decay=0.0, local_steps=steps,
+        sample_rate=1.0, nominal_records=batch, max_batch=batch, precision=precision,  # type: ignore[arg-type]
+        dp_engine="fast" if way == "plain" else way,  # type: ignore[arg-type]
+    )  # fmt: skip
+    plan = replace(PLAN, noise_multiplier=noise)
+
+    def work() -> Vector:
+        data = model, features, labels, config
+        if way == "plain":
+            train(*data, proximal_mu=0.0, rng=np.random.default_rng(0))
+        else:
+            train_private(*data, plan, proximal_mu=0.0, noise=SystemNoise())
+        return to_vector(model)
+
+    return work
+
+
+def _agree(case: Case, batch: int, device: torch.device, ways: list[str]) -> None:
+    found = [_work(way, case, batch, "fp32", device, 3, noise=0.0)() for way in ways]
+    for way, vector in zip(ways, found, strict=True):
+        apart = float(np.linalg.norm(vector - found[0]) / np.linalg.norm(found[0]))
+        assert apart < APART, f"{case.name}: {way} is {apart:.1e} from {ways[0]}"
+
+
+def _memory(side: Callable[[], float], device: torch.device) -> float | None:
+    """Megabytes that the device held at most, weights and records included."""
+    if device.type == "cpu":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    side()
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- clients ------------------------------------------------------------------------
+
+
+def clients(counts: list[int], device: str, turns: int) -> list[dict[str, object]]:
+    """A round of ten clients by number of processes, each number in a program of its own."""
+    table, rows, models, alone = Table("processes", "a round", "over one"), [], set(), 0.0
+    for count in counts:
+        command = [sys.executable, __file__, "--device", device, "--round", str(count)]
+        done = subprocess.run(
+            [*command, "--turns", str(turns)], check=True, capture_output=True, text=True,
+            env=os.environ,
+        )  # fmt: skip
+        told = json.loads(done.stdout.splitlines()[-1])
+        models.add(told["model"])
+        seconds = spread(told["seconds"])
+        alone = alone or seconds.median
+        table.row(str(count), seconds.shown(".3f", " s"), f"{seconds.median / alone:.2f}")
+        rows.append({"processes": count, "seconds": asdict(seconds)})
+    assert len(models) == 1, "the number of processes must not show in the model"
+    return rows
+
+
+def rounds(processes: int, device: torch.device, turns: int) -> dict[str, object]:
+    """Seconds of `turns` rounds after the first, and the hash of the model."""
+    from engine import engine_round, make_model
+
+    one, vector, seconds = engine_round(processes, device), to_vector(make_model()), []
+    for number in range(1, turns + 2):
+        start = time.perf_counter()
+        vector = one(number, vector)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds[1:], "model": hashlib.sha256(vector.tobytes()).hexdigest()}
+
+
+if __name__ == "__main__":
+    main()
