@@ -18,6 +18,7 @@ from fedlearn.code import code_digest
 from fedlearn.crypto.identity import Identity
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.keyring import load_pinned
+from fedlearn.training.device import device_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,12 @@ def _ledger_folder(site: SiteFile) -> list[str]:
     return [f"ledger={site.ledger}: {folder} cannot be written to"]
 
 
+def _device(site: SiteFile) -> str:
+    """Its own choice, or what it would be where a run leaves the choice to it."""
+    own = site.machine.device
+    return f"{device_of(own or 'auto')}{'' if own else ', unless a run asks for another device'}"
+
+
 def _facts(site: SiteFile) -> list[str]:
     roster = load_pinned(site.roster)
     facts = [
@@ -86,6 +93,7 @@ def _facts(site: SiteFile) -> list[str]:
         f"coordinator: {site.server.address}" if site.server else "",
         f"policy: epsilon {site.policy.epsilon_total or 'unlimited'} over all runs, "
         f"unit {site.policy.unit}, cohorts of at least {site.policy.min_cohort}",
+        f"machine: computes on {_device(site)}",
         f"code: fedlearn {__version__} ({code_digest()[:16]})",
     ]
     if site.ledger.exists():

@@ -68,7 +68,8 @@ class Site:
     @cached_property
     def device(self) -> torch.device:
         """Where this site computes: as its owner says of the machine, else as the run does."""
-        return device_of(self.owner.machine.device or self.config.training.device)
+        own = self.owner.machine.device
+        return device_of(own, "machine.device") if own else device_of(self.config.training.device)
 
     @cached_property
     def train_tensors(self) -> tuple[Tensor, Tensor]:

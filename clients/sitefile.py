@@ -35,7 +35,7 @@ from fedlearn.errors import ConfigError, DataError
 from fedlearn.keyring import load_pinned
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.settings import Count, Name
-from fedlearn.training.device import Device
+from fedlearn.training.device import Device, device_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,13 @@ def problems(site: SiteFile) -> list[str]:
     """Why a site could not take part as it is, every reason; changes nothing, reads no record.
 
     Identity and roster load, the roster holds this name with this key, the
-    ledger, where there is one, is intact and this site's, and a table is there.
+    ledger, where there is one, is intact and this site's, the device is there, and a table.
     """
     found = [*_membership_problems(site), *_ledger_problems(site)]
+    try:
+        device_of(site.machine.device or "auto", "machine.device")
+    except ConfigError as error:
+        found += error.problems
     if isinstance(site.data, Csv) and not Path(site.data.path).is_file():
         found.append(f"data.path={site.data.path}: there is no such file")
     return found

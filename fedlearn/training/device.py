@@ -39,8 +39,8 @@ def take_turn(number: int) -> None:
     _turn = number
 
 
-def device_of(choice: Device) -> torch.device:
-    """The device that `choice` means in this process; it is not touched.
+def device_of(choice: Device, key: str = "training.device") -> torch.device:
+    """The device that `choice` (made at `key`) means in this process; it is not touched.
 
     Raises:
         ConfigError: CUDA was asked for, and there is no such device.
@@ -54,9 +54,9 @@ def device_of(choice: Device) -> torch.device:
     build = "built without CUDA" if torch.version.cuda is None else "built for CUDA"
     raise ConfigError(
         [
-            f"training.device=cuda: torch {torch.__version__} ({build}) finds no such device on "
-            "this machine. Set training.device=auto, or device in the machine of the site file; "
-            "or install a torch build and a driver for the GPU"
+            f"{key}=cuda: torch {torch.__version__} ({build}) finds no such device on this "
+            f"machine. Set {key}=auto, or install a torch build and a driver for the GPU; the "
+            "file of a site may say machine: {device: cpu}, whatever the run says"
         ]
     )
 

@@ -180,7 +180,7 @@ def test_machine__says_where_a_site_computes_whatever_the_run_says(world: World)
         assert open_site(deployed_owner(own), config).device.type == "cpu"
     with far_device(count=0):
         open_site(deployed_owner(own), config)
-        with pytest.raises(ConfigError, match="device in the machine of the site file"):
+        with pytest.raises(ConfigError, match=r"training\.device=cuda.*machine: \{device: cpu\}"):
             open_site(deployed_owner(site), config)
 
 

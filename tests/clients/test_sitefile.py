@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fedlearn.cli import main
 from fedlearn.crypto.identity import Identity
 from fedlearn.data import Csv, Heart
 from fedlearn.errors import ConfigError
+from tests.far import far_device
 
 TEXT = """
 name: cleveland
@@ -176,6 +178,15 @@ def test_site__hears_of_all_problems_at_once(site: SiteFile) -> None:
         "ledger",
         "data.path",
     ]
+
+
+def test_site__without_the_gpu_that_its_file_asks_for_is_told(site: SiteFile) -> None:
+    own = replace(site, machine=replace(site.machine, device="cuda"))
+    with far_device(count=0):
+        (found,) = sitefile.problems(own)
+    assert found.startswith("machine.device=cuda: torch ")
+    with far_device():
+        assert sitefile.problems(own) == []
 
 
 def test_site__with_another_key_than_the_roster_says_is_told(site: SiteFile) -> None:
