@@ -16,11 +16,12 @@ from fedlearn.data.partition import Files
 from fedlearn.data.scaling import reads_records
 from fedlearn.engine import RayEngine
 from fedlearn.fairness import problems as fairness_problems
-from fedlearn.models.validate import dp_problems
-from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy
+from fedlearn.models.validate import dp_problems, record_problems
+from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy
 from fedlearn.privacy import problems as privacy_problems
 from fedlearn.task import Task
 from fedlearn.training.augmentation import augmentation_problems
+from fedlearn.training.dp import refusals
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
@@ -171,7 +172,12 @@ def task_problems(config: RunConfig, task: Task) -> list[str]:
 
 def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:
     """What of a built model rules out clipping its gradient record by record."""
-    clips_records = config.privacy.kind == "record" or (
-        config.privacy.kind == "distributed" and config.privacy.unit == "record"
-    )
-    return [f"model: {problem}" for problem in dp_problems(model)] if clips_records else []
+    match config.privacy:
+        case RecordPrivacy() if config.training.dp_engine != "fast":
+            found = dp_problems(model)
+        case RecordPrivacy() | DistributedPrivacy(unit="record"):
+            mixing = record_problems(model)
+            found = [*mixing.values(), *refusals(model, besides=mixing)]
+        case _:
+            found = []
+    return [f"model: {problem}" for problem in found]

@@ -2,6 +2,7 @@
 
 from fedlearn.training.dp.clipping import Clipping
 from fedlearn.training.dp.engine import ClippedGradients, ClippedSum
+from fedlearn.training.dp.plan import refusals
 from fedlearn.training.dp.tokens import SampleParameter
 
-__all__ = ["ClippedGradients", "ClippedSum", "Clipping", "SampleParameter"]
+__all__ = ["ClippedGradients", "ClippedSum", "Clipping", "SampleParameter", "refusals"]

@@ -6,7 +6,7 @@ two layers share, layers that hide where their parameters are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -49,25 +49,14 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
 
     Raises: ConfigError with every layer that cannot be handled exactly, and its way out.
     """
-    problems = list(_problems(model))
-    owners = _owners(model)
-    known = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    if not known:
-        problems.append("the model has no trainable parameter; unfreeze a part of it")
-    names = {id(module): name for name, module in model.named_modules()}
-    held: dict[int, dict[str, str]] = {}
-    for parameter, modules in owners.items():
-        if len(modules) > 1:
-            places = ", ".join(names[id(module)] for module in modules)
-            problems.append(
-                f"{known[parameter]} is shared by {places}: untie it, freeze it, or "
-                "call one module twice"
-            )
-        for own, value in modules[0].named_parameters(recurse=False):
-            if id(value) == parameter:
-                held.setdefault(id(modules[0]), {})[own] = known[parameter]
-    if problems:
+    if problems := refusals(model):
         raise ConfigError(problems)
+    known = _trainable(model)
+    held: dict[int, dict[str, str]] = {}
+    for parameter, (module, *_) in _owners(model).items():
+        for own, value in module.named_parameters(recurse=False):
+            if id(value) == parameter:
+                held.setdefault(id(module), {})[own] = known[parameter]
     first = sequence_first(model)
     found = []
     for name, module in model.named_modules():
@@ -86,6 +75,30 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
             )
         )
     return tuple(found)
+
+
+def refusals(model: nn.Module, *, besides: Collection[str] = ()) -> list[str]:
+    """Why the engine cannot handle `model` exactly, with the ways out; empty when it can.
+
+    `besides`: names of modules that were refused for another reason.
+    """
+    problems = list(_problems(model, besides))
+    known = _trainable(model)
+    if not known:
+        problems.append("the model has no trainable parameter; unfreeze a part of it")
+    names = {id(module): name for name, module in model.named_modules()}
+    for parameter, modules in _owners(model).items():
+        if len(modules) > 1:
+            places = ", ".join(names[id(module)] for module in modules)
+            problems.append(
+                f"{known[parameter]} is shared by {places}: untie it, freeze it, or "
+                "call one module twice"
+            )
+    return problems
+
+
+def _trainable(model: nn.Module) -> dict[int, str]:
+    return {id(p): name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def mixing(model: nn.Module) -> list[str]:
@@ -135,8 +148,10 @@ def _rule(module: nn.Module, parameters: dict[str, str]) -> Rule:
     return FALLBACK
 
 
-def _problems(model: nn.Module) -> Iterator[str]:
+def _problems(model: nn.Module, besides: Collection[str]) -> Iterator[str]:
     for name, module in model.named_modules():
+        if name in besides:
+            continue
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         place = f"{name or 'model'} ({type(module).__name__})"
         if parametrize.is_parametrized(module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlearn.models.initialise import initialise
-from fedlearn.models.validate import dp_problems
+from fedlearn.models.validate import dp_problems, record_problems
 
 
 class Bare(nn.Module):
@@ -43,7 +43,12 @@ def test_validate__accepts_all_known_layers_and_those_without_parameters() -> No
         (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "layer 1 (BatchNorm1d)", "LayerNorm"),
         (nn.Sequential(nn.BatchNorm2d(3)), "layer 0 (BatchNorm2d)", "GroupNorm"),
         (nn.BatchNorm1d(3, affine=False), "layer model (BatchNorm1d)", "GroupNorm"),
-        (nn.ModuleDict({"mix": nn.MultiheadAttention(4, 2)}), "layer mix (Multi", "Linear layers"),
+        (
+            nn.ModuleDict({"mix": nn.MultiheadAttention(4, 2)}),
+            "layer mix (Multi",
+            "training.dp_engine=fast",
+        ),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), "layer model (Multi", "model.dropout"),
         (nn.Sequential(nn.Dropout(0.1)), "layer 0 (Dropout) draws", "model.dropout"),
         (Bare(), "layer model (Bare) holds scale", "freeze it"),
         (nn.ModuleDict({"rnn": nn.LSTM(3, 2)}), "layer rnn (LSTM)", "Linear"),
@@ -67,6 +72,14 @@ def test_validate__lets_frozen_parameters_be() -> None:
     bare.scale.requires_grad_(False)
     tied.embedding.weight.requires_grad_(False)
     assert dp_problems(bare) == dp_problems(tied) == []
+
+
+def test_validate__refuses_for_every_engine_what_mixes_records_or_is_dropped() -> None:
+    model = nn.Sequential(
+        nn.MultiheadAttention(4, 2), nn.PReLU(), nn.MultiheadAttention(4, 2, dropout=0.1),
+        nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Dropout(0.0),
+    )  # fmt: skip
+    assert sorted(record_problems(model)) == ["2", "3", "4"]
 
 
 def test_initialise__refuses_a_layer_that_it_does_not_know() -> None:
