@@ -59,6 +59,8 @@ class RunConfig:
     fairness: Annotated[Fairness, KIND] = field(default_factory=SiteFairness)
     audit: Annotated[Audit, KIND] = field(default_factory=NoAudit)
     tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)
+    purpose: str = ""
+    """What the model is meant for, in a sentence; model card and report say it."""
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""

@@ -10,8 +10,10 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from fedlearn import yaml_file
+from server.calibration import in_words
 from server.documents import code_block
-from server.result import Result
+from server.intended_use import limits, use
+from server.result import Environment, Result
 
 MEANINGS: Final = {
     "accuracy": "the share of test records that the model classifies rightly",
@@ -23,9 +25,6 @@ MEANINGS: Final = {
     "0.5 is guessing",
     "loss": "how surprised the model is by the true answers; lower is better",
 }
-
-_FEW_RECORDS: Final = 100
-"""Below this many test records one record moves an accuracy by more than a point."""
 
 _STATUS: Final = {
     "stopped_budget": "The run was stopped because a privacy budget or a site's policy refused: ",
@@ -75,6 +74,8 @@ class ModelCard:
     metrics: tuple[MetricRow, ...]
     worst: str
     metric_meanings: tuple[str, ...]
+    calibration: str
+    use: tuple[str, ...]
     limits: tuple[str, ...]
     provenance: tuple[Fact, ...]
     settings: Markup
@@ -100,7 +101,9 @@ def model_card(result: Result, hashes: tuple[Fact, ...]) -> ModelCard:
         metrics=_metrics(result, names),
         worst=_worst(result),
         metric_meanings=tuple(f"{n}: {MEANINGS[n]}." for n in names if n in MEANINGS),
-        limits=_limits(result),
+        calibration=in_words(result),
+        use=use(result),
+        limits=limits(result),
         provenance=(*_provenance(result), *hashes),
         settings=code_block(yaml_file.dump(public_settings(result.config))),
     )
@@ -224,42 +227,14 @@ def _worst(result: Result) -> str:
     )
 
 
-def _limits(result: Result) -> tuple[str, ...]:
-    few = {s: size.test for s, size in result.data.sites.items() if 0 < size.test < _FEW_RECORDS}
-    untested = [site for site, size in result.data.sites.items() if size.test == 0]
-    limits = [
-        "It was tested only at the sites that it was trained at. At another site, with other "
-        "people, devices or habits, it may do worse; test it there first.",
-        _groups(result),
-        "It has not been approved for any use. Decisions about people stay with people.",
-        "The numbers of records and the test results in this card are exact and were published "
-        "without noise.",
-    ]
-    limits += [
-        f"{site} has only {count} test records: one of them changes its accuracy by "
-        f"{1 / count:.3f}."
-        for site, count in few.items()
-    ]
-    limits += [f"{site} has no test records: how the model does there is not known."
-               for site in untested]  # fmt: skip
-    return tuple(limits)
-
-
-def _groups(result: Result) -> str:
-    groups = result.fairness.groups if result.fairness else None
-    if groups is None:
-        return (
-            "It was not examined how it does for groups of people within a site, for example by "
-            "age or sex."
-        )
-    listed = ", ".join(
-        f"{name} {one.evaluate['accuracy'].value:.3f} ({one.count} test records)"
-        for name, one in groups.all_sites.items()
-    )
-    return (
-        f"Accuracy by {groups.column}: {listed or 'no group has enough test records'}. It was "
-        "examined by nothing else."
-    )
+def _code(environment: Environment) -> Iterator[Fact]:
+    """What is known of the source; a result of an older release does not say."""
+    if environment.commit:
+        differs = environment.commit.endswith("+")
+        more = ", with changes that are not in it" if differs else ""
+        yield Fact(name="git commit of fedlearn", value=environment.commit.rstrip("+") + more)
+    if environment.code:
+        yield Fact(name="SHA-256 of fedlearn's source", value=environment.code)
 
 
 def _provenance(result: Result) -> tuple[Fact, ...]:
@@ -275,6 +250,7 @@ def _provenance(result: Result) -> tuple[Fact, ...]:
         Fact(name="status", value=result.status),
         Fact(name="seed", value=str(result.config["seed"])),
         Fact(name="versions", value=versions),
+        *_code(environment),
         Fact(name="device", value=f"{environment.device}, {environment.threads} threads"),
         Fact(name="SHA-256 of the data", value=result.data.sha256),
         Fact(name="SHA-256 of the model's values", value=result.model.sha256),

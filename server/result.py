@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fedlearn.audit.findings import Findings
+from fedlearn.calibration import Calibration
+from fedlearn.code import code_digest
 from fedlearn.intervals import Gap, Measured
+from server.provenance import commit
 
 SCHEMA = "fedlearn/result/v1"
 
@@ -35,6 +38,8 @@ class DataFacts:
     unit: str = "record"
     sites: dict[str, SiteSize]
     sha256: str
+    classes: list[str] = field(default_factory=list)
+    """Empty in results of releases that did not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +168,10 @@ class Environment:
     cryptography: str
     device: str
     threads: int
+    code: str = ""
+    """Hash of fedlearn's own source (`fedlearn.code`)."""
+    commit: str = ""
+    """The git commit of it where it is known; `+` after it: the source differs from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +192,8 @@ class Result:
     final: FinalResult
     fairness: FairnessResult | None = None
     """Null until the run has ended."""
+    calibration: Calibration | None = None
+    """Of the final model; null until the run has ended, and where too little is tested."""
     privacy: PrivacyResult
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""
@@ -202,4 +213,6 @@ def this_environment(device: str, threads: int) -> Environment:
         cryptography=importlib.metadata.version("cryptography"),
         device=device,
         threads=threads,
+        code=code_digest(),
+        commit=commit(),
     )

@@ -16,10 +16,12 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedlearn import flower_private
+from fedlearn.calibration import calibration
 from fedlearn.config import RunConfig, to_tree
 from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.metrics import metrics
 from fedlearn.models.slots import trained
+from fedlearn.rng import Streams
 from fedlearn.vector import Vector, vector_digest
 from server.admission import SIMULATED, Admission
 from server.audit import append_seen
@@ -31,7 +33,6 @@ from server.folder import Checkpoint, RunFolder
 from server.released import beside_the_model, record_of
 from server.result import (
     DataFacts,
-    FairnessResult,
     FinalResult,
     ModelFacts,
     PrivacyResult,
@@ -189,7 +190,8 @@ class _Reporter:
         if progress.seen:
             append_seen(self.folder.path, progress.seen)
         # True if nothing follows, as after a power cut.
-        self.write("interrupted", "not finished yet; if nothing is running, resume=true continues")
+        unfinished = "not finished yet; if nothing is running, resume=true continues"
+        self.folder.write_result(self._result("interrupted", unfinished))
         self.folder.write_checkpoint(
             replace(
                 self.saved,
@@ -203,19 +205,18 @@ class _Reporter:
             )
         )
 
-    def write(
-        self, status: Status, reason: str | None = None, fairness: FairnessResult | None = None
-    ) -> Result:
-        """Write `result.json`."""
-        result = replace(self._result(status, reason), fairness=fairness)
-        self.folder.write_result(result)
-        return result
-
     def end(self, status: Status, reason: str | None = None) -> Result:
         """Write the last `result.json` of this process."""
         log.info("%s %s", status, reason or "")
-        fairness = fairness_result(self.federation.config, self.federation.progress)
-        return self.write(status, reason, fairness)
+        config, progress = self.federation.config, self.federation.progress
+        rng = Streams(config.seed).get("bootstrap", "calibration")
+        result = replace(
+            self._result(status, reason),
+            fairness=fairness_result(config, progress),
+            calibration=calibration(progress.tested, rng) if progress.tested else None,
+        )
+        self.folder.write_result(result)
+        return result
 
     def _result(self, status: Status, reason: str | None) -> Result:
         federation = self.federation
@@ -249,7 +250,12 @@ def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:
         for site, hello in enrolment.hellos.items()
     }
     digests = {hello.data_sha256 for hello in enrolment.hellos.values()}
-    return DataFacts(name=config.scenario.kind, sites=sizes, sha256="+".join(sorted(digests)))
+    return DataFacts(
+        name=config.scenario.kind,
+        sites=sizes,
+        sha256="+".join(sorted(digests)),
+        classes=list(enrolment.task.classes),
+    )
 
 
 def _model_facts(config: RunConfig, enrolment: Enrolment, model: Vector) -> ModelFacts:

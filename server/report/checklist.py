@@ -145,8 +145,12 @@ MAP: Final = (
     Asked(
         text="GDPR, Article 35(7)(a)",
         asks="a description of the processing and its purposes",
-        sections=("How it was trained", "Settings of the run"),
-        absent="purposes",
+        sections=(
+            "What it is for, and where it ends",
+            "How it was trained",
+            "Settings of the run",
+        ),
+        absent="purposes, unless the run states one",
     ),
     Asked(
         text="GDPR, Article 35(7)(b)",

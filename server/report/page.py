@@ -18,7 +18,7 @@ from server.folder import write_atomically
 from server.model_card import Fact
 from server.report.comparison import FILE
 from server.report.inversion import read_inversion
-from server.report.run_page import run_page
+from server.report.run_page import metric_name, run_page
 from server.report.runs import read_runs
 from server.report.strip import Strip, strip
 from server.report.sweep_page import sweep_page
@@ -83,10 +83,12 @@ def _render(template: str, **values: object) -> str:
 
 
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["metric"] = metric_name
+    return environment

@@ -80,6 +80,16 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Something expected (`x`), what was found (`y`), and the interval of that."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Level:
     """A horizontal line to compare with."""
 
@@ -174,6 +184,21 @@ def intervals(
     return svg(figure, alternative)
 
 
+def reliability(pairs: Sequence[Pair], *, expected: str, found: str, alternative: str) -> Markup:
+    """What was expected and what was found, both from 0 to 1, and where they are the same."""
+    figure, axes = _canvas()
+    axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.2, label="as expected")
+    for pair in pairs:
+        axes.plot([pair.x, pair.x], [pair.low, pair.high], color=SERIES[0], linewidth=1.8)
+    axes.plot([pair.x for pair in pairs], [pair.y for pair in pairs], color=SERIES[0],
+              linestyle="none", marker="o", markersize=5, label="found")  # fmt: skip
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(expected)
+    axes.set_ylabel(found)
+    return _finished(figure, alternative)
+
+
 def bars(labels: Sequence[str], values: Sequence[float], *, label: str, alternative: str) -> Markup:
     """Bars one below the other, the first on top."""
     figure, axes = _canvas()
@@ -248,11 +273,19 @@ def _finished(figure: Figure, alternative: str) -> Markup:
             drawn, labels = axes.get_legend_handles_labels()
             handles |= dict(zip(labels, drawn, strict=True))
         if len(handles) > 1:
-            figure.legend(handles.values(), handles.keys(), loc="outside lower center",
-                          ncols=1 if any(len(text) > 22 for text in handles) else 2)  # fmt: skip
-            rows = len(handles) if any(len(t) > 22 for t in handles) else -(-len(handles) // 2)
-            figure.set_figheight(_HEIGHT + 0.2 * rows)
+            columns = min(len(handles), _columns(max(map(len, handles))))
+            figure.legend(
+                handles.values(), handles.keys(), loc="outside lower center", ncols=columns
+            )
+            figure.set_figheight(_HEIGHT + 0.2 * -(-len(handles) // columns))
     return svg(figure, alternative)
+
+
+def _columns(letters: int) -> int:
+    """How many labels of so many letters stand side by side."""
+    if letters > 22:
+        return 1
+    return 2 if letters > 10 else 3
 
 
 def svg(figure: Figure, alternative: str) -> Markup:

@@ -9,6 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from fedlearn import yaml_file
+from server.calibration import second_class
 from server.explanations import Explanations
 from server.model_card import Fact, ModelCard, model_card, public_settings
 from server.privacy_statement import PrivacyStatement, privacy_statement, rounded_up
@@ -22,7 +23,7 @@ from server.report.threats import Defence, Threat, limits, threats
 from server.result import Result, RoundResult
 
 SHOWN: Final = ("accuracy", "macro_f1", "auc")
-NAMES: Final = {"macro_f1": "macro F1", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
+NAMES: Final = {"macro_f1": "macro F1", "auc": "AUC"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class RunPage:
     card: ModelCard
     statement: PrivacyStatement
     metrics_plot: Markup | None
+    calibration_plot: Markup | None
     epsilon_plot: Markup | None
     measured: Measured | None
     whom: Whom | None
@@ -68,6 +70,7 @@ def run_page(
         card=model_card(result, hashes),
         statement=privacy_statement(result),
         metrics_plot=_metrics_plot(result),
+        calibration_plot=_calibration_plot(result),
         epsilon_plot=_epsilon_plot(result),
         measured=measured(result.audit),
         whom=whom(result),
@@ -85,7 +88,7 @@ def run_page(
 
 def metric_name(name: str) -> str:
     """A metric as people write it."""
-    return NAMES.get(name, name)
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def bytes_text(count: float) -> str:
@@ -156,6 +159,19 @@ def _metrics_plot(result: Result) -> Markup | None:
 def _measured(rounds: Sequence[RoundResult], name: str) -> list[plots.Spread]:
     pairs = [(entry.round, entry.evaluate.get(name)) for entry in rounds]
     return [plots.Spread(x=number, values=(v,)) for number, v in pairs if v is not None]
+
+
+def _calibration_plot(result: Result) -> Markup | None:
+    if result.calibration is None:
+        return None
+    groups, name = result.calibration.groups, second_class(result)
+    pairs = "; ".join(f"{group.predicted:.2f} and {group.observed:.2f}" for group in groups)
+    return plots.reliability(
+        [plots.Pair(x=g.predicted, y=g.observed, low=g.low, high=g.high) for g in groups],
+        expected=f"probability of {name}, mean of a group",
+        found=f"share of {name} among its records",
+        alternative=f"Expected and observed share of {name} in groups of test records: {pairs}.",
+    )
 
 
 def _epsilon_plot(result: Result) -> Markup | None:

@@ -135,4 +135,6 @@ def test_report__shows_a_demonstration_with_words_for_every_picture(run: Path) -
 def test_report__without_a_demonstration_says_how_to_make_one(run: Path) -> None:
     text = write_report(run).read_text()
     assert "<img" not in text
-    assert "Not measured. The command fedlearn audit DIR demo=inversion" in unescape(text)
+    assert "Not measured. The command <code>fedlearn audit DIR demo=inversion</code>" in unescape(
+        text
+    )
