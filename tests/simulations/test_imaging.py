@@ -99,3 +99,10 @@ def test_simulate__learns_from_a_folder_of_pictures(tmp_path: Path) -> None:
     )  # fmt: skip
     assert sorted(result["data"]["sites"]) == ["north", "south"]
     assert result["final"]["evaluate"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet", "vit", "scattering", "squeezenet"])
+def test_medical_imaging__takes_any_model_of_pictures(model: str) -> None:
+    training = compose(["experiment=medical_imaging", "scenario.path=x", f"model={model}"]).training
+    # Of SqueezeNet alone there are weights worth freezing.
+    assert training.finetune == ("head" if model == "squeezenet" else "full")
