@@ -171,7 +171,7 @@ def _pairs_of(module: nn.MultiheadAttention, part: str, calls: Sequence[Call]) -
 
 
 def _refusal(module: nn.Module) -> str | None:
-    if type(module).forward is not nn.MultiheadAttention.forward:
+    if type(module).forward is not nn.MultiheadAttention.forward or "forward" in vars(module):
         return "has a forward pass of its own; use opacus.layers.DPMultiheadAttention"
     return None
 

@@ -8,8 +8,9 @@ counts no privacy; an optimizer adds the noise to the sum that is left here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from fedlearn.training.dp.contribution import Contribution
 from fedlearn.training.dp.fallback import FALLBACK
 from fedlearn.training.dp.plan import layers_of, mixing
 from fedlearn.training.dp.tape import Tape
+from fedlearn.training.dp.trial import tried
+
+_TRIED: WeakKeyDictionary[nn.Module, set[Hashable]] = WeakKeyDictionary()
+"""Models for which a batch was tried, each with the layers that such a batch went through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +61,21 @@ class ClippedGradients:
             and no `.grad`; pickling, copying and ordinary training work.
 
     Assumes that the first axis of what every layer sees is the sample (axis 1
-    below a module with `batch_first=False`), and that no operation between
-    layers mixes samples; where the number of rows shows otherwise it refuses.
+    below a module with `batch_first=False`), that no operation between layers
+    mixes samples, and that a layer's gradient is what its kind says. Where the
+    number of rows shows otherwise it refuses. The first batch of every kind (the
+    layers that it goes through) is tried as `fedlearn.training.dp.trial` says,
+    which takes two more passes, once for a model; `trial=False` leaves that out.
 
     Raises: ConfigError for a model or a bound that cannot be handled exactly,
     with every problem and its way out.
     """
 
-    def __init__(self, model: nn.Module, *, clip_norm: float | Mapping[str, float]) -> None:
-        self._model = model
+    def __init__(
+        self, model: nn.Module, *, clip_norm: float | Mapping[str, float], trial: bool = True
+    ) -> None:
+        self._model, self._trial = model, trial
+        self._modules = tuple(model.modules())
         self._layers = layers_of(model)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.clipping: Clipping = clipping_of(clip_norm, list(self._parameters))
@@ -79,19 +90,31 @@ class ClippedGradients:
         """The clipped sum of one batch.
 
         `per_sample_loss` runs the model and returns float[batch], one loss per
-        sample (`reduction="none"`). An empty batch gives zeros.
+        sample (`reduction="none"`), the same ones if it is run again: a batch that
+        is tried takes it three times. An empty batch gives zeros.
 
         Raises: ConfigError where the model changed since (frozen parts,
         BatchNorm in training mode); ValueError where losses are not one per
-        sample, do not depend on the model, or a layer's rows are not samples.
+        sample, do not depend on the model, or a layer's rows are not samples, and
+        with what the trial of a batch found.
         """
         self._check_unchanged()
+        clipped, calls = self._recorded(per_sample_loss)
+        if self._trial and len(clipped.losses):
+            done = _TRIED.setdefault(self._model, set())
+            of_layers = ((one.name, one.rule.name, calls.get(one.name, 0)) for one in self._layers)
+            kind = (frozenset(of_layers), len(clipped.losses) > 1)
+            if kind not in done and tried(self._model, self._layers, per_sample_loss):
+                done.add(kind)
+        return clipped
+
+    def _recorded(self, per_sample_loss: Callable[[], Tensor]) -> tuple[ClippedSum, dict[str, int]]:
         with Tape(self._model, self._layers) as tape:
             losses = per_sample_loss()
             _check_losses(losses)
             contributions = tape.backward(losses) if len(losses) else {}
         with torch.no_grad():
-            return self._clipped(contributions, losses.detach())
+            return self._clipped(contributions, losses.detach()), tape.calls
 
     def accumulate(self, per_sample_loss: Callable[[], Tensor]) -> ClippedSum:
         """As `step`, and adds the sums to every parameter's `summed_grad`.
@@ -109,10 +132,15 @@ class ClippedGradients:
         return clipped
 
     def _check_unchanged(self) -> None:
-        now = [name for name, p in self._model.named_parameters() if p.requires_grad]
-        if now != list(self._parameters):
+        now = [(name, id(p)) for name, p in self._model.named_parameters() if p.requires_grad]
+        before = [(name, id(p)) for name, p in self._parameters.items()]
+        # The modules are held, so that no other can have taken over an id.
+        if now != before or [*map(id, self._model.modules())] != [*map(id, self._modules)]:
             raise ConfigError(
-                ["the trainable parameters changed; make a new ClippedGradients for this model"]
+                [
+                    "the model's layers or its trainable parameters changed; make a new "
+                    "ClippedGradients for this model"
+                ]
             )
         if names := mixing(self._model):
             raise ConfigError(

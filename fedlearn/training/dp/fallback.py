@@ -30,14 +30,22 @@ def _gradients(layer: Layer, call: Call) -> dict[str, Tensor]:
     axis = 1 if layer.sequence_first else 0
 
     def one_sample(values: dict[str, Tensor], inputs: tuple[Tensor, ...], g: Tensor) -> Tensor:
-        batched = tuple(_as_batch(value, axis) for value in inputs)
-        output = torch.func.functional_call(layer.module, values, batched)
+        batched = [_as_batch(value, axis) for value in inputs]
+        args, kwargs = call.again(batched) if call.again else (tuple(batched), {})
+        output = torch.func.functional_call(layer.module, values, args, kwargs)
         product: Tensor = (output.to(g.dtype) * _as_batch(g, axis)).sum()
         return product
 
     with torch.enable_grad():
         per_sample = torch.func.vmap(torch.func.grad(one_sample), in_dims=(None, 0, 0))
-        found: dict[str, Tensor] = per_sample(values, call.inputs, call.gradient)
+        try:
+            found: dict[str, Tensor] = per_sample(values, call.inputs, call.gradient)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{layer.name} ({type(layer.module).__name__}): its forward pass cannot run "
+                f"sample by sample ({str(error).splitlines()[0]}); build it from layers that "
+                "fedlearn.training.dp.plan has a rule for, or freeze it"
+            ) from error
     return {own: value.detach() for own, value in found.items()}
 
 

@@ -10,18 +10,22 @@ from torch import Tensor, nn
 
 from fedlearn.training.dp.contribution import Contribution
 
+Again = Callable[[Sequence[Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
+"""Other tensors in the places of a call's inputs, to all of the call's arguments."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One call of a layer: what went in, and the gradient of the losses at what came out.
 
     Every tensor has the sample as its first axis. `part` tells apart what a rule
-    with a `forward` of its own recorded.
+    with a `forward` of its own recorded; `again` gives the arguments to repeat the call.
     """
 
     inputs: tuple[Tensor, ...]
     gradient: Tensor
     part: str = ""
+    again: Again | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,11 @@ def _over_positions(
     shape: Sequence[int], normalise: Callable[[Tensor], Tensor], x: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sums over all axes between the sample and the last `len(shape)` axes."""
+    if x.dim() <= len(shape):
+        raise ValueError(
+            f"a norm over {tuple(shape)} saw {x.dim()} axes, the samples' among them; "
+            "give it the axes after the first alone"
+        )
     batch = len(g)
     weight, bias = g.new_empty(batch, *shape), g.new_empty(batch, *shape)
     chunk = max(1, IN_CACHE // g[0].numel())
@@ -166,7 +171,7 @@ def _watch(backward: Backward, smallest: int = 0) -> Watch:
         plain = weight is not None and x.is_contiguous() and x.dtype == output.dtype == weight.dtype
         if mean is None or rstd is None or not plain or not x.requires_grad:
             return None
-        if layer.sequence_first or x[:1].numel() < smallest:
+        if layer.sequence_first or len(mean) != len(x) or x[:1].numel() < smallest:
             return None
         found = _WithGradients.apply(  # type: ignore[no-untyped-call]
             x, output.detach(), (mean, rstd), backward, layer, deliver

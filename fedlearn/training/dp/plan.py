@@ -141,8 +141,9 @@ def _batch_first(module: nn.Module) -> bool | None:
 def _rule(module: nn.Module, parameters: dict[str, str]) -> Rule:
     """The rule of the class whose `forward` the module runs; else the fallback."""
     for kind, rule in RULES.items():
-        # A subclass with its own forward is a different layer, whatever it inherits.
+        # With a forward pass of its own it is a different layer, whatever it inherits.
         same = isinstance(module, kind) and type(module).forward is kind.forward
+        same = same and "forward" not in vars(module)
         if same and rule.knows.issuperset(parameters):
             return rule
     return FALLBACK

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from fedlearn.training.dp.contribution import Contribution
-from fedlearn.training.dp.layer import Call, Layer, PerSample
+from fedlearn.training.dp.hooks import Freeze, Opened, RefusePacked, Unfreeze, set_trainable
+from fedlearn.training.dp.layer import Again, Call, Layer, PerSample
 
 
 class _Entry(torch.autograd.Function):
@@ -42,15 +42,23 @@ class _Entry(torch.autograd.Function):
 
 
 class Tape:
-    """One batch through `model`: use as a context around the forward pass, then call `backward`."""
+    """One batch through `model`: use as a context around the forward pass, then call `backward`.
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
-        self._model, self._layers = model, layers
+    `calls`: how often each layer was called. `coarsest`: the largest unit of rounding
+    among the gradients. With `disturbing`, what layers give for the samples that are
+    not `left_alone` is turned upside down.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], *, disturbing: bool = False
+    ) -> None:
+        self._model, self._layers, self._disturbing = model, layers, disturbing
         self._stack = ExitStack()
         device = next(model.parameters()).device
         self._anchor = torch.zeros((), requires_grad=True, device=device)
-        self._expected: dict[str, int] = {}
-        self._calls: dict[str, list[Call | PerSample]] = {}
+        self.calls: dict[str, int] = {}
+        self.coarsest = 0.0
+        self._seen: dict[str, list[Call | PerSample]] = {}
         self._found: dict[str, Contribution] = {}
         self._batch = 0
         self.recording = False
@@ -60,15 +68,16 @@ class Tape:
             if layer.rule.forward is not None:
                 self._open(layer, layer.rule.forward)
                 continue
-            self._keep(layer.module.register_forward_pre_hook(_Freeze(self, layer)))
+            self._keep(layer.module.register_forward_pre_hook(Freeze(self, layer)))
             self._keep(
+                # Before the model's own hooks: what they change is not the layer's doing.
                 layer.module.register_forward_hook(
-                    _Watch(self, layer), with_kwargs=True, always_call=True
+                    Unfreeze(self, layer), prepend=True, with_kwargs=True, always_call=True
                 )
             )
         for name, module in self._model.named_modules():
             if next(module.children(), None) is not None:
-                self._keep(module.register_forward_pre_hook(_RefusePacked(name)))
+                self._keep(module.register_forward_pre_hook(RefusePacked(name)))
         self.recording = True
         return self
 
@@ -81,8 +90,8 @@ class Tape:
         self.recording = False
         self._stack.close()
         for layer in self._layers:
-            _set_trainable(layer, True)
-        self._calls.clear()
+            set_trainable(layer, True)
+        self._seen.clear()
 
     def _keep(self, handle: RemovableHandle) -> None:
         self._stack.callback(handle.remove)
@@ -90,30 +99,50 @@ class Tape:
     def _open(self, layer: Layer, forward: Callable[..., Any]) -> None:
         """Have the rule run the layer's forward pass until the tape ends."""
         own = vars(layer.module)
-        own["forward"] = _Opened(self, layer, forward)
+        own["forward"] = Opened(self, layer, forward)
         self._stack.callback(own.pop, "forward")
 
     def record(
-        self, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor, part: str = ""
+        self,
+        layer: Layer,
+        inputs: tuple[Tensor, ...],
+        output: Tensor,
+        part: str = "",
+        again: Again | None = None,
     ) -> Tensor:
         """Watch the output of one call, or of a part of one; returns the output to go on with."""
         if not torch.is_grad_enabled():
             return output
-        self._expected[layer.name] = self._expected.get(layer.name, 0) + 1
+        self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
         if output.requires_grad and layer.rule.watch is not None:
             watched = layer.rule.watch(layer, inputs, output, partial(self._take, layer))
             if watched is not None:
-                return watched
+                return self._going_on(layer, watched)
         seen = _Inputs(layer.name, inputs)
         if not output.requires_grad:
             # Not detach(): that shares a version counter, which may be a parameter's own.
             output = _Entry.apply(output.data, self._anchor)  # type: ignore[no-untyped-call]
         output.register_hook(  # type: ignore[no-untyped-call]
-            lambda g: self._take(layer, self._call(layer, seen.take(), g, part))
+            lambda g: self._take(layer, self._call(layer, seen.take(), g, part, again))
         )
-        return output
+        return self._going_on(layer, output)
 
-    def _call(self, layer: Layer, inputs: tuple[Tensor, ...], gradient: Tensor, part: str) -> Call:
+    def _going_on(self, layer: Layer, output: Tensor) -> Tensor:
+        if not self._disturbing or not output.dim():
+            return output
+        axis = 1 if layer.sequence_first and output.dim() >= 3 else 0
+        alone = left_alone(output.shape[axis], output.device)
+        alone = alone.view(-1, *[1] * (output.dim() - 1 - axis))
+        return torch.where(alone, output, -output)
+
+    def _call(
+        self,
+        layer: Layer,
+        inputs: tuple[Tensor, ...],
+        gradient: Tensor,
+        part: str,
+        again: Again | None,
+    ) -> Call:
         """Sample first, gradient in the precision in which norms and sums are computed."""
 
         def sample_first(value: Tensor) -> Tensor:
@@ -121,10 +150,12 @@ class Tape:
             return value.detach().transpose(0, 1) if swap else value.detach()
 
         wide = torch.promote_types(gradient.dtype, torch.float32)
+        self.coarsest = max(self.coarsest, torch.finfo(gradient.dtype).eps)
         return Call(
             inputs=tuple(sample_first(value) for value in inputs),
             gradient=sample_first(gradient).to(wide),
             part=part,
+            again=again,
         )
 
     def _check_rows(self, layer: Layer, seen: Call | PerSample) -> None:
@@ -143,16 +174,16 @@ class Tape:
 
     def _take(self, layer: Layer, seen: Call | PerSample) -> None:
         self._check_rows(layer, seen)
-        calls = self._calls.setdefault(layer.name, [])
+        calls = self._seen.setdefault(layer.name, [])
         calls.append(seen)
-        if len(calls) == self._expected[layer.name]:
+        if len(calls) == self.calls[layer.name]:
             self._finish(layer)
 
     def _finish(self, layer: Layer) -> None:
         # A rule may call the layer again, and must not round as the forward pass did.
         self.recording = False
         with torch.no_grad(), torch.autocast(self._anchor.device.type, enabled=False):
-            for one in layer.rule.contributions(layer, self._calls.pop(layer.name)):
+            for one in layer.rule.contributions(layer, self._seen.pop(layer.name)):
                 if one.parameter in self._found:
                     raise RuntimeError(f"{layer.name}: called again after its gradient was taken")
                 self._found[one.parameter] = one
@@ -178,11 +209,11 @@ class Tape:
                 f"{', '.join(outside)}: used outside the layer that owns it; call the layer, or "
                 "hold the parameter in a fedlearn.training.dp.SampleParameter"
             )
-        if self._expected and not (self._found or self._calls):
+        if self.calls and not (self._found or self._seen):
             raise ValueError("the gradient went past every layer: detach the model's inputs")
         # Calls whose output no loss depends on never get a gradient.
         for layer in self._layers:
-            if layer.name in self._calls:
+            if layer.name in self._seen:
                 self._finish(layer)
         return self._found
 
@@ -207,78 +238,11 @@ class _Inputs:
         return inputs
 
 
-class _Freeze:
-    """Makes a layer's parameters constants as its forward pass begins."""
+def left_alone(rows: int, device: torch.device) -> Tensor:
+    """Which samples of a batch a disturbing tape leaves as they are: bool[rows].
 
-    def __init__(self, tape: Tape, layer: Layer) -> None:
-        self._tape, self._layer = tape, layer
-
-    def __call__(self, _module: nn.Module, _args: Any) -> None:
-        if self._tape.recording:
-            _set_trainable(self._layer, False)
-
-
-class _Watch:
-    """Makes them variables again as it ends, and records the call."""
-
-    def __init__(self, tape: Tape, layer: Layer) -> None:
-        self._tape, self._layer = tape, layer
-
-    def __call__(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
-    ) -> Any:
-        if not self._tape.recording:
-            return None
-        try:
-            return self._recorded(args, kwargs, output)
-        finally:
-            # Last, for an output that is a view of a parameter would follow it.
-            _set_trainable(self._layer, True)
-
-    def _recorded(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        if output is None:  # the forward pass failed; its error is on the way
-            return None
-        if not isinstance(output, Tensor):
-            raise ValueError(
-                f"{self._layer.name}: returns {type(output).__name__}; a layer with trainable "
-                "parameters must return one tensor"
-            )
-        inputs = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return self._tape.record(self._layer, inputs, output)
-
-
-class _Opened:
-    """Stands in for a layer's own forward pass, with its parameters constant meanwhile."""
-
-    def __init__(self, tape: Tape, layer: Layer, forward: Callable[..., Any]) -> None:
-        self._tape, self._layer, self._forward = tape, layer, forward
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._tape.recording:
-            return type(self._layer.module).forward(self._layer.module, *args, **kwargs)
-        _set_trainable(self._layer, False)
-        try:
-            return self._forward(
-                self._layer, partial(self._tape.record, self._layer), *args, **kwargs
-            )
-        finally:
-            _set_trainable(self._layer, True)
-
-
-class _RefusePacked:
-    """Refuses packed sequences, which hold samples by length and not in the order of the losses."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        if any(isinstance(value, PackedSequence) for value in args):
-            raise ValueError(
-                f"{self._name}: got a PackedSequence, whose rows are not samples; "
-                "pad to one length and mask"
-            )
-
-
-def _set_trainable(layer: Layer, trainable: bool) -> None:
-    for own in layer.parameters:
-        getattr(layer.module, own).requires_grad_(trainable)
+    Always the first, never the second and third, and else about every other one in an order
+    of no pattern: reversed, rolled or dealt out, a batch has others in these places.
+    """
+    place = torch.arange(rows, device=device)
+    return ((place.square() * 1657 // 2048) % 2 == 0) & (place != 1) & (place != 2)
