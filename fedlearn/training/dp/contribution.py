@@ -73,6 +73,8 @@ def instantiated(parameter: str, gradients: Tensor, norms: Tensor | None = None)
 
     `gradients`: float[batch, *shape of the parameter]; `norms`: their squared norms, if known.
     """
+    # What a kernel rounded to half precision is measured and added up in single.
+    gradients = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
     return Contribution(
         parameter=parameter,
         squared_norms=squared_norms(gradients) if norms is None else norms,

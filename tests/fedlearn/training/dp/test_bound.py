@@ -95,6 +95,19 @@ def test_bound__holds_for_the_rounded_gradients_of_bfloat16(name: str) -> None:
         assert oracle.norm(clipped.sums) >= 0.9999 * min(0.01, float(clipped.norms[0]))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bound__holds_for_a_model_in_bfloat16(case: Case) -> None:
+    for seed in range(2):
+        model, x = _one(case, seed, torch.float32)
+        model, x = model.bfloat16(), x if case.ids else x.bfloat16()
+        engine = ClippedGradients(model, clip_norm=0.01)
+        clipped = engine.step(lambda model=model, x=x: losses_of(model(x), case.axis).float())  # type: ignore[misc]
+        assert {value.dtype for value in clipped.sums.values()} == {torch.float32}
+        assert oracle.norm(clipped.sums) <= engine.sensitivity
+        assert oracle.norm(clipped.sums) >= 0.9999 * min(0.01, float(clipped.norms[0]))
+
+
 def test_bound__bfloat16_sums_stay_near_single_precision() -> None:
     case = BY_NAME["transformer"]
     generator = torch.Generator().manual_seed(5)
