@@ -31,6 +31,11 @@ with half of this margin still 1 percent above it; with all of it, none above wa
 Where gradients cancel strongly it clips a little more than needed.
 """
 
+_ONE_BY_ONE = 8
+"""Entries from which the margin grows with the root of their number, as rounding does where a
+product of matrices is added up term by term. A GPU does that; added up so on the CPU, gradients
+of 384 x 384 numbers exceeded the bound by 9 percent without this, with it none did."""
+
 _UNDERFLOW = 1e-31
 """Added per entry to a factor's squared size, so that a square lost to underflow is covered."""
 
@@ -135,15 +140,17 @@ def ghost_squared_norms(gram_x: Tensor, gram_g: Tensor, widths: tuple[int, int])
     entries of one x_t and of one g_t.
 
     Guarantees: not below the true value by more than rounding of the result
-    itself, even where the terms cancel; above it by at most `GHOST_MARGIN`
-    units of rounding, relative, where they do not.
+    itself, even where the terms cancel and whatever the order in which a Gram
+    matrix was added up; above it by at most `GHOST_MARGIN` units of rounding, times
+    the root of the widths over `_ONE_BY_ONE`, relative, where they do not.
     """
     batch, length, _ = gram_x.shape
     total = torch.linalg.vecdot(gram_x.reshape(batch, -1), gram_g.reshape(batch, -1))
     size_x = gram_x.diagonal(dim1=1, dim2=2) + widths[0] * _UNDERFLOW
     size_g = gram_g.diagonal(dim1=1, dim2=2) + widths[1] * _UNDERFLOW
     size = (size_x.sqrt() * size_g.sqrt()).sum(1).square()
-    margin = GHOST_MARGIN * torch.finfo(total.dtype).eps / length
+    chain = max(1.0, max(widths) / _ONE_BY_ONE) ** 0.5
+    margin = GHOST_MARGIN * chain * torch.finfo(total.dtype).eps / length
     squared: Tensor = total.clamp_min(0) + size * margin
     return squared
 
