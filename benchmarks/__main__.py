@@ -90,6 +90,16 @@ TABLES: Mapping[str, Program] = {
         about="sealed messages over in-place AES-GCM",
         quick=("--megabytes", "0.1", "--repeats", "2"),
     ),
+    "audit": Program(
+        file="audit.py",
+        about="what audits find at each promise, and cost",
+        quick=("--repeats", "1", "--runs", "1"),
+    ),
+    "deployment": Program(
+        file="deployment.py",
+        about="what machines of their own add to a round",
+        quick=("--rounds", "2", "--width", "16"),
+    ),
     "modes": Program(
         file="modes.py",
         about="a whole run under every protection",

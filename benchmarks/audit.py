@@ -12,19 +12,21 @@ some percent.
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+from table import Spread, Table, in_turns, parser, ratios, spread, write
+
 from fedlearn.audit.findings import Bound, Findings, Seat
-from fedlearn.config import compose
+from fedlearn.config import compose, to_tree
 from fedlearn.training.private import PrivateOptimizer
 from server.result_file import read_result
 from server.run import Silent
@@ -87,12 +89,11 @@ def cell(bound: Bound | None) -> str:
     return f"{bound.lower_bound:.2f}{'*' if bound.lower_bound == bound.ceiling else ''}"
 
 
-def table(folder: Path) -> dict[str, Findings]:
-    """Run everything; print a line for each seat of each run."""
-    print("| promised | seat | one run | f-DP | Clopper-Pearson | Gaussian | verdict |")
-    print("|---|---|---|---|---|---|---|")
+def measure(folder: Path, runs: int) -> dict[str, Findings]:
+    """Run everything; print a row for each seat of each run."""
+    table = Table("promised", "seat", "one run", "f-DP", "Clopper-Pearson", "Gaussian", "verdict")
     found = {}
-    for number, (name, halved, words) in enumerate(RUNS):
+    for number, (name, halved, words) in enumerate(RUNS[:runs]):
         found[name] = audited(words, halved, folder / str(number))
         for seat in ("update", "sum"):
             if cells := shown(found[name], seat):  # type: ignore[arg-type]
@@ -100,25 +101,35 @@ def table(folder: Path) -> dict[str, Findings]:
                 judged = found[name].seat == seat
                 verdict = found[name].verdict if judged else ""
                 verdict += f", p = {p:.2g}" if judged and p is not None else ""
-                print(f"| {name} | {seat} | {' | '.join(cells)} | {verdict} |", flush=True)
-    print("* the ceiling of the audit")
+                table.row(name, seat, *cells, verdict)
+    print("\n* the ceiling of the audit\n")
     return found
 
 
-def cost(repeats: int, folder: Path) -> float:
-    """CPU time of the command with an audit over that without: ratio of medians."""
-    seconds: dict[str, list[float]] = {"none": [], "slots": []}
-    for number in range(repeats):
-        for kind, spent in seconds.items():
-            before = children()
-            words = [EXPERIMENT, f"audit={kind}", f"out={folder / f'{kind}-{number}'}"]
-            command = [sys.executable, "-m", "fedlearn", "simulate", *words]
-            subprocess.run(command, check=True, capture_output=True)
-            spent.append(children() - before)
-    without, audit = (statistics.median(spent) for spent in seconds.values())
-    print(f"CPU seconds of `fedlearn simulate`: {without:.2f} without, {audit:.2f} with audit; "
-          f"ratio {audit / without:.3f} (medians of {repeats})")  # fmt: skip
-    return audit / without
+def command(kind: str, out: Iterator[Path]) -> float:
+    """CPU seconds of `fedlearn simulate` with that audit."""
+    before = children()
+    words = [EXPERIMENT, f"audit={kind}", f"out={next(out)}"]
+    subprocess.run(
+        [sys.executable, "-m", "fedlearn", "simulate", *words], check=True, capture_output=True
+    )
+    return children() - before
+
+
+def cost(repeats: int, folder: Path) -> dict[str, Spread]:
+    """CPU time of the command with an audit and without, in turns."""
+    out = (folder / f"cost-{number}" for number in itertools.count())
+    sides = {kind: partial(command, kind, out) for kind in ("none", "slots")}
+    taken = in_turns(sides, repeats)
+    found = {kind: spread(seconds) for kind, seconds in taken.items()}
+    found["ratio"] = ratios(taken["slots"], taken["none"])
+    table = Table("CPU of the command without", "with the audit", "ratio")
+    table.row(
+        found["none"].shown(".2f", " s"),
+        found["slots"].shown(".2f", " s"),
+        found["ratio"].shown(".3f"),
+    )
+    return found
 
 
 def children() -> float:
@@ -129,18 +140,15 @@ def children() -> float:
 
 def main() -> None:
     """Print the table and the cost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--repeats", type=int, default=5)
+    options_of.add_argument("--runs", type=int, default=len(RUNS), help="of the first table")
+    options = options_of.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        found = table(Path(name))
-        ratio = cost(options.repeats, Path(name))
-    if options.json:
-        from fedlearn.config import to_tree
-
-        tree = {"ratio": ratio, "runs": {key: to_tree(value) for key, value in found.items()}}
-        options.json.write_text(json.dumps(tree, indent=2))
+        found = measure(Path(name), options.runs)
+        costs = cost(options.repeats, Path(name))
+    runs = {key: to_tree(value) for key, value in found.items()}
+    write(options.json, {"cost": {key: asdict(one) for key, one in costs.items()}, "runs": runs})
 
 
 if __name__ == "__main__":

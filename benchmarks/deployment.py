@@ -1,9 +1,10 @@
 """What a deployment adds to a round: four sites over TLS, node keys, gateway and SuperLink.
 
 Server and sites run as processes of their own on this machine; the same config then runs
-as a simulation in one process. Seconds are medians over the rounds after the first, in
-which every site loads its data and libraries. CPU seconds are of whole processes, from
-/proc, over the same rounds: on a busy machine they say more than the clock.
+as a simulation in one process, and must end with the same model. Seconds are medians over
+the rounds after the first, in which every site loads its data and libraries. CPU seconds
+are of whole processes, from /proc, over the same rounds: on a busy machine they say more
+than the clock.
 
     python benchmarks/deployment.py [--rounds 6] [--secagg masked] [--width 990] [--json PATH]
     python benchmarks/deployment.py --stock --rounds 2      # with Flower's own SuperNodes
@@ -11,7 +12,6 @@ which every site loads its data and libraries. CPU seconds are of whole processe
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from table import Spread, Table, parser, spread, write
 
 SITES = ("cleveland", "hungary", "switzerland", "va_long_beach")
 PROJECT = Path(__file__).resolve().parents[1]
@@ -192,7 +194,7 @@ def deploy(
     later = finished[len(before) :]
     count = len(later)
     return {
-        "seconds": statistics.median(one["seconds"] for one in later),
+        "seconds": spread([one["seconds"] for one in later]),
         "bytes": later[-1]["bytes"],
         "cpu_per_round": {name: seconds / count for name, seconds in used.items()},
         "memory_mb": peak,
@@ -218,22 +220,47 @@ def site_seconds(log: Path) -> dict[str, float]:
     return {kind: statistics.median(all_[1:] or all_) for kind, all_ in by_kind.items()}
 
 
-def simulate(root: Path, overrides: Sequence[str]) -> float:
-    """Seconds per round of the same run in one process."""
+def simulate(root: Path, overrides: Sequence[str]) -> list[float]:
+    """Seconds of every round but the first of the same run in one process, on the same model."""
     fedlearn(root, "simulate", *overrides, "out=simulated")
-    return statistics.median(one["seconds"] for one in rounds_in(root / "simulated")[1:])
+    models = {model_of(root / "coordinator" / "run"), model_of(root / "simulated")}
+    assert len(models) == 1, "both must compute the same"
+    return [one["seconds"] for one in rounds_in(root / "simulated")[1:]]
+
+
+def model_of(run: Path) -> str:
+    """The hash of the model that a run ended with."""
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return str(result["model"]["sha256"])
+
+
+def show(found: dict[str, Any]) -> None:
+    """A row for everything that a round costs."""
+    table = Table("per round", "found")
+    table.row("wall clock", found["seconds"].shown(".2f", " s"))
+    if simulated := found.get("simulated_seconds"):
+        table.row("the same in one process", simulated.shown(".2f", " s"))
+        added = found["seconds"].median - simulated.median
+        table.row("more by deployment", f"{added:.2f} s")
+    for name, seconds in found["cpu_per_round"].items():
+        table.row(f"CPU, {name}", f"{seconds:.2f} s")
+    for way, count in found["bytes"].items():
+        table.row(f"contents in a round that also evaluates, {way}", f"{count / 1e6:.2f} MB")
+    for name, peak in found["memory_mb"].items():
+        table.row(f"memory, {name}", f"{peak:.0f} MB")
+    for kind, seconds in found["site_seconds"].items():
+        table.row(f"a site's answer to {kind}", f"{1e3 * seconds:.0f} ms")
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--secagg", default="masked", choices=("masked", "off"))
-    parser.add_argument("--width", type=int, default=990, help="990 gives a million parameters")
-    parser.add_argument("--alone", action="store_true", help="leave the simulation out")
-    parser.add_argument("--stock", action="store_true", help="sites run flower-supernode")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--rounds", type=int, default=6)
+    options_of.add_argument("--secagg", default="masked", choices=("masked", "off"))
+    options_of.add_argument("--width", type=int, default=990, help="990 gives a million parameters")
+    options_of.add_argument("--alone", action="store_true", help="leave the simulation out")
+    options_of.add_argument("--stock", action="store_true", help="sites run flower-supernode")
+    options = options_of.parse_args()
     overrides = [
         "experiment=medical_heart", "privacy=none", f"rounds={options.rounds}",
         "model.architecture=mlp", f"model.width={options.width}", "model.depth=2",
@@ -244,12 +271,10 @@ def main() -> None:
         stock_port = port if options.stock else None
         found = deploy(Path(folder), overrides, options.rounds, stock_port)
         if not options.alone:
-            found["simulated_seconds"] = simulate(Path(folder), overrides)
-    found |= {"overrides": overrides, "load": os.getloadavg(), "cores": os.cpu_count()}
-    text = json.dumps(found, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+            found["simulated_seconds"] = spread(simulate(Path(folder), overrides))
+    show(found)
+    spreads = {name: asdict(one) for name, one in found.items() if isinstance(one, Spread)}
+    write(options.json, found | spreads | {"overrides": overrides})
 
 
 if __name__ == "__main__":
