@@ -192,9 +192,11 @@ class Block(nn.Module):
         return _masked(self.feed_norm(tokens + self.dropout(fed)), held)
 
     def _mixed(self, tokens: Tensor, held: Tensor) -> Tensor:
-        # Not minus infinity: a record of padding alone would become NaN.
+        # Not minus infinity: a record of padding alone would become NaN. And not the smallest
+        # number, which becomes infinite when it is rounded to bfloat16, or, inside of the GPU's
+        # kernel, multiplied by the logarithm that turns powers of e into powers of two.
         bias = torch.zeros(held.shape, dtype=tokens.dtype, device=tokens.device)
-        bias = bias.masked_fill(~held, torch.finfo(tokens.dtype).min)[:, None, None, :]
+        bias = bias.masked_fill(~held, torch.finfo(tokens.dtype).min / 2)[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(
             self._in_heads(self.query(tokens)),
             self._in_heads(self.key(tokens)),
