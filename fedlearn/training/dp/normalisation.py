@@ -23,7 +23,10 @@ Backward = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, T
 """(module, g, x, mean, rstd) to the gradient at x, and per-sample gradients of weight and bias."""
 
 _WORTH_A_CALL = 2**14
-"""A sample of so many numbers takes the kernel longer than a call takes."""
+"""A sample of so many numbers takes the CPU's kernel longer than a call takes."""
+
+_MOST_GROUPS = 65_535
+"""What CUDA's kernel takes for one sample: it lays groups along an axis of no greater length."""
 
 
 def _rule(name: str, gradients: Normal, watch: Watch | None = None) -> Rule:
@@ -156,9 +159,9 @@ def _sampled_layer_norm(
     return found
 
 
-def _watch(backward: Backward, smallest: int = 0) -> Watch:
+def _watch(backward: Backward, fits: Callable[[Tensor, Tensor], bool]) -> Watch:
     """Swap the recorded backward for `backward`, where torch kept what that needs, and
-    where a sample has `smallest` numbers."""
+    where it `fits` the input and its means."""
 
     def watch(
         layer: Layer, inputs: tuple[Tensor, ...], output: Tensor, deliver: Deliver
@@ -171,7 +174,7 @@ def _watch(backward: Backward, smallest: int = 0) -> Watch:
         plain = weight is not None and x.is_contiguous() and x.dtype == output.dtype == weight.dtype
         if mean is None or rstd is None or not plain or not x.requires_grad:
             return None
-        if layer.sequence_first or len(mean) != len(x) or x[:1].numel() < smallest:
+        if layer.sequence_first or len(mean) != len(x) or not fits(x, mean):
             return None
         found = _WithGradients.apply(  # type: ignore[no-untyped-call]
             x, output.detach(), (mean, rstd), backward, layer, deliver
@@ -181,6 +184,14 @@ def _watch(backward: Backward, smallest: int = 0) -> Watch:
     return watch
 
 
-LAYER_NORM = _rule("layer norm", _layer_norm, _watch(_sampled_layer_norm, _WORTH_A_CALL))
+def _sampling_pays(x: Tensor, _mean: Tensor) -> bool:
+    return not x.is_cuda and x[:1].numel() >= _WORTH_A_CALL
+
+
+def _folding_fits(_x: Tensor, mean: Tensor) -> bool:
+    return mean.numel() <= _MOST_GROUPS
+
+
+LAYER_NORM = _rule("layer norm", _layer_norm, _watch(_sampled_layer_norm, _sampling_pays))
 RMS_NORM = _rule("RMS norm", _rms_norm)
-GROUP_NORM = _rule("group norm", _group_norm, _watch(_folded_group_norm))
+GROUP_NORM = _rule("group norm", _group_norm, _watch(_folded_group_norm, _folding_fits))

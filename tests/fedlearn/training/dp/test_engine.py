@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlearn.training.dp import ClippedGradients
 from tests.fedlearn.training.dp import oracle
@@ -103,3 +105,35 @@ def test_engine__leaves_the_model_as_it_was(case: Case) -> None:
     before = state()
     ClippedGradients(model, clip_norm=1.0).step(lambda: losses_of(model(x), case.axis))
     assert state() == before
+
+
+class _Groups(TorchDispatchMode):
+    """Notes how many groups of how many samples a group norm's backward pass is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_group_norm_backward.default:
+            self.seen.append((args[5], args[8]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("batch", "folded"), [(16_383, True), (16_384, False)])
+def test_group_norm__is_folded_as_far_as_a_gpu_has_room_for_groups(
+    batch: int, folded: bool
+) -> None:
+    """CUDA lays the groups of a sample along an axis of 65,535, or fails."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.GroupNorm(4, 4))
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(batch, 1, 1, 3, generator=generator)
+    pull = torch.randn(batch, 4, 1, 3, generator=generator)
+    with _Groups() as groups:
+        clipped = ClippedGradients(model, clip_norm=1e6).step(
+            lambda: (model(x) * pull).sum((1, 2, 3))
+        )
+    assert groups.seen == [(1, batch * 4) if folded else (batch, 4)]
+    (model(x) * pull).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(clipped.sums[name], parameter.grad, rtol=1e-4, atol=1e-2)
