@@ -19,6 +19,7 @@ from fedlearn.config_file import read_value
 from fedlearn.engine import RayEngine
 from fedlearn.errors import ConfigError, StoppedError
 from fedlearn.settings import Count
+from fedlearn.training.device import touched
 from server.report.comparison import Comparison
 from server.report.page import write_report
 from server.stop import Stop
@@ -138,16 +139,17 @@ def _job(point: Point) -> Job:
 def _crew(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int, Start]:
     """How many runs at a time, and how their processes start.
 
-    A fork shares what is loaded, but must not follow work on several threads;
+    A fork shares what is loaded, but must not follow work on several threads or a GPU;
     Ray takes all cores for itself. Site files have ledgers, which one run at a time
     spends from, so its runs are made one after the other.
     """
     on_ray = any(isinstance(config.engine, RayEngine) for config in configs)
     threads = max((config.engine.threads for config in configs), default=1)
-    fork = sys.platform == "linux" and threads == 1 and not on_ray
+    each = (at_a_time(cores() // threads, config.training.device) for config in configs)
+    fits = 1 if on_ray else min(each, default=1)
+    stale = any(touched(config.training.device) for config in configs)
+    fork = sys.platform == "linux" and threads == 1 and not on_ray and not stale
     start: Start = "fork" if fork else "spawn"
     if any(config.sites is not None for config in configs):
         return 1, start
-    each = (at_a_time(cores() // threads, config.training.device) for config in configs)
-    fits = 1 if on_ray else min(each, default=1)
     return settings.workers or fits, start

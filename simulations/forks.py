@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import torch
-
-from fedlearn.training.device import Device
+from fedlearn.training.device import Device, gpus
 
 
 @contextmanager
@@ -37,8 +35,8 @@ SHARE_A_GPU: Final = 4
 
 def at_a_time(fit: int, device: Device) -> int:
     """How many processes may compute at a time where the cores carry `fit`; at least one."""
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    return max(1, min(fit, gpus * SHARE_A_GPU) if gpus else fit)
+    shared = 0 if device == "cpu" else gpus() * SHARE_A_GPU
+    return max(1, min(fit, shared) if shared else fit)
 
 
 def cores() -> int:

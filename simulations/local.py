@@ -23,7 +23,7 @@ from fedlearn import flower, flower_private
 from fedlearn.config import RunConfig
 from fedlearn.engine import LocalEngine
 from fedlearn.training.allocator import keep_freed_memory
-from fedlearn.training.device import CPU, device_of, touched
+from fedlearn.training.device import CPU, Device, device_of, gpus, touched
 from fedlearn.training.settings import Training
 from simulations.forks import at_a_time, cores
 from simulations.pool import Died, Done, Outcome, Pool, Task
@@ -57,6 +57,7 @@ class Crew:
     pays: float = PAYS
     at_once: bool = False
     work: Callable[[int], float] = lambda node: 0.0
+    device: Device = "auto"
 
 
 class InProcessGrid(Grid):
@@ -144,7 +145,7 @@ class InProcessGrid(Grid):
 
     def _pays(self, messages: Sequence[Message]) -> bool:
         """Whether to start workers for `messages`."""
-        if self._crew.workers == 1 or len(messages) == 1 or touched():
+        if self._crew.workers == 1 or len(messages) == 1 or touched(self._crew.device):
             return False
         heavy = [m for m in messages if m.metadata.message_type in HEAVY]
         works = [flower.size_of(m) / 4 * self._crew.work(m.metadata.dst_node_id) for m in heavy]
@@ -204,12 +205,14 @@ def crew_of(engine: LocalEngine, training: Training, sizes: Sequence[int]) -> Cr
     fits = at_a_time(cores() // engine.threads, training.device)
     asked = fits if engine.workers == "auto" else engine.workers
     workers = 1 if alone else min(asked, len(sizes))
-    on_gpu = device_of(training.device) != CPU
+    # Though it trains on the CPU: its first backward pass starts torch's threads for the GPU.
+    beside_gpu = device_of(training.device) != CPU or gpus() > 0
     return Crew(
         workers=workers,
         pays=PAYS if engine.workers == "auto" else 0.0,
-        at_once=workers > 1 and (engine.threads > 1 or on_gpu),
+        at_once=workers > 1 and (engine.threads > 1 or beside_gpu),
         work=lambda node: samples_of_round(training, sizes[node - FIRST_NODE]),
+        device=training.device,
     )
 
 

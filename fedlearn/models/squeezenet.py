@@ -82,8 +82,9 @@ class Prepare(nn.Module):
         """`[batch, 1 or 3, height, width]` -> `[batch, 3, resolution, resolution]`."""
         sides = (self.resolution, self.resolution)
         resized = functional.interpolate(images, sides, mode="bilinear", align_corners=False)
-        means = torch.tensor(_CAFFE_MEANS, device=images.device)[:, None, None]
-        return resized * 255 - means
+        # Pinned, or a GPU would be waited for.
+        means = torch.tensor(_CAFFE_MEANS, pin_memory=images.is_cuda)[:, None, None]
+        return resized * 255 - means.to(images.device, non_blocking=True)
 
 
 class Fire(nn.Module):

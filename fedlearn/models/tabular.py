@@ -136,7 +136,9 @@ class Tokens(nn.Module):
             columns = torch.arange(numeric, device=rows.device).expand(batch, numeric)
             parts.append(rows[:, :numeric, None] * self.scale(columns) + self.shift(columns))
         if self.table.cardinalities:
-            codes = rows[:, numeric:].long() + torch.tensor(self.offsets, device=rows.device)
+            # Pinned, or a GPU would be waited for.
+            offsets = torch.tensor(self.offsets, pin_memory=rows.is_cuda)
+            codes = rows[:, numeric:].long() + offsets.to(rows.device, non_blocking=True)
             parts.append(self.category(codes))
         return torch.cat(parts, dim=1)
 

@@ -96,4 +96,5 @@ def _order(lengths: tuple[int, ...], device: torch.device) -> Tensor:
         cosines = np.arange(start, start + length // 2)
         places += [cosines, cosines + half]
         start += length // 2
-    return torch.from_numpy(np.concatenate(places).astype(np.int32)).to(device)
+    order = torch.from_numpy(np.concatenate(places).astype(np.int32))
+    return order.pin_memory().to(device, non_blocking=True)

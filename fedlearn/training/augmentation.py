@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedlearn.task import ImageInput, Task
+from fedlearn.training.device import send
 from fedlearn.training.settings import Training
 
 
@@ -60,7 +61,7 @@ def _view(images: Tensor, config: Training, rng: np.random.Generator) -> Tensor:
     shifted = _shifted(images, rng.integers(0, 2 * most + 1, (2, count)), most) if most else images
     if not config.flips:
         return shifted
-    turned = torch.from_numpy(rng.random(count) < 0.5).to(images.device)
+    turned = send(torch.from_numpy(rng.random(count) < 0.5), images.device)
     return torch.where(turned[:, None, None, None], shifted.flip(-1), shifted)
 
 
@@ -69,7 +70,7 @@ def _shifted(images: Tensor, offsets: np.ndarray, most: int) -> Tensor:
     height, width = images.shape[-2:]
     wide = functional.pad(images, (most, most, most, most), mode="reflect")
     device = images.device
-    down, right = torch.from_numpy(offsets).to(device)
+    down, right = send(torch.from_numpy(offsets), device)
     rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
     columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
     own = torch.arange(len(images), device=device)[:, None, None, None]

@@ -12,11 +12,11 @@ A process must not use CUDA before it forks, so nothing here starts CUDA but
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
@@ -28,9 +28,11 @@ Device = Literal["auto", "cpu", "cuda"]
 """`auto`: a CUDA device where there is one, else the CPU."""
 
 CPU: Final = torch.device("cpu")
-_OURS: Final = "CUBLAS_WORKSPACE_CONFIG"
+_THREADS: Final = "pt_autograd_"
+"""What torch names the threads that run backward passes, one for each GPU."""
 
 _turn = 0
+_driver_asked = False
 
 
 def take_turn(number: int) -> None:
@@ -45,8 +47,7 @@ def device_of(choice: Device, key: str = "training.device") -> torch.device:
     Raises:
         ConfigError: CUDA was asked for, and there is no such device.
     """
-    # Asks NVIDIA's management library: the driver, once asked, can serve no forked process.
-    count = 0 if choice == "cpu" else torch.cuda.device_count()
+    count = 0 if choice == "cpu" else gpus()
     if count:
         return torch.device("cuda", _turn % count)
     if choice != "cuda":
@@ -61,9 +62,36 @@ def device_of(choice: Device, key: str = "training.device") -> torch.device:
     )
 
 
-def touched() -> bool:
-    """Whether this process has used CUDA; what is forked from it then cannot."""
+def gpus() -> int:
+    """How many CUDA devices this process may use; none is touched."""
+    global _driver_asked
+    count = torch.cuda.device_count()
+    # torch asks NVIDIA's management library. That knows no slices of a divided GPU (MIG), and is
+    # missing in some containers: then the driver is asked, which can serve no forked process.
+    if count and torch.version.cuda is not None and not _started():
+        _driver_asked = _driver_asked or torch.cuda._device_count_nvml() < 0
+    return count
+
+
+def touched(choice: Device) -> bool:
+    """Whether a process that is forked from this one could not compute on what `choice` means.
+
+    With the first backward pass, wherever it computes, torch starts a thread for each GPU
+    of the machine, and refuses backward passes to all processes that are forked later.
+    """
+    on_cuda = choice != "cpu" and (_started() or _driver_asked)
+    return on_cuda or any(name.startswith(_THREADS) for name in _names_of_threads())
+
+
+def _started() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _names_of_threads() -> Iterator[str]:
+    """Of this process; none where the system does not tell, which is where nothing is forked."""
+    for thread in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it has ended
+            yield thread.read_text()
 
 
 def home(module: nn.Module) -> torch.device:
@@ -77,37 +105,72 @@ def place(module: nn.Module, device: torch.device) -> None:
 
     Guarantees: on CUDA, float32 is computed in float32 (torch lets convolutions
     round to TF32, of 10 bits), or a gradient that was clipped to a norm would not
-    have that norm; and by algorithms that repeat, wherever torch has one.
+    have that norm; and by algorithms that repeat.
+
+    Raises:
+        ConfigError: the device does not compute.
     """
     if home(module) == device:
         return
     if device.type == "cuda":
         _exact()
-        torch.cuda.set_device(device)
+        _start(device)
     module.to(device)
 
 
 @cache
 def _exact() -> None:
+    # By the old names first: what asks by those finds no contradiction to the new ones.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    os.environ.setdefault(_OURS, ":4096:8")  # or cuBLAS does not repeat itself
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Products of bfloat16 are added up in float32, as on the CPU.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") != ":16:8":
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # or cuBLAS does not repeat itself
+    # Not "warn": attention would then take a backward pass that does not repeat. None of our
+    # models has an operation that cannot. Does what `use_deterministic_algorithms` does, without
+    # importing a compiler (1.7 s) to tell it so.
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation", UserWarning)
 
 
-def fetch(records: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """The `rows: int64[k]` of `records: [n, ...]`, on `device`: `[k, ...]`.
+def _start(device: torch.device) -> None:
+    """Compute something small: a GPU may be there and be of no use to this build of torch."""
+    try:
+        torch.cuda.set_device(device)
+        (torch.ones((), device=device) + 1).item()
+    except RuntimeError as error:
+        if _lacks_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            [
+                f"training.device: {device} is there, and torch {torch.__version__} cannot compute "
+                f"on it ({reason}). Set training.device=cpu, or device in the machine of the site "
+                "file; or install a driver and a torch build for this GPU"
+            ]
+        ) from error
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """`values`, of the CPU or of `device`, on `device`; waits for nothing that the device does.
 
     From the CPU to CUDA through pinned memory, so that the copy runs beside what the
     device is computing; torch keeps such memory and uses it again.
     """
+    if values.device == device or device == CPU:
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def fetch(records: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """The `rows: int64[k]` of `records: [n, ...]`, on `device`: `[k, ...]`."""
     if records.device == device:
-        return records[rows.to(device, non_blocking=True)]
-    picked = records[rows]
-    return picked if device == CPU else picked.pin_memory().to(device, non_blocking=True)
+        return records[send(rows, device)]
+    return send(records[rows], device)
 
 
 def near(records: Tensor, device: torch.device) -> Tensor:
@@ -131,9 +194,17 @@ def within_memory(who: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _lacks_memory(error):
+            raise
         raise FedlearnError(
             f"{who}: its GPU has no memory left; lower training.max_batch (at one site: "
             "max_batch in the machine of its file), or, where simulated sites share the GPU, "
             "engine.workers"
         ) from error
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    """torch's own allocator has an error for it; the driver, cuBLAS and cuDNN only words."""
+    words = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in words)

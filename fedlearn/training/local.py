@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fedlearn.models.slots import canary_losses, is_slot, no_canaries
 from fedlearn.training.augmentation import views
-from fedlearn.training.device import CPU, fetch, home
+from fedlearn.training.device import CPU, fetch, home, send
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -52,7 +52,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             total += _accumulate(model, features, labels, batch, config, coins)
             if len(probe := next(probes)):
-                loss = canary_losses(model, probe, 1.0).sum() / len(batch)
+                loss = canary_losses(model, send(probe, home(model)), 1.0).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
             add_proximal(model, anchor, proximal_mu)
             optimizer.step()

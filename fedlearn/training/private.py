@@ -29,7 +29,7 @@ from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.noise_on_device import normals
 from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.augmentation import views
-from fedlearn.training.device import fetch, home
+from fedlearn.training.device import fetch, home, send
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, forward, pieces, snapshot
 from fedlearn.training.optimizers import make_optimizer
@@ -153,12 +153,13 @@ def clipped_gradient_sum(
     model.train()
     engine = ClippedGradients(model, clip_norm=plan.clip_norm)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
-    total = np.zeros(layout_of(model).size)
+    # Where the model is: to bring every part back would mean to wait for each.
+    total = torch.zeros(layout_of(model).size, dtype=torch.float64, device=home(model))
     for losses in _batch(model, features, labels, config, plan, noise, canaries):
         sums = engine.step(losses).sums
         flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
-        total[: flat.numel()] += flat.cpu().numpy()
-    return total
+        total[: flat.numel()] += flat
+    return total.cpu().numpy()
 
 
 def _batch(
@@ -181,7 +182,7 @@ def _batch(
         seen = views(fetch(features, rows, device), config, rng)
         yield _losses(model, seen, fetch(labels, rows, device), config.precision)
     for rows in pieces(batch[batch >= records] - records, config.max_batch):
-        yield partial(canary_losses, model, canaries[rows], slope)
+        yield partial(canary_losses, model, send(canaries[rows], device), slope)
 
 
 def _losses(

@@ -21,6 +21,8 @@ from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.training import device, local
 from server.run import Silent
 from server.stop import Stop
+from simulations import compare
+from simulations.compare import CompareSettings
 from simulations.forks import SHARE_A_GPU, at_a_time
 from simulations.local import crew_of
 from simulations.run import simulate
@@ -123,3 +125,19 @@ def test_workers__start_before_this_process_uses_a_gpu(monkeypatch: pytest.Monke
     with far_device():
         assert crew_of(config.engine, config.training, [10, 10]).at_once
     assert not crew_of(config.engine, config.training, [10, 10]).at_once
+
+
+def test_workers__start_at_once_beside_a_gpu_that_is_not_used() -> None:
+    """A first backward pass of this process would end theirs."""
+    config = compose(["experiment=medical_heart", "engine.workers=2", "training.device=cpu"])
+    with far_device():
+        assert crew_of(config.engine, config.training, [10, 10]).at_once
+
+
+def test_compare__forks_nothing_from_a_process_that_has_used_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, settings = compose(["experiment=medical_heart"]), CompareSettings()
+    assert compare._crew(settings, [config])[1] == "fork"
+    monkeypatch.setattr(compare, "touched", lambda choice: choice == config.training.device)
+    assert compare._crew(settings, [config])[1] == "spawn"

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -74,12 +77,30 @@ def predicted(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
 
 WORKS = {"plain": plain, "private": private, "shared": shared, "predicted": predicted}
 
+WAITS = {
+    "plain": ["aten._local_scalar_dense.default", "cpu"],
+    "private": ["cpu"],
+    "shared": ["cpu"],
+}
+"""For what a site waits in a whole round: its loss, and what leaves it."""
+
+_exact = device._exact
+
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a first use of CUDA sets for a whole process stays out of the other tests."""
     monkeypatch.setattr(device, "_exact", lambda: None)
+    monkeypatch.setattr(device, "_driver_asked", False)
     return
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """As a site sets it, which a real device needs; the other tests then repeat as well."""
+    _exact()
+    yield
+    torch.set_deterministic_debug_mode("default")
 
 
 def fresh(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
@@ -100,6 +121,13 @@ def on(where: torch.device, case: Case, work: Work, *, near: bool) -> np.ndarray
 
 SOME = [case for case in CASES if case.name.endswith(("-mixed-3", "-grey", "-large", "-all"))]
 SOME += [case for case in CASES if case.name in ("text-blocks", "sequence-mixed")]
+QUICK = [case for case in SOME if not case.name.startswith("resnet18")]
+ROUNDS = [
+    pytest.param(case, name, id=f"{case.name}-{name}")
+    for case in QUICK
+    for name in WAITS
+    if not (case.mixes and name != "plain")
+]
 POSSIBLE = [
     pytest.param(case, work, id=f"{case.name}-{name}")
     for case in SOME
@@ -117,7 +145,48 @@ def test_device__leaves_nothing_on_the_cpu(case: Case, work: Work, near: bool) -
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("near", [True, False], ids=["resident", "fetched"])
+@pytest.mark.parametrize(("case", "name"), ROUNDS)
+def test_round__waits_for_the_device_at_its_end_alone(case: Case, name: str, near: bool) -> None:
+    model, features, labels = fresh(case)
+    with far_device() as waits:
+        device.place(model, CUDA)
+        if near:
+            features, labels = features.to(CUDA), labels.to(CUDA)
+        waits.clear()
+        WORKS[name](model, features, labels)
+        assert waits == WAITS[name]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("case", [case for case in QUICK if not case.mixes], ids=lambda c: c.name)
+def test_private_step__does_not_care_which_thread_goes_backward(
+    case: Case, precision: Literal["fp32", "bf16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA has one of its own, with its own autocast and its own mode of gradients."""
+    real, config = torch.autograd.grad, replace(TRAINING, precision=precision)
+
+    def step() -> np.ndarray:
+        model, features, labels = fresh(case)
+        noise = SeededNoise(b"threads")
+        train_private(model, features, labels, config, PLAN, proximal_mu=0.0, noise=noise)
+        return to_vector(model)
+
+    expected, passes = step(), []
+    with ThreadPoolExecutor(1) as elsewhere:
+
+        def backward(*args: Any, **named: Any) -> Any:
+            passes.append(elsewhere.submit(real, *args, **named))
+            return passes[-1].result()
+
+        monkeypatch.setattr(torch.autograd, "grad", backward)
+        found = step()
+    assert passes
+    np.testing.assert_array_equal(found, expected)
+
+
 @REAL
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize(("case", "work"), POSSIBLE)
 def test_device__computes_on_a_gpu_what_the_cpu_does(case: Case, work: Work) -> None:
     expected = on(device.CPU, case, work, near=False)
@@ -147,10 +216,11 @@ def test_device__has_views_canaries_and_dropout_too(
     net = Cnn(width=4, depth=2, groups=2, dropout=0.0 if clips else 0.5)
     case = Case(name="cnn", config=net, input=COLOUR, classes=3)
 
-    def step(where: torch.device) -> np.ndarray:
+    def step(where: torch.device, waits: list[str]) -> np.ndarray:
         model, features, labels = fresh(case)
         attach(model, 4)
         device.place(model, where)
+        waits.clear()
         data, slots = (model, features, labels), torch.tensor([0, 3])
         if clips:
             noise = SeededNoise(b"views")
@@ -160,9 +230,10 @@ def test_device__has_views_canaries_and_dropout_too(
             train(*data, config, proximal_mu=0.0, rng=rng, canaries=slots)
         return to_vector(model)
 
-    expected = step(device.CPU)
-    with far_device():
-        found = step(CUDA)
+    expected = step(device.CPU, [])
+    with far_device() as waits:
+        found = step(CUDA, waits)
+        assert waits == WAITS["private" if clips else "plain"]
     np.testing.assert_array_equal(found, expected)
     assert np.abs(found[-4:]).max() > 0
 
@@ -199,25 +270,85 @@ def test_device_of__starts_no_cuda() -> None:
     """Or no process that is forked later could use it."""
     code = (
         "from fedlearn.training.device import device_of, touched; device_of('auto'); "
-        "import sys; sys.exit(touched())"
+        "import sys; sys.exit(touched('auto'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "count", "expected"), [(-1, 1, True), (1, 1, False), (-1, 0, False)]
+)
+def test_touched__knows_that_the_driver_had_to_be_asked(
+    known: int, count: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a slice of a divided GPU; the last case is a machine without one."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: known)
+    with far_device(count=count):
+        device.device_of("auto")
+    assert device.touched("auto") == device.touched("cuda") == expected
+    assert not device.touched("cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_touched__sees_the_threads_of_a_backward_pass() -> None:
+    """torch starts them on a machine with a GPU, wherever the pass computes."""
+    named, done = threading.Event(), threading.Event()
+
+    def thread() -> None:
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("pt_autograd_0")
+        named.set()
+        done.wait()
+
+    assert not device.touched("cpu")
+    one = threading.Thread(target=thread)
+    one.start()
+    named.wait()
+    assert device.touched("cpu")
+    done.set()
+    one.join()
+    assert not device.touched("cpu")
 
 
 def test_place__computes_float32_in_float32_and_repeats() -> None:
     """In a process of its own: what it sets, it sets for good."""
     code = """
-import torch, warnings
+import os, sys, torch
 from tests.far import far_device, CUDA
 from fedlearn.training.device import place
+torch.set_float32_matmul_precision("high")
+torch.backends.fp32_precision = "tf32"
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":0:0"
 with far_device():
     place(torch.nn.Linear(2, 2), CUDA)
 assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
-assert torch.are_deterministic_algorithms_enabled()
+assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+# By the old names too: they raise where old and new contradict each other.
+assert not torch.backends.cuda.matmul.allow_tf32
+assert not torch.backends.cudnn.allow_tf32
+with torch.backends.cudnn.flags(enabled=False):
+    pass
+assert torch.get_deterministic_debug_mode() == 2  # with less, attention does not repeat
+assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+assert "torch._inductor" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_place__says_what_to_do_with_a_gpu_that_this_torch_cannot_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def old(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    with far_device():
+        monkeypatch.setattr(torch.cuda, "set_device", old)
+        with pytest.raises(ConfigError) as refused:
+            device.place(nn.Linear(2, 2), CUDA)
+    assert "no kernel image" in str(refused.value)
+    assert "training.device=cpu" in str(refused.value)
 
 
 def test_place__does_nothing_twice() -> None:
@@ -249,6 +380,32 @@ def test_within_memory__says_which_numbers_to_lower() -> None:
     wanted = r"north: .*training\.max_batch.*engine\.workers"
     with pytest.raises(FedlearnError, match=wanted), device.within_memory("north"):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_within_memory__understands_the_driver_and_its_libraries(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(device: torch.device) -> None:
+        raise RuntimeError(words)
+
+    with far_device():
+        monkeypatch.setattr(torch.cuda, "set_device", full)
+        wanted = pytest.raises(FedlearnError, match=r"training\.max_batch")
+        with wanted, device.within_memory("north"):
+            device.place(nn.Linear(2, 2), CUDA)
+
+
+def test_within_memory__leaves_other_errors_alone() -> None:
+    with pytest.raises(RuntimeError, match="something else"), device.within_memory("north"):
+        raise RuntimeError("something else")
 
 
 def test_load_vector__goes_to_the_device_and_comes_back() -> None:
