@@ -184,7 +184,7 @@ def _run(job: Job, config: RunConfig, connection: Connection, stop: Stop) -> End
         return Ended(name=job.name, exit_code=StoppedError.exit_code, reason="stopped")
     except Exception as error:  # noqa: BLE001  (a bug in one run must not end the others)
         log = Path(f"{config.out}.traceback.log")
-        log.write_text("".join(traceback.format_exception(error)))
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         reason = f"a bug in fedlearn: {type(error).__name__}: {error}; traceback in {log}"
         return Ended(name=job.name, exit_code=1, reason=reason)
     return Ended(name=job.name, exit_code=0)
