@@ -109,14 +109,15 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     samples = max(1, IN_CACHE // (rows * columns))
     if right.shape[1] <= _SHORT and rows * columns >= IN_CACHE:
         rows = max(_ROWS, IN_CACHE // (2 * columns))
-    norms = out.new_empty(batch, out.shape[1], columns // block)
+    blocks = out.view(batch, out.shape[1], -1, block)
+    norms = out.new_empty(blocks.shape[:3])
     sides = torch.split(left, samples), torch.split(right, samples)
-    places = torch.split(out, samples), torch.split(norms, samples)
-    for of_left, of_right, of_out, of_norms in zip(*sides, *places, strict=True):
-        parts = (torch.split(value, rows, 1) for value in (of_left, of_out, of_norms))
-        for one, product, norm in zip(*parts, strict=True):
+    places = (torch.split(value, samples) for value in (out, blocks, norms))
+    for of_left, of_right, *of_places in zip(*sides, *places, strict=True):
+        parts = (torch.split(value, rows, 1) for value in (of_left, *of_places))
+        for one, product, of_blocks, norm in zip(*parts, strict=True):
             torch.bmm(one, of_right, out=product)
-            torch.linalg.vector_norm(product.unflatten(2, (-1, block)), dim=3, out=norm)
+            torch.linalg.vector_norm(of_blocks, dim=3, out=norm)
     return norms.flatten(1).square().sum(1)
 
 
