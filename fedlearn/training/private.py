@@ -274,6 +274,8 @@ def _by_ghost(
             for parameter in inputs:  # one that this part does not reach keeps this norm
                 parameter._norm_sample = of_part.new_zeros(len(of_part))
             of_part.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            raise  # of which no layer is the reason
         except (NotImplementedError, RuntimeError) as error:
             raise ConfigError([f"{_GHOST_FAILS}: {error}"]) from error
         factors = hooked.get_clipping_coef().detach()

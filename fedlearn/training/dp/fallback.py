@@ -40,6 +40,8 @@ def _gradients(layer: Layer, call: Call) -> dict[str, Tensor]:
         per_sample = torch.func.vmap(torch.func.grad(one_sample), in_dims=(None, 0, 0))
         try:
             found: dict[str, Tensor] = per_sample(values, call.inputs, call.gradient)
+        except torch.OutOfMemoryError:
+            raise  # of which no layer is the reason
         except RuntimeError as error:
             raise ValueError(
                 f"{layer.name} ({type(layer.module).__name__}): its forward pass cannot run "

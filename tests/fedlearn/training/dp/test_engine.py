@@ -129,10 +129,9 @@ def test_group_norm__is_folded_as_far_as_a_gpu_has_room_for_groups(
     generator = torch.Generator().manual_seed(8)
     x = torch.randn(batch, 1, 1, 3, generator=generator)
     pull = torch.randn(batch, 4, 1, 3, generator=generator)
+    engine = ClippedGradients(model, clip_norm=1e6, trial=False)
     with _Groups() as groups:
-        clipped = ClippedGradients(model, clip_norm=1e6).step(
-            lambda: (model(x) * pull).sum((1, 2, 3))
-        )
+        clipped = engine.step(lambda: (model(x) * pull).sum((1, 2, 3)))
     assert groups.seen == [(1, batch * 4) if folded else (batch, 4)]
     (model(x) * pull).sum().backward()
     for name, parameter in model.named_parameters():

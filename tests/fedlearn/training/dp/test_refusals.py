@@ -190,3 +190,23 @@ def test_engine__gives_zeros_to_a_layer_that_no_loss_depends_on() -> None:
     assert not sums["called.weight"].any()
     assert sums["idle.weight"].shape == (2, 2)
     assert not sums["idle.weight"].any()
+
+
+class _Full(nn.Module):
+    """A layer without a rule that finds no memory to be called again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.calls = nn.Parameter(torch.ones(3)), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x * self.scale
+
+
+def test_engine__without_memory_blames_no_layer() -> None:
+    model = _Full()
+    with pytest.raises(torch.OutOfMemoryError):
+        ClippedGradients(model, clip_norm=1.0).step(lambda: model(torch.ones(2, 3)).sum(1))
