@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.models.cnn import Cnn
@@ -26,6 +27,7 @@ from fedlearn.models.slots import attach
 from fedlearn.privacy import RecordPlan, SeededNoise
 from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.training import device
+from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
@@ -430,3 +432,28 @@ def test_load_vector__goes_to_the_device_and_comes_back() -> None:
         device.place(model, CUDA)
         load_vector(model, vector)
         np.testing.assert_array_equal(to_vector(model), vector)
+
+
+class _Calls(TorchDispatchMode):
+    """Counts the backward passes of layer norms."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen += func is torch.ops.aten.native_layer_norm_backward.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_layer_norm__calls_a_gpu_once_for_all_samples() -> None:
+    """On the CPU a call for each is worth it; a GPU takes longer to be called than to compute."""
+    found = []
+    with far_device():
+        for where in (device.CPU, CUDA):
+            model = nn.Sequential(nn.Linear(4, 128), nn.LayerNorm(128))
+            device.place(model, where)
+            x, engine = torch.ones(3, 128, 4).to(where), ClippedGradients(model, clip_norm=1.0)
+            engine.step(lambda model=model, x=x: model(x).sum((1, 2)))  # type: ignore[misc]
+            with _Calls() as calls:
+                engine.step(lambda model=model, x=x: model(x).sum((1, 2)))  # type: ignore[misc]
+            found.append(calls.seen)
+    assert found == [3, 1]
