@@ -97,4 +97,4 @@ def _order(lengths: tuple[int, ...], device: torch.device) -> Tensor:
         places += [cosines, cosines + half]
         start += length // 2
     order = torch.from_numpy(np.concatenate(places).astype(np.int32))
-    return order.pin_memory().to(device, non_blocking=True)
+    return order if device.type == "cpu" else order.pin_memory().to(device, non_blocking=True)
