@@ -45,6 +45,9 @@ BLOCK = 1024
 IN_CACHE = 2**18
 """How many numbers are best written and read again at once: a megabyte in float32."""
 
+ON_GPU = 2**26
+"""The same on a GPU, where a call costs more than its memory: a quarter of a gigabyte."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
@@ -105,6 +108,11 @@ def stacked(parameter: str, blocks: Sequence[Contribution]) -> Contribution:
         rows=tuple(row for block in blocks for row in block.rows),
         combine=combine,
     )
+
+
+def at_once(like: Tensor) -> int:
+    """How many numbers are best written and read again at once where `like` is."""
+    return ON_GPU if like.is_cuda else IN_CACHE
 
 
 def squared_norms(gradients: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ from fedlearn.training.dp.layer import Call, Layer, PerSample, Rule
 _CHUNK = 16
 """Samples handled at once, so that what is written is still in cache when it is read."""
 
+_ON_GPU = 256
+"""The same on a GPU, where calls cost and caches matter less; bounds what patches take."""
+
 _KEEP = 2.0
 """Gradients are written out up to this many times the size of their factors."""
 
@@ -127,8 +130,9 @@ def per_sample(shape: _Shape, x: Tensor, g: Tensor) -> Tensor:
     way = _unfolded if few or (shape.kernel == (1, 1) and shape.groups == 1) else _grouped
     batch, entries = g.shape[0], x.shape[1] // shape.groups * shape.kernel[0] * shape.kernel[1]
     gradients = g.new_empty(batch, g.shape[1], entries)
-    for start in range(0, batch, _CHUNK):
-        part = slice(start, start + _CHUNK)
+    chunk = _ON_GPU if g.is_cuda else _CHUNK
+    for start in range(0, batch, chunk):
+        part = slice(start, start + chunk)
         gradients[part] = way(shape, x[part], g[part])
     return gradients
 

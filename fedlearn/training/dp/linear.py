@@ -104,7 +104,7 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     """Write the products of all samples' matrices to `out`; returns their squared norms."""
     batch, rows, columns = out.shape
     block = _block(columns)
-    if block is None:
+    if block is None or out.is_cuda:
         return squared_norms(torch.bmm(left, right, out=out))
     samples = max(1, IN_CACHE // (rows * columns))
     if right.shape[1] <= _SHORT and rows * columns >= IN_CACHE:

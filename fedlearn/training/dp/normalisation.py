@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.training.dp.contribution import IN_CACHE, Contribution, instantiated
+from fedlearn.training.dp.contribution import Contribution, at_once, instantiated
 from fedlearn.training.dp.layer import Call, Deliver, Layer, PerSample, Rule, Watch
 
 Normal = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -60,7 +60,7 @@ def _over_positions(
         )
     batch = len(g)
     weight, bias = g.new_empty(batch, *shape), g.new_empty(batch, *shape)
-    chunk = max(1, IN_CACHE // g[0].numel())
+    chunk = max(1, at_once(g) // g[0].numel())
     for start in range(0, batch, chunk):
         part = slice(start, start + chunk)
         rows = g[part]

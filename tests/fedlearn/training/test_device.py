@@ -121,6 +121,11 @@ def on(where: torch.device, case: Case, work: Work, *, near: bool) -> np.ndarray
     return work(model, features, labels)
 
 
+def assert_as_on_the_cpu(found: np.ndarray, expected: np.ndarray, *, clipped: bool) -> None:
+    """To the bit; but norms are added up in larger blocks than fit a CPU's cache."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 if clipped else 0)
+
+
 SOME = [case for case in CASES if case.name.endswith(("-mixed-3", "-grey", "-large", "-all"))]
 SOME += [case for case in CASES if case.name in ("text-blocks", "sequence-mixed")]
 QUICK = [case for case in SOME if not case.name.startswith("resnet18")]
@@ -144,7 +149,7 @@ def test_device__leaves_nothing_on_the_cpu(case: Case, work: Work, near: bool) -
     expected = on(device.CPU, case, work, near=False)
     with far_device():
         found = on(CUDA, case, work, near=near)
-    np.testing.assert_array_equal(found, expected)
+    assert_as_on_the_cpu(found, expected, clipped=work in (private, shared))
 
 
 @pytest.mark.parametrize(("case", "name"), ROUNDS)
@@ -236,7 +241,7 @@ def test_device__has_views_canaries_and_dropout_too(
     with far_device() as waits:
         found = step(CUDA, waits)
         assert waits == WAITS["private" if clips else "plain"]
-    np.testing.assert_array_equal(found, expected)
+    assert_as_on_the_cpu(found, expected, clipped=clips)
     assert np.abs(found[-4:]).max() > 0
 
 
