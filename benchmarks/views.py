@@ -54,8 +54,9 @@ def main() -> None:
 def _config(path: str, views: int, steps: int, rate: float) -> RunConfig:
     return compose(
         ["scenario=medmnist", f"scenario.path={Path(path).resolve()}", "model=cnn", "model.width=8",
-         "privacy.clip_norm=1.0", f"rounds={steps}", "training.sample_rate=0.12", "privacy.epsilon=8",
-         f"training.learning_rate={rate}", f"training.augmentations={views}"]
+         f"rounds={steps}", "training.sample_rate=0.12", "privacy.epsilon=8",
+         "privacy.clip_norm=1.0", f"training.learning_rate={rate}",
+         f"training.augmentations={views}"]
     )  # fmt: skip
 
 
