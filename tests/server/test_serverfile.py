@@ -20,7 +20,7 @@ from tests.deployment.world import World, make_world
 
 from .parties import hello
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(hours=1)  # certificates are issued after this module loads
 
 
 @pytest.fixture(scope="module")
