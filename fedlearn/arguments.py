@@ -7,13 +7,28 @@ Every leaf sets `command` to its own words, such as "keys new", by which
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fedlearn import __version__
 from fedlearn.code import code_digest
 
 # What `add_subparsers` returns has no public name.
 Commands = argparse._SubParsersAction
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options in `arguments`; ends the program with 2 where they are none.
+
+    `key=value` may stand before and after options: argparse takes them all at the
+    first place where one could be, and hands back what comes later.
+    """
+    root = parser()
+    options, later = root.parse_known_args(arguments)
+    if later and hasattr(options, "overrides") and not any(word.startswith("-") for word in later):
+        options.overrides = [*options.overrides, *later]
+    elif later:
+        root.error(f"unrecognized arguments: {' '.join(later)}")
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         _group(commands, "ledger", "what a site has spent", "ledger show state/ledger.jsonl")
     )
     _add_export(commands)
+    _add_predict(commands)
     return root
 
 
@@ -284,6 +300,34 @@ def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     export.add_argument("run", metavar="DIR", help="the folder of the run")
     export.add_argument("--to", required=True, metavar="FOLDER", help="made; must not exist")
+
+
+def _add_predict(commands: Commands[argparse.ArgumentParser]) -> None:
+    predict = _add(
+        commands,
+        "predict",
+        "what an exported model says of records in a file, as a table",
+        "predict heart-model new.csv --to said.csv",
+    )
+    predict.add_argument("model", metavar="FOLDER", help="as `fedlearn export` wrote it")
+    predict.add_argument(
+        "records",
+        metavar="RECORDS",
+        help="a table (CSV, Parquet) with the columns and units of the run, texts (CSV, JSONL), or "
+        ".npz with the array `features`; no label is needed",
+    )
+    predict.add_argument("--to", metavar="FILE", help="the table (default: the screen)")
+    predict.add_argument(
+        "--like",
+        metavar="TABLE",
+        help="the table that was trained on, for categories that the run did not name",
+    )
+    for name, way in (
+        ("separator", "comma, semicolon, tab or pipe"),
+        ("encoding", "such as cp1252"),
+        ("decimal", ". or ,"),
+    ):
+        predict.add_argument(f"--{name}", help=f"{way} (default: as in the run)")
 
 
 def _group(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedlearn.arguments import parser
+from fedlearn.arguments import parse
 from fedlearn.errors import ConfigError, FedlearnError, StoppedError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _say_anything()
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return COMMANDS[options.command](options)
     except FedlearnError as error:
@@ -279,10 +279,27 @@ def _ledger_verify(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from server.export import export
+    from server.export import export, notes
 
-    for path in export(Path(options.run), Path(options.to)):
+    folder = Path(options.to)
+    for path in export(Path(options.run), folder):
         print(path)
+    for note in notes(folder):
+        print(f"note: {note}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from fedlearn.prediction import load, write_table
+
+    model = load(Path(options.model))
+    names = ("separator", "encoding", "decimal")
+    written = {name: value for name in names if (value := getattr(options, name)) is not None}
+    like = None if options.like is None else Path(options.like)
+    found = model.read(Path(options.records), like, **written)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    write_table(model, found, None if options.to is None else Path(options.to))
     return 0
 
 
@@ -305,6 +322,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "ledger show": _ledger_show,
     "ledger verify": _ledger_verify,
     "export": _export,
+    "predict": _predict,
 }
 """What to call for the words of a command; `fedlearn.arguments` says which there are."""
 

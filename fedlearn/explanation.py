@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
 
 Method = Literal["integrated_gradients", "grad_cam"]
 
@@ -88,19 +88,6 @@ def explain(model: nn.Module, shape: Input, features: NDArray[Any]) -> Explained
         attributions=found.detach().double().numpy(),
         remainder=rest.detach().double().numpy(),
     )
-
-
-def shape_of(shape: Input) -> tuple[int, ...]:
-    """The shape of one record."""
-    match shape:
-        case TableInput():
-            return (shape.width,)
-        case ImageInput():
-            return (shape.channels, shape.height, shape.width)
-        case TextInput():
-            return (shape.max_length,)
-        case SeriesInput():
-            return (shape.steps, shape.row.width + 1)
 
 
 def _check(shape: Input, features: NDArray[Any]) -> None:

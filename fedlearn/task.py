@@ -67,6 +67,19 @@ class SeriesInput:
 Input = TableInput | ImageInput | TextInput | SeriesInput
 
 
+def shape_of(shape: Input) -> tuple[int, ...]:
+    """The shape of one record."""
+    match shape:
+        case TableInput():
+            return (shape.width,)
+        case ImageInput():
+            return (shape.channels, shape.height, shape.width)
+        case TextInput():
+            return (shape.max_length,)
+        case SeriesInput():
+            return (shape.steps, shape.row.width + 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """Classification of one record into one of `classes`."""

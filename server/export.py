@@ -10,28 +10,32 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load
 
+from fedlearn import prediction
+from fedlearn.config import decode, encode, load, to_tree
 from fedlearn.errors import ConfigError, DataError
+from fedlearn.prediction import ModelFile, values_of
+from fedlearn.task import Task
 from fedlearn.vector import Vector, vector_digest
 from server.documents import render
-from server.model_card import Fact, model_card
+from server.model_card import Fact, model_card, public_settings
 from server.privacy_statement import privacy_statement
 from server.result import Result
 from server.result_file import parse_result, read_bytes
 
 MODEL: Final = "model.safetensors"
+ASKED: Final = prediction.FILE
 CARD: Final = "model_card.md"
 STATEMENT: Final = "privacy_statement.md"
 
 
 def export(run: Path, target: Path) -> tuple[Path, ...]:
-    """Write model, card and statement of the run in `run` into the new folder `target`.
+    """Write model, card, statement and `model.json` of the run in `run` into the new `target`.
 
     Raises:
         ConfigError: `target` exists or cannot be made.
@@ -51,13 +55,43 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
     card = render("model_card.md.j2", card=model_card(result, hashes))
     statement = render("privacy_statement.md.j2", statement=privacy_statement(result))
     files = {MODEL: model, CARD: card.encode(), STATEMENT: statement.encode()}
+    if (asked := model_file(result)) is not None:
+        files[ASKED] = encode(asked).encode()
     _write(target, files)
     return tuple(target / name for name in files)
 
 
+def notes(target: Path) -> Iterator[str]:
+    """What whoever asks the model in the folder `target` has to know."""
+    if not (target / ASKED).exists():
+        yield "the run is of an older release, so fedlearn predict cannot ask its model"
+    elif unnamed := prediction.unnamed_categories(prediction.load(target).file):
+        yield (
+            f"the categories of {', '.join(unnamed)} were found in records and are not in the "
+            "export; fedlearn predict finds them in the table that was trained on (--like TABLE). "
+            "Name them in scenario.categories, and they are part of the model"
+        )
+
+
+def model_file(result: Result) -> ModelFile | None:
+    """How the model of a run is built and asked; None for a result of an older release."""
+    if result.model.input is None or not result.data.classes:
+        return None
+    settings, finetune = public_settings(result.config), load(result.config).training.trained_part
+    tree = {
+        "task": to_tree(Task(input=result.model.input, classes=tuple(result.data.classes))),
+        "scenario": settings["scenario"],
+        "model": settings["model"],
+        "finetune": to_tree(finetune),
+        "seed": result.config["seed"],
+        "sha256": result.model.sha256,
+    }
+    return decode(ModelFile, json.dumps(tree))
+
+
 def read_model(run: Path, result: Result) -> Vector:
     """The trained model in the folder `run`: `float32[d]`; raises DataError as `export` does."""
-    return _vector(_checked_model(run / MODEL, result))
+    return values_of(_checked_model(run / MODEL, result))
 
 
 def _checked_model(path: Path, result: Result) -> bytes:
@@ -69,7 +103,7 @@ def _checked_model(path: Path, result: Result) -> bytes:
         )
     content = read_bytes(path)
     try:
-        found = vector_digest(_vector(content))
+        found = vector_digest(values_of(content))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a model that a run wrote: {error}") from None
     if found != result.model.sha256:
@@ -78,16 +112,6 @@ def _checked_model(path: Path, result: Result) -> bytes:
             "not the model of this run, or was altered. If the run is going on, wait for its end"
         )
     return content
-
-
-def _vector(content: bytes) -> Vector:
-    """The values of a model file in the order in which they were trained."""
-    tensors = load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    order = json.loads(header["__metadata__"]["order"])
-    if sorted(order) != sorted(tensors) or any(t.dtype != "<f4" for t in tensors.values()):
-        raise ValueError("its tensors are not those that its header lists, or not float32")
-    return np.concatenate([tensors[name].ravel() for name in order])
 
 
 def _sha256(content: bytes) -> str:

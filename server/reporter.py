@@ -149,6 +149,7 @@ def _model_facts(config: RunConfig, enrolment: Enrolment, model: Vector) -> Mode
         parameters=enrolment.parameters,
         trainable=enrolment.trainable.size,
         sha256=vector_digest(model),
+        input=enrolment.task.input,
     )
 
 

@@ -15,6 +15,7 @@ from fedlearn.audit.findings import Findings
 from fedlearn.calibration import Calibration
 from fedlearn.code import code_digest
 from fedlearn.intervals import Gap, Measured
+from fedlearn.task import Input
 from server.provenance import commit
 
 SCHEMA = "fedlearn/result/v1"
@@ -50,6 +51,8 @@ class ModelFacts:
     parameters: int
     trainable: int
     sha256: str
+    input: Input | None = None
+    """The form of a record, which every site told; None in results of releases that did not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

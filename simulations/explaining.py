@@ -22,7 +22,7 @@ from fedlearn.data import DATASETS, columns, scaling_of
 from fedlearn.data.scaling import reads_records, scale
 from fedlearn.data.table import read_table
 from fedlearn.errors import ConfigError, DataError
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
 from server.explanations import Explanations, Of, RecordExplained, write_explanations
 from server.result_file import read_bytes
 from simulations.audited_folder import AuditedRun, open_run
@@ -55,7 +55,7 @@ def explain_run(folder: Path, source: str) -> None:
         DataError: the file cannot be read, or the run was changed since its end.
     """
     try:
-        from fedlearn.explanation import explain, shape_of
+        from fedlearn.explanation import explain
     except ModuleNotFoundError as error:
         raise ConfigError(
             [f"--explain: {error.name} is not installed; pip install 'fedlearn[explain]'"]

@@ -14,7 +14,7 @@ With `record` and `time` the table is in long form, see `fedlearn.data.series`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -106,7 +106,7 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
             that do not fit.
 
     """
-    table = _read(config)
+    table = read_rows(config)
     check_names(config, table, group_by)
     table = series.spread(config, table) if config.record else table
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
@@ -115,7 +115,7 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
     _refuse([*label_problems(config, table), *site_problems(config, table),
              *feature_problems(config, table, features)])  # fmt: skip
     numeric = [column for column in features if column.kind == "numeric"]
-    raw = _raw(config, table, numeric)
+    raw = numbers_of(config, table, [column.name for column in numeric])
     sites = np.array(table.column(config.site)) if config.site else None
     _refuse([*range_problems(config, numeric, raw, sites)])
     pool = _pool(config, table, features, raw, sites, rng)
@@ -129,7 +129,8 @@ def _refuse(problems: list[str]) -> None:
         raise DataError("\n".join(problems))
 
 
-def _read(config: Csv) -> Table:
+def read_rows(config: Csv) -> Table:
+    """The file as rows of text; raises as `read_table` does."""
     path = Path(config.path)
     if is_parquet(path):
         return read_parquet(path)
@@ -147,9 +148,9 @@ def _pool(
     numeric = [column for column in features if column.kind == "numeric"]
     categorical = [column for column in features if column.kind == "categorical"]
     gaps = _gaps(config, numeric, raw)
-    values = _scaled(config, numeric, raw)
+    values = scaled(config, [column.name for column in numeric], raw)
     absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
-    coded = [_codes(table, column) for column in categorical]
+    coded = [codes_of(table, column.name, column.categories) for column in categorical]
     classes = config.classes or columns.sort_values(set(table.column(config.label)), config.decimal)
     labels = np.array([classes.index(cell) for cell in table.column(config.label)], dtype=np.int64)
     shape = TableInput(
@@ -230,11 +231,12 @@ def _describe(config: Csv, table: Table, name: str) -> Column:
         given = config.categories[name]
         return replace(found, kind="categorical", categories=given, not_numbers=())
     if name in config.numeric:
-        return replace(found, kind="numeric", not_numbers=_not_numbers(config, cells))
+        return replace(found, kind="numeric", not_numbers=not_numbers(config, cells))
     return found
 
 
-def _not_numbers(config: Csv, cells: list[str]) -> tuple[int, ...]:
+def not_numbers(config: Csv, cells: list[str]) -> tuple[int, ...]:
+    """The places of cells that are neither gaps nor numbers."""
     return tuple(
         i
         for i, cell in enumerate(cells)
@@ -242,22 +244,23 @@ def _not_numbers(config: Csv, cells: list[str]) -> tuple[int, ...]:
     )
 
 
-def _raw(config: Csv, table: Table, numeric: list[Column]) -> NDArray[np.float64]:
-    """`float64[n, numeric]` in the table's own units; NaN at a gap."""
-    raw = np.full((len(table.rows), len(numeric)), np.nan)
-    for i, column in enumerate(numeric):
+def numbers_of(config: Csv, table: Table, names: list[str]) -> NDArray[np.float64]:
+    """`float64[n, names]` in the table's own units; NaN at a gap."""
+    raw = np.full((len(table.rows), len(names)), np.nan)
+    for i, name in enumerate(names):
         raw[:, i] = [
             np.nan if cell in config.missing else columns.parse(cell, config.decimal)
-            for cell in table.column(column.name)
+            for cell in table.column(name)
         ]
     return raw
 
 
-def _scaled(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> NDArray[np.float32]:
-    scaled = scaling.scale(config.scaling, [column.name for column in numeric], raw)
+def scaled(config: Csv, names: list[str], raw: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The numbers as a model takes them: `float32[n, columns]`."""
+    values = scaling.scale(config.scaling, names, raw)
     if not scaling.reads_records(config.scaling):  # else the site's mean is filled in later
-        scaled[np.isnan(raw)] = 0.0
-    return scaled
+        values[np.isnan(raw)] = 0.0
+    return values
 
 
 def _gaps(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> list[Column]:
@@ -277,9 +280,10 @@ def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute
     return {group_by: np.array(cells)}
 
 
-def _codes(table: Table, column: Column) -> NDArray[np.float32]:
-    code = {value: i for i, value in enumerate(column.categories, start=1)}
-    return np.array([code.get(cell, 0) for cell in table.column(column.name)], dtype=np.float32)
+def codes_of(table: Table, name: str, categories: Sequence[str]) -> NDArray[np.float32]:
+    """The place of every cell among the categories, from 1; 0 where it is not among them."""
+    code = {value: i for i, value in enumerate(categories, start=1)}
+    return np.array([code.get(cell, 0) for cell in table.column(name)], dtype=np.float32)
 
 
 def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:

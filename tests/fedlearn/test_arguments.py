@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from fedlearn.arguments import Commands, command_names, parser
+from fedlearn.arguments import Commands, command_names, parse, parser
 from fedlearn.cli import COMMANDS, main
 
 GROUPS = ["", "data", "keys", "keys roster", "ledger"]
@@ -51,6 +51,28 @@ def test_commands__that_are_incomplete_end_with_2(
         main(words.split())
     assert end.value.code == 2
     assert "usage: fedlearn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["server server.yaml --check a=1 b=2", "server server.yaml a=1 --check b=2",
+     "server --check server.yaml a=1 b=2", "server server.yaml a=1 b=2 --check"],
+)  # fmt: skip
+def test_overrides__stand_before_and_after_options(words: str) -> None:
+    options = parse(words.split())
+    assert options.file == "server.yaml"
+    assert options.overrides == ["a=1", "b=2"]
+    assert options.check
+
+
+@pytest.mark.parametrize("words", ["simulate a=1 --nothing", "report runs/x more", "client a b"])
+def test_arguments__that_no_command_has_are_refused(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(words.split())
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {words.split()[-1]}" in capsys.readouterr().err
 
 
 def test_examples__in_the_help_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ pytest.importorskip("captum", reason="fedlearn[explain] is not installed")
 
 from fedlearn import models
 from fedlearn.config import compose
-from fedlearn.explanation import explain, shape_of
+from fedlearn.explanation import explain
 from fedlearn.models.tabular import OneHot, Tokens
 from fedlearn.overrides import CONFIGS
 from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
+from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput, shape_of
 
 NEEDED = {
     "squeezenet": ["model.pretrained=false"],

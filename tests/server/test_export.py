@@ -1,4 +1,4 @@
-"""`fedlearn export`: a run's folder becomes three files, or a refusal leaves nothing behind."""
+"""`fedlearn export`: a run's folder becomes four files, or a refusal leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def table(text: str, heading: str) -> list[list[str]]:
 def test_export__writes_the_model_of_the_run_byte_for_byte(run: Path, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "model"
     exported(run, target)
-    names = {"model.safetensors", "model_card.md", "privacy_statement.md"}
+    names = {"model.safetensors", "model.json", "model_card.md", "privacy_statement.md"}
     assert {path.name for path in target.iterdir()} == names
     assert [path.name for path in target.parent.iterdir()] == ["model"]
     model = "model.safetensors"
