@@ -22,9 +22,12 @@ def new(folder: Path, name: str, role: Role) -> None:
     print(f"{private}: the private identity; it stays on this machine, and only you can read it")
     if role == "site":
         print(f"{tls_path(private)}: the key of its connection; it stays on this machine, too")
-    print(f"{keyring.public_path(private)}: send this file to the coordinator")
+    own = role == "server"
+    public = "it goes into the roster" if own else "send this file to the coordinator"
+    print(f"{keyring.public_path(private)}: {public}")
     print(f"fingerprint: {fingerprint(made.public)}")
-    print("Tell the coordinator the fingerprint by another way than the file, such as a telephone.")
+    whom = "every site" if own else "the coordinator"
+    print(f"Tell {whom} the fingerprint by another way than the file, such as a telephone.")
 
 
 def certify(folder: Path, hosts: Sequence[str]) -> None:

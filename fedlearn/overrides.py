@@ -8,7 +8,8 @@ knows (`+key=`, `~key`, packages) goes through Hydra whole.
 One thing its grammar does not know: the last name of a key may be that of somebody's
 own column, as in `scenario.scaling.columns.Blutdruck (mmHg)=[60,250]`; a name with an
 equals sign stands in quotes. And a value that it cannot read is the text that it is, as in
-`scenario.label=Größe`, where it does not look like a quoted text, a list or several values.
+`scenario.label=Größe`, where it does not look like a quoted text or several values; so are
+the words of a list, as in `scenario.drop=[Größe,Name]`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _PART = r"(?:[a-z_][\w-]*|\d+)"
 _PLAIN = re.compile(rf"[+~]*(?:{_PART}(?:[./]{_PART})*)?(?:@.*)?", re.ASCII | re.IGNORECASE)
 """Keys that are Hydra's to read."""
 _QUOTED = re.compile(r"""([^"'=]+\.(["'])(.+?)\2)=(.*)""", re.DOTALL)
+
+_WORD = r"""(?:[^\[\]{}"'$\\,]+|"[^"\\,]*"|'[^'\\,]*')"""
+_LIST_OF_WORDS = re.compile(rf"\[{_WORD}(?:,{_WORD})*\]")
+"""A list with nothing in it but words, some perhaps in quotes."""
 
 
 def split(override: str) -> tuple[str, str]:
@@ -123,10 +128,18 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
         return parser.parse_overrides([text])[0]
     except HydraException:
         key, value = split(text)
+        if _LIST_OF_WORDS.fullmatch(value):
+            words = [_quoted_word(word.strip()) for word in value[1:-1].split(",")]
+            return parser.parse_override(f"{key}=[{','.join(words)}]")
         if not value or value[0] in "'\"[{" or set(value) & set(",$\\"):
             raise
         quoted = value.replace("'", "\\'")
         return parser.parse_override(f"{key}='{quoted}'")
+
+
+def _quoted_word(word: str) -> str:
+    """A word of a list in quotes where Hydra's grammar lacks one of its signs."""
+    return word if word.isascii() or word[0] in "'\"" else f"'{word}'"
 
 
 def _in_open_mapping(composed: DictConfig, key: str) -> list[str] | None:

@@ -145,7 +145,24 @@ def test_compose__takes_a_text_that_hydra_cannot_read_as_it_is(value: str) -> No
     assert compose_tree([*OWN, f"scenario.site={value}"])["scenario"]["site"] == value
 
 
-@pytest.mark.parametrize("value", ["'Größe", "[Größe]", "a,ö", "{ö: 1}", "ö\\"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("[Größe]", ["Größe"]),
+        ("[Innere, Gynäkologie,1,null]", ["Innere", "Gynäkologie", 1, None]),
+        ("""[ä,"a (b)",'c,d',e]""", None),
+        ("""[ä (x),"a (b)",'c']""", ["ä (x)", "a (b)", "c"]),
+    ],
+)
+def test_lists__of_words_of_any_language_are_read(value: str, words: list[Any] | None) -> None:
+    override = f"scenario.drop={value}"
+    if words is None:  # a comma in quotes beside such a word: the whole list is for quotes
+        assert sift(["scenario=csv", override])[1]
+        return
+    assert compose_tree(["scenario=csv", override])["scenario"]["drop"] == words
+
+
+@pytest.mark.parametrize("value", ["'Größe", "[Größe", "[ö,[a]]", "a,ö", "{ö: 1}", "ö\\"])
 def test_sift__guesses_nothing_about_quotes_lists_and_several_values(value: str) -> None:
     good, (problem,) = sift([*OWN, f"scenario.site={value}"])
     assert good == OWN
