@@ -326,6 +326,7 @@ def _add_predict(commands: Commands[argparse.ArgumentParser]) -> None:
         ("separator", "comma, semicolon, tab or pipe"),
         ("encoding", "such as cp1252"),
         ("decimal", ". or ,"),
+        ("text", "the column of the texts"),
     ):
         predict.add_argument(f"--{name}", help=f"{way} (default: as in the run)")
 

@@ -293,7 +293,7 @@ def _predict(options: argparse.Namespace) -> int:
     from fedlearn.prediction import load, write_table
 
     model = load(Path(options.model))
-    names = ("separator", "encoding", "decimal")
+    names = ("separator", "encoding", "decimal", "text")
     written = {name: value for name in names if (value := getattr(options, name)) is not None}
     like = None if options.like is None else Path(options.like)
     found = model.read(Path(options.records), like, **written)

@@ -88,7 +88,7 @@ class Predictor:
 
         `like` is the table that was trained on, where the config of the run names
         no categories. `written` says where the file is written otherwise than that
-        one: `separator`, `encoding`, `decimal`.
+        one: `separator`, `encoding`, `decimal`, `text` (the column).
 
         Raises:
             ConfigError: such records cannot be made from a file.

@@ -20,6 +20,7 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 """What stands for a missing value unless the config says otherwise."""
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_COMMA = str.maketrans(",.", "._")
 _MOSTLY = 0.9
 _COUNTS_ROWS = "it counts the rows"
 
@@ -94,8 +95,11 @@ def describe(
 
 
 def parse(cell: str, decimal: str = ".") -> float:
-    """The finite number that a cell holds; NaN when it holds none (also for `inf` and `1_000`)."""
-    text = cell.replace(decimal, ".") if decimal != "." else cell
+    """The finite number that a cell holds; NaN when it holds none (also for `inf` and `1_000`).
+
+    Where the decimal sign is a comma, a point is none: `1.500` may well be fifteen hundred.
+    """
+    text = cell.translate(_COMMA) if decimal == "," else cell
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     return number if math.isfinite(number) else math.nan
 

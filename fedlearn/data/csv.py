@@ -133,7 +133,7 @@ def read_rows(config: Csv) -> Table:
     """The file as rows of text; raises as `read_table` does."""
     path = Path(config.path)
     if is_parquet(path):
-        return read_parquet(path)
+        return read_parquet(path, config.decimal)
     return read_table(path, separator=config.separator, encoding=config.encoding)
 
 

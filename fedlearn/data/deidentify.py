@@ -171,7 +171,9 @@ def _hasher(key: bytes, name: str) -> Write:
 def _bander(width: float, decimal: str) -> Write:
     def write(cell: str) -> str | None:
         number = columns.parse(cell, decimal)
-        return None if math.isnan(number) else f"{math.floor(number / width) * width:.12g}"
+        if math.isnan(number):
+            return None
+        return f"{math.floor(number / width) * width:.12g}".replace(".", decimal)
 
     return write
 

@@ -30,7 +30,7 @@ def is_parquet(path: Path) -> bool:
         return False  # reading it as text says what is wrong
 
 
-def read_parquet(path: Path) -> Table:
+def read_parquet(path: Path, decimal: str = ".") -> Table:
     """The table in `path`; its `lines` count the records from 1.
 
     Raises:
@@ -66,16 +66,21 @@ def read_parquet(path: Path) -> Table:
         raise DataError("\n".join(problems))
     if not whole.num_rows:
         raise DataError(f"{path}: holds a header and no records")
-    cells = [_cells(column) for column in whole.columns]
+    cells = [_cells(column, decimal) for column in whole.columns]
     lines = tuple(range(1, whole.num_rows + 1))
     return Table(header=header, rows=tuple(zip(*cells, strict=True)), lines=lines, counted="row")
 
 
-def _cells(column: pyarrow.ChunkedArray) -> list[str]:
+def _cells(column: pyarrow.ChunkedArray, decimal: str) -> list[str]:
+    from pyarrow import types
+
     write = reader_of(column.type)
     if write is None:
         raise RuntimeError("a column that cannot be read was not refused")
-    return ["" if value is None else write(value) for value in column.to_pylist()]
+    cells = ["" if value is None else write(value) for value in column.to_pylist()]
+    if decimal == "." or not (types.is_floating(column.type) or types.is_decimal(column.type)):
+        return cells
+    return [cell.replace(".", decimal) for cell in cells]
 
 
 def reader_of(kind: pyarrow.DataType) -> Callable[[Any], str] | None:

@@ -106,7 +106,7 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
         texts = list(zip(table.lines, found, strict=False))
     if scenario.text not in there:
         known = ", ".join(sorted(there))
-        raise DataError(f"{path}: no column {scenario.text!r}; there are {known}")
+        raise DataError(f"{path}: no column {scenario.text!r} (--text); there are {known}")
     if empty := [str(line) for line, text in texts if not text]:
         raise DataError(f"{path}: line {', '.join(empty[:5])}: no text")
     tokens = tokenize(scenario.tokenizer, [text for _, text in texts], cache)

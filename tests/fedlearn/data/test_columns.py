@@ -15,6 +15,11 @@ def test_parse__reads_every_float_that_python_writes(number: float) -> None:
     assert parse(repr(number).replace(".", ","), ",") == number
 
 
+@pytest.mark.parametrize("cell", ["1.500", "1.234,5", "1_5", "0.5"])
+def test_parse__of_decimal_commas_takes_no_point_for_one(cell: str) -> None:
+    assert math.isnan(parse(cell, ","))
+
+
 @pytest.mark.parametrize("cell", ["inf", "1_000", "1e999", "1 000", "0x1", "", "1.2.3", "٣"])
 def test_parse__takes_nothing_else_for_a_number(cell: str) -> None:
     assert math.isnan(parse(cell))

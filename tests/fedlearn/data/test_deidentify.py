@@ -37,6 +37,12 @@ def test_deidentify__generalises_numbers_dates_and_codes() -> None:
     assert table.lines == TABLE.lines
 
 
+def test_bands__are_written_with_the_tables_decimal_sign() -> None:
+    table = Table(header=("dose",), rows=(("1,7",), ("1,2",)), lines=(2, 3))
+    config = Deidentify(bands={"dose": 0.5})
+    assert deidentified(config, table, (), ",").rows == (("1,5",), ("1",))
+
+
 def test_deidentify__hashes_with_the_sites_key_alone(tmp_path: Path) -> None:
     path = tmp_path / "hash.key"
     ways = {"hash": ("patient", "note"), "key": str(path)}

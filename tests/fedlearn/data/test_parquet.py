@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_parquet__gives_the_records_that_the_csv_file_gives(tmp_path: Path) -> N
     assert pools[0].task == pools[1].task
     assert pools[0].sha256 == pools[1].sha256
     np.testing.assert_array_equal(pools[0].natural_site, pools[1].natural_site)  # type: ignore[arg-type]
+
+
+def test_parquet__has_the_same_numbers_whatever_the_decimal_sign(tmp_path: Path) -> None:
+    numbers = {"x": pa.array([0.5, -1e-7, 3.0, None] * 3), "whole": pa.array([1, 2, 3, 4] * 3)}
+    path = write(tmp_path, {**numbers, "outcome": pa.array(["yes", "no", "no"] * 4)})
+    point = Csv(path=str(path), label="outcome")
+    configs = point, replace(point, decimal=",")
+    pools = [load(config, np.random.default_rng(0)) for config in configs]
+    assert pools[0].task == pools[1].task
+    assert pools[0].sha256 == pools[1].sha256
 
 
 def test_parquet__writes_every_plain_type_as_text(tmp_path: Path) -> None:
