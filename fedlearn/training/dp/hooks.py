@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -57,18 +57,28 @@ class Unfreeze:
                 "parameters must return one tensor"
             )
         inputs = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        again = partial(_filled, args, kwargs)
+        # Without the tensors, which would be kept alive until all of the batch is done.
+        left = tuple(map(_emptied, args)), {name: _emptied(one) for name, one in kwargs.items()}
+        again = partial(_filled, *left)
         return self._tape.record(self._layer, inputs, output, again=again)
+
+
+_PLACE: Final = object()
+"""Where a tensor was."""
+
+
+def _emptied(value: Any) -> Any:
+    return _PLACE if isinstance(value, Tensor) else value
 
 
 def _filled(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with other tensors in their places."""
+    """The arguments of a call with other tensors in the places of its own."""
     rest = iter(tensors)
 
     def filled(value: Any) -> Any:
-        return next(rest) if isinstance(value, Tensor) else value
+        return next(rest) if value is _PLACE else value
 
     return tuple(map(filled, args)), {name: filled(value) for name, value in kwargs.items()}
 

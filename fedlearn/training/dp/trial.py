@@ -111,9 +111,11 @@ def _apart(
 ) -> Iterator[str]:
     counted = left_alone(len(norms), norms.device)
     scale = norms[counted].sqrt().sum()
+    # Left out by a factor of zero where that can be: a mask is a copy of all that was kept.
+    masked = None if bool(norms.isfinite().all()) else ~counted
     for name in dict.fromkeys([*truth, *found]):
         total = (
-            found[name].weighted_sum(counted.to(norms.dtype), ~counted)
+            found[name].weighted_sum(counted.to(norms.dtype), masked)
             if name in found
             else torch.zeros_like(truth[name])
         )
