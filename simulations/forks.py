@@ -30,7 +30,8 @@ def forking() -> Iterator[None]:
 
 
 SHARE_A_GPU: Final = 4
-"""Processes for each GPU: more would mostly wait, and each takes half a gigabyte of its memory."""
+"""Processes for each GPU. An estimate, for no GPU was at hand: each takes memory of its own there,
+and from some number on they only wait for each other."""
 
 
 def at_a_time(fit: int, device: Device) -> int:

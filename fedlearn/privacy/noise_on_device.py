@@ -1,6 +1,6 @@
 """Gaussian noise where a GPU needs it: secret words from the CPU, arithmetic on the device.
 
-The keystream is a sixth of the work of a normal and stays on the CPU, where the
+The keystream is an eighth of the work of a normal and stays on the CPU, where the
 cryptographic generator is; logarithm and sine are the device's. Draw by draw this is
 `NoiseSource.normal`: the same words, the same formula in float64.
 """

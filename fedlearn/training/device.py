@@ -5,8 +5,10 @@ Whatever computes does so where its model is: `place` puts a model there, and
 privacy noise is made of come from the CPU in any case, where the cryptographic
 generator is.
 
-A process must not use CUDA before it forks, so nothing here starts CUDA but
-`place` and `fetch`.
+A process must not use CUDA before it forks, so to choose and to count devices starts
+none: only what puts something on a device does.
+
+No GPU has run this yet; `tests/far.py` says what stands in for one.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def place(module: nn.Module, device: torch.device) -> None:
 
     Guarantees: on CUDA, float32 is computed in float32 (torch lets convolutions
     round to TF32, of 10 bits), or a gradient that was clipped to a norm would not
-    have that norm; and by algorithms that repeat.
+    have that norm; and an operation without an algorithm that repeats is an error.
 
     Raises:
         ConfigError: the device does not compute.

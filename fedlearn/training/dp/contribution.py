@@ -46,7 +46,8 @@ IN_CACHE = 2**18
 """How many numbers are best written and read again at once: a megabyte in float32."""
 
 ON_GPU = 2**26
-"""The same on a GPU, where a call costs more than its memory: a quarter of a gigabyte."""
+"""The same on a GPU, where calls should cost more than memory: a quarter of a gigabyte. An
+estimate, for no GPU was at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ _CHUNK = 16
 """Samples handled at once, so that what is written is still in cache when it is read."""
 
 _ON_GPU = 256
-"""The same on a GPU, where calls cost and caches matter less; bounds what patches take."""
+"""The same on a GPU, where calls should cost more; bounds what patches take. An estimate."""
 
 _KEEP = 2.0
 """Gradients are written out up to this many times the size of their factors."""
