@@ -37,6 +37,7 @@ from fedlearn.privacy.plan import problems as privacy_problems
 from fedlearn.rng import Streams
 from fedlearn.task import Input, Task
 from fedlearn.training.device import CPU, device_of, place
+from fedlearn.training.loss import class_weights
 from fedlearn.training.settings import Training
 from fedlearn.vector import Vector, layout_of, load_vector
 from fedlearn.weights import weights_of
@@ -80,6 +81,11 @@ class Site:
     def test_tensors(self) -> tuple[Tensor, Tensor]:
         """What `model` is tested on: inputs `[n, ...]` and labels `int64[n]`."""
         return self._inputs(self.data.test)
+
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """What the loss of each class is multiplied by."""
+        return class_weights(self.config.training, self.task.classes, self.device)
 
     def load(self, vector: Vector) -> None:
         """Give `model` the weights of a request, on this site's device."""

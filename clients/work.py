@@ -126,6 +126,7 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
                 site.training,
                 proximal_mu=request.proximal_mu,
                 rng=Streams(site.config.seed).get("batches", site.name, request.round),
+                weights=site.class_weights,
                 canaries=mine.slots,
             )
         case RecordPlan():
@@ -139,6 +140,7 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
                 plan,
                 proximal_mu=request.proximal_mu,
                 noise=site.noise(request.round),
+                weights=site.class_weights,
                 canaries=mine.slots,
             )
         case DistributedPlan():
@@ -173,6 +175,7 @@ def noisy_integers(site: Site, plan: DistributedPlan, request: TrainRequest) -> 
                 site.training,
                 plan,
                 noise=noise,
+                weights=site.class_weights,
                 canaries=mine.slots,
             )
         case "client":

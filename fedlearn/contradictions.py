@@ -22,6 +22,7 @@ from fedlearn.privacy import problems as privacy_problems
 from fedlearn.task import Task
 from fedlearn.training.augmentation import augmentation_problems
 from fedlearn.training.dp import refusals
+from fedlearn.training.loss import class_weight_problems
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
@@ -166,8 +167,11 @@ def _sampling_problems(config: RunConfig) -> list[str]:
 def task_problems(config: RunConfig, task: Task) -> list[str]:
     """What is wrong once it is known what the records look like."""
     frozen = models.freezes(config.model, config.training.trained_part)
-    found = augmentation_problems(config.training, task, frozen=frozen)
-    return [*models.problems(config.model, task), *found]
+    return [
+        *models.problems(config.model, task),
+        *augmentation_problems(config.training, task, frozen=frozen),
+        *class_weight_problems(config.training, task.classes),
+    ]
 
 
 def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.models.tabular import widths
 from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
 
 Method = Literal["integrated_gradients", "grad_cam"]
@@ -104,7 +105,7 @@ Found = tuple[Method, Tensor, Tensor]
 
 def _of_columns(model: nn.Module, table: TableInput, rows: Tensor, classes: Tensor) -> Found:
     baseline = torch.zeros_like(rows)
-    if not table.cardinalities:
+    if not (table.cardinalities or table.squashed):
         return "integrated_gradients", *_integrated(model, rows, baseline, classes)
     first = next(iter(model.children()), None)
     if first is None:
@@ -120,7 +121,7 @@ def _by_column(along: Tensor, table: TableInput) -> Tensor:
     """
     if along.ndim == 3 and along.shape[1] in (table.width, table.width + 1):
         return along.sum(2)[:, -table.width :]
-    sizes = [1] * table.numeric + list(table.cardinalities)
+    sizes = widths(table)
     if along.ndim == 2 and along.shape[1] == sum(sizes):
         return torch.stack([part.sum(1) for part in torch.split(along, sizes, dim=1)], dim=1)
     raise ValueError(
@@ -134,7 +135,7 @@ def _by_column(along: Tensor, table: TableInput) -> Tensor:
 def _of_steps(model: nn.Module, series: SeriesInput, records: Tensor, classes: Tensor) -> Found:
     """What each column did over all rows of a record; the baseline has as many rows."""
     baseline = torch.cat([torch.zeros_like(records[..., :-1]), records[..., -1:]], dim=-1)
-    if not series.row.cardinalities:
+    if not (series.row.cardinalities or series.row.squashed):
         found, rest = _integrated(model, records, baseline, classes)
         return "integrated_gradients", found[..., :-1].sum(1), rest
     first = next(iter(model.children()))

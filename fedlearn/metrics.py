@@ -12,7 +12,9 @@ of (positive, negative) pairs that share a bin.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isclose
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +103,19 @@ def counted_metrics(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float6
             "balanced_accuracy": _mean(recall, truth > 0),
             "macro_f1": _mean(f1, (truth + predicted) > 0),
         }
+
+
+def names_one_class_only(found: Mapping[str, float], classes: int) -> bool:
+    """Whether `metrics` are those of a model that puts every record into the same class.
+
+    Then one recall is 1 and all others are 0, and one F1 is `2 a / (1 + a)` of the
+    accuracy. False where a class has no test record: what occurs is not known here.
+    """
+    if not found or classes < 2:
+        return False
+    accuracy = found["accuracy"]
+    alike = isclose(found["balanced_accuracy"], 1 / classes)
+    return alike and isclose(found["macro_f1"], 2 * accuracy / (1 + accuracy) / classes)
 
 
 def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -6,7 +6,11 @@ computed from records: data sources state it, models are built from it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+SQUASH_UNIT = math.log(1001)
+"""A number `x` of unknown scale stands in a record as `sign(x) log(1 + |x|)` over this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +20,15 @@ class TableInput:
     The first `numeric` columns are numbers, the rest are category codes
     (whole numbers stored as float32, code `i` of column `j` below
     `cardinalities[j]`; code 0 is kept for "missing or never seen"). `names`
-    are those of all columns in this order; empty where they have none.
+    are those of all columns in this order; empty where they have none. `squashed`
+    are the places of numbers of unknown scale (`SQUASH_UNIT`), which models encode
+    (`fedlearn.models.numbers`).
     """
 
     numeric: int
     cardinalities: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    squashed: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from fedlearn.metrics import names_one_class_only
 from server.result import Result
 
 _FEW_RECORDS: Final = 100
@@ -59,6 +60,8 @@ def _limits(result: Result) -> Iterator[str]:
         "It was tested only at the sites that it was trained at. At another site, with other "
         "people, devices or habits, it may do worse; test it there first."
     )
+    if one_class := names_one_class(result):
+        yield one_class
     yield from _dealt(result.config["partition"]["kind"])
     yield _groups(result)
     yield "It has not been approved for any use. Decisions about people stay with people."
@@ -79,6 +82,19 @@ def _limits(result: Result) -> Iterator[str]:
                 f"{site} has only {size.test} test records: one of them changes its accuracy by "
                 f"{1 / size.test:.3f}."
             )
+
+
+def names_one_class(result: Result) -> str:
+    """A sentence about a model that has one answer to every test record; else empty."""
+    found = result.final.evaluate
+    if not names_one_class_only(found, len(result.data.classes)):
+        return ""
+    ranking = f", and the AUC of {found['auc']:.3f} how well it ranks" if "auc" in found else ""
+    return (
+        "It puts every test record into the same class: the accuracy is how common that class "
+        f"is{ranking}. More rounds, or weights for rare classes (training.class_weights), may "
+        "change that."
+    )
 
 
 def _dealt(partition: str) -> Iterator[str]:

@@ -168,6 +168,12 @@ def _special(training: Mapping[str, Any]) -> Iterator[str]:
             f"A picture's gradient was the mean over {views} random views of it, shifted by up to "
             f"{training['shifts']} pixels{' or mirrored' if training['flips'] else ''}."
         )
+    if weights := training.get("class_weights"):
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        yield (
+            f"Classes weighed differently in training ({listed}, any other 1): probabilities are "
+            "those of such a mixture, not of how common the classes are."
+        )
     if decay := training.get("average"):
         yield f"The model is a running mean over the rounds (decay {decay:g}), not the last model."
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fedlearn import terminal
 from server.federation import Federation
+from server.intended_use import names_one_class
 from server.result import Result, RoundResult
 
 
@@ -79,6 +80,8 @@ class Display:
         """The final table and where everything is."""
         self.progress.stop()
         terminal.show(self.console, final_table(result))
+        if sentence := names_one_class(result):
+            self.note(sentence)
         self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.
         from server.report.page import write_report

@@ -24,6 +24,7 @@ from fedlearn.config import RunConfig
 from fedlearn.rng import Streams
 from fedlearn.training.device import device_of, home, place
 from fedlearn.training.local import predict, train
+from fedlearn.training.loss import class_weights
 from simulations.audited_folder import AuditedRun
 
 REFERENCES: Final = 4
@@ -99,9 +100,18 @@ def _reference(
     if learner.frozen is not None:
         features = _frozen(learner.frozen, features, config.training.max_batch)
     labels = torch.from_numpy(records.labels[inside])
+    weights = class_weights(config.training, run.task.classes, home(learner.model))
     for round_number in range(config.rounds):
         rng = streams.get("reference", number, round_number)
-        train(learner.model, features, labels, config.training, proximal_mu=0.0, rng=rng)
+        train(
+            learner.model,
+            features,
+            labels,
+            config.training,
+            proximal_mu=0.0,
+            rng=rng,
+            weights=weights,
+        )
     return chances(learner.whole(), records, config)
 
 

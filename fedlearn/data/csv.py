@@ -3,7 +3,8 @@
 What a column is and which categories it has is found from the whole table:
 in a study that is the experimenter's table; where sites may not even learn
 each other's categories, name them (`numeric`, `categories`) and nothing is
-found. Values are scaled by public ranges, or squashed without reading data.
+found. Values are scaled by public ranges; a model encodes those
+that have none, at places that are the same for all columns.
 
 Missing values: a label makes its record be left out (with a note); a category
 becomes code 0; a number becomes 0 after scaling (the middle of its range) and
@@ -161,6 +162,7 @@ def _pool(
             *(f"{column.name}_missing" for column in gaps),
             *(column.name for column in categorical),
         ),
+        squashed=scaling.squashed(config.scaling, [column.name for column in numeric]),
     )
     return Pool(
         name=Path(config.path).stem,
@@ -298,19 +300,13 @@ def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
                     f"{config.path}: column {column.name!r}: {unseen} values that are not "
                     "among its categories are taken as missing"
                 )
-    ranged = config.scaling
-    squashed = [
-        column.name
-        for column in features
-        if column.kind == "numeric"
-        and isinstance(ranged, Ranges)
-        and column.name not in ranged.columns
-    ]
+    numbers = [column.name for column in features if column.kind == "numeric"]
+    squashed = [numbers[i] for i in scaling.squashed(config.scaling, numbers)]
     if squashed:
         yield (
-            f"numbers without a public range are squashed, which tells near ones badly apart: "
-            f"{', '.join(squashed)}; a range costs no privacy and often helps much "
-            "(scenario.scaling.columns.NAME=[LOW,HIGH])"
+            "numbers without a public range are told apart by some ten percent: "
+            f"{', '.join(squashed)}; a range costs no privacy and helps those that vary by less, "
+            "as years and temperatures do (scenario.scaling.columns.NAME=[LOW,HIGH])"
         )
     copies = duplicates(table, aside=(config.site, *config.drop))
     if copies:

@@ -63,8 +63,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 """What a clinician holds possible, per feature and in the order of the features."""
 
 FEATURES = tuple(RANGES)
-
-TASK = Task(input=TableInput(numeric=len(FEATURES), names=FEATURES), classes=("healthy", "disease"))
+CLASSES = ("healthy", "disease")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def load(config: Heart, cache: Path) -> Pool:
     sites = np.array([record[2] for record in complete])
     return Pool(
         name="heart",
-        task=TASK,
+        task=_task(config.scaling),
         features=scaling.scale(config.scaling, FEATURES, values),
         labels=labels,
         is_train=_split(),
@@ -106,6 +105,13 @@ def load(config: Heart, cache: Path) -> Pool:
             "age": values[:, FEATURES.index("age")],
         },
     )
+
+
+def _task(how: Scaling) -> Task:
+    shape = TableInput(
+        numeric=len(FEATURES), names=FEATURES, squashed=scaling.squashed(how, FEATURES)
+    )
+    return Task(input=shape, classes=CLASSES)
 
 
 def _label(row: Mapping[str, str]) -> int:

@@ -86,6 +86,7 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
         numeric=scaled.shape[1],
         cardinalities=tuple(len(known) + 1 for _, known in found.categories.values()),
         names=(*found.numbers, *found.categories),
+        squashed=scaling.squashed(how, tuple(found.numbers)),
     )
     rng = Streams(_SPLIT_SEED).get("split", name)
     return Pool(

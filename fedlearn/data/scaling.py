@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
+from fedlearn.task import SQUASH_UNIT
 
 Floats = NDArray[np.float32]
-
-_SQUASH_UNIT = float(np.log1p(1000.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +27,10 @@ class Ranges:
     Reads no records, so it costs no privacy, and every value is bounded. A
     range is what the field holds possible (an age of 20 to 90 years), **not**
     the minimum and maximum of one's data. `unlisted` says what becomes of a
-    numeric column without a range: `squash` takes
-    `sign(x) log(1 + |x|) / log(1001)`, which needs no data either but leaves
-    columns of a narrow range poorly spread; `refuse` is an error.
+    numeric column without a range: `squash` takes `sign(x) log(1 + |x|) / log(1001)`,
+    which needs no data either and which models spread over features of their own
+    (`fedlearn.models.numbers`): values are told apart by some ten percent of their size,
+    worse where they vary by less (a temperature, a year); `refuse` is an error.
     """
 
     kind: Literal["ranges"] = "ranges"
@@ -94,6 +94,13 @@ def scale(scaling: Scaling, names: Sequence[str], values: NDArray[np.float64]) -
             assert_never(scaling)
 
 
+def squashed(scaling: Scaling, names: Sequence[str]) -> tuple[int, ...]:
+    """The places among the numeric columns `names` of those that `scale` squashes."""
+    if not isinstance(scaling, Ranges):
+        return ()
+    return tuple(i for i, name in enumerate(names) if name not in scaling.columns)
+
+
 def _as_float32(values: NDArray[np.float64]) -> Floats:
     # What float32 cannot hold becomes infinite, and `deal` says whose it is.
     with np.errstate(over="ignore"):
@@ -129,7 +136,7 @@ def _to_unit(values: NDArray[np.float64], low: float, high: float) -> NDArray[np
 
 def squash(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """`sign(x) log(1 + |x|) / log(1001)`: odd, rising, 0 at 0, 1 at 1000, 2 near 10^6."""
-    return np.sign(values) * np.log1p(np.abs(values)) / _SQUASH_UNIT
+    return np.sign(values) * np.log1p(np.abs(values)) / SQUASH_UNIT
 
 
 def standardise(train: Floats, test: Floats, numeric: int) -> tuple[Floats, Floats]:

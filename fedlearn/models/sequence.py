@@ -58,7 +58,7 @@ def build_sequence(config: Sequence, series: SeriesInput, num_classes: int) -> n
 
 
 class OneHotSteps(nn.Module):
-    """Numbers as they are, category codes as one-hot columns; has no parameters."""
+    """`OneHot` of every row; has no parameters."""
 
     def __init__(self, series: SeriesInput) -> None:
         super().__init__()

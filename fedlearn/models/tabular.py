@@ -9,7 +9,7 @@ is known (`Linear`, `Embedding`, `LayerNorm`), so DP-SGD sees all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.models.finetune import stages
+from fedlearn.models.numbers import ENCODED, encode
 from fedlearn.settings import Count, Portion
 from fedlearn.task import TableInput
 
@@ -60,20 +61,46 @@ def tabular_problems(config: Tabular) -> Iterator[str]:
         )
 
 
+_FULL_SHARE = 6
+"""Squashed columns up to which each has its full weight; the square sum of more stays as it is."""
+
+
+def widths(table: TableInput) -> list[int]:
+    """How many features `OneHot` makes of each column."""
+    of_numbers = [ENCODED if i in table.squashed else 1 for i in range(table.numeric)]
+    return [*of_numbers, *table.cardinalities]
+
+
 class OneHot(nn.Module):
-    """Numbers as they are, category codes as one-hot columns; has no parameters."""
+    """Category codes as one-hot columns, squashed numbers encoded, other numbers as they are.
+
+    Has no parameters; the features of a column stand together, in the order of columns.
+    """
 
     def __init__(self, table: TableInput) -> None:
         super().__init__()
         self.table = table
-        self.width = table.numeric + sum(table.cardinalities)
+        self.width = sum(widths(table))
+        # Else the steps of a linear model would overshoot on a table of many columns.
+        self.share = min(1.0, (_FULL_SHARE / max(1, len(table.squashed))) ** 0.5)
 
     def forward(self, rows: Tensor) -> Tensor:
         """`float32[batch, columns]` -> `float32[batch, self.width]`."""
-        parts = [rows[:, : self.table.numeric]]
+        parts = self._numbers(rows) if self.table.squashed else [rows[:, : self.table.numeric]]
         for column, size in enumerate(self.table.cardinalities, start=self.table.numeric):
             parts.append(functional.one_hot(rows[:, column].long(), size).to(rows.dtype))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _numbers(self, rows: Tensor) -> list[Tensor]:
+        """The features of every number, `[batch, 1]` or `[batch, ENCODED]`."""
+        encoded = self.share * encode(_columns(rows, self.table.squashed))
+        found = dict(zip(self.table.squashed, encoded.unbind(1), strict=True))
+        return [found[i] if i in found else rows[:, i : i + 1] for i in range(self.table.numeric)]
+
+
+def _columns(rows: Tensor, places: Sequence[int]) -> Tensor:
+    """Some columns, `[batch, places]`, without an index that a GPU would be waited for."""
+    return torch.stack([rows[:, i] for i in places], dim=1)
 
 
 def linear(table: TableInput, num_classes: int) -> nn.Sequential:
@@ -110,9 +137,10 @@ def _norm(config: Tabular) -> list[nn.Module]:
 class Tokens(nn.Module):
     """One token per column, after a class token.
 
-    A number `x` in column `j` becomes `x * scale[j] + shift[j]`; a category
-    becomes the row of its code. The tables are embeddings, not bare parameters,
-    because DP-SGD takes per-sample gradients layer by layer.
+    A number `x` in column `j` becomes `x * scale[j] + shift[j]`, a squashed one a
+    linear map of its encoding, column by column; a category becomes the row of its
+    code. The tables are embeddings, not bare parameters, because DP-SGD takes
+    per-sample gradients layer by layer.
     """
 
     def __init__(self, table: TableInput, width: int) -> None:
@@ -121,9 +149,11 @@ class Tokens(nn.Module):
         self.offsets = tuple(accumulate(table.cardinalities[:-1], initial=0))
         self.class_token = nn.Embedding(1, width)
         # Only tables that are used: a parameter without a gradient is noise for nothing.
-        if table.numeric:
-            self.scale = nn.Embedding(table.numeric, width)
-            self.shift = nn.Embedding(table.numeric, width)
+        if plain := table.numeric - len(table.squashed):
+            self.scale = nn.Embedding(plain, width)
+            self.shift = nn.Embedding(plain, width)
+        if table.squashed:
+            self.encoded = _MapOfEach(len(table.squashed), width)
         if table.cardinalities:
             self.category = nn.Embedding(sum(table.cardinalities), width)
 
@@ -133,14 +163,47 @@ class Tokens(nn.Module):
         start = rows.new_zeros((batch, 1), dtype=torch.long)
         parts = [self.class_token(start)]
         if numeric:
-            columns = torch.arange(numeric, device=rows.device).expand(batch, numeric)
-            parts.append(rows[:, :numeric, None] * self.scale(columns) + self.shift(columns))
+            parts.append(self._numbers(rows))
         if self.table.cardinalities:
             # Pinned, or a GPU would be waited for.
             offsets = torch.tensor(self.offsets, pin_memory=rows.is_cuda)
             codes = rows[:, numeric:].long() + offsets.to(rows.device, non_blocking=True)
             parts.append(self.category(codes))
         return torch.cat(parts, dim=1)
+
+    def _numbers(self, rows: Tensor) -> Tensor:
+        """The tokens of numbers, `[batch, numeric, width]`."""
+        numeric, squashed = self.table.numeric, self.table.squashed
+        if not squashed:
+            return self._plain(rows[:, :numeric])
+        encoded: Tensor = self.encoded(_columns(rows, squashed))
+        tokens = dict(zip(squashed, encoded.unbind(1), strict=True))
+        if plain := [i for i in range(numeric) if i not in tokens]:
+            found = self._plain(_columns(rows, plain))
+            tokens |= dict(zip(plain, found.unbind(1), strict=True))
+        return torch.stack([tokens[i] for i in range(numeric)], dim=1)
+
+    def _plain(self, numbers: Tensor) -> Tensor:
+        columns = torch.arange(numbers.shape[1], device=numbers.device).expand(numbers.shape)
+        scaled: Tensor = numbers[..., None] * self.scale(columns) + self.shift(columns)
+        return scaled
+
+
+class _MapOfEach(nn.Module):
+    """A linear map of its own for every squashed column, from its encoding to a token."""
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__()
+        # A convolution in as many groups is that, in a layer that DP-SGD knows.
+        self.shape = columns, width
+        self.map = nn.Conv1d(columns * ENCODED, columns * width, 1, groups=columns)
+        # As large a token as that of a category.
+        nn.init.normal_(self.map.weight, std=0.5)
+
+    def forward(self, squashed: Tensor) -> Tensor:
+        """`[batch, columns]` -> `[batch, columns, width]`."""
+        mapped: Tensor = self.map(encode(squashed).flatten(1).unsqueeze(-1))
+        return mapped.view(len(squashed), *self.shape)
 
 
 class Attention(nn.Module):

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedlearn.models.slots import canary_losses, is_slot, no_canaries
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import CPU, fetch, home, send
+from fedlearn.training.loss import losses_of
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -30,13 +30,15 @@ def train(
     *,
     proximal_mu: float,
     rng: np.random.Generator,
+    weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> float:
     """Make `config.local_steps` steps on `model` in place; the mean training loss in nats.
 
     `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1, where the model is
     or on the CPU. Batches of
-    `max(1, round(sample_rate * n))` records come from shuffled passes. `canaries`,
+    `max(1, round(sample_rate * n))` records come from shuffled passes. `weights` are
+    those of classes (`fedlearn.training.loss.class_weights`). `canaries`,
     `int64[k]`, are audit slots that join the batches by passes of their own:
     records are trained on as if they were not there.
     """
@@ -50,7 +52,7 @@ def train(
         probes = _canary_batches(canaries, config, rng)
         for batch in batches(len(labels), config, rng):
             optimizer.zero_grad(set_to_none=True)
-            total += _accumulate(model, features, labels, batch, config, coins)
+            total += _accumulate(model, features, labels, batch, config, coins, weights)
             if len(probe := next(probes)):
                 loss = canary_losses(model, send(probe, home(model)), 1.0).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -124,6 +126,7 @@ def _accumulate(
     batch: NDArray[np.int64],
     config: Training,
     rng: np.random.Generator,
+    weights: Tensor | None,
 ) -> Tensor:
     """Gradient of the mean loss over `batch` and all views, in parts; returns that loss.
 
@@ -136,8 +139,7 @@ def _accumulate(
         meant = fetch(labels, rows, device)
         for view in seen:
             logits = forward(model, view, config.precision)
-            loss = functional.cross_entropy(logits, meant, reduction="sum")
-            loss = loss / (len(batch) * len(seen))
+            loss = losses_of(logits, meant, weights).sum() / (len(batch) * len(seen))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
     return total

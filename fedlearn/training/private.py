@@ -21,7 +21,6 @@ from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedlearn.errors import ConfigError
 from fedlearn.models.slots import canary_losses, no_canaries
@@ -32,6 +31,7 @@ from fedlearn.training.augmentation import views
 from fedlearn.training.device import fetch, home, send
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import add_proximal, forward, pieces, snapshot
+from fedlearn.training.loss import losses_of
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 from fedlearn.vector import layout_of
@@ -102,14 +102,16 @@ def train_private(
     *,
     proximal_mu: float,
     noise: NoiseSource,
+    weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> None:
     """Make `config.local_steps` private steps on `model` in place.
 
     Returns nothing: a training loss is a function of the records that no noise
     covers. Every step runs and adds its noise, an empty batch included.
-    `canaries`, `int64[k]`, are audit slots: records like the others, sampled and
-    clipped with them, whose gradient lies on coordinates of their own.
+    `weights` are those of classes (`fedlearn.training.loss.class_weights`). `canaries`,
+    `int64[k]`, are audit slots: records like the others, sampled and clipped with
+    them, whose gradient lies on coordinates of their own.
     """
     model.train()
     optimizer = PrivateOptimizer(
@@ -124,7 +126,7 @@ def train_private(
     with _clipping(model, config, optimizer) as accumulate:
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)
-            for losses in _batch(model, features, labels, config, plan, noise, canaries):
+            for losses in _batch(model, features, labels, config, plan, noise, weights, canaries):
                 accumulate(losses)
             optimizer.release()
 
@@ -137,12 +139,14 @@ def clipped_gradient_sum(
     plan: DistributedPlan,
     *,
     noise: NoiseSource,
+    weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> NDArray[np.float64]:
     """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
 
     In the order of the model's vector (`fedlearn.vector`); zero for buffers and for an
-    empty batch. The model stays as it is. `noise` chooses the batch only: the sum
+    empty batch. The model stays as it is. `weights` and `canaries` are as in
+    `train_private`. `noise` chooses the batch only: the sum
     must not leave the site before `fedlearn.privacy.encoding` has added its share.
 
     Guarantees: adding or removing a record moves the sum by at most `plan.clip_norm`,
@@ -155,7 +159,7 @@ def clipped_gradient_sum(
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     # Where the model is: to bring every part back would mean to wait for each.
     total = torch.zeros(layout_of(model).size, dtype=torch.float64, device=home(model))
-    for losses in _batch(model, features, labels, config, plan, noise, canaries):
+    for losses in _batch(model, features, labels, config, plan, noise, weights, canaries):
         sums = engine.step(losses).sums
         flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
         total[: flat.numel()] += flat
@@ -169,6 +173,7 @@ def _batch(
     config: Training,
     plan: RecordPlan | DistributedPlan,
     noise: NoiseSource,
+    weights: Tensor | None,
     canaries: Tensor | None,
 ) -> Iterator[Losses]:
     """One Poisson batch in parts: of records, and of canaries, drawn by the same coins."""
@@ -180,19 +185,23 @@ def _batch(
     at_a_time = max(1, config.max_batch // max(1, config.augmentations))
     for rows in pieces(batch[batch < records], at_a_time):
         seen = views(fetch(features, rows, device), config, rng)
-        yield _losses(model, seen, fetch(labels, rows, device), config.precision)
+        yield _losses(model, seen, fetch(labels, rows, device), config.precision, weights)
     for rows in pieces(batch[batch >= records] - records, config.max_batch):
         yield partial(canary_losses, model, send(canaries[rows], device), slope)
 
 
 def _losses(
-    model: nn.Module, seen: Sequence[Tensor], labels: Tensor, precision: Precision
+    model: nn.Module,
+    seen: Sequence[Tensor],
+    labels: Tensor,
+    precision: Precision,
+    weights: Tensor | None,
 ) -> Losses:
     """The loss of every record of a part, the mean over its views."""
 
     def loss_of(view: Tensor) -> Tensor:
         logits = forward(model, view, precision)
-        return functional.cross_entropy(logits, labels, reduction="none")
+        return losses_of(logits, labels, weights)
 
     # A layer is called once for each view; the engine adds up what a record owes to all of them.
     return lambda: torch.stack([loss_of(view) for view in seen]).mean(0)

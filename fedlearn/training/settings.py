@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fedlearn.models.finetune import Finetune, Mode
@@ -42,6 +42,9 @@ class Training:
     evaluation stay in fp32."""
     device: Device = "auto"
     """Where sites compute; a site's own file may say otherwise of its machine."""
+    class_weights: dict[str, Positive] = field(default_factory=dict)
+    """Weight of the loss of a class, 1 where not named. Public numbers, as from a known
+    prevalence, never from counting a site's records. Only ratios count: the largest becomes 1."""
     augmentations: Natural = 0
     """Random views of a picture whose mean is its gradient, before it is clipped; 0: as it is."""
     flips: bool = True

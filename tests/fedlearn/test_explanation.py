@@ -62,6 +62,21 @@ def test_columns__of_a_linear_model_count_by_weight_times_value() -> None:
     assert np.abs(found.remainder).max() < 1e-4
 
 
+def test_columns__of_unknown_scale_count_by_what_their_features_add_to_those_of_zero() -> None:
+    table = TableInput(numeric=3, cardinalities=(4,), squashed=(0, 2))
+    one_hot, head = OneHot(table), nn.Linear(OneHot(table).width, 2)
+    model = weights(nn.Sequential(one_hot, head))
+    records = rows(6)[:, :4]
+    found = explain(model, table, records)
+    for record, column, wanted in zip(records, found.attributions, found.predicted, strict=True):
+        changes = []
+        for j in range(4):
+            alone = np.zeros((1, 4), np.float32)
+            alone[0, j] = record[j]
+            changes.append(logits(model, alone) - logits(model, np.zeros_like(alone)))
+        assert column == pytest.approx([float(c[0, int(wanted)]) for c in changes], abs=1e-4)
+
+
 class Pooled(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.tanh(tokens).mean(1)

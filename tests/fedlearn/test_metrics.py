@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from fedlearn.metrics import SCORE_BINS, EvaluationSums, evaluation_sums, metrics
+from fedlearn.metrics import (
+    SCORE_BINS,
+    EvaluationSums,
+    evaluation_sums,
+    metrics,
+    names_one_class_only,
+)
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -39,6 +46,25 @@ def test_metrics__equal_those_of_scikit_learn(n: int, classes: int) -> None:
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
     assert ("auc" in found) == (classes == 2)
+
+
+def test_one_class_only__is_told_from_the_metrics_alone() -> None:
+    """Of all ways to sort few records of two classes, against the predictions themselves."""
+    for truth in ((3, 5), (4, 4), (1, 6)):
+        for hits in itertools.product(range(truth[0] + 1), range(truth[1] + 1)):
+            predicted = [0] * hits[0] + [1] * (truth[0] - hits[0])
+            predicted += [1] * hits[1] + [0] * (truth[1] - hits[1])
+            labels = np.repeat([0, 1], truth)
+            found = metrics(evaluation_sums(np.eye(2)[predicted], labels))
+            assert names_one_class_only(found, 2) == (len(set(predicted)) == 1), predicted
+
+
+def test_one_class_only__holds_for_more_classes_and_not_for_no_records() -> None:
+    probabilities, labels = records(30, 3)
+    assert not names_one_class_only(metrics(evaluation_sums(probabilities, labels)), 3)
+    same = np.tile([0.2, 0.5, 0.3], (30, 1))
+    assert names_one_class_only(metrics(evaluation_sums(same, labels)), 3)
+    assert not names_one_class_only({}, 3)
 
 
 @given(

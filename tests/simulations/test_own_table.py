@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,46 +12,87 @@ import pytest
 
 from fedlearn.cli import main
 
-RECORDS = 1500
+Cells = list[str]
 
 
-def write_table(folder: Path) -> Path:
-    """Unknown columns, 12 percent of the cells missing, three sites, a label of one in five."""
+def visit(rng: np.random.Generator) -> tuple[Cells, float]:
+    """A measured value of any size with a comma, a ward, a habit, days; 23 of 100 come back."""
+    crp, ward = rng.lognormal(2, 1), rng.choice(["A", "B", "C", "D"])
+    smoker, stay = rng.random() < 0.3, rng.integers(1, 30)
+    score = np.log(crp) - 4.5 + 1.5 * smoker + 1.5 * (ward == "C") + stay / 40
+    cells = [f"{crp:.1f}".replace(".", ","), str(ward), "yes" if smoker else "no", str(stay)]
+    return cells, 2.5 * score
+
+
+def patient(rng: np.random.Generator) -> tuple[Cells, float]:
+    """Two numbers that vary by less than their size, and a ward that tells nothing."""
+    age, dose = rng.integers(20, 91), rng.uniform(0, 5)
+    cells = [str(age), f"{dose:.2f}".replace(".", ","), str(rng.choice(["A", "B", "C"]))]
+    return cells, 6 * (age / 90 + dose / 5 - 1.25)
+
+
+def stay(rng: np.random.Generator) -> tuple[Cells, float]:
+    """Numbers of usual size; an outcome of 6 in 100."""
+    age, pressure, creatinine = rng.integers(18, 95), rng.normal(130, 20), rng.lognormal(0, 0.4)
+    score = 0.06 * (age - 60) + 0.03 * (pressure - 130) + 2 * np.log(creatinine) - 3.3
+    return [str(age), f"{pressure:.0f}", f"{creatinine:.2f}".replace(".", ",")], 1.5 * score
+
+
+def write_table(
+    path: Path, names: Cells, record: Callable[[np.random.Generator], tuple[Cells, float]], n: int
+) -> None:
+    """Of the columns `names`, 12 percent of the cells missing; a clinic, a label."""
     rng = np.random.default_rng(11)
-    path = folder / "visits.csv"
     with path.open("w", newline="") as file:
         sheet = csv.writer(file, delimiter=";")
-        sheet.writerow(["crp", "ward", "smoker", "stay", "clinic", "readmitted"])
-        for _ in range(RECORDS):
-            crp, ward = rng.lognormal(2, 1), rng.choice(["A", "B", "C", "D"])
-            smoker, stay = rng.random() < 0.3, rng.integers(1, 30)
-            score = np.log(crp) - 4.5 + 1.5 * smoker + 1.5 * (ward == "C") + stay / 40
-            cells = [f"{crp:.1f}".replace(".", ","), ward, "yes" if smoker else "no", str(stay)]
+        sheet.writerow([*names, "clinic", "readmitted"])
+        for _ in range(n):
+            cells, odds = record(rng)
             cells = [cell if rng.random() > 0.12 else "" for cell in cells]
-            ill = rng.random() < 1 / (1 + np.exp(-2.5 * score))
+            ill = rng.random() < 1 / (1 + np.exp(-odds))
             sheet.writerow([*cells, rng.choice(["x", "y", "z"]), "yes" if ill else "no"])
-    return path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "record", "records", "settings"),
+    [
+        (["crp", "ward", "smoker", "stay"], visit, 1500, []),
+        (["age", "dose", "ward"], patient, 900, []),
+        (["age", "pressure", "creatinine"], stay, 3000,
+         ["training.class_weights.yes=12", "training.learning_rate=2"]),
+    ],
+)  # fmt: skip
 def test_simulate__beats_the_majority_on_a_table_never_seen_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    names: Cells,
+    record: Callable[[np.random.Generator], tuple[Cells, float]],
+    records: int,
+    settings: list[str],
 ) -> None:
-    path, out = write_table(tmp_path), tmp_path / "run"
+    path, out = tmp_path / "visits.csv", tmp_path / "run"
+    write_table(path, names, record, records)
     command = ["simulate", "scenario=csv", f"scenario.path={path}", "scenario.label=readmitted",
                "scenario.site=clinic", "scenario.separator=semicolon", "scenario.decimal=','",
-               f"out={out}"]  # fmt: skip
+               f"out={out}", *settings]  # fmt: skip
     assert main(command) == 0
     result = json.loads((out / "result.json").read_text())
-    sites = result["data"]["sites"]
-    assert set(sites) == {"x", "y", "z"}
-    found = result["final"]["evaluate"]
+    assert set(result["data"]["sites"]) == {"x", "y", "z"}
     assert result["privacy"]["epsilon"] <= 4
-    # Some 375 test records, 23 percent of one class: the majority's accuracy is .773, its balanced
-    # accuracy .5. Runs reached .81 to .82 and .83 to .85 of AUC; the noise is drawn anew each time.
-    assert found["accuracy"] > 0.773
-    assert found["balanced_accuracy"] > 0.55
-    assert found["auc"] > 0.75
+    found = result["final"]["evaluate"]
+    # The majority has a balanced accuracy and an AUC of .5.
+    assert found["balanced_accuracy"] > 0.53
+    assert found["auc"] > 0.7
+    if not settings:  # else the rare class is bought with the accuracy of the other
+        assert found["accuracy"] > majority(path)
+
+
+def majority(path: Path) -> float:
+    """How common the commoner class is."""
+    with path.open(newline="") as file:
+        labels = [row["readmitted"] for row in csv.DictReader(file, delimiter=";")]
+    return max(labels.count("yes"), labels.count("no")) / len(labels)
 
 
 def test_simulate__says_what_is_unusual_in_the_records(

@@ -69,7 +69,7 @@ def test_csv__without_ranges_scales_a_record_alike_in_any_company(tmp_path: Path
 
 def test_csv__says_which_numbers_have_no_public_range(tmp_path: Path) -> None:
     (note,) = read(tmp_path, scaling=Ranges(columns={"age": (20, 90)})).notes
-    assert "squashed, which tells near ones badly apart: dose;" in note
+    assert "told apart by some ten percent: dose;" in note
     both = Ranges(columns={"age": (20, 90), "dose": (0, 10)})
     assert read(tmp_path, scaling=both).notes == ()
 
@@ -99,7 +99,9 @@ def test_csv__roles_can_be_overridden(tmp_path: Path) -> None:
     )
     assert pool.natural_site is None
     names = ("age", "age_missing", "colour", "hospital")
-    assert pool.task.input == TableInput(numeric=2, cardinalities=(3, 3), names=names)
+    assert pool.task.input == TableInput(
+        numeric=2, cardinalities=(3, 3), names=names, squashed=(0,)
+    )
     np.testing.assert_array_equal(pool.features[:, 2], [1, 2, 0, 1, 0, 1])
     assert any("1 values that are not among its categories" in note for note in pool.notes)
 

@@ -26,7 +26,7 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 @pytest.mark.parametrize(
     "input_",
     [
-        TableInput(numeric=3, cardinalities=(2, 5)),
+        TableInput(numeric=3, cardinalities=(2, 5), squashed=(0, 2)),
         ImageInput(channels=1, height=8, width=9),
         TextInput(vocabulary=100, max_length=7),
     ],

@@ -31,6 +31,7 @@ TABLES = {
     "numeric": TableInput(numeric=5),
     "categorical": TableInput(numeric=0, cardinalities=(3, 2, 4)),
     "mixed": TableInput(numeric=3, cardinalities=(2, 5)),
+    "squashed": TableInput(numeric=3, cardinalities=(2,), squashed=(0, 2)),
 }
 GREY = ImageInput(channels=1, height=12, width=12)
 COLOUR = ImageInput(channels=3, height=9, width=15)
@@ -88,6 +89,7 @@ class Case:
 
 def _rows(table: TableInput, n: int, rng: np.random.Generator) -> np.ndarray:
     numbers = rng.uniform(-1, 1, (n, table.numeric))
+    numbers[:, list(table.squashed)] *= 2.9  # up to 5e8: a bin without a value has no gradient
     codes = [rng.permutation(np.arange(n) % size) for size in table.cardinalities]
     return np.column_stack([numbers, *codes])
 

@@ -73,7 +73,7 @@ def test_model__wastes_no_parameter(case: Case) -> None:
     """Every number gets a gradient: one without would only be noise under privacy."""
     model = case.build()
     perturb(model)
-    n = 60
+    n = 240
     labels = torch.from_numpy(np.random.default_rng(1).integers(0, case.classes, n))
     functional.cross_entropy(model(case.inputs(n)), labels).backward()
     for name, parameter in model.named_parameters():

@@ -14,13 +14,12 @@ from torch.nn import functional
 from fedlearn import models
 from fedlearn.config import compose
 from fedlearn.contradictions import task_problems
-from fedlearn.data import heart
 from fedlearn.errors import ConfigError
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.vit import ViT
 from fedlearn.privacy import RecordPlan, SeededNoise
 from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Task
+from fedlearn.task import ImageInput, TableInput, Task
 from fedlearn.training.augmentation import views
 from fedlearn.training.local import train
 from fedlearn.training.private import train_private
@@ -155,7 +154,7 @@ def test_task_problems__refuse_views_where_they_mean_nothing() -> None:
     (found,) = task_problems(compose([*base, "model=cnn", "training.shifts=28"]), task)
     assert found.startswith("training.shifts=28: must be less than the side")
     table = compose(["scenario=heart", "training.augmentations=4"])
-    found = task_problems(table, replace(task, input=heart.TASK.input))[0]
+    found = task_problems(table, replace(task, input=TableInput(numeric=2)))[0]
     assert found.startswith("training.augmentations=4: are views of pictures")
 
 

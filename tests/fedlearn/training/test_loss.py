@@ -1,0 +1,111 @@
+"""Weights of classes: in the loss of a record, in both ways of training, and in a config."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedlearn.config import compose
+from fedlearn.contradictions import task_problems
+from fedlearn.errors import ConfigError
+from fedlearn.privacy import RecordPlan, SeededNoise
+from fedlearn.task import TableInput, Task
+from fedlearn.training.local import train
+from fedlearn.training.loss import class_weights, losses_of
+from fedlearn.training.private import train_private
+from fedlearn.training.settings import Training
+
+CLASSES = ("no", "perhaps", "yes")
+WEIGHTS = {"yes": 5.0, "no": 0.5}
+EXPECTED = np.array([0.1, 0.2, 1.0])
+CONFIG = Training(
+    optimizer="sgd", learning_rate=0.7, momentum=0.0, weight_decay=0.0, local_steps=1,
+    sample_rate=1.0, nominal_records=10, dp_engine="fast", max_batch=4, class_weights=WEIGHTS,
+)  # fmt: skip
+
+
+def records() -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(9, 4))).float()
+    return features, torch.from_numpy(np.arange(9) % 3)
+
+
+def model() -> nn.Module:
+    linear = nn.Linear(4, 3)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def gradients(features: Tensor, labels: Tensor) -> np.ndarray:
+    """The weighted gradient of every record, weights and then bias, where all logits are zero."""
+    residual = (1 / 3 - np.eye(3)[labels]) * EXPECTED[labels][:, None]
+    seen = residual[:, :, None] * features.numpy()[:, None, :]
+    return np.concatenate([seen.reshape(len(labels), -1), residual], axis=1)
+
+
+def vector(linear: nn.Module) -> np.ndarray:
+    return np.concatenate([p.detach().numpy().ravel() for p in linear.parameters()])
+
+
+def test_class_weights__are_ratios_of_which_the_largest_is_one() -> None:
+    weights = class_weights(CONFIG, CLASSES)
+    assert weights is not None
+    np.testing.assert_allclose(weights, EXPECTED, rtol=1e-6)
+    tenfold = replace(CONFIG, class_weights={name: 10 * w for name, w in WEIGHTS.items()}
+                      | {"perhaps": 10.0})  # fmt: skip
+    torch.testing.assert_close(class_weights(tenfold, CLASSES), weights)
+    assert class_weights(replace(CONFIG, class_weights={}), CLASSES) is None
+
+
+def test_losses__are_those_without_weights_times_the_weight() -> None:
+    features, labels = records()
+    logits = features[:, :3]
+    weights = class_weights(CONFIG, CLASSES)
+    expected = -logits.double().log_softmax(1)[range(9), labels] * torch.tensor(EXPECTED)[labels]
+    torch.testing.assert_close(losses_of(logits, labels, weights).double(), expected)
+
+
+def test_train__steps_along_the_weighted_mean() -> None:
+    (features, labels), trained = records(), model()
+    train(trained, features, labels, CONFIG, proximal_mu=0.0,
+          rng=np.random.default_rng(0), weights=class_weights(CONFIG, CLASSES))  # fmt: skip
+    np.testing.assert_allclose(
+        vector(trained), -0.7 * gradients(features, labels).mean(0), atol=1e-6
+    )
+
+
+def test_private_step__clips_what_the_weights_have_made_of_each_gradient() -> None:
+    (features, labels), clip, trained = records(), 0.6, model()
+    plan = RecordPlan(clip_norm=clip, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0,
+                      steps_per_round=1, rounds=1)  # fmt: skip
+    train_private(trained, features, labels, CONFIG, plan, proximal_mu=0.0,
+                  noise=SeededNoise(b"s"), weights=class_weights(CONFIG, CLASSES))  # fmt: skip
+    own = gradients(features, labels)
+    lengths = np.linalg.norm(own, axis=1)
+    assert (lengths > clip).any()
+    assert (lengths < clip).any()
+    expected = -0.7 / 10 * (own * np.minimum(1, clip / lengths)[:, None]).sum(0)
+    np.testing.assert_allclose(vector(trained), expected, atol=1e-6)
+
+
+def test_config__names_classes_that_there_are_and_weights_above_zero() -> None:
+    base = ["scenario=heart", "model.architecture=linear"]
+    task = Task(input=TableInput(numeric=2), classes=("healthy", "disease"))
+    fine = compose([*base, "training.class_weights.disease=4"])
+    assert fine.training.class_weights == {"disease": 4.0}
+    assert task_problems(fine, task) == []
+    (found,) = task_problems(compose([*base, "training.class_weights={ill: 4}"]), task)
+    assert found == "training.class_weights.ill: no such class; there are healthy, disease"
+    with pytest.raises(ConfigError, match=r"training\.class_weights"):
+        compose([*base, "training.class_weights.disease=0"])
+
+
+def test_config__takes_numbers_and_truths_for_names_of_classes() -> None:
+    base = ["scenario=heart", "model.architecture=linear"]
+    assert compose([*base, "training.class_weights={1: 4}"]).training.class_weights == {"1": 4.0}
+    assert compose([*base, "training.class_weights={yes: 4}"]).training.class_weights == {"yes": 4}
