@@ -32,7 +32,7 @@ def patient(rng: np.random.Generator) -> tuple[Cells, float]:
 
 
 def stay(rng: np.random.Generator) -> tuple[Cells, float]:
-    """Numbers of usual size; an outcome of 6 in 100."""
+    """Numbers of usual size; an outcome of 4 in 100."""
     age, pressure, creatinine = rng.integers(18, 95), rng.normal(130, 20), rng.lognormal(0, 0.4)
     score = 0.06 * (age - 60) + 0.03 * (pressure - 130) + 2 * np.log(creatinine) - 3.3
     return [str(age), f"{pressure:.0f}", f"{creatinine:.2f}".replace(".", ",")], 1.5 * score
