@@ -3,8 +3,8 @@
 A deployed site is described by its own file. In a simulation, `sites=FOLDER` gives
 site `NAME` the file `FOLDER/NAME.yaml`: its ledger and its policy then belong to the
 data and outlive every run. A site without a file has no policy, and a ledger that
-lives and dies with the run. Where a simulation pools the records of all files, every
-owner is asked.
+lives and dies with the run. Where a simulation puts the records of all into one place,
+every owner is asked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clients.sitefile import Machine, SiteFile
 from clients.spending import Declined
 from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
-from fedlearn.data.partition import Files
+from fedlearn.data.partition import Dirichlet, Files, Iid, Quantity
 from fedlearn.errors import ConfigError, PrivacyError
 from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy, Unit
 
@@ -38,7 +38,7 @@ class Owner:
     deployed: SiteFile | None = None
     """The site's own file, where it is a machine of its own."""
     contributors: tuple[Owner, ...] = ()
-    """Whose records these are, where a simulation has pooled them; each has a say."""
+    """Whose records are in one place, where a simulation has pooled them; each has a say."""
 
     @property
     def budget(self) -> Budget | None:
@@ -67,7 +67,14 @@ def owner_of(config: RunConfig, name: str) -> Owner:
 
 
 def _is_pooled(config: RunConfig) -> bool:
-    return isinstance(config.partition, Files) and config.partition.pooled
+    """Whether one site holds what is everybody's; no ledger is charged, so without privacy only."""
+    match config.partition:
+        case Files():
+            return config.partition.pooled
+        case Iid(num_sites=1) | Dirichlet(num_sites=1) | Quantity(num_sites=1):
+            return isinstance(config.privacy, NoPrivacy) and config.sites is not None
+        case _:
+            return False
 
 
 def _names(config: RunConfig) -> list[str]:

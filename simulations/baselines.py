@@ -1,7 +1,8 @@
 """Reference lines of a comparison: the same study without privacy, or without federating.
 
-None of the three is private, and the report says so; where owners of data have a policy
-that asks for privacy, it holds and they are refused:
+None of the three is private, and the report says so. Where owners of data have a policy
+(`sites=FOLDER`) it holds for all three, also for what is learned in one place: one that
+asks for privacy refuses them:
 
 - `non_private`: the same federation, `privacy=none`.
 - `local_only`: every site trains by itself on its own records, as many steps.
@@ -50,12 +51,11 @@ def _of(point: Point) -> Iterator[Point]:
     alone = _reference(point, "local_only", _GROUPS_OF_PLAIN, plain)
     for site in simulated_sites(alone.config):
         yield replace(alone, name=f"{alone.name},site={site}", site=site)
-    left_out = [*_GROUPS_OF_PLAIN, "partition"]
     if isinstance(point.config.partition, Files):
         pooled = ["partition=files", "partition.pooled=true"]
     else:
         pooled = ["partition=iid", "partition.num_sites=1"]
-        left_out.append("sites")  # its files are of sites that are not there any more
+    left_out = (*_GROUPS_OF_PLAIN, "partition")
     yield _reference(point, "centralised", left_out, [*plain, *pooled])
 
 

@@ -199,6 +199,30 @@ def test_policy__without_privacy_is_refused_where_a_unit_is_asked_for(sites: Pat
     assert simulate(sites, "free", "privacy=none") == 0
 
 
+def test_policy__holds_where_a_reference_puts_all_records_in_one_place(
+    sites: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_place = ("partition=iid", "partition.num_sites=1", "privacy=none", "strategy.min_sites=1")
+    write_all(sites, unit="none")
+    write(sites, "hungary")  # the one owner who asks for privacy
+    assert simulate(sites, "run", *one_place) == 3
+    assert "site hungary: policy.unit=record" in capsys.readouterr().err
+    assert "policy.unit=record" in report_of(sites, "hungary").declined[-1].reason
+    assert not (sites.parent / "run" / "model.safetensors").exists()
+    out = sites.parent / "study"
+    study = ["compare", *QUICK, f"sites={sites}", f"out={out}", "compare.baselines=true"]
+    assert main(study) == 2
+    refused = capsys.readouterr().err
+    # By the federation, the site by itself and all in one place; the other sites say nothing.
+    assert refused.count("site hungary: policy.unit=record") == 1
+    assert "references train without privacy" in refused
+    assert "cleveland" not in refused
+    assert not out.exists()
+    write_all(sites, unit="none")
+    assert simulate(sites, "allowed", *one_place) == 0
+    assert list(read(sites, "allowed")["data"]["sites"]) == ["site-000"]
+
+
 def write_all(sites: Path, **policy: Any) -> None:
     for name in SITES:
         write(sites, name, **policy)
