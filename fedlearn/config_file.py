@@ -11,28 +11,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlearn import yaml_file
-from fedlearn.config import RunConfig, load
+from fedlearn import nested, yaml_file
+from fedlearn.config import RunConfig, load, without_unset
 from fedlearn.errors import ConfigError
-from fedlearn.overrides import CONFIGS, compose_tree, parts_of, sift, split
+from fedlearn.overrides import CONFIGS, compose_tree, parts_of, rank, sift, split
 
 _PLACE = "override_value"
 """Where Hydra puts a value that it is only asked to read."""
 
 
 def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
-    """The config in `path` (as a run writes it) with `key=value` overrides on top, in order.
+    """The config in `path` (as a run writes it) with `key=value` overrides on top.
 
-    Values are written as for `configs/run.yaml`. `group=option` takes the values
-    of that option, for example `privacy=none`; everything outside the group
-    stays as in the file, so nothing else is tuned for the option.
+    Values are written as for `configs/run.yaml`, and as there an option is chosen before
+    values are set, in any order. `group=option` takes the values of that option, for
+    example `privacy=none`; everything outside the group stays as in the file, so nothing
+    else is tuned for the option.
 
     Raises:
         ConfigError: with every problem, one line each.
     """
     tree = yaml_file.read(path)
     found: list[str] = []
-    for override in overrides:
+    for override in sorted(overrides, key=rank):
         try:
             _apply(tree, override)
         except ConfigError as error:
@@ -63,8 +64,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError([f"{override}: {_unknown(last, last, node)}"])
     if not parents and (CONFIGS / key).is_dir():
         node[last] = _option(override, key, text)
-    else:
-        node[last] = read_value(override, text)
+        return
+    value = read_value(override, text)
+    if (choice := nested.chosen([*parents, last], value)) and choice[0] == tuple(parents):
+        default = nested.instead(*choice, node)
+        if default is not None:
+            node.clear()
+            node |= without_unset(default)
+    node[last] = value
 
 
 def _unknown(path: str, name: str, node: dict[str, Any]) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final, get_args
+from typing import Final
 
 from pydantic_core import ErrorDetails
 
-from fedlearn.data.scaling import Scaling
+from fedlearn.nested import option_names
 
 TAGGED: Final = frozenset(
     [
@@ -31,7 +31,6 @@ TAGGED: Final = frozenset(
 )
 """The groups of a run that are unions told apart by `kind`."""
 
-_SCALINGS = {option.__name__ for option in get_args(Scaling)}
 _SCALARS = ("literal[", "constrained-")
 
 
@@ -111,7 +110,7 @@ def _parts(detail: ErrorDetails) -> tuple[str, ...]:
     parts = [str(part) for part in detail["loc"][1:]]
     if len(parts) > 1 and parts[0] in TAGGED:
         del parts[1]
-    if len(parts) > 2 and parts[1] == "scaling" and parts[2] in _SCALINGS:
+    if len(parts) > 2 and parts[2] in option_names(parts[:2]):
         del parts[2]
     if _is_scalar(detail):
         del parts[-1]

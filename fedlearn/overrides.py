@@ -22,6 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlearn import nested
+
 if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
@@ -73,8 +75,7 @@ def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     except refused as whole:
         good: list[str] = []
         found: list[str] = []
-        # What is chosen decides which keys there are.
-        for override in sorted(overrides, key=lambda text: not _chooses(text)):
+        for override in sorted(overrides, key=rank):
             try:
                 compose_tree([*good, override])
                 good.append(override)
@@ -84,10 +85,12 @@ def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(overrides), []
 
 
-def _chooses(override: str) -> bool:
-    """Whether an override chooses an option of a group."""
+def rank(override: str) -> int:
+    """Choices come first: what is chosen decides which keys there are."""
     key = split(override)[0].lstrip("+~")
-    return bool(key) and (CONFIGS / key).is_dir()
+    if key and (CONFIGS / key).is_dir():
+        return 0
+    return 1 if nested.may_choose(parts_of(key)) else 2
 
 
 def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     parsed = [_parsed(parser, text) for text in rest]
     values = [override for override in parsed if _sets_value(override)]
     others = [str(override.input_line) for override in parsed if not _sets_value(override)]
-    composed = _composed(tuple(others))
+    composed = _with_choices(_composed(tuple(others)), values)
     config = copy.deepcopy(composed)
     for override in values:
         key = override.key_or_group
@@ -119,6 +122,20 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
             raise ValueError(_UNKNOWN)
         _set(config, parts, _value(parser, text))
     return plain(config)
+
+
+def _with_choices(composed: DictConfig, values: Sequence[Override]) -> DictConfig:
+    """What was composed, where another option of a union inside a group has its own defaults."""
+    from omegaconf import OmegaConf
+
+    choices = (nested.chosen(value.key_or_group.split("."), value.value()) for value in values)
+    config = composed
+    for path, kind in dict(choice for choice in choices if choice).items():
+        node = OmegaConf.select(config, key := ".".join(path))
+        if node is not None and (default := nested.instead(path, kind, node)) is not None:
+            config = copy.deepcopy(config)
+            OmegaConf.update(config, key, default, merge=False)
+    return config
 
 
 def _parsed(parser: OverridesParser, text: str) -> Override:
