@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except FedlearnError as error:
-        _complain(str(error))
+        _complain("\n".join([str(error), *getattr(error, "__notes__", ())]))
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped; what was done is kept")
@@ -81,6 +81,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
     with nothing_collected():
         config = _config(options)
+        from server.run import telling_what_is_kept
         from server.stop import Stop, stop_on_interrupt
         from simulations.display import Display
         from simulations.run import notes, simulate
@@ -90,7 +91,8 @@ def _simulate(options: argparse.Namespace) -> int:
     with Display() as display, stop_on_interrupt(stop, display.say):
         for note in notes(config):
             display.note(note)
-        simulate(config, display, stop)
+        with telling_what_is_kept(config, "the same command with resume=true"):
+            simulate(config, display, stop)
     return 0
 
 
@@ -110,6 +112,7 @@ def _server(options: argparse.Namespace) -> int:
     from fedlearn.config import compose
     from fedlearn.logs import log_json
     from server import deployment, serverfile
+    from server.run import telling_what_is_kept
     from server.stop import Stop, stop_on_interrupt
     from simulations.display import Display
 
@@ -127,7 +130,11 @@ def _server(options: argparse.Namespace) -> int:
     stop = Stop()
     with (file.state / "server.jsonl").open("a", encoding="utf-8") as log:
         log_json(log, role="server")
-        with Display() as display, stop_on_interrupt(stop, display.say):
+        with (
+            Display() as display,
+            stop_on_interrupt(stop, display.say),
+            telling_what_is_kept(config, "the same command"),
+        ):
             deployment.serve(file, config, display, stop)
     return 0
 

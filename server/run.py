@@ -16,7 +16,13 @@ from flwr.serverapp import Grid
 
 from fedlearn import flower_private
 from fedlearn.config import RunConfig
-from fedlearn.errors import FedlearnError, PrivacyError, StoppedError
+from fedlearn.errors import (
+    EnvelopeError,
+    FedlearnError,
+    PrivacyError,
+    ProtocolError,
+    StoppedError,
+)
 from server.admission import SIMULATED, Admission
 from server.average import RunningMean
 from server.enrol import enrol, join, plan_for
@@ -92,6 +98,20 @@ def run(
         folder.trim_metrics(len(saved.rounds))
         with logged(folder.path / "run.log"):
             return _train(folder, federation, saved, told, stop)
+
+
+@contextmanager
+def telling_what_is_kept(config: RunConfig, way: str) -> Iterator[None]:
+    """Where the protocol could not finish, add to the error from where `way` goes on."""
+    try:
+        yield
+    except (ProtocolError, EnvelopeError) as error:
+        folder = RunFolder(Path(config.out))
+        if folder.holds_run():
+            saved = folder.read_checkpoint()
+            kept = len(saved.rounds) if saved else 0
+            error.add_note(f"{kept} of {config.rounds} rounds are kept; {way} goes on from there")
+        raise
 
 
 def _mean(config: RunConfig, saved: Checkpoint) -> RunningMean | None:

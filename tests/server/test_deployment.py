@@ -1,0 +1,65 @@
+"""`fedlearn server` where no run comes about: what it says then is true."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedlearn.cli import main
+from fedlearn.errors import ProtocolError
+from server.federation import Federation
+from tests.deployment.processes import PATIENCE, environment
+from tests.deployment.world import World, make_world
+
+RUN = ["privacy=none", "secagg=off", "transport=plain", "model.architecture=linear",
+       "training.sample_rate=0.5", "rounds=3"]  # fmt: skip
+
+
+def lines(complaint: str) -> list[str]:
+    """What was said of the end, on standard error."""
+    return [line for line in complaint.splitlines() if line.startswith("fedlearn: ")]
+
+
+def serve(world: World, *overrides: str) -> list[str]:
+    """A coordinator to which nobody comes; what it complains of."""
+    command = [sys.executable, "-m", "fedlearn", "server", str(world.server_file), *overrides]
+    done = subprocess.run(command, env=environment(None), capture_output=True, text=True,
+                          check=False, timeout=PATIENCE)  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    return lines(done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("heart_archive")
+def test_exit_4__says_from_where_which_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = Federation._evaluate
+
+    def fails_in_two(self: Federation, number: int) -> dict[str, float]:
+        if number == 2:
+            raise ProtocolError("", "evaluate", "no site answered")
+        return evaluate(self, number)
+
+    run = [*RUN, f"out={tmp_path / 'run'}"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Federation, "_evaluate", fails_in_two)
+        assert main(["simulate", *run]) == 4
+    reason, way = lines(capsys.readouterr().err)
+    assert reason.endswith("evaluate: no site answered")
+    kept = "fedlearn: 1 of 3 rounds are kept"
+    assert way == f"{kept}; the same command with resume=true goes on from there"
+    # The same run by a coordinator.
+    world = make_world(tmp_path / "world", ("a", "b"), wait=0.5)
+    _, way = serve(world, *run)
+    assert way == f"{kept}; the same command goes on from there"
+    # And so it does.
+    assert main(["simulate", *run, "resume=true"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], len(result["rounds"])) == ("finished", 3)
+    # Where nothing was begun, nothing is promised.
+    assert len(serve(world, *RUN, f"out={tmp_path / 'other'}")) == 1
