@@ -14,8 +14,6 @@ from fedlearn.errors import ConfigError
 from server import serverfile
 from server.admission import Admission
 from server.deployment import check, deployed
-from server.health import SiteHealth, health
-from server.superlink import NodeState
 from tests.deployment.world import World, make_world
 
 from .parties import hello
@@ -119,26 +117,3 @@ def test_admission__compares_key_and_connection(world: World) -> None:
     assert by_roster.refusal(1, replace(hello("a"), public_key=keys["a"])) is None
     assert "the roster" in str(by_roster.refusal(1, replace(hello("a"), public_key=keys["b"])))
     assert "no such site" in str(by_roster.refusal(1, replace(hello("z"), public_key=keys["a"])))
-
-
-def node(number: int, status: str) -> NodeState:
-    return NodeState(node_id=number, name="", status=status, public_key=b"", online_until=0.0)
-
-
-def test_health__has_a_line_for_every_site_and_keeps_since_when() -> None:
-    names = {1: "a", 2: "b", 3: "c"}
-    first = health([node(1, "online"), node(2, "registered"), node(3, "online")], names, [], NOW)
-    assert [(one.site, one.state) for one in first] == [
-        ("a", "online"), ("b", "never seen"), ("c", "online"),
-    ]  # fmt: skip
-    later = NOW + timedelta(seconds=30)
-    second = health(
-        [node(1, "online"), node(2, "online"), node(3, "offline"), node(9, "online")],
-        names, first, later,
-    )  # fmt: skip
-    stamp = later.isoformat(timespec="seconds")
-    assert second == [
-        first[0],
-        SiteHealth(site="b", state="online", since=stamp),
-        SiteHealth(site="c", state="offline", since=stamp),
-    ]
