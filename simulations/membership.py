@@ -22,7 +22,7 @@ from fedlearn.audit.membership import found_at, lira, rmia
 from fedlearn.audit.promise import Promise
 from fedlearn.config import RunConfig
 from fedlearn.rng import Streams
-from fedlearn.training.device import device_of, home, place
+from fedlearn.training.device import device_of, home, place, within_memory
 from fedlearn.training.local import predict, train
 from fedlearn.training.loss import class_weights
 from simulations.audited_folder import AuditedRun
@@ -31,6 +31,12 @@ REFERENCES: Final = 4
 """Reference models without further word: few, as an attacker would have."""
 
 ENOUGH_FOR_LIRA: Final = 8
+
+_WAY_OUT: Final = (
+    "end what else is using it, or hide it from the audit, which then takes longer: put "
+    "CUDA_VISIBLE_DEVICES= before the command"
+)
+"""The config of a run that is audited cannot be changed any more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,10 +62,15 @@ class Records:
         )
 
 
+@within_memory("audit: the reference models", _WAY_OUT)
 def attacks(
     run: AuditedRun, model: nn.Module, promise: Promise | None, references: int
 ) -> list[Attack]:
-    """What membership inference finds; LiRA only with enough references."""
+    """What membership inference finds; LiRA only with enough references.
+
+    Raises:
+        FedlearnError: the GPU that it computes on has no memory left.
+    """
     records = Records.of(run)
     target = chances(model, records, run.config)
     inside = _halves(len(records.labels), references, Streams(run.config.seed))
@@ -95,7 +106,8 @@ def _reference(
     """The chances under a model that was trained on the records `inside`."""
     config, streams = run.config, Streams(run.config.seed)
     learner = models.build(config.model, run.task, streams, config.training.trained_part)
-    place(learner.whole(), device_of(config.training.device))
+    # An attacker's machine need not have the GPU that the run asked for.
+    place(learner.whole(), device_of("cpu" if config.training.device == "cpu" else "auto"))
     features = torch.from_numpy(records.features[inside])
     if learner.frozen is not None:
         features = _frozen(learner.frozen, features, config.training.max_batch)

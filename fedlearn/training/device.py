@@ -187,8 +187,14 @@ def near(records: Tensor, device: torch.device) -> Tensor:
     return records.to(device) if fits else records
 
 
+_LOWER: Final = (
+    "lower training.max_batch (at one site: max_batch in the machine of its file), or, where "
+    "simulated sites share the GPU, engine.workers"
+)
+
+
 @contextmanager
-def within_memory(who: str) -> Iterator[None]:
+def within_memory(who: str, way_out: str = _LOWER) -> Iterator[None]:
     """Turn a GPU's lack of memory into a reason, from `who` uses it, with a way out.
 
     Raises:
@@ -199,11 +205,7 @@ def within_memory(who: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _lacks_memory(error):
             raise
-        raise FedlearnError(
-            f"{who}: its GPU has no memory left; lower training.max_batch (at one site: "
-            "max_batch in the machine of its file), or, where simulated sites share the GPU, "
-            "engine.workers"
-        ) from error
+        raise FedlearnError(f"{who}: its GPU has no memory left; {way_out}") from error
 
 
 def _lacks_memory(error: RuntimeError) -> bool:

@@ -22,6 +22,7 @@ from fedlearn.training import device, local
 from server.run import Silent
 from server.stop import Stop
 from simulations import compare
+from simulations.audit import measure_folder
 from simulations.compare import CompareSettings
 from simulations.forks import SHARE_A_GPU, at_a_time
 from simulations.local import crew_of
@@ -98,6 +99,24 @@ def test_run__says_what_to_lower_where_a_gpu_is_full(
     monkeypatch.setattr(local, "forward", full)
     with pytest.raises(FedlearnError, match=r"training\.max_batch"):
         run(tmp_path, "privacy=none", gpu=True)
+
+
+def test_audit__says_what_to_do_where_a_gpu_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run(tmp_path, "privacy=none", gpu=False)
+    monkeypatch.setattr(local, "forward", full)
+    with pytest.raises(FedlearnError, match="audit: .*CUDA_VISIBLE_DEVICES="), far_device():
+        measure_folder(tmp_path / "cpu", 2)
+
+
+def test_audit__of_a_run_on_a_gpu_needs_none(tmp_path: Path) -> None:
+    run(tmp_path, "privacy=none", "training.device=cuda", gpu=True)
+    with far_device(count=0):
+        assert {one.name for one in measure_folder(tmp_path / "gpu", 2).attacks} == {"loss", "rmia"}
 
 
 # --- how many processes --------------------------------------------------------------
