@@ -39,6 +39,12 @@ PAYS: Final = 2e6
 An estimate and not a measurement, so that the same run starts the same processes.
 """
 
+NO_FORK: Final = (
+    "one process answers for all sites, where %d were meant to: this one has used the driver of a "
+    "GPU (to count the slices of a divided one, it must), and no process that is forked from it "
+    "could. engine=ray starts processes of its own"
+)
+
 HEAVY: Final = ("train", "evaluate")
 """Messages that take as long as the records of a site are many."""
 
@@ -84,6 +90,7 @@ class InProcessGrid(Grid):
         self._run = flower_private.new_run(run_id=1)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
+        self._told = False
 
     def set_run(self, run: flower_private.FlowerRun) -> None:
         """Take over Flower's description of the run."""
@@ -145,11 +152,17 @@ class InProcessGrid(Grid):
 
     def _pays(self, messages: Sequence[Message]) -> bool:
         """Whether to start workers for `messages`."""
-        if self._crew.workers == 1 or len(messages) == 1 or touched(self._crew.device):
+        if self._crew.workers == 1 or len(messages) == 1:
             return False
         heavy = [m for m in messages if m.metadata.message_type in HEAVY]
         works = [flower.size_of(m) / 4 * self._crew.work(m.metadata.dst_node_id) for m in heavy]
-        return self._crew.at_once or max(works, default=-1.0) >= self._crew.pays
+        pays = self._crew.at_once or max(works, default=-1.0) >= self._crew.pays
+        if not pays or not touched(self._crew.device):
+            return pays
+        if heavy and not self._told:  # before the first of them no run has a log
+            log.warning(NO_FORK, self._crew.workers)
+            self._told = True
+        return False
 
     def _task(self, message: Message) -> Task:
         node = message.metadata.dst_node_id

@@ -109,7 +109,7 @@ def test_audit__says_what_to_do_where_a_gpu_is_full(
 
     run(tmp_path, "privacy=none", gpu=False)
     monkeypatch.setattr(local, "forward", full)
-    with pytest.raises(FedlearnError, match="audit: .*CUDA_VISIBLE_DEVICES="), far_device():
+    with pytest.raises(FedlearnError, match=r"audit: .*CUDA_VISIBLE_DEVICES="), far_device():
         measure_folder(tmp_path / "cpu", 2)
 
 
@@ -144,6 +144,15 @@ def test_workers__start_before_this_process_uses_a_gpu(monkeypatch: pytest.Monke
     with far_device():
         assert crew_of(config.engine, config.training, [10, 10]).at_once
     assert not crew_of(config.engine, config.training, [10, 10]).at_once
+
+
+def test_workers__that_a_divided_gpu_rules_out_are_told_of_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_driver_asked", True)
+    monkeypatch.setattr("simulations.local.cores", lambda: 2)
+    run(tmp_path, "privacy=none", "engine.workers=2", gpu=True)
+    assert (tmp_path / "gpu" / "run.log").read_text().count("one process answers") == 1
 
 
 def test_workers__start_at_once_beside_a_gpu_that_is_not_used() -> None:

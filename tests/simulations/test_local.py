@@ -148,6 +148,24 @@ def test_workers__start_when_a_site_has_enough_to_do(
     assert (FIRST not in one.processes) == forked
 
 
+@pytest.mark.parametrize(("pays", "told"), [(0.0, 1), (float("inf"), 0)])
+def test_workers__that_were_worth_it_and_cannot_be_forked_are_told_of_once(
+    federations: list[Federation],
+    pays: float,
+    told: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("fedlearn.training.device._driver_asked", True)
+    one = Federation(3, Crew(workers=2, pays=pays, work=lambda node: 1.0))
+    federations.append(one)
+    vector = one.round(1, np.zeros(SIZE, np.float32))
+    one.round(2, vector)
+    assert one.processes == {FIRST}
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("one process answers for all sites, where 2" in text for text in said) == told
+
+
 def test_crew__fits_the_cores_and_the_sites(monkeypatch: pytest.MonkeyPatch) -> None:
     from simulations import local
 
