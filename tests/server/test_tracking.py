@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -104,23 +105,33 @@ def test_tracking__is_off_unless_it_is_asked_for() -> None:
 
 
 RUN = """
-import socket, sys
+import signal, socket, sys
 def no(self, address, *rest):
     raise SystemExit(f"connects to {address}")
 socket.socket.connect = no
 socket.getaddrinfo = lambda *a, **k: sys.exit(f"looks up {a}")
 from fedlearn.cli import main
-sys.exit(main(sys.argv[1:]))
+from simulations.display import Display
+shown = Display.round_finished
+def stop(self, entry):
+    shown(self, entry)
+    if entry.round == int(sys.argv[1]):
+        signal.raise_signal(signal.SIGINT)
+Display.round_finished = stop
+sys.exit(main(sys.argv[2:]))
 """
 
 
-def simulate(*overrides: str, **more: str) -> None:
-    """A run in a process of its own, which may not open a connection."""
-    command = [sys.executable, "-c", RUN, "simulate", *overrides]
+def simulate(*overrides: str, interrupted: int = 0, **more: str) -> None:
+    """A run in a process of its own, which may not open a connection.
+
+    It gets a Ctrl-C after the round `interrupted`, if there is one.
+    """
+    command = [sys.executable, "-c", RUN, str(interrupted), "simulate", *overrides]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment() | more, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == (130 if interrupted else 0), done.stdout + done.stderr
 
 
 def result_of(run: Path) -> dict[str, Any]:
@@ -149,6 +160,34 @@ def test_mlflow__holds_the_run_in_a_local_file_and_connects_to_nothing(tmp_path:
         assert found["traffic/bytes up", entry["round"]] == entry["bytes"]["up"]
     for site, values in result["final"]["per_site"].items():
         assert found[f"sites/{site} auc", 2] == values["auc"]
+
+
+@pytest.mark.slow
+def test_mlflow__holds_a_resumed_run_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="fedlearn[mlflow] is not installed")
+    out = tmp_path / "runs" / "one"
+    run = [*table(tmp_path), "privacy=none", "tracking=mlflow", "rounds=3", f"out={out}"]
+    path = tmp_path / "runs" / "mlflow.db"
+
+    def runs() -> list[tuple[str, str]]:
+        with closing(sqlite3.connect(path)) as store:
+            found = store.execute("select status, run_uuid from runs").fetchall()
+        return [(status, name) for status, name in found]
+
+    simulate(*run, interrupted=1)
+    ((status, first),) = runs()
+    assert status == "KILLED"
+    simulate(*run, "resume=true")
+    assert runs() == [("FINISHED", first)]
+    with closing(sqlite3.connect(path)) as store:
+        metrics = store.execute(
+            "select step, value from metrics where key = 'test/accuracy' order by step"
+        ).fetchall()
+    # Every round once, whichever of the two processes carried it out.
+    expected = [(entry["round"], entry["evaluate"]["accuracy"]) for entry in
+                result_of(out)["rounds"]]  # fmt: skip
+    assert metrics == expected
+    assert len(metrics) == 3
 
 
 READ = """
