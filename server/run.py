@@ -131,9 +131,10 @@ def _train(
     listener.started(federation, first_round=len(saved.rounds) + 1)
     try:
         for number in range(len(saved.rounds) + 1, config.rounds + 1):
-            entry = federation.run_round(number)
-            report.after_round(entry)
-            listener.round_finished(entry)
+            with stop.ending_first():
+                entry = federation.run_round(number)
+                report.after_round(entry)
+                listener.round_finished(entry)
             if stop.after_round.is_set() and number < config.rounds:
                 raise StoppedError(f"stopped after round {number}; resume=true continues")
     except (KeyboardInterrupt, StoppedError):

@@ -80,8 +80,9 @@ def compare(overrides: Sequence[str], listener: Listener, stop: Stop) -> int:
         listener.heard(event)
 
     try:
-        run_jobs([_job(point) for point in todo],
-                 workers=workers, start=start, stop=stop, tell=heard)  # fmt: skip
+        with stop.ending_first():
+            run_jobs([_job(point) for point in todo],
+                     workers=workers, start=start, stop=stop, tell=heard)  # fmt: skip
     finally:
         comparison = study.write()
         write_report(folder)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal reaches every process of a run; with workers, too, the round is finished."""
+"""Ctrl-C in a terminal reaches every process of a run. A round is finished; all else ends at once."""
 
 from __future__ import annotations
 
@@ -78,3 +78,68 @@ def test_interrupt__of_two_workers_finishes_the_round_and_can_be_resumed(tmp_pat
     assert [entry["round"] for entry in resumed["rounds"]] == list(range(1, ROUNDS + 1))
     alone = finished(tmp_path / "alone", "engine.workers=1")
     assert resumed["model"]["sha256"] == alone["model"]["sha256"]
+
+
+AT = """
+import importlib, os, signal, sys
+place, name = sys.argv.pop(1).split(":")
+*parts, last = name.split(".")
+owner = importlib.import_module(place)
+for part in parts:
+    owner = getattr(owner, part)
+whole = getattr(owner, last)
+def cut(*arguments, **named):
+    setattr(owner, last, whole)
+    os.killpg(0, signal.SIGINT)
+    return whole(*arguments, **named)
+setattr(owner, last, cut)
+from fedlearn.__main__ import main
+sys.exit(main())
+"""
+
+
+def cut_off(place: str, *command: str) -> str:
+    """The command with Ctrl-C when it comes to `place`; what it complains of."""
+    running = subprocess.Popen(
+        [sys.executable, "-c", AT, place, *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    said, complaint = running.communicate(timeout=300)
+    assert running.returncode == 130, said + complaint
+    assert "Traceback" not in said + complaint
+    assert "after this round" not in said
+    wait_for(lambda: gone(running.pid))
+    return complaint
+
+
+@pytest.mark.parametrize(
+    ("place", "rounds"),
+    [
+        ("fedlearn.cli:parse", None),
+        ("clients.records:load_pool", None),
+        ("server.run:join", None),
+        ("server.run:Reporter.end", 2),
+        ("server.report.page:write_report", 2),
+    ],
+)
+def test_interrupt__outside_a_round_ends_at_once_and_can_be_resumed(
+    tmp_path: Path, place: str, rounds: int | None
+) -> None:
+    out = tmp_path / "run"
+    short = [*RUN, "rounds=2", "training.local_steps=1", f"out={out}"]
+    assert "stopped" in cut_off(place, *short)
+    if rounds is None:  # nothing was begun, and the same command begins
+        assert not out.exists()
+        return
+    assert len(read(out)["rounds"]) == rounds
+    again = subprocess.run([sys.executable, "-m", "fedlearn", *short, "resume=true"], check=False)
+    assert again.returncode == 0
+    assert read(out)["status"] == "finished"
+    assert (out / "report.html").is_file()
+
+
+def test_interrupt__of_a_comparison_that_checks_its_runs_ends_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    compare = ["compare", *RUN[1:], "seed=0,1", f"out={out}"]
+    assert "stopped" in cut_off("simulations.compare:Study.rehearse", *compare)
+    assert not out.exists()
