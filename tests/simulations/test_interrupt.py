@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal reaches every process of a run. A round is finished; all else ends at once."""
+"""Ctrl-C in a terminal reaches every process of a run: a round ends first, all else at once."""
 
 from __future__ import annotations
 
