@@ -28,8 +28,6 @@ def main() -> None:
     """Run one of the two programs in this process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     program, *arguments = sys.argv[1:]
-    # A Ctrl-C is for the parent, which ends its children when a round is over.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     match program:
         case "superlink":
             from server import superlink_program

@@ -93,6 +93,8 @@ def _child(program: str, arguments: list[str], state: Path) -> Iterator[subproce
             stdout=log,
             stderr=log,
             env=environment,
+            # Ctrl-C in a terminal is for this process, which ends it when a round is over.
+            start_new_session=True,
         )
     try:
         yield process

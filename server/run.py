@@ -95,6 +95,10 @@ def run(
     with tracked(config, saved.run_id, listener) as told:
         # Nothing is written until everything that can be refused has been asked.
         folder.create(config)
+        if not saved.rounds:
+            # Before a round is paid for: whoever goes on after the first one was cut off goes on
+            # with this run, whose promise the sites' ledgers hold.
+            folder.write_checkpoint(saved)
         folder.trim_metrics(len(saved.rounds))
         with logged(folder.path / "run.log"):
             return _train(folder, federation, saved, told, stop)

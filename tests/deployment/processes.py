@@ -96,7 +96,7 @@ class Stage:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=folder, env={**environment(self.noise), **(extra or {})},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self.started.append(process)
         return process

@@ -8,6 +8,7 @@ loses its network in the middle of the run, and both come back.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -166,7 +167,7 @@ def test_outages__cost_the_rounds_in_which_they_happen_and_no_more(
     (stage.world.root / "disk" / "state" / "full").unlink()
     cable.mend()
     wait_for("a round with all again", lambda: replied()[-1] == len(ALL), unless=server)
-    server.send_signal(signal.SIGINT)
+    os.killpg(server.pid, signal.SIGINT)  # as a terminal does
     assert server.wait(PATIENCE) == 130
     found = result(stage)
     check_rounds(found["rounds"])

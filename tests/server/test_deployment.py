@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from fedlearn.cli import main
 from fedlearn.errors import ProtocolError
 from server.federation import Federation
-from tests.deployment.processes import PATIENCE, environment
+from tests.deployment.processes import PATIENCE, children, environment, staged, wait_for
 from tests.deployment.world import World, make_world
 
 RUN = ["privacy=none", "secagg=off", "transport=plain", "model.architecture=linear",
@@ -63,3 +65,29 @@ def test_exit_4__says_from_where_which_command_goes_on(
     assert (result["status"], len(result["rounds"])) == ("finished", 3)
     # Where nothing was begun, nothing is promised.
     assert len(serve(world, *RUN, f"out={tmp_path / 'other'}")) == 1
+
+
+@pytest.mark.slow
+def test_interrupt__of_a_server_that_waits_for_sites_ends_it_and_its_programs(
+    tmp_path: Path,
+) -> None:
+    world = make_world(tmp_path, ("a", "b"), wait=PATIENCE)
+    with staged(world, None, RUN) as stage:
+        server = stage.server("out=run")
+        health = world.coordinator / "state" / "health.json"
+        wait_for("the server to look for sites", health.exists, unless=server)
+        programs = children(server.pid)
+        assert set(programs) == {"superlink", "gateway"}
+        # What a terminal does: every process of its group gets it. The two are in none of ours, for
+        # in the middle of a round they have to be there to its end.
+        assert server.pid not in map(os.getpgid, programs.values())
+        os.killpg(server.pid, signal.SIGINT)
+        assert server.wait(PATIENCE) == 130
+        for process in programs.values():
+            with pytest.raises(ProcessLookupError):
+                os.kill(process, 0)
+    said = stage.said_by_coordinator()
+    assert "fedlearn: stopped" in said
+    assert "Traceback" not in said
+    assert {one["state"] for one in json.loads(health.read_text())} == {"not watched"}
+    assert not (world.coordinator / "run").exists()

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from clients.ledger import verify
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
 ROUNDS = 12
@@ -136,6 +138,33 @@ def test_interrupt__outside_a_round_ends_at_once_and_can_be_resumed(
     assert again.returncode == 0
     assert read(out)["status"] == "finished"
     assert (out / "report.html").is_file()
+
+
+def test_interrupt__in_the_first_round_leaves_its_price_in_the_run_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    short = ["simulate", "experiment=medical_heart", "rounds=3", f"out={out}"]
+    press = "os.killpg(0, signal.SIGINT)"
+    twice = AT.replace(press, f"{press}; __import__('time').sleep(0.2); {press}")
+    # The second one cuts the round off, after the sites have paid and trained.
+    cut = subprocess.run(
+        [sys.executable, "-c", twice, "server.federation:Federation._evaluate", *short],
+        capture_output=True, text=True, start_new_session=True, check=False,
+    )  # fmt: skip
+    assert cut.returncode == 130, cut.stderr
+    before = read(out)
+    assert (before["status"], before["rounds"]) == ("interrupted", [])
+    again = subprocess.run(
+        [sys.executable, "-m", "fedlearn", *short, "resume=true"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 3, again.stderr
+    after = read(out)
+    assert after["run_id"] == before["run_id"]
+    assert len(after["rounds"]) == 2
+    for ledger in (out / "sites").glob("*/ledger.jsonl"):
+        assert sum(event.steps for event in verify(ledger).spent) == 3
 
 
 def test_interrupt__of_a_comparison_that_checks_its_runs_ends_at_once(tmp_path: Path) -> None:
