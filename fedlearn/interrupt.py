@@ -1,9 +1,4 @@
-"""What Ctrl-C raises."""
-
-from __future__ import annotations
-
-from types import FrameType
-from typing import NoReturn
+"""What Ctrl-C raises; imports nothing, for it comes before all else."""
 
 
 class Interrupt(KeyboardInterrupt):
@@ -15,6 +10,6 @@ class Interrupt(KeyboardInterrupt):
     """
 
 
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def interrupt(number: int, frame: object) -> None:
     """A handler for SIGINT."""
     raise Interrupt

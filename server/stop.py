@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from fedlearn.interrupt import interrupt
+from fedlearn.interrupt import Interrupt
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def stop_on_interrupt(stop: Stop, tell: Callable[[str], None]) -> Iterator[None]
         stop.after_round.set()
         if at_once:
             stop.now.set()
-            interrupt(number, frame)
+            raise Interrupt
         tell("stopping after this round; Ctrl-C again stops at once")
 
     before = signal.signal(signal.SIGINT, interrupted)

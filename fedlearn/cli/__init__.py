@@ -1,0 +1,66 @@
+"""The command line: `fedlearn COMMAND`, also `python -m fedlearn`.
+
+Each command imports what it needs when it is called, so that `--help` and a
+wrong option answer at once. Errors that a user can act on end with their exit
+code and without a traceback; anything else is a bug, whose traceback goes to a
+log file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from fedlearn.cli.form import Command
+from fedlearn.cli.parser import parse
+from fedlearn.errors import FedlearnError, StoppedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    _say_anything()
+    options = parse(arguments)
+    call: Command = options.call
+    try:
+        return call(options)
+    except FedlearnError as error:
+        _complain("\n".join([str(error), *getattr(error, "__notes__", ())]))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped; what was done is kept")
+        return StoppedError.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; nothing is lost.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001  (the last line of defence against a traceback on screen)
+        return _bug(error)
+
+
+def _say_anything() -> None:
+    """A character that the screen's encoding lacks is written as an escape, not a crash.
+
+    The name of a site is anything; a screen, or what reads our output, may know ASCII alone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(message: str) -> None:
+    for line in message.splitlines():
+        print(f"fedlearn: {line}", file=sys.stderr)
+
+
+def _bug(error: Exception) -> int:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", prefix="fedlearn-", suffix=".log", delete=False
+    ) as log:
+        traceback.print_exception(error, file=log)
+    _complain(f"a bug in fedlearn: {type(error).__name__}: {error}; traceback in {log.name}")
+    return 1

@@ -1,0 +1,65 @@
+"""`fedlearn data`: what data there is, and what is wrong with one's own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from fedlearn.cli.form import Commands, add
+from fedlearn.errors import ConfigError
+
+
+def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
+    """All under `data`."""
+    add(tasks, "data list", "known data sets", "data list", _data_list)
+    fetch = add(
+        tasks, "data fetch", "bring a known set into the cache", "data fetch heart", _data_fetch
+    )
+    fetch.add_argument("name", metavar="NAME", help="one that `fedlearn data list` shows")
+    check = add(
+        tasks,
+        "data check",
+        "look at one's own data: what is understood, and what is wrong, by line or file",
+        "data check my.csv",
+        _data_check,
+    )
+    check.add_argument(
+        "path",
+        metavar="PATH",
+        help="a table (CSV, Parquet), texts (CSV, JSONL, a folder that Hugging Face `datasets` "
+        "saved), pictures (a folder for every class, or .npz)",
+    )
+
+
+def _data_list(_: argparse.Namespace) -> int:
+    from fedlearn import terminal
+    from simulations.data_display import show_list
+
+    show_list(terminal.console())
+    return 0
+
+
+def _data_fetch(options: argparse.Namespace) -> int:
+    from fedlearn.data import archives, download
+    from fedlearn.data.medmnist_sets import SETS
+
+    cache = archives.default_cache(os.environ)
+    if options.name in archives.ARCHIVES:
+        print(archives.fetch(archives.ARCHIVES[options.name], cache))
+    elif options.name in SETS:
+        print(download.fetch(SETS[options.name].file, cache))
+    else:
+        known = ", ".join([*archives.ARCHIVES, *SETS])
+        raise ConfigError([f"{options.name}: must be one of {known}"])
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from fedlearn import terminal
+    from fedlearn.data.check import check
+    from simulations.data_display import show_check
+
+    report = check(Path(options.path))
+    show_check(report, terminal.console())
+    return 5 if report.problems else 0
