@@ -64,7 +64,7 @@ def _show_columns(report: Report, console: Console) -> None:
             escape(column.name),
             "text" if column.name in report.texts else column.kind,
             str(column.missing),
-            f"{len(column.categories):,}",
+            f"{column.distinct:,}",
             escape(column.identifier),
         )
     terminal.show(console, table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data import DATASETS, columns, scaling_of
+from fedlearn.data import DATASETS, scaling_of
 from fedlearn.data.scaling import reads_records, scale
 from fedlearn.data.table import read_table
 from fedlearn.errors import ConfigError, DataError
@@ -198,7 +198,8 @@ def _table(run: AuditedRun, path: Path) -> NDArray[Any]:
     table = read_table(path, separator="comma")
     if missing := [name for name in shape.names if name not in table.header]:
         raise DataError(f"{path}: no column {', '.join(missing)}")
-    rows = np.array([[columns.parse(cell) for cell in table.column(n)] for n in shape.names]).T
+    columns = [table.cells(name) for name in shape.names]
+    rows = np.stack([cells.numbers(".")[cells.codes] for cells in columns], axis=1)
     if problems := list(_not_numbers(path, rows, shape.names, table.lines)):
         raise DataError("\n".join(problems))
     scaled = [name for name in shape.names if not name.endswith("_missing")]
@@ -206,7 +207,7 @@ def _table(run: AuditedRun, path: Path) -> NDArray[Any]:
 
 
 def _not_numbers(
-    path: Path, rows: NDArray[np.float64], names: tuple[str, ...], lines: tuple[int, ...]
+    path: Path, rows: NDArray[np.float64], names: tuple[str, ...], lines: Sequence[int]
 ) -> Iterator[str]:
     for row, column in zip(*np.nonzero(np.isnan(rows)), strict=True):
         yield f"{path}: line {lines[row]}, column {names[column]!r}: not a number"

@@ -123,10 +123,10 @@ def _texts(
 def _table(path: Path, table: Table, separator: Separator | None, written: Sequence[str]) -> Report:
     writing = guess.writing_of(table)
     describe = partial(columns.describe, missing=writing.missing, decimal=writing.decimal)
-    found = tuple(describe(name, table.column(name)) for name in table.header)
+    found = tuple(describe(name, table.cells(name)) for name in table.header)
     texts = check_text.text_columns(table, found)
     others = [column for column in found if column.name not in texts]
-    labels = _classes_of_texts(others, len(table.rows)) if texts else _labels(others)
+    labels = _classes_of_texts(others, len(table)) if texts else _labels(others)
     sites = _sites([column for column in found if column.name not in (*texts, *labels[:1])])
     dropped = [guess.quoted(column.name) for column in found if _cannot_be_learned(column)]
     settings = [
@@ -141,7 +141,7 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
     return Report(
         path=path,
         kind="a table",
-        records=len(table.rows),
+        records=len(table),
         separator=separator,
         counted=table.counted,
         columns=found,
@@ -167,19 +167,19 @@ def _facts(writing: guess.Writing) -> Iterator[str]:
 def _classes_of_texts(found: Sequence[Column], records: int) -> tuple[str, ...]:
     """As `_labels`; texts may have more classes than a table, and other names for them."""
     most = min(_MAX_CATEGORIES, records // 2)
-    few = [c for c in found if 2 <= len(c.categories) <= most and not c.identifier]
+    few = [c for c in found if 2 <= c.distinct <= most and not c.identifier]
     return _likely_first(few, _CLASS)
 
 
 def _labels(found: Sequence[Column]) -> tuple[str, ...]:
-    few = [c for c in found if 2 <= len(c.categories) <= _MAX_CLASSES and not c.identifier]
+    few = [c for c in found if 2 <= c.distinct <= _MAX_CLASSES and not c.identifier]
     return _likely_first(few, _LABEL)
 
 
 def _sites(found: Sequence[Column]) -> tuple[str, ...]:
-    several = [c for c in found if len(c.categories) >= 2 and c.kind == "categorical"]
-    named = [c for c in found if _SITE.fullmatch(c.name) and len(c.categories) >= 2]
-    few = [c for c in several if len(c.categories) <= _MAX_CATEGORIES and c not in named]
+    several = [c for c in found if c.distinct >= 2 and c.kind == "categorical"]
+    named = [c for c in found if _SITE.fullmatch(c.name) and c.distinct >= 2]
+    few = [c for c in several if c.distinct <= _MAX_CATEGORIES and c not in named]
     return _likely_first([*named, *(c for c in few if not c.identifier)], _SITE)
 
 
@@ -194,7 +194,7 @@ def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, .
     def unlikely(place: int) -> tuple[bool, bool, int, int]:
         one = found[place]
         unnamed = pattern.fullmatch(one.name) is None
-        return unnamed, one.missing > 0, len(one.categories), -place
+        return unnamed, one.missing > 0, one.distinct, -place
 
     return tuple(found[place].name for place in sorted(range(len(found)), key=unlikely))
 
@@ -220,8 +220,8 @@ def _hints(found: tuple[Column, ...]) -> Iterator[str]:
 
 def _over_time(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
     """A table in long form: several rows a person, and a column that orders them."""
-    most = len(table.rows) / 2
-    owners = [c.name for c in found if _OWNER.fullmatch(c.name) and len(c.categories) <= most]
+    most = len(table) / 2
+    owners = [c.name for c in found if _OWNER.fullmatch(c.name) and c.distinct <= most]
     times = [c.name for c in found if _TIME.fullmatch(c.name)]
     if owners and times:
         yield (
@@ -235,7 +235,7 @@ def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[st
     """A table without a column that could be learned; one that is called so has one value only."""
     if labels:
         return
-    constant = [c for c in found if len(c.categories) == 1 and _LABEL.fullmatch(c.name)]
+    constant = [c for c in found if c.distinct == 1 and _LABEL.fullmatch(c.name)]
     for column in constant:
         value = column.categories[0]
         yield f"column {column.name!r}: every record is {value!r}; there is nothing to learn"
@@ -251,7 +251,7 @@ def _cannot_be_learned(column: Column) -> bool:
 
 
 def _has_many_values(column: Column) -> bool:
-    return column.kind == "categorical" and len(column.categories) > _MAX_CATEGORIES
+    return column.kind == "categorical" and column.distinct > _MAX_CATEGORIES
 
 
 def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
@@ -265,6 +265,6 @@ def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
             yield f"column {column.name!r}: holds nothing"
         elif _has_many_values(column):
             yield (
-                f"column {column.name!r}: {len(column.categories)} different values; "
+                f"column {column.name!r}: {column.distinct} different values; "
                 "text, or an identifier?"
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.data import huggingface, parquet
+from fedlearn.data.cells import encode, join
 from fedlearn.data.check_report import Report, sizes_in_words, some
 from fedlearn.data.columns import MISSING, Column
 from fedlearn.data.guess import quoted
@@ -29,10 +30,11 @@ def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
     """The columns that hold texts, that with the longest first."""
     lengths = {}
     for column in found:
+        if column.kind != "categorical":
+            continue
         cells = [one for one in table.column(column.name) if one not in MISSING]
         middle = statistics.median(len(one.split()) for one in cells) if cells else 0
-        distinct = len(column.categories) > len(cells) / 2
-        if column.kind == "categorical" and distinct and middle >= _WORDS:
+        if column.distinct > len(cells) / 2 and middle >= _WORDS:
             lengths[column.name] = middle
     return tuple(sorted(lengths, key=lambda name: -lengths[name]))
 
@@ -85,8 +87,8 @@ def table_of_lines(path: Path, encoding: str) -> tuple[Table, tuple[str, ...]]:
                 for key, lines in wrong.items()
             )
         )
-    cells = tuple(tuple(cell(row.get(key)) for key in header) for _, row in rows)
-    table = Table(header=header, rows=cells, lines=tuple(line for line, _ in rows))
+    columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in header)
+    table = Table(header=header, columns=columns, lines=tuple(line for line, _ in rows))
     return table, tuple(_left_aside(aside))
 
 
@@ -102,14 +104,14 @@ def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
     first, about = splits["train"], folders["train"]
     readable = [f.name for f in first.schema if parquet.reader_of(f.type) is not None]
     names = {one: huggingface.class_names(about, one) for one in readable}
-    rows: list[tuple[str, ...]] = []
-    for split in splits.values():
-        columns = [_cells(split, name, names[name]) for name in readable]
-        rows += zip(*columns, strict=True)
+    columns = tuple(
+        join([encode(_cells(split, name, names[name])) for split in splits.values()])
+        for name in readable
+    )
     facts = [sizes_in_words("splits", {name: split.num_rows for name, split in splits.items()})]
     facts += _left_aside([name for name in first.column_names if name not in readable])
-    lines = tuple(range(1, len(rows) + 1))
-    table = Table(header=tuple(readable), rows=tuple(rows), lines=lines, counted="row")
+    lines = range(1, sum(split.num_rows for split in splits.values()) + 1)
+    table = Table(header=tuple(readable), columns=columns, lines=lines, counted="row")
     return table, tuple(facts)
 
 

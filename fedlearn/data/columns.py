@@ -8,19 +8,22 @@ table is anonymous: combinations of harmless columns can single a person out.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
+from math import isnan
 from typing import Literal
+
+import numpy as np
+
+from fedlearn.data.cells import Cells, parse
 
 Kind = Literal["numeric", "categorical", "empty"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 """What stands for a missing value unless the config says otherwise."""
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_COMMA = str.maketrans(",.", "._")
 _MOSTLY = 0.9
 _COUNTS_ROWS = "it counts the rows"
 
@@ -55,73 +58,71 @@ _VALUES = {
 class Column:
     """One column as understood.
 
-    `not_numbers` are the positions of cells that do not read as a number in a
-    column that is otherwise numeric. `identifier` says what the column seems
-    to identify people by; empty when nothing was found.
+    `distinct` is how many different values it has; `categories` are these,
+    sorted, where they are no numbers. `not_numbers` are the positions of cells
+    that do not read as a number in a column that is otherwise numeric.
+    `identifier` says what the column seems to identify people by; empty when
+    nothing was found.
     """
 
     name: str
     kind: Kind
     missing: int
-    categories: tuple[str, ...]
+    distinct: int
+    categories: tuple[str, ...] = ()
     not_numbers: tuple[int, ...] = ()
     identifier: str = ""
 
 
 def describe(
-    name: str, cells: Sequence[str], *, missing: Sequence[str] = MISSING, decimal: str = "."
+    name: str, cells: Cells, *, missing: Sequence[str] = MISSING, decimal: str = "."
 ) -> Column:
     """What a column is, from its cells.
 
     A column is numeric when at least nine in ten of its values are numbers
     and there are more than two different ones; otherwise categorical.
-    `categories` are its different values, sorted, for either kind.
     """
-    absent = frozenset(missing)
-    present = [(i, cell) for i, cell in enumerate(cells) if cell not in absent]
-    distinct = {cell for _, cell in present}
-    numbers = {cell for cell in distinct if not math.isnan(parse(cell, decimal))}
-    wrong = tuple(i for i, cell in present if cell not in numbers)
-    numeric = len(distinct) > 2 and len(wrong) <= (1 - _MOSTLY) * len(present)
-    kind: Kind = "empty" if not present else "numeric" if numeric else "categorical"
+    given = ~cells.among(missing)
+    present = cells if given.all() else cells.take(cells.rows(given))
+    wrong = given & np.isnan(cells.numbers(decimal))
+    distinct = cells.distinct(given)
+    numeric = distinct > 2 and cells.counts[wrong].sum() <= (1 - _MOSTLY) * len(present)
+    kind: Kind = "empty" if not len(present) else "numeric" if numeric else "categorical"
     return Column(
         name=name,
         kind=kind,
         missing=len(cells) - len(present),
-        categories=sort_values(distinct, decimal),
-        not_numbers=wrong if numeric else (),
-        identifier=suspect(name, [cell for _, cell in present], numeric),
+        distinct=distinct,
+        categories=() if numeric else _categories(present, decimal),
+        not_numbers=tuple(cells.rows(wrong).tolist()) if numeric else (),
+        identifier=suspect(name, present, numeric),
     )
 
 
-def parse(cell: str, decimal: str = ".") -> float:
-    """The finite number that a cell holds; NaN when it holds none (also for `inf` and `1_000`).
-
-    Where the decimal sign is a comma, a point is none: `1.500` may well be fifteen hundred.
-    """
-    text = cell.translate(_COMMA) if decimal == "," else cell
-    number = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return number if math.isfinite(number) else math.nan
+def _categories(cells: Cells, decimal: str) -> tuple[str, ...]:
+    there = compress(cells.texts, cells.counts)
+    return sort_values(set(there), decimal)
 
 
 def sort_values(values: set[str], decimal: str = ".") -> tuple[str, ...]:
     """In order of their numbers where all are numbers, otherwise of their letters."""
     numbers = {value: parse(value, decimal) for value in values}
-    if any(map(math.isnan, numbers.values())):
+    if any(map(isnan, numbers.values())):
         return tuple(sorted(values))
     return tuple(sorted(values, key=lambda value: (numbers[value], value)))
 
 
-def suspect(name: str, values: Sequence[str], numeric: bool) -> str:
+def suspect(name: str, cells: Cells, numeric: bool) -> str:
     """What the column seems to identify people by, in words; empty when nothing was found."""
     for what, pattern in _NAMES.items():
         if re.fullmatch(pattern, name.strip(), flags=re.IGNORECASE):
             return f"its name says {what}"
     if numeric:
-        return _COUNTS_ROWS if _counts_rows(values) else ""
+        return _COUNTS_ROWS if _counts_rows(cells) else ""
+    counted = [*zip(cells.texts, cells.counts.tolist(), strict=True)]
     for what, pattern in _VALUES.items():
-        matching = sum(re.fullmatch(pattern, value) is not None for value in values)
-        if values and matching > len(values) / 2:
+        matching = sum(rows for text, rows in counted if re.fullmatch(pattern, text))
+        if matching > len(cells) / 2:
             return f"its values look like {what}"
     return ""
 
@@ -135,7 +136,7 @@ def remedy(identifier: str) -> str:
     return "drop it (scenario.drop), or hash it with the site's key (scenario.deidentify.hash)"
 
 
-def _counts_rows(values: Sequence[str]) -> bool:
+def _counts_rows(cells: Cells) -> bool:
     """Whether whole numbers go up by one from row to row."""
-    steps = itertools.pairwise(map(parse, values))
-    return len(values) > 2 and all(after - before == 1 for before, after in steps)
+    steps = itertools.pairwise(map(parse, cells.each()))
+    return len(cells) > 2 and all(after - before == 1 for before, after in steps)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data import columns, scaling, series
+from fedlearn.data.cells import Cells
 from fedlearn.data.columns import Column
 from fedlearn.data.csv_problems import (
     check_names,
@@ -131,7 +132,7 @@ def _refuse(problems: list[str]) -> None:
 
 
 def read_rows(config: Csv) -> Table:
-    """The file as rows of text; raises as `read_table` does."""
+    """The file as a table; raises as `read_table` does."""
     path = Path(config.path)
     if is_parquet(path):
         return read_parquet(path, config.decimal)
@@ -209,21 +210,18 @@ def _schemas(
 
 def _with_label(config: Csv, table: Table) -> tuple[Table, list[str]]:
     """The table without the records that have no label, and a note about them."""
-    labelled = [cell not in config.missing for cell in table.column(config.label)]
-    if all(labelled):
+    labels = table.cells(config.label)
+    absent = labels.among(config.missing)
+    unlabelled = labels.rows(absent)
+    if not unlabelled.size:
         return table, []
-    absent = [i for i, keep in enumerate(labelled) if not keep]
-    kept = replace(
-        table,
-        rows=tuple(row for row, keep in zip(table.rows, labelled, strict=True) if keep),
-        lines=tuple(line for line, keep in zip(table.lines, labelled, strict=True) if keep),
-    )
-    return kept, [f"{config.path}: {table.places(absent)}: no label, left out"]
+    note = f"{config.path}: {table.places(unlabelled)}: no label, left out"
+    return table.take(labels.rows(~absent)), [note]
 
 
 def _describe(config: Csv, table: Table, name: str) -> Column:
     """The column as found, with what the config says about it put in."""
-    cells = table.column(name)
+    cells = table.cells(name)
     found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
     if name in config.deidentify.treated:  # its name still says what it was
         found = replace(found, identifier=columns.suspect("", cells, found.kind == "numeric"))
@@ -237,23 +235,19 @@ def _describe(config: Csv, table: Table, name: str) -> Column:
     return found
 
 
-def not_numbers(config: Csv, cells: list[str]) -> tuple[int, ...]:
+def not_numbers(config: Csv, cells: Cells) -> tuple[int, ...]:
     """The places of cells that are neither gaps nor numbers."""
-    return tuple(
-        i
-        for i, cell in enumerate(cells)
-        if cell not in config.missing and np.isnan(columns.parse(cell, config.decimal))
-    )
+    words = np.isnan(cells.numbers(config.decimal)) & ~cells.among(config.missing)
+    return tuple(cells.rows(words).tolist())
 
 
 def numbers_of(config: Csv, table: Table, names: list[str]) -> NDArray[np.float64]:
     """`float64[n, names]` in the table's own units; NaN at a gap."""
-    raw = np.full((len(table.rows), len(names)), np.nan)
+    raw = np.full((len(table), len(names)), np.nan)
     for i, name in enumerate(names):
-        raw[:, i] = [
-            np.nan if cell in config.missing else columns.parse(cell, config.decimal)
-            for cell in table.column(name)
-        ]
+        cells = table.cells(name)
+        numbers = np.where(cells.among(config.missing), np.nan, cells.numbers(config.decimal))
+        raw[:, i] = numbers[cells.codes]
     return raw
 
 
@@ -276,16 +270,17 @@ def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute
     """The column that people are to be grouped by, learned from or not; its numbers unscaled."""
     if not group_by:
         return {}
-    cells = table.column(group_by)
+    cells = table.cells(group_by)
     if _describe(config, table, group_by).kind == "numeric":
-        return {group_by: np.array([columns.parse(cell, config.decimal) for cell in cells])}
-    return {group_by: np.array(cells)}
+        return {group_by: cells.numbers(config.decimal)[cells.codes]}
+    return {group_by: np.array(table.column(group_by))}
 
 
 def codes_of(table: Table, name: str, categories: Sequence[str]) -> NDArray[np.float32]:
     """The place of every cell among the categories, from 1; 0 where it is not among them."""
     code = {value: i for i, value in enumerate(categories, start=1)}
-    return np.array([code.get(cell, 0) for cell in table.column(name)], dtype=np.float32)
+    cells = table.cells(name)
+    return np.array([code.get(text, 0) for text in cells.texts], dtype=np.float32)[cells.codes]
 
 
 def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:

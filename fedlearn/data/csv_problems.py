@@ -109,8 +109,9 @@ def site_problems(config: Csv, table: Table) -> Iterator[str]:
     """Records without a site."""
     if not config.site:
         return
-    absent = [i for i, cell in enumerate(table.column(config.site)) if cell in config.missing]
-    if absent:
+    sites = table.cells(config.site)
+    absent = sites.rows(sites.among(config.missing))
+    if absent.size:
         yield (
             f"{config.path}: {table.places(absent)}: no site in column {config.site!r}; "
             "fill it in or leave the records out"

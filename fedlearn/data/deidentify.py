@@ -21,11 +21,14 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlearn.data import columns
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.data.cells import encode, parse
 from fedlearn.data.table import Table
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.settings import Count, Positive
@@ -95,18 +98,19 @@ def deidentified(
 
     """
     writers = _writers(config, decimal)
-    found = [name for name in table.header if name in writers]
-    cells = {name: _written(table.column(name), writers[name], missing) for name in found}
-    wrong = {name: [i for i, cell in enumerate(cells[name]) if cell is None] for name in found}
+    cells = {name: table.cells(name) for name in table.header if name in writers}
+    written = {name: _written(own.texts, writers[name], missing) for name, own in cells.items()}
+    wrong = {name: own.rows(_refused(written[name])) for name, own in cells.items()}
     refused = [
         f"column {name!r}: {table.places(rows)}: not a "
         f"{'number' if name in config.bands else 'date with a year of four digits'}"
         for name, rows in wrong.items()
-        if rows
+        if rows.size
     ]
     if refused:
         raise DataError("\n".join(refused))
-    return _with(table, {name: [str(cell) for cell in column] for name, column in cells.items()})
+    changed = {name: encode([*map(str, written[name])], own.codes) for name, own in cells.items()}
+    return table.with_columns(changed)
 
 
 def site_key(path: Path) -> bytes:
@@ -170,7 +174,7 @@ def _hasher(key: bytes, name: str) -> Write:
 
 def _bander(width: float, decimal: str) -> Write:
     def write(cell: str) -> str | None:
-        number = columns.parse(cell, decimal)
+        number = parse(cell, decimal)
         if math.isnan(number):
             return None
         return f"{math.floor(number / width) * width:.12g}".replace(".", decimal)
@@ -190,12 +194,9 @@ def _prefix_of(length: int) -> Write:
     return lambda cell: cell[:length]
 
 
-def _written(cells: Sequence[str], write: Write, missing: Sequence[str]) -> list[str | None]:
-    return [cell if cell in missing else write(cell) for cell in cells]
+def _written(texts: Iterable[str], write: Write, missing: Sequence[str]) -> list[str | None]:
+    return [text if text in missing else write(text) for text in texts]
 
 
-def _with(table: Table, cells: Mapping[str, Sequence[str]]) -> Table:
-    """The table with other cells in some of its columns."""
-    kept = zip(*table.rows, strict=True)
-    whole = [cells.get(name, old) for name, old in zip(table.header, kept, strict=True)]
-    return replace(table, rows=tuple(zip(*whole, strict=True)))
+def _refused(written: Sequence[str | None]) -> NDArray[np.bool_]:
+    return np.array([text is None for text in written])

@@ -6,15 +6,16 @@ sees, and gives or does not.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
-from fedlearn.data import columns
+import numpy as np
+
 from fedlearn.data.columns import MISSING
 from fedlearn.data.table import Table
 
@@ -66,28 +67,35 @@ def encoding_of(path: Path) -> str:
 
 def writing_of(table: Table) -> Writing:
     """How most columns of numbers write them, and what stands in their gaps."""
-    cells = [table.column(name) for name in table.header]
-    points, commas = _words_among_numbers(cells, "."), _words_among_numbers(cells, ",")
+    points, commas = _words_among_numbers(table, "."), _words_among_numbers(table, ",")
     if len(commas) > len(points):
         return Writing(decimal=",", gaps=tuple(sorted(set().union(*commas))))
     return Writing(gaps=tuple(sorted(set().union(*points))))
 
 
-def _words_among_numbers(
-    columns_of_cells: Sequence[Sequence[str]], decimal: Literal[".", ","]
-) -> list[set[str]]:
+def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[str]]:
     """For each column that is numbers but for a few words without digits, those that return.
 
     A word that is there once, `forty` for 40, is rather a slip.
     """
     found = []
-    for cells in columns_of_cells:
-        counts = Counter(cell for cell in cells if cell not in MISSING)
-        words = {cell for cell in counts if math.isnan(columns.parse(cell, decimal))}
-        plain = not any(character.isdigit() for word in words for character in word)
-        if plain and len(words) <= _FEW < len(counts) - len(words):
-            found.append({word for word in words if counts[word] > 1 or not word.isalpha()})
+    for cells in table.columns:
+        # Most columns of numbers are told by one that has a point, before all are read anew.
+        if decimal == "," and any("." in text and _has_digit(text) for text in cells.texts):
+            continue
+        given = ~cells.among(MISSING)
+        odd = given & np.isnan(cells.numbers(decimal))
+        counts: Counter[str] = Counter()
+        for text, rows in compress(zip(cells.texts, cells.counts.tolist(), strict=True), odd):
+            counts[text] += rows
+        numbers = cells.distinct(given & ~odd)
+        if len(counts) <= _FEW < numbers and not any(map(_has_digit, counts)):
+            found.append({word for word, rows in counts.items() if rows > 1 or not word.isalpha()})
     return found
+
+
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
 
 
 def quoted(name: str) -> str:

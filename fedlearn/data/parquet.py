@@ -1,8 +1,9 @@
-"""A Parquet file as the same rows of text that a CSV file gives, so that all roles work alike.
+"""A Parquet file as the table that a CSV file gives, so that all roles work alike.
 
-A whole number loses the `.0` that it gets where a column has gaps; dates are
-written as ISO 8601; a null is an empty cell. Lists, structures and binary data
-are no features and are refused.
+Numbers stay numbers, and are text only where a column is taken by its text (as
+categories, a label, or what stands for a gap): a whole number then has no `.0`,
+which it gets where a column has gaps. Dates are written as ISO 8601; a null is
+an empty cell. Lists, structures and binary data are no features and are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedlearn.data import memory
+from fedlearn.data.cells import Cells, encode, encode_numbers, join, number_text
 from fedlearn.data.table import Table, header_problems
 from fedlearn.errors import DataError
 
@@ -66,21 +70,36 @@ def read_parquet(path: Path, decimal: str = ".") -> Table:
         raise DataError("\n".join(problems))
     if not whole.num_rows:
         raise DataError(f"{path}: holds a header and no records")
-    cells = [_cells(column, decimal) for column in whole.columns]
-    lines = tuple(range(1, whole.num_rows + 1))
-    return Table(header=header, rows=tuple(zip(*cells, strict=True)), lines=lines, counted="row")
+    columns = tuple(_cells(column, decimal) for column in whole.columns)
+    lines = range(1, whole.num_rows + 1)
+    return Table(header=header, columns=columns, lines=lines, counted="row")
 
 
-def _cells(column: pyarrow.ChunkedArray, decimal: str) -> list[str]:
+def _cells(column: pyarrow.ChunkedArray, decimal: str) -> Cells:
     from pyarrow import types
 
-    write = reader_of(column.type)
+    whole = types.is_integer(column.type)
+    if whole or types.is_floating(column.type):
+        numbers = column.to_numpy().astype(np.float64)  # NaN where there is no value
+        if not (whole and (np.abs(numbers) >= 2**53).any()):  # else digits would be lost
+            return encode_numbers(numbers, decimal)
+    return join([_texts(chunk, decimal) for chunk in column.chunks])
+
+
+def _texts(chunk: pyarrow.Array, decimal: str) -> Cells:
+    from pyarrow import types
+
+    encoded = chunk if types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+    kind = encoded.type.value_type
+    write = reader_of(kind)
     if write is None:
         raise RuntimeError("a column that cannot be read was not refused")
-    cells = ["" if value is None else write(value) for value in column.to_pylist()]
-    if decimal == "." or not (types.is_floating(column.type) or types.is_decimal(column.type)):
-        return cells
-    return [cell.replace(".", decimal) for cell in cells]
+    values = encoded.dictionary.to_pylist()
+    texts = ["" if value is None else write(value) for value in values]
+    if types.is_floating(kind) or types.is_decimal(kind):
+        texts = [text.replace(".", decimal) for text in texts]
+    codes = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+    return encode([*texts, ""], codes.astype(np.int32))
 
 
 def reader_of(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
@@ -90,7 +109,7 @@ def reader_of(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
     if types.is_dictionary(kind):
         return reader_of(kind.value_type)
     if types.is_floating(kind):
-        return _number
+        return number_text
     if types.is_temporal(kind) and not types.is_duration(kind):
         return _moment
     plain = (
@@ -102,12 +121,6 @@ def reader_of(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
         or types.is_null(kind)
     )
     return str if plain else None
-
-
-def _number(value: float) -> str:
-    if value != value:  # pandas writes a gap as NaN
-        return ""
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
 def _moment(value: Any) -> str:

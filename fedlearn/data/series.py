@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data import columns, memory
+from fedlearn.data import memory
+from fedlearn.data.cells import encode
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
 from fedlearn.data.table import Table, some_lines
@@ -50,7 +51,7 @@ def spread(config: Csv, table: Table) -> Table:
                 known.setdefault(owner, set()).add(cell)
         one = {owner: next(iter(found)) for owner, found in known.items() if len(found) == 1}
         filled = [one.get(owner, cell) for owner, cell in zip(owners, cells, strict=True)]
-        table = _with_column(table, name, filled)
+        table = table.with_columns({name: encode(filled)})
     return table
 
 
@@ -88,12 +89,6 @@ def as_series(config: Csv, pool: Pool, table: Table, rng: np.random.Generator) -
     )
 
 
-def _with_column(table: Table, name: str, cells: Sequence[str]) -> Table:
-    at = table.header.index(name)
-    rows = zip(table.rows, cells, strict=True)
-    return replace(table, rows=tuple((*row[:at], cell, *row[at + 1 :]) for row, cell in rows))
-
-
 # --- Times ----------------------------------------------------------------------------
 
 
@@ -107,9 +102,9 @@ class _Times:
 
 def _times(config: Csv, table: Table) -> _Times:
     """Numbers, or else dates as ISO 8601 writes them; whichever most of the cells are."""
-    cells = table.column(config.time)
-    numbers = np.array([columns.parse(cell, config.decimal) for cell in cells])
-    moments = np.array([_moment(cell) for cell in cells])
+    cells = table.cells(config.time)
+    numbers = cells.numbers(config.decimal)[cells.codes]
+    moments = np.array([_moment(text) for text in cells.texts])[cells.codes]
     if np.isfinite(moments).sum() > np.isfinite(numbers).sum():
         return _Times(moments, "a date (as 2026-01-31 or 2026-01-31T08:15)")
     return _Times(numbers, "a number")

@@ -1,4 +1,4 @@
-"""A delimited text file as rows of text, with the line each row came from.
+"""A delimited text file as columns of text, with the line each row came from.
 
 Guesses nothing silently: what does not fit (separator, encoding, ragged rows)
 is an error that names the line and the setting to change. Values keep their
@@ -10,19 +10,28 @@ Source: RFC 4180.
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedlearn.data import memory
+from fedlearn.data.cells import Cells, encode, join
 from fedlearn.errors import ConfigError, DataError
 
 Separator = Literal["comma", "semicolon", "tab", "pipe"]
 
 SEPARATORS: dict[str, Separator] = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _CHARACTERS = {name: character for character, name in SEPARATORS.items()}
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+_BLOCK = 4096
+"""Rows that are held as such, until the different cells of their columns are known."""
 
 _SIGNATURES = {
     b"PK\x03\x04": "an Excel or zip file; save the sheet as CSV",
@@ -32,26 +41,42 @@ _SIGNATURES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """Rows of text under a header; `lines[i]` is the line of the file on which row i starts.
+    """Columns under a header; `lines[i]` is the line of the file on which row i starts.
 
     Where a file has no lines its rows are `counted` from 1 instead.
     """
 
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
+    columns: tuple[Cells, ...]
+    lines: Sequence[int]
     counted: Literal["line", "row"] = "line"
 
-    def column(self, name: str) -> list[str]:
-        """The cells of one column, without spaces around them."""
-        position = self.header.index(name)
-        return [row[position].strip() for row in self.rows]
+    def __len__(self) -> int:
+        return len(self.lines)
 
-    def places(self, rows: Sequence[int]) -> str:
+    def cells(self, name: str) -> Cells:
+        """One column."""
+        return self.columns[self.header.index(name)]
+
+    def column(self, name: str) -> list[str]:
+        """The cells of one column as text, one a row, without spaces around them."""
+        return list(self.cells(name).each())
+
+    def places(self, rows: Sequence[int] | NDArray[np.int64]) -> str:
         """Where some of the rows are, in words: `lines 3, 8 and 40 more`."""
         return some_lines([self.lines[i] for i in rows], self.counted)
+
+    def take(self, rows: NDArray[np.int64]) -> Table:
+        """The table of some of the rows."""
+        lines = array("q", (self.lines[i] for i in rows))
+        return replace(self, columns=tuple(own.take(rows) for own in self.columns), lines=lines)
+
+    def with_columns(self, other: Mapping[str, Cells]) -> Table:
+        """The table with other cells in some of its columns."""
+        own = zip(self.header, self.columns, strict=True)
+        return replace(self, columns=tuple(other.get(name, cells) for name, cells in own))
 
 
 def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> Table:
@@ -64,11 +89,11 @@ def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> 
         ConfigError: Python knows no such encoding.
 
     """
-    table = parse_text(path, read_text(path, encoding), separator)
-    problems = _header_problems(path, table.header, separator) or _ragged(path, table)
+    table, ragged = _parse(path, read_text(path, encoding), separator)
+    problems = _header_problems(path, table.header, separator) or _ragged(path, table, ragged)
     if problems:
         raise DataError("\n".join(problems))
-    if not table.rows:
+    if not len(table):
         raise DataError(f"{path}: holds a header and no records")
     return table
 
@@ -123,49 +148,78 @@ def some_lines(lines: Sequence[int], counted: str = "line", shown: int = 5) -> s
 
 def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
     """The rows whose record repeats an earlier one, columns `aside` not looked at."""
-    kept = [i for i, name in enumerate(table.header) if name not in aside]
-    seen: set[tuple[str, ...]] = set()
-    copies = []
-    for position, row in enumerate(table.rows):
-        record = tuple(row[i] for i in kept)
-        if record in seen:
-            copies.append(position)
-        seen.add(record)
+    alike = np.zeros(len(table), dtype=np.int64)  # equal where rows are, column by column
+    for name, cells in zip(table.header, table.columns, strict=True):
+        if name not in aside:
+            found, alike = np.unique(alike * len(cells.values) + cells.codes, return_inverse=True)
+            if len(found) == len(table):
+                return []
+    first = np.unique(alike, return_index=True)[1]
+    copies: list[int] = np.setdiff1d(np.arange(len(table)), first).tolist()
     return copies
 
 
 def parse_text(path: Path, text: str, separator: Separator) -> Table:
-    """The table in `text` as it is, which may be ragged; `path` is for messages only.
+    """The table in `text`; rows that are shorter or longer than the header are made to fit.
+
+    `path` is for messages only.
 
     Raises:
         DataError: a quote is left open.
 
     """
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=_CHARACTERS[separator], strict=True
+    return _parse(path, text, separator)[0]
+
+
+def _parse(path: Path, text: str, separator: Separator) -> tuple[Table, list[int]]:
+    """The table, and the lines of the rows that were made to fit its header."""
+    rows = _rows(path, text, separator)
+    _, header = next(rows)
+    blocks: list[list[Cells]] = [[] for _ in header]  # by column
+    lines = array("q")
+    sizes: dict[int, int] = {}  # of rows that do not fit, by their lines
+    beyond = False  # whether one of these has a cell where no column is
+    while block := list(islice(rows, _BLOCK)):
+        for line, row in block:
+            lines.append(line)
+            if len(row) != len(header):
+                sizes[line] = len(row)
+                beyond |= any(map(str.strip, row[len(header) :]))
+                row[len(header) :] = [""] * (len(header) - len(row))
+        for parts, cells in zip(blocks, zip(*(row for _, row in block), strict=True), strict=True):
+            parts.append(encode(cells))
+    for parts in blocks:
+        parts[:] = [join(parts)]  # in place, so that the parts are given back one by one
+    columns = [parts[0] for parts in blocks]
+    wide = len(header) if beyond else _width(header, columns)
+    table = Table(
+        header=tuple(name.strip() for name in header[:wide]),
+        columns=tuple(columns[:wide]),
+        lines=lines,
     )
-    rows: list[tuple[str, ...]] = []
-    lines: list[int] = []
+    return table, [line for line, size in sizes.items() if size < wide or wide == len(header)]
+
+
+def _rows(path: Path, text: str, separator: Separator) -> Iterator[tuple[int, list[str]]]:
+    """The line on which every row starts, and its cells; blank lines are passed over."""
+    lines = (found[0] for found in _LINE.finditer(text))
+    reader = csv.reader(lines, delimiter=_CHARACTERS[separator], strict=True)
     start = 1
     try:
         for row in reader:
             if row:
-                rows.append(tuple(row))
-                lines.append(start)
+                yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}: line {start}: {error}; is a quote left open?") from error
-    rows = _without_empty_end(rows)
-    header = tuple(name.strip() for name in rows[0])
-    return Table(header=header, rows=tuple(rows[1:]), lines=tuple(lines[1:]))
 
 
-def _without_empty_end(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def _width(header: Sequence[str], columns: Sequence[Cells]) -> int:
     """Without last columns that have neither a name nor a cell: separators at the ends of lines."""
-    wide = len(rows[0])
-    while wide > 1 and not any("".join(row[wide - 1 :]).strip() for row in rows):
+    wide = len(header)
+    while wide > 1 and not any(map(str.strip, (header[wide - 1], *columns[wide - 1].values))):
         wide -= 1
-    return rows if wide == len(rows[0]) else [row[:wide] for row in rows]
+    return wide
 
 
 def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) -> list[str]:
@@ -186,12 +240,10 @@ def header_problems(path: Path, header: tuple[str, ...], where: str) -> list[str
     return problems
 
 
-def _ragged(path: Path, table: Table) -> list[str]:
-    wide = len(table.header)
-    wrong = [line for row, line in zip(table.rows, table.lines, strict=True) if len(row) != wide]
-    if not wrong:
+def _ragged(path: Path, table: Table, lines: Sequence[int]) -> list[str]:
+    if not lines:
         return []
     return [
-        f"{path}: {some_lines(wrong)}: not {wide} cells as the header has; "
+        f"{path}: {some_lines(lines)}: not {len(table.header)} cells as the header has; "
         "a cell with a separator in it must be in quotes"
     ]

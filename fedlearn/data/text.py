@@ -130,7 +130,7 @@ def documents(entries: list[Entry], config: Texts, rng: np.random.Generator) -> 
 def _from_table(config: OwnText, path: Path) -> Iterator[Entry]:
     table = read_table(path, separator=config.separator, encoding=config.encoding)
     check_names(config, table.header, config.path)
-    site = table.column(config.site) if config.site else [""] * len(table.rows)
+    site = table.column(config.site) if config.site else [""] * len(table)
     columns = table.lines, table.column(config.text), table.column(config.label), site
     for line, text, label, owner in zip(*columns, strict=True):
         yield Entry(line=line, text=text, label=label, site=owner)

@@ -143,12 +143,10 @@ def found_categories(config: Csv, names: Sequence[str]) -> dict[str, tuple[str, 
     table = read_rows(config)
     _refuse(_absent(config.path, table, (config.label, *names)))
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
-    labelled = [cell not in config.missing for cell in table.column(config.label)]
-    found = {}
-    for name in names:
-        cells = [cell for cell, kept in zip(table.column(name), labelled, strict=True) if kept]
-        found[name] = columns.sort_values(set(cells) - set(config.missing), config.decimal)
-    return found
+    labels = table.cells(config.label)
+    kept = table.take(labels.rows(~labels.among(config.missing)))
+    found = {name: set(kept.column(name)) - set(config.missing) for name in names}
+    return {name: columns.sort_values(own, config.decimal) for name, own in found.items()}
 
 
 def read_rows_of(config: Csv, shape: TableInput, categories: Categories) -> Unlabelled:
@@ -172,7 +170,7 @@ def read_rows_of(config: Csv, shape: TableInput, categories: Categories) -> Unla
     values = scaled(config, [*roles.numeric], raw)
     features = np.column_stack([values, gaps, *codes]).astype(np.float32)
     notes = (*_unseen(config, table, categories), *_gap_notes(roles, raw))
-    return Unlabelled(features=features, lines=table.lines, notes=notes)
+    return Unlabelled(features=features, lines=tuple(table.lines), notes=notes)
 
 
 def _refuse(problems: Iterator[str]) -> None:
@@ -200,7 +198,7 @@ def _absent(path: str, table: Table, names: Sequence[str]) -> Iterator[str]:
 
 def _words(config: Csv, table: Table, names: Sequence[str]) -> Iterator[str]:
     for name in names:
-        if wrong := not_numbers(config, table.column(name)):
+        if wrong := not_numbers(config, table.cells(name)):
             yield (
                 f"{config.path}: {table.places(wrong)}: column {name!r} holds no number; the "
                 "model takes one (is the decimal sign another?)"

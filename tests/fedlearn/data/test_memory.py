@@ -26,7 +26,7 @@ def test_memory__a_table_that_would_not_fit_is_refused_before_it_is_read(
         read_table(path, separator="comma")
     assert "would take about" in check(path).problems[0]
     monkeypatch.setattr(memory, "installed", lambda: 500_000)
-    assert len(read_table(path, separator="comma").rows) == 1000
+    assert len(read_table(path, separator="comma")) == 1000
 
 
 def test_memory__texts_that_would_not_fit_are_refused_before_they_are_read(

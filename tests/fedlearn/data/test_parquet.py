@@ -71,10 +71,13 @@ def test_parquet__writes_every_plain_type_as_text(tmp_path: Path) -> None:
         "nothing": pa.nulls(2),
     }
     table = read_parquet(write(tmp_path, columns))
-    assert table.rows == (
-        (str(2**53 + 1), "1e+300", "2020-02-29", "2020-02-29T12:00:00", ""),
-        ("-1", "0.1", "", "", ""),
-    )
+    assert [table.column(name) for name in table.header] == [
+        [str(2**53 + 1), "-1"],
+        ["1e+300", "0.1"],
+        ["2020-02-29", ""],
+        ["2020-02-29T12:00:00", ""],
+        ["", ""],
+    ]
     assert table.places([0, 1]) == "rows 1, 2"
 
 
