@@ -1,29 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fedlearn.data.cells import encode, parse
+from fedlearn.data.cells import encode
 from fedlearn.data.columns import describe, suspect
-
-
-@given(st.floats(allow_nan=False, allow_infinity=False))
-def test_parse__reads_every_float_that_python_writes(number: float) -> None:
-    assert parse(repr(number)) == number
-    assert parse(repr(number).replace(".", ","), ",") == number
-
-
-@pytest.mark.parametrize("cell", ["1.500", "1.234,5", "1_5", "0.5"])
-def test_parse__of_decimal_commas_takes_no_point_for_one(cell: str) -> None:
-    assert math.isnan(parse(cell, ","))
-
-
-@pytest.mark.parametrize("cell", ["inf", "1_000", "1e999", "1 000", "0x1", "", "1.2.3", "٣"])
-def test_parse__takes_nothing_else_for_a_number(cell: str) -> None:
-    assert math.isnan(parse(cell))
 
 
 def test_describe__tells_numbers_from_categories() -> None:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from fedlearn.data import memory, text
+from fedlearn.data import csv, memory, text
 from fedlearn.data.check import check
 from fedlearn.data.table import read_table
 from fedlearn.data.text import OwnText
@@ -65,13 +68,33 @@ def test_memory__of_this_machine_is_known() -> None:
     assert 2**28 < memory.installed() < 2**48
 
 
-def test_memory__is_estimated_to_within_a_small_factor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("digits", [1, 6])
+def test_memory__of_a_table_is_estimated_to_within_a_small_factor(
+    tmp_path: Path, digits: int
+) -> None:
     path = tmp_path / "wide.csv"
-    path.write_text("a,b,c,d,e\n" + "12345,2,0.55,no,31\n" * 20_000)
+    cells = np.random.default_rng(0).integers(10 ** (digits - 1), 10**digits, (10_000, 10))
+    rows = [[*"abcdefghijy"], *np.column_stack([cells, cells[:, 0] % 2]).astype(str)]
+    path.write_text("\n".join(map(",".join, rows)))
+    taken = peak(lambda: csv.load(csv.Csv(path=str(path), label="y"), np.random.default_rng(0)))
+    assert taken < path.stat().st_size * memory.TEXT_FACTOR < 3 * taken
+
+
+def test_memory__of_parquet_is_estimated_to_within_a_small_factor(tmp_path: Path) -> None:
+    path = tmp_path / "wide.parquet"
+    cells = np.random.default_rng(0).normal(size=(20_000, 20))
+    names = [f"f{i}" for i in range(20)]
+    parquet.write_table(pa.table([*cells.T, cells[:, 0] > 0], names=[*names, "y"]), path)
+    taken = peak(lambda: csv.load(csv.Csv(path=str(path), label="y"), np.random.default_rng(0)))
+    assert taken < cells.size * memory.CELL_BYTES < 3 * taken
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes that Python and numpy held at once."""
+    work()  # what is imported on first use does not count
     tracemalloc.start()
     try:
-        read_table(path, separator="comma")
-        taken = tracemalloc.get_traced_memory()[1]
+        work()
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert taken < path.stat().st_size * memory.TEXT_FACTOR < 3 * taken

@@ -81,6 +81,33 @@ def test_parquet__writes_every_plain_type_as_text(tmp_path: Path) -> None:
     assert table.places([0, 1]) == "rows 1, 2"
 
 
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_parquet__has_the_text_of_every_value_whatever_holds_it(tmp_path: Path, rows: int) -> None:
+    """Blocks of a file, dictionaries and gaps are how values are held, not what they are."""
+    floats = [0.5, -0.0, float("inf"), None, float("nan"), -99.0, 2.0**53]
+    columns = {
+        "floats": pa.array(floats),
+        "coded": pa.array(floats).dictionary_encode(),
+        "whole": pa.array([1, None, 2, 3, -99, 2, 1]),
+        "large": pa.array([2**53, None, 2**60 + 1, 3, -99, 2, 1]),
+        "words": pa.array(["b", None, " a", "a", "", "b", "0.5"]).dictionary_encode(),
+    }
+    path = tmp_path / "my.parquet"
+    parquet.write_table(pa.table(columns), path, row_group_size=rows)
+    table = read_parquet(path, ",")
+    texts = ["0,5", "0", "inf", "", "", "-99", "9007199254740992,0"]
+    assert table.column("floats") == table.column("coded") == texts
+    assert table.column("whole") == ["1", "", "2", "3", "-99", "2", "1"]
+    assert table.column("large") == [str(2**53), "", str(2**60 + 1), "3", "-99", "2", "1"]
+    assert table.column("words") == ["b", "", "a", "a", "", "b", "0.5"]
+    gaps = [table.cells(name) for name in ("floats", "whole", "large")]
+    assert [cells.rows(cells.among(["", "-99"])).tolist() for cells in gaps] == [
+        [3, 4, 5],
+        [1, 4],
+        [1, 4],
+    ]
+
+
 def test_parquet__refuses_what_is_no_table(tmp_path: Path) -> None:
     nested = {"a": pa.array([[1], [2]]), "b": pa.array([b"x", b"y"]), "c": pa.array([1, 2])}
     with pytest.raises(DataError) as caught:

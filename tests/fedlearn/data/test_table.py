@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedlearn.data.cells import encode
 from fedlearn.data.table import (
     SEPARATORS,
     Table,
@@ -122,6 +123,41 @@ def test_duplicates__are_found_apart_from_columns_set_aside(tmp_path: Path) -> N
     table = read_table(path, separator="comma")
     assert duplicates(table) == [2]
     assert duplicates(table, aside=("site",)) == [1, 2]
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "a "]), min_size=3, max_size=3), max_size=20))
+def test_duplicates__are_the_rows_that_were_seen_before(rows: list[list[str]]) -> None:
+    cells = [encode([row[i] for row in rows]) for i in range(3)]
+    table = Table(header=("x", "y", "z"), columns=tuple(cells), lines=range(len(rows)))
+    assert duplicates(table) == [i for i, row in enumerate(rows) if row in rows[:i]]
+
+
+def test_table__of_many_rows_is_read_in_order(tmp_path: Path) -> None:
+    rows = [(str(i), "ab"[i % 2], str(i % 5000)) for i in range(10_000)]
+    path = write(tmp_path, "\n".join(map(",".join, [("i", "x", "y"), *rows])))
+    table = read_table(path, separator="comma")
+    assert rows_of(table) == rows
+    assert list(table.lines) == list(range(2, 10_002))
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"a,b,\n1,2,\n3\n4,5,\n", "line 3: not 2 cells"),
+        (b"a,b\n1,2\n3,4,\n", "line 3: not 2 cells"),
+        (b"a,b,c\n1,2\n3,4,\n5,6,7,8\n", "lines 2, 4: not 3 cells"),
+    ],
+)
+def test_table__rows_that_do_not_fit_the_header_are_named(
+    tmp_path: Path, content: bytes, lines: str
+) -> None:
+    with pytest.raises(DataError, match=lines):
+        read_table(write(tmp_path, content), separator="comma")
+
+
+def test_table__more_separators_than_the_header_ends_with_are_no_cells(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, b"a,b,\n1,2, ,,\n3,4\n"), separator="comma")
+    assert rows_of(table) == [("1", "2"), ("3", "4")]
 
 
 def test_table__separators_at_the_end_of_every_line_are_no_column(tmp_path: Path) -> None:
