@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fedlearn.data import check_pictures, check_text, columns, guess
-from fedlearn.data.check_report import Report, some
+from fedlearn.data import check_hints, check_pictures, check_text, columns, guess
+from fedlearn.data.check_report import Report
 from fedlearn.data.columns import Column
 from fedlearn.data.huggingface import is_saved
 from fedlearn.data.parquet import is_parquet, read_parquet
@@ -45,18 +45,6 @@ _SITE = re.compile(
     r"|krankenhaus|standort|filiale|praxis|kanzlei|niederlassung).*",
     re.IGNORECASE,
 )
-_OWNER = re.compile(
-    r"(patient(en)?|person(en)?|subject|client|customer|account|user|case|stay|admission"
-    r"|kunden?|fall)([ _-]?(id|no|number|nr|nummer))?",
-    re.IGNORECASE,
-)
-_TIME = re.compile(
-    r"(visit|chart|event|time)?[ _-]?"
-    r"(time(stamp)?|hour|day|week|month|quarter|year|date|step|visit)s?([ _-]?(no|number|nr))?",
-    re.IGNORECASE,
-)
-_POSTCODE = re.compile(r"zip([ _-]?code)?|post(al)?[ _-]?code|plz", re.IGNORECASE)
-_AGE = re.compile(r"age|age[ _-]?(in[ _-]?)?years|alter", re.IGNORECASE)
 _MAX_CLASSES = 10
 _MAX_CATEGORIES = 50
 
@@ -150,7 +138,7 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
         sites=sites,
         duplicates=tuple(table.lines[i] for i in duplicates(table)),
         facts=tuple(_facts(writing)),
-        hints=(*_hints(found), *_over_time(table, found)),
+        hints=tuple(check_hints.hints(table, found, labels[:1], writing)),
         problems=(*_problems(table, found), *_no_label(found, labels)),
         settings=tuple(settings),
     )
@@ -197,38 +185,6 @@ def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, .
         return unnamed, one.missing > 0, one.distinct, -place
 
     return tuple(found[place].name for place in sorted(range(len(found)), key=unlikely))
-
-
-def _hints(found: tuple[Column, ...]) -> Iterator[str]:
-    if numbers := [c.name for c in found if c.kind == "numeric" and not c.identifier]:
-        yield (
-            f"numbers ({some(numbers)}) learn best from a public range, what the field holds "
-            "possible: scenario.scaling.columns.NAME=[LOW,HIGH]"
-        )
-    for column in found:
-        if _POSTCODE.fullmatch(column.name):
-            yield (
-                f"column {column.name!r}: a postcode narrows people down to a few; keep its "
-                f"start (scenario.deidentify.prefixes.{column.name}=3)"
-            )
-        elif column.kind == "numeric" and _AGE.fullmatch(column.name):
-            yield (
-                f"column {column.name!r}: great ages are rare; bands tell less "
-                f"(scenario.deidentify.bands.{column.name}=10)"
-            )
-
-
-def _over_time(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
-    """A table in long form: several rows a person, and a column that orders them."""
-    most = len(table) / 2
-    owners = [c.name for c in found if _OWNER.fullmatch(c.name) and c.distinct <= most]
-    times = [c.name for c in found if _TIME.fullmatch(c.name)]
-    if owners and times:
-        yield (
-            f"several rows for each {owners[0]!r}: if they are one record over time, choose "
-            f"scenario.record={owners[0]} scenario.time={times[0]} model=sequence; otherwise rows "
-            "of one person are trained on and tested on"
-        )
 
 
 def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[str]:
