@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -86,8 +85,8 @@ def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[s
         given = ~cells.among(MISSING)
         odd = given & np.isnan(cells.numbers(decimal))
         counts: Counter[str] = Counter()
-        for text, rows in compress(zip(cells.texts, cells.counts.tolist(), strict=True), odd):
-            counts[text] += rows
+        for place in np.flatnonzero(odd).tolist():  # no other text is written for that
+            counts[cells.texts[place]] += int(cells.counts[place])
         numbers = cells.distinct(given & ~odd)
         if len(counts) <= _FEW < numbers and not any(map(_has_digit, counts)):
             found.append({word for word, rows in counts.items() if rows > 1 or not word.isalpha()})
