@@ -104,7 +104,9 @@ def test_csv__takes_a_treated_column_for_what_it_now_is(tmp_path: Path) -> None:
     ways = Deidentify(hash=("patient_id",), key=str(tmp_path / "k"), years={"dob": 10})
     pool = load(csv(tmp_path, deidentify=ways), rng)
     names = ("dob", "age", "patient_id")
-    assert pool.task.input == TableInput(numeric=2, cardinalities=(21,), names=names)
+    assert pool.task.input == TableInput(
+        numeric=2, cardinalities=(21,), names=names, squashed=(0, 1)
+    )
     # A prefix that leaves the date a date is no remedy.
     whole = Deidentify(prefixes={"dob": 10})
     with pytest.raises(DataError, match="'dob': its values look like dates"):
