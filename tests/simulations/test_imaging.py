@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fedlearn.config import compose
+from fedlearn.privacy import DistributedPrivacy
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
@@ -71,6 +72,22 @@ def test_benchmark_fashion__promises_less_than_one_in_the_number_of_records() ->
     config = compose(["experiment=benchmark_fashion"])
     assert config.privacy.kind == "distributed"
     assert config.privacy.delta < 1 / 60_000
+
+
+def settings_of(*overrides: str) -> tuple[float, float]:
+    """Learning rate and clip norm."""
+    config = compose([*overrides])
+    assert isinstance(config.privacy, DistributedPrivacy)
+    return config.training.learning_rate, config.privacy.clip_norm
+
+
+def test_benchmark_fashion__gives_no_model_the_settings_of_another() -> None:
+    found = {model: settings_of("experiment=benchmark_fashion", f"model={model}")
+             for model in ("scattering", "cnn", "resnet")}  # fmt: skip
+    assert found["scattering"] == (16.0, 0.1)  # those of docs/results.md
+    assert found["cnn"] == (0.3, 5.0)
+    assert found["resnet"] == settings_of("scenario=fashion", "model=resnet", "partition=iid",
+                                          "privacy=distributed")  # fmt: skip
 
 
 @pytest.mark.parametrize("privacy", ["none", "record", "distributed"])
