@@ -8,6 +8,7 @@ an error, never a silent use of uninitialised memory.
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,14 @@ def allocate(model: nn.Module) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
+@runtime_checkable
+class Started(Protocol):
+    """A module with initial values of its own."""
+
+    def start(self) -> None:
+        """Set them; its layers have been filled as everywhere."""
+
+
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Fill all parameters and buffers of `model` in place, in module order.
 
@@ -37,14 +46,24 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
     bias, embeddings normal with deviation 1/sqrt(width), norms are the
     identity. The layer called `head` starts at zero: the first prediction is
     uniform, and under DP no noise budget is spent on unlearning a random one.
+    Filters without a bias, which a norm follows, are uniform in
+    +-sqrt(6/fan_in) (He et al. 2015) less their mean, so that they do not see
+    what is even all around them: a norm within the record would enlarge that
+    with the rest, and no mean over the batch takes it away.
     """
     for name, module in model.named_modules():
         _fill(module, name, generator)
+    for module in model.modules():
+        if isinstance(module, Started):
+            module.start()
 
 
 @torch.no_grad()
 def _fill(module: nn.Module, name: str, generator: torch.Generator) -> None:
     match module:
+        case nn.Conv2d() if _is_filter(module):
+            _uniform(module.weight, generator, gain=6**0.5)
+            module.weight.sub_(module.weight.mean((1, 2, 3), keepdim=True))
         case nn.Linear() | nn.Conv1d() | nn.Conv2d():
             if name == "head":
                 module.weight.zero_()
@@ -66,6 +85,13 @@ def _fill(module: nn.Module, name: str, generator: torch.Generator) -> None:
                 )
 
 
-def _uniform(weight: Tensor, generator: torch.Generator) -> None:
-    fan_in = math.prod(weight.shape[1:])
-    weight.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+def _is_filter(module: nn.Conv2d) -> bool:
+    """Not where a picture is cut into patches, or a filter is one number."""
+    size, stride = module.kernel_size, module.stride
+    cuts = size == stride and size != (1, 1)
+    return module.bias is None and not cuts and module.weight[0].numel() > 1
+
+
+def _uniform(weight: Tensor, generator: torch.Generator, gain: float = 1.0) -> None:
+    bound = gain * math.prod(weight.shape[1:]) ** -0.5
+    weight.uniform_(-bound, bound, generator=generator)

@@ -4,13 +4,22 @@ Two layouts: `resnet18`, the eighteen layers of the paper, and `resnet8`, one
 block per width and three widths, which is what a few thousand pictures of
 28 x 28 can feed. The first layer keeps the size of the picture, as is usual
 for small ones; `stem=large` is that of the paper, for pictures of 128 and more.
+
+No layer here may subtract what all pictures have in common, as a norm over the
+batch does. Left as it is, that is a hundred times what tells their features
+apart, and the largest step that does not blow up learns only which class is the
+commonest. So the stem sees differences of brightness alone (weight
+standardisation: Qiao et al. 2019, and De et al. 2022 under differential
+privacy), filters start with a sum of zero (`fedlearn.models.initialise`), a
+block as the identity (Goyal et al. 2017, section 5.1), and the features of a
+record are normalised before the head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,6 +59,8 @@ def build_resnet(config: ResNet, image: ImageInput, num_classes: int) -> nn.Sequ
         stem=_stem(config, image.channels),
         **blocks,
         mean=Mean(),
+        # Without a scale and a shift of its own: the head has them.
+        norm=nn.LayerNorm(channels, elementwise_affine=False),
         head=nn.Linear(channels, num_classes),
     )
 
@@ -69,11 +80,45 @@ def resnet_problems(config: ResNet, image: ImageInput) -> Iterator[str]:
         )
 
 
-def _stem(config: ResNet, channels: int) -> nn.Sequential:
-    size, stride, padding = (3, 1, 1) if config.stem == "small" else (7, 2, 3)
-    convolution = nn.Conv2d(channels, config.width, size, stride, padding, bias=False)
+def _stem(config: ResNet, channels: int) -> Stem:
+    size, stride = (3, 1) if config.stem == "small" else (7, 2)
+    convolution = nn.Conv2d(channels, config.width, size, stride, bias=False)
     layers = [convolution, nn.GroupNorm(config.groups, config.width), nn.ReLU()]
-    return nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if config.stem == "large" else []))
+    return Stem(*layers, *([nn.MaxPool2d(3, 2, 1)] if config.stem == "large" else []))
+
+
+class Stem(nn.Sequential):
+    """A convolution whose filters are used less their mean, and what follows it.
+
+    Such a filter does not see even brightness. Were it so at the start only, a
+    step would bring the mean back, and beside a picture's brightness the norm
+    that follows lets little of its contrasts through.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[batch, channels, height, width]` -> `[batch, width, ...]`."""
+        convolution, *others = self
+        maps = less_mean(cast(nn.Conv2d, convolution), images)
+        for layer in others:
+            maps = layer(maps)
+        return maps
+
+
+def less_mean(convolution: nn.Conv2d, images: Tensor) -> Tensor:
+    """What `convolution`, a square one without bias or padding, makes with filters of mean zero.
+
+    The edges are padded as for maps of the same size. What a filter's mean makes of
+    a window is the mean of the window times the sum of the filter, and that is what
+    the layer makes of ones. So its weights are reached through calls of a plain
+    layer alone, which DP-SGD knows.
+    """
+    size, stride = convolution.kernel_size[0], convolution.stride[0]
+    padded = functional.pad(images, [size // 2] * 4)
+    windows = functional.avg_pool2d(padded.mean(1, keepdim=True), size, stride)
+    # Ones for every record: the sum of a filter must have its share of each record's gradient.
+    sums = convolution(images.new_ones(*images.shape[:2], size, size))
+    maps: Tensor = convolution(padded) - windows * sums
+    return maps
 
 
 class Residual(nn.Module):
@@ -91,6 +136,10 @@ class Residual(nn.Module):
         # Without a norm: its shift would be that of the body's last norm once more.
         changes = stride > 1 or channels != width
         self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False) if changes else None
+
+    def start(self) -> None:
+        """Passes on what comes in, and adds nothing to it yet."""
+        nn.init.zeros_(self.get_parameter("body.4.weight"))
 
     def forward(self, maps: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> `[batch, width, height / stride, ...]`."""
