@@ -197,8 +197,6 @@ class _MapOfEach(nn.Module):
         # A convolution in as many groups is that, in a layer that DP-SGD knows.
         self.shape = columns, width
         self.map = nn.Conv1d(columns * ENCODED, columns * width, 1, groups=columns)
-        # As large a token as that of a category.
-        nn.init.normal_(self.map.weight, std=0.5)
 
     def forward(self, squashed: Tensor) -> Tensor:
         """`[batch, columns]` -> `[batch, columns, width]`."""
