@@ -91,9 +91,9 @@ def names_one_class(result: Result) -> str:
         return ""
     ranking = f", and the AUC of {found['auc']:.3f} how well it ranks" if "auc" in found else ""
     return (
-        "It puts every test record into the same class: the accuracy is how common that class "
-        f"is{ranking}. More rounds, or weights for rare classes (training.class_weights), may "
-        "change that."
+        "The model puts every test record into the same class: the accuracy is how common that "
+        f"class is{ranking}. More rounds, or weights for rare classes (training.class_weights), "
+        "may change that."
     )
 
 

@@ -17,6 +17,7 @@ from server.model_card import model_card
 from server.report.page import write_report
 from server.result import Result, SiteSize
 from server.result_file import read_result
+from simulations.display import Display
 from tests.simulations.small import table
 
 FOUND = Calibration(
@@ -70,6 +71,33 @@ def test_limits__follow_from_partition_privacy_and_sizes(run: Path) -> None:
     private = replace(result, privacy=replace(result.privacy, epsilon=1.0))
     assert "without differential privacy" not in " ".join(limits(private))
     assert "(dirichlet)" in " ".join(limits(with_config(result, partition={"kind": "dirichlet"})))
+
+
+def test_limits__say_when_a_model_has_one_answer_to_everything(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = read_result(run)
+    same = {"loss": 0.3, "accuracy": 0.9, "balanced_accuracy": 0.5, "macro_f1": 0.9 / 1.9}
+    one = replace(result, final=replace(result.final, evaluate=same | {"auc": 0.75}))
+    assert "into the same class" in " ".join(limits(one))
+    assert "AUC of 0.750 how well it ranks" in " ".join(limits(one))
+    assert "into the same class" in final_table_and_notes(one, capsys)
+    better = replace(result, final=replace(result.final, evaluate=same | {"macro_f1": 0.55}))
+    assert "into the same class" not in " ".join(limits(better))
+    untold = replace(one, data=replace(one.data, classes=[]))  # by an older release
+    assert "into the same class" not in " ".join(limits(untold))
+
+
+def final_table_and_notes(result: Result, capsys: pytest.CaptureFixture[str]) -> str:
+    Display().finished(result)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_card__says_which_classes_were_weighed(run: Path) -> None:
+    result = read_result(run)
+    assert "weighed" not in model_card(result, ())
+    training = result.config["training"] | {"class_weights": {"1": 20.0}}
+    assert "(1 20, any other 1)" in str(model_card(with_config(result, training=training), ()))
 
 
 def test_calibration__is_said_with_its_chance_level_and_tendency(run: Path) -> None:
