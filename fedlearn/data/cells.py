@@ -119,6 +119,7 @@ class Cells:
     values: tuple[str, ...] | Numbers
     codes: NDArray[np.int32]
     _parsed: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    """What `numbers` has read, by decimal sign; columns of the same values share it."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -167,7 +168,7 @@ class Cells:
         """The rows that have one of the chosen values."""
         return np.flatnonzero(chosen[self.codes])
 
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Cells:
+    def take(self, rows: NDArray[np.int64]) -> Cells:
         """The column of some of the rows."""
         return replace(self, codes=self.codes[rows])
 
@@ -184,7 +185,7 @@ def encode(texts: Sequence[str], codes: NDArray[np.int32] | None = None) -> Cell
 
 def encode_numbers(numbers: NDArray[np.float64], decimal: str) -> Cells:
     """The column of `numbers`, one a row, NaN for a gap."""
-    # Adding zero takes the sign from -0, which no text of a number below keeps.
+    # Adding zero takes the sign from -0, whose text has none either.
     values, codes = np.unique(numbers + 0.0, return_inverse=True)
     return Cells(values=Numbers(numbers=values, decimal=decimal), codes=codes.astype(np.int32))
 
