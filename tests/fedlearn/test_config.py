@@ -259,7 +259,7 @@ def refuses_an_object_at(path: tuple[str, ...]) -> None:
     node = tree
     for key in path[:-1]:
         node = node[key]
-    node[path[-1]] = {"surprise": 1}
+    node[path[-1]] = {"surprise": {"no": "value"}}
     with pytest.raises(ConfigError) as caught:
         load(tree)
     (problem,) = caught.value.problems

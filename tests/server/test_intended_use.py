@@ -95,7 +95,7 @@ def final_table_and_notes(result: Result, capsys: pytest.CaptureFixture[str]) ->
 
 def test_card__says_which_classes_were_weighed(run: Path) -> None:
     result = read_result(run)
-    assert "weighed" not in model_card(result, ())
+    assert "weighed" not in str(model_card(result, ()))
     training = result.config["training"] | {"class_weights": {"1": 20.0}}
     assert "(1 20, any other 1)" in str(model_card(with_config(result, training=training), ()))
 

@@ -48,7 +48,7 @@ def test_parquet__gives_the_records_that_the_csv_file_gives(tmp_path: Path) -> N
     ]
     assert pools[0].task == pools[1].task
     assert pools[0].sha256 == pools[1].sha256
-    np.testing.assert_array_equal(pools[0].natural_site, pools[1].natural_site)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(pools[0].natural_site, pools[1].natural_site)
 
 
 def test_parquet__has_the_same_numbers_whatever_the_decimal_sign(tmp_path: Path) -> None:

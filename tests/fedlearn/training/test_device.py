@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -314,7 +315,8 @@ def test_touched__sees_the_threads_of_a_backward_pass() -> None:
     assert device.touched("cpu")
     done.set()
     one.join()
-    assert not device.touched("cpu")
+    while device.touched("cpu"):  # the kernel lists a thread for a moment after its end
+        time.sleep(0.001)
 
 
 def test_place__computes_float32_in_float32_and_repeats() -> None:
