@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedlearn.config import compose
+from fedlearn.config import RunConfig, compose
 from fedlearn.privacy import DistributedPrivacy
 from server.run import Silent
 from server.stop import Stop
@@ -123,3 +123,19 @@ def test_medical_imaging__takes_any_model_of_pictures(model: str) -> None:
     training = compose(["experiment=medical_imaging", "scenario.path=x", f"model={model}"]).training
     # Of SqueezeNet alone there are weights worth freezing.
     assert training.finetune == ("head" if model == "squeezenet" else "full")
+
+
+@pytest.mark.parametrize("model", ["resnet", "vit"])
+@pytest.mark.parametrize("scenario", ["experiment=medical_imaging", "scenario=medmnist"])
+def test_defaults__of_networks_that_need_many_steps_go_by_privacy(
+    model: str, scenario: str
+) -> None:
+    def composed(privacy: str) -> RunConfig:
+        return compose([scenario, "scenario.path=x", f"model={model}", f"privacy={privacy}"])
+
+    plain, private, shared = (composed(p) for p in ("none", "record", "distributed"))
+    assert (plain.training.optimizer, private.training.optimizer) == ("adam", "sgd")
+    for config in (plain, private):
+        assert config.rounds * config.training.local_steps >= 150
+    # What is noised inside secure aggregation is one sum a round.
+    assert shared.training.local_steps == 1
