@@ -17,8 +17,10 @@ from pathlib import Path
 from fedlearn.data import check_hints, check_pictures, check_text, columns, guess
 from fedlearn.data.check_report import Report
 from fedlearn.data.columns import Column
+from fedlearn.data.csv import Csv
 from fedlearn.data.huggingface import is_saved
 from fedlearn.data.parquet import is_parquet, read_parquet
+from fedlearn.data.partition import Iid
 from fedlearn.data.table import (
     Separator,
     Table,
@@ -33,16 +35,20 @@ from fedlearn.errors import DataError
 _LABEL = re.compile(
     r"label|outcome|target|class|y|diagnosis|disease|default(ed)?|death|died|mortality|survived"
     r"|readmitted|readmission|relapse|churn(ed)?|fraud|status"
-    r"|klasse|zielgröße|ergebnis|diagnose|befund|erkrankt|verstorben|tod|ausfall|betrug|gekündigt",
+    r"|klasse|zielgröße|ergebnis|diagnose|befund|erkrankt|verstorben|tod|ausfall|betrug|gekündigt"
+    r"|wiederaufnahme|rückfall|zahlungsausfall|classe|cible|résultat|diagnostic|décès|décédée?"
+    r"|réadmission|rechute|défaut|fraude|gravité",
     re.IGNORECASE,
 )
 _CLASS = re.compile(
-    _LABEL.pattern + "|kind|type|category|topic|chapter|intent|sentiment|art|kategorie|thema",
+    _LABEL.pattern
+    + r"|(.*[ _-])?(kind|type|category|topic|chapter|intent|sentiment|art|kategorie|thema)",
     re.IGNORECASE,
 )
 _SITE = re.compile(
     r".*(site|hospital|cent(er|re)|[ck]lini[ck]|bank|branch|shop|store|firm|office|region|country"
-    r"|krankenhaus|standort|filiale|praxis|kanzlei|niederlassung).*",
+    r"|krankenhaus|standort|filiale|praxis|kanzlei|niederlassung"
+    r"|h[ôo]pital|agence|succursale|établissement).*|haus|werk",
     re.IGNORECASE,
 )
 _MAX_CLASSES = 10
@@ -125,6 +131,7 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
         *written,
         *writing.settings(),
         *([f"scenario.drop=[{','.join(dropped)}]"] if dropped else []),
+        f"training.nominal_records={_records_a_site(table, sites)}",
     ]
     return Report(
         path=path,
@@ -138,7 +145,7 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
         sites=sites,
         duplicates=tuple(table.lines[i] for i in duplicates(table)),
         facts=tuple(_facts(writing)),
-        hints=tuple(check_hints.hints(table, found, labels[:1], writing)),
+        hints=tuple(check_hints.hints(table, found, labels[:1], writing, texts)),
         problems=(*_problems(table, found), *_no_label(found, labels)),
         settings=tuple(settings),
     )
@@ -174,6 +181,13 @@ def _sites(found: Sequence[Column]) -> tuple[str, ...]:
 def _named(names: Sequence[str], pattern: re.Pattern[str]) -> bool:
     """Whether the likeliest of `names` is called as such: what looks alike may be anything."""
     return bool(names) and pattern.fullmatch(names[0]) is not None
+
+
+def _records_a_site(table: Table, sites: Sequence[str]) -> int:
+    """How many records a site trains on, in the mean and roughly: how many there are is public."""
+    several = table.cells(sites[0]) if _named(sites, _SITE) else None
+    number = len(set(several.each())) if several else Iid().num_sites
+    return check_hints.roughly(len(table) * (1 - Csv.test_fraction) / number)
 
 
 def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, ...]:
@@ -219,6 +233,11 @@ def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
             yield f"column {column.name!r}: {table.places(column.not_numbers)}: not a number"
         elif column.kind == "empty":
             yield f"column {column.name!r}: holds nothing"
+        elif _has_many_values(column) and columns.groups_thousands(table.cells(column.name)):
+            yield (
+                f"column {column.name!r}: numbers with a sign between thousands, as in "
+                f"{column.categories[0]}; write them without"
+            )
         elif _has_many_values(column):
             yield (
                 f"column {column.name!r}: {column.distinct} different values; "

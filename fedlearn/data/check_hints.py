@@ -32,12 +32,21 @@ _RARE = 0.1
 
 
 def hints(
-    table: Table, found: Sequence[Column], label: Sequence[str], writing: Writing
+    table: Table,
+    found: Sequence[Column],
+    label: Sequence[str],
+    writing: Writing,
+    texts: Sequence[str] = (),
 ) -> Iterator[str]:
-    """All of them; `label` is the column that is likely to be it, if any."""
+    """All of them; `label` is the column that is likely to be it, if any.
+
+    Where there are `texts`, these alone are learned from, and other columns need nothing.
+    """
+    yield from _rare_classes(table, label, writing.missing)
+    if texts:
+        return
     numbers = [one.name for one in found if one.kind == "numeric" and not one.identifier]
     yield from _ranges(table, numbers, writing.decimal)
-    yield from _rare_classes(table, label, writing.missing)
     for column in found:
         yield from _coarser(column)
     yield from _over_time(table, found)
@@ -89,6 +98,11 @@ def _coarser(column: Column) -> Iterator[str]:
             f"column {column.name!r}: great ages are rare; bands tell less "
             f"(scenario.deidentify.bands.{column.name}=10)"
         )
+
+
+def roughly(number: float) -> int:
+    """A whole number from 1 with two digits that are not zero, as 1300 for 1284."""
+    return max(1, int(float(f"{number:.2g}")))
 
 
 def _over_time(table: Table, found: Sequence[Column]) -> Iterator[str]:

@@ -26,6 +26,9 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 
 _MOSTLY = 0.9
 _COUNTS_ROWS = "it counts the rows"
+_FEW_ROWS = 20
+"""So few whole numbers may well lie side by side by chance, unless they are in order."""
+_GROUPED = re.compile(r"[-+]?\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+([.,]\d+)?")
 
 _NAMES = {
     "a person's name": r"(sur|last|first|full|middle|maiden|given|family|patient|client|customer)"
@@ -120,6 +123,8 @@ def suspect(name: str, cells: Cells, numeric: bool) -> str:
     if numeric:
         return _COUNTS_ROWS if _counts_rows(cells) else ""
     counted = [*zip(cells.texts, cells.counts.tolist(), strict=True)]
+    if groups_thousands(cells):
+        return ""  # else 240.000 would be a phone number
     for what, pattern in _VALUES.items():
         matching = sum(rows for text, rows in counted if re.fullmatch(pattern, text))
         if matching > len(cells) / 2:
@@ -137,6 +142,17 @@ def remedy(identifier: str) -> str:
 
 
 def _counts_rows(cells: Cells) -> bool:
-    """Whether whole numbers go up by one from row to row."""
-    steps = itertools.pairwise(map(parse, cells.each()))
+    """Whether whole numbers go up by one from row to row, or would if rows were in order."""
+    numbers = map(parse, cells.each())
+    in_order = sorted(numbers) if len(cells) > _FEW_ROWS else numbers
+    steps = itertools.pairwise(in_order)
     return len(cells) > 2 and all(after - before == 1 for before, after in steps)
+
+
+def groups_thousands(cells: Cells) -> bool:
+    """Whether most cells are numbers with a sign between thousands, as 240.000 or 1 250,50.
+
+    They are not read as numbers: 1.500 may be fifteen hundred or one and a half.
+    """
+    counted = zip(cells.texts, cells.counts.tolist(), strict=True)
+    return sum(rows for text, rows in counted if _GROUPED.fullmatch(text)) > len(cells) / 2

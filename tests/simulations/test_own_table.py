@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedlearn.cli import main
+from fedlearn.data.check import check
 
 Cells = list[str]
 
@@ -86,6 +87,29 @@ def test_simulate__beats_the_majority_on_a_table_never_seen_before(
     assert found["auc"] > 0.7
     if not settings:  # else the rare class is bought with the accuracy of the other
         assert found["accuracy"] > majority(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("privacy", "least"), [("privacy=none", 0.75), ("privacy.epsilon=4", 0.6)])
+def test_simulate__learns_from_what_data_check_suggests_for_a_wide_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], privacy: str, least: float
+) -> None:
+    """Forty columns, ten of which tell something: steps neither crawl nor overshoot."""
+    path, out = tmp_path / "wide.csv", tmp_path / "run"
+    rng = np.random.default_rng(5)
+    values = rng.lognormal(0, 1, (2400, 40)) * 10.0 ** rng.integers(-2, 5, 40)
+    odds = (np.log(values[:, :10]) - np.log(values[:, :10]).mean(0)).sum(1) * 0.7 - 1.8
+    ill = rng.random(2400) < 1 / (1 + np.exp(-odds))
+    with path.open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow([*(f"m{i}" for i in range(40)), "clinic", "outcome"])
+        for row, label in zip(values, ill, strict=True):
+            sheet.writerow([*(f"{v:.4g}" for v in row), rng.choice(["x", "y", "z"]), int(label)])
+    assert main(["simulate", *check(path).settings, privacy, f"out={out}"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["final"]["evaluate"]["auc"] > least
+    losses = [entry["evaluate"]["loss"] for entry in result["rounds"]]
+    assert losses[-1] < 1.1 * min(losses)
 
 
 def majority(path: Path) -> float:

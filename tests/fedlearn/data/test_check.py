@@ -179,6 +179,41 @@ def test_check__understands_a_german_table_and_what_it_suggests_trains(tmp_path:
     assert (first, second) == pytest.approx((30 / 100 - 1, 30.14 / 100 - 1))
 
 
+def test_check__knows_a_record_number_in_any_order_and_a_sign_between_thousands(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        f"{5000 + i * 7 % 60};{100 + i}.{i % 10}00;{i % 9},5;{i % 8},2;{'ab'[i % 2]}"
+        for i in range(60)
+    ]
+    report = check(write(tmp_path, "\n".join(["Aufnahme;Blut;Wert;Dosis;gravité", *rows])))
+    assert report.problems == (
+        "column 'Aufnahme': it counts the rows; drop it (scenario.drop)",
+        "column 'Blut': numbers with a sign between thousands, as in 100.000; write them without",
+    )
+    assert report.labels[0] == "gravité"
+
+
+def test_check__says_how_large_sites_are_so_that_steps_are_of_usual_size(tmp_path: Path) -> None:
+    rows = [f"{20 + i % 50}.5,{'nnns'[i % 4]},{i % 3 % 2}" for i in range(4000)]
+    by_site = check(write(tmp_path, "\n".join(["age,clinic,outcome", *rows])))
+    assert "training.nominal_records=1500" in by_site.settings  # three of four of 4000, two sites
+    dealt = check(write(tmp_path, "\n".join(["age,sex,outcome", *rows])))
+    assert "training.nominal_records=300" in dealt.settings  # ten sites, as partition=iid deals
+
+
+def test_check__takes_for_the_label_of_texts_what_is_called_a_type_of_something(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"clause": f"the party {i} shall pay", "year": 2019 + i % 2, "clause_type": "abc"[i % 3]}
+        for i in range(40)
+    ]
+    report = check(lines(tmp_path, rows))
+    assert report.labels[0] == "clause_type"
+    assert not any("scenario.scaling" in hint for hint in report.hints)
+
+
 def test_check__takes_no_column_for_a_site_that_is_not_called_one(tmp_path: Path) -> None:
     rows = [f"{20 + i},{'mf'[i % 2]},{i % 3 % 2}" for i in range(30)]
     report = check(write(tmp_path, "\n".join(["age,sex,outcome", *rows])))
