@@ -155,4 +155,5 @@ def groups_thousands(cells: Cells) -> bool:
     They are not read as numbers: 1.500 may be fifteen hundred or one and a half.
     """
     counted = zip(cells.texts, cells.counts.tolist(), strict=True)
-    return sum(rows for text, rows in counted if _GROUPED.fullmatch(text)) > len(cells) / 2
+    grouped: int = sum(rows for text, rows in counted if _GROUPED.fullmatch(text))
+    return grouped > len(cells) / 2

@@ -90,11 +90,16 @@ def test_simulate__beats_the_majority_on_a_table_never_seen_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("privacy", "least"), [("privacy=none", 0.75), ("privacy.epsilon=4", 0.6)])
+@pytest.mark.parametrize(
+    ("privacy", "least"), [("privacy=none", 0.75), ("privacy.epsilon=4", 0.55)]
+)
 def test_simulate__learns_from_what_data_check_suggests_for_a_wide_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], privacy: str, least: float
 ) -> None:
-    """Forty columns, ten of which tell something: steps neither crawl nor overshoot."""
+    """Forty columns, ten of which tell something: steps neither crawl nor overshoot.
+
+    At epsilon 4 the AUC was .67, .70 and .72 in three draws of the noise: .55 is far below.
+    """
     path, out = tmp_path / "wide.csv", tmp_path / "run"
     rng = np.random.default_rng(5)
     values = rng.lognormal(0, 1, (2400, 40)) * 10.0 ** rng.integers(-2, 5, 40)
