@@ -123,6 +123,7 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
     labels = _classes_of_texts(others, len(table)) if texts else _labels(others)
     sites = _sites([column for column in found if column.name not in (*texts, *labels[:1])])
     dropped = [guess.quoted(column.name) for column in found if _cannot_be_learned(column)]
+    number = _number_of_sites(table, sites)
     settings = [
         "scenario=csv",
         f"scenario.path={guess.quoted(str(path))}",
@@ -131,7 +132,9 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
         *written,
         *writing.settings(),
         *([f"scenario.drop=[{','.join(dropped)}]"] if dropped else []),
-        f"training.nominal_records={_records_a_site(table, sites)}",
+        f"training.nominal_records={_records_a_site(table, number)}",
+        # Of a sum over two a site would only have to take away its own part.
+        *(["secagg=off"] if number == 2 else []),
     ]
     return Report(
         path=path,
@@ -183,10 +186,13 @@ def _named(names: Sequence[str], pattern: re.Pattern[str]) -> bool:
     return bool(names) and pattern.fullmatch(names[0]) is not None
 
 
-def _records_a_site(table: Table, sites: Sequence[str]) -> int:
+def _number_of_sites(table: Table, sites: Sequence[str]) -> int:
+    """As the suggested command has it."""
+    return len(set(table.column(sites[0]))) if _named(sites, _SITE) else Iid().num_sites
+
+
+def _records_a_site(table: Table, number: int) -> int:
     """How many records a site trains on, in the mean and roughly: how many there are is public."""
-    several = table.cells(sites[0]) if _named(sites, _SITE) else None
-    number = len(set(several.each())) if several else Iid().num_sites
     return check_hints.roughly(len(table) * (1 - Csv.test_fraction) / number)
 
 

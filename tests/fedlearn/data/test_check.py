@@ -198,8 +198,10 @@ def test_check__says_how_large_sites_are_so_that_steps_are_of_usual_size(tmp_pat
     rows = [f"{20 + i % 50}.5,{'nnns'[i % 4]},{i % 3 % 2}" for i in range(4000)]
     by_site = check(write(tmp_path, "\n".join(["age,clinic,outcome", *rows])))
     assert "training.nominal_records=1500" in by_site.settings  # three of four of 4000, two sites
+    assert "secagg=off" in by_site.settings  # a sum over two hides neither from the other
     dealt = check(write(tmp_path, "\n".join(["age,sex,outcome", *rows])))
     assert "training.nominal_records=300" in dealt.settings  # ten sites, as partition=iid deals
+    assert "secagg=off" not in dealt.settings
 
 
 def test_check__takes_for_the_label_of_texts_what_is_called_a_type_of_something(
