@@ -26,8 +26,8 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 
 _MOSTLY = 0.9
 _COUNTS_ROWS = "it counts the rows"
-_FEW_ROWS = 20
-"""So few whole numbers may well lie side by side by chance, unless they are in order."""
+_FEW_ROWS = 100
+"""Of fewer, ages may well be all different and without a gap, unless they are in order."""
 _GROUPED = re.compile(r"[-+]?\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+([.,]\d+)?")
 
 _NAMES = {

@@ -21,6 +21,7 @@ from fedlearn.audit.findings import NOT_JUDGED, Bound, Findings, Seat
 from fedlearn.cli import main
 from fedlearn.config import compose, load, plan_of
 from fedlearn.errors import StoppedError
+from fedlearn.models.numbers import ENCODED
 from fedlearn.training.private import PrivateOptimizer
 from server.audit import read_seen
 from server.federation import Federation
@@ -112,7 +113,8 @@ def test_audit__leaves_the_promise_as_it_is(five: Result) -> None:
     assert plain == plan_of(config)
     assert plain is not None
     assert five.privacy.epsilon == pytest.approx(plain.epsilon)
-    assert five.model.trainable == five.model.parameters < 100
+    # Both classes' weights of age, smoker and a bias: no slot is among them.
+    assert five.model.trainable == five.model.parameters == 2 * (ENCODED + 3 + 1)
 
 
 def test_audit__shows_promised_against_measured_in_reports(five: Result, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = [o for o in table(folder) if not o.startswith("model.")]
     out = folder / "run"
     assert main(["simulate", *base, "model.architecture=linear", "privacy=none",
+                 "scenario.scaling.columns.age=[20,80]",
                  f"out={out}"]) == 0  # fmt: skip
     return out
 

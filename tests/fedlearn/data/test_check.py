@@ -183,8 +183,8 @@ def test_check__knows_a_record_number_in_any_order_and_a_sign_between_thousands(
     tmp_path: Path,
 ) -> None:
     rows = [
-        f"{5000 + i * 7 % 60};{100 + i}.{i % 10}00;{i % 9},5;{i % 8},2;{'ab'[i % 2]}"
-        for i in range(60)
+        f"{5000 + i * 7 % 130};{100 + i}.{i % 10}00;{i % 9},5;{i % 8},2;{'ab'[i % 2]}"
+        for i in range(130)
     ]
     report = check(write(tmp_path, "\n".join(["Aufnahme;Blut;Wert;Dosis;gravité", *rows])))
     assert report.problems == (
