@@ -17,7 +17,7 @@ def class_weights(
 ) -> Tensor | None:
     """`float32[classes]`, the largest 1, on the device of the model; None where all are alike.
 
-    Only ratios count. A weight above 1 would do nothing under a clip norm, which
+    Only ratios count. A weight above 1 would do little under a clip norm, which
     bounds what a record adds however much its loss is raised; so the other
     classes are taken down instead.
     """
