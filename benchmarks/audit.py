@@ -27,8 +27,8 @@ from table import Spread, Table, in_turns, parser, ratios, spread, write
 
 from fedlearn.audit.findings import Bound, Findings, Seat
 from fedlearn.config import compose, to_tree
+from fedlearn.results.reading import read_result
 from fedlearn.training.private import PrivateOptimizer
-from server.result_file import read_result
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate

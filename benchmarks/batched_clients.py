@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
 
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.models.initialise import initialise
-from fedlearn.rng import Streams
 from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.local import batches, train
-from fedlearn.vector import Vector, load_vector, to_vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,11 @@ from table import Spread, Table, parser, ratios, spread, write
 from clients.records import simulated_sites, simulated_task
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
-from fedlearn.rng import Streams
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import load_vector, to_vector
+from fedlearn.results.folder import RunFolder
+from fedlearn.results.result import RoundResult
 from fedlearn.training.local import train
-from fedlearn.vector import load_vector, to_vector
-from server.folder import RunFolder
-from server.result import RoundResult
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate

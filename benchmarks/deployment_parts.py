@@ -24,12 +24,13 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower, flower_parcel, flower_private
+from fedlearn import flower
 from fedlearn.crypto.certificates import authority_credential, server_credential
 from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import Channel
-from fedlearn.parcel import Parcel, Room
+from fedlearn.flower import envelopes, private
+from fedlearn.flower.envelope import Capacity, Envelope
 
 
 def cpu_seconds(work: Callable[[], object], repeat: int) -> float:
@@ -99,27 +100,27 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=7)
     options = parser.parse_args()
-    flower_private.new_run(run_id=1)
+    private.new_run(run_id=1)
     model = np.random.default_rng(0).normal(size=options.parameters).astype(np.float32)
-    plain = flower_private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
+    plain = private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
     content = RecordDict({"sealed": flower.large_bytes("sealed", plain)})
 
-    def there_and_back() -> Parcel:
-        with flower_parcel.packing() as packed:
+    def there_and_back() -> Envelope:
+        with envelopes.packing() as packed:
             one = packed(Message(content, 7, "train"))
-            parcel = Parcel(one.head.SerializeToString(), tuple(one.inline(Room(1 << 40))))
-        flower_parcel.unpacked(one.head, one.tree, parcel.by_id(), lambda name: b"")
+            parcel = Envelope(one.head.SerializeToString(), tuple(one.inline(Capacity(1 << 40))))
+        envelopes.unpacked(one.head, one.tree, parcel.by_id(), lambda name: b"")
         return parcel
 
     parcel = there_and_back()
     parts: dict[str, Callable[[], object]] = {
         "taking apart, putting together": there_and_back,
-        "records to bytes and back": lambda: flower_private.content_from_bytes(
-            flower_private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
+        "records to bytes and back": lambda: private.content_from_bytes(
+            private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
         ),
         "sealing and opening": lambda: sealing(plain),
         "TLS, one connection": tls(plain),
-        "a parcel's copies": lambda: Parcel.decode(parcel.encode()),
+        "a parcel's copies": lambda: Envelope.decode(parcel.encode()),
         "one SHA-256 of it": lambda: hashlib.sha256(plain).digest(),
     }
     found = {name: round(cpu_seconds(work, options.repeat), 4) for name, work in parts.items()}

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedlearn.errors import ConfigError
-from fedlearn.privacy import DistributedPlan, DistributedPrivacy, Population, SystemNoise, derive
+from fedlearn.core.errors import ConfigError
+from fedlearn.mechanisms import DistributedPlan, DistributedPrivacy, Population, derive
+from fedlearn.mechanisms.encoding import decode, encode
+from fedlearn.privacy import SystemNoise
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.discrete import Law, integer_noise
-from fedlearn.privacy.encoding import decode, encode
 from fedlearn.privacy.exact import discrete_gaussian
 from fedlearn.privacy.rotation import padded
 

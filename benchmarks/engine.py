@@ -23,20 +23,21 @@ from pfl_round import check, pfl_round
 from table import Table, parser, ratios, spread, write
 from torch import Tensor, nn
 
-from fedlearn import flower, flower_private
+from fedlearn import flower
+from fedlearn.algorithms import FedAvg
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, load_vector, to_vector
+from fedlearn.flower import private
 from fedlearn.models.initialise import initialise
-from fedlearn.rng import Streams
 from fedlearn.rounds import TrainReply
-from fedlearn.strategy import FedAvg
 from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.device import CPU, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
-from fedlearn.vector import Vector, load_vector, to_vector
 from server.grid import SiteGrid
-from server.release import Mean, one_reply
+from server.release import WeightedMean, one_reply
 from server.strategies import make_strategy
-from simulations.local import Crew, InProcessGrid, make_contexts
+from simulations.engines.local import InProcessGrid, Workers, make_contexts
 
 CLIENTS, RECORDS = 10, 320
 TRAINING = Training(
@@ -115,7 +116,7 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
 
     contexts = make_contexts(CLIENTS, {})
     names = {f"site-{i}": node for i, node in enumerate(contexts)}
-    crew = Crew(workers=workers, pays=0.0)
+    crew = Workers(workers=workers, pays=0.0)
     sites = SiteGrid(InProcessGrid(app, contexts, crew=crew), names)
     strategy = make_strategy(FedAvg(fraction=1.0, min_sites=2))
 
@@ -123,7 +124,7 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
         note = ConfigRecord({"run-id": "benchmark"})
         view = sites.view(sites.sites)
         messages = list(strategy.configure_train(number, flower.arrays_of(vector), note, view))
-        mean = Mean(vector.size)
+        mean = WeightedMean(vector.size)
         sites.exchange(messages, keep=mean.take)
         averaged, _ = strategy.aggregate_train(number, [one_reply(messages, mean.result())])
         assert averaged is not None
@@ -148,7 +149,7 @@ def main() -> None:
     options = options_of.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as `simulate` does; the bare loop runs under it as well
-    flower_private.redirect_log(logging.NullHandler())
+    private.redirect_log(logging.NullHandler())
     sides = {"bare": bare_round(), **{f"{n} workers": engine_round(n) for n in options.workers}}
     if missing("pfl") is None:
         sides["pfl"] = peer()

@@ -3,7 +3,7 @@
 Three runs of the same DP-SGD on a linear head differ only in who adds noise:
 `curator` (all records in one place), `local` (each site adds all of it), and
 `distributed` (each site adds a share of integer noise to its encoded sum, through
-`fedlearn.privacy.encoding`, and only the modular sum is decoded). Masks are left
+`fedlearn.mechanisms.encoding`, and only the modular sum is decoded). Masks are left
 out: they change no sum.
 
 Features: two orders of a scattering transform (Bruna and Mallat 2013; J = 2, 8
@@ -28,9 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlearn.privacy import DistributedPlan, DistributedPrivacy, Population, SystemNoise, derive
+from fedlearn.mechanisms import DistributedPlan, DistributedPrivacy, Population, derive
+from fedlearn.mechanisms.encoding import decode, encode
+from fedlearn.privacy import SystemNoise
 from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.privacy.encoding import decode, encode
 
 CLASSES, PADDING, SIDE, ANGLES = 10, 6, 40, 8
 

@@ -31,12 +31,13 @@ from table import Spread, Table, in_turns, parser, ratios, spread, write
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.dp_models import CASES, Case
-from fedlearn.privacy import RecordPlan, SystemNoise
+from fedlearn.core.vector import Vector, to_vector
+from fedlearn.mechanisms import RecordPlan
+from fedlearn.privacy import SystemNoise
 from fedlearn.training.device import place
 from fedlearn.training.local import train
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
-from fedlearn.vector import Vector, to_vector
 
 PLAN = RecordPlan(
     clip_norm=1.0, noise_multiplier=1.0, delta=1e-5, sample_rate=1.0, steps_per_round=1, rounds=1

@@ -18,14 +18,15 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from table import Spread, Table, parser, spread, write
 
-from fedlearn import flower, flower_private
+from fedlearn import flower
+from fedlearn.algorithms import FedAvg
+from fedlearn.flower import private
 from fedlearn.rounds import TrainReply
-from fedlearn.strategy import FedAvg
 from fedlearn.training.allocator import keep_freed_memory
 from server.grid import SiteGrid
-from server.release import Mean, one_reply
+from server.release import WeightedMean, one_reply
 from server.strategies import make_strategy
-from simulations.local import InProcessGrid, make_contexts
+from simulations.engines.local import InProcessGrid, make_contexts
 
 CASES = [
     (10, 10**3),
@@ -65,7 +66,7 @@ def measure(clients: int, parameters: int, rounds: int) -> Spread:
         began = time.process_time()
         note, view = ConfigRecord({"run-id": "benchmark"}), sites.view(sites.sites)
         messages = list(strategy.configure_train(number, flower.arrays_of(vector), note, view))
-        mean = Mean(vector.size)
+        mean = WeightedMean(vector.size)
         sites.exchange(messages, keep=mean.take)
         averaged, _ = strategy.aggregate_train(number, [one_reply(messages, mean.result())])
         taken.append(time.process_time() - began)
@@ -79,7 +80,7 @@ def main() -> None:
     options_of = parser(__doc__)
     options_of.add_argument("--rounds", type=int, default=7)
     options = options_of.parse_args()
-    flower_private.redirect_log(logging.NullHandler())
+    private.redirect_log(logging.NullHandler())
     keep_freed_memory()
     rows = []
     table = Table("clients", "parameters", "CPU of a client and round", "of 1 MB of parameters")

@@ -29,12 +29,12 @@ from torch.nn import functional
 
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
+from fedlearn.core.rng import Streams
 from fedlearn.data import Pool, load_pool
-from fedlearn.data.archives import default_cache
-from fedlearn.metrics import evaluation_sums, metrics
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.metrics.sums import evaluation_sums, metrics
+from fedlearn.models.weights import weights_of
 from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.rng import Streams
-from fedlearn.weights import weights_of
 
 NOISE = {"none": 0.0, "own": math.sqrt(5), "shared": 1.1}
 """Noise over that of one curator, with five sites."""

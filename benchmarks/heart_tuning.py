@@ -25,14 +25,14 @@ from sklearn.model_selection import StratifiedKFold
 
 from fedlearn import models
 from fedlearn.config import RunConfig, compose, plan_of
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.data import Pool, load_pool
-from fedlearn.data.archives import default_cache
-from fedlearn.metrics import evaluation_sums, metrics
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy import SystemNoise
-from fedlearn.rng import Streams
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
-from fedlearn.vector import Vector, load_vector, to_vector
 
 BUDGETS = {"none": ["privacy=none"], "4": ["privacy.epsilon=4.0"], "1": ["privacy.epsilon=1.0"]}
 RATES = (0.1, 0.2, 0.35, 0.5, 1.0)

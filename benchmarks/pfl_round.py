@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.vector import Vector, load_vector, to_vector
+from fedlearn.core.vector import Vector, load_vector, to_vector
 
 Data = list[tuple[Tensor, Tensor]]
 

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 
 from fedlearn import models
+from fedlearn.algorithms import FedAvgM
 from fedlearn.config import RunConfig, compose, plan_of
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
-from fedlearn.data.archives import default_cache
-from fedlearn.metrics import evaluation_sums, metrics
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.metrics.sums import evaluation_sums, metrics
+from fedlearn.models.weights import weights_of
 from fedlearn.privacy import SystemNoise
-from fedlearn.rng import Streams
-from fedlearn.strategy import FedAvgM
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
-from fedlearn.vector import load_vector, to_vector
-from fedlearn.weights import weights_of
 
 BUDGETS = {"none": "privacy=none", "8": "privacy=record privacy.epsilon=8.0"}
 TRIED = tuple(f"model={model}" for model in ("cnn", "resnet", "vit", "scattering"))

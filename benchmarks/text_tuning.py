@@ -33,12 +33,12 @@ from clients.owner import owner_of
 from clients.records import simulated_sites
 from clients.site import open_site
 from fedlearn.config import compose
+from fedlearn.core.rng import Streams
 from fedlearn.data import load_pool
-from fedlearn.data.archives import default_cache
+from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Iid
-from fedlearn.metrics import evaluation_sums, metrics
+from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.rng import Streams
 
 DELTA, HELD_OUT, MOMENTUM = 1e-5, 0.25, 0.9
 ROUNDS = {"none": (40, 80, 160), "8": (40, 60), "2": (40, 60)}

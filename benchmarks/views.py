@@ -18,13 +18,14 @@ import torch
 
 from fedlearn import models
 from fedlearn.config import RunConfig, compose, plan_of
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
-from fedlearn.metrics import evaluation_sums, metrics
-from fedlearn.privacy import RecordPlan, SystemNoise
-from fedlearn.rng import Streams
+from fedlearn.mechanisms import RecordPlan
+from fedlearn.metrics.sums import evaluation_sums, metrics
+from fedlearn.privacy import SystemNoise
 from fedlearn.training.local import predict
 from fedlearn.training.private import train_private
-from fedlearn.vector import load_vector, to_vector
 from server.average import RunningMean
 
 DECAY = 0.9

@@ -18,22 +18,22 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from clients import joining, work
-from clients.deployed import commitment, deployed_site
 from clients.owner import admit, deployed_owner, owner_of
+from clients.secagg import SecAggClient, SiteContribution, WholeContribution, secagg_step
 from clients.site import Site, name_of, open_site
-from clients.summing import Contribution, Summing, WholeContribution, secagg_step
+from clients.supernode.deployed import commitment, deployed_site
 from fedlearn import __version__, flower
 from fedlearn.agreement import counters_of
-from fedlearn.code import code_digest
-from fedlearn.data.schema import told
-from fedlearn.errors import FedlearnError, ProtocolError
-from fedlearn.fairness import GroupFairness, group_sums, shown
-from fedlearn.metrics import EvaluationSums, evaluation_sums
-from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan
+from fedlearn.core.code import code_digest
+from fedlearn.core.errors import FedlearnError, ProtocolError
+from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.data.tables.schema import told
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan
+from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
+from fedlearn.metrics.sums import EvaluationSums, evaluation_sums
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.training.device import within_memory
 from fedlearn.training.local import predict
-from fedlearn.vector import Vector, vector_digest
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     plan = joining.plan_of(site, context)
-    summing = Summing.of(site, context, "train", request.round)
+    summing = SecAggClient.of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
@@ -180,7 +180,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
 
 def _contribution(
     site: Site, plan: PrivacyPlan | None, request: TrainRequest
-) -> Contribution | WholeContribution:
+) -> SiteContribution | WholeContribution:
     """What a site adds to the sum of a round."""
     if isinstance(plan, DistributedPlan):
         return WholeContribution(work.noisy_integers(site, plan, request))
@@ -188,7 +188,7 @@ def _contribution(
     counters: list[int] = []
     if isinstance(plan, ClientPlan):
         change, counters = work.clipped_change(site, request, change)
-    return Contribution(change, _weight(site, plan), counters)
+    return SiteContribution(change, _weight(site, plan), counters)
 
 
 def _weight(site: Site, plan: PrivacyPlan | None) -> int:
@@ -204,7 +204,7 @@ def model_hash(vector: Vector) -> bytes:
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     work.commit(site, request.run_id)
-    summing = Summing.of(site, context, "evaluate", request.round)
+    summing = SecAggClient.of(site, context, "evaluate", request.round)
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())
     site.load(request.model)
@@ -216,7 +216,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
         return flower.evaluate_reply(_released(site, sums, groups))
     # Of a sum over sites every group is counted: how many it has is known after it is opened.
     counters = [count for one in (sums, *groups.values()) for count in counters_of(one)]
-    mine = Contribution(np.zeros(0, np.float32), 1, counters)
+    mine = SiteContribution(np.zeros(0, np.float32), 1, counters)
     return summing.reply(message, mine, model_hash(request.model), ())
 
 

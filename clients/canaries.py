@@ -23,12 +23,12 @@ from clients.owner import Owner
 from clients.records import simulated_sites
 from clients.site import Site
 from fedlearn.audit import MislabelledAudit, NoAudit, SlotAudit
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
+from fedlearn.core.vector import Vector, layout_of
 from fedlearn.models.slots import no_canaries, slot_values
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import noise_of
 from fedlearn.rounds import TrainRequest
-from fedlearn.vector import Vector, layout_of
 
 Integers = NDArray[np.int64]
 

@@ -12,17 +12,18 @@ from functools import lru_cache
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.deployed import SERVER, check_roster, deployed_site, identity_at
 from clients.site import Site
-from fedlearn import flower, flower_private
+from clients.supernode.deployed import SERVER, check_roster, deployed_site, identity_at
+from fedlearn import flower
 from fedlearn.config import encode
+from fedlearn.core.errors import ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
-from fedlearn.errors import EnvelopeError, ProtocolError
-from fedlearn.privacy import DistributedPrivacy, PrivacyPlan
+from fedlearn.flower import private
+from fedlearn.mechanisms import DistributedPrivacy, PrivacyPlan
 from fedlearn.rounds import Refusal
 
 __all__ = ["SERVER", "identity_of", "join", "joined_run", "plan_of", "roster_of", "sealing"]
@@ -137,25 +138,23 @@ def sealing(message: Message, context: Context, call_next: ClientAppCallable) ->
         channel = Channel.from_bytes(secret_bytes(joined["channel"]))
         sealed = flower.read_large_bytes(message.content, "sealed")
         if sealed is None:
-            raise EnvelopeError
+            raise UnauthenticatedError
         opened = channel.open(kind, sealed, max_bytes=transport.max_bytes)
         # Before the app runs: neither a crash nor a copy makes it run twice.
         joined["channel"] = channel.to_bytes()
-        content = flower_private.content_from_bytes(opened.data)
-    except (EnvelopeError, ProtocolError, ValueError):
-        error = EnvelopeError()
+        content = private.content_from_bytes(opened.data)
+    except (UnauthenticatedError, ProtocolError, ValueError):
+        error = UnauthenticatedError()
         refusal = Refusal(site="", exit_code=error.exit_code, reason=str(error))
         return Message(flower.refusal_reply(refusal), reply_to=message)
-    reply = call_next(flower_private.with_content(message, content), context)
-    answer = channel.seal(kind, opened.round, flower_private.content_to_bytes(reply.content))
+    reply = call_next(private.with_content(message, content), context)
+    answer = channel.seal(kind, opened.round, private.content_to_bytes(reply.content))
     joined["channel"] = channel.to_bytes()
-    return flower_private.with_content(
-        reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)})
-    )
+    return private.with_content(reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)}))
 
 
 def secret_bytes(value: object) -> bytes:
     """The bytes of a record of our own state; EnvelopeError if they are none."""
     if not isinstance(value, bytes):
-        raise EnvelopeError
+        raise UnauthenticatedError
     return value

@@ -14,16 +14,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from clients import ledger, sitefile
-from clients.ledger import Budget
+from clients import sitefile
+from clients.ledger import ledger
+from clients.ledger.ledger import Budget
+from clients.ledger.state import Declined
 from clients.policy import Policy, RunDescription, refusals
 from clients.sitefile import Machine, SiteFile
-from clients.spending import Declined
-from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
+from fedlearn.core.code import code_digest
+from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.data.partition import Dirichlet, Files, Iid, Quantity
-from fedlearn.errors import ConfigError, PrivacyError
-from fedlearn.privacy import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy, Unit
+from fedlearn.mechanisms import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy
+from fedlearn.privacy import Unit
 
 
 @dataclass(frozen=True, kw_only=True)

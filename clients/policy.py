@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clients.ledger import Budget
-from fedlearn.settings import Count, Name, Positive, Probability
+from clients.ledger.ledger import Budget
+from fedlearn.core.settings import Count, Name, Positive, Probability
 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]

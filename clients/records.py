@@ -16,9 +16,11 @@ from typing import Annotated
 
 import numpy as np
 
-from clients.merged import merged
+from clients.pooled_files import merged
 from clients.sitefile import SiteFile
 from fedlearn.config import KIND, RunConfig, decode, encode
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.rng import Streams
 from fedlearn.data import (
     Csv,
     Fashion,
@@ -34,14 +36,12 @@ from fedlearn.data import (
     deal,
     load_pool,
 )
-from fedlearn.data.archives import default_cache
+from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Files, Natural, assign
 from fedlearn.data.pool import Indices, taken
-from fedlearn.data.schema import Schema
-from fedlearn.errors import ConfigError, DataError
-from fedlearn.fairness import Fairness, GroupFairness, SiteFairness
-from fedlearn.rng import Streams
-from fedlearn.task import Task
+from fedlearn.data.tables.schema import Schema
+from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
+from fedlearn.tasks import Task
 
 
 def records_digest(records: Records) -> str:

@@ -17,30 +17,31 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor, nn
 
-from clients.encoded import encoded
-from clients.ledger import Budget, Ledger
+from clients.device_cache import resident
+from clients.feature_cache import encoded
+from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
-from clients.resident import resident
 from fedlearn import models
 from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
-from fedlearn.contradictions import private_model_problems, problems, task_problems
+from fedlearn.config.contradictions import private_model_problems, problems, task_problems
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, layout_of, load_vector
 from fedlearn.data import Records, SiteData
-from fedlearn.data.archives import default_cache
-from fedlearn.errors import ConfigError
-from fedlearn.fairness import column_problems
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.mechanisms import PrivacyPlan
+from fedlearn.mechanisms.plan import problems as privacy_problems
+from fedlearn.metrics.fairness import column_problems
 from fedlearn.models.slots import attach
-from fedlearn.privacy import NoiseSource, PrivacyPlan
+from fedlearn.models.weights import weights_of
+from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
-from fedlearn.privacy.plan import problems as privacy_problems
-from fedlearn.rng import Streams
-from fedlearn.task import Input, Task
+from fedlearn.tasks import Input, Task
 from fedlearn.training.device import CPU, device_of, place
 from fedlearn.training.loss import class_weights
 from fedlearn.training.settings import Training
-from fedlearn.vector import Vector, layout_of, load_vector
-from fedlearn.weights import weights_of
 
 __all__ = ["TEST_NOISE", "Site", "name_of", "open_site"]
 

@@ -24,17 +24,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from clients.ledger import verify
+from clients.ledger.ledger import verify
 from clients.policy import Policy
-from fedlearn import yaml_file
-from fedlearn.certificate_files import tls_path
 from fedlearn.config import KIND, decode
+from fedlearn.core import yaml_file
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.settings import Count, Name
+from fedlearn.crypto.certificate_files import tls_path
 from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.keyring import load_pinned
 from fedlearn.data import Csv, Scenario, under
-from fedlearn.errors import ConfigError, DataError
-from fedlearn.keyring import load_pinned
 from fedlearn.privacy.accounting import SMALLEST_DELTA
-from fedlearn.settings import Count, Name
 from fedlearn.training.device import Device, device_of
 
 

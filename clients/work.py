@@ -13,26 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.canaries import note_change, training_set
-from clients.ledger import Budget, Ledger
+from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.state import Cost
 from clients.site import Site
-from clients.spending import Cost
 from fedlearn.agreement import rotation_context
-from fedlearn.errors import FedlearnError
-from fedlearn.privacy import (
-    ClientPlan,
-    DistributedPlan,
-    Event,
-    PrivacyPlan,
-    RecordPlan,
-)
+from fedlearn.core.errors import FedlearnError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, to_vector
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.mechanisms.client import clip_own
+from fedlearn.mechanisms.encoding import integers
+from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon
-from fedlearn.privacy.client_level import clip_own
-from fedlearn.privacy.encoding import integers
-from fedlearn.rng import Streams
 from fedlearn.rounds import RoundNote, TrainRequest
 from fedlearn.secagg.settings import SecAggOff
 from fedlearn.training.local import diverged, train
-from fedlearn.vector import Vector, to_vector
 
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
 

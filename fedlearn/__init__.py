@@ -1,7 +1,7 @@
 """What both sides of a federation must agree on: maths, protocols, formats and configuration.
 
 This package has no network, no clock and no global random generator; what knows Flower
-is `fedlearn.flower`, `fedlearn.flower_parcel` and `fedlearn.flower_private`, and nothing else.
+is `fedlearn.flower`, `fedlearn.flower.envelopes` and `fedlearn.flower.private`, and nothing else.
 """
 
 import os as _os

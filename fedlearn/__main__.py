@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from fedlearn.interrupt import interrupt
+from fedlearn.core.interrupt import interrupt
 
 STOPPED = 130
 """128 + SIGINT, as shells have it."""

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, encode
-from fedlearn.fairness import Fairness, GroupFairness
-from fedlearn.metrics import EvaluationSums, score_bins
-from fedlearn.privacy import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.metrics.fairness import Fairness, GroupFairness
+from fedlearn.metrics.sums import EvaluationSums, score_bins
 from fedlearn.privacy.rotation import padded
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggSum

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.models.tabular import widths
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
 
 Method = Literal["integrated_gradients", "grad_cam"]
 

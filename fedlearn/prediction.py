@@ -25,8 +25,11 @@ from torch import nn
 
 from fedlearn import models
 from fedlearn.config import KIND, decode, to_tree
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, load_vector, vector_digest
 from fedlearn.data import Csv, HuggingFace, OwnText, Scenario
-from fedlearn.data.archives import default_cache
+from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.unlabelled import (
     Unlabelled,
     found_categories,
@@ -37,13 +40,10 @@ from fedlearn.data.unlabelled import (
     row_scenario,
     text_scenario,
 )
-from fedlearn.errors import ConfigError, DataError
 from fedlearn.models import Finetune, Model
-from fedlearn.rng import Streams
-from fedlearn.task import TableInput, Task, shape_of
+from fedlearn.models.weights import weights_of
+from fedlearn.tasks import TableInput, Task, shape_of
 from fedlearn.training.local import predict
-from fedlearn.vector import Vector, load_vector, vector_digest
-from fedlearn.weights import weights_of
 
 SCHEMA: Final = "fedlearn/model/v1"
 FILE: Final = "model.json"

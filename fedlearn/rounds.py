@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fedlearn.data.schema import Schema
-from fedlearn.metrics import EvaluationSums
+from fedlearn.core.vector import Vector
+from fedlearn.data.tables.schema import Schema
+from fedlearn.metrics.sums import EvaluationSums
 from fedlearn.privacy import Event
-from fedlearn.task import Task
-from fedlearn.vector import Vector
+from fedlearn.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Hello:
     code: str = ""
     """Version and SHA-256 (hex) of the fedlearn that runs there."""
     schema: Schema = ()
-    """The columns of a table, as `fedlearn.data.schema` describes them; no value of any."""
+    """The columns of a table, as `fedlearn.data.tables.schema` describes them; no value of any."""
     device: str = "cpu"
     """The kind of device that the site computes on: `cpu` or `cuda`."""
 
@@ -115,7 +115,7 @@ class EvaluateReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A site's no: `exit_code` says which kind (see `fedlearn.errors`), `reason` is for people."""
+    """A site's no: `exit_code` is its kind (`fedlearn.core.errors`), `reason` is for people."""
 
     site: str
     exit_code: int

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
+from fedlearn.core.vector import Layout, Vector
 from fedlearn.models.slots import slot_values
-from fedlearn.vector import Layout, Vector
 
 FILE: Final = "audit.jsonl"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.vector import Vector
+from fedlearn.core.vector import Vector
 
 
 @dataclass

@@ -8,26 +8,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedlearn import __version__, flower
-from fedlearn.code import code_digest
 from fedlearn.config import RunConfig
+from fedlearn.core.code import code_digest
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.certificates import node_public_key, read_certificate
-from fedlearn.errors import ConfigError
+from fedlearn.results.folder import RunFolder
+from fedlearn.results.reading import read_result
+from fedlearn.results.result import Result
 from server import serverfile
 from server.admission import Admission
-from server.folder import RunFolder
-from server.health import Watch
-from server.processes import gateway, superlink
-from server.result import Result
-from server.result_file import read_result
 from server.run import Listener, run
-from server.serverfile import Federation, ServerFile
+from server.serverfile import Participants, ServerFile
 from server.stop import Stop
-from server.superlink import SuperLink
+from server.superlink.endpoint import SuperLink
+from server.superlink.health import Watch
+from server.superlink.processes import gateway, superlink
 
 log = logging.getLogger(__name__)
 
 
-def check(file: ServerFile, config: RunConfig, now: datetime) -> Federation:
+def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
     """Everything that can be refused before anything is started.
 
     Raises:
@@ -91,7 +91,7 @@ def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -
                 return run(grid, config, listener, stop, _admission(file, parties, nodes))
 
 
-def _register(link: SuperLink, parties: Federation) -> dict[int, str]:
+def _register(link: SuperLink, parties: Participants) -> dict[int, str]:
     """Enrol the key of every site of the roster; node ids with the sites that they are for."""
     return {
         link.register(node_public_key(read_certificate(pem, name)), name): name
@@ -99,7 +99,7 @@ def _register(link: SuperLink, parties: Federation) -> dict[int, str]:
     }
 
 
-def _admission(file: ServerFile, parties: Federation, nodes: dict[int, str]) -> Admission:
+def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -> Admission:
     return Admission(
         seconds=file.wait_seconds,
         wanted=len(nodes),

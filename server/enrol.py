@@ -14,15 +14,8 @@ from fedlearn import flower, models
 from fedlearn.agreement import least_of
 from fedlearn.audit.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.contradictions import private_model_problems, task_problems
-from fedlearn.crypto.codec import name_bytes
-from fedlearn.crypto.handshake import ServerOffer
-from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
-from fedlearn.crypto.roster import Participant, Roster
-from fedlearn.crypto.settings import TransportSealed
-from fedlearn.data.archives import default_cache
-from fedlearn.data.schema import differences, suspicions
-from fedlearn.errors import (
+from fedlearn.config.contradictions import private_model_problems, task_problems
+from fedlearn.core.errors import (
     ConfigError,
     DataError,
     FedlearnError,
@@ -30,19 +23,26 @@ from fedlearn.errors import (
     ProtocolError,
     StoppedError,
 )
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Layout, Vector, layout_of, to_vector
+from fedlearn.crypto.codec import name_bytes
+from fedlearn.crypto.handshake import ServerOffer
+from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
+from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.settings import TransportSealed
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.data.tables.schema import differences, suspicions
+from fedlearn.mechanisms import NoPrivacy, PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
-from fedlearn.privacy import NoPrivacy, PrivacyPlan
-from fedlearn.rng import Streams
+from fedlearn.models.weights import weights_of
 from fedlearn.rounds import Hello, Invitation, Refusal
 from fedlearn.secagg.settings import SecAggOff, SecAggTwoServer
 from fedlearn.secagg.two_server import Helper
-from fedlearn.task import Task
-from fedlearn.vector import Layout, Vector, layout_of, to_vector
-from fedlearn.weights import weights_of
+from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.grid import Replies, SiteGrid
 from server.sealing import Sealing
-from server.summing import Summing
+from server.secagg import SecAggDriver
 
 SERVER = "server"
 
@@ -204,7 +204,7 @@ def join(
     plan: PrivacyPlan | None,
     run_id: bytes,
     identity: Identity | None = None,
-) -> Summing | None:
+) -> SecAggDriver | None:
     """Set up what `config.secagg` and `config.transport` need; None where updates stay in clear.
 
     The coordinator's `identity`, one made for the run where there is no other, signs
@@ -246,11 +246,11 @@ def _summing(
     run_id: bytes,
     publics: Mapping[str, bytes],
     helper: Helper | None,
-) -> Summing | None:
+) -> SecAggDriver | None:
     if isinstance(config.secagg, SecAggOff):
         return None
     sites = publics or dict.fromkeys(enrolment.hellos, b"")
-    summing = Summing(
+    summing = SecAggDriver(
         enrolment.grid, config, config.secagg, plan, run_id, sites, enrolment.layout, helper
     )
     summing.check()

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from fedlearn.config import RunConfig
-from fedlearn.fairness import GroupFairness, shown
-from fedlearn.intervals import CONFIDENCE, accuracy_gap, decision_gaps, measured
-from fedlearn.metrics import EvaluationSums
-from fedlearn.rng import Streams
+from fedlearn.core.rng import Streams
+from fedlearn.metrics.fairness import GroupFairness, shown
+from fedlearn.metrics.intervals import CONFIDENCE, accuracy_gap, decision_gaps, measured
+from fedlearn.metrics.sums import EvaluationSums
+from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
+from server.evaluation import GroupSums
 from server.federation import Progress
-from server.result import FairnessResult, GroupResult, GroupsResult
-from server.tested import GroupSums
 
 ALL: Final = "all sites"
 

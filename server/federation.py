@@ -16,27 +16,29 @@ from dataclasses import dataclass, field
 from flwr.serverapp.strategy import FedAvg
 
 from fedlearn import flower
+from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig
-from fedlearn.errors import PrivacyError, ProtocolError
-from fedlearn.metrics import EvaluationSums, metrics
-from fedlearn.privacy import ClientPlan, DistributedPlan, Event, NoiseSource, PrivacyPlan
-from fedlearn.privacy.client_level import poisson_cohort, smallest_clip_norm
+from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan
+from fedlearn.mechanisms.client import poisson_cohort, smallest_clip_norm
+from fedlearn.metrics.sums import EvaluationSums, metrics
+from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.noise import noise_of
-from fedlearn.rng import Streams
+from fedlearn.results.result import Attendance, RoundResult
 from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Total
 from fedlearn.secagg.settings import SecAggOff
-from fedlearn.vector import Vector
 from server.audit import SlotsSeen, seen_in_slots
 from server.average import RunningMean
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
+from server.evaluation import GroupSums, check_sums, group_sums, pooled
 from server.grid import Replies, SiteGrid
-from server.release import ClippedSum, Mean, Trusted, model_of_sum, one_reply
-from server.result import Attendance, RoundResult
-from server.spending import epsilon_of, spent_in_round
-from server.strategies import cohort_size, make_strategy
-from server.summing import Summing
-from server.tested import GroupSums, check_sums, group_sums, pooled
+from server.release import ClippedUpdates, Trusted, WeightedMean, model_of_sum, one_reply
+from server.run_cost import epsilon_of, spent_in_round
+from server.secagg import SecAggDriver
+from server.strategies import make_strategy
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Federation:
     enrolment: Enrolment
     progress: Progress
     run_id: str
-    summing: Summing | None
+    summing: SecAggDriver | None
     strategy: FedAvg = field(init=False)
     _trusted: Trusted | None = field(init=False)
 
@@ -185,9 +187,9 @@ class Federation:
         view = self.grid.view(cohort or self.grid.sites)
         messages = list(self.strategy.configure_train(number, arrays, note, view))
         wanted = messages if cohort else []
-        came: Mean | ClippedSum | Total | None
+        came: WeightedMean | ClippedUpdates | Total | None
         if self.summing is None:
-            came = self._trusted.incoming(before) if self._trusted else Mean(before.size)
+            came = self._trusted.incoming(before) if self._trusted else WeightedMean(before.size)
             replies = self.grid.exchange(
                 wanted, lambda content: flower.check_train_reply(content, before.size), came.take
             )
@@ -214,15 +216,15 @@ class Federation:
         )
         return replies
 
-    def _mean(self, number: int, came: Mean | ClippedSum | Total | None) -> Vector:
+    def _mean(self, number: int, came: WeightedMean | ClippedUpdates | Total | None) -> Vector:
         """The mean of the sites' models, with the coordinator's own noise where that is planned."""
         before, sites = self.progress.model, len(self.grid.sites)
         match came, self._trusted:
-            case Mean(), None:
+            case WeightedMean(), None:
                 return came.result()
             case Total(), None:
                 return model_of_sum(self.config, self.plan, number, before, came)
-            case ClippedSum(), Trusted() as trusted:
+            case ClippedUpdates(), Trusted() as trusted:
                 model = trusted.of_updates(came, sites, self.noise(-number))
             case Total(), Trusted() as trusted:
                 model = trusted.of_sum(before, came, sites, self.noise(-number))

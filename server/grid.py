@@ -17,9 +17,9 @@ from typing import Any, Final
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.errors import EnvelopeError, FedlearnError, StoppedError
+from fedlearn.core.errors import FedlearnError, StoppedError, UnauthenticatedError
 from fedlearn.flower import read_refusal, size_of
-from fedlearn.flower_private import NODE_UNAVAILABLE, FlowerRun
+from fedlearn.flower.private import NODE_UNAVAILABLE, FlowerRun
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 
@@ -194,7 +194,7 @@ class SiteGrid:
                 refusal = read_refusal(opened.content)
                 if refusal is None:
                     check(opened.content)
-            except EnvelopeError as error:
+            except UnauthenticatedError as error:
                 failures[site] = str(error)
             except UNREADABLE as error:
                 failures[site] = f"its reply cannot be read ({type(error).__name__})"

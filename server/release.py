@@ -13,15 +13,17 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedlearn import flower, flower_private
+from fedlearn import flower
 from fedlearn.agreement import rotation_context
 from fedlearn.config import RunConfig
-from fedlearn.errors import ProtocolError
-from fedlearn.privacy import ClientPlan, DistributedPlan, NoiseSource, PrivacyPlan, RecordPlan
-from fedlearn.privacy.client_level import ClientSum, Release
-from fedlearn.privacy.encoding import real_sum
+from fedlearn.core.errors import ProtocolError
+from fedlearn.core.vector import Vector
+from fedlearn.flower import private
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.mechanisms.client import ClientSum, Release
+from fedlearn.mechanisms.encoding import real_sum
+from fedlearn.privacy import NoiseSource
 from fedlearn.secagg.payload import Total
-from fedlearn.vector import Vector
 
 
 def model_of_sum(
@@ -57,7 +59,7 @@ def _shared_step(
             assert_never(plan.unit)
 
 
-class Mean:
+class WeightedMean:
     """The weighted mean of the sites' models, added up one by one, in float64.
 
     However many sites there are, one sum is held. It is Flower's weighted mean
@@ -72,7 +74,7 @@ class Mean:
         weight = flower.weight_of(reply.content)
         self._total += np.multiply(flower.model_of(reply.content), weight, dtype=np.float64)
         self._weight += weight
-        return flower_private.without(reply, "arrays")
+        return private.without(reply, "arrays")
 
     def result(self) -> Vector:
         """The mean, `float32[d]`.
@@ -85,7 +87,7 @@ class Mean:
         return np.asarray(self._total / self._weight, np.float32)
 
 
-class ClippedSum:
+class ClippedUpdates:
     """The sum of the sites' clipped updates, added up one by one."""
 
     def __init__(self, model: Vector, total: ClientSum) -> None:
@@ -99,7 +101,7 @@ class ClippedSum:
             self.total.add(flower.model_of(reply.content) - self.model)
         except ValueError as error:
             self.problem = self.problem or ProtocolError(site, "train", str(error))
-        return flower_private.without(reply, "arrays")
+        return private.without(reply, "arrays")
 
 
 class Trusted:
@@ -114,11 +116,11 @@ class Trusted:
         self.smallest = min(smallest, plan.clip_norm)
         self.clip_norm = plan.clip_norm if clip_norm is None else clip_norm
 
-    def incoming(self, model: Vector) -> ClippedSum:
+    def incoming(self, model: Vector) -> ClippedUpdates:
         """An empty sum for the updates of a round that started from `model`."""
-        return ClippedSum(model, ClientSum(self.plan, model.size, self.clip_norm))
+        return ClippedUpdates(model, ClientSum(self.plan, model.size, self.clip_norm))
 
-    def of_updates(self, came: ClippedSum, sites: int, noise: NoiseSource) -> Vector:
+    def of_updates(self, came: ClippedUpdates, sites: int, noise: NoiseSource) -> Vector:
         """The new model from updates in clear; one that cannot be added is as one that never came.
 
         Raises:

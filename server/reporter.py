@@ -6,19 +6,15 @@ import logging
 import time
 from dataclasses import dataclass, field, replace
 
-from fedlearn.calibration import calibration
 from fedlearn.config import RunConfig, to_tree
-from fedlearn.metrics import metrics
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.metrics.calibration import calibration
+from fedlearn.metrics.sums import metrics
 from fedlearn.models.slots import trained
-from fedlearn.rng import Streams
-from fedlearn.vector import Vector, vector_digest
-from server.audit import append_seen
-from server.enrol import Enrolment
-from server.fairness import fairness_result
-from server.federation import Federation, Progress
-from server.folder import Checkpoint, RunFolder
-from server.released import beside_the_model, record_of
-from server.result import (
+from fedlearn.report.released import beside_the_model, record_of
+from fedlearn.results.folder import Checkpoint, RunFolder
+from fedlearn.results.result import (
     DataFacts,
     FinalResult,
     ModelFacts,
@@ -30,7 +26,11 @@ from server.result import (
     Status,
     this_environment,
 )
-from server.spending import privacy_result
+from server.audit import append_seen
+from server.enrol import Enrolment
+from server.fairness import fairness_result
+from server.federation import Federation, Progress
+from server.run_cost import privacy_result
 from server.strategies import strategy_state
 
 log = logging.getLogger(__name__)

@@ -14,22 +14,22 @@ from typing import Protocol
 import numpy as np
 from flwr.serverapp import Grid
 
-from fedlearn import flower_private
 from fedlearn.config import RunConfig
-from fedlearn.errors import (
-    EnvelopeError,
+from fedlearn.core.errors import (
     FedlearnError,
     PrivacyError,
     ProtocolError,
     StoppedError,
+    UnauthenticatedError,
 )
+from fedlearn.flower import private
+from fedlearn.results.folder import Checkpoint, RunFolder
+from fedlearn.results.result import Result, RoundResult
 from server.admission import SIMULATED, Admission
 from server.average import RunningMean
 from server.enrol import enrol, join, plan_for
 from server.federation import Federation, Progress
-from server.folder import Checkpoint, RunFolder
 from server.reporter import Clock, Reporter
-from server.result import Result, RoundResult
 from server.stop import Stop
 from server.strategies import restore_strategy
 from server.tracking import check_tracking, tracked
@@ -109,7 +109,7 @@ def telling_what_is_kept(config: RunConfig, way: str) -> Iterator[None]:
     """Where the protocol could not finish, add to the error from where `way` goes on."""
     try:
         yield
-    except (ProtocolError, EnvelopeError) as error:
+    except (ProtocolError, UnauthenticatedError) as error:
         folder = RunFolder(Path(config.out))
         if folder.holds_run():
             saved = folder.read_checkpoint()
@@ -162,7 +162,7 @@ def logged(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("fedlearn", "server", "clients", "simulations")]
     levels = [logger.level for logger in loggers]
-    undo = flower_private.redirect_log(handler)
+    undo = private.redirect_log(handler)
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

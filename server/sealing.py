@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower, flower_private
+from fedlearn import flower
+from fedlearn.core.errors import UnauthenticatedError
 from fedlearn.crypto.sealed import Channel
-from fedlearn.errors import EnvelopeError
+from fedlearn.flower import private
 
 
 @dataclass
@@ -23,9 +24,9 @@ class Sealing:
     def seal(self, site: str, message: Message) -> Message:
         """The message with its content sealed for `site`."""
         kind = flower.MESSAGE_KINDS[message.metadata.message_type]
-        plain = flower_private.content_to_bytes(message.content)
+        plain = private.content_to_bytes(message.content)
         sealed = self.channels[site].seal(kind, self.round, plain)
-        return flower_private.with_content(
+        return private.with_content(
             message, RecordDict({"sealed": flower.large_bytes("sealed", sealed)})
         )
 
@@ -39,7 +40,7 @@ class Sealing:
         kind = flower.MESSAGE_KINDS[message_type]
         sealed = flower.read_large_bytes(reply.content, "sealed")
         if sealed is None:
-            raise EnvelopeError
+            raise UnauthenticatedError
         channel = self.channels[site]
         opened = channel.open(kind, sealed, round_number=self.round, max_bytes=self.max_bytes)
-        return flower_private.with_content(reply, flower_private.content_from_bytes(opened.data))
+        return private.with_content(reply, private.content_from_bytes(opened.data))

@@ -22,16 +22,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from fedlearn import yaml_file
-from fedlearn.certificate_files import credential_problems
 from fedlearn.config import decode
+from fedlearn.core import yaml_file
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import Name, Positive
+from fedlearn.crypto.certificate_files import credential_problems
 from fedlearn.crypto.certificates import read_certificate, validity_problems
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.introduction import Introduction, read_certified
+from fedlearn.crypto.keyring import PUBLIC_SUFFIX
 from fedlearn.crypto.roster import Roster
-from fedlearn.errors import ConfigError
-from fedlearn.keyring import PUBLIC_SUFFIX
-from fedlearn.settings import Name, Positive
 
 _LISTEN: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s/]+):(?P<port>[0-9]{1,5})")
 
@@ -61,7 +61,7 @@ class ServerFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Federation:
+class Participants:
     """Who takes part: the coordinator's identity, the signed roster, the sites' certificates."""
 
     identity: Identity
@@ -109,7 +109,7 @@ def load(path: Path) -> ServerFile:
     )
 
 
-def federation(file: ServerFile, now: datetime) -> Federation:
+def federation(file: ServerFile, now: datetime) -> Participants:
     """Read keys, roster and introductions, and check that they belong together.
 
     A certificate that has expired is a warning: the run goes on without that site.
@@ -141,7 +141,7 @@ def federation(file: ServerFile, now: datetime) -> Federation:
         warnings += validity_problems(certificate, str(path), now)
     if identity is None or roster is None or found:
         raise ConfigError(found)
-    return Federation(
+    return Participants(
         identity=identity, roster=roster, certificates=certificates, warnings=tuple(warnings)
     )
 

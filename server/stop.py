@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from fedlearn.interrupt import Interrupt
+from fedlearn.core.interrupt import Interrupt
 
 
 @dataclass(frozen=True)

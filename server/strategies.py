@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, assert_never
 
 import numpy as np
 from flwr.serverapp import strategy as flower
 
+from fedlearn.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
 from fedlearn.flower import WEIGHT
-from fedlearn.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
 
 MOMENTS = ("m_t", "v_t", "momentum_vector")
 """What FedAdam and FedYogi, and FedAvgM, carry from round to round."""
-
-
-def cohort_size(config: Strategy, sites: int) -> int:
-    """How many of `sites` sites a round invites: the fraction, and never fewer than `min_sites`."""
-    wanted = math.ceil(config.fraction * sites - 1e-9)
-    return min(sites, max(wanted, config.min_sites))
 
 
 def make_strategy(config: Strategy) -> flower.FedAvg:

@@ -7,11 +7,11 @@ import shlex
 from rich.console import Console
 from rich.markup import escape
 
-from fedlearn import terminal
+from fedlearn.core import terminal
 from fedlearn.data import DATASETS
-from fedlearn.data.check_report import Report
-from fedlearn.data.medmnist_sets import SETS
-from fedlearn.data.table import some_lines
+from fedlearn.data.check.report import Report
+from fedlearn.data.images.medmnist_sets import SETS
+from fedlearn.data.tables.table import some_lines
 
 
 def show_list(console: Console) -> None:

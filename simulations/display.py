@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedlearn import terminal
+from fedlearn.core import terminal
+from fedlearn.report.intended_use import names_one_class
+from fedlearn.results.result import Result, RoundResult
 from server.federation import Federation
-from server.intended_use import names_one_class
-from server.result import Result, RoundResult
 
 
 class Display:
@@ -84,7 +84,7 @@ class Display:
             self.note(sentence)
         self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.
-        from server.report.page import write_report
+        from fedlearn.report.page import write_report
 
         folder = Path(str(result.config["out"]))
         report, data = shortest(write_report(folder)), shortest(folder / "result.json")

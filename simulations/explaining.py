@@ -18,15 +18,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data import DATASETS, scaling_of
-from fedlearn.data.scaling import reads_records, scale
-from fedlearn.data.table import read_table
-from fedlearn.errors import ConfigError, DataError
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
-from server.explanations import Explanations, Of, RecordExplained, write_explanations
-from server.result_file import read_bytes
-from simulations.audited_folder import AuditedRun, open_run
-from simulations.measure import trained_model
+from fedlearn.data.tables.scaling import reads_records, scale
+from fedlearn.data.tables.table import read_table
+from fedlearn.report.explanations import Explanations, Of, RecordExplained, write_explanations
+from fedlearn.results.reading import read_bytes
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
+from simulations.attacks.audited_folder import AuditedRun, open_run
+from simulations.attacks.measure import trained_model
 
 PUBLIC: Final = "public"
 """In place of a file: the test records of a public data set."""

@@ -20,9 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedlearn.config import RunConfig, load, without_unset
-from fedlearn.errors import FedlearnError
-from fedlearn.overrides import CONFIGS, plain
-from server.result_file import read_result
+from fedlearn.config.composition import CONFIGS, plain
+from fedlearn.core.errors import FedlearnError
+from fedlearn.results.reading import read_result
 from server.stop import Stop, stop_on_interrupt
 from simulations.display import Display
 from simulations.run import simulate

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import assert_never
 
 from clients.app import app as client
-from clients.claim import claimed
 from clients.owner import owned_ledgers
 from clients.records import simulated_notes, simulated_sites
+from clients.supernode.run_lock import claimed
 from fedlearn import flower
 from fedlearn.config import RunConfig
+from fedlearn.config.engine import LocalEngine, RayEngine
 from fedlearn.data import under
-from fedlearn.engine import LocalEngine, RayEngine
+from fedlearn.results.folder import RunFolder
 from server.app import make_app
 from server.enrol import enrol, join, plan_for
-from server.folder import RunFolder
 from server.run import Listener
 from server.stop import Stop
 from server.tracking import check_tracking
-from simulations.auditing import audited
-from simulations.local import FIRST_NODE, InProcessGrid, make_contexts, run_locally
-from simulations.ray_engine import run_on_ray
+from simulations.attacks.auditing import audited
+from simulations.engines.local import FIRST_NODE, InProcessGrid, make_contexts, run_locally
+from simulations.engines.ray import run_on_ray
 
 STOP_SECONDS = 20.0
 

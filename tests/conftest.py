@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedlearn.data import archives, fashion
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
+from fedlearn.data.datasets import archives, fashion
 
 torch.set_num_threads(1)
 

@@ -1,7 +1,7 @@
 """Measuring privacy: what an attacker on a known seat learns about canaries of secret fate.
 
 Pure: scores and coins go in, bounds and verdicts come out. Running the attack,
-reading files and showing results is `simulations.audit`'s business. The
+reading files and showing results is `simulations.attacks.audit`'s business. The
 estimators need SciPy, which takes a while to import: ask for their modules.
 """
 

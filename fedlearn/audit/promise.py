@@ -15,7 +15,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from fedlearn.audit.gaussian import mu_of
-from fedlearn.privacy import Event, PrivacyPlan
+from fedlearn.mechanisms import PrivacyPlan
+from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon
 
 _TRIED: Final = (0.01, 0.05, 0.2, 0.5, 0.8, 0.98, 1.0, 1.01, 1.03, 1.1, 1.3)

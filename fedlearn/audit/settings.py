@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from fedlearn.settings import Probability
+from fedlearn.core.settings import Probability
 
 Canaries = Annotated[int, Ge(20)]
 """How many canaries: below 20 an audit could show next to nothing."""

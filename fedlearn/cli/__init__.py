@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from fedlearn.cli.form import Command
 from fedlearn.cli.parser import parse
-from fedlearn.errors import FedlearnError, StoppedError
+from fedlearn.core.errors import FedlearnError, StoppedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from fedlearn.cli.form import Commands, add
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 
 
 def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
@@ -33,7 +33,7 @@ def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _data_list(_: argparse.Namespace) -> int:
-    from fedlearn import terminal
+    from fedlearn.core import terminal
     from simulations.data_display import show_list
 
     show_list(terminal.console())
@@ -41,8 +41,8 @@ def _data_list(_: argparse.Namespace) -> int:
 
 
 def _data_fetch(options: argparse.Namespace) -> int:
-    from fedlearn.data import archives, download
-    from fedlearn.data.medmnist_sets import SETS
+    from fedlearn.data.datasets import archives, download
+    from fedlearn.data.images.medmnist_sets import SETS
 
     cache = archives.default_cache(os.environ)
     if options.name in archives.ARCHIVES:
@@ -56,8 +56,8 @@ def _data_fetch(options: argparse.Namespace) -> int:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    from fedlearn import terminal
-    from fedlearn.data.check import check
+    from fedlearn.core import terminal
+    from fedlearn.data.check.files import check
     from simulations.data_display import show_check
 
     report = check(Path(options.path))

@@ -87,28 +87,28 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _keys_new(options: argparse.Namespace) -> int:
-    from fedlearn import keyring_display
+    from fedlearn.cli import keyring_display
 
     keyring_display.new(Path(options.folder), options.name, options.role)
     return 0
 
 
 def _keys_certificate(options: argparse.Namespace) -> int:
-    from fedlearn import keyring_display
+    from fedlearn.cli import keyring_display
 
     keyring_display.certify(Path(options.folder), options.hosts)
     return 0
 
 
 def _keys_show(options: argparse.Namespace) -> int:
-    from fedlearn import keyring_display
+    from fedlearn.cli import keyring_display
 
     keyring_display.show(Path(options.path))
     return 0
 
 
 def _roster_sign(options: argparse.Namespace) -> int:
-    from fedlearn import keyring_display
+    from fedlearn.cli import keyring_display
 
     public = [Path(path) for path in options.public]
     keyring_display.sign(Path(options.to), options.federation, public, Path(options.by))
@@ -116,14 +116,14 @@ def _roster_sign(options: argparse.Namespace) -> int:
 
 
 def _roster_pin(options: argparse.Namespace) -> int:
-    from fedlearn import keyring_display
+    from fedlearn.cli import keyring_display
 
     keyring_display.pin(Path(options.path), options.fingerprint)
     return 0
 
 
 def _roster_show(options: argparse.Namespace) -> int:
-    from fedlearn import keyring_display
+    from fedlearn.cli import keyring_display
 
     keyring_display.show_roster(Path(options.path), options.pin)
     return 0

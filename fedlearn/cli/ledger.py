@@ -35,14 +35,14 @@ def add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _ledger_show(options: argparse.Namespace) -> int:
-    from clients import ledger_display
+    from clients.ledger import display
 
-    ledger_display.show(Path(options.path), options.delta)
+    display.show(Path(options.path), options.delta)
     return 0
 
 
 def _ledger_verify(options: argparse.Namespace) -> int:
-    from clients import ledger_display
+    from clients.ledger import display
 
-    ledger_display.verify(Path(options.path), options.head)
+    display.verify(Path(options.path), options.head)
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from fedlearn import __version__
 from fedlearn.cli import data, keys, ledger, results, runs
 from fedlearn.cli.form import Commands, Help, group
-from fedlearn.code import code_digest
+from fedlearn.core.code import code_digest
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

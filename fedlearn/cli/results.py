@@ -95,7 +95,7 @@ def add_predict(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from server.report.page import write_report
+    from fedlearn.report.page import write_report
 
     if options.explain is not None:
         from simulations.explaining import explain_run
@@ -106,14 +106,14 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from simulations.audit import audit
+    from simulations.attacks.audit import audit
 
     audit(options.words)
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from server.export import export, notes
+    from fedlearn.report.export import export, notes
 
     folder = Path(options.to)
     for path in export(Path(options.run), folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.cli.form import Commands, add
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
@@ -82,7 +82,7 @@ def add_deployment(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _simulate(options: argparse.Namespace) -> int:
     # Before the first import that takes time, so that it may hold off the collector.
-    from simulations.warm import nothing_collected, warm_up
+    from simulations.engines.warm import nothing_collected, warm_up
 
     with nothing_collected():
         config = _config(options)
@@ -106,15 +106,15 @@ def _config(options: argparse.Namespace) -> RunConfig:
         from fedlearn.config import compose
 
         return compose(options.overrides)
-    from fedlearn.config_file import load_file
+    from fedlearn.config.saved import load_file
 
     return load_file(Path(options.config), options.overrides)
 
 
 def _compare(options: argparse.Namespace) -> int:
     from server.stop import Stop, stop_on_interrupt
-    from simulations.compare import compare
-    from simulations.compare_display import CompareDisplay
+    from simulations.sweeps.compare import compare
+    from simulations.sweeps.display import CompareDisplay
 
     stop = Stop()
     with CompareDisplay() as display, stop_on_interrupt(stop, display.say):
@@ -125,7 +125,7 @@ def _server(options: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from fedlearn.config import compose
-    from fedlearn.logs import log_json
+    from fedlearn.core.logs import log_json
     from server import deployment, serverfile
     from server.run import telling_what_is_kept
     from server.stop import Stop, stop_on_interrupt
@@ -160,9 +160,9 @@ def _client(options: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from clients.app import app
-    from clients.checkup import check
-    from clients.node import serve
-    from fedlearn.logs import log_json
+    from clients.supernode.checkup import check
+    from clients.supernode.node import serve
+    from fedlearn.core.logs import log_json
 
     path = Path(options.file)
     found = check(path, datetime.now(UTC))

@@ -31,11 +31,11 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
+from fedlearn.core.errors import ConfigError, UnauthenticatedError
 from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from fedlearn.crypto.kdf import key_info
 from fedlearn.crypto.sealed import Channel
-from fedlearn.errors import ConfigError, EnvelopeError
 
 HYBRID, CLASSICAL = 1, 2
 RUN_ID_BYTES = 16
@@ -120,16 +120,16 @@ class ServerOffer:
             ciphertext = reader.blob()
             reader.end()
         except ValueError:
-            raise EnvelopeError from None
+            raise UnauthenticatedError from None
         info = _info(self._suite, link, self._public)
         signed = verify(client_public, signature, "seal/accept", info, ciphertext)
         # A replayed acceptance would start sequence numbers over under the old root.
         if prefix != _ACCEPT or not signed or digest in self._accepted:
-            raise EnvelopeError
+            raise UnauthenticatedError
         try:
             root = _hpke(self._suite).decrypt(ciphertext, self._private, info)
         except (InvalidTag, ValueError):
-            raise EnvelopeError from None
+            raise UnauthenticatedError from None
         self._accepted.add(digest)
         return Channel.start(root, link.run_id, me=link.server, peer=client, is_client=False)
 
@@ -155,7 +155,7 @@ def accept_offer(
         signature = reader.raw(SIGNATURE_BYTES)
         reader.end()
     except ValueError:
-        raise EnvelopeError from None
+        raise UnauthenticatedError from None
     fields = _offer_fields(suite, link.run_id, link.server, public)
     allowed = suite == HYBRID or (suite == CLASSICAL and allow_classical)
     if (
@@ -163,12 +163,12 @@ def accept_offer(
         or not allowed
         or not verify(server_public, signature, "seal/offer", *fields)
     ):
-        raise EnvelopeError
+        raise UnauthenticatedError
     info, root = _info(suite, link, public), os.urandom(32)
     try:
         ciphertext = _hpke(suite).encrypt(root, _load_public(suite, public), info)
     except (ValueError, UnsupportedAlgorithm):
-        raise EnvelopeError from None
+        raise UnauthenticatedError from None
     answer = Writer().raw(_ACCEPT).raw(identity.sign("seal/accept", info, ciphertext))
     channel = Channel.start(root, link.run_id, me=link.client, peer=link.server, is_client=True)
     return channel, answer.blob(ciphertext).done()

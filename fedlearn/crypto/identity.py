@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.kdf import key_info
-from fedlearn.errors import ConfigError
 
 PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64

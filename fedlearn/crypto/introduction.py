@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import PUBLIC_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
 from fedlearn.crypto.roster import Participant, Role
-from fedlearn.errors import ConfigError
 
 SCHEMA: Final = "fedlearn/introduction/v1"
 _PURPOSE: Final = "introduction"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
-from fedlearn.ring import RingVector
+from fedlearn.core.ring import RingVector
 
 BLOCK_BYTES = 256 * 1024
 _AES_BLOCK = 16

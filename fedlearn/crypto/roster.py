@@ -12,15 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.codec import Writer, name_bytes
-from fedlearn.crypto.identity import (
-    PUBLIC_BYTES,
-    SIGNATURE_BYTES,
-    Identity,
-    fingerprint,
-    verify,
-)
-from fedlearn.errors import ConfigError
+from fedlearn.crypto.identity import PUBLIC_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
 
 SCHEMA = "fedlearn/roster/v1"
 Role = Literal["site", "server", "helper"]

@@ -7,7 +7,7 @@ and has the header as its context. The key of a round and direction comes from a
 root that is ratcheted forward every round; the old root is dropped.
 
 Nothing of a message is returned before its end is authenticated, and everything
-wrong with one is the same `EnvelopeError`. What this does not do: hide updates
+wrong with one is the same `UnauthenticatedError`. What this does not do: hide updates
 from the server, or hide lengths, kinds and times.
 
 Sources: C2SP chunked-encryption, version 1; NIST SP 800-38D; docs/protocol.md for the bytes.
@@ -24,10 +24,10 @@ import numpy as np
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.exceptions import InvalidTag
 
+from fedlearn.core.errors import UnauthenticatedError
 from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.kdf import expand
 from fedlearn.crypto.replay import ReplayWindow
-from fedlearn.errors import EnvelopeError
 
 _HEADER = Struct(">4sBBH16sIQ16s16s8sQ")
 HEADER_BYTES = _HEADER.size
@@ -161,9 +161,9 @@ class Channel:
         key = self._key(root, outgoing=False)
         is_current = header.round == self._round
         if is_current and not self._window.is_new(header.sequence):
-            raise EnvelopeError
+            raise UnauthenticatedError
         if not hmac.compare_digest(expand(key, "seal/key-id", length=8), header.key_id):
-            raise EnvelopeError
+            raise UnauthenticatedError
         data = _decrypt(key, view, header.length)
         # Only now is anything about the message true: move the round and burn its number.
         self._advance(header.round, root)
@@ -222,20 +222,20 @@ class Channel:
     ) -> _Header:
         """The header, if every field is what this end expects; before any key or buffer is made."""
         if len(view) < HEADER_BYTES:
-            raise EnvelopeError
+            raise UnauthenticatedError
         magic, suite, *fields = _HEADER.unpack(view[:HEADER_BYTES])
         direction, found, run_id, at, sequence, sender, receiver, key_id, length = fields
         expected = (_MAGIC, _SUITE, self._direction(outgoing=False), kind, self._run_id)
         if (magic, suite, direction, found, run_id) != expected:
-            raise EnvelopeError
+            raise UnauthenticatedError
         if (sender, receiver) != (self._peer, self._me):
-            raise EnvelopeError
+            raise UnauthenticatedError
         if round_number is not None and at != round_number:
-            raise EnvelopeError
+            raise UnauthenticatedError
         if not 0 <= at - self._round <= _MAX_ROUND_JUMP:
-            raise EnvelopeError
+            raise UnauthenticatedError
         if length > max_bytes or len(view) != sealed_size(length):
-            raise EnvelopeError
+            raise UnauthenticatedError
         return _Header(
             direction=direction,
             kind=found,
@@ -269,5 +269,5 @@ def _decrypt(key: bytes, view: memoryview, length: int) -> memoryview:
             at += decryptor.update_into(view[start : start + _STEP], out[at:])
         out[at:] = decryptor.finalize()
     except (InvalidTag, ValueError):
-        raise EnvelopeError from None
+        raise UnauthenticatedError from None
     return out

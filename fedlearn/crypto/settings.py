@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedlearn.settings import Count
+from fedlearn.core.settings import Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,39 +12,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from fedlearn.data import (
-    codes,
-    contracts,
-    credit,
-    csv,
-    fashion,
-    heart,
-    huggingface,
-    images,
-    lending,
-    medmnist,
-    news,
-    risk,
-    text,
-)
-from fedlearn.data.archives import ARCHIVES, Archive
-from fedlearn.data.codes import Codes
-from fedlearn.data.contracts import Contracts
-from fedlearn.data.credit import Credit
-from fedlearn.data.csv import Csv
-from fedlearn.data.csv_problems import settings_problems
-from fedlearn.data.fashion import Fashion
-from fedlearn.data.heart import Heart
-from fedlearn.data.huggingface import HuggingFace
-from fedlearn.data.images import Images
-from fedlearn.data.medmnist import MedMnist, medmnist_problems
-from fedlearn.data.news import News
+from fedlearn.core.rng import Streams
+from fedlearn.data.datasets import codes, contracts, credit, fashion, heart, lending, news, risk
+from fedlearn.data.datasets.archives import ARCHIVES, Archive
+from fedlearn.data.datasets.codes import Codes
+from fedlearn.data.datasets.contracts import Contracts
+from fedlearn.data.datasets.credit import Credit
+from fedlearn.data.datasets.fashion import Fashion
+from fedlearn.data.datasets.heart import Heart
+from fedlearn.data.datasets.news import News
+from fedlearn.data.datasets.risk import Risk
+from fedlearn.data.images import folders, medmnist
+from fedlearn.data.images.folders import Images
+from fedlearn.data.images.medmnist import MedMnist, medmnist_problems
 from fedlearn.data.partition import Partition
 from fedlearn.data.pool import Pool, Records, SiteData, deal
-from fedlearn.data.risk import Risk
-from fedlearn.data.scaling import Scaling
-from fedlearn.data.text import OwnText
-from fedlearn.rng import Streams
+from fedlearn.data.tables import csv
+from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.csv_problems import settings_problems
+from fedlearn.data.tables.scaling import Scaling
+from fedlearn.data.texts import files, huggingface
+from fedlearn.data.texts.files import OwnText
+from fedlearn.data.texts.huggingface import HuggingFace
 
 Public = Heart | Codes | Contracts | Credit | Risk | News | Fashion
 Own = Csv | MedMnist | Images | OwnText | HuggingFace
@@ -178,11 +167,11 @@ def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str =
         case MedMnist():
             return medmnist.load(scenario, cache, streams.get("groups"))
         case Images():
-            return images.load(scenario, streams.get("split"))
+            return folders.load(scenario, streams.get("split"))
         case Fashion():
             return fashion.load(scenario, cache)
         case OwnText():
-            return text.load(scenario, streams.get("split"), cache)
+            return files.load(scenario, streams.get("split"), cache)
         case HuggingFace():
             return huggingface.load(scenario, streams.get("split"), cache)
         case _:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CELL_BYTES = 80

@@ -17,9 +17,9 @@ from typing import Final, Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.settings import Count, NonNegative, Positive
 from fedlearn.data.pool import Indices, Pool
-from fedlearn.errors import ConfigError, DataError
-from fedlearn.settings import Count, NonNegative, Positive
 
 _ATTEMPTS = 100
 

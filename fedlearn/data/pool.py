@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data.scaling import standardise
-from fedlearn.data.schema import Schema
-from fedlearn.errors import DataError
-from fedlearn.fairness import Attribute, take
-from fedlearn.task import TableInput, Task
+from fedlearn.core.errors import DataError
+from fedlearn.data.tables.scaling import standardise
+from fedlearn.data.tables.schema import Schema
+from fedlearn.metrics.fairness import Attribute, take
+from fedlearn.tasks import TableInput, Task
 
 Indices = NDArray[np.int64]
 

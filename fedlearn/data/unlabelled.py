@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data import Csv, Heart, HuggingFace, OwnText, Scenario, columns
-from fedlearn.data.csv import codes_of, not_numbers, numbers_of, read_rows, scaled
-from fedlearn.data.deidentify import deidentified
-from fedlearn.data.scaling import reads_records
-from fedlearn.data.table import Table, read_table
-from fedlearn.data.text import cell, is_lines, read_objects
-from fedlearn.data.tokens import tokenize
-from fedlearn.errors import ConfigError, DataError
-from fedlearn.task import TableInput
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.data import Csv, Heart, HuggingFace, OwnText, Scenario
+from fedlearn.data.tables import columns
+from fedlearn.data.tables.csv import codes_of, not_numbers, numbers_of, read_rows, scaled
+from fedlearn.data.tables.deidentify import deidentified
+from fedlearn.data.tables.scaling import reads_records
+from fedlearn.data.tables.table import Table, read_table
+from fedlearn.data.texts.files import cell, is_lines, read_objects
+from fedlearn.data.texts.tokens import tokenize
+from fedlearn.tasks import TableInput
 
 Categories = Mapping[str, tuple[str, ...]]
 

@@ -1,7 +1,7 @@
 """What coordinator and sites say to each other, as Flower's records: with its public API alone.
 
 Every function here has an inverse, or checks what came from the other side. What
-Flower keeps to itself, and we need all the same, is in `fedlearn.flower_private`.
+Flower keeps to itself, and we need all the same, is in `fedlearn.flower.private`.
 """
 
 from fedlearn.flower.records import (
@@ -44,10 +44,7 @@ from fedlearn.flower.requests import (
     read_train_request,
     with_request,
 )
-from fedlearn.flower.run_config import (
-    config_of,
-    run_config_of,
-)
+from fedlearn.flower.run_config import config_of, run_config_of
 
 __all__ = [
     "AFFORD",

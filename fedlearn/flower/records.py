@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedlearn.vector import Vector
+from fedlearn.core.vector import Vector
 
 # --- vectors ---------------------------------------------------------------------
 

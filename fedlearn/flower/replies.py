@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedlearn.config import decode, encode
+from fedlearn.core.vector import Vector
 from fedlearn.flower.records import (
     arrays_in,
     arrays_of,
@@ -18,10 +19,9 @@ from fedlearn.flower.records import (
     model_of,
     number,
 )
-from fedlearn.metrics import EvaluationSums
+from fedlearn.metrics.sums import EvaluationSums
 from fedlearn.privacy import Event
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
-from fedlearn.vector import Vector
 
 WEIGHT = "num-examples"
 """The key by which Flower's strategies weigh replies."""

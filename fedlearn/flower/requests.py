@@ -5,8 +5,8 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn.config import decode, encode
+from fedlearn.flower.private import with_content
 from fedlearn.flower.records import config_in, config_record, integer, model_of, number
-from fedlearn.flower_private import with_content
 from fedlearn.rounds import Invitation, RoundNote, TrainRequest
 
 HELLO = "query.hello"

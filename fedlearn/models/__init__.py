@@ -9,7 +9,8 @@ from typing import TypeVar, assert_never
 import torch
 from torch import Tensor, nn
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.rng import Streams
 from fedlearn.models.cnn import Cnn, build_cnn, cnn_problems
 from fedlearn.models.finetune import Finetune, Learner, cut
 from fedlearn.models.initialise import allocate, initialise
@@ -20,8 +21,7 @@ from fedlearn.models.squeezenet import SqueezeNet, build_squeezenet, squeezenet_
 from fedlearn.models.tabular import Tabular, build_tabular, tabular_problems
 from fedlearn.models.text import Text, build_text, text_problems
 from fedlearn.models.vit import ViT, build_vit, vit_problems
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 __all__ = ["Finetune", "Learner", "Model", "Weights", "build", "freezes", "pretrained", "problems"]
 
@@ -29,7 +29,7 @@ Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering | Text | Sequence
 """The union of model configs, told apart by `kind`."""
 
 Weights = Mapping[str, Tensor]
-"""Pretrained weights by name; `fedlearn.weights` has them."""
+"""Pretrained weights by name; `fedlearn.models.weights` has them."""
 
 NOTHING: Weights = MappingProxyType({})
 WHOLE = Finetune()

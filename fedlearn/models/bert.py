@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
 from fedlearn.models.text import Text
 
 _BLOCK = {

@@ -12,9 +12,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from fedlearn.core.settings import Count, Portion
 from fedlearn.models.finetune import stages
-from fedlearn.settings import Count, Portion
-from fedlearn.task import ImageInput
+from fedlearn.tasks import ImageInput
 
 
 @dataclass(frozen=True, kw_only=True)

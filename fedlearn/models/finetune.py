@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import Count, Natural, Positive
 from fedlearn.models.lora import adapt
-from fedlearn.settings import Count, Natural, Positive
 
 Mode = Literal["full", "head", "last_k", "lora"]
 

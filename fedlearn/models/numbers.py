@@ -1,6 +1,6 @@
 """Numbers of a scale that nobody told, as features that a model can tell apart.
 
-A column without a public range is squashed (`fedlearn.data.scaling.squash`):
+A column without a public range is squashed (`fedlearn.data.tables.scaling.squash`):
 ages of 20 to 90 become .44 to .65, and a model learns next to nothing from so
 narrow a spread far from zero. Scaling by the column's own quantiles would tell
 them apart and read the records, a release of its own. Here the places are
@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from fedlearn.task import SQUASH_UNIT
+from fedlearn.tasks import SQUASH_UNIT
 
 PER_DECADE = 3
 """Bins in a factor of ten, as in 1, 2, 5, 10."""

@@ -24,10 +24,10 @@ from typing import Literal, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.settings import Count
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
-from fedlearn.settings import Count
-from fedlearn.task import ImageInput
+from fedlearn.tasks import ImageInput
 
 _BLOCKS = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2)}
 """Blocks of every width; each further width is twice as many channels on half the size."""
@@ -58,7 +58,7 @@ def build_resnet(config: ResNet, image: ImageInput, num_classes: int) -> nn.Sequ
         centre=Centre(),
         stem=_stem(config, image.channels),
         **blocks,
-        mean=Mean(),
+        mean=ImageMean(),
         # Without a scale and a shift of its own: the head has them.
         norm=nn.LayerNorm(channels, elementwise_affine=False),
         head=nn.Linear(channels, num_classes),
@@ -147,7 +147,7 @@ class Residual(nn.Module):
         return functional.relu(self.body(maps) + beside)
 
 
-class Mean(nn.Module):
+class ImageMean(nn.Module):
     """The mean over all places of a map: `[batch, channels, ...]` -> `[batch, channels]`."""
 
     def forward(self, maps: Tensor) -> Tensor:

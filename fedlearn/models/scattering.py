@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.settings import Count
 from fedlearn.models.finetune import stages
-from fedlearn.settings import Count
-from fedlearn.task import ImageInput
+from fedlearn.tasks import ImageInput
 
 
 @dataclass(frozen=True, kw_only=True)

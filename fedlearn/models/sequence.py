@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedlearn.core.settings import Count, Portion
 from fedlearn.models.finetune import stages
 from fedlearn.models.tabular import OneHot
-from fedlearn.settings import Count, Portion
-from fedlearn.task import SeriesInput
+from fedlearn.tasks import SeriesInput
 
 REMEMBER = 1.0
 """Added to what the forget gate sees, so that an untrained cell keeps its memory (Jozefowicz et

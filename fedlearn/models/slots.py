@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlearn.vector import Layout, Vector
+from fedlearn.core.vector import Layout, Vector
 
 NAME: Final = "audit_slots"
 _ENTRY: Final = f"{NAME}.table.weight"

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.settings import Count
 from fedlearn.models.finetune import stages
-from fedlearn.models.resnet import Mean
-from fedlearn.settings import Count
-from fedlearn.task import ImageInput
+from fedlearn.models.resnet import ImageMean
+from fedlearn.tasks import ImageInput
 
 _FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 """Squeezed and expanded channels (of each size of filter) of the modules `fire2` to `fire9`."""
@@ -54,7 +54,7 @@ def build_squeezenet(config: SqueezeNet, image: ImageInput, num_classes: int) ->
         prepare=Prepare(config.resolution),
         stem=stem,
         **fires,
-        mean=Mean(),
+        mean=ImageMean(),
         # Without weights of its own: features of one length, whatever the picture.
         norm=nn.LayerNorm(channels, elementwise_affine=False),
         head=nn.Linear(channels, num_classes),

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.settings import Count, Portion
 from fedlearn.models.finetune import stages
 from fedlearn.models.numbers import ENCODED, encode
-from fedlearn.settings import Count, Portion
-from fedlearn.task import TableInput
+from fedlearn.tasks import TableInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def _norm(config: Tabular) -> list[nn.Module]:
             return []
 
 
-class Tokens(nn.Module):
+class FeatureTokens(nn.Module):
     """One token per column, after a class token.
 
     A number `x` in column `j` becomes `x * scale[j] + shift[j]`, a squashed one a
@@ -229,7 +229,7 @@ class Attention(nn.Module):
         return joined
 
 
-class Block(nn.Module):
+class TableBlock(nn.Module):
     """A pre-norm Transformer block: attention, then a two-layer network of twice the width."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -259,10 +259,11 @@ class ClassToken(nn.Module):
 def ft_transformer(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
     """Feature tokens, Transformer blocks, and a linear head on the class token."""
     blocks = {
-        f"block{i}": Block(config.width, config.heads, config.dropout) for i in range(config.depth)
+        f"block{i}": TableBlock(config.width, config.heads, config.dropout)
+        for i in range(config.depth)
     }
     return stages(
-        tokens=Tokens(table, config.width),
+        tokens=FeatureTokens(table, config.width),
         **blocks,
         class_token=ClassToken(),
         norm=nn.LayerNorm(config.width),

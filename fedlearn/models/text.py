@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.settings import Count, Natural, Portion
 from fedlearn.models.finetune import stages
 from fedlearn.models.sketch import Sketch
-from fedlearn.settings import Count, Natural, Portion
-from fedlearn.task import TextInput
+from fedlearn.tasks import TextInput
 
 LENGTH = 3.0
 """Length of the features of a record. Beside it the constant input of the head's bias is
@@ -90,21 +90,22 @@ def build_text(config: Text, text: TextInput, num_classes: int) -> nn.Sequential
     """
     branches: dict[str, nn.Module] = {}
     if config.words:
-        branches["words"] = stages(embed=Words(config, text), pool=Pool(1.0))
+        branches["words"] = stages(embed=Words(config, text), pool=MeanPool(1.0))
     if config.depth:
-        branches["blocks"] = stages(**_encoder(config, text), pool=Pool(1.0))
+        branches["blocks"] = stages(**_encoder(config, text), pool=MeanPool(1.0))
     if config.sketch:
         branches["sketch"] = Sketch(config.sketch, text.pad_id)
     width = config.width * (config.words + (config.depth > 0)) + config.sketch
     head = nn.Linear(width, num_classes)
     if list(branches) == ["blocks"]:
-        return stages(**_encoder(config, text), pool=Pool(LENGTH), head=head)
+        return stages(**_encoder(config, text), pool=MeanPool(LENGTH), head=head)
     return stages(features=Beside(branches), head=head)
 
 
 def _encoder(config: Text, text: TextInput) -> dict[str, nn.Module]:
     blocks = {
-        f"block{i}": Block(config.width, config.heads, config.dropout) for i in range(config.depth)
+        f"block{i}": TransformerBlock(config.width, config.heads, config.dropout)
+        for i in range(config.depth)
     }
     return {"embed": PlacedWords(config, text), **blocks}
 
@@ -163,7 +164,7 @@ class PlacedWords(nn.Module):
         return _masked(vectors, tokens != self.pad_id)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A post-norm Transformer block that looks at the places that hold a token.
 
     Key and value have no bias: softmax cancels that of a key, and that of a
@@ -211,7 +212,7 @@ class Block(nn.Module):
         return tokens.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
-class Pool(nn.Module):
+class MeanPool(nn.Module):
     """The mean over the places that hold a token, scaled to a length."""
 
     def __init__(self, length: float) -> None:

@@ -14,11 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedlearn.core.settings import Count, Portion
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
-from fedlearn.models.tabular import Block, ClassToken
-from fedlearn.settings import Count, Portion
-from fedlearn.task import ImageInput
+from fedlearn.models.tabular import ClassToken, TableBlock
+from fedlearn.tasks import ImageInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class ViT:
 def build_vit(config: ViT, image: ImageInput, num_classes: int) -> nn.Sequential:
     """The model of `config`: `float32[batch, channels, height, width]` -> logits."""
     blocks = {
-        f"block{i}": Block(config.width, config.heads, config.dropout) for i in range(config.depth)
+        f"block{i}": TableBlock(config.width, config.heads, config.dropout)
+        for i in range(config.depth)
     }
     return stages(
         centre=Centre(),

@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Final
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.privacy.loss_distribution import SMALLEST_NOISE

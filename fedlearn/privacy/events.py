@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
 from fedlearn.privacy.discrete import SMALLEST_STDDEV, Law
 
 Unit = Literal["record", "client"]

@@ -27,11 +27,11 @@ import hmac
 from collections.abc import Callable
 from typing import TypeVar
 
+from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.ring import RingVector
 from fedlearn.crypto.codec import Reader, Writer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import RunRanges
-from fedlearn.errors import ConfigError, ProtocolError
-from fedlearn.ring import RingVector
 from fedlearn.secagg import steps
 from fedlearn.secagg.policy import SERVER, ClientPolicy
 from fedlearn.secagg.settings import ring_of
@@ -40,7 +40,7 @@ from fedlearn.secagg.states import (
     Agreed,
     Closed,
     Fresh,
-    Masked,
+    MaskedState,
     Shared,
     State,
     read_state,
@@ -52,7 +52,7 @@ STEP_OF: dict[type[object], str] = {
     Fresh: "advertise",
     Advertised: "share",
     Shared: "mask",
-    Masked: "agree",
+    MaskedState: "agree",
     Agreed: "unmask",
     Closed: "closed",
 }
@@ -162,7 +162,7 @@ class ClientSession:
             ProtocolError: the list is too short, lacks this client, or is a second list.
         """
         return self._answer(
-            Masked,
+            MaskedState,
             request,
             lambda state: steps.agree(state, request, self._identity, self._policy),
         )

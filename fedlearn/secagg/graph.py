@@ -23,9 +23,9 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb, floor
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.codec import name_bytes, sorted_names
 from fedlearn.crypto.shamir import MAX_SHARES
-from fedlearn.errors import ConfigError
 
 COMPLETE_UP_TO = 64
 PRIVACY_FAILURE = Fraction(1, 2**40)

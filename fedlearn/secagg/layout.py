@@ -26,7 +26,7 @@ _WHOLE = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LayoutEntry:
     """One array: its name, shape and numpy dtype name."""
 
     name: str
@@ -53,20 +53,20 @@ class Flat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class SumLayout:
     """Names, shapes and dtypes of an update, in canonical order."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[LayoutEntry, ...]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Layout:
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> SumLayout:
         """The layout of a set of arrays.
 
         Raises:
             ValueError: a dtype that cannot be summed (complex, text, objects, uint64).
         """
         entries = tuple(
-            Entry(name=name, shape=arrays[name].shape, dtype=arrays[name].dtype.name)
+            LayoutEntry(name=name, shape=arrays[name].shape, dtype=arrays[name].dtype.name)
             for name in sorted(arrays, key=str.encode)
         )
         for entry in entries:
@@ -101,7 +101,7 @@ class Layout:
         Raises:
             ValueError: names, shapes or dtypes are not those of the layout.
         """
-        if Layout.of(arrays) != self:
+        if SumLayout.of(arrays) != self:
             raise ValueError("arrays differ from the agreed layout in names, shapes or dtypes")
         reals, integers = np.empty(self.num_reals, np.float32), np.empty(self.num_integers, "<i8")
         real_at = integer_at = 0

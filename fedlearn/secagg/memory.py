@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedlearn.core.ring import Ring, RingVector
 from fedlearn.crypto.identity import Identity
-from fedlearn.ring import Ring, RingVector
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import ClientPolicy

@@ -6,7 +6,7 @@ One ring vector carries all of it, under one mask and in one packing:
 
 Values of `bits` bits are narrower than a machine word, and a mask costs by the
 word. So a ring element carries several values side by side: with 20 bits, three
-in a ring of 60 (`fedlearn.secagg.lanes`). The range check keeps every lane's sum
+in a ring of 60 (`fedlearn.secagg.packing`). The range check keeps every lane's sum
 within its bits.
 
 The weight and every counter (sample counts, a loss in fixed point, a confusion
@@ -26,10 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.ring import FixedPoint, RandomWords, Ring, RingVector, check_range
 from fedlearn.crypto.codec import Writer
-from fedlearn.errors import ConfigError
-from fedlearn.ring import FixedPoint, RandomWords, Ring, RingVector, check_range
-from fedlearn.secagg.lanes import Lanes
+from fedlearn.secagg.packing import Lanes
 from fedlearn.secagg.settings import SecAggSum, fixed_point_of, lanes_of, ring_of
 
 

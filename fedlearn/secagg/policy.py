@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import verify
-from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.secagg.graph import choose_degree
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
 from fedlearn.secagg.settings import SecAggMasked, ring_of

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.shamir import combine
-from fedlearn.errors import ProtocolError
 
 Held = list[tuple[int, bytes]]
 """The shares of one secret: (point, value)."""

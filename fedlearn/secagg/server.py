@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fedlearn.core.errors import ProtocolError
+from fedlearn.core.ring import Ring, RingVector, unpack
 from fedlearn.crypto.codec import name_bytes, sorted_names
 from fedlearn.crypto.keystream import RunRanges, add_masks
-from fedlearn.errors import ProtocolError
-from fedlearn.ring import Ring, RingVector, unpack
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import B, decode, encode
 from fedlearn.secagg.graph import choose_degree, neighbours_of

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from fedlearn.ring import FixedPoint, Ring, Rounding
-from fedlearn.settings import Count, Portion, Positive
+from fedlearn.core.ring import FixedPoint, Ring, Rounding
+from fedlearn.core.settings import Count, Portion, Positive
 
 Bits = Annotated[int, Ge(8), Le(64)]
 """Width of one value in the sum: 8 to 64 bits; what a value costs on the wire."""

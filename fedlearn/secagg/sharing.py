@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidTag
 
+from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.shamir import split
-from fedlearn.errors import ProtocolError
 from fedlearn.secagg import keys
 from fedlearn.secagg.messages import RoundKeys, Shares
 from fedlearn.secagg.states import POINTED_SHARES, Shared

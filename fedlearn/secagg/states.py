@@ -49,7 +49,7 @@ class Shared:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Masked:
+class MaskedState:
     """The masked vector was sent; only the neighbours' shares are left of the secrets."""
 
     params: Params
@@ -73,7 +73,7 @@ class Closed:
     """The round is over or was given up; no secret of it is left."""
 
 
-State = Fresh | Advertised | Shared | Masked | Agreed | Closed
+State = Fresh | Advertised | Shared | MaskedState | Agreed | Closed
 
 
 def _write_names(writer: Writer, names: tuple[str, ...]) -> Writer:
@@ -113,7 +113,7 @@ def write_state(writer: Writer, state: State) -> None:
             _write_map(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
             _write_map(writer, {name: bytes([at]) for name, at in state.points.items()})
             _write_map(writer, state.inbox_keys)
-        case Masked():
+        case MaskedState():
             writer.uint(3, 1).blob(state.params.encode())
             _write_names(_write_names(writer, state.listed), state.neighbours)
             _write_map(writer, state.shares)
@@ -149,7 +149,7 @@ def read_state(reader: Reader) -> State:
             inbox_keys=_read_map(reader, 32),
         )
     if tag == 3:
-        return Masked(
+        return MaskedState(
             params=params,
             listed=_read_names(reader),
             neighbours=_read_names(reader),

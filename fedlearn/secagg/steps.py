@@ -13,11 +13,11 @@ from __future__ import annotations
 import hmac
 import os
 
+from fedlearn.core.errors import ProtocolError
+from fedlearn.core.ring import Ring, RingVector, pack
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import RunRanges, add_masks
-from fedlearn.errors import ProtocolError
-from fedlearn.ring import Ring, RingVector, pack
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import B, decode, encode
 from fedlearn.secagg.graph import neighbours_of
@@ -34,15 +34,9 @@ from fedlearn.secagg.messages import (
     Survivors,
 )
 from fedlearn.secagg.messages import Masked as MaskedMessage
-from fedlearn.secagg.policy import (
-    SERVER,
-    ClientPolicy,
-    check_agreement,
-    check_params,
-    check_roll,
-)
+from fedlearn.secagg.policy import SERVER, ClientPolicy, check_agreement, check_params, check_roll
 from fedlearn.secagg.sharing import exchange_keys, mask_keys, open_share, seal_shares
-from fedlearn.secagg.states import Advertised, Agreed, Closed, Masked, Shared
+from fedlearn.secagg.states import Advertised, Agreed, Closed, MaskedState, Shared
 
 
 def advertise(request: bytes, identity: Identity, policy: ClientPolicy) -> tuple[Advertised, bytes]:
@@ -94,7 +88,7 @@ def mask(
     own: str,
     parts: int,
     run: RunRanges,
-) -> tuple[Masked, bytes]:
+) -> tuple[MaskedState, bytes]:
     """Open the neighbours' shares; the contribution under its masks, packed.
 
     `vector: word[length]` is left unchanged; `model_hash` is of the model that arrived.
@@ -111,14 +105,14 @@ def mask(
     add_masks(masked, plus, minus, parts=parts, run=run)
     ring = Ring(bits=params.bits)
     packed = pack(ring.reduce(masked), ring)
-    following = Masked(
+    following = MaskedState(
         params=params, listed=state.listed, neighbours=tuple(state.peers), shares=shares
     )
     return following, encode(MaskedMessage(packed=packed), params.context())
 
 
 def agree(
-    state: Masked, request: bytes, identity: Identity, policy: ClientPolicy
+    state: MaskedState, request: bytes, identity: Identity, policy: ClientPolicy
 ) -> tuple[Agreed, bytes]:
     """Check the list of survivors; a signature of it."""
     survivors = _decode(Survivors, request, state.params, "agree")

@@ -27,12 +27,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from fedlearn.core.errors import ProtocolError
+from fedlearn.core.ring import Ring, RingVector, pack, unpack
 from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
 from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from fedlearn.crypto.kdf import expand, key_info
 from fedlearn.crypto.keystream import RunRanges, add_masks
-from fedlearn.errors import ProtocolError
-from fedlearn.ring import Ring, RingVector, pack, unpack
 from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.messages import Params
 
@@ -65,7 +65,7 @@ class SignedSeed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contribution:
+class MaskedContribution:
     """From a client to the first server: the masked vector, and the seed for the helper."""
 
     seed: SignedSeed
@@ -76,7 +76,7 @@ class Contribution:
         writer.raw(self.seed.to_bytes()).blob(self.packed)
 
     @classmethod
-    def read(cls, reader: Reader) -> Contribution:  # noqa: D102
+    def read(cls, reader: Reader) -> MaskedContribution:  # noqa: D102
         return cls(
             seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)),
             packed=reader.view(reader.uint(8)),
@@ -153,7 +153,7 @@ def contribute(
     digest = hashlib.sha256(packed).digest()
     signature = identity.sign("two-server/seed", context, name_bytes(name), digest, sealed)
     signed = SignedSeed(vector_hash=digest, sealed=sealed, signature=signature)
-    return encode(Contribution(seed=signed, packed=packed), context)
+    return encode(MaskedContribution(seed=signed, packed=packed), context)
 
 
 class FirstServer:
@@ -179,7 +179,7 @@ class FirstServer:
         if name not in self.params.cohort or name in self._seeds:
             raise ProtocolError(name, "contribute", "is not in the cohort, or came before")
         try:
-            one = decode(Contribution, message, self._context)
+            one = decode(MaskedContribution, message, self._context)
             vector = unpack(one.packed, self.params.length, self._ring)
         except ValueError as error:
             raise ProtocolError(name, "contribute", str(error)) from None

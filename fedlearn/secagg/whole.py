@@ -2,7 +2,7 @@
 
     [ lanes of integers  |  one ]
 
-Distributed privacy rounds and adds noise before the ring (`fedlearn.privacy.encoding`),
+Distributed privacy rounds and adds noise before the ring (`fedlearn.mechanisms.encoding`),
 so nothing here rounds, clips or weighs: the integers enter as they are, and the
 sum is a function of their sum alone, as the accounting wants it. The last
 element counts the contributions.
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.ring import Ring, RingVector
 from fedlearn.crypto.codec import Writer
-from fedlearn.ring import Ring, RingVector
-from fedlearn.secagg.lanes import Lanes
+from fedlearn.secagg.packing import Lanes
 from fedlearn.secagg.payload import Payload, Total
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedlearn.task import ImageInput, Task
+from fedlearn.tasks import ImageInput, Task
 from fedlearn.training.device import send
 from fedlearn.training.settings import Training
 

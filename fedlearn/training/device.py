@@ -24,7 +24,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.core.errors import ConfigError, FedlearnError
 
 Device = Literal["auto", "cpu", "cuda"]
 """`auto`: a CUDA device where there is one, else the CPU."""

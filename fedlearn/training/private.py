@@ -22,11 +22,12 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.vector import layout_of
+from fedlearn.mechanisms.plan import DistributedPlan, RecordPlan
 from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.noise_on_device import normals
-from fedlearn.privacy.plan import DistributedPlan, RecordPlan
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import fetch, home, send
 from fedlearn.training.dp import ClippedGradients
@@ -34,7 +35,6 @@ from fedlearn.training.local import add_proximal, forward, pieces, snapshot
 from fedlearn.training.loss import losses_of
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
-from fedlearn.vector import layout_of
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -144,10 +144,10 @@ def clipped_gradient_sum(
 ) -> NDArray[np.float64]:
     """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
 
-    In the order of the model's vector (`fedlearn.vector`); zero for buffers and for an
+    In the order of the model's vector (`fedlearn.core.vector`); zero for buffers and for an
     empty batch. The model stays as it is. `weights` and `canaries` are as in
     `train_private`. `noise` chooses the batch only: the sum
-    must not leave the site before `fedlearn.privacy.encoding` has added its share.
+    must not leave the site before `fedlearn.mechanisms.encoding` has added its share.
 
     Guarantees: adding or removing a record moves the sum by at most `plan.clip_norm`,
     to the rounding of float32, the random views of the other records being the same

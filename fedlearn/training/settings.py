@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fedlearn.core.settings import Count, Natural, NonNegative, Portion, Positive, Rate
 from fedlearn.models.finetune import Finetune, Mode
-from fedlearn.settings import Count, Natural, NonNegative, Portion, Positive, Rate
 from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from fedlearn.config import RunConfig, to_tree
-from fedlearn.errors import ConfigError
-from fedlearn.tracking import MlflowTracking, NoTracking, TensorboardTracking
-from server.model_card import public_settings
-from server.result import Result, RoundResult
+from fedlearn.config.tracking import MlflowTracking, NoTracking, TensorboardTracking
+from fedlearn.core.errors import ConfigError
+from fedlearn.report.model_card import public_settings
+from fedlearn.results.result import Result, RoundResult
 
 if TYPE_CHECKING:  # `server.run` calls this module
     from server.federation import Federation

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from clients import sitefile
-from clients.ledger import Budget, Ledger
+from clients.ledger.ledger import Budget, Ledger
 from clients.policy import Policy
 from clients.sitefile import SiteFile
 from fedlearn.cli import main
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.identity import Identity
 from fedlearn.data import Csv, Heart
-from fedlearn.errors import ConfigError
 from tests.far import far_device
 
 TEXT = """

@@ -28,15 +28,15 @@ from typing import Any
 from flwr.app import Context, Message
 
 from clients.app import app
-from clients.node import serve
+from clients.supernode.node import serve
 from fedlearn.config import compose
+from fedlearn.core.logs import log_json
 from fedlearn.flower import read_refusal
-from fedlearn.logs import log_json
+from fedlearn.results.result import RoundResult
 from server import deployment, serverfile
-from server.link_grid import LinkGrid
-from server.result import RoundResult
 from server.run import Silent
 from server.stop import Stop
+from server.superlink.grid import LinkGrid
 
 CUES = Path("cues")
 
@@ -140,7 +140,7 @@ def server(path: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from fedlearn.errors import FedlearnError
+    from fedlearn.core.errors import FedlearnError
 
     role, file, *rest = sys.argv[1:]
     try:

@@ -169,8 +169,8 @@ def children(pid: int) -> dict[str, int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
             words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if b"server.child" in words:
-                found[words[words.index(b"server.child") + 1].decode()] = int(child)
+            if b"server.superlink.supervised" in words:
+                found[words[words.index(b"server.superlink.supervised") + 1].decode()] = int(child)
     return found
 
 

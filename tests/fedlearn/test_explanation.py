@@ -12,11 +12,11 @@ pytest.importorskip("captum", reason="fedlearn[explain] is not installed")
 
 from fedlearn import models
 from fedlearn.config import compose
+from fedlearn.config.composition import CONFIGS
+from fedlearn.core.rng import Streams
 from fedlearn.explanation import explain
-from fedlearn.models.tabular import OneHot, Tokens
-from fedlearn.overrides import CONFIGS
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput, shape_of
+from fedlearn.models.tabular import FeatureTokens, OneHot
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput, shape_of
 
 NEEDED = {
     "squeezenet": ["model.pretrained=false"],
@@ -82,12 +82,12 @@ class Pooled(nn.Module):
         return torch.tanh(tokens).mean(1)
 
 
-@pytest.mark.parametrize("first", [OneHot(TABLE), Tokens(TABLE, 8)])
+@pytest.mark.parametrize("first", [OneHot(TABLE), FeatureTokens(TABLE, 8)])
 def test_columns__add_up_to_the_score_of_the_record_less_that_of_the_baseline(
     first: nn.Module,
 ) -> None:
-    width = 8 if isinstance(first, Tokens) else OneHot(TABLE).width
-    pool = Pooled() if isinstance(first, Tokens) else nn.Tanh()
+    width = 8 if isinstance(first, FeatureTokens) else OneHot(TABLE).width
+    pool = Pooled() if isinstance(first, FeatureTokens) else nn.Tanh()
     model = weights(nn.Sequential(first, pool, nn.Linear(width, 3)))
     records = rows(5)
     found = explain(model, TABLE, records)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli import main
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.identity import Identity, verify
 from fedlearn.crypto.introduction import introduce, read_introduction
-from fedlearn.errors import ConfigError
-from fedlearn.keyring import load_pinned
+from fedlearn.crypto.keyring import load_pinned
 
 Output = pytest.CaptureFixture[str]
 

@@ -12,8 +12,8 @@ import pytest
 
 from clients.records import read_simulated
 from fedlearn.cli import main
-from fedlearn.config_file import load_file
-from fedlearn.errors import DataError
+from fedlearn.config.saved import load_file
+from fedlearn.core.errors import DataError
 from fedlearn.prediction import load, unnamed_categories
 
 Output = pytest.CaptureFixture[str]

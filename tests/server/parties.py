@@ -11,11 +11,11 @@ from flwr.clientapp import ClientApp
 
 from fedlearn import flower
 from fedlearn.config import RunConfig, compose
-from fedlearn.metrics import evaluation_sums
+from fedlearn.metrics.sums import evaluation_sums
 from fedlearn.privacy import Event
 from fedlearn.rounds import EvaluateReply, Hello, TrainReply
-from fedlearn.task import TableInput, Task
-from simulations.local import InProcessGrid, make_contexts
+from fedlearn.tasks import TableInput, Task
+from simulations.engines.local import InProcessGrid, make_contexts
 
 TASK = Task(input=TableInput(numeric=2), classes=("no", "yes"))
 NAMES = ("delta", "alpha", "charlie", "bravo")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
+from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import stages
 from fedlearn.models.slots import attach
-from fedlearn.vector import layout_of
 from server.audit import FILE, append_seen, read_seen, seen_in_slots
 
 MODEL = stages(head=nn.Linear(2, 1))

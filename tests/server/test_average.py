@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from fedlearn import flower
 from fedlearn.cli import main
 from fedlearn.config import plan_of
-from fedlearn.errors import ProtocolError
+from fedlearn.core.errors import ProtocolError
 from server.average import RunningMean
 from server.enrol import enrol
 from server.federation import Federation, Progress

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli import main
-from fedlearn.errors import ProtocolError
+from fedlearn.core.errors import ProtocolError
 from server.federation import Federation
 from tests.deployment.processes import PATIENCE, children, environment, staged, wait_for
 from tests.deployment.world import World, make_world

@@ -11,13 +11,13 @@ from flwr.app import Message, RecordDict
 
 from fedlearn import flower, models
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.data.schema import ColumnShape
-from fedlearn.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import layout_of
+from fedlearn.data.tables.schema import ColumnShape
 from fedlearn.privacy.accounting import epsilon
-from fedlearn.rng import Streams
 from fedlearn.rounds import Refusal
-from fedlearn.task import TableInput, Task
-from fedlearn.vector import layout_of
+from fedlearn.tasks import TableInput, Task
 from server.admission import SIMULATED, Admission
 from server.enrol import enrol
 from server.federation import Federation, Progress

@@ -9,10 +9,10 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn import flower
-from fedlearn.errors import StoppedError
+from fedlearn.core.errors import StoppedError
 from fedlearn.rounds import Refusal
 from server.grid import CohortGrid, SiteGrid
-from simulations.local import InProcessGrid
+from simulations.engines.local import InProcessGrid
 
 from .parties import NAMES, Parties, make_config
 

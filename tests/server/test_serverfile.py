@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.certificate_files import issue_server_credential
 from fedlearn.config import compose
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.crypto.certificate_files import issue_server_credential
 from server import serverfile
 from server.admission import Admission
 from server.deployment import check, deployed

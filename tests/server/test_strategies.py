@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
 
-from fedlearn import flower, flower_private
+from fedlearn import flower
+from fedlearn.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
+from fedlearn.core.vector import Vector
+from fedlearn.flower import private
 from fedlearn.rounds import TrainReply
-from fedlearn.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
-from fedlearn.vector import Vector
 from server.grid import CohortGrid
 from server.strategies import make_strategy, restore_strategy, strategy_state
 
@@ -31,7 +32,7 @@ class Nodes(CohortGrid):
     """A grid of three nodes on which nothing is sent."""
 
     def __init__(self) -> None:
-        flower_private.new_run(run_id=1)
+        private.new_run(run_id=1)
         self.node_ids = [5, 6, 7]
 
 
@@ -46,7 +47,7 @@ def one_round(strategy: object, number: int, model: Vector) -> tuple[Vector, lis
     replies = [
         Message(
             flower.train_reply(TrainReply(site=f"{i}", model=m, weight=w, spent=())),
-            reply_to=flower_private.set_message_id(message, f"m{i}"),
+            reply_to=private.set_message_id(message, f"m{i}"),
         )
         for i, (message, m, w) in enumerate(zip(sent, site_models(number), WEIGHTS, strict=True))
     ]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fedlearn.cli import main
-from server.result import Attendance, RoundResult
+from fedlearn.results.result import Attendance, RoundResult
 from server.run import Silent
 from server.tracking import check_tracking
 from server.tracking.tracked import Tracked, settings_of, values_of_round

@@ -16,11 +16,12 @@ from flwr.app import Message, RecordDict
 
 from clients.app import app as client
 from clients.records import simulated_sites
-from fedlearn import flower, flower_private
+from fedlearn import flower
 from fedlearn.config import RunConfig, compose
+from fedlearn.flower import private
 from server.enrol import enrol, join, plan_for
 from server.federation import Federation, Progress
-from simulations.local import FIRST_NODE, InProcessGrid, make_contexts
+from simulations.engines.local import FIRST_NODE, InProcessGrid, make_contexts
 
 RUN_ID = bytes(range(16))
 Step = tuple[str, str]
@@ -63,25 +64,25 @@ class Relay(InProcessGrid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
-            flower_private.set_message_id(message, f"message-{next(self._ids)}")
+            private.set_message_id(message, f"message-{next(self._ids)}")
             ids.append(message.metadata.message_id)
             reply = self._carry(message)
             if reply is None and self.reports:
-                reply = flower_private.error_reply(message, "the node is gone")
+                reply = private.error_reply(message, "the node is gone")
             if reply is not None:
                 self._replies[ids[-1]] = reply
         return ids
 
     def _carry(self, message: Message) -> Message | None:
         step = (kind_of(message), self.names[message.metadata.dst_node_id - FIRST_NODE])
-        self.carried.append(flower_private.content_to_bytes(message.content))
+        self.carried.append(private.content_to_bytes(message.content))
         request = self.on_request(step, message)
         if request is None:
             return None
         self.asked.append(step)
         reply = self._answer(request)
         if not reply.has_error():
-            self.carried.append(flower_private.content_to_bytes(reply.content))
+            self.carried.append(private.content_to_bytes(reply.content))
         return self.on_reply(step, reply)
 
     def lose(self, *steps: Step, late: bool = False) -> None:
@@ -120,7 +121,7 @@ def with_blob(message: Message, change: Callable[[bytes], bytes]) -> Message:
         if name != "secagg"
         else flower.small_bytes(name, changed)
     )
-    return flower_private.with_content(message, RecordDict({**message.content, **record}))
+    return private.with_content(message, RecordDict({**message.content, **record}))
 
 
 def flipped(data: bytes, bit: int) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedlearn.calibration import SMALLEST
 from fedlearn.cli import main
+from fedlearn.metrics.calibration import SMALLEST
 
 
 @pytest.fixture(scope="module")

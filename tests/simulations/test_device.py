@@ -17,16 +17,16 @@ import torch
 
 from clients.site import TEST_NOISE
 from fedlearn.config import compose
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.training import device, local
 from server.run import Silent
 from server.stop import Stop
-from simulations import compare
-from simulations.audit import measure_folder
-from simulations.compare import CompareSettings
-from simulations.forks import SHARE_A_GPU, at_a_time
-from simulations.local import crew_of
+from simulations.attacks.audit import measure_folder
+from simulations.engines.forks import SHARE_A_GPU, at_a_time
+from simulations.engines.local import crew_of
 from simulations.run import simulate
+from simulations.sweeps import compare
+from simulations.sweeps.compare import CompareSettings
 from tests.far import far_device
 
 from .small import table
@@ -150,7 +150,7 @@ def test_workers__that_a_divided_gpu_rules_out_are_told_of_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "_driver_asked", True)
-    monkeypatch.setattr("simulations.local.cores", lambda: 2)
+    monkeypatch.setattr("simulations.engines.local.cores", lambda: 2)
     run(tmp_path, "privacy=none", "engine.workers=2", gpu=True)
     assert (tmp_path / "gpu" / "run.log").read_text().count("one process answers") == 1
 

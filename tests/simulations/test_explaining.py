@@ -12,7 +12,7 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.config import decode
-from server.explanations import Explanations, RecordExplained, write_explanations
+from fedlearn.report.explanations import Explanations, RecordExplained, write_explanations
 from tests.simulations.small import table
 
 pytestmark = pytest.mark.slow

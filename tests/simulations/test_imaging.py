@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedlearn.config import RunConfig, compose
-from fedlearn.privacy import DistributedPrivacy
+from fedlearn.mechanisms import DistributedPrivacy
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
@@ -22,7 +22,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features of the tests are kept nowhere; archives are linked from the user's cache."""
     import os
 
-    from fedlearn.data.archives import default_cache
+    from fedlearn.data.datasets.archives import default_cache
 
     archives = default_cache(os.environ) / "archives"
     (tmp_path / "cache").mkdir()

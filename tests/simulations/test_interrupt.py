@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from clients.ledger import verify
+from clients.ledger.ledger import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
@@ -121,7 +121,7 @@ def cut_off(place: str, *command: str) -> str:
         ("clients.records:load_pool", None),
         ("server.run:join", None),
         ("server.run:Reporter.end", 2),
-        ("server.report.page:write_report", 2),
+        ("fedlearn.report.page:write_report", 2),
     ],
 )
 def test_interrupt__outside_a_round_ends_at_once_and_can_be_resumed(
@@ -170,5 +170,5 @@ def test_interrupt__in_the_first_round_leaves_its_price_in_the_run_that_goes_on(
 def test_interrupt__of_a_comparison_that_checks_its_runs_ends_at_once(tmp_path: Path) -> None:
     out = tmp_path / "study"
     compare = ["compare", *RUN[1:], "seed=0,1", f"out={out}"]
-    assert "stopped" in cut_off("simulations.compare:Study.rehearse", *compare)
+    assert "stopped" in cut_off("simulations.sweeps.compare:Study.rehearse", *compare)
     assert not out.exists()

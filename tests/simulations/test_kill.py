@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients import ledger as ledgers
+from clients.ledger import ledger as ledgers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedlearn.cli import main
-from fedlearn.data.check import check
+from fedlearn.data.check.files import check
 
 Cells = list[str]
 

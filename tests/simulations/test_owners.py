@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from clients import ledger as ledgers
-from clients.claim import claimed
-from clients.ledger import Budget, Ledger, Report
+from clients.ledger import ledger as ledgers
+from clients.ledger.ledger import Budget, Ledger, LedgerReport
+from clients.supernode.run_lock import claimed
 from fedlearn.cli import main
-from fedlearn.code import code_digest
+from fedlearn.core.code import code_digest
 from fedlearn.privacy.events import GaussianEvent
 
 # Whole runs: too long for the fast gate.
@@ -48,7 +48,7 @@ def ledger_of(sites: Path, name: str = "cleveland") -> Path:
     return sites / "state" / f"{name}.jsonl"
 
 
-def report_of(sites: Path, name: str = "cleveland") -> Report:
+def report_of(sites: Path, name: str = "cleveland") -> LedgerReport:
     return ledgers.verify(ledger_of(sites, name))
 
 

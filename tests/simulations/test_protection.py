@@ -16,20 +16,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clients import summing, work
-from clients.ledger import verify
+from clients import secagg, work
+from clients.ledger.ledger import verify
 from clients.site import TEST_NOISE
-from fedlearn import flower, flower_private
+from fedlearn import flower
 from fedlearn.agreement import protocol_round
 from fedlearn.config import RunConfig
+from fedlearn.core.errors import ConfigError, FedlearnError, ProtocolError
+from fedlearn.core.ring import Ring
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import vector_digest
 from fedlearn.crypto.keystream import SecureWords
-from fedlearn.errors import ConfigError, FedlearnError, ProtocolError
-from fedlearn.ring import Ring
-from fedlearn.rng import Streams
+from fedlearn.flower import private
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.settings import SecAggRing, fixed_point_of
-from fedlearn.vector import vector_digest
 from server.run import Silent
 from server.run import run as run_server
 from server.stop import Stop
@@ -84,13 +85,13 @@ MODES = [
 @pytest.mark.parametrize(("privacy", "rounds"), [("none", 2), ("record", 1)])
 def test_modes__give_the_same_model_bit_for_bit(tmp_path: Path, privacy: str, rounds: int) -> None:
     shas: dict[str, set[str]] = {"sum": set(), "off": set()}
-    for secagg, transport in MODES:
-        options = (f"secagg={secagg}", f"transport={transport}", f"privacy={privacy}")
+    for masks, transport in MODES:
+        options = (f"secagg={masks}", f"transport={transport}", f"privacy={privacy}")
         result = result_of(
-            tmp_path / secagg / transport, f"rounds={rounds}", "evaluate_every=2", *options
+            tmp_path / masks / transport, f"rounds={rounds}", "evaluate_every=2", *options
         )
-        assert result["protection"] == {"secagg": secagg, "transport": transport}
-        shas["off" if secagg == "off" else "sum"].add(result["model"]["sha256"])
+        assert result["protection"] == {"secagg": masks, "transport": transport}
+        shas["off" if masks == "off" else "sum"].add(result["model"]["sha256"])
     assert len(shas["sum"]) == 1
     assert len(shas["off"]) == 1, "sealing changes nothing"
 
@@ -363,7 +364,7 @@ def test_reply_of_the_round_before__is_refused(tmp_path: Path, step: str) -> Non
         if found != (step, LAST):
             return reply
         kept.append(reply.content)
-        return flower_private.with_content(reply, kept[0])
+        return private.with_content(reply, kept[0])
 
     relay.on_reply = repeat
     assert federation._train(1, HOSPITALS).failures == {}
@@ -401,7 +402,7 @@ def test_reply_that_cannot_be_read__is_that_sites_failure(
     federation = federate(config, relay)
     for number, (what, content) in enumerate(UNREADABLE.items(), start=1):
         relay.on_reply = lambda found, reply, content=content: (
-            flower_private.with_content(reply, content) if found == (step, LAST) else reply
+            private.with_content(reply, content) if found == (step, LAST) else reply
         )
         replies = federation._train(number, HOSPITALS)
         assert set(replies.failures) == {LAST}, what
@@ -433,7 +434,7 @@ def test_enrol__refuses_names_and_keys_that_cannot_be(
     def lie(found: Step, reply: Message) -> Message:
         if found == ("hello", LAST):
             hello = replace(flower.read_hello(reply.content), **change)
-            return flower_private.with_content(reply, flower.hello_reply(hello))
+            return private.with_content(reply, flower.hello_reply(hello))
         return reply
 
     relay.on_reply = lie
@@ -449,7 +450,7 @@ def other_model(message: Message) -> Message:
     content = RecordDict(dict(message.content))
     vector = flower.vector_of(content.array_records["arrays"]) + np.float32(1)
     content["arrays"] = flower.arrays_of(vector)
-    return flower_private.with_content(message, content)
+    return private.with_content(message, content)
 
 
 def other_announcement(message: Message) -> Message:
@@ -498,7 +499,7 @@ def test_request_in_clear__to_a_masking_site_is_refused_before_it_reads_a_record
         if found != ("train", LAST):
             return message
         content = {key: value for key, value in message.content.items() if key != "secagg"}
-        return flower_private.with_content(message, RecordDict(content))
+        return private.with_content(message, RecordDict(content))
 
     relay.on_request = strip
     replies = federation._train(1, HOSPITALS)
@@ -523,7 +524,7 @@ def test_update_asked_for_out_of_order__is_refused_before_it_is_paid_for(tmp_pat
     ]
     for request in requests:
         refusal = flower.read_refusal(
-            flower_private.call_client(relay.app, request, relay.contexts[node]).content
+            private.call_client(relay.app, request, relay.contexts[node]).content
         )
         assert refusal is not None
         assert refusal.exit_code == 4
@@ -545,9 +546,7 @@ def train_request(federation: Any, node: int) -> Message:
             "config": ConfigRecord({"server-round": 2, "run-id": RUN_ID.hex()}),
         }
     )
-    return flower_private.set_message_id(
-        Message(content, dst_node_id=node, message_type="train"), "m"
-    )
+    return private.set_message_id(Message(content, dst_node_id=node, message_type="train"), "m")
 
 
 def test_second_invitation__is_refused_and_the_same_one_is_answered_alike(tmp_path: Path) -> None:
@@ -563,7 +562,7 @@ def test_second_invitation__is_refused_and_the_same_one_is_answered_alike(tmp_pa
     )
     federate(config, relay)
     context = relay.contexts[joins[0].metadata.dst_node_id]
-    again = flower_private.call_client(relay.app, joins[0], context)
+    again = private.call_client(relay.app, joins[0], context)
     assert again.content == answers[0]
     # Somebody on the way, with a coordinator of its own.
     other = Relay(config)
@@ -572,7 +571,7 @@ def test_second_invitation__is_refused_and_the_same_one_is_answered_alike(tmp_pa
         seen.append(message) or message if found[0] == "join" else message  # type: ignore[func-returns-value]
     )
     federate(config, other)
-    refusal = flower.read_refusal(flower_private.call_client(relay.app, seen[0], context).content)
+    refusal = flower.read_refusal(private.call_client(relay.app, seen[0], context).content)
     assert refusal is not None
     assert "second invitation" in refusal.reason
 
@@ -586,7 +585,7 @@ def test_site__that_broke_off_a_round_stays_out_of_it(tmp_path: Path) -> None:
         if found == ("agree", LAST):
             node = message.metadata.dst_node_id
             bad = with_blob(message, garbage)
-            flower_private.call_client(relay.app, bad, relay.contexts[node])
+            private.call_client(relay.app, bad, relay.contexts[node])
         return message
 
     relay.on_request = twice
@@ -626,11 +625,11 @@ TAMPER = {
     "bit in the stream": lambda m, old: with_blob(m, lambda data: flipped(data, -200)),
     "last bit": lambda m, old: with_blob(m, lambda data: flipped(data, -1)),
     "cut": lambda m, old: with_blob(m, lambda data: data[:-1]),
-    "replayed": lambda m, old: flower_private.with_content(m, old),
+    "replayed": lambda m, old: private.with_content(m, old),
     "huge length": lambda m, old: with_blob(
         m, lambda data: data[:76] + (2**62).to_bytes(8, "big") + data[84:]
     ),
-    "in clear": lambda m, old: flower_private.with_content(
+    "in clear": lambda m, old: private.with_content(
         m, RecordDict({"config": ConfigRecord({"server-round": 2, "run-id": RUN_ID.hex()})})
     ),
 }
@@ -686,7 +685,7 @@ def test_sealed__messages_swapped_between_sites_are_refused(tmp_path: Path, side
         if found[0] != "train" or found[1] not in ("switzerland", LAST):
             return message
         swapped.append(message.content)
-        return flower_private.with_content(message, swapped[0])
+        return private.with_content(message, swapped[0])
 
     # `switzerland` comes first, and its message reaches, or comes from, `va_long_beach` as well.
     if side == "request":
@@ -713,9 +712,7 @@ def test_sealed__the_app_runs_once_for_a_message_even_if_it_fails(
 
     def again(found: Step, message: Message) -> Message:
         if found == ("train", LAST):
-            flower_private.call_client(
-                relay.app, message, relay.contexts[message.metadata.dst_node_id]
-            )
+            private.call_client(relay.app, message, relay.contexts[message.metadata.dst_node_id])
         return message
 
     relay.on_request = again
@@ -725,10 +722,10 @@ def test_sealed__the_app_runs_once_for_a_message_even_if_it_fails(
 
 
 FORGED = {
-    "refusal": lambda reply: flower_private.with_content(
+    "refusal": lambda reply: private.with_content(
         reply, flower.refusal_reply(Refusal(site=LAST, exit_code=3, reason="budget spent"))
     ),
-    "error": lambda reply: flower_private.error_reply(reply, "<script>"),
+    "error": lambda reply: private.error_reply(reply, "<script>"),
 }
 
 
@@ -763,7 +760,7 @@ def test_clip__that_cuts_an_update_is_logged_at_the_site(
     for options, warned in ((cut, True), (("transport=plain", "rounds=1"), False)):
         caplog.clear()
         config = config_of(tmp_path / str(warned), *options)
-        with caplog.at_level(logging.WARNING, logger=summing.__name__):
+        with caplog.at_level(logging.WARNING, logger=secagg.__name__):
             federate(config, Relay(config)).run_round(1)
         found = [r.getMessage() for r in caplog.records if "secagg.clip" in r.getMessage()]
         assert bool(found) == warned

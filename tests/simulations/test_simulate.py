@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 from clients.site import TEST_NOISE
 from fedlearn.cli import main
 from fedlearn.config import RunConfig, compose, encode, load
-from fedlearn.errors import PrivacyError, StoppedError
+from fedlearn.core.errors import PrivacyError, StoppedError
+from fedlearn.core.vector import vector_digest
 from fedlearn.privacy.accounting import epsilon_rdp
 from fedlearn.privacy.events import GaussianEvent
-from fedlearn.vector import vector_digest
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate

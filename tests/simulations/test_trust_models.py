@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from clients import ledger as ledgers
 from clients import work
+from clients.ledger import ledger as ledgers
 from clients.site import TEST_NOISE, Site
 from fedlearn.cli import main
 from fedlearn.config import compose, plan_of
-from fedlearn.privacy import ClientPlan, DistributedPlan
+from fedlearn.mechanisms import ClientPlan, DistributedPlan
 from fedlearn.privacy.accounting import epsilon
 
 # Whole runs: too long for the fast gate.
@@ -229,7 +229,7 @@ def test_client__a_round_with_nobody_still_releases_its_noise(tmp_path: Path) ->
 def test_client__adaptive_norm_goes_on_where_the_run_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedlearn.errors import StoppedError
+    from fedlearn.core.errors import StoppedError
     from server.run import Silent
     from server.stop import Stop
     from simulations.run import simulate as run

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedlearn.core.ring import Ring, pack
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.kdf import derive, expand
 from fedlearn.crypto.keystream import SecureWords, add_masks
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.shamir import split
-from fedlearn.ring import Ring, pack
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import encode
 from fedlearn.secagg.graph import neighbours_of
-from fedlearn.secagg.layout import Layout
+from fedlearn.secagg.layout import SumLayout
 from fedlearn.secagg.messages import Params, Survivors
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked
@@ -86,7 +86,7 @@ def values() -> dict[str, str]:
         "payload_hash": payload.hash(),
         "contribution": bytes(pack(contribution, payload.ring)),
         "packed_20": bytes(pack(np.arange(5, dtype="<u4") * 1001, Ring(bits=20))),
-        "layout_hash": Layout.of({"w": np.zeros((2, 3), np.float32)}).hash(),
+        "layout_hash": SumLayout.of({"w": np.zeros((2, 3), np.float32)}).hash(),
         "survivors": encode(survivors, context),
         "signature": IDENTITY.sign("secagg/survivors", context, survivors.hash()),
     }

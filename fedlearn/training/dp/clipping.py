@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 
 SAFETY = 32
 """Clipping aims at C (1 - SAFETY units of rounding: 3.8e-6 in float32, 7e-15 in float64).

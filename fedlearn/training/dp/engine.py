@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp.clipping import Clipping, clipping_of
 from fedlearn.training.dp.contribution import Contribution
 from fedlearn.training.dp.fallback import FALLBACK

@@ -83,7 +83,7 @@ def _filled(
     return tuple(map(filled, args)), {name: filled(value) for name, value in kwargs.items()}
 
 
-class Opened:
+class RecordedForward:
     """Stands in for a layer's own forward pass, with its parameters constant meanwhile."""
 
     def __init__(self, tape: Tape, layer: Layer, forward: Callable[..., Any]) -> None:

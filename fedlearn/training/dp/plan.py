@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp.attention import ATTENTION
 from fedlearn.training.dp.convolution import CONVOLUTION
 from fedlearn.training.dp.fallback import FALLBACK

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fedlearn.training.dp.contribution import Contribution
-from fedlearn.training.dp.hooks import Freeze, Opened, RefusePacked, Unfreeze, set_trainable
+from fedlearn.training.dp.hooks import (
+    Freeze,
+    RecordedForward,
+    RefusePacked,
+    Unfreeze,
+    set_trainable,
+)
 from fedlearn.training.dp.layer import Again, Call, Layer, PerSample
 
 
@@ -99,7 +105,7 @@ class Tape:
     def _open(self, layer: Layer, forward: Callable[..., Any]) -> None:
         """Have the rule run the layer's forward pass until the tape ends."""
         own = vars(layer.module)
-        own["forward"] = Opened(self, layer, forward)
+        own["forward"] = RecordedForward(self, layer, forward)
         self._stack.callback(own.pop, "forward")
 
     def record(

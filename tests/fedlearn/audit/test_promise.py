@@ -8,7 +8,7 @@ import pytest
 
 from fedlearn.audit.gaussian import mu_of
 from fedlearn.audit.promise import Promise, promise_of
-from fedlearn.privacy import RecordPrivacy, derive
+from fedlearn.mechanisms import RecordPrivacy, derive
 
 NORMAL = NormalDist()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli import main
-from fedlearn.data import archives
+from fedlearn.data.datasets import archives
 
 HEART = "experiment=medical_heart"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn import certificate_files
+from fedlearn.core.errors import ConfigError
+from fedlearn.crypto import certificate_files
 from fedlearn.crypto.certificates import (
     Credential,
     authority_credential,
@@ -17,8 +18,7 @@ from fedlearn.crypto.certificates import (
     site_credential,
     validity_problems,
 )
-from fedlearn.errors import ConfigError
-from server.gateway import server_context
+from server.superlink.gateway import server_context
 
 NOW = datetime.now(UTC)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.identity import Identity, fingerprint, verify
 from fedlearn.crypto.roster import Participant, Roster
-from fedlearn.errors import ConfigError
 
 
 def test_identity__survives_its_file(tmp_path: Path) -> None:

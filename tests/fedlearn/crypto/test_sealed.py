@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlearn.core.errors import ConfigError, UnauthenticatedError
 from fedlearn.crypto import handshake
 from fedlearn.crypto.handshake import CLASSICAL, Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.replay import WINDOW, ReplayWindow
 from fedlearn.crypto.sealed import HEADER_BYTES, Channel, sealed_size
-from fedlearn.errors import ConfigError, EnvelopeError
 
 CHUNK = 16 * 1024
 RUN = bytes(range(16))
@@ -34,7 +34,7 @@ def connect() -> Ends:
 def refused(channel: Channel, kind: int, message: bytes, **options: int) -> bool:
     try:
         channel.open(kind, message, **options)
-    except EnvelopeError as error:
+    except UnauthenticatedError as error:
         return str(error) == "message could not be authenticated"
     return False
 
@@ -189,7 +189,7 @@ def test_setup__refuses_an_offer_of_somebody_else_or_for_another_run() -> None:
     offer = ServerOffer(SERVER, RUN, "coordinator")
     other_run = Link(run_id=bytes(16), client="cleveland", server="coordinator")
     for link, key in ((LINK, CLIENT.public), (other_run, SERVER.public)):
-        with pytest.raises(EnvelopeError):
+        with pytest.raises(UnauthenticatedError):
             accept_offer(CLIENT, link, key, offer.message)
 
 
@@ -199,12 +199,12 @@ def test_setup__refuses_every_flipped_byte_of_both_messages() -> None:
     for at in range(len(offer.message)):
         bad = bytearray(offer.message)
         bad[at] ^= 1
-        with pytest.raises(EnvelopeError):
+        with pytest.raises(UnauthenticatedError):
             accept_offer(CLIENT, LINK, SERVER.public, bytes(bad))
     for at in range(len(answer)):
         bad = bytearray(answer)
         bad[at] ^= 1
-        with pytest.raises(EnvelopeError):
+        with pytest.raises(UnauthenticatedError):
             offer.finish("cleveland", CLIENT.public, bytes(bad))
     offer.finish("cleveland", CLIENT.public, answer)
 
@@ -212,10 +212,10 @@ def test_setup__refuses_every_flipped_byte_of_both_messages() -> None:
 def test_setup__refuses_a_replayed_acceptance_and_one_of_another_client() -> None:
     offer = ServerOffer(SERVER, RUN, "coordinator")
     _, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message)
-    with pytest.raises(EnvelopeError):
+    with pytest.raises(UnauthenticatedError):
         offer.finish("budapest", CLIENT.public, answer)
     offer.finish("cleveland", CLIENT.public, answer)
-    with pytest.raises(EnvelopeError):
+    with pytest.raises(UnauthenticatedError):
         offer.finish("cleveland", CLIENT.public, answer)
 
 
@@ -227,7 +227,7 @@ def test_setup__falls_back_to_x25519_only_where_the_policy_allows_it(
         ServerOffer(SERVER, RUN, "coordinator")
     offer = ServerOffer(SERVER, RUN, "coordinator", allow_classical=True)
     assert offer.message[5] == CLASSICAL
-    with pytest.raises(EnvelopeError):
+    with pytest.raises(UnauthenticatedError):
         accept_offer(CLIENT, LINK, SERVER.public, offer.message)
     client, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message, allow_classical=True)
     server = offer.finish("cleveland", CLIENT.public, answer)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.data import heart
+from fedlearn.data.datasets import heart
 from fedlearn.data.pool import Pool
-from fedlearn.task import TableInput, Task
+from fedlearn.tasks import TableInput, Task
 
 
 @pytest.fixture(scope="session")

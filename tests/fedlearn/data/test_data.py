@@ -7,9 +7,9 @@ from typing import get_args
 
 import numpy as np
 
+from fedlearn.core.rng import Streams
 from fedlearn.data import DATASETS, Csv, Heart, Scenario, load_pool
 from fedlearn.data.pool import Pool
-from fedlearn.rng import Streams
 
 
 def test_datasets__describe_what_is_loaded(heart_pool: Pool) -> None:
@@ -38,7 +38,7 @@ def test_load_pool__splits_ones_own_table_by_the_seed(tmp_path: Path) -> None:
 
 def test_load_pool__imports_neither_pandas_nor_flower() -> None:
     code = (
-        "import sys, fedlearn.data, fedlearn.data.check;"
+        "import sys, fedlearn.data, fedlearn.data.check.files;"
         "print([m for m in ('pandas', 'sklearn', 'flwr', 'hydra', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

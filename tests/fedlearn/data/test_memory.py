@@ -11,12 +11,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from fedlearn.data import csv, memory, text
-from fedlearn.data.check import check
-from fedlearn.data.table import read_table
-from fedlearn.data.text import OwnText
-from fedlearn.data.tokens import Tokenizer
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
+from fedlearn.data import memory
+from fedlearn.data.check.files import check
+from fedlearn.data.tables import csv
+from fedlearn.data.tables.table import read_table
+from fedlearn.data.texts import files
+from fedlearn.data.texts.files import OwnText
+from fedlearn.data.texts.tokens import Tokenizer
 
 
 def test_memory__a_table_that_would_not_fit_is_refused_before_it_is_read(
@@ -41,12 +43,12 @@ def test_memory__texts_that_would_not_fit_are_refused_before_they_are_read(
     config = OwnText(path=str(path), label="kind", tokenizer=Tokenizer(kind="hashing"))
     monkeypatch.setattr(memory, "installed", lambda: path.stat().st_size * 4)
     with pytest.raises(DataError, match=r"large\.jsonl: would take about .* shorter texts"):
-        text.load(config, np.random.default_rng(0), tmp_path)
+        files.load(config, np.random.default_rng(0), tmp_path)
     monkeypatch.setattr(memory, "installed", lambda: path.stat().st_size * 10)
-    assert len(text.load(config, np.random.default_rng(0), tmp_path)) == 100
+    assert len(files.load(config, np.random.default_rng(0), tmp_path)) == 100
     long = replace(config, tokenizer=replace(config.tokenizer, max_length=10**9))
     with pytest.raises(DataError, match="large: would take about"):
-        text.load(long, np.random.default_rng(0), tmp_path)
+        files.load(long, np.random.default_rng(0), tmp_path)
 
 
 @pytest.mark.parametrize("word", ["word ", "\U0001f642 x"])
@@ -57,7 +59,7 @@ def test_memory__of_texts_is_estimated_to_within_a_small_factor(tmp_path: Path, 
     path.write_text("\n".join(lines), encoding="utf-8")
     tracemalloc.start()
     try:
-        text.read_objects(path, "utf-8")
+        files.read_objects(path, "utf-8")
         taken = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

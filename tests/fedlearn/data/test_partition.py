@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.partition import (
     Assignment,
     Dirichlet,
@@ -20,7 +21,6 @@ from fedlearn.data.partition import (
     assign,
 )
 from fedlearn.data.pool import Pool
-from fedlearn.errors import ConfigError, DataError
 
 Make = Callable[..., Pool]
 KINDS: tuple[type[Partition], ...] = get_args(Partition)

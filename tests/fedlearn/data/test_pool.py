@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedlearn.core.errors import DataError
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Indices, Pool, deal
-from fedlearn.errors import DataError
 
 Make = Callable[..., Pool]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.data import DATASETS, codes, contracts, news
-from fedlearn.data.clauses import clauses
-from fedlearn.data.documents import held_out_groups
+from fedlearn.data import DATASETS
+from fedlearn.data.datasets import codes, contracts, news
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
-from fedlearn.data.tokens import Tokenizer
+from fedlearn.data.texts.clauses import clauses
+from fedlearn.data.texts.documents import held_out_groups
+from fedlearn.data.texts.tokens import Tokenizer
 
 pytestmark = pytest.mark.slow
 HASHING = Tokenizer(kind="hashing", max_length=16)

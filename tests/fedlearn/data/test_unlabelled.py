@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.data import OwnText, csv
-from fedlearn.data.csv import Csv
-from fedlearn.data.deidentify import Deidentify
-from fedlearn.data.scaling import Ranges, StandardisePerSite
-from fedlearn.data.tokens import Tokenizer
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.data import OwnText
+from fedlearn.data.tables import csv
+from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.deidentify import Deidentify
+from fedlearn.data.tables.scaling import Ranges, StandardisePerSite
+from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.data.unlabelled import (
     found_categories,
     read_array,
@@ -21,8 +23,7 @@ from fedlearn.data.unlabelled import (
     roles_of,
     row_scenario,
 )
-from fedlearn.errors import ConfigError, DataError
-from fedlearn.task import TableInput
+from fedlearn.tasks import TableInput
 
 ROWS = [
     f"{'' if i % 7 == 0 else 40 + i};{'' if i % 5 == 0 else 'mw'[i % 2]};"

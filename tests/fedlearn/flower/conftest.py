@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedlearn import flower_private
+from fedlearn.flower import private
 
 
 @pytest.fixture(autouse=True)
 def identity() -> None:
-    flower_private.new_run(run_id=1)
+    private.new_run(run_id=1)

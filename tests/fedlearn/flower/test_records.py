@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower, flower_private
+from fedlearn import flower
+from fedlearn.flower import private
 
 
 def test_size_of__counts_what_the_records_hold_and_nothing_for_an_error() -> None:
@@ -16,10 +17,7 @@ def test_size_of__counts_what_the_records_hold_and_nothing_for_an_error() -> Non
     )
     assert flower.size_of(large) - flower.size_of(small) == 4000
     assert flower.size_of(Message(RecordDict(), 7, "train")) == 0
-    assert (
-        flower.size_of(flower_private.error_reply(flower_private.set_message_id(small, "m"), "no"))
-        == 0
-    )
+    assert flower.size_of(private.error_reply(private.set_message_id(small, "m"), "no")) == 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000])

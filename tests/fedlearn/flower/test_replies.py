@@ -9,10 +9,10 @@ import pytest
 from flwr.app import RecordDict
 
 from fedlearn import flower
-from fedlearn.metrics import evaluation_sums
+from fedlearn.metrics.sums import evaluation_sums
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
-from fedlearn.task import ImageInput, Input, TableInput, Task, TextInput
+from fedlearn.tasks import ImageInput, Input, TableInput, Task, TextInput
 
 
 def over_the_wire(content: RecordDict) -> RecordDict:

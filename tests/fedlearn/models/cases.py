@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn import models
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.resnet import ResNet
 from fedlearn.models.scattering import Scattering
@@ -23,9 +25,7 @@ from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.tabular import Tabular
 from fedlearn.models.text import Text
 from fedlearn.models.vit import ViT
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
-from fedlearn.vector import load_vector, to_vector
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 TABLES = {
     "numeric": TableInput(numeric=5),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from fedlearn import models
+from fedlearn.core.rng import Streams
 from fedlearn.models.cnn import Cnn
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Task
+from fedlearn.tasks import ImageInput, Task
 
 
 def test_cnn__halves_the_picture_in_every_block() -> None:

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from fedlearn import models
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import Finetune, Mode, cut, stages
 from fedlearn.models.tabular import Tabular
-from fedlearn.rng import Streams
-from fedlearn.task import TableInput, Task
-from fedlearn.vector import layout_of
+from fedlearn.tasks import TableInput, Task
 
 TASK = Task(input=TableInput(numeric=3), classes=("a", "b"))
 CASES: dict[tuple[Mode, int], list[str]] = {

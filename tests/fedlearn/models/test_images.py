@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional
 
 from fedlearn import models
+from fedlearn.core.rng import Streams
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.resnet import Residual, ResNet, Stem, less_mean
 from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.vit import Patches, ViT
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Task
+from fedlearn.tasks import ImageInput, Task
 from fedlearn.training.local import predict, train
 from fedlearn.training.settings import Training
 

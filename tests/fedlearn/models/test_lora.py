@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.vector import layout_of, load_vector, to_vector
 from fedlearn.models.finetune import Finetune, Learner, cut, stages
 from fedlearn.models.validate import dp_problems
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.vector import layout_of, load_vector, to_vector
 
 pytest.importorskip("peft", reason="adapters need fedlearn[text]")
 RANK = 2

@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional
 
 from fedlearn import models
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import layout_of, load_vector, to_vector
 from fedlearn.models.validate import dp_problems
-from fedlearn.rng import Streams
-from fedlearn.task import TableInput, Task, TextInput
+from fedlearn.tasks import TableInput, Task, TextInput
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.vector import layout_of, load_vector, to_vector
 
 from .cases import CASES, TEXT, Case, perturb
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn import models
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import Finetune, Learner, cut, stages
-from fedlearn.rng import Streams
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
-from fedlearn.vector import layout_of
 
 from .cases import CASES, Case, perturb
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedlearn.data.scaling import squash
+from fedlearn.data.tables.scaling import squash
 from fedlearn.models.numbers import ENCODED, encode
-from fedlearn.models.tabular import OneHot, Tokens
-from fedlearn.task import TableInput
+from fedlearn.models.tabular import FeatureTokens, OneHot
+from fedlearn.tasks import TableInput
 
 TABLE = TableInput(numeric=3, cardinalities=(2,), squashed=(0, 2))
 
@@ -84,7 +84,7 @@ def test_one_hot__of_many_columns_is_no_longer_than_of_six() -> None:
 
 
 def test_tokens__hold_each_its_own_column() -> None:
-    tokens = Tokens(TABLE, 8)
+    tokens = FeatureTokens(TABLE, 8)
     x = torch.tensor([[0.4, -0.2, 0.3, 1.0]])
     before = tokens(x)
     assert before.shape == (1, 5, 8)

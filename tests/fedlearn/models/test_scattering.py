@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from fedlearn import models
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import Finetune
 from fedlearn.models.scattering import Scattering, Transform, gabor, morlet
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, Task
-from fedlearn.vector import layout_of
+from fedlearn.tasks import ImageInput, Task
 
 CONFIG = Scattering(scales=2, angles=3, groups=2)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.models.sequence import REMEMBER, Lstm, Sequence, build_sequence
-from fedlearn.task import SeriesInput, TableInput
+from fedlearn.tasks import SeriesInput, TableInput
 from fedlearn.training.dp import ClippedGradients
 
 from .cases import perturb

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedlearn.core.vector import layout_of, load_vector, to_vector
 from fedlearn.models.finetune import stages
 from fedlearn.models.slots import attach, canary_losses, slot_values, trained, without_slots
-from fedlearn.vector import layout_of, load_vector, to_vector
 
 
 def small() -> nn.Sequential:

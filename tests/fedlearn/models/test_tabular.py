@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from fedlearn import models
+from fedlearn.core.rng import Streams
 from fedlearn.models.tabular import Attention, OneHot, Tabular
-from fedlearn.rng import Streams
-from fedlearn.task import TableInput, Task
+from fedlearn.tasks import TableInput, Task
 
 from .cases import TABLES, perturb, tabular_configs
 

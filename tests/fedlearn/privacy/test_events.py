@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
 from fedlearn.privacy.events import GaussianEvent, from_json, merged, to_json
 
 EVENTS = st.builds(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedlearn.errors import DataError
+from fedlearn.core.errors import DataError
 from fedlearn.privacy import renyi
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.events import (

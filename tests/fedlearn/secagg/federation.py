@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
+from fedlearn.core.ring import Ring, RingVector
 from fedlearn.crypto.identity import Identity
-from fedlearn.ring import Ring, RingVector
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.memory import Party
 from fedlearn.secagg.messages import Params

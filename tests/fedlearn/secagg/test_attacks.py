@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.shamir import combine
-from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.secagg import keys
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.framing import decode, encode

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedlearn.errors import EnvelopeError
+from fedlearn.core.errors import UnauthenticatedError
 from fedlearn.secagg.messages import Params
 from tests.vectors import load
 from tests.vectors.freeze import PARAMS, receiver, values
@@ -31,5 +31,5 @@ def test_frozen__sealed_message_opens_and_any_change_of_its_header_does_not() ->
     for at in range(84):
         bad = bytearray(message)
         bad[at] ^= 0x80
-        with pytest.raises(EnvelopeError):
+        with pytest.raises(UnauthenticatedError):
             receiver().open(9, bytes(bad))

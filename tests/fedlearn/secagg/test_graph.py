@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 from fedlearn.secagg.graph import choose_degree, neighbours_of
 
 FRACTIONS = [(0.05, 0.1), (0.1, 0.1), (0.1, 0.2), (0.2, 0.2), (0.33, 0.2)]

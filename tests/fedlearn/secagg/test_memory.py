@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlearn.errors import ProtocolError
+from fedlearn.core.errors import ProtocolError
 from fedlearn.secagg.memory import Dropouts, run_round, sum_in_clear
 from tests.fedlearn.secagg.federation import Federation, federation
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.keystream import SecureWords
-from fedlearn.errors import ConfigError
-from fedlearn.secagg.layout import Layout
+from fedlearn.secagg.layout import SumLayout
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggTwoServer
 
@@ -129,7 +129,7 @@ def arrays(shift: float = 0.0) -> dict[str, np.ndarray]:
 
 
 def test_layout__round_trip_keeps_names_shapes_dtypes_and_values() -> None:
-    layout = Layout.of(arrays())
+    layout = SumLayout.of(arrays())
     flat = layout.flatten(arrays())
     assert (flat.reals.dtype, flat.integers.dtype) == (np.float32, np.int64)
     back = layout.restore(flat.reals.astype(np.float64), flat.integers, 1)
@@ -141,7 +141,7 @@ def test_layout__round_trip_keeps_names_shapes_dtypes_and_values() -> None:
 
 
 def test_layout__integers_come_back_as_rounded_means_and_flags_as_majorities() -> None:
-    layout = Layout.of(arrays())
+    layout = SumLayout.of(arrays())
     flats = [layout.flatten(arrays(shift)) for shift in (0, 1, 1)]
     sums = np.sum([flat.integers for flat in flats], axis=0)
     back = layout.restore(flats[0].reals, sums, 3)
@@ -150,21 +150,21 @@ def test_layout__integers_come_back_as_rounded_means_and_flags_as_majorities() -
 
 
 def test_layout__hash_depends_on_names_shapes_and_dtypes_but_not_on_order() -> None:
-    base = Layout.of(arrays())
-    assert Layout.of(dict(reversed(arrays().items()))).hash() == base.hash()
+    base = SumLayout.of(arrays())
+    assert SumLayout.of(dict(reversed(arrays().items()))).hash() == base.hash()
     renamed = {("w" if name == "weight" else name): value for name, value in arrays().items()}
     reshaped = arrays() | {"weight": np.zeros((3, 2), np.float32)}
     retyped = arrays() | {"weight": np.zeros((2, 3), np.float64)}
-    hashes = {Layout.of(one).hash() for one in (arrays(), renamed, reshaped, retyped)}
+    hashes = {SumLayout.of(one).hash() for one in (arrays(), renamed, reshaped, retyped)}
     assert len(hashes) == 4
 
 
 def test_layout__refuses_other_arrays_and_what_cannot_be_summed() -> None:
-    layout = Layout.of(arrays())
+    layout = SumLayout.of(arrays())
     with pytest.raises(ValueError, match="differ from the agreed layout"):
         layout.flatten(arrays() | {"weight": np.zeros((3, 2), np.float32)})
     for bad in (np.zeros(2, complex), np.array(["a"]), np.zeros(1, np.uint64)):
         with pytest.raises(ValueError, match="cannot be summed"):
-            Layout.of({"bad": bad})
+            SumLayout.of({"bad": bad})
     with pytest.raises(ValueError, match="do not fit a layout"):
         layout.restore(np.zeros(3), np.zeros(1, np.int64), 1)

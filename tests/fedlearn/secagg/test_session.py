@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.identity import Identity
-from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.secagg.client import ClientSession
 from tests.fedlearn.secagg.federation import MODEL, answer, federation, identity, run_until
 

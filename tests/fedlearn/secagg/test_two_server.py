@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedlearn.errors import ProtocolError
+from fedlearn.core.errors import ProtocolError
 from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.two_server import (
-    Contribution,
     FirstServer,
     Helper,
+    MaskedContribution,
     MaskSum,
     Seeds,
     contribute,
@@ -64,7 +64,7 @@ def test_helper__refuses_clients_that_the_first_server_invented() -> None:
     for name in (A, B, C):
         signer = identity(A) if name == A else identity("sybil")
         message = contribute(signer, name, FED.params(), FED.vector(name), helper.public)
-        table[name] = decode(Contribution, message, FED.params().context()).seed
+        table[name] = decode(MaskedContribution, message, FED.params().context()).seed
     request = encode(Seeds(table=table), FED.params().context())
     with pytest.raises(ProtocolError, match="did not sign") as caught:
         helper.sum_masks(FED.params(), request)
@@ -77,7 +77,7 @@ def test_helper__refuses_a_seed_of_another_round_or_client() -> None:
     table = {}
     for name in (A, B, C):
         message = contribute(identity(name), name, FED.params(), FED.vector(name), helper.public)
-        table[name] = decode(Contribution, message, context).seed
+        table[name] = decode(MaskedContribution, message, context).seed
     swapped = {**table, A: table[B]}
     with pytest.raises(ProtocolError, match="did not sign"):
         helper.sum_masks(FED.params(), encode(Seeds(table=swapped), context))
@@ -114,7 +114,9 @@ def test_first_server__alone_sees_uniform_bytes() -> None:
     helper = Helper(RUN_ID, fed.sites)
     zeros = fed.ring.zeros(50_000)
     message = contribute(identity(fed.names[0]), fed.names[0], fed.params(), zeros, helper.public)
-    data = np.frombuffer(decode(Contribution, message, fed.params().context()).packed, np.uint8)
+    data = np.frombuffer(
+        decode(MaskedContribution, message, fed.params().context()).packed, np.uint8
+    )
     counts = np.bincount(data, minlength=256)
     assert ((counts - data.size / 256) ** 2 / (data.size / 256)).sum() < 420
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlearn.secagg.lanes import Lanes
+from fedlearn.secagg.packing import Lanes
 from fedlearn.secagg.whole import WholePayload
 
 

@@ -13,18 +13,19 @@ from torch.nn import functional
 
 from fedlearn import models
 from fedlearn.config import compose
-from fedlearn.contradictions import task_problems
-from fedlearn.errors import ConfigError
+from fedlearn.config.contradictions import task_problems
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import load_vector, to_vector
+from fedlearn.mechanisms import RecordPlan
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.vit import ViT
-from fedlearn.privacy import RecordPlan, SeededNoise
-from fedlearn.rng import Streams
-from fedlearn.task import ImageInput, TableInput, Task
+from fedlearn.privacy import SeededNoise
+from fedlearn.tasks import ImageInput, TableInput, Task
 from fedlearn.training.augmentation import views
 from fedlearn.training.local import train
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
-from fedlearn.vector import load_vector, to_vector
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, local_steps=1,

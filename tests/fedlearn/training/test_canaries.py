@@ -11,12 +11,12 @@ import torch
 from scipy.stats import chi2
 from torch import nn
 
+from fedlearn.core.vector import layout_of, to_vector
+from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.slots import attach, slot_values, trained
 from fedlearn.privacy import SeededNoise, SystemNoise
-from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.training.local import train
 from fedlearn.training.private import clipped_gradient_sum, train_private
-from fedlearn.vector import layout_of, to_vector
 from tests.fedlearn.training.test_private import CONFIG, PLAN, network, records
 
 SLOTS = 40

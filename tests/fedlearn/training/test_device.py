@@ -22,17 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.core.errors import ConfigError, FedlearnError
+from fedlearn.core.vector import load_vector, to_vector
+from fedlearn.mechanisms import RecordPlan
+from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.slots import attach
-from fedlearn.privacy import RecordPlan, SeededNoise
-from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
+from fedlearn.privacy import SeededNoise
 from fedlearn.training import device
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
-from fedlearn.vector import load_vector, to_vector
 from tests.far import CUDA, Far, far_device
 from tests.fedlearn.models.cases import CASES, COLOUR, Case, perturb
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.vector import to_vector
 from fedlearn.training.local import batches, diverged, predict, train
 from fedlearn.training.settings import Training
-from fedlearn.vector import to_vector
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=0.3, momentum=0.0, weight_decay=0.0, local_steps=4,

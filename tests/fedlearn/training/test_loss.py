@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.config import compose
-from fedlearn.contradictions import task_problems
-from fedlearn.errors import ConfigError
-from fedlearn.privacy import RecordPlan, SeededNoise
-from fedlearn.task import TableInput, Task
+from fedlearn.config.contradictions import task_problems
+from fedlearn.core.errors import ConfigError
+from fedlearn.mechanisms import RecordPlan
+from fedlearn.privacy import SeededNoise
+from fedlearn.tasks import TableInput, Task
 from fedlearn.training.local import train
 from fedlearn.training.loss import class_weights, losses_of
 from fedlearn.training.private import train_private

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn import models
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, layout_of, load_vector, to_vector
+from fedlearn.mechanisms import RecordPlan
+from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.tabular import Tabular
-from fedlearn.privacy import RecordPlan, SeededNoise, SystemNoise
-from fedlearn.privacy.distributed import DistributedPrivacy, Population, make_plan
-from fedlearn.rng import Streams
-from fedlearn.task import TableInput, Task
+from fedlearn.privacy import SeededNoise, SystemNoise
+from fedlearn.tasks import TableInput, Task
 from fedlearn.training.private import clipped_gradient_sum, poisson_batch, train_private
 from fedlearn.training.settings import Training
-from fedlearn.vector import Vector, layout_of, load_vector, to_vector
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.0, local_steps=1,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import losses_of, small_cnn

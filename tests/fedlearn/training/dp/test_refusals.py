@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from fedlearn.errors import ConfigError
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
 from tests.fedlearn.training.dp.cases import losses_of
 

@@ -1,0 +1,145 @@
+"""What `fedlearn ledger` prints, for the owner of the data.
+
+Reads only: a run may be spending from the same ledger meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from clients.ledger import ledger
+from clients.ledger.ledger import LedgerReport
+from fedlearn.core import terminal
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.privacy import accounting
+from fedlearn.privacy.events import Event
+
+
+def show(path: Path, delta: float) -> None:
+    """Print what each run spent and what all of it amounts to at `delta`.
+
+    Raises:
+        ConfigError: `delta` is out of range.
+        DataError: the ledger is missing or not intact.
+    """
+    if not accounting.SMALLEST_DELTA <= delta < 1:
+        raise ConfigError([f"--delta={delta}: must be in [{accounting.SMALLEST_DELTA}, 1)"])
+    report = _read(path)
+    console = terminal.console()
+    console.print(f"[bold]{escape(str(path))}[/]: site {escape(report.site)}", soft_wrap=True)
+    console.print(f"data {escape(report.data)}", soft_wrap=True)
+    terminal.show(console, _table(report, delta))
+    for refusal in report.refusals:
+        console.print(
+            escape(
+                f"refused: run {refusal.run_id}, round {refusal.round_number}, "
+                f"{refusal.purpose}: {refusal.reason}"
+            )
+        )
+    for declined in report.declined:
+        run = f"run {declined.run_id}" if declined.run_id else "a run"
+        console.print(escape(f"declined: {run}, {declined.purpose}: {declined.reason}"))
+    for note in _notes(report):
+        console.print(note)
+
+
+def verify(path: Path, noted: str | None) -> None:
+    """Print that a ledger is intact, and its head; `noted` is a head that it must have grown from.
+
+    Raises:
+        ConfigError: `noted` is not a hash.
+        DataError: the ledger is missing, not intact, or another than the noted one.
+    """
+    if noted is not None and not re.fullmatch(r"[0-9a-f]{64}", noted):
+        raise ConfigError([f"--head={noted}: must be 64 hex digits, as this command prints them"])
+    report = _read(path)
+    if noted is not None and noted not in _hashes(path):
+        raise DataError(
+            f"{path}: is intact by itself, but no line has the hash {noted}: it was replaced by "
+            "another ledger or an older copy. Restore the file from a backup"
+        )
+    print(f"{path}: intact, {report.entries} entries of site {report.site}")
+    print(f"data {report.data}")
+    for note in _notes(report):
+        print(note)
+    print(f"head {report.head}")
+    if noted is None:
+        print("Note the head where nobody can change both, and pass it next time with --head.")
+    else:
+        print("It has grown from the noted head; note the new one in its place.")
+
+
+def _read(path: Path) -> LedgerReport:
+    try:
+        return ledger.verify(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _hashes(path: Path) -> set[str]:
+    """The hashes of all whole lines of a ledger that has been verified."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return {json.loads(line)["hash"] for line in lines}
+
+
+def _table(report: LedgerReport, delta: float) -> Table:
+    """A line per run, in the order of their first entry, and one for all of them."""
+    pending = Counter(reservation.run_id for reservation in report.pending)
+    refused = Counter(refusal.run_id for refusal in report.refusals)
+    epsilon = f"epsilon\n(delta {delta:g})"
+    columns = ("steps", "noise", "sample rate", epsilon, "pending", "refused")
+    table = terminal.numbers("run", *columns)
+    for run in dict.fromkeys([*report.by_run, *refused]):
+        events = report.by_run.get(run, ())
+        counts = [str(pending[run] or "-"), str(refused[run] or "-")]
+        table.add_row(escape(run), *_mechanism(events), _epsilon(events, delta), *counts)
+    table.add_section()
+    table.add_row(
+        "all runs",
+        *_mechanism(report.spent),
+        _epsilon(report.spent, delta),
+        str(len(report.pending) or "-"),
+        str(len(report.refusals) or "-"),
+        style="bold",
+    )
+    return table
+
+
+def _mechanism(events: Iterable[Event]) -> list[str]:
+    """Steps, noise multiplier and sample rate; a line each where a run had several."""
+    events = list(events)
+    if not events:
+        return ["-", "-", "-"]
+    return [
+        "\n".join(f"{event.steps:,}" for event in events),
+        "\n".join(f"{event.noise_multiplier:g}" for event in events),
+        "\n".join(f"{event.sample_rate:g}" for event in events),
+    ]
+
+
+def _epsilon(events: tuple[Event, ...], delta: float) -> str:
+    """Rounded up: never less than what was spent."""
+    value = accounting.epsilon(events, delta)
+    return "no limit" if math.isinf(value) else f"{math.ceil(value * 1000) / 1000:.3f}"
+
+
+def _notes(report: LedgerReport) -> list[str]:
+    notes = []
+    if report.pending:
+        notes.append(
+            f"{len(report.pending)} reserved and not committed: a run is going on, or was cut "
+            "off; they count as spent"
+        )
+    if report.repairs:
+        notes.append(f"{report.repairs} unfinished lines, left by crashes, were cleared away")
+    if report.torn:
+        notes.append("the last line is unfinished, as a crash leaves it; the next run repairs it")
+    return notes

@@ -1,0 +1,286 @@
+"""What was spent from one data set at one site, over all runs, for as long as the data lives.
+
+A cost is reserved before the data is read and committed after the reply has
+left. What was reserved counts as spent from that moment on, committed or not:
+after a crash nobody can know how much had been released. There is no refund.
+
+The ledger stores what was done (events), not what it amounts to: epsilon is
+computed over all of it when asked. Time and names come from the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from clients.ledger import hash_chain
+from clients.ledger.state import SCHEMA, BudgetRefusal, Cost, Declined, Reservation, replay, utc
+from fedlearn.core.errors import DataError, PrivacyError
+from fedlearn.privacy import accounting
+from fedlearn.privacy.events import Event, Unit, to_json
+
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+"""How far a clock may be set back between two entries, as time servers do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What may be spent: `epsilon` (inf: no limit) at `delta`, for every `unit`."""
+
+    epsilon: float
+    delta: float
+    unit: Unit = "record"
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon={self.epsilon}: must be > 0")
+        if not accounting.SMALLEST_DELTA <= self.delta < 1:
+            raise ValueError(f"delta={self.delta}: must be in [{accounting.SMALLEST_DELTA}, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerReport:
+    """What a ledger says, and what was noticed about it.
+
+    `head` is the hash of the last line: note it elsewhere and compare, to find
+    a ledger that was replaced as a whole. `by_run` is what each run spent, by
+    run id, in the order of their first entry. `pending` are reservations without a
+    commit, spent like all others; `repairs` torn lines that crashes left;
+    `torn` such a line that is still there.
+    """
+
+    site: str
+    data: str
+    head: str
+    entries: int
+    spent: tuple[Event, ...]
+    by_run: Mapping[str, tuple[Event, ...]]
+    pending: tuple[Reservation, ...]
+    refusals: tuple[BudgetRefusal, ...]
+    repairs: int
+    torn: bool
+    last: datetime | None
+    declined: tuple[Declined, ...] = ()
+
+    def epsilon(self, delta: float, unit: Unit = "record") -> float:
+        """What all of it amounts to at `delta`, for every `unit`."""
+        return accounting.epsilon(self.spent, delta, unit=unit)
+
+
+class Ledger:
+    """The ledger of one data set, open for spending by one process at a time.
+
+    `data` identifies the records (their SHA-256). Creates the file if there is none.
+
+    Guarantees:
+    - what was reserved is on the disk before `reserve` returns;
+    - a crash at any moment leaves a ledger that opens again and shows at least
+      what was released;
+    - the total never exceeds `budget`.
+
+    Raises DataError if the file is not intact or belongs to other data,
+    PrivacyError if another run has it open.
+    """
+
+    def __init__(self, path: Path, *, site: str, data: str, budget: Budget, now: datetime) -> None:
+        self._path, self._budget = path, budget
+        self._file = hash_chain.ChainFile(path)
+        try:
+            self._state = replay(self._file.entries, str(path))
+            self._start(site, data, now)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def reserve(
+        self,
+        event: Event,
+        *,
+        run_id: str,
+        round_number: int,
+        purpose: str,
+        now: datetime,
+        of_run: Budget | None = None,
+    ) -> Reservation:
+        """Spend `event`; call it before the data is read.
+
+        `of_run` is what the run as a whole has promised not to exceed.
+
+        Raises PrivacyError, after writing the refusal down, if one of the budgets
+        does not allow it; also if `now` lies before the last entry.
+        """
+        cost = Cost(event=event, run_id=run_id, round_number=round_number, purpose=purpose)
+        self.require(cost, now=now, of_run=of_run)
+        number, stamp = self._state.reserved + 1, self._stamp(now)
+        self._append({"kind": "reserve", "number": number, "time": stamp, **_entry(cost)})
+        return self._state.pending[number]
+
+    def require(self, cost: Cost, *, now: datetime, of_run: Budget | None = None) -> None:
+        """Ask whether `cost` could be paid, and spend nothing; raises as `reserve`."""
+        stamp = self._stamp(now)
+        reason = self._reason(cost, of_run)
+        if reason is None:
+            return
+        self._append({"kind": "refuse", "reason": reason, "time": stamp, **_entry(cost)})
+        raise PrivacyError(
+            f"site {self._state.site}: refused {cost.purpose} "
+            f"(run {cost.run_id}, round {cost.round_number}): {reason}"
+        )
+
+    def commit(self, reservation: Reservation, *, now: datetime) -> None:
+        """Note that what was reserved has been released; call it after the reply has left."""
+        if self._state.pending.get(reservation.number) != reservation:
+            raise RuntimeError(f"reservation {reservation.number} is not pending in this ledger")
+        stamp = self._stamp(now)
+        self._append({"kind": "commit", "number": reservation.number, "time": stamp})
+
+    def spent(self) -> tuple[Event, ...]:
+        """Everything spent so far, equal mechanisms put together."""
+        return self._state.spent
+
+    def spent_by(self, run_id: str) -> tuple[Event, ...]:
+        """What one run has spent so far."""
+        return self._state.by_run.get(run_id, ())
+
+    def pending(self, run_id: str) -> tuple[Reservation, ...]:
+        """What one run has reserved and not committed."""
+        return tuple(r for r in self._state.pending.values() if r.run_id == run_id)
+
+    def epsilon(self, delta: float | None = None) -> float:
+        """What was spent, at `delta` or at that of the budget."""
+        asked = self._budget.delta if delta is None else delta
+        return accounting.epsilon(self.spent(), asked, unit=self._budget.unit)
+
+    def would_exceed(self, event: Event) -> bool:
+        """Whether the budget has no room for `event` on top of what was spent."""
+        return _exceeds((*self.spent(), event), self._budget)
+
+    def close(self) -> None:
+        """Let others open the ledger."""
+        self._file.close()
+
+    def _reason(self, cost: Cost, of_run: Budget | None) -> str | None:
+        """Why `cost` cannot be paid; None if it can."""
+        if self.would_exceed(cost.event):
+            return _explain("this data", self._budget, self.spent(), cost.event)
+        mine = self.spent_by(cost.run_id)
+        if of_run is not None and _exceeds((*mine, cost.event), of_run):
+            return _explain("this run", of_run, mine, cost.event)
+        return None
+
+    def _start(self, site: str, data: str, now: datetime) -> None:
+        state = self._state
+        if not state.opened:
+            self._append(
+                {"data": data, "kind": "open", "schema": SCHEMA, "site": site, "time": utc(now)}
+            )
+        elif (state.site, state.data) != (site, data):
+            raise DataError(
+                f"{self._path}: belongs to data {state.data} of site {state.site}, not to data "
+                f"{data} of site {site}. Every data set has its own ledger"
+            )
+        if self._file.torn:
+            self._append(
+                {"bytes": self._file.torn.hex(), "kind": "repair", "time": self._stamp(now)}
+            )
+
+    def _stamp(self, now: datetime) -> str:
+        """The time of the next entry, never before that of the last."""
+        stamp, last = utc(now), self._state.last
+        if last is None or now >= last:
+            return stamp
+        if last - now > CLOCK_TOLERANCE:
+            raise PrivacyError(
+                f"{self._path}: the clock says {stamp}, but the last entry is of {utc(last)}. "
+                "Set the clock right, then start again"
+            )
+        return utc(last)
+
+    def _append(self, entry: hash_chain.Entry) -> None:
+        # Checked first: what could not be read back must never be written.
+        after = self._state.after(entry)
+        self._file.append(entry)
+        self._state = after
+
+
+def decline(path: Path, declined: Declined, *, now: datetime) -> None:
+    """Note that the owner's policy refused a run; needs no records, and no ledger yet.
+
+    Raises DataError and PrivacyError as `Ledger`.
+    """
+    with closing(hash_chain.ChainFile(path)) as file:
+        state = replay(file.entries, str(path))
+        if file.torn or (state.last is not None and now < state.last):
+            # The next run that spends mends the file, or refuses a clock set back.
+            return
+        entry = {
+            "kind": "decline",
+            "purpose": declined.purpose,
+            "reason": declined.reason,
+            "run": declined.run_id,
+            "time": utc(now),
+        }
+        state.after(entry)
+        file.append(entry)
+
+
+def _entry(cost: Cost) -> dict[str, object]:
+    return {
+        "event": to_json(cost.event),
+        "purpose": cost.purpose,
+        "round": cost.round_number,
+        "run": cost.run_id,
+    }
+
+
+def _exceeds(events: tuple[Event, ...], budget: Budget) -> bool:
+    if budget.epsilon == math.inf:
+        return False
+    return accounting.epsilon(events, budget.delta, unit=budget.unit) > budget.epsilon
+
+
+def _explain(whose: str, budget: Budget, spent: tuple[Event, ...], event: Event) -> str:
+    before = accounting.epsilon(spent, budget.delta, unit=budget.unit)
+    after = accounting.epsilon((*spent, event), budget.delta, unit=budget.unit)
+    left = max(budget.epsilon - before, 0.0)
+    return (
+        f"it would bring the total to epsilon {after:.4g}; the budget of {whose} is "
+        f"{budget.epsilon:g} at delta {budget.delta:g}, {before:.4g} is spent and {left:.4g} is "
+        "left"
+    )
+
+
+def verify(path: Path) -> LedgerReport:
+    """Check a ledger without changing or locking it.
+
+    Raises DataError, with file and line, if it is missing or not intact.
+    """
+    content = hash_chain.read(path)
+    if not content.entries:
+        raise DataError(f"{path}: there is no ledger here")
+    state = replay(content.entries, str(path))
+    return LedgerReport(
+        site=state.site,
+        data=state.data,
+        head=content.head,
+        entries=state.entries,
+        spent=state.spent,
+        by_run=state.by_run,
+        pending=tuple(state.pending.values()),
+        refusals=state.refusals,
+        repairs=state.repairs,
+        torn=bool(content.torn),
+        last=state.last,
+        declined=state.declined,
+    )

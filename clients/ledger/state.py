@@ -1,0 +1,223 @@
+"""What the entries of a ledger mean: a fold over them, with no files and no clock.
+
+Entries (all with `time`, UTC in ISO 8601, never falling):
+
+| kind | says |
+|---|---|
+| open | `schema`, `site`, `data`: whose ledger this is; once, before all that concerns data |
+| reserve | `number` (1, 2, ...), `event`, `run`, `round`, `purpose`: spent from here on |
+| commit | `number`: the reply of that reservation has left |
+| refuse | `event`, `run`, `round`, `purpose`, `reason`: asked for and not spent |
+| decline | `run`, `purpose`, `reason`: the policy refused a run; may come before `open` |
+| repair | `bytes` (hex): a line that a crash had left unfinished was removed |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from fedlearn.core.errors import DataError
+from fedlearn.privacy.events import Event, from_json, merged
+
+SCHEMA: Final = "fedlearn/ledger/v1"
+
+Entry = Mapping[str, object]
+
+_KEYS: Final = {
+    "open": {"kind", "time", "schema", "site", "data"},
+    "reserve": {"kind", "time", "number", "event", "run", "round", "purpose"},
+    "commit": {"kind", "time", "number"},
+    "refuse": {"kind", "time", "event", "run", "round", "purpose", "reason"},
+    "decline": {"kind", "time", "run", "purpose", "reason"},
+    "repair": {"kind", "time", "bytes"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a round asks to spend, and for what."""
+
+    event: Event
+    run_id: str
+    round_number: int
+    purpose: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declined:
+    """A run that the owner's policy refused before any record was read."""
+
+    run_id: str
+    """Empty where the site was only asked who it is."""
+    purpose: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """A cost that counts as spent, whether or not its release has been finished."""
+
+    number: int
+    event: Event
+    run_id: str
+    round_number: int
+    purpose: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRefusal:
+    """A request that the budget did not allow; nothing was spent for it."""
+
+    event: Event
+    run_id: str
+    round_number: int
+    purpose: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """The state of a ledger after some of its entries.
+
+    `by_run` is what was spent by run id, `pending` the reservations without a
+    commit, by number: spent like all others. `last` is the time of the last
+    entry, None before the first.
+    """
+
+    site: str = ""
+    data: str = ""
+    entries: int = 0
+    reserved: int = 0
+    spent: tuple[Event, ...] = ()
+    by_run: Mapping[str, tuple[Event, ...]] = field(default_factory=dict)
+    pending: Mapping[int, Reservation] = field(default_factory=dict)
+    refusals: tuple[BudgetRefusal, ...] = ()
+    declined: tuple[Declined, ...] = ()
+    opened: bool = False
+    repairs: int = 0
+    last: datetime | None = None
+
+    def after(self, entry: Entry) -> Spending:
+        """The state once `entry` is written; raises DataError if it may not come next."""
+        kind = _text(entry, "kind")
+        if set(entry) != _KEYS.get(kind, set()):
+            raise DataError(f"an entry of kind {kind!r} with the keys {sorted(entry)} is unknown")
+        if kind != "decline" and (kind == "open") == self.opened:
+            raise DataError(f"kind={kind!r}: the first entry, and only that, is of kind 'open'")
+        time = _time(_text(entry, "time"))
+        if self.last is not None and time < self.last:
+            raise DataError(f"time={time.isoformat()}: lies before that of the entry above")
+        return replace(self._after(kind, entry), entries=self.entries + 1, last=time)
+
+    def _after(self, kind: str, entry: Entry) -> Spending:
+        match kind:
+            case "open":
+                return self._opened(entry)
+            case "reserve":
+                return self._reserved(entry)
+            case "commit":
+                return self._committed(entry)
+            case "refuse":
+                return replace(self, refusals=(*self.refusals, _refusal(entry)))
+            case "decline":
+                return replace(self, declined=(*self.declined, _declined(entry)))
+            case _:
+                return replace(self, repairs=self.repairs + 1)
+
+    def _opened(self, entry: Entry) -> Spending:
+        if entry["schema"] != SCHEMA:
+            raise DataError(f"schema={entry['schema']!r}: this version reads {SCHEMA!r}")
+        site, data = _text(entry, "site"), _text(entry, "data")
+        return replace(self, site=site, data=data, opened=True)
+
+    def _reserved(self, entry: Entry) -> Spending:
+        reservation = _reservation(entry)
+        if reservation.number != self.reserved + 1:
+            raise DataError(f"number={reservation.number}: must be {self.reserved + 1}")
+        run = reservation.run_id
+        return replace(
+            self,
+            reserved=reservation.number,
+            spent=merged((*self.spent, reservation.event)),
+            by_run={**self.by_run, run: merged((*self.by_run.get(run, ()), reservation.event))},
+            pending={**self.pending, reservation.number: reservation},
+        )
+
+    def _committed(self, entry: Entry) -> Spending:
+        number = _integer(entry, "number")
+        if number not in self.pending:
+            raise DataError(f"number={number}: is not pending, so it cannot be committed")
+        return replace(self, pending={n: r for n, r in self.pending.items() if n != number})
+
+
+def replay(entries: Iterable[Entry], source: str) -> Spending:
+    """The state after all entries; raises DataError naming `source` and the number of the line."""
+    state = Spending()
+    for number, entry in enumerate(entries, start=1):
+        try:
+            state = state.after(entry)
+        except DataError as error:
+            raise DataError(f"{source}, line {number}: {error}") from error
+    return state
+
+
+def utc(time: datetime) -> str:
+    """A time as the ledger writes it; raises ValueError for a time without a zone."""
+    if time.tzinfo is None:
+        raise ValueError(f"time={time.isoformat()}: must say its time zone")
+    return time.astimezone(UTC).isoformat()
+
+
+def _reservation(entry: Entry) -> Reservation:
+    return Reservation(
+        number=_integer(entry, "number"),
+        event=from_json(entry["event"]),
+        run_id=_text(entry, "run"),
+        round_number=_integer(entry, "round"),
+        purpose=_text(entry, "purpose"),
+    )
+
+
+def _refusal(entry: Entry) -> BudgetRefusal:
+    return BudgetRefusal(
+        event=from_json(entry["event"]),
+        run_id=_text(entry, "run"),
+        round_number=_integer(entry, "round"),
+        purpose=_text(entry, "purpose"),
+        reason=_text(entry, "reason"),
+    )
+
+
+def _declined(entry: Entry) -> Declined:
+    return Declined(
+        run_id=_text(entry, "run"),
+        purpose=_text(entry, "purpose"),
+        reason=_text(entry, "reason"),
+    )
+
+
+def _text(entry: Entry, key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise DataError(f"{key}={value!r}: must be a text")
+    return value
+
+
+def _integer(entry: Entry, key: str) -> int:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DataError(f"{key}={value!r}: must be an integer")
+    return value
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DataError(f"time={text!r}: is not a time") from error
+    if time.tzinfo is None:
+        raise DataError(f"time={text!r}: must say its time zone")
+    return time

@@ -1,0 +1,25 @@
+"""The config of a run: typed, frozen, checked; composed by Hydra, and an exact JSON round trip."""
+
+from fedlearn.config.run import (
+    KIND,
+    RunConfig,
+    compose,
+    decode,
+    encode,
+    load,
+    plan_of,
+    to_tree,
+    without_unset,
+)
+
+__all__ = [
+    "KIND",
+    "RunConfig",
+    "compose",
+    "decode",
+    "encode",
+    "load",
+    "plan_of",
+    "to_tree",
+    "without_unset",
+]

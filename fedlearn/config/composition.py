@@ -1,0 +1,266 @@
+"""Hydra overrides, `key=value`, over the YAML files of `configs/`; nothing else knows Hydra.
+
+Composing the files takes Hydra about a tenth of a second, and a sweep has hundreds
+of points, so it is done once for each choice of groups; plain values are then set
+in a copy, as Hydra itself does it after composing. Anything else that its grammar
+knows (`+key=`, `~key`, packages) goes through Hydra whole.
+
+One thing its grammar does not know: the last name of a key may be that of somebody's
+own column, as in `scenario.scaling.columns.Blutdruck (mmHg)=[60,250]`; a name with an
+equals sign stands in quotes. And a value that it cannot read is the text that it is, as in
+`scenario.label=Größe`, where it does not look like a quoted text or several values; so are
+the words of a list, as in `scenario.drop=[Größe,Name]`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlearn.config import nested
+
+if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+_UNKNOWN = "unknown key"
+_PART = r"(?:[a-z_][\w-]*|\d+)"
+_PLAIN = re.compile(rf"[+~]*(?:{_PART}(?:[./]{_PART})*)?(?:@.*)?", re.ASCII | re.IGNORECASE)
+"""Keys that are Hydra's to read."""
+_QUOTED = re.compile(r"""([^"'=]+\.(["'])(.+?)\2)=(.*)""", re.DOTALL)
+
+_WORD = r"""(?:[^\[\]{}"'$\\,]+|"[^"\\,]*"|'[^'\\,]*')"""
+_LIST_OF_WORDS = re.compile(rf"\[{_WORD}(?:,{_WORD})*\]")
+"""A list with nothing in it but words, some perhaps in quotes."""
+
+
+def split(override: str) -> tuple[str, str]:
+    """Key and value of an override; an equals sign in a quoted name is part of the key."""
+    quoted = _QUOTED.fullmatch(override)
+    key, _, value = (quoted[1], "", quoted[4]) if quoted else override.partition("=")
+    return key, value
+
+
+def parts_of(key: str) -> list[str]:
+    """The names in a dotted key, the last without the quotes that it may stand in."""
+    quoted = _QUOTED.fullmatch(f"{key}=")
+    if quoted is None:
+        return key.split(".")
+    return [*key[: -len(quoted[3]) - 3].split("."), quoted[3]]
+
+
+def is_own_name(override: str) -> bool:
+    """Whether the key of `key=value` has signs that Hydra's grammar has not."""
+    return "=" in override and not _PLAIN.fullmatch(split(override)[0])
+
+
+def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that Hydra takes, and a problem for each of the others."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Of an option that is no text, as in strategy=3, Hydra says so by a ValueError.
+    refused = (HydraException, OmegaConfBaseException, ValueError)
+    try:
+        compose_tree(overrides)
+    except refused as whole:
+        good: list[str] = []
+        found: list[str] = []
+        for override in sorted(overrides, key=rank):
+            try:
+                compose_tree([*good, override])
+                good.append(override)
+            except refused as error:
+                found.append(_hydra_problem(override, error, tuple(good)))
+        return [text for text in overrides if text in good], found or [_first_line(whole)]
+    return list(overrides), []
+
+
+def rank(override: str) -> int:
+    """Choices come first: what is chosen decides which keys there are."""
+    key = split(override)[0].lstrip("+~")
+    if key and (CONFIGS / key).is_dir():
+        return 0
+    return 1 if nested.may_choose(parts_of(key)) else 2
+
+
+def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `configs/run.yaml` under `overrides`, before they are checked.
+
+    Raises:
+        HydraException, OmegaConfBaseException, ValueError: an override is not one.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    own = [split(text) for text in overrides if is_own_name(text)]
+    rest = [text for text in overrides if not is_own_name(text)]
+    parser = OverridesParser.create()
+    parsed = [_parsed(parser, text) for text in rest]
+    values = [override for override in parsed if _sets_value(override)]
+    others = [str(override.input_line) for override in parsed if not _sets_value(override)]
+    composed = _with_choices(_composed(tuple(others)), values)
+    config = copy.deepcopy(composed)
+    for override in values:
+        key = override.key_or_group
+        if (parts := _in_open_mapping(composed, key)) is None:
+            whole = OmegaConf.select(composed, key) == {}
+            OmegaConf.update(config, key, override.value(), merge=True, force_add=whole)
+        else:
+            _set(config, parts, override.value())
+    for key, text in own:
+        if (parts := _in_open_mapping(composed, key)) is None:
+            raise ValueError(_UNKNOWN)
+        _set(config, parts, _value(parser, text))
+    return plain(config)
+
+
+def _with_choices(composed: DictConfig, values: Sequence[Override]) -> DictConfig:
+    """What was composed, where another option of a union inside a group has its own defaults."""
+    from omegaconf import OmegaConf
+
+    choices = (nested.chosen(value.key_or_group.split("."), value.value()) for value in values)
+    config = composed
+    for path, kind in dict(choice for choice in choices if choice).items():
+        node = OmegaConf.select(config, key := ".".join(path))
+        if node is not None and (default := nested.instead(path, kind, node)) is not None:
+            config = copy.deepcopy(config)
+            OmegaConf.update(config, key, default, merge=False)
+    return config
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    from hydra.errors import HydraException
+
+    try:
+        return parser.parse_overrides([text])[0]
+    except HydraException:
+        key, value = split(text)
+        if _LIST_OF_WORDS.fullmatch(value):
+            words = [_quoted_word(word.strip()) for word in value[1:-1].split(",")]
+            return parser.parse_override(f"{key}=[{','.join(words)}]")
+        if not value or value[0] in "'\"[{" or set(value) & set(",$\\"):
+            raise
+        quoted = value.replace("'", "\\'")
+        return parser.parse_override(f"{key}='{quoted}'")
+
+
+def _quoted_word(word: str) -> str:
+    """A word of a list in quotes where Hydra's grammar lacks one of its signs."""
+    return word if word.isascii() or word[0] in "'\"" else f"'{word}'"
+
+
+def _in_open_mapping(composed: DictConfig, key: str) -> list[str] | None:
+    """Where in a mapping that the YAML leaves empty `key` is; None if it is in none.
+
+    The names of such a mapping are the user's: `scenario.scaling.columns.age=[20,90]`
+    needs no `+`, and a dot in a name of theirs is a dot.
+    """
+    from omegaconf import OmegaConf
+
+    node: Any = OmegaConf.to_container(composed, resolve=False)
+    parts = parts_of(key)
+    for depth, part in enumerate(parts, start=1):
+        node = node.get(part) if isinstance(node, dict) else None
+        if node == {} and depth < len(parts):
+            return [*parts[:depth], ".".join(parts[depth:])]
+    return None
+
+
+def _set(config: DictConfig, parts: Sequence[str], value: Any) -> None:
+    """Set a value under a name that is the user's, which may hold any sign."""
+    from omegaconf import open_dict
+
+    *parents, name = parts
+    node = config
+    for parent in parents:
+        node = node[parent]
+    with open_dict(node):
+        node[name] = value
+
+
+def _value(parser: OverridesParser, text: str) -> Any:
+    """What the right side of an override stands for."""
+    read = _parsed(parser, f"value={text}")
+    if read.is_sweep_override():
+        raise ValueError("several values are for fedlearn compare")
+    return read.value()
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """What Hydra has composed as plain values, references resolved, without `tuned`."""
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
+    return {str(key): value for key, value in tree.items() if key != "tuned"}
+
+
+def _sets_value(override: Override) -> bool:
+    """Whether an override is `key=value` for a key that stands in the YAML files."""
+    plain = not (override.is_add() or override.is_delete() or override.is_force_add())
+    key = override.key_or_group
+    whole = override.package is not None or override.is_sweep_override() or key.startswith("hydra")
+    return plain and not whole and not (CONFIGS / key).is_dir()
+
+
+@lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """What Hydra composes, references not yet resolved; not to be changed by who gets it."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("run", list(overrides))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> str:
+    key, value = split(override)
+    line = _first_line(error)
+    if is_own_name(override) and line != _UNKNOWN:
+        return f"{override}: {line}"
+    key = key.lstrip("+~")
+    if not key or not ("=" in override or override.startswith("~")):
+        return f"{override}: must have the form key=value"
+    options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
+    if options:
+        near = difflib.get_close_matches(value, options, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{override}: must be one of {', '.join(options)}{hint}"
+    known, unread = _known_keys(good), type(error).__name__ == "OverrideParseException"
+    if key not in known and not unread:
+        near = difflib.get_close_matches(key, known, n=1)
+        return f"{override}: {_UNKNOWN}" + (f"; did you mean {near[0]}?" if near else "")
+    if unread:
+        why = f" ({line})" if " input " in line else ""
+        return (
+            f"{override}: cannot be read{why}; a value with signs in it is put in quotes "
+            f"(\"{key}='...'\"), a mapping with such names is written name by name ('KEY.NAME=...')"
+        )
+    return f"{override}: {line}"
+
+
+@lru_cache(maxsize=8)
+def _known_keys(chosen: tuple[str, ...]) -> tuple[str, ...]:
+    keys: list[str] = []
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for name, child in node.items():
+                keys.append(f"{prefix}{name}")
+                walk(f"{prefix}{name}.", child)
+
+    walk("", compose_tree(chosen))
+    return tuple(keys)

@@ -1,0 +1,58 @@
+"""Unions inside a group: `scenario.scaling` is one of several options, told apart by `kind`.
+
+An option of a group has a YAML, and whoever chooses the option gets its values. A union
+inside a group has none: what stands there belongs to the option that the YAML, or a run's
+file, names. Whoever sets another `kind` therefore gets that option with its own defaults,
+and what belonged to the other goes. What a user wrote besides stays, and is refused where
+it does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, Final, get_args
+
+from fedlearn.data.tables.scaling import Scaling
+
+NESTED: Final[Mapping[tuple[str, ...], Any]] = {("scenario", "scaling"): Scaling}
+"""All of them, by their place in a run's config."""
+
+Path = tuple[str, ...]
+
+
+def option_names(path: Sequence[str]) -> frozenset[str]:
+    """The classes that may stand at `path`; none where there is no union inside a group."""
+    return frozenset(option.__name__ for option in get_args(NESTED.get(tuple(path))))
+
+
+def may_choose(parts: Sequence[str]) -> bool:
+    """Whether a value at `parts` may say which option is meant."""
+    return tuple(parts) in NESTED or (parts[-1] == "kind" and tuple(parts[:-1]) in NESTED)
+
+
+def chosen(parts: Sequence[str], value: Any) -> tuple[Path, Any] | None:
+    """Where and which `kind` is chosen by setting `parts` to `value`; None where none is."""
+    if tuple(parts) in NESTED and isinstance(value, Mapping) and "kind" in value:
+        return tuple(parts), value["kind"]
+    if may_choose(parts) and tuple(parts) not in NESTED:
+        return tuple(parts[:-1]), value
+    return None
+
+
+def instead(path: Path, kind: Any, node: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The defaults of the option `kind`; None where `node` is one, or there is no such option.
+
+    What an option leaves to the user is `???`.
+    """
+    for option in get_args(NESTED[path]):
+        default = {field.name: _default(field) for field in fields(option)}
+        if default["kind"] == kind != node.get("kind"):
+            return default
+    return None
+
+
+def _default(field: Any) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return "???" if field.default is MISSING else field.default

@@ -1,0 +1,181 @@
+"""From YAML values to one frozen, typed `RunConfig`, and back.
+
+Hydra composes the groups of `configs/` (`fedlearn.config.composition`); `compose` turns the
+result into a `RunConfig` once. Every problem is reported
+in one `ConfigError`, by dotted path. `encode` and `decode` are an exact JSON
+round trip, so a run's config travels as one string.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
+
+from fedlearn.algorithms import Strategy
+from fedlearn.audit import Audit, NoAudit
+from fedlearn.config import contradictions, messages
+from fedlearn.config.composition import compose_tree, sift
+from fedlearn.config.engine import Engine
+from fedlearn.config.tracking import NoTracking, Tracking
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import Count, Name, Natural, Positive
+from fedlearn.crypto.settings import Transport
+from fedlearn.data import Partition, Scenario
+from fedlearn.mechanisms import DistributedPrivacy, Population, Privacy, PrivacyPlan, derive
+from fedlearn.metrics.fairness import Fairness, SiteFairness
+from fedlearn.models import Model
+from fedlearn.secagg.settings import SecAgg
+from fedlearn.training.settings import Training
+
+KIND = Discriminator("kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run does; equal configs and seeds give equal runs."""
+
+    experiment: Name
+    scenario: Annotated[Scenario, KIND]
+    partition: Annotated[Partition, KIND]
+    model: Annotated[Model, KIND]
+    training: Training
+    strategy: Annotated[Strategy, KIND]
+    privacy: Annotated[Privacy, KIND]
+    secagg: Annotated[SecAgg, KIND]
+    transport: Annotated[Transport, KIND]
+    engine: Annotated[Engine, KIND]
+    # Later than the first release: a config that was written before still loads.
+    fairness: Annotated[Fairness, KIND] = field(default_factory=SiteFairness)
+    audit: Annotated[Audit, KIND] = field(default_factory=NoAudit)
+    tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)
+    purpose: str = ""
+    """What the model is meant for, in a sentence; model card and report say it."""
+    rounds: Count
+    evaluate_every: Count
+    """Federated evaluation happens after every so many rounds, and after the last."""
+    evaluation: Literal["per_site", "pooled"]
+    """`per_site`: every site releases its test metrics; `pooled`: the sum alone is opened."""
+    reply_timeout: Positive
+    """Seconds that the coordinator waits for replies; who is later has dropped out of that step."""
+    seed: Natural
+    sites: Name | None
+    """Simulations only: the folder of site files, `NAME.yaml`; a site without one has no policy."""
+    out: Name
+    """The folder that the run leaves behind."""
+    resume: bool
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """The config that `configs/run.yaml` and Hydra `overrides` describe.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    good, found = sift(overrides)
+    try:
+        config = load(without_unset(compose_tree(good)))
+    except ConfigError as error:
+        raise ConfigError([*found, *error.problems]) from None
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def without_unset(node: Any) -> Any:
+    """The tree without the values that a YAML leaves to the user (`???`): they are missing."""
+    if isinstance(node, dict):
+        return {key: without_unset(child) for key, child in node.items() if child != "???"}
+    return node
+
+
+def load(tree: dict[str, Any]) -> RunConfig:
+    """A checked config from plain values.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    config = decode(RunConfig, json.dumps(tree))
+    found = contradictions.problems(config)
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def plan_of(config: RunConfig, *, sites: int = 0, dimension: int = 0) -> PrivacyPlan | None:
+    """The privacy of the whole run; the noise is calibrated once, over all rounds.
+
+    Every party derives it by itself from public constants: none takes it from
+    another. Only distributed privacy needs to know how many `sites` have joined
+    and the `dimension` of an update.
+
+    Raises:
+        ConfigError: the config is contradictory or its epsilon cannot be met.
+        ValueError: distributed privacy without sites.
+    """
+    training, population = config.training, None
+    if isinstance(config.privacy, DistributedPrivacy) and sites:
+        records = training.sample_rate * training.nominal_records
+        population = Population(num_clients=sites, dimension=dimension, records_per_step=records)
+    rates = training.sample_rate, training.local_steps, config.rounds
+    return _derived(config.privacy, *rates, population)
+
+
+@lru_cache(maxsize=64)
+def _derived(
+    privacy: Privacy, sample_rate: float, steps: int, rounds: int, population: Population | None
+) -> PrivacyPlan | None:
+    # Calibration takes up to a second, and every message of a site asks for the plan.
+    return derive(
+        privacy,
+        sample_rate=sample_rate,
+        steps_per_round=steps,
+        rounds=rounds,
+        population=population,
+    )
+
+
+# --- JSON ---------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+@cache
+def _root(kind: Hashable) -> type[BaseModel]:
+    # Plain dataclasses take their strictness from the model that holds them.
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    namespace = {"__annotations__": {"value": kind}, "model_config": config, "__module__": __name__}
+    return type("Root", (BaseModel,), namespace)
+
+
+def decode(kind: type[T], text: str) -> T:
+    """The frozen dataclass of type `kind` that `text` (JSON) holds; strict, nothing is coerced.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    try:
+        root = _root(cast(Hashable, kind)).model_validate_json(f'{{"value": {text}}}')
+    except ValidationError as error:
+        raise ConfigError(messages.lines(error.errors())) from None
+    value: T = root.value  # type: ignore[attr-defined]
+    return value
+
+
+def encode(value: Any) -> str:
+    """Canonical JSON of a frozen dataclass; `decode` gives back an equal value."""
+    return json.dumps(to_tree(value), sort_keys=True, separators=(",", ":"))
+
+
+def to_tree(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a frozen dataclass."""
+    return _adapter(cast(Hashable, type(value))).dump_python(value, mode="json")
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(type, kind))

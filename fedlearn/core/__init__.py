@@ -1,0 +1,1 @@
+"""What everything stands on: errors, types of settings, randomness, vectors, rings, files."""

@@ -1,0 +1,66 @@
+"""The errors that users and peers meet, and the exit code that each one means.
+
+An error says name, value, rule and way out. Programming mistakes (a method
+called out of order) stay `RuntimeError` and `TypeError`; they are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FedlearnError(Exception):
+    """A failure that the user can act on; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(FedlearnError):
+    """The configuration or the command line is wrong; carries every problem found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class PrivacyError(FedlearnError):
+    """A privacy budget or a site's policy refused; nothing beyond the budget was released."""
+
+    exit_code = 3
+
+
+class ProtocolError(FedlearnError):
+    """A peer broke the protocol, or too few peers are left to finish it.
+
+    `peer` is the name of the peer at fault (empty when there is none), `step`
+    the protocol step in which it happened.
+    """
+
+    exit_code = 4
+
+    def __init__(self, peer: str, step: str, reason: str) -> None:
+        self.peer, self.step, self.reason = peer, step, reason
+        super().__init__(f"{step}: {peer + ': ' if peer else ''}{reason}")
+
+
+class DataError(FedlearnError):
+    """Data could not be read, or does not match its checksum."""
+
+    exit_code = 5
+
+
+class StoppedError(FedlearnError):
+    """The user stopped the run; what was done is kept. The exit code is 128 + SIGINT."""
+
+    exit_code = 130
+
+
+class UnauthenticatedError(FedlearnError):
+    """Untrusted bytes could not be authenticated; deliberately says nothing about why."""
+
+    exit_code = 4
+
+    def __init__(self) -> None:
+        super().__init__("message could not be authenticated")

@@ -1,0 +1,200 @@
+"""Where identities and rosters lie on a disk: the conventions of `fedlearn keys`.
+
+| file | is |
+|---|---|
+| `keys/NAME` | the private identity, PEM, mode 0600; never leaves the machine |
+| `keys/NAME.pub` | its introduction, to send to the coordinator |
+| `keys/NAME.tls` | a site's key for the transport, see `fedlearn.crypto.certificate_files` |
+| `roster.json` | the signed list of who takes part |
+| `roster.json.pin` | the fingerprint of who may sign that list, as its reader has compared it |
+
+Nothing here replaces a file that exists.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.crypto.certificate_files import new_site_credential, tls_path
+from fedlearn.crypto.codec import name_bytes
+from fedlearn.crypto.identity import Identity, fingerprint
+from fedlearn.crypto.introduction import introduce, read_introduction
+from fedlearn.crypto.roster import Participant, Role, Roster
+
+PUBLIC_SUFFIX: Final = ".pub"
+PIN_SUFFIX: Final = ".pin"
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
+
+
+def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Participant:
+    """Make `folder/name` (private) and `folder/name.pub` from fresh randomness.
+
+    A site also gets `folder/name.tls` (private), its key for the transport, whose
+    certificate is part of `name.pub`.
+
+    Raises:
+        ConfigError: the name cannot be a file's, one of the files exists, or the
+            folder cannot be written to.
+    """
+    _check_name(name)
+    private, public = folder / name, public_path(folder / name)
+    if there := [str(path) for path in (public, tls_path(private)) if path.exists()]:
+        raise ConfigError([f"{path}: exists; an identity is never replaced" for path in there])
+    identity, certificate = Identity.new(), ""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity.save(private)
+        if role == "site":
+            certificate = new_site_credential(private, now).certificate_pem().decode()
+    except OSError as error:
+        raise ConfigError([f"{private}: cannot be written ({error.strerror})"]) from None
+    _write_new(public, introduce(identity, name, role, certificate))
+    return Participant(name=name, role=role, public=identity.public)
+
+
+def public_path(private: Path) -> Path:
+    """Where the introduction of the identity in `private` lies."""
+    return private.with_name(private.name + PUBLIC_SUFFIX)
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file looks like a private identity rather than an introduction."""
+    try:
+        with path.open("rb") as file:
+            return file.read(10) == b"-----BEGIN"
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+
+
+def sign_roster(
+    path: Path, federation: str, introductions: Sequence[Path], authority: Identity
+) -> Roster:
+    """Sign the keys of `introductions` into a new roster at `path`.
+
+    Raises:
+        ConfigError: an introduction is not in order (all of them are named), a
+            name or key appears twice, or `path` exists.
+    """
+    participants: list[Participant] = []
+    problems: list[str] = []
+    for introduction in introductions:
+        try:
+            participants.append(read_introduction(introduction))
+        except ConfigError as error:
+            problems += error.problems
+    if path.exists():
+        problems.append(f"{path}: exists; write the new roster beside it, then move it there")
+    if problems:
+        raise ConfigError(problems)
+    try:
+        roster = Roster.sign(federation, tuple(participants), authority)
+        roster.save(path)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be written ({error.strerror})"]) from None
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    return roster
+
+
+def pin_roster(path: Path, pinned: str) -> Roster:
+    """Note beside a roster whose signature it must carry, from now on.
+
+    Raises:
+        ConfigError: the roster is not in order or signed by somebody else, or
+            another fingerprint is pinned already.
+    """
+    roster = Roster.load(path, checked_fingerprint(pinned))
+    pin = pin_path(path)
+    if pin.exists():
+        if read_pin(path) == pinned:
+            return roster
+        raise ConfigError(
+            [f"{pin}: another fingerprint is pinned; remove the file only if the coordinator "
+             "has changed its identity and said so in person"]
+        )  # fmt: skip
+    _write_new(pin, pinned + "\n")
+    return roster
+
+
+def load_pinned(path: Path) -> Roster:
+    """A roster, if it carries the signature that is pinned beside it.
+
+    Raises:
+        ConfigError: not in order, signed by somebody else, or nothing is pinned.
+    """
+    pinned = read_pin(path)
+    if pinned is None:
+        raise ConfigError(
+            [f"{path}: nobody's signature is pinned; compare the fingerprint with the "
+             f"coordinator, then run: fedlearn keys roster pin {path} FINGERPRINT"]
+        )  # fmt: skip
+    return Roster.load(path, pinned)
+
+
+def load_unpinned(path: Path) -> Roster:
+    """A roster that is unaltered since somebody signed it; who that was, nobody has checked.
+
+    Raises:
+        ConfigError: unreadable, or altered.
+    """
+    try:
+        authority = bytes.fromhex(json.loads(path.read_text(encoding="utf-8"))["authority"])
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConfigError([f"{path}: not a valid roster"]) from None
+    return Roster.load(path, fingerprint(authority))
+
+
+def pin_path(roster: Path) -> Path:
+    """Where the pin of a roster lies."""
+    return roster.with_name(roster.name + PIN_SUFFIX)
+
+
+def read_pin(roster: Path) -> str | None:
+    """The fingerprint that is pinned for a roster, None if nothing is."""
+    path = pin_path(roster)
+    if not path.exists():
+        return None
+    try:
+        return checked_fingerprint(path.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError, ConfigError):
+        raise ConfigError([f"{path}: holds no fingerprint"]) from None
+
+
+def checked_fingerprint(text: str) -> str:
+    """The text itself, if it has the form of a fingerprint; else ConfigError."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise ConfigError(
+            [f"{text}: must be a fingerprint as `fedlearn keys show` prints it: "
+             "eight groups of four hex digits, with hyphens"]
+        )  # fmt: skip
+    return text
+
+
+def _check_name(name: str) -> None:
+    try:
+        length = len(name_bytes(name + PUBLIC_SUFFIX))
+    except ValueError:
+        length = 0
+    # A name becomes two file names and a line on a terminal.
+    fit = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip(" .")
+    if not fit or not length or not name or name[0] == "-" or name.endswith(PUBLIC_SUFFIX):
+        raise ConfigError(
+            [f"{name!r}: cannot be the name of a participant; use letters, digits, '-' and '_', "
+             f"at most {255 - len(PUBLIC_SUFFIX)} bytes"]
+        )  # fmt: skip
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be written ({error.strerror})"]) from None

@@ -1,0 +1,252 @@
+"""What `fedlearn data check PATH` says about one's own data: what was understood, what is wrong.
+
+Here are tables, and the choice between them and texts (`check_text`) and
+pictures (`check_pictures`). Roles of columns are suggestions. Ranges for
+scaling are deliberately not suggested from the data: a range is what the field
+holds possible, and a minimum is somebody's value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from fedlearn.core.errors import DataError
+from fedlearn.data.check import hints, images, texts
+from fedlearn.data.check.report import Report
+from fedlearn.data.partition import Iid
+from fedlearn.data.tables import columns, guess
+from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.table import (
+    Separator,
+    Table,
+    duplicates,
+    guess_separator,
+    read_table,
+    read_text,
+)
+from fedlearn.data.texts.files import is_lines
+from fedlearn.data.texts.huggingface import is_saved
+
+_LABEL = re.compile(
+    r"label|outcome|target|class|y|diagnosis|disease|default(ed)?|death|died|mortality|survived"
+    r"|readmitted|readmission|relapse|churn(ed)?|fraud|status"
+    r"|klasse|zielgröße|ergebnis|diagnose|befund|erkrankt|verstorben|tod|ausfall|betrug|gekündigt"
+    r"|wiederaufnahme|rückfall|zahlungsausfall|classe|cible|résultat|diagnostic|décès|décédée?"
+    r"|réadmission|rechute|défaut|fraude|gravité",
+    re.IGNORECASE,
+)
+_CLASS = re.compile(
+    _LABEL.pattern
+    + r"|(.*[ _-])?(kind|type|category|topic|chapter|intent|sentiment|art|kategorie|thema)",
+    re.IGNORECASE,
+)
+_SITE = re.compile(
+    r".*(site|hospital|cent(er|re)|[ck]lini[ck]|bank|branch|shop|store|firm|office|region|country"
+    r"|krankenhaus|standort|filiale|praxis|kanzlei|niederlassung"
+    r"|h[ôo]pital|agence|succursale|établissement).*|haus|werk",
+    re.IGNORECASE,
+)
+_MAX_CLASSES = 10
+_MAX_CATEGORIES = 50
+
+
+def check(path: Path) -> Report:
+    """Inspects one's own data; problems are part of the report, with line numbers or file names.
+
+    A table (CSV or Parquet), texts (a table with a column of them, a file of JSON
+    objects, a folder that Hugging Face `datasets` saved), or pictures (in folders,
+    or .npz). Encoding and separator of a table, its decimal sign and what stands for a
+    gap are guessed; where they are not the usual ones, the suggested settings say so.
+
+    Raises:
+        ConfigError: a package is missing.
+
+    """
+    try:
+        return _checked(path)
+    except DataError as error:
+        return Report(path=path, problems=tuple(str(error).splitlines()))
+
+
+def _checked(path: Path) -> Report:
+    if is_saved(path):
+        table, facts = texts.table_of_saved(path)
+        return _texts(path, table, facts, "huggingface")
+    if path.is_dir():
+        return images.check_folder(path)
+    if path.suffix == ".npz":
+        return images.check_archive(path)
+    if is_parquet(path):
+        return _table(path, read_parquet(path), None, [])
+    encoding = guess.encoding_of(path)
+    written = [] if encoding == "utf-8" else [f"scenario.encoding={encoding}"]
+    if is_lines(path):
+        table, facts = texts.table_of_lines(path, encoding)
+        return _texts(path, table, facts, "text", written)
+    separator = guess_separator(read_text(path, encoding))
+    written += [] if separator == "comma" else [f"scenario.separator={separator}"]
+    table = read_table(path, separator=separator, encoding=encoding)
+    report = _table(path, table, separator, written)
+    if not report.texts:
+        return report
+    # Read as texts, only three of its columns matter.
+    as_table = tuple(f"as a table (scenario=csv), {problem}" for problem in report.problems)
+    as_texts = replace(report, hints=(*report.hints, *as_table), problems=())
+    return texts.with_texts(as_texts, table, "text", written)
+
+
+def _texts(
+    path: Path, table: Table, facts: tuple[str, ...], scenario: str, written: Sequence[str] = ()
+) -> Report:
+    """A file or folder that only a scenario of texts reads."""
+    report = replace(
+        _table(path, table, None, []), kind="texts", facts=facts, hints=(), problems=()
+    )
+    if report.texts:
+        return texts.with_texts(report, table, scenario, written)
+    there = ", ".join(table.header) or "none"
+    problem = f"{path}: no column could be the text, which has several words; there are {there}"
+    return replace(report, problems=(problem,))
+
+
+def _table(path: Path, table: Table, separator: Separator | None, written: Sequence[str]) -> Report:
+    writing = guess.writing_of(table)
+    describe = partial(columns.describe, missing=writing.missing, decimal=writing.decimal)
+    found = tuple(describe(name, table.cells(name)) for name in table.header)
+    of_texts = texts.text_columns(table, found)
+    others = [column for column in found if column.name not in of_texts]
+    labels = _classes_of_texts(others, len(table)) if of_texts else _labels(others)
+    sites = _sites([column for column in found if column.name not in (*of_texts, *labels[:1])])
+    dropped = [guess.quoted(column.name) for column in found if _cannot_be_learned(column)]
+    number = _number_of_sites(table, sites)
+    settings = [
+        "scenario=csv",
+        f"scenario.path={guess.quoted(str(path))}",
+        f"scenario.label={guess.quoted(labels[0]) if labels else 'COLUMN'}",
+        f"scenario.site={guess.quoted(sites[0])}" if _named(sites, _SITE) else "partition=iid",
+        *written,
+        *writing.settings(),
+        *([f"scenario.drop=[{','.join(dropped)}]"] if dropped else []),
+        f"training.nominal_records={_records_a_site(table, number)}",
+        # Of a sum over two a site would only have to take away its own part.
+        *(["secagg=off"] if number == 2 else []),
+    ]
+    return Report(
+        path=path,
+        kind="a table",
+        records=len(table),
+        separator=separator,
+        counted=table.counted,
+        columns=found,
+        texts=of_texts,
+        labels=labels,
+        sites=sites,
+        duplicates=tuple(table.lines[i] for i in duplicates(table)),
+        facts=tuple(_facts(writing)),
+        hints=tuple(hints.hints(table, found, labels[:1], writing, of_texts)),
+        problems=(*_problems(table, found), *_no_label(found, labels)),
+        settings=tuple(settings),
+    )
+
+
+def _facts(writing: guess.Writing) -> Iterator[str]:
+    if writing.decimal == ",":
+        yield "numbers are written with a comma, as in 0,5"
+    if writing.gaps:
+        signs = ", ".join(map(repr, writing.gaps))
+        yield f"among numbers, taken for gaps: {signs}"
+
+
+def _classes_of_texts(found: Sequence[Column], records: int) -> tuple[str, ...]:
+    """As `_labels`; texts may have more classes than a table, and other names for them."""
+    most = min(_MAX_CATEGORIES, records // 2)
+    few = [c for c in found if 2 <= c.distinct <= most and not c.identifier]
+    return _likely_first(few, _CLASS)
+
+
+def _labels(found: Sequence[Column]) -> tuple[str, ...]:
+    few = [c for c in found if 2 <= c.distinct <= _MAX_CLASSES and not c.identifier]
+    return _likely_first(few, _LABEL)
+
+
+def _sites(found: Sequence[Column]) -> tuple[str, ...]:
+    several = [c for c in found if c.distinct >= 2 and c.kind == "categorical"]
+    named = [c for c in found if _SITE.fullmatch(c.name) and c.distinct >= 2]
+    few = [c for c in several if c.distinct <= _MAX_CATEGORIES and c not in named]
+    return _likely_first([*named, *(c for c in few if not c.identifier)], _SITE)
+
+
+def _named(names: Sequence[str], pattern: re.Pattern[str]) -> bool:
+    """Whether the likeliest of `names` is called as such: what looks alike may be anything."""
+    return bool(names) and pattern.fullmatch(names[0]) is not None
+
+
+def _number_of_sites(table: Table, sites: Sequence[str]) -> int:
+    """As the suggested command has it."""
+    return len(set(table.column(sites[0]))) if _named(sites, _SITE) else Iid().num_sites
+
+
+def _records_a_site(table: Table, number: int) -> int:
+    """How many records a site trains on, in the mean and roughly: how many there are is public."""
+    return hints.roughly(len(table) * (1 - Csv.test_fraction) / number)
+
+
+def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """Those that are called so; then those without gaps, with few values, further to the right."""
+
+    def unlikely(place: int) -> tuple[bool, bool, int, int]:
+        one = found[place]
+        unnamed = pattern.fullmatch(one.name) is None
+        return unnamed, one.missing > 0, one.distinct, -place
+
+    return tuple(found[place].name for place in sorted(range(len(found)), key=unlikely))
+
+
+def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[str]:
+    """A table without a column that could be learned; one that is called so has one value only."""
+    if labels:
+        return
+    constant = [c for c in found if c.distinct == 1 and _LABEL.fullmatch(c.name)]
+    for column in constant:
+        value = column.categories[0]
+        yield f"column {column.name!r}: every record is {value!r}; there is nothing to learn"
+    if not constant:
+        yield (
+            f"no column could be the label, which has 2 to {_MAX_CLASSES} different values: "
+            "group those of the column that is to be predicted"
+        )
+
+
+def _cannot_be_learned(column: Column) -> bool:
+    return bool(column.identifier) or column.kind == "empty" or _has_many_values(column)
+
+
+def _has_many_values(column: Column) -> bool:
+    return column.kind == "categorical" and column.distinct > _MAX_CATEGORIES
+
+
+def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
+    for column in found:
+        if column.identifier:
+            remedy = columns.remedy(column.identifier)
+            yield f"column {column.name!r}: {column.identifier}; {remedy}"
+        elif column.not_numbers:
+            yield f"column {column.name!r}: {table.places(column.not_numbers)}: not a number"
+        elif column.kind == "empty":
+            yield f"column {column.name!r}: holds nothing"
+        elif _has_many_values(column) and columns.groups_thousands(table.cells(column.name)):
+            yield (
+                f"column {column.name!r}: numbers with a sign between thousands, as in "
+                f"{column.categories[0]}; write them without"
+            )
+        elif _has_many_values(column):
+            yield (
+                f"column {column.name!r}: {column.distinct} different values; "
+                "text, or an identifier?"
+            )

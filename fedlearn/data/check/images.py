@@ -1,0 +1,181 @@
+"""What `fedlearn data check` says of pictures: in folders that are called as classes, or in .npz.
+
+Every picture is opened as for a run, so all that are damaged are named at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedlearn.core.errors import DataError
+from fedlearn.data.check.report import SHOWN, Report, sizes_in_words, some
+from fedlearn.data.images import medmnist
+from fedlearn.data.images.folders import Images, Picture, pictures_in, read_picture, visible
+from fedlearn.data.images.medmnist import MedMnist
+from fedlearn.data.tables.guess import quoted
+
+_PIXELS = 8
+"""Side that a picture is made into to see whether it can be read."""
+
+
+def check_folder(root: Path) -> Report:
+    """A folder of pictures, by class or by site and class; which, its depth tells.
+
+    Raises:
+        DataError: it is laid out otherwise; every file that is in the wrong place.
+    """
+    inside = visible(root)
+    if inside and all(one.is_file() for one in inside):
+        raise DataError(
+            f"{root}: is a folder of {len(inside)} files; name one of them (first: "
+            f"{inside[0].name}), or lay pictures out in a folder for every class"
+        )
+    config = Images(path=str(root), sites=_by_site(root))
+    found = list(pictures_in(config, root))
+    sizes, broken = _opened(found)
+    classes = Counter(one.label for one in found)
+    settings = ["scenario=images", f"scenario.path={quoted(str(root))}", "model=cnn"]
+    settings += ["scenario.sites=true"] if config.sites else ["partition=iid"]
+    facts = [sizes_in_words("classes", dict(sorted(classes.items())))]
+    if config.sites:
+        sites = Counter(one.site for one in found)
+        facts.append(sizes_in_words("sites", dict(sorted(sites.items()))))
+    return Report(
+        path=root,
+        kind="pictures in folders",
+        records=len(found),
+        facts=(*facts, *_sizes(sizes)),
+        hints=(*_copies(root, found), *_few(classes)),
+        problems=(*_one_class(root, classes), *broken),
+        settings=tuple(settings),
+    )
+
+
+def check_archive(path: Path) -> Report:
+    """A file in the form of MedMNIST.
+
+    Raises:
+        DataError: it is none, or what it holds cannot be learned from.
+    """
+    pool = medmnist.load(MedMnist(path=str(path)), path.parent, np.random.default_rng(0))
+    digests = [hashlib.sha256(one).digest() for one in pool.features]
+    channels, height, width = pool.features.shape[1:]
+    test = len(pool) - int(pool.is_train.sum())
+    names, counts = np.unique(pool.labels[pool.is_train], return_counts=True)
+    sizes = {pool.task.classes[i]: int(n) for i, n in zip(names, counts, strict=True)}
+    with np.load(path, allow_pickle=False) as file:
+        kept = [name.removeprefix("train_") for name in file.files if name.startswith("train_")]
+    groups = [name for name in kept if name not in ("images", "labels")]
+    sites = (
+        [f"scenario.groups={groups[0]}", "scenario.num_sites=5"] if groups else ["partition=iid"]
+    )
+    return Report(
+        path=path,
+        kind="pictures in the form of MedMNIST",
+        records=len(pool),
+        facts=(
+            f"{len(pool) - test:,} pictures to train on and {test:,} to test on, of {height} x "
+            f"{width} pixels and {channels} channel{'s' if channels > 1 else ''}",
+            sizes_in_words("classes in training", sizes),
+            *([f"could be the groups (scenario.groups): {some(groups)}"] if groups else []),
+        ),
+        hints=tuple(_repeated(digests, pool.labels.tolist(), pool.is_train.tolist())),
+        settings=(
+            "scenario=medmnist",
+            f"scenario.path={quoted(str(path))}",
+            *sites,
+            "model=cnn",
+        ),
+    )
+
+
+def _by_site(root: Path) -> bool:
+    """Whether there are folders in the folders, and no pictures beside them."""
+    first = [one for one in visible(root) if one.is_dir()]
+    inside = [two for one in first for two in visible(one)]
+    return bool(inside) and all(two.is_dir() for two in inside)
+
+
+def _opened(found: Sequence[Picture]) -> tuple[list[tuple[int, int]], list[str]]:
+    """Width and height of the pictures that can be read, and what is wrong with the others."""
+    from PIL import Image
+
+    sizes, broken = [], []
+    for one in found:
+        try:
+            read_picture(one.path, _PIXELS, "colour")
+        except DataError as error:
+            broken.append(str(error))
+            continue
+        with Image.open(one.path) as opened:
+            sizes.append(opened.size)
+    return sizes, broken
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> Iterator[str]:
+    if not sizes:
+        return
+    widths, heights = zip(*sizes, strict=True)
+    small, large = min(zip(widths, heights, strict=True)), max(zip(widths, heights, strict=True))
+    if small == large:
+        yield f"all are {small[0]} x {small[1]} pixels"
+    else:
+        yield (
+            f"from {min(widths)} to {max(widths)} pixels wide and from {min(heights)} to "
+            f"{max(heights)} high; scenario.size makes them one size"
+        )
+
+
+def _copies(root: Path, found: Sequence[Picture]) -> Iterator[str]:
+    """Files with the same bytes, and those of them that are in two classes or at two sites."""
+    first: dict[bytes, Picture] = {}
+    pairs = []
+    for one in found:
+        before = first.setdefault(hashlib.sha256(one.path.read_bytes()).digest(), one)
+        if before is not one:
+            pairs.append((before, one))
+    kinds = {
+        "copies in another class": [p for p in pairs if p[0].label != p[1].label],
+        "copies at another site": [
+            p for p in pairs if p[0].label == p[1].label and p[0].site != p[1].site
+        ],
+        "copies": [p for p in pairs if (p[0].label, p[0].site) == (p[1].label, p[1].site)],
+    }
+    for what, of_kind in kinds.items():
+        if of_kind:
+            named = [
+                f"{b.path.relative_to(root)} of {a.path.relative_to(root)}" for a, b in of_kind
+            ]
+            yield f"{len(of_kind)} {what}: {some(named)}"
+
+
+def _few(classes: Counter[str]) -> Iterator[str]:
+    if few := [name for name, count in sorted(classes.items()) if count < 2]:
+        yield f"one picture only, so nothing of it is tested: class {some(few)}"
+
+
+def _one_class(root: Path, classes: Counter[str]) -> Iterator[str]:
+    if len(classes) < 2:
+        yield f"{root}: one class only ({next(iter(classes))!r}); there is nothing to learn"
+
+
+def _repeated(
+    digests: Sequence[bytes], labels: Sequence[int], is_train: Sequence[bool]
+) -> Iterator[str]:
+    first: dict[bytes, int] = {}
+    pairs = [(first.setdefault(d, i), i) for i, d in enumerate(digests)]
+    pairs = [(a, b) for a, b in pairs if a != b]
+    train = sum(is_train)
+    crossing = [(a, b) for a, b in pairs if is_train[a] != is_train[b]]
+    if crossing:
+        shown = [f"test {b - train} is train {a}" for a, b in crossing[:SHOWN]]
+        yield f"{len(crossing)} test pictures are training pictures as well: {', '.join(shown)}"
+    if inside := len(pairs) - len(crossing):
+        yield f"{inside} pictures are copies of others in the same part"
+    if other := sum(labels[a] != labels[b] for a, b in pairs):
+        yield f"{other} copies have another label than the first of them"

@@ -1,0 +1,180 @@
+"""What `fedlearn data check` says of texts: in a table, in lines of JSON, in a saved data set.
+
+All three come here as a table of cells. Which column holds the texts is found
+from what it holds: several words a cell, hardly ever the same twice.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedlearn.core.errors import DataError
+from fedlearn.data.check.report import Report, sizes_in_words, some
+from fedlearn.data.tables import parquet
+from fedlearn.data.tables.cells import encode, join
+from fedlearn.data.tables.columns import MISSING, Column
+from fedlearn.data.tables.guess import quoted
+from fedlearn.data.tables.table import Table, some_lines
+from fedlearn.data.texts import huggingface
+from fedlearn.data.texts.files import cell, lines_of_lists, read_objects
+from fedlearn.data.texts.tokens import Tokenizer
+
+_WORDS = 4
+"""Words that a cell of texts holds, in the middle."""
+
+
+def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
+    """The columns that hold texts, that with the longest first."""
+    lengths = {}
+    for column in found:
+        if column.kind != "categorical":
+            continue
+        cells = [one for one in table.column(column.name) if one not in MISSING]
+        middle = statistics.median(len(one.split()) for one in cells) if cells else 0
+        if column.distinct > len(cells) / 2 and middle >= _WORDS:
+            lengths[column.name] = middle
+    return tuple(sorted(lengths, key=lambda name: -lengths[name]))
+
+
+def with_texts(report: Report, table: Table, scenario: str, written: Sequence[str]) -> Report:
+    """`report`, on a table with `report.texts`, with what there is to say of the first of them.
+
+    `written` are the settings that say how the file is written.
+    """
+    text, label = report.texts[0], next(iter(report.labels), None)
+    sites = ("scenario.site=", "partition=")
+    settings = [
+        f"scenario={scenario}",
+        f"scenario.path={quoted(str(report.path))}",
+        f"scenario.text={quoted(text)}",
+        f"scenario.label={quoted(label) if label else 'COLUMN'}",
+        *(setting for setting in report.settings if setting.startswith(sites)),
+        *written,
+        "model=text",
+    ]
+    labelled = _labelled(table, text, label) if label else ()
+    return replace(
+        report,
+        kind="texts",
+        facts=(*report.facts, *_facts(table, text, label)),
+        hints=(*report.hints, *_hints(table, text), *labelled),
+        problems=(*report.problems, *([] if label else [_no_label(report)])),
+        settings=tuple(settings),
+    )
+
+
+def table_of_lines(path: Path, encoding: str) -> tuple[Table, tuple[str, ...]]:
+    """A file of JSON objects as a table, and facts; a key that an object lacks is an empty cell.
+
+    Keys whose values are lists, wherever they are given, are left aside.
+
+    Raises:
+        DataError: lines are no objects, or hold a list where others hold none; all of them.
+    """
+    rows = read_objects(path, encoding)
+    keys = dict.fromkeys(key for _, row in rows for key in row)
+    found = {key: lines_of_lists(rows, key) for key in keys}
+    given = {key: sum(row.get(key) is not None for _, row in rows) for key in found}
+    aside = [key for key, lines in found.items() if lines and len(lines) == given[key]]
+    header = tuple(key for key in found if key not in aside)
+    if wrong := {key: found[key] for key in header if found[key]}:
+        raise DataError(
+            "\n".join(
+                f"{path}: {some_lines(lines)}: {key!r} holds no text and no number"
+                for key, lines in wrong.items()
+            )
+        )
+    columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in header)
+    table = Table(header=header, columns=columns, lines=tuple(line for line, _ in rows))
+    return table, tuple(_left_aside(aside))
+
+
+def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
+    """A saved data set as a table of its scalar columns, rows counted over all splits; and facts.
+
+    Raises:
+        DataError: the folder or one of its files cannot be read.
+        ConfigError: pyarrow is missing.
+    """
+    folders = huggingface.splits_of(path)
+    splits = {name: huggingface.read_split(folder) for name, folder in folders.items()}
+    first, about = splits["train"], folders["train"]
+    readable = [f.name for f in first.schema if parquet.reader_of(f.type) is not None]
+    names = {one: huggingface.class_names(about, one) for one in readable}
+    columns = tuple(
+        join([encode(_cells(split, name, names[name])) for split in splits.values()])
+        for name in readable
+    )
+    facts = [sizes_in_words("splits", {name: split.num_rows for name, split in splits.items()})]
+    facts += _left_aside([name for name in first.column_names if name not in readable])
+    lines = range(1, sum(split.num_rows for split in splits.values()) + 1)
+    table = Table(header=tuple(readable), columns=columns, lines=lines, counted="row")
+    return table, tuple(facts)
+
+
+def _left_aside(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"not looked at, for they hold no text and no number: {some(names)}"
+
+
+def _cells(split: Any, name: str, names: list[str]) -> list[str]:
+    if name not in split.column_names:
+        raise DataError(f"split without column {name!r}; there are {', '.join(split.column_names)}")
+    return [huggingface.label_of(value, names) for value in split.column(name).to_pylist()]
+
+
+def _no_label(report: Report) -> str:
+    return (
+        f"{report.path}: no column could be the label, which has a few different values; there "
+        f"are {', '.join(column.name for column in report.columns)}"
+    )
+
+
+def _facts(table: Table, text: str, label: str | None) -> Iterator[str]:
+    lengths = [len(one.split()) for one in table.column(text)]
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    yield (
+        f"column {text!r}: texts of {statistics.median(lengths):g} words in the middle; the "
+        f"longest has {lengths[longest]:,} ({table.places([longest])})"
+    )
+    if label:
+        cells = [one for one in table.column(label) if one not in MISSING]
+        sizes = {value: cells.count(value) for value in sorted(set(cells))}
+        yield sizes_in_words(f"classes in column {label!r}", sizes)
+
+
+def _hints(table: Table, text: str) -> Iterator[str]:
+    cells = table.column(text)
+    if empty := [i for i, one in enumerate(cells) if not one]:
+        yield f"{table.places(empty)}: no text; left out in training"
+    most = Tokenizer().max_length
+    if long := [i for i, one in enumerate(cells) if len(one.split()) > most]:
+        yield (
+            f"{table.places(long)}: longer than {most} words; scenario.tokenizer.max_length="
+            f"{most} cuts them off there, at the latest"
+        )
+
+
+def _labelled(table: Table, text: str, label: str) -> Iterator[str]:
+    """What the labels have against themselves; `label` is the likely column only."""
+    labels = table.column(label)
+    if absent := [i for i, one in enumerate(labels) if not one]:
+        yield f"{table.places(absent)}: no {label!r}; left out in training"
+    for value in sorted(set(labels) - {""}):
+        if labels.count(value) == 1:
+            place = table.places([labels.index(value)])
+            yield (
+                f"{place}: the only record with {label!r} {value!r}; a class takes at least two, "
+                "so leave it out or group classes"
+            )
+    first: dict[str, int] = {}
+    cells = table.column(text)
+    other = [
+        i for i, one in enumerate(cells) if one and labels[first.setdefault(one, i)] != labels[i]
+    ]
+    if other:
+        yield f"{table.places(other)}: the text of an earlier record with another {label!r}"

@@ -1,0 +1,1 @@
+"""Known public data sets, each checked by its SHA-256."""

@@ -1,0 +1,97 @@
+"""Scenario `codes`: phrases of diagnoses, to be filed under a chapter of ICD-10-CM.
+
+The classification's own words (the US edition of April 2026): the description
+of every code, and the terms that it says it includes; 59,576 different
+phrases, 22 chapters. Phrases of one category (the first three characters of a
+code) are close in wording and are never parted between training and test. It
+is terminology, not clinical notes, and comes without sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import numpy as np
+
+from fedlearn.core.rng import Streams
+from fedlearn.core.settings import Natural, Probability
+from fedlearn.data.datasets.archives import ARCHIVES, read_member
+from fedlearn.data.pool import Pool
+from fedlearn.data.texts.documents import Documents, held_out_groups, numbered, pool_of
+from fedlearn.data.texts.tokens import Tokenizer
+
+CLASSES = tuple(f"{number:02d}" for number in range(1, 23))
+SIZE = 59576
+
+_MEMBER = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """ICD-10-CM phrases; whole categories are held out for the test.
+
+    `split` is which draw of test categories it is: the same for every seed of a
+    run, so that no seed is tested on what settings were chosen with.
+    """
+
+    kind: Literal["codes"] = "codes"
+    test_fraction: Probability = 0.25
+    split: Natural = 0
+    tokenizer: Tokenizer = field(default_factory=lambda: Tokenizer(max_length=32))
+
+
+@dataclass(frozen=True)
+class _Phrase:
+    chapter: str
+    category: str
+    text: str
+
+
+def load(config: Codes, cache: Path) -> Pool:
+    """The 59,576 phrases, fetched when they are not in the cache; they know their category.
+
+    Raises:
+        DataError: the archive is altered, or neither cached nor to be had.
+    """
+    root = ElementTree.fromstring(read_member(ARCHIVES["codes"], _MEMBER, cache))
+    first: dict[str, _Phrase] = {}
+    for phrase in _phrases(root):
+        first.setdefault(phrase.text, phrase)
+    phrases = list(first.values())
+    classes, labels = numbered([phrase.chapter for phrase in phrases])
+    categories = np.array([phrase.category for phrase in phrases])
+    rng = Streams(config.split).get("codes")
+    return pool_of(
+        Documents(
+            name="codes",
+            texts=[phrase.text for phrase in phrases],
+            classes=classes,
+            labels=labels,
+            is_train=~held_out_groups(categories, config.test_fraction, rng),
+            attributes={"category": categories},
+        ),
+        config.tokenizer,
+        cache,
+    )
+
+
+def _phrases(root: ElementTree.Element) -> Iterator[_Phrase]:
+    for chapter in root.iter("chapter"):
+        number = f"{int(chapter.findtext('name', '')):02d}"
+        for section in chapter.findall("section"):
+            for code in section.iter("diag"):
+                category = code.findtext("name", "")[:3]
+                for text in _wordings(code):
+                    yield _Phrase(number, category, text)
+
+
+def _wordings(code: ElementTree.Element) -> Iterator[str]:
+    """The description of a code, then the terms that it includes."""
+    kinds = ("desc", "inclusionTerm/note", "includes/note")
+    for element in (element for kind in kinds for element in code.findall(kind)):
+        if element.text:
+            yield element.text

@@ -1,0 +1,1 @@
+"""Images: folders of them, and files in MedMNIST's form."""

@@ -1,0 +1,224 @@
+"""Scenario `medmnist`: pictures in the file form of MedMNIST, known sets or one's own.
+
+A file `.npz` holds `{train,val,test}_images`, uint8[n, height, width] or with
+three channels last, and `{train,val,test}_labels`, one number each; it may hold
+`{train,val,test}_<groups>`, whole numbers that say which pictures belong
+together. The known sets (Yang et al. 2023, "MedMNIST v2") are brought from
+their official address and checked by the MD5 that is published with them,
+which finds damage; against malice it is weak, so do not take a set from
+another place by it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.settings import Natural, Positive
+from fedlearn.data.datasets import download
+from fedlearn.data.groups import sites_of_groups
+from fedlearn.data.images.medmnist_sets import SETS
+from fedlearn.data.images.pixels import as_records, check_memory, empty_classes, form_of
+from fedlearn.data.pool import Pool
+from fedlearn.tasks import Task
+
+_MAX_CLASSES = 1000
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedMnist:
+    """A set by `name`, or a file by `path`."""
+
+    kind: Literal["medmnist"] = "medmnist"
+    name: str = ""
+    path: str = ""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of an own file, in the order of their numbers; else the numbers."""
+    groups: str = ""
+    """What the array of groups is called after `train_`: `groups`; empty: there is none."""
+    num_sites: Natural = 0
+    """Natural sites, to which whole groups are dealt, or single pictures where there are no
+    groups; 0: every group is a site."""
+    test: Literal["test", "val"] = "test"
+    """What is tested on. Choose settings on `val`; neither is ever trained on."""
+    max_gigabytes: Positive = 4.0
+    """Largest size of the pictures in memory, as float32."""
+
+
+def medmnist_problems(config: MedMnist) -> Iterator[str]:
+    """What is wrong with the config by itself, as `dotted.path: reason` lines."""
+    if bool(config.name) == bool(config.path):
+        yield (
+            "scenario.path: name a file (scenario.path=my.npz) or a known set "
+            f"(scenario.name={next(iter(SETS))}), one of the two"
+        )
+    elif config.name and config.name not in SETS:
+        yield f"scenario.name={config.name}: must be one of {', '.join(SETS)}"
+    if config.classes and config.name:
+        yield "scenario.classes: a known set has its own"
+
+
+def load(config: MedMnist, cache: Path, rng: np.random.Generator) -> Pool:
+    """The training records of the file, and those to test on; `rng` deals groups to sites.
+
+    Raises:
+        DataError: the file is not there, is damaged, or holds what cannot be learned from.
+        ConfigError: the config contradicts itself.
+    """
+    if found := list(medmnist_problems(config)):
+        raise ConfigError(found)
+    path = _path(config, cache)
+    try:
+        with path.open("rb") as content:  # numpy would leave a damaged one open
+            file = np.load(content, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: is a single array; a .npz file is needed")
+            with file:
+                return _pool(config, path, file, rng)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read as a .npz file of numbers ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _path(config: MedMnist, cache: Path) -> Path:
+    if config.name:
+        return download.fetch(SETS[config.name].file, cache)
+    path = Path(config.path)
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a folder; name the .npz file in it, or choose scenario=images for a "
+            "folder of pictures"
+        )
+    return path
+
+
+def _pool(
+    config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, rng: np.random.Generator
+) -> Pool:
+    parts = ("train", config.test)
+    shapes = [_shape(path, file, f"{part}_images") for part in parts]
+    if shapes[0][1:] != shapes[1][1:]:
+        raise DataError(f"{path}: training pictures are {shapes[0][1:]}, others {shapes[1][1:]}")
+    form = form_of(shapes[0])
+    check_memory(str(path), sum(shape[0] for shape in shapes), form, config.max_gigabytes)
+    labels = [
+        _labels(path, file, part, shape[0]) for part, shape in zip(parts, shapes, strict=True)
+    ]
+    is_train = np.repeat([True, False], [len(part) for part in labels])
+    together = np.concatenate(labels)
+    classes = _classes(config, path, together)
+    if found := empty_classes(together, is_train, classes):
+        raise DataError("\n".join(f"{path}: {problem}" for problem in found))
+    groups = _groups(config, path, file, [len(part) for part in labels])
+    pictures = [as_records(_array(path, file, f"{part}_images")) for part in parts]
+    return Pool(
+        name=config.name or path.stem,
+        task=Task(input=form, classes=classes),
+        features=np.concatenate(pictures),
+        labels=together,
+        is_train=is_train,
+        natural_site=_sites(config, groups, is_train, rng),
+        notes=tuple(_notes(path, groups, is_train)),
+    )
+
+
+def _shape(path: Path, file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+    """The shape of an array of pictures, from its header alone."""
+    _require(path, file, name)
+    assert file.zip is not None  # noqa: S101  (it is open)
+    with file.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version == (1, 0):
+            shape, _, number = np.lib.format.read_array_header_1_0(member)
+        else:
+            shape, _, number = np.lib.format.read_array_header_2_0(member)
+    if number != np.uint8:
+        raise DataError(f"{path}: {name} holds {number}; pictures are uint8, 0 to 255")
+    if len(shape) != 3 and not (len(shape) == 4 and shape[3] in _CHANNELS):
+        raise DataError(
+            f"{path}: {name} has shape {shape}; pictures are [n, height, width], or "
+            "[n, height, width, channels] with 1, 3 or 4 channels (volumes are not taken)"
+        )
+    return tuple(int(side) for side in shape)
+
+
+def _labels(path: Path, file: np.lib.npyio.NpzFile, part: str, count: int) -> NDArray[np.int64]:
+    name = f"{part}_labels"
+    values = _array(path, file, name)
+    if values.ndim == 2 and values.shape[1] > 1:
+        raise DataError(f"{path}: {name} has {values.shape[1]} labels per picture; one is needed")
+    if values.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name} holds {values.dtype}; classes are whole numbers")
+    flat = values.reshape(-1)
+    if len(flat) != count:
+        raise DataError(f"{path}: {count} {part}_images and {len(flat)} {name}")
+    if count and not 0 <= flat.min() <= flat.max() < _MAX_CLASSES:
+        raise DataError(f"{path}: {name} holds {flat.min()} to {flat.max()}; classes count from 0")
+    return flat.astype(np.int64)
+
+
+def _classes(config: MedMnist, path: Path, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    count = int(labels.max(initial=0)) + 1
+    given = SETS[config.name].classes if config.name else config.classes
+    if given and len(given) < count:
+        raise DataError(f"{path}: holds class {count - 1}, and {len(given)} classes are named")
+    return given or tuple(str(number) for number in range(count))
+
+
+def _groups(
+    config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, counts: list[int]
+) -> NDArray[np.int64] | None:
+    if not config.groups:
+        return None
+    names = [f"{part}_{config.groups}" for part in ("train", config.test)]
+    found = [_array(path, file, name).reshape(-1) for name in names]
+    for name, values, count in zip(names, found, counts, strict=True):
+        if values.dtype.kind not in "iu" or len(values) != count:
+            raise DataError(
+                f"{path}: {name} must hold one whole number for each of {count} pictures"
+            )
+    return np.concatenate(found).astype(np.int64)
+
+
+def _sites(
+    config: MedMnist,
+    groups: NDArray[np.int64] | None,
+    is_train: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> NDArray[np.str_] | None:
+    if groups is None and not config.num_sites:
+        return None
+    together = np.arange(len(is_train)) if groups is None else groups
+    return sites_of_groups(together, is_train, config.num_sites, rng)
+
+
+def _notes(
+    path: Path, groups: NDArray[np.int64] | None, is_train: NDArray[np.bool_]
+) -> Iterator[str]:
+    if groups is not None:
+        shared = np.intersect1d(groups[is_train], groups[~is_train])
+        if len(shared):
+            yield (
+                f"{path}: {len(shared)} groups are in training and in test alike; if pictures of "
+                "one group are of one person, test figures are too good"
+            )
+
+
+def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:
+    _require(path, file, name)
+    found: NDArray[Any] = file[name]
+    return found
+
+
+def _require(path: Path, file: np.lib.npyio.NpzFile, name: str) -> None:
+    if name not in file:
+        raise DataError(f"{path}: holds no array {name!r}; there are {', '.join(file.files)}")

@@ -1,0 +1,1 @@
+"""Tables: reading, checking and scaling columns."""

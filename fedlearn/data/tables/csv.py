@@ -1,0 +1,311 @@
+"""Scenario `csv`: one's own table (CSV or Parquet), with a label and perhaps a site column.
+
+What a column is and which categories it has is found from the whole table:
+in a study that is the experimenter's table; where sites may not even learn
+each other's categories, name them (`numeric`, `categories`) and nothing is
+found. Values are scaled by public ranges; a model encodes those
+that have none, at places that are the same for all columns.
+
+Missing values: a label makes its record be left out (with a note); a category
+becomes code 0; a number becomes 0 after scaling (the middle of its range) and
+a further column `<name>_missing` is 1 there.
+
+With `record` and `time` the table is in long form, see `fedlearn.data.tables.series`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.errors import DataError
+from fedlearn.core.settings import Count, Name, Probability
+from fedlearn.data.pool import Pool
+from fedlearn.data.split import stratified
+from fedlearn.data.tables import columns, scaling, series
+from fedlearn.data.tables.cells import Cells
+from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.csv_problems import (
+    check_names,
+    feature_names,
+    feature_problems,
+    label_problems,
+    range_problems,
+    site_problems,
+)
+from fedlearn.data.tables.deidentify import Deidentify, deidentified
+from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.scaling import Ranges, Scaling
+from fedlearn.data.tables.schema import ColumnShape, Schema, digest_of, magnitude_of
+from fedlearn.data.tables.table import Separator, Table, duplicates, read_table
+from fedlearn.metrics.fairness import Attribute
+from fedlearn.tasks import TableInput, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv:
+    """A table, CSV or Parquet; every column but label, site, record, time and `drop` is a feature.
+
+    `numeric` and `categories` override what a column is taken for; a value
+    that is not among the `categories` given for its column becomes code 0.
+    A column that looks like a direct identifier (names, e-mails, phone or
+    identity numbers, dates, row numbers) is refused until it is dropped,
+    treated under `deidentify` or named in `allow_identifiers`.
+    """
+
+    kind: Literal["csv"] = "csv"
+    path: Name
+    label: Name
+    site: str = ""
+    separator: Separator = "comma"
+    encoding: str = "utf-8"
+    decimal: Literal[".", ","] = "."
+    missing: tuple[str, ...] = columns.MISSING
+    drop: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    allow_identifiers: tuple[str, ...] = ()
+    deidentify: Deidentify = field(default_factory=Deidentify)
+    gaps: tuple[str, ...] | None = None
+    """Columns with a further one that is 1 at a gap; None: those in which there is a gap."""
+    classes: tuple[str, ...] = ()
+    """The classes of the label, where a site may not have all of them; empty: as found."""
+    record: str = ""
+    """The column that says whose a row is, where several rows are one record over time."""
+    time: str = ""
+    """The column that the rows of a record are ordered by: numbers, or dates."""
+    steps: Count = 24
+    """Rows that every record over time is made to have."""
+    keep: Literal["last", "first"] = "last"
+    """Which rows are kept of a record that has more."""
+    max_categories: Count = 50
+    test_fraction: Probability = 0.25
+    scaling: Scaling = field(default_factory=Ranges)
+
+    def under(self, folder: Path) -> Csv:
+        """The same with absolute paths: relative ones are in `folder`."""
+        key = self.deidentify.key and str(folder / self.deidentify.key)
+        hidden = replace(self.deidentify, key=key)
+        return replace(self, path=str(folder / self.path), deidentify=hidden)
+
+
+def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
+    """The records of the table that have a label, split by `rng` within site and class.
+
+    Of every class at every site about `test_fraction` are test records, and at
+    least one is a training record. `group_by` names a column, dropped or not, that
+    becomes the attribute by which test records can be grouped.
+
+    Raises:
+        DataError: the file cannot be read, or its contents cannot be learned
+            from; every problem is listed, with line numbers.
+        ConfigError: the config names columns that are not there, or ranges
+            that do not fit.
+
+    """
+    table = read_rows(config)
+    check_names(config, table, group_by)
+    table = series.spread(config, table) if config.record else table
+    table = deidentified(config.deidentify, table, config.missing, config.decimal)
+    table, notes = _with_label(config, table)
+    features = [_describe(config, table, name) for name in feature_names(config, table)]
+    _refuse([*label_problems(config, table), *site_problems(config, table),
+             *feature_problems(config, table, features)])  # fmt: skip
+    numeric = [column for column in features if column.kind == "numeric"]
+    raw = numbers_of(config, table, [column.name for column in numeric])
+    sites = np.array(table.column(config.site)) if config.site else None
+    _refuse([*range_problems(config, numeric, raw, sites)])
+    pool = _pool(config, table, features, raw, sites, rng)
+    notes += _notes(config, table, features)
+    pool = replace(pool, attributes=_attributes(config, table, group_by), notes=(*notes,))
+    return series.as_series(config, pool, table, rng) if config.record else pool
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def read_rows(config: Csv) -> Table:
+    """The file as a table; raises as `read_table` does."""
+    path = Path(config.path)
+    if is_parquet(path):
+        return read_parquet(path, config.decimal)
+    return read_table(path, separator=config.separator, encoding=config.encoding)
+
+
+def _pool(
+    config: Csv,
+    table: Table,
+    features: list[Column],
+    raw: NDArray[np.float64],
+    sites: NDArray[np.str_] | None,
+    rng: np.random.Generator,
+) -> Pool:
+    numeric = [column for column in features if column.kind == "numeric"]
+    categorical = [column for column in features if column.kind == "categorical"]
+    gaps = _gaps(config, numeric, raw)
+    values = scaled(config, [column.name for column in numeric], raw)
+    absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
+    coded = [codes_of(table, column.name, column.categories) for column in categorical]
+    classes = config.classes or columns.sort_values(set(table.column(config.label)), config.decimal)
+    labels = np.array([classes.index(cell) for cell in table.column(config.label)], dtype=np.int64)
+    shape = TableInput(
+        numeric=len(numeric) + len(gaps),
+        cardinalities=tuple(len(column.categories) + 1 for column in categorical),
+        names=(
+            *(column.name for column in numeric),
+            *(f"{column.name}_missing" for column in gaps),
+            *(column.name for column in categorical),
+        ),
+        squashed=scaling.squashed(config.scaling, [column.name for column in numeric]),
+    )
+    return Pool(
+        name=Path(config.path).stem,
+        task=Task(input=shape, classes=classes),
+        features=np.column_stack([values, absent, *coded]).astype(np.float32),
+        labels=labels,
+        is_train=stratified(labels, sites, config.test_fraction, rng),
+        natural_site=sites,
+        standardise_per_site=scaling.reads_records(config.scaling),
+        schemas=_schemas(numeric, gaps, categorical, raw, sites),
+    )
+
+
+def _schemas(
+    numeric: list[Column],
+    gaps: list[Column],
+    categorical: list[Column],
+    raw: NDArray[np.float64],
+    sites: NDArray[np.str_] | None,
+) -> dict[str, Schema]:
+    """How every site would describe the columns; without sites, under the empty name."""
+    rest = [ColumnShape(name=column.name, kind="gap") for column in gaps]
+    for column in categorical:
+        names = column.categories
+        rest.append(
+            ColumnShape(
+                name=column.name,
+                kind="categorical",
+                categories=len(names),
+                digest=digest_of(names),
+            )
+        )
+    owner = np.full(len(raw), "") if sites is None else sites
+    found = {}
+    for site in np.unique(owner):
+        sizes = [magnitude_of(values) for values in raw[owner == site].T]
+        numbers = [
+            ColumnShape(name=column.name, kind="numeric", magnitude=size)
+            for column, size in zip(numeric, sizes, strict=True)
+        ]
+        found[str(site)] = (*numbers, *rest)
+    return found
+
+
+def _with_label(config: Csv, table: Table) -> tuple[Table, list[str]]:
+    """The table without the records that have no label, and a note about them."""
+    labels = table.cells(config.label)
+    absent = labels.among(config.missing)
+    unlabelled = labels.rows(absent)
+    if not unlabelled.size:
+        return table, []
+    note = f"{config.path}: {table.places(unlabelled)}: no label, left out"
+    return table.take(labels.rows(~absent)), [note]
+
+
+def _describe(config: Csv, table: Table, name: str) -> Column:
+    """The column as found, with what the config says about it put in."""
+    cells = table.cells(name)
+    found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
+    if name in config.deidentify.treated:  # its name still says what it was
+        found = replace(found, identifier=columns.suspect("", cells, found.kind == "numeric"))
+    if name in config.allow_identifiers:
+        found = replace(found, identifier="")
+    if name in config.categories:
+        given = config.categories[name]
+        return replace(found, kind="categorical", categories=given, not_numbers=())
+    if name in config.numeric:
+        return replace(found, kind="numeric", not_numbers=not_numbers(config, cells))
+    return found
+
+
+def not_numbers(config: Csv, cells: Cells) -> tuple[int, ...]:
+    """The places of cells that are neither gaps nor numbers."""
+    words = np.isnan(cells.numbers(config.decimal)) & ~cells.among(config.missing)
+    return tuple(cells.rows(words).tolist())
+
+
+def numbers_of(config: Csv, table: Table, names: list[str]) -> NDArray[np.float64]:
+    """`float64[n, names]` in the table's own units; NaN at a gap."""
+    raw = np.full((len(table), len(names)), np.nan)
+    for i, name in enumerate(names):
+        cells = table.cells(name)
+        numbers = np.where(cells.among(config.missing), np.nan, cells.numbers(config.decimal))
+        raw[:, i] = numbers[cells.codes]
+    return raw
+
+
+def scaled(config: Csv, names: list[str], raw: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The numbers as a model takes them: `float32[n, columns]`."""
+    values = scaling.scale(config.scaling, names, raw)
+    if not scaling.reads_records(config.scaling):  # else the site's mean is filled in later
+        values[np.isnan(raw)] = 0.0
+    return values
+
+
+def _gaps(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> list[Column]:
+    """The columns that have a further one which says where a value is missing."""
+    if config.gaps is not None:
+        return [column for column in numeric if column.name in config.gaps]
+    return [column for i, column in enumerate(numeric) if np.isnan(raw[:, i]).any()]
+
+
+def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute]:
+    """The column that people are to be grouped by, learned from or not; its numbers unscaled."""
+    if not group_by:
+        return {}
+    cells = table.cells(group_by)
+    if _describe(config, table, group_by).kind == "numeric":
+        return {group_by: cells.numbers(config.decimal)[cells.codes]}
+    return {group_by: np.array(table.column(group_by))}
+
+
+def codes_of(table: Table, name: str, categories: Sequence[str]) -> NDArray[np.float32]:
+    """The place of every cell among the categories, from 1; 0 where it is not among them."""
+    code = {value: i for i, value in enumerate(categories, start=1)}
+    cells = table.cells(name)
+    return np.array([code.get(text, 0) for text in cells.texts], dtype=np.float32)[cells.codes]
+
+
+def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
+    for column in features:
+        if column.kind == "empty":
+            yield f"{config.path}: column {column.name!r} holds nothing, left out"
+        elif column.name in config.categories:
+            known = {*column.categories, *config.missing}
+            unseen = sum(cell not in known for cell in table.column(column.name))
+            if unseen:
+                yield (
+                    f"{config.path}: column {column.name!r}: {unseen} values that are not "
+                    "among its categories are taken as missing"
+                )
+    numbers = [column.name for column in features if column.kind == "numeric"]
+    squashed = [numbers[i] for i in scaling.squashed(config.scaling, numbers)]
+    if squashed:
+        yield (
+            "numbers without a public range are told apart by some ten percent: "
+            f"{', '.join(squashed)}; a range costs no privacy and helps those that vary by less, "
+            "as years and temperatures do (scenario.scaling.columns.NAME=[LOW,HIGH])"
+        )
+    copies = duplicates(table, aside=(config.site, *config.drop))
+    if copies:
+        yield (
+            f"{config.path}: {table.places(copies)}: copies of an earlier record; a person in the "
+            "table twice weighs twice, and may be in training and test alike"
+        )

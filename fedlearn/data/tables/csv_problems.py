@@ -1,0 +1,164 @@
+"""What keeps a table from being learned from, in sentences with lines and the way out.
+
+The scenario is `fedlearn.data.tables.csv`; here nothing is changed and nothing is raised but
+the config's own contradictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.data.tables import columns, deidentify
+from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.scaling import Ranges, reads_records
+from fedlearn.data.tables.table import Table
+
+if TYPE_CHECKING:
+    from fedlearn.data.tables.csv import Csv
+
+
+def settings_problems(config: Csv) -> Iterator[str]:
+    """What is wrong with the config by itself, as `dotted.path: reason` lines."""
+    if config.record and not config.time:
+        yield "scenario.time: name the column that the rows of a scenario.record are ordered by"
+    if config.time and not config.record:
+        yield "scenario.record: name the column that says whose a row is, or drop scenario.time"
+    if config.record and reads_records(config.scaling):
+        yield (
+            f"scenario.scaling.kind={config.scaling.kind}: is for one row a record; choose ranges, "
+            "or leave scenario.record out"
+        )
+
+
+def check_names(config: Csv, table: Table, group_by: str) -> None:
+    """Raises `ConfigError` with every setting that names a column which is not there."""
+    single = {role: getattr(config, role) for role in ("label", "site", "record", "time")}
+    roles = {role: [name] if name else [] for role, name in single.items()}
+    lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
+    lists |= {"allow_identifiers": config.allow_identifiers, "gaps": config.gaps or ()}
+    lists |= {f"deidentify.{way}": names for way, names in config.deidentify.ways.items()}
+    problems = [
+        f"scenario.{setting}: no column {name!r} in {config.path}; "
+        f"there are {', '.join(table.header)}"
+        for setting, names in (roles | lists).items()
+        for name in names
+        if name not in table.header
+    ]
+    if group_by and group_by not in table.header:
+        there = ", ".join(table.header)
+        problems.append(f"fairness.column={group_by}: no such column; there are {there}")
+    if config.label in (config.site, *config.drop):
+        problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
+    problems += [
+        f"scenario.{role}={single[role]}: is another role's column as well"
+        for role in ("record", "time")
+        if single[role] and list(single.values()).count(single[role]) > 1
+    ]
+    problems += [
+        f"scenario.numeric: {name!r} is in scenario.categories as well"
+        for name in config.numeric
+        if name in config.categories
+    ]
+    problems += deidentify.problems(config.deidentify)
+    if not problems and not feature_names(config, table):
+        problems.append("scenario.drop: leaves no column to learn from")
+    if problems:
+        raise ConfigError(problems)
+
+
+def feature_names(config: Csv, table: Table) -> list[str]:
+    """The columns that are learned from, in the order of the table."""
+    aside = {config.label, config.site, config.record, config.time, *config.drop}
+    return [name for name in table.header if name not in aside]
+
+
+def label_problems(config: Csv, table: Table) -> Iterator[str]:
+    """A label that is no class, or of which there is nothing to learn."""
+    cells = table.column(config.label)
+    classes = columns.sort_values(set(cells), config.decimal)
+    where = f"{config.path}: label {config.label!r}"
+    if not cells:
+        yield f"{where}: no record has one"
+    elif config.classes:
+        unknown = [i for i, cell in enumerate(cells) if cell not in config.classes]
+        if unknown:
+            yield f"{where}: {table.places(unknown)}: not one of scenario.classes"
+    elif len(classes) == 1:
+        yield f"{where}: every record is {classes[0]!r}; there is nothing to learn"
+    elif len(classes) > config.max_categories:
+        yield (
+            f"{where}: {len(classes)} different values; a label is one of a few classes "
+            f"(at most scenario.max_categories={config.max_categories}): group the values first"
+        )
+    else:
+        for value in classes:
+            if cells.count(value) == 1:
+                place = table.places([cells.index(value)])
+                yield (
+                    f"{where}: {place} is the only record of class {value!r}; "
+                    "training and testing take at least two"
+                )
+
+
+def site_problems(config: Csv, table: Table) -> Iterator[str]:
+    """Records without a site."""
+    if not config.site:
+        return
+    sites = table.cells(config.site)
+    absent = sites.rows(sites.among(config.missing))
+    if absent.size:
+        yield (
+            f"{config.path}: {table.places(absent)}: no site in column {config.site!r}; "
+            "fill it in or leave the records out"
+        )
+
+
+def feature_problems(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
+    """Columns that identify people, hold words among numbers, or are no categories."""
+    for column in features:
+        where = f"{config.path}: column {column.name!r}"
+        if column.identifier:
+            yield (
+                f"{where}: {column.identifier}, which can identify people; "
+                f"{columns.remedy(column.identifier)}, or name it in scenario.allow_identifiers "
+                "if it must be learned from as it is"
+            )
+        elif column.not_numbers:
+            yield (
+                f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
+                "or add what stands for a gap to scenario.missing"
+            )
+        elif column.kind == "categorical" and len(column.categories) > config.max_categories:
+            yield (
+                f"{where}: {len(column.categories)} different values; if it is text or an "
+                "identifier add it to scenario.drop, if it holds numbers check scenario.decimal, "
+                "if they are categories raise scenario.max_categories"
+            )
+
+
+def range_problems(
+    config: Csv, numeric: Sequence[Column], raw: NDArray[np.float64], sites: NDArray[np.str_] | None
+) -> Iterator[str]:
+    """Sites most of whose numbers lie outside of a column's public range: other units?"""
+    if not isinstance(config.scaling, Ranges):
+        return
+    owner = np.full(len(raw), "") if sites is None else sites
+    for i, column in enumerate(numeric):
+        if column.name not in config.scaling.columns:
+            continue
+        low, high = config.scaling.columns[column.name]
+        outside = (raw[:, i] < low) | (raw[:, i] > high)
+        known = np.isfinite(raw[:, i])
+        for site in np.unique(owner[outside]):
+            here = known & (owner == site)
+            if outside[here].mean() > 0.5:
+                yield (
+                    f"{config.path}: column {column.name!r}{f' at {site}' if site else ''}: most "
+                    f"values lie outside of its public range {[low, high]}; other units? Convert "
+                    f"them, or correct scenario.scaling.columns.{column.name}"
+                )

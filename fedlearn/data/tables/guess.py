@@ -1,0 +1,105 @@
+"""How a table of one's own is probably written, for `fedlearn data check` to suggest.
+
+Training guesses nothing: what is found here becomes settings that its owner
+sees, and gives or does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fedlearn.data.tables.columns import MISSING
+from fedlearn.data.tables.table import Table
+
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
+_MEANS_ELSE = {"true", "false", "null", "nan", "inf"}
+_FEW = 3
+"""Different words that may stand for gaps in one column of numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How numbers and gaps are written; `gaps` are signs that are not among the usual ones."""
+
+    decimal: Literal[".", ","] = "."
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """All signs of a gap."""
+        return (*MISSING, *self.gaps)
+
+    def settings(self) -> Iterator[str]:
+        """The overrides that say so."""
+        if self.decimal != ".":
+            yield "scenario.decimal=','"
+        if self.gaps:
+            signs = ",".join(f"'{sign}'" if sign else "''" for sign in self.missing)
+            yield f"scenario.missing=[{signs}]"
+
+
+def encoding_of(path: Path) -> str:
+    """`utf-8`, or the encoding that a file which is none is probably in."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return "utf-8"  # reading it says what is wrong
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\0" in content or content.startswith(b"\x1f\x8b"):
+        return "utf-8"  # no text in any of these encodings; reading it says what it is
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "latin-1"
+
+
+def writing_of(table: Table) -> Writing:
+    """How most columns of numbers write them, and what stands in their gaps."""
+    points, commas = _words_among_numbers(table, "."), _words_among_numbers(table, ",")
+    if len(commas) > len(points):
+        return Writing(decimal=",", gaps=tuple(sorted(set().union(*commas))))
+    return Writing(gaps=tuple(sorted(set().union(*points))))
+
+
+def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[str]]:
+    """For each column that is numbers but for a few words without digits, those that return.
+
+    A word that is there once, `forty` for 40, is rather a slip.
+    """
+    found = []
+    for cells in table.columns:
+        # Most columns of numbers are told by one that has a point, before all are read anew.
+        if decimal == "," and any("." in text and _has_digit(text) for text in cells.texts):
+            continue
+        given = ~cells.among(MISSING)
+        odd = given & np.isnan(cells.numbers(decimal))
+        counts: Counter[str] = Counter()
+        for place in np.flatnonzero(odd).tolist():  # no other text is written for that
+            counts[cells.texts[place]] += int(cells.counts[place])
+        numbers = cells.distinct(given & ~odd)
+        if len(counts) <= _FEW < numbers and not any(map(_has_digit, counts)):
+            found.append({word for word, rows in counts.items() if rows > 1 or not word.isalpha()})
+    return found
+
+
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
+def quoted(name: str) -> str:
+    """A value as an override takes it, whatever characters it has."""
+    if _PLAIN.fullmatch(name) and name.lower() not in _MEANS_ELSE:
+        return name
+    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,195 @@
+"""A table in long form, several rows a record, as records over time.
+
+`scenario.record` names the column that says whose a row is, `scenario.time` the
+one that puts the rows of a record in order. A record is all rows of one: it has
+one label and one site, it is trained on or tested on as a whole, and it is what
+`privacy=record` protects. What is learned from are the other columns; times give
+the order alone, so where the distance between rows matters, have it in a column.
+
+Every record becomes `scenario.steps` rows, a public constant: of more rows the
+last are kept (or the first), fewer are padded with zeros, and a further column
+is 1 where there is a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.errors import DataError
+from fedlearn.data import memory
+from fedlearn.data.pool import Pool
+from fedlearn.data.split import stratified
+from fedlearn.data.tables.cells import encode
+from fedlearn.data.tables.table import Table, some_lines
+from fedlearn.tasks import SeriesInput, TableInput, Task
+
+if TYPE_CHECKING:
+    from fedlearn.data.tables.csv import Csv
+
+Rows = Mapping[str, NDArray[np.int64]]
+"""The rows of every record in the order of their times; records as they first appear."""
+
+
+def spread(config: Csv, table: Table) -> Table:
+    """The table with the label and the site of a record in all of its rows.
+
+    Where a record has two, or none, its cells are left as they are.
+    """
+    for name in filter(None, (config.label, config.site)):
+        owners, cells = table.column(config.record), table.column(name)
+        known: dict[str, set[str]] = {}
+        for owner, cell in zip(owners, cells, strict=True):
+            if cell not in config.missing:
+                known.setdefault(owner, set()).add(cell)
+        one = {owner: next(iter(found)) for owner, found in known.items() if len(found) == 1}
+        filled = [one.get(owner, cell) for owner, cell in zip(owners, cells, strict=True)]
+        table = table.with_columns({name: encode(filled)})
+    return table
+
+
+def as_series(config: Csv, pool: Pool, table: Table, rng: np.random.Generator) -> Pool:
+    """The records of a pool of rows; `table` has the same rows, and `rng` draws the test records.
+
+    Raises:
+        DataError: a row has no record or no time, two rows have the same, a record has two
+            labels or two sites, a class has one record, or all would not fit into memory.
+    """
+    if not isinstance(pool.task.input, TableInput):
+        raise TypeError("a series is made of rows of a table")
+    owners = table.column(config.record)
+    times = _times(config, table)
+    problems = [*_row_problems(config, table, owners, times)]
+    rows = _ordered(owners, times)
+    if found := problems or [*_record_problems(config, table, rows)]:
+        raise DataError("\n".join(found))
+    shape = SeriesInput(steps=config.steps, row=pool.task.input)
+    size = len(rows) * config.steps * (shape.row.width + 1) * 4
+    memory.require(Path(config.path), 2 * size)
+    features = _padded(config, pool.features, rows)
+    first = np.array([mine[0] for mine in rows.values()])
+    labels = pool.labels[first]
+    sites = None if pool.natural_site is None else pool.natural_site[first]
+    return replace(
+        pool,
+        task=Task(input=shape, classes=pool.task.classes),
+        features=features,
+        labels=labels,
+        is_train=stratified(labels, sites, config.test_fraction, rng),
+        natural_site=sites,
+        attributes={name: values[first] for name, values in pool.attributes.items()},
+        notes=(*pool.notes, *_notes(config, rows, features)),
+    )
+
+
+# --- Times ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Times:
+    """`values: float64[n]`, NaN where a cell is no time; `what` a time is here, in words."""
+
+    values: NDArray[np.float64]
+    what: str
+
+
+def _times(config: Csv, table: Table) -> _Times:
+    """Numbers, or else dates as ISO 8601 writes them; whichever most of the cells are."""
+    cells = table.cells(config.time)
+    numbers = cells.numbers(config.decimal)[cells.codes]
+    moments = np.array([_moment(text) for text in cells.texts])[cells.codes]
+    if np.isfinite(moments).sum() > np.isfinite(numbers).sum():
+        return _Times(moments, "a date (as 2026-01-31 or 2026-01-31T08:15)")
+    return _Times(numbers, "a number")
+
+
+def _moment(cell: str) -> float:
+    try:
+        found = datetime.fromisoformat(cell)
+    except ValueError:
+        return np.nan
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _ordered(owners: Sequence[str], times: _Times) -> Rows:
+    found: dict[str, list[int]] = {}
+    for row in np.argsort(times.values, kind="stable"):
+        found.setdefault(owners[row], []).append(int(row))
+    names = dict.fromkeys(owners)
+    return {name: np.array(found[name], dtype=np.int64) for name in names}
+
+
+# --- What is wrong --------------------------------------------------------------------
+
+
+def _row_problems(config: Csv, table: Table, owners: Sequence[str], times: _Times) -> Iterator[str]:
+    where = f"{config.path}: column"
+    if absent := [i for i, owner in enumerate(owners) if owner in config.missing]:
+        yield f"{where} {config.record!r}: {table.places(absent)}: does not say whose row it is"
+    if wrong := [int(i) for i in np.flatnonzero(np.isnan(times.values))]:
+        yield f"{where} {config.time!r}: {table.places(wrong)}: not {times.what}, as others are"
+    seen: set[tuple[str, float]] = set()
+    twice = []
+    for i, at in enumerate(zip(owners, times.values.tolist(), strict=True)):
+        twice += [i] if at in seen else []
+        seen.add(at)
+    if twice:
+        yield (
+            f"{where} {config.time!r}: {table.places(twice)}: a second row of one "
+            f"{config.record!r} at the same time; which comes first is not known"
+        )
+
+
+def _record_problems(config: Csv, table: Table, rows: Rows) -> Iterator[str]:
+    for name in filter(None, (config.label, config.site)):
+        cells = table.column(name)
+        torn = [mine for mine in rows.values() if len({cells[i] for i in mine}) > 1]
+        if torn:
+            lines = some_lines([table.lines[min(mine)] for mine in torn], table.counted)
+            yield (
+                f"{config.path}: column {name!r}: {lines}: a {config.record!r} that begins there "
+                "has another value in a later row; a record over time has one"
+            )
+    labels = table.column(config.label)
+    classes: dict[str, list[NDArray[np.int64]]] = {}
+    for mine in rows.values():
+        classes.setdefault(labels[mine[0]], []).append(mine)
+    for value, records in classes.items():
+        if len(records) == 1 and not config.classes:
+            yield (
+                f"{config.path}: label {config.label!r}: the rows from "
+                f"{table.places([int(min(records[0]))])} on are the only record of class "
+                f"{value!r}; training and testing take at least two"
+            )
+
+
+def _notes(config: Csv, rows: Rows, features: NDArray[np.float32]) -> Iterator[str]:
+    long = sum(len(mine) > config.steps for mine in rows.values())
+    if long:
+        yield (
+            f"{config.path}: {long} of {len(rows)} records have more than scenario.steps="
+            f"{config.steps} rows; the {config.keep} {config.steps} are kept"
+        )
+    different = {hashlib.sha256(one).digest() for one in features}
+    if copies := len(features) - len(different):
+        yield (
+            f"{config.path}: {copies} records hold what another record holds, row by row; a person "
+            "under two names weighs twice, and may be in training and test alike"
+        )
+
+
+def _padded(config: Csv, values: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
+    """`float32[records, steps, width + 1]`."""
+    found = np.zeros((len(rows), config.steps, values.shape[1] + 1), np.float32)
+    for record, mine in zip(found, rows.values(), strict=True):
+        kept = mine[-config.steps :] if config.keep == "last" else mine[: config.steps]
+        record[: len(kept), :-1] = values[kept]
+        record[: len(kept), -1] = 1
+    return found

@@ -1,0 +1,1 @@
+"""Texts: reading them, and turning them into tokens."""

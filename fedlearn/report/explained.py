@@ -1,0 +1,106 @@
+"""What the model of a run goes by: the section that `explanations.json` adds to its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from markupsafe import Markup
+
+from fedlearn.report import plots
+from fedlearn.report.explanations import Explanations, RecordExplained
+from fedlearn.results.result import Result
+
+_COLUMNS: Final = 12
+_REASONS: Final = 5
+
+_HOW: Final = {
+    "integrated_gradients": "Integrated gradients: how much each part moved the score of the "
+    "predicted class, along the line from a record that says nothing. Plus speaks for the class, "
+    "minus against it.",
+    "grad_cam": "Grad-CAM: where in the picture the last convolution found what spoke for the "
+    "predicted class. Brighter is more.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """One record: what was predicted, and what spoke most for it and against it."""
+
+    name: str
+    predicted: str
+    score: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasons:
+    """The section of the report."""
+
+    what: str
+    how: str
+    stale: bool
+    overall: Markup | None
+    rows: tuple[Reason, ...]
+    pictures: tuple[Markup, ...]
+
+
+def reasons(found: Explanations, result: Result) -> Reasons:
+    """The section; without contents where the run has another model by now."""
+    stale = found.model_sha256 != result.model.sha256
+    records = [] if stale else found.records
+    pictures = found.of == "pixels"
+    return Reasons(
+        what=f"From {found.source}: {found.count} records.",
+        how=_HOW[found.method],
+        stale=stale,
+        overall=None if stale else _overall(found),
+        rows=() if pictures else tuple(_reason(found, one) for one in records),
+        pictures=tuple(_picture(found, one) for one in records) if pictures else (),
+    )
+
+
+def _overall(found: Explanations) -> Markup | None:
+    if not found.overall:
+        return None
+    order = np.argsort(-np.array(found.overall), kind="stable")[:_COLUMNS]
+    names = [_name(found, int(i)) for i in order]
+    values = [found.overall[i] for i in order]
+    said = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
+    return plots.bars(
+        names, values, label="mean absolute attribution",
+        alternative=f"Mean absolute attribution over {found.count} records: {said}.",
+    )  # fmt: skip
+
+
+def _name(found: Explanations, place: int) -> str:
+    if found.names:
+        return found.names[place]
+    return f"{'token' if found.of == 'tokens' else 'column'} {place + 1}"
+
+
+def _reason(found: Explanations, one: RecordExplained) -> Reason:
+    order = np.argsort(-np.abs(one.attributions), kind="stable")[:_REASONS]
+    parts = [
+        f"{_name(found, int(i))} {one.attributions[i]:+.2f} (is {one.values[i]:.3g})"
+        for i in order
+        if one.attributions[i]
+    ]
+    return Reason(
+        name=f"record {one.record + 1}",
+        predicted=one.predicted,
+        score=f"{one.score:.3f}",
+        parts=tuple(parts),
+    )
+
+
+def _picture(found: Explanations, one: RecordExplained) -> Markup:
+    height, width = found.size
+    shape = height, width
+    return plots.picture(
+        np.array(one.values).reshape(shape), np.array(one.attributions).reshape(shape),
+        title=f"{one.predicted}, {one.score:.3f}",
+        alternative=f"Record {one.record + 1}, taken for {one.predicted} with probability "
+        f"{one.score:.3f}: the picture, and what spoke for that.",
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""`fedlearn export`: a model with its card and its privacy statement, from a run's folder alone.
+
+The model that is written is, byte for byte, the one whose hash was checked, and
+the folder appears as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from safetensors import SafetensorError
+
+from fedlearn import prediction
+from fedlearn.config import decode, encode, load, to_tree
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.prediction import ModelFile, values_of
+from fedlearn.report.documents import render
+from fedlearn.report.model_card import Fact, model_card, public_settings
+from fedlearn.report.privacy_statement import privacy_statement
+from fedlearn.results.reading import parse_result, read_bytes
+from fedlearn.results.result import Result
+from fedlearn.tasks import Task
+
+MODEL: Final = "model.safetensors"
+ASKED: Final = prediction.FILE
+CARD: Final = "model_card.md"
+STATEMENT: Final = "privacy_statement.md"
+
+
+def export(run: Path, target: Path) -> tuple[Path, ...]:
+    """Write model, card, statement and `model.json` of the run in `run` into the new `target`.
+
+    Raises:
+        ConfigError: `target` exists or cannot be made.
+        DataError: `run` holds no result or no model yet, or the model is not the
+            one that the result names.
+    """
+    if target.exists() or target.is_symlink():
+        raise ConfigError([f"--to {target}: exists; choose a folder that does not"])
+    result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
+    result = parse_result(run / "result.json", result_bytes)
+    model = _checked_model(run / MODEL, result)
+    hashes = (
+        Fact(name=f"SHA-256 of {MODEL}", value=_sha256(model)),
+        Fact(name="SHA-256 of the run's result.json", value=_sha256(result_bytes)),
+        Fact(name="SHA-256 of the run's config.yaml", value=_sha256(config_bytes)),
+    )
+    card = render("model_card.md.j2", card=model_card(result, hashes))
+    statement = render("privacy_statement.md.j2", statement=privacy_statement(result))
+    files = {MODEL: model, CARD: card.encode(), STATEMENT: statement.encode()}
+    if (asked := model_file(result)) is not None:
+        files[ASKED] = encode(asked).encode()
+    _write(target, files)
+    return tuple(target / name for name in files)
+
+
+def notes(target: Path) -> Iterator[str]:
+    """What whoever asks the model in the folder `target` has to know."""
+    if not (target / ASKED).exists():
+        yield "the run is of an older release, so fedlearn predict cannot ask its model"
+    elif unnamed := prediction.unnamed_categories(prediction.load(target).file):
+        yield (
+            f"the categories of {', '.join(unnamed)} were found in records and are not in the "
+            "export; fedlearn predict finds them in the table that was trained on (--like TABLE). "
+            "Name them in scenario.categories, and they are part of the model"
+        )
+
+
+def model_file(result: Result) -> ModelFile | None:
+    """How the model of a run is built and asked; None for a result of an older release."""
+    if result.model.input is None or not result.data.classes:
+        return None
+    settings, finetune = public_settings(result.config), load(result.config).training.trained_part
+    tree = {
+        "task": to_tree(Task(input=result.model.input, classes=tuple(result.data.classes))),
+        "scenario": settings["scenario"],
+        "model": settings["model"],
+        "finetune": to_tree(finetune),
+        "seed": result.config["seed"],
+        "sha256": result.model.sha256,
+    }
+    return decode(ModelFile, json.dumps(tree))
+
+
+def read_model(run: Path, result: Result) -> Vector:
+    """The trained model in the folder `run`: `float32[d]`; raises DataError as `export` does."""
+    return values_of(_checked_model(run / MODEL, result))
+
+
+def _checked_model(path: Path, result: Result) -> bytes:
+    """The bytes of the model file, if its values have the hash of the result."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: the run has no model yet ({len(result.rounds)} rounds done, status "
+            f"{result.status}); export it after its first round"
+        )
+    content = read_bytes(path)
+    try:
+        found = vector_digest(values_of(content))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a model that a run wrote: {error}") from None
+    if found != result.model.sha256:
+        raise DataError(
+            f"{path}: has the SHA-256 {found}, but result.json names {result.model.sha256}: it is "
+            "not the model of this run, or was altered. If the run is going on, wait for its end"
+        )
+    return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+            staging.chmod(0o755)
+            staging.rename(target)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise ConfigError([f"--to {target}: cannot be written ({error.strerror})"]) from None

@@ -1,0 +1,183 @@
+"""What a demonstration of reconstruction found: the contents of `inversion.json`.
+
+Plain data, schema `fedlearn/inversion/v1`; keys may be added but never renamed.
+`simulations.attacks.inversion` measures it; a report shows it where its folder has one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.config import decode, to_tree
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.results.folder import finite, write_atomically
+from fedlearn.results.reading import read_bytes
+
+SCHEMA: Final = "fedlearn/inversion/v1"
+FILE: Final = "inversion.json"
+
+Seat = Literal["network", "members", "coordinator", "malicious"]
+
+SEATS: Final[dict[Seat, str]] = {
+    "network": "a listener on the network",
+    "members": "the other sites, and whoever sees the model of two rounds",
+    "coordinator": "a coordinator that keeps to the protocol",
+    "malicious": "a coordinator that plants weights",
+}
+"""Who looks, in the order of the table: from the outside in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """A picture and how near it comes to the original."""
+
+    picture: str
+    """`uint8[height, width, channels]` in base64."""
+    psnr: float
+    """Decibels, at most 100."""
+    ssim: float
+    place: int
+    """Where the original stands among all pictures of the set, by nearness to this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeatView:
+    """What one seat makes of one kind of update."""
+
+    seat: Seat
+    sees: str
+    best: Likeness
+    """Of all that the attack found, what is nearest to the original."""
+    recovered: int
+    """How many of all pictures the attack found, within `Inversion.recovered_at`."""
+    alike: int
+    """To how many it came nearer than the average picture does; the recovered ones among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protected:
+    """One way to protect updates, and what every seat makes of it."""
+
+    name: str
+    transport: str
+    secagg: str
+    privacy: str
+    epsilon: float | None
+    delta: float | None
+    noise_multiplier: float | None
+    views: list[SeatView]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """The whole of `inversion.json`."""
+
+    schema: str = SCHEMA
+    version: str
+    pictures: str
+    line_up: int
+    """Pictures in the set."""
+    height: int
+    width: int
+    channels: int
+    sites: int
+    records: int
+    """Pictures that every site trains on."""
+    seed: int
+    recovered_at: float
+    """Decibels from which a picture counts as recovered."""
+    original: str
+    """`uint8[height, width, channels]` in base64."""
+    average: Likeness
+    """What who has seen no update could show: the mean of pictures that no site holds."""
+    ways: list[Protected]
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """Pictures that were trained on."""
+        return self.sites * self.records
+
+    @property
+    def each(self) -> str:
+        """What every site trains on, in words."""
+        return "one picture" if self.records == 1 else f"{self.records} pictures"
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error (root mean square, of the range) of a picture that is recovered."""
+        return float(10 ** (-self.recovered_at / 20))
+
+
+Finding = Literal["recovered", "alike", "nothing"]
+
+
+def finding(view: SeatView) -> Finding:
+    """The worst that a seat has got."""
+    if view.recovered:
+        return "recovered"
+    return "alike" if view.alike else "nothing"
+
+
+def in_words(inversion: Inversion, view: SeatView) -> str:
+    """What a seat has got, in a few words."""
+    recovered = f"{view.recovered} of {inversion.total} recovered"
+    alike = view.alike - view.recovered
+    return f"{recovered}, {alike} alike" if alike > 0 else recovered
+
+
+def figures(likeness: Likeness) -> str:
+    """How near a picture comes to the original, in one line."""
+    return f"SSIM {max(0.0, likeness.ssim):.2f}, {likeness.psnr:.0f} dB"
+
+
+def to_text(picture: NDArray[np.floating]) -> str:
+    """A picture with values in [0, 1] as base64 of its bytes."""
+    return base64.b64encode(np.rint(255 * picture).astype(np.uint8).tobytes()).decode()
+
+
+def pixels(inversion: Inversion, text: str) -> NDArray[np.uint8]:
+    """The inverse of `to_text`: `uint8[height, width, 3]`.
+
+    Raises:
+        DataError: not a picture of that size.
+    """
+    shape = inversion.height, inversion.width, inversion.channels
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(shape)
+    except ValueError as error:
+        raise DataError(f"{FILE}: holds a picture that is not one ({error})") from None
+    return np.broadcast_to(values, (*shape[:2], 3)) if shape[2] == 1 else values
+
+
+def write_inversion(folder: Path, inversion: Inversion) -> None:
+    """Write `inversion.json`."""
+    text = json.dumps(finite(to_tree(inversion)), indent=2, allow_nan=False)
+    write_atomically(folder / FILE, f"{text}\n".encode())
+
+
+def read_inversion(folder: Path) -> Inversion | None:
+    """What a demonstration has left in `folder`; None where there was none.
+
+    Raises:
+        DataError: the file is not one that this version reads.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        inversion = decode(Inversion, read_bytes(path).decode())
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a demonstration that this version reads: {error}") from None
+    if inversion.schema != SCHEMA:
+        raise DataError(f"{path}: schema is {inversion.schema!r}; this version reads {SCHEMA!r}")
+    if inversion.channels not in (1, 3) or min(inversion.height, inversion.width) < 1:
+        raise DataError(f"{path}: pictures of an impossible size")
+    return inversion

@@ -1,0 +1,201 @@
+"""The folder that a run leaves behind, and what resume needs from it.
+
+Every file is written whole under another name and then renamed, so a reader,
+a crash or a full disk never meets half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from fedlearn.config import RunConfig, decode, encode, to_tree
+from fedlearn.core import yaml_file
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.vector import Layout, Vector, vector_digest
+from fedlearn.privacy import Event
+from fedlearn.results.result import Result, RoundResult
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a round: all that the next round needs."""
+
+    run_id: str
+    started_at: str
+    seconds: float
+    rounds: list[RoundResult]
+    model: Vector
+    strategy: dict[str, np.ndarray[Any, Any]]
+    spent: dict[str, tuple[Event, ...]]
+    clip_norm: float | None = None
+    """The norm of the next round, where clipping is adaptive."""
+    mean: NDArray[np.float64] | None = None
+    """What the running mean of the models has added up, where there is one."""
+
+    @classmethod
+    def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
+        """The state before the first round."""
+        return cls(run_id, started_at, 0.0, [], model, {}, {})
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The part of a checkpoint that is not arrays."""
+
+    run_id: str
+    started_at: str
+    seconds: float
+    rounds: list[RoundResult]
+    spent: dict[str, tuple[Event, ...]]
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`path` and the files in it, by the names of the contract."""
+
+    path: Path
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a folder that this run may not write into.
+
+        Raises:
+            ConfigError: the folder holds something and `resume` is off, or
+                `resume` is on and it holds a run with another config, or none.
+        """
+        if config.resume and self.holds_run():
+            self._check_same(config)
+        elif config.resume:
+            raise ConfigError([f"resume=true: there is no run to continue in out={config.out}"])
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            hint = ", or continue that run with resume=true" if self.holds_run() else ""
+            raise ConfigError(
+                [f"out={config.out}: exists and is not empty; choose another folder{hint}"]
+            )
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write down the config."""
+        (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "config.yaml", yaml_file.dump(to_tree(config)).encode())
+        write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "checkpoint" / "config.json").is_file()
+
+    def _check_same(self, config: RunConfig) -> None:
+        text = (self.path / "checkpoint" / "config.json").read_text()
+        before, now = self.essence(to_tree(decode(RunConfig, text))), self.essence(to_tree(config))
+        changed = [key for key in now if now[key] != before[key]]
+        if changed:
+            raise ConfigError(
+                [f"{key}: differs from the run in {self.path}, which resume=true continues"
+                 for key in changed]
+            )  # fmt: skip
+
+    @staticmethod
+    def essence(tree: dict[str, Any]) -> dict[str, Any]:
+        """The part of a config that decides what a run finds, not where and on what."""
+        beside = ("resume", "out", "engine", "reply_timeout", "tracking")
+        return {key: value for key, value in tree.items() if key not in beside}
+
+    def write_result(self, result: Result) -> None:
+        """Write `result.json`."""
+        text = json.dumps(finite(to_tree(result)), indent=2, allow_nan=False)
+        write_atomically(self.path / "result.json", text.encode())
+
+    def append_metrics(self, entry: RoundResult) -> None:
+        """Add one line to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(finite(to_tree(entry)), allow_nan=False) + "\n")
+
+    def write_model(self, vector: Vector, layout: Layout) -> None:
+        """Write `model.safetensors`: every shared tensor under its name.
+
+        safetensors sorts tensors its own way; `order` keeps that of the vector,
+        so that the hash can be checked from the file alone.
+        """
+        tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(vector).items()}
+        metadata = {
+            "format": "fedlearn/model/v1",
+            "order": json.dumps(list(tensors)),
+            "sha256": vector_digest(vector),
+        }
+        write_atomically(self.path / "model.safetensors", save(tensors, metadata))
+
+    def write_checkpoint(self, state: Checkpoint) -> None:
+        """Write the state after a round; one file, so that it is one moment."""
+        head = _Head(
+            run_id=state.run_id,
+            started_at=state.started_at,
+            seconds=state.seconds,
+            rounds=state.rounds,
+            spent=state.spent,
+            clip_norm=state.clip_norm,
+        )
+        tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
+        tensors |= {} if state.mean is None else {"mean": state.mean}
+        tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
+        content = save(tensors, {"head": json.dumps(finite(to_tree(head)), allow_nan=False)})
+        write_atomically(self.path / "checkpoint" / "state.safetensors", content)
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """The state after the last finished round, if there is one."""
+        path = self.path / "checkpoint" / "state.safetensors"
+        if not path.is_file():
+            return None
+        from safetensors import safe_open
+
+        with safe_open(path, "numpy") as file:
+            head = decode(_Head, file.metadata()["head"])
+        tensors = load_file(path)
+        return Checkpoint(
+            run_id=head.run_id,
+            started_at=head.started_at,
+            seconds=head.seconds,
+            rounds=head.rounds,
+            model=tensors.pop("model"),
+            mean=tensors.pop("mean", None),
+            strategy={key.removeprefix("strategy."): array for key, array in tensors.items()},
+            spent=head.spent,
+            clip_norm=head.clip_norm,
+        )
+
+    def trim_metrics(self, rounds: int) -> None:
+        """Keep the first `rounds` lines of `metrics.jsonl`: a crash may have left one too many."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text().splitlines(keepends=True)[:rounds]
+            write_atomically(path, "".join(lines).encode())
+
+
+def finite(tree: Any) -> Any:
+    """`tree` with null for every NaN and infinity: JSON has no such numbers."""
+    match tree:
+        case dict():
+            return {key: finite(value) for key, value in tree.items()}
+        case list():
+            return [finite(value) for value in tree]
+        case float() if not math.isfinite(tree):
+            return None
+        case _:
+            return tree
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step, which also a loss of power leaves whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

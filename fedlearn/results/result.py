@@ -1,0 +1,221 @@
+"""What a run says about itself: the contents of `result.json` (schema `fedlearn/result/v1`).
+
+Plain data, written after every round; names are fixed by the contract with
+those who script against it, so keys may be added but never renamed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fedlearn.audit.findings import Findings
+from fedlearn.core.code import code_digest
+from fedlearn.core.provenance import commit
+from fedlearn.metrics.calibration import Calibration
+from fedlearn.metrics.intervals import Gap, Measured
+from fedlearn.tasks import Input
+
+SCHEMA = "fedlearn/result/v1"
+
+Status = Literal["finished", "stopped_budget", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSize:
+    """How many records a site trains and tests on."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What was learned from."""
+
+    name: str
+    unit: str = "record"
+    sites: dict[str, SiteSize]
+    sha256: str
+    classes: list[str] = field(default_factory=list)
+    """Empty in results of releases that did not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What was learned; `sha256` is that of the vector of all shared tensors."""
+
+    name: str
+    parameters: int
+    trainable: int
+    sha256: str
+    input: Input | None = None
+    """The form of a record, which every site told; None in results of releases that did not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attendance:
+    """Who took part in a round."""
+
+    invited: int
+    replied: int
+    dropped: dict[str, str]
+    """Site -> reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """One round: time, pooled test metrics, traffic, and epsilon so far by site."""
+
+    round: int
+    seconds: float
+    loss: float | None
+    evaluate: dict[str, float | None]
+    clients: Attendance
+    bytes: dict[str, int]
+    epsilon: dict[str, float | None]
+    """Null stands for a number that is not finite: no privacy, or a diverged model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalResult:
+    """Test metrics of the final model: pooled, by site, and the worst site by accuracy."""
+
+    evaluate: dict[str, float]
+    per_site: dict[str, dict[str, float]]
+    worst_site: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupResult:
+    """How the model does for a group of people in the test records."""
+
+    count: int
+    evaluate: dict[str, Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupsResult:
+    """How the model does for groups of people; what is too small to be shown is only named."""
+
+    column: str
+    smallest: int
+    all_sites: dict[str, GroupResult]
+    """Over the sites that show the group, or over all sites where only the sum was opened."""
+    per_site: dict[str, dict[str, GroupResult]]
+    withheld: dict[str, list[str]]
+    """Site (or `all sites`) -> groups that are too small, or would give those away."""
+    gap: Gap | None
+    decisions: dict[str, float]
+    """As in `fedlearn.metrics.intervals.decision_gaps`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairnessResult:
+    """For whom the final model works how well; intervals are for `confidence`."""
+
+    confidence: float
+    all_sites: dict[str, Measured]
+    per_site: dict[str, dict[str, Measured]]
+    gap: Gap | None
+    """Between the sites; null where only their sum was opened."""
+    groups: GroupsResult | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePrivacy:
+    """What a site has spent in this run."""
+
+    epsilon: float
+    epsilon_rdp: float
+    """The same by Renyi accounting: looser, shown as a cross-check."""
+    delta: float
+    steps: int
+    sample_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyResult:
+    """The privacy of the whole run; `statement` says it in words."""
+
+    unit: Literal["record", "client", "none"]
+    relation: str | None
+    epsilon: float | None
+    delta: float | None
+    accountant: str | None
+    noise_multiplier: float | None
+    clip_norm: float | None
+    sampling: str | None
+    per_site: dict[str, SitePrivacy]
+    statement: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """How updates travel."""
+
+    transport: Literal["plain", "sealed"]
+    secagg: Literal["off", "ring", "masked", "two_server"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the run ran on."""
+
+    python: str
+    torch: str
+    flwr: str
+    opacus: str
+    cryptography: str
+    device: str
+    threads: int
+    code: str = ""
+    """Hash of fedlearn's own source (`fedlearn.core.code`)."""
+    commit: str = ""
+    """The git commit of it where it is known; `+` after it: the source differs from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The whole of `result.json`."""
+
+    schema: str = SCHEMA
+    run_id: str
+    status: Status
+    reason: str | None = None
+    """Why the run ended when it did not finish."""
+    started_at: str
+    seconds: float
+    config: dict[str, Any]
+    data: DataFacts
+    model: ModelFacts
+    rounds: list[RoundResult] = field(default_factory=list)
+    final: FinalResult
+    fairness: FairnessResult | None = None
+    """Null until the run has ended."""
+    calibration: Calibration | None = None
+    """Of the final model; null until the run has ended, and where too little is tested."""
+    privacy: PrivacyResult
+    declined: list[str] = field(default_factory=list)
+    """Why sites that were asked took no part in the run."""
+    protection: Protection
+    audit: Findings | None = None
+    """What an audit of the run has measured."""
+    environment: Environment
+
+
+def this_environment(device: str, threads: int) -> Environment:
+    """The versions that matter for repeating a run."""
+    return Environment(
+        python=platform.python_version(),
+        torch=importlib.metadata.version("torch"),
+        flwr=importlib.metadata.version("flwr"),
+        opacus=importlib.metadata.version("opacus"),
+        cryptography=importlib.metadata.version("cryptography"),
+        device=device,
+        threads=threads,
+        code=code_digest(),
+        commit=commit(),
+    )

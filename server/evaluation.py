@@ -1,0 +1,68 @@
+"""Test sums as sites tell them: checked, put together, and told apart by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import RecordDict
+
+from fedlearn import flower
+from fedlearn.agreement import groups_of
+from fedlearn.core.errors import ProtocolError
+from fedlearn.metrics.fairness import Fairness
+from fedlearn.metrics.sums import EvaluationSums, score_bins
+from fedlearn.rounds import EvaluateReply
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSums:
+    """Test sums of groups of people: of every site that releases its own, and over all sites."""
+
+    per_site: dict[str, dict[str, EvaluationSums]] = field(default_factory=dict)
+    withheld: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Site -> the groups that are too small there to be shown."""
+    pooled: dict[str, EvaluationSums] = field(default_factory=dict)
+
+
+def check_sums(content: RecordDict, classes: int, fairness: Fairness) -> None:
+    """Refuse test sums that cannot be added to those of the other sites.
+
+    Raises:
+        ValueError: they are of another shape, or of a group that nobody asked for.
+    """
+    reply = flower.read_evaluate_reply(content)
+    shapes = (classes, classes), (2, score_bins(classes))
+    for sums in (reply.sums, *reply.groups.values()):
+        if (sums.confusion.shape, sums.scores.shape) != shapes:
+            raise ValueError("test sums of another shape")
+    if not {*reply.groups, *reply.withheld} <= set(groups_of(fairness)):
+        raise ValueError("test sums of a group that nobody asked for")
+
+
+def group_sums(told: Mapping[str, EvaluateReply]) -> GroupSums:
+    """What sites have shown of their groups, and the sums of that over the sites."""
+    total: dict[str, EvaluationSums] = {}
+    for _, reply in sorted(told.items()):
+        for name, sums in reply.groups.items():
+            total[name] = total[name] + sums if name in total else sums
+    return GroupSums(
+        per_site={site: reply.groups for site, reply in told.items() if reply.groups},
+        withheld={site: reply.withheld for site, reply in told.items() if reply.withheld},
+        pooled=total,
+    )
+
+
+def pooled(per_site: Mapping[str, EvaluationSums]) -> EvaluationSums:
+    """The sums over all sites, added in the order of their names.
+
+    Raises:
+        ProtocolError: there is none.
+    """
+    sums = [per_site[site] for site in sorted(per_site)]
+    if not sums:
+        raise ProtocolError("", "evaluate", "no site answered")
+    total = sums[0]
+    for more in sums[1:]:
+        total = total + more
+    return total

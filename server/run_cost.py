@@ -1,0 +1,156 @@
+"""What a run has cost and what it promises, from what is known after each round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from fedlearn import flower
+from fedlearn.core.errors import PrivacyError
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan, statement
+from fedlearn.privacy import Event
+from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
+from fedlearn.privacy.events import merged
+from fedlearn.results.result import PrivacyResult, SitePrivacy
+from server.grid import Replies
+
+
+def spent_in_round(
+    plan: PrivacyPlan,
+    before: dict[str, tuple[Event, ...]],
+    sites: Sequence[str],
+    asked: Sequence[str],
+    replies: Replies,
+) -> dict[str, tuple[Event, ...]]:
+    """What every site has spent in this run once a round is over; `asked` are those with the model.
+
+    What a site says it has spent counts where it is more than is known here. A
+    site that fell silent, or failed after it had begun, is taken to have
+    spent a round; one that refused for privacy has spent nothing. Noise in
+    shares is counted for the sites that are in the sum. Sampling of clients
+    counts only over all rounds, chosen or not, so then every site pays for each.
+    """
+    refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
+    paying = [site for site in asked if site not in refused]
+    cost: Event = plan.round_event
+    if isinstance(plan, ClientPlan) and plan.adversary == "outsider":
+        paying = list(sites)
+    elif isinstance(plan, DistributedPlan) and len(replies.answers) >= plan.min_survivors:
+        cost = plan.event(len(replies.answers))
+    after = {site: merged((*before.get(site, ()), cost)) for site in paying}
+    for site, message in replies.answers.items():
+        known = after.get(site, before.get(site, ()))
+        after[site] = _at_least(known, flower.read_spent(message.content), plan.round_event)
+    return before | after
+
+
+def _at_least(
+    known: tuple[Event, ...], told: tuple[Event, ...], round_event: Event
+) -> tuple[Event, ...]:
+    """What is known here, and the rounds that only the site knows of: paid for, then lost."""
+    lost = _steps(told) - _steps(known)
+    if lost <= 0:
+        return known
+    return merged((*known, replace(round_event, steps=lost)))
+
+
+def _steps(events: Iterable[Event]) -> int:
+    return sum(event.steps for event in events)
+
+
+def epsilon_of(plan: PrivacyPlan, events: Iterable[Event]) -> float:
+    """What events of this run amount to, for the unit and against the adversary of its plan."""
+    return epsilon(events, plan.delta, unit=plan.unit, cohort_known=_cohort_known(plan))
+
+
+def _cohort_known(plan: PrivacyPlan) -> bool:
+    return not (isinstance(plan, ClientPlan) and plan.adversary == "outsider")
+
+
+def privacy_result(
+    plan: PrivacyPlan | None,
+    spent: dict[str, tuple[Event, ...]],
+    *,
+    noise_is_private: bool,
+    sum_only: bool,
+    record: str,
+) -> PrivacyResult:
+    """What the run promises; `sum_only` if the coordinator sees no single update.
+
+    `record` is what one record is, in words.
+    """
+    if plan is None or not noise_is_private:
+        return _no_privacy(plan, noise_is_private)
+    per_site = {site: _site(plan, events) for site, events in sorted(spent.items())}
+    largest = max((site.epsilon for site in per_site.values()), default=0.0)
+    if math.isinf(largest):
+        return _no_privacy(plan, noise_is_private)
+    return PrivacyResult(
+        unit=plan.unit,
+        relation=_relation(plan),
+        epsilon=largest,
+        delta=plan.delta,
+        accountant=_accountant(plan),
+        noise_multiplier=plan.noise_multiplier,
+        clip_norm=plan.clip_norm,
+        sampling=_sampling(plan),
+        per_site=per_site,
+        statement=statement(
+            plan, epsilon=largest, noise_is_private=True, sum_only=sum_only, record=record
+        ),
+    )
+
+
+def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
+    known = _cohort_known(plan)
+    return SitePrivacy(
+        epsilon=epsilon_of(plan, events),
+        epsilon_rdp=epsilon_rdp(events, plan.delta, unit=plan.unit, cohort_known=known),
+        delta=plan.delta,
+        steps=_steps(events),
+        sample_rate=plan.sample_rate,
+    )
+
+
+def _relation(plan: PrivacyPlan) -> str:
+    match plan:
+        case RecordPlan() | DistributedPlan(unit="record"):
+            return "add or remove one record"
+        case ClientPlan():
+            return "add or remove all data of one client"
+        case DistributedPlan():
+            return "replace all data of one client by none"
+        case _:
+            assert_never(plan)
+
+
+def _accountant(plan: PrivacyPlan) -> str:
+    renyi = isinstance(plan, DistributedPlan) and plan.law == "skellam"
+    return "Renyi differential privacy" if renyi else ACCOUNTANT
+
+
+def _sampling(plan: PrivacyPlan) -> str:
+    match plan:
+        case ClientPlan(adversary="outsider"):
+            return "Poisson over clients, unknown to outsiders"
+        case ClientPlan():
+            return "none counted"
+        case _:
+            return "full batch" if plan.sample_rate == 1 else "Poisson, secret"
+
+
+def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:
+    return PrivacyResult(
+        unit="none",
+        relation=None,
+        epsilon=None,
+        delta=None,
+        accountant=None,
+        noise_multiplier=plan.noise_multiplier if plan else None,
+        clip_norm=plan.clip_norm if plan else None,
+        sampling=None,
+        per_site={},
+        statement=statement(plan, epsilon=math.inf, noise_is_private=private),
+    )

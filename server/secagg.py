@@ -1,0 +1,321 @@
+"""Secure aggregation, as the coordinator drives it: the strategy gets one reply, the mean.
+
+The steps of the protocol run over named sites; a site that vanishes, answers
+late or breaks the protocol is left out from there on, and the round goes on
+while the threshold holds. There is never more than one running sum here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import numpy as np
+from flwr.app import Message, RecordDict
+
+from fedlearn import flower
+from fedlearn.agreement import (
+    Part,
+    evaluate_payload,
+    group_sums_of,
+    least_of,
+    part_of,
+    plan_digest,
+    protocol_round,
+    sums_of,
+    train_payload,
+)
+from fedlearn.algorithms import cohort_size
+from fedlearn.config import RunConfig
+from fedlearn.core.errors import ConfigError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.ring import unpack
+from fedlearn.core.vector import Layout, Vector, vector_digest
+from fedlearn.crypto.codec import sorted_names
+from fedlearn.flower import private
+from fedlearn.mechanisms import ClientPlan, PrivacyPlan
+from fedlearn.mechanisms.client import room_to_round
+from fedlearn.metrics.sums import EvaluationSums
+from fedlearn.rounds import Refusal
+from fedlearn.secagg.graph import Degree, choose_degree
+from fedlearn.secagg.messages import Params
+from fedlearn.secagg.payload import Total
+from fedlearn.secagg.server import ServerSession
+from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
+from fedlearn.secagg.two_server import FirstServer, Helper
+from fedlearn.secagg.whole import AnyPayload, WholePayload
+from server.grid import Replies, SiteGrid
+
+
+@dataclass
+class Tally:
+    """What became of every site in one protocol run."""
+
+    asked: list[str] = field(default_factory=list)
+    """Sites that got the model, and may have trained."""
+    contributed: dict[str, Message] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def note(self, replies: Replies) -> None:
+        """Keep the refusals and failures of one exchange."""
+        self.refusals += replies.refusals
+        self.failures |= replies.failures
+
+    def replies(self, survivors: Iterable[str]) -> Replies:
+        """The outcome, with the replies of those whose contribution is in the sum."""
+        answers = {site: self.contributed[site] for site in survivors}
+        return Replies(answers, self.refusals, self.failures)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What came of a training round: the `total` of its sites, or else `failure`.
+
+    `replies` are those of the sites in the sum; where there is none, of all that had
+    contributed: they have trained, and paid for it.
+    """
+
+    asked: list[str]
+    replies: Replies
+    total: Total | None
+    failure: FedlearnError | None
+
+
+@dataclass(frozen=True)
+class SecAggDriver:
+    """Sums over the sites of a run; `sites` are their public keys by name."""
+
+    grid: SiteGrid
+    config: RunConfig
+    settings: SecAggSum
+    plan: PrivacyPlan | None
+    run_id: bytes
+    sites: Mapping[str, bytes]
+    layout: Layout
+    helper: Helper | None
+
+    def train(self, number: int, messages: Sequence[Message], model: Vector) -> Aggregate:
+        """The sum over the surviving sites; with too few left, nothing but the reason.
+
+        A failure is returned, not raised: what the sites have spent must still be accounted for.
+        """
+        payload, tally = self.train_payload(), Tally()
+        try:
+            survivors, total = self._sum("train", number, messages, model, payload, tally)
+            if isinstance(payload, WholePayload) and total.weight != len(survivors):
+                raise ProtocolError("", "sum", "it does not hold what its sites say they added")
+            if total.weight == 0:
+                raise ProtocolError("", "mask", "no site has a record to train on")
+        except ProtocolError as error:
+            failure = self._with_reasons(error, tally)
+            return Aggregate(tally.asked, tally.replies(tally.contributed), None, failure)
+        return Aggregate(tally.asked, tally.replies(survivors), total, None)
+
+    def evaluate(
+        self, number: int, messages: Sequence[Message], model: Vector, classes: int
+    ) -> tuple[EvaluationSums, dict[str, EvaluationSums]]:
+        """The test sums over all surviving sites, and those of every group of people.
+
+        Raises:
+            ProtocolError: too few sites are left; nothing is released.
+        """
+        fairness, tally = self.config.fairness, Tally()
+        payload = evaluate_payload(self.settings, len(self.sites), classes, fairness)
+        try:
+            _, total = self._sum("evaluate", number, messages, model, payload, tally)
+        except ProtocolError as error:
+            raise self._with_reasons(error, tally) from None
+        groups = group_sums_of(total.counters, classes, fairness)
+        return sums_of(total.counters, classes), groups
+
+    def train_payload(self) -> AnyPayload:
+        """The form of a contribution; also the check that the ring is large enough.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        return train_payload(self.plan, self.settings, len(self.sites), self.layout.size)
+
+    def check(self) -> None:
+        """Refuse before the first round what could not be summed.
+
+        Raises:
+            ConfigError: too few bits, steps too coarse, or a cohort too small for its
+                threshold or for `secagg.min_cohort`.
+        """
+        payload = self.train_payload()
+        if isinstance(self.plan, ClientPlan):
+            size, resolution = self.layout.size, self.settings.resolution
+            room_to_round(self.plan.clip_norm, size=size, resolution=resolution)
+        cohort = tuple(self.sites)[: cohort_size(self.config.strategy, len(self.sites))]
+        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        if len(cohort) < least:
+            raise ConfigError(
+                [
+                    f"secagg.min_cohort={least}: a round has {len(cohort)} of {len(self.sites)} "
+                    "sites; invite more, raise strategy.fraction, or set secagg=off"
+                ]
+            )
+        self._params("train", 0, cohort, np.zeros(0, np.float32), payload)
+
+    def _sum(
+        self,
+        part: Part,
+        number: int,
+        messages: Sequence[Message],
+        model: Vector,
+        payload: AnyPayload,
+        tally: Tally,
+    ) -> tuple[Sequence[str], Total]:
+        """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
+        by_site = {self.grid.site_of(message): message for message in messages}
+        params = self._params(part, number, tuple(by_site), model, payload)
+        match self.settings:
+            case SecAggRing():
+                return self._ring(by_site, params, payload, tally)
+            case SecAggMasked():
+                return self._masked(by_site, params, payload, tally)
+            case SecAggTwoServer():
+                return self._two_server(by_site, params, payload, tally)
+            case _:
+                assert_never(self.settings)
+
+    def _params(
+        self,
+        part: Part,
+        number: int,
+        cohort: tuple[str, ...],
+        model: Vector,
+        payload: AnyPayload,
+    ) -> Params:
+        degree = Degree(neighbours=0, threshold=0)
+        if isinstance(self.settings, SecAggMasked):
+            fractions = self.settings.corrupt_fraction, self.settings.dropout_fraction
+            degree = choose_degree(len(cohort), *fractions)
+        return Params(
+            run_id=self.run_id,
+            round=protocol_round(part, number),
+            cohort=sorted_names(cohort),
+            neighbours=degree.neighbours,
+            threshold=degree.threshold,
+            bits=payload.ring.bits,
+            length=payload.length,
+            layout_hash=bytes.fromhex(self.layout.digest()),
+            plan_hash=plan_digest(self.config, payload, part, self.plan),
+            model_hash=bytes.fromhex(vector_digest(model)),
+        )
+
+    def _least(self, params: Params) -> int:
+        """The fewest sites whose sum may be opened."""
+        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        return least_of(self.plan, least) if part_of(params.round)[0] == "train" else least
+
+    def _contributions(
+        self,
+        by_site: Mapping[str, Message],
+        requests: Mapping[str, bytes],
+        tally: Tally,
+        add: Callable[[str, bytes], None],
+    ) -> list[str]:
+        """Ask for vectors and `add` each as it comes; the sites whose vector is in the sum."""
+        asked = [flower.with_request(by_site[site], request) for site, request in requests.items()]
+        tally.asked, taken = list(requests), []
+        refused: dict[str, str] = {}
+
+        def keep(site: str, reply: Message) -> Message:
+            try:
+                add(site, _contribution(reply.content))
+                taken.append(site)
+            except ProtocolError as error:
+                refused[site] = error.reason
+            except ValueError as error:
+                refused[site] = str(error)
+            return private.without(reply, "contribution")
+
+        replies = self.grid.exchange(asked, _contribution, keep)
+        tally.note(replies)
+        tally.failures |= refused
+        tally.contributed |= replies.answers
+        return taken
+
+    def _ring(
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
+    ) -> tuple[Sequence[str], Total]:
+        requests = dict.fromkeys(by_site, len(self.sites).to_bytes(4, "big"))
+        total = payload.ring.zeros(payload.length)
+
+        def add(_site: str, data: bytes) -> None:
+            np.add(total, unpack(data, payload.length, payload.ring), out=total)
+
+        taken = self._contributions(by_site, requests, tally, add)
+        least = self._least(params)
+        if len(taken) < least:
+            raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
+        return taken, payload.decode(payload.ring.reduce(total))
+
+    def _two_server(
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
+    ) -> tuple[Sequence[str], Total]:
+        if self.helper is None:
+            raise RuntimeError("two_server without its second server")
+        first = FirstServer(params, self.sites)
+        requests = dict.fromkeys(by_site, params.encode())
+        taken = self._contributions(by_site, requests, tally, first.receive)
+        masks = self.helper.sum_masks(params, first.request())
+        return taken, payload.decode(first.finish(masks))
+
+    def _masked(
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
+    ) -> tuple[Sequence[str], Total]:
+        assert isinstance(self.settings, SecAggMasked)  # noqa: S101  (told apart by the caller)
+        session = ServerSession(params, self.sites, self._least(params))
+        while session.step != "done":
+            if session.step == "mask":
+                self._contributions(by_site, session.requests(), tally, session.receive)
+            else:
+                self._step(session, tally)
+            session.close_step()
+        return session.survivors, payload.decode(session.total())
+
+    def _step(self, session: ServerSession, tally: Tally) -> None:
+        """One step without vectors."""
+        asked = (
+            Message(
+                flower.small_bytes("secagg", request),
+                dst_node_id=self.grid.node_of[site],
+                message_type=f"{flower.SECAGG}{session.step}",
+            )
+            for site, request in session.requests().items()
+        )
+        replies = self.grid.exchange(asked, check=_step_reply)
+        tally.note(replies)
+        for site, reply in replies.answers.items():
+            try:
+                session.receive(site, _step_reply(reply.content))
+            except ProtocolError as error:
+                tally.failures[site] = error.reason
+
+    def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
+        exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]
+        if exhausted:
+            return PrivacyError("\n".join(exhausted))
+        reasons = [f"{site}: {reason}" for site, reason in tally.failures.items()]
+        reasons += [f"{refusal.site}: {refusal.reason}" for refusal in tally.refusals]
+        return ProtocolError("", error.step, "; ".join([error.reason, *reasons]))
+
+
+def _contribution(content: RecordDict) -> bytes:
+    """The contribution in a reply; ValueError and the like for what is none."""
+    data = flower.read_large_bytes(content, "contribution")
+    if not isinstance(data, bytes):
+        raise ValueError("no contribution")
+    flower.read_spent(content)
+    return data
+
+
+def _step_reply(content: RecordDict) -> bytes:
+    data = flower.read_small_bytes(content, "secagg")
+    if data is None:
+        raise ValueError("no bytes of the protocol")
+    return data

@@ -1,0 +1,1 @@
+"""Audits and attacks: what every seat can learn, measured."""

@@ -1,0 +1,117 @@
+"""`fedlearn audit`: what the words of the command ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from fedlearn.audit.findings import NOT_JUDGED, Findings
+from fedlearn.config import compose
+from fedlearn.core import terminal
+from fedlearn.core.errors import ConfigError
+from fedlearn.report.page import write_report
+from fedlearn.results.folder import RunFolder
+from server.stop import Stop, stop_on_interrupt
+from simulations.attacks.audit_display import show_findings
+from simulations.attacks.audited_folder import open_run
+from simulations.attacks.measure import DELTA, measure, plan_in, promise_in, trained_model
+from simulations.attacks.membership import REFERENCES, attacks
+from simulations.display import Display
+from simulations.run import simulate
+
+
+def _inversion(words: Sequence[str]) -> None:
+    from simulations.attacks.inversion_command import command
+
+    command(words)
+
+
+DEMOS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {"inversion": _inversion}
+"""What `demo=NAME` calls, with the other words of the command (`key=value`)."""
+
+_REFERENCES: Final = "references="
+_MOST_REFERENCES: Final = 256
+
+
+def audit(words: Sequence[str]) -> None:
+    """Do what `fedlearn audit WORDS` asks for.
+
+    Raises:
+        FedlearnError: the words make no sense, or what they name cannot be measured.
+    """
+    demos = [word.removeprefix("demo=") for word in words if word.startswith("demo=")]
+    if demos:
+        _demonstrate(demos[-1], [word for word in words if not word.startswith("demo=")])
+        return
+    own = [word for word in words if word.startswith(_REFERENCES)]
+    rest, references = [word for word in words if word not in own], _references(own)
+    folders = [word for word in rest if "=" not in word]
+    if not folders:
+        measure_folder(_run(rest), references)
+    elif len(rest) == 1:
+        measure_folder(Path(folders[0]), references)
+    else:
+        raise ConfigError(
+            [f"audit {folders[0]}: the config of a run is its own; leave out {', '.join(rest[1:])}"]
+        )
+
+
+def _demonstrate(name: str, words: Sequence[str]) -> None:
+    if name not in DEMOS:
+        known = ", ".join(DEMOS) or "nothing yet"
+        raise ConfigError([f"demo={name}: must be one of {known}"])
+    DEMOS[name](words)
+
+
+def _references(words: Sequence[str]) -> int:
+    text = words[-1].removeprefix(_REFERENCES) if words else str(REFERENCES)
+    if text.isdecimal() and 2 <= int(text) <= _MOST_REFERENCES and int(text) % 2 == 0:
+        return int(text)
+    raise ConfigError(
+        [f"{_REFERENCES}{text}: must be an even number from 2 to {_MOST_REFERENCES}; 8 or more "
+         "add the attack LiRA"]
+    )  # fmt: skip
+
+
+def _run(overrides: Sequence[str]) -> Path:
+    """A new run with canaries; its folder."""
+    asked = any(word.lstrip("+").startswith("audit=") for word in overrides)
+    config = compose([*overrides] if asked else [*overrides, "audit=slots"])
+    stop = Stop()
+    with Display() as display, stop_on_interrupt(stop, display.say):
+        simulate(config, display, stop)
+    return Path(config.out)
+
+
+def measure_folder(folder: Path, references: int) -> Findings:
+    """Measure the run in `folder`, write what was found into its result and report, and show it.
+
+    Raises:
+        FedlearnError: the run has not finished, or is not any more what it was.
+    """
+    run = open_run(folder)
+    # Where the folder is now, which need not be where it was made.
+    config = replace(run.config, out=str(folder.resolve()))
+    plan = plan_in(config, run.result)
+    found = measure(config, run.result) or Findings(
+        kind="membership",
+        seat="model",
+        estimator="none",
+        canaries=0,
+        alpha=0.05,
+        lower_bound=0.0,
+        ceiling=0.0,
+        verdict=NOT_JUDGED,
+        p_value=None,
+        promised=run.result.privacy.epsilon,
+        delta=plan.delta if plan else DELTA,
+    )
+    model = trained_model(config, run.task, run.model)
+    met = attacks(run, model, promise_in(plan, run.result), references)
+    found = replace(found, attacks=met)
+    RunFolder(folder).write_result(replace(run.result, audit=found))
+    write_report(folder)
+    show_findings(found, terminal.console())
+    return found

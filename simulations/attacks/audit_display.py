@@ -1,0 +1,38 @@
+"""What an audit has found, in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedlearn.audit.findings import Findings
+from fedlearn.core import terminal
+from fedlearn.report.measured import Row, measured
+
+
+def show_findings(found: Findings, console: Console) -> None:
+    """Bounds beside their ceilings, attacks beside theirs, and the verdict."""
+    shown = measured(found)
+    if shown is None:
+        return
+    if shown.bounds:
+        console.print(shown.about)
+        terminal.show(console, _table(("an attacker who sees", *shown.columns), shown.bounds))
+    if shown.attacks:
+        console.print(shown.attacks_about)
+        columns = ("attack", "AUC", "found at 1% false alarms", "at .1%")
+        terminal.show(console, _table(columns, shown.attacks))
+    for note in shown.notes:
+        console.print(escape(note))
+    style = "bold red" if shown.broken else "bold"
+    console.print(f"[{style}]{escape(shown.verdict)}[/]")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    table = terminal.numbers(*columns)
+    for row in rows:
+        table.add_row(escape(row.name), *row.cells)
+    return table

@@ -1,0 +1,191 @@
+"""Measuring a run that carried canaries: games, bounds, the verdict, and what to say of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clients.canaries import Kept, canary_file, read_canaries
+from clients.owner import owner_of
+from clients.records import simulated_sites, simulated_task
+from fedlearn import models
+from fedlearn.audit.bounds import bounds_of
+from fedlearn.audit.evidence import area_under_curve
+from fedlearn.audit.findings import Bound, Estimator, Findings, Seat, View
+from fedlearn.audit.game import Game
+from fedlearn.audit.promise import Promise, promise_of
+from fedlearn.audit.settings import MislabelledAudit, SlotAudit, slots_of
+from fedlearn.audit.verdict import judge
+from fedlearn.config import RunConfig, plan_of
+from fedlearn.core.errors import DataError
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, load_vector
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.mechanisms import DistributedPlan, PrivacyPlan
+from fedlearn.models.weights import weights_of
+from fedlearn.report.export import read_model
+from fedlearn.results.result import Result
+from fedlearn.tasks import Task
+from fedlearn.training.local import predict
+from server.audit import read_seen
+from simulations.attacks.slot_views import games
+
+DELTA: Final = 1e-5
+"""At which epsilon is measured where nothing is promised."""
+
+
+def measure(config: RunConfig, result: Result) -> Findings | None:
+    """What the audit of a finished run has found; None if the run carried no canaries.
+
+    Raises:
+        DataError: what the sites and the coordinator have kept cannot be read.
+    """
+    match config.audit:
+        case SlotAudit():
+            return _slots(config, config.audit, result)
+        case MislabelledAudit():
+            return _mislabelled(config, config.audit, result)
+        case _:
+            return None
+
+
+def kept_by_sites(config: RunConfig, result: Result) -> dict[str, Kept]:
+    """What the sites of a simulated run have kept of their canaries, by site.
+
+    Raises:
+        DataError: nothing is there, or it cannot be read.
+    """
+    paths = {site: canary_file(owner_of(config, site), result.run_id) for site in result.data.sites}
+    kept = {site: read_canaries(path) for site, path in paths.items() if path.exists()}
+    if not kept:
+        raise DataError(
+            f"{config.out}: the canaries of run {result.run_id} are gone from the sites' folders; "
+            "without their coins nothing can be measured"
+        )
+    return kept
+
+
+def _slots(config: RunConfig, audit: SlotAudit, result: Result) -> Findings:
+    plan = plan_in(config, result)
+    played = games(config, plan, kept_by_sites(config, result), read_seen(Path(config.out)))
+    seat: Seat = "sum" if isinstance(plan, DistributedPlan) or "update" not in played else "update"
+    found = _findings(played, seat, "clopper_pearson", audit, plan, result)
+    return replace(found, notes=_of_summing(found, result))
+
+
+def _findings(
+    played: Mapping[Seat, Game],
+    seat: Seat,
+    estimator: Estimator,
+    audit: SlotAudit | MislabelledAudit,
+    plan: PrivacyPlan | None,
+    result: Result,
+) -> Findings:
+    """All views; the first bound and the verdict are those of `seat`."""
+    independent, delta = isinstance(audit, SlotAudit), plan.delta if plan else DELTA
+    noisy = plan is not None and plan.noise_multiplier > 0
+    views = [
+        View(
+            seat=name,
+            auc=area_under_curve(game.scores, game.inside),
+            bounds=list(
+                bounds_of(
+                    game, delta=delta, alpha=audit.alpha, independent=independent, normal=noisy
+                )
+            ),
+        )
+        for name, game in played.items()
+    ]
+    first = next(b for v in views if v.seat == seat for b in v.bounds if b.estimator == estimator)
+    promise = promise_in(plan, result)
+    verdict = judge(played[seat], promise, independent=independent)
+    return Findings(
+        kind=audit.kind,
+        seat=seat,
+        estimator=estimator,
+        canaries=played[seat].canaries,
+        alpha=audit.alpha,
+        lower_bound=first.lower_bound,
+        ceiling=first.ceiling,
+        verdict=verdict.text,
+        p_value=verdict.p_value,
+        promised=promise.epsilon if promise else None,
+        delta=delta,
+        views=views,
+    )
+
+
+def promise_in(plan: PrivacyPlan | None, result: Result) -> Promise | None:
+    """What the run promises; noise that a test can repeat promises nothing."""
+    return None if plan is None or result.privacy.epsilon is None else promise_of(plan)
+
+
+def plan_in(config: RunConfig, result: Result) -> PrivacyPlan | None:
+    """The plan of the run, as its parties derived it."""
+    dimension = result.model.trainable + slots_of(config.audit)
+    return plan_of(config, sites=len(result.data.sites), dimension=dimension)
+
+
+def _of_summing(found: Findings, result: Result) -> list[str]:
+    """One sentence on what secure aggregation takes from the coordinator, as measured."""
+    by_seat = {view.seat: view.bound("gaussian") for view in found.views}
+    alone, together = by_seat.get("update"), by_seat.get("sum")
+    sites = len(result.data.sites)
+    if alone is None or together is None or sites < 2:
+        return []
+    return [
+        f"From one site's update alone the coordinator would measure {_said(alone)}; from the sum "
+        f"of {sites} sites, all that secure aggregation opens, it measures {_said(together)}."
+    ]
+
+
+def _said(bound: Bound) -> str:
+    if bound.estimate is None or bound.lower_bound is None:
+        return "an epsilon without bound"
+    return f"an epsilon of {bound.estimate:.2f} (at least {bound.lower_bound:.2f})"
+
+
+# --- canaries that are records -------------------------------------------------------------
+
+
+def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: Result) -> Findings:
+    """The loss of the final model on the wrong labels: all that an outsider can compute."""
+    records, losses = simulated_sites(config), []
+    kept = kept_by_sites(config, result)
+    vector = read_model(Path(config.out), result)
+    model = trained_model(config, simulated_task(config), vector)
+    for site, one in kept.items():
+        shown = records[site].train.features[one.coins.rows]
+        losses.append(record_losses(model, shown, one.coins.labels, config.training.max_batch))
+    scores = -np.concatenate(losses)
+    game = Game(
+        scores=scores,
+        inside=np.concatenate([one.coins.inside for one in kept.values()]),
+        threshold=float(np.median(scores)),
+    )
+    return _findings({"model": game}, "model", "one_run", audit, plan_in(config, result), result)
+
+
+def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
+    """The model of a run with the trained weights `vector`, mapping records to logits."""
+    weights = weights_of(config.model, default_cache(os.environ))
+    part = config.training.trained_part
+    learner = models.build(config.model, task, Streams(config.seed), part, weights)
+    load_vector(learner.model, vector)
+    return learner.whole()
+
+
+def record_losses(
+    model: nn.Module, features: NDArray[Any], labels: NDArray[np.int64], max_batch: int
+) -> NDArray[np.float64]:
+    """The loss of every record, in nats."""
+    chances = predict(model, torch.from_numpy(features), max_batch)
+    return np.asarray(-np.log(np.maximum(chances[np.arange(len(labels)), labels], 1e-30)))

@@ -1,0 +1,1 @@
+"""Engines: where the sites of a simulation run."""

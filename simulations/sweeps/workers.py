@@ -1,0 +1,217 @@
+"""Runs side by side: one process per run, as many at a time as the cores can carry.
+
+On Linux a process is a fork of one in which everything is imported and the
+records are loaded, so start-up is paid once. Forking copies no secrets worth
+the name: noise, keys and samples are drawn from the operating system at every
+draw, never from a state that two processes would share.
+
+A run that fails, or whose process dies, costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final, Literal
+
+from fedlearn.config import RunConfig, decode
+from fedlearn.core.errors import FedlearnError, StoppedError
+from fedlearn.report.page import write_report
+from fedlearn.results.result import Result, RoundResult
+from fedlearn.training.device import take_turn
+from server.federation import Federation
+from server.stop import Stop, stop_on_interrupt
+from simulations.engines.forks import forking
+from simulations.run import simulate
+
+POLL_SECONDS: Final = 0.5
+LAST_SECONDS: Final = 20.0
+"""How long a run that was told to stop at once may take to write what it has."""
+
+Start = Literal["fork", "spawn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run; `config` is JSON, so that it can travel to a process that shares nothing."""
+
+    name: str
+    config: str
+    only: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundDone:
+    """A round of a run is on disk."""
+
+    name: str
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run is over; `exit_code` and `reason` as the command line would give them."""
+
+    name: str
+    exit_code: int
+    reason: str | None = None
+
+
+Event = RoundDone | Ended
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    start: Start,
+    stop: Stop,
+    tell: Callable[[Event | None], None],
+) -> None:
+    """Run all `jobs`, at most `workers` at a time; the main thread must call it.
+
+    `tell` hears of every event, and of nothing (None) about twice a second.
+    Once `stop` is set no run is started, and those that go on end after their
+    round.
+
+    Raises:
+        KeyboardInterrupt: stopped at once; what was done is on disk.
+    """
+    waiting, crew = deque(jobs), _Workers(start)
+    try:
+        while crew.running or (waiting and not stop.after_round.is_set()):
+            while waiting and len(crew.running) < workers and not stop.after_round.is_set():
+                crew.start(waiting.popleft())
+            if stop.after_round.is_set():
+                crew.interrupt_once()
+            for event in crew.events():
+                tell(event)
+            tell(None)
+    except BaseException:
+        crew.end()
+        raise
+
+
+class _Workers:
+    """The processes that run now."""
+
+    def __init__(self, start: Start) -> None:
+        self.kind = ForkProcess if start == "fork" else SpawnProcess
+        self.running: dict[Connection, tuple[Job, BaseProcess]] = {}
+        self.interrupted = False
+        self._started = 0
+
+    def start(self, job: Job) -> None:
+        """Start a process for `job`."""
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = self.kind(target=_work, args=(job, theirs, self._started), daemon=True)
+        self._started += 1
+        with forking():
+            process.start()
+        theirs.close()
+        self.running[ours] = (job, process)
+
+    def events(self) -> Iterator[Event]:
+        """What has happened, after waiting a little for something to happen."""
+        for ready in wait(list(self.running), POLL_SECONDS):
+            assert isinstance(ready, Connection)  # noqa: S101  (`wait` returns what it was given)
+            job, process = self.running[ready]
+            try:
+                event: Event = ready.recv()
+            except EOFError:
+                process.join()
+                code = process.exitcode or 0
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                event = Ended(name=job.name, exit_code=1, reason=f"its process died ({how})")
+            if isinstance(event, Ended):
+                process.join()
+                ready.close()
+                del self.running[ready]
+            yield event
+
+    def interrupt_once(self) -> None:
+        """Tell every run to end after its round."""
+        if not self.interrupted:
+            self._interrupt()
+        self.interrupted = True
+
+    def end(self) -> None:
+        """Tell every run to end now; wait until all have."""
+        if not self.interrupted:
+            self._interrupt()
+        self._interrupt()
+        for _, process in self.running.values():
+            process.join(LAST_SECONDS)
+            process.terminate()
+            process.join()
+
+    def _interrupt(self) -> None:
+        for _, process in self.running.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+
+
+# --- in the new process ---------------------------------------------------------------
+
+
+def _work(job: Job, connection: Connection, number: int) -> None:
+    take_turn(number)
+    # A group of its own: Ctrl-C in the terminal reaches the parent alone, who passes it on.
+    os.setpgrp()
+    _silence()
+    config, stop = decode(RunConfig, job.config), Stop()
+    with stop_on_interrupt(stop, lambda message: None):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        ended = _run(job, config, connection, stop)
+        connection.send(ended)
+
+
+def _run(job: Job, config: RunConfig, connection: Connection, stop: Stop) -> Ended:
+    try:
+        simulate(config, _Sender(job.name, connection), stop, only=job.only)
+    except FedlearnError as error:
+        return Ended(name=job.name, exit_code=error.exit_code, reason=str(error))
+    except KeyboardInterrupt:
+        return Ended(name=job.name, exit_code=StoppedError.exit_code, reason="stopped")
+    except Exception as error:  # noqa: BLE001  (a bug in one run must not end the others)
+        log = Path(f"{config.out}.traceback.log")
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        reason = f"a bug in fedlearn: {type(error).__name__}: {error}; traceback in {log}"
+        return Ended(name=job.name, exit_code=1, reason=reason)
+    return Ended(name=job.name, exit_code=0)
+
+
+def _silence() -> None:
+    """Nothing that a library prints may tear the display of the parent."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """A listener that tells the parent, and writes the run's report at its end."""
+
+    name: str
+    connection: Connection
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        """Say where the run begins."""
+        self.connection.send(RoundDone(name=self.name, round=first_round - 1))
+
+    def round_finished(self, entry: RoundResult) -> None:
+        """Say how far it is."""
+        self.connection.send(RoundDone(name=self.name, round=entry.round))
+
+    def finished(self, result: Result) -> None:
+        """Write the report."""
+        write_report(Path(str(result.config["out"])))

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fedlearn.core.errors import DataError
+from fedlearn.data.check.files import check
+from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.parquet import is_parquet, read_parquet
+
+COLUMNS = {
+    "age": pa.array([20, 90, 55, None, 30, 40], pa.float64()),
+    "colour": pa.array(["red", "blue", None, "red", "green", "red"]).dictionary_encode(),
+    "dose": pa.array([1.5, float("nan"), 3, 4, 5, 6.5]),
+    "hospital": pa.array(["north", "north", "south", "south", "north", "south"]),
+    "outcome": pa.array([True, False, True, False, True, False]),
+}
+TEXT = """age,colour,dose,hospital,outcome
+20,red,1.5,north,True
+90,blue,,north,False
+55,,3,south,True
+,red,4,south,False
+30,green,5,north,True
+40,red,6.5,south,False
+"""
+
+
+def write(folder: Path, columns: dict[str, pa.Array] = COLUMNS) -> Path:
+    path = folder / "my.parquet"
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_parquet__gives_the_records_that_the_csv_file_gives(tmp_path: Path) -> None:
+    text = tmp_path / "my.csv"
+    text.write_text(TEXT)
+    pools = [
+        load(Csv(path=str(path), label="outcome", site="hospital"), np.random.default_rng(0))
+        for path in (write(tmp_path), text)
+    ]
+    assert pools[0].task == pools[1].task
+    assert pools[0].sha256 == pools[1].sha256
+    np.testing.assert_array_equal(pools[0].natural_site, pools[1].natural_site)
+
+
+def test_parquet__has_the_same_numbers_whatever_the_decimal_sign(tmp_path: Path) -> None:
+    numbers = {"x": pa.array([0.5, -1e-7, 3.0, None] * 3), "whole": pa.array([1, 2, 3, 4] * 3)}
+    path = write(tmp_path, {**numbers, "outcome": pa.array(["yes", "no", "no"] * 4)})
+    point = Csv(path=str(path), label="outcome")
+    configs = point, replace(point, decimal=",")
+    pools = [load(config, np.random.default_rng(0)) for config in configs]
+    assert pools[0].task == pools[1].task
+    assert pools[0].sha256 == pools[1].sha256
+
+
+def test_parquet__writes_every_plain_type_as_text(tmp_path: Path) -> None:
+    day = datetime.date(2020, 2, 29)
+    columns = {
+        "whole": pa.array([2**53 + 1, -1]),
+        "large": pa.array([1e300, 0.1]),
+        "day": pa.array([day, None]),
+        "moment": pa.array([datetime.datetime(2020, 2, 29, 12), None]),
+        "nothing": pa.nulls(2),
+    }
+    table = read_parquet(write(tmp_path, columns))
+    assert [table.column(name) for name in table.header] == [
+        [str(2**53 + 1), "-1"],
+        ["1e+300", "0.1"],
+        ["2020-02-29", ""],
+        ["2020-02-29T12:00:00", ""],
+        ["", ""],
+    ]
+    assert table.places([0, 1]) == "rows 1, 2"
+
+
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_parquet__has_the_text_of_every_value_whatever_holds_it(tmp_path: Path, rows: int) -> None:
+    """Blocks of a file, dictionaries and gaps are how values are held, not what they are."""
+    floats = [0.5, -0.0, float("inf"), None, float("nan"), -99.0, 2.0**53]
+    columns = {
+        "floats": pa.array(floats),
+        "coded": pa.array(floats).dictionary_encode(),
+        "whole": pa.array([1, None, 2, 3, -99, 2, 1]),
+        "large": pa.array([2**53, None, 2**60 + 1, 3, -99, 2, 1]),
+        "words": pa.array(["b", None, " a", "a", "", "b", "0.5"]).dictionary_encode(),
+    }
+    path = tmp_path / "my.parquet"
+    parquet.write_table(pa.table(columns), path, row_group_size=rows)
+    table = read_parquet(path, ",")
+    texts = ["0,5", "0", "inf", "", "", "-99", "9007199254740992,0"]
+    assert table.column("floats") == table.column("coded") == texts
+    assert table.column("whole") == ["1", "", "2", "3", "-99", "2", "1"]
+    assert table.column("large") == [str(2**53), "", str(2**60 + 1), "3", "-99", "2", "1"]
+    assert table.column("words") == ["b", "", "a", "a", "", "b", "0.5"]
+    gaps = [table.cells(name) for name in ("floats", "whole", "large")]
+    assert [cells.rows(cells.among(["", "-99"])).tolist() for cells in gaps] == [
+        [3, 4, 5],
+        [1, 4],
+        [1, 4],
+    ]
+
+
+def test_parquet__refuses_what_is_no_table(tmp_path: Path) -> None:
+    nested = {"a": pa.array([[1], [2]]), "b": pa.array([b"x", b"y"]), "c": pa.array([1, 2])}
+    with pytest.raises(DataError) as caught:
+        read_parquet(write(tmp_path, nested))
+    assert [line.split(": ", 1)[1] for line in str(caught.value).splitlines()] == [
+        "column 'a' holds list<element: int64>, which is no number and no category",
+        "column 'b' holds binary, which is no number and no category",
+    ]
+    with pytest.raises(DataError, match="holds a header and no records"):
+        read_parquet(write(tmp_path, {"a": pa.array([], pa.int64())}))
+
+
+def test_parquet__that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert is_parquet(path)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_parquet(path)
+
+
+def test_check__understands_parquet_and_counts_rows(tmp_path: Path) -> None:
+    ages = pa.array(["20", "30", "forty", *map(str, range(50, 90))])
+    mails = pa.array([f"p{i}@example.org" for i in range(43)])
+    report = check(write(tmp_path, {"age": ages, "contact": mails, "zip": ages}))
+    assert report.separator is None
+    assert report.records == 43
+    assert report.problems[0] == "column 'age': row 3: not a number"
+    assert "its values look like e-mail addresses; drop it" in report.problems[1]
+    assert any("scenario.deidentify.prefixes.zip=3" in hint for hint in report.hints)
+
+
+def test_parquet__without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from pathlib import Path\n"
+        "from fedlearn.data.tables.parquet import read_parquet\n"
+        f"read_parquet(Path({str(write(tmp_path))!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "DataError" in done.stderr
+    assert "pip install 'fedlearn[parquet]'" in done.stderr

@@ -1,0 +1,119 @@
+"""One's own texts: what is read, what is left out with a note, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.data.pool import Pool
+from fedlearn.data.texts.files import OwnText, load
+from fedlearn.data.texts.tokens import Tokenizer
+
+HASHING = Tokenizer(kind="hashing", buckets=1000, max_length=8)
+ROWS = [
+    {"text": f"{word} clause number {i}", "kind": kind, "firm": firm}
+    for i in range(4)
+    for word, kind, firm in [("warranty", "w", "north"), ("licence", "l", "south")]
+]
+
+
+def table(path: Path, rows: list[dict[str, Any]] = ROWS, separator: str = ",") -> OwnText:
+    lines = [separator.join(rows[0]), *(separator.join(map(str, row.values())) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return OwnText(path=str(path), label="kind", site="firm", tokenizer=HASHING)
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]] = ROWS) -> OwnText:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return OwnText(path=str(path), label="kind", site="firm", tokenizer=HASHING)
+
+
+def read(config: OwnText) -> Pool:
+    return load(config, np.random.default_rng(0), Path())
+
+
+def test_text__is_the_same_from_a_table_and_from_lines_of_json(tmp_path: Path) -> None:
+    one, two = read(table(tmp_path / "a.csv")), read(jsonl(tmp_path / "a.jsonl"))
+    assert one.sha256 == two.sha256
+    assert one.task.classes == ("l", "w")
+    assert one.labels.tolist() == [1, 0] * 4
+    assert one.natural_site is not None
+    assert one.natural_site.tolist() == ["north", "south"] * 4
+    assert one.features.shape == (8, 8)
+
+
+def test_text__of_every_class_at_every_site_a_part_is_tested(tmp_path: Path) -> None:
+    pool = read(table(tmp_path / "a.csv"))
+    for label in (0, 1):
+        assert (~pool.is_train[pool.labels == label]).sum() == 1
+
+
+def test_text__records_without_text_or_label_are_left_out_with_a_note(tmp_path: Path) -> None:
+    rows = [*ROWS, {"text": "", "kind": "w", "firm": "north"}]
+    rows += [{"text": "a title", "kind": None, "firm": "north"}, ROWS[0]]
+    pool = read(jsonl(tmp_path / "a.jsonl", rows))
+    assert len(pool) == 9
+    assert any("lines 9, 10: no text or no label" in note for note in pool.notes)
+    assert any("line 11: copies of an earlier text" in note for note in pool.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (ROWS[::2], "every record is 'w'"),
+        ([{"text": "", "kind": "w", "firm": "a"}], "no record has both"),
+        ([*ROWS, {"text": "x", "kind": "once", "firm": "a"}], "line 9 is the only record of class"),
+        ([*ROWS, {"text": "x", "kind": "w", "firm": ""}], "line 9: no site"),
+    ],
+)
+def test_text__refuses_what_cannot_be_learned_from(
+    tmp_path: Path, rows: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        read(jsonl(tmp_path / "a.jsonl", rows))
+
+
+def test_text__refuses_more_labels_than_classes(tmp_path: Path) -> None:
+    config = replace(jsonl(tmp_path / "a.jsonl"), label="text", text="kind")
+    with pytest.raises(DataError, match=r"8 different labels.*max_classes=5"):
+        read(replace(config, max_classes=5))
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"text": "body"}, "scenario.text: no column 'body'"),
+        ({"label": "class"}, "scenario.label: no column 'class'"),
+        ({"site": "kind"}, "scenario.label=kind: is another role's column"),
+    ],
+)
+def test_text__names_columns_that_are_not_there(
+    tmp_path: Path, change: dict[str, str], path: str
+) -> None:
+    with pytest.raises(ConfigError, match=path):
+        read(replace(table(tmp_path / "a.csv"), **change))  # type: ignore[arg-type]
+
+
+def test_text__names_lines_that_are_no_objects_and_other_encodings(tmp_path: Path) -> None:
+    config = jsonl(tmp_path / "a.jsonl")
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("[1]\nno json\n")
+    with pytest.raises(DataError, match="lines 9, 10: not a JSON object"):
+        read(config)
+    (tmp_path / "a.jsonl").write_bytes('{"text": "Kläger"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match="utf-8"):
+        read(config)
+
+
+def test_text__refuses_lists_where_a_text_or_a_label_should_be(tmp_path: Path) -> None:
+    config = jsonl(tmp_path / "a.jsonl")
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": ["a", "b"], "kind": "w"}\n')
+    with pytest.raises(DataError, match=r"line 9: 'text' holds no text and no number"):
+        read(config)

@@ -1,0 +1,77 @@
+"""A saved data set, as `datasets` writes it: Arrow streams with two files of JSON beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.data.pool import Pool
+from fedlearn.data.texts.huggingface import HuggingFace, load
+from fedlearn.data.texts.tokens import Tokenizer
+
+arrow = pytest.importorskip("pyarrow", reason="fedlearn[text] brings pyarrow")
+
+HASHING = Tokenizer(kind="hashing", buckets=1000, max_length=8)
+TEXTS = [f"text {i}" for i in range(12)]
+LABELS = [0, 1] * 6
+
+
+def save(folder: Path, texts: list[str], labels: list[int], files: int = 2) -> None:
+    """The form of `Dataset.save_to_disk`: shards of an Arrow stream, state and info."""
+    folder.mkdir(parents=True)
+    names = [f"data-{i:05d}-of-{files:05d}.arrow" for i in range(files)]
+    for name, rows in zip(names, np.array_split(np.arange(len(texts)), files), strict=True):
+        part = arrow.table({"text": [texts[i] for i in rows], "label": [labels[i] for i in rows]})
+        path = str(folder / name)
+        with arrow.OSFile(path, "wb") as file, arrow.ipc.new_stream(file, part.schema) as stream:
+            stream.write_table(part)
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": n} for n in names]})
+    )
+    feature = {"names": ["against", "for"], "_type": "ClassLabel"}
+    (folder / "dataset_info.json").write_text(json.dumps({"features": {"label": feature}}))
+
+
+def read(folder: Path, **change: str) -> Pool:
+    config = HuggingFace(path=str(folder), tokenizer=HASHING)
+    return load(replace(config, **change), np.random.default_rng(0), Path())  # type: ignore[arg-type]
+
+
+def test_huggingface__reads_all_shards_in_order_with_the_names_of_classes(tmp_path: Path) -> None:
+    save(tmp_path / "set", TEXTS, LABELS)
+    pool = read(tmp_path / "set")
+    assert pool.task.classes == ("against", "for")
+    assert pool.labels.tolist() == LABELS
+    assert len(np.unique(pool.features, axis=0)) == 12
+    assert 0 < (~pool.is_train).sum() < 6
+
+
+def test_huggingface__takes_the_split_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "test", "more"]}')
+    save(tmp_path / "set" / "train", TEXTS[:8], LABELS[:8])
+    save(tmp_path / "set" / "test", TEXTS[8:], [-1, *LABELS[9:]], files=1)
+    pool = read(tmp_path / "set")
+    assert pool.is_train.tolist() == [True] * 8 + [False] * 3
+    assert any("line 9: no text or no label" in note for note in pool.notes)
+
+
+def test_huggingface__refuses_what_was_not_saved_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no data set saved by `datasets`"):
+        read(tmp_path / "empty")
+    with pytest.raises(DataError, match="is not a folder"):
+        read(tmp_path / "none")
+    save(tmp_path / "set", TEXTS, LABELS)
+    with pytest.raises(ConfigError, match=r"scenario\.text: no column 'body'"):
+        read(tmp_path / "set", text="body")
+    with pytest.raises(ConfigError, match=r"scenario\.text=label: is another role's column"):
+        read(tmp_path / "set", text="label")
+    (tmp_path / "set" / "data-00001-of-00002.arrow").write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="cannot be read as Arrow"):
+        read(tmp_path / "set")

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedlearn.core.errors import ConfigError, PrivacyError
+from fedlearn.mechanisms import encoding
+from fedlearn.mechanisms.distributed import (
+    DistributedPlan,
+    DistributedPrivacy,
+    Population,
+    make_plan,
+)
+from fedlearn.mechanisms.encoding import clipped, decode, encode
+from fedlearn.mechanisms.plan import derive, statement
+from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.privacy.noise import SeededNoise
+from fedlearn.privacy.rotation import padded
+
+SITES, DIMENSION = 8, 20_000
+POPULATION = Population(num_clients=SITES, dimension=DIMENSION, records_per_step=1.0)
+CLIENT = DistributedPrivacy(unit="client", epsilon=4.0, clip_norm=1.0, max_colluders=0)
+
+
+def plan_of(config: DistributedPrivacy, population: Population = POPULATION) -> DistributedPlan:
+    return make_plan(config, population, sample_rate=1.0, rounds=1)
+
+
+def summed(plan: DistributedPlan, updates: list[np.ndarray], seed: bytes = b"") -> np.ndarray:
+    noise = SeededNoise(seed)
+    words = [encode(plan, update, context=b"r1", stream=noise.stream()) for update in updates]
+    total = np.sum(words, axis=0, dtype=words[0].dtype)
+    return decode(plan, total, context=b"r1")
+
+
+def updates(kind: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    if kind == "spike":
+        return [np.eye(1, DIMENSION, 7)[0]] * SITES
+    common = rng.normal(size=DIMENSION)
+    drawn = [common + rng.normal(size=DIMENSION) for _ in range(SITES)]
+    return [vector / np.linalg.norm(vector) for vector in drawn]
+
+
+@pytest.mark.parametrize("kind", ["alike", "spike"])
+def test_sum__has_the_error_of_central_noise_at_20_bits(kind: str) -> None:
+    """At equal epsilon. 20,000 squares scatter by 1 percent: 6 deviations for the sample,
+    and for the plan itself the 2 percent that are asked for; no coordinate wraps around.
+    """
+    plan, given = plan_of(CLIENT), updates(kind)
+    central = noise_multiplier(4.0, 1e-5, 1.0, 1)
+    error = summed(plan, given) - np.sum(given, axis=0)
+    assert (plan.noise_stddev / central) ** 2 < 1.02
+    assert np.mean(error**2) / central**2 == pytest.approx(1.0, abs=0.06)
+    assert np.abs(error).max() < 7.5 * central
+    assert stats.kstest(error / plan.noise_stddev, "norm").pvalue > 1e-7
+
+
+def test_sum__is_unbiased_on_a_coarse_grid() -> None:
+    """40 sums at 13 bits against the truth: every mean within 6.5 deviations."""
+    plan = plan_of(replace(CLIENT, bits=13))
+    given = updates("alike")
+    mean = np.mean([summed(plan, given, bytes([i])) for i in range(40)], axis=0)
+    off = (mean - np.sum(given, axis=0)) / plan.noise_stddev * math.sqrt(40)
+    assert np.abs(off).max() < 6.5
+    assert off.std() == pytest.approx(1.0, abs=0.06)
+
+
+def test_plan__pays_for_rounding_with_fewer_bits() -> None:
+    stddevs = [plan_of(replace(CLIENT, bits=bits)).noise_stddev for bits in (20, 16, 14, 12)]
+    assert stddevs == sorted(stddevs)
+    assert stddevs[-1] < math.sqrt(2.2) * stddevs[0]
+
+
+def test_plan__refuses_too_few_bits_and_says_how_many() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.bits=9: too few .* Set privacy\.bits=(\d+)"):
+        plan_of(replace(CLIENT, bits=9))
+    with pytest.raises(ConfigError) as caught:
+        plan_of(replace(CLIENT, bits=9))
+    needed = int(str(caught.value).split("Set privacy.bits=")[1].split(" ")[0])
+    assert plan_of(replace(CLIENT, bits=needed)).epsilon <= 4.0
+    with pytest.raises(ConfigError):
+        plan_of(replace(CLIENT, bits=needed - 1))
+
+
+def test_plan__refuses_a_sum_that_no_ring_holds() -> None:
+    huge = Population(num_clients=10_000, dimension=10, records_per_step=1e9)
+    with pytest.raises(ConfigError, match="Fewer sites, fewer records"):
+        plan_of(replace(CLIENT, unit="record"), huge)
+
+
+def test_plan__sizes_shares_for_dropouts_and_colluders() -> None:
+    """Fewest survivors: the budget exactly. Everybody there: less is spent. Below: nothing."""
+    plan = plan_of(replace(CLIENT, max_dropouts=3, max_colluders=2))
+    careless = plan_of(CLIENT)
+    assert plan.share_stddev / careless.share_stddev * plan.granularity == pytest.approx(
+        careless.granularity * math.sqrt(8 / 3), rel=0.02
+    )
+    assert (plan.event(5).shares, plan.event(8).shares) == (3, 6)
+    assert plan.event(8).noise_multiplier == pytest.approx(
+        plan.event(5).noise_multiplier * math.sqrt(2)
+    )
+    for survivors in (4, 9):
+        with pytest.raises(PrivacyError, match=f"holds {survivors} sites"):
+            plan.event(survivors)
+
+
+def test_plan__refuses_when_no_honest_noise_is_left() -> None:
+    with pytest.raises(ConfigError, match="leave none of 8 sites"):
+        plan_of(replace(CLIENT, max_dropouts=5, max_colluders=3))
+
+
+def test_plan__of_records_gains_from_their_sampling() -> None:
+    config = replace(CLIENT, unit="record", epsilon=1.0)
+    few = make_plan(config, POPULATION, sample_rate=0.05, rounds=50)
+    all_of_them = make_plan(config, POPULATION, sample_rate=1.0, rounds=50)
+    assert few.epsilon <= 1.0
+    assert few.noise_stddev < 0.3 * all_of_them.noise_stddev
+    client = make_plan(replace(config, unit="client"), POPULATION, sample_rate=0.05, rounds=50)
+    assert client.sample_rate == 1.0
+
+
+def test_derive__needs_a_population_and_one_step_per_round() -> None:
+    config = replace(CLIENT, unit="record")
+    with pytest.raises(ValueError, match="population"):
+        derive(config, sample_rate=1.0, steps_per_round=1, rounds=1)
+    with pytest.raises(ConfigError, match=r"training\.local_steps=5"):
+        derive(config, sample_rate=1.0, steps_per_round=5, rounds=1, population=POPULATION)
+    kept = derive(CLIENT, sample_rate=1.0, steps_per_round=5, rounds=1, population=POPULATION)
+    assert kept is not None
+    assert kept.steps_per_round == 1
+
+
+def test_encode__is_a_function_of_its_arguments() -> None:
+    plan, update = plan_of(CLIENT), updates("alike")[0]
+    one = encode(plan, update, context=b"c", stream=SeededNoise(b"a").stream())
+    assert np.array_equal(
+        one, encode(plan, update, context=b"c", stream=SeededNoise(b"a").stream())
+    )
+    other = encode(plan, update, context=b"c", stream=SeededNoise(b"b").stream())
+    assert (one != other).mean() > 0.99
+    assert one.dtype == np.dtype("<u4")
+    assert int(one.max()) < 2**20
+    assert one.shape == (padded(DIMENSION),)
+
+
+def test_encode__uses_16_bit_words_where_they_suffice() -> None:
+    plan = plan_of(replace(CLIENT, bits=14))
+    word = encode(plan, updates("alike")[0], context=b"c", stream=SeededNoise(b"a").stream())
+    assert word.dtype == np.dtype("<u2")
+
+
+def test_encode__hides_how_large_an_update_was() -> None:
+    """A million times the update is the same update: both are scaled to the bound."""
+    plan, update = plan_of(CLIENT), updates("alike")[0]
+    given = [
+        encode(plan, factor * update, context=b"c", stream=SeededNoise(b"a").stream())
+        for factor in (3.0, 3e6, 3e150)
+    ]
+    assert np.mean(given[0] == given[1]) > 0.999
+    assert np.mean(given[0] == given[2]) > 0.999
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_encode__refuses_what_is_not_finite(value: float) -> None:
+    update = np.zeros(DIMENSION)
+    update[3] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        encode(plan_of(CLIENT), update, context=b"c", stream=SeededNoise(b"a").stream())
+
+
+def test_encode__fails_closed_when_no_rounding_is_within_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DistributedPlan, "rounded_norm", 1.0)
+    with pytest.raises(RuntimeError, match="no rounding within the bound"):
+        encode(
+            plan_of(CLIENT), updates("alike")[0], context=b"c", stream=SeededNoise(b"a").stream()
+        )
+
+
+def test_rounding__is_repeated_until_it_is_within_the_bound() -> None:
+    """Of single tries at a tight bound many fail; of the results none does."""
+    values = np.full(64, 0.3)
+    stream = SeededNoise(b"tries").stream()
+    bound = math.sqrt(18)
+    single = [np.linalg.norm(encoding._rounded(values, stream)) > bound for _ in range(200)]
+    assert 20 < sum(single) < 180
+    for _ in range(200):
+        assert np.linalg.norm(encoding._rounded_within(values, bound, stream)) <= bound
+
+
+def test_decode__refuses_a_wrong_length() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        decode(plan_of(CLIENT), np.zeros(5, np.uint32), context=b"c")
+
+
+def test_clipped__is_a_projection() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        one, other = rng.normal(size=(2, 5)) * 10 ** rng.uniform(-2, 2)
+        far = np.linalg.norm(clipped(one, 1.0) - clipped(other, 1.0))
+        assert far <= np.linalg.norm(one - other) * (1 + 1e-12)
+        assert np.linalg.norm(clipped(one, 1.0)) <= 1 + 1e-12
+    assert np.array_equal(clipped(np.zeros(3), 1.0), np.zeros(3))
+    assert np.array_equal(clipped(np.array([0.3, 0.4]), 1.0), [0.3, 0.4])
+    # Squares of these leave the range of float64; a length beyond it scales to zero.
+    assert np.linalg.norm(clipped(np.full(4, 1e300), 2.0)) == pytest.approx(2.0)
+    assert np.array_equal(clipped(np.full(4, 1e-300), 2.0), np.full(4, 1e-300))
+    assert np.linalg.norm(clipped(np.full(400, 1.7e308), 2.0)) <= 2.0
+
+
+def test_statement__tells_who_could_break_it() -> None:
+    plan = plan_of(replace(CLIENT, max_dropouts=1, max_colluders=2))
+    text = statement(plan, epsilon=1.0, noise_is_private=True)
+    assert "up to 2 of the sites" in text
+    assert "at least 5 of 8 sites" in text
+    alone = statement(plan_of(CLIENT), epsilon=1.0, noise_is_private=True)
+    assert "does not hold against another site" in alone

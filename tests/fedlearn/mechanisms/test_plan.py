@@ -1,0 +1,118 @@
+"""The plan: one object from which noise, cost and statement follow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.mechanisms.plan import (
+    NoPrivacy,
+    PrivacyPlan,
+    RecordPrivacy,
+    derive,
+    problems,
+    statement,
+)
+from fedlearn.privacy.accounting import epsilon
+
+
+def plan_for(config: RecordPrivacy, rate: float = 0.1) -> PrivacyPlan:
+    plan = derive(config, sample_rate=rate, steps_per_round=10, rounds=5)
+    assert plan is not None
+    return plan
+
+
+def test_derive__meets_the_epsilon_of_the_config_over_the_whole_run() -> None:
+    plan = plan_for(RecordPrivacy(epsilon=3.0))
+    assert 2.98 < plan.epsilon <= 3.0
+    assert plan.epsilon == epsilon([plan.total_event], plan.delta)
+    assert plan.epsilon == epsilon([plan.round_event] * 5, plan.delta)
+    assert plan.epsilon > 1.5 * epsilon([plan.round_event], plan.delta)
+
+
+def test_derive__takes_the_noise_that_is_given() -> None:
+    plan = plan_for(RecordPrivacy(noise_multiplier=1.25, clip_norm=0.4))
+    assert plan.noise_multiplier == plan.round_event.noise_multiplier == 1.25
+    assert plan.noise_stddev == pytest.approx(0.5)
+
+
+def test_derive__scales_the_noise_with_the_clip_norm_and_not_the_cost() -> None:
+    small, large = (plan_for(RecordPrivacy(epsilon=2.0, clip_norm=c)) for c in (0.1, 10.0))
+    assert large.noise_stddev == pytest.approx(100 * small.noise_stddev)
+    assert large.total_event == small.total_event
+
+
+def test_derive__without_privacy_makes_no_plan() -> None:
+    assert derive(NoPrivacy(), sample_rate=0.1, steps_per_round=1, rounds=1) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        (RecordPrivacy(), "privacy.epsilon: give either"),
+        (RecordPrivacy(epsilon=1.0, noise_multiplier=1.0), "privacy.noise_multiplier=1.0"),
+        (RecordPrivacy(epsilon=1.0, noise_multiplier=0.0), "privacy.noise_multiplier=0.0: without"),
+        (RecordPrivacy(epsilon=1.0, delta=1e-13), "privacy.delta=1e-13"),
+    ],
+)
+def test_problems__names_the_field_and_derive_refuses_it(config: RecordPrivacy, path: str) -> None:
+    (problem,) = problems(config)
+    assert problem.startswith(path)
+    with pytest.raises(ConfigError) as caught:
+        derive(config, sample_rate=0.1, steps_per_round=10, rounds=5)
+    assert caught.value.problems == (problem,)
+
+
+def test_problems__asks_for_a_delta_below_one_over_the_records() -> None:
+    config = RecordPrivacy(epsilon=1.0, delta=1e-2)
+    assert problems(config) == problems(config, records=100) == []
+    (problem,) = problems(config, records=101)
+    assert problem.startswith("privacy.delta=0.01: must be at most 1/101")
+
+
+def test_problems__lists_all_of_them() -> None:
+    assert len(problems(RecordPrivacy(delta=1e-13))) == 2
+
+
+def test_problems__finds_none_without_privacy() -> None:
+    assert problems(NoPrivacy(), records=3) == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.1, "Poisson sampling"), (1.0, "nothing is gained from sampling")]
+)
+def test_statement__says_who_is_protected_by_how_much_and_from_whom(
+    rate: float, words: str
+) -> None:
+    plan = plan_for(RecordPrivacy(epsilon=3.0, delta=1e-6), rate)
+    text = statement(plan, epsilon=plan.epsilon, noise_is_private=True)
+    for needed in (
+        "one record",
+        "added or removed",
+        "epsilon 3 and delta 1e-06",
+        "coordinator",
+        "does not hold against the site itself",
+        "PLD",
+        "Not covered: metrics",
+        words,
+    ):
+        assert needed in text
+
+
+@pytest.mark.parametrize("spent", [0.004561, 0.9996, 1.001, 2.9953, 12.34, 99.96, 1234.5])
+def test_statement__never_rounds_epsilon_down(spent: float) -> None:
+    plan = plan_for(RecordPrivacy(noise_multiplier=1.0))
+    text = statement(plan, epsilon=spent, noise_is_private=True)
+    written = float(text.split("with epsilon ")[1].split()[0])
+    assert spent <= written <= 1.011 * spent
+
+
+def test_statement__claims_nothing_where_nothing_holds() -> None:
+    plan = plan_for(RecordPrivacy(epsilon=3.0))
+    assert "No differential privacy" in statement(None, epsilon=math.inf, noise_is_private=True)
+    assert "No privacy is claimed" in statement(plan, epsilon=3.0, noise_is_private=False)
+    clear = plan_for(RecordPrivacy(noise_multiplier=0.0))
+    assert clear.epsilon == math.inf
+    assert "No privacy holds" in statement(clear, epsilon=clear.epsilon, noise_is_private=True)

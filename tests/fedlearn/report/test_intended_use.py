@@ -1,0 +1,154 @@
+"""What card and report say of use, limits, probabilities and source follows from the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from fedlearn.cli import main
+from fedlearn.metrics.calibration import Calibration, ScoreGroup
+from fedlearn.report.calibration import in_words
+from fedlearn.report.intended_use import limits, use
+from fedlearn.report.model_card import model_card
+from fedlearn.report.page import write_report
+from fedlearn.results.reading import read_result
+from fedlearn.results.result import Result, SiteSize
+from simulations.display import Display
+from tests.simulations.small import table
+
+FOUND = Calibration(
+    error=0.0625,
+    by_chance=0.04,
+    groups=[
+        ScoreGroup(count=30, predicted=0.25, observed=0.1, low=0.02, high=0.2),
+        ScoreGroup(count=90, predicted=0.75, observed=0.8, low=0.7, high=0.9),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    words = [*table(folder), "rounds=1", "privacy=none", "purpose='to be a <b>test</b>'"]
+    assert main(["simulate", *words, f"out={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def with_config(result: Result, **changes: object) -> Result:
+    return replace(result, config=result.config | changes)
+
+
+def test_use__states_the_purpose_of_the_run_or_that_there_is_none(run: Path) -> None:
+    result = read_result(run)
+    assert "Stated purpose: to be a <b>test</b>" in use(result)
+    assert "No purpose was stated" in use(with_config(result, purpose=""))[0]
+    older = {key: value for key, value in result.config.items() if key != "purpose"}
+    assert "No purpose was stated" in use(replace(result, config=older))[0]
+
+
+def test_use__names_the_classes_and_how_far_a_column_goes(run: Path) -> None:
+    result = read_result(run)
+    assert result.data.classes == ["0", "1"]
+    assert any("The classes: 0, 1." in line for line in use(result))
+    assert not any("end of the range" in line for line in use(result))
+    scaling = {"kind": "ranges", "columns": {"age": [0, 99]}}
+    bounded = with_config(result, scenario=result.config["scenario"] | {"scaling": scaling})
+    assert any("end of the range" in line for line in use(bounded))
+    many = replace(result, data=replace(result.data, classes=[str(i) for i in range(20)]))
+    assert any("The classes: 20." in line for line in use(many))
+
+
+def test_limits__follow_from_partition_privacy_and_sizes(run: Path) -> None:
+    result = read_result(run)
+    text = " ".join(limits(result))
+    assert "without differential privacy" in text
+    assert "north has only 10 test records: one of them changes its accuracy by 0.100" in text
+    assert "dealt out" not in text
+    private = replace(result, privacy=replace(result.privacy, epsilon=1.0))
+    assert "without differential privacy" not in " ".join(limits(private))
+    assert "(dirichlet)" in " ".join(limits(with_config(result, partition={"kind": "dirichlet"})))
+
+
+def test_limits__say_when_a_model_has_one_answer_to_everything(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = read_result(run)
+    same = {"loss": 0.3, "accuracy": 0.9, "balanced_accuracy": 0.5, "macro_f1": 0.9 / 1.9}
+    one = replace(result, final=replace(result.final, evaluate=same | {"auc": 0.75}))
+    assert "into the same class" in " ".join(limits(one))
+    assert "AUC of 0.750 how well it ranks" in " ".join(limits(one))
+    assert "into the same class" in final_table_and_notes(one, capsys)
+    better = replace(result, final=replace(result.final, evaluate=same | {"macro_f1": 0.55}))
+    assert "into the same class" not in " ".join(limits(better))
+    untold = replace(one, data=replace(one.data, classes=[]))  # by an older release
+    assert "into the same class" not in " ".join(limits(untold))
+
+
+def final_table_and_notes(result: Result, capsys: pytest.CaptureFixture[str]) -> str:
+    Display().finished(result)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_card__says_which_classes_were_weighed(run: Path) -> None:
+    result = read_result(run)
+    assert "weighed" not in str(model_card(result, ()))
+    training = result.config["training"] | {"class_weights": {"1": 20.0}}
+    assert "(1 20, any other 1)" in str(model_card(with_config(result, training=training), ()))
+
+
+def test_calibration__is_said_with_its_chance_level_and_tendency(run: Path) -> None:
+    result = replace(read_result(run), calibration=FOUND)
+    text = in_words(result)
+    assert "off by 0.062 on average" in text or "off by 0.063 on average" in text
+    assert "over 2 groups" in text
+    assert "more than the 0.040" in text
+    assert "no more" not in text
+    # (30 * .25 + 90 * .75) / 120 and (30 * .1 + 90 * .8) / 120
+    assert "expects 1 in 62.5% of the records; it is so in 62.5%" in text
+    calm = replace(result, calibration=replace(FOUND, error=0.01))
+    assert "no more than the 0.040" in in_words(calm)
+
+
+def test_calibration__that_was_not_measured_says_why(run: Path) -> None:
+    result = read_result(run)
+    assert result.calibration is None
+    assert in_words(result).endswith("was not measured: it takes 100 test records.")
+    three = replace(result.final, evaluate={"accuracy": 0.5})
+    assert "for two classes alone" in in_words(replace(result, final=three))
+    larger = replace(result.data, sites={"north": SiteSize(train=1, test=500)})
+    assert "has not ended" in in_words(replace(result, data=larger))
+    untested = replace(result.final, evaluate={}, per_site={})
+    assert in_words(replace(result, final=untested)) == ""
+
+
+def test_report__shows_use_limits_and_calibration_and_escapes_the_purpose(
+    run: Path, tmp_path: Path
+) -> None:
+    tree = json.loads((run / "result.json").read_text())
+    group = {"count": 60, "predicted": 0.3, "observed": 0.4321, "low": 0.4, "high": 0.5}
+    tree["calibration"] = {"error": 0.1321, "by_chance": 0.05, "groups": [group]}
+    tree["environment"]["commit"] = "ab12cd+"
+    for name in ("config.yaml", "result.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "result.json").write_text(json.dumps(tree))
+    text = write_report(tmp_path).read_text()
+    assert "to be a &lt;b&gt;test&lt;/b&gt;" in text
+    assert "<b>test" not in text
+    assert "off by 0.132 on average" in text
+    assert "0.30 and 0.43" in unescape(text)
+    assert "It has not been approved for any use" in text.split("<h3>Limits</h3>")[1]
+    assert "ab12cd, with changes that are not in it" in text
+
+
+def test_card__of_an_older_result_says_nothing_of_the_source(run: Path) -> None:
+    result = read_result(run)
+    names = [fact.name for fact in model_card(result, ()).provenance]
+    assert "SHA-256 of fedlearn's source" in names
+    older = replace(result, environment=replace(result.environment, code="", commit=""))
+    said = [fact.name for fact in model_card(older, ()).provenance]
+    assert "SHA-256 of fedlearn's source" not in said
+    assert "git commit of fedlearn" not in said

@@ -1,0 +1,49 @@
+"""What a run says that it lets out beside the model, against what it really sends."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from fedlearn.config import compose
+from fedlearn.data.tables.schema import ColumnShape, told
+from fedlearn.report import released
+from fedlearn.tasks import ImageInput, SeriesInput, TableInput
+
+OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=died"]
+
+WORDS = {
+    "name": "its name",
+    "kind": "whether it holds numbers or categories, whether it has gaps",
+    "categories": "how many categories there are",
+    "digest": "64 bits of a hash of their names",
+    "magnitude": "the magnitude of its numbers",
+}
+"""How the statement calls what a column's description holds."""
+
+
+@pytest.mark.parametrize("privacy", ["none", "record", "distributed", "client"])
+def test_told__names_all_that_sites_tell_of_a_column_and_nothing_else(privacy: str) -> None:
+    column = ColumnShape(name="age", kind="numeric", categories=2, digest="ab", magnitude=5)
+    (sent,) = told((column,), private=privacy != "none")
+    assert {field.name for field in fields(ColumnShape)} == WORDS.keys()
+    sentence = released.told(compose([*OWN, f"privacy={privacy}"]))
+    for name, words in WORDS.items():
+        assert (words in sentence) == (getattr(sent, name) is not None), name
+
+
+def test_told__is_silent_on_public_data_and_names_classes_of_ones_own() -> None:
+    assert released.told(compose(["scenario=heart"])) == ""
+    texts = ["scenario=text", "scenario.path=a.csv", "scenario.label=kind", "model=text"]
+    assert "the names of the classes" in released.told(compose(texts))
+
+
+def test_record_of__says_that_a_record_over_time_is_protected_as_a_whole() -> None:
+    row = TableInput(numeric=2)
+    assert released.record_of(compose(OWN), row) == "a row"
+    over_time = [*OWN, "scenario.record=patient_id", "scenario.time=hour", "model=sequence"]
+    found = released.record_of(compose(over_time), SeriesInput(steps=3, row=row))
+    assert found == "all rows of one 'patient_id'"
+    picture = ImageInput(channels=1, height=8, width=8)
+    assert released.record_of(compose(["scenario=fashion", "model=cnn"]), picture) == "a picture"

@@ -1,0 +1,84 @@
+"""Of a SuperLink's three APIs a site reaches one, through a proxy that changes no byte of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.router import router as fleet_router
+
+from server.superlink.gateway import FLEET_PATHS, MAX_BODY, Gateway
+
+
+def ask(
+    method: str, path: str, body: bytes = b"", upstream: int = 200, **headers: str
+) -> tuple[httpx.Response, list[httpx.Request]]:
+    """One request through the gateway: the answer, and what the SuperLink saw of it."""
+    seen: list[httpx.Request] = []
+
+    def superlink(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if upstream == 0:
+            raise httpx.ConnectError("down")
+        extra = {"content-type": "application/x-protobuf", "flwr-a": "b", "server": "secret"}
+        return httpx.Response(upstream, content=b"\x00answer", headers=extra)
+
+    async def run() -> httpx.Response:
+        inner = httpx.AsyncClient(transport=httpx.MockTransport(superlink))
+        app: Any = Gateway("https://127.0.0.1:1", inner)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as client:
+            return await client.request(method, path, content=body, headers=headers)
+
+    return asyncio.run(run()), seen
+
+
+def test_gateway__knows_every_path_of_a_node_and_no_registration() -> None:
+    there = {route.path for route in fleet_router.routes}  # type: ignore[attr-defined]
+    registration = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+    assert there - registration == FLEET_PATHS, "flwr has changed: see server/superlink/gateway.py"
+
+
+def test_gateway__is_closed_for_everything_else_that_a_superlink_serves() -> None:
+    schema = create_app().openapi()["paths"]
+    others = {path for path in schema if path not in FLEET_PATHS and path != "/health"}
+    assert {p.split("/")[2] for p in others if p.startswith("/v1/")} >= {"control", "runtime"}
+    for path in (*others, "/docs", "/openapi.json", "/", "/v1/fleet/../control/start-run"):
+        answer, seen = ask("POST", path)
+        assert (answer.status_code, seen) == (404, []), path
+
+
+@pytest.mark.parametrize("path", sorted(FLEET_PATHS))
+def test_gateway__passes_bodies_on_and_back_unchanged(path: str) -> None:
+    body = bytes(range(256)) * 40
+    answer, [seen] = ask("POST", path, body, **{"flwr-signature": "s", "x-other": "o"})
+    assert (seen.url.path, seen.content) == (path, body)
+    assert seen.headers["flwr-signature"] == "s"
+    assert "x-other" not in seen.headers
+    assert answer.content == b"\x00answer"
+    assert (answer.headers["content-type"], answer.headers["flwr-a"]) == (
+        "application/x-protobuf",
+        "b",
+    )
+    assert "server" not in answer.headers
+
+
+def test_gateway__passes_a_refusal_back() -> None:
+    answer, _ = ask("POST", "/v1/fleet/pull-messages", upstream=401)
+    assert (answer.status_code, answer.content) == (401, b"\x00answer")
+
+
+def test_gateway__refuses_a_body_that_is_too_large_and_other_methods() -> None:
+    answer, seen = ask("POST", "/v1/fleet/push-object", b"x" * (MAX_BODY + 1))
+    assert (answer.status_code, seen) == (413, [])
+    answer, seen = ask("GET", "/v1/fleet/pull-messages")
+    assert (answer.status_code, seen) == (404, [])
+
+
+def test_gateway__says_when_the_superlink_is_down_and_is_healthy_itself() -> None:
+    assert ask("POST", "/v1/fleet/pull-messages", upstream=0)[0].status_code == 503
+    answer, seen = ask("GET", "/health")
+    assert (answer.status_code, seen) == (200, [])
