@@ -116,9 +116,9 @@ def _kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {family: set() for family in HOMES}
     for path, tree in _trees().items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and (kind := _kind_of(node)):
-                if family := _family_at(path):
-                    found[family].add(kind)
+            kind = _kind_of(node) if isinstance(node, ast.ClassDef) else None
+            if kind and (family := _family_at(path)):
+                found[family].add(kind)
     return found
 
 
@@ -177,7 +177,7 @@ def _asked(node: ast.AST) -> Iterator[str]:
             yield from _of_kind(right, _words(left))
         case ast.Match(subject=subject, cases=cases):
             yield from _of_kind(subject, {word for case in cases for word in _words(case.pattern)})
-        case ast.Subscript(value=table, slice=key):
+        case ast.Subscript(slice=key):
             yield from _of_kind(key, set())
 
 
