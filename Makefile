@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= runs/heart
 
-.PHONY: run test check style format bench help clean
+.PHONY: run test check style format bench docs help clean
 .DEFAULT_GOAL := help
 
 run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=folder
@@ -30,8 +30,11 @@ format: $(STAMP)-test  ## Format the code
 bench: $(STAMP)-test  ## Measure: every table of docs/performance.md (an hour); JSON in runs/benchmarks
 	@$(BIN)/python -m benchmarks
 
+docs: $(STAMP)-test  ## Build the documentation with the Python reference into site/
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs site && echo site/index.html
+
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build site
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
