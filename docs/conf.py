@@ -1,4 +1,4 @@
-"""The documentation as a site: `make docs` builds it into `site/`, with search and no request to others."""
+"""The documentation as a site: `make docs` builds it, with search and without requests to others."""
 
 project = "fedlearn"
 copyright = "the fedlearn developers"  # noqa: A001  (the name is Sphinx's)
