@@ -22,6 +22,7 @@ from fedlearn.config import KIND, RunConfig, decode, encode
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data import (
+    SCENARIOS,
     Csv,
     Fashion,
     HuggingFace,
@@ -37,7 +38,7 @@ from fedlearn.data import (
     load_pool,
 )
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.data.partition import Files, Natural, assign
+from fedlearn.data.partition import PARTITIONS, Files, Natural, assign
 from fedlearn.data.pool import Indices, taken
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
@@ -108,8 +109,8 @@ def texts(config: RunConfig) -> tuple[str, str]:
 class Choice:
     """Which records are meant."""
 
-    scenario: Annotated[Scenario, KIND]
-    partition: Annotated[Partition, KIND]
+    scenario: Annotated[Scenario, SCENARIOS]
+    partition: Annotated[Partition, PARTITIONS]
     seed: int
     fairness: Annotated[Fairness, KIND]
     only: str = ""

@@ -26,14 +26,14 @@ from typing import Annotated, Any
 
 from clients.ledger.ledger import verify
 from clients.policy import Policy
-from fedlearn.config import KIND, decode
+from fedlearn.config import decode
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Name
 from fedlearn.crypto.certificate_files import tls_path
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
-from fedlearn.data import Csv, Scenario, under
+from fedlearn.data import SCENARIOS, Csv, Scenario, under
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.training.device import Device, device_of
 
@@ -185,7 +185,7 @@ class _Rest:
 
 @dataclass(frozen=True, kw_only=True)
 class _Data:
-    scenario: Annotated[Scenario, KIND]
+    scenario: Annotated[Scenario, SCENARIOS]
 
 
 def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[str]]:

@@ -24,11 +24,11 @@ from safetensors.numpy import load as load_tensors
 from torch import nn
 
 from fedlearn import models
-from fedlearn.config import KIND, decode, to_tree
+from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, vector_digest
-from fedlearn.data import Csv, HuggingFace, OwnText, Scenario
+from fedlearn.data import SCENARIOS, Csv, HuggingFace, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.unlabelled import (
     Unlabelled,
@@ -40,7 +40,7 @@ from fedlearn.data.unlabelled import (
     row_scenario,
     text_scenario,
 )
-from fedlearn.models import Finetune, Model
+from fedlearn.models import MODELS, Finetune, Model
 from fedlearn.models.weights import weights_of
 from fedlearn.tasks import TableInput, Task, shape_of
 from fedlearn.training.local import predict
@@ -59,8 +59,8 @@ class ModelFile:
 
     schema: str = SCHEMA
     task: Task
-    scenario: Annotated[Scenario, KIND]
-    model: Annotated[Model, KIND]
+    scenario: Annotated[Scenario, SCENARIOS]
+    model: Annotated[Model, MODELS]
     finetune: Finetune
     seed: int
     sha256: str

@@ -22,7 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlearn.config import nested
+from fedlearn.config import groups, nested
+from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,7 +70,7 @@ def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     from omegaconf.errors import OmegaConfBaseException
 
     # Of an option that is no text, as in strategy=3, Hydra says so by a ValueError.
-    refused = (HydraException, OmegaConfBaseException, ValueError)
+    refused = (HydraException, OmegaConfBaseException, ValueError, ConfigError)
     try:
         compose_tree(overrides)
     except refused as whole:
@@ -217,9 +218,26 @@ def _sets_value(override: Override) -> bool:
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     """What Hydra composes, references not yet resolved; not to be changed by who gets it."""
     from hydra import compose, initialize_config_dir
+    from hydra.errors import MissingConfigException
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("run", list(overrides))
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose("run", list(overrides))
+    except MissingConfigException as error:
+        if not _bring(str(error.missing_cfg_file)):
+            raise
+    return _composed.__wrapped__(overrides)
+
+
+def _bring(name: str) -> bool:
+    """Tell Hydra the values of `group/option` where a package brings them; false if none does."""
+    from hydra.core.config_store import ConfigStore
+
+    group, _, option = name.rpartition("/")
+    values = groups.values_of(group, option)
+    if values is not None:
+        ConfigStore.instance().store(group=group, name=option, node=values)
+    return values is not None
 
 
 def _first_line(error: Exception) -> str:
@@ -235,6 +253,9 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
     if not key or not ("=" in override or override.startswith("~")):
         return f"{override}: must have the form key=value"
     options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
+    options += [kind for kind in groups.kinds(key) if kind not in options]
+    if isinstance(error, ConfigError):
+        return str(error)
     if options:
         near = difflib.get_close_matches(value, options, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

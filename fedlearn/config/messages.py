@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
+from fedlearn.config.groups import kinds
 from fedlearn.config.nested import option_names
 
 TAGGED: Final = frozenset(
@@ -87,7 +88,8 @@ def _describe(detail: ErrorDetails) -> str:
         case "missing":
             return f"{path}: must be given, as {path}=..."
         case "union_tag_invalid":
-            expected = detail["ctx"]["expected_tags"]
+            known = ", ".join(map(repr, kinds(path)))
+            expected = known or detail["ctx"]["expected_tags"]
             return f"{path}.kind={detail['ctx']['tag']}: must be one of {expected}"
         case "union_tag_not_found":
             return f"{path}.kind: missing, so it is unclear which option is meant"

@@ -10,9 +10,9 @@ it does not fit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
 from typing import Any, Final, get_args
 
+from fedlearn.core.registry import defaults_of
 from fedlearn.data.tables.scaling import Scaling
 
 NESTED: Final[Mapping[tuple[str, ...], Any]] = {("scenario", "scaling"): Scaling}
@@ -46,13 +46,7 @@ def instead(path: Path, kind: Any, node: Mapping[str, Any]) -> dict[str, Any] | 
     What an option leaves to the user is `???`.
     """
     for option in get_args(NESTED[path]):
-        default = {field.name: _default(field) for field in fields(option)}
+        default = defaults_of(option)
         if default["kind"] == kind != node.get("kind"):
             return default
     return None
-
-
-def _default(field: Any) -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return "???" if field.default is MISSING else field.default

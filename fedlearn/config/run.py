@@ -18,17 +18,18 @@ from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, Validati
 
 from fedlearn.algorithms import Strategy
 from fedlearn.audit import Audit, NoAudit
-from fedlearn.config import contradictions, messages
+from fedlearn.config import contradictions, groups, messages
 from fedlearn.config.composition import compose_tree, sift
 from fedlearn.config.engine import Engine
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Name, Natural, Positive
 from fedlearn.crypto.settings import Transport
-from fedlearn.data import Partition, Scenario
+from fedlearn.data import SCENARIOS, Partition, Scenario
+from fedlearn.data.partition import PARTITIONS
 from fedlearn.mechanisms import DistributedPrivacy, Population, Privacy, PrivacyPlan, derive
 from fedlearn.metrics.fairness import Fairness, SiteFairness
-from fedlearn.models import Model
+from fedlearn.models import MODELS, Model
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.training.settings import Training
 
@@ -40,9 +41,9 @@ class RunConfig:
     """Everything that decides what a run does; equal configs and seeds give equal runs."""
 
     experiment: Name
-    scenario: Annotated[Scenario, KIND]
-    partition: Annotated[Partition, KIND]
-    model: Annotated[Model, KIND]
+    scenario: Annotated[Scenario, SCENARIOS]
+    partition: Annotated[Partition, PARTITIONS]
+    model: Annotated[Model, MODELS]
     training: Training
     strategy: Annotated[Strategy, KIND]
     privacy: Annotated[Privacy, KIND]
@@ -145,7 +146,7 @@ T = TypeVar("T")
 
 
 @cache
-def _root(kind: Hashable) -> type[BaseModel]:
+def _root(kind: Hashable, loaded: Hashable) -> type[BaseModel]:
     # Plain dataclasses take their strictness from the model that holds them.
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     namespace = {"__annotations__": {"value": kind}, "model_config": config, "__module__": __name__}
@@ -158,10 +159,14 @@ def decode(kind: type[T], text: str) -> T:
     Raises:
         ConfigError: with every problem, one line each.
     """
+    broken = groups.load_chosen(text)
     try:
-        root = _root(cast(Hashable, kind)).model_validate_json(f'{{"value": {text}}}')
+        checked = _root(cast(Hashable, kind), groups.loaded())
+        root = checked.model_validate_json(f'{{"value": {text}}}')
     except ValidationError as error:
-        raise ConfigError(messages.lines(error.errors())) from None
+        found = [problem for problems in broken.values() for problem in problems]
+        others = [e for e in error.errors() if not (e["loc"][1:2] and e["loc"][1] in broken)]
+        raise ConfigError([*found, *messages.lines(others)]) from None
     value: T = root.value  # type: ignore[attr-defined]
     return value
 
@@ -173,9 +178,9 @@ def encode(value: Any) -> str:
 
 def to_tree(value: Any) -> Any:
     """Plain dicts, lists and scalars of a frozen dataclass."""
-    return _adapter(cast(Hashable, type(value))).dump_python(value, mode="json")
+    return _adapter(cast(Hashable, type(value)), groups.loaded()).dump_python(value, mode="json")
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable, loaded: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(type, kind))

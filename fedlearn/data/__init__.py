@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
+from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
 from fedlearn.data.datasets import codes, contracts, credit, fashion, heart, lending, news, risk
 from fedlearn.data.datasets.archives import ARCHIVES, Archive
@@ -39,8 +40,28 @@ Public = Heart | Codes | Contracts | Credit | Risk | News | Fashion
 Own = Csv | MedMnist | Images | OwnText | HuggingFace
 Scenario = Public | Own
 
+SCENARIOS: Family[Scenario] = Family(
+    "scenario",
+    "fedlearn.scenarios",
+    (
+        Heart,
+        Codes,
+        Contracts,
+        Credit,
+        Risk,
+        News,
+        Fashion,
+        Csv,
+        MedMnist,
+        Images,
+        OwnText,
+        HuggingFace,
+    ),
+)
+
 __all__ = [
     "DATASETS",
+    "SCENARIOS",
     "Codes",
     "Contracts",
     "Credit",

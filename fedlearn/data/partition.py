@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.registry import Family
 from fedlearn.core.settings import Count, NonNegative, Positive
 from fedlearn.data.pool import Indices, Pool
 
@@ -81,6 +82,10 @@ POOLED: Final = "all"
 """The one site of records that were put together from those of all."""
 
 Partition = Natural | Iid | Dirichlet | Quantity | Files
+
+PARTITIONS: Family[Partition] = Family(
+    "partition", "fedlearn.partitions", (Natural, Iid, Dirichlet, Quantity, Files)
+)
 
 Assignment = dict[str, Indices]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
 from fedlearn.models.cnn import Cnn, build_cnn, cnn_problems
 from fedlearn.models.finetune import Finetune, Learner, cut
@@ -23,10 +24,26 @@ from fedlearn.models.text import Text, build_text, text_problems
 from fedlearn.models.vit import ViT, build_vit, vit_problems
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
-__all__ = ["Finetune", "Learner", "Model", "Weights", "build", "freezes", "pretrained", "problems"]
+__all__ = [
+    "MODELS",
+    "Finetune",
+    "Learner",
+    "Model",
+    "Weights",
+    "build",
+    "freezes",
+    "pretrained",
+    "problems",
+]
 
 Model = Tabular | Cnn | ResNet | ViT | SqueezeNet | Scattering | Text | Sequence
 """The union of model configs, told apart by `kind`."""
+
+MODELS: Family[Model] = Family(
+    "model",
+    "fedlearn.models",
+    (Tabular, Cnn, ResNet, ViT, SqueezeNet, Scattering, Text, Sequence),
+)
 
 Weights = Mapping[str, Tensor]
 """Pretrained weights by name; `fedlearn.models.weights` has them."""

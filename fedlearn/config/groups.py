@@ -1,0 +1,68 @@
+"""The groups of a run whose options are a family: which there are, and their values for Hydra."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic_core import to_jsonable_python
+
+from fedlearn.core import registry, yaml_file
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.registry import Family
+from fedlearn.data import SCENARIOS
+from fedlearn.data.partition import PARTITIONS
+from fedlearn.models import MODELS
+
+FAMILIES: Final[Mapping[str, Family[Any]]] = {
+    family.group: family for family in (SCENARIOS, PARTITIONS, MODELS)
+}
+"""Every family, by its key in a run's config."""
+
+
+def load_chosen(text: str) -> dict[str, tuple[str, ...]]:
+    """Import the packages whose options a config (JSON) chooses; what is wrong, by group."""
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        tree = json.loads(text)
+    except ValueError:  # said by who checks the text
+        return found
+    for group, family in FAMILIES.items():
+        node = tree.get(group) if isinstance(tree, dict) else None
+        kind = node.get("kind") if isinstance(node, dict) else None
+        if isinstance(kind, str):
+            try:
+                family.find(kind)
+            except ConfigError as error:
+                found[group] = error.problems
+    return found
+
+
+def loaded() -> tuple[frozenset[str], ...]:
+    """Which options of packages are known by now; what was derived from types holds as long."""
+    return tuple(family.loaded for family in FAMILIES.values())
+
+
+def kinds(group: str) -> tuple[str, ...]:
+    """What can be chosen in a family; nothing where there is none of this name."""
+    return FAMILIES[group].kinds if group in FAMILIES else ()
+
+
+def values_of(group: str, option: str) -> dict[str, Any] | None:
+    """What `group=option` sets where a package brings the option; None where none does.
+
+    They are in `OPTION.yaml` beside the module of its class, or else the defaults of its fields.
+
+    Raises:
+        ConfigError: the package, or its file, cannot be read.
+    """
+    family = FAMILIES.get(group)
+    found = family.find(option) if family else None
+    if found is None:
+        return None
+    path = registry.yaml_beside(found)
+    if path is not None:
+        return yaml_file.read(path)
+    tree: dict[str, Any] = to_jsonable_python(registry.defaults_of(found))
+    return tree

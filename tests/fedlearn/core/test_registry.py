@@ -1,0 +1,80 @@
+"""Families of options: those of the house, and those that installed packages bring."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.registry import Family, defaults_of
+from tests.plugins import install
+
+TOY = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    kind: str = "toy"
+    width: int
+    depth: int = 2
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    kind: Literal["plain"] = "plain"
+
+
+def family() -> Family[object]:
+    return Family("shape", "fedlearn.test_shapes", (Plain,))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {
+        "fedlearn.test_shapes:toy": "toy_shapes:Toy",
+        "fedlearn.test_shapes:plain": "toy_shapes:Toy",
+        "fedlearn.test_shapes:absent": "no_such_module:Toy",
+        "fedlearn.test_shapes:number": "toy_shapes:NUMBER",
+        "fedlearn.test_shapes:renamed": "toy_shapes:Toy",
+    }
+    monkeypatch.syspath_prepend(install(tmp_path, {"toy_shapes.py": TOY + "NUMBER = 3\n"}, points))
+    monkeypatch.delitem(sys.modules, "toy_shapes", raising=False)
+
+
+def test_family__knows_its_own_and_what_packages_bring(package: None) -> None:
+    assert family().kinds == ("plain", "absent", "number", "renamed", "toy")
+    assert family().find("nothing") is None
+
+
+def test_family__imports_a_package_only_when_it_is_chosen(package: None) -> None:
+    shapes = family()
+    assert shapes.find("plain") is Plain  # a package cannot take the name of ours
+    assert "toy_shapes" not in sys.modules
+    assert shapes.loaded == frozenset()
+    toy = shapes.find("toy")
+    assert toy is not None
+    assert toy.__name__ == "Toy"
+    assert shapes.loaded == {"toy"}
+    assert defaults_of(toy) == {"kind": "toy", "width": "???", "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("absent", "does not import .ModuleNotFoundError: No module named 'no_such_module'"),
+        ("number", "is no dataclass"),
+        ("renamed", "whose kind is 'toy'; both names must be the same"),
+    ],
+)
+def test_family__names_an_entry_point_that_cannot_be_used(
+    package: None, kind: str, why: str
+) -> None:
+    with pytest.raises(
+        ConfigError, match=f"shape={kind}: the entry point .* .of toy-package.*{why}"
+    ):
+        family().find(kind)
