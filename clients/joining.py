@@ -56,7 +56,7 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
 
     Raises:
         ConfigError: the roster is not valid.
-        EnvelopeError: the offer was not made by the roster's server for this run.
+        UnauthenticatedError: the offer was not made by the roster's server for this run.
         ProtocolError: the site has joined, or is not on the roster under its own key.
     """
     invitation = flower.read_invitation(message)
@@ -154,7 +154,7 @@ def sealing(message: Message, context: Context, call_next: ClientAppCallable) ->
 
 
 def secret_bytes(value: object) -> bytes:
-    """The bytes of a record of our own state; EnvelopeError if they are none."""
+    """The bytes of a record of our own state; UnauthenticatedError if they are none."""
     if not isinstance(value, bytes):
         raise UnauthenticatedError
     return value

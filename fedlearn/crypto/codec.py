@@ -5,7 +5,7 @@ and `Reader.end` refuses trailing bytes. Signed and hashed data is encoded here
 and nowhere else, so that nobody signs a JSON document.
 
 A reader raises `ValueError`; the caller knows who sent the bytes and turns it
-into `ProtocolError` or `EnvelopeError`.
+into `ProtocolError` or `UnauthenticatedError`.
 """
 
 from __future__ import annotations

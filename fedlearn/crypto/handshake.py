@@ -110,7 +110,7 @@ class ServerOffer:
         """The channel with one client, from its acceptance. The same acceptance opens one channel.
 
         Raises:
-            EnvelopeError: it was not made by that client for this offer, or came before.
+            UnauthenticatedError: it was not made by that client for this offer, or came before.
         """
         link = Link(run_id=self._run_id, client=client, server=self._server)
         digest = hashlib.sha256(message).digest()
@@ -145,7 +145,7 @@ def accept_offer(
     """The client's half: its channel, and the acceptance for the server (1.3 KB).
 
     Raises:
-        EnvelopeError: the offer was not made by that server for this run, or its
+        UnauthenticatedError: the offer was not made by that server for this run, or its
             suite is weaker than the policy allows.
     """
     try:

@@ -153,7 +153,7 @@ class Channel:
         this run, as this kind, and each sealed message is opened once at most.
 
         Raises:
-            EnvelopeError: anything else; says nothing about what.
+            UnauthenticatedError: anything else; says nothing about what.
         """
         view = memoryview(message).cast("B")
         header = self._check(view, kind, round_number, max_bytes)

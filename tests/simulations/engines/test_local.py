@@ -225,11 +225,11 @@ COHORT = """
 import resource, sys
 import numpy as np
 from tests.simulations.engines.test_local import Federation
-from simulations.engines.local import Crew
+from simulations.engines.local import Workers
 sites, size = int(sys.argv[1]), 250_000
-one = Federation(sites, Crew(workers=int(sys.argv[2]), pays=0.0))
+one = Federation(sites, Workers(workers=int(sys.argv[2]), pays=0.0))
 vector = np.zeros(size, np.float32)
-Federation(2, Crew()).round(1, vector)
+Federation(2, Workers()).round(1, vector)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 one.round(1, vector)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -113,8 +113,8 @@ def runs(pid: str) -> bool:
 ORPHANS = """
 import os, signal, sys
 from tests.simulations.engines.test_worker_pool import answer, task
-from simulations.engines.worker_pool import Pool
-pool = Pool(answer)
+from simulations.engines.worker_pool import WorkerPool
+pool = WorkerPool(answer)
 pool.fork(3)
 found = pool.outcomes([task(i) for i in range(12)])
 print(*{str(o.reply.content["said"]["process"]) for o in found}, flush=True)
