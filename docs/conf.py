@@ -1,4 +1,4 @@
-"""The documentation as a site: `make docs` builds it, with search and without requests to others."""
+"""The documentation as a site: `make docs` builds it, with search, asking no other host."""
 
 project = "fedlearn"
 copyright = "the fedlearn developers"  # noqa: A001  (the name is Sphinx's)
