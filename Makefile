@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= runs/heart
 
-.PHONY: run test check style format bench docs help clean
+.PHONY: run test check style format bench docs mutate help clean
 .DEFAULT_GOAL := help
 
 run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=folder
@@ -33,8 +33,12 @@ bench: $(STAMP)-test  ## Measure: every table of docs/performance.md (an hour); 
 docs: $(STAMP)-test  ## Build the documentation with the Python reference into site/
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs site && echo site/index.html
 
+mutate: $(STAMP)-test  ## Which changes of privacy, masks, keys and clipping does no test notice? (hours; WHAT='fedlearn.secagg.graph*')
+	@$(BIN)/pip install -q -e '.[mutate]'
+	@$(BIN)/mutmut run $(WHAT) > mutants.log; $(BIN)/mutmut results
+
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build site
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build site mutants mutants.log
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

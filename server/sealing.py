@@ -34,7 +34,7 @@ class Sealing:
         """The reply to a message of that type with its content opened.
 
         Raises:
-            UnauthenticatedError: it is no sealed message of that site in this round, or a repeated one.
+            UnauthenticatedError: it is no sealed message of that site in this round, or repeated.
             ValueError: the site has sealed something that is no content.
         """
         kind = flower.MESSAGE_KINDS[message_type]
