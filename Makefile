@@ -35,7 +35,7 @@ docs: $(STAMP)-test  ## Build the documentation with the Python reference into s
 
 mutate: $(STAMP)-test  ## Which changes of privacy, masks, keys and clipping does no test notice? (hours; WHAT='fedlearn.secagg.graph*')
 	@$(BIN)/pip install -q -e '.[mutate]'
-	@$(BIN)/mutmut run $(WHAT) > mutants.log; $(BIN)/mutmut results
+	@$(BIN)/mutmut run $(if $(WHAT),'$(WHAT)') > mutants.log; $(BIN)/mutmut results
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build site mutants mutants.log
