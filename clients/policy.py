@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clients.ledger.ledger import Budget
-from fedlearn.core.settings import Count, Name, Positive, Probability
+from fedlearn.core.settings import Count, Name, Positive, Probability, config
 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]
 Unit = Literal["none", "record", "client"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Policy:
     """What the owner of a data set demands of every run on it; None demands nothing.
 

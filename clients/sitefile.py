@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ from clients.policy import Policy
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.settings import Count, Name
+from fedlearn.core.settings import Count, Name, config
 from fedlearn.crypto.certificate_files import tls_path
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
@@ -38,7 +38,7 @@ from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.training.device import Device, device_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Server:
     """Where the coordinator is: `address` as host:port, and who certifies it."""
 
@@ -46,7 +46,7 @@ class Server:
     authority: Path
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Machine:
     """What this site's machine can do; None: as the run says.
 
@@ -76,7 +76,7 @@ class SiteFile:
     ledger: Path
     policy: Policy
     server: Server | None = None
-    machine: Machine = Machine()
+    machine: Machine = field(default_factory=Machine)
 
     @property
     def tls(self) -> Path:
@@ -180,7 +180,7 @@ class _Rest:
     ledger: Name
     policy: Policy
     server: Server | None = None
-    machine: Machine = Machine()
+    machine: Machine = field(default_factory=Machine)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,12 @@ The settings only; the algorithms are Flower's own classes (`server.strategies`)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
-from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Rate
+from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Rate, config
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class FedAvg:
     """The weighted mean of the sites' models (McMahan et al. 2017, algorithm 1)."""
 
@@ -23,7 +22,7 @@ class FedAvg:
     """A round with fewer replies ends the run; nothing of it is used."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class FedProx:
     """FedAvg whose sites are pulled towards the global model (Li et al. 2020)."""
 
@@ -34,7 +33,7 @@ class FedProx:
     """Weight of `mu/2 * |w - w_global|^2` in a site's loss."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class FedAvgM:
     """FedAvg with momentum on the mean update (Hsu, Qi and Brown 2019, section 4.2)."""
 
@@ -45,7 +44,7 @@ class FedAvgM:
     server_momentum: Portion
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class FedAdam:
     """Adam on the mean update (Reddi et al. 2021, algorithm 2)."""
 
@@ -59,7 +58,7 @@ class FedAdam:
     """Degree of adaptivity: added to the root of the second moment."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class FedYogi:
     """Yogi on the mean update (Reddi et al. 2021, algorithm 2)."""
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from fedlearn.core.settings import Probability
+from fedlearn.core.settings import Probability, config
 
 Canaries = Annotated[int, Ge(20)]
 """How many canaries: below 20 an audit could show next to nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class NoAudit:
     """The run carries no canaries."""
 
     kind: Literal["none"] = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SlotAudit:
     """Canaries on coordinates of their own: does the mechanism do what it promises?
 
@@ -36,7 +35,7 @@ class SlotAudit:
     alpha: Probability = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class MislabelledAudit:
     """Records under a wrong label: would somebody notice who only has the final model?
 

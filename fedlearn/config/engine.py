@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from fedlearn.core.settings import Count, NonNegative, Positive
+from fedlearn.core.settings import Count, NonNegative, Positive, config
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class LocalEngine:
     """All sites on this machine, in this process and its workers: no sockets, no Ray."""
 
@@ -22,7 +21,7 @@ class LocalEngine:
     """
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class RayEngine:
     """Flower's own simulation runtime: sites run in Ray actors."""
 

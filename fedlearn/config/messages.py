@@ -6,7 +6,6 @@ tried into the path; users do not know those names, so they are taken out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from fedlearn.config.groups import kinds
 from fedlearn.config.nested import option_names
+from fedlearn.core.settings import described, rule_of, short
 
 TAGGED: Final = frozenset(
     [
@@ -60,7 +60,7 @@ def _described(details: Sequence[ErrorDetails]) -> list[str]:
     return [
         line
         for group in found.values()
-        for line in ([_either(group)] if _is_scalar(group[0]) else map(_describe, group))
+        for line in (described(group, _parts) if _is_scalar(group[0]) else map(_describe, group))
     ]
 
 
@@ -69,22 +69,17 @@ def _is_scalar(detail: ErrorDetails) -> bool:
     return bool(detail["loc"]) and str(detail["loc"][-1]).startswith(_SCALARS)
 
 
-def _either(details: Sequence[ErrorDetails]) -> str:
-    rules = " or ".join(_rule(detail) for detail in details)
-    return f"{_path(details[0])}={_short(details[0]['input'])}: must be {rules}"
-
-
 def _unknown_kind(details: Sequence[ErrorDetails]) -> str:
     path, value = ".".join(_parts(details[0])), details[0]["input"]
     expected = ", ".join(detail["ctx"]["expected"] for detail in details)
-    return f"{path}={_short(value)}: must be one of {expected}"
+    return f"{path}={short(value)}: must be one of {expected}"
 
 
 def _describe(detail: ErrorDetails) -> str:
     path, value = _path(detail), detail["input"]
     match detail["type"]:
         case "unexpected_keyword_argument":
-            return f"{path}={_short(value)}: unknown key"
+            return f"{path}={short(value)}: unknown key"
         case "missing":
             return f"{path}: must be given, as {path}=..."
         case "union_tag_invalid":
@@ -94,13 +89,7 @@ def _describe(detail: ErrorDetails) -> str:
         case "union_tag_not_found":
             return f"{path}.kind: missing, so it is unclear which option is meant"
         case _:
-            return f"{path}={_short(value)}: must be {_rule(detail)}"
-
-
-def _rule(detail: ErrorDetails) -> str:
-    rule = detail["msg"].removeprefix("Input should be ").replace("greater than", ">")
-    rule = rule.replace("less than", "<").replace("> or equal to", ">=")
-    return rule.replace("< or equal to", "<=")
+            return f"{path}={short(value)}: must be {rule_of(detail)}"
 
 
 def _path(detail: ErrorDetails) -> str:
@@ -117,8 +106,3 @@ def _parts(detail: ErrorDetails) -> tuple[str, ...]:
     if _is_scalar(detail):
         del parts[-1]
     return tuple(parts)
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

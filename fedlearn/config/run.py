@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -23,7 +23,7 @@ from fedlearn.config.composition import compose_tree, sift
 from fedlearn.config.engine import Engine
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Name, Natural, Positive
+from fedlearn.core.settings import Count, Name, Natural, Positive, config, deferred
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import SCENARIOS, Partition, Scenario
 from fedlearn.data.partition import PARTITIONS
@@ -36,7 +36,7 @@ from fedlearn.training.settings import Training
 KIND = Discriminator("kind")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class RunConfig:
     """Everything that decides what a run does; equal configs and seeds give equal runs."""
 
@@ -162,7 +162,8 @@ def decode(kind: type[T], text: str) -> T:
     broken = groups.load_chosen(text)
     try:
         checked = _root(cast(Hashable, kind), groups.loaded())
-        root = checked.model_validate_json(f'{{"value": {text}}}')
+        with deferred():
+            root = checked.model_validate_json(f'{{"value": {text}}}')
     except ValidationError as error:
         found = [problem for problems in broken.values() for problem in problems]
         others = [e for e in error.errors() if not (e["loc"][1:2] and e["loc"][1] in broken)]

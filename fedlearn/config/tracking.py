@@ -6,18 +6,19 @@ stays on this machine unless a URI says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from fedlearn.core.settings import config
 
-@dataclass(frozen=True, kw_only=True)
+
+@config
 class NoTracking:
     """The run's folder is all there is."""
 
     kind: Literal["none"] = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class MlflowTracking:
     """An MLflow store; `uri` is MLflow's tracking URI, such as that of a server.
 
@@ -30,7 +31,7 @@ class MlflowTracking:
     uri: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class TensorboardTracking:
     """Event files for TensorBoard in `folder`; empty: `tensorboard` in the run's folder."""
 

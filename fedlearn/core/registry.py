@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -38,9 +38,12 @@ class Family(Generic[T]):
             frozen dataclass whose field `kind` has its name as default.
     """
 
+    all: ClassVar[list[Family[Any]]] = []
+
     def __init__(self, group: str, points: str, own: tuple[type[T], ...]) -> None:
         self.group, self.points, self.own = group, points, own
         self._loaded: dict[str, type[T]] = {}
+        Family.all.append(self)
 
     @cached_property
     def _installed(self) -> Mapping[str, importlib.metadata.EntryPoint]:

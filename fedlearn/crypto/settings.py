@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from fedlearn.core.settings import Count
+from fedlearn.core.settings import Count, config
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class TransportPlain:
     """Messages travel as Flower sends them (under TLS, where Flower is set up for it)."""
 
     kind: Literal["plain"] = "plain"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class TransportSealed:
     """Every message is encrypted from end to end with AES-256-GCM.
 

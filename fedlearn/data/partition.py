@@ -11,7 +11,6 @@ law, as in the quantity skew of Li, Diao, Chen and He 2022.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
 import numpy as np
@@ -19,20 +18,20 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.registry import Family
-from fedlearn.core.settings import Count, NonNegative, Positive
+from fedlearn.core.settings import Count, NonNegative, Positive, config
 from fedlearn.data.pool import Indices, Pool
 
 _ATTEMPTS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Natural:
     """The sites that the records come from."""
 
     kind: Literal["natural"] = "natural"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Iid:
     """Sites of equal size (to within one record), filled at random."""
 
@@ -40,7 +39,7 @@ class Iid:
     num_sites: Count = 10
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Dirichlet:
     """Label skew: of every class each site gets a share drawn from Dirichlet(alpha, ..., alpha).
 
@@ -53,7 +52,7 @@ class Dirichlet:
     alpha: Positive = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Quantity:
     """Size skew: site k of 1, 2, ... gets records in proportion to k^-exponent, at random.
 
@@ -65,7 +64,7 @@ class Quantity:
     exponent: NonNegative = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Files:
     """Every site's records are those that its own file names: `sites=FOLDER` holds the files.
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate
+from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate, config
 from fedlearn.mechanisms.encoding import clipped, length
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
@@ -40,7 +40,7 @@ _FLOAT32_SLACK: Final = 1e-6
 _STEP: Final = 1 + 2.0**-16
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class ClientPrivacy:
     """Differential privacy for all that one client holds, by a trusted aggregator.
 
@@ -68,7 +68,7 @@ class ClientPrivacy:
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class AdaptiveClip:
     """How the clip norm follows a quantile of the norms of the updates."""
 
@@ -77,7 +77,7 @@ class AdaptiveClip:
     count_share: Probability
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class ClientPlan:
     """What the aggregator does in every round, and what it costs; all of it public."""
 

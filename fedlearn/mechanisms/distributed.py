@@ -32,13 +32,13 @@ grid is chosen for the worst input, with the block instead of the dimension.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from annotated_types import Ge, Le
 
 from fedlearn.core.errors import ConfigError, PrivacyError
-from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate
+from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate, config
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.discrete import LARGEST_STDDEV, SMALLEST_STDDEV, Law
@@ -60,7 +60,7 @@ _SLACK: Final = 1e-9
 _MOST_INFLATION: Final = math.sqrt(2)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class DistributedPrivacy:
     """Differential privacy by shares of integer noise inside secure aggregation.
 
@@ -85,7 +85,7 @@ class DistributedPrivacy:
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Population:
     """What a distributed plan needs besides the config: public constants, equal everywhere."""
 
@@ -97,7 +97,7 @@ class Population:
     """Records that a site is taken to have in a step: bounds its sum, never read from data."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class DistributedPlan:
     """What every site does in every round, and what it costs; all of it public."""
 

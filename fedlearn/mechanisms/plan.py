@@ -10,10 +10,10 @@ of privacy; all have `unit`, `clip_norm`, `noise_multiplier`, `noise_stddev`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import config
 from fedlearn.mechanisms import client, distributed, record
 from fedlearn.mechanisms.client import ClientPlan, ClientPrivacy
 from fedlearn.mechanisms.distributed import DistributedPlan, DistributedPrivacy, Population
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class NoPrivacy:
     """No differential privacy: updates leave the sites as they are."""
 

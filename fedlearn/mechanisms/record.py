@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate
+from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import GaussianEvent
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class RecordPrivacy:
     """Differential privacy for every single record, by noise that each site adds itself.
 
@@ -31,7 +30,7 @@ class RecordPrivacy:
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class RecordPlan:
     """What every site does in every step, and what it costs; all of it public.
 

@@ -13,14 +13,13 @@ Sums over groups are exact and outside differential privacy, shown or not.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.settings import Count, Name
+from fedlearn.core.settings import Count, Name, config
 from fedlearn.metrics.sums import EvaluationSums, evaluation_sums
 
 Attribute = NDArray[np.str_] | NDArray[np.float64]
@@ -30,14 +29,14 @@ OTHERS = "(others)"
 """Records of none of the groups that the config names."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SiteFairness:
     """Every site is a group; nothing is asked that evaluation does not release already."""
 
     kind: Literal["sites"] = "sites"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class GroupFairness:
     """Sites, and beside them groups of people by a column of the table.
 

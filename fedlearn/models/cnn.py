@@ -7,17 +7,16 @@ record sees another and DP-SGD can clip each by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
-from fedlearn.core.settings import Count, Portion
+from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
 from fedlearn.tasks import ImageInput
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Cnn:
     """Blocks of convolution, group normalisation, ReLU and pooling."""
 

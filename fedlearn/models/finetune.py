@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Natural, Positive
+from fedlearn.core.settings import Count, Natural, Positive, config
 from fedlearn.models.lora import adapt
 
 Mode = Literal["full", "head", "last_k", "lora"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Finetune:
     """`full`: all stages; `head`: the last one; `last_k`: the last k that have parameters.
 

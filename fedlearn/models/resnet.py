@@ -18,13 +18,12 @@ record are normalised before the head.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.settings import Count
+from fedlearn.core.settings import Count, config
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
 from fedlearn.tasks import ImageInput
@@ -33,7 +32,7 @@ _BLOCKS = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2)}
 """Blocks of every width; each further width is twice as many channels on half the size."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class ResNet:
     """Blocks of two convolutions around which the picture passes as well."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -23,12 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.settings import Count
+from fedlearn.core.settings import Count, config
 from fedlearn.models.finetune import stages
 from fedlearn.tasks import ImageInput
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Scattering:
     """Two orders of a scattering transform, normalised within each record; a linear head."""
 

@@ -9,14 +9,13 @@ parameter without effect is noise for nothing, so there is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedlearn.core.settings import Count, Portion
+from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
 from fedlearn.models.tabular import OneHot
 from fedlearn.tasks import SeriesInput
@@ -26,7 +25,7 @@ REMEMBER = 1.0
 al. 2015, "An Empirical Exploration of Recurrent Network Architectures")."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Sequence:
     """A classifier for rows over time."""
 

@@ -9,14 +9,13 @@ places and with the rounding of the original, or the weights would mean nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.settings import Count
+from fedlearn.core.settings import Count, config
 from fedlearn.models.finetune import stages
 from fedlearn.models.resnet import ImageMean
 from fedlearn.tasks import ImageInput
@@ -29,7 +28,7 @@ _LEAST = 29
 """Pixels; of fewer nothing is left before the last module."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SqueezeNet:
     """Fire modules on a resized picture, the mean over its places, and a linear head."""
 

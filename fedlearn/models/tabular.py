@@ -10,7 +10,6 @@ is known (`Linear`, `Embedding`, `LayerNorm`), so DP-SGD sees all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.settings import Count, Portion
+from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
 from fedlearn.models.numbers import ENCODED, encode
 from fedlearn.tasks import TableInput
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Tabular:
     """A classifier for rows of a table."""
 

@@ -15,14 +15,13 @@ under DP-SGD that beats training an encoder on a few thousand texts by far.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.settings import Count, Natural, Portion
+from fedlearn.core.settings import Count, Natural, Portion, config
 from fedlearn.models.finetune import stages
 from fedlearn.models.sketch import Sketch
 from fedlearn.tasks import TextInput
@@ -35,7 +34,7 @@ POSITIONS = 512
 """Places that the pretrained encoders know."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Text:
     """A classifier for texts.
 

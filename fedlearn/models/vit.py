@@ -8,20 +8,19 @@ patch has no bias beside the table of places, and the class token no place.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedlearn.core.settings import Count, Portion
+from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
 from fedlearn.models.tabular import ClassToken, TableBlock
 from fedlearn.tasks import ImageInput
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class ViT:
     """A pre-norm Transformer over the patches of a picture and a class token."""
 

@@ -7,13 +7,12 @@ who could see what on the way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from fedlearn.core.ring import FixedPoint, Ring, Rounding
-from fedlearn.core.settings import Count, Portion, Positive
+from fedlearn.core.settings import Count, Portion, Positive, config
 
 Bits = Annotated[int, Ge(8), Le(64)]
 """Width of one value in the sum: 8 to 64 bits; what a value costs on the wire."""
@@ -22,14 +21,14 @@ Cohort = Annotated[int, Ge(3)]
 """The least number of clients whose sum may be seen; with two, each learns the other's update."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SecAggOff:
     """No aggregation protocol: the server sees every update."""
 
     kind: Literal["off"] = "off"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SecAggRing:
     """The arithmetic of `masked` without masks: for large simulations, not for protection."""
 
@@ -41,7 +40,7 @@ class SecAggRing:
     rounding: Rounding = "stochastic"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SecAggMasked:
     """Pairwise and self masks after Bonawitz et al. 2017 and Bell et al. 2020.
 
@@ -61,7 +60,7 @@ class SecAggMasked:
     min_cohort: Cohort = 3
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class SecAggTwoServer:
     """Additive sharing between two servers, one of them honest; any client may vanish."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from fedlearn.core.settings import Count, Natural, NonNegative, Portion, Positive, Rate
+from fedlearn.core.settings import Count, Natural, NonNegative, Portion, Positive, Rate, config
 from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Training:
     """Local training: the same keys with and without privacy, so that runs compare.
 

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from fedlearn.core.rng import Streams
-from fedlearn.core.settings import Natural, Probability
+from fedlearn.core.settings import Natural, Probability, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.documents import Documents, held_out_groups, numbered, pool_of
@@ -30,7 +30,7 @@ SIZE = 59576
 _MEMBER = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Codes:
     """ICD-10-CM phrases; whole categories are held out for the test.
 

@@ -16,7 +16,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
-from fedlearn.core.settings import Count, Natural, Probability
+from fedlearn.core.settings import Count, Natural, Probability, config
 from fedlearn.data.datasets.archives import ARCHIVES, fetch
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.clauses import Clause, clauses
@@ -55,7 +55,7 @@ SITES = (*_LARGE, *(f"firm-{i + 1:02d}" for i in range(_FIRMS)), _UNATTRIBUTED)
 _FORM = "fedlearn/clauses/v1"  # raise it when `fedlearn.data.texts.clauses` finds others
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Contracts:
     """Clauses with their kind; `firms` share the small drafters, some of whom are for the test.
 

@@ -14,13 +14,14 @@ shop are categories too, so that a linear model can follow them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.settings import config
 from fedlearn.data.datasets import lending
 from fedlearn.data.datasets.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
@@ -82,7 +83,7 @@ _NUMBERED = {  # feature: (column, the cell that counts as 1)
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Credit:
     """Card applications of 31 shops (PAKDD 2009); only the scaling is open."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
-from fedlearn.core.settings import Natural
+from fedlearn.core.settings import Natural, config
 from fedlearn.data.images.pixels import as_records
 from fedlearn.data.pool import Pool
 from fedlearn.tasks import ImageInput, Task
@@ -42,7 +41,7 @@ _SHA256 = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Fashion:
     """Fashion-MNIST, without sites of its own."""
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.settings import config
 from fedlearn.data.datasets import archives
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables import scaling
@@ -67,7 +68,7 @@ FEATURES = tuple(RANGES)
 CLASSES = ("healthy", "disease")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Heart:
     """Fed-Heart-Disease; only the scaling is open."""
 

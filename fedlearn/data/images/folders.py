@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
-from fedlearn.core.settings import Count, Name, Positive, Probability
+from fedlearn.core.settings import Count, Name, Positive, Probability, config
 from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
@@ -41,7 +41,7 @@ _HIDDEN = ("thumbs.db", "desktop.ini")
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Images:
     """Pictures in folders that are called as their classes."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.settings import Natural, Positive
+from fedlearn.core.settings import Natural, Positive, config
 from fedlearn.data.datasets import download
 from fedlearn.data.groups import sites_of_groups
 from fedlearn.data.images.medmnist_sets import SETS
@@ -33,7 +32,7 @@ _MAX_CLASSES = 1000
 _CHANNELS = (1, 3, 4)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class MedMnist:
     """A set by `name`, or a file by `path`."""
 

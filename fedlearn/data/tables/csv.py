@@ -16,7 +16,7 @@ With `record` and `time` the table is in long form, see `fedlearn.data.tables.se
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
-from fedlearn.core.settings import Count, Name, Probability
+from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
 from fedlearn.data.tables import columns, scaling, series
@@ -47,7 +47,7 @@ from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import TableInput, Task
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Csv:
     """A table, CSV or Parquet; every column but label, site, record, time and `drop` is a feature.
 

@@ -22,14 +22,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.settings import Count, Positive
+from fedlearn.core.settings import Count, Positive, config
 from fedlearn.data.tables.cells import encode, parse
 from fedlearn.data.tables.table import Table
 
@@ -41,7 +41,7 @@ Write = Callable[[str], str | None]
 """A cell as it will be; None where the cell is not of the kind that was said."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Deidentify:
     """What becomes of columns that tell too much; missing values stay missing.
 

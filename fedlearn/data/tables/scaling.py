@@ -8,19 +8,20 @@ nothing; its ranges are public knowledge, written down before data is seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import config
 from fedlearn.tasks import SQUASH_UNIT
 
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Ranges:
     """Public `(low, high)` per column, mapped to [-1, 1]; values outside are clipped.
 
@@ -38,7 +39,7 @@ class Ranges:
     unlisted: Literal["squash", "refuse"] = "squash"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class StandardisePerSite:
     """Each site subtracts the mean of its own training records and divides by their deviation.
 
@@ -52,7 +53,7 @@ class StandardisePerSite:
     kind: Literal["standardise_per_site"] = "standardise_per_site"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Unscaled:
     """Numeric columns as they are: for data that comes scaled. Reads nothing; bounds nothing."""
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.settings import Count, Name, Probability
+from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
@@ -27,7 +27,7 @@ from fedlearn.data.texts.documents import Documents, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class OwnText:
     """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header.
 

@@ -9,14 +9,14 @@ alone: other columns are not looked at.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.settings import Count, Name, Probability
+from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.documents import pool_of
@@ -24,7 +24,7 @@ from fedlearn.data.texts.files import TextEntry, cell, check_names, documents
 from fedlearn.data.texts.tokens import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class HuggingFace:
     """Texts in a saved data set; with a `test` split that is the test, else a part is drawn."""
 

@@ -22,7 +22,7 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
-from fedlearn.core.settings import Count, Name
+from fedlearn.core.settings import Count, Name, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.texts.wordpiece import PADDING, WordPiece
 from fedlearn.tasks import TextInput
@@ -33,7 +33,7 @@ _PAD, _START = 0, 1
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Tokenizer:
     """The pieces of a text, in order, as numbers; what is longer than `max_length` is cut off.
 
