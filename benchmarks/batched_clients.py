@@ -90,7 +90,7 @@ def one_by_one(case: Case, clients: int) -> Callable[[], list[Vector]]:
         for client in range(clients):
             load_vector(model, start)
             rng = Streams(0).get("batches", client)
-            train(model, x[client], y[client], training, proximal_mu=0.0, rng=rng)
+            train(model, x[client], y[client], training, rng=rng)
             found.append(to_vector(model))
         return found
 

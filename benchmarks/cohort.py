@@ -96,7 +96,7 @@ class Bare:
         for name in sorted(self.sites):
             load_vector(self.model, self.vector)
             rng = self.streams.get("batches", name, number)
-            train(self.model, *self.data[name], self.config.training, proximal_mu=0.0, rng=rng)
+            train(self.model, *self.data[name], self.config.training, rng=rng)
             weight += len(self.data[name][1])
             total += len(self.data[name][1]) * to_vector(self.model).astype(np.float64)
         self.vector = np.asarray(total / weight, np.float32)

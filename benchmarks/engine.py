@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from peers import missing, skipped
 from pfl_round import check, pfl_round
@@ -24,19 +24,17 @@ from table import Table, parser, ratios, spread, write
 from torch import Tensor, nn
 
 from fedlearn import flower
-from fedlearn.algorithms import FedAvg
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.flower import private
 from fedlearn.models.initialise import initialise
-from fedlearn.rounds import TrainReply
+from fedlearn.rounds import RoundNote, TrainReply
 from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.device import CPU, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from server.grid import SiteGrid
-from server.release import WeightedMean, one_reply
-from server.strategies import make_strategy
+from server.release import WeightedMean
 from simulations.engines.local import InProcessGrid, Workers, make_contexts
 
 CLIENTS, RECORDS = 10, 320
@@ -80,7 +78,7 @@ def train_client(
     """One client's round: the part that both sides have in common."""
     load_vector(model, vector)
     rng = Streams(0).get("batches", client, number)
-    train(model, *data, TRAINING, proximal_mu=0.0, rng=rng)
+    train(model, *data, TRAINING, rng=rng)
     return to_vector(model)
 
 
@@ -99,7 +97,7 @@ def bare_round() -> Callable[[int, Vector], Vector]:
 
 
 def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vector], Vector]:
-    """The same through ClientApp, in-process grid, site grid and Flower's FedAvg.
+    """The same through ClientApp, in-process grid and site grid.
 
     On a GPU in `workers` processes, or in this one: it must not have used it before.
     """
@@ -118,17 +116,14 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
     names = {f"site-{i}": node for i, node in enumerate(contexts)}
     crew = Workers(workers=workers, pays=0.0)
     sites = SiteGrid(InProcessGrid(app, contexts, crew=crew), names)
-    strategy = make_strategy(FedAvg(fraction=1.0, min_sites=2))
 
     def one(number: int, vector: Vector) -> Vector:
-        note = ConfigRecord({"run-id": "benchmark"})
-        view = sites.view(sites.sites)
-        messages = list(strategy.configure_train(number, flower.arrays_of(vector), note, view))
+        note = RoundNote(run_id="benchmark", round=number, cohort=CLIENTS)
+        nodes = [names[site] for site in sites.sites]
+        messages = flower.round_messages("train", note, vector, nodes)
         mean = WeightedMean(vector.size)
         sites.exchange(messages, keep=mean.take)
-        averaged, _ = strategy.aggregate_train(number, [one_reply(messages, mean.result())])
-        assert averaged is not None
-        return flower.vector_of(averaged)
+        return mean.result()
 
     return one
 

@@ -151,9 +151,9 @@ def _work(
     def work() -> Vector:
         data = model, features, labels, config
         if way == "plain":
-            train(*data, proximal_mu=0.0, rng=np.random.default_rng(0))
+            train(*data, rng=np.random.default_rng(0))
         else:
-            train_private(*data, plan, proximal_mu=0.0, noise=SystemNoise())
+            train_private(*data, plan, noise=SystemNoise())
         return to_vector(model)
 
     return work

@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--json PATH]
 
-Rounds through ClientApp, in-process grid, site grid, running mean and Flower's FedAvg,
+Rounds through ClientApp, in-process grid, site grid and running mean,
 with sites that send back the model as it came: all that is left is the engine. CPU
 time, medians; the mean is checked.
 """
@@ -14,18 +14,16 @@ import time
 from dataclasses import asdict
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from table import Spread, Table, parser, spread, write
 
 from fedlearn import flower
-from fedlearn.algorithms import FedAvg
 from fedlearn.flower import private
-from fedlearn.rounds import TrainReply
+from fedlearn.rounds import RoundNote, TrainReply
 from fedlearn.training.allocator import keep_freed_memory
 from server.grid import SiteGrid
-from server.release import WeightedMean, one_reply
-from server.strategies import make_strategy
+from server.release import WeightedMean
 from simulations.engines.local import InProcessGrid, make_contexts
 
 CASES = [
@@ -59,19 +57,18 @@ def measure(clients: int, parameters: int, rounds: int) -> Spread:
     contexts = make_contexts(clients, {})
     names = {f"site-{i}": node for i, node in enumerate(contexts)}
     sites = SiteGrid(InProcessGrid(idle_app(), contexts), names)
-    strategy = make_strategy(FedAvg(fraction=1.0, min_sites=2))
     vector = np.arange(parameters, dtype=np.float32)
     taken = []
     for number in range(1, rounds + 2):
         began = time.process_time()
-        note, view = ConfigRecord({"run-id": "benchmark"}), sites.view(sites.sites)
-        messages = list(strategy.configure_train(number, flower.arrays_of(vector), note, view))
+        note = RoundNote(run_id="benchmark", round=number, cohort=clients)
+        nodes = [names[site] for site in sites.sites]
+        messages = flower.round_messages("train", note, vector, nodes)
         mean = WeightedMean(vector.size)
         sites.exchange(messages, keep=mean.take)
-        averaged, _ = strategy.aggregate_train(number, [one_reply(messages, mean.result())])
+        found = mean.result()
         taken.append(time.process_time() - began)
-        assert averaged is not None
-        assert np.array_equal(flower.vector_of(averaged), vector)
+        assert np.array_equal(found, vector)
     return spread(taken[1:]).times(1e3 / clients)
 
 

@@ -90,12 +90,12 @@ def train_site(
     plan = plan_of(config)
     if plan is None:
         rng = Streams(config.seed).get("batches", site, number)
-        train(model, *records, config.training, proximal_mu=0.0, rng=rng)
+        train(model, *records, config.training, rng=rng)
         return float(len(records[1]))
     # Fewer records are trained on than in a run, so the public constant shrinks with them.
     constant = round(config.training.nominal_records * (FOLDS - 1) / FOLDS)
     training = replace(config.training, nominal_records=constant)
-    train_private(model, *records, training, plan, proximal_mu=0.0, noise=SystemNoise())
+    train_private(model, *records, training, plan, noise=SystemNoise())
     return 1.0
 
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from fedlearn import models
-from fedlearn.algorithms import FedAdam
+from fedlearn.algorithms import RoundMean, State
 from fedlearn.config import RunConfig, compose, plan_of
 from fedlearn.core.rng import Streams
-from fedlearn.core.vector import Vector, load_vector, to_vector
+from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.metrics.sums import evaluation_sums, metrics
@@ -90,11 +90,12 @@ def fit(config: RunConfig, pool: Pool, records: Tensors, held: Tensors) -> dict[
     """Train as the sites of a run do together; the validation metrics."""
     model = models.build(config.model, pool.task, Streams(config.seed)).model
     vector = to_vector(model)
-    step = ServerStep(config)
+    state: State = {}
     for number in range(1, config.rounds + 1):
         load_vector(model, vector)
         train_all(config, model, number, records)
-        vector = step(vector, to_vector(model) - vector, number)
+        mean = RoundMean(number=number, before=vector, model=to_vector(model), extra={}, share=1.0)
+        vector, state = config.strategy.server(mean, state)
     load_vector(model, vector)
     features, labels = held
     return metrics(evaluation_sums(predict(model, features, 1024), labels.numpy()))
@@ -105,31 +106,11 @@ def train_all(config: RunConfig, model: torch.nn.Module, number: int, records: T
     plan = plan_of(config)
     if plan is None:
         rng = Streams(config.seed).get("batches", number)
-        train(model, *records, config.training, proximal_mu=0.0, rng=rng)
+        train(model, *records, config.training, rng=rng)
         return
     # The divisor of the sum is a constant; here there are so many records in all.
     training = replace(config.training, nominal_records=len(records[1]))
-    train_private(model, *records, training, plan, proximal_mu=0.0, noise=SystemNoise())
-
-
-class ServerStep:
-    """FedAvg, or FedAdam as Flower computes it."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.settings = config.strategy
-        self.first: NDArray[np.float64] | float = 0.0
-        self.second: NDArray[np.float64] | float = 0.0
-
-    def __call__(self, model: Vector, change: Vector, number: int) -> Vector:
-        """The next model."""
-        adam = self.settings
-        if not isinstance(adam, FedAdam):
-            return model + change
-        self.first = adam.beta_1 * self.first + (1 - adam.beta_1) * change
-        self.second = adam.beta_2 * self.second + (1 - adam.beta_2) * change.astype(float) ** 2
-        rate = adam.server_learning_rate
-        rate *= np.sqrt(1 - adam.beta_2 ** (number + 1)) / (1 - adam.beta_1 ** (number + 1))
-        return np.asarray(model + rate * self.first / (np.sqrt(self.second) + adam.tau), np.float32)
+    train_private(model, *records, training, plan, noise=SystemNoise())
 
 
 def measure(experiment: str, tried: str, budget: str, used: int = FOLDS) -> dict[str, float]:

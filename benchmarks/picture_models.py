@@ -75,10 +75,10 @@ def _train_all(
     plan = plan_of(config)
     if plan is None:
         rng = Streams(config.seed).get("batches", number)
-        train(model, features, labels, config.training, proximal_mu=0.0, rng=rng)
+        train(model, features, labels, config.training, rng=rng)
         return
     training = replace(config.training, nominal_records=len(labels))
-    train_private(model, features, labels, training, plan, proximal_mu=0.0, noise=SystemNoise())
+    train_private(model, features, labels, training, plan, noise=SystemNoise())
 
 
 def main() -> None:

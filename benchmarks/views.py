@@ -74,7 +74,7 @@ def _run(config: RunConfig) -> tuple[float, float, float]:
     mean = RunningMean(DECAY, np.zeros(len(to_vector(model))))
     started = time.perf_counter()
     for _ in range(config.rounds):
-        train_private(model, features, labels, training, plan, proximal_mu=0.0, noise=SystemNoise())
+        train_private(model, features, labels, training, plan, noise=SystemNoise())
         mean.take(to_vector(model))
     seconds = time.perf_counter() - started
     last = _tested(model, pool)

@@ -17,12 +17,14 @@ from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.state import Cost
 from clients.site import Site
 from fedlearn.agreement import rotation_context
+from fedlearn.algorithms import LocalRound
 from fedlearn.core.errors import FedlearnError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, to_vector
 from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
 from fedlearn.mechanisms.client import clip_own
 from fedlearn.mechanisms.encoding import integers
+from fedlearn.models.slots import trained_values
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import RoundNote, TrainRequest
@@ -112,6 +114,7 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
         FedlearnError: a number of it is not finite.
     """
     mine = training_set(site, request.run_id)
+    correct = site.config.strategy.correction(site.model, _here(site, request))
     match plan:
         case None | ClientPlan():
             train(
@@ -119,7 +122,7 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
                 mine.features,
                 mine.labels,
                 site.training,
-                proximal_mu=request.proximal_mu,
+                correct=correct,
                 rng=Streams(site.config.seed).get("batches", site.name, request.round),
                 weights=site.class_weights,
                 canaries=mine.slots,
@@ -133,7 +136,7 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
                 mine.labels,
                 site.training,
                 plan,
-                proximal_mu=request.proximal_mu,
+                correct=correct,
                 noise=site.noise(request.round),
                 weights=site.class_weights,
                 canaries=mine.slots,
@@ -145,6 +148,18 @@ def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vect
     model = _finite(site, request, to_vector(site.model))
     note_change(site, request, model)
     return model
+
+
+def _here(site: Site, request: TrainRequest) -> LocalRound:
+    """What the algorithm may know of a round at this site."""
+    return LocalRound(
+        start=request.model,
+        received=request.besides,
+        own={},
+        trained=trained_values(site.model),
+        steps=site.training.local_steps,
+        learning_rate=site.training.learning_rate,
+    )
 
 
 def clipped_change(site: Site, request: TrainRequest, change: Vector) -> tuple[Vector, list[int]]:

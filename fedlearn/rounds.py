@@ -9,6 +9,7 @@ travel is `fedlearn.flower`'s business.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedlearn.core.vector import Vector
@@ -73,12 +74,15 @@ class RoundNote:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """The global model of a round: `model` is `float32[d]`."""
+    """The global model of a round: `model` is `float32[d]`.
+
+    `besides` are the vectors that the algorithm sends along, `float32[d]` each, by name.
+    """
 
     run_id: str
     round: int
     model: Vector
-    proximal_mu: float
+    besides: Mapping[str, Vector] = field(default_factory=dict)
     clip_norm: float = 0.0
     """As in `RoundNote`."""
 

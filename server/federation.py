@@ -1,9 +1,8 @@
 """A run, as the coordinator sees it: enrol the sites, then round after round.
 
-Flower's strategies decide what a round asks and how replies become a model;
-this loop adds what `Strategy.start` has no place for: sites by name, a cohort
-from the run seed, a quorum, checkpoints, and a result that is true whenever
-the run ends.
+The algorithm decides what goes to the sites and how their mean becomes a model;
+the rest is here: sites by name, a cohort from the run seed, a quorum, checkpoints,
+and a result that is true whenever the run ends.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import Message
 
 from fedlearn import flower
-from fedlearn.algorithms import cohort_size
+from fedlearn.algorithms import Algorithm, RoundMean, State, Vectors, cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
@@ -35,10 +35,9 @@ from server.average import RunningMean
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.evaluation import GroupSums, check_sums, group_sums, pooled
 from server.grid import Replies, SiteGrid
-from server.release import ClippedUpdates, Trusted, WeightedMean, model_of_sum, one_reply
+from server.release import ClippedUpdates, Trusted, WeightedMean, model_of_sum
 from server.run_cost import epsilon_of, spent_in_round
 from server.secagg import SecAggDriver
-from server.strategies import make_strategy
 
 
 @dataclass
@@ -59,6 +58,8 @@ class Progress:
     """The norm of the next round, where it has moved."""
     mean: RunningMean | None = None
     """Of the models over rounds, where the config asks for one."""
+    algorithm: State = field(default_factory=dict)
+    """What the algorithm carries to the next round."""
     seen: SlotsSeen | None = None
     """What the last round showed in audit slots, where there are any."""
 
@@ -78,11 +79,9 @@ class Federation:
     progress: Progress
     run_id: str
     summing: SecAggDriver | None
-    strategy: FedAvg = field(init=False)
     _trusted: Trusted | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.strategy = make_strategy(self.config.strategy)
         self._trusted = None
         if isinstance(self.plan, ClientPlan):
             settings = self.config.secagg
@@ -91,6 +90,11 @@ class Federation:
                 size = self.enrolment.layout.size
                 smallest = smallest_clip_norm(size=size, resolution=settings.resolution)
             self._trusted = Trusted(self.plan, self.progress.clip_norm, smallest=smallest)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What the sites do besides training, and how their mean becomes the next model."""
+        return self.config.strategy
 
     @property
     def grid(self) -> SiteGrid:
@@ -181,12 +185,10 @@ class Federation:
         return RoundNote(run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm)
 
     def _train(self, number: int, cohort: Sequence[str]) -> Replies:
-        before, arrays = self.progress.model, flower.arrays_of(self.progress.model)
-        note = flower.note_of(self._note(number, len(cohort)))
-        # With nobody chosen the strategy still gets its round: the noise alone is released.
-        view = self.grid.view(cohort or self.grid.sites)
-        messages = list(self.strategy.configure_train(number, arrays, note, view))
-        wanted = messages if cohort else []
+        before = self.progress.model
+        besides = self.algorithm.broadcast(self.progress.algorithm, before.size)
+        # With nobody chosen the round goes on all the same: the noise alone is released.
+        wanted = self._messages("train", self._note(number, len(cohort)), before, cohort, besides)
         came: WeightedMean | ClippedUpdates | Total | None
         if self.summing is None:
             came = self._trusted.incoming(before) if self._trusted else WeightedMean(before.size)
@@ -203,18 +205,29 @@ class Federation:
         if failure is not None:
             raise failure
         self._check_quorum(number, cohort, replies)
-        # Every strategy begins with the mean, and the mean is what it gets.
         mean = self._mean(number, came)
-        averaged, _ = self.strategy.aggregate_train(number, [one_reply(messages, mean)])
-        if averaged is None:
-            raise RuntimeError("a strategy gave no model for valid replies")
-        self.progress.model = flower.vector_of(averaged)
+        share = len(replies.answers) / len(self.grid.sites)
+        found = RoundMean(number=number, before=before, model=mean, extra={}, share=share)
+        self.progress.model, self.progress.algorithm = self.algorithm.server(
+            found, self.progress.algorithm
+        )
         if self.progress.mean:
             self.progress.mean.take(self.progress.model)
         self.progress.seen = seen_in_slots(
             self.enrolment.layout, number, len(replies.answers), before, mean, self.progress.model
         )
         return replies
+
+    def _messages(
+        self,
+        kind: Literal["train", "evaluate"],
+        note: RoundNote,
+        model: Vector,
+        sites: Sequence[str],
+        besides: Vectors | None = None,
+    ) -> list[Message]:
+        nodes = [self.grid.node_of[site] for site in sites]
+        return flower.round_messages(kind, note, model, nodes, besides)
 
     def _mean(self, number: int, came: WeightedMean | ClippedUpdates | Total | None) -> Vector:
         """The mean of the sites' models, with the coordinator's own noise where that is planned."""
@@ -264,16 +277,11 @@ class Federation:
 
     def _evaluate(self, number: int) -> dict[str, float]:
         shown = self.progress.shown
-        arrays = flower.arrays_of(shown)
-        messages = self.strategy.configure_evaluate(
-            number,
-            arrays,
-            flower.note_of(self._note(number, len(self.grid.sites))),
-            self.grid.view(self.grid.sites),
-        )
+        note = self._note(number, len(self.grid.sites))
+        messages = self._messages("evaluate", note, shown, self.grid.sites)
         if self.summing and self.config.evaluation == "pooled":
             classes = self.enrolment.task.num_classes
-            tested, groups = self.summing.evaluate(number, list(messages), shown, classes)
+            tested, groups = self.summing.evaluate(number, messages, shown, classes)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
             classes, fairness = self.enrolment.task.num_classes, self.config.fairness

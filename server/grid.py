@@ -2,7 +2,7 @@
 
 Flower's node ids are random numbers, new in every run. Here a site is known by
 its name: messages go out and replies come back in the order of names, so that
-sums are added in one fixed order, and a strategy sees only the round's cohort.
+sums are added in one fixed order.
 The wrapper also counts bytes and sorts refusals and failures from answers.
 """
 
@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.core.errors import FedlearnError, StoppedError, UnauthenticatedError
 from fedlearn.flower import read_refusal, size_of
-from fedlearn.flower.private import NODE_UNAVAILABLE, FlowerRun
+from fedlearn.flower.private import NODE_UNAVAILABLE
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 
@@ -95,10 +95,6 @@ class SiteGrid:
     def sites(self) -> list[str]:
         """Names of all sites, sorted."""
         return sorted(self.node_of)
-
-    def view(self, cohort: Sequence[str]) -> CohortGrid:
-        """The grid that a strategy gets for one round."""
-        return CohortGrid(self.inner, [self.node_of[site] for site in sorted(cohort)])
 
     def exchange(
         self,
@@ -238,49 +234,3 @@ class SiteGrid:
             Message(content, dst_node_id=self.node_of[site], message_type=kind) for site in sites
         )
         return self.exchange(asked, check)
-
-
-class CohortGrid(Grid):
-    """What a strategy sees in one round: the node ids of the cohort, in the order of site names.
-
-    A subclass because Flower's strategies ask for a `Grid`; only looking up
-    nodes is allowed, sending stays with `SiteGrid`.
-    """
-
-    def __init__(self, inner: Grid, node_ids: list[int]) -> None:
-        self.inner, self.node_ids = inner, node_ids
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The cohort's nodes."""
-        return list(self.node_ids)
-
-    def set_run(self, run: FlowerRun) -> None:
-        """Not part of a strategy's work."""
-        raise RuntimeError("a strategy must not change the run")
-
-    @property
-    def run(self) -> FlowerRun:
-        """The inner grid's run."""
-        return self.inner.run
-
-    def create_message(self, *_: object, **__: object) -> Message:
-        """Not part of a strategy's work."""
-        raise RuntimeError("deprecated in Flower; use flwr.app.Message")
-
-    def get_nodes(self) -> Iterable[Any]:
-        """The cohort's node infos."""
-        return [node for node in self.inner.get_nodes() if node.node_id in self.node_ids]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not part of a strategy's work."""
-        raise RuntimeError("messages are sent by SiteGrid.exchange")
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not part of a strategy's work."""
-        raise RuntimeError("replies are received by SiteGrid.exchange")
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Not part of a strategy's work."""
-        raise RuntimeError("messages are sent by SiteGrid.exchange")

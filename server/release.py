@@ -1,4 +1,4 @@
-"""From what the sites sent in a round to the one model that the strategy gets.
+"""From what the sites sent in a round to the one mean that the algorithm gets.
 
 Who takes the mean, who adds noise, and by which public constant a sum is
 divided, is told by the plan of the run. Nothing here counts records.
@@ -6,7 +6,6 @@ divided, is told by the plan of the run. Nothing here counts records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import assert_never
 
 import numpy as np
@@ -141,8 +140,3 @@ class Trusted:
         release: Release = total.release(expected_clients=expected, noise=noise)
         self.clip_norm = max(release.next_clip_norm, self.smallest)
         return np.asarray(model + release.mean, np.float32)
-
-
-def one_reply(messages: Sequence[Message], model: Vector) -> Message:
-    """The common model as the one reply that a strategy averages."""
-    return flower.aggregated_reply(messages[0], model, 1.0)

@@ -31,7 +31,6 @@ from server.enrol import Enrolment
 from server.fairness import fairness_result
 from server.federation import Federation, Progress
 from server.run_cost import privacy_result
-from server.strategies import strategy_state
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Reporter:
                 seconds=self.clock.seconds(),
                 rounds=list(progress.rounds),
                 model=progress.model,
-                strategy=strategy_state(self.federation.strategy),
+                strategy=dict(progress.algorithm),
                 spent=dict(progress.spent),
                 clip_norm=progress.clip_norm,
                 mean=progress.mean.total if progress.mean else None,

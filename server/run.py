@@ -31,7 +31,6 @@ from server.enrol import enrol, join, plan_for
 from server.federation import Federation, Progress
 from server.reporter import Clock, Reporter
 from server.stop import Stop
-from server.strategies import restore_strategy
 from server.tracking import check_tracking, tracked
 
 
@@ -88,10 +87,9 @@ def run(
     summing = join(enrolment, config, plan, bytes.fromhex(saved.run_id), admission.identity)
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
-        mean=_mean(config, saved),
+        mean=_mean(config, saved), algorithm=saved.strategy,
     )  # fmt: skip
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
-    restore_strategy(federation.strategy, saved.strategy)
     with tracked(config, saved.run_id, listener) as told:
         # Nothing is written until everything that can be refused has been asked.
         folder.create(config)

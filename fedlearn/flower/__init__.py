@@ -17,7 +17,6 @@ from fedlearn.flower.records import (
 )
 from fedlearn.flower.replies import (
     WEIGHT,
-    aggregated_reply,
     check_train_reply,
     evaluate_reply,
     hello_reply,
@@ -42,6 +41,7 @@ from fedlearn.flower.requests import (
     read_invitation,
     read_note,
     read_train_request,
+    round_messages,
     with_request,
 )
 from fedlearn.flower.run_config import config_of, run_config_of
@@ -54,7 +54,6 @@ __all__ = [
     "SECAGG",
     "WEIGHT",
     "afford_request",
-    "aggregated_reply",
     "arrays_of",
     "check_train_reply",
     "config_of",
@@ -75,6 +74,7 @@ __all__ = [
     "read_spent",
     "read_train_request",
     "refusal_reply",
+    "round_messages",
     "run_config_of",
     "size_of",
     "small_bytes",

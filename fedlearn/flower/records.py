@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,14 +15,26 @@ from fedlearn.core.vector import Vector
 # --- vectors ---------------------------------------------------------------------
 
 
-def arrays_of(vector: Vector) -> ArrayRecord:
-    """A model vector as an ArrayRecord with the one array `model`."""
-    return ArrayRecord({"model": Array(np.ascontiguousarray(vector, np.float32))})
+MODEL: Final = "model"
+"""The name of the model among the vectors of a message."""
 
 
-def vector_of(arrays: ArrayRecord) -> Vector:
-    """The model vector, `float32[d]`, of an ArrayRecord made by `arrays_of`."""
-    array = arrays["model"]
+def arrays_of(model: Vector, besides: Mapping[str, Vector] | None = None) -> ArrayRecord:
+    """A model as an ArrayRecord with the array `model`, and the vectors that go along with it."""
+    vectors = {MODEL: model, **(besides or {})}
+    return ArrayRecord(
+        {name: Array(np.ascontiguousarray(v, np.float32)) for name, v in vectors.items()}
+    )
+
+
+def vectors_of(arrays: ArrayRecord) -> dict[str, Vector]:
+    """All vectors, `float32[d]` each, of an ArrayRecord made by `arrays_of`."""
+    return {name: vector_of(arrays, name) for name in arrays}
+
+
+def vector_of(arrays: ArrayRecord, name: str = MODEL) -> Vector:
+    """The model vector, or another by its name, of an ArrayRecord made by `arrays_of`."""
+    array = arrays[name]
     head = _head(array.shape[0]) if len(array.shape) == 1 else b""
     if head and array.data.startswith(head) and len(array.data) == len(head) + 4 * array.shape[0]:
         return np.frombuffer(array.data, "<f4", offset=len(head)).astype(np.float32)

@@ -1,14 +1,13 @@
-"""What sites answer, and what a strategy is given of it."""
+"""What sites answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedlearn.config import decode, encode
-from fedlearn.core.vector import Vector
 from fedlearn.flower.records import (
     arrays_in,
     arrays_of,
@@ -24,7 +23,7 @@ from fedlearn.privacy import Event
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
 
 WEIGHT = "num-examples"
-"""The key by which Flower's strategies weigh replies."""
+"""The key of a site's weight, as Flower's strategies name it."""
 
 
 def hello_reply(hello: Hello) -> RecordDict:
@@ -49,7 +48,7 @@ def read_refusal(content: RecordDict) -> Refusal | None:
 
 
 def train_reply(reply: TrainReply) -> RecordDict:
-    """A train reply in the shape that Flower's strategies average."""
+    """A site's model and weight, and what it has spent."""
     return RecordDict(
         {
             "arrays": arrays_of(reply.model),
@@ -65,7 +64,7 @@ class _Spent:
 
 
 def check_train_reply(content: RecordDict, size: int) -> None:
-    """Refuse a train reply that the strategy or the accounts could not take.
+    """Refuse a train reply that the mean or the accounts could not take.
 
     Raises:
         ValueError: the model has not `size` values; other errors where parts are missing.
@@ -147,10 +146,3 @@ def summed_reply(site: str, data: bytes, spent: tuple[Event, ...]) -> RecordDict
     """A site's contribution to a sum, and what it has spent in this run."""
     note = ConfigRecord({"name": site, "spent": encode(_Spent(events=spent))})
     return RecordDict({"contribution": large_bytes("contribution", data), "site": note})
-
-
-def aggregated_reply(to: Message, vector: Vector, weight: float) -> Message:
-    """The one reply that a strategy gets under secure aggregation: the mean of the survivors."""
-    metrics = MetricRecord({WEIGHT: weight})
-    content = RecordDict({"arrays": arrays_of(vector), "metrics": metrics})
-    return Message(content, reply_to=to)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn.config import decode, encode
+from fedlearn.core.vector import Vector
 from fedlearn.flower.private import with_content
-from fedlearn.flower.records import config_in, config_record, integer, model_of, number
+from fedlearn.flower.records import (
+    MODEL,
+    arrays_in,
+    arrays_of,
+    config_in,
+    config_record,
+    integer,
+    number,
+    vectors_of,
+)
 from fedlearn.rounds import Invitation, RoundNote, TrainRequest
 
 HELLO = "query.hello"
@@ -38,15 +51,35 @@ def read_invitation(message: Message) -> Invitation:
 
 
 def note_of(note: RoundNote) -> ConfigRecord:
-    """What a strategy passes on with every message of a round; it adds the round's number."""
-    return ConfigRecord({"run-id": note.run_id, "cohort": note.cohort, "clip-norm": note.clip_norm})
+    """What every message of a round says about it."""
+    return ConfigRecord(
+        {
+            "run-id": note.run_id,
+            "server-round": note.round,
+            "cohort": note.cohort,
+            "clip-norm": note.clip_norm,
+        }
+    )
+
+
+def round_messages(
+    kind: Literal["train", "evaluate"],
+    note: RoundNote,
+    model: Vector,
+    nodes: Sequence[int],
+    besides: Mapping[str, Vector] | None = None,
+) -> list[Message]:
+    """What a round asks of every node: to train on a model, or to test it.
+
+    `besides` are vectors that go along with the model. All messages share one content.
+    """
+    content = RecordDict({"arrays": arrays_of(model, besides or {}), "config": note_of(note)})
+    return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
 
 
 def afford_request(note: RoundNote) -> RecordDict:
     """The content of an `afford` message."""
-    record = note_of(note)
-    record["server-round"] = note.round
-    return RecordDict({"config": record})
+    return RecordDict({"config": note_of(note)})
 
 
 def read_note(message: Message) -> RoundNote | None:
@@ -63,23 +96,24 @@ def read_note(message: Message) -> RoundNote | None:
 
 
 def read_train_request(message: Message) -> TrainRequest:
-    """The request inside a strategy's train or evaluate message."""
+    """The request inside a train or evaluate message."""
     config = config_in(message.content, "config")
+    vectors = vectors_of(arrays_in(message.content))
     return TrainRequest(
         run_id=read_run_id(message),
         round=integer(config["server-round"]),
-        model=model_of(message.content),
-        proximal_mu=number(config.get("proximal-mu", 0.0)),
+        model=vectors.pop(MODEL),
+        besides=vectors,
         clip_norm=number(config.get("clip-norm", 0.0)),
     )
 
 
 def read_run_id(message: Message) -> str:
-    """The id of the run that a strategy's message belongs to."""
+    """The id of the run that a message of a round belongs to."""
     return str(config_in(message.content, "config")["run-id"])
 
 
 def with_request(message: Message, request: bytes) -> Message:
-    """The strategy's message with a request of secure aggregation beside its records."""
+    """A message of a round with a request of secure aggregation beside its records."""
     added = ConfigRecord({"bytes": request})
     return with_content(message, RecordDict({**message.content, "secagg": added}))

@@ -13,9 +13,10 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlearn.core.vector import Layout, Vector
+from fedlearn.core.vector import Layout, Vector, shared_tensors
 
 NAME: Final = "audit_slots"
 _ENTRY: Final = f"{NAME}.table.weight"
@@ -66,6 +67,16 @@ def without_slots(layout: Layout) -> Layout:
 def trained(layout: Layout, vector: Vector) -> Vector:
     """The vector of the model alone, in the order of `without_slots(layout)`."""
     parts = [part.ravel() for name, part in layout.split(vector).items() if not is_slot(name)]
+    return np.concatenate(parts)
+
+
+def trained_values(model: nn.Module) -> NDArray[np.bool_]:
+    """Where the vector of `model` holds trained parameters: `bool[d]`, false for buffers and slots.
+
+    The order is that of `fedlearn.core.vector`.
+    """
+    named = {name for name, p in model.named_parameters() if p.requires_grad and not is_slot(name)}
+    parts = [np.full(t.numel(), name in named) for name, t in shared_tensors(model).items()]
     return np.concatenate(parts)
 
 

@@ -165,7 +165,8 @@ class RunFolder:
             rounds=head.rounds,
             model=tensors.pop("model"),
             mean=tensors.pop("mean", None),
-            strategy={key.removeprefix("strategy."): array for key, array in tensors.items()},
+            # Also of runs that named the arrays of a moment: `strategy.m_t.model`.
+            strategy={key.split(".")[1]: array for key, array in tensors.items()},
             spent=head.spent,
             clip_norm=head.clip_norm,
         )

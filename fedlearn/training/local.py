@@ -6,7 +6,7 @@ in place and know nothing of messages, sites or rounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlearn.models.slots import canary_losses, is_slot, no_canaries
+from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import CPU, fetch, home, send
 from fedlearn.training.loss import losses_of
@@ -28,8 +28,8 @@ def train(
     labels: Tensor,
     config: Training,
     *,
-    proximal_mu: float,
     rng: np.random.Generator,
+    correct: Callable[[nn.Module], None] | None = None,
     weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> float:
@@ -38,13 +38,13 @@ def train(
     `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1, where the model is
     or on the CPU. Batches of
     `max(1, round(sample_rate * n))` records come from shuffled passes. `weights` are
-    those of classes (`fedlearn.training.loss.class_weights`). `canaries`,
+    those of classes (`fedlearn.training.loss.class_weights`). `correct` may add to the
+    gradient of every step (`fedlearn.algorithms.Correction`). `canaries`,
     `int64[k]`, are audit slots that join the batches by passes of their own:
     records are trained on as if they were not there.
     """
     model.train()
     optimizer = make_optimizer(model, config)
-    anchor = snapshot(model) if proximal_mu else {}
     canaries = no_canaries() if canaries is None else canaries
     total = torch.zeros((), dtype=torch.float64, device=home(model))
     with lent_generator(rng, home(model)):
@@ -56,7 +56,8 @@ def train(
             if len(probe := next(probes)):
                 loss = canary_losses(model, send(probe, home(model)), 1.0).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
-            add_proximal(model, anchor, proximal_mu)
+            if correct is not None:
+                correct(model)
             optimizer.step()
     return total.item() / config.local_steps
 
@@ -98,20 +99,6 @@ def _canary_batches(
         return iter([canaries] * config.local_steps)
     drawn = batches(len(canaries), config, rng.spawn(1)[0])
     return (canaries[torch.from_numpy(rows)] for rows in drawn)
-
-
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the trainable parameters, the anchor of a proximal term."""
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def add_proximal(model: nn.Module, anchor: dict[str, Tensor], mu: float) -> None:
-    """Add the gradient of `mu/2 * |w - anchor|^2`; it reads no record and costs no privacy."""
-    if not mu:
-        return
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.grad is not None and not is_slot(name):
-            parameter.grad.add_(parameter.detach() - anchor[name], alpha=mu)
 
 
 def pieces(batch: NDArray[np.int64], size: int) -> list[Tensor]:

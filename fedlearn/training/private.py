@@ -31,7 +31,7 @@ from fedlearn.privacy.noise_on_device import normals
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import fetch, home, send
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.training.local import add_proximal, forward, pieces, snapshot
+from fedlearn.training.local import forward, pieces
 from fedlearn.training.loss import losses_of
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
@@ -100,8 +100,8 @@ def train_private(
     config: Training,
     plan: RecordPlan,
     *,
-    proximal_mu: float,
     noise: NoiseSource,
+    correct: Callable[[nn.Module], None] | None = None,
     weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> None:
@@ -109,7 +109,8 @@ def train_private(
 
     Returns nothing: a training loss is a function of the records that no noise
     covers. Every step runs and adds its noise, an empty batch included.
-    `weights` are those of classes (`fedlearn.training.loss.class_weights`). `canaries`,
+    `weights` are those of classes (`fedlearn.training.loss.class_weights`). `correct` may add
+    to the gradient of every step, once it is clipped and noised. `canaries`,
     `int64[k]`, are audit slots: records like the others, sampled and clipped with
     them, whose gradient lies on coordinates of their own.
     """
@@ -121,8 +122,8 @@ def train_private(
         max_grad_norm=plan.clip_norm,
         expected_batch_size=config.sample_rate * config.nominal_records,
     )
-    anchor = snapshot(model) if proximal_mu else {}
-    optimizer.attach_step_hook(lambda _: add_proximal(model, anchor, proximal_mu))
+    if correct is not None:
+        optimizer.attach_step_hook(lambda _: correct(model))
     with _clipping(model, config, optimizer) as accumulate:
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)

@@ -120,7 +120,6 @@ def _reference(
             features,
             labels,
             config.training,
-            proximal_mu=0.0,
             rng=rng,
             weights=weights,
         )

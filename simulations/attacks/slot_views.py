@@ -26,9 +26,6 @@ from server.audit import SlotsSeen
 _ROUNDING: Final = 0.02
 """Without noise, a slot above this share of the largest one is no rounding error."""
 
-_LINEAR: Final = ("fedavg", "fedprox")
-"""Strategies that take the mean model as it is."""
-
 Scores = NDArray[np.float64]
 
 
@@ -119,7 +116,7 @@ def _of_model(
     cohorts = {one.sites for one in seen}
     if signal is None:
         return _game(scores, inside, None)
-    if config.strategy.kind not in _LINEAR or len(cohorts) > 1:
+    if not config.strategy.takes_mean or len(cohorts) > 1:
         return Game(scores=scores, inside=inside, threshold=float(np.median(scores)))
     sites, steps = cohorts.pop(), signal.steps * len(seen)
     noise = signal.noise * math.sqrt(steps * (1 if shared else sites))

@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fedlearn import flower
 from fedlearn.core.errors import StoppedError
 from fedlearn.rounds import Refusal
-from server.grid import CohortGrid, SiteGrid
+from server.grid import SiteGrid
 from simulations.engines.local import InProcessGrid
 
 from .parties import NAMES, Parties, make_config
@@ -94,17 +94,3 @@ def test_query__asks_only_the_sites_that_are_named() -> None:
     replies = site_grid(Parties(CONFIG).grid()).query(flower.HELLO, ["charlie", "alpha"])
     assert list(replies.answers) == ["alpha", "charlie"]
     assert flower.read_hello(replies.answers["alpha"].content).site == "alpha"
-
-
-def test_view__shows_a_strategy_its_cohort_by_name_and_lets_it_send_nothing() -> None:
-    view: CohortGrid = site_grid(Parties(CONFIG).grid()).view(["charlie", "alpha"])
-    assert view.get_node_ids() == [1001, 1002]
-    for forbidden in (
-        lambda: view.push_messages([]),
-        lambda: view.pull_messages([]),
-        lambda: view.send_and_receive([]),
-        lambda: view.create_message(),
-        lambda: view.set_run(view.run),
-    ):
-        with pytest.raises(RuntimeError):
-            forbidden()

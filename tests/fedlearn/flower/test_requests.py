@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn import flower
+from fedlearn.flower import private
+from fedlearn.rounds import RoundNote
 
 
-def test_train_request__is_read_from_what_a_strategy_sends() -> None:
-    config = ConfigRecord({"server-round": 4, "run-id": "r", "proximal-mu": 0.25})
-    model = np.arange(5, dtype=np.float32)
-    content = RecordDict({"arrays": flower.arrays_of(model), "config": config})
-    message = Message(content, dst_node_id=7, message_type="train")
-    request = flower.read_train_request(message)
-    assert (request.run_id, request.round, request.proximal_mu) == ("r", 4, 0.25)
-    assert (request.model == model).all()
+def test_round_messages__are_read_as_they_were_meant() -> None:
+    note = RoundNote(run_id="r", round=4, cohort=2, clip_norm=0.25)
+    model, besides = np.arange(5, dtype=np.float32), {"control": np.ones(5, np.float32)}
+    private.new_run(run_id=1)
+    messages = flower.round_messages("train", note, model, [7, 3], besides)
+    assert [message.metadata.dst_node_id for message in messages] == [7, 3]
+    for message in messages:
+        request = flower.read_train_request(message)
+        assert flower.read_note(message) == note
+        assert (request.run_id, request.round, request.clip_norm) == ("r", 4, 0.25)
+        assert (request.model == model).all()
+        assert list(request.besides) == ["control"]
+        assert (request.besides["control"] == 1).all()

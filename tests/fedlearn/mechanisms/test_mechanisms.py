@@ -96,7 +96,7 @@ def gradient_sum(plan: RecordPlan, features: np.ndarray, noise: SeededNoise) -> 
     )  # fmt: skip
     labels = torch.arange(len(features)) % 2
     inputs = torch.from_numpy(features.astype(np.float32))
-    train_private(model, inputs, labels, settings, plan, proximal_mu=0.0, noise=noise)
+    train_private(model, inputs, labels, settings, plan, noise=noise)
     return -model.weight.detach().numpy().astype(np.float64).ravel()
 
 

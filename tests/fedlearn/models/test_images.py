@@ -118,7 +118,7 @@ def test_convolutional_model__finds_the_rare_classes_soon(
         max_batch=1024,
     )  # fmt: skip
     model = models.build(config, task(3, 12, 12, classes=3), Streams(0)).model
-    train(model, *spots(320, 0), training, proximal_mu=0.0, rng=np.random.default_rng(0))
+    train(model, *spots(320, 0), training, rng=np.random.default_rng(0))
     seen, meant = spots(160, 1)
     found = predict(model, seen, 256).argmax(1)
     recalls = [(found[meant.numpy() == label] == label).mean() for label in range(3)]

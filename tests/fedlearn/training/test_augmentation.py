@@ -89,7 +89,7 @@ def test_private__clips_the_mean_gradient_over_the_views_of_a_record(
                       steps_per_round=1, rounds=1)  # fmt: skip
     features, labels = pictures()
     model, before = network(config), network(config)
-    train_private(model, features, labels, training, plan, proximal_mu=0.0, noise=SeededNoise(b"s"))
+    train_private(model, features, labels, training, plan, noise=SeededNoise(b"s"))
     coins = np.random.default_rng([int(word) for word in SeededNoise(b"s").stream().words(4)])
     expected = slow_sum(before, views(features, training, coins), labels, bound)
     moved = zip(before.parameters(), model.parameters(), expected, strict=True)
@@ -105,7 +105,7 @@ def test_private__one_record_moves_the_sum_by_no_more_than_without_views() -> No
     before = to_vector(model)
     training = replace(CONFIG, augmentations=8, nominal_records=1)
     noise = SeededNoise(b"s")
-    train_private(model, features * 50, labels, training, plan, proximal_mu=0.0, noise=noise)
+    train_private(model, features * 50, labels, training, plan, noise=noise)
     moved = float(np.linalg.norm(to_vector(model).astype(np.float64) - before))
     assert moved == pytest.approx(0.1, rel=1e-4)
 
@@ -115,10 +115,10 @@ def test_train__takes_the_mean_over_views_too() -> None:
     model, before = network(MODELS[0]), network(MODELS[0])
     # Views of one picture that is alike on both sides, everywhere: nothing changes.
     even = torch.ones_like(features) * features[:, :, :1, :1]
-    train(model, even, labels, CONFIG, proximal_mu=0.0, rng=rng())
+    train(model, even, labels, CONFIG, rng=rng())
     plain = network(MODELS[0])
     without = replace(CONFIG, augmentations=0)
-    train(plain, even, labels, without, proximal_mu=0.0, rng=rng())
+    train(plain, even, labels, without, rng=rng())
     np.testing.assert_allclose(to_vector(model), to_vector(plain), rtol=1e-4, atol=1e-6)
     assert (to_vector(model) != to_vector(before)).any()
 

@@ -11,6 +11,7 @@ import torch
 from scipy.stats import chi2
 from torch import nn
 
+from fedlearn.algorithms.fedprox import pull
 from fedlearn.core.vector import layout_of, to_vector
 from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.slots import attach, slot_values, trained
@@ -43,9 +44,7 @@ def test_canaries__are_clipped_to_the_clip_norm_on_their_slot(
     engine: Literal["fast", "opacus", "ghost"], max_batch: int
 ) -> None:
     model, config = audited(), replace(CONFIG, dp_engine=engine, max_batch=max_batch)
-    train_private(
-        model, *records(), config, PLAN, proximal_mu=0.0, noise=SystemNoise(), canaries=INSIDE
-    )
+    train_private(model, *records(), config, PLAN, noise=SystemNoise(), canaries=INSIDE)
     step = config.learning_rate * PLAN.clip_norm / config.nominal_records
     expected = np.zeros(SLOTS, np.float32)
     expected[INSIDE] = -step
@@ -59,10 +58,10 @@ def test_canaries__do_not_move_the_privately_trained_model_by_a_bit(
     model, plain = audited(), network("mlp")
     config = replace(CONFIG, sample_rate=0.5, dp_engine=engine, weight_decay=0.1)
     plan = replace(PLAN, sample_rate=0.5, noise_multiplier=1.0)
-    train_private(plain, *records(40), config, plan, proximal_mu=0.0, noise=SeededNoise(b"one"))
+    train_private(plain, *records(40), config, plan, noise=SeededNoise(b"one"))
     train_private(
         model, *records(40), config, plan,
-        proximal_mu=0.0, noise=SeededNoise(b"one"), canaries=INSIDE,
+        noise=SeededNoise(b"one"), canaries=INSIDE,
     )  # fmt: skip
     assert same_model(model, plain)
     assert np.count_nonzero(slots_of(model)) == SLOTS
@@ -75,9 +74,7 @@ def test_canaries__get_the_noise_of_every_other_coordinate() -> None:
     noise = []
     for _ in range(10):
         model = audited("linear")
-        train_private(
-            model, *records(), CONFIG, plan, proximal_mu=0.0, noise=SystemNoise(), canaries=INSIDE
-        )
+        train_private(model, *records(), CONFIG, plan, noise=SystemNoise(), canaries=INSIDE)
         signal = np.zeros(SLOTS)
         signal[INSIDE] = plan.clip_norm
         noise.append((-slots_of(model) / step - signal) / plan.noise_stddev)
@@ -92,7 +89,7 @@ def test_canaries__are_sampled_by_coins_of_the_same_rate() -> None:
     attach(model, 2000)
     train_private(
         model, *records(), config, plan,
-        proximal_mu=0.0, noise=SystemNoise(), canaries=torch.arange(2000),
+        noise=SystemNoise(), canaries=torch.arange(2000),
     )  # fmt: skip
     taken = np.count_nonzero(slots_of(model))
     assert abs(taken - 600) < 5 * (2000 * 0.3 * 0.7) ** 0.5
@@ -129,7 +126,7 @@ def test_canaries__without_privacy_leave_the_model_alone_too(
     )  # fmt: skip
     for one, canaries in ((plain, None), (model, INSIDE)):
         rng = np.random.default_rng(5)
-        train(one, *records(), config, proximal_mu=0.3, rng=rng, canaries=canaries)
+        train(one, *records(), config, correct=pull(one, 0.3), rng=rng, canaries=canaries)
     assert same_model(model, plain)
     # Six batches of two of the four canaries, each over four records: three times each.
     expected = np.zeros(SLOTS, np.float32)
@@ -142,7 +139,13 @@ def test_canaries__follow_plain_descent_under_adam_with_privacy() -> None:
     config = replace(CONFIG, optimizer="adam", local_steps=3, weight_decay=0.1)
     plan = replace(PLAN, steps_per_round=3)
     train_private(
-        model, *records(), config, plan, proximal_mu=0.5, noise=SystemNoise(), canaries=INSIDE
+        model,
+        *records(),
+        config,
+        plan,
+        correct=pull(model, 0.5),
+        noise=SystemNoise(),
+        canaries=INSIDE,
     )
     expected = np.zeros(SLOTS, np.float32)
     expected[INSIDE] = -3 * config.learning_rate * plan.clip_norm / config.nominal_records

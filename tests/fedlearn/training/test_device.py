@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedlearn.algorithms.fedprox import pull
 from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.mechanisms import RecordPlan
@@ -60,13 +61,15 @@ Work = Callable[[nn.Module, Tensor, Tensor], np.ndarray]
 
 
 def plain(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
-    loss = train(model, features, labels, TRAINING, proximal_mu=0.1, rng=np.random.default_rng(1))
+    loss = train(
+        model, features, labels, TRAINING, correct=pull(model, 0.1), rng=np.random.default_rng(1)
+    )
     return np.append(to_vector(model), loss)
 
 
 def private(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
     noise = SeededNoise(b"device")
-    train_private(model, features, labels, TRAINING, PLAN, proximal_mu=0.1, noise=noise)
+    train_private(model, features, labels, TRAINING, PLAN, correct=pull(model, 0.1), noise=noise)
     return to_vector(model)
 
 
@@ -177,7 +180,7 @@ def test_private_step__does_not_care_which_thread_goes_backward(
     def step() -> np.ndarray:
         model, features, labels = fresh(case)
         noise = SeededNoise(b"threads")
-        train_private(model, features, labels, config, PLAN, proximal_mu=0.0, noise=noise)
+        train_private(model, features, labels, config, PLAN, noise=noise)
         return to_vector(model)
 
     expected, passes = step(), []
@@ -233,10 +236,10 @@ def test_device__has_views_canaries_and_dropout_too(
             waits.clear()
             if clips:
                 noise = SeededNoise(b"views")
-                train_private(*data, config, PLAN, proximal_mu=0.0, noise=noise, canaries=slots)
+                train_private(*data, config, PLAN, noise=noise, canaries=slots)
             else:
                 rng = np.random.default_rng(2)
-                train(*data, config, proximal_mu=0.0, rng=rng, canaries=slots)
+                train(*data, config, rng=rng, canaries=slots)
         return to_vector(model)
 
     expected = step(device.CPU, [])
@@ -425,7 +428,7 @@ def test_private_step__without_memory_is_no_fault_of_the_model(
     config, noise = replace(TRAINING, dp_engine=engine), SeededNoise(b"full")
     monkeypatch.setattr("fedlearn.training.private.forward", full)
     with pytest.raises(torch.OutOfMemoryError):
-        train_private(model, features, labels, config, PLAN, proximal_mu=0.0, noise=noise)
+        train_private(model, features, labels, config, PLAN, noise=noise)
 
 
 def test_within_memory__leaves_other_errors_alone() -> None:

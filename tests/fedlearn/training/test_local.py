@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.algorithms.fedprox import pull
 from fedlearn.core.vector import to_vector
 from fedlearn.training.local import batches, diverged, predict, train
 from fedlearn.training.settings import Training
@@ -42,7 +43,7 @@ def rng(seed: int = 5) -> np.random.Generator:
 
 def trained(config: Training, *, mu: float = 0.0, seed: int = 5) -> np.ndarray:  # type: ignore[type-arg]
     model = network()
-    train(model, *records(), config, proximal_mu=mu, rng=rng(seed))
+    train(model, *records(), config, correct=pull(model, mu), rng=rng(seed))
     return to_vector(model)
 
 
@@ -100,7 +101,7 @@ def test_train__with_dropout_repeats_bit_for_bit_and_leaves_the_global_generator
         model = network(dropout=0.5)
         before = torch.get_rng_state()
         config = replace(CONFIG, sample_rate=1.0)  # so that only dropout differs
-        train(model, *records(), config, proximal_mu=0.0, rng=rng(seed))
+        train(model, *records(), config, rng=rng(seed))
         assert torch.equal(torch.get_rng_state(), before)
         found.append(to_vector(model))
     assert (found[0] == found[1]).all()
@@ -139,7 +140,7 @@ def test_train__equals_a_loop_over_the_written_out_loss(kind: str, mu: float) ->
             state[id(parameter)] = [m, v]
             parameter.data -= 0.05 * step
     ours = network()
-    mean_loss = train(ours, *records(), config, proximal_mu=mu, rng=rng())
+    mean_loss = train(ours, *records(), config, correct=pull(ours, mu), rng=rng())
     np.testing.assert_allclose(to_vector(ours), to_vector(model), rtol=2e-4, atol=2e-5)
     assert mean_loss == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -155,7 +156,7 @@ def test_train__leaves_frozen_parameters_and_takes_a_single_record() -> None:
     model[0].weight.requires_grad_(False)
     frozen = model[0].weight.clone()
     before = copy.deepcopy(model[3].weight)
-    train(model, *records(1), CONFIG, proximal_mu=0.5, rng=rng())
+    train(model, *records(1), CONFIG, correct=pull(model, 0.5), rng=rng())
     assert torch.equal(model[0].weight, frozen)
     assert not torch.equal(model[3].weight, before)
 
@@ -164,11 +165,9 @@ def test_train__keeps_no_optimiser_state_between_rounds() -> None:
     config = replace(CONFIG, momentum=0.9, local_steps=1, sample_rate=1.0)
     model = network()
     for _ in range(2):
-        train(model, *records(), config, proximal_mu=0.0, rng=rng())
+        train(model, *records(), config, rng=rng())
     plain = network()
-    train(
-        plain, *records(), replace(config, momentum=0.0, local_steps=2), proximal_mu=0.0, rng=rng()
-    )
+    train(plain, *records(), replace(config, momentum=0.0, local_steps=2), rng=rng())
     np.testing.assert_allclose(to_vector(model), to_vector(plain), rtol=1e-6)
 
 

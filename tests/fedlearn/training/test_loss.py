@@ -73,8 +73,8 @@ def test_losses__are_those_without_weights_times_the_weight() -> None:
 
 def test_train__steps_along_the_weighted_mean() -> None:
     (features, labels), trained = records(), model()
-    train(trained, features, labels, CONFIG, proximal_mu=0.0,
-          rng=np.random.default_rng(0), weights=class_weights(CONFIG, CLASSES))  # fmt: skip
+    weights = class_weights(CONFIG, CLASSES)
+    train(trained, features, labels, CONFIG, rng=np.random.default_rng(0), weights=weights)
     np.testing.assert_allclose(
         vector(trained), -0.7 * gradients(features, labels).mean(0), atol=1e-6
     )
@@ -84,8 +84,8 @@ def test_private_step__clips_what_the_weights_have_made_of_each_gradient() -> No
     (features, labels), clip, trained = records(), 0.6, model()
     plan = RecordPlan(clip_norm=clip, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0,
                       steps_per_round=1, rounds=1)  # fmt: skip
-    train_private(trained, features, labels, CONFIG, plan, proximal_mu=0.0,
-                  noise=SeededNoise(b"s"), weights=class_weights(CONFIG, CLASSES))  # fmt: skip
+    weights, noise = class_weights(CONFIG, CLASSES), SeededNoise(b"s")
+    train_private(trained, features, labels, CONFIG, plan, noise=noise, weights=weights)
     own = gradients(features, labels)
     lengths = np.linalg.norm(own, axis=1)
     assert (lengths > clip).any()

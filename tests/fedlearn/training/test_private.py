@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn import models
+from fedlearn.algorithms.fedprox import pull
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, load_vector, to_vector
@@ -84,7 +85,7 @@ def update(
 ) -> Vector:  # fmt: skip
     """What private training adds to the vector of `model`."""
     before = to_vector(model)
-    train_private(model, *data, config, plan, proximal_mu=mu, noise=noise or SystemNoise())
+    train_private(model, *data, config, plan, correct=pull(model, mu), noise=noise or SystemNoise())
     return to_vector(model) - before
 
 

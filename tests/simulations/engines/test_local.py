@@ -18,15 +18,13 @@ from flwr.clientapp import ClientApp
 
 from clients.site import TEST_NOISE
 from fedlearn import flower
-from fedlearn.algorithms import FedAvg
 from fedlearn.config import compose
 from fedlearn.config.engine import LocalEngine
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
-from fedlearn.rounds import TrainReply
+from fedlearn.rounds import RoundNote, TrainReply
 from server.grid import SiteGrid
 from server.release import WeightedMean
-from server.strategies import make_strategy
 from simulations.engines.local import PAYS, InProcessGrid, Workers, crew_of, make_contexts
 from tests.simulations.small import environment, table
 
@@ -67,14 +65,13 @@ class Federation:
         contexts = make_contexts(sites, {})
         self.inner = InProcessGrid(app_of(), contexts, crew=crew)
         self.grid = SiteGrid(self.inner, {f"s{i:04}": node for i, node in enumerate(contexts)})
-        self.strategy = make_strategy(FedAvg(fraction=1.0, min_sites=1))
         self.processes: set[int] = set()
         self.failures: dict[str, str] = {}
 
     def round(self, number: int, vector: Vector) -> Vector:
-        note = ConfigRecord({"run-id": "r"})
-        view = self.grid.view(self.grid.sites)
-        messages = self.strategy.configure_train(number, flower.arrays_of(vector), note, view)
+        note = RoundNote(run_id="r", round=number, cohort=len(self.grid.sites))
+        nodes = [self.grid.node_of[site] for site in self.grid.sites]
+        messages = flower.round_messages("train", note, vector, nodes)
         mean = WeightedMean(vector.size)
 
         def keep(site: str, answer: Message) -> Message:

@@ -1,0 +1,136 @@
+"""An algorithm of federated learning: pure functions at the site and at the coordinator.
+
+Between the two stands everything that protects an update (clipping, noise, masks), and no
+algorithm knows of it: what a site sends is one vector, the change of its model followed by
+what the algorithm lets travel besides, and what the coordinator gets is the mean of these
+vectors. So a second vector is clipped together with the first, paid for, and masked with it.
+
+The shape of it (pure functions over frozen state, one module for each algorithm) is that of
+FedJAX (Ro, Suresh and Wu 2021, "FedJAX: Federated learning simulation with JAX").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedlearn.core.settings import Count, Rate, config
+from fedlearn.core.vector import Vector
+
+Vectors = Mapping[str, Vector]
+"""Vectors as long as the model's, by name."""
+
+State = Mapping[str, NDArray[Any]]
+"""What an algorithm carries from round to round, as named arrays; empty before the first."""
+
+Correction = Callable[[nn.Module], None]
+"""Adds to the gradient of a step. It sees no record: under privacy the gradient that it finds
+is clipped and noised already, so that it costs nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRound:
+    """What a site knows in a round, besides its records.
+
+    `start` is the global model, `received` what came along with it, `own` the site's state
+    (all of length d); `trained: bool[d]` tells the parameters that are trained from running
+    statistics and audit slots. A round is `steps` steps at `learning_rate`.
+    """
+
+    start: Vector
+    received: Vectors
+    own: Vectors
+    trained: NDArray[np.bool_]
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundMean:
+    """What a round came to, after every protection.
+
+    `before` and `model` are the global model and the mean of the sites' models, `extra` the
+    means of what travels besides; `number` counts rounds from 1. `share` is that of the sites
+    that the mean stands for among all: weights in the mean over weights of all sites.
+    """
+
+    number: int
+    before: Vector
+    model: Vector
+    extra: Vectors
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """What an algorithm may ask of a run: how its sites train.
+
+    `shares_gradients` where there is no training at a site: the sites add up the gradients of
+    one step (`privacy=distributed` for records).
+    """
+
+    optimizer: str
+    momentum: float
+    shares_gradients: bool
+
+
+@config
+class Algorithm:
+    """Base of all: FedAvg, which another algorithm changes where it differs.
+
+    A subclass is a config class (`fedlearn.core.settings.config`) of the algorithm's settings,
+    with the name that it is chosen by as the default of `kind`. Every method is a function of its arguments and these
+    settings alone.
+    """
+
+    kind: str
+    fraction: Rate
+    """Share of the sites that is invited in a round, rounded up."""
+    min_sites: Count
+    """A round with fewer replies ends the run; nothing of it is used."""
+
+    travels: ClassVar[tuple[str, ...]] = ()
+    """Names of the vectors that leave a site beside the change of its model."""
+    sends: ClassVar[tuple[str, ...]] = ()
+    """Names of the vectors that go to the sites beside the model."""
+    takes_mean: ClassVar[bool] = False
+    """Whether the next model is the mean as it is."""
+
+    def problems(self, settings: LocalSettings) -> list[str]:
+        """What rules the algorithm out in a run, as `dotted.path: reason and way out`."""
+        return []
+
+    def broadcast(self, state: State, size: int) -> Vectors:
+        """What goes to the sites with the model, `float32[size]` each: exactly `sends`."""
+        return {}
+
+    def correction(self, model: nn.Module, here: LocalRound) -> Correction | None:
+        """What is added to the gradient of every local step; `model` holds `here.start`."""
+        return None
+
+    def extra(self, here: LocalRound, end: Vector) -> Vectors:
+        """What leaves a site beside `end - here.start`, its change: exactly `travels`.
+
+        In units of the model, for one norm clips both.
+        """
+        return {}
+
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
+        """The site's state after a round; `sent` is what left of `extra` once it was clipped."""
+        return {}
+
+    def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:
+        """The next global model, `float32[d]`, and the next state."""
+        return mean.model, state
+
+
+def cohort_size(algorithm: Algorithm, sites: int) -> int:
+    """How many of `sites` sites a round invites: the fraction, and never fewer than `min_sites`."""
+    wanted = math.ceil(algorithm.fraction * sites - 1e-9)
+    return min(sites, max(wanted, algorithm.min_sites))
