@@ -14,8 +14,10 @@ from fedlearn.algorithms.fedavg import FedAvg
 from fedlearn.algorithms.fedavgm import FedAvgM
 from fedlearn.algorithms.fedopt import FedAdam, FedYogi
 from fedlearn.algorithms.fedprox import FedProx
+from fedlearn.core.registry import Family
 
 __all__ = [
+    "ALGORITHMS",
     "Algorithm",
     "Correction",
     "FedAdam",
@@ -27,10 +29,10 @@ __all__ = [
     "LocalSettings",
     "RoundMean",
     "State",
-    "Strategy",
     "Vectors",
     "cohort_size",
 ]
 
-Strategy = FedAvg | FedProx | FedAvgM | FedAdam | FedYogi
-"""The union of strategies, told apart by `kind`."""
+ALGORITHMS: Family[Algorithm] = Family(
+    "strategy", "fedlearn.algorithms", (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi)
+)

@@ -85,8 +85,8 @@ class Algorithm:
     """Base of all: FedAvg, which another algorithm changes where it differs.
 
     A subclass is a config class (`fedlearn.core.settings.config`) of the algorithm's settings,
-    with the name that it is chosen by as the default of `kind`. Every method is a function of its arguments and these
-    settings alone.
+    with the name that it is chosen by as the default of `kind`. Every method is a function of
+    its arguments and these settings alone.
     """
 
     kind: str

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic_core import to_jsonable_python
 
+from fedlearn.algorithms import ALGORITHMS
 from fedlearn.core import registry, yaml_file
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
@@ -16,7 +17,7 @@ from fedlearn.data.partition import PARTITIONS
 from fedlearn.models import MODELS
 
 FAMILIES: Final[Mapping[str, Family[Any]]] = {
-    family.group: family for family in (SCENARIOS, PARTITIONS, MODELS)
+    family.group: family for family in (SCENARIOS, PARTITIONS, MODELS, ALGORITHMS)
 }
 """Every family, by its key in a run's config."""
 

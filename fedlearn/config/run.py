@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 
-from fedlearn.algorithms import Strategy
+from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.audit import Audit, NoAudit
 from fedlearn.config import contradictions, groups, messages
 from fedlearn.config.composition import compose_tree, sift
@@ -45,7 +45,7 @@ class RunConfig:
     partition: Annotated[Partition, PARTITIONS]
     model: Annotated[Model, MODELS]
     training: Training
-    strategy: Annotated[Strategy, KIND]
+    strategy: Annotated[Algorithm, ALGORITHMS]
     privacy: Annotated[Privacy, KIND]
     secagg: Annotated[SecAgg, KIND]
     transport: Annotated[Transport, KIND]

@@ -44,7 +44,10 @@ def options(group: str) -> list[str]:
 
 
 def kinds(group: str) -> dict[str, type]:
-    """The classes of the union behind a group, by `kind`."""
+    """The classes of the family or union behind a group, by `kind`."""
+    families: dict[str, Family[Any]] = {family.group: family for family in Family.all}
+    if group in families:
+        return dict(families[group].known)
     hint = HINTS[group]
     classes = [hint] if isinstance(hint, type) else list(get_args(hint))
     return {get_args(get_type_hints(c)["kind"])[0]: c for c in classes}

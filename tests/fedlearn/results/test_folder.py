@@ -104,7 +104,7 @@ def test_checkpoint__round_trip_keeps_everything(
         run_id="r", started_at="2026-01-01T00:00:00+00:00", seconds=0.1 + 0.2,
         rounds=[entry(1), entry(2, loss=loss, epsilon=epsilon)],
         model=rng.normal(size=9).astype(np.float32),
-        strategy={"m_t.model": rng.normal(size=9), "v_t.model": np.float32(rng.normal(size=9))},
+        strategy={"m_t": rng.normal(size=9), "v_t": np.float32(rng.normal(size=9))},
         spent={"b": (GaussianEvent(noise_multiplier=0.1 + 0.2, sample_rate=1 / 3, steps=4),)},
     )  # fmt: skip
     folder.write_checkpoint(state)
@@ -121,6 +121,21 @@ def test_checkpoint__round_trip_keeps_everything(
     for name, array in state.strategy.items():
         assert found.strategy[name].dtype == array.dtype
         assert found.strategy[name].tobytes() == array.tobytes()
+
+
+def test_checkpoint__of_a_run_that_named_the_arrays_of_a_moment_still_loads(
+    folder: RunFolder, config: RunConfig
+) -> None:
+    folder.create(config)
+    before = Checkpoint.fresh("r", "2026-01-01T00:00:00+00:00", np.ones(9, np.float32))
+    moments = {"m_t.model": np.ones(9), "momentum_vector.0": np.zeros(9)}
+    folder.write_checkpoint(replace(before, strategy=moments))
+    found = folder.read_checkpoint()
+    assert found is not None
+    assert {name: array.sum() for name, array in found.strategy.items()} == {
+        "m_t": 9,
+        "momentum_vector": 0,
+    }
 
 
 def test_metrics__are_strict_json_a_line_a_round_and_can_be_trimmed(
