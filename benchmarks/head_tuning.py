@@ -33,7 +33,6 @@ from fedlearn.core.rng import Streams
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.metrics.sums import evaluation_sums, metrics
-from fedlearn.models.weights import weights_of
 from fedlearn.privacy.calibration import noise_multiplier
 
 NOISE = {"none": 0.0, "own": math.sqrt(5), "shared": 1.1}
@@ -81,7 +80,7 @@ def features(config: RunConfig) -> tuple[Pool, Tensor]:
     pool = load_pool(config.scenario, Streams(config.seed), cache)
     learner = models.build(
         config.model, pool.task, Streams(config.seed), config.training.trained_part,
-        weights_of(config.model, cache),
+        config.model.weights(cache),
     )  # fmt: skip
     assert learner.frozen is not None
     pictures = torch.from_numpy(pool.features)

@@ -26,7 +26,6 @@ from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.metrics.sums import evaluation_sums, metrics
-from fedlearn.models.weights import weights_of
 from fedlearn.privacy import SystemNoise
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
@@ -41,7 +40,7 @@ def fit(config: RunConfig, pool: Pool, every: int) -> list[dict[str, float]]:
     cache = default_cache(os.environ)
     learner = models.build(
         config.model, pool.task, Streams(config.seed), config.training.trained_part,
-        weights_of(config.model, cache),
+        config.model.weights(cache),
     )  # fmt: skip
     inputs, labels = _inputs(learner, pool), torch.from_numpy(pool.labels)
     is_train, model = torch.from_numpy(pool.is_train), learner.model

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,8 @@ from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.plan import problems as privacy_problems
 from fedlearn.metrics.fairness import column_problems
+from fedlearn.models import MODELS
 from fedlearn.models.slots import attach
-from fedlearn.models.weights import weights_of
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.tasks import Input, Task
@@ -206,7 +207,7 @@ def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, model
 
 @dataclass(frozen=True, kw_only=True)
 class _ModelChoice:
-    model: models.Model
+    model: Annotated[models.Model, MODELS]
     task: Task
     seed: int
     finetune: models.Finetune
@@ -221,7 +222,7 @@ class _ModelChoice:
 class _Frozen:
     """What makes the frozen part of a model, besides its weights."""
 
-    model: models.Model
+    model: Annotated[models.Model, MODELS]
     input: Input
     stages: tuple[str, ...]
 
@@ -235,7 +236,7 @@ class _Frozen:
 def _learner(choice_text: str, slots: int) -> models.Learner:
     # One model serves all sites of a process: a request overwrites all that is trained.
     choice = decode(_ModelChoice, choice_text)
-    weights = weights_of(choice.model, default_cache(os.environ))
+    weights = choice.model.weights(default_cache(os.environ))
     learner = models.build(
         choice.model, choice.task, Streams(choice.seed), choice.finetune, weights
     )

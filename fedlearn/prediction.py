@@ -41,7 +41,6 @@ from fedlearn.data.unlabelled import (
     text_scenario,
 )
 from fedlearn.models import MODELS, Finetune, Model
-from fedlearn.models.weights import weights_of
 from fedlearn.tasks import TableInput, Task, shape_of
 from fedlearn.training.local import predict
 
@@ -181,7 +180,7 @@ def unnamed_categories(file: ModelFile) -> tuple[str, ...]:
 
 
 def _network(file: ModelFile, vector: Vector) -> nn.Module:
-    weights = weights_of(file.model, default_cache(os.environ))
+    weights = file.model.weights(default_cache(os.environ))
     learner = models.build(file.model, file.task, Streams(file.seed), file.finetune, weights)
     load_vector(learner.model, vector)
     return learner.whole().eval()

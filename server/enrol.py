@@ -34,7 +34,6 @@ from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
 from fedlearn.mechanisms import NoPrivacy, PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
-from fedlearn.models.weights import weights_of
 from fedlearn.rounds import Hello, Invitation, Refusal
 from fedlearn.secagg.settings import SecAggOff, SecAggTwoServer
 from fedlearn.secagg.two_server import Helper
@@ -174,7 +173,7 @@ def _start_model(
         )
     if found := task_problems(config, task):
         raise ConfigError(found)
-    weights = weights_of(config.model, default_cache(os.environ))
+    weights = config.model.weights(default_cache(os.environ))
     learner = models.build(
         config.model, task, Streams(config.seed), config.training.trained_part, weights
     )

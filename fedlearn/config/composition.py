@@ -216,7 +216,41 @@ def _sets_value(override: Override) -> bool:
 
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """What Hydra composes, references not yet resolved; not to be changed by who gets it."""
+    """What Hydra composes, references not yet resolved; not to be changed by who gets it.
+
+    What an experiment sets inside a group belongs to the option that it chose there. Where
+    another is chosen, the values of a model go with it, whose names mean other things in
+    another model; of the other groups, those that the other option does not have.
+    """
+    from omegaconf import DictConfig
+
+    config, keys = _from_files(overrides), {split(text)[0] for text in overrides}
+    if "experiment" not in keys:
+        return config
+    meant = _from_files(tuple(text for text in overrides if split(text)[0] == "experiment"))
+    for group in sorted(key for key in keys if isinstance(config.get(key), DictConfig)):
+        if config[group].get("kind") != meant[group].get("kind"):
+            config = copy.deepcopy(config)
+            without = tuple(text for text in overrides if split(text)[0] != "experiment")
+            own = _from_files(without)[group]
+            config[group] = own if group == "model" else _pruned(config[group], own)
+    return config
+
+
+def _pruned(node: DictConfig, known: DictConfig) -> DictConfig:
+    """The mapping without keys that `known` has not."""
+    from omegaconf import DictConfig, open_dict
+
+    for key in list(node):
+        if key not in known:
+            with open_dict(node):
+                del node[key]
+        elif isinstance(known._get_node(key), DictConfig) and len(known[key]):
+            _pruned(node[key], known[key])
+    return node
+
+
+def _from_files(overrides: tuple[str, ...]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.errors import MissingConfigException
 
@@ -226,7 +260,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
     except MissingConfigException as error:
         if not _bring(str(error.missing_cfg_file)):
             raise
-    return _composed.__wrapped__(overrides)
+    return _from_files(overrides)
 
 
 def _bring(name: str) -> bool:

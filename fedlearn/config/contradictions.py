@@ -80,8 +80,8 @@ def _ghost_problems(config: RunConfig) -> list[str]:
         found.append(
             f"training.augmentations={training.augmentations}: {way_out}training.dp_engine=fast"
         )
-    if config.model.kind == "sequence":
-        found.append(f"model=sequence: {way_out}training.dp_engine=fast")
+    if config.model.repeats_layers:
+        found.append(f"model={config.model.kind}: {way_out}training.dp_engine=fast")
     return found
 
 

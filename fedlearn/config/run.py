@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -102,6 +102,10 @@ def load(tree: dict[str, Any]) -> RunConfig:
     """
     config = decode(RunConfig, json.dumps(tree))
     found = contradictions.problems(config)
+    try:
+        config = replace(config, model=config.model.pinned())
+    except ConfigError as error:
+        found += error.problems
     if found:
         raise ConfigError(found)
     return config

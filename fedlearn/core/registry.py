@@ -36,12 +36,15 @@ class Family(Generic[T]):
         points: the group of entry points, such as `fedlearn.models`.
         own: the classes of the house, in the order in which messages list them. A class is a
             frozen dataclass whose field `kind` has its name as default.
+        base: what a class of a package must derive from, if anything.
     """
 
     all: ClassVar[list[Family[Any]]] = []
 
-    def __init__(self, group: str, points: str, own: tuple[type[T], ...]) -> None:
-        self.group, self.points, self.own = group, points, own
+    def __init__(
+        self, group: str, points: str, own: tuple[type[T], ...], base: type[Any] = object
+    ) -> None:
+        self.group, self.points, self.own, self.base = group, points, own, base
         self._loaded: dict[str, type[T]] = {}
         Family.all.append(self)
 
@@ -84,6 +87,9 @@ class Family(Generic[T]):
             ) from error  # fmt: skip
         if not (isinstance(option, type) and is_dataclass(option)):
             raise ConfigError([f"{where}, which is no dataclass; a {self.group} is one"])
+        if not issubclass(option, self.base):
+            named = f"{self.base.__module__}.{self.base.__qualname__}"
+            raise ConfigError([f"{where}, which does not derive from {named}"])
         if kind_of(option) != point.name:
             raise ConfigError(
                 [f"{where}, whose kind is {kind_of(option)!r}; both names must be the same"]

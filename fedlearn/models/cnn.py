@@ -1,4 +1,4 @@
-"""A small convolutional network for pictures: blocks that halve the map, and a linear head.
+"""A small convolutional network for images: blocks that halve the map, and a linear head.
 
 Normalisation is by groups of channels within a record (Wu and He 2018), so no
 record sees another and DP-SGD can clip each by itself.
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
-from fedlearn.tasks import ImageInput
+from fedlearn.models.model import Model, input_as
+from fedlearn.tasks import ImageInput, Task
 
 
 @config
-class Cnn:
+class Cnn(Model):
     """Blocks of convolution, group normalisation, ReLU and pooling."""
 
     kind: Literal["cnn"] = "cnn"
+    input = (ImageInput,)
     width: Count
     """Channels of the first block; every further block has twice as many."""
     depth: Count
@@ -29,33 +31,32 @@ class Cnn:
     """Groups of channels that are normalised together; `width` is a multiple of it."""
     dropout: Portion
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself or the size of an image."""
+        image = input_as(ImageInput, task)
+        if self.width % self.groups:
+            yield (
+                f"model.groups={self.groups}: must divide model.width={self.width}; "
+                "set model.width to a multiple of it"
+            )
+        halvings = min(image.height, image.width).bit_length() - 1
+        if self.depth > halvings:
+            yield (
+                f"model.depth={self.depth}: an image of {image.height} x {image.width} can be "
+                f"halved {halvings} times; set model.depth to that or less"
+            )
 
-def build_cnn(config: Cnn, image: ImageInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, channels, height, width]` -> logits."""
-    widths = [image.channels, *(config.width * 2**i for i in range(config.depth))]
-    blocks = {
-        f"block{i}": _block(widths[i], widths[i + 1], config.groups) for i in range(config.depth)
-    }
-    size = widths[-1] * (image.height >> config.depth) * (image.width >> config.depth)
-    rest = {"dropout": nn.Dropout(config.dropout)} if config.dropout else {}
-    return stages(
-        centre=Centre(), **blocks, flat=nn.Flatten(), **rest, head=nn.Linear(size, num_classes)
-    )
-
-
-def cnn_problems(config: Cnn, image: ImageInput) -> Iterator[str]:
-    """What of `config` does not fit itself or the size of a picture."""
-    if config.width % config.groups:
-        yield (
-            f"model.groups={config.groups}: must divide model.width={config.width}; "
-            "set model.width to a multiple of it"
-        )
-    halvings = min(image.height, image.width).bit_length() - 1
-    if config.depth > halvings:
-        yield (
-            f"model.depth={config.depth}: a picture of {image.height} x {image.width} can be "
-            f"halved {halvings} times; set model.depth to that or less"
-        )
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, channels, height, width]` -> logits."""
+        image = input_as(ImageInput, task)
+        widths = [image.channels, *(self.width * 2**i for i in range(self.depth))]
+        blocks = {
+            f"block{i}": _block(widths[i], widths[i + 1], self.groups) for i in range(self.depth)
+        }
+        size = widths[-1] * (image.height >> self.depth) * (image.width >> self.depth)
+        rest = {"dropout": nn.Dropout(self.dropout)} if self.dropout else {}
+        head = nn.Linear(size, task.num_outputs)
+        return stages(centre=Centre(), **blocks, flat=nn.Flatten(), **rest, head=head)
 
 
 def _block(channels: int, width: int, groups: int) -> nn.Sequential:

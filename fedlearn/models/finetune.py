@@ -75,6 +75,13 @@ def cut(whole: nn.Sequential, finetune: Finetune, generator: torch.Generator) ->
         ConfigError: there are fewer stages than are to be trained, or none for adapters.
     """
     names = [name for name, _ in whole.named_children()]
+    if finetune.mode != "full" and names[-1] != "head":
+        raise ConfigError(
+            [
+                f"training.finetune={finetune.mode}: the model has no last stage called head; "
+                "return an nn.Sequential that ends in one, or choose training.finetune=full"
+            ]
+        )
     learnable = [i for i, stage in enumerate(whole) if any(True for _ in stage.parameters())]
     count = trained_stages(finetune, len(learnable))
     if count > len(learnable):

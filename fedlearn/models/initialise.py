@@ -77,16 +77,19 @@ def _fill(module: nn.Module, name: str, generator: torch.Generator) -> None:
                 module.weight[module.padding_idx].zero_()
         case nn.LayerNorm() | nn.GroupNorm() | nn.BatchNorm1d() | nn.BatchNorm2d():
             module.reset_parameters()
-        case _:
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            if own:
-                raise TypeError(
-                    f"no initialisation is defined for {name} ({type(module).__name__})"
-                )
+        case _ if _holds_values(module):
+            raise TypeError(
+                f"no initialisation is defined for {name} ({type(module).__name__}); let its "
+                "model draw them (draws_own_weights = True)"
+            )
+
+
+def _holds_values(module: nn.Module) -> bool:
+    return any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
 
 
 def _is_filter(module: nn.Conv2d) -> bool:
-    """Not where a picture is cut into patches, or a filter is one number."""
+    """Not where an image is cut into patches, or a filter is one number."""
     size, stride = module.kernel_size, module.stride
     cuts = size == stride and size != (1, 1)
     return module.bias is None and not cuts and module.weight[0].numel() > 1

@@ -1,11 +1,11 @@
-"""Residual networks for pictures, normalised by groups (He et al. 2016; Wu and He 2018).
+"""Residual networks for images, normalised by groups (He et al. 2016; Wu and He 2018).
 
 Two layouts: `resnet18`, the eighteen layers of the paper, and `resnet8`, one
-block per width and three widths, which is what a few thousand pictures of
-28 x 28 can feed. The first layer keeps the size of the picture, as is usual
-for small ones; `stem=large` is that of the paper, for pictures of 128 and more.
+block per width and three widths, which is what a few thousand images of
+28 x 28 can feed. The first layer keeps the size of the image, as is usual
+for small ones; `stem=large` is that of the paper, for images of 128 and more.
 
-No layer here may subtract what all pictures have in common, as a norm over the
+No layer here may subtract what all images have in common, as a norm over the
 batch does. Left as it is, that is a hundred times what tells their features
 apart, and the largest step that does not blow up learns only which class is the
 commonest. So the stem sees differences of brightness alone (weight
@@ -26,17 +26,19 @@ from torch.nn import functional
 from fedlearn.core.settings import Count, config
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
-from fedlearn.tasks import ImageInput
+from fedlearn.models.model import Model, input_as
+from fedlearn.tasks import ImageInput, Task
 
 _BLOCKS = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2)}
 """Blocks of every width; each further width is twice as many channels on half the size."""
 
 
 @config
-class ResNet:
-    """Blocks of two convolutions around which the picture passes as well."""
+class ResNet(Model):
+    """Blocks of two convolutions around which the image passes as well."""
 
     kind: Literal["resnet"] = "resnet"
+    input = (ImageInput,)
     architecture: Literal["resnet8", "resnet18"]
     width: Count
     """Channels of the first blocks: 64 in the paper."""
@@ -44,38 +46,39 @@ class ResNet:
     """Groups of channels that are normalised together; `width` is a multiple of it."""
     stem: Literal["small", "large"]
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself or the size of an image."""
+        image = input_as(ImageInput, task)
+        if self.width % self.groups:
+            yield (
+                f"model.groups={self.groups}: must divide model.width={self.width}; "
+                "set model.width to a multiple of it"
+            )
+        least = 2 ** (len(_BLOCKS[self.architecture]) - 1) * (4 if self.stem == "large" else 1)
+        if min(image.height, image.width) < least:
+            yield (
+                f"model.architecture={self.architecture}: an image of {image.height} x "
+                f"{image.width} is too small; it takes {least} x {least} with "
+                f"model.stem={self.stem}"
+            )
 
-def build_resnet(config: ResNet, image: ImageInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, channels, height, width]` -> logits."""
-    channels, blocks = config.width, {}
-    for level, count in enumerate(_BLOCKS[config.architecture]):
-        for i in range(count):
-            wide, stride = config.width * 2**level, 2 if level and not i else 1
-            blocks[f"block{level}_{i}"] = Residual(channels, wide, stride, config.groups)
-            channels = wide
-    return stages(
-        centre=Centre(),
-        stem=_stem(config, image.channels),
-        **blocks,
-        mean=ImageMean(),
-        # Without a scale and a shift of its own: the head has them.
-        norm=nn.LayerNorm(channels, elementwise_affine=False),
-        head=nn.Linear(channels, num_classes),
-    )
-
-
-def resnet_problems(config: ResNet, image: ImageInput) -> Iterator[str]:
-    """What of `config` does not fit itself or the size of a picture."""
-    if config.width % config.groups:
-        yield (
-            f"model.groups={config.groups}: must divide model.width={config.width}; "
-            "set model.width to a multiple of it"
-        )
-    least = 2 ** (len(_BLOCKS[config.architecture]) - 1) * (4 if config.stem == "large" else 1)
-    if min(image.height, image.width) < least:
-        yield (
-            f"model.architecture={config.architecture}: a picture of {image.height} x "
-            f"{image.width} is too small; it takes {least} x {least} with model.stem={config.stem}"
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, channels, height, width]` -> logits."""
+        image = input_as(ImageInput, task)
+        channels, blocks = self.width, {}
+        for level, count in enumerate(_BLOCKS[self.architecture]):
+            for i in range(count):
+                wide, stride = self.width * 2**level, 2 if level and not i else 1
+                blocks[f"block{level}_{i}"] = Residual(channels, wide, stride, self.groups)
+                channels = wide
+        return stages(
+            centre=Centre(),
+            stem=_stem(self, image.channels),
+            **blocks,
+            mean=ImageMean(),
+            # Without a scale and a shift of its own: the head has them.
+            norm=nn.LayerNorm(channels, elementwise_affine=False),
+            head=nn.Linear(channels, task.num_outputs),
         )
 
 
@@ -90,7 +93,7 @@ class Stem(nn.Sequential):
     """A convolution whose filters are used less their mean, and what follows it.
 
     Such a filter does not see even brightness. Were it so at the start only, a
-    step would bring the mean back, and beside a picture's brightness the norm
+    step would bring the mean back, and beside an image's brightness the norm
     that follows lets little of its contrasts through.
     """
 

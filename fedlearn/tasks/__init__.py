@@ -95,6 +95,16 @@ class Task:
     classes: tuple[str, ...]
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one record, as a model reads it."""
+        return shape_of(self.input)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a model gives for one record."""
+        return len(self.classes)
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, at least two."""
         return len(self.classes)

@@ -30,7 +30,6 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import DistributedPlan, PrivacyPlan
-from fedlearn.models.weights import weights_of
 from fedlearn.report.export import read_model
 from fedlearn.results.result import Result
 from fedlearn.tasks import Task
@@ -176,7 +175,7 @@ def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: Result) -> 
 
 def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
     """The model of a run with the trained weights `vector`, mapping records to logits."""
-    weights = weights_of(config.model, default_cache(os.environ))
+    weights = config.model.weights(default_cache(os.environ))
     part = config.training.trained_part
     learner = models.build(config.model, task, Streams(config.seed), part, weights)
     load_vector(learner.model, vector)

@@ -36,6 +36,7 @@ NEEDED = {
     "medical_imaging": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
     "files": ["sites=sites"],
+    "model=custom": ["model.build=tests.own_models:linear"],
 }
 
 
@@ -67,7 +68,8 @@ def mistakes(*overrides: str) -> list[str]:
     ("group", "option"), [(group, option) for group in GROUPS for option in options(group)]
 )
 def test_configs__every_option_of_every_group_composes(group: str, option: str) -> None:
-    config = compose([f"{group}={option}", *NEEDED.get(option if group != "model" else "", [])])
+    needed = NEEDED.get(option if group != "model" else f"model={option}", [])
+    config = compose([f"{group}={option}", *needed])
     if group == "experiment":
         assert config.experiment == option
     elif group in UNIONS:

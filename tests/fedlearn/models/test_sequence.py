@@ -9,8 +9,8 @@ from opacus.layers import DPLSTM
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.models.sequence import REMEMBER, Lstm, Sequence, build_sequence
-from fedlearn.tasks import SeriesInput, TableInput
+from fedlearn.models.sequence import REMEMBER, Lstm, Sequence
+from fedlearn.tasks import SeriesInput, TableInput, Task
 from fedlearn.training.dp import ClippedGradients
 
 from .cases import perturb
@@ -59,7 +59,9 @@ class Peer(nn.Module):
 
 def ours() -> nn.Sequential:
     series = SeriesInput(steps=STEPS, row=TableInput(numeric=COLUMNS))
-    model = build_sequence(Sequence(width=WIDTH, depth=1, dropout=0.0), series, 3)
+    model = Sequence(width=WIDTH, depth=1, dropout=0.0).network(
+        Task(input=series, classes=("a", "b", "c"))
+    )
     perturb(model)
     return model
 

@@ -16,8 +16,7 @@ from fedlearn.core.vector import layout_of
 from fedlearn.data.datasets import archives
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.finetune import Finetune
-from fedlearn.models.squeezenet import SqueezeNet
-from fedlearn.models.weights import digest, squeezenet, weights_of
+from fedlearn.models.squeezenet import SqueezeNet, digest, squeezenet
 from fedlearn.tasks import ImageInput, Task
 
 TASK = Task(input=ImageInput(channels=3, height=28, width=28), classes=("a", "b", "c"))
@@ -68,8 +67,8 @@ def test_squeezenet__sees_edges_as_a_trained_network_does(cache: Path) -> None:
 
 
 def test_weights_of__a_shorter_network_are_the_beginning_of_the_whole(cache: Path) -> None:
-    whole = weights_of(CONFIG, cache)
-    part = weights_of(SqueezeNet(pretrained=True, resolution=64, modules=3), cache)
+    whole = CONFIG.weights(cache)
+    part = SqueezeNet(pretrained=True, resolution=64, modules=3).weights(cache)
     assert {name.split(".")[0] for name in part} == {"stem", "fire2", "fire3", "fire4"}
     assert all(torch.equal(part[name], whole[name]) for name in part)
 
@@ -79,7 +78,7 @@ def test_weights_of__models_that_start_from_nothing_are_none(tmp_path: Path) -> 
         Cnn(width=4, depth=1, groups=1, dropout=0.0),
         SqueezeNet(pretrained=False, resolution=64, modules=8),
     ):
-        assert weights_of(config, tmp_path) == {}
+        assert config.weights(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,7 +86,7 @@ def test_weights_of__models_that_start_from_nothing_are_none(tmp_path: Path) -> 
 def test_build__freezes_the_pretrained_part_and_trains_the_rest(
     cache: Path, mode: str, last_k: int
 ) -> None:
-    weights = weights_of(CONFIG, cache)
+    weights = CONFIG.weights(cache)
     finetune = Finetune(mode=mode, last_k=last_k)  # type: ignore[arg-type]
     learner = models.build(CONFIG, TASK, Streams(0), finetune, weights)
     sent = {name.split(".")[0] for name, _ in layout_of(learner.model).entries}
@@ -103,7 +102,7 @@ def test_build__freezes_the_pretrained_part_and_trains_the_rest(
 
 
 def test_build__takes_no_weights_but_those_of_the_model(cache: Path) -> None:
-    weights = dict(weights_of(CONFIG, cache))
+    weights = dict(CONFIG.weights(cache))
     with pytest.raises(ValueError, match="no layer of the model: strange"):
         models.build(CONFIG, TASK, Streams(0), weights=weights | {"strange": torch.zeros(1)})
     del weights["fire9.expand3.bias"]
@@ -115,7 +114,7 @@ def test_build__takes_no_weights_but_those_of_the_model(cache: Path) -> None:
 
 def test_features__tell_textures_apart_that_brightness_does_not(cache: Path) -> None:
     """Pictures of one mean, in stripes that stand or lie: frozen features alone must do."""
-    weights = weights_of(CONFIG, cache)
+    weights = CONFIG.weights(cache)
     frozen = models.build(CONFIG, TASK, Streams(0), Finetune(mode="head"), weights).frozen
     assert frozen is not None
     rng = np.random.default_rng(0)

@@ -18,10 +18,9 @@ from fedlearn.config.contradictions import task_problems
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
-from fedlearn.models.bert_folder import bert_weights
+from fedlearn.models.bert import bert_weights
 from fedlearn.models.finetune import Finetune
 from fedlearn.models.text import LENGTH, Text
-from fedlearn.models.weights import weights_of
 from fedlearn.tasks import Task
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "war", "##ranty", "licence", "ends", "."]
@@ -70,7 +69,7 @@ def learner(folder: Path, config: Text) -> models.Learner:
     tokens = tokenize(Tokenizer(vocabulary=str(folder), max_length=16), TEXTS, folder)
     task = Task(input=tokens.shape, classes=("a", "b"))
     config = replace(config, pretrained=str(folder))
-    weights = weights_of(config, folder)
+    weights = config.weights(folder)
     return models.build(config, task, Streams(0), Finetune(mode="head"), weights)
 
 

@@ -1,0 +1,96 @@
+"""What a model is to the rest of the house: settings that can say what they fit, and be built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar, Final, Self, TypeVar
+
+from torch import Tensor, nn
+
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
+
+Weights = Mapping[str, Tensor]
+"""Pretrained weights by the name of a layer's parameter."""
+
+NOTHING: Final[Weights] = MappingProxyType({})
+
+NAMES: Final[Mapping[type[Input], str]] = {
+    TableInput: "a table",
+    ImageInput: "images",
+    TextInput: "texts",
+    SeriesInput: "rows over time (scenario=csv with scenario.record and scenario.time)",
+}
+"""What a record is, in messages."""
+
+
+class Model:
+    """A kind of model: a frozen dataclass of settings that derives from this, in one file.
+
+    The file has its layers as well; its class stands in `fedlearn.models.MODELS`, or is an
+    entry point `fedlearn.models` of a package.
+    """
+
+    kind: str
+    """The name that a config chooses it by."""
+    input: ClassVar[tuple[type[Input], ...]]
+    """The forms of records that it reads."""
+    draws_own_weights: ClassVar[bool] = False
+    """Whether `network` fills the weights, from torch's generator, which is seeded for it; else
+    they are those of `fedlearn.models.initialise`."""
+    repeats_layers: ClassVar[bool] = False
+    """Whether a layer is called several times for one record."""
+
+    def problems(self, task: Task) -> Iterator[str]:
+        """What of the settings does not fit itself or the task: `dotted.path=value: reason`."""
+        return iter(())
+
+    def network(self, task: Task) -> nn.Sequential:
+        """Named stages, the last `head`: `[n, *task.input_shape]` -> `[n, task.num_outputs]`."""
+        raise NotImplementedError
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether the weights below the head mean something before training."""
+        return False
+
+    def weights(self, cache: Path) -> Weights:
+        """The weights that it starts from, where these are public ones; of no other layer.
+
+        Args:
+            cache: the folder that archives are kept in.
+
+        Raises:
+            DataError: they are neither cached nor to be had, or are not what was pinned.
+            ConfigError: they are of a model of other sizes.
+        """
+        return NOTHING
+
+    @property
+    def learns_head_alone(self) -> bool:
+        """Whether nothing before the head can be trained, so that it is computed once."""
+        return False
+
+    def code(self) -> tuple[str, str] | None:
+        """The name and the hash of code outside of this project that it runs, if any."""
+        return None
+
+    def pinned(self) -> Self:
+        """The settings with a hash of what they name outside of this project, if anything.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        return self
+
+
+Shape = TypeVar("Shape", bound=Input)
+
+
+def input_as(wanted: type[Shape], task: Task) -> Shape:
+    """The form of a record, where `fedlearn.models.problems` has found it to be `wanted`."""
+    if not isinstance(task.input, wanted):
+        found = type(task.input).__name__
+        raise TypeError(f"the model needs {wanted.__name__}, not {found}: see `problems`")
+    return task.input
