@@ -158,6 +158,11 @@ def kept(choice_text: str) -> tuple[Pool, dict[str, SiteData]]:
     return read(decode(Choice, choice_text))
 
 
+def forget() -> None:
+    """Read records anew when they are asked for again: in between, files may have changed."""
+    kept.cache_clear()
+
+
 def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     """The records of a choice as they are now.
 

@@ -1,12 +1,64 @@
-"""What both sides of a federation must agree on: maths, protocols, formats and configuration.
+"""Federated learning whose privacy is true: train one model where the data may not be pooled.
 
-This package has no network, no clock and no global random generator; what knows Flower
-is `fedlearn.flower`, `fedlearn.flower.envelopes` and `fedlearn.flower.private`, and nothing else.
+Everything public is named here and in `dir(fedlearn)`; what lies below may change. Nothing
+is imported before it is asked for.
+
+Example:
+    >>> import fedlearn as fl
+    >>> round(fl.epsilon(noise_multiplier=1.0, sample_rate=0.01, steps=1000, delta=1e-5), 2)
+    1.83
 """
 
+import importlib as _importlib
 import os as _os
+import sys as _sys
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from fedlearn.core.errors import (
+        ConfigError,
+        DataError,
+        FedlearnError,
+        PrivacyError,
+        ProtocolError,
+        StoppedError,
+    )
+    from fedlearn.mechanisms import ClientPrivacy as Client
+    from fedlearn.mechanisms import DistributedPrivacy as Distributed
+    from fedlearn.mechanisms import NoPrivacy
+    from fedlearn.mechanisms import RecordPrivacy as Record
+    from fedlearn.training.dp import ClippedGradients, ClippedSum
+    from simulations.api.accounting import epsilon
+    from simulations.api.comparison import Sweep, compare
+    from simulations.api.result import Result, load_run
+    from simulations.api.running import audit, simulate
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "ClippedGradients",
+    "ClippedSum",
+    "ConfigError",
+    "DataError",
+    "Distributed",
+    "FedlearnError",
+    "NoPrivacy",
+    "PrivacyError",
+    "ProtocolError",
+    "Record",
+    "Result",
+    "StoppedError",
+    "Sweep",
+    "__version__",
+    "audit",
+    "compare",
+    "epsilon",
+    "load_run",
+    "simulate",
+]
 
 # Flower phones home, looks for updates and installs packages at run time by default,
 # and Ray and MLflow report their use. All of that is off unless the user has turned it
@@ -22,3 +74,54 @@ SWITCHES = {
 }
 for _name, _value in SWITCHES.items():
     _os.environ.setdefault(_name, _value)
+
+_PLACES = {
+    "Client": "fedlearn.mechanisms:ClientPrivacy",
+    "ClippedGradients": "fedlearn.training.dp:ClippedGradients",
+    "ClippedSum": "fedlearn.training.dp:ClippedSum",
+    "Distributed": "fedlearn.mechanisms:DistributedPrivacy",
+    "NoPrivacy": "fedlearn.mechanisms:NoPrivacy",
+    "Record": "fedlearn.mechanisms:RecordPrivacy",
+    "Result": "simulations.api.result:Result",
+    "Sweep": "simulations.api.comparison:Sweep",
+    "audit": "fedlearn:audit",
+    "compare": "simulations.api.comparison:compare",
+    "epsilon": "simulations.api.accounting:epsilon",
+    "load_run": "simulations.api.result:load_run",
+    "simulate": "simulations.api.running:simulate",
+} | {name: f"fedlearn.core.errors:{name}" for name in __all__ if name.endswith("Error")}
+"""Where the public names are; the types above say the same to editors."""
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "audit":  # a room of the house has this name, too: see below
+        return _importlib.import_module("fedlearn.audit")
+    module, _, there = _PLACES[name].partition(":")
+    found = globals()[name] = getattr(_importlib.import_module(module), there)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Audit(_ModuleType):
+    """The package `fedlearn.audit`, which can be called: `fl.audit(run)` measures a run."""
+
+    def __call__(self, *words: _Any, **settings: _Any) -> "Result":
+        from simulations.api.running import audit
+
+        return audit(*words, **settings)
+
+
+class _Package(_ModuleType):
+    def __setattr__(self, name: str, value: _Any) -> None:
+        # Importing `fedlearn.audit` puts the package where the function of this name is.
+        if name == "audit" and type(value) is _ModuleType:
+            value.__class__ = _Audit
+        super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package

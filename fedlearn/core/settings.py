@@ -7,7 +7,7 @@ object is made, in Python as from YAML, by the same words.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
@@ -89,9 +89,10 @@ def _check(made: Any) -> None:
     if _DEFERRED.get():
         return
     values = {field.name: _plain(getattr(made, field.name)) for field in fields(made)}
+    found = [*_broken(type(made), values)]
     for name, value in values.items():
         object.__setattr__(made, name, value)
-    if found := [*_broken(type(made), values)] or [*_across(made)]:
+    if found := found or [*_across(made)]:
         raise ConfigError(found)
 
 
@@ -105,14 +106,15 @@ def _plain(value: Any) -> Any:
     return value.item() if is_numpy else value
 
 
-def _broken(kind: type, values: Mapping[str, Any]) -> Iterator[str]:
+def _broken(kind: type, values: dict[str, Any]) -> Iterator[str]:
+    """A line for every field that breaks its rule; in `values`, whole numbers become floats."""
     from pydantic import ValidationError
 
     from fedlearn.core.registry import Family
 
     loaded = tuple(family.loaded for family in Family.all)
     try:
-        _rules(kind, loaded).validate_python(values, strict=True)
+        values |= _rules(kind, loaded).validate_python(values, strict=True)
     except ValidationError as error:
         yield from described(error.errors(), _place)
 

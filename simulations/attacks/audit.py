@@ -67,10 +67,15 @@ def _demonstrate(name: str, words: Sequence[str]) -> None:
 
 def _references(words: Sequence[str]) -> int:
     text = words[-1].removeprefix(_REFERENCES) if words else str(REFERENCES)
-    if text.isdecimal() and 2 <= int(text) <= _MOST_REFERENCES and int(text) % 2 == 0:
-        return int(text)
+    return checked_references(int(text) if text.isdecimal() else text)
+
+
+def checked_references(number: object) -> int:
+    """The number of reference models; raises ConfigError where it is none that can be asked for."""
+    if isinstance(number, int) and 2 <= number <= _MOST_REFERENCES and number % 2 == 0:
+        return number
     raise ConfigError(
-        [f"{_REFERENCES}{text}: must be an even number from 2 to {_MOST_REFERENCES}; 8 or more "
+        [f"{_REFERENCES}{number}: must be an even number from 2 to {_MOST_REFERENCES}; 8 or more "
          "add the attack LiRA"]
     )  # fmt: skip
 
@@ -86,7 +91,14 @@ def _run(overrides: Sequence[str]) -> Path:
 
 
 def measure_folder(folder: Path, references: int) -> Findings:
-    """Measure the run in `folder`, write what was found into its result and report, and show it.
+    """Measure the run in `folder` as `measure_run` does, and show what was found."""
+    found = measure_run(folder, references)
+    show_findings(found, terminal.console())
+    return found
+
+
+def measure_run(folder: Path, references: int) -> Findings:
+    """Measure the run in `folder`, and write what was found into its result and report.
 
     Raises:
         FedlearnError: the run has not finished, or is not any more what it was.
@@ -113,5 +125,4 @@ def measure_folder(folder: Path, references: int) -> Findings:
     found = replace(found, attacks=met)
     RunFolder(folder).write_result(replace(run.result, audit=found))
     write_report(folder)
-    show_findings(found, terminal.console())
     return found

@@ -105,6 +105,12 @@ def plan(settings: CompareSettings, overrides: Sequence[str]) -> tuple[list[Poin
     return [_placed(point, folder) for point in points], folder
 
 
+def planned_folder(overrides: Sequence[str]) -> Path:
+    """The folder of the comparison that `overrides` ask for; raises as `plan` does."""
+    settings, rest = _settings(overrides)
+    return plan(settings, rest)[1]
+
+
 def _folder(points: Sequence[Point], overrides: Sequence[str]) -> str:
     outs = {point.config.out for point in points}
     if any(text.startswith("out=") for text in overrides):

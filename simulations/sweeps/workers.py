@@ -13,14 +13,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Final, Literal
 
 from fedlearn.config import RunConfig, decode
@@ -115,7 +118,7 @@ class _Workers:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = self.kind(target=_work, args=(job, theirs, self._started), daemon=True)
         self._started += 1
-        with forking():
+        with forking(), _alone():
             process.start()
         theirs.close()
         self.running[ours] = (job, process)
@@ -158,6 +161,21 @@ class _Workers:
         for _, process in self.running.values():
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """While a process is started: it does not run the caller's script again.
+
+    A spawned one does, to find what it is sent; all that we send is ours. Nobody who calls
+    us from a script has to write `if __name__ == "__main__"`.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 # --- in the new process ---------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The front door for Python; `fedlearn` names what is public of it."""

@@ -1,0 +1,138 @@
+"""What is asked for in Python, as the words of the command line: there is one config for both.
+
+A keyword is the override of its name, and an object such as `fl.Record(epsilon=4)` chooses
+its option and brings all of its values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fedlearn.config import RunConfig, to_tree
+from fedlearn.config.composition import CONFIGS, split
+from fedlearn.core.errors import ConfigError
+
+_PLAIN: Final = re.compile(r"[A-Za-z_./~-][\w./:~+-]*", re.ASCII)
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_NOT_TEXTS: Final = {"true", "false", "null", "nan", "inf"}
+_NAMES: Final = {field.name for field in fields(RunConfig)}
+
+
+def words_of(
+    words: Iterable[str], settings: Mapping[str, Any], *, sweeps: bool = False
+) -> list[str]:
+    """The words of the command line for `words` and keywords.
+
+    With `sweeps` a list, range or array of values is one run for each. What is said of a
+    single key goes before what an object says of it.
+
+    Raises:
+        ConfigError: a word is no text, a name is unknown, or means several keys.
+    """
+    texts = list(words)
+    if strange := [word for word in texts if not isinstance(word, str)]:
+        raise ConfigError([f"{word!r}: must be a word such as 'rounds=2'" for word in strange])
+    of_parts: list[str] = []
+    for name, value in settings.items():
+        if is_dataclass(value) and not isinstance(value, type) and name in _NAMES:
+            of_parts += _part(name, value)
+            continue
+        key = _key_of(name)
+        if sweeps and (several := _several(value)) is not None:
+            texts.append(f"{key}={','.join(map(_text, several))}")
+        else:
+            texts += _words(key, value)
+    said = {split(text)[0] for text in texts}
+    return [*(word for word in of_parts if split(word)[0] not in said), *texts]
+
+
+def _part(name: str, value: Any) -> list[str]:
+    """A part of the config as words: its option, then each of its values."""
+    tree = to_tree(value)
+    kind = tree.pop("kind", None)
+    return [*([] if kind is None else [f"{name}={kind}"]), *_words(name, tree)]
+
+
+def _several(value: Any) -> list[Any] | None:
+    """The values of something that is swept; None where it is one value."""
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        return None
+    return list(value)
+
+
+def _words(key: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping) and value:
+        inside = ((_inside(key, str(name)), one) for name, one in value.items())
+        return [word for name, one in inside for word in _words(name, one)]
+    return [f"{key}={_text(value)}"]
+
+
+def _inside(key: str, name: str) -> str:
+    """The key of a name in a mapping, which may be somebody's column."""
+    return f"{key}.{name}" if _IDENTIFIER.fullmatch(name) else f'{key}."{name}"'
+
+
+def _text(value: Any) -> str:
+    """A value as the command line has it."""
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case str() | Path():
+            return _quoted(str(value))
+        case Mapping():
+            return "{" + ",".join(f"{name}:{_text(one)}" for name, one in value.items()) + "}"
+        case Iterable():
+            return "[" + ",".join(map(_text, value)) + "]"
+    raise ConfigError([f"{value!r}: must be a number, a text, a list or a mapping of these"])
+
+
+def _quoted(text: str) -> str:
+    if _PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXTS:
+        return text
+    # Before a quote a backslash stands twice, and elsewhere for itself.
+    inside = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
+    return "'" + inside.replace("${", "\\${") + "'"
+
+
+def _key_of(name: str) -> str:
+    """The dotted key that a keyword means: `epsilon` is `privacy.epsilon`.
+
+    Raises:
+        ConfigError: no key ends in it, or several do.
+    """
+    if name in _NAMES or "." in name:
+        return name
+    known = _leaves()
+    if len(found := known.get(name, [])) == 1:
+        return found[0]
+    if found:
+        raise ConfigError([f"{name}: may be {' or '.join(found)}; write one as a word"])
+    near = difflib.get_close_matches(name, [*_NAMES, *known], n=1)
+    raise ConfigError([f"{name}: unknown key" + (f"; did you mean {near[0]}?" if near else "")])
+
+
+def _leaves() -> dict[str, list[str]]:
+    """The keys inside the groups, by their last name."""
+    found: dict[str, set[str]] = {}
+    for path in CONFIGS.glob("*/*.yaml"):
+        if path.parent.name in _NAMES - {"experiment"}:
+            for name in _names_in(path):
+                found.setdefault(name, set()).add(f"{path.parent.name}.{name}")
+    return {name: sorted(keys) for name, keys in found.items()}
+
+
+def _names_in(path: Path) -> Iterable[str]:
+    from fedlearn.core import yaml_file
+
+    return yaml_file.read(path)

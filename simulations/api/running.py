@@ -1,0 +1,220 @@
+"""Runs from Python: quiet, in the process that asks, and leaving the folder of the command line."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from clients.records import forget
+from fedlearn.config import RunConfig, compose
+from fedlearn.config.engine import LocalEngine
+from fedlearn.core.errors import ConfigError, StoppedError
+from fedlearn.core.interrupt import Interrupt
+from fedlearn.results.folder import RunFolder
+from fedlearn.results.result import Result as StoredResult
+from fedlearn.results.result import RoundResult
+from server.federation import Federation
+from server.run import telling_what_is_kept
+from server.stop import Stop, stop_on_interrupt
+from simulations.api.asking import words_of
+from simulations.api.progress import Line
+from simulations.api.result import Result, load_run
+from simulations.attacks.audit import checked_references, measure_run
+from simulations.attacks.membership import REFERENCES
+from simulations.engines.warm import warm_up
+from simulations.run import notes
+from simulations.run import simulate as run
+
+ONE_AT_A_TIME: Final = threading.RLock()
+"""A run sets torch's threads and where logs go, which all of a process share: one at a time."""
+
+
+def simulate(
+    *words: str,
+    out: Path | str | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Result:
+    """Train one model over the sites of a simulation, on this machine.
+
+    Args:
+        words: the words of `fedlearn simulate`, such as "experiment=medical_heart" or
+            "privacy.epsilon=1".
+        out: the folder of the run; it must not hold anything. By default a new one is made
+            below `runs/`.
+        resume: go on with the run that is in `out`.
+        progress: whether a line says how far the run is; by default where somebody looks on,
+            at a terminal or in a notebook.
+        settings: values by name, such as `rounds=20`, `epsilon=1` (the key that ends in this
+            name) or `privacy=fl.Record(epsilon=1)`.
+
+    Returns:
+        The run: numbers, model, report, and the folder that holds all of it.
+
+    Raises:
+        ConfigError: what was asked for is wrong; every problem, with the way out.
+        PrivacyError: a privacy budget or a site's policy refused.
+        ProtocolError: too few sites were left to finish, or one broke the protocol.
+        DataError: records could not be read.
+        KeyboardInterrupt: stopped by the user, after the round that was going on (a second
+            Ctrl-C does not wait for it). `resume=True` goes on from there.
+
+    Example:
+        >>> import fedlearn as fl
+        >>> run = fl.simulate("experiment=medical_heart", "privacy.epsilon=1", rounds=5)
+        ...     # doctest: +SKIP
+    """
+    given = words_of(words, settings | _place(out, resume))
+    config = one_process_where_torch_has_threads(compose(given))
+    with ONE_AT_A_TIME, Line.shown(progress) as line, claimed_folder(config, given) as placed:
+        return _run(placed, line)
+
+
+def _place(out: Path | str | None, resume: bool) -> dict[str, Any]:
+    place: dict[str, Any] = {} if out is None else {"out": str(out)}
+    return place | ({"resume": True} if resume else {})
+
+
+def _run(config: RunConfig, line: Line) -> Result:
+    stop, listener = Stop(), _Listener(line)
+    with torch_threads_kept(), interruptible(stop, line):
+        forget()
+        warm_up(config)
+        said = notes(config)
+        try:
+            with telling_what_is_kept(config, "the same with resume=True"):
+                run(config, listener, stop)
+        except StoppedError as error:
+            raise Interrupt(f"{error}; what is done is in {config.out}") from None
+    result = load_run(config.out)
+    result.report()
+    return replace(result, notes=(*said, *listener.notes))
+
+
+class _Listener:
+    """Tells the line of progress, and keeps what sites have noted."""
+
+    def __init__(self, line: Line) -> None:
+        self.line, self.rounds = line, 0
+        self.notes: tuple[str, ...] = ()
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        self.rounds, self.notes = federation.config.rounds, tuple(federation.enrolment.notes)
+        self.line.say(f"{len(federation.grid.sites)} sites")
+
+    def round_finished(self, entry: RoundResult) -> None:
+        from simulations.display import describe
+
+        self.line.say(f"round {entry.round} of {self.rounds}  {describe(entry)}")
+
+    def finished(self, result: StoredResult) -> None:
+        """Nothing: the result says it all."""
+
+
+def one_process_where_torch_has_threads(config: RunConfig) -> RunConfig:
+    """The config with one process for all sites where each computes on several threads.
+
+    Who asks may have used torch before, and no fork of a process whose torch has used threads
+    can use threads of its own: it would wait for them for ever. Where sites are answered for
+    changes no number.
+    """
+    engine = config.engine
+    if isinstance(engine, LocalEngine) and engine.threads > 1:
+        return replace(config, engine=replace(engine, workers=1))
+    return config
+
+
+@contextmanager
+def claimed_folder(config: RunConfig, words: Sequence[str]) -> Iterator[RunConfig]:
+    """The config with the folder that `words` name, or else with a new one.
+
+    Of a run that is refused no new folder is left.
+    """
+    if any(word.startswith("out=") for word in words):
+        yield replace(config, out=str(Path(config.out).resolve()))
+        return
+    path = new_folder(Path(config.out).resolve())
+    try:
+        yield replace(config, out=str(path))
+    finally:
+        if not RunFolder(path).holds_run() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that was not there: `path`, or `path-2`, `path-3`, ..."""
+    for number in itertools.count(1):
+        found = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            found.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError([f"out={found}: cannot be made ({error.strerror})"]) from None
+        return found
+    raise AssertionError("numbers never end")
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Gives the caller's torch its number of threads back."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def interruptible(stop: Stop, line: Line) -> Any:
+    """Ctrl-C as on the command line; in another thread than the first, none arrives."""
+    first = threading.current_thread() is threading.main_thread()
+    return stop_on_interrupt(stop, line.tell) if first else nullcontext()
+
+
+def audit(
+    run: Result | Path | str,
+    *words: str,
+    references: int = REFERENCES,
+    out: Path | str | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Result:
+    """Measure what a run gives away of its records, and write that into its result and report.
+
+    Args:
+        run: a finished run, or its folder; or, as for `fl.simulate`, the words of a new run,
+            which then carries canaries (`audit=slots` unless said otherwise).
+        words: further words of a new run.
+        references: models that are trained to compare with, an even number from 2 to 256; from
+            8 on the attack LiRA is among those that are tried.
+        out, progress, settings: of a new run, as for `fl.simulate`.
+
+    Returns:
+        The run with what was found in `audit`.
+
+    Raises:
+        ConfigError: what was asked for is wrong, or the config of the run was changed.
+        DataError: the run has not finished, or its model or its data were changed.
+
+    Example:
+        >>> import fedlearn as fl
+        >>> fl.audit(fl.load_run("runs/heart")).audit.verdict     # doctest: +SKIP
+    """
+    if isinstance(run, str) and "=" in run:
+        asked = any(word.lstrip("+").startswith("audit=") for word in (run, *words))
+        slots: dict[str, Any] = {} if asked or "audit" in settings else {"audit": "slots"}
+        run = simulate(run, *words, out=out, progress=progress, **settings, **slots)
+    elif words or settings or out is not None:
+        raise ConfigError(["audit: the config of a run is its own; give nothing besides"])
+    folder = run.folder if isinstance(run, Result) else Path(run).resolve()
+    with ONE_AT_A_TIME, torch_threads_kept():
+        measure_run(folder, checked_references(references))
+    return load_run(folder)
