@@ -52,7 +52,6 @@ OFFENDERS: dict[str, tuple[str, ...]] = {
     "fedlearn/config/run.py": ("privacy",),
     "fedlearn/data/__init__.py": (SILENT,),
     "fedlearn/data/unlabelled.py": (SILENT,),
-    "fedlearn/flower/records.py": (SILENT,),
     "fedlearn/mechanisms/statement.py": (SILENT,),
     "fedlearn/prediction.py": ("scenario",),
     "fedlearn/privacy/events.py": (SILENT,),

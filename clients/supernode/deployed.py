@@ -48,7 +48,7 @@ def identity_at(site: SiteFile) -> Identity:
     return Identity.load(site.keys)
 
 
-def check_roster(site: SiteFile, invited: Roster) -> None:
+def check_pinned(path: Path, invited: Roster) -> None:
     """Refuse the roster of a run that the site's own, pinned roster does not bear out.
 
     The run's roster must be signed by the same authority, and every site in it must
@@ -59,7 +59,7 @@ def check_roster(site: SiteFile, invited: Roster) -> None:
         ConfigError: the pinned roster is not in order.
         ProtocolError: the run's roster is another authority's, or has an unknown site.
     """
-    pinned = load_pinned(site.roster)
+    pinned = load_pinned(path)
     if invited.authority != pinned.authority:
         raise ProtocolError(SERVER, "join", "the run's roster is not signed as the pinned one is")
     known = pinned.sites()
@@ -68,9 +68,14 @@ def check_roster(site: SiteFile, invited: Roster) -> None:
         raise ProtocolError(
             SERVER,
             "join",
-            f"the pinned roster {site.roster} does not have {', '.join(strangers)} with that key; "
+            f"the pinned roster {path} does not have {', '.join(strangers)} with that key; "
             "ask the coordinator for the roster of this run",
         )
+
+
+def check_roster(site: SiteFile, invited: Roster) -> None:
+    """`check_pinned` for a deployed site."""
+    check_pinned(site.roster, invited)
 
 
 def commitment(identity: Identity, data_sha256: str) -> str:

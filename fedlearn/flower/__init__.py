@@ -1,9 +1,19 @@
-"""What coordinator and sites say to each other, as Flower's records: with its public API alone.
+"""Every name of Flower's that the project uses, and what users of Flower take from it.
 
-Every function here has an inverse, or checks what came from the other side. What
+For apps that are written with Flower and not with us: `secure` for a ServerApp's grid,
+`protect` for a ClientApp, `Protection` for what both agree on, `spend` for what a training
+costs its records, `run_apps` to run both in one process. docs/flower.md shows them on an app.
+
+All else is how our own coordinator and sites talk, as Flower's records and with its public
+API alone: every function has an inverse, or checks what came from the other side. What
 Flower keeps to itself, and we need all the same, is in `fedlearn.flower.private`.
 """
 
+from fedlearn.flower.grid import SecureGrid, secure
+from fedlearn.flower.local import run_apps
+from fedlearn.flower.mod import SiteMod, protect
+from fedlearn.flower.owner import spend
+from fedlearn.flower.protection import Protection
 from fedlearn.flower.records import (
     arrays_of,
     config_record,
@@ -53,6 +63,9 @@ __all__ = [
     "MESSAGE_KINDS",
     "SECAGG",
     "WEIGHT",
+    "Protection",
+    "SecureGrid",
+    "SiteMod",
     "afford_request",
     "arrays_of",
     "check_train_reply",
@@ -64,6 +77,7 @@ __all__ = [
     "large_bytes",
     "model_of",
     "note_of",
+    "protect",
     "read_evaluate_reply",
     "read_hello",
     "read_invitation",
@@ -75,9 +89,12 @@ __all__ = [
     "read_train_request",
     "refusal_reply",
     "round_messages",
+    "run_apps",
     "run_config_of",
+    "secure",
     "size_of",
     "small_bytes",
+    "spend",
     "summed_reply",
     "train_reply",
     "vector_of",

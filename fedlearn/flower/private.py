@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -23,6 +24,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 FlowerRun = Run
 """Flower's description of a run; only grids hand it around."""
+
+average_of_metrics = aggregate_metricrecords
+"""What Flower's strategies do with metrics where their user says nothing."""
 
 CLIENT_APP_FAILED = 2
 """Flower's error code for a ClientApp that raised."""
@@ -82,6 +86,12 @@ def content_from_bytes(data: bytes | memoryview) -> RecordDict:
         return recorddict_from_proto(ProtoRecordDict.FromString(bytes(data)))
     except DecodeError:
         raise ValueError("the bytes are not a message's records") from None
+
+
+def from_server(reply: Message) -> Message:
+    """A reply in the server's own name: what stands for all sites is not from one of them."""
+    reply.metadata.__dict__["_src_node_id"] = reply.metadata.dst_node_id
+    return reply
 
 
 def error_reply(message: Message, reason: str) -> Message:

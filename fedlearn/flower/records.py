@@ -157,14 +157,8 @@ def _record_bytes(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
 
 
 def _bytes_in(value: object) -> int:
-    match value:
-        case bool():
-            return 1
-        case str():
-            return len(value.encode())
-        case bytes():
-            return len(value)
-        case list():
-            return sum(map(_bytes_in, value))
-        case _:
-            return 8
+    if isinstance(value, list):
+        return sum(map(_bytes_in, value))
+    if isinstance(value, str | bytes):
+        return len(value.encode() if isinstance(value, str) else value)
+    return 1 if isinstance(value, bool) else 8

@@ -235,6 +235,18 @@ def samples_of_round(training: Training, records: int) -> float:
     return training.local_steps * max(1.0, training.sample_rate * records)
 
 
+def run_apps(
+    server: ServerApp,
+    client: ClientApp,
+    nodes: int,
+    run_config: dict[str, bool | float | int | str],
+) -> None:
+    """Run two Flower apps of any kind to the end in this process, with so many nodes."""
+    grid = InProcessGrid(client, make_contexts(nodes, run_config))
+    state = RecordDict()
+    server(grid, Context(1, 1, node_config={}, state=state, run_config=dict(run_config)))
+
+
 def run_locally(
     server: ServerApp,
     client: ClientApp,

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from fedlearn.privacy.events import GaussianEvent
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
+from tests.flwr_run import end_processes_of, flwr_run, wait_for
 
 pytestmark = pytest.mark.usefixtures("heart_archive")
 
@@ -260,45 +260,14 @@ def test_interrupt__ends_cleanly_and_can_be_resumed(tmp_path: Path, engine: str)
         assert site["steps"] == done
 
 
-def wait_for(ready: Any, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def end_processes_of(home: Path) -> None:
-    """End the SuperLink and what it started: all that have `home` as their FLWR_HOME."""
-    mark = f"FLWR_HOME={home}\0".encode()
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in entry.read_bytes():
-                os.kill(int(entry.parent.name), signal.SIGTERM)
-        except OSError:
-            continue  # it has ended, or is not ours
-
-
 @pytest.mark.slow
 def test_flwr_run__runs_the_same_app(tmp_path: Path) -> None:
     """`flwr run .` from the project's folder, with Flower's own SuperLink and simulation."""
     out, home = tmp_path / "run", tmp_path / "flwr"
-    environment = os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "39193",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
     project = Path(__file__).parents[2]
     options = f'overrides="{HEART} privacy=none rounds=2 out={out}"'
-    federation = "num-supernodes=4 client-resources-num-cpus=1"
-    flwr = str(Path(sys.executable).with_name("flwr"))
     try:
-        subprocess.run(
-            [flwr, "run", ".", "--federation-config", federation, "-c", options],
-            cwd=project, env=environment, check=True, capture_output=True, timeout=120,
-        )  # fmt: skip
+        flwr_run(project, home, 39193, 4, options)
         finished = lambda: (out / "result.json").exists() and read(out)["status"] == "finished"  # noqa: E731
         wait_for(finished, 150.0)
     finally:

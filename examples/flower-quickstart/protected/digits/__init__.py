@@ -1,0 +1,1 @@
+"""Handwritten digits, learned over several sites with Flower."""

@@ -1,0 +1,655 @@
+"""The server's end of a protected Flower app: a grid that a strategy uses as it uses Flower's.
+
+The strategy makes its messages and gets replies, as always. In between the grid enrols the
+sites, seals what goes to them, and runs the five steps of secure aggregation: of a round of
+training the strategy gets one reply, the weighted mean, and an error for every site that
+is not in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedYogi,
+    Strategy,
+)
+
+from fedlearn import __version__
+from fedlearn.config import decode, encode
+from fedlearn.core.code import code_digest
+from fedlearn.core.errors import (
+    ConfigError,
+    FedlearnError,
+    PrivacyError,
+    ProtocolError,
+    UnauthenticatedError,
+)
+from fedlearn.crypto.codec import name_bytes
+from fedlearn.crypto.handshake import RUN_ID_BYTES, ServerOffer
+from fedlearn.crypto.identity import Identity, fingerprint
+from fedlearn.crypto.keyring import load_pinned
+from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.sealed import Channel
+from fedlearn.flower import sealing
+from fedlearn.flower.mod import CONTRIBUTION, FORM
+from fedlearn.flower.private import (
+    FlowerRun,
+    average_of_metrics,
+    error_reply,
+    from_server,
+)
+from fedlearn.flower.protection import STANDARD, Protection
+from fedlearn.flower.records import config_in, read_large_bytes
+from fedlearn.flower.replies import read_refusal
+from fedlearn.flower.sums import (
+    NOTHING,
+    SERVER,
+    GlobalModel,
+    ReplyForm,
+    as_first,
+    cut_values,
+    reply_of_total,
+)
+from fedlearn.rounds import Invitation, Refusal
+from fedlearn.secagg.layout import LayoutEntry
+from fedlearn.secagg.server import ServerSession, plan_round
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.02
+LONGEST_POLL_SECONDS: Final = 0.25
+"""How soon an exchange looks again for replies, and how seldom once it takes long."""
+
+MAX_REASON: Final = 2000
+"""Characters that are kept of what a site says went wrong."""
+
+_AVERAGING: Final = tuple(
+    kind.aggregate_train for kind in (FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
+)
+"""The aggregations of Flower's that look at nothing but the weighted mean."""
+
+_UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+"""What reading an answer raises that its sender did not make as agreed."""
+
+
+def secure(
+    grid: Grid,
+    strategy: Strategy,
+    protection: Protection = STANDARD,
+    *,
+    keys: str | Path | None = None,
+    roster: str | Path | None = None,
+    nodes: int | None = None,
+    averages: bool = False,
+    step_seconds: float = 300.0,
+) -> SecureGrid:
+    """Wrap the grid of a ServerApp: what it sends is sealed, what it gets is summed under masks.
+
+    Its counterpart in the ClientApp is `fedlearn.flower.protect`; both must have the same
+    `protection`. Give it to `strategy.start` in the place of `grid`.
+
+    Args:
+        grid: the grid that Flower gave to the ServerApp.
+        strategy: the strategy that will use it. Under masks it must need no more than the
+            weighted mean: FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, FedAdagrad, and what
+            inherits their aggregation.
+        protection: the public constants of the sums.
+        keys: the server's private identity (`fedlearn keys new`), which signs the roster of
+            the run. None: one made for the run, which sites trust on first use.
+        roster: the pinned roster of a deployment. Sites that are not on it are left out.
+        nodes: wait for so many nodes. None: as many as the strategy or the roster wants.
+        averages: state that a strategy of one's own needs only the weighted mean.
+        step_seconds: how long a step of the protocol waits for a site. The step in which
+            sites train waits as long as the strategy says.
+
+    Returns:
+        A grid whose `send_and_receive` is protected; other ways to send are refused.
+
+    Raises:
+        ConfigError: the strategy needs single updates, or weighs by another metric, or the
+            identity or roster is not in order.
+
+    Guarantees:
+        - No array that a single site has trained is in the server's memory in clear.
+        - A sum is of `protection.min_cohort` sites at least, or there is none.
+
+    Example:
+        >>> from flwr.serverapp.strategy import FedAvg, Krum
+        >>> def main(grid, context):
+        ...     strategy = FedAvg()
+        ...     strategy.start(grid=secure(grid, strategy), initial_arrays=...)
+        >>> secure(None, Krum())
+        Traceback (most recent call last):
+        ...
+        fedlearn.core.errors.ConfigError: Krum: needs every site's update, and under masks ...
+    """
+    if found := _strategy_problems(strategy, protection, averages):
+        raise ConfigError(found)
+    pinned = None if roster is None else load_pinned(Path(roster))
+    wanted = len(pinned.sites()) if pinned else _wanted(strategy, protection)
+    return SecureGrid(
+        inner=grid,
+        protection=protection,
+        identity=Identity.new() if keys is None else Identity.load(Path(keys)),
+        pinned=pinned,
+        nodes=wanted if nodes is None else nodes,
+        step_seconds=step_seconds,
+    )
+
+
+def _wanted(strategy: Strategy, protection: Protection) -> int:
+    asked = [getattr(strategy, f"min_{what}_nodes", 0) for what in ("available", "train")]
+    return max(protection.min_cohort if protection.masked else 1, *asked)
+
+
+def _strategy_problems(strategy: Strategy, protection: Protection, averages: bool) -> list[str]:
+    """Why a strategy would get wrong numbers out of a mean."""
+    name, found = type(strategy).__name__, []
+    key = getattr(strategy, "weighted_by_key", protection.weighted_by)
+    if protection.masked and key != protection.weighted_by:
+        found.append(
+            f"{name}(weighted_by_key={key!r}): the sum weighs by "
+            f"protection.weighted_by={protection.weighted_by!r}; set both to the same"
+        )
+    if not protection.masked or averages:
+        return found
+    if type(strategy).aggregate_train not in _AVERAGING:
+        found.append(
+            f"{name}: needs every site's update, and under masks there is only their weighted "
+            "mean. Choose FedAvg, FedProx, FedAvgM, FedAdam, FedYogi or FedAdagrad; or set "
+            "Protection(masked=False) on both sides, and the server sees every update; or, if "
+            f"{name} is your own and uses nothing but the mean, set secure(averages=True)"
+        )
+    for what in ("train", "evaluate"):
+        own = getattr(strategy, f"{what}_metrics_aggr_fn", average_of_metrics)
+        if own is not average_of_metrics and protection.sums(what):
+            found.append(
+                f"{name}({what}_metrics_aggr_fn=...): would get the mean of the metrics alone. "
+                "Leave it out, or if it only averages, set secure(averages=True)"
+            )
+    return found
+
+
+# --- One exchange -----------------------------------------------------------------
+
+
+@dataclass
+class Answers:
+    """What became of one exchange: contents by site, and why there is none."""
+
+    contents: dict[str, RecordDict] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def add(self, more: Answers) -> None:
+        """Take in the refusals and failures of a later exchange."""
+        self.refusals |= more.refusals
+        self.failures |= more.failures
+
+    def reasons(self) -> dict[str, str]:
+        """Why every site is left out that is."""
+        return self.failures | {site: one.reason for site, one in self.refusals.items()}
+
+    def error(self, error: ProtocolError) -> FedlearnError:
+        """The error with every site's reason: of privacy, where a budget or policy refused."""
+        private = [r.reason for r in self.refusals.values() if r.exit_code == _PRIVACY]
+        if private:
+            return PrivacyError("\n".join(dict.fromkeys(private)))
+        reasons: dict[str, list[str]] = {}
+        for site, reason in self.reasons().items():
+            reasons.setdefault(reason, []).append(site)
+        told = [f"{', '.join(sites)}: {reason}" for reason, sites in reasons.items()]
+        return ProtocolError(error.peer, error.step, "; ".join([error.reason, *told]))
+
+
+_PRIVACY: Final = PrivacyError.exit_code
+
+Take = Callable[[str, RecordDict], None]
+"""Gets every answer as it comes, and may refuse it by a ProtocolError."""
+
+
+class SecureGrid(Grid):
+    """What `secure` makes; a subclass because Flower's strategies ask for a `Grid`."""
+
+    def __init__(
+        self,
+        inner: Grid,
+        protection: Protection,
+        *,
+        identity: Identity,
+        pinned: Roster | None,
+        nodes: int,
+        step_seconds: float,
+    ) -> None:
+        self.inner, self.protection, self.pinned = inner, protection, pinned
+        self.nodes, self.step_seconds = nodes, step_seconds
+        self._identity, self._run_id = identity, os.urandom(RUN_ID_BYTES)
+        self._node_of: dict[str, int] = {}
+        self._sites: dict[str, bytes] = {}
+        self._channels: dict[str, Channel] = {}
+        self._left_out: dict[int, str] = {}
+        self._first: dict[str, LayoutEntry] = {}
+        self._round = 0
+
+    # --- What Flower's strategies use ------------------------------------------------
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The enrolled nodes; before there are enough to be enrolled, none."""
+        there = sorted(self.inner.get_node_ids())
+        if self._node_of:
+            known = set(self._node_of.values())
+            return [node for node in there if node in known]
+        return there if len(there) >= self.nodes else []
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """The replies to the app's messages, sealed on their way; of a sum one, and errors.
+
+        Raises:
+            ConfigError: the messages cannot be protected, or the sites have not agreed to this.
+            ProtocolError: too few sites are left; nothing of a sum is released.
+            PrivacyError: the same, because of budgets or policies.
+        """
+        asked = list(messages)
+        if not asked:
+            return []
+        kind = _one_kind(asked)
+        if not self._node_of:
+            self._enrol(kind)
+        self._round += 1
+        by_site = self._by_site(asked)
+        contents = self._restored(by_site)
+        if self.protection.sums(kind):
+            return [*self._summed(kind, by_site, contents, timeout), *self._strangers(asked)]
+        answers = Answers()
+        requests = {site: (content, b"") for site, content in contents.items()}
+        self._exchange(kind, "ask", requests, timeout, answers)
+        found = answers.contents
+        replies = [Message(found[s], reply_to=m) for s, m in by_site.items() if s in found]
+        return [*replies, *self._errors(by_site, answers), *self._strangers(asked)]
+
+    def _by_site(self, asked: Sequence[Message]) -> dict[str, Message]:
+        site_of = {node: site for site, node in self._node_of.items()}
+        known = [m for m in asked if m.metadata.dst_node_id in site_of]
+        by_site = {site_of[m.metadata.dst_node_id]: m for m in known}
+        if len(by_site) != len(known):
+            raise ConfigError(["two messages to one node in one call of send_and_receive"])
+        return by_site
+
+    def _strangers(self, asked: Sequence[Message]) -> list[Message]:
+        """Errors for nodes that were chosen before the enrolment left them out."""
+        enrolled = set(self._node_of.values())
+        return [
+            error_reply(m, self._left_out.get(m.metadata.dst_node_id, "not enrolled in this run"))
+            for m in asked
+            if m.metadata.dst_node_id not in enrolled
+        ]
+
+    def _errors(self, by_site: Mapping[str, Message], answers: Answers) -> list[Message]:
+        return [error_reply(by_site[site], reason) for site, reason in answers.reasons().items()]
+
+    # --- A sum -----------------------------------------------------------------------
+
+    def _summed(
+        self,
+        kind: str,
+        by_site: Mapping[str, Message],
+        contents: Mapping[str, RecordDict],
+        timeout: float | None,
+    ) -> list[Message]:
+        model = _one_model(contents.values())
+        layout = model.layout if kind.partition(".")[0] == "train" else NOTHING
+        self._first = self._first or {entry.name: entry for entry in layout.entries}
+        sites = len(self._sites)
+        payload, settings = self.protection.payload(sites, layout), self.protection.secagg(sites)
+        params = plan_round(
+            settings,
+            run_id=self._run_id,
+            round_number=self._round,
+            cohort=tuple(by_site),
+            length=payload.length,
+            layout_hash=layout.hash(),
+            plan_hash=self.protection.plan_hash(sites, kind),
+            model_hash=model.digest,
+        )
+        session = ServerSession(params, self._sites, settings.min_cohort)
+        answers, forms = Answers(), dict[str, ReplyForm]()
+
+        def take(site: str, content: RecordDict) -> None:
+            if session.step != "mask":
+                session.receive(site, sealing.clear_bytes(content))
+                return
+            data, form = _contribution(content, next(iter(forms.values()), None))
+            session.receive(site, data)
+            forms[site] = form
+
+        try:
+            while session.step != "done":
+                step, requests = sealing.step_of(session.step), session.requests()
+                # The model goes out with the step in which sites train on it.
+                empty = RecordDict()
+                asked = {
+                    site: (contents[site] if step == "mask" else empty, request)
+                    for site, request in requests.items()
+                }
+                seconds = timeout if step == "mask" else self.step_seconds
+                self._exchange(kind, step, asked, seconds, answers, take)
+                session.close_step()
+            total = payload.decode(session.total())
+            form = forms[session.survivors[0]]
+            content = reply_of_total(total, form, model, layout, self.protection)
+        except ProtocolError as error:
+            raise answers.error(error) from None
+        self._warn_of_cuts(cut_values(total), layout.num_reals * len(session.survivors))
+        gone = {s: r for s, r in answers.reasons().items() if s not in session.survivors}
+        mean = from_server(Message(content, reply_to=next(iter(by_site.values()))))
+        return [mean, *(error_reply(by_site[site], reason) for site, reason in gone.items())]
+
+    def _restored(self, by_site: Mapping[str, Message]) -> dict[str, RecordDict]:
+        """What goes to every site: counters in the types that they had in the first round."""
+        # Strategies let all messages of a round share one content.
+        contents = {id(m.content): m.content for m in by_site.values()}
+        restored = {key: self._as_first(content) for key, content in contents.items()}
+        return {site: restored[id(m.content)] for site, m in by_site.items()}
+
+    def _as_first(self, content: RecordDict) -> RecordDict:
+        return RecordDict(
+            {
+                name: as_first(one, self._first) if isinstance(one, ArrayRecord) else one
+                for name, one in content.items()
+            }
+        )
+
+    def _warn_of_cuts(self, cut: int, of: int) -> None:
+        if cut:
+            log.warning(
+                "round %d: %d of %d values changed by more than protection.clip=%g and were cut: "
+                "the mean is not that of the sites' models",
+                self._round,
+                cut,
+                of,
+                self.protection.clip,
+            )
+
+    # --- One exchange ------------------------------------------------------------------
+
+    def _exchange(
+        self,
+        kind: str,
+        step: sealing.Step,
+        asked: Mapping[str, tuple[RecordDict, bytes]],
+        seconds: float | None,
+        answers: Answers,
+        take: Take = lambda site, content: None,
+    ) -> None:
+        """Ask some sites one thing, and sort what comes back into `answers`."""
+        sealed = {
+            site: sealing.seal(self._channels[site], kind, self._round, step, content, protocol)
+            for site, (content, protocol) in asked.items()
+        }
+        answers.contents = {}
+        open_ = self._opening(kind, step)
+
+        def sort_in(site: str, reply: Message) -> None:
+            self._sort_in(site, reply, answers, open_, take)
+
+        addressed = {site: (self._node_of[site], content) for site, content in sealed.items()}
+        self._post(addressed, kind, seconds, sort_in)
+        heard = answers.contents.keys() | answers.reasons().keys()
+        answers.failures |= dict.fromkeys(
+            (site for site in asked if site not in heard), "no answer in time"
+        )
+
+    def _opening(self, kind: str, step: str) -> Callable[[str, RecordDict], RecordDict]:
+        def opened(site: str, content: RecordDict) -> RecordDict:
+            sealed = sealing.unseal(self._channels[site], kind, content, self._round)
+            if sealed.step != step:
+                raise UnauthenticatedError
+            return sealed.content
+
+        return opened
+
+    def _sort_in(
+        self,
+        site: str,
+        reply: Message,
+        answers: Answers,
+        open_: Callable[[str, RecordDict], RecordDict],
+        take: Take,
+    ) -> None:
+        if reply.has_error():
+            # It comes outside of the sealed channel: anybody on the way could write one.
+            answers.failures[site] = f"its node reports: {(reply.error.reason or '')[:MAX_REASON]}"
+            return
+        try:
+            content = open_(site, reply.content)
+            refusal = read_refusal(content)
+            if refusal is None:
+                take(site, content)
+                answers.contents[site] = content
+            else:
+                # Named by who was asked: a site cannot refuse in the name of another.
+                answers.refusals[site] = Refusal(
+                    site=site, exit_code=refusal.exit_code, reason=refusal.reason[:MAX_REASON]
+                )
+        except ProtocolError as error:
+            answers.failures[site] = error.reason
+        except (FedlearnError, *_UNREADABLE) as error:
+            reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__
+            answers.failures[site] = f"its answer cannot be read ({reason})"
+
+    def _post(
+        self,
+        asked: Mapping[str, tuple[int, RecordDict]],
+        kind: str,
+        seconds: float | None,
+        take: Callable[[str, Message], None],
+    ) -> None:
+        """Push messages, and `take` every reply as it comes, for so many seconds."""
+        sent = {
+            site: Message(content, dst_node_id=node, message_type=kind)
+            for site, (node, content) in asked.items()
+        }
+        pushed = set(self.inner.push_messages(list(sent.values())))
+        ids = {m.metadata.message_id: site for site, m in sent.items()}
+        site_of = {i: site for i, site in ids.items() if i in pushed}
+        waiting, pause = dict.fromkeys(site_of), POLL_SECONDS
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while waiting:
+            # Flower's own `send_and_receive` looks every three seconds.
+            arrived = list(self.inner.pull_messages(list(waiting)))
+            for reply in arrived:
+                site = site_of.get(reply.metadata.reply_to_message_id, "")
+                waiting.pop(reply.metadata.reply_to_message_id, None)
+                if site:
+                    take(site, reply)
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            if waiting and not arrived:
+                time.sleep(pause)
+                pause = min(LONGEST_POLL_SECONDS, pause * 1.2)
+
+    # --- Enrolment -----------------------------------------------------------------
+
+    def _enrol(self, kind: str) -> None:
+        """Ask every node who it is, sign the roster of the run, and make a channel with each.
+
+        Raises:
+            ConfigError: the sites have agreed to another protection.
+            ProtocolError: too few nodes can take part.
+        """
+        nodes = {f"node {node}": node for node in sorted(self.inner.get_node_ids())}
+        greeted = self._greet(kind, nodes)
+        if self.pinned is None:
+            log.warning(
+                "no roster is pinned: the keys of %d sites and the server are trusted on first "
+                "use. That is for simulations, where one machine holds them all anyway",
+                len(greeted),
+            )
+        self._sites = {site: bytes.fromhex(g.public_key) for site, (_, g) in greeted.items()}
+        node_of = {site: node for site, (node, _) in greeted.items()}
+        self._check_enough(len(node_of))
+        self._invite(kind, node_of)
+        self._check_enough(len(self._channels))
+        self._node_of = {site: node_of[site] for site in self._channels}
+
+    def _check_enough(self, there: int) -> None:
+        least = self.protection.min_cohort if self.protection.masked else 1
+        if there >= least:
+            return
+        by_reason: dict[str, list[str]] = {}
+        for node, reason in self._left_out.items():
+            by_reason.setdefault(reason, []).append(f"node {node}")
+        told = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
+        raise ProtocolError(
+            "", "enrol", "; ".join([f"{there} sites can take part; needed: {least}", *told])
+        )
+
+    def _greet(
+        self, kind: str, nodes: Mapping[str, int]
+    ) -> dict[str, tuple[int, sealing.Greeting]]:
+        found: dict[str, tuple[int, sealing.Greeting]] = {}
+        for label, content in self._in_clear(kind, sealing.GREET, b"", nodes).items():
+            try:
+                greeting, node = sealing.read_greeting(content), nodes[label]
+                reason = self._refusal(greeting, node)
+            except (FedlearnError, *_UNREADABLE) as error:
+                reason = f"its greeting cannot be read ({type(error).__name__})"
+            else:
+                if reason is None and greeting.site in found:
+                    raise ProtocolError(greeting.site, "enrol", "two nodes claim this name")
+                if reason is None:
+                    found[greeting.site] = (node, greeting)
+                    continue
+            self._leave_out(nodes[label], reason)
+        return dict(sorted(found.items(), key=lambda item: name_bytes(item[0])))
+
+    def _refusal(self, greeting: sealing.Greeting, node: int) -> str | None:
+        """Why a site is not enrolled, if so."""
+        name_bytes(greeting.site)
+        key = bytes.fromhex(greeting.public_key)
+        if (greeting.version, greeting.code) != (__version__, code_digest()):
+            return (
+                f"runs fedlearn {greeting.version} ({greeting.code[:16]}), and the server "
+                f"{__version__} ({code_digest()[:16]}): install the same release on both"
+            )
+        if other := self.protection.differences(greeting.protection):
+            return f"the protections of server and site differ in {'; '.join(other)}"
+        if greeting.site == SERVER:
+            return "has the server's own name"
+        if self.pinned is None:
+            return None
+        listed = self.pinned.sites().get(greeting.site)
+        if listed is None:
+            return f"the roster has no site {greeting.site}"
+        if listed != key:
+            return f"has the key {fingerprint(key)}, and the roster {fingerprint(listed)}"
+        return None
+
+    def _invite(self, kind: str, node_of: Mapping[str, int]) -> None:
+        offer = ServerOffer(self._identity, self._run_id, SERVER)
+        sites = [Participant(name=s, role="site", public=key) for s, key in self._sites.items()]
+        server = Participant(name=SERVER, role="server", public=self._identity.public)
+        federation = self.pinned.federation if self.pinned else "flower"
+        roster = Roster.sign(federation, (*sites, server), self._identity)
+        invitation = Invitation(
+            run_id=self._run_id.hex(),
+            roster=roster.to_json(),
+            offer=offer.message.hex(),
+            helper="",
+        )
+        data = encode(invitation).encode()
+        for site, content in self._in_clear(kind, sealing.INVITE, data, node_of).items():
+            try:
+                accepted = sealing.clear_bytes(content)
+                self._channels[site] = offer.finish(site, self._sites[site], accepted)
+            except UnauthenticatedError:
+                self._leave_out(node_of[site], "its acceptance could not be authenticated")
+
+    def _in_clear(
+        self, kind: str, step: str, data: bytes, nodes: Mapping[str, int]
+    ) -> dict[str, RecordDict]:
+        """The answers to one of the messages before there are channels."""
+        answers, content = Answers(), sealing.clear(step, data)
+
+        def sort_in(label: str, reply: Message) -> None:
+            self._sort_in(label, reply, answers, lambda _, content: content, lambda *_: None)
+
+        asked = {label: (node, content) for label, node in nodes.items()}
+        self._post(asked, kind, self.step_seconds, sort_in)
+        for label, node in nodes.items():
+            if label not in answers.contents:
+                self._leave_out(node, answers.reasons().get(label, "no answer in time"))
+        return answers.contents
+
+    def _leave_out(self, node: int, reason: str) -> None:
+        log.warning("node %d takes no part: %s", node, reason)
+        self._left_out[node] = reason
+
+    # --- The rest of a grid ------------------------------------------------------------
+
+    def set_run(self, run: FlowerRun) -> None:
+        """Take over Flower's description of the run."""
+        self.inner.set_run(run)
+
+    @property
+    def run(self) -> FlowerRun:
+        """Flower's description of the run."""
+        return self.inner.run
+
+    def get_nodes(self) -> Iterable[Any]:
+        """What Flower knows of the nodes in the run."""
+        known = set(self.get_node_ids())
+        return [node for node in self.inner.get_nodes() if node.node_id in known]
+
+    def create_message(self, *args: Any, **named: Any) -> Message:
+        """Deprecated by Flower, which still has it."""
+        return self.inner.create_message(*args, **named)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Refused: a message without its answer cannot be protected."""
+        raise ConfigError(["a secure grid sends by send_and_receive alone"])
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Refused, as `push_messages`."""
+        raise ConfigError(["a secure grid receives by send_and_receive alone"])
+
+
+def _one_kind(messages: Sequence[Message]) -> str:
+    kinds = {message.metadata.message_type for message in messages}
+    if len(kinds) > 1:
+        raise ConfigError([f"one call of send_and_receive has messages of types {sorted(kinds)}"])
+    return kinds.pop()
+
+
+def _one_model(contents: Iterable[RecordDict]) -> GlobalModel:
+    """The model that all sites get."""
+    models = {id(content): GlobalModel.of(content) for content in contents}
+    if len({model.digest for model in models.values()}) != 1:
+        raise ConfigError(["the sites get different models, and a sum is of one"])
+    return next(iter(models.values()))
+
+
+def _contribution(content: RecordDict, first: ReplyForm | None) -> tuple[bytes, ReplyForm]:
+    """A site's masked vector, and the form of its reply: that of the first site of the round."""
+    data = read_large_bytes(content, CONTRIBUTION)
+    form = decode(ReplyForm, str(config_in(content, FORM)["json"]))
+    if data is None:
+        raise ValueError("no contribution")
+    if first is not None and form != first:
+        raise ProtocolError("", "mask", "its reply has other records or metrics than the first one")
+    return data, form

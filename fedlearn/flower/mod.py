@@ -1,0 +1,469 @@
+"""The site's end of a protected Flower app: a mod around the functions of its ClientApp.
+
+The app gets the message that the server's strategy made, and gives the reply that it always
+gave. What the mod lets out of it is sealed, and of a training a part of a sum under masks.
+
+What must survive between two messages lives in Flower's `Context.state`: it is secret, and
+stays at the site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Final
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedlearn import __version__
+from fedlearn.config import decode, encode
+from fedlearn.core.code import code_digest
+from fedlearn.core.errors import (
+    ConfigError,
+    FedlearnError,
+    PrivacyError,
+    ProtocolError,
+    UnauthenticatedError,
+)
+from fedlearn.crypto.handshake import Link, accept_offer
+from fedlearn.crypto.keystream import SecureWords
+from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.sealed import Channel
+from fedlearn.flower import sealing
+from fedlearn.flower.owner import AppOwner, Expense, owner_of, spending
+from fedlearn.flower.private import error_reply, with_content
+from fedlearn.flower.protection import STANDARD, Protection
+from fedlearn.flower.records import config_record, large_bytes
+from fedlearn.flower.replies import refusal_reply
+from fedlearn.flower.sealing import Sealed
+from fedlearn.flower.sums import NOTHING, SERVER, GlobalModel, part_of_reply
+from fedlearn.privacy import Event
+from fedlearn.rounds import Invitation, Refusal
+from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.messages import Params
+from fedlearn.secagg.policy import ClientPolicy
+
+log = logging.getLogger(__name__)
+
+CONTRIBUTION: Final = "contribution"
+FORM: Final = "form"
+"""The records of an answer to the step that carries a vector."""
+
+_RUN: Final = "fedlearn.run"
+_SESSION: Final = "fedlearn.session"
+
+_UNPROTECTED: Final = (
+    "this site answers protected messages alone: in the ServerApp, give the strategy "
+    "fedlearn.flower.secure(grid, strategy) in the place of grid"
+)
+
+
+def protect(
+    protection: Protection = STANDARD,
+    *,
+    site: str | Path | None = None,
+    spends: Event | None = None,
+    purpose: str = "training a Flower app",
+) -> SiteMod:
+    """Make the mod that protects what a ClientApp gives away.
+
+    Its counterpart in the ServerApp is `fedlearn.flower.secure`; both must have the same
+    `protection`. Put it first among the mods of the app.
+
+    Args:
+        protection: the public constants of the sums.
+        site: the file of the data's owner: name, ledger and policy, and in a deployment the
+            identity and the pinned roster. May hold keys of the node's config in braces
+            (`sites/{partition-id}.yaml`). The node's own config goes before it, under
+            `site-file`. None: no policy, no ledger, and an identity made for the run.
+        spends: what one training costs its records, charged to the ledger before the app
+            sees the message. An app that decides by itself calls `fedlearn.flower.spend`.
+        purpose: what the ledger says that it was for.
+
+    Returns:
+        A mod for `ClientApp(mods=[...])`.
+
+    Guarantees:
+        - A train reply leaves as a part of a masked sum, or not at all.
+        - What the app raises stays at the site: its kind alone is told.
+        - A message is handled once; a copy of it is refused.
+
+    Example:
+        >>> from flwr.clientapp import ClientApp
+        >>> app = ClientApp(mods=[protect(Protection(clip=4.0))])
+    """
+    return SiteMod(protection, None if site is None else str(site), spends, purpose)
+
+
+@dataclass(frozen=True)
+class SiteMod:
+    """What `protect` makes; a plain value, because Ray sends it from process to process."""
+
+    protection: Protection
+    site: str | None
+    spends: Event | None
+    purpose: str
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer one message."""
+        step = sealing.read_clear(message.content)
+        try:
+            if not step and "sealed" not in message.content:
+                return error_reply(message, _UNPROTECTED)
+            site = ProtectedSite(self, context, owner_of(context, self.site))
+            if step == sealing.GREET:
+                content = sealing.clear(step, site.greeting())
+            elif step == sealing.INVITE:
+                content = sealing.clear(step, site.accept(message.content))
+            else:
+                return site.answer_sealed(message, call_next)
+        except FedlearnError as error:
+            content = _refusal(error)
+        return Message(content, reply_to=message)
+
+
+@dataclass(frozen=True, eq=False)
+class ProtectedSite:
+    """One site, for one message."""
+
+    mod: SiteMod
+    context: Context
+    owner: AppOwner
+
+    # --- Before there is a channel ------------------------------------------------
+
+    def greeting(self) -> bytes:
+        """Who this site is, what it runs, and to what it has agreed."""
+        greeting = sealing.Greeting(
+            site=self.owner.name,
+            public_key=self.owner.identity.public.hex(),
+            version=__version__,
+            code=code_digest(),
+            protection=self.mod.protection,
+        )
+        return sealing.greeting_bytes(greeting)
+
+    def accept(self, content: RecordDict) -> bytes:
+        """Take the roster of the run, and this site's half of the channel.
+
+        The first invitation of a run is the only one: another could put the keys of somebody
+        on the way in the place of the server's.
+
+        Raises:
+            ConfigError: the roster is not valid.
+            ProtocolError: a second invitation, or a roster without this site.
+            UnauthenticatedError: the roster's server did not make the offer.
+        """
+        data = sealing.clear_bytes(content)
+        digest, joined = hashlib.sha256(data).digest(), self._stored_run()
+        if joined is not None:
+            if joined["invitation"] != digest:
+                raise ProtocolError(SERVER, "invite", "a second invitation, and not the same one")
+            return _secret(joined["accepted"])
+        invitation = decode(Invitation, data.decode())
+        roster, owner = Roster.from_json(invitation.roster), self.owner
+        owner.check_roster(roster)
+        if roster.public_of(owner.name) != owner.identity.public:
+            raise ProtocolError(SERVER, "invite", f"the roster has another key for {owner.name}")
+        link = Link(run_id=bytes.fromhex(invitation.run_id), client=owner.name, server=SERVER)
+        public, offer = roster.public_of(SERVER, "server"), bytes.fromhex(invitation.offer)
+        channel, accepted = accept_offer(owner.identity, link, public, offer)
+        self.context.state[_RUN] = ConfigRecord(
+            {
+                "flower-run": str(self.context.run_id),
+                "run-id": link.run_id,
+                "roster": invitation.roster,
+                "channel": channel.to_bytes(),
+                "invitation": digest,
+                "accepted": accepted,
+            }
+        )
+        self.context.state.pop(_SESSION, None)
+        return accepted
+
+    def _stored_run(self) -> ConfigRecord | None:
+        """What was taken from the invitation to this run; Flower keeps state over several."""
+        joined = config_record(self.context.state, _RUN)
+        return joined if joined and joined["flower-run"] == str(self.context.run_id) else None
+
+    # --- Sealed -------------------------------------------------------------------
+
+    def answer_sealed(self, message: Message, call_next: ClientAppCallable) -> Message:
+        """Open a message, answer it, seal the answer.
+
+        What does not open is answered in clear by a refusal that says nothing.
+
+        Guarantees: the app is called at most once for a message, even if it fails.
+        """
+        kind = message.metadata.message_type
+        try:
+            joined = self._run
+            channel = Channel.from_bytes(_secret(joined["channel"]))
+            asked = sealing.unseal(channel, kind, message.content)
+        except (ProtocolError, ValueError):
+            raise UnauthenticatedError from None
+        # Before the app runs: neither a crash nor a copy makes it run twice.
+        joined["channel"] = channel.to_bytes()
+        content = self._answered(message, asked, call_next)
+        answer = sealing.seal(channel, kind, asked.round, asked.step, content)
+        joined["channel"] = channel.to_bytes()
+        self.context.state[_RUN] = joined  # an app may have replaced its state
+        return Message(answer, reply_to=message)
+
+    def _answered(
+        self, message: Message, asked: Sealed, call_next: ClientAppCallable
+    ) -> RecordDict:
+        run_id = _secret(self._run["run-id"]).hex()
+        expense = Expense(run_id=run_id, number=asked.round, purpose=self.mod.purpose)
+        exchange = Exchange(self, message, asked, expense, call_next)
+        try:
+            self.owner.settle(expense.run_id)
+            return exchange.answer()
+        except FedlearnError as error:
+            log.info("refused: %s", error)
+            return _refusal(error)
+        except Exception as error:  # Flower would send its text to the server
+            log.exception("the app failed on %s", message.metadata.message_type)
+            reason = f"its app failed ({type(error).__name__})"
+            return refusal_reply(Refusal(site="", exit_code=1, reason=reason))
+
+    @property
+    def _run(self) -> ConfigRecord:
+        joined = self._stored_run()
+        if joined is None:
+            raise ProtocolError(SERVER, "sealed", "came before the site was invited to the run")
+        return joined
+
+    @cached_property
+    def roster(self) -> Roster:
+        """Who takes part."""
+        return _roster(str(self._run["roster"]))
+
+    @property
+    def run_id(self) -> bytes:
+        """The run, as the roster's server has named it."""
+        return _secret(self._run["run-id"])
+
+
+@dataclass
+class Exchange:
+    """One opened message at one site: a step of a sum, or a question of the app's own."""
+
+    site: ProtectedSite
+    message: Message
+    asked: Sealed
+    expense: Expense
+    call_next: ClientAppCallable
+    paid: bool = False
+    refused: list[FedlearnError] = field(default_factory=list)
+
+    @property
+    def _protection(self) -> Protection:
+        return self.site.mod.protection
+
+    @property
+    def _kind(self) -> str:
+        return self.message.metadata.message_type
+
+    @property
+    def _is_training(self) -> bool:
+        return self._kind.partition(".")[0] == "train"
+
+    def answer(self) -> RecordDict:
+        """What is sealed and sent back.
+
+        Raises:
+            FedlearnError: the site refuses.
+        """
+        step, request = self.asked.step, self.asked.protocol
+        if step == "ask":
+            return self._asked()
+        if not self._protection.sums(self._kind):
+            raise ProtocolError(SERVER, step, f"this site sums no replies of type {self._kind}")
+        match step:
+            case "advertise":
+                return _bytes(self._advertise(request))
+            case "share":
+                return _bytes(self._stepped(lambda session: session.share(request)))
+            case "mask":
+                return self._masked(request)
+            case "agree":
+                return _bytes(self._stepped(lambda session: session.agree(request)))
+            case "unmask":
+                return _bytes(self._stepped(lambda session: session.unmask(request)))
+
+    # --- Without a sum ------------------------------------------------------------
+
+    def _asked(self) -> RecordDict:
+        if self._protection.sums(self._kind):
+            raise ProtocolError(SERVER, "ask", f"wants a reply to {self._kind} without a mask")
+        self._admit(None)
+        if self._is_training and self.site.mod.spends:
+            self._pay(self.site.mod.spends)
+        content = self._called()
+        if self._protection.masked and content.array_records:
+            raise ConfigError(
+                [
+                    f"the reply to {self._kind} holds arrays, which only training may send, "
+                    "under masks: leave them out, or set Protection(masked=False) on both sides"
+                ]
+            )
+        return content
+
+    # --- A sum --------------------------------------------------------------------
+
+    def _advertise(self, request: bytes) -> bytes:
+        params = _params(request)
+        self._admit(len(params.cohort))
+        if self._is_training and self.site.mod.spends:
+            self.site.owner.require(self.site.mod.spends, self.expense)
+        # Length and layout are the model's, which is not here yet; `_masked` compares them.
+        session = ClientSession(self.site.owner.identity, self._policy(params, self._last_round))
+        answer = session.advertise(request)
+        self._keep(session, params)
+        return answer
+
+    def _masked(self, request: bytes) -> RecordDict:
+        session, params = self._session()
+        stored = session.answered(request)
+        if stored is not None or session.step != "mask":
+            raise ProtocolError(SERVER, "mask", f"expected was {session.step!r}")
+        model = GlobalModel.of(self.asked.content)
+        layout = model.layout if self._is_training else NOTHING
+        sites = len(self.site.roster.sites())
+        payload = self._protection.payload(sites, layout)
+        # Before anything is trained or paid for.
+        if (params.length, params.layout_hash) != (payload.length, layout.hash()):
+            raise ProtocolError(SERVER, "mask", "the model is not of the form that was announced")
+        if params.model_hash != model.digest:
+            raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
+        if self._is_training and self.site.mod.spends:
+            self._pay(self.site.mod.spends)
+        part = part_of_reply(self._called(), model, layout, self._protection, sites)
+        # Rounding must be unbiased, not secret: from what is public, so that runs repeat.
+        name = f"{self.site.owner.name}\n{params.round}".encode()
+        words = SecureWords(hashlib.sha256(b"rounding" + model.digest + name).digest())
+        vector = payload.encode(part.values, part.weight, part.counters, words)
+        try:
+            masked = session.mask(request, vector, model.digest)
+        finally:
+            self._keep(session, params)
+        return RecordDict(
+            {
+                CONTRIBUTION: large_bytes(CONTRIBUTION, masked),
+                FORM: ConfigRecord({"json": encode(part.form)}),
+            }
+        )
+
+    def _stepped(self, work: Callable[[ClientSession], bytes]) -> bytes:
+        """The answer; with or without one the session is stored: a closed one stays closed."""
+        session, params = self._session()
+        try:
+            return work(session)
+        finally:
+            self._keep(session, params)
+
+    def _session(self) -> tuple[ClientSession, Params]:
+        stored = config_record(self.site.context.state, _SESSION)
+        if stored is None:
+            raise ProtocolError(SERVER, self.asked.step, "out of order: nothing was advertised")
+        params = _params(_secret(stored["params"]))
+        policy, data = self._policy(params, params.round - 1), _secret(stored["session"])
+        return ClientSession.from_bytes(data, self.site.owner.identity, policy), params
+
+    def _keep(self, session: ClientSession, params: Params) -> None:
+        """Store the session before its answer leaves: a restart cannot answer a step twice."""
+        self.site.context.state[_SESSION] = ConfigRecord(
+            {"params": params.encode(), "session": session.to_bytes()}
+        )
+
+    @property
+    def _last_round(self) -> int:
+        stored = config_record(self.site.context.state, _SESSION)
+        return -1 if stored is None else _params(_secret(stored["params"])).round
+
+    def _policy(self, params: Params, after_round: int) -> ClientPolicy:
+        sites = self.site.roster.sites()
+        settings = self._protection.secagg(len(sites))
+        least = max(settings.min_cohort, self.site.owner.min_cohort)
+        return ClientPolicy(
+            name=self.site.owner.name,
+            sites=sites,
+            settings=replace(settings, min_cohort=least),
+            run_id=self.site.run_id,
+            after_round=after_round,
+            length=params.length,
+            layout_hash=params.layout_hash,
+            plan_hash=self._protection.plan_hash(len(sites), self._kind),
+        )
+
+    # --- The app, and what it may cost ---------------------------------------------
+
+    def _admit(self, cohort: int | None) -> None:
+        self.site.owner.admit(self.expense, masked=self._protection.masked, cohort=cohort)
+
+    def _pay(self, event: Event) -> None:
+        """Charge the ledger; a refusal holds, whatever the app makes of it."""
+        try:
+            self.site.owner.reserve(event, self.expense)
+        except FedlearnError as error:
+            self.refused.append(error)
+            raise
+        self.paid = True
+
+    def _called(self) -> RecordDict:
+        """What the app answers to its own message.
+
+        Raises:
+            PrivacyError: the app was refused a budget, or has spent none where it must.
+        """
+        token = spending.set(self._pay)
+        try:
+            reply = self.call_next(
+                with_content(self.message, self.asked.content), self.site.context
+            )
+        finally:
+            spending.reset(token)
+        if self.refused:
+            raise self.refused[0]
+        if self._is_training and self.site.owner.demands_privacy and not self.paid:
+            raise PrivacyError(
+                f"site {self.site.owner.name}: its policy demands privacy, and the app has spent "
+                "nothing: declare what it does with protect(spends=...) or fedlearn.flower.spend"
+            )
+        if reply.has_error():
+            raise ProtocolError("", self.asked.step, "its app replied with an error")
+        return reply.content
+
+
+@lru_cache(maxsize=8)
+def _roster(text: str) -> Roster:
+    # Parsed and verified once, not with every message.
+    return Roster.from_json(text)
+
+
+def _params(request: bytes) -> Params:
+    try:
+        return Params.decode(request)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "params", str(error)) from None
+
+
+def _bytes(data: bytes) -> RecordDict:
+    return sealing.clear("", data)
+
+
+def _refusal(error: FedlearnError) -> RecordDict:
+    return refusal_reply(Refusal(site="", exit_code=error.exit_code, reason=str(error)))
+
+
+def _secret(value: object) -> bytes:
+    """The bytes of a record of this site's own state."""
+    if not isinstance(value, bytes):
+        raise UnauthenticatedError
+    return value
