@@ -200,7 +200,7 @@ def _table(run: AuditedRun, path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: no column {', '.join(missing)}")
     columns = [table.cells(name) for name in shape.names]
     rows = np.stack([cells.numbers(".")[cells.codes] for cells in columns], axis=1)
-    if problems := list(_not_numbers(path, rows, shape.names, table.lines)):
+    if problems := list(_not_numbers(path, rows, shape.names, table.lines.tolist())):
         raise DataError("\n".join(problems))
     scaled = [name for name in shape.names if not name.endswith("_missing")]
     return np.column_stack([scale(how, scaled, rows[:, : len(scaled)]), rows[:, len(scaled) :]])

@@ -15,9 +15,9 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CELL_BYTES = 80
 """A number of a Parquet file, up to the features that are made of it: measured, 58 to 80, half
 of which reading takes. What is there more than once takes less."""
-TEXT_FACTOR = 25
+TEXT_FACTOR = 28
 """Bytes in memory for a byte of a text file, up to the features: measured, 7 for numbers of 18
-digits, 16 to 22 for short ones that are all different, 5 for a few categories."""
+digits, 11 to 25 for short ones."""
 
 PROSE_FACTOR = 8
 """The same for a file of whole texts, whose cells are long."""

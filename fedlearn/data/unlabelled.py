@@ -104,7 +104,7 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
         table = read_table(path, separator=scenario.separator, encoding=scenario.encoding)
         there = set(table.header)
         found = table.column(scenario.text) if scenario.text in there else []
-        texts = list(zip(table.lines, found, strict=False))
+        texts = list(zip(table.lines.tolist(), found, strict=False))
     if scenario.text not in there:
         known = ", ".join(sorted(there))
         raise DataError(f"{path}: no column {scenario.text!r} (--text); there are {known}")
@@ -171,7 +171,7 @@ def read_rows_of(config: Csv, shape: TableInput, categories: Categories) -> Unla
     values = scaled(config, [*roles.numeric], raw)
     features = np.column_stack([values, gaps, *codes]).astype(np.float32)
     notes = (*_unseen(config, table, categories), *_gap_notes(roles, raw))
-    return Unlabelled(features=features, lines=tuple(table.lines), notes=notes)
+    return Unlabelled(features=features, lines=tuple(table.lines.tolist()), notes=notes)
 
 
 def _refuse(problems: Iterator[str]) -> None:

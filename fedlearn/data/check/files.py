@@ -21,12 +21,13 @@ from fedlearn.data.partition import Iid
 from fedlearn.data.tables import columns, guess
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv import Csv
-from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.table import (
     Separator,
     Table,
     duplicates,
     guess_separator,
+    is_parquet,
+    read_parquet,
     read_table,
     read_text,
 )
@@ -147,7 +148,7 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
         texts=of_texts,
         labels=labels,
         sites=sites,
-        duplicates=tuple(table.lines[i] for i in duplicates(table)),
+        duplicates=tuple(table.lines[duplicates(table)].tolist()),
         facts=tuple(_facts(writing)),
         hints=tuple(hints.hints(table, found, labels[:1], writing, of_texts)),
         problems=(*_problems(table, found), *_no_label(found, labels)),

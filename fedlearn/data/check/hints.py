@@ -77,8 +77,7 @@ def _rare_classes(table: Table, label: Sequence[str], missing: Sequence[str]) ->
     for name in label:
         cells = table.cells(name)
         counts = np.where(cells.among(missing), 0, cells.counts)
-        places = np.flatnonzero((counts > 0) & (counts < _RARE * counts.sum()))
-        if rare := [cells.texts[place] for place in places.tolist()]:
+        if rare := cells.texts((counts > 0) & (counts < _RARE * counts.sum())):
             key = f'"{rare[0]}"' if "=" in rare[0] else rare[0]
             yield (
                 f"classes of {name!r} with less than a tenth of the records ({some(rare)}): a "

@@ -9,16 +9,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedlearn.core.errors import DataError
 from fedlearn.data.check.report import Report, sizes_in_words, some
-from fedlearn.data.tables import parquet
-from fedlearn.data.tables.cells import encode, join
+from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
-from fedlearn.data.tables.table import Table, some_lines
+from fedlearn.data.tables.table import Table, holds_cells, some_lines
 from fedlearn.data.texts import huggingface
 from fedlearn.data.texts.files import cell, lines_of_lists, read_objects
 from fedlearn.data.texts.tokens import Tokenizer
@@ -33,9 +35,13 @@ def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
     for column in found:
         if column.kind != "categorical":
             continue
-        cells = [one for one in table.column(column.name) if one not in MISSING]
-        middle = statistics.median(len(one.split()) for one in cells) if cells else 0
-        if column.distinct > len(cells) / 2 and middle >= _WORDS:
+        cells = table.cells(column.name)
+        given = ~cells.among(MISSING)
+        if column.distinct <= cells.counts[given].sum() / 2:
+            continue
+        words = np.array([len(one.split()) for one in cells.texts()])
+        middle = np.median(words[cells.codes][given[cells.codes]])
+        if middle >= _WORDS:
             lengths[column.name] = middle
     return tuple(sorted(lengths, key=lambda name: -lengths[name]))
 
@@ -89,7 +95,8 @@ def table_of_lines(path: Path, encoding: str) -> tuple[Table, tuple[str, ...]]:
             )
         )
     columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in header)
-    table = Table(header=header, columns=columns, lines=tuple(line for line, _ in rows))
+    lines = np.array([line for line, _ in rows])
+    table = Table(header=header, columns=columns, lines=lines)
     return table, tuple(_left_aside(aside))
 
 
@@ -98,20 +105,19 @@ def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
 
     Raises:
         DataError: the folder or one of its files cannot be read.
-        ConfigError: pyarrow is missing.
     """
     folders = huggingface.splits_of(path)
     splits = {name: huggingface.read_split(folder) for name, folder in folders.items()}
     first, about = splits["train"], folders["train"]
-    readable = [f.name for f in first.schema if parquet.reader_of(f.type) is not None]
+    readable = [f.name for f in first.schema if holds_cells(f.type)]
     names = {one: huggingface.class_names(about, one) for one in readable}
     columns = tuple(
-        join([encode(_cells(split, name, names[name])) for split in splits.values()])
+        encode([*chain(*(_cells(split, name, names[name]) for split in splits.values()))])
         for name in readable
     )
     facts = [sizes_in_words("splits", {name: split.num_rows for name, split in splits.items()})]
     facts += _left_aside([name for name in first.column_names if name not in readable])
-    lines = range(1, sum(split.num_rows for split in splits.values()) + 1)
+    lines = np.arange(1, sum(split.num_rows for split in splits.values()) + 1)
     table = Table(header=tuple(readable), columns=columns, lines=lines, counted="row")
     return table, tuple(facts)
 

@@ -7,17 +7,15 @@ table is anonymous: combinations of harmless columns can single a person out.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
-from math import isnan
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
-from fedlearn.data.tables.cells import Cells, parse
+from fedlearn.data.tables.cells import TEXT, Cells, parse
 
 Kind = Literal["numeric", "categorical", "empty"]
 
@@ -28,7 +26,7 @@ _MOSTLY = 0.9
 _COUNTS_ROWS = "it counts the rows"
 _FEW_ROWS = 100
 """Of fewer, ages may well be all different and without a gap, unless they are in order."""
-_GROUPED = re.compile(r"[-+]?\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+([.,]\d+)?")
+_GROUPED = r"[-+]?\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+([.,]\d+)?"
 
 _NAMES = {
     "a person's name": r"(sur|last|first|full|middle|maiden|given|family|patient|client|customer)"
@@ -96,23 +94,19 @@ def describe(
         kind=kind,
         missing=len(cells) - len(present),
         distinct=distinct,
-        categories=() if numeric else _categories(present, decimal),
+        categories=() if numeric else sort_values(set(present.texts(present.counts > 0)), decimal),
         not_numbers=tuple(cells.rows(wrong).tolist()) if numeric else (),
         identifier=suspect(name, present, numeric),
     )
 
 
-def _categories(cells: Cells, decimal: str) -> tuple[str, ...]:
-    there = compress(cells.texts, cells.counts)
-    return sort_values(set(there), decimal)
-
-
 def sort_values(values: set[str], decimal: str = ".") -> tuple[str, ...]:
     """In order of their numbers where all are numbers, otherwise of their letters."""
-    numbers = {value: parse(value, decimal) for value in values}
-    if any(map(isnan, numbers.values())):
-        return tuple(sorted(values))
-    return tuple(sorted(values, key=lambda value: (numbers[value], value)))
+    texts = sorted(values)
+    numbers = parse(pa.array(texts, TEXT), decimal)
+    # NaN, which no text with a number has, would be the last.
+    order = range(len(texts)) if np.isnan(numbers).any() else np.argsort(numbers, kind="stable")
+    return tuple(texts[place] for place in order)
 
 
 def suspect(name: str, cells: Cells, numeric: bool) -> str:
@@ -122,14 +116,16 @@ def suspect(name: str, cells: Cells, numeric: bool) -> str:
             return f"its name says {what}"
     if numeric:
         return _COUNTS_ROWS if _counts_rows(cells) else ""
-    counted = [*zip(cells.texts, cells.counts.tolist(), strict=True)]
     if groups_thousands(cells):
         return ""  # else 240.000 would be a phone number
-    for what, pattern in _VALUES.items():
-        matching = sum(rows for text, rows in counted if re.fullmatch(pattern, text))
-        if matching > len(cells) / 2:
-            return f"its values look like {what}"
-    return ""
+    likely = (what for what, pattern in _VALUES.items() if _are_mostly(cells, pattern))
+    return next((f"its values look like {what}" for what in likely), "")
+
+
+def _are_mostly(cells: Cells, pattern: str) -> bool:
+    """Whether more than half of the cells are as the pattern says."""
+    fits = map(re.compile(pattern).fullmatch, cells.texts())
+    return int(cells.counts[[fit is not None for fit in fits]].sum()) > len(cells) / 2
 
 
 def remedy(identifier: str) -> str:
@@ -143,10 +139,11 @@ def remedy(identifier: str) -> str:
 
 def _counts_rows(cells: Cells) -> bool:
     """Whether whole numbers go up by one from row to row, or would if rows were in order."""
-    numbers = map(parse, cells.each())
-    in_order = sorted(numbers) if len(cells) > _FEW_ROWS else numbers
-    steps = itertools.pairwise(in_order)
-    return len(cells) > 2 and all(after - before == 1 for before, after in steps)
+    if len(cells) <= 2 or cells.counts.max() > 1:
+        return False
+    numbers = cells.numbers(".")[cells.codes]
+    steps = np.diff(np.sort(numbers) if len(cells) > _FEW_ROWS else numbers)
+    return bool((steps == 1).all())
 
 
 def groups_thousands(cells: Cells) -> bool:
@@ -154,6 +151,4 @@ def groups_thousands(cells: Cells) -> bool:
 
     They are not read as numbers: 1.500 may be fifteen hundred or one and a half.
     """
-    counted = zip(cells.texts, cells.counts.tolist(), strict=True)
-    grouped: int = sum(rows for text, rows in counted if _GROUPED.fullmatch(text))
-    return grouped > len(cells) / 2
+    return _are_mostly(cells, _GROUPED)

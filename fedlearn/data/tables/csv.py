@@ -39,10 +39,16 @@ from fedlearn.data.tables.csv_problems import (
     site_problems,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
-from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import ColumnShape, Schema, digest_of, magnitude_of
-from fedlearn.data.tables.table import Separator, Table, duplicates, read_table
+from fedlearn.data.tables.table import (
+    Separator,
+    Table,
+    duplicates,
+    is_parquet,
+    read_parquet,
+    read_table,
+)
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import TableInput, Task
 
@@ -280,7 +286,7 @@ def codes_of(table: Table, name: str, categories: Sequence[str]) -> NDArray[np.f
     """The place of every cell among the categories, from 1; 0 where it is not among them."""
     code = {value: i for i, value in enumerate(categories, start=1)}
     cells = table.cells(name)
-    return np.array([code.get(text, 0) for text in cells.texts], dtype=np.float32)[cells.codes]
+    return np.array([code.get(text, 0) for text in cells.texts()], dtype=np.float32)[cells.codes]
 
 
 def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:

@@ -21,24 +21,23 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Positive, config
-from fedlearn.data.tables.cells import encode, parse
+from fedlearn.data.tables.cells import Cells, encode
 from fedlearn.data.tables.table import Table
 
 KEY_BYTES = 32
 _HASH_CHARACTERS = 16  # 64 bits: two of a million values collide with a chance of 1 in 10^7
 _YEAR = re.compile(r"(\d{4})([-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{4})")
 
-Write = Callable[[str], str | None]
-"""A cell as it will be; None where the cell is not of the kind that was said."""
+Write = Callable[[Cells], list[str | None]]
+"""The values of a column as they will be; None for one that is not of the kind that was said."""
 
 
 @config
@@ -98,18 +97,19 @@ def deidentified(
 
     """
     writers = _writers(config, decimal)
-    cells = {name: table.cells(name) for name in table.header if name in writers}
-    written = {name: _written(own.texts, writers[name], missing) for name, own in cells.items()}
-    wrong = {name: own.rows(_refused(written[name])) for name, own in cells.items()}
-    refused = [
-        f"column {name!r}: {table.places(rows)}: not a "
-        f"{'number' if name in config.bands else 'date with a year of four digits'}"
-        for name, rows in wrong.items()
-        if rows.size
-    ]
+    changed, refused = {}, []
+    for name in filter(writers.__contains__, table.header):
+        own = table.cells(name)
+        gaps = own.among(missing)
+        old, new = own.texts(), writers[name](own)
+        wrong = own.rows(np.array([text is None for text in new], np.bool_) & ~gaps)
+        if wrong.size:
+            what = "number" if name in config.bands else "date with a year of four digits"
+            refused.append(f"column {name!r}: {table.places(wrong)}: not a {what}")
+        made = [str(b) if given else a for a, b, given in zip(old, new, ~gaps, strict=True)]
+        changed[name] = encode(made, own.codes)
     if refused:
         raise DataError("\n".join(refused))
-    changed = {name: encode([*map(str, written[name])], own.codes) for name, own in cells.items()}
     return table.with_columns(changed)
 
 
@@ -169,15 +169,14 @@ def _hasher(key: bytes, name: str) -> Write:
         # A letter in front: no hash may be taken for a number such as 12e34.
         return "h" + digest.hexdigest()[:_HASH_CHARACTERS]
 
-    return write
+    return _each(write)
 
 
 def _bander(width: float, decimal: str) -> Write:
-    def write(cell: str) -> str | None:
-        number = parse(cell, decimal)
-        if math.isnan(number):
-            return None
-        return f"{math.floor(number / width) * width:.12g}".replace(".", decimal)
+    def write(cells: Cells) -> list[str | None]:
+        ends = np.floor(cells.numbers(decimal) / width) * width
+        return [None if math.isnan(end) else f"{end + 0:.12g}".replace(".", decimal)
+                for end in ends.tolist()]  # fmt: skip
 
     return write
 
@@ -187,16 +186,12 @@ def _year_of(width: int) -> Write:
         found = _YEAR.fullmatch(cell)
         return None if found is None else str(int(found[1] or found[4]) // width * width)
 
-    return write
+    return _each(write)
 
 
 def _prefix_of(length: int) -> Write:
-    return lambda cell: cell[:length]
+    return _each(lambda cell: cell[:length])
 
 
-def _written(texts: Iterable[str], write: Write, missing: Sequence[str]) -> list[str | None]:
-    return [text if text in missing else write(text) for text in texts]
-
-
-def _refused(written: Sequence[str | None]) -> NDArray[np.bool_]:
-    return np.array([text is None for text in written])
+def _each(write: Callable[[str], str | None]) -> Write:
+    return lambda cells: [write(text) for text in cells.texts()]

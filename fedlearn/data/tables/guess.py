@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
+from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
 from fedlearn.data.tables.table import Table
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
 _MEANS_ELSE = {"true", "false", "null", "nan", "inf"}
+_POINT = r"(?s)[0-9].*\.|\..*[0-9]"
 _FEW = 3
 """Different words that may stand for gaps in one column of numbers."""
 
@@ -80,17 +83,23 @@ def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[s
     found = []
     for cells in table.columns:
         # Most columns of numbers are told by one that has a point, before all are read anew.
-        if decimal == "," and any("." in text and _has_digit(text) for text in cells.texts):
+        if decimal == "," and not cells.are_numbers and _has_point(cells):
             continue
         given = ~cells.among(MISSING)
         odd = given & np.isnan(cells.numbers(decimal))
+        if cells.distinct(odd) > _FEW:
+            continue
         counts: Counter[str] = Counter()
-        for place in np.flatnonzero(odd).tolist():  # no other text is written for that
-            counts[cells.texts[place]] += int(cells.counts[place])
+        for word, rows in zip(cells.texts(odd), cells.counts[odd].tolist(), strict=True):
+            counts[word] += rows
         numbers = cells.distinct(given & ~odd)
-        if len(counts) <= _FEW < numbers and not any(map(_has_digit, counts)):
+        if numbers > _FEW and not any(map(_has_digit, counts)):
             found.append({word for word, rows in counts.items() if rows > 1 or not word.isalpha()})
     return found
+
+
+def _has_point(cells: Cells) -> bool:
+    return bool(pc.any(pc.match_substring_regex(cells.stripped, _POINT)).as_py())
 
 
 def _has_digit(text: str) -> bool:

@@ -28,7 +28,7 @@ from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
 from fedlearn.data.tables.cells import encode
-from fedlearn.data.tables.table import Table, some_lines
+from fedlearn.data.tables.table import Table
 from fedlearn.tasks import SeriesInput, TableInput, Task
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _times(config: Csv, table: Table) -> _Times:
     """Numbers, or else dates as ISO 8601 writes them; whichever most of the cells are."""
     cells = table.cells(config.time)
     numbers = cells.numbers(config.decimal)[cells.codes]
-    moments = np.array([_moment(text) for text in cells.texts])[cells.codes]
+    moments = np.array([_moment(text) for text in cells.texts()])[cells.codes]
     if np.isfinite(moments).sum() > np.isfinite(numbers).sum():
         return _Times(moments, "a date (as 2026-01-31 or 2026-01-31T08:15)")
     return _Times(numbers, "a number")
@@ -152,7 +152,7 @@ def _record_problems(config: Csv, table: Table, rows: Rows) -> Iterator[str]:
         cells = table.column(name)
         torn = [mine for mine in rows.values() if len({cells[i] for i in mine}) > 1]
         if torn:
-            lines = some_lines([table.lines[min(mine)] for mine in torn], table.counted)
+            lines = table.places([min(mine) for mine in torn])
             yield (
                 f"{config.path}: column {name!r}: {lines}: a {config.record!r} that begins there "
                 "has another value in a later row; a record over time has one"

@@ -1,8 +1,11 @@
-"""A delimited text file as columns of text, with the line each row came from.
+"""A table, from CSV or Parquet, as Arrow columns with the line that each row came from.
 
 Guesses nothing silently: what does not fit (separator, encoding, ragged rows)
 is an error that names the line and the setting to change. Values keep their
 text; what they mean is the concern of `fedlearn.data.tables.columns`.
+
+Arrow reads files whose rows have no quotes. With quotes Python's reader does: Arrow's
+knows no lines, and takes what follows an open quote, or a closed one, into the cell.
 
 Source: RFC 4180.
 """
@@ -11,28 +14,32 @@ from __future__ import annotations
 
 import csv
 import re
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import types
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data import memory
-from fedlearn.data.tables.cells import Cells, encode, join
+from fedlearn.data.tables.cells import TEXT, Cells, as_numpy, encode, encode_numbers
 
 Separator = Literal["comma", "semicolon", "tab", "pipe"]
 
 SEPARATORS: dict[str, Separator] = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _CHARACTERS = {name: character for character, name in SEPARATORS.items()}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+_FIRST = re.compile(r"[\r\n]*([^\r\n]+)")
 _BLOCK = 4096
-"""Rows that are held as such, until the different cells of their columns are known."""
+"""Rows that are held as such, until they are in Arrow's columns."""
 
+_PARQUET = b"PAR1"
 _SIGNATURES = {
     b"PK\x03\x04": "an Excel or zip file; save the sheet as CSV",
     b"\x1f\x8b": "a gzip file; unpack it first",
@@ -50,7 +57,7 @@ class Table:
 
     header: tuple[str, ...]
     columns: tuple[Cells, ...]
-    lines: Sequence[int]
+    lines: NDArray[np.int64]
     counted: Literal["line", "row"] = "line"
 
     def __len__(self) -> int:
@@ -66,17 +73,40 @@ class Table:
 
     def places(self, rows: Sequence[int] | NDArray[np.int64]) -> str:
         """Where some of the rows are, in words: `lines 3, 8 and 40 more`."""
-        return some_lines([self.lines[i] for i in rows], self.counted)
+        return some_lines(self.lines[np.asarray(rows, np.int64)].tolist(), self.counted)
 
     def take(self, rows: NDArray[np.int64]) -> Table:
         """The table of some of the rows."""
-        lines = array("q", (self.lines[i] for i in rows))
-        return replace(self, columns=tuple(own.take(rows) for own in self.columns), lines=lines)
+        columns = tuple(own.take(rows) for own in self.columns)
+        return replace(self, columns=columns, lines=self.lines[rows])
 
     def with_columns(self, other: Mapping[str, Cells]) -> Table:
         """The table with other cells in some of its columns."""
         own = zip(self.header, self.columns, strict=True)
         return replace(self, columns=tuple(other.get(name, cells) for name, cells in own))
+
+
+def some_lines(lines: Sequence[int], counted: str = "line", shown: int = 5) -> str:
+    """A few line numbers in words, for messages: `lines 3, 8 and 40 more`."""
+    numbers = ", ".join(map(str, lines[:shown]))
+    more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
+    return f"{counted}{'s' if len(lines) > 1 else ''} {numbers}{more}"
+
+
+def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
+    """The rows whose record repeats an earlier one, columns `aside` not looked at."""
+    alike = np.zeros(len(table), dtype=np.int64)  # equal where rows are, column by column
+    for name, cells in zip(table.header, table.columns, strict=True):
+        if name not in aside:
+            found, alike = np.unique(alike * len(cells.values) + cells.codes, return_inverse=True)
+            if len(found) == len(table):
+                return []
+    first = np.unique(alike, return_index=True)[1]
+    copies: list[int] = np.setdiff1d(np.arange(len(table)), first).tolist()
+    return copies
+
+
+# --- Text -----------------------------------------------------------------------------
 
 
 def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> Table:
@@ -90,7 +120,18 @@ def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> 
 
     """
     table, ragged = _parse(path, read_text(path, encoding), separator)
-    problems = _header_problems(path, table.header, separator) or _ragged(path, table, ragged)
+    problems = _separator_problems(path, table.header, separator) or [
+        *_header_problems(path, table.header, "line 1")
+    ]
+    if ragged and not problems:
+        problems = [
+            f"{path}: {some_lines(ragged)}: not {len(table.header)} cells as the header has; "
+            "a cell with a separator in it must be in quotes"
+        ]
+    return _with_records(path, table, problems)
+
+
+def _with_records(path: Path, table: Table, problems: Sequence[str]) -> Table:
     if problems:
         raise DataError("\n".join(problems))
     if not len(table):
@@ -139,26 +180,6 @@ def guess_separator(text: str) -> Separator:
     return SEPARATORS[max(SEPARATORS, key=header.count)]
 
 
-def some_lines(lines: Sequence[int], counted: str = "line", shown: int = 5) -> str:
-    """A few line numbers in words, for messages: `lines 3, 8 and 40 more`."""
-    numbers = ", ".join(map(str, lines[:shown]))
-    more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
-    return f"{counted}{'s' if len(lines) > 1 else ''} {numbers}{more}"
-
-
-def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
-    """The rows whose record repeats an earlier one, columns `aside` not looked at."""
-    alike = np.zeros(len(table), dtype=np.int64)  # equal where rows are, column by column
-    for name, cells in zip(table.header, table.columns, strict=True):
-        if name not in aside:
-            found, alike = np.unique(alike * len(cells.values) + cells.codes, return_inverse=True)
-            if len(found) == len(table):
-                return []
-    first = np.unique(alike, return_index=True)[1]
-    copies: list[int] = np.setdiff1d(np.arange(len(table)), first).tolist()
-    return copies
-
-
 def parse_text(path: Path, text: str, separator: Separator) -> Table:
     """The table in `text`; rows that are shorter or longer than the header are made to fit.
 
@@ -173,37 +194,91 @@ def parse_text(path: Path, text: str, separator: Separator) -> Table:
 
 def _parse(path: Path, text: str, separator: Separator) -> tuple[Table, list[int]]:
     """The table, and the lines of the rows that were made to fit its header."""
+    found = _by_arrow(text, _CHARACTERS[separator])
+    read = _by_python(path, text, _CHARACTERS[separator]) if found is None else found
+    wide = len(read.header) if read.beyond else _width(read.header, read.columns)
+    table = Table(
+        header=tuple(name.strip() for name in read.header[:wide]),
+        columns=tuple(read.columns[:wide]),
+        lines=read.lines,
+    )
+    whole = wide == len(read.header)
+    return table, [line for line, size in read.sizes.items() if size < wide or whole]
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Rows made to fit their header; `sizes` of those that did not fit, by their lines.
+
+    `beyond` says that one of these has a cell where no column is.
+    """
+
+    header: list[str]
+    columns: list[Cells]
+    lines: NDArray[np.int64]
+    sizes: Mapping[int, int]
+    beyond: bool
+
+
+def _by_arrow(text: str, separator: str) -> _Read | None:
+    """The rows of a text; None where they have quotes, or do not all fit their header."""
+    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
+
+    first = _FIRST.match(text)
+    if first is None or text.find('"', first.end()) >= 0:
+        return None
+    content = text.encode()
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    ends = np.append(np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n")), len(content))
+    lines = np.flatnonzero(np.diff(ends, prepend=-1) > 1)  # those that are not blank
+    end = int(ends[lines[0]])
+    try:
+        header = next(csv.reader([first[1]], delimiter=separator, strict=True))
+        names = [str(place) for place in range(len(header))]
+        read = read_csv(
+            pa.BufferReader(pa.py_buffer(content).slice(end)),
+            ReadOptions(column_names=names, use_threads=False),
+            ParseOptions(delimiter=separator, quote_char=False),
+            ConvertOptions(column_types=dict.fromkeys(names, TEXT)),
+        )
+    except (csv.Error, pa.ArrowInvalid):
+        return None
+    if len(read) != len(lines) - 1:
+        return None
+    return _Read(header, _encoded(read.columns), lines[1:] + 1, {}, beyond=False)
+
+
+def _encoded(columns: list[Any]) -> list[Cells]:
+    """Takes the columns of text out of the list one by one, so that their memory is given back."""
+    return [encode(columns.pop(0).combine_chunks()) for _ in range(len(columns))]
+
+
+def _by_python(path: Path, text: str, separator: str) -> _Read:
     rows = _rows(path, text, separator)
     _, header = next(rows)
-    blocks: list[list[Cells]] = [[] for _ in header]  # by column
-    lines = array("q")
-    sizes: dict[int, int] = {}  # of rows that do not fit, by their lines
-    beyond = False  # whether one of these has a cell where no column is
+    parts: list[list[pa.Array]] = [[] for _ in header]  # by column
+    lines: list[NDArray[np.int64]] = []
+    sizes: dict[int, int] = {}
+    beyond = False
     while block := list(islice(rows, _BLOCK)):
         for line, row in block:
-            lines.append(line)
             if len(row) != len(header):
                 sizes[line] = len(row)
                 beyond |= any(map(str.strip, row[len(header) :]))
                 row[len(header) :] = [""] * (len(header) - len(row))
-        for parts, cells in zip(blocks, zip(*(row for _, row in block), strict=True), strict=True):
-            parts.append(encode(cells))
-    for parts in blocks:
-        parts[:] = [join(parts)]  # in place, so that the parts are given back one by one
-    columns = [parts[0] for parts in blocks]
-    wide = len(header) if beyond else _width(header, columns)
-    table = Table(
-        header=tuple(name.strip() for name in header[:wide]),
-        columns=tuple(columns[:wide]),
-        lines=lines,
-    )
-    return table, [line for line, size in sizes.items() if size < wide or wide == len(header)]
+        lines.append(np.array([line for line, _ in block]))
+        for own, cells in zip(parts, zip(*(row for _, row in block), strict=True), strict=True):
+            own.append(pa.array(cells, TEXT))
+    columns = [pa.chunked_array(parts.pop(0), TEXT) for _ in header]
+    lines.append(np.zeros(0, np.int64))
+    return _Read(header, _encoded(columns), np.concatenate(lines), sizes, beyond)
 
 
-def _rows(path: Path, text: str, separator: Separator) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """The line on which every row starts, and its cells; blank lines are passed over."""
-    lines = (found[0] for found in _LINE.finditer(text))
-    reader = csv.reader(lines, delimiter=_CHARACTERS[separator], strict=True)
+    lines = (found[0] for found in _LINE.finditer(text))  # io.StringIO takes four bytes a character
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     start = 1
     try:
         for row in reader:
@@ -217,33 +292,112 @@ def _rows(path: Path, text: str, separator: Separator) -> Iterator[tuple[int, li
 def _width(header: Sequence[str], columns: Sequence[Cells]) -> int:
     """Without last columns that have neither a name nor a cell: separators at the ends of lines."""
     wide = len(header)
-    while wide > 1 and not any(map(str.strip, (header[wide - 1], *columns[wide - 1].values))):
+    while wide > 1 and not any((header[wide - 1].strip(), *columns[wide - 1].texts())):
         wide -= 1
     return wide
 
 
-def _header_problems(path: Path, header: tuple[str, ...], separator: Separator) -> list[str]:
-    if len(header) == 1:
-        found = [name for character, name in SEPARATORS.items() if character in header[0]]
-        hint = f"; set scenario.separator={found[0]}" if found else ""
-        return [f"{path}: line 1: only one column when separated by {separator}{hint}"]
-    return header_problems(path, header, "line 1")
-
-
-def header_problems(path: Path, header: tuple[str, ...], where: str) -> list[str]:
-    """What is wrong with the names of columns."""
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    problems = [f"{path}: {where}: column {name!r} is there more than once" for name in twice]
-    unnamed = [str(i) for i, name in enumerate(header, start=1) if not name]
-    if unnamed:
-        problems.append(f"{path}: {where}: column {', '.join(unnamed)} has no name")
-    return problems
-
-
-def _ragged(path: Path, table: Table, lines: Sequence[int]) -> list[str]:
-    if not lines:
+def _separator_problems(path: Path, header: tuple[str, ...], separator: Separator) -> list[str]:
+    if len(header) > 1:
         return []
-    return [
-        f"{path}: {some_lines(lines)}: not {len(table.header)} cells as the header has; "
-        "a cell with a separator in it must be in quotes"
-    ]
+    found = [name for character, name in SEPARATORS.items() if character in header[0]]
+    hint = f"; set scenario.separator={found[0]}" if found else ""
+    return [f"{path}: line 1: only one column when separated by {separator}{hint}"]
+
+
+def _header_problems(path: Path, header: tuple[str, ...], where: str) -> Iterator[str]:
+    for name in sorted({name for name in header if name and header.count(name) > 1}):
+        yield f"{path}: {where}: column {name!r} is there more than once"
+    if unnamed := [str(i) for i, name in enumerate(header, start=1) if not name]:
+        yield f"{path}: {where}: column {', '.join(unnamed)} has no name"
+
+
+# --- Parquet --------------------------------------------------------------------------
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file begins as a Parquet file does, whatever it is called."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError:
+        return False  # reading it as text says what is wrong
+
+
+def read_parquet(path: Path, decimal: str = ".") -> Table:
+    """The table in `path`; its `lines` count the records from 1.
+
+    Numbers stay numbers, and are text only where a column is taken by its text (as
+    categories, a label, or what stands for a gap): a whole number then has no `.0`.
+    Dates are written as ISO 8601, to the microsecond; a null is an empty cell.
+
+    Raises:
+        DataError: the file is damaged, holds no records, would not fit into memory, or
+            has columns that are no table's. All problems of one stage are listed.
+
+    """
+    from pyarrow import parquet
+
+    try:
+        shape = parquet.read_metadata(path)
+        memory.require(path, shape.num_rows * shape.num_columns * memory.CELL_BYTES)
+        read = parquet.ParquetFile(path).read()
+        header = tuple(name.strip() for name in read.column_names)
+        problems = [
+            *_header_problems(path, header, "the header"),
+            *(
+                f"{path}: column {one.name!r} holds {one.type}, which is no number and no category"
+                for one in read.schema
+                if not holds_cells(one.type)
+            ),
+        ]
+        columns = () if problems else tuple(_cells(column, decimal) for column in read.columns)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path}: cannot be read as Parquet ({reason})") from error
+    lines = np.arange(1, read.num_rows + 1)
+    table = Table(header=header, columns=columns, lines=lines, counted="row")
+    return _with_records(path, table, problems)
+
+
+def holds_cells(kind: pa.DataType) -> bool:
+    """Whether values of this type are cells of a table; lists, structures and bytes are not."""
+    if types.is_dictionary(kind):
+        return holds_cells(kind.value_type)
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    plain = types.is_boolean(kind) or types.is_null(kind) or types.is_decimal(kind)
+    return texts or plain or _is_number(kind) or _is_moment(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind))
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return bool(types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind))
+
+
+def _cells(column: pa.ChunkedArray, decimal: str) -> Cells:
+    values = column.combine_chunks()
+    if types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if _is_number(values.type):
+        numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan)
+        found = as_numpy(numbers)
+        if types.is_floating(values.type) or not (np.abs(found) >= 2**53).any():
+            return encode_numbers(found, decimal)  # else digits would be lost
+    return encode(pc.fill_null(_texts(values, decimal), ""))
+
+
+def _texts(values: pa.Array, decimal: str) -> Any:
+    if types.is_boolean(values.type):
+        return pc.if_else(values, "True", "False").cast(TEXT)
+    if types.is_decimal(values.type):
+        return pc.replace_substring(values.cast(pa.string()), ".", decimal).cast(TEXT)
+    if not _is_moment(values.type):
+        return values.cast(TEXT)
+    if types.is_timestamp(values.type):  # what Python holds
+        values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
+    coded = values.dictionary_encode()
+    moments = [moment.isoformat() for moment in coded.dictionary.to_pylist()]
+    return pa.array(moments, TEXT).take(coded.indices)

@@ -131,7 +131,7 @@ def _from_table(config: OwnText, path: Path) -> Iterator[TextEntry]:
     table = read_table(path, separator=config.separator, encoding=config.encoding)
     check_names(config, table.header, config.path)
     site = table.column(config.site) if config.site else [""] * len(table)
-    columns = table.lines, table.column(config.text), table.column(config.label), site
+    columns = table.lines.tolist(), table.column(config.text), table.column(config.label), site
     for line, text, label, owner in zip(*columns, strict=True):
         yield TextEntry(line=line, text=text, label=label, site=owner)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
@@ -45,7 +46,7 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
 
     Raises:
         DataError: the folder is no saved data set, or cannot be learned from.
-        ConfigError: columns are named that are not there, or pyarrow is missing.
+        ConfigError: columns are named that are not there.
     """
     splits = splits_of(Path(config.path))
     found = {name: _entries(config, folder) for name, folder in splits.items()}
@@ -100,28 +101,20 @@ def is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def read_split(folder: Path) -> Any:
+def read_split(folder: Path) -> pa.Table:
     """The Arrow table of one split.
 
     Raises:
         DataError: a file is missing, damaged, or all together would not fit into memory.
-        ConfigError: pyarrow is missing.
     """
-    try:
-        import pyarrow as arrow
-    except ImportError:
-        raise ConfigError(
-            ["scenario=huggingface: needs pyarrow; install it with pip install 'fedlearn[text]'"]
-        ) from None
-    files = _files(folder)
     tables = []
-    for file in files:
+    for file in _files(folder):
         try:
-            with arrow.memory_map(str(file)) as source:
-                tables.append(arrow.ipc.open_stream(source).read_all())
-        except (OSError, arrow.ArrowInvalid) as error:
+            with pa.memory_map(str(file)) as source:
+                tables.append(pa.ipc.open_stream(source).read_all())
+        except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{file}: cannot be read as Arrow: {error}") from error
-    return arrow.concat_tables(tables)
+    return pa.concat_tables(tables)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -71,12 +71,16 @@ def test_memory__of_this_machine_is_known() -> None:
 
 
 @pytest.mark.parametrize("digits", [1, 6])
+@pytest.mark.parametrize("quote", ["", '"'])
 def test_memory__of_a_table_is_estimated_to_within_a_small_factor(
-    tmp_path: Path, digits: int
+    tmp_path: Path, digits: int, quote: str
 ) -> None:
     path = tmp_path / "wide.csv"
     cells = np.random.default_rng(0).integers(10 ** (digits - 1), 10**digits, (10_000, 10))
-    rows = [[*"abcdefghijy"], *np.column_stack([cells, cells[:, 0] % 2]).astype(str)]
+    rows = [
+        [f"{quote}a{quote}", *"bcdefghijy"],
+        *np.column_stack([cells, cells[:, 0] % 2]).astype(str),
+    ]
     path.write_text("\n".join(map(",".join, rows)))
     taken = peak(lambda: csv.load(csv.Csv(path=str(path), label="y"), np.random.default_rng(0)))
     assert taken < path.stat().st_size * memory.TEXT_FACTOR < 3 * taken
@@ -92,11 +96,15 @@ def test_memory__of_parquet_is_estimated_to_within_a_small_factor(tmp_path: Path
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes that Python and numpy held at once."""
+    """The most bytes that Python and numpy held at once, and the most that Arrow did."""
     work()  # what is imported on first use does not count
+    usual = pa.default_memory_pool()
+    arrow = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(arrow)
     tracemalloc.start()
     try:
         work()
-        return tracemalloc.get_traced_memory()[1]
+        return tracemalloc.get_traced_memory()[1] + arrow.max_memory()
     finally:
         tracemalloc.stop()
+        pa.set_memory_pool(usual)

@@ -280,7 +280,6 @@ def test_check__sees_that_rows_are_records_over_time(tmp_path: Path) -> None:
 
 
 def test_check__reads_a_saved_data_set_over_its_splits(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="fedlearn[text] brings pyarrow")
     from tests.fedlearn.data.texts.test_huggingface import save
 
     root = tmp_path / "set"

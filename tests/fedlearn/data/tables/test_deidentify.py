@@ -22,7 +22,9 @@ ROWS = (
     ("bob", "04.11.1987", "-1", "80339", "ann"),
     ("ann", "NA", "", "10115", "bob"),
 )
-TABLE = Table(header=HEADER, columns=tuple(map(encode, zip(*ROWS, strict=True))), lines=(2, 3, 4))
+TABLE = Table(
+    header=HEADER, columns=tuple(map(encode, zip(*ROWS, strict=True))), lines=np.arange(2, 5)
+)
 
 
 def treated(**ways: Any) -> Table:
@@ -35,11 +37,11 @@ def test_deidentify__generalises_numbers_dates_and_codes() -> None:
     assert table.column("born") == ["1960", "1985", "NA"]
     assert table.column("postcode") == ["80", "80", "10"]
     assert table.column("note") == TABLE.column("note")
-    assert table.lines == TABLE.lines
+    assert list(table.lines) == list(TABLE.lines)
 
 
 def test_bands__are_written_with_the_tables_decimal_sign() -> None:
-    table = Table(header=("dose",), columns=(encode(["1,7", "1,2"]),), lines=(2, 3))
+    table = Table(header=("dose",), columns=(encode(["1,7", "1,2"]),), lines=np.arange(2, 4))
     config = Deidentify(bands={"dose": 0.5})
     assert deidentified(config, table, (), ",").column("dose") == ["1,5", "1"]
 

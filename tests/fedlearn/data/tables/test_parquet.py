@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from pyarrow import parquet
 from fedlearn.core.errors import DataError
 from fedlearn.data.check.files import check
 from fedlearn.data.tables.csv import Csv, load
-from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.table import is_parquet, read_parquet
 
 COLUMNS = {
     "age": pa.array([20, 90, 55, None, 30, 40], pa.float64()),
@@ -137,15 +135,3 @@ def test_check__understands_parquet_and_counts_rows(tmp_path: Path) -> None:
     assert report.problems[0] == "column 'age': row 3: not a number"
     assert "its values look like e-mail addresses; drop it" in report.problems[1]
     assert any("scenario.deidentify.prefixes.zip=3" in hint for hint in report.hints)
-
-
-def test_parquet__without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['pyarrow'] = None\n"
-        "from pathlib import Path\n"
-        "from fedlearn.data.tables.parquet import read_parquet\n"
-        f"read_parquet(Path({str(write(tmp_path))!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "DataError" in done.stderr
-    assert "pip install 'fedlearn[parquet]'" in done.stderr

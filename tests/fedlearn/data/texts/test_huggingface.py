@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as arrow
 import pytest
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.huggingface import HuggingFace, load
 from fedlearn.data.texts.tokens import Tokenizer
-
-arrow = pytest.importorskip("pyarrow", reason="fedlearn[text] brings pyarrow")
 
 HASHING = Tokenizer(kind="hashing", buckets=1000, max_length=8)
 TEXTS = [f"text {i}" for i in range(12)]
