@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,7 @@ class RunFolder:
     def _check_same(self, config: RunConfig) -> None:
         text = (self.path / "checkpoint" / "config.json").read_text()
         before, now = self.essence(to_tree(decode(RunConfig, text))), self.essence(to_tree(config))
-        changed = [key for key in now if now[key] != before[key]]
-        if changed:
+        if changed := list(_changed(before, now)):
             raise ConfigError(
                 [f"{key}: differs from the run in {self.path}, which resume=true continues"
                  for key in changed]
@@ -177,6 +177,16 @@ class RunFolder:
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)[:rounds]
             write_atomically(path, "".join(lines).encode())
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The dotted paths of values that are others, or of options of another kind."""
+    for key, value in now.items():
+        was = before.get(key)
+        if isinstance(value, dict) and isinstance(was, dict) and was.keys() == value.keys():
+            yield from _changed(was, value, f"{path}{key}.")
+        elif was != value:
+            yield f"{path}{key}"
 
 
 def finite(tree: Any) -> Any:

@@ -1,0 +1,208 @@
+"""Adding things, performed: what CONTRIBUTING says is written into a copy, and a federation runs.
+
+A new thing of the house takes a module, an entry of its family's tuple and a YAML; from a
+package it takes the module and an entry point. A new row of `ADDITIONS` is all that a
+further family needs here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.plugins import install
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fedlearn", "clients", "server", "simulations", "configs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """One kind of thing, as it is added: `{package}` stands for the package of the module."""
+
+    group: str
+    """The key in a run's config; the kind is `toy`."""
+    home: str
+    """The package of the family, where its tuple is in `__init__.py` if `tuple_in` is empty."""
+    name: str
+    """The class."""
+    source: str
+    last: str
+    """The last entry of the tuple as it stands there; the new one comes after it."""
+    tuple_in: str = ""
+    points: str
+    """The group of entry points."""
+    yaml: Mapping[str, Any]
+    words: tuple[str, ...] = ()
+    """What else the run is told, where it needs that."""
+
+    def __str__(self) -> str:
+        return self.group
+
+
+ADDITIONS = [
+    Addition(
+        group="model",
+        home="fedlearn/models",
+        name="Toy",
+        source='''
+from typing import Literal
+
+from torch import nn
+
+from fedlearn.core.settings import Count, config
+from fedlearn.models.finetune import stages
+from fedlearn.models.model import Model
+from fedlearn.tasks import TableInput, Task
+
+
+@config
+class Toy(Model):
+    """A hidden layer of tanh."""
+
+    kind: Literal["toy"] = "toy"
+    input = (TableInput,)
+    width: Count = 3
+
+    def network(self, task: Task) -> nn.Sequential:
+        (columns,) = task.input_shape
+        head = nn.Linear(self.width, task.num_outputs)
+        return stages(hidden=nn.Linear(columns, self.width), tanh=nn.Tanh(), head=head)
+''',
+        last="Custom",
+        points="fedlearn.models",
+        yaml={"kind": "toy", "width": 4},
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder with a table of three sites in it, and what runs there."""
+
+    folder: Path
+    path: tuple[Path, ...] = field(default_factory=tuple)
+
+    def run(self, *words: str) -> dict[str, Any]:
+        """The result of `fedlearn simulate` there."""
+        done = self.command("simulate", *words, "out=run")
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, Any] = json.loads((self.folder / "run" / "result.json").read_text())
+        return found
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        places = os.pathsep.join(map(str, (*self.path, ROOT)))
+        return subprocess.run(
+            [sys.executable, "-m", "fedlearn", *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": places},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+TABLE = (
+    "scenario=csv", "scenario.path=table.csv", "scenario.label=ill", "scenario.site=site",
+    "rounds=1", "training.nominal_records=20", "privacy=none", "secagg=off", "transport=plain",
+)  # fmt: skip
+
+
+def a_table(folder: Path) -> Path:
+    """Sixty records of three sites."""
+    rng = np.random.default_rng(0)
+    rows = [f"{'abc'[i % 3]},{rng.normal():.3f},{rng.normal():.3f},{i % 2}" for i in range(60)]
+    path = folder / "table.csv"
+    path.write_text("\n".join(["site,age,weight,ill", *rows]))
+    return path
+
+
+def words_of(addition: Addition) -> list[str]:
+    given = [word for word in TABLE if not word.startswith(f"{addition.group}")]
+    return [*given, *addition.words, f"{addition.group}=toy"]
+
+
+@pytest.mark.parametrize("addition", ADDITIONS, ids=str)
+def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, house / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (house / addition.home / "toy.py").write_text(f'"""A toy."""\n{addition.source}')
+    place = house / (addition.tuple_in or f"{addition.home}/__init__.py")
+    text = place.read_text()
+    assert text.count(f"{addition.last})") == 1, "the tuple is not where this test looks for it"
+    module = f"{addition.home.replace('/', '.')}.toy"
+    entered = text.replace(f"{addition.last})", f"{addition.last}, {addition.name})")
+    first = entered.index("\nfrom fedlearn.")
+    place.write_text(f"{entered[:first]}\nfrom {module} import {addition.name}{entered[first:]}")
+    options = house / "configs" / addition.group / "toy.yaml"
+    options.write_text(json.dumps(addition.yaml))
+    (tmp_path / "work").mkdir()
+    a_table(tmp_path / "work")
+    result = Work(tmp_path / "work", (house,)).run(*words_of(addition))
+    assert result["status"] == "finished"
+    assert result["config"][addition.group] == addition.yaml
+
+
+@pytest.mark.parametrize("addition", ADDITIONS, ids=str)
+def test_package__takes_a_module_and_an_entry_point(addition: Addition, tmp_path: Path) -> None:
+    points = {f"{addition.points}:toy": f"toy_package.toy:{addition.name}"}
+    modules = {
+        "toy_package/__init__.py": "",
+        "toy_package/toy.py": addition.source,
+        "toy_package/toy.yaml": json.dumps(addition.yaml),
+    }
+    package = install(tmp_path / "site", modules, points)
+    (tmp_path / "work").mkdir()
+    a_table(tmp_path / "work")
+    result = Work(tmp_path / "work", (package,)).run(*words_of(addition))
+    assert result["status"] == "finished"
+    assert result["config"][addition.group] == addition.yaml
+
+
+MODEL = """
+from torch import nn
+
+
+def wide(task, width=4):
+    return nn.Sequential(
+        nn.Linear(*task.input_shape, width), nn.ReLU(), nn.Linear(width, task.num_outputs)
+    )
+"""
+
+
+def test_own_model__takes_nothing_of_ours(tmp_path: Path) -> None:
+    a_table(tmp_path)
+    (tmp_path / "my_models.py").write_text(MODEL)
+    private = [w for w in TABLE if not w.startswith(("privacy", "secagg", "transport"))]
+    own = ["model=custom", "model.build=my_models:wide", "model.settings.width=6"]
+    words = [*private, *own, "engine.workers=2", "privacy.epsilon=8"]
+    result = Work(tmp_path).run(*words)
+    assert result["model"]["name"] == "custom"
+    assert len(result["config"]["model"]["sha256"]) == 64
+    exported = Work(tmp_path).command("export", "run", "--to", "model")
+    assert exported.returncode == 0, exported.stderr
+    asked = Work(tmp_path).command("predict", "model", "table.csv")
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.startswith("line,predicted,chance of 0,chance of 1")
+    # What was changed meanwhile is another model.
+    (tmp_path / "my_models.py").write_text(MODEL + "\n# changed\n")
+    resumed = Work(tmp_path).command("simulate", *words, "out=run", "resume=true")
+    assert resumed.returncode == 2
+    (problem,) = resumed.stderr.splitlines()
+    assert problem.startswith("fedlearn: model.sha256: differs from the run in ")
+    changed = Work(tmp_path).command("predict", "model", "table.csv")
+    assert changed.returncode == 2
+    assert "the source of my_models:wide has changed" in changed.stderr
