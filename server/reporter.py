@@ -12,7 +12,7 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.metrics.calibration import calibration
 from fedlearn.metrics.sums import metrics
 from fedlearn.models.slots import trained
-from fedlearn.report.released import beside_the_model, record_of
+from fedlearn.report.facts import beside_the_model, record_of
 from fedlearn.results.folder import Checkpoint, RunFolder
 from fedlearn.results.result import (
     DataFacts,
@@ -169,7 +169,7 @@ def _privacy(federation: Federation) -> PrivacyResult:
         federation.plan,
         federation.progress.spent,
         noise_is_private=private and federation.noise(0).is_private,
-        sum_only=federation.config.secagg.kind in ("masked", "two_server"),
+        sum_only=federation.config.secagg.hides,
         record=record_of(federation.config, federation.enrolment.task.input),
     )
     return replace(found, statement=f"{found.statement} {beside_the_model(federation.config)}")

@@ -9,10 +9,11 @@ from typing import assert_never
 
 from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
-from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan, statement
+from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
 from fedlearn.privacy.events import merged
+from fedlearn.report.facts import statement
 from fedlearn.results.result import PrivacyResult, SitePrivacy
 from server.grid import Replies
 
@@ -152,5 +153,7 @@ def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:
         clip_norm=plan.clip_norm if plan else None,
         sampling=None,
         per_site={},
-        statement=statement(plan, epsilon=math.inf, noise_is_private=private),
+        statement=statement(
+            plan, epsilon=math.inf, noise_is_private=private, sum_only=False, record=""
+        ),
     )

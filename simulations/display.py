@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlearn.core import terminal
-from fedlearn.report.intended_use import names_one_class
+from fedlearn.report.facts import Facts
 from fedlearn.results.result import Result, RoundResult
 from server.federation import Federation
 
@@ -80,7 +80,7 @@ class Display:
         """The final table and where everything is."""
         self.progress.stop()
         terminal.show(self.console, final_table(result))
-        if sentence := names_one_class(result):
+        if sentence := Facts(result=result, hashes={}).texts["card"]["one_class"]:
             self.note(sentence)
         self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.

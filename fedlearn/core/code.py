@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGES = ("clients", "configs", "fedlearn", "server", "simulations")
-SUFFIXES = (".py", ".yaml", ".j2")
+SUFFIXES = (".py", ".yaml", ".j2", ".md")
 
 
 @cache

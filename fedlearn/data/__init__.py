@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
@@ -80,10 +80,12 @@ __all__ = [
     "Risk",
     "Scenario",
     "SiteData",
+    "Tells",
     "deal",
     "load_pool",
     "scaling_of",
     "scenario_problems",
+    "tells",
     "under",
 ]
 
@@ -210,6 +212,20 @@ def scaling_of(scenario: Scenario) -> Scaling | None:
             return None
         case _:
             assert_never(scenario)
+
+
+Tells = Literal["nothing", "columns", "names"]
+"""Nothing that is not public; the form of every column; or that of a record, and classes."""
+
+
+def tells(scenario: Scenario) -> Tells:
+    """What sites tell of their own records before the first round, to agree on what is learned.
+
+    Of a scenario that is not known to be public something is told.
+    """
+    if isinstance(scenario, Public):
+        return "nothing"
+    return "columns" if isinstance(scenario, Csv) else "names"
 
 
 def under(scenario: Scenario, folder: Path) -> Scenario:

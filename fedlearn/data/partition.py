@@ -86,6 +86,12 @@ PARTITIONS: Family[Partition] = Family(
     "partition", "fedlearn.partitions", (Natural, Iid, Dirichlet, Quantity, Files)
 )
 
+
+def is_dealt(config: Partition) -> bool:
+    """Whether sites are parts of one set of records, and not what institutions hold."""
+    return not isinstance(config, Natural | Files)
+
+
 Assignment = dict[str, Indices]
 
 

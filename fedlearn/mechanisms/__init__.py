@@ -13,7 +13,6 @@ from fedlearn.mechanisms.plan import (
     RecordPrivacy,
     derive,
     problems,
-    statement,
 )
 
 __all__ = [
@@ -29,5 +28,4 @@ __all__ = [
     "RecordPrivacy",
     "derive",
     "problems",
-    "statement",
 ]

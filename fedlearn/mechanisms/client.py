@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class ClientPrivacy:
     """
 
     kind: Literal["client"] = "client"
+    unit: ClassVar[Literal["client"]] = "client"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
@@ -81,6 +82,7 @@ class AdaptiveClip:
 class ClientPlan:
     """What the aggregator does in every round, and what it costs; all of it public."""
 
+    kind: ClassVar[str] = "client"
     clip_norm: Positive
     """The norm of the first round; of all rounds if `adaptive` is None."""
     noise_multiplier: NonNegative

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le
 
@@ -101,6 +101,7 @@ class Population:
 class DistributedPlan:
     """What every site does in every round, and what it costs; all of it public."""
 
+    kind: ClassVar[str] = "distributed"
     law: Law
     unit: Unit
     bits: int

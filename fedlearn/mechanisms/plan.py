@@ -10,7 +10,7 @@ of privacy; all have `unit`, `clip_norm`, `noise_multiplier`, `noise_stddev`,
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import ClassVar, Literal, assert_never
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import config
@@ -18,7 +18,6 @@ from fedlearn.mechanisms import client, distributed, record
 from fedlearn.mechanisms.client import ClientPlan, ClientPrivacy
 from fedlearn.mechanisms.distributed import DistributedPlan, DistributedPrivacy, Population
 from fedlearn.mechanisms.record import RecordPlan, RecordPrivacy
-from fedlearn.mechanisms.statement import statement
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "RecordPrivacy",
     "derive",
     "problems",
-    "statement",
 ]
 
 
@@ -43,6 +41,7 @@ class NoPrivacy:
     """No differential privacy: updates leave the sites as they are."""
 
     kind: Literal["none"] = "none"
+    unit: ClassVar[Literal["none"]] = "none"
 
 
 Privacy = NoPrivacy | RecordPrivacy | ClientPrivacy | DistributedPrivacy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
 from fedlearn.privacy.accounting import epsilon
@@ -23,6 +23,7 @@ class RecordPrivacy:
     """
 
     kind: Literal["record"] = "record"
+    unit: ClassVar[Literal["record"]] = "record"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
@@ -39,6 +40,7 @@ class RecordPlan:
     Gaussian noise to every coordinate of the sum, however many records took part.
     """
 
+    kind: ClassVar[str] = "record"
     clip_norm: Positive
     noise_multiplier: NonNegative
     delta: Probability

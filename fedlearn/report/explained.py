@@ -15,14 +15,6 @@ from fedlearn.results.result import Result
 _COLUMNS: Final = 12
 _REASONS: Final = 5
 
-_HOW: Final = {
-    "integrated_gradients": "Integrated gradients: how much each part moved the score of the "
-    "predicted class, along the line from a record that says nothing. Plus speaks for the class, "
-    "minus against it.",
-    "grad_cam": "Grad-CAM: where in the picture the last convolution found what spoke for the "
-    "predicted class. Brighter is more.",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
@@ -38,26 +30,24 @@ class Reason:
 class Reasons:
     """The section of the report."""
 
-    what: str
-    how: str
+    found: Explanations
     stale: bool
     overall: Markup | None
     rows: tuple[Reason, ...]
-    pictures: tuple[Markup, ...]
+    images: tuple[Markup, ...]
 
 
 def reasons(found: Explanations, result: Result) -> Reasons:
     """The section; without contents where the run has another model by now."""
     stale = found.model_sha256 != result.model.sha256
     records = [] if stale else found.records
-    pictures = found.of == "pixels"
+    pixels = found.of == "pixels"
     return Reasons(
-        what=f"From {found.source}: {found.count} records.",
-        how=_HOW[found.method],
+        found=found,
         stale=stale,
         overall=None if stale else _overall(found),
-        rows=() if pictures else tuple(_reason(found, one) for one in records),
-        pictures=tuple(_picture(found, one) for one in records) if pictures else (),
+        rows=() if pixels else tuple(_reason(found, one) for one in records),
+        images=tuple(_image(found, one) for one in records) if pixels else (),
     )
 
 
@@ -95,12 +85,12 @@ def _reason(found: Explanations, one: RecordExplained) -> Reason:
     )
 
 
-def _picture(found: Explanations, one: RecordExplained) -> Markup:
+def _image(found: Explanations, one: RecordExplained) -> Markup:
     height, width = found.size
     shape = height, width
-    return plots.picture(
+    return plots.image(
         np.array(one.values).reshape(shape), np.array(one.attributions).reshape(shape),
         title=f"{one.predicted}, {one.score:.3f}",
         alternative=f"Record {one.record + 1}, taken for {one.predicted} with probability "
-        f"{one.score:.3f}: the picture, and what spoke for that.",
+        f"{one.score:.3f}: the image, and what spoke for that.",
     )  # fmt: skip

@@ -32,7 +32,7 @@ class RecordExplained:
     score: float
     """The probability that the model gives to what it predicts."""
     values: list[float]
-    """As the model reads them, flat; of a picture its brightness."""
+    """As the model reads them, flat; of an image its brightness."""
     attributions: list[float]
     """One for each value."""
 
@@ -50,7 +50,7 @@ class Explanations:
     names: list[str]
     """Of the columns; empty where they have none."""
     size: list[int]
-    """Height and width of a picture; empty for others."""
+    """Height and width of an image; empty for others."""
     count: int
     """Records that `overall` is the mean over."""
     overall: list[float]

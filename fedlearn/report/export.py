@@ -21,9 +21,8 @@ from fedlearn.config import decode, encode, load, to_tree
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.prediction import ModelFile, values_of
-from fedlearn.report.documents import render
-from fedlearn.report.model_card import Fact, model_card, public_settings
-from fedlearn.report.privacy_statement import privacy_statement
+from fedlearn.report.facts import Facts, public_settings
+from fedlearn.report.texts import code_block, render
 from fedlearn.results.reading import parse_result, read_bytes
 from fedlearn.results.result import Result
 from fedlearn.tasks import Task
@@ -47,13 +46,14 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
     result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
     result = parse_result(run / "result.json", result_bytes)
     model = _checked_model(run / MODEL, result)
-    hashes = (
-        Fact(name=f"SHA-256 of {MODEL}", value=_sha256(model)),
-        Fact(name="SHA-256 of the run's result.json", value=_sha256(result_bytes)),
-        Fact(name="SHA-256 of the run's config.yaml", value=_sha256(config_bytes)),
-    )
-    card = render("model_card.md.j2", card=model_card(result, hashes))
-    statement = render("privacy_statement.md.j2", statement=privacy_statement(result))
+    hashes = {
+        MODEL: _sha256(model),
+        "the run's result.json": _sha256(result_bytes),
+        "the run's config.yaml": _sha256(config_bytes),
+    }
+    facts = Facts(result=result, hashes=hashes)
+    card = render("model_card.md.j2", settings=code_block(facts.settings), **facts.texts)
+    statement = render("privacy_statement.md.j2", **facts.texts)
     files = {MODEL: model, CARD: card.encode(), STATEMENT: statement.encode()}
     if (asked := model_file(result)) is not None:
         files[ASKED] = encode(asked).encode()

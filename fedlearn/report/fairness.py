@@ -10,8 +10,8 @@ from markupsafe import Markup
 from fedlearn.report import plots
 from fedlearn.report.gaps import Gaps
 from fedlearn.report.groups import RunGroup
-from fedlearn.report.privacy_statement import rounded_up
 from fedlearn.report.runs import Run
+from fedlearn.report.texts import up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def fairness(group: RunGroup, sites: Sequence[str], gaps: Mapping[str, Gaps]) ->
     worst = min(means, key=means.__getitem__)
     return FairnessRow(
         label=group.label,
-        epsilon="none" if group.epsilon is None else rounded_up(group.epsilon),
+        epsilon="none" if group.epsilon is None else up(group.epsilon),
         sites=tuple(f"{means[site]:.3f}" for site in sites),
         worst=worst,
         gap=f"{max(means.values()) - means[worst]:.3f}",

@@ -7,6 +7,7 @@ Plain data, schema `fedlearn/inversion/v1`; keys may be added but never renamed.
 from __future__ import annotations
 
 import base64
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError
@@ -36,7 +38,7 @@ SEATS: Final[dict[Seat, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """A picture and how near it comes to the original."""
+    """An image and how near it comes to the original."""
 
     picture: str
     """`uint8[height, width, channels]` in base64."""
@@ -44,7 +46,15 @@ class Likeness:
     """Decibels, at most 100."""
     ssim: float
     place: int
-    """Where the original stands among all pictures of the set, by nearness to this one."""
+    """Where the original stands among all images of the set, by nearness to this one."""
+
+    @property
+    def figures(self) -> str:
+        """How near it comes to the original, in one line."""
+        return f"SSIM {max(0.0, self.ssim):.2f}, {self.psnr:.0f} dB"
+
+
+Finding = Literal["recovered", "alike", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +66,16 @@ class SeatView:
     best: Likeness
     """Of all that the attack found, what is nearest to the original."""
     recovered: int
-    """How many of all pictures the attack found, within `Inversion.recovered_at`."""
+    """How many of all images the attack found, within `Inversion.recovered_at`."""
     alike: int
-    """To how many it came nearer than the average picture does; the recovered ones among them."""
+    """To how many it came nearer than the average image does; the recovered ones among them."""
+
+    @property
+    def finding(self) -> Finding:
+        """The worst that the seat has got."""
+        if self.recovered:
+            return "recovered"
+        return "alike" if self.alike else "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,77 +100,72 @@ class Inversion:
     version: str
     pictures: str
     line_up: int
-    """Pictures in the set."""
+    """Images in the set."""
     height: int
     width: int
     channels: int
     sites: int
     records: int
-    """Pictures that every site trains on."""
+    """Images that every site trains on."""
     seed: int
     recovered_at: float
-    """Decibels from which a picture counts as recovered."""
+    """Decibels from which an image counts as recovered."""
     original: str
     """`uint8[height, width, channels]` in base64."""
     average: Likeness
-    """What who has seen no update could show: the mean of pictures that no site holds."""
+    """What who has seen no update could show: the mean of images that no site holds."""
     ways: list[Protected]
     seconds: float
 
     @property
     def total(self) -> int:
-        """Pictures that were trained on."""
+        """Images that were trained on."""
         return self.sites * self.records
 
     @property
     def each(self) -> str:
         """What every site trains on, in words."""
-        return "one picture" if self.records == 1 else f"{self.records} pictures"
+        return "one image" if self.records == 1 else f"{self.records} images"
 
     @property
     def tolerance(self) -> float:
-        """The largest error (root mean square, of the range) of a picture that is recovered."""
+        """The largest error (root mean square, of the range) of an image that is recovered."""
         return float(10 ** (-self.recovered_at / 20))
 
+    def seat(self, view: SeatView) -> str:
+        """Who looks, as a heading."""
+        name = SEATS[view.seat]
+        return name[0].upper() + name[1:]
 
-Finding = Literal["recovered", "alike", "nothing"]
+    def in_words(self, view: SeatView) -> str:
+        """What a seat has got, in a few words."""
+        recovered = f"{view.recovered} of {self.total} recovered"
+        alike = view.alike - view.recovered
+        return f"{recovered}, {alike} alike" if alike > 0 else recovered
 
-
-def finding(view: SeatView) -> Finding:
-    """The worst that a seat has got."""
-    if view.recovered:
-        return "recovered"
-    return "alike" if view.alike else "nothing"
-
-
-def in_words(inversion: Inversion, view: SeatView) -> str:
-    """What a seat has got, in a few words."""
-    recovered = f"{view.recovered} of {inversion.total} recovered"
-    alike = view.alike - view.recovered
-    return f"{recovered}, {alike} alike" if alike > 0 else recovered
-
-
-def figures(likeness: Likeness) -> str:
-    """How near a picture comes to the original, in one line."""
-    return f"SSIM {max(0.0, likeness.ssim):.2f}, {likeness.psnr:.0f} dB"
+    def uri(self, text: str) -> str:
+        """An image of this file as a PNG that a page can hold whole; raises as `pixels` does."""
+        data = io.BytesIO()
+        Image.fromarray(pixels(self, text)).save(data, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def to_text(picture: NDArray[np.floating]) -> str:
-    """A picture with values in [0, 1] as base64 of its bytes."""
-    return base64.b64encode(np.rint(255 * picture).astype(np.uint8).tobytes()).decode()
+def to_text(image: NDArray[np.floating]) -> str:
+    """An image with values in [0, 1] as base64 of its bytes."""
+    return base64.b64encode(np.rint(255 * image).astype(np.uint8).tobytes()).decode()
 
 
 def pixels(inversion: Inversion, text: str) -> NDArray[np.uint8]:
     """The inverse of `to_text`: `uint8[height, width, 3]`.
 
     Raises:
-        DataError: not a picture of that size.
+        DataError: not an image of that size.
     """
     shape = inversion.height, inversion.width, inversion.channels
     try:
         values = np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(shape)
     except ValueError as error:
-        raise DataError(f"{FILE}: holds a picture that is not one ({error})") from None
+        raise DataError(f"{FILE}: holds an image that is not one ({error})") from None
     return np.broadcast_to(values, (*shape[:2], 3)) if shape[2] == 1 else values
 
 
@@ -179,5 +191,5 @@ def read_inversion(folder: Path) -> Inversion | None:
     if inversion.schema != SCHEMA:
         raise DataError(f"{path}: schema is {inversion.schema!r}; this version reads {SCHEMA!r}")
     if inversion.channels not in (1, 3) or min(inversion.height, inversion.width) < 1:
-        raise DataError(f"{path}: pictures of an impossible size")
+        raise DataError(f"{path}: images of an impossible size")
     return inversion

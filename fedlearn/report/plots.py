@@ -1,4 +1,4 @@
-"""Plots as SVG text that takes its colours from the page: one picture for light, dark and print.
+"""Plots as SVG text that takes its colours from the page: one image for light, dark and print.
 
 matplotlib draws with stand-in colours, which are then replaced by CSS
 variables; text stays text. No pyplot: there is no global state to leave behind.
@@ -211,10 +211,10 @@ def bars(labels: Sequence[str], values: Sequence[float], *, label: str, alternat
     return svg(figure, alternative)
 
 
-def picture(
+def image(
     values: NDArray[np.float64], weights: NDArray[np.float64], *, title: str, alternative: str
 ) -> Markup:
-    """A picture, `float64[height, width]`, and beside it what was looked at in it."""
+    """An image, `float64[height, width]`, and beside it what was looked at in it."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(3.2, 1.9), layout="constrained")
         left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""What the report of one run shows, from its result alone."""
+"""What the report of one run shows beside its texts: plots and tables, from its result alone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from typing import Final
 
 from markupsafe import Markup
 
-from fedlearn.core import yaml_file
 from fedlearn.report import plots
-from fedlearn.report.calibration import second_class
-from fedlearn.report.checklist import MAP, Asked, Check, checklist
 from fedlearn.report.comparison import traffic
 from fedlearn.report.explained import Reasons, reasons
 from fedlearn.report.explanations import Explanations
-from fedlearn.report.measured import MeasuredPrivacy, measured
-from fedlearn.report.model_card import Fact, ModelCard, model_card, public_settings
-from fedlearn.report.privacy_statement import PrivacyStatement, privacy_statement, rounded_up
-from fedlearn.report.run_fairness import Whom, whom
-from fedlearn.report.threats import Defence, Threat, limits, threats
+from fedlearn.report.facts import Facts
+from fedlearn.report.measured import Measured
+from fedlearn.report.run_fairness import WhomTable, whom
+from fedlearn.report.texts import bytes_text
 from fedlearn.results.result import Result, RoundResult
 
 SHOWN: Final = ("accuracy", "macro_f1", "auc")
@@ -27,118 +23,42 @@ NAMES: Final = {"macro_f1": "macro F1", "auc": "AUC"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A number that should be seen first."""
-
-    value: str
-    name: str
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """The contents of `report.html` of a run, in the order of the page."""
+    """What `report.html` of a run shows and no sentence says."""
 
-    title: str
-    tiles: tuple[Tile, ...]
-    card: ModelCard
-    statement: PrivacyStatement
+    shown: tuple[str, ...]
+    """The metrics to be seen first."""
     metrics_plot: Markup | None
     calibration_plot: Markup | None
     epsilon_plot: Markup | None
-    measured: MeasuredPrivacy | None
-    whom: Whom | None
-    reasons: Reasons | None
     cost_plot: Markup | None
-    costs: tuple[Fact, ...]
-    defence: str
-    threats: tuple[Threat, ...]
-    limits: tuple[str, ...]
-    checks: tuple[Check, ...]
-    asked: tuple[Asked, ...]
-    settings: str
+    measured: Measured | None
+    whom: tuple[WhomTable, ...]
+    reasons: Reasons | None
+    traffic: dict[str, int]
+    seconds_of_rounds: float
 
 
-def run_page(
-    result: Result, hashes: tuple[Fact, ...], explanations: Explanations | None = None
-) -> RunPage:
-    """The page of a run; `hashes` are those of the files that it was made from."""
-    defence = Defence.of(result)
+def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
+    """The page of a run."""
+    result = facts.result
     return RunPage(
-        title=str(result.config["experiment"]),
-        tiles=_tiles(result),
-        card=model_card(result, hashes),
-        statement=privacy_statement(result),
+        shown=tuple(name for name in SHOWN if name in result.final.evaluate),
         metrics_plot=_metrics_plot(result),
-        calibration_plot=_calibration_plot(result),
+        calibration_plot=_calibration_plot(facts),
         epsilon_plot=_epsilon_plot(result),
-        measured=measured(result.audit),
+        cost_plot=_cost_plot(result),
+        measured=Measured(found=result.audit) if result.audit else None,
         whom=whom(result),
         reasons=reasons(explanations, result) if explanations else None,
-        cost_plot=_cost_plot(result),
-        costs=_costs(result),
-        defence=defence.name,
-        threats=threats(defence),
-        limits=limits(result),
-        checks=checklist(result),
-        asked=MAP,
-        settings=yaml_file.dump(public_settings(result.config)),
+        traffic=traffic(result),
+        seconds_of_rounds=sum(entry.seconds for entry in result.rounds),
     )
 
 
 def metric_name(name: str) -> str:
     """A metric as people write it."""
     return NAMES.get(name, name.replace("_", " "))
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes that can be read at a glance."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
-def _tiles(result: Result) -> tuple[Tile, ...]:
-    final, privacy = result.final, result.privacy
-    tiles = [
-        Tile(value=f"{final.evaluate[name]:.3f}", name=metric_name(name), note="all sites together")
-        for name in SHOWN
-        if name in final.evaluate
-    ]
-    if final.worst_site is not None and final.worst_site in final.per_site:
-        lowest = final.per_site[final.worst_site]["accuracy"]
-        tiles.append(
-            Tile(value=f"{lowest:.3f}", name="accuracy, worst site", note=final.worst_site)
-        )
-    if privacy.epsilon is None:
-        tiles.append(Tile(value="none", name="differential privacy"))
-    else:
-        note = f"delta {privacy.delta:g}, per {privacy.unit}"
-        tiles.append(Tile(value=rounded_up(privacy.epsilon), name="epsilon spent", note=note))
-    moved = sum(traffic(result).values())
-    return (
-        *tiles,
-        Tile(value=bytes_text(moved), name="sent", note=f"{result.seconds:.0f} seconds"),
-    )
-
-
-def _costs(result: Result) -> tuple[Fact, ...]:
-    moved, rounds = traffic(result), max(1, len(result.rounds))
-    spent = sum(entry.seconds for entry in result.rounds)
-    return (
-        Fact(name="rounds", value=f"{len(result.rounds)} of {result.config['rounds']}"),
-        Fact(name="seconds", value=f"{result.seconds:.1f}, {spent / rounds:.2f} in a round"),
-        Fact(name="from the sites", value=_way(moved["up"], rounds)),
-        Fact(name="to the sites", value=_way(moved["down"], rounds)),
-    )
-
-
-def _way(total: int, rounds: int) -> str:
-    return f"{bytes_text(total)}, {bytes_text(total / rounds)} in a round"
-
-
-# --- plots ------------------------------------------------------------------------
 
 
 def _metrics_plot(result: Result) -> Markup | None:
@@ -161,10 +81,10 @@ def _measured(rounds: Sequence[RoundResult], name: str) -> list[plots.Spread]:
     return [plots.Spread(x=number, values=(v,)) for number, v in pairs if v is not None]
 
 
-def _calibration_plot(result: Result) -> Markup | None:
-    if result.calibration is None:
+def _calibration_plot(facts: Facts) -> Markup | None:
+    if (found := facts.result.calibration) is None:
         return None
-    groups, name = result.calibration.groups, second_class(result)
+    groups, name = found.groups, facts.texts["card"]["second_class"]
     pairs = "; ".join(f"{group.predicted:.2f} and {group.observed:.2f}" for group in groups)
     return plots.reliability(
         [plots.Pair(x=g.predicted, y=g.observed, low=g.low, high=g.high) for g in groups],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from markupsafe import Markup
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from fedlearn.audit.findings import Findings
 from fedlearn.report import plots
 from fedlearn.report.comparison import traffic
+from fedlearn.report.facts import VERSIONS, Facts
 from fedlearn.report.fairness import (
     FairnessRow,
     fairness,
@@ -21,11 +23,11 @@ from fedlearn.report.fairness import (
 )
 from fedlearn.report.gaps import all_gaps
 from fedlearn.report.groups import RunGroup, grouped, reference_levels, short
-from fedlearn.report.measured import measured_cell, verdict_line
-from fedlearn.report.model_card import MEANINGS, Fact
-from fedlearn.report.run_page import SHOWN, bytes_text, metric_name
+from fedlearn.report.measured import Measured, measured_cell, measured_texts
+from fedlearn.report.run_page import SHOWN, metric_name
 from fedlearn.report.runs import Difference, Missing, Run, differences, telling
-from fedlearn.report.threats import Defence, Threat, limits, threats
+from fedlearn.report.texts import Texts, bytes_text, texts
+from fedlearn.results.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,9 @@ class ThreatTable:
     """The threat table of the runs that share a defence."""
 
     name: str
-    runs: int
-    rows: tuple[Threat, ...]
+    rows: tuple[tuple[str, ...], ...]
     limits: tuple[str, ...]
+    runs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +65,14 @@ class SweepPage:
     """The contents of `report.html` of several runs, in the order of the page."""
 
     title: str
-    what: str
-    warnings: tuple[str, ...]
+    texts: Texts
+    meanings: tuple[str, ...]
     missing: tuple[Missing, ...]
     curves: tuple[Markup, ...]
-    curves_note: str
-    levels: tuple[Fact, ...]
+    levels: Mapping[str, Mapping[str, float]]
+    """Reference lines by their label."""
+    shared: tuple[str, ...]
+    """The metrics that every run has."""
     sites: tuple[str, ...]
     fairness: tuple[FairnessRow, ...]
     fairness_plot: Markup | None
@@ -78,15 +82,14 @@ class SweepPage:
     rows: tuple[tuple[Cell, ...], ...]
     differences: tuple[Difference, ...]
     threats: tuple[ThreatTable, ...]
-    statements: tuple[Fact, ...]
-    meanings: tuple[str, ...]
-    provenance: tuple[Fact, ...]
+    statements: Mapping[str, str]
+    """Every statement, and the first group of runs that makes it."""
 
 
 def sweep_page(
-    name: str, runs: Sequence[Run], missing: Sequence[Missing], hashes: tuple[Fact, ...]
+    name: str, runs: Sequence[Run], missing: Sequence[Missing], hashes: Mapping[str, str]
 ) -> SweepPage:
-    """The page of `runs`; `name` is that of their folder."""
+    """The page of `runs`; `name` is that of their folder, `hashes` are those of its files."""
     points = [run for run in runs if run.reference is None]
     # Half a run is listed, but says nothing about what a budget costs.
     whole = [run for run in runs if run.result.status == "finished"]
@@ -97,13 +100,13 @@ def sweep_page(
     sites = shared_sites(compared)
     gaps = all_gaps({run.name: run.result for run in whole if run.site is None})
     return SweepPage(
-        title=_title(points, name),
-        what=_what(runs, points, groups),
-        warnings=_warnings(points),
+        title=", ".join(_experiments(points)) or name,
+        texts=_texts(runs, points, groups, hashes),
+        meanings=_meanings(shared),
         missing=tuple(missing),
         curves=tuple(_curve(groups, levels, metric) for metric in SHOWN if metric in shared),
-        curves_note=_curves_note(groups),
-        levels=_level_table(levels, shared),
+        levels=levels,
+        shared=shared,
         sites=sites,
         fairness=tuple(fairness(group, sites, gaps) for group in groups) if sites else (),
         fairness_plot=fairness_plot(groups, sites),
@@ -113,8 +116,6 @@ def sweep_page(
         differences=differences(points),
         threats=_threats(runs),
         statements=_statements(points),
-        meanings=tuple(f"{metric_name(n)}: {MEANINGS[n]}." for n in SHOWN if n in shared),
-        provenance=(*_provenance(runs), *hashes),
     )
 
 
@@ -154,28 +155,6 @@ def _curves(groups: Sequence[RunGroup], metric: str) -> Iterator[plots.Curve]:
 def _values(group: RunGroup, metric: str) -> tuple[float, ...]:
     found = [run.result.final.evaluate.get(metric) for run in group.runs]
     return tuple(value for value in found if value is not None)
-
-
-def _curves_note(groups: Sequence[RunGroup]) -> str:
-    most = max((len(group.runs) for group in groups), default=1)
-    if most == 1:
-        return "One run for each point: how much seeds change is not known."
-    return (
-        f"Lines join means; bands reach from the lowest to the highest of up to {most} runs that "
-        "differ in their seed alone, and every run is a dash."
-    )
-
-
-def _level_table(levels: dict[str, dict[str, float]], shared: Sequence[str]) -> tuple[Fact, ...]:
-    return tuple(
-        Fact(
-            name=label,
-            value=", ".join(
-                f"{metric_name(name)} {found[name]:.3f}" for name in shared if name in found
-            ),
-        )
-        for label, found in levels.items()
-    )
 
 
 # --- tables and texts -----------------------------------------------------------------
@@ -228,84 +207,69 @@ def _measured(found: Findings | None) -> Cell:
     return Cell(shown=measured_cell(found), key=key)
 
 
-def _title(points: Sequence[Run], name: str) -> str:
-    experiments = dict.fromkeys(str(run.result.config["experiment"]) for run in points)
-    return ", ".join(experiments) or name
+def _experiments(points: Sequence[Run]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(run.result.config["experiment"]) for run in points))
 
 
-def _what(runs: Sequence[Run], points: Sequence[Run], groups: Sequence[RunGroup]) -> str:
-    parts = [f"{len(points)} runs of {len(groups)} settings"]
-    if len(runs) > len(points):
-        parts.append(f"{len(runs) - len(points)} reference runs")
-    seconds = sum(run.result.seconds for run in runs)
-    return f"{' and '.join(parts)}; {seconds:.0f} seconds of work in all."
+def _texts(
+    runs: Sequence[Run],
+    points: Sequence[Run],
+    groups: Sequence[RunGroup],
+    hashes: Mapping[str, str],
+) -> Texts:
+    results = [run.result for run in points]
+    environments = [run.result.environment for run in runs]
+    values = {
+        "runs": runs,
+        "points": points,
+        "groups": groups,
+        "hashes": hashes,
+        "most": max((len(group.runs) for group in groups), default=1),
+        "broken": {
+            run.name: measured_texts(run.result.audit)["verdict"]
+            for run in points
+            if run.result.audit and Measured(found=run.result.audit).broken
+        },
+        "experiments": _experiments(points),
+        "data": list(dict.fromkeys((result.data.name, result.data.sha256) for result in results)),
+        "units": list(dict.fromkeys(r.privacy.unit for r in results if r.privacy.epsilon)),
+        "deltas": list(dict.fromkeys(r.privacy.delta for r in results if r.privacy.delta)),
+        "started": min((run.result.started_at for run in runs), default="-"),
+        "seconds": sum(run.result.seconds for run in runs),
+        "versions": dict.fromkeys(
+            ", ".join(f"{name} {getattr(one, name)}" for name in VERSIONS) for one in environments
+        ),
+        "devices": dict.fromkeys(f"{one.device}, {one.threads} threads" for one in environments),
+        "hashes_of_data": dict.fromkeys(run.result.data.sha256 for run in runs),
+    }
+    text: Texts = texts(values, "sweep")["sweep"]
+    return text
 
 
-def _warnings(points: Sequence[Run]) -> tuple[str, ...]:
-    """What makes runs hard to compare, before anybody reads a curve."""
-    found = [
-        f"{run.name}: {verdict_line(run.result.audit)}"
-        for run in points
-        if run.result.audit and run.result.audit.verdict == "PROMISE BROKEN"
-    ]
-    experiments = dict.fromkeys(str(run.result.config["experiment"]) for run in points)
-    if len(experiments) > 1:
-        found.append(
-            f"These are runs of different experiments ({', '.join(experiments)}). Compared is "
-            "what they share; what differs is listed below."
-        )
-    data = dict.fromkeys((run.result.data.name, run.result.data.sha256) for run in points)
-    if len(data) > 1:
-        names = ", ".join(dict.fromkeys(name for name, _ in data))
-        found.append(
-            f"The runs did not learn from the same data ({names}; {len(data)} hashes): a "
-            "difference in a metric may come from the data alone."
-        )
-    units = dict.fromkeys(r.result.privacy.unit for r in points if r.result.privacy.epsilon)
-    if len(units) > 1:
-        found.append(
-            f"Epsilons are for different units ({', '.join(units)}): they are not on one scale."
-        )
-    deltas = dict.fromkeys(r.result.privacy.delta for r in points if r.result.privacy.delta)
-    if len(deltas) > 1:
-        shown = ", ".join(f"{delta:g}" for delta in deltas)
-        found.append(f"Epsilons are stated at different deltas ({shown}).")
-    return tuple(found)
+def _meanings(shared: Sequence[str]) -> tuple[str, ...]:
+    values = {"facts": {"metrics": shared}, "titles": {name: metric_name(name) for name in shared}}
+    card: Texts = texts(values, "card")["card"]
+    return card.lines("meanings")
 
 
 def _threats(runs: Sequence[Run]) -> tuple[ThreatTable, ...]:
-    found: dict[tuple[Defence, tuple[str, ...]], int] = {}
-    for run in runs:
-        if run.reference is None:
-            key = Defence.of(run.result), limits(run.result)
-            found[key] = found.get(key, 0) + 1
-    return tuple(
-        ThreatTable(name=defence.name, runs=count, rows=threats(defence), limits=lines)
-        for (defence, lines), count in found.items()
+    found = Counter(_threat_table(run.result) for run in runs if run.reference is None)
+    return tuple(replace(table, runs=count) for table, count in found.items())
+
+
+def _threat_table(result: Result) -> ThreatTable:
+    said = Facts(result=result, hashes={}).texts
+    return ThreatTable(
+        name=said["threats"]["name"],
+        rows=said["threats"].rows("table"),
+        limits=said["secagg"].lines("limits"),
     )
 
 
-def _statements(points: Sequence[Run]) -> tuple[Fact, ...]:
+def _statements(points: Sequence[Run]) -> dict[str, str]:
     """Every statement once, named by the first group of runs that makes it."""
     found: dict[str, str] = {}
     for group in grouped(points):
         for run in group.runs:
             found.setdefault(run.result.privacy.statement, group.label)
-    return tuple(Fact(name=label, value=text) for text, label in found.items())
-
-
-def _provenance(runs: Sequence[Run]) -> tuple[Fact, ...]:
-    def each(values: Iterator[str]) -> str:
-        return "; ".join(dict.fromkeys(values))
-
-    names = ("python", "torch", "flwr", "opacus", "cryptography")
-    environments = [run.result.environment for run in runs]
-    return (
-        Fact(name="started", value=min((r.result.started_at for r in runs), default="-")),
-        Fact(
-            name="versions",
-            value=each(", ".join(f"{n} {getattr(e, n)}" for n in names) for e in environments),
-        ),
-        Fact(name="device", value=each(f"{e.device}, {e.threads} threads" for e in environments)),
-        Fact(name="SHA-256 of the data", value=each(r.result.data.sha256 for r in runs)),
-    )
+    return found

@@ -7,7 +7,7 @@ who could see what on the way.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -26,6 +26,8 @@ class SecAggOff:
     """No aggregation protocol: the server sees every update."""
 
     kind: Literal["off"] = "off"
+    hides: ClassVar[bool] = False
+    """Whether nobody sees a single update."""
 
 
 @config
@@ -33,6 +35,7 @@ class SecAggRing:
     """The arithmetic of `masked` without masks: for large simulations, not for protection."""
 
     kind: Literal["ring"] = "ring"
+    hides: ClassVar[bool] = False
     bits: Bits = 32
     clip: Positive = 4.0
     resolution: Positive = 2.0**-12
@@ -50,6 +53,7 @@ class SecAggMasked:
     """
 
     kind: Literal["masked"] = "masked"
+    hides: ClassVar[bool] = True
     bits: Bits = 32
     clip: Positive = 4.0
     resolution: Positive = 2.0**-12
@@ -65,6 +69,7 @@ class SecAggTwoServer:
     """Additive sharing between two servers, one of them honest; any client may vanish."""
 
     kind: Literal["two_server"] = "two_server"
+    hides: ClassVar[bool] = True
     bits: Bits = 32
     clip: Positive = 4.0
     resolution: Positive = 2.0**-12

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, assert_never
 from fedlearn.config import RunConfig, to_tree
 from fedlearn.config.tracking import MlflowTracking, NoTracking, TensorboardTracking
 from fedlearn.core.errors import ConfigError
-from fedlearn.report.model_card import public_settings
+from fedlearn.report.facts import public_settings
 from fedlearn.results.result import Result, RoundResult
 
 if TYPE_CHECKING:  # `server.run` calls this module

@@ -23,8 +23,8 @@ from fedlearn.results.folder import write_atomically
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import Result
 from simulations.attacks.inversion import demonstrate
-from simulations.attacks.inversion_image import FILE as PICTURE
-from simulations.attacks.inversion_image import picture, table
+from simulations.attacks.inversion_image import FILE as IMAGE
+from simulations.attacks.inversion_image import image, table
 from simulations.attacks.inversion_ways import FEWEST_SITES, MOST_SITES, Settings
 
 
@@ -92,7 +92,7 @@ def _value(key: str, text: str) -> Any:
 
 
 def _refuse_old(folder: Path) -> None:
-    if old := [str(folder / name) for name in (FILE, PICTURE) if (folder / name).exists()]:
+    if old := [str(folder / name) for name in (FILE, IMAGE) if (folder / name).exists()]:
         raise ConfigError(
             [f"out={folder}: holds a demonstration already; remove {' and '.join(old)} first"]
         )
@@ -107,10 +107,10 @@ def write(folder: Path, inversion: Inversion) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_inversion(folder, inversion)
-        write_atomically(folder / PICTURE, picture(inversion))
+        write_atomically(folder / IMAGE, image(inversion))
     except OSError as error:
         raise DataError(f"out={folder}: cannot be written to ({error.strerror})") from None
-    written = [folder / FILE, folder / PICTURE]
+    written = [folder / FILE, folder / IMAGE]
     if any((folder / name).is_file() for name in ("result.json", COMPARISON)):
         written.append(write_report(folder))
     return written

@@ -1,4 +1,4 @@
-"""The demonstration of reconstruction as one picture, and as a table for a terminal."""
+"""The demonstration of reconstruction as one image, and as a table for a terminal."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from fedlearn.report.inversion import (
     Inversion,
     Likeness,
     Protected,
-    figures,
-    finding,
-    in_words,
     pixels,
 )
 
 FILE: Final = "inversion.png"
 
 _CELL, _LABEL, _HEAD, _CAPTION, _TOP = 1.3, 2.35, 0.62, 0.5, 2.15
-"""Inches: a picture, the names of the rows, those of the columns, what is under a picture, and
-the pictures at the top."""
+"""Inches: an image, the names of the rows, those of the columns, what is under an image, and
+the images at the top."""
 _GAP = 0.28
 _LEADING: Final = 0.0187
 """Inches from line to line, for each point of the size of a text."""
@@ -38,7 +35,7 @@ _COLOURS: Final[dict[Finding, str]] = {
 }
 
 
-def picture(inversion: Inversion) -> bytes:
+def image(inversion: Inversion) -> bytes:
     """A PNG: seats down, ways to protect updates across, and what each seat reconstructs."""
     columns, rows = len(inversion.ways), len(SEATS)
     width = _LABEL + columns * (_CELL + _GAP) + 0.1
@@ -53,9 +50,9 @@ def picture(inversion: Inversion) -> bytes:
         for row, view in enumerate(way.views):
             top = _TOP + _HEAD + row * (_CELL + _CAPTION)
             _draw(page.axes(left, top, _CELL), inversion, view.best)
-            colour = _COLOURS[finding(view)]
-            page.text(left, top + _CELL + 0.17, in_words(inversion, view), size=8.5, color=colour)
-            page.text(left, top + _CELL + 0.33, figures(view.best), size=8, color=_MUTED)
+            colour = _COLOURS[view.finding]
+            page.text(left, top + _CELL + 0.17, inversion.in_words(view), size=8.5, color=colour)
+            page.text(left, top + _CELL + 0.33, view.best.figures, size=8, color=_MUTED)
     for row, name in enumerate(SEATS.values()):
         top = _TOP + _HEAD + row * (_CELL + _CAPTION) + 0.5
         page.text(0.1, top, f"Seen by\n{_wrapped(name)}")
@@ -109,9 +106,9 @@ def _draw_top(page: _Page, inversion: Inversion) -> None:
     page.text(left, _CELL + 0.27, "what a site holds", size=8.5)
     left += _CELL + _GAP
     _draw(page.axes(left, 0.1, _CELL), inversion, inversion.average)
-    page.text(left, _CELL + 0.27, "the average picture", size=8.5)
-    page.text(left, _CELL + 0.43, figures(inversion.average), size=8, color=_MUTED)
-    page.text(0.1, 0.55, "Whose picture\nis it?", size=12, weight="bold")
+    page.text(left, _CELL + 0.27, "the average image", size=8.5)
+    page.text(left, _CELL + 0.43, inversion.average.figures, size=8, color=_MUTED)
+    page.text(0.1, 0.55, "Whose image\nis it?", size=12, weight="bold")
     page.text(left + _CELL + _GAP, 0.22, _explanation(inversion), size=8.5, color=_MUTED)
 
 
@@ -121,8 +118,8 @@ def _explanation(inversion: Inversion) -> str:
         f"({inversion.pictures}).\n"
         "Shown is the nearest to the original of all that an attack\n"
         f"has found. Recovered: the error is at most {inversion.tolerance:.1%} of the range.\n"
-        "Alike: nearer than the average picture, which needs no update.\n"
-        "That a picture is hidden does not prove that epsilon is small."
+        "Alike: nearer than the average image, which needs no update.\n"
+        "That an image is hidden does not prove that epsilon is small."
     )
 
 
@@ -148,8 +145,8 @@ def _wrapped(text: str, width: int = 24) -> str:
 
 
 def table(inversion: Inversion) -> Table:
-    """How many pictures every seat has recovered, way by way."""
-    title = f"pictures recovered, of {inversion.total} (and those nearer than the average picture)"
+    """How many images every seat has recovered, way by way."""
+    title = f"images recovered, of {inversion.total} (and those nearer than the average image)"
     shown = terminal.numbers("seen by", *(way.name for way in inversion.ways), title=title)
     for row, name in enumerate(SEATS.values()):
         views = [way.views[row] for way in inversion.ways]

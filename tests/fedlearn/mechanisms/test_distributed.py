@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from fedlearn.mechanisms.distributed import (
     make_plan,
 )
 from fedlearn.mechanisms.encoding import clipped, decode, encode
-from fedlearn.mechanisms.plan import derive, statement
+from fedlearn.mechanisms.plan import derive
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.privacy.rotation import padded
+from fedlearn.report.facts import statement
 
 SITES, DIMENSION = 8, 20_000
 POPULATION = Population(num_clients=SITES, dimension=DIMENSION, records_per_step=1.0)
@@ -216,8 +218,9 @@ def test_clipped__is_a_projection() -> None:
 
 def test_statement__tells_who_could_break_it() -> None:
     plan = plan_of(replace(CLIENT, max_dropouts=1, max_colluders=2))
-    text = statement(plan, epsilon=1.0, noise_is_private=True)
+    said = partial(statement, epsilon=1.0, noise_is_private=True, sum_only=True, record="a row")
+    text = said(plan)
     assert "up to 2 of the sites" in text
     assert "at least 5 of 8 sites" in text
-    alone = statement(plan_of(CLIENT), epsilon=1.0, noise_is_private=True)
+    alone = said(plan_of(CLIENT))
     assert "does not hold against another site" in alone

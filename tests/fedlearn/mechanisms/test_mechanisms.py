@@ -29,12 +29,12 @@ from fedlearn.mechanisms.plan import (
     RecordPlan,
     RecordPrivacy,
     derive,
-    statement,
 )
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.discrete import IntegerNoise
 from fedlearn.privacy.events import DiscreteSumEvent, Event, GaussianEvent, from_json, to_json
 from fedlearn.privacy.noise import SeededNoise
+from fedlearn.report.facts import statement
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
 from tests.fedlearn.privacy import tight
@@ -207,7 +207,13 @@ def test_mechanism__event_travels_as_json(config: Privacy, plan: PrivacyPlan) ->
 
 @battery
 def test_mechanism__says_whom_it_protects(config: Privacy, plan: PrivacyPlan) -> None:
-    text = statement(plan, epsilon=1.0, noise_is_private=True)
+    text = statement(
+        plan,
+        epsilon=1.0,
+        noise_is_private=True,
+        sum_only=isinstance(plan, DistributedPlan),
+        record="a row",
+    )
     assert f"Each {'client' if plan.unit == 'client' else 'single record'} is protected" in text
     assert ("secure aggregation" in text) == isinstance(plan, DistributedPlan)
     assert ("trusted" in text) == isinstance(config, ClientPrivacy)

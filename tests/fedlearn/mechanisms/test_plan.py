@@ -13,9 +13,9 @@ from fedlearn.mechanisms.plan import (
     RecordPrivacy,
     derive,
     problems,
-    statement,
 )
 from fedlearn.privacy.accounting import epsilon
+from fedlearn.report.facts import statement
 
 
 def plan_for(config: RecordPrivacy, rate: float = 0.1) -> PrivacyPlan:
@@ -80,6 +80,12 @@ def test_problems__finds_none_without_privacy() -> None:
     assert problems(NoPrivacy(), records=3) == []
 
 
+def said(plan: PrivacyPlan | None, *, epsilon: float, private: bool = True) -> str:
+    return statement(
+        plan, epsilon=epsilon, noise_is_private=private, sum_only=False, record="a row"
+    )
+
+
 @pytest.mark.parametrize(
     ("rate", "words"), [(0.1, "Poisson sampling"), (1.0, "nothing is gained from sampling")]
 )
@@ -87,7 +93,7 @@ def test_statement__says_who_is_protected_by_how_much_and_from_whom(
     rate: float, words: str
 ) -> None:
     plan = plan_for(RecordPrivacy(epsilon=3.0, delta=1e-6), rate)
-    text = statement(plan, epsilon=plan.epsilon, noise_is_private=True)
+    text = said(plan, epsilon=plan.epsilon)
     for needed in (
         "one record",
         "added or removed",
@@ -104,15 +110,15 @@ def test_statement__says_who_is_protected_by_how_much_and_from_whom(
 @pytest.mark.parametrize("spent", [0.004561, 0.9996, 1.001, 2.9953, 12.34, 99.96, 1234.5])
 def test_statement__never_rounds_epsilon_down(spent: float) -> None:
     plan = plan_for(RecordPrivacy(noise_multiplier=1.0))
-    text = statement(plan, epsilon=spent, noise_is_private=True)
+    text = said(plan, epsilon=spent)
     written = float(text.split("with epsilon ")[1].split()[0])
     assert spent <= written <= 1.011 * spent
 
 
 def test_statement__claims_nothing_where_nothing_holds() -> None:
     plan = plan_for(RecordPrivacy(epsilon=3.0))
-    assert "No differential privacy" in statement(None, epsilon=math.inf, noise_is_private=True)
-    assert "No privacy is claimed" in statement(plan, epsilon=3.0, noise_is_private=False)
+    assert "No differential privacy" in said(None, epsilon=math.inf)
+    assert "No privacy is claimed" in said(plan, epsilon=3.0, private=False)
     clear = plan_for(RecordPrivacy(noise_multiplier=0.0))
     assert clear.epsilon == math.inf
-    assert "No privacy holds" in statement(clear, epsilon=clear.epsilon, noise_is_private=True)
+    assert "No privacy holds" in said(clear, epsilon=clear.epsilon)

@@ -57,7 +57,7 @@ def test_browser__finds_the_numbers_and_obeys_the_policy(folder: Path, tmp_path:
     for seed in (0, 1, 2):
         result = json.loads((folder / f"seed{seed}" / "result.json").read_text())
         assert f"{result['final']['evaluate']['accuracy']:.3f}" in seen
-    assert seen.count("<img") == 6, "the pictures of the demonstration, which the policy allows"
+    assert seen.count("<img") == 6, "the images of the demonstration, which the policy allows"
     assert "CONSOLE" not in complaints, complaints
 
 

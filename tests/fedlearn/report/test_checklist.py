@@ -11,8 +11,9 @@ import pytest
 
 from fedlearn.audit.findings import Findings
 from fedlearn.cli import main
-from fedlearn.report.checklist import MAP, State, checklist
-from fedlearn.report.page import TEMPLATES, write_report
+from fedlearn.report.facts import Facts
+from fedlearn.report.page import write_report
+from fedlearn.report.texts import TEMPLATES
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import Result
 from tests.simulations.small import table
@@ -26,9 +27,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def state(result: Result, start: str) -> State:
-    (found,) = (check for check in checklist(result) if check.question.startswith(start))
-    return found.state
+def rows(result: Result, block: str = "checks") -> tuple[tuple[str, ...], ...]:
+    found: tuple[tuple[str, ...], ...] = (
+        Facts(result=result, hashes={}).texts["checklist"].rows(block)
+    )
+    return found
+
+
+def state(result: Result, start: str) -> str:
+    (found,) = (state for question, state, _ in rows(result) if question.startswith(start))
+    return found
 
 
 def with_privacy(result: Result, **changes: object) -> Result:
@@ -40,24 +48,24 @@ def test_checklist__never_passes_what_a_result_cannot_show(run: Path) -> None:
     for start in ("Time and power", "A record is", "Settings were", "Other runs"):
         assert state(result, start) == "not checked"
     assert state(result, "Nothing else") == "does not hold"
-    assert all(check.why for check in checklist(result))
+    assert all(why for _, _, why in rows(result))
 
 
 @pytest.mark.parametrize(
     ("epsilon", "expected"), [(0.5, "holds"), (9.9, "holds"), (10.1, "does not hold")]
 )
-def test_checklist__weighs_epsilon(run: Path, epsilon: float, expected: State) -> None:
+def test_checklist__weighs_epsilon(run: Path, epsilon: float, expected: str) -> None:
     assert state(with_privacy(read_result(run), epsilon=epsilon), "Epsilon is") == expected
 
 
 @pytest.mark.parametrize(("delta", "expected"), [(1e-4, "holds"), (1e-2, "does not hold")])
-def test_checklist__weighs_delta_by_the_records(run: Path, delta: float, expected: State) -> None:
+def test_checklist__weighs_delta_by_the_records(run: Path, delta: float, expected: str) -> None:
     assert state(with_privacy(read_result(run), delta=delta), "Delta is") == expected
 
 
 def test_checklist__of_a_run_without_privacy_asks_no_more(run: Path) -> None:
-    (only,) = checklist(with_privacy(read_result(run), epsilon=None))
-    assert only.state == "does not hold"
+    ((_, only, _),) = rows(with_privacy(read_result(run), epsilon=None))
+    assert only == "does not hold"
 
 
 def test_checklist__takes_the_verdict_of_an_audit(run: Path) -> None:
@@ -74,19 +82,20 @@ def test_checklist__takes_the_verdict_of_an_audit(run: Path) -> None:
     assert state(replace(result, audit=replace(fine, canaries=0)), "A measurement") == "not checked"
 
 
-def test_map__names_sections_that_reports_have(run: Path) -> None:
-    source = "".join(path.read_text() for path in TEMPLATES.glob("*.j2"))
+def test_asked__names_sections_that_reports_have(run: Path) -> None:
+    source = "".join(path.read_text() for path in TEMPLATES.rglob("*.html.j2"))
     titles = set(re.findall(r"<(?:h2|summary)>([^<]*)</", source))
-    for line in MAP:
-        assert set(line.sections) <= titles
-        assert line.absent
+    for _, _, sections, absent in rows(read_result(run), "asked"):
+        assert set(sections.split("; ")) <= titles
+        assert absent
 
 
 def test_report__shows_every_check_and_its_answer(run: Path) -> None:
     text = unescape(write_report(run).read_text())
-    for check in checklist(read_result(run)):
-        assert check.question in text
-        assert check.why in text
+    checks = rows(read_result(run))
+    for question, _, why in checks:
+        assert question in text
+        assert why in text
     section = text.split("Before relying on it</h2>")[1].split("<h2>")[0]
     found = re.findall(r">(holds|does not hold|not checked)<", section)
-    assert found == [check.state for check in checklist(read_result(run))]
+    assert found == [state for _, state, _ in checks]

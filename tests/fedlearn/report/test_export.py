@@ -18,8 +18,7 @@ from safetensors.numpy import load_file, save_file
 from fedlearn.cli import main
 from fedlearn.config.saved import load_file as load_config
 from fedlearn.core import yaml_file
-from fedlearn.report.documents import code_block, escaped
-from fedlearn.report.privacy_statement import rounded_up
+from fedlearn.report.texts import code_block, escaped, up
 
 Output = pytest.CaptureFixture[str]
 
@@ -173,7 +172,8 @@ def test_statement__of_a_run_without_privacy_claims_none(run: Path, tmp_path: Pa
 def test_statement__says_who_could_read_updates(
     run: Path, tmp_path: Path, transport: str, secagg: str, said: str
 ) -> None:
-    edit(run, lambda result: result.update(protection={"transport": transport, "secagg": secagg}))
+    kinds = {"transport": {"kind": transport}, "secagg": {"kind": secagg}}
+    edit(run, lambda result: result["config"].update(kinds))
     _, statement = exported(run, tmp_path / "model")
     assert said in statement
     assert ("AES-256-GCM" in statement) == (transport == "sealed")
@@ -334,6 +334,6 @@ def test_code_block__cannot_be_left() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 1.0, 1.0004, 2.9999, 3.9980629127665144, 1234.5678])
-def test_rounded_up__never_says_less(value: float) -> None:
-    assert value <= float(rounded_up(value)) < value + 0.001 + 1e-9
-    assert rounded_up(math.inf) == "infinite"
+def test_up__never_says_less(value: float) -> None:
+    assert value <= float(up(value)) < value + 0.001 + 1e-9
+    assert up(math.inf) == "infinite"

@@ -11,9 +11,7 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.metrics.calibration import Calibration, ScoreGroup
-from fedlearn.report.calibration import in_words
-from fedlearn.report.intended_use import limits, use
-from fedlearn.report.model_card import model_card
+from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import Result, SiteSize
@@ -36,6 +34,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*table(folder), "rounds=1", "privacy=none", "purpose='to be a <b>test</b>'"]
     assert main(["simulate", *words, f"out={folder / 'run'}"]) == 0
     return folder / "run"
+
+
+def lines(result: Result, block: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = Facts(result=result, hashes={}).texts["card"].lines(block)
+    return found
+
+
+def use(result: Result) -> tuple[str, ...]:
+    return lines(result, "use")
+
+
+def limits(result: Result) -> tuple[str, ...]:
+    return lines(result, "limits")
+
+
+def calibration(result: Result) -> str:
+    return " ".join(lines(result, "calibration"))
 
 
 def with_config(result: Result, **changes: object) -> Result:
@@ -70,7 +85,9 @@ def test_limits__follow_from_partition_privacy_and_sizes(run: Path) -> None:
     assert "dealt out" not in text
     private = replace(result, privacy=replace(result.privacy, epsilon=1.0))
     assert "without differential privacy" not in " ".join(limits(private))
-    assert "(dirichlet)" in " ".join(limits(with_config(result, partition={"kind": "dirichlet"})))
+    assert "(dirichlet)" in " ".join(
+        limits(with_config(result, partition={"kind": "dirichlet", "num_sites": 2, "alpha": 0.5}))
+    )
 
 
 def test_limits__say_when_a_model_has_one_answer_to_everything(
@@ -95,14 +112,14 @@ def final_table_and_notes(result: Result, capsys: pytest.CaptureFixture[str]) ->
 
 def test_card__says_which_classes_were_weighed(run: Path) -> None:
     result = read_result(run)
-    assert "weighed" not in str(model_card(result, ()))
+    assert "weighed" not in str(lines(result, "training"))
     training = result.config["training"] | {"class_weights": {"1": 20.0}}
-    assert "(1 20, any other 1)" in str(model_card(with_config(result, training=training), ()))
+    assert "(1 20, any other 1)" in str(lines(with_config(result, training=training), "training"))
 
 
 def test_calibration__is_said_with_its_chance_level_and_tendency(run: Path) -> None:
     result = replace(read_result(run), calibration=FOUND)
-    text = in_words(result)
+    text = calibration(result)
     assert "off by 0.062 on average" in text or "off by 0.063 on average" in text
     assert "over 2 groups" in text
     assert "more than the 0.040" in text
@@ -110,19 +127,19 @@ def test_calibration__is_said_with_its_chance_level_and_tendency(run: Path) -> N
     # (30 * .25 + 90 * .75) / 120 and (30 * .1 + 90 * .8) / 120
     assert "expects 1 in 62.5% of the records; it is so in 62.5%" in text
     calm = replace(result, calibration=replace(FOUND, error=0.01))
-    assert "no more than the 0.040" in in_words(calm)
+    assert "no more than the 0.040" in calibration(calm)
 
 
 def test_calibration__that_was_not_measured_says_why(run: Path) -> None:
     result = read_result(run)
     assert result.calibration is None
-    assert in_words(result).endswith("was not measured: it takes 100 test records.")
+    assert calibration(result).endswith("was not measured: it takes 100 test records.")
     three = replace(result.final, evaluate={"accuracy": 0.5})
-    assert "for two classes alone" in in_words(replace(result, final=three))
+    assert "for two classes alone" in calibration(replace(result, final=three))
     larger = replace(result.data, sites={"north": SiteSize(train=1, test=500)})
-    assert "has not ended" in in_words(replace(result, data=larger))
+    assert "has not ended" in calibration(replace(result, data=larger))
     untested = replace(result.final, evaluate={}, per_site={})
-    assert in_words(replace(result, final=untested)) == ""
+    assert calibration(replace(result, final=untested)) == ""
 
 
 def test_report__shows_use_limits_and_calibration_and_escapes_the_purpose(
@@ -144,11 +161,18 @@ def test_report__shows_use_limits_and_calibration_and_escapes_the_purpose(
     assert "ab12cd, with changes that are not in it" in text
 
 
+def rows(result: Result) -> tuple[tuple[str, ...], ...]:
+    found: tuple[tuple[str, ...], ...] = (
+        Facts(result=result, hashes={}).texts["card"].rows("provenance")
+    )
+    return found
+
+
 def test_card__of_an_older_result_says_nothing_of_the_source(run: Path) -> None:
     result = read_result(run)
-    names = [fact.name for fact in model_card(result, ()).provenance]
+    names = [name for name, _ in rows(result)]
     assert "SHA-256 of fedlearn's source" in names
     older = replace(result, environment=replace(result.environment, code="", commit=""))
-    said = [fact.name for fact in model_card(older, ()).provenance]
+    said = [name for name, _ in rows(older)]
     assert "SHA-256 of fedlearn's source" not in said
     assert "git commit of fedlearn" not in said

@@ -8,7 +8,7 @@ import pytest
 
 from fedlearn.config import compose
 from fedlearn.data.tables.schema import ColumnShape, told
-from fedlearn.report import released
+from fedlearn.report.facts import Setup, record_of
 from fedlearn.tasks import ImageInput, SeriesInput, TableInput
 
 OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=died"]
@@ -23,27 +23,34 @@ WORDS = {
 """How the statement calls what a column's description holds."""
 
 
+def before_training(words: list[str]) -> str:
+    text: str = Setup.of(compose(words)).texts({})["released"]["before_training"]
+    return text
+
+
 @pytest.mark.parametrize("privacy", ["none", "record", "distributed", "client"])
-def test_told__names_all_that_sites_tell_of_a_column_and_nothing_else(privacy: str) -> None:
+def test_before_training__names_all_that_is_told_of_a_column_and_nothing_else(
+    privacy: str,
+) -> None:
     column = ColumnShape(name="age", kind="numeric", categories=2, digest="ab", magnitude=5)
     (sent,) = told((column,), private=privacy != "none")
     assert {field.name for field in fields(ColumnShape)} == WORDS.keys()
-    sentence = released.told(compose([*OWN, f"privacy={privacy}"]))
+    sentence = before_training([*OWN, f"privacy={privacy}"])
     for name, words in WORDS.items():
         assert (words in sentence) == (getattr(sent, name) is not None), name
 
 
-def test_told__is_silent_on_public_data_and_names_classes_of_ones_own() -> None:
-    assert released.told(compose(["scenario=heart"])) == ""
+def test_before_training__is_silent_on_public_data_and_names_classes_of_ones_own() -> None:
+    assert before_training(["scenario=heart"]) == ""
     texts = ["scenario=text", "scenario.path=a.csv", "scenario.label=kind", "model=text"]
-    assert "the names of the classes" in released.told(compose(texts))
+    assert "the names of the classes" in before_training(texts)
 
 
 def test_record_of__says_that_a_record_over_time_is_protected_as_a_whole() -> None:
     row = TableInput(numeric=2)
-    assert released.record_of(compose(OWN), row) == "a row"
+    assert record_of(compose(OWN), row) == "a row"
     over_time = [*OWN, "scenario.record=patient_id", "scenario.time=hour", "model=sequence"]
-    found = released.record_of(compose(over_time), SeriesInput(steps=3, row=row))
+    found = record_of(compose(over_time), SeriesInput(steps=3, row=row))
     assert found == "all rows of one 'patient_id'"
-    picture = ImageInput(channels=1, height=8, width=8)
-    assert released.record_of(compose(["scenario=fashion", "model=cnn"]), picture) == "a picture"
+    image = ImageInput(channels=1, height=8, width=8)
+    assert record_of(compose(["scenario=fashion", "model=cnn"]), image) == "an image"

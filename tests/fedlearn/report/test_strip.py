@@ -22,14 +22,12 @@ from fedlearn.report.inversion import (
     Likeness,
     Protected,
     SeatView,
-    in_words,
     pixels,
     read_inversion,
     to_text,
     write_inversion,
 )
 from fedlearn.report.page import write_report
-from fedlearn.report.strip import strip
 from tests.simulations.small import table
 
 
@@ -103,17 +101,18 @@ def test_inversion__of_another_form_is_refused(
 def test_inversion__with_a_broken_picture_is_refused(run: Path, text: str) -> None:
     write_inversion(run, replace(shown(), original=text))
     try:
-        with pytest.raises(DataError, match="a picture that is not one"):
+        with pytest.raises(DataError, match="an image that is not one"):
             write_report(run)
     finally:
         (run / "inversion.json").unlink()
 
 
 def test_strip__has_the_pixels_of_every_view() -> None:
-    (way,) = strip(shown()).ways
-    assert len(way.cells) == len(SEATS)
-    for number, cell in enumerate(way.cells):
-        data = base64.b64decode(cell.uri.removeprefix("data:image/png;base64,"))
+    (way,) = shown().ways
+    assert len(way.views) == len(SEATS)
+    for number, view in enumerate(way.views):
+        uri = shown().uri(view.best.picture)
+        data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
         drawn = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         assert np.array_equal(drawn, pixels(shown(), picture(number)))
 
@@ -127,7 +126,7 @@ def test_report__shows_a_demonstration_with_words_for_every_picture(run: Path) -
     assert all(start.startswith("data:image/png;base64,") for start, _ in images)
     for view in shown().ways[0].views:
         assert f"place {view.best.place} of 321 in a line-up" in unescape(text)
-        assert in_words(shown(), view) in text
+        assert shown().in_words(view) in text
     assert "random dots" in text
     assert "noise multiplier 3.25, epsilon 2.5" in text
     assert "<b>masked" not in text, "a name is no markup"

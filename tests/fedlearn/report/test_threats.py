@@ -3,48 +3,79 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import NamedTuple
 
 import pytest
 
 from fedlearn.cli import main
-from fedlearn.report.threats import Defence, Noise, limits, threats
+from fedlearn.config import RunConfig, compose
+from fedlearn.crypto.settings import TransportPlain, TransportSealed
+from fedlearn.mechanisms import (
+    ClientPrivacy,
+    DistributedPrivacy,
+    NoPrivacy,
+    Privacy,
+    RecordPrivacy,
+)
+from fedlearn.report.facts import Facts, Setup
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Protection
+from fedlearn.secagg.settings import SecAggMasked, SecAggOff, SecAggRing, SecAggTwoServer
 from tests.simulations.small import table
 
-KINDS = get_type_hints(Protection)
-UNITS = {"none": ("none",), "site": ("record",), "shares": ("record", "client"),
-         "coordinator": ("client",)}  # fmt: skip
-ALL = [
-    Defence(
-        protection=Protection(transport=t, secagg=s), noise=noise, unit=unit, colluders=1,
-        released_by_site=released,
-    )
-    for t, s, noise, released in itertools.product(
-        get_args(KINDS["transport"]), get_args(KINDS["secagg"]), get_args(Noise), (False, True)
-    )
-    for unit in UNITS[noise]
-]  # fmt: skip
-IDS = [f"{d.name}-{d.released_by_site}" for d in ALL]
+MECHANISMS: tuple[Privacy, ...] = (
+    NoPrivacy(),
+    RecordPrivacy(epsilon=1),
+    ClientPrivacy(epsilon=1),
+    DistributedPrivacy(epsilon=1),
+    DistributedPrivacy(epsilon=1, unit="client"),
+)
+SECAGG = (SecAggOff(), SecAggRing(), SecAggMasked(), SecAggTwoServer())
+CONFIG: RunConfig = compose(["experiment=medical_heart"])
 
 
-@pytest.mark.parametrize("defence", ALL, ids=IDS)
-def test_threats__leave_no_seat_and_no_cell_empty(defence: Defence) -> None:
-    rows = threats(defence)
+def setups() -> Iterator[Setup]:
+    for mechanism, secagg, transport, evaluation in itertools.product(
+        MECHANISMS, SECAGG, (TransportPlain(), TransportSealed()), ("per_site", "pooled")
+    ):
+        yield Setup(
+            config=replace(CONFIG, evaluation=evaluation), mechanism=mechanism,
+            unit=mechanism.unit, transport=transport, secagg=secagg,
+        )  # fmt: skip
+
+
+class Row(NamedTuple):
+    seat: str
+    sees: str
+    held_by: str
+    remains: str
+
+
+def threats(setup: Setup) -> list[Row]:
+    return [Row(*row) for row in setup.texts({})["threats"].rows("table")]
+
+
+ALL = list(setups())
+IDS = [f"{s.texts({})['threats']['name']}-{s.config.evaluation}" for s in ALL]
+
+
+@pytest.mark.parametrize("setup", ALL, ids=IDS)
+def test_threats__leave_no_seat_and_no_cell_empty(setup: Setup) -> None:
+    rows = threats(setup)
     assert len({row.seat for row in rows}) == len(rows) == 6
     assert all(row.sees and row.held_by and row.remains for row in rows)
 
 
-@pytest.mark.parametrize("defence", ALL, ids=IDS)
-def test_threats__credit_a_mechanism_only_where_it_is_on(defence: Defence) -> None:
-    network, coordinator, spy, colluding, user, _ = threats(defence)
-    assert ("AES" in network.held_by) == (defence.protection.transport == "sealed")
-    summed = defence.protection.secagg in ("masked", "two_server")
+@pytest.mark.parametrize("setup", ALL, ids=IDS)
+def test_threats__credit_a_mechanism_only_where_it_is_on(setup: Setup) -> None:
+    network, coordinator, spy, colluding, user, _ = threats(setup)
+    assert ("AES" in network.held_by) == (setup.transport.kind == "sealed")
+    summed = setup.secagg.kind in ("masked", "two_server")
     assert coordinator.sees.startswith("the sum" if summed else "the update of every single site")
     # Secure aggregation alone stops neither trap weights nor a collusion.
-    if defence.noise == "none":
+    if setup.mechanism.kind == "none":
         assert "nothing" in spy.held_by
         assert "nothing" in colluding.held_by
     bounded = [
@@ -52,48 +83,50 @@ def test_threats__credit_a_mechanism_only_where_it_is_on(defence: Defence) -> No
     ]
     assert bounded == {
         "none": [],
-        "site": [coordinator, spy, colluding, user],
-        "shares": [coordinator, spy, user] if summed else [user],
-        "coordinator": [user],
-    }[defence.noise]  # fmt: skip
+        "record": [coordinator, spy, colluding, user],
+        "distributed": [coordinator, spy, user] if summed else [user],
+        "client": [user],
+    }[setup.mechanism.kind]  # fmt: skip
 
 
-@pytest.mark.parametrize("defence", ALL, ids=IDS)
-def test_threats__promise_for_the_unit_and_not_for_another(defence: Defence) -> None:
-    user = threats(defence)[4]
-    assert ("about a record" in user.held_by) == (defence.unit == "record")
-    assert ("about all that one site holds" in user.held_by) == (defence.unit == "client")
+@pytest.mark.parametrize("setup", ALL, ids=IDS)
+def test_threats__promise_for_the_unit_and_not_for_another(setup: Setup) -> None:
+    user = threats(setup)[4]
+    assert ("about a record" in user.held_by) == (setup.unit == "record")
+    assert ("about all that one site holds" in user.held_by) == (setup.unit == "client")
 
 
 def test_threats__say_whose_test_results_leave_the_sites() -> None:
-    for defence in ALL:
-        sees = threats(defence)[1].sees
-        assert ("each site's test results" in sees) == defence.released_by_site
+    for setup in ALL:
+        sees = threats(setup)[1].sees
+        summed = setup.secagg.kind in ("masked", "two_server")
+        opened = setup.config.evaluation == "per_site" or not summed
+        assert ("each site's test results" in sees) == opened
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected", "lines"),
     [
-        (["privacy=none", "evaluation=pooled"], ("none", "none", 0, True), 0),
-        (["privacy.delta=1e-3"], ("site", "record", 0, True), 0),
-        (["privacy=client", "privacy.epsilon=8"], ("coordinator", "client", 0, True), 0),
+        (["privacy=none", "evaluation=pooled"], ("none", "none", False), 0),
+        (["privacy.delta=1e-3"], ("record", "record", False), 0),
+        (["privacy=client", "privacy.epsilon=8"], ("client", "client", False), 0),
         (
             ["privacy=distributed", "privacy.delta=1e-3", "secagg=masked", "evaluation=pooled"],
-            ("shares", "record", 1, False),
+            ("distributed", "record", True),
             3,
         ),
-        (["privacy=none", "secagg=two_server"], ("none", "none", 0, True), 1),
+        (["privacy=none", "secagg=two_server"], ("none", "none", False), 1),
     ],
 )
-def test_defence__is_that_of_the_run(
+def test_setup__is_that_of_the_run(
     tmp_path: Path, overrides: list[str], expected: tuple[object, ...], lines: int
 ) -> None:
     words = [*table(tmp_path, sites=("a", "b", "c")), "rounds=1", *overrides]
     assert main(["simulate", *words, f"out={tmp_path / 'run'}"]) == 0
-    result = read_result(tmp_path / "run")
-    found = Defence.of(result)
-    assert (found.noise, found.unit, found.colluders, found.released_by_site) == expected
-    assert len(limits(result)) == lines
+    facts = Facts(result=read_result(tmp_path / "run"), hashes={})
+    found, limits = facts.setup, facts.texts["secagg"].lines("limits")
+    assert (found.mechanism.kind, found.unit, found.pooled) == expected
+    assert len(limits) == lines
     if lines == 3:
-        assert "by 2 of the 2 sites" in limits(result)[1]
+        assert "by 2 of the 2 sites" in limits[1]

@@ -1,0 +1,327 @@
+"""The one table of facts behind statement, card, report and checklist.
+
+Facts are computed once, from a config (`Setup`: who could learn what) or from a result
+(`Facts`: what was found). The sentences about them are templates (`fedlearn.report.texts`),
+and what is said of a kind of mechanism, masks or transport stands in the template of that
+kind, so that nothing here asks for one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, Final, Literal, assert_never
+
+from fedlearn.algorithms import cohort_size
+from fedlearn.config import RunConfig, load
+from fedlearn.core import yaml_file
+from fedlearn.core.errors import ConfigError
+from fedlearn.crypto.settings import Transport
+from fedlearn.data import Tells, tells
+from fedlearn.data.partition import is_dealt
+from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
+from fedlearn.metrics.calibration import FEWEST
+from fedlearn.metrics.fairness import GroupFairness
+from fedlearn.metrics.sums import names_one_class_only
+from fedlearn.privacy.accounting import ACCOUNTANT
+from fedlearn.report.measured import measured_texts
+from fedlearn.report.texts import texts
+from fedlearn.results.result import Result
+from fedlearn.secagg.graph import Degree, choose_degree
+from fedlearn.secagg.settings import SecAgg, SecAggMasked
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput
+
+VERSIONS: Final = ("python", "torch", "flwr", "opacus", "cryptography")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What of a config decides who could learn what."""
+
+    config: RunConfig
+    mechanism: Privacy
+    """What holds; `NoPrivacy` for a run whose noise can be repeated, or is none."""
+    unit: Literal["record", "client", "none"]
+    transport: Transport
+    secagg: SecAgg
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Setup:
+        """The setup that a config describes."""
+        return cls(
+            config=config,
+            mechanism=config.privacy,
+            unit=config.privacy.unit,
+            transport=config.transport,
+            secagg=config.secagg,
+        )
+
+    @property
+    def sum_only(self) -> bool:
+        """Whether a single update stays closed."""
+        return self.secagg.hides
+
+    @property
+    def pooled(self) -> bool:
+        """Whether nothing of an evaluation is opened but the sum over all sites."""
+        return self.config.evaluation == "pooled" and self.sum_only
+
+    @property
+    def groups(self) -> GroupFairness | None:
+        """By what the evaluation tells groups of people apart, if it does."""
+        fairness = self.config.fairness
+        return fairness if isinstance(fairness, GroupFairness) else None
+
+    @property
+    def tells(self) -> Tells:
+        """What sites tell of their own records before the first round."""
+        return tells(self.config.scenario)
+
+    @property
+    def tells_magnitude(self) -> bool:
+        """Whether that includes the magnitude of numbers, as it does without privacy."""
+        return self.config.privacy.unit == "none"
+
+    def texts(self, values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+        """What templates about a setup are filled in with, and these templates beside them."""
+        mine = {"setup": self, "config": self.config, **values}
+        return texts(
+            mine, "threats", "released", *names,
+            mechanism=self.mechanism, secagg=self.secagg, transport=self.transport,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Facts:
+    """What a result says, ready to be put into words; `hashes` are those of its files."""
+
+    result: Result
+    hashes: Mapping[str, str]
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The config of the run, with today's defaults for what it does not say."""
+        return load(self.result.config)
+
+    @cached_property
+    def setup(self) -> Setup:
+        """Who could learn what; noise that anybody can repeat protects nobody."""
+        setup = Setup.of(self.config)
+        if self.private:
+            return setup
+        return Setup(
+            config=self.config,
+            mechanism=NoPrivacy(),
+            unit="none",
+            transport=setup.transport,
+            secagg=setup.secagg,
+        )
+
+    @cached_property
+    def texts(self) -> dict[str, Any]:
+        """Every text about the run."""
+        values = {
+            "facts": self,
+            "result": self.result,
+            "privacy": self.result.privacy,
+            "hashes": self.hashes,
+            "titles": {},
+            "fairness": self.result.fairness,
+            "measured": measured_texts(self.result.audit),
+            "fewest_scores": FEWEST,
+            "degree_of": degree_of,
+            "part_of": part_of,
+        }
+        return self.setup.texts(values, "card", "statement", "checklist", "whom")
+
+    # --- privacy ---
+
+    @property
+    def private(self) -> bool:
+        """Whether any epsilon holds."""
+        return self.result.privacy.epsilon is not None
+
+    @property
+    def surest(self) -> float:
+        """How sure, in percent, a guesser at even odds can be: e^epsilon / (1 + e^epsilon)."""
+        epsilon = self.result.privacy.epsilon
+        return math.nan if epsilon is None else math.ceil(1000 / (1 + math.exp(-epsilon))) / 10
+
+    @property
+    def units(self) -> int:
+        """How many are protected."""
+        sites = self.result.data.sites
+        if self.result.privacy.unit == "record":
+            return sum(size.train for size in sites.values())
+        return len(sites)
+
+    @property
+    def delta_times_units(self) -> float:
+        """Units that delta would allow to be published."""
+        return (self.result.privacy.delta or 0.0) * self.units
+
+    @property
+    def epsilon_rdp(self) -> float | None:
+        """By the cruder accountant, the largest over the sites."""
+        found = [spent.epsilon_rdp for spent in self.result.privacy.per_site.values()]
+        return max(found, default=None)
+
+    @property
+    def audited(self) -> bool:
+        """Whether an audit has measured anything."""
+        return self.result.audit is not None and self.result.audit.canaries > 0
+
+    @property
+    def cohort(self) -> int:
+        """Sites of a round."""
+        return cohort_size(self.config.strategy, len(self.result.data.sites))
+
+    # --- data and model ---
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all metrics that were measured anywhere."""
+        final = self.result.final
+        return tuple(
+            dict.fromkeys([*final.evaluate, *(n for m in final.per_site.values() for n in m)])
+        )
+
+    @property
+    def train_records(self) -> int:
+        """Over all sites."""
+        return sum(size.train for size in self.result.data.sites.values())
+
+    @property
+    def test_records(self) -> int:
+        """Over all sites."""
+        return sum(size.test for size in self.result.data.sites.values())
+
+    @property
+    def missed(self) -> Mapping[str, int]:
+        """Rounds in which a site was invited and is missing, by site."""
+        missed = Counter(site for each in self.result.rounds for site in each.clients.dropped)
+        return dict(sorted(missed.items()))
+
+    @property
+    def dealt(self) -> bool:
+        """Whether sites are parts of one set of records."""
+        return is_dealt(self.config.partition)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether numbers are cut off at public ranges."""
+        scaling = self.result.config["scenario"].get("scaling") or {}
+        return scaling.get("kind") == "ranges" and bool(scaling.get("columns"))
+
+    @property
+    def one_class(self) -> bool:
+        """Whether the model has one answer to every test record."""
+        return names_one_class_only(self.result.final.evaluate, len(self.result.data.classes))
+
+    @property
+    def expected(self) -> float:
+        """Share of the second class by the model's probabilities."""
+        return self._weighed((group.count, group.predicted) for group in self._scores)
+
+    @property
+    def observed(self) -> float:
+        """Share of the second class in fact."""
+        return self._weighed((group.count, group.observed) for group in self._scores)
+
+    @property
+    def _scores(self) -> Iterable[Any]:
+        return self.result.calibration.groups if self.result.calibration else ()
+
+    @staticmethod
+    def _weighed(pairs: Iterable[tuple[int, float]]) -> float:
+        found = list(pairs)
+        return sum(count * share for count, share in found) / sum(count for count, _ in found)
+
+    @property
+    def settings(self) -> str:
+        """The config as YAML, as it may be shown to everybody."""
+        return yaml_file.dump(public_settings(self.result.config))
+
+    versions = VERSIONS
+
+
+def public_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what only says where things lay on the machine of the run."""
+
+    def cut(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: cut(child) for key, child in node.items()}
+        if isinstance(node, list):
+            return [cut(child) for child in node]
+        if isinstance(node, str) and PurePath(node).is_absolute():
+            return PurePath(node).name
+        return node
+
+    return {key: cut(value) for key, value in config.items() if key not in ("out", "resume")}
+
+
+def statement(
+    plan: PrivacyPlan | None, *, epsilon: float, noise_is_private: bool, sum_only: bool, record: str
+) -> str:
+    """What was promised to the people in the data, in words for people.
+
+    Args:
+        plan: None where there is no privacy.
+        epsilon: the largest that any site spent; less than `plan.epsilon` when the run ended early.
+        noise_is_private: whether nobody can repeat the noise.
+        sum_only: whether secure aggregation shows the coordinator nothing but sums.
+        record: what one record is (`record_of`).
+    """
+    values = {
+        "plan": plan,
+        "epsilon": epsilon,
+        "noise_is_private": noise_is_private,
+        "sum_only": sum_only,
+        "record": record,
+        "accountant": ACCOUNTANT,
+    }
+    found = texts(values, "promise", mechanism=NoPrivacy() if plan is None else plan)
+    text: str = found["promise"]["promise"]
+    return text
+
+
+def beside_the_model(config: RunConfig) -> str:
+    """What a run lets out beside the model: all that is exact and outside of any epsilon."""
+    released = Setup.of(config).texts({})["released"]
+    return " ".join(filter(None, (released["tests"], released["before_training"])))
+
+
+def record_of(config: RunConfig, shape: Input) -> str:
+    """What one record is, which is what record-level privacy protects."""
+    words = texts({"over": getattr(config.scenario, "record", "")}, "promise")["promise"]
+    match shape:
+        case TableInput():
+            form = "table"
+        case ImageInput():
+            form = "image"
+        case TextInput():
+            form = "text"
+        case SeriesInput():
+            form = "series"
+        case _:
+            assert_never(shape)
+    text: str = words[f"record_{form}"]
+    return text
+
+
+def degree_of(cohort: int, masks: SecAggMasked) -> Degree | None:
+    """Who holds shares of the masks of a site; None if sites have left and none could go on."""
+    try:
+        return choose_degree(cohort, masks.corrupt_fraction, masks.dropout_fraction)
+    except ConfigError:
+        return None
+
+
+def part_of(fraction: float, cohort: int) -> int:
+    """A fraction of the cohort as a number of sites; the decimal that the user wrote, cut off."""
+    return math.floor(Fraction(str(fraction)) * cohort)
