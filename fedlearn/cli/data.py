@@ -41,17 +41,14 @@ def _data_list(_: argparse.Namespace) -> int:
 
 
 def _data_fetch(options: argparse.Namespace) -> int:
-    from fedlearn.data.datasets import archives, download
+    from fedlearn.data.datasets import archives
     from fedlearn.data.images.medmnist_sets import SETS
 
     cache = archives.default_cache(os.environ)
-    if options.name in archives.ARCHIVES:
-        print(archives.fetch(archives.ARCHIVES[options.name], cache))
-    elif options.name in SETS:
-        print(download.fetch(SETS[options.name].file, cache))
-    else:
-        known = ", ".join([*archives.ARCHIVES, *SETS])
-        raise ConfigError([f"{options.name}: must be one of {known}"])
+    known = {**archives.ARCHIVES, **{name: one.file for name, one in SETS.items()}}
+    if options.name not in known:
+        raise ConfigError([f"{options.name}: must be one of {', '.join(known)}"])
+    print(archives.fetch(known[options.name], cache))
     return 0
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Natural, Positive, config
-from fedlearn.data.datasets import download
+from fedlearn.data.datasets import archives
 from fedlearn.data.groups import sites_of_groups
 from fedlearn.data.images.medmnist_sets import SETS
 from fedlearn.data.images.pixels import as_records, check_memory, empty_classes, form_of
@@ -90,7 +90,7 @@ def load(config: MedMnist, cache: Path, rng: np.random.Generator) -> Pool:
 
 def _path(config: MedMnist, cache: Path) -> Path:
     if config.name:
-        return download.fetch(SETS[config.name].file, cache)
+        return archives.fetch(SETS[config.name].file, cache)
     path = Path(config.path)
     if path.is_dir():
         raise DataError(

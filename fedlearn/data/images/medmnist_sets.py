@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedlearn.data.datasets.download import Download
+from fedlearn.data.datasets.archives import Download
 
 _ADDRESS = "https://zenodo.org/records/10519652/files/{name}.npz?download=1"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.core.errors import DataError
-from fedlearn.data.datasets.members import read_member
+from fedlearn.data.datasets.archives import read_file_in
 
 CONTENT = b"a,b\n1,2\n"
 
@@ -55,13 +55,13 @@ KINDS = ["whl", "tar.gz", "tgz", "deb"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_member__is_read_from_every_kind_of_archive(tmp_path: Path, kind: str) -> None:
-    assert read_member(make(tmp_path, kind), "folder/table.csv") == CONTENT
+    assert read_file_in(make(tmp_path, kind), "folder/table.csv") == CONTENT
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_member__that_is_missing_is_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DataError, match=r"no file 'folder/other.csv'"):
-        read_member(make(tmp_path, kind), "folder/other.csv")
+        read_file_in(make(tmp_path, kind), "folder/other.csv")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +70,7 @@ def test_member__of_a_cut_archive_is_a_data_error(tmp_path: Path, kind: str, kee
     path = make(tmp_path, kind)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match="cannot be read"):
-        read_member(path, "folder/table.csv")
+        read_file_in(path, "folder/table.csv")
 
 
 def test_member__is_read_from_what_dpkg_deb_builds(tmp_path: Path) -> None:
@@ -86,4 +86,4 @@ def test_member__is_read_from_what_dpkg_deb_builds(tmp_path: Path) -> None:
     deb = tmp_path / "tiny.deb"
     command = ["dpkg-deb", "-Zxz", "--root-owner-group", "--build", str(tree), str(deb)]
     subprocess.run(command, check=True, capture_output=True)
-    assert read_member(deb, "table.csv") == CONTENT
+    assert read_file_in(deb, "table.csv") == CONTENT

@@ -17,7 +17,7 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data.datasets import download
+from fedlearn.data.datasets import archives
 from fedlearn.data.groups import sites_of_groups
 from fedlearn.data.images import medmnist
 from fedlearn.data.images.medmnist import MedMnist
@@ -222,7 +222,7 @@ def test_download__keeps_what_has_the_published_hash_and_asks_once(
         return Reply(b"pictures")
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
-    file = download.Download(
+    file = archives.Download(
         name="x",
         address="https://example.org/x.npz",
         file_name="x.npz",
@@ -230,16 +230,16 @@ def test_download__keeps_what_has_the_published_hash_and_asks_once(
         licence="",
     )
     with pytest.raises(DataError, match="is not the published file"):
-        download.fetch(file, tmp_path)
-    assert not download.cached_path(file, tmp_path).exists()
+        archives.fetch(file, tmp_path)
+    assert not archives.cached_path(file, tmp_path).exists()
     right = replace(file, md5=hashlib.md5(b"pictures").hexdigest())
     for _ in range(2):
-        assert download.fetch(right, tmp_path).read_bytes() == b"pictures"
+        assert archives.fetch(right, tmp_path).read_bytes() == b"pictures"
     assert len(asked) == 2
-    download.cached_path(right, tmp_path).write_bytes(b"other")
+    archives.cached_path(right, tmp_path).write_bytes(b"other")
     with pytest.raises(DataError, match="now removed"):
-        download.fetch(right, tmp_path)
-    assert not download.cached_path(right, tmp_path).exists()
+        archives.fetch(right, tmp_path)
+    assert not archives.cached_path(right, tmp_path).exists()
 
 
 def test_download__says_where_to_put_the_file_without_a_network(
