@@ -28,7 +28,7 @@ def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
         "path",
         metavar="PATH",
         help="a table (CSV, Parquet), texts (CSV, JSONL, a folder that Hugging Face `datasets` "
-        "saved), pictures (a folder for every class, or .npz)",
+        "saved), images (a folder for every class, or .npz)",
     )
 
 

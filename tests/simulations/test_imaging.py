@@ -1,4 +1,4 @@
-"""The experiments on pictures, one round each on their real data, and what they promise."""
+"""The experiments on images, one round each on their real data, and what they promise."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_medical_imaging__runs_a_round_on_blood_cells(blood_cells: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_benchmark_fashion__runs_a_round_on_some_of_its_pictures(
+def test_benchmark_fashion__runs_a_round_on_some_of_its_images(
     fashion_folder: Path, tmp_path: Path
 ) -> None:
     result = run(
@@ -97,19 +97,19 @@ def test_experiment__is_chosen_with_every_kind_of_privacy(privacy: str) -> None:
         assert config.privacy.kind == privacy
 
 
-def test_simulate__learns_from_a_folder_of_pictures(tmp_path: Path) -> None:
-    """One's own pictures, of mixed sizes, with one command and a network from scratch."""
+def test_simulate__learns_from_a_folder_of_images(tmp_path: Path) -> None:
+    """One's own images, of mixed sizes, with one command and a network from scratch."""
     made = np.random.default_rng(0)
     for site in ("north", "south"):
         for label, level in (("dark", 60), ("light", 190)):
-            folder = tmp_path / "pictures" / site / label
+            folder = tmp_path / "images" / site / label
             folder.mkdir(parents=True)
             for i in range(12):
                 sides = tuple(made.integers(10, 20, 2))
                 pixels = made.normal(level, 20, sides).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     result = run(
-        tmp_path / "run", "scenario=images", f"scenario.path={tmp_path / 'pictures'}",
+        tmp_path / "run", "scenario=images", f"scenario.path={tmp_path / 'images'}",
         "scenario.sites=true", "scenario.size=12", "scenario.colour=grey", "model=cnn",
         "model.width=4", "model.depth=2", "privacy=none", "secagg=off", "transport=plain",
         "tuned.learning_rate.none=0.2", "training.local_steps=3", "rounds=6",
@@ -119,7 +119,7 @@ def test_simulate__learns_from_a_folder_of_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnet", "vit", "scattering", "squeezenet"])
-def test_medical_imaging__takes_any_model_of_pictures(model: str) -> None:
+def test_medical_imaging__takes_any_model_of_images(model: str) -> None:
     training = compose(["experiment=medical_imaging", "scenario.path=x", f"model={model}"]).training
     # Of SqueezeNet alone there are weights worth freezing.
     assert training.finetune == ("head" if model == "squeezenet" else "full")

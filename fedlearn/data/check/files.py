@@ -1,7 +1,7 @@
 """What `fedlearn data check PATH` says about one's own data: what was understood, what is wrong.
 
-Here are tables, and the choice between them and texts (`check_text`) and
-pictures (`check_pictures`). Roles of columns are suggestions. Ranges for
+Here are tables, and the choice between them, texts and
+images. Roles of columns are suggestions. Ranges for
 scaling are deliberately not suggested from the data: a range is what the field
 holds possible, and a minimum is somebody's value.
 """
@@ -61,7 +61,7 @@ def check(path: Path) -> Report:
     """Inspects one's own data; problems are part of the report, with line numbers or file names.
 
     A table (CSV or Parquet), texts (a table with a column of them, a file of JSON
-    objects, a folder that Hugging Face `datasets` saved), or pictures (in folders,
+    objects, a folder that Hugging Face `datasets` saved), or images (in folders,
     or .npz). Encoding and separator of a table, its decimal sign and what stands for a
     gap are guessed; where they are not the usual ones, the suggested settings say so.
 

@@ -1,6 +1,6 @@
-"""What `fedlearn data check` says of pictures: in folders that are called as classes, or in .npz.
+"""What `fedlearn data check` says of images: in folders that are called as classes, or in .npz.
 
-Every picture is opened as for a run, so all that are damaged are named at once.
+Every image is opened as for a run, so all that are damaged are named at once.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from fedlearn.core.errors import DataError
 from fedlearn.data.check.report import SHOWN, Report, sizes_in_words, some
 from fedlearn.data.images import medmnist
-from fedlearn.data.images.folders import Images, Picture, pictures_in, read_picture, visible
+from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.tables.guess import quoted
 
 _PIXELS = 8
-"""Side that a picture is made into to see whether it can be read."""
+"""Side that an image is made into to see whether it can be read."""
 
 
 def check_folder(root: Path) -> Report:
-    """A folder of pictures, by class or by site and class; which, its depth tells.
+    """A folder of images, by class or by site and class; which, its depth tells.
 
     Raises:
         DataError: it is laid out otherwise; every file that is in the wrong place.
@@ -33,10 +33,10 @@ def check_folder(root: Path) -> Report:
     if inside and all(one.is_file() for one in inside):
         raise DataError(
             f"{root}: is a folder of {len(inside)} files; name one of them (first: "
-            f"{inside[0].name}), or lay pictures out in a folder for every class"
+            f"{inside[0].name}), or lay images out in a folder for every class"
         )
     config = Images(path=str(root), sites=_by_site(root))
-    found = list(pictures_in(config, root))
+    found = list(images_in(config, root))
     sizes, broken = _opened(found)
     classes = Counter(one.label for one in found)
     settings = ["scenario=images", f"scenario.path={quoted(str(root))}", "model=cnn"]
@@ -47,7 +47,7 @@ def check_folder(root: Path) -> Report:
         facts.append(sizes_in_words("sites", dict(sorted(sites.items()))))
     return Report(
         path=root,
-        kind="pictures in folders",
+        kind="images in folders",
         records=len(found),
         facts=(*facts, *_sizes(sizes)),
         hints=(*_copies(root, found), *_few(classes)),
@@ -76,10 +76,10 @@ def check_archive(path: Path) -> Report:
     )
     return Report(
         path=path,
-        kind="pictures in the form of MedMNIST",
+        kind="images in the form of MedMNIST",
         records=len(pool),
         facts=(
-            f"{len(pool) - test:,} pictures to train on and {test:,} to test on, of {height} x "
+            f"{len(pool) - test:,} images to train on and {test:,} to test on, of {height} x "
             f"{width} pixels and {channels} channel{'s' if channels > 1 else ''}",
             sizes_in_words("classes in training", sizes),
             *([f"could be the groups (scenario.groups): {some(groups)}"] if groups else []),
@@ -95,20 +95,20 @@ def check_archive(path: Path) -> Report:
 
 
 def _by_site(root: Path) -> bool:
-    """Whether there are folders in the folders, and no pictures beside them."""
+    """Whether there are folders in the folders, and no images beside them."""
     first = [one for one in visible(root) if one.is_dir()]
     inside = [two for one in first for two in visible(one)]
     return bool(inside) and all(two.is_dir() for two in inside)
 
 
-def _opened(found: Sequence[Picture]) -> tuple[list[tuple[int, int]], list[str]]:
-    """Width and height of the pictures that can be read, and what is wrong with the others."""
+def _opened(found: Sequence[ImageFile]) -> tuple[list[tuple[int, int]], list[str]]:
+    """Width and height of the images that can be read, and what is wrong with the others."""
     from PIL import Image
 
     sizes, broken = [], []
     for one in found:
         try:
-            read_picture(one.path, _PIXELS, "colour")
+            read_image(one.path, _PIXELS, "colour")
         except DataError as error:
             broken.append(str(error))
             continue
@@ -131,9 +131,9 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> Iterator[str]:
         )
 
 
-def _copies(root: Path, found: Sequence[Picture]) -> Iterator[str]:
+def _copies(root: Path, found: Sequence[ImageFile]) -> Iterator[str]:
     """Files with the same bytes, and those of them that are in two classes or at two sites."""
-    first: dict[bytes, Picture] = {}
+    first: dict[bytes, ImageFile] = {}
     pairs = []
     for one in found:
         before = first.setdefault(hashlib.sha256(one.path.read_bytes()).digest(), one)
@@ -156,7 +156,7 @@ def _copies(root: Path, found: Sequence[Picture]) -> Iterator[str]:
 
 def _few(classes: Counter[str]) -> Iterator[str]:
     if few := [name for name, count in sorted(classes.items()) if count < 2]:
-        yield f"one picture only, so nothing of it is tested: class {some(few)}"
+        yield f"one image only, so nothing of it is tested: class {some(few)}"
 
 
 def _one_class(root: Path, classes: Counter[str]) -> Iterator[str]:
@@ -174,8 +174,8 @@ def _repeated(
     crossing = [(a, b) for a, b in pairs if is_train[a] != is_train[b]]
     if crossing:
         shown = [f"test {b - train} is train {a}" for a, b in crossing[:SHOWN]]
-        yield f"{len(crossing)} test pictures are training pictures as well: {', '.join(shown)}"
+        yield f"{len(crossing)} test images are training images as well: {', '.join(shown)}"
     if inside := len(pairs) - len(crossing):
-        yield f"{inside} pictures are copies of others in the same part"
+        yield f"{inside} images are copies of others in the same part"
     if other := sum(labels[a] != labels[b] for a, b in pairs):
         yield f"{other} copies have another label than the first of them"

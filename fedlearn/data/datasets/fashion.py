@@ -1,4 +1,4 @@
-"""Scenario `fashion`: Fashion-MNIST, 70,000 grey pictures of clothes in ten classes.
+"""Scenario `fashion`: Fashion-MNIST, 70,000 grey images of clothes in ten classes.
 
 Xiao, Rasul and Vollgraf 2017; MIT licence. The four files are read where the
 package `dataset-fashion-mnist` of Debian and Ubuntu puts them, in the folder
@@ -49,13 +49,13 @@ class Fashion:
     path: str = ""
     """The folder of the four files; empty: that of the system's package, or of the cache."""
     test: Literal["test", "val"] = "test"
-    """`val`: the last 10,000 training pictures are tested on, and not trained on."""
+    """`val`: the last 10,000 training images are tested on, and not trained on."""
     limit: Natural = 0
-    """For a quick try: the first so many pictures of either part; 0: all."""
+    """For a quick try: the first so many images of either part; 0: all."""
 
 
 def load(config: Fashion, cache: Path) -> Pool:
-    """The 60,000 training and 10,000 test pictures, or those of `val`.
+    """The 60,000 training and 10,000 test images, or those of `val`.
 
     Raises:
         DataError: a file is not there, or is not the published one.

@@ -1,7 +1,7 @@
-"""Scenario `images`: a folder of one's own pictures, with a folder for every class.
+"""Scenario `images`: a folder of one's own images, with a folder for every class.
 
-`path/CLASS/picture.png`, or with `sites=true` `path/SITE/CLASS/picture.png`.
-What a picture is made into, whatever it was:
+`path/CLASS/image.png`, or with `sites=true` `path/SITE/CLASS/image.png`.
+What an image is made into, whatever it was:
 
 - the first frame, turned as its camera noted (EXIF);
 - transparency is laid over black; palettes become their colours; 16-bit grey is
@@ -9,7 +9,7 @@ What a picture is made into, whatever it was:
 - resized to `size` x `size` without keeping proportions, bilinearly with
   smoothing (as if seen from afar).
 
-Nothing is left out silently: a file that is not a picture, or a broken one, is
+Nothing is left out silently: a file that is not an image, or a broken one, is
 an error that names it, as is one so large that it may be an attack; hidden files alone,
 and those that Windows hides, are passed over.
 """
@@ -43,7 +43,7 @@ _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 @config
 class Images:
-    """Pictures in folders that are called as their classes."""
+    """Images in folders that are called as their classes."""
 
     kind: Literal["images"] = "images"
     path: Name
@@ -52,15 +52,15 @@ class Images:
     classes: tuple[str, ...] = ()
     """The classes, where a site may lack some of them; empty: the folders."""
     size: Count = 28
-    """Height and width that every picture is resized to."""
+    """Height and width that every image is resized to."""
     colour: Literal["colour", "grey"] = "colour"
     test_fraction: Probability = 0.25
     max_gigabytes: Positive = 4.0
-    """Largest size of the pictures in memory, as float32."""
+    """Largest size of the images in memory, as float32."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """One file, and what its place says of it."""
 
     path: Path
@@ -69,14 +69,14 @@ class Picture:
 
 
 def load(config: Images, rng: np.random.Generator) -> Pool:
-    """The pictures of the folder, split by `rng` within site and class.
+    """The images of the folder, split by `rng` within site and class.
 
     Raises:
         DataError: the folder is none, is laid out otherwise, holds an empty class, one class
-            only or a picture that cannot be read (all of these are listed), or is too large.
+            only or an image that cannot be read (all of these are listed), or is too large.
     """
     root = Path(config.path)
-    found = list(pictures_in(config, root))
+    found = list(images_in(config, root))
     classes = config.classes or tuple(sorted({one.label for one in found}))
     if strange := sorted({one.label for one in found} - set(classes)):
         raise DataError(f"{root}: folders that are none of scenario.classes: {', '.join(strange)}")
@@ -89,13 +89,13 @@ def load(config: Images, rng: np.random.Generator) -> Pool:
         channels=3 if config.colour == "colour" else 1, height=config.size, width=config.size
     )
     check_memory(str(root), len(found), form, config.max_gigabytes)
-    pictures, digests = _read_all(config, root, found)
+    images, digests = _read_all(config, root, found)
     labels = np.array([classes.index(one.label) for one in found], dtype=np.int64)
     sites = np.array([one.site for one in found]) if config.sites else None
     return Pool(
         name=root.resolve().name,
         task=Task(input=form, classes=classes),
-        features=as_records(pictures),
+        features=as_records(images),
         labels=labels,
         is_train=stratified(labels, sites, config.test_fraction, rng),
         natural_site=sites,
@@ -103,18 +103,18 @@ def load(config: Images, rng: np.random.Generator) -> Pool:
     )
 
 
-# --- Where the pictures are -----------------------------------------------------------
+# --- Where the images are -----------------------------------------------------------
 
 
-def pictures_in(config: Images, root: Path) -> Iterator[Picture]:
-    """Every picture in the order of the paths; opens none.
+def images_in(config: Images, root: Path) -> Iterator[ImageFile]:
+    """Every image in the order of the paths; opens none.
 
     Raises:
         DataError: the folder is none, or is laid out otherwise; every problem.
     """
     _check_root(root)
     problems: list[str] = []
-    found: list[Picture] = []
+    found: list[ImageFile] = []
     for site in _folders(config, root, problems) if config.sites else [root]:
         for label in _folders(config, site, problems):
             files = [one for one in visible(label) if one.is_file()]
@@ -124,11 +124,9 @@ def pictures_in(config: Images, root: Path) -> Iterator[Picture]:
                 if one.is_dir()
             ]
             if not files and not problems:
-                problems.append(
-                    f"{label}: this class has no pictures; remove the folder or fill it"
-                )
+                problems.append(f"{label}: this class has no images; remove the folder or fill it")
             name = site.name if config.sites else ""
-            found += [Picture(one, name, label.name) for one in files]
+            found += [ImageFile(one, name, label.name) for one in files]
     if not found and not problems:
         problems.append(
             f"{root}: is a folder that holds no folders of classes; expected is "
@@ -165,33 +163,33 @@ def visible(folder: Path) -> list[Path]:
 
 
 def _layout(config: Images, root: Path) -> str:
-    return f"{root}/SITE/CLASS/picture" if config.sites else f"{root}/CLASS/picture"
+    return f"{root}/SITE/CLASS/image" if config.sites else f"{root}/CLASS/image"
 
 
-# --- What a picture becomes -----------------------------------------------------------
+# --- What an image becomes -----------------------------------------------------------
 
 
 def _read_all(
-    config: Images, root: Path, found: Sequence[Picture]
+    config: Images, root: Path, found: Sequence[ImageFile]
 ) -> tuple[NDArray[np.uint8], list[bytes]]:
-    """The pictures `uint8[n, size, size, channels]`, and a hash of every file."""
+    """The images `uint8[n, size, size, channels]`, and a hash of every file."""
     channels = 3 if config.colour == "colour" else 1
-    pictures = np.zeros((len(found), config.size, config.size, channels), np.uint8)
+    images = np.zeros((len(found), config.size, config.size, channels), np.uint8)
     digests, broken = [], []
     for i, one in enumerate(found):
         digests.append(hashlib.sha256(one.path.read_bytes()).digest())
         try:
-            pictures[i] = read_picture(one.path, config.size, config.colour)
+            images[i] = read_image(one.path, config.size, config.colour)
         except DataError as error:
             broken.append(str(error))
     if broken:
         more = f"\n{root}: and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         raise DataError("\n".join(broken[:_SHOWN]) + more)
-    return pictures, digests
+    return images, digests
 
 
-def read_picture(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDArray[np.uint8]:
-    """One picture as the module's text says: `uint8[size, size, 3 or 1]`.
+def read_image(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDArray[np.uint8]:
+    """One image as the module's text says: `uint8[size, size, 3 or 1]`.
 
     Raises:
         DataError: it is none, is damaged, or claims so many pixels that it may be an attack.
@@ -205,10 +203,10 @@ def read_picture(path: Path, size: int, colour: Literal["colour", "grey"]) -> ND
             opened = Image.open(path)
         with opened:
             opened.load()
-            picture = ImageOps.exif_transpose(opened)
-            flat = _flat(picture).convert("RGB" if colour == "colour" else "L")
+            image = ImageOps.exif_transpose(opened)
+            flat = _flat(image).convert("RGB" if colour == "colour" else "L")
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is not a picture; remove it from the folder") from error
+        raise DataError(f"{path}: is not an image; remove it from the folder") from error
     except bombs as error:
         raise DataError(
             f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, all of which would be in "
@@ -221,36 +219,36 @@ def read_picture(path: Path, size: int, colour: Literal["colour", "grey"]) -> ND
     return pixels
 
 
-def _flat(picture: Image) -> Image:
+def _flat(image: Image) -> Image:
     """Without depth and transparency, so that `convert` does what its name says."""
     from PIL.Image import alpha_composite, fromarray, new
 
-    if picture.mode in _DEEP_GREY:
-        return fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"mode {picture.mode}: numbers without a known range")
-    if "A" in picture.mode or "transparency" in picture.info:
-        layered = picture.convert("RGBA")
+    if image.mode in _DEEP_GREY:
+        return fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode}: numbers without a known range")
+    if "A" in image.mode or "transparency" in image.info:
+        layered = image.convert("RGBA")
         black = new("RGBA", layered.size, (0, 0, 0, 255))
         return alpha_composite(black, layered)
-    return picture
+    return image
 
 
-def _notes(root: Path, found: Sequence[Picture], digests: Sequence[bytes]) -> Iterator[str]:
-    first: dict[bytes, Picture] = {}
-    copies: list[Picture] = []
-    contradictions: list[Picture] = []
+def _notes(root: Path, found: Sequence[ImageFile], digests: Sequence[bytes]) -> Iterator[str]:
+    first: dict[bytes, ImageFile] = {}
+    copies: list[ImageFile] = []
+    contradictions: list[ImageFile] = []
     for one, digest in zip(found, digests, strict=True):
         before = first.setdefault(digest, one)
         if before is not one:
             (copies if before.label == one.label else contradictions).append(one)
     if copies:
         yield (
-            f"{root}: {len(copies)} pictures are copies of others (first: {copies[0].path}); they "
+            f"{root}: {len(copies)} images are copies of others (first: {copies[0].path}); they "
             "weigh twice, and may be in training and test alike"
         )
     if contradictions:
         yield (
-            f"{root}: {len(contradictions)} pictures are in two classes "
+            f"{root}: {len(contradictions)} images are in two classes "
             f"(first: {contradictions[0].path})"
         )

@@ -1,8 +1,8 @@
-"""Scenario `medmnist`: pictures in the file form of MedMNIST, known sets or one's own.
+"""Scenario `medmnist`: images in the file form of MedMNIST, known sets or one's own.
 
 A file `.npz` holds `{train,val,test}_images`, uint8[n, height, width] or with
 three channels last, and `{train,val,test}_labels`, one number each; it may hold
-`{train,val,test}_<groups>`, whole numbers that say which pictures belong
+`{train,val,test}_<groups>`, whole numbers that say which images belong
 together. The known sets (Yang et al. 2023, "MedMNIST v2") are brought from
 their official address and checked by the MD5 that is published with them,
 which finds damage; against malice it is weak, so do not take a set from
@@ -44,12 +44,12 @@ class MedMnist:
     groups: str = ""
     """What the array of groups is called after `train_`: `groups`; empty: there is none."""
     num_sites: Natural = 0
-    """Natural sites, to which whole groups are dealt, or single pictures where there are no
+    """Natural sites, to which whole groups are dealt, or single images where there are no
     groups; 0: every group is a site."""
     test: Literal["test", "val"] = "test"
     """What is tested on. Choose settings on `val`; neither is ever trained on."""
     max_gigabytes: Positive = 4.0
-    """Largest size of the pictures in memory, as float32."""
+    """Largest size of the images in memory, as float32."""
 
 
 def medmnist_problems(config: MedMnist) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _path(config: MedMnist, cache: Path) -> Path:
     if path.is_dir():
         raise DataError(
             f"{path}: is a folder; name the .npz file in it, or choose scenario=images for a "
-            "folder of pictures"
+            "folder of images"
         )
     return path
 
@@ -106,7 +106,7 @@ def _pool(
     parts = ("train", config.test)
     shapes = [_shape(path, file, f"{part}_images") for part in parts]
     if shapes[0][1:] != shapes[1][1:]:
-        raise DataError(f"{path}: training pictures are {shapes[0][1:]}, others {shapes[1][1:]}")
+        raise DataError(f"{path}: training images are {shapes[0][1:]}, others {shapes[1][1:]}")
     form = form_of(shapes[0])
     check_memory(str(path), sum(shape[0] for shape in shapes), form, config.max_gigabytes)
     labels = [
@@ -118,11 +118,11 @@ def _pool(
     if found := empty_classes(together, is_train, classes):
         raise DataError("\n".join(f"{path}: {problem}" for problem in found))
     groups = _groups(config, path, file, [len(part) for part in labels])
-    pictures = [as_records(_array(path, file, f"{part}_images")) for part in parts]
+    images = [as_records(_array(path, file, f"{part}_images")) for part in parts]
     return Pool(
         name=config.name or path.stem,
         task=Task(input=form, classes=classes),
-        features=np.concatenate(pictures),
+        features=np.concatenate(images),
         labels=together,
         is_train=is_train,
         natural_site=_sites(config, groups, is_train, rng),
@@ -131,7 +131,7 @@ def _pool(
 
 
 def _shape(path: Path, file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
-    """The shape of an array of pictures, from its header alone."""
+    """The shape of an array of images, from its header alone."""
     _require(path, file, name)
     assert file.zip is not None  # noqa: S101  (it is open)
     with file.zip.open(f"{name}.npy") as member:
@@ -141,10 +141,10 @@ def _shape(path: Path, file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]
         else:
             shape, _, number = np.lib.format.read_array_header_2_0(member)
     if number != np.uint8:
-        raise DataError(f"{path}: {name} holds {number}; pictures are uint8, 0 to 255")
+        raise DataError(f"{path}: {name} holds {number}; images are uint8, 0 to 255")
     if len(shape) != 3 and not (len(shape) == 4 and shape[3] in _CHANNELS):
         raise DataError(
-            f"{path}: {name} has shape {shape}; pictures are [n, height, width], or "
+            f"{path}: {name} has shape {shape}; images are [n, height, width], or "
             "[n, height, width, channels] with 1, 3 or 4 channels (volumes are not taken)"
         )
     return tuple(int(side) for side in shape)
@@ -154,7 +154,7 @@ def _labels(path: Path, file: np.lib.npyio.NpzFile, part: str, count: int) -> ND
     name = f"{part}_labels"
     values = _array(path, file, name)
     if values.ndim == 2 and values.shape[1] > 1:
-        raise DataError(f"{path}: {name} has {values.shape[1]} labels per picture; one is needed")
+        raise DataError(f"{path}: {name} has {values.shape[1]} labels per image; one is needed")
     if values.dtype.kind not in "iu":
         raise DataError(f"{path}: {name} holds {values.dtype}; classes are whole numbers")
     flat = values.reshape(-1)
@@ -182,9 +182,7 @@ def _groups(
     found = [_array(path, file, name).reshape(-1) for name in names]
     for name, values, count in zip(names, found, counts, strict=True):
         if values.dtype.kind not in "iu" or len(values) != count:
-            raise DataError(
-                f"{path}: {name} must hold one whole number for each of {count} pictures"
-            )
+            raise DataError(f"{path}: {name} must hold one whole number for each of {count} images")
     return np.concatenate(found).astype(np.int64)
 
 
@@ -207,7 +205,7 @@ def _notes(
         shared = np.intersect1d(groups[is_train], groups[~is_train])
         if len(shared):
             yield (
-                f"{path}: {len(shared)} groups are in training and in test alike; if pictures of "
+                f"{path}: {len(shared)} groups are in training and in test alike; if images of "
                 "one group are of one person, test figures are too good"
             )
 

@@ -1,7 +1,7 @@
-"""The flat pictures of MedMNIST v2 that have one label each, as their authors publish them.
+"""The flat images of MedMNIST v2 that have one label each, as their authors publish them.
 
 Yang, Shi, Wei, Liu, Zhao, Ke, Pfister, Ni 2023, "MedMNIST v2 - A large-scale
-lightweight benchmark for 2D and 3D biomedical image classification"; pictures
+lightweight benchmark for 2D and 3D biomedical image classification"; images
 of 28 x 28, their official split, Zenodo record 10519652.
 """
 
@@ -23,7 +23,7 @@ _ORGANS = (
 
 @dataclass(frozen=True, kw_only=True)
 class KnownSet:
-    """A set that can be fetched; `records` counts training, validation and test pictures."""
+    """A set that can be fetched; `records` counts training, validation and test images."""
 
     file: Download
     records: tuple[int, int, int]

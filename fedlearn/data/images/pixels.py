@@ -1,9 +1,9 @@
-"""Pictures as records: their form, their number range, and how much memory they take.
+"""Images as records: their form, their number range, and how much memory they take.
 
-Every scenario of pictures ends here: `uint8[n, height, width]` or with channels
+Every scenario of images ends here: `uint8[n, height, width]` or with channels
 last becomes `float32[n, channels, height, width]` of [0, 1], which reads
 nothing but the pixel itself. How large that would be is known before any
-picture is unpacked, and too large a set is refused then.
+image is unpacked, and too large a set is refused then.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from fedlearn.tasks import ImageInput
 _GIGABYTE = 10**9
 
 
-def as_records(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def as_records(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`uint8[n, height, width]` or `[n, height, width, channels]`, channels first, in [0, 1]."""
-    apart = pictures[..., None] if pictures.ndim == 3 else pictures
+    apart = images[..., None] if images.ndim == 3 else images
     scaled = np.ascontiguousarray(apart.transpose(0, 3, 1, 2), np.float32)
     scaled /= 255
     return scaled
 
 
 def form_of(shape: tuple[int, ...]) -> ImageInput:
-    """The form of pictures of `shape`, `[n, height, width]` or `[n, height, width, channels]`."""
+    """The form of images of `shape`, `[n, height, width]` or `[n, height, width, channels]`."""
     height, width = shape[1:3]
     return ImageInput(channels=shape[3] if len(shape) > 3 else 1, height=height, width=width)
 
 
 def check_memory(name: str, count: int, form: ImageInput, max_gigabytes: float) -> None:
-    """Raises `DataError` where `count` pictures would take more than `max_gigabytes` as records."""
+    """Raises `DataError` where `count` images would take more than `max_gigabytes` as records."""
     needed = count * form.channels * form.height * form.width * 4 / _GIGABYTE
     if needed > max_gigabytes:
         raise DataError(
-            f"{name}: {count:,} pictures of {form.height} x {form.width} x {form.channels} take "
+            f"{name}: {count:,} images of {form.height} x {form.width} x {form.channels} take "
             f"{needed:.1f} GB of memory as float32, and scenario.max_gigabytes={max_gigabytes:g}; "
-            "use fewer or smaller pictures, or raise it where there is memory for training too"
+            "use fewer or smaller images, or raise it where there is memory for training too"
         )
 
 
 def empty_classes(
     labels: NDArray[Any], is_train: NDArray[np.bool_], classes: tuple[str, ...]
 ) -> list[str]:
-    """A sentence for every class that no training picture shows."""
+    """A sentence for every class that no training image shows."""
     seen = np.bincount(labels[is_train], minlength=len(classes))
     return [
-        f"class {name!r} has no training picture; leave it out or add some"
+        f"class {name!r} has no training image; leave it out or add some"
         for name, count in zip(classes, seen, strict=True)
         if not count
     ]

@@ -15,8 +15,8 @@ from fedlearn.data import Pool, load_pool
 from fedlearn.data.check.files import check
 from fedlearn.data.check.report import Report
 from fedlearn.data.tables.csv import Csv, load
-from tests.fedlearn.data.images.test_folders import folder as pictures
-from tests.fedlearn.data.images.test_folders import save as save_picture
+from tests.fedlearn.data.images.test_folders import folder as images
+from tests.fedlearn.data.images.test_folders import save as save_image
 from tests.fedlearn.data.images.test_medmnist import arrays
 
 GOOD = """age;hospital;sex;outcome
@@ -297,15 +297,15 @@ def test_check__reads_a_saved_data_set_over_its_splits(tmp_path: Path) -> None:
     assert "there is no such file" in check(root).problems[0]
 
 
-# --- Pictures -------------------------------------------------------------------------
+# --- Images -------------------------------------------------------------------------
 
 
-def test_check__counts_pictures_by_class_and_tells_their_sizes(tmp_path: Path) -> None:
-    pictures(tmp_path)
-    save_picture(tmp_path / "cat" / "wide.png", (1, 2, 3), size=(90, 2))
+def test_check__counts_images_by_class_and_tells_their_sizes(tmp_path: Path) -> None:
+    images(tmp_path)
+    save_image(tmp_path / "cat" / "wide.png", (1, 2, 3), size=(90, 2))
     report = check(tmp_path)
     assert report.problems == report.hints == ()
-    assert (report.kind, report.records) == ("pictures in folders", 9)
+    assert (report.kind, report.records) == ("images in folders", 9)
     assert report.facts == (
         "2 classes: cat 5, dog 4",
         "from 6 to 90 pixels wide and from 2 to 4 high; scenario.size makes them one size",
@@ -313,18 +313,18 @@ def test_check__counts_pictures_by_class_and_tells_their_sizes(tmp_path: Path) -
     assert len(read_as_told(report, tmp_path)) == 9
 
 
-def test_check__names_every_damaged_picture_and_every_copy(tmp_path: Path) -> None:
+def test_check__names_every_damaged_image_and_every_copy(tmp_path: Path) -> None:
     for site in ("north", "south"):
-        pictures(tmp_path / site, per_class=2)
-    save_picture(tmp_path / "south" / "dog" / "cat.png", (200, 0, 0))
-    (tmp_path / "south" / "cat" / "note.txt").write_text("no picture")
+        images(tmp_path / site, per_class=2)
+    save_image(tmp_path / "south" / "dog" / "cat.png", (200, 0, 0))
+    (tmp_path / "south" / "cat" / "note.txt").write_text("no image")
     cut = tmp_path / "north" / "dog" / "0.png"
     cut.write_bytes(cut.read_bytes()[:50])
     report = check(tmp_path)
     assert "2 sites: north 4, south 6" in report.facts
     assert [problem.split(": ")[1].split(" (")[0] for problem in report.problems] == [
         "is damaged",
-        "is not a picture; remove it from the folder",
+        "is not an image; remove it from the folder",
     ]
     assert report.hints == (
         "1 copies in another class: south/dog/cat.png of north/cat/0.png",
@@ -340,26 +340,26 @@ def test_check__says_what_a_folder_of_other_things_is(tmp_path: Path) -> None:
         .problems[0]
         .endswith(
             "is a folder of 1 files; name one of them (first: table.csv), "
-            "or lay pictures out in a folder for every class"
+            "or lay images out in a folder for every class"
         )
     )
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert "lies beside the folders" in check(tmp_path).problems[0]
 
 
-def test_check__finds_test_pictures_that_were_trained_on(tmp_path: Path) -> None:
+def test_check__finds_test_images_that_were_trained_on(tmp_path: Path) -> None:
     made = arrays()
     made["test_images"][2] = made["train_images"][5]
     np.savez(tmp_path / "mine.npz", **made)
     report = check(tmp_path / "mine.npz")
     assert report.problems == ()
     assert report.facts == (
-        "12 pictures to train on and 6 to test on, of 8 x 9 pixels and 3 channels",
+        "12 images to train on and 6 to test on, of 8 x 9 pixels and 3 channels",
         "2 classes in training: 0 6, 1 6",
         "could be the groups (scenario.groups): groups",
     )
     assert report.hints == (
-        "1 test pictures are training pictures as well: test 2 is train 5",
+        "1 test images are training images as well: test 2 is train 5",
         "1 copies have another label than the first of them",
     )
     assert len(read_as_told(report, tmp_path)) == 18
@@ -371,11 +371,11 @@ def test_check__finds_test_pictures_that_were_trained_on(tmp_path: Path) -> None
 def test_data_check__ends_with_5_where_something_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures(tmp_path / "good")
+    images(tmp_path / "good")
     assert main(["data", "check", str(tmp_path / "good")]) == 0
     assert "2 classes: cat 4, dog 4" in capsys.readouterr().out
     assert main(["data", "check", str(lines(tmp_path, CLAUSES))]) == 0
     assert "try: fedlearn simulate scenario=text" in capsys.readouterr().out
-    (tmp_path / "good" / "cat" / "0.png").write_bytes(b"no picture")
+    (tmp_path / "good" / "cat" / "0.png").write_bytes(b"no image")
     assert main(["data", "check", str(tmp_path / "good")]) == 5
-    assert "0.png: is not a picture" in capsys.readouterr().out
+    assert "0.png: is not an image" in capsys.readouterr().out

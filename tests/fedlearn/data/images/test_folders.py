@@ -1,4 +1,4 @@
-"""Scenario `images`: what becomes of pictures of every kind, and of folders laid out wrongly."""
+"""Scenario `images`: what becomes of images of every kind, and of folders laid out wrongly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.images import folders
-from fedlearn.data.images.folders import Images, read_picture
+from fedlearn.data.images.folders import Images, read_image
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
 
@@ -66,51 +66,51 @@ def test_images__of_all_sizes_become_one(tmp_path: Path) -> None:
 
 
 def pixel(path: Path, colour: Literal["colour", "grey"] = "colour") -> list[int]:
-    return read_picture(path, 1, colour).reshape(-1).tolist()  # type: ignore[no-any-return]
+    return read_image(path, 1, colour).reshape(-1).tolist()  # type: ignore[no-any-return]
 
 
-def test_read_picture__lays_transparency_over_black(tmp_path: Path) -> None:
+def test_read_image__lays_transparency_over_black(tmp_path: Path) -> None:
     half = save(tmp_path / "half.png", (200, 100, 0, 128), mode="RGBA")
     assert pixel(half) == [100, 50, 0]
     grey = save(tmp_path / "grey.png", (200, 0), mode="LA")
     assert pixel(grey, "grey") == [0]
 
 
-def test_read_picture__takes_the_colours_of_a_palette(tmp_path: Path) -> None:
-    picture = Image.new("P", (2, 2), 1)
-    picture.putpalette([0, 0, 0, 30, 60, 90])
-    picture.save(tmp_path / "palette.png")
+def test_read_image__takes_the_colours_of_a_palette(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 30, 60, 90])
+    image.save(tmp_path / "palette.png")
     assert pixel(tmp_path / "palette.png") == [30, 60, 90]
-    picture.save(tmp_path / "hole.png", transparency=1)
+    image.save(tmp_path / "hole.png", transparency=1)
     assert pixel(tmp_path / "hole.png") == [0, 0, 0]
 
 
-def test_read_picture__scales_deep_grey_instead_of_cutting_it(tmp_path: Path) -> None:
+def test_read_image__scales_deep_grey_instead_of_cutting_it(tmp_path: Path) -> None:
     deep = np.full((4, 4), 257 * 77, np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert pixel(tmp_path / "deep.png", "grey") == [77]
     assert pixel(tmp_path / "deep.png") == [77, 77, 77]
 
 
-def test_read_picture__turns_as_the_camera_noted(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (2, 1))
-    picture.putpixel((0, 0), (255, 255, 255))
+def test_read_image__turns_as_the_camera_noted(tmp_path: Path) -> None:
+    image = Image.new("RGB", (2, 1))
+    image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
     exif[0x0112] = 3  # turned upside down
-    picture.save(tmp_path / "turned.png", exif=exif)
-    found = read_picture(tmp_path / "turned.png", 2, "grey")
+    image.save(tmp_path / "turned.png", exif=exif)
+    found = read_image(tmp_path / "turned.png", 2, "grey")
     assert found[0, 0, 0] < found[0, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is not a picture"),
-        (b"a,b\n1,2\n", "is not a picture"),
+        (b"", "is not an image"),
+        (b"a,b\n1,2\n", "is not an image"),
         (None, "is damaged"),
     ],
 )
-def test_images__name_every_file_that_is_no_whole_picture(
+def test_images__name_every_file_that_is_no_whole_image(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     folder(tmp_path)
@@ -137,7 +137,7 @@ def test_images__list_a_few_of_many_broken_files(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_images__refuse_a_picture_that_claims_too_many_pixels(
+def test_images__refuse_an_image_that_claims_too_many_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -153,14 +153,14 @@ def test_images__of_many_pixels_are_refused_without_a_warning_of_another_package
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # 400 are less than twice that
     save(tmp_path / "large.png", size=(20, 20))
     with pytest.raises(DataError, match="has more than 300 pixels"):
-        read_picture(tmp_path / "large.png", 3, "colour")
+        read_image(tmp_path / "large.png", 3, "colour")
 
 
 def test_images__refuse_numbers_without_a_range(tmp_path: Path) -> None:
     path = tmp_path / "float.tiff"
     Image.fromarray(np.zeros((3, 3), np.float32)).save(path)
     with pytest.raises(DataError, match="numbers without a known range"):
-        read_picture(path, 3, "grey")
+        read_image(path, 3, "grey")
 
 
 def test_images__name_a_wrong_layout(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_images__name_a_wrong_layout(tmp_path: Path) -> None:
 
 def test_images__name_an_empty_class(tmp_path: Path) -> None:
     (folder(tmp_path) / "fish").mkdir()
-    with pytest.raises(DataError, match="fish: this class has no pictures"):
+    with pytest.raises(DataError, match="fish: this class has no images"):
         load(tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_images__pass_over_hidden_files_alone(tmp_path: Path) -> None:
 
 
 def test_images__are_refused_where_they_would_not_fit_into_memory(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"8 pictures of 9 x 9 x 3 take .*max_gigabytes=1e-06"):
+    with pytest.raises(DataError, match=r"8 images of 9 x 9 x 3 take .*max_gigabytes=1e-06"):
         load(folder(tmp_path), size=9, max_gigabytes=1e-6)
 
 
@@ -217,8 +217,8 @@ def test_images__say_which_are_there_twice(tmp_path: Path) -> None:
     save(tmp_path / "cat" / "z.png", (200, 1, 0))
     save(tmp_path / "dog" / "z.png", (200, 2, 0))
     copies, contradictions = load(tmp_path).notes
-    assert "1 pictures are copies" in copies
-    assert "1 pictures are in two classes" in contradictions
+    assert "1 images are copies" in copies
+    assert "1 images are in two classes" in contradictions
 
 
 def test_images__are_split_by_the_seed(tmp_path: Path) -> None:

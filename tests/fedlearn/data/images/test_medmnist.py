@@ -1,4 +1,4 @@
-"""Scenario `medmnist`: what a file may hold, whose picture goes where, and what is refused."""
+"""Scenario `medmnist`: what a file may hold, whose image goes where, and what is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rng() -> np.random.Generator:
 
 
 def arrays(channels: int = 3) -> dict[str, np.ndarray[Any, Any]]:
-    """A small file: 12 training, 4 validation and 6 test pictures of two classes, in groups."""
+    """A small file: 12 training, 4 validation and 6 test images of two classes, in groups."""
     made = np.random.default_rng(5)
     found: dict[str, np.ndarray[Any, Any]] = {}
     for part, count in (("train", 12), ("val", 4), ("test", 6)):
@@ -54,7 +54,7 @@ def load(path: Path, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_medmnist__pictures_keep_their_place_their_label_and_their_split(
+def test_medmnist__images_keep_their_place_their_label_and_their_split(
     tmp_path: Path, channels: int
 ) -> None:
     made = arrays(channels)
@@ -72,7 +72,7 @@ def test_medmnist__pictures_keep_their_place_their_label_and_their_split(
         np.testing.assert_array_equal(pool.labels[rows], made[f"{part}_labels"].ravel())
 
 
-def test_medmnist__validates_on_pictures_that_are_neither_trained_nor_tested_on(
+def test_medmnist__validates_on_images_that_are_neither_trained_nor_tested_on(
     tmp_path: Path,
 ) -> None:
     pool = load(write(tmp_path), test="val")
@@ -91,7 +91,7 @@ def test_medmnist__has_sites_only_where_groups_are_named(tmp_path: Path) -> None
     assert [len(site.test) for site in sites.values()] == [3, 3]
 
 
-def test_medmnist__deals_single_pictures_where_there_are_no_groups(tmp_path: Path) -> None:
+def test_medmnist__deals_single_images_where_there_are_no_groups(tmp_path: Path) -> None:
     pool = load(write(tmp_path), num_sites=3)
     sites = deal(pool, assign(Natural(), pool, rng()))
     assert [(len(site.train), len(site.test)) for site in sites.values()] == [(4, 2)] * 3
@@ -132,12 +132,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "floats": ({"train_images": np.zeros((12, 8, 9))}, "train_images holds float64"),
     "volumes": ({"train_images": np.zeros((12, 8, 9, 9), np.uint8)}, "volumes are not taken"),
     "vectors": ({"train_images": np.zeros((12, 72), np.uint8)}, r"shape \(12, 72\)"),
-    "two_sizes": ({"test_images": np.zeros((6, 9, 9, 3), np.uint8)}, "training pictures are"),
-    "several_labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, "14 labels per picture"),
+    "two_sizes": ({"test_images": np.zeros((6, 9, 9, 3), np.uint8)}, "training images are"),
+    "several_labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, "14 labels per image"),
     "label_floats": ({"train_labels": np.zeros(12)}, "classes are whole numbers"),
     "too_few_labels": ({"train_labels": np.zeros(11, np.uint8)}, "12 train_images and 11"),
     "negative": ({"train_labels": np.full(12, -1)}, "holds -1 to -1; classes count from 0"),
-    "empty_class": ({"train_labels": np.zeros(12, np.uint8)}, "class '1' has no training picture"),
+    "empty_class": ({"train_labels": np.zeros(12, np.uint8)}, "class '1' has no training image"),
     "objects": ({"train_labels": np.array([None] * 12)}, "cannot be read as a .npz file"),
 }
 
@@ -167,14 +167,14 @@ def test_medmnist__names_a_path_that_is_no_such_file(tmp_path: Path) -> None:
 
 
 def test_medmnist__refuses_what_is_too_large_before_it_is_unpacked(tmp_path: Path) -> None:
-    """A header that promises terabytes of pictures; there is none behind it."""
+    """A header that promises terabytes of images; there is none behind it."""
     header = io.BytesIO()
     form = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 28, 28, 3)}
     np.lib.format.write_array_header_1_0(header, form)
     path = write(tmp_path, train_images=None, test_images=np.zeros((6, 28, 28, 3), np.uint8))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("train_images.npy", header.getvalue())
-    with pytest.raises(DataError, match=r"1,000,000,006 pictures of 28 x 28 x 3 take 9408\.0 GB"):
+    with pytest.raises(DataError, match=r"1,000,000,006 images of 28 x 28 x 3 take 9408\.0 GB"):
         load(path)
 
 
@@ -219,7 +219,7 @@ def test_download__keeps_what_has_the_published_hash_and_asks_once(
 
     def answer(address: str, timeout: float) -> Reply:
         asked.append(address)
-        return Reply(b"pictures")
+        return Reply(b"images")
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
     file = archives.Download(
@@ -232,9 +232,9 @@ def test_download__keeps_what_has_the_published_hash_and_asks_once(
     with pytest.raises(DataError, match="is not the published file"):
         archives.fetch(file, tmp_path)
     assert not archives.cached_path(file, tmp_path).exists()
-    right = replace(file, md5=hashlib.md5(b"pictures").hexdigest())
+    right = replace(file, md5=hashlib.md5(b"images").hexdigest())
     for _ in range(2):
-        assert archives.fetch(right, tmp_path).read_bytes() == b"pictures"
+        assert archives.fetch(right, tmp_path).read_bytes() == b"images"
     assert len(asked) == 2
     archives.cached_path(right, tmp_path).write_bytes(b"other")
     with pytest.raises(DataError, match="now removed"):
