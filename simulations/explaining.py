@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,19 +103,23 @@ def _columns(shape: Input) -> TableInput | None:
             return shape
         case SeriesInput():
             return shape.row
-        case _:
+        case ImageInput() | TextInput():
             return None
+        case _:
+            assert_never(shape)
 
 
 def _shown(shape: Input, record: NDArray[Any]) -> NDArray[Any]:
-    """What the report shows of a record: a picture in grey, of rows over time the last."""
+    """What the report shows of a record: an image in grey, of rows over time the last."""
     match shape:
         case ImageInput():
             return np.asarray(record.mean(0))
         case SeriesInput():
             return np.asarray(record[int(record[:, -1].sum()) - 1, :-1])
-        case _:
+        case TableInput() | TextInput():
             return record
+        case _:
+            assert_never(shape)
 
 
 def _of(shape: Input) -> Of:
@@ -129,7 +133,7 @@ def _of(shape: Input) -> Of:
 
 
 def _flat(values: NDArray[Any]) -> list[float]:
-    """Six digits: enough to see, and a picture stays small."""
+    """Six digits: enough to see, and an image stays small."""
     return [float(f"{value:.6g}") for value in np.asarray(values, np.float64).reshape(-1)]
 
 

@@ -54,7 +54,6 @@ OFFENDERS: dict[str, tuple[str, ...]] = {
     "fedlearn/data/unlabelled.py": (SILENT,),
     "fedlearn/prediction.py": ("scenario",),
     "fedlearn/privacy/events.py": (SILENT,),
-    "fedlearn/results/folder.py": (SILENT,),
     "fedlearn/secagg/memory.py": (SILENT,),
     "fedlearn/secagg/server.py": (SILENT,),
     "server/enrol.py": ("privacy", "secagg", SILENT),
@@ -66,7 +65,6 @@ OFFENDERS: dict[str, tuple[str, ...]] = {
     "simulations/attacks/measure.py": ("plan", SILENT),
     "simulations/attacks/slot_views.py": ("plan",),
     "simulations/engines/warm.py": ("privacy",),
-    "simulations/explaining.py": (SILENT,),
     "simulations/sweeps/baselines.py": ("partition",),
 }
 # fmt: on

@@ -36,6 +36,7 @@ class Cell:
 
     shown: str
     key: str
+    is_number: bool = True
 
     @classmethod
     def number(cls, value: float | None, form: str = ".3f") -> Cell:
@@ -46,8 +47,8 @@ class Cell:
 
     @classmethod
     def text(cls, value: str) -> Cell:
-        """A text."""
-        return cls(shown=value, key=value)
+        """A text; it may be that of a number."""
+        return cls(shown=value, key=value, is_number=value.replace(".", "").isdigit())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -198,8 +198,10 @@ def finite(tree: Any) -> Any:
             return [finite(value) for value in tree]
         case float() if not math.isfinite(tree):
             return None
-        case _:
+        case str() | int() | float() | None:
             return tree
+        case _:
+            raise TypeError(f"{type(tree).__name__}: not a value of JSON")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
