@@ -6,8 +6,8 @@
   gradient; the line runs between their vectors, in the first layer that makes
   them. So for rows over time, column by column, added up over the rows.
   Attributions add up to the score of the record less that of the baseline.
-- Pictures: Grad-CAM (Selvaraju et al. 2017) at the last convolution; for a model
-  without one, integrated gradients of the pixels from a grey picture.
+- Images: Grad-CAM (Selvaraju et al. 2017) at the last convolution; for a model
+  without one, integrated gradients of the pixels from a grey image.
 
 An explanation is computed from a record and says something about it: those of a
 client's records are a release of data that no epsilon covers. The methods are
@@ -159,7 +159,7 @@ def _of_tokens(model: nn.Module, text: TextInput, tokens: Tensor, classes: Tenso
     return "integrated_gradients", along.sum(2), rest
 
 
-# --- pictures ---------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------
 
 
 def _of_pixels(model: nn.Module, images: Tensor, classes: Tensor) -> Found:
@@ -176,7 +176,7 @@ def _of_pixels(model: nn.Module, images: Tensor, classes: Tensor) -> Found:
 
 
 def _last_map(model: nn.Module) -> nn.Module | None:
-    """The last convolution that makes a map of the picture; cutting it into patches does not."""
+    """The last convolution that makes a map of the image; cutting it into patches does not."""
     found = [
         layer
         for layer in model.modules()

@@ -211,7 +211,7 @@ def _written(scenario: Rows, path: Path, written: Mapping[str, str]) -> Rows:
 def _no_rows(path: Path, shape: tuple[int, ...]) -> str:
     wanted = ", ".join(map(str, shape))
     return (
-        f"{path}: the records of this run are not made from rows alone (they are pictures, rows "
+        f"{path}: the records of this run are not made from rows alone (they are images, rows "
         "over time, hashed, or scaled by what a site keeps); give them as the model takes them, in "
         f"the array 'features' of a file .npz: [n, {wanted}]"
     )

@@ -1,4 +1,4 @@
-"""Pictures for demonstrations: a public set that comes with scikit-learn, or a file of one's own.
+"""Images for demonstrations: a public set that comes with scikit-learn, or a file of one's own.
 
 They are dealt out to sites as a table of pixels, so that a demonstration runs
 through the same scenario (`csv`) and the same model as any study of tables.
@@ -22,11 +22,11 @@ from simulations.attacks.similarity import WINDOW
 
 DIGITS: Final = "digits"
 MOST_VALUES: Final = 4096
-"""Values of one picture: every one is a column of the table."""
+"""Values of one image: every one is a column of the table."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pictures:
+class ImageSet:
     """`values: float32[n, height, width, channels]` in [0, 1] and `labels: int64[n]`."""
 
     name: str
@@ -35,11 +35,11 @@ class Pictures:
 
     @property
     def records(self) -> NDArray[np.float32]:
-        """The pictures as rows: `float32[n, height * width * channels]`."""
+        """The images as rows: `float32[n, height * width * channels]`."""
         return self.values.reshape(len(self.values), -1)
 
 
-def load_pictures(name: str) -> Pictures:
+def load_images(name: str) -> ImageSet:
     """The set `digits` (1,797 scans of handwritten digits, 8 x 8), or an `.npz` file.
 
     A file follows the convention of MedMNIST: `train_images: uint8[n, height, width]`
@@ -47,18 +47,18 @@ def load_pictures(name: str) -> Pictures:
 
     Raises:
         DataError: the file cannot be read, or is not of that form.
-        ConfigError: its pictures are too large or too small for a demonstration.
+        ConfigError: its images are too large or too small for a demonstration.
     """
     if name == DIGITS:
         from sklearn.datasets import load_digits  # half a second
 
         pixels, labels = load_digits(return_X_y=True)
         values = (pixels / 16).astype(np.float32).reshape(-1, 8, 8, 1)
-        return Pictures(name="handwritten digits of scikit-learn", values=values, labels=labels)
+        return ImageSet(name="handwritten digits of scikit-learn", values=values, labels=labels)
     return _from_file(Path(name))
 
 
-def _from_file(path: Path) -> Pictures:
+def _from_file(path: Path) -> ImageSet:
     try:
         with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
             images, labels = file["train_images"], file["train_labels"].reshape(-1)
@@ -78,52 +78,52 @@ def _from_file(path: Path) -> Pictures:
     if min(images.shape[1:3]) < WINDOW or images[0].size > MOST_VALUES:
         raise ConfigError(
             [
-                f"images={path}: pictures of {list(images.shape[1:])}; a side must have at least "
-                f"{WINDOW} pixels, and a picture at most {MOST_VALUES} values: scale them first"
+                f"images={path}: images of {list(images.shape[1:])}; a side must have at least "
+                f"{WINDOW} pixels, and an image at most {MOST_VALUES} values: scale them first"
             ]
         )
     values = (images / np.float32(255)).astype(np.float32)
-    return Pictures(name=path.stem, values=values, labels=labels.astype(np.int64))
+    return ImageSet(name=path.stem, values=values, labels=labels.astype(np.int64))
 
 
-def choose(pictures: Pictures, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` pictures at random, of so many classes that each has two at least, in random order.
+def choose(images: ImageSet, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` images at random, of so many classes that each has two at least, in random order.
 
     Raises:
         ConfigError: the set is too small.
     """
-    order = rng.permutation(len(pictures.labels))
-    classes, sizes = np.unique(pictures.labels, return_counts=True)
+    order = rng.permutation(len(images.labels))
+    classes, sizes = np.unique(images.labels, return_counts=True)
     wanted = min(len(classes), count // 2)
     each = -(-count // wanted)
     large = classes[sizes >= each]
-    if len(large) < max(2, wanted) or 2 * count > len(pictures.labels):
+    if len(large) < max(2, wanted) or 2 * count > len(images.labels):
         raise ConfigError(
             [
-                f"sites times records={count}: needs {wanted} classes of {each} pictures, and as "
-                f"many others again; {pictures.name} has too few. Ask for fewer"
+                f"sites times records={count}: needs {wanted} classes of {each} images, and as "
+                f"many others again; {images.name} has too few. Ask for fewer"
             ]
         )
     kept = rng.permutation(large)[:wanted]
-    queues = [iter(order[pictures.labels[order] == label]) for label in kept]
+    queues = [iter(order[images.labels[order] == label]) for label in kept]
     chosen = np.array([next(queues[i % wanted]) for i in range(count)], np.int64)
     return rng.permutation(chosen)
 
 
 def write_table(
-    path: Path, pictures: Pictures, chosen: NDArray[np.int64], sites: tuple[str, ...]
+    path: Path, images: ImageSet, chosen: NDArray[np.int64], sites: tuple[str, ...]
 ) -> Csv:
-    """Deal the chosen pictures out to `sites` in turn, as a table; the scenario that reads it.
+    """Deal the chosen images out to `sites` in turn, as a table; the scenario that reads it.
 
-    Every picture is a training record, and its values arrive at the site as they are here.
+    Every image is a training record, and its values arrive at the site as they are here.
     """
-    columns = [f"pixel_{i:04}" for i in range(pictures.records.shape[1])]
+    columns = [f"pixel_{i:04}" for i in range(images.records.shape[1])]
     with path.open("w", encoding="utf-8", newline="") as file:
         sheet = csv.writer(file)
         sheet.writerow(["site", "label", *columns])
         for turn, row in enumerate(chosen):
-            label = f"class {pictures.labels[row]}"
-            values = (repr(float(value)) for value in pictures.records[row])
+            label = f"class {images.labels[row]}"
+            values = (repr(float(value)) for value in images.records[row])
             sheet.writerow([sites[turn % len(sites)], label, *values])
     return Csv(
         path=str(path),

@@ -1,4 +1,4 @@
-"""`fedlearn audit demo=inversion`: what every seat reconstructs of a picture from updates.
+"""`fedlearn audit demo=inversion`: what every seat reconstructs of an image from updates.
 
 Small federations are run for it, one for every way to protect updates, and
 watched (`simulations.attacks.adversary`): round 1 is as always, in round 2 everybody
@@ -7,8 +7,8 @@ is then attacked (`simulations.attacks.inversion_attacks`), and every attack is 
 by an oracle that knows the original: shown is the nearest of all that it
 found, which is more than an attacker could choose by itself.
 
-What this does not show: that a picture which cannot be reconstructed is safe.
-Noise that hides a picture may promise next to nothing; the audit by canaries is
+What this does not show: that an image which cannot be reconstructed is safe.
+Noise that hides an image may promise next to nothing; the audit by canaries is
 the strict test.
 """
 
@@ -33,7 +33,7 @@ from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Sea
 from fedlearn.results.result import Result
 from server.run import logged
 from simulations.attacks.adversary import Round, Watched
-from simulations.attacks.images import Pictures, choose, load_pictures, write_table
+from simulations.attacks.images import ImageSet, choose, load_images, write_table
 from simulations.attacks.inversion_attacks import Candidates, FirstLayer, harvest, invert, planted
 from simulations.attacks.inversion_ways import Settings, Way, way_of, ways
 from simulations.attacks.similarity import place, psnr, ssim
@@ -44,50 +44,50 @@ RECOVERED_AT: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """The pictures, who holds which, and what everybody may know."""
+    """The images, who holds which, and what everybody may know."""
 
     settings: Settings
-    pictures: Pictures
+    images: ImageSet
     chosen: NDArray[np.int64]
-    """Of picture number i the holder is site number `i % sites`."""
+    """Of image number i the holder is site number `i % sites`."""
     public: NDArray[np.int64]
     question: Vector
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Their names; the first holds the picture that is looked for."""
+        """Their names; the first holds the image that is looked for."""
         return tuple(f"site-{i:02}" for i in range(self.settings.sites))
 
     @cached_property
     def original(self) -> NDArray[np.float32]:
-        """The picture that is looked for: `[height, width, channels]`."""
-        return np.asarray(self.pictures.values[self.chosen[0]])
+        """The image that is looked for: `[height, width, channels]`."""
+        return np.asarray(self.images.values[self.chosen[0]])
 
     @cached_property
     def average(self) -> NDArray[np.float32]:
-        """What could be shown without any update: the mean of the pictures that no site holds."""
-        return np.asarray(self.pictures.values[self.public].mean(0))
+        """What could be shown without any update: the mean of the images that no site holds."""
+        return np.asarray(self.images.values[self.public].mean(0))
 
     def own(self, site: str) -> NDArray[np.int64]:
-        """The pictures that a site holds."""
+        """The images that a site holds."""
         return self.chosen[self.sites.index(site) :: self.settings.sites]
 
 
 def make_scene(settings: Settings) -> Scene:
-    """Choose the pictures.
+    """Choose the images.
 
     Raises:
-        DataError, ConfigError: the pictures cannot be read, or are too few.
+        DataError, ConfigError: the images cannot be read, or are too few.
     """
-    pictures, streams = load_pictures(settings.images), Streams(settings.seed)
+    images, streams = load_images(settings.images), Streams(settings.seed)
     count = settings.sites * settings.records
-    chosen = choose(pictures, count, streams.get("inversion", "pictures"))
-    public = np.setdiff1d(np.arange(len(pictures.labels)), chosen)
-    width = pictures.records.shape[1]
+    chosen = choose(images, count, streams.get("inversion", "pictures"))
+    public = np.setdiff1d(np.arange(len(images.labels)), chosen)
+    width = images.records.shape[1]
     question = streams.get("inversion", "question").standard_normal(width) / np.sqrt(width)
     return Scene(
         settings=settings,
-        pictures=pictures,
+        images=images,
         chosen=chosen,
         public=public,
         question=question.astype(np.float32),
@@ -98,21 +98,21 @@ def demonstrate(settings: Settings, result: Result | None = None) -> Inversion:
     """Run, watch and attack; of the protection of the run `result`, where one is given.
 
     Raises:
-        FedlearnError: the pictures cannot be had, or the federation could not run.
+        FedlearnError: the images cannot be had, or the federation could not run.
     """
     started = time.monotonic()
     scene = make_scene(settings)
     planned = ways(settings) if result is None else [way_of(result, settings)]
-    height, width, channels = scene.pictures.values.shape[1:]
+    height, width, channels = scene.images.values.shape[1:]
     with tempfile.TemporaryDirectory(prefix="fedlearn-inversion-") as folder:
         here = Path(folder)
-        scenario = write_table(here / "pictures.csv", scene.pictures, scene.chosen, scene.sites)
+        scenario = write_table(here / "images.csv", scene.images, scene.chosen, scene.sites)
         with logged(here / "run.log"):
             shown = [attacked(scene, way.within(here / way.name, scenario)) for way in planned]
     return Inversion(
         version=__version__,
-        pictures=scene.pictures.name,
-        line_up=len(scene.pictures.values),
+        pictures=scene.images.name,
+        line_up=len(scene.images.values),
         height=height,
         width=width,
         channels=channels,
@@ -128,11 +128,11 @@ def demonstrate(settings: Settings, result: Result | None = None) -> Inversion:
 
 
 def attacked(scene: Scene, way: Way) -> Protected:
-    """One federation, and what every seat makes of it; its scenario holds the scene's pictures."""
+    """One federation, and what every seat makes of it; its scenario holds the scene's images."""
     watched = Watched.start(way.config, scene.settings.sites, secrets.token_bytes(16))
     watched.next_round()  # the head starts at zero, so the first round tells the body nothing
     honest = watched.next_round()
-    known = scene.pictures.records[scene.public]
+    known = scene.images.records[scene.public]
     trap = planted(watched.layout, watched.model, scene.question, known)
     lied = watched.next_round(trap)
     plan = watched.federation.plan
@@ -167,7 +167,7 @@ def _view(scene: Scene, watched: Watched, seat: Seat, seen: Round) -> SeatView:
         changes = seen.single
         own = {site: _candidates(watched, seat, changes[site]) for site in scene.sites}
         sees = "the change of every single site"
-    held = [(site, scene.pictures.values[row]) for site in scene.sites for row in scene.own(site)]
+    held = [(site, scene.images.values[row]) for site in scene.sites for row in scene.own(site)]
     nearest = [(_nearest(original, own[site])[0], original) for site, original in held]
     return SeatView(
         seat=seat,
@@ -185,7 +185,7 @@ def _candidates(watched: Watched, seat: Seat, change: Vector) -> Candidates:
 
 def _as_pixels(scene: Scene, data: bytes) -> Candidates:
     """Sealed bytes, drawn: there is nothing else to be done with them."""
-    width = scene.pictures.records.shape[1]
+    width = scene.images.records.shape[1]
     drawn = np.frombuffer(data, np.uint8, count=width, offset=HEADER_BYTES)
     return np.asarray(drawn[None] / 255.0)
 
@@ -193,14 +193,14 @@ def _as_pixels(scene: Scene, data: bytes) -> Candidates:
 def _nearest(original: NDArray[np.float32], found: Candidates) -> tuple[float, NDArray[np.float64]]:
     """The candidate that the oracle picks, with its decibels; black if there is none."""
     shape = original.shape
-    pictures = [candidate.reshape(shape) for candidate in found] or [np.zeros(shape)]
-    return max(((psnr(original, one), one) for one in pictures), key=lambda pair: pair[0])
+    images = [candidate.reshape(shape) for candidate in found] or [np.zeros(shape)]
+    return max(((psnr(original, one), one) for one in images), key=lambda pair: pair[0])
 
 
-def _likeness(scene: Scene, picture: NDArray[np.floating]) -> Likeness:
+def _likeness(scene: Scene, image: NDArray[np.floating]) -> Likeness:
     return Likeness(
-        picture=to_text(picture),
-        psnr=psnr(scene.original, picture),
-        ssim=ssim(scene.original, picture),
-        place=place(scene.original, picture, scene.pictures.values),
+        picture=to_text(image),
+        psnr=psnr(scene.original, image),
+        ssim=ssim(scene.original, image),
+        place=place(scene.original, image, scene.images.values),
     )

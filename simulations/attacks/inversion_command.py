@@ -33,7 +33,7 @@ def command(words: Sequence[str]) -> None:
 
     Raises:
         ConfigError: the words make no sense, or there is a demonstration already.
-        FedlearnError: the pictures cannot be had, or a federation could not run.
+        FedlearnError: the images cannot be had, or a federation could not run.
     """
     settings, result = read_words(words)
     folder = Path(settings.out)
@@ -99,7 +99,7 @@ def _refuse_old(folder: Path) -> None:
 
 
 def write(folder: Path, inversion: Inversion) -> list[Path]:
-    """Write the figures and the picture, and a report anew where there is something to report on.
+    """Write the figures and the image, and a report anew where there is something to report on.
 
     Raises:
         DataError: the folder cannot be written to.

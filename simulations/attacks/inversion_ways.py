@@ -20,7 +20,7 @@ from fedlearn.secagg.settings import SecAggOff
 from simulations.attacks.images import DIGITS
 
 FEWEST_SITES: Final = 4
-"""With two classes, and two pictures of each, there is something to learn."""
+"""With two classes, and two images of each, there is something to learn."""
 MOST_SITES: Final = 20
 ROUNDS: Final = 3
 """One as always, one that is watched, one in which the coordinator lies."""
@@ -34,11 +34,11 @@ class Settings:
     """`digits`, or an `.npz` file (see `simulations.attacks.images`)."""
     sites: Annotated[int, Ge(FEWEST_SITES), Le(MOST_SITES)] = 8
     records: Count = 1
-    """Pictures that every site trains on; one is the worst case for a record."""
+    """Images that every site trains on; one is the worst case for a record."""
     epsilon: Positive = 8.0
     delta: Probability = 1e-5
     seed: Natural = 0
-    """Chooses the pictures, the first weights and the planted ones; noise and keys are secret."""
+    """Chooses the images, the first weights and the planted ones; noise and keys are secret."""
     out: Name = "runs/inversion"
 
 
@@ -99,7 +99,7 @@ def _base(settings: Settings) -> RunConfig:
     """Masked, sealed and private, on a network of which every layer can be attacked."""
     tree = compose_tree(
         [
-            "scenario=csv", "scenario.path=pictures.csv", "scenario.label=label",
+            "scenario=csv", "scenario.path=images.csv", "scenario.label=label",
             "model.architecture=mlp", "model.width=256", "model.depth=1", "model.norm=none",
             "training.local_steps=1", "training.sample_rate=1.0", "training.learning_rate=0.5",
             "privacy=record", f"privacy.epsilon={settings.epsilon!r}",

@@ -121,15 +121,15 @@ def test_explain__without_captum_says_what_to_install(
     assert "pip install 'fedlearn[explain]'" in capsys.readouterr().err
 
 
-def test_report__shows_pictures_and_where_the_model_looked_and_nothing_of_another_model(
+def test_report__shows_images_and_where_the_model_looked_and_nothing_of_another_model(
     copy: Path,
 ) -> None:
     result = json.loads((copy / "result.json").read_text())
-    picture = RecordExplained(record=4, predicted="<ill>", score=0.75, values=[0.0, 1.0] * 8,
+    image = RecordExplained(record=4, predicted="<ill>", score=0.75, values=[0.0, 1.0] * 8,
                               attributions=[0.5] * 16)  # fmt: skip
     found = Explanations(
         source="public", model_sha256=result["model"]["sha256"], method="grad_cam", of="pixels",
-        names=[], size=[4, 4], count=5, overall=[], remainder=0.0, records=[picture],
+        names=[], size=[4, 4], count=5, overall=[], remainder=0.0, records=[image],
     )  # fmt: skip
     write_explanations(copy, found)
     assert main(["report", str(copy)]) == 0

@@ -31,12 +31,12 @@ from fedlearn.report.page import write_report
 from tests.simulations.small import table
 
 
-def picture(number: int, channels: int = 1) -> str:
+def image(number: int, channels: int = 1) -> str:
     return to_text(np.random.default_rng(number).random((8, 9, channels)))
 
 
 def likeness(number: int) -> Likeness:
-    return Likeness(picture=picture(number), psnr=10.25 + number, ssim=number / 7, place=number)
+    return Likeness(picture=image(number), psnr=10.25 + number, ssim=number / 7, place=number)
 
 
 def shown() -> Inversion:
@@ -52,7 +52,7 @@ def shown() -> Inversion:
     )  # fmt: skip
     return Inversion(
         version="0", pictures="random dots", line_up=321, height=8, width=9, channels=1, sites=5,
-        records=1, seed=0, recovered_at=30.0, original=picture(100), average=likeness(5),
+        records=1, seed=0, recovered_at=30.0, original=image(100), average=likeness(5),
         ways=[way], seconds=1.0,
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_inversion__is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_picture__keeps_its_values_to_half_a_step(channels: int) -> None:
+def test_image__keeps_its_values_to_half_a_step(channels: int) -> None:
     values = np.random.default_rng(0).random((8, 9, channels))
     found = pixels(replace(shown(), channels=channels), to_text(values))
     assert found.shape == (8, 9, 3)
@@ -98,7 +98,7 @@ def test_inversion__of_another_form_is_refused(
 
 
 @pytest.mark.parametrize("text", ["not base64!", "AAAA"])
-def test_inversion__with_a_broken_picture_is_refused(run: Path, text: str) -> None:
+def test_inversion__with_a_broken_image_is_refused(run: Path, text: str) -> None:
     write_inversion(run, replace(shown(), original=text))
     try:
         with pytest.raises(DataError, match="an image that is not one"):
@@ -114,10 +114,10 @@ def test_strip__has_the_pixels_of_every_view() -> None:
         uri = shown().uri(view.best.picture)
         data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
         drawn = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        assert np.array_equal(drawn, pixels(shown(), picture(number)))
+        assert np.array_equal(drawn, pixels(shown(), image(number)))
 
 
-def test_report__shows_a_demonstration_with_words_for_every_picture(run: Path) -> None:
+def test_report__shows_a_demonstration_with_words_for_every_image(run: Path) -> None:
     write_inversion(run, shown())
     text = write_report(run).read_text()
     (run / "inversion.json").unlink()

@@ -1,4 +1,4 @@
-"""The demonstration through the real apps: who gets a picture back, and who does not."""
+"""The demonstration through the real apps: who gets an image back, and who does not."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def test_demonstration__is_written_and_read_back(shown: Inversion, tmp_path: Pat
         "inversion.png",
     ]
     assert read_inversion(tmp_path / "a" / "b") == shown
-    picture = (tmp_path / "a" / "b" / "inversion.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) < 200_000
+    image = (tmp_path / "a" / "b" / "inversion.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    assert len(image) < 200_000
 
 
 # --- that it could have come out otherwise --------------------------------------------
@@ -140,7 +140,7 @@ def test_demonstration__is_written_and_read_back(shown: Inversion, tmp_path: Pat
 
 def one_way(folder: Path, name: str, settings: Settings, **privacy: float) -> tuple[Scene, Way]:
     scene = make_scene(settings)
-    scenario = write_table(folder / "a.csv", scene.pictures, scene.chosen, scene.sites)
+    scenario = write_table(folder / "a.csv", scene.images, scene.chosen, scene.sites)
     way = next(one for one in ways(settings) if one.name == name).within(folder / "out", scenario)
     if privacy:
         noise = RecordPrivacy(epsilon=None, clip_norm=1.0, **privacy)
@@ -159,7 +159,7 @@ def test_private__without_noise_hides_nothing_by_clipping(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_masked__of_several_pictures_at_each_site_still_falls_to_planted_weights(
+def test_masked__of_several_images_at_each_site_still_falls_to_planted_weights(
     tmp_path: Path,
 ) -> None:
     found = of(attacked(*one_way(tmp_path, "masked", Settings(sites=4, records=3))))

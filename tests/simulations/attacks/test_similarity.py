@@ -1,4 +1,4 @@
-"""Likeness of pictures: closed forms, the formula in plain loops, and other software."""
+"""Likeness of images: closed forms, the formula in plain loops, and other software."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def noise(seed: int, *shape: int) -> Floats:
 
 @pytest.mark.parametrize("error", [0.1, 0.01, 0.001])
 def test_psnr__of_a_constant_error_is_twenty_per_digit(error: float) -> None:
-    picture = noise(0, 9, 8, 1)
-    assert psnr(picture, picture + error) == pytest.approx(-20 * np.log10(error))
+    image = noise(0, 9, 8, 1)
+    assert psnr(image, image + error) == pytest.approx(-20 * np.log10(error))
 
 
-def test_psnr__of_equal_pictures_is_the_most() -> None:
-    picture = noise(0, 9, 8, 1)
-    assert psnr(picture, picture) == MOST_DECIBELS
+def test_psnr__of_equal_images_is_the_most() -> None:
+    image = noise(0, 9, 8, 1)
+    assert psnr(image, image) == MOST_DECIBELS
 
 
 def ssim_by_hand(a: Floats, b: Floats) -> float:
@@ -72,22 +72,22 @@ def test_ssim__agrees_with_scikit_image(first: int, second: int, expected: float
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_ssim__of_flat_pictures_has_a_closed_form(a: float, b: float) -> None:
+def test_ssim__of_flat_images_has_a_closed_form(a: float, b: float) -> None:
     flat = np.ones((8, 8, 1))
     expected = (2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4)
     assert ssim(a * flat, b * flat) == pytest.approx(expected)
 
 
-def test_ssim__refuses_a_picture_smaller_than_its_window() -> None:
+def test_ssim__refuses_a_image_smaller_than_its_window() -> None:
     with pytest.raises(ValueError, match="shorter than 7"):
         ssim(np.zeros((6, 9, 1)), np.zeros((6, 9, 1)))
 
 
 @given(st.integers(0, 2**32), st.integers(0, 19))
 def test_place__is_the_rank_by_distance(seed: int, own: int) -> None:
-    line_up, picture = noise(seed, 20, 7, 7, 1), noise(seed + 1, 7, 7, 1)
-    order = sorted(range(20), key=lambda i: float(np.linalg.norm(line_up[i] - picture)))
-    assert place(line_up[own], picture, line_up) == 1 + order.index(own)
+    line_up, image = noise(seed, 20, 7, 7, 1), noise(seed + 1, 7, 7, 1)
+    order = sorted(range(20), key=lambda i: float(np.linalg.norm(line_up[i] - image)))
+    assert place(line_up[own], image, line_up) == 1 + order.index(own)
 
 
 def test_place__of_the_original_itself_is_first_even_among_copies() -> None:
