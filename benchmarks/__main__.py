@@ -100,6 +100,11 @@ TABLES: Mapping[str, Program] = {
         about="what machines of their own add to a round",
         quick=("--rounds", "2", "--width", "16"),
     ),
+    "flower_app": Program(
+        file="flower_app.py",
+        about="a Flower app of somebody else's, before and after it is protected",
+        quick=("--quick", "--rounds", "1"),
+    ),
     "modes": Program(
         file="modes.py",
         about="a whole run under every protection",

@@ -102,7 +102,8 @@ def secure(
     `protection`. Give it to `strategy.start` in the place of `grid`.
 
     Args:
-        grid: the grid that Flower gave to the ServerApp.
+        grid: the grid that Flower gave to the ServerApp; or what `secure` has made of it, for
+            another strategy in the same run.
         strategy: the strategy that will use it. Under masks it must need no more than the
             weighted mean: FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, FedAdagrad, and what
             inherits their aggregation.
@@ -136,16 +137,23 @@ def secure(
         ...
         fedlearn.core.errors.ConfigError: Krum: needs every site's update, and under masks ...
     """
-    if found := _strategy_problems(strategy, protection, averages):
+    found = _strategy_problems(strategy, protection, averages)
+    if isinstance(grid, SecureGrid):
+        found += [f"protection: {d}" for d in protection.differences(grid.protection)]
+    if found:
         raise ConfigError(found)
+    if isinstance(grid, SecureGrid):
+        return grid
     pinned = None if roster is None else load_pinned(Path(roster))
-    wanted = len(pinned.sites()) if pinned else _wanted(strategy, protection)
+    least = _wanted(strategy, protection)
+    wanted = max(least, len(pinned.sites()) if pinned else 0)
     return SecureGrid(
         inner=grid,
         protection=protection,
         identity=Identity.new() if keys is None else Identity.load(Path(keys)),
         pinned=pinned,
         nodes=wanted if nodes is None else nodes,
+        least=least,
         step_seconds=step_seconds,
     )
 
@@ -232,10 +240,11 @@ class SecureGrid(Grid):
         identity: Identity,
         pinned: Roster | None,
         nodes: int,
+        least: int,
         step_seconds: float,
     ) -> None:
         self.inner, self.protection, self.pinned = inner, protection, pinned
-        self.nodes, self.step_seconds = nodes, step_seconds
+        self.nodes, self.least, self.step_seconds = nodes, least, step_seconds
         self._identity, self._run_id = identity, os.urandom(RUN_ID_BYTES)
         self._node_of: dict[str, int] = {}
         self._sites: dict[str, bytes] = {}
@@ -272,6 +281,8 @@ class SecureGrid(Grid):
             self._enrol(kind)
         self._round += 1
         by_site = self._by_site(asked)
+        if not by_site:
+            raise ProtocolError("", "enrol", "none of the nodes that were asked is enrolled")
         contents = self._restored(by_site)
         if self.protection.sums(kind):
             return [*self._summed(kind, by_site, contents, timeout), *self._strangers(asked)]
@@ -508,15 +519,15 @@ class SecureGrid(Grid):
         self._node_of = {site: node_of[site] for site in self._channels}
 
     def _check_enough(self, there: int) -> None:
-        least = self.protection.min_cohort if self.protection.masked else 1
-        if there >= least:
+        # Flower's strategies would wait for ever for nodes that are left out.
+        if there >= self.least:
             return
         by_reason: dict[str, list[str]] = {}
         for node, reason in self._left_out.items():
             by_reason.setdefault(reason, []).append(f"node {node}")
         told = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
         raise ProtocolError(
-            "", "enrol", "; ".join([f"{there} sites can take part; needed: {least}", *told])
+            "", "enrol", "; ".join([f"{there} sites can take part; needed: {self.least}", *told])
         )
 
     def _greet(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message, RecordDict
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg, Krum
 
 from clients.app_owner import load
 from clients.ledger import ledger
@@ -211,6 +211,32 @@ def test_round__that_was_cut_off_leaves_sites_that_take_part_in_the_next(
     assert mean.has_content()
 
 
+def test_secure_grid__serves_a_second_strategy_of_the_same_run() -> None:
+    secured = secure(TappedGrid(make_client(protect()), 5), FedAvg())
+    for strategy in (FedAvg(), FedAdam()):
+        again = secure(secured, strategy)
+        assert again is secured
+        assert run(again, strategy).arrays
+    with pytest.raises(ConfigError, match=r"Krum: .*\nprotection: clip: 2.0 and 16.0"):
+        secure(secured, Krum(), Protection(clip=2.0))
+
+
+def test_enrolment__with_fewer_sites_than_the_strategy_waits_for_is_an_error_and_no_wait(
+    tmp_path: Path,
+) -> None:
+    federation(tmp_path, NAMES)
+    (tmp_path / "3.yaml").write_text("name: va\n")
+    app = make_client(protect(site=str(tmp_path / "{partition-id}.yaml")))
+    with pytest.raises(ProtocolError, match=r"3 sites can take part; needed: 4; node 1003: .*data"):
+        run(
+            TappedGrid(app, 4),
+            FedAvg(min_available_nodes=4),
+            Protection(),
+            keys=tmp_path / "keys" / "server",
+            roster=tmp_path / "roster.json",
+        )
+
+
 def test_secure_grid__sends_in_no_other_way() -> None:
     secured = secure(TappedGrid(make_client(protect()), 5), FedAvg())
     with pytest.raises(ConfigError, match="sends by send_and_receive alone"):
@@ -224,6 +250,8 @@ def test_secure_grid__sends_in_no_other_way() -> None:
         list(secured.send_and_receive([*messages, other]))
     with pytest.raises(ConfigError, match="two messages to one node"):
         list(secured.send_and_receive([*messages, messages[0]]))
+    with pytest.raises(ProtocolError, match="none of the nodes that were asked is enrolled"):
+        list(secured.send_and_receive([_question(7, "train")]))
     with pytest.raises(ConfigError, match="messages of types"):
         list(secured.send_and_receive([*messages, _question(1004, "evaluate")]))
 
