@@ -164,7 +164,7 @@ def spend(event: Event) -> None:
     always spends in the same way is better said once: `protect(spends=...)`.
 
     Args:
-        event: what will be done, such as `fedlearn.privacy.GaussianEvent`.
+        event: what will be done, such as `fedlearn.privacy.events.GaussianEvent`.
 
     Raises:
         PrivacyError: the owner's budget or policy does not allow it. Nothing of the reply
@@ -172,7 +172,7 @@ def spend(event: Event) -> None:
         ConfigError: called outside of a protected app: nobody would keep count.
 
     Example:
-        >>> from fedlearn.privacy import GaussianEvent
+        >>> from fedlearn.privacy.events import GaussianEvent
         >>> spend(GaussianEvent(noise_multiplier=1.1, sample_rate=0.01, steps=100))
         Traceback (most recent call last):
         ...
