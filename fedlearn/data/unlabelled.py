@@ -22,8 +22,8 @@ from fedlearn.data.tables import columns
 from fedlearn.data.tables.csv import codes_of, not_numbers, numbers_of, read_rows, scaled
 from fedlearn.data.tables.deidentify import deidentified
 from fedlearn.data.tables.scaling import reads_records
-from fedlearn.data.tables.table import Table, read_table
-from fedlearn.data.texts.files import cell, is_lines, read_objects
+from fedlearn.data.tables.table import Table, read_file
+from fedlearn.data.texts.files import is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import tokenize
 from fedlearn.tasks import TableInput
 
@@ -98,24 +98,23 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
     path = Path(scenario.path)
     if is_lines(path):
         rows = read_objects(path, scenario.encoding)
-        there = {key for _, row in rows for key in row}
-        texts = [(line, cell(row.get(scenario.text))) for line, row in rows]
+        there = keys_of(rows)
+        table = table_of(path, rows, [key for key in there if key == scenario.text])
     else:
-        table = read_table(path, separator=scenario.separator, encoding=scenario.encoding)
-        there = set(table.header)
-        found = table.column(scenario.text) if scenario.text in there else []
-        texts = list(zip(table.lines.tolist(), found, strict=False))
+        table = read_file(path, scenario.separator, scenario.encoding)
+        there = table.header
     if scenario.text not in there:
         known = ", ".join(sorted(there))
         raise DataError(f"{path}: no column {scenario.text!r} (--text); there are {known}")
-    if empty := [str(line) for line, text in texts if not text]:
-        raise DataError(f"{path}: line {', '.join(empty[:5])}: no text")
-    tokens = tokenize(scenario.tokenizer, [text for _, text in texts], cache)
+    texts = table.column(scenario.text)
+    if empty := [i for i, text in enumerate(texts) if not text]:
+        raise DataError(f"{path}: {table.places(empty)}: no text")
+    tokens = tokenize(scenario.tokenizer, texts, cache)
     most = scenario.tokenizer.max_length
     notes = (f"{tokens.cut} texts are longer than {most} pieces and were cut off there",)
     return Unlabelled(
         features=tokens.ids,
-        lines=tuple(line for line, _ in texts),
+        lines=tuple(table.lines.tolist()),
         notes=notes if tokens.cut else (),
     )
 

@@ -9,20 +9,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fedlearn.core.errors import DataError
 from fedlearn.data.check.report import Report, sizes_in_words, some
-from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
-from fedlearn.data.tables.table import Table, holds_cells, some_lines
-from fedlearn.data.texts import huggingface
-from fedlearn.data.texts.files import cell, lines_of_lists, read_objects
+from fedlearn.data.tables.table import Table, holds_cells
+from fedlearn.data.texts import files, huggingface
 from fedlearn.data.texts.tokens import Tokenizer
 
 _WORDS = 4
@@ -81,22 +76,11 @@ def table_of_lines(path: Path, encoding: str) -> tuple[Table, tuple[str, ...]]:
     Raises:
         DataError: lines are no objects, or hold a list where others hold none; all of them.
     """
-    rows = read_objects(path, encoding)
-    keys = dict.fromkeys(key for _, row in rows for key in row)
-    found = {key: lines_of_lists(rows, key) for key in keys}
-    given = {key: sum(row.get(key) is not None for _, row in rows) for key in found}
-    aside = [key for key, lines in found.items() if lines and len(lines) == given[key]]
-    header = tuple(key for key in found if key not in aside)
-    if wrong := {key: found[key] for key in header if found[key]}:
-        raise DataError(
-            "\n".join(
-                f"{path}: {some_lines(lines)}: {key!r} holds no text and no number"
-                for key, lines in wrong.items()
-            )
-        )
-    columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in header)
-    lines = np.array([line for line, _ in rows])
-    table = Table(header=header, columns=columns, lines=lines)
+    rows = files.read_objects(path, encoding)
+    given = {key: sum(row.get(key) is not None for _, row in rows) for key in files.keys_of(rows)}
+    lists = {key: len(files.lines_of_lists(rows, key)) for key in given}
+    aside = [key for key in given if lists[key] and lists[key] == given[key]]
+    table = files.table_of(path, rows, [key for key in given if key not in aside])
     return table, tuple(_left_aside(aside))
 
 
@@ -107,30 +91,18 @@ def table_of_saved(path: Path) -> tuple[Table, tuple[str, ...]]:
         DataError: the folder or one of its files cannot be read.
     """
     folders = huggingface.splits_of(path)
-    splits = {name: huggingface.read_split(folder) for name, folder in folders.items()}
-    first, about = splits["train"], folders["train"]
-    readable = [f.name for f in first.schema if holds_cells(f.type)]
-    names = {one: huggingface.class_names(about, one) for one in readable}
-    columns = tuple(
-        encode([*chain(*(_cells(split, name, names[name]) for split in splits.values()))])
-        for name in readable
-    )
-    facts = [sizes_in_words("splits", {name: split.num_rows for name, split in splits.items()})]
-    facts += _left_aside([name for name in first.column_names if name not in readable])
-    lines = np.arange(1, sum(split.num_rows for split in splits.values()) + 1)
-    table = Table(header=tuple(readable), columns=columns, lines=lines, counted="row")
-    return table, tuple(facts)
+    splits = {folder: huggingface.read_split(folder) for folder in folders.values()}
+    first = splits[folders["train"]]
+    readable = [one.name for one in first.schema if holds_cells(one.type)]
+    sizes = {name: splits[folder].num_rows for name, folder in folders.items()}
+    aside = [name for name in first.column_names if name not in readable]
+    facts = [sizes_in_words("splits", sizes), *_left_aside(aside)]
+    return huggingface.table_of(splits, readable), tuple(facts)
 
 
 def _left_aside(names: Sequence[str]) -> Iterator[str]:
     if names:
         yield f"not looked at, for they hold no text and no number: {some(names)}"
-
-
-def _cells(split: Any, name: str, names: list[str]) -> list[str]:
-    if name not in split.column_names:
-        raise DataError(f"split without column {name!r}; there are {', '.join(split.column_names)}")
-    return [huggingface.label_of(value, names) for value in split.column(name).to_pylist()]
 
 
 def _no_label(report: Report) -> str:

@@ -45,9 +45,7 @@ from fedlearn.data.tables.table import (
     Separator,
     Table,
     duplicates,
-    is_parquet,
-    read_parquet,
-    read_table,
+    read_file,
 )
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import TableInput, Task
@@ -138,11 +136,8 @@ def _refuse(problems: list[str]) -> None:
 
 
 def read_rows(config: Csv) -> Table:
-    """The file as a table; raises as `read_table` does."""
-    path = Path(config.path)
-    if is_parquet(path):
-        return read_parquet(path, config.decimal)
-    return read_table(path, separator=config.separator, encoding=config.encoding)
+    """The file as a table; raises as `read_file` does."""
+    return read_file(Path(config.path), config.separator, config.encoding, config.decimal)
 
 
 def _pool(

@@ -312,6 +312,15 @@ def _header_problems(path: Path, header: tuple[str, ...], where: str) -> Iterato
         yield f"{path}: {where}: column {', '.join(unnamed)} has no name"
 
 
+def read_file(
+    path: Path, separator: Separator, encoding: str, decimal: Literal[".", ","] = "."
+) -> Table:
+    """The table in a file, Parquet or text, as its first bytes say; raises as its reader does."""
+    if is_parquet(path):
+        return read_parquet(path, decimal)
+    return read_table(path, separator=separator, encoding=encoding)
+
+
 # --- Parquet --------------------------------------------------------------------------
 
 

@@ -11,20 +11,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
-from fedlearn.data.tables.table import Separator, read_table, read_text, some_lines
+from fedlearn.data.tables.cells import encode
+from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
 from fedlearn.data.texts.documents import Documents, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
+
+Flags = NDArray[np.bool_]
+Objects = list[tuple[int, dict[str, Any]]]
+"""The objects of a file, each with its line."""
 
 
 @config
@@ -81,16 +87,6 @@ class Texts(Protocol):
         """The share of records that is tested on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextEntry:
-    """A record as found: where it stands, and its cells without spaces around them."""
-
-    line: int
-    text: str
-    label: str
-    site: str
-
-
 def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
     """The records of the file that have a text and a label, split by `rng` within site and class.
 
@@ -100,60 +96,46 @@ def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
         ConfigError: columns are named that are not there.
     """
     path = Path(config.path)
-    entries = list(_from_lines(config, path) if is_lines(path) else _from_table(config, path))
-    return pool_of(documents(entries, config, rng), config.tokenizer, cache)
+    if is_lines(path):
+        rows = read_objects(path, config.encoding)
+        check_names(config, keys_of(rows), config.path)
+        names = filter(None, (config.text, config.label, config.site))
+        table = table_of(path, rows, tuple(names))
+    else:
+        table = read_file(path, config.separator, config.encoding)
+        check_names(config, table.header, config.path)
+    return pool_of(documents(table, config, rng), config.tokenizer, cache)
 
 
-def documents(entries: list[TextEntry], config: Texts, rng: np.random.Generator) -> Documents:
-    """The entries that can be learned from, split into training and test.
+def documents(
+    table: Table, config: Texts, rng: np.random.Generator, is_train: Flags | None = None
+) -> Documents:
+    """The rows that can be learned from, split into training and test unless `is_train` says how.
 
     Raises:
         DataError: fewer than two classes, too many, a class with one record,
             or a record without a site.
     """
-    kept = [entry for entry in entries if entry.text and entry.label]
+    texts, found = table.cells(config.text), table.cells(config.label)
+    usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
+    kept = table.take(np.flatnonzero(usable))
     if problems := [*_label_problems(kept, config), *_site_problems(kept, config)]:
         raise DataError("\n".join(problems))
-    classes, labels = numbered([entry.label for entry in kept], config.classes)
-    sites = np.array([entry.site for entry in kept]) if config.site else None
+    classes, labels = numbered(kept.column(config.label), config.classes)
+    sites = np.array(kept.column(config.site)) if config.site else None
+    if is_train is None:
+        is_train = stratified(labels, sites, config.test_fraction, rng)
+    else:
+        is_train = is_train[usable]
     return Documents(
         name=Path(config.path).stem,
-        texts=[entry.text for entry in kept],
+        texts=kept.column(config.text),
         classes=classes,
         labels=labels,
-        is_train=stratified(labels, sites, config.test_fraction, rng),
+        is_train=is_train,
         sites=sites,
-        notes=tuple(_notes(entries, kept, config.path)),
+        notes=tuple(_notes(table, usable, kept, config)),
     )
-
-
-def _from_table(config: OwnText, path: Path) -> Iterator[TextEntry]:
-    table = read_table(path, separator=config.separator, encoding=config.encoding)
-    check_names(config, table.header, config.path)
-    site = table.column(config.site) if config.site else [""] * len(table)
-    columns = table.lines.tolist(), table.column(config.text), table.column(config.label), site
-    for line, text, label, owner in zip(*columns, strict=True):
-        yield TextEntry(line=line, text=text, label=label, site=owner)
-
-
-def _from_lines(config: OwnText, path: Path) -> Iterator[TextEntry]:
-    rows = read_objects(path, config.encoding)
-    check_names(config, tuple({key: None for _, row in rows for key in row}), config.path)
-    used = [name for name in (config.text, config.label, config.site) if name]
-    if lists := {name: found for name in used if (found := lines_of_lists(rows, name))}:
-        raise DataError(
-            "\n".join(
-                f"{path}: {some_lines(found)}: {name!r} holds no text and no number"
-                for name, found in lists.items()
-            )
-        )
-    for line, row in rows:
-        yield TextEntry(
-            line=line,
-            text=cell(row.get(config.text)),
-            label=cell(row.get(config.label)),
-            site=cell(row.get(config.site)) if config.site else "",
-        )
 
 
 def is_lines(path: Path) -> bool:
@@ -161,7 +143,7 @@ def is_lines(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".ndjson")
 
 
-def read_objects(path: Path, encoding: str) -> list[tuple[int, dict[str, Any]]]:
+def read_objects(path: Path, encoding: str) -> Objects:
     """The objects of a file of lines, and the line of each; empty lines are passed over.
 
     What an object in an object holds is a value of its own: `{"meta": {"kind": 1}}` is
@@ -196,9 +178,33 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def lines_of_lists(rows: Sequence[tuple[int, dict[str, Any]]], key: str) -> list[int]:
+def keys_of(rows: Objects) -> tuple[str, ...]:
+    """All keys of the objects, as they first appear."""
+    return tuple({key: None for _, row in rows for key in row})
+
+
+def lines_of_lists(rows: Objects, key: str) -> list[int]:
     """Where the value of `key` is a list."""
     return [line for line, row in rows if isinstance(row.get(key), list)]
+
+
+def table_of(path: Path, rows: Objects, keys: Sequence[str]) -> Table:
+    """Some keys of the objects as a table; one that an object lacks is an empty cell.
+
+    Raises:
+        DataError: they hold lists; all of these.
+    """
+    lists = {key: found for key in keys if (found := lines_of_lists(rows, key))}
+    if lists:
+        raise DataError(
+            "\n".join(
+                f"{path}: {some_lines(found)}: {key!r} holds no text and no number"
+                for key, found in lists.items()
+            )
+        )
+    columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in keys)
+    lines = np.array([line for line, _ in rows])
+    return Table(header=tuple(keys), columns=columns, lines=lines)
 
 
 def cell(value: object) -> str:
@@ -228,44 +234,49 @@ def check_names(config: Texts, header: Sequence[str], where: str) -> None:
         raise ConfigError(problems)
 
 
-def _label_problems(kept: list[TextEntry], config: Texts) -> Iterator[str]:
-    where, given = config.path, config.classes
-    sizes = Counter(entry.label for entry in kept)
+def _label_problems(kept: Table, config: Texts) -> Iterator[str]:
+    where, given, labels = config.path, config.classes, kept.column(config.label)
+    sizes = Counter(labels)
     if not sizes:
         yield f"{where}: no record has both a text and a label"
     elif given:
-        if unknown := [entry.line for entry in kept if entry.label not in given]:
-            yield f"{where}: {some_lines(unknown)}: a label that is not one of scenario.classes"
+        if unknown := [i for i, label in enumerate(labels) if label not in given]:
+            yield f"{where}: {kept.places(unknown)}: a label that is not one of scenario.classes"
     elif len(sizes) == 1:
-        yield f"{where}: every record is {next(iter(sizes))!r}; there is nothing to learn"
+        yield f"{where}: every record is {labels[0]!r}; there is nothing to learn"
     elif len(sizes) > config.max_classes:
         yield (
             f"{where}: {len(sizes)} different labels; a label is one of a few classes (at most "
             f"scenario.max_classes={config.max_classes}): group the values first"
         )
     else:
-        for entry in kept:
-            if sizes[entry.label] == 1:
+        for i, label in enumerate(labels):
+            if sizes[label] == 1:
                 yield (
-                    f"{where}: line {entry.line} is the only record of class {entry.label!r}; "
+                    f"{where}: {kept.places([i])} is the only record of class {label!r}; "
                     "training and testing take at least two"
                 )
 
 
-def _site_problems(kept: list[TextEntry], config: Texts) -> Iterator[str]:
-    absent = [entry.line for entry in kept if config.site and not entry.site]
-    if absent:
-        yield f"{config.path}: {some_lines(absent)}: no site; fill it in or leave the records out"
+def _site_problems(kept: Table, config: Texts) -> Iterator[str]:
+    sites = kept.cells(config.site) if config.site else None
+    if sites is not None and len(absent := sites.rows(sites.among(("",)))):
+        places = kept.places(absent)
+        yield f"{config.path}: {places}: no site; fill it in or leave the records out"
 
 
-def _notes(entries: list[TextEntry], kept: list[TextEntry], where: str) -> Iterator[str]:
-    left_out = [entry.line for entry in entries if not (entry.text and entry.label)]
-    if left_out:
-        yield f"{where}: {some_lines(left_out)}: no text or no label, left out"
-    first: dict[str, int] = {}
-    copies = [e.line for e in kept if first.setdefault(e.text, e.line) != e.line]
-    if copies:
+def _notes(table: Table, usable: Flags, kept: Table, config: Texts) -> Iterator[str]:
+    if not usable.all():
+        left_out = table.places(np.flatnonzero(~usable))
+        yield f"{config.path}: {left_out}: no text or no label, left out"
+    if copies := copies_in(kept.column(config.text)):
         yield (
-            f"{where}: {some_lines(copies)}: copies of an earlier text; it weighs twice, and may "
-            "be in training and test alike"
+            f"{config.path}: {kept.places(copies)}: copies of an earlier text; it weighs twice, "
+            "and may be in training and test alike"
         )
+
+
+def copies_in(texts: Sequence[str]) -> list[int]:
+    """The places of those that were there before."""
+    first: dict[str, int] = {}
+    return [i for i, text in enumerate(texts) if first.setdefault(text, i) != i]

