@@ -8,18 +8,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 from fedlearn.audit.findings import Findings
-from fedlearn.config import decode, to_tree
-from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.report.gaps import Gaps
-from fedlearn.results.folder import finite, write_atomically
-from fedlearn.results.reading import read_bytes
+from fedlearn.results.folder import write_atomically, write_json
+from fedlearn.results.reading import parse, read_bytes
 from fedlearn.results.result import Result, Status
 
 SCHEMA: Final = "fedlearn/compare/v1"
@@ -111,19 +108,12 @@ def read_comparison(folder: Path) -> Comparison:
         DataError: there is none, or not one that this version reads.
     """
     path = folder / FILE
-    try:
-        comparison = decode(Comparison, read_bytes(path).decode())
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a comparison that this version reads: {error}") from None
-    if comparison.schema != SCHEMA:
-        raise DataError(f"{path}: schema is {comparison.schema!r}; this version reads {SCHEMA!r}")
-    return comparison
+    return parse(Comparison, path, read_bytes(path), schema=SCHEMA, what="a comparison")
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write `compare.json` and `compare.csv`."""
-    text = json.dumps(finite(to_tree(comparison)), indent=2, allow_nan=False)
-    write_atomically(folder / FILE, text.encode())
+    write_json(folder / FILE, comparison)
     write_atomically(folder / "compare.csv", _table(comparison).encode())
 
 

@@ -6,15 +6,12 @@ records or from a file of their own; schema `fedlearn/explanations/v1`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from fedlearn.config import decode, to_tree
-from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.results.folder import write_atomically
-from fedlearn.results.reading import read_bytes
+from fedlearn.results.folder import write_json
+from fedlearn.results.reading import parse, read_bytes
 
 SCHEMA: Final = "fedlearn/explanations/v1"
 FILE: Final = "explanations.json"
@@ -69,16 +66,9 @@ def read_explanations(folder: Path) -> Explanations | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        found = decode(Explanations, read_bytes(path).decode())
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not explanations that this version reads: {error}") from None
-    if found.schema != SCHEMA:
-        raise DataError(f"{path}: schema is {found.schema!r}; this version reads {SCHEMA!r}")
-    return found
+    return parse(Explanations, path, read_bytes(path), schema=SCHEMA, what="explanations")
 
 
 def write_explanations(folder: Path, found: Explanations) -> None:
     """Write `explanations.json`."""
-    text = json.dumps(to_tree(found), indent=1, allow_nan=False)
-    write_atomically(folder / FILE, text.encode())
+    write_json(folder / FILE, found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -17,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedlearn.config import decode, to_tree
-from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.results.folder import finite, write_atomically
-from fedlearn.results.reading import read_bytes
+from fedlearn.core.errors import DataError
+from fedlearn.results.folder import write_json
+from fedlearn.results.reading import parse, read_bytes
 
 SCHEMA: Final = "fedlearn/inversion/v1"
 FILE: Final = "inversion.json"
@@ -171,8 +169,7 @@ def pixels(inversion: Inversion, text: str) -> NDArray[np.uint8]:
 
 def write_inversion(folder: Path, inversion: Inversion) -> None:
     """Write `inversion.json`."""
-    text = json.dumps(finite(to_tree(inversion)), indent=2, allow_nan=False)
-    write_atomically(folder / FILE, f"{text}\n".encode())
+    write_json(folder / FILE, inversion)
 
 
 def read_inversion(folder: Path) -> Inversion | None:
@@ -184,12 +181,8 @@ def read_inversion(folder: Path) -> Inversion | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        inversion = decode(Inversion, read_bytes(path).decode())
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a demonstration that this version reads: {error}") from None
-    if inversion.schema != SCHEMA:
-        raise DataError(f"{path}: schema is {inversion.schema!r}; this version reads {SCHEMA!r}")
+    content = read_bytes(path)
+    inversion = parse(Inversion, path, content, schema=SCHEMA, what="a demonstration")
     if inversion.channels not in (1, 3) or min(inversion.height, inversion.width) < 1:
         raise DataError(f"{path}: images of an impossible size")
     return inversion

@@ -110,8 +110,7 @@ class RunFolder:
 
     def write_result(self, result: Result) -> None:
         """Write `result.json`."""
-        text = json.dumps(finite(to_tree(result)), indent=2, allow_nan=False)
-        write_atomically(self.path / "result.json", text.encode())
+        write_json(self.path / "result.json", result)
 
     def append_metrics(self, entry: RoundResult) -> None:
         """Add one line to `metrics.jsonl`."""
@@ -202,6 +201,12 @@ def finite(tree: Any) -> Any:
             return tree
         case _:
             raise TypeError(f"{type(tree).__name__}: not a value of JSON")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by a frozen dataclass as JSON; null stands for what is not finite."""
+    text = json.dumps(finite(to_tree(value)), indent=2, allow_nan=False)
+    write_atomically(path, text.encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:
