@@ -165,4 +165,5 @@ def describe(config: RunConfig, cohort: int | None) -> RunDescription:
         transport=config.transport.kind,
         secagg=config.secagg.kind,
         code=code_digest(),
+        custom=config.model.code(),
     )

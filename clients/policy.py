@@ -6,7 +6,7 @@ knows what other runs have spent; here is refused what can be seen beforehand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from clients.ledger.ledger import Budget
@@ -28,6 +28,8 @@ class Policy:
     `approved_code` the hashes of the fedlearn versions that may touch the data,
     as `fedlearn --version` prints them (None: any). It binds where a site runs
     the code that it has installed; code that a coordinator delivers could lie.
+    `allow_custom` the functions that may make a model (`model=custom`), each with the
+    SHA-256 of its source, which a refusal names; none unless they are listed.
     """
 
     epsilon_total: Positive | None = None
@@ -38,6 +40,7 @@ class Policy:
     require_secagg: SecAgg | None = None
     allow_models: tuple[Name, ...] | None = None
     approved_code: tuple[Name, ...] | None = None
+    allow_custom: dict[Name, Name] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -62,6 +65,9 @@ class RunDescription:
     transport: Transport
     secagg: SecAgg
     code: str
+    custom: tuple[str, str] | None = None
+    """The function that makes the model, where that is no part of fedlearn, and the SHA-256 of
+    its source on this machine; empty where it is not here."""
 
 
 def refusals(policy: Policy, run: RunDescription) -> list[str]:
@@ -70,6 +76,7 @@ def refusals(policy: Policy, run: RunDescription) -> list[str]:
         *_privacy_refusals(policy, run),
         *_company_refusals(policy, run),
         *_model_refusals(policy, run),
+        *_custom_refusals(policy, run),
         *_code_refusals(policy, run),
     ]
 
@@ -114,6 +121,24 @@ def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:
     return [
         f"policy.allow_models={list(policy.allow_models)}: the run trains {run.model!r}. "
         "Choose one of those models, or ask the owner of the data to allow this one"
+    ]
+
+
+def _custom_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    if run.custom is None:
+        return []
+    name, found = run.custom
+    if not found:
+        return [
+            f"policy.allow_custom: the run's model is made by {name}, which is not on this "
+            "machine. Ask for its source, read it, and install it"
+        ]
+    if policy.allow_custom.get(name) == found:
+        return []
+    known = "of another source" if name in policy.allow_custom else "not listed"
+    return [
+        f"policy.allow_custom: the run's model is made by {name}, which is {known}. Read it, and "
+        f"if it may see the data, write under policy: 'allow_custom: {{{name!r}: {found}}}'"
     ]
 
 

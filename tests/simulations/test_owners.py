@@ -15,6 +15,7 @@ from clients.ledger.ledger import Budget, Ledger, LedgerReport
 from clients.supernode.run_lock import claimed
 from fedlearn.cli import main
 from fedlearn.core.code import code_digest
+from fedlearn.models.custom import source_digest
 from fedlearn.privacy.events import GaussianEvent
 
 # Whole runs: too long for the fast gate.
@@ -162,6 +163,20 @@ def test_policy__stricter_than_the_config_is_refused_and_written_down(
 def test_policy__takes_part_with_the_code_that_its_owner_approved(sites: Path) -> None:
     write(sites, "cleveland", approved_code=[code_digest()])
     assert simulate(sites, "run") == 0
+
+
+def test_policy__lets_nobody_run_code_that_its_owner_has_not_named_with_its_hash(
+    sites: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ("model=custom", "model.build=tests.own_models:mlp")
+    write_all(sites, epsilon_total=20.0)
+    assert simulate(sites, "run", *own) == 3
+    complaint = capsys.readouterr().err
+    digest = source_digest("tests.own_models:mlp")
+    assert "site cleveland: policy.allow_custom: the run's model is made by" in complaint
+    assert f"write under policy: 'allow_custom: {{'tests.own_models:mlp': {digest}}}'" in complaint
+    write_all(sites, epsilon_total=20.0, allow_custom={"tests.own_models:mlp": digest})
+    assert simulate(sites, "allowed", *own) == 0
 
 
 def test_policy__a_refusal_leaves_the_run_without_the_site_where_the_config_allows(
