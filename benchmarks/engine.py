@@ -34,7 +34,7 @@ from fedlearn.training.device import CPU, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from server.grid import SiteGrid
-from server.release import WeightedMean
+from server.release import RunningSum
 from simulations.engines.local import InProcessGrid, Workers, make_contexts
 
 CLIENTS, RECORDS = 10, 320
@@ -121,7 +121,7 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
         note = RoundNote(run_id="benchmark", round=number, cohort=CLIENTS)
         nodes = [names[site] for site in sites.sites]
         messages = flower.round_messages("train", note, vector, nodes)
-        mean = WeightedMean(vector.size)
+        mean = RunningSum.of_models(vector.size)
         sites.exchange(messages, keep=mean.take)
         return mean.result()
 

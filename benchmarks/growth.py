@@ -23,7 +23,7 @@ from fedlearn.flower import private
 from fedlearn.rounds import RoundNote, TrainReply
 from fedlearn.training.allocator import keep_freed_memory
 from server.grid import SiteGrid
-from server.release import WeightedMean
+from server.release import RunningSum
 from simulations.engines.local import InProcessGrid, make_contexts
 
 CASES = [
@@ -64,7 +64,7 @@ def measure(clients: int, parameters: int, rounds: int) -> Spread:
         note = RoundNote(run_id="benchmark", round=number, cohort=clients)
         nodes = [names[site] for site in sites.sites]
         messages = flower.round_messages("train", note, vector, nodes)
-        mean = WeightedMean(vector.size)
+        mean = RunningSum.of_models(vector.size)
         sites.exchange(messages, keep=mean.take)
         found = mean.result()
         taken.append(time.process_time() - began)

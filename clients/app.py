@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from clients import joining, work
 from clients.owner import admit, deployed_owner, owner_of
-from clients.secagg import SecAggClient, SiteContribution, WholeContribution, secagg_step
+from clients.secagg import client_of, secagg_step
 from clients.site import Site, name_of, open_site
 from clients.supernode.deployed import commitment, deployed_site
 from fedlearn import __version__, flower
-from fedlearn.agreement import counters_of
+from fedlearn.agreement import counters_of, route_of
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.data.tables.schema import told
-from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan
 from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics.sums import EvaluationSums, evaluation_sums
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
+from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
 from fedlearn.training.local import predict
 
@@ -126,7 +126,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
 
 
 def _hello(message: Message, context: Context, site: Site) -> RecordDict:
-    if site.config.privacy.kind != "none" and site.owner.ledger.exists():
+    if site.config.privacy.unit != "none" and site.owner.ledger.exists():
         site.ledger().close()  # a ledger that is altered, or another's, ends it here
     return flower.hello_reply(
         Hello(
@@ -139,7 +139,7 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
             public_key=joining.identity_of(context).public.hex() if site.needs_identity else "",
             version=__version__,
             code=code_digest(),
-            schema=told(site.data.schema, private=site.config.privacy.kind != "none"),
+            schema=told(site.data.schema, private=site.config.privacy.unit != "none"),
             device=site.device.type,
         )
     )
@@ -164,36 +164,19 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     plan = joining.plan_of(site, context)
-    summing = SecAggClient.of(site, context, "train", request.round)
+    summing = client_of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
     site.load(request.model)
     spent = work.pay(site, plan, request)
+    here = work.SiteRound(site, request)
+    update = route_of(site.config, plan).forward(here)
     if summing is None:
-        vector, weight = work.trained(site, plan, request), _weight(site, plan)
-        reply = TrainReply(site=site.name, model=vector, weight=float(weight), spent=spent)
+        model, weight = update.values, float(update.weight)
+        reply = TrainReply(site=site.name, model=model, weight=weight, spent=spent)
         return flower.train_reply(reply)
-    mine = _contribution(site, plan, request)
-    return summing.reply(message, mine, model_hash(request.model), spent)
-
-
-def _contribution(
-    site: Site, plan: PrivacyPlan | None, request: TrainRequest
-) -> SiteContribution | WholeContribution:
-    """What a site adds to the sum of a round."""
-    if isinstance(plan, DistributedPlan):
-        return WholeContribution(work.noisy_integers(site, plan, request))
-    change = work.trained(site, plan, request) - request.model
-    counters: list[int] = []
-    if isinstance(plan, ClientPlan):
-        change, counters = work.clipped_change(site, request, change)
-    return SiteContribution(change, _weight(site, plan), counters)
-
-
-def _weight(site: Site, plan: PrivacyPlan | None) -> int:
-    """The number of records, where it may be told."""
-    return len(site.data.train) if plan is None else 1
+    return summing.reply(message, update, model_hash(request.model), spent)
 
 
 def model_hash(vector: Vector) -> bytes:
@@ -204,7 +187,7 @@ def model_hash(vector: Vector) -> bytes:
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     work.commit(site, request.run_id)
-    summing = SecAggClient.of(site, context, "evaluate", request.round)
+    summing = client_of(site, context, "evaluate", request.round)
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())
     site.load(request.model)
@@ -215,8 +198,8 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     if summing is None:
         return flower.evaluate_reply(_released(site, sums, groups))
     # Of a sum over sites every group is counted: how many it has is known after it is opened.
-    counters = [count for one in (sums, *groups.values()) for count in counters_of(one)]
-    mine = SiteContribution(np.zeros(0, np.float32), 1, counters)
+    counters = tuple(count for one in (sums, *groups.values()) for count in counters_of(one))
+    mine = Update(values=np.zeros(0, np.float32), counters=counters)
     return summing.reply(message, mine, model_hash(request.model), ())
 
 

@@ -23,7 +23,7 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.flower import private
-from fedlearn.mechanisms import DistributedPrivacy, PrivacyPlan
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.rounds import Refusal
 
 __all__ = ["SERVER", "identity_of", "join", "joined_run", "plan_of", "roster_of", "sealing"]
@@ -98,7 +98,7 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
 
 def plan_of(site: Site, context: Context) -> PrivacyPlan | None:
     """The privacy of the run; distributed privacy depends on how many have joined it."""
-    if not isinstance(site.config.privacy, DistributedPrivacy):
+    if not site.config.privacy.needs_population:
         return site.plan(0)
     roster = Roster.from_json(str(joined_run(context, "plan")["roster"]))
     return site.plan(len(roster.sites()))

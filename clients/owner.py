@@ -24,8 +24,6 @@ from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.data.partition import Dirichlet, Files, Iid, Quantity
-from fedlearn.mechanisms import ClientPrivacy, DistributedPrivacy, NoPrivacy, RecordPrivacy
-from fedlearn.privacy import Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ def _is_pooled(config: RunConfig) -> bool:
         case Files():
             return config.partition.pooled
         case Iid(num_sites=1) | Dirichlet(num_sites=1) | Quantity(num_sites=1):
-            return isinstance(config.privacy, NoPrivacy) and config.sites is not None
+            return config.privacy.unit == "none" and config.sites is not None
         case _:
             return False
 
@@ -146,21 +144,10 @@ def admit(
 
 def describe(config: RunConfig, cohort: int | None) -> RunDescription:
     """A run in the terms of a policy."""
-    delta: float | None = None
-    unit: Unit | None = None
-    match config.privacy:
-        case NoPrivacy():
-            pass
-        case RecordPrivacy() as privacy:
-            delta, unit = privacy.delta, "record"
-        case ClientPrivacy() as privacy:
-            delta, unit = privacy.delta, "client"
-        case DistributedPrivacy() as privacy:
-            delta, unit = privacy.delta, privacy.unit
     return RunDescription(
         model=config.model.kind,
-        unit=unit or "none",
-        delta=delta,
+        unit=config.privacy.unit,
+        delta=config.privacy.delta,
         cohort=cohort,
         transport=config.transport.kind,
         secagg=config.secagg.kind,

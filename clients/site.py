@@ -24,6 +24,7 @@ from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
 from fedlearn import models
+from fedlearn.agreement import stack_of
 from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
 from fedlearn.config.contradictions import private_model_problems, problems, task_problems
@@ -33,7 +34,6 @@ from fedlearn.core.vector import Vector, layout_of, load_vector
 from fedlearn.data import Records, SiteData
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
-from fedlearn.mechanisms.plan import problems as privacy_problems
 from fedlearn.metrics.fairness import column_problems
 from fedlearn.models import MODELS
 from fedlearn.models.slots import attach
@@ -123,8 +123,8 @@ class Site:
     def needs_identity(self) -> bool:
         """Whether sites join this run under their keys: to sign, or to know how many they are."""
         config = self.config
-        masked = config.secagg.kind in ("masked", "two_server")
-        return masked or config.transport.kind == "sealed" or config.privacy.kind == "distributed"
+        sealed = config.transport.kind == "sealed"
+        return config.secagg.hides or sealed or config.privacy.needs_population
 
     @cached_property
     def digest(self) -> str:
@@ -133,7 +133,8 @@ class Site:
 
     def plan(self, sites: int) -> PrivacyPlan | None:
         """What this site promises in a run that `sites` sites have joined; derived by itself."""
-        return plan_of(self.config, sites=sites, dimension=layout_of(self.model).size)
+        stack = stack_of(self.config, layout_of(self.model).size)
+        return plan_of(self.config, sites=sites, dimension=stack.total)
 
     def ledger(self) -> Ledger:
         """The ledger of the training records, open for spending; close it soon."""
@@ -198,7 +199,7 @@ def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, model
         raise ConfigError(found)
     learner = _learner(encode(_ModelChoice.of(config, pool.task)), slots_of(config.audit))
     found = private_model_problems(config, learner.model)
-    found += privacy_problems(config.privacy, records=_smallest(sites))
+    found += config.privacy.problems(records=_smallest(sites))
     found += _canary_problems(config, sites)
     if found:
         raise ConfigError(found)

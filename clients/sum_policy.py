@@ -18,10 +18,12 @@ from fedlearn.agreement import (
     Part,
     evaluate_payload,
     least_of,
+    payload_of,
     plan_digest,
     protocol_round,
+    route_of,
     settings_of,
-    train_payload,
+    stack_of,
 )
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.vector import layout_of
@@ -29,8 +31,9 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import ClientPolicy
-from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
+from fedlearn.secagg.settings import SecAggMasked, SecAggSum
 from fedlearn.secagg.whole import AnyPayload
+from fedlearn.stages import Form
 
 
 def params_of(request: bytes) -> Params:
@@ -51,7 +54,7 @@ def _digest_of(site: Site, payload: AnyPayload, part: Part, plan: PrivacyPlan | 
 
 
 @dataclass(frozen=True, eq=False)
-class Terms:
+class SumPolicy:
     """A site's own terms for one sum: `part` of round `number`."""
 
     site: Site
@@ -64,19 +67,20 @@ class Terms:
     def _plan(self) -> PrivacyPlan | None:
         return plan_of(self.site, self.context)
 
-    def payload(self, request: bytes = b"") -> AnyPayload:
-        """The form of the contribution; only `ring` reads `request`: the number of sites.
+    @cached_property
+    def _form(self) -> Form:
+        size = layout_of(self.site.model).size
+        return route_of(self.site.config, self._plan).form(stack_of(self.site.config, size))
+
+    def payload(self, sites: int = 0) -> AnyPayload:
+        """The form of the contribution to a sum over so many `sites`; else over all on the roster.
 
         Raises:
             ConfigError: the ring is too small for that many sites.
         """
-        if isinstance(self.settings, SecAggRing):
-            sites = int.from_bytes(request, "big")  # nothing is protected, so it may be told
-        else:
-            sites = len(self._roster().sites())
+        sites = sites or len(self._roster().sites())
         if self.part == "train":
-            size = layout_of(self.site.model).size
-            return train_payload(self._plan, self.settings, sites, size)
+            return payload_of(self._form, self.settings, sites)
         classes, fairness = self.site.task.num_classes, self.site.config.fairness
         return evaluate_payload(self.settings, sites, classes, fairness)
 
@@ -106,7 +110,9 @@ class Terms:
 
     def _rules(self, settings: SecAggMasked) -> SecAggMasked:
         """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
-        rules = settings_of(settings, self._plan) if self.part == "train" else settings
+        rules = settings
+        if self.part == "train":
+            rules = settings_of(settings, self._form, self._plan)
         return replace(rules, min_cohort=self._least(rules.min_cohort))
 
     def _least(self, min_cohort: int) -> int:
@@ -115,7 +121,7 @@ class Terms:
         planned = least_of(self._plan, min_cohort) if self.part == "train" else min_cohort
         return max(planned, policy.min_cohort if policy else 0)
 
-    def check_cohort(self, params: Params, settings: SecAggTwoServer) -> None:
+    def check_cohort(self, params: Params) -> None:
         """Refuse strangers, a cohort without this site, and one too small to hide in.
 
         Raises:
@@ -124,7 +130,7 @@ class Terms:
         sites, cohort = self._roster().sites(), set(params.cohort)
         if self.site.name not in cohort or not cohort <= sites.keys():
             raise ProtocolError(SERVER, "mask", "the cohort is not of this run's sites")
-        if len(cohort) < self._least(settings.min_cohort):
+        if len(cohort) < self._least(self.settings.least):
             raise ProtocolError(SERVER, "mask", f"a cohort of {len(cohort)}")
 
     def check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:

@@ -1,34 +1,34 @@
-"""What a site does with its records in a round, by the kind of privacy that was promised.
+"""What a site does with its records in a round, and what it pays for it.
 
-Every kind pays for the round in the site's ledger before it looks at a record.
-The mechanism and the event that is paid for come from one plan, so that neither
+Every mechanism pays for the round in the site's ledger before it looks at a record.
+What is done and the event that is paid for come from one plan, so that neither
 can be another's.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, assert_never
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.canaries import note_change, training_set
+from clients.canaries import TrainingSet, note_change, training_set
 from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.state import Cost
 from clients.site import Site
-from fedlearn.agreement import rotation_context
-from fedlearn.algorithms import LocalRound
+from fedlearn.agreement import rotation_context, stack_of
+from fedlearn.algorithms import Correction, LocalRound
 from fedlearn.core.errors import FedlearnError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, to_vector
-from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
-from fedlearn.mechanisms.client import clip_own
-from fedlearn.mechanisms.encoding import integers
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import trained_values
-from fedlearn.privacy import Event
+from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import RoundNote, TrainRequest
-from fedlearn.secagg.settings import SecAggOff
+from fedlearn.stages import MODEL, ClippedSteps, Stack
 from fedlearn.training.local import diverged, train
 
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
@@ -82,7 +82,7 @@ def pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[Ev
 
 def spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
     """What a run has spent here."""
-    if site.config.privacy.kind == "none":
+    if site.config.privacy.unit == "none":
         return ()
     with site.ledger() as ledger:
         return ledger.spent_by(run_id)
@@ -90,7 +90,7 @@ def spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
 
 def commit(site: Site, run_id: str) -> None:
     """Note that the replies of this run have left, or the coordinator would not come back."""
-    if site.config.privacy.kind != "none" and site.owner.ledger.exists():
+    if site.config.privacy.unit != "none" and site.owner.ledger.exists():
         with site.ledger() as ledger:
             _commit_all(site, ledger, run_id)
 
@@ -107,104 +107,127 @@ def _purpose(site: Site) -> str:
 # --- what is done -----------------------------------------------------------------
 
 
-def trained(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> Vector:
-    """The site's model after the round, `float32[d]`; its global model is loaded already.
+@dataclass(frozen=True, eq=False)
+class SiteRound:
+    """A site in one round, as mechanisms ask it (`fedlearn.stages.SiteContext`).
 
-    Raises:
-        FedlearnError: a number of it is not finite.
+    Its model has the weights of the request already.
     """
-    mine = training_set(site, request.run_id)
-    correct = site.config.strategy.correction(site.model, _here(site, request))
-    match plan:
-        case None | ClientPlan():
-            train(
-                site.model,
-                mine.features,
-                mine.labels,
-                site.training,
-                correct=correct,
-                rng=Streams(site.config.seed).get("batches", site.name, request.round),
-                weights=site.class_weights,
-                canaries=mine.slots,
-            )
-        case RecordPlan():
-            from fedlearn.training.private import train_private  # Opacus takes a second
 
-            train_private(
-                site.model,
-                mine.features,
-                mine.labels,
-                site.training,
-                plan,
-                correct=correct,
-                noise=site.noise(request.round),
-                weights=site.class_weights,
-                canaries=mine.slots,
-            )
-        case DistributedPlan():
-            raise RuntimeError("under distributed privacy no single model leaves a site")
-        case _:
-            assert_never(plan)
-    model = _finite(site, request, to_vector(site.model))
-    note_change(site, request, model)
-    return model
+    site: Site
+    request: TrainRequest
 
+    @cached_property
+    def stack(self) -> Stack:
+        """Which vectors travel together."""
+        return stack_of(self.site.config, self.request.model.size)
 
-def _here(site: Site, request: TrainRequest) -> LocalRound:
-    """What the algorithm may know of a round at this site."""
-    return LocalRound(
-        start=request.model,
-        received=request.besides,
-        own={},
-        trained=trained_values(site.model),
-        steps=site.training.local_steps,
-        learning_rate=site.training.learning_rate,
-    )
+    @cached_property
+    def base(self) -> Vector:
+        """What changes are counted from."""
+        return self.stack.base(self.request.model)
 
+    @property
+    def clip_norm(self) -> float:
+        """The norm of this round, by the coordinator's word."""
+        return self.request.clip_norm
 
-def clipped_change(site: Site, request: TrainRequest, change: Vector) -> tuple[Vector, list[int]]:
-    """A change for a sum that the coordinator cannot look into: clipped here; was it within?"""
-    if isinstance(site.config.secagg, SecAggOff):
-        raise RuntimeError("where updates are seen the coordinator clips them")
-    own = clip_own(change, request.clip_norm, resolution=site.config.secagg.resolution)
-    return own.update, [int(own.within)]
+    @property
+    def public(self) -> bytes:
+        """Names the run and the round."""
+        return rotation_context(self.site.config, self.request.round)
 
+    @cached_property
+    def noise(self) -> NoiseSource:
+        """This round's sampling and noise, drawn from in order."""
+        return self.site.noise(self.request.round)
 
-def noisy_integers(site: Site, plan: DistributedPlan, request: TrainRequest) -> NDArray[np.int64]:
-    """The site's part of the sum under distributed privacy, with its share of the noise."""
-    noise = site.noise(request.round)
-    match plan.unit:
-        case "record":
-            from fedlearn.training.private import clipped_gradient_sum
+    @property
+    def records(self) -> int:
+        """How many records are trained on."""
+        return len(self.site.data.train)
 
-            mine = training_set(site, request.run_id)
-            update: NDArray[np.floating[Any]] = clipped_gradient_sum(
-                site.model,
-                mine.features,
-                mine.labels,
-                site.training,
-                plan,
-                noise=noise,
-                weights=site.class_weights,
-                canaries=mine.slots,
-            )
-        case "client":
-            update = trained(site, None, request) - request.model
-        case _:
-            assert_never(plan.unit)
-    return integers(
-        plan,
-        _finite(site, request, update),
-        context=rotation_context(site.config, request.round),
-        stream=noise.stream(),
-    )
+    @cached_property
+    def _mine(self) -> TrainingSet:
+        return training_set(self.site, self.request.run_id)
 
-
-def _finite(site: Site, request: TrainRequest, vector: V) -> V:
-    if diverged(vector):
-        raise FedlearnError(
-            f"training diverged at {site.name} in round {request.round}: the model holds numbers "
-            "that are not finite; lower "
-            f"training.learning_rate={site.config.training.learning_rate}"
+    def train(self) -> Vector:
+        """Without privacy, from the run's own streams, so that runs repeat."""
+        site, mine = self.site, self._mine
+        train(
+            site.model,
+            mine.features,
+            mine.labels,
+            site.training,
+            correct=self._correction(),
+            rng=Streams(site.config.seed).get("batches", site.name, self.request.round),
+            weights=site.class_weights,
+            canaries=mine.slots,
         )
-    return vector
+        return self._trained()
+
+    def train_privately(self, plan: ClippedSteps) -> Vector:
+        """By DP-SGD."""
+        from fedlearn.training.private import train_private  # Opacus takes a second
+
+        site, mine = self.site, self._mine
+        train_private(
+            site.model,
+            mine.features,
+            mine.labels,
+            site.training,
+            plan,
+            correct=self._correction(),
+            noise=self.noise,
+            weights=site.class_weights,
+            canaries=mine.slots,
+        )
+        return self._trained()
+
+    def clipped_gradient_sum(self, plan: ClippedSteps) -> NDArray[np.float64]:
+        """Of one Poisson batch; the noise is still missing."""
+        from fedlearn.training.private import clipped_gradient_sum
+
+        site, mine = self.site, self._mine
+        total = clipped_gradient_sum(
+            site.model,
+            mine.features,
+            mine.labels,
+            site.training,
+            plan,
+            noise=self.noise,
+            weights=site.class_weights,
+            canaries=mine.slots,
+        )
+        return self._finite(total)
+
+    @cached_property
+    def _here(self) -> LocalRound:
+        """What the algorithm may know of a round at this site."""
+        training = self.site.training
+        return LocalRound(
+            start=self.request.model,
+            received=self.request.besides,
+            own={},
+            trained=trained_values(self.site.model),
+            steps=training.local_steps,
+            learning_rate=training.learning_rate,
+        )
+
+    def _correction(self) -> Correction | None:
+        return self.site.config.strategy.correction(self.site.model, self._here)
+
+    def _trained(self) -> Vector:
+        model = self._finite(to_vector(self.site.model))
+        note_change(self.site, self.request, model)
+        extra = self.site.config.strategy.extra(self._here, model)
+        return self._finite(self.stack.join({MODEL: model, **extra})) if extra else model
+
+    def _finite(self, vector: V) -> V:
+        if diverged(vector):
+            raise FedlearnError(
+                f"training diverged at {self.site.name} in round {self.request.round}: the model "
+                "holds numbers that are not finite; lower "
+                f"training.learning_rate={self.site.config.training.learning_rate}"
+            )
+        return vector

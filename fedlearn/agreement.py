@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Literal, assert_never
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, encode
-from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.config.terms import terms_of
+from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness
 from fedlearn.metrics.sums import EvaluationSums, score_bins
-from fedlearn.privacy.rotation import padded
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggSum
 from fedlearn.secagg.whole import AnyPayload, WholePayload
+from fedlearn.stages import Difference, Form, Route, Stack, Stage
 
 Part = Literal["train", "evaluate"]
 """What of a round is summed: the sites' models, or their test metrics."""
@@ -40,47 +41,53 @@ def part_of(protocol_number: int) -> tuple[Part, int]:
     return ("evaluate" if protocol_number % 2 else "train"), protocol_number // 2
 
 
-def train_payload(
-    plan: PrivacyPlan | None, settings: SecAggSum, sites: int, size: int
-) -> AnyPayload:
-    """The form of a site's change of the model: `size` values and its weight.
+def stack_of(config: RunConfig, size: int) -> Stack:
+    """Which vectors of `size` values travel together: the model, and what the strategy adds."""
+    return Stack(size, config.strategy.travels)
 
-    Under distributed privacy it is the noisy integers of the change; under
-    client-level privacy a counter says whether the change was within the norm.
+
+def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
+    """What happens to an update on its way.
+
+    Where updates come in clear and the coordinator is trusted to see them, it does itself what
+    the sites would do otherwise.
+    """
+    mechanism, terms = plan or UNPROTECTED, terms_of(config)
+    source, own = mechanism.source(terms), mechanism.stages(terms)
+    change: tuple[Stage, ...] = (Difference(),) if source.gives_model else ()
+    if terms.summed:
+        return Route(source, (*change, *own))
+    if mechanism.trusts_coordinator:
+        return Route(source, (), (*change, *own))
+    return Route(source, own)  # the mean of models: to take changes first would round twice
+
+
+def payload_of(form: Form, settings: SecAggSum, sites: int) -> AnyPayload:
+    """How an update of this form enters a sum over at most `sites` sites.
 
     Raises:
-        ConfigError: the ring is too small for `sites` sites.
+        ConfigError: the ring is too small for them.
     """
-    match plan:
-        case DistributedPlan():
-            return WholePayload(bits=plan.bits, max_clients=sites, num_values=padded(size))
-        case None:
-            return Payload.plan(settings, num_clients=sites, num_values=size)
-        case RecordPlan() | ClientPlan():
-            # Every site weighs 1, so no bits are spent on weights.
-            even = dataclasses.replace(settings, max_weight=1)
-            counters = int(isinstance(plan, ClientPlan))
-            return Payload.plan(even, num_clients=sites, num_values=size, num_counters=counters)
-        case _:
-            assert_never(plan)
+    if form.bits is not None:
+        return WholePayload(bits=form.bits, max_clients=sites, num_values=form.values)
+    # Where every site weighs 1, no bits are spent on weights.
+    even = settings if form.weighted else dataclasses.replace(settings, max_weight=1)
+    counters = form.counters
+    return Payload.plan(even, num_clients=sites, num_values=form.values, num_counters=counters)
 
 
-def settings_of(settings: SecAggMasked, plan: PrivacyPlan | None) -> SecAggMasked:
-    """The settings for the sum of a training round: of the plan's ring, for enough sites.
+def settings_of(settings: SecAggMasked, form: Form, plan: PrivacyPlan | None) -> SecAggMasked:
+    """The settings for the sum of a training round: of the ring of its form, for enough sites.
 
-    Under distributed privacy fewer sites than the plan counts on would not
-    carry enough noise, and no honest site unmasks their sum.
+    With fewer sites than the noise of the plan counts on no honest site unmasks their sum.
     """
-    if not isinstance(plan, DistributedPlan):
-        return settings
-    return dataclasses.replace(
-        settings, bits=plan.bits, min_cohort=least_of(plan, settings.min_cohort)
-    )
+    least = least_of(plan, settings.min_cohort)
+    return dataclasses.replace(settings, bits=form.bits or settings.bits, min_cohort=least)
 
 
 def least_of(plan: PrivacyPlan | None, min_cohort: int) -> int:
     """The fewest sites whose sum may be opened."""
-    return max(min_cohort, plan.min_survivors) if isinstance(plan, DistributedPlan) else min_cohort
+    return max(min_cohort, plan.min_survivors if plan else 0)
 
 
 def rotation_context(config: RunConfig, number: int) -> bytes:

@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import flower, models
-from fedlearn.agreement import least_of
+from fedlearn.agreement import least_of, stack_of
 from fedlearn.audit.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_model_problems, task_problems
@@ -32,16 +33,16 @@ from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
-from fedlearn.mechanisms import NoPrivacy, PrivacyPlan
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
 from fedlearn.rounds import Hello, Invitation, Refusal
-from fedlearn.secagg.settings import SecAggOff, SecAggTwoServer
+from fedlearn.secagg.settings import sum_of
 from fedlearn.secagg.two_server import Helper
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.grid import Replies, SiteGrid
 from server.sealing import Sealing
-from server.secagg import SecAggDriver
+from server.secagg import DRIVERS, SecAggDriver
 
 SERVER = "server"
 
@@ -125,11 +126,7 @@ def _left_out(config: RunConfig, replies: Replies) -> tuple[str, ...]:
 
 def drops_sites(config: RunConfig) -> bool:
     """Whether a run goes on without a site that refuses for privacy."""
-    match config.privacy:
-        case NoPrivacy():
-            return False
-        case private:
-            return private.on_exhausted == "drop_site"
+    return config.privacy.drops_sites
 
 
 def _hello(content: RecordDict) -> Hello:
@@ -191,7 +188,8 @@ def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
     Raises:
         ConfigError: it cannot be had with so many sites and so large a model.
     """
-    return plan_of(config, sites=len(enrolment.hellos), dimension=enrolment.layout.size)
+    stack = stack_of(config, enrolment.layout.size)
+    return plan_of(config, sites=len(enrolment.hellos), dimension=stack.total)
 
 
 # --- keys -------------------------------------------------------------------------
@@ -203,7 +201,7 @@ def join(
     plan: PrivacyPlan | None,
     run_id: bytes,
     identity: Identity | None = None,
-) -> SecAggDriver | None:
+) -> SecAggDriver[Any] | None:
     """Set up what `config.secagg` and `config.transport` need; None where updates stay in clear.
 
     The coordinator's `identity`, one made for the run where there is no other, signs
@@ -218,8 +216,8 @@ def join(
         return _summing(enrolment, config, plan, run_id, {}, None)
     identity, helper = identity or Identity.new(), None
     publics = {site: bytes.fromhex(enrolment.hellos[site].public_key) for site in wanted}
-    if isinstance(config.secagg, SecAggTwoServer):
-        helper = Helper(run_id, publics, min_cohort=least_of(plan, config.secagg.min_cohort))
+    if config.secagg.two_servers:
+        helper = Helper(run_id, publics, min_cohort=least_of(plan, config.secagg.least))
     summing = _summing(enrolment, config, plan, run_id, publics, helper)
     offer = None
     if isinstance(config.transport, TransportSealed):
@@ -245,12 +243,13 @@ def _summing(
     run_id: bytes,
     publics: Mapping[str, bytes],
     helper: Helper | None,
-) -> SecAggDriver | None:
-    if isinstance(config.secagg, SecAggOff):
+) -> SecAggDriver[Any] | None:
+    settings = sum_of(config.secagg)
+    if settings is None:
         return None
     sites = publics or dict.fromkeys(enrolment.hellos, b"")
-    summing = SecAggDriver(
-        enrolment.grid, config, config.secagg, plan, run_id, sites, enrolment.layout, helper
+    summing = DRIVERS[type(settings)](
+        enrolment.grid, config, settings, plan, run_id, sites, enrolment.layout, helper
     )
     summing.check()
     return summing

@@ -9,35 +9,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from flwr.app import Message
 
 from fedlearn import flower
+from fedlearn.agreement import rotation_context, route_of, stack_of
 from fedlearn.algorithms import Algorithm, RoundMean, State, Vectors, cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
-from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan
-from fedlearn.mechanisms.client import poisson_cohort, smallest_clip_norm
+from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.sums import EvaluationSums, metrics
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.noise import noise_of
 from fedlearn.results.result import Attendance, RoundResult
 from fedlearn.rounds import RoundNote
-from fedlearn.secagg.payload import Total
-from fedlearn.secagg.settings import SecAggOff
+from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.audit import SlotsSeen, seen_in_slots
 from server.average import RunningMean
 from server.enrol import Enrolment, drops_sites, listed, raise_refusals
 from server.evaluation import GroupSums, check_sums, group_sums, pooled
 from server.grid import Replies, SiteGrid
-from server.release import ClippedUpdates, Trusted, WeightedMean, model_of_sum
+from server.release import RunningSum
 from server.run_cost import epsilon_of, spent_in_round
-from server.secagg import SecAggDriver
+from server.secagg import Aggregate, SecAggDriver
 
 
 @dataclass
@@ -78,18 +77,19 @@ class Federation:
     enrolment: Enrolment
     progress: Progress
     run_id: str
-    summing: SecAggDriver | None
-    _trusted: Trusted | None = field(init=False)
+    summing: SecAggDriver[Any] | None
+    route: Route = field(init=False)
+    """What happens to an update; the same list as at the sites."""
+    stack: Stack = field(init=False)
 
     def __post_init__(self) -> None:
-        self._trusted = None
-        if isinstance(self.plan, ClientPlan):
-            settings = self.config.secagg
-            smallest = 0.0
-            if not isinstance(settings, SecAggOff):  # the sites round what they clip
-                size = self.enrolment.layout.size
-                smallest = smallest_clip_norm(size=size, resolution=settings.resolution)
-            self._trusted = Trusted(self.plan, self.progress.clip_norm, smallest=smallest)
+        self.route = route_of(self.config, self.plan)
+        self.stack = stack_of(self.config, self.enrolment.layout.size)
+
+    @property
+    def mechanism(self) -> PrivacyPlan:
+        """The plan; what stands for it where nothing is promised."""
+        return self.plan or UNPROTECTED
 
     @property
     def algorithm(self) -> Algorithm:
@@ -144,13 +144,14 @@ class Federation:
 
     def _cohort(self, number: int) -> list[str]:
         sites = self.grid.sites
-        if isinstance(self.plan, ClientPlan) and self.plan.sample_rate < 1:
-            return poisson_cohort(sites, self.plan.sample_rate, self.noise(number))
+        chosen = self.mechanism.cohort(sites, self.noise(number))
+        if chosen is not None:
+            return chosen
         size = cohort_size(self.config.strategy, len(sites))
         if size >= len(sites):
             return sites
-        chosen = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
-        return [sites[i] for i in sorted(chosen)]
+        drawn = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
+        return [sites[i] for i in sorted(drawn)]
 
     def _able(self, number: int, invited: list[str]) -> tuple[list[str], dict[str, str]]:
         """Those who can pay for the round, and why the others cannot; nothing is spent to ask.
@@ -172,16 +173,10 @@ class Federation:
     def _least(self, invited: Sequence[str]) -> int:
         """The fewest sites for a round; secret coins may invite fewer than the config asks for."""
         wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
-        match self.plan:
-            case ClientPlan() if self.plan.sample_rate < 1:
-                return min(wanted, len(invited))
-            case DistributedPlan():
-                return max(wanted, self.plan.min_survivors)
-            case _:
-                return wanted
+        return self.mechanism.quorum(wanted, len(invited))
 
     def _note(self, number: int, cohort: int) -> RoundNote:
-        clip_norm = self._trusted.clip_norm if self._trusted else 0.0
+        clip_norm = self.mechanism.round_norm(self.progress.clip_norm)
         return RoundNote(run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm)
 
     def _train(self, number: int, cohort: Sequence[str]) -> Replies:
@@ -189,34 +184,64 @@ class Federation:
         besides = self.algorithm.broadcast(self.progress.algorithm, before.size)
         # With nobody chosen the round goes on all the same: the noise alone is released.
         wanted = self._messages("train", self._note(number, len(cohort)), before, cohort, besides)
-        came: WeightedMean | ClippedUpdates | Total | None
-        if self.summing is None:
-            came = self._trusted.incoming(before) if self._trusted else WeightedMean(before.size)
-            replies = self.grid.exchange(
-                wanted, lambda content: flower.check_train_reply(content, before.size), came.take
-            )
-            asked, failure = list(cohort), None
-        else:
-            aggregate = self.summing.train(number, wanted, before)
-            asked, replies = aggregate.asked, aggregate.replies
-            came, failure = aggregate.total, aggregate.failure
-        self._account(asked, replies)
+        at = self._at(number)
+        aggregate = self._collect(number, cohort, wanted, at)
+        replies = aggregate.replies
+        self._account(aggregate.asked, replies)
         self._check_budget(replies)
-        if failure is not None:
-            raise failure
+        if aggregate.failure is not None:
+            raise aggregate.failure
         self._check_quorum(number, cohort, replies)
-        mean = self._mean(number, came)
-        share = len(replies.answers) / len(self.grid.sites)
-        found = RoundMean(number=number, before=before, model=mean, extra={}, share=share)
+        mean = self._released(aggregate.total(), at)
+        self._step(number, mean, len(replies.answers))
+        return replies
+
+    def _at(self, number: int) -> ServerRound:
+        """What the stages may ask of a round."""
+        return ServerRound(
+            base=self.stack.base(self.progress.model),
+            clip_norm=self.mechanism.round_norm(self.progress.clip_norm),
+            public=rotation_context(self.config, number),
+            noise=self.noise(-number),
+            sites=len(self.grid.sites),
+        )
+
+    def _collect(
+        self, number: int, cohort: Sequence[str], messages: Sequence[Message], at: ServerRound
+    ) -> Aggregate:
+        """The sum of what the sites give, in clear or through secure aggregation."""
+        if self.summing is not None:
+            return self.summing.train(number, messages, self.progress.model)
+        size, arrived = self.route.form(self.stack).values, RunningSum(self.route, at)
+        replies = self.grid.exchange(
+            messages, lambda content: flower.check_train_reply(content, size), arrived.take
+        )
+        return Aggregate(list(cohort), replies, arrived.total, None)
+
+    def _released(self, total: Total, at: ServerRound) -> Mapping[str, Vector]:
+        """The sites' common vectors by name: the model, with the noise that is planned for it."""
+        vectors = self.stack.split(self.route.backward(total, at))
+        self.progress.clip_norm = at.clip_norm or None
+        return vectors
+
+    def _step(self, number: int, mean: Mapping[str, Vector], sites: int) -> None:
+        """The next global model, from the mean of the models and of what else has travelled."""
+        before, model = self.progress.model, mean[MODEL]
+        found = RoundMean(
+            number=number,
+            before=before,
+            model=model,
+            extra={name: vector for name, vector in mean.items() if name != MODEL},
+            share=sites / len(self.grid.sites),
+        )
         self.progress.model, self.progress.algorithm = self.algorithm.server(
             found, self.progress.algorithm
         )
         if self.progress.mean:
             self.progress.mean.take(self.progress.model)
         self.progress.seen = seen_in_slots(
-            self.enrolment.layout, number, len(replies.answers), before, mean, self.progress.model
+            self.enrolment.layout, number, sites, before, model, self.progress.model
         )
-        return replies
 
     def _messages(
         self,
@@ -228,23 +253,6 @@ class Federation:
     ) -> list[Message]:
         nodes = [self.grid.node_of[site] for site in sites]
         return flower.round_messages(kind, note, model, nodes, besides)
-
-    def _mean(self, number: int, came: WeightedMean | ClippedUpdates | Total | None) -> Vector:
-        """The mean of the sites' models, with the coordinator's own noise where that is planned."""
-        before, sites = self.progress.model, len(self.grid.sites)
-        match came, self._trusted:
-            case WeightedMean(), None:
-                return came.result()
-            case Total(), None:
-                return model_of_sum(self.config, self.plan, number, before, came)
-            case ClippedUpdates(), Trusted() as trusted:
-                model = trusted.of_updates(came, sites, self.noise(-number))
-            case Total(), Trusted() as trusted:
-                model = trusted.of_sum(before, came, sites, self.noise(-number))
-            case _:
-                raise RuntimeError("a round gave neither a sum nor a reason")
-        self.progress.clip_norm = trusted.clip_norm
-        return model
 
     def _account(self, asked: Sequence[str], replies: Replies) -> None:
         """Keep what every site has spent; `asked` are those that got the model."""

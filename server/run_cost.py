@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import assert_never
 
 from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
-from fedlearn.mechanisms import ClientPlan, DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
-from fedlearn.privacy.accounting import ACCOUNTANT, epsilon, epsilon_rdp
+from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.events import merged
 from fedlearn.report.facts import statement
 from fedlearn.results.result import PrivacyResult, SitePrivacy
@@ -35,12 +34,8 @@ def spent_in_round(
     """
     refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
     paying = [site for site in asked if site not in refused]
-    cost: Event = plan.round_event
-    if isinstance(plan, ClientPlan) and plan.adversary == "outsider":
-        paying = list(sites)
-    elif isinstance(plan, DistributedPlan) and len(replies.answers) >= plan.min_survivors:
-        cost = plan.event(len(replies.answers))
-    after = {site: merged((*before.get(site, ()), cost)) for site in paying}
+    cost = plan.cost(len(replies.answers))
+    after = {site: merged((*before.get(site, ()), cost)) for site in plan.payers(sites, paying)}
     for site, message in replies.answers.items():
         known = after.get(site, before.get(site, ()))
         after[site] = _at_least(known, flower.read_spent(message.content), plan.round_event)
@@ -63,11 +58,7 @@ def _steps(events: Iterable[Event]) -> int:
 
 def epsilon_of(plan: PrivacyPlan, events: Iterable[Event]) -> float:
     """What events of this run amount to, for the unit and against the adversary of its plan."""
-    return epsilon(events, plan.delta, unit=plan.unit, cohort_known=_cohort_known(plan))
-
-
-def _cohort_known(plan: PrivacyPlan) -> bool:
-    return not (isinstance(plan, ClientPlan) and plan.adversary == "outsider")
+    return epsilon(events, plan.delta, unit=plan.unit, cohort_known=plan.cohort_known)
 
 
 def privacy_result(
@@ -90,13 +81,13 @@ def privacy_result(
         return _no_privacy(plan, noise_is_private)
     return PrivacyResult(
         unit=plan.unit,
-        relation=_relation(plan),
+        relation=plan.relation,
         epsilon=largest,
         delta=plan.delta,
-        accountant=_accountant(plan),
+        accountant=plan.accountant,
         noise_multiplier=plan.noise_multiplier,
         clip_norm=plan.clip_norm,
-        sampling=_sampling(plan),
+        sampling=plan.sampling,
         per_site=per_site,
         statement=statement(
             plan, epsilon=largest, noise_is_private=True, sum_only=sum_only, record=record
@@ -105,7 +96,7 @@ def privacy_result(
 
 
 def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
-    known = _cohort_known(plan)
+    known = plan.cohort_known
     return SitePrivacy(
         epsilon=epsilon_of(plan, events),
         epsilon_rdp=epsilon_rdp(events, plan.delta, unit=plan.unit, cohort_known=known),
@@ -113,33 +104,6 @@ def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
         steps=_steps(events),
         sample_rate=plan.sample_rate,
     )
-
-
-def _relation(plan: PrivacyPlan) -> str:
-    match plan:
-        case RecordPlan() | DistributedPlan(unit="record"):
-            return "add or remove one record"
-        case ClientPlan():
-            return "add or remove all data of one client"
-        case DistributedPlan():
-            return "replace all data of one client by none"
-        case _:
-            assert_never(plan)
-
-
-def _accountant(plan: PrivacyPlan) -> str:
-    renyi = isinstance(plan, DistributedPlan) and plan.law == "skellam"
-    return "Renyi differential privacy" if renyi else ACCOUNTANT
-
-
-def _sampling(plan: PrivacyPlan) -> str:
-    match plan:
-        case ClientPlan(adversary="outsider"):
-            return "Poisson over clients, unknown to outsiders"
-        case ClientPlan():
-            return "none counted"
-        case _:
-            return "full batch" if plan.sample_rate == 1 else "Poisson, secret"
 
 
 def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:

@@ -7,9 +7,10 @@ while the threshold holds. There is never more than one running sum here.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -21,10 +22,12 @@ from fedlearn.agreement import (
     group_sums_of,
     least_of,
     part_of,
+    payload_of,
     plan_digest,
     protocol_round,
+    route_of,
+    stack_of,
     sums_of,
-    train_payload,
 )
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig
@@ -33,17 +36,16 @@ from fedlearn.core.ring import unpack
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import private
-from fedlearn.mechanisms import ClientPlan, PrivacyPlan
-from fedlearn.mechanisms.client import room_to_round
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.metrics.sums import EvaluationSums
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.messages import Params
-from fedlearn.secagg.payload import Total
 from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import FirstServer, Helper
-from fedlearn.secagg.whole import AnyPayload, WholePayload
+from fedlearn.secagg.whole import AnyPayload
+from fedlearn.stages import Total
 from server.grid import Replies, SiteGrid
 
 
@@ -78,17 +80,23 @@ class Aggregate:
 
     asked: list[str]
     replies: Replies
-    total: Total | None
+    total: Callable[[], Total]
     failure: FedlearnError | None
 
 
+S = TypeVar("S", bound=SecAggSum)
+
+
 @dataclass(frozen=True)
-class SecAggDriver:
-    """Sums over the sites of a run; `sites` are their public keys by name."""
+class SecAggDriver(ABC, Generic[S]):
+    """Sums over the sites of a run; `sites` are their public keys by name.
+
+    One class for each kind of sum.
+    """
 
     grid: SiteGrid
     config: RunConfig
-    settings: SecAggSum
+    settings: S
     plan: PrivacyPlan | None
     run_id: bytes
     sites: Mapping[str, bytes]
@@ -103,14 +111,14 @@ class SecAggDriver:
         payload, tally = self.train_payload(), Tally()
         try:
             survivors, total = self._sum("train", number, messages, model, payload, tally)
-            if isinstance(payload, WholePayload) and total.weight != len(survivors):
+            if payload.counts_sites and total.weight != len(survivors):
                 raise ProtocolError("", "sum", "it does not hold what its sites say they added")
             if total.weight == 0:
                 raise ProtocolError("", "mask", "no site has a record to train on")
         except ProtocolError as error:
             failure = self._with_reasons(error, tally)
-            return Aggregate(tally.asked, tally.replies(tally.contributed), None, failure)
-        return Aggregate(tally.asked, tally.replies(survivors), total, None)
+            return Aggregate(tally.asked, tally.replies(tally.contributed), _nothing, failure)
+        return Aggregate(tally.asked, tally.replies(survivors), lambda: total, None)
 
     def evaluate(
         self, number: int, messages: Sequence[Message], model: Vector, classes: int
@@ -135,7 +143,9 @@ class SecAggDriver:
         Raises:
             ConfigError: it is not.
         """
-        return train_payload(self.plan, self.settings, len(self.sites), self.layout.size)
+        stack = stack_of(self.config, self.layout.size)
+        form = route_of(self.config, self.plan).form(stack)
+        return payload_of(form, self.settings, len(self.sites))
 
     def check(self) -> None:
         """Refuse before the first round what could not be summed.
@@ -145,11 +155,9 @@ class SecAggDriver:
                 threshold or for `secagg.min_cohort`.
         """
         payload = self.train_payload()
-        if isinstance(self.plan, ClientPlan):
-            size, resolution = self.layout.size, self.settings.resolution
-            room_to_round(self.plan.clip_norm, size=size, resolution=resolution)
+        route_of(self.config, self.plan).check(stack_of(self.config, self.layout.size))
         cohort = tuple(self.sites)[: cohort_size(self.config.strategy, len(self.sites))]
-        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        least = self.settings.least
         if len(cohort) < least:
             raise ConfigError(
                 [
@@ -171,15 +179,17 @@ class SecAggDriver:
         """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
         by_site = {self.grid.site_of(message): message for message in messages}
         params = self._params(part, number, tuple(by_site), model, payload)
-        match self.settings:
-            case SecAggRing():
-                return self._ring(by_site, params, payload, tally)
-            case SecAggMasked():
-                return self._masked(by_site, params, payload, tally)
-            case SecAggTwoServer():
-                return self._two_server(by_site, params, payload, tally)
-            case _:
-                assert_never(self.settings)
+        return self._opened(by_site, params, payload, tally)
+
+    @abstractmethod
+    def _opened(
+        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
+    ) -> tuple[Sequence[str], Total]:
+        """The protocol of this kind of sum."""
+
+    def _degree(self, cohort: int) -> Degree:
+        """With how many others a site shares its secrets, and how many are needed to open them."""
+        return Degree(neighbours=0, threshold=0)
 
     def _params(
         self,
@@ -189,10 +199,7 @@ class SecAggDriver:
         model: Vector,
         payload: AnyPayload,
     ) -> Params:
-        degree = Degree(neighbours=0, threshold=0)
-        if isinstance(self.settings, SecAggMasked):
-            fractions = self.settings.corrupt_fraction, self.settings.dropout_fraction
-            degree = choose_degree(len(cohort), *fractions)
+        degree = self._degree(len(cohort))
         return Params(
             run_id=self.run_id,
             round=protocol_round(part, number),
@@ -208,7 +215,7 @@ class SecAggDriver:
 
     def _least(self, params: Params) -> int:
         """The fewest sites whose sum may be opened."""
-        least = 1 if isinstance(self.settings, SecAggRing) else self.settings.min_cohort
+        least = self.settings.least
         return least_of(self.plan, least) if part_of(params.round)[0] == "train" else least
 
     def _contributions(
@@ -239,7 +246,19 @@ class SecAggDriver:
         tally.contributed |= replies.answers
         return taken
 
-    def _ring(
+    def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
+        exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]
+        if exhausted:
+            return PrivacyError("\n".join(exhausted))
+        reasons = [f"{site}: {reason}" for site, reason in tally.failures.items()]
+        reasons += [f"{refusal.site}: {refusal.reason}" for refusal in tally.refusals]
+        return ProtocolError("", error.step, "; ".join([error.reason, *reasons]))
+
+
+class RingDriver(SecAggDriver[SecAggRing]):
+    """The sum alone, without masks."""
+
+    def _opened(
         self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
         requests = dict.fromkeys(by_site, len(self.sites).to_bytes(4, "big"))
@@ -254,7 +273,11 @@ class SecAggDriver:
             raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
         return taken, payload.decode(payload.ring.reduce(total))
 
-    def _two_server(
+
+class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
+    """Shares of the sum at two servers."""
+
+    def _opened(
         self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
         if self.helper is None:
@@ -265,10 +288,18 @@ class SecAggDriver:
         masks = self.helper.sum_masks(params, first.request())
         return taken, payload.decode(first.finish(masks))
 
-    def _masked(
+
+class MaskedDriver(SecAggDriver[SecAggMasked]):
+    """The steps of the protocol with masks."""
+
+    def _degree(self, cohort: int) -> Degree:
+        """As few neighbours as hide a site among the honest."""
+        fractions = self.settings.corrupt_fraction, self.settings.dropout_fraction
+        return choose_degree(cohort, *fractions)
+
+    def _opened(
         self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
-        assert isinstance(self.settings, SecAggMasked)  # noqa: S101  (told apart by the caller)
         session = ServerSession(params, self.sites, self._least(params))
         while session.step != "done":
             if session.step == "mask":
@@ -296,13 +327,17 @@ class SecAggDriver:
             except ProtocolError as error:
                 tally.failures[site] = error.reason
 
-    def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
-        exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]
-        if exhausted:
-            return PrivacyError("\n".join(exhausted))
-        reasons = [f"{site}: {reason}" for site, reason in tally.failures.items()]
-        reasons += [f"{refusal.site}: {refusal.reason}" for refusal in tally.refusals]
-        return ProtocolError("", error.step, "; ".join([error.reason, *reasons]))
+
+DRIVERS: Final[Mapping[type, type[SecAggDriver[Any]]]] = {
+    SecAggRing: RingDriver,
+    SecAggMasked: MaskedDriver,
+    SecAggTwoServer: TwoServerDriver,
+}
+"""The coordinator's end of every kind of sum."""
+
+
+def _nothing() -> Total:
+    raise RuntimeError("a round gave a reason and no sum")
 
 
 def _contribution(content: RecordDict) -> bytes:

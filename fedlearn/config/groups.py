@@ -14,10 +14,11 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.data import SCENARIOS
 from fedlearn.data.partition import PARTITIONS
+from fedlearn.mechanisms import MECHANISMS
 from fedlearn.models import MODELS
 
 FAMILIES: Final[Mapping[str, Family[Any]]] = {
-    family.group: family for family in (SCENARIOS, PARTITIONS, MODELS, ALGORITHMS)
+    family.group: family for family in (SCENARIOS, PARTITIONS, MODELS, ALGORITHMS, MECHANISMS)
 }
 """Every family, by its key in a run's config."""
 

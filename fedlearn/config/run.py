@@ -27,7 +27,7 @@ from fedlearn.core.settings import Count, Name, Natural, Positive, config, defer
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import SCENARIOS, Partition, Scenario
 from fedlearn.data.partition import PARTITIONS
-from fedlearn.mechanisms import DistributedPrivacy, Population, Privacy, PrivacyPlan, derive
+from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, derive
 from fedlearn.metrics.fairness import Fairness, SiteFairness
 from fedlearn.models import MODELS, Model
 from fedlearn.secagg.settings import SecAgg
@@ -46,7 +46,7 @@ class RunConfig:
     model: Annotated[Model, MODELS]
     training: Training
     strategy: Annotated[Algorithm, ALGORITHMS]
-    privacy: Annotated[Privacy, KIND]
+    privacy: Annotated[Privacy, MECHANISMS]
     secagg: Annotated[SecAgg, KIND]
     transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
@@ -123,7 +123,7 @@ def plan_of(config: RunConfig, *, sites: int = 0, dimension: int = 0) -> Privacy
         ValueError: distributed privacy without sites.
     """
     training, population = config.training, None
-    if isinstance(config.privacy, DistributedPrivacy) and sites:
+    if config.privacy.needs_population and sites:
         records = training.sample_rate * training.nominal_records
         population = Population(num_clients=sites, dimension=dimension, records_per_step=records)
     rates = training.sample_rate, training.local_steps, config.rounds

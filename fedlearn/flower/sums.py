@@ -26,7 +26,7 @@ from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.codec import Writer
 from fedlearn.flower.protection import LIMBS, Protection
 from fedlearn.secagg.layout import LayoutEntry, SumLayout
-from fedlearn.secagg.payload import Total
+from fedlearn.stages import Total
 
 METRIC_BITS: Final = 36
 """Metrics travel as whole numbers of 2^-36."""

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate, config
+from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
 from fedlearn.mechanisms.encoding import clipped, length
-from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.privacy.events import ClientGaussianEvent
+from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.privacy.noise import NoiseSource
+from fedlearn.stages import Form, Round, ServerRound, Stage, Total, Update
 
 Adversary = Literal["knows_cohort", "outsider"]
 
@@ -41,7 +42,7 @@ _STEP: Final = 1 + 2.0**-16
 
 
 @config
-class ClientPrivacy:
+class ClientPrivacy(Private):
     """Differential privacy for all that one client holds, by a trusted aggregator.
 
     Give either `epsilon` (the budget of the whole run) or `noise_multiplier`.
@@ -55,7 +56,6 @@ class ClientPrivacy:
     """
 
     kind: Literal["client"] = "client"
-    unit: ClassVar[Literal["client"]] = "client"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
@@ -68,6 +68,58 @@ class ClientPrivacy:
     adversary: Adversary = "knows_cohort"
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
+    unit: ClassVar[Unit] = "client"
+    noise_from: ClassVar[NoiseFrom] = "coordinator"
+
+    def problems(self, *, records: int | None = None) -> list[str]:
+        """An outsider knows less only where there is something to know."""
+        found = super().problems(records=records)
+        if self.adversary == "outsider" and self.client_sample_rate == 1:
+            found.append(
+                "privacy.adversary=outsider: makes a difference only where clients are sampled. "
+                "Set privacy.client_sample_rate below 1, or choose privacy.adversary=knows_cohort"
+            )
+        return found
+
+    def conflicts(self, terms: StudyTerms) -> list[str]:
+        """Secret coins may choose few sites, and nothing else chooses among them."""
+        found = super().conflicts(terms)
+        if self.client_sample_rate == 1:
+            return found
+        if terms.hidden:
+            found.append(
+                f"secagg={terms.secagg}: secret coins may choose fewer sites than it can hide "
+                "among each other. Choose secagg=off (privacy=client trusts the coordinator), or "
+                "set privacy.client_sample_rate=1.0"
+            )
+        if terms.fraction < 1:
+            found.append(
+                f"strategy.fraction={terms.fraction:g}: privacy.client_sample_rate chooses "
+                "the sites already. Set strategy.fraction=1.0"
+            )
+        return found
+
+    def plan(
+        self,
+        *,
+        sample_rate: float,
+        steps_per_round: int,
+        rounds: int,
+        population: Population | None,
+    ) -> ClientPlan:
+        """The noise of every round's sum; how sites train costs nothing by itself."""
+        return make_plan(self, rounds=rounds)
+
+    def measured(self, noise_multiplier: float | None) -> ClientPrivacy:
+        """The same with so much noise, in a round that everybody takes part in."""
+        return replace(
+            self,
+            epsilon=None,
+            noise_multiplier=noise_multiplier,
+            client_sample_rate=1.0,
+            adversary="knows_cohort",
+        )
+
 
 @config
 class AdaptiveClip:
@@ -79,7 +131,7 @@ class AdaptiveClip:
 
 
 @config
-class ClientPlan:
+class ClientPlan(Plan):
     """What the aggregator does in every round, and what it costs; all of it public."""
 
     kind: ClassVar[str] = "client"
@@ -127,10 +179,39 @@ class ClientPlan:
         return replace(self.round_event, steps=self.rounds)
 
     @property
-    def epsilon(self) -> float:
-        """The epsilon of the whole run at `delta`, against `adversary`."""
-        known = self.adversary == "knows_cohort"
-        return epsilon([self.total_event], self.delta, unit="client", cohort_known=known)
+    def cohort_known(self) -> bool:
+        """Whether the sampling of clients counts for nothing."""
+        return self.adversary == "knows_cohort"
+
+    @property
+    def trusts_coordinator(self) -> bool:
+        """To clip updates that it sees, and to add the noise."""
+        return True
+
+    @property
+    def sampling(self) -> str:
+        """What of the sampling of clients is counted on."""
+        return "none counted" if self.cohort_known else "Poisson over clients, unknown to outsiders"
+
+    def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
+        """A clip on the way, and the noise on the sum."""
+        return (Clip(self, terms.resolution),)
+
+    def round_norm(self, moved: float | None) -> float:
+        """The norm of a round: it moves if clipping is adaptive."""
+        return self.clip_norm if moved is None else moved
+
+    def cohort(self, sites: Sequence[str], noise: NoiseSource) -> list[str] | None:
+        """By secret coins, where clients are sampled: the sampling that is accounted."""
+        return poisson_cohort(sites, self.sample_rate, noise) if self.sample_rate < 1 else None
+
+    def quorum(self, wanted: int, invited: int) -> int:
+        """Secret coins may invite fewer than the strategy asks for."""
+        return min(wanted, invited) if self.sample_rate < 1 else wanted
+
+    def payers(self, sites: Sequence[str], asked: Sequence[str]) -> Sequence[str]:
+        """Everybody for every round, chosen or not, where sampling counts over all rounds."""
+        return asked if self.cohort_known else sites
 
 
 def make_plan(config: ClientPrivacy, *, rounds: int) -> ClientPlan:
@@ -157,10 +238,8 @@ def make_plan(config: ClientPrivacy, *, rounds: int) -> ClientPlan:
 def _noise(config: ClientPrivacy, rounds: int) -> float:
     if config.noise_multiplier is not None:
         return config.noise_multiplier
-    if config.epsilon is None:
-        raise RuntimeError("a config without epsilon and noise_multiplier was not refused")
     rate = config.client_sample_rate if config.adversary == "outsider" else 1.0
-    return noise_multiplier(config.epsilon, config.delta, rate, rounds)
+    return noise_multiplier(required(config.epsilon), config.delta, rate, rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +318,61 @@ class ClientSum:
         share = min(max(count / expected_clients + 0.5, 0.0), 1.0)
         step = adaptive.learning_rate * (share - adaptive.target_quantile)
         return self.clip_norm * math.exp(-step)
+
+
+@dataclass(frozen=True)
+class Clip(Stage):
+    """A bound on the whole update, and noise for that bound on the sum.
+
+    Where updates are summed unseen each site clips its own, with room for rounding to steps
+    of `resolution`; without it the coordinator sees them, clips, and lets each count as one.
+    """
+
+    plan: ClientPlan
+    resolution: float | None
+
+    def check(self, size: int) -> None:
+        """Where sites clip, rounding must leave them room."""
+        if self.resolution is not None:
+            room_to_round(self.plan.clip_norm, size=size, resolution=self.resolution)
+
+    def form(self, form: Form) -> Form:
+        """A counter says whether the update was within the norm."""
+        return replace(form, counters=form.counters + 1, weighted=False)
+
+    def forward(self, update: Update, at: Round) -> Update:
+        """Clipped to the norm of the round; a weight that was asked for does not count.
+
+        Raises:
+            ValueError: the update has another length, or a value that is not finite.
+            ConfigError: rounding alone could move the update further than the norm.
+        """
+        if update.values.shape != at.base.shape:
+            raise ValueError(f"update of shape {update.values.shape}, expected {at.base.shape}")
+        if self.resolution is not None:
+            own = clip_own(update.values, at.clip_norm, resolution=self.resolution)
+            return Update(values=own.update, counters=(*update.counters, int(own.within)))
+        one = ClientSum(self.plan, len(at.base), at.clip_norm)
+        one.add(update.values)
+        return Update(values=one.total, counters=(*update.counters, int(one.centred_count > 0)))
+
+    def backward(self, total: Total, at: ServerRound) -> Total:
+        """The noisy mean over the sites that could have come; the norm moves for the next round."""
+        size = len(total.values)
+        sums = ClientSum(self.plan, size, at.clip_norm)
+        within = int(total.counters[-1])
+        sums.add_sum(total.values, clients=int(total.weight), within=within)
+        expected = at.sites * self.plan.sample_rate
+        release = sums.release(expected_clients=expected, noise=at.noise)
+        at.clip_norm = max(release.next_clip_norm, self._smallest(size))
+        return Total(values=release.mean.astype(np.float64), weight=1, counters=total.counters[:-1])
+
+    def _smallest(self, size: int) -> float:
+        """Below it the sites' rounding would leave no room."""
+        if self.resolution is None:
+            return 0.0
+        smallest = smallest_clip_norm(size=size, resolution=self.resolution)
+        return min(smallest, self.plan.clip_norm)
 
 
 @dataclass(frozen=True, kw_only=True)

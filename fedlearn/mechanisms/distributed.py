@@ -39,12 +39,15 @@ from annotated_types import Ge, Le
 
 from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate, config
-from fedlearn.privacy.accounting import epsilon
+from fedlearn.mechanisms import encoding
+from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
+from fedlearn.privacy.accounting import ACCOUNTANT
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.discrete import LARGEST_STDDEV, SMALLEST_STDDEV, Law
 from fedlearn.privacy.events import DiscreteSumEvent, Unit
 from fedlearn.privacy.integer_bounds import rounded_sensitivity
 from fedlearn.privacy.rotation import block_of, padded
+from fedlearn.stages import Source, Stage, Trained
 
 MOST_BITS: Final = 32
 
@@ -61,7 +64,7 @@ _MOST_INFLATION: Final = math.sqrt(2)
 
 
 @config
-class DistributedPrivacy:
+class DistributedPrivacy(Private):
     """Differential privacy by shares of integer noise inside secure aggregation.
 
     Give either `epsilon` (the budget of the whole run) or `noise_multiplier`
@@ -84,21 +87,68 @@ class DistributedPrivacy:
     max_colluders: Natural = 1
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
+    noise_from: ClassVar[NoiseFrom] = "shares"
+    needs_population: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    @property
+    def colluders(self) -> int:
+        """How many sites may pool what they know with the coordinator."""
+        return self.max_colluders
+
+    def conflicts(self, terms: StudyTerms) -> list[str]:
+        """The noise is planned for one unseen sum over all sites; of single records, one step."""
+        found = super().conflicts(terms)
+        if not terms.summed:
+            found.append(
+                f"secagg={terms.secagg}: under privacy=distributed a single update carries a share "
+                "of the noise only and must not be seen. Choose secagg=masked, or privacy=record"
+            )
+        if terms.fraction < 1:
+            found.append(
+                f"strategy.fraction={terms.fraction:g}: under privacy=distributed the noise "
+                "is planned for all sites in every round. Set strategy.fraction=1.0"
+            )
+        if self.unit == "record" and terms.local_steps != 1:
+            found.append(_one_step(terms.local_steps))
+        if self.unit == "record" and terms.optimizer != "sgd":
+            found.append(
+                f"training.optimizer={terms.optimizer}: with privacy.unit=record the step is "
+                "taken on the sum of all sites. Set training.optimizer=sgd, with strategy=fedadam "
+                "for adaptive steps"
+            )
+        return found
+
+    def clips_with(self, engine: str) -> str | None:
+        """Our own engine, whatever the config names: it alone gives the sum itself."""
+        return "fast" if self.unit == "record" else None
+
+    def plan(
+        self,
+        *,
+        sample_rate: float,
+        steps_per_round: int,
+        rounds: int,
+        population: Population | None,
+    ) -> DistributedPlan:
+        """The shares of all sites that have joined.
+
+        Raises:
+            ValueError: there is no population.
+        """
+        if population is None:
+            raise ValueError("distributed privacy is planned for a population")
+        if self.unit == "record" and steps_per_round != 1:
+            raise ConfigError([_one_step(steps_per_round)])
+        return make_plan(self, population, sample_rate=sample_rate, rounds=rounds)
+
+    def measured(self, noise_multiplier: float | None) -> DistributedPrivacy:
+        """The same with so much noise in the sum."""
+        return replace(self, epsilon=None, noise_multiplier=noise_multiplier)
+
 
 @config
-class Population:
-    """What a distributed plan needs besides the config: public constants, equal everywhere."""
-
-    num_clients: Count
-    """Sites that are invited to every round."""
-    dimension: Count
-    """Length of the update."""
-    records_per_step: Positive
-    """Records that a site is taken to have in a step: bounds its sum, never read from data."""
-
-
-@config
-class DistributedPlan:
+class DistributedPlan(Plan):
     """What every site does in every round, and what it costs; all of it public."""
 
     kind: ClassVar[str] = "distributed"
@@ -154,9 +204,36 @@ class DistributedPlan:
         return replace(self.round_event, steps=self.rounds)
 
     @property
-    def epsilon(self) -> float:
-        """The epsilon of the whole run at `delta`, for the fewest survivors."""
-        return epsilon([self.total_event], self.delta, unit=self.unit)
+    def accountant(self) -> str:
+        """What reports call the method behind `epsilon`."""
+        return "Renyi differential privacy" if self.law == "skellam" else ACCOUNTANT
+
+    @property
+    def relation(self) -> str:
+        """Which data sets are neighbours: a client that is taken away still sends its noise."""
+        if self.unit == "record":
+            return "add or remove one record"
+        return "replace all data of one client by none"
+
+    @property
+    def needs_sum(self) -> bool:
+        """One share of the noise is no protection."""
+        return True
+
+    def source(self, terms: StudyTerms) -> Source:
+        """Clipped gradients for one common step, or a model that is trained as without privacy."""
+        if self.unit == "client":
+            return Trained()
+        records = self.num_clients * terms.sample_rate * terms.nominal_records
+        return encoding.CommonStep(self, terms.learning_rate, terms.weight_decay, records)
+
+    def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
+        """Whole numbers with a share of the noise."""
+        return (encoding.NoisyIntegers(self),)
+
+    def cost(self, survivors: int) -> DiscreteSumEvent:
+        """Noise in shares is counted for the sites that are in the sum."""
+        return self.event(survivors) if survivors >= self.min_survivors else self.round_event
 
     def event(self, survivors: int) -> DiscreteSumEvent:
         """What one round cost whose sum holds the updates of `survivors` sites.
@@ -207,18 +284,17 @@ def make_plan(
 
     if config.noise_multiplier is not None:
         return plan(config.noise_multiplier)
-    if config.epsilon is None:
-        raise RuntimeError("a config without epsilon and noise_multiplier was not refused")
-    low = noise_multiplier(config.epsilon, config.delta, rate, rounds)
+    target = required(config.epsilon)
+    low = noise_multiplier(target, config.delta, rate, rounds)
     high, found = low, plan(low)
-    while found.epsilon > config.epsilon:
+    while found.epsilon > target:
         low, high = high, high * 1.02
         found = plan(high)
     # To four digits, like the noise of a continuous Gaussian.
     while high / low > 1 + 1e-4:
         middle = math.sqrt(low * high)
         trial = plan(middle)
-        if trial.epsilon > config.epsilon:
+        if trial.epsilon > target:
             low = middle
         else:
             high, found = middle, trial
@@ -312,4 +388,12 @@ def _too_few_bits(config: DistributedPrivacy, population: Population, noise: flo
     return (
         f"privacy.bits={config.bits}: too few for the sum of {population.num_clients} sites with "
         f"{population.dimension} coordinates: rounding would cost more than the noise. {way_out}"
+    )
+
+
+def _one_step(steps: int) -> str:
+    return (
+        f"training.local_steps={steps}: with privacy.unit=record the sites share the noise of one "
+        "sum of clipped gradients per round. Set training.local_steps=1 and more rounds, or choose "
+        "privacy=record, where each site adds its own noise in every step"
     )

@@ -11,20 +11,70 @@ Source: Kairouz, Liu, Steinke 2021 (arXiv 2102.06387), algorithms 1 and 2.
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.mechanisms.distributed import DistributedPlan
 from fedlearn.privacy.discrete import integer_noise
 from fedlearn.privacy.noise import WORDS, Keystream
 from fedlearn.privacy.rotation import padded, rotation
+from fedlearn.stages import Form, Round, ServerRound, SiteContext, Source, Stage, Total, Update
+
+if TYPE_CHECKING:  # the plan makes the stages
+    from fedlearn.mechanisms.distributed import DistributedPlan
 
 RingVector = NDArray[np.unsignedinteger[Any]]
 Float64Array = NDArray[np.float64]
 
 _TRIES: Final = 1000
+
+
+@dataclass(frozen=True)
+class NoisyIntegers(Stage):
+    """Rotation, rounding and a share of integer noise; backwards, the sum as real numbers."""
+
+    plan: DistributedPlan
+
+    def form(self, form: Form) -> Form:
+        """Whole numbers, as many as the rotation has, of the plan's bits in the sum."""
+        return Form(values=padded(form.values), bits=self.plan.bits)
+
+    def forward(self, update: Update, at: Round) -> Update:
+        """The site's part of the sum, with its share of the noise."""
+        noisy = integers(self.plan, update.values, context=at.public, stream=at.noise.stream())
+        return Update(values=noisy)
+
+    def backward(self, total: Total, at: ServerRound) -> Total:
+        """The noisy sum; of clients, their mean by a public constant."""
+        noisy = real_sum(self.plan, total.values, context=at.public)
+        clients = 1 if self.plan.unit == "record" else self.plan.num_clients
+        return replace(total, values=noisy / clients, weight=1)
+
+
+@dataclass(frozen=True)
+class CommonStep(Source):
+    """Gradients of all sites for the step of SGD that each would have made on their mean.
+
+    `records` are those of a step at all sites: a public constant.
+    """
+
+    plan: DistributedPlan
+    learning_rate: float
+    weight_decay: float
+    records: float
+    gives_model = False
+
+    def produce(self, site: SiteContext) -> Update:
+        """The sum of the site's clipped gradients."""
+        return Update(values=site.clipped_gradient_sum(self.plan))
+
+    def backward(self, total: Total, at: ServerRound) -> Total:
+        """The step on the noisy sum."""
+        gradient = total.values / self.records + self.weight_decay * at.base
+        step = -self.learning_rate * gradient
+        return replace(total, values=at.base.astype(np.float64) + step)
 
 
 def integers(

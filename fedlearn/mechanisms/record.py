@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
-from fedlearn.privacy.accounting import epsilon
+from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
 from fedlearn.privacy.calibration import noise_multiplier
-from fedlearn.privacy.events import GaussianEvent
+from fedlearn.privacy.events import GaussianEvent, Unit
+from fedlearn.stages import SiteContext, Source, Update
 
 
 @config
-class RecordPrivacy:
+class RecordPrivacy(Private):
     """Differential privacy for every single record, by noise that each site adds itself.
 
     Give either `epsilon` (the budget of the whole run; the noise follows) or
@@ -23,16 +25,56 @@ class RecordPrivacy:
     """
 
     kind: Literal["record"] = "record"
-    unit: ClassVar[Literal["record"]] = "record"
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
     clip_norm: Positive = 0.1
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
+    unit: ClassVar[Unit] = "record"
+    noise_from: ClassVar[NoiseFrom] = "site"
+
+    def conflicts(self, terms: StudyTerms) -> list[str]:
+        """What Opacus cannot clip: norms in less than fp32, a layer that is used several times."""
+        found = super().conflicts(terms)
+        if terms.precision != "fp32" and terms.engine != "fast":
+            found.append(
+                f"training.precision={terms.precision}: with training.dp_engine={terms.engine} "
+                "norms would be rounded as well. Set training.dp_engine=fast, or "
+                "training.precision=fp32"
+            )
+        if terms.engine == "ghost":
+            found += [
+                f"{setting}: uses a layer several times, which Opacus' ghost clipping refuses. Set "
+                "training.dp_engine=fast"
+                for setting in terms.repeats
+            ]
+        return found
+
+    def clips_with(self, engine: str) -> str | None:
+        """The engine that the config names."""
+        return engine
+
+    def plan(
+        self,
+        *,
+        sample_rate: float,
+        steps_per_round: int,
+        rounds: int,
+        population: Population | None,
+    ) -> RecordPlan:
+        """The noise of every step of every site, calibrated over all of them at once."""
+        return make_plan(
+            self, sample_rate=sample_rate, steps_per_round=steps_per_round, rounds=rounds
+        )
+
+    def measured(self, noise_multiplier: float | None) -> RecordPrivacy:
+        """The same with so much noise in every step."""
+        return replace(self, epsilon=None, noise_multiplier=noise_multiplier)
+
 
 @config
-class RecordPlan:
+class RecordPlan(Plan):
     """What every site does in every step, and what it costs; all of it public.
 
     In each step a site takes every record with chance `sample_rate`, clips what
@@ -64,15 +106,25 @@ class RecordPlan:
         """What the whole run costs a site that takes part in all rounds."""
         return self._event(self.steps_per_round * self.rounds)
 
-    @property
-    def epsilon(self) -> float:
-        """The epsilon of the whole run at `delta`."""
-        return epsilon([self.total_event], self.delta)
+    def source(self, terms: StudyTerms) -> Source:
+        """Private training; what leaves it has its noise already."""
+        return NoisyTraining(self)
 
     def _event(self, steps: int) -> GaussianEvent:
         return GaussianEvent(
             noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, steps=steps
         )
+
+
+@dataclass(frozen=True)
+class NoisyTraining(Source):
+    """DP-SGD at the site."""
+
+    steps: RecordPlan
+
+    def produce(self, site: SiteContext) -> Update:
+        """The site's model; every site counts alike, for a weight would tell its records."""
+        return Update(values=site.train_privately(self.steps))
 
 
 def make_plan(
@@ -95,6 +147,4 @@ def make_plan(
 def _noise(config: RecordPrivacy, sample_rate: float, steps: int) -> float:
     if config.noise_multiplier is not None:
         return config.noise_multiplier
-    if config.epsilon is None:
-        raise RuntimeError("a config without epsilon and noise_multiplier was not refused")
-    return noise_multiplier(config.epsilon, config.delta, sample_rate, steps)
+    return noise_multiplier(required(config.epsilon), config.delta, sample_rate, steps)

@@ -31,28 +31,7 @@ from fedlearn.core.ring import FixedPoint, RandomWords, Ring, RingVector, check_
 from fedlearn.crypto.codec import Writer
 from fedlearn.secagg.packing import Lanes
 from fedlearn.secagg.settings import SecAggSum, fixed_point_of, lanes_of, ring_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Total:
-    """A decoded sum: `values: float64[d]` is the sum of weight * value.
-
-    `weight` is the sum of weights, `counters: int64[m]` the exact sums.
-    """
-
-    values: NDArray[np.float64]
-    weight: int
-    counters: NDArray[np.int64]
-
-    def mean(self) -> NDArray[np.float64]:
-        """The weighted mean of the values: `float64[d]`.
-
-        Raises:
-            ValueError: all weights were zero.
-        """
-        if self.weight <= 0:
-            raise ValueError("the weights sum to zero; there is no mean")
-        return self.values / self.weight
+from fedlearn.stages import Total, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +78,11 @@ class Payload:
         return payload
 
     @property
+    def clip(self) -> float:
+        """What a value is cut to."""
+        return self.fixed_point.clip
+
+    @property
     def digit_bits(self) -> int:
         """Bits of a 64-bit integer that one ring element carries."""
         return min(64, self.ring.bits - (self.max_clients - 1).bit_length())
@@ -142,6 +126,13 @@ class Payload:
         ):
             writer.uint(value, 8)
         return hashlib.sha256(writer.done()).digest()
+
+    counts_sites = False
+    """Whether the weight of a sum is the number of its contributions."""
+
+    def contribution(self, update: Update, words: RandomWords) -> RingVector:
+        """`encode` of a site's update."""
+        return self.encode(update.values, int(update.weight), update.counters, words)
 
     def encode(
         self,

@@ -29,6 +29,11 @@ class SecAggOff:
     hides: ClassVar[bool] = False
     """Whether nobody sees a single update."""
 
+    two_servers: ClassVar[bool] = False
+    least: ClassVar[int] = 1
+    """The fewest sites whose sum may be opened."""
+    resolution: ClassVar[float | None] = None
+
 
 @config
 class SecAggRing:
@@ -41,6 +46,9 @@ class SecAggRing:
     resolution: Positive = 2.0**-12
     max_weight: Count = 1024
     rounding: Rounding = "stochastic"
+
+    two_servers: ClassVar[bool] = False
+    least: ClassVar[int] = 1
 
 
 @config
@@ -63,6 +71,13 @@ class SecAggMasked:
     dropout_fraction: Portion = 0.2
     min_cohort: Cohort = 3
 
+    two_servers: ClassVar[bool] = False
+
+    @property
+    def least(self) -> int:
+        """The fewest sites whose sum may be opened."""
+        return self.min_cohort
+
 
 @config
 class SecAggTwoServer:
@@ -77,10 +92,22 @@ class SecAggTwoServer:
     rounding: Rounding = "stochastic"
     min_cohort: Cohort = 3
 
+    two_servers: ClassVar[bool] = True
+
+    @property
+    def least(self) -> int:
+        """The fewest sites whose sum may be opened."""
+        return self.min_cohort
+
 
 SecAgg = SecAggOff | SecAggRing | SecAggMasked | SecAggTwoServer
 SecAggSum = SecAggRing | SecAggMasked | SecAggTwoServer
 """The kinds that sum in a ring."""
+
+
+def sum_of(settings: SecAgg) -> SecAggSum | None:
+    """The settings of a sum; None where every update is seen."""
+    return None if isinstance(settings, SecAggOff) else settings
 
 
 def lanes_of(settings: SecAggSum) -> int:

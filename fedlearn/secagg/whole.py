@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.ring import Ring, RingVector
+from fedlearn.core.ring import RandomWords, Ring, RingVector
 from fedlearn.crypto.codec import Writer
 from fedlearn.secagg.packing import Lanes
-from fedlearn.secagg.payload import Payload, Total
+from fedlearn.secagg.payload import Payload
+from fedlearn.stages import Total, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,15 @@ class WholePayload:
         for value in (self.bits, self.max_clients, self.num_values):
             writer.uint(value, 8)
         return hashlib.sha256(writer.done()).digest()
+
+    clip: ClassVar[float] = float("inf")
+    """Nothing is cut."""
+    counts_sites: ClassVar[bool] = True
+    """The weight of a sum is the number of its contributions."""
+
+    def contribution(self, update: Update, words: RandomWords) -> RingVector:
+        """`encode` of a site's update; nothing is rounded, so `words` are not used."""
+        return self.encode(update.values)
 
     def encode(self, integers: NDArray[np.int64]) -> RingVector:
         """A contribution: `int64[num_values]` to `word[length]`.

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import layout_of
-from fedlearn.mechanisms.plan import DistributedPlan, RecordPlan
 from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.noise_on_device import normals
+from fedlearn.stages import ClippedSteps
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import fetch, home, send
 from fedlearn.training.dp import ClippedGradients
@@ -98,7 +98,7 @@ def train_private(
     features: Tensor,
     labels: Tensor,
     config: Training,
-    plan: RecordPlan,
+    plan: ClippedSteps,
     *,
     noise: NoiseSource,
     correct: Callable[[nn.Module], None] | None = None,
@@ -137,7 +137,7 @@ def clipped_gradient_sum(
     features: Tensor,
     labels: Tensor,
     config: Training,
-    plan: DistributedPlan,
+    plan: ClippedSteps,
     *,
     noise: NoiseSource,
     weights: Tensor | None = None,
@@ -172,7 +172,7 @@ def _batch(
     features: Tensor,
     labels: Tensor,
     config: Training,
-    plan: RecordPlan | DistributedPlan,
+    plan: ClippedSteps,
     noise: NoiseSource,
     weights: Tensor | None,
     canaries: Tensor | None,

@@ -14,9 +14,9 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Name, Natural, Positive, Probability
 from fedlearn.crypto.settings import TransportPlain
 from fedlearn.data import Csv
-from fedlearn.mechanisms import ClientPrivacy, NoPrivacy
+from fedlearn.mechanisms import NoPrivacy
 from fedlearn.results.result import Result
-from fedlearn.secagg.settings import SecAggOff
+from fedlearn.secagg.settings import SecAggOff, sum_of
 from simulations.attacks.images import DIGITS
 
 FEWEST_SITES: Final = 4
@@ -79,18 +79,14 @@ def way_of(result: Result, settings: Settings) -> Way:
         ConfigError: it protects nobody.
     """
     run, base = load(result.config), _base(settings)
-    if run.secagg.kind == "ring":
+    if sum_of(run.secagg) and not run.secagg.hides:
         raise ConfigError(
             [
-                "secagg=ring: is the arithmetic of masked without masks, so there is nothing to "
-                "show of it that demo=inversion does not show of updates in clear"
+                f"secagg={run.secagg.kind}: is the arithmetic of masked without masks, so there is "
+                "nothing to show of it that demo=inversion does not show of updates in clear"
             ]
         )
-    privacy = run.privacy
-    if not isinstance(privacy, NoPrivacy):
-        privacy = replace(privacy, epsilon=None, noise_multiplier=result.privacy.noise_multiplier)
-    if isinstance(privacy, ClientPrivacy):
-        privacy = replace(privacy, client_sample_rate=1.0, adversary="knows_cohort")
+    privacy = run.privacy.measured(result.privacy.noise_multiplier)
     config = replace(base, transport=run.transport, secagg=run.secagg, privacy=privacy)
     return Way(name="as in this run", config=config, run=result)
 

@@ -29,7 +29,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.mechanisms import DistributedPlan, PrivacyPlan
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.report.export import read_model
 from fedlearn.results.result import Result
 from fedlearn.tasks import Task
@@ -75,7 +75,8 @@ def kept_by_sites(config: RunConfig, result: Result) -> dict[str, Kept]:
 def _slots(config: RunConfig, audit: SlotAudit, result: Result) -> Findings:
     plan = plan_in(config, result)
     played = games(config, plan, kept_by_sites(config, result), read_seen(Path(config.out)))
-    seat: Seat = "sum" if isinstance(plan, DistributedPlan) or "update" not in played else "update"
+    summed = plan is not None and plan.needs_sum
+    seat: Seat = "sum" if summed or "update" not in played else "update"
     found = _findings(played, seat, "clopper_pearson", audit, plan, result)
     return replace(found, notes=_of_summing(found, result))
 

@@ -20,7 +20,7 @@ from fedlearn.audit.evidence import log_likelihood_ratio
 from fedlearn.audit.findings import Seat
 from fedlearn.audit.game import Game
 from fedlearn.config import RunConfig
-from fedlearn.mechanisms import DistributedPlan, PrivacyPlan, RecordPlan
+from fedlearn.mechanisms import PrivacyPlan
 from server.audit import SlotsSeen
 
 _ROUNDING: Final = 0.02
@@ -44,7 +44,7 @@ class Signal:
     @classmethod
     def of(cls, config: RunConfig, plan: PrivacyPlan | None) -> Signal | None:
         """None where there is no noise to compare with."""
-        if not isinstance(plan, RecordPlan | DistributedPlan) or not plan.noise_multiplier:
+        if plan is None or plan.unit != "record" or not plan.noise_multiplier:
             return None
         training = config.training
         divisor = training.sample_rate * training.nominal_records
@@ -70,7 +70,7 @@ def games(
     if all(one.changes for one in kept.values()):
         scores = np.concatenate([_own(one, signal) for one in kept.values()])
         found["update"] = _game(scores, inside, signal)
-    shared = isinstance(plan, DistributedPlan)
+    shared = plan is not None and plan.needs_sum
     found["sum"] = _game(_of_sums(seen, signal, numbers, shared=shared), inside, signal)
     found["model"] = _of_model(config, seen, signal, numbers, inside, shared=shared)
     return found

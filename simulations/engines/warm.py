@@ -32,9 +32,8 @@ def warm_up(config: RunConfig) -> None:
     import torch
 
     torch.set_num_threads(config.engine.threads)
-    match config.privacy.kind:
-        case "none":
-            return
-        case "record" | "distributed":
-            import fedlearn.training.private  # noqa: F401  (Opacus)
+    if config.privacy.unit == "none":
+        return
+    if config.privacy.clips_with(config.training.dp_engine):
+        import fedlearn.training.private  # noqa: F401  (Opacus)
     import dp_accounting.pld  # noqa: F401

@@ -645,11 +645,9 @@ def test_sealed__what_was_changed_on_the_way_is_refused_at_both_ends(
     federation = federate(config, relay)
     kept: list[RecordDict] = []
     trained: list[str] = []
-    train = work.trained
+    train = work.SiteRound.train
     monkeypatch.setattr(
-        work,
-        "trained",
-        lambda site, plan, request: trained.append(site.name) or train(site, plan, request),
+        work.SiteRound, "train", lambda here: trained.append(here.site.name) or train(here)
     )
     for number, (how, act) in enumerate({"first": lambda m, old: m, **TAMPER}.items(), start=1):
 

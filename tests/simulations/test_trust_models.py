@@ -12,11 +12,14 @@ from safetensors.numpy import load_file
 
 from clients import work
 from clients.ledger import ledger as ledgers
-from clients.site import TEST_NOISE, Site
+from clients.site import TEST_NOISE
+from fedlearn.agreement import route_of, settings_of
 from fedlearn.cli import main
 from fedlearn.config import compose, plan_of
 from fedlearn.mechanisms import ClientPlan, DistributedPlan
 from fedlearn.privacy.accounting import epsilon
+from fedlearn.secagg.settings import SecAggMasked
+from fedlearn.stages import Stack
 
 # Whole runs: too long for the fast gate.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
@@ -136,14 +139,14 @@ def test_distributed__learns_what_plain_training_learns_once_noise_is_small(
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, round_number: int) -> None:
     """The site `name` breaks down in a round, after it has paid."""
-    honest = work.noisy_integers
+    honest = work.SiteRound.clipped_gradient_sum
 
-    def breaks(site: Site, plan: DistributedPlan, request: Any) -> Any:
-        if (site.name, request.round) == (name, round_number):
+    def breaks(here: work.SiteRound, plan: DistributedPlan) -> Any:
+        if (here.site.name, here.request.round) == (name, round_number):
             raise RuntimeError("power cut")
-        return honest(site, plan, request)
+        return honest(here, plan)
 
-    monkeypatch.setattr(work, "noisy_integers", breaks)
+    monkeypatch.setattr(work.SiteRound, "clipped_gradient_sum", breaks)
 
 
 WAYS = ["masked", pytest.param("two_server", marks=SLOW), pytest.param("ring", marks=SLOW)]
@@ -186,12 +189,11 @@ def test_distributed__with_more_dropouts_than_planned_releases_nothing(
 
 def test_distributed__sites_refuse_to_open_a_sum_with_too_little_noise(tmp_path: Path) -> None:
     """Not only the coordinator counts: the rules of every site hold the fewest survivors."""
-    from fedlearn.agreement import settings_of
-    from fedlearn.secagg.settings import SecAggMasked
-
-    plan = distributed_plan("privacy.max_dropouts=0")
-    assert settings_of(SecAggMasked(min_cohort=3), plan).min_cohort == 4
-    assert settings_of(SecAggMasked(), plan).bits == plan.bits
+    options = "privacy=distributed", "privacy.max_dropouts=0"
+    plan = distributed_plan(options[1])
+    form = route_of(compose([HEART, *options]), plan).form(Stack(DIMENSION))
+    assert settings_of(SecAggMasked(min_cohort=3), form, plan).min_cohort == 4
+    assert settings_of(SecAggMasked(), form, plan).bits == plan.bits
 
 
 def test_client__sampling_is_counted_for_outsiders_alone(tmp_path: Path) -> None:

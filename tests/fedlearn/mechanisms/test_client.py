@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.mechanisms import derive, problems
 from fedlearn.mechanisms.client import (
     ClientPlan,
     ClientPrivacy,
@@ -16,7 +17,6 @@ from fedlearn.mechanisms.client import (
     room_to_round,
     smallest_clip_norm,
 )
-from fedlearn.mechanisms.plan import derive, problems
 from fedlearn.privacy.noise import SeededNoise
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from fedlearn.core.errors import ConfigError, PrivacyError
-from fedlearn.mechanisms import encoding
+from fedlearn.mechanisms import derive, encoding
 from fedlearn.mechanisms.distributed import (
     DistributedPlan,
     DistributedPrivacy,
@@ -17,7 +17,6 @@ from fedlearn.mechanisms.distributed import (
     make_plan,
 )
 from fedlearn.mechanisms.encoding import clipped, decode, encode
-from fedlearn.mechanisms.plan import derive
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.privacy.rotation import padded

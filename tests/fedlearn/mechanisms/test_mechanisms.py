@@ -15,10 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedlearn.mechanisms import encoding
-from fedlearn.mechanisms.client import ClientSum
-from fedlearn.mechanisms.encoding import decode, encode
-from fedlearn.mechanisms.plan import (
+from fedlearn.mechanisms import (
     ClientPrivacy,
     DistributedPlan,
     DistributedPrivacy,
@@ -29,7 +26,10 @@ from fedlearn.mechanisms.plan import (
     RecordPlan,
     RecordPrivacy,
     derive,
+    encoding,
 )
+from fedlearn.mechanisms.client import ClientSum
+from fedlearn.mechanisms.encoding import decode, encode
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.discrete import IntegerNoise
 from fedlearn.privacy.events import DiscreteSumEvent, Event, GaussianEvent, from_json, to_json

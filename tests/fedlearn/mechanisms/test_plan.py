@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.mechanisms.plan import (
+from fedlearn.mechanisms import (
     NoPrivacy,
     PrivacyPlan,
     RecordPrivacy,

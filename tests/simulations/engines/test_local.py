@@ -24,7 +24,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
 from fedlearn.rounds import RoundNote, TrainReply
 from server.grid import SiteGrid
-from server.release import WeightedMean
+from server.release import RunningSum
 from simulations.engines.local import PAYS, InProcessGrid, Workers, crew_of, make_contexts
 from tests.simulations.small import environment, table
 
@@ -72,7 +72,7 @@ class Federation:
         note = RoundNote(run_id="r", round=number, cohort=len(self.grid.sites))
         nodes = [self.grid.node_of[site] for site in self.grid.sites]
         messages = flower.round_messages("train", note, vector, nodes)
-        mean = WeightedMean(vector.size)
+        mean = RunningSum.of_models(vector.size)
 
         def keep(site: str, answer: Message) -> Message:
             self.processes.add(int(str(answer.content["who"]["process"])))

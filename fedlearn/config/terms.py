@@ -1,0 +1,45 @@
+"""What of a run's config its privacy may depend on: public, and the same at both ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedlearn.data import scaling_of
+from fedlearn.data.tables.scaling import reads_records
+from fedlearn.mechanisms import StudyTerms
+from fedlearn.secagg.settings import sum_of
+
+if TYPE_CHECKING:
+    from fedlearn.config import RunConfig
+
+
+def terms_of(config: RunConfig) -> StudyTerms:
+    """The terms of a run."""
+    training, scaling = config.training, scaling_of(config.scenario)
+    return StudyTerms(
+        secagg=config.secagg.kind,
+        summed=sum_of(config.secagg) is not None,
+        hidden=config.secagg.hides,
+        resolution=config.secagg.resolution,
+        fraction=config.strategy.fraction,
+        sample_rate=training.sample_rate,
+        nominal_records=training.nominal_records,
+        local_steps=training.local_steps,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        optimizer=training.optimizer,
+        engine=training.dp_engine,
+        precision=training.precision,
+        repeats=tuple(_repeats(config)),
+        scaling=scaling.kind if scaling and reads_records(scaling) else None,
+        pooled=getattr(config.partition, "pooled", False),
+    )
+
+
+def _repeats(config: RunConfig) -> Iterator[str]:
+    """The settings by which a layer is used several times in a pass."""
+    if config.training.augmentations > 1:
+        yield f"training.augmentations={config.training.augmentations}"
+    if getattr(config.model, "repeats_layers", False):
+        yield f"model={config.model.kind}"

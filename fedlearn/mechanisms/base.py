@@ -1,0 +1,366 @@
+"""What a mechanism of privacy is to the rest of the house: its settings, its plan, its stages.
+
+A mechanism is one module. Its settings (`Mechanism`) stand in a run's config and say what
+is wrong with them; they make a `Plan`, once per run, from public numbers. Clip norm, noise,
+events, stages and the statement all come from the plan, so that they cannot disagree:
+nothing else in the project writes an epsilon beside a noise multiplier.
+
+A method that a mechanism leaves out does what is safe, or what no privacy does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import Count, Positive, config
+from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
+from fedlearn.privacy.accounting import epsilon as account
+from fedlearn.privacy.events import Event, Unit
+from fedlearn.privacy.noise import NoiseSource
+from fedlearn.stages import Mean, Source, Stage, Trained
+
+Protected = Literal["none", "record", "client"]
+"""The unit of protection, or none."""
+
+NoiseFrom = Literal["none", "site", "shares", "coordinator"]
+"""Who adds it: nobody, every site all of it, all sites together, or the coordinator."""
+
+
+@config
+class Population:
+    """What a plan for the sites together needs besides the config: public, equal everywhere."""
+
+    num_clients: Count
+    """Sites that are invited to every round."""
+    dimension: Count
+    """Length of the update."""
+    records_per_step: Positive
+    """Records that a site is taken to have in a step: bounds its sum, never read from data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyTerms:
+    """What of a run's config a mechanism may depend on: public, and equal at both ends."""
+
+    secagg: str
+    summed: bool
+    """Whether updates are summed in a ring; they are then rounded to steps of `resolution`."""
+    hidden: bool
+    """Whether no one sees a single update."""
+    resolution: float | None
+    fraction: float
+    """Share of the sites that a round invites."""
+    sample_rate: float
+    nominal_records: float
+    local_steps: int
+    learning_rate: float
+    weight_decay: float
+    optimizer: str
+    engine: str
+    """What clips gradients, `training.dp_engine`."""
+    precision: str
+    repeats: tuple[str, ...]
+    """The settings, `key=value`, by which a model uses a layer several times in a pass."""
+    scaling: str | None
+    """The kind of scaling that is computed from records, if one is."""
+    pooled: bool
+    """Whether the records of all sites lie in one place."""
+
+
+class Mechanism:
+    """The settings of one kind of privacy, as `config.privacy`; a frozen dataclass with `kind`."""
+
+    noise_from: ClassVar[NoiseFrom] = "none"
+    needs_population: ClassVar[bool] = False
+    """Whether the plan depends on who has joined; sites then join under their keys."""
+    exact: ClassVar[bool] = False
+    """Whether noise is drawn on whole numbers and accounted by the law of what is drawn."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """What chooses it: `privacy=KIND`."""
+
+        @property
+        def unit(self) -> Protected:
+            """Whose data is protected."""
+
+        @property
+        def delta(self) -> float | None:
+            """The delta of the promise; None where there is none."""
+
+    @property
+    def colluders(self) -> int:
+        """How many sites may pool what they know with the coordinator before the promise breaks."""
+        return 0
+
+    @property
+    def drops_sites(self) -> bool:
+        """Whether a run goes on without a site that cannot pay for a round."""
+        return getattr(self, "on_exhausted", "stop") == "drop_site"
+
+    def problems(self, *, records: int | None = None) -> list[str]:
+        """What is wrong beyond the range of single fields, `privacy.field=value: why and way out`.
+
+        `records` are those of the smallest site, where it is known.
+        """
+        return []
+
+    def conflicts(self, terms: StudyTerms) -> list[str]:
+        """What is wrong together with the rest of the config."""
+        return []
+
+    def clips_with(self, engine: str) -> str | None:
+        """What clips the gradients of single records; None where nothing does."""
+        return None
+
+    def plan(
+        self,
+        *,
+        sample_rate: float,
+        steps_per_round: int,
+        rounds: int,
+        population: Population | None,
+    ) -> Plan | None:
+        """What is done in every round and what it costs; None where nothing is promised.
+
+        Raises:
+            ConfigError: the epsilon cannot be met.
+        """
+        raise NotImplementedError
+
+    def measured(self, noise_multiplier: float | None) -> Mechanism:
+        """The same protection of a single update with so much noise, for an attack on it."""
+        return self
+
+
+class Private(Mechanism):
+    """Settings that promise an epsilon: either asked for, or what `noise_multiplier` gives."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def epsilon(self) -> float | None:
+            """The budget of the whole run."""
+
+        @property
+        def noise_multiplier(self) -> float | None:
+            """The noise over the sensitivity."""
+
+        @property
+        def delta(self) -> float:
+            """The delta of the promise."""
+
+    def problems(self, *, records: int | None = None) -> list[str]:
+        """Neither or both of epsilon and noise; a delta that lets single records be published."""
+        counted = records if self.unit == "record" else None
+        return [
+            *choice_problems(self.epsilon, self.noise_multiplier),
+            *delta_problems(self.delta, counted),
+        ]
+
+    def conflicts(self, terms: StudyTerms) -> list[str]:
+        """Ways around the accounting, which every kind of privacy rules out."""
+        found = []
+        if terms.scaling is not None:
+            found.append(
+                f"scenario.scaling.kind={terms.scaling}: is computed from records outside the "
+                "privacy accounting; give public ranges (scenario.scaling.kind=ranges), or choose "
+                "privacy=none"
+            )
+        if terms.pooled:
+            found.append(
+                "partition.pooled=true: one place has no ledger of the sites to pay from; it is a "
+                "reference without privacy. Choose privacy=none, or partition.pooled=false"
+            )
+        return found
+
+
+class Plan:
+    """What every party does in every round, and what it costs; all of it public.
+
+    A frozen dataclass, equal at both ends: its fields are part of what they compare by hash.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """Of the mechanism; reports find its sentences by it."""
+
+        @property
+        def unit(self) -> Unit:
+            """Whose data is protected."""
+
+        @property
+        def clip_norm(self) -> float:
+            """What one unit may move a sum by."""
+
+        @property
+        def noise_multiplier(self) -> float:
+            """All noise of a release over the sensitivity."""
+
+        @property
+        def noise_stddev(self) -> float:
+            """Standard deviation of the noise on a coordinate of the sum."""
+
+        @property
+        def delta(self) -> float:
+            """The delta of the promise."""
+
+        @property
+        def sample_rate(self) -> float:
+            """Chance with which a unit takes part in a step."""
+
+        @property
+        def steps_per_round(self) -> int:
+            """Noisy sums in a round."""
+
+        @property
+        def rounds(self) -> int:
+            """Of the whole run."""
+
+        @property
+        def round_event(self) -> Event:
+            """What one round costs a site, at most."""
+
+        @property
+        def total_event(self) -> Event:
+            """What the whole run costs a site that takes part in all rounds."""
+
+    @property
+    def accountant(self) -> str:
+        """What reports call the method behind `epsilon`."""
+        return ACCOUNTANT
+
+    @property
+    def cohort_known(self) -> bool:
+        """Whether the promise holds against those who know who took part in a round."""
+        return True
+
+    @property
+    def min_survivors(self) -> int:
+        """With fewer sites in the sum nothing may be released."""
+        return 0
+
+    @property
+    def needs_sum(self) -> bool:
+        """Whether the promise is nothing where single updates are seen."""
+        return False
+
+    @property
+    def trusts_coordinator(self) -> bool:
+        """Whether it may see updates, and does the stages itself where they come in clear."""
+        return False
+
+    @property
+    def epsilon(self) -> float:
+        """The epsilon of the whole run at `delta`, against those that the promise is for."""
+        return account(
+            [self.total_event], self.delta, unit=self.unit, cohort_known=self.cohort_known
+        )
+
+    # --- what is done -------------------------------------------------------------
+
+    def source(self, terms: StudyTerms) -> Source:
+        """What is done with the records of a site."""
+        return Trained()
+
+    def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
+        """What is done to an update on its way, the last first on the sum."""
+        return (Mean(),)
+
+    def round_norm(self, moved: float | None) -> float:
+        """The norm that a whole update is clipped to; `moved` is where the last round left it."""
+        return 0.0
+
+    # --- who takes part and who pays ------------------------------------------------
+
+    def cohort(self, sites: Sequence[str], noise: NoiseSource) -> list[str] | None:
+        """The sites of a round where secret coins choose them; None: the strategy's own choice."""
+        return None
+
+    def quorum(self, wanted: int, invited: int) -> int:
+        """The fewest sites for a round for which the strategy wants `wanted`."""
+        return max(wanted, self.min_survivors)
+
+    def payers(self, sites: Sequence[str], asked: Sequence[str]) -> Sequence[str]:
+        """Who is charged for a round: of the run's `sites`, those that were `asked` to train."""
+        return asked
+
+    def cost(self, survivors: int) -> Event:
+        """What a round cost whose sum holds the updates of `survivors` sites."""
+        return self.round_event
+
+    # --- in words -------------------------------------------------------------------
+
+    @property
+    def relation(self) -> str:
+        """Which data sets are neighbours."""
+        return (
+            f"add or remove {'one record' if self.unit == 'record' else 'all data of one client'}"
+        )
+
+    @property
+    def sampling(self) -> str:
+        """What of the sampling is counted on."""
+        return "full batch" if self.sample_rate == 1 else "Poisson, secret"
+
+
+def choice_problems(target: float | None, noise: float | None) -> list[str]:
+    """Of epsilon and noise multiplier exactly one is given."""
+    if target is None and noise is None:
+        return [
+            "privacy.epsilon: give either privacy.epsilon (the noise follows) or "
+            "privacy.noise_multiplier (the epsilon follows), or choose privacy=none"
+        ]
+    if target is not None and noise == 0:
+        return [
+            f"privacy.noise_multiplier={noise}: without noise no epsilon holds, and "
+            f"privacy.epsilon={target} is asked for. Leave out privacy.noise_multiplier"
+        ]
+    if target is not None and noise is not None:
+        return [
+            f"privacy.noise_multiplier={noise}: the noise follows from "
+            f"privacy.epsilon={target}. Leave out one of the two"
+        ]
+    return []
+
+
+def delta_problems(delta: float, records: int | None) -> list[str]:
+    """A delta must be above rounding, and below one over the `records` of the smallest site."""
+    if delta < SMALLEST_DELTA:
+        return [
+            f"privacy.delta={delta}: must be at least {SMALLEST_DELTA}, below it rounding rules"
+        ]
+    if records is not None and records > 0 and delta > 1 / records:
+        return [
+            f"privacy.delta={delta}: must be at most 1/{records} = {1 / records:.1e}, one over the "
+            "records of the smallest site; a larger one would allow some records to be published"
+        ]
+    return []
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """One error for all problems, if there are any.
+
+    Raises:
+        ConfigError: there are.
+    """
+    if problems:
+        raise ConfigError(problems)
+
+
+def required(noise_multiplier: Any) -> float:
+    """The target of a calibration.
+
+    Raises:
+        RuntimeError: neither it nor the noise was given, and nobody refused that.
+    """
+    if noise_multiplier is None:
+        raise RuntimeError("a config without epsilon and noise_multiplier was not refused")
+    return float(noise_multiplier)
