@@ -16,9 +16,10 @@ from typing import Literal
 import numpy as np
 import pyarrow.compute as pc
 
+from fedlearn.core.errors import DataError
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
-from fedlearn.data.tables.table import Table
+from fedlearn.data.tables.table import Table, read_content
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
 _MEANS_ELSE = {"true", "false", "null", "nan", "inf"}
@@ -51,12 +52,12 @@ class Writing:
 def encoding_of(path: Path) -> str:
     """`utf-8`, or the encoding that a file which is none is probably in."""
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = read_content(path)
+    except DataError:
         return "utf-8"  # reading it says what is wrong
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    if b"\0" in content or content.startswith(b"\x1f\x8b"):
+    if b"\0" in content:
         return "utf-8"  # no text in any of these encodings; reading it says what it is
     for encoding in ("utf-8", "cp1252"):
         try:

@@ -13,7 +13,9 @@ Source: RFC 4180.
 from __future__ import annotations
 
 import csv
+import gzip
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -39,10 +41,10 @@ _FIRST = re.compile(r"[\r\n]*([^\r\n]+)")
 _BLOCK = 4096
 """Rows that are held as such, until they are in Arrow's columns."""
 
+_GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _SIGNATURES = {
     b"PK\x03\x04": "an Excel or zip file; save the sheet as CSV",
-    b"\x1f\x8b": "a gzip file; unpack it first",
     b"\xff\xfe": "UTF-16 text; set scenario.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text; set scenario.encoding=utf-16",
 }
@@ -144,6 +146,14 @@ def read_text(path: Path, encoding: str, factor: int = memory.TEXT_FACTOR) -> st
 
     `factor`: how many bytes of memory a byte of the file will take.
     """
+    text = _decode(path, read_content(path, factor), encoding)
+    if not text.strip():
+        raise DataError(f"{path}: is empty")
+    return text
+
+
+def read_content(path: Path, factor: int = memory.TEXT_FACTOR) -> bytes:
+    """The bytes of the file, unpacked where it is one of gzip; refused as by `read_text`."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name the file in it")
     try:
@@ -151,10 +161,13 @@ def read_text(path: Path, encoding: str, factor: int = memory.TEXT_FACTOR) -> st
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    text = _decode(path, content, encoding)
-    if not text.strip():
-        raise DataError(f"{path}: is empty")
-    return text
+    if not content.startswith(_GZIP):
+        return content
+    memory.require(path, int.from_bytes(content[-4:], "little") * factor)  # its size, says gzip
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be unpacked ({error})") from error
 
 
 def _decode(path: Path, content: bytes, encoding: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.tables.cells import encode
+from fedlearn.data.tables.guess import encoding_of
 from fedlearn.data.tables.table import (
     SEPARATORS,
     Table,
@@ -100,6 +102,17 @@ def test_table__reads_other_encodings_when_told(tmp_path: Path) -> None:
     assert rows_of(table) == [("1", "Müller")]
     with pytest.raises(ConfigError, match=r"scenario\.encoding=martian"):
         read_table(path, separator="comma", encoding="martian")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_table__is_read_out_of_gzip(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress("a,b\n1,Müller\n".encode(encoding)))
+    assert encoding_of(path) == encoding
+    assert rows_of(read_table(path, separator="comma", encoding=encoding)) == [("1", "Müller")]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        read_table(path, separator="comma")
 
 
 def test_table__that_is_a_folder_or_missing_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.pool import Pool
@@ -38,9 +40,12 @@ def read(config: OwnText) -> Pool:
     return load(config, np.random.default_rng(0), Path())
 
 
-def test_text__is_the_same_from_a_table_and_from_lines_of_json(tmp_path: Path) -> None:
+def test_text__is_the_same_from_a_table_from_parquet_and_from_lines_of_json(tmp_path: Path) -> None:
     one, two = read(table(tmp_path / "a.csv")), read(jsonl(tmp_path / "a.jsonl"))
     assert one.sha256 == two.sha256
+    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    three = replace(table(tmp_path / "a.csv"), path=str(tmp_path / "a.parquet"))
+    assert read(three).sha256 == one.sha256
     assert one.task.classes == ("l", "w")
     assert one.labels.tolist() == [1, 0] * 4
     assert one.natural_site is not None
