@@ -23,7 +23,7 @@ from clients.sitefile import Machine, SiteFile
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, PrivacyError
-from fedlearn.data.partition import Dirichlet, Files, Iid, Quantity
+from fedlearn.data.partition import Files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +68,8 @@ def owner_of(config: RunConfig, name: str) -> Owner:
 
 def _is_pooled(config: RunConfig) -> bool:
     """Whether one site holds what is everybody's; no ledger is charged, so without privacy only."""
-    match config.partition:
-        case Files():
-            return config.partition.pooled
-        case Iid(num_sites=1) | Dirichlet(num_sites=1) | Quantity(num_sites=1):
-            return config.privacy.unit == "none" and config.sites is not None
-        case _:
-            return False
+    plain = config.privacy.unit == "none" and config.sites is not None
+    return config.partition.in_one_place() and (config.partition.reads_site_files or plain)
 
 
 def _names(config: RunConfig) -> list[str]:

@@ -19,16 +19,11 @@ import numpy as np
 from clients.pooled_files import merged
 from clients.sitefile import SiteFile
 from fedlearn.config import KIND, RunConfig, decode, encode
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data import (
+    PARTITIONS,
     SCENARIOS,
-    Csv,
-    Fashion,
-    HuggingFace,
-    Images,
-    MedMnist,
-    OwnText,
     Partition,
     Pool,
     Records,
@@ -38,7 +33,7 @@ from fedlearn.data import (
     load_pool,
 )
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.data.partition import PARTITIONS, Files, Natural, assign
+from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Indices, taken
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
@@ -128,7 +123,7 @@ class Choice:
             partition=config.partition,
             seed=config.seed,
             fairness=config.fairness,
-            files=str(config.sites) if isinstance(config.partition, Files) else "",
+            files=str(config.sites) if config.partition.reads_site_files else "",
         )
 
     @classmethod
@@ -137,7 +132,7 @@ class Choice:
         path = str(getattr(site.data, "path", ""))
         version = Path(path).stat().st_mtime_ns if path and Path(path).exists() else 0
         return cls(
-            scenario=agreed(site.data, config.scenario) if config else site.data,
+            scenario=site.data.agreed(config.scenario) if config else site.data,
             partition=Natural(),
             seed=0,
             fairness=config.fairness if config else SiteFairness(),
@@ -183,59 +178,11 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
 
 def _of_file(choice: Choice, site: SiteFile) -> tuple[Pool, Schema]:
     """What a deployed site of this file would have, before anything is dealt out."""
-    scenario = agreed(site.data, choice.scenario)
+    scenario = site.data.agreed(choice.scenario)
     mine = replace(choice, scenario=scenario, partition=Natural(), seed=0, only=site.name, files="")
     pool, sites = read(mine)
     rows = _own_rows(pool, site.name)
     return taken(pool, rows), sites[site.name].schema
-
-
-def agreed(own: Scenario, of_run: Scenario) -> Scenario:
-    """Where a site's records are, by its own file; what numbers they become, as the run says.
-
-    Sites that scaled the same column differently would train a model that fits none
-    of them. Where the run's data is of another kind, the site's file decides alone.
-
-    Raises:
-        ConfigError: a record is not the same here as in the run, which promises privacy to it.
-    """
-    match own, of_run:
-        case Csv(), Csv():
-            if own.record != of_run.record:
-                raise ConfigError([_another_record(own, of_run)])
-            return replace(
-                own,
-                scaling=of_run.scaling,
-                gaps=own.gaps if of_run.gaps is None else of_run.gaps,
-                classes=of_run.classes or own.classes,
-                numeric=of_run.numeric or own.numeric,
-                categories={**own.categories, **of_run.categories},
-                steps=of_run.steps,
-                keep=of_run.keep,
-            )
-        case Images(), Images():
-            return replace(of_run, path=own.path, sites=own.sites, test_fraction=own.test_fraction)
-        case MedMnist(), MedMnist():
-            return replace(of_run, path=own.path)
-        case Fashion(), Fashion():
-            return replace(of_run, path=own.path)
-        case ((OwnText() | HuggingFace()), (OwnText() | HuggingFace())):
-            classes = of_run.classes or own.classes
-            return replace(own, tokenizer=of_run.tokenizer, classes=classes)
-        case _ if type(own) is type(of_run) and not isinstance(own, Csv):
-            return of_run  # a known set, which has no place of its own
-        case _:
-            return own
-
-
-def _another_record(own: Csv, of_run: Csv) -> str:
-    def name(scenario: Csv) -> str:
-        return f"all rows of one {scenario.record!r}" if scenario.record else "a row"
-
-    return (
-        f"data.record={own.record}: in this site's file one record is {name(own)}, in the run "
-        f"{name(of_run)}; privacy is promised to one record, so both must be the same"
-    )
 
 
 def _own_rows(pool: Pool, name: str) -> Indices:

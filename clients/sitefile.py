@@ -33,7 +33,7 @@ from fedlearn.core.settings import Count, Name, config
 from fedlearn.crypto.certificate_files import tls_path
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
-from fedlearn.data import SCENARIOS, Csv, Scenario, under
+from fedlearn.data import SCENARIOS, Scenario
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.training.device import Device, device_of
 
@@ -101,7 +101,7 @@ def load(path: Path) -> SiteFile:
     folder = path.absolute().parent
     return SiteFile(
         name=rest.name,
-        data=under(data, folder),
+        data=data.under(folder),
         keys=folder / rest.keys,
         roster=folder / rest.roster,
         ledger=folder / rest.ledger,
@@ -122,8 +122,7 @@ def problems(site: SiteFile) -> list[str]:
         device_of(site.machine.device or "auto", "machine.device")
     except ConfigError as error:
         found += error.problems
-    if isinstance(site.data, Csv) and not Path(site.data.path).is_file():
-        found.append(f"data.path={site.data.path}: there is no such file")
+    found += [f"data.{line}" for line in site.data.absent()]
     return found
 
 

@@ -28,7 +28,7 @@ from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, vector_digest
-from fedlearn.data import SCENARIOS, Csv, HuggingFace, OwnText, Scenario
+from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.unlabelled import (
     Unlabelled,
@@ -38,10 +38,9 @@ from fedlearn.data.unlabelled import (
     read_texts,
     roles_of,
     row_scenario,
-    text_scenario,
 )
 from fedlearn.models import MODELS, Finetune, Model
-from fedlearn.tasks import TableInput, Task, shape_of
+from fedlearn.tasks import TableInput, Task, TextInput, shape_of
 from fedlearn.training.local import predict
 
 SCHEMA: Final = "fedlearn/model/v1"
@@ -96,12 +95,10 @@ class Predictor:
         scenario, shape = self.file.scenario, self.file.task.input
         if path.suffix.lower() == ".npz":
             found = read_array(path, shape_of(shape))
-            whole = isinstance(scenario, OwnText | HuggingFace)
+            whole = isinstance(shape, TextInput)
             return replace(found, features=found.features.astype(np.int64 if whole else "f4"))
-        match scenario:
-            case OwnText() | HuggingFace():
-                texts = _written(text_scenario(scenario), path, written)
-                return read_texts(texts, default_cache(os.environ))
+        if (texts := scenario.as_texts()) is not None:
+            return read_texts(_written(texts, path, written), default_cache(os.environ))
         rows = row_scenario(scenario)
         if rows is None or not isinstance(shape, TableInput):
             raise ConfigError([_no_rows(path, shape_of(shape))])

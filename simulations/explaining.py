@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data import DATASETS, scaling_of
+from fedlearn.data import DATASETS
 from fedlearn.data.tables.scaling import reads_records, scale
 from fedlearn.data.tables.table import read_table
 from fedlearn.report.explanations import Explanations, Of, RecordExplained, write_explanations
@@ -188,7 +188,7 @@ def _array(path: Path, content: bytes) -> NDArray[Any]:
 
 def _table(run: AuditedRun, path: Path) -> NDArray[Any]:
     """Rows of a file whose columns have the names and the units of the scenario's numbers."""
-    shape, how = run.task.input, scaling_of(run.config.scenario)
+    shape, how = run.task.input, run.config.scenario.scales()
     plain = isinstance(shape, TableInput) and shape.names and not shape.cardinalities
     if not plain or how is None or reads_records(how):
         raise ConfigError(

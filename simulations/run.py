@@ -16,7 +16,6 @@ from clients.supernode.run_lock import claimed
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine, RayEngine
-from fedlearn.data import under
 from fedlearn.results.folder import RunFolder
 from server.app import make_app
 from server.enrol import enrol, join, plan_for
@@ -108,4 +107,4 @@ def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:
     config = replace(config, out=str(folder / config.out))
     if config.sites is not None:
         config = replace(config, sites=str(folder / config.sites))
-    return replace(config, scenario=under(config.scenario, folder))
+    return replace(config, scenario=config.scenario.under(folder))

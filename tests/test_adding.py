@@ -83,6 +83,72 @@ class Toy(Model):
         points="fedlearn.models",
         yaml={"kind": "toy", "width": 4},
     ),
+    Addition(
+        group="partition",
+        home="fedlearn/data",
+        name="EverySecond",
+        source='''
+from typing import Literal
+
+import numpy as np
+
+from fedlearn.core.settings import config
+from fedlearn.data.partition import Assignment, Partition
+from fedlearn.data.pool import Pool
+
+
+@config
+class EverySecond(Partition):
+    """Odd and even rows."""
+
+    kind: Literal["toy"] = "toy"
+    names: tuple[str, ...] = ("even", "odd")
+
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        return {name: np.arange(i, len(pool), 2) for i, name in enumerate(self.names)}
+''',
+        last="Files",
+        points="fedlearn.partitions",
+        yaml={"kind": "toy", "names": ["left", "right"]},
+    ),
+    Addition(
+        group="scenario",
+        home="fedlearn/data",
+        name="Coins",
+        source='''
+from typing import Literal
+
+import numpy as np
+
+from fedlearn.core.settings import Count, config
+from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
+from fedlearn.tasks import TableInput, Task
+
+
+@config
+class Coins(Scenario):
+    """Tosses that a number foretells."""
+
+    kind: Literal["toy"] = "toy"
+    tosses: Count = 20
+
+    def load(self, reading: Reading) -> Pool:
+        rng = reading.streams.get("coins")
+        numbers = rng.normal(size=(self.tosses, 1)).astype(np.float32)
+        return Pool(
+            name="coins",
+            task=Task(input=TableInput(numeric=1), classes=("heads", "tails")),
+            features=numbers,
+            labels=(numbers[:, 0] > 0).astype(np.int64),
+            is_train=np.arange(self.tosses) % 4 > 0,
+            natural_site=np.array(["here", "there", "afar"])[np.arange(self.tosses) % 3],
+        )
+''',
+        last="HuggingFace",
+        points="fedlearn.scenarios",
+        yaml={"kind": "toy", "tosses": 60},
+    ),
 ]
 
 

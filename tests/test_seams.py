@@ -37,19 +37,11 @@ SILENT = "silent default"
 # fmt: off
 OFFENDERS: dict[str, tuple[str, ...]] = {
     "clients/ledger/state.py": (SILENT,),
-    "clients/owner.py": ("partition", SILENT),
-    "clients/records.py": ("partition", "scenario", SILENT),
-    "clients/sitefile.py": ("scenario",),
-    "fedlearn/config/contradictions.py": ("partition",),
     "fedlearn/config/messages.py": (SILENT,),
-    "fedlearn/data/__init__.py": (SILENT,),
-    "fedlearn/data/unlabelled.py": (SILENT,),
-    "fedlearn/prediction.py": ("scenario",),
     "fedlearn/privacy/events.py": (SILENT,),
     "fedlearn/secagg/memory.py": (SILENT,),
     "fedlearn/secagg/server.py": (SILENT,),
     "simulations/attacks/measure.py": (SILENT,),
-    "simulations/sweeps/baselines.py": ("partition",),
 }
 # fmt: on
 

@@ -13,8 +13,6 @@ from fedlearn import models
 from fedlearn.audit import SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
-from fedlearn.data import scenario_problems
-from fedlearn.data.partition import Files
 from fedlearn.metrics.fairness import problems as fairness_problems
 from fedlearn.models.validate import dp_problems, record_problems
 from fedlearn.tasks import Task
@@ -28,10 +26,10 @@ if TYPE_CHECKING:
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
-    found = [*scenario_problems(config.scenario), *config.privacy.problems()]
+    found = [*config.scenario.problems(), *config.privacy.problems()]
     found += [*config.privacy.conflicts(terms_of(config)), *_device_problems(config)]
     found += fairness_problems(config.fairness)
-    if isinstance(config.partition, Files) and config.sites is None:
+    if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
     return [*found, *_audit_problems(config)]
 

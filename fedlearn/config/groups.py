@@ -12,8 +12,7 @@ from fedlearn.algorithms import ALGORITHMS
 from fedlearn.core import registry, yaml_file
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
-from fedlearn.data import SCENARIOS
-from fedlearn.data.partition import PARTITIONS
+from fedlearn.data import PARTITIONS, SCENARIOS
 from fedlearn.mechanisms import MECHANISMS
 from fedlearn.models import MODELS
 

@@ -25,8 +25,7 @@ from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Name, Natural, Positive, config, deferred
 from fedlearn.crypto.settings import Transport
-from fedlearn.data import SCENARIOS, Partition, Scenario
-from fedlearn.data.partition import PARTITIONS
+from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
 from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, derive
 from fedlearn.metrics.fairness import Fairness, SiteFairness
 from fedlearn.models import MODELS, Model

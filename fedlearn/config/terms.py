@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedlearn.data import scaling_of
 from fedlearn.data.tables.scaling import reads_records
 from fedlearn.mechanisms import StudyTerms
 from fedlearn.secagg.settings import sum_of
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def terms_of(config: RunConfig) -> StudyTerms:
     """The terms of a run."""
-    training, scaling = config.training, scaling_of(config.scenario)
+    training, scaling = config.training, config.scenario.scales()
     return StudyTerms(
         secagg=config.secagg.kind,
         summed=sum_of(config.secagg) is not None,
@@ -33,7 +32,7 @@ def terms_of(config: RunConfig) -> StudyTerms:
         precision=training.precision,
         repeats=tuple(_repeats(config)),
         scaling=scaling.kind if scaling and reads_records(scaling) else None,
-        pooled=getattr(config.partition, "pooled", False),
+        pooled=config.partition.reads_site_files and config.partition.in_one_place(),
     )
 
 
@@ -41,5 +40,5 @@ def _repeats(config: RunConfig) -> Iterator[str]:
     """The settings by which a layer is used several times in a pass."""
     if config.training.augmentations > 1:
         yield f"training.augmentations={config.training.augmentations}"
-    if getattr(config.model, "repeats_layers", False):
+    if config.model.repeats_layers:
         yield f"model={config.model.kind}"

@@ -11,36 +11,70 @@ law, as in the quantity skew of Li, Diao, Chen and He 2022.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal, assert_never
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.registry import Family
 from fedlearn.core.settings import Count, NonNegative, Positive, config
 from fedlearn.data.pool import Indices, Pool
 
 _ATTEMPTS = 100
 
 
+Assignment = dict[str, Indices]
+
+
+class Partition:
+    """A way to deal out records: a frozen dataclass of settings that derives from this.
+
+    Its class stands in `fedlearn.data.PARTITIONS`, or is an entry point `fedlearn.partitions`
+    of a package.
+    """
+
+    kind: str
+    """The name that a config chooses it by."""
+    reads_site_files: ClassVar[bool] = False
+    """Whether every site's records are those that its own file names."""
+    deals: ClassVar[bool] = True
+    """Whether sites are parts of one set of records, and not what institutions hold."""
+
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        """The rows of every site, as `fedlearn.data.partition.assign` says."""
+        raise NotImplementedError
+
+    def in_one_place(self) -> bool:
+        """Whether one site gets the records of all."""
+        return getattr(self, "num_sites", 0) == 1
+
+
 @config
-class Natural:
+class Natural(Partition):
     """The sites that the records come from."""
 
     kind: Literal["natural"] = "natural"
+    deals = False
+
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        """The rows under the name of each site."""
+        return natural_sites(pool)
 
 
 @config
-class Iid:
+class Iid(Partition):
     """Sites of equal size (to within one record), filled at random."""
 
     kind: Literal["iid"] = "iid"
     num_sites: Count = 10
 
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        """Equal shares, at random."""
+        return draw(self.num_sites, pool, lambda: by_size(np.ones(self.num_sites), len(pool), rng))
+
 
 @config
-class Dirichlet:
+class Dirichlet(Partition):
     """Label skew: of every class each site gets a share drawn from Dirichlet(alpha, ..., alpha).
 
     A small `alpha` gives sites of few classes; towards infinity it is `Iid`
@@ -51,9 +85,25 @@ class Dirichlet:
     num_sites: Count = 10
     alpha: Positive = 0.5
 
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        """Of every class, shares that are drawn."""
+        return draw(self.num_sites, pool, lambda: self._owners(pool, rng))
+
+    def _owners(self, pool: Pool, rng: np.random.Generator) -> NDArray[np.intp]:
+        if not np.isfinite(self.alpha):
+            raise ConfigError(
+                [f"partition.alpha={self.alpha}: must be finite; choose partition=iid"]
+            )
+        owner = np.empty(len(pool), dtype=np.intp)
+        for label in np.unique(pool.labels):
+            rows = np.flatnonzero(pool.labels == label)
+            shares = rng.dirichlet(np.full(self.num_sites, self.alpha))
+            owner[rows] = by_size(shares, len(rows), rng)
+        return owner
+
 
 @config
-class Quantity:
+class Quantity(Partition):
     """Size skew: site k of 1, 2, ... gets records in proportion to k^-exponent, at random.
 
     An `exponent` of 0 is `Iid`; of 1, the first of ten sites holds a third.
@@ -63,9 +113,14 @@ class Quantity:
     num_sites: Count = 10
     exponent: NonNegative = 1.0
 
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        """Falling shares, at random."""
+        falling = np.arange(1.0, self.num_sites + 1.0) ** -self.exponent
+        return draw(self.num_sites, pool, lambda: by_size(falling, len(pool), rng))
+
 
 @config
-class Files:
+class Files(Partition):
     """Every site's records are those that its own file names: `sites=FOLDER` holds the files.
 
     Of the scenario only what all sites share is used, as in a deployment. `pooled` puts the
@@ -76,23 +131,20 @@ class Files:
     kind: Literal["files"] = "files"
     pooled: bool = False
 
+    reads_site_files = True
+    deals = False
+
+    def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
+        """The rows of each file, or all in one place."""
+        return {POOLED: np.arange(len(pool))} if self.pooled else natural_sites(pool)
+
+    def in_one_place(self) -> bool:
+        """Where they are pooled."""
+        return self.pooled
+
 
 POOLED: Final = "all"
 """The one site of records that were put together from those of all."""
-
-Partition = Natural | Iid | Dirichlet | Quantity | Files
-
-PARTITIONS: Family[Partition] = Family(
-    "partition", "fedlearn.partitions", (Natural, Iid, Dirichlet, Quantity, Files)
-)
-
-
-def is_dealt(config: Partition) -> bool:
-    """Whether sites are parts of one set of records, and not what institutions hold."""
-    return not isinstance(config, Natural | Files)
-
-
-Assignment = dict[str, Indices]
 
 
 def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignment:
@@ -111,24 +163,11 @@ def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignmen
         ConfigError: `alpha` is infinite.
 
     """
-    match config:
-        case Files(pooled=True):
-            return {POOLED: np.arange(len(pool))}
-        case Natural() | Files():
-            return _natural(pool)
-        case Iid():
-            equal = np.ones(config.num_sites)
-            return _draw(config.num_sites, pool, lambda: _by_size(equal, len(pool), rng))
-        case Dirichlet():
-            return _draw(config.num_sites, pool, lambda: _by_label(config, pool, rng))
-        case Quantity():
-            falling = np.arange(1.0, config.num_sites + 1.0) ** -config.exponent
-            return _draw(config.num_sites, pool, lambda: _by_size(falling, len(pool), rng))
-        case _:
-            assert_never(config)
+    return config.assign(pool, rng)
 
 
-def _natural(pool: Pool) -> Assignment:
+def natural_sites(pool: Pool) -> Assignment:
+    """The rows under the name of each site; raises DataError where records have none."""
     if pool.natural_site is None:
         raise DataError(
             f"{pool.name}: its records come without sites; name the site column "
@@ -144,7 +183,7 @@ def _natural(pool: Pool) -> Assignment:
     return _by_owner([str(name) for name in names], owner)
 
 
-def _draw(num_sites: int, pool: Pool, owners: Callable[[], NDArray[np.intp]]) -> Assignment:
+def draw(num_sites: int, pool: Pool, owners: Callable[[], NDArray[np.intp]]) -> Assignment:
     """Draws an owner per row until every site can train."""
     width = max(3, len(str(num_sites - 1)))
     names = [f"site-{i:0{width}d}" for i in range(num_sites)]
@@ -160,23 +199,12 @@ def _draw(num_sites: int, pool: Pool, owners: Callable[[], NDArray[np.intp]]) ->
     )
 
 
-def _by_size(
+def by_size(
     shares: NDArray[np.float64], num_rows: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:
     """An owner per row, at random, with counts in proportion to `shares`."""
     owner = np.empty(num_rows, dtype=np.intp)
     owner[rng.permutation(num_rows)] = np.repeat(np.arange(len(shares)), _counts(shares, num_rows))
-    return owner
-
-
-def _by_label(config: Dirichlet, pool: Pool, rng: np.random.Generator) -> NDArray[np.intp]:
-    if not np.isfinite(config.alpha):
-        raise ConfigError([f"partition.alpha={config.alpha}: must be finite; choose partition=iid"])
-    owner = np.empty(len(pool), dtype=np.intp)
-    for label in np.unique(pool.labels):
-        rows = np.flatnonzero(pool.labels == label)
-        shares = rng.dirichlet(np.full(config.num_sites, config.alpha))
-        owner[rows] = _by_size(shares, len(rows), rng)
     return owner
 
 

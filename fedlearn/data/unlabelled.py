@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data import Csv, Heart, HuggingFace, OwnText, Scenario
+from fedlearn.data import Csv, OwnText, Scenario
 from fedlearn.data.tables import columns
 from fedlearn.data.tables.csv import codes_of, not_numbers, numbers_of, read_rows, scaled
 from fedlearn.data.tables.deidentify import deidentified
@@ -82,13 +82,6 @@ def read_array(path: Path, shape: tuple[int, ...]) -> Unlabelled:
 # --- texts ------------------------------------------------------------------------
 
 
-def text_scenario(scenario: OwnText | HuggingFace) -> OwnText:
-    """How files are written from which the run's texts can be made."""
-    if isinstance(scenario, OwnText):
-        return scenario
-    return OwnText(path="-", label="-", text=scenario.text, tokenizer=scenario.tokenizer)
-
-
 def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
     """The column `scenario.text` of a table or of JSON lines, as token ids.
 
@@ -124,14 +117,8 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
 
 def row_scenario(scenario: Scenario) -> Csv | None:
     """How rows are written from which the model's numbers can be made; None if by no file."""
-    match scenario:
-        case Csv() if not scenario.record and not scenario.deidentify.hash:
-            found = scenario
-        case Heart():
-            found = Csv(path="-", label="-", scaling=scenario.scaling)
-        case _:
-            return None
-    return None if reads_records(found.scaling) else found
+    found = scenario.as_rows()
+    return None if found is None or reads_records(found.scaling) else found
 
 
 def found_categories(config: Csv, names: Sequence[str]) -> dict[str, tuple[str, ...]]:

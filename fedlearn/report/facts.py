@@ -22,8 +22,7 @@ from fedlearn.config import RunConfig, load
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.settings import Transport
-from fedlearn.data import Tells, tells
-from fedlearn.data.partition import is_dealt
+from fedlearn.data.scenario import Tells
 from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
 from fedlearn.metrics.calibration import FEWEST
 from fedlearn.metrics.fairness import GroupFairness
@@ -80,7 +79,7 @@ class Setup:
     @property
     def tells(self) -> Tells:
         """What sites tell of their own records before the first round."""
-        return tells(self.config.scenario)
+        return self.config.scenario.tells
 
     @property
     def tells_magnitude(self) -> bool:
@@ -210,7 +209,7 @@ class Facts:
     @property
     def dealt(self) -> bool:
         """Whether sites are parts of one set of records."""
-        return is_dealt(self.config.partition)
+        return self.config.partition.deals
 
     @property
     def bounded(self) -> bool:

@@ -21,7 +21,6 @@ from dataclasses import replace
 
 from clients.records import simulated_sites
 from fedlearn.config import RunConfig, encode
-from fedlearn.data.partition import Files
 from fedlearn.report.comparison import Reference
 from simulations.sweeps.points import Point, compose_point
 
@@ -51,7 +50,7 @@ def _of(point: Point) -> Iterator[Point]:
     alone = _reference(point, "local_only", _GROUPS_OF_PLAIN, plain)
     for site in simulated_sites(alone.config):
         yield replace(alone, name=f"{alone.name},site={site}", site=site)
-    if isinstance(point.config.partition, Files):
+    if point.config.partition.reads_site_files:
         pooled = ["partition=files", "partition.pooled=true"]
     else:
         pooled = ["partition=iid", "partition.num_sites=1"]

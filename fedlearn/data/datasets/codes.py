@@ -21,6 +21,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.settings import Natural, Probability, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.texts.documents import Documents, held_out_groups, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 
@@ -31,7 +32,7 @@ _MEMBER = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
 
 
 @config
-class Codes:
+class Codes(Scenario):
     """ICD-10-CM phrases; whole categories are held out for the test.
 
     `split` is which draw of test categories it is: the same for every seed of a
@@ -39,9 +40,23 @@ class Codes:
     """
 
     kind: Literal["codes"] = "codes"
+    tells = "nothing"
+    dataset = Dataset(
+        name="codes",
+        records=SIZE,
+        sites=(),
+        classes=CLASSES,
+        licence=ARCHIVES["codes"].licence,
+        source="ICD-10-CM, US edition of April 2026: phrases and their chapters",
+        archive=ARCHIVES["codes"],
+    )
     test_fraction: Probability = 0.25
     split: Natural = 0
     tokenizer: Tokenizer = field(default_factory=lambda: Tokenizer(max_length=32))
+
+    def load(self, reading: Reading) -> Pool:
+        """The 59,576 phrases, fetched when they are not in the cache; they know their category."""
+        return load(self, reading.cache)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.settings import Count, Natural, Probability, config
 from fedlearn.data.datasets.archives import ARCHIVES, fetch
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.texts.clauses import Clause, clauses
 from fedlearn.data.texts.documents import Documents, held_out_groups, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
@@ -56,7 +57,7 @@ _FORM = "fedlearn/clauses/v1"  # raise it when `fedlearn.data.texts.clauses` fin
 
 
 @config
-class Contracts:
+class Contracts(Scenario):
     """Clauses with their kind; `firms` share the small drafters, some of whom are for the test.
 
     `split` is which draw of test drafters, and of firms, it is: the same for
@@ -65,10 +66,24 @@ class Contracts:
     """
 
     kind: Literal["contracts"] = "contracts"
+    tells = "nothing"
+    dataset = Dataset(
+        name="contracts",
+        records=SIZE,
+        sites=SITES,
+        classes=CLASSES,
+        licence=ARCHIVES["contracts"].licence,
+        source="clauses of software agreements collected by ScanCode, by their headings",
+        archive=ARCHIVES["contracts"],
+    )
     firms: Count = _FIRMS
     test_fraction: Probability = 0.2
     split: Natural = 0
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+    def load(self, reading: Reading) -> Pool:
+        """The 3,041 clauses, fetched when they are not in the cache."""
+        return load(self, reading.cache)
 
 
 def load(config: Contracts, cache: Path) -> Pool:

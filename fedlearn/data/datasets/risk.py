@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.data.datasets import lending
+from fedlearn.data.datasets.archives import ARCHIVES
 from fedlearn.data.datasets.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.table import Table
 
@@ -103,11 +105,25 @@ CATEGORIES: Mapping[str, tuple[str, ...]] = {
 
 
 @config
-class Risk:
+class Risk(Scenario):
     """Borrowers of Give Me Some Credit; only the scaling is open."""
 
     kind: Literal["risk"] = "risk"
+    tells = "nothing"
+    dataset = Dataset(
+        name="risk",
+        records=RECORDS,
+        sites=(),
+        classes=lending.CLASSES,
+        licence=ARCHIVES["credit"].licence,
+        source="Give Me Some Credit (2011): borrowers, without a lender; sites by a partitioner",
+        archive=ARCHIVES["credit"],
+    )
     scaling: Scaling = field(default_factory=lambda: Ranges(columns=dict(RANGES)))
+
+    def load(self, reading: Reading) -> Pool:
+        """All borrowers, fetched when they are not in the cache."""
+        return load(self, reading.cache)
 
 
 def load(config: Risk, cache: Path) -> Pool:

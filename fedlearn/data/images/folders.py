@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from warnings import catch_warnings, simplefilter
@@ -30,6 +30,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Count, Name, Positive, Probability, config
 from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
 from fedlearn.tasks import ImageInput, Task
 
@@ -42,7 +43,7 @@ _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 @config
-class Images:
+class Images(Scenario):
     """Images in folders that are called as their classes."""
 
     kind: Literal["images"] = "images"
@@ -57,6 +58,17 @@ class Images:
     test_fraction: Probability = 0.25
     max_gigabytes: Positive = 4.0
     """Largest size of the images in memory, as float32."""
+
+    def load(self, reading: Reading) -> Pool:
+        """The images of the folder."""
+        return load(self, reading.streams.get("split"))
+
+    def agreed(self, of_run: Scenario) -> Scenario:
+        """The run's, of the site's own folder and share of test records."""
+        if not isinstance(of_run, Images):
+            return self
+        share = self.test_fraction
+        return replace(of_run, path=self.path, sites=self.sites, test_fraction=share)
 
 
 @dataclass(frozen=True)

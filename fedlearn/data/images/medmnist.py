@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from fedlearn.data.groups import sites_of_groups
 from fedlearn.data.images.medmnist_sets import SETS
 from fedlearn.data.images.pixels import as_records, check_memory, empty_classes, form_of
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.tasks import Task
 
 _MAX_CLASSES = 1000
@@ -33,7 +35,7 @@ _CHANNELS = (1, 3, 4)
 
 
 @config
-class MedMnist:
+class MedMnist(Scenario):
     """A set by `name`, or a file by `path`."""
 
     kind: Literal["medmnist"] = "medmnist"
@@ -50,6 +52,18 @@ class MedMnist:
     """What is tested on. Choose settings on `val`; neither is ever trained on."""
     max_gigabytes: Positive = 4.0
     """Largest size of the images in memory, as float32."""
+
+    def problems(self) -> Iterator[str]:
+        """What contradicts itself."""
+        return medmnist_problems(self)
+
+    def load(self, reading: Reading) -> Pool:
+        """The training records of the file, and those to test on."""
+        return load(self, reading.cache, reading.streams.get("groups"))
+
+    def agreed(self, of_run: Scenario) -> Scenario:
+        """The run's, of the site's own file."""
+        return replace(of_run, path=self.path) if isinstance(of_run, MedMnist) else self
 
 
 def medmnist_problems(config: MedMnist) -> Iterator[str]:

@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
 from fedlearn.data.tables import columns, scaling, series
 from fedlearn.data.tables.cells import Cells
@@ -36,6 +37,7 @@ from fedlearn.data.tables.csv_problems import (
     feature_problems,
     label_problems,
     range_problems,
+    settings_problems,
     site_problems,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
@@ -52,7 +54,7 @@ from fedlearn.tasks import TableInput, Task
 
 
 @config
-class Csv:
+class Csv(Scenario):
     """A table, CSV or Parquet; every column but label, site, record, time and `drop` is a feature.
 
     `numeric` and `categories` override what a column is taken for; a value
@@ -63,6 +65,7 @@ class Csv:
     """
 
     kind: Literal["csv"] = "csv"
+    tells = "columns"
     path: Name
     label: Name
     site: str = ""
@@ -91,11 +94,57 @@ class Csv:
     test_fraction: Probability = 0.25
     scaling: Scaling = field(default_factory=Ranges)
 
-    def under(self, folder: Path) -> Csv:
+    def under(self, folder: Path) -> Self:
         """The same with absolute paths: relative ones are in `folder`."""
         key = self.deidentify.key and str(folder / self.deidentify.key)
         hidden = replace(self.deidentify, key=key)
         return replace(self, path=str(folder / self.path), deidentify=hidden)
+
+    def problems(self) -> Iterator[str]:
+        """What contradicts itself."""
+        return settings_problems(self)
+
+    def absent(self) -> Iterator[str]:
+        """The table, where there is none."""
+        if not Path(self.path).is_file():
+            yield f"path={self.path}: there is no such file"
+
+    def load(self, reading: Reading) -> Pool:
+        """The records of the table that have a label."""
+        return load(self, reading.streams.get("split"), reading.group_by)
+
+    def agreed(self, of_run: Scenario) -> Scenario:
+        """The site's own, with the run's numbers, categories and classes."""
+        if not isinstance(of_run, Csv):
+            return self
+        if self.record != of_run.record:
+            raise ConfigError([_another_record(self, of_run)])
+        return replace(
+            self,
+            scaling=of_run.scaling,
+            gaps=self.gaps if of_run.gaps is None else of_run.gaps,
+            classes=of_run.classes or self.classes,
+            numeric=of_run.numeric or self.numeric,
+            categories={**self.categories, **of_run.categories},
+            steps=of_run.steps,
+            keep=of_run.keep,
+        )
+
+    def one_record(self) -> str:
+        """All rows of one value of the column `record`, where one is named."""
+        return f"all rows of one {self.record!r}" if self.record else ""
+
+    def as_rows(self) -> Csv | None:
+        """As the run's own; not by what a site keeps to itself, or by rows over time."""
+        return None if self.record or self.deidentify.hash else self
+
+
+def _another_record(own: Csv, of_run: Csv) -> str:
+    one, other = (scenario.one_record() or "a row" for scenario in (own, of_run))
+    return (
+        f"data.record={own.record}: in this site's file one record is {one}, in the run {other}; "
+        "privacy is promised to one record, so both must be the same"
+    )
 
 
 def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
@@ -33,8 +34,29 @@ Objects = list[tuple[int, dict[str, Any]]]
 """The objects of a file, each with its line."""
 
 
+class OwnTexts(Scenario):
+    """Texts of one's own with a class each, wherever they are; messages name `path`."""
+
+    path: str
+    text: str
+    label: str
+    site: str
+    classes: tuple[str, ...]
+    max_classes: int
+    test_fraction: float
+    tokenizer: Tokenizer
+
+    def agreed(self, of_run: Scenario) -> Scenario:
+        """The site's own, with the tokens and the classes of the run."""
+        if not isinstance(of_run, OwnTexts):
+            return self
+        shared: dict[str, Any] = {"tokenizer": of_run.tokenizer}
+        shared["classes"] = of_run.classes or self.classes
+        return replace(self, **shared)  # type: ignore[type-var]
+
+
 @config
-class OwnText:
+class OwnText(OwnTexts):
     """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header.
 
     `text`, `label` and `site` are columns (keys); a record without a text or a
@@ -54,37 +76,13 @@ class OwnText:
     test_fraction: Probability = 0.25
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
+    def load(self, reading: Reading) -> Pool:
+        """The records of the file that have a text and a label."""
+        return load(self, reading.streams.get("split"), reading.cache)
 
-class Texts(Protocol):
-    """What every scenario of one's own texts settles, wherever its records are."""
-
-    @property
-    def path(self) -> str:
-        """The file or folder; messages name it."""
-
-    @property
-    def text(self) -> str:
-        """The column (or key) of the text."""
-
-    @property
-    def label(self) -> str:
-        """The column of the label."""
-
-    @property
-    def site(self) -> str:
-        """The column that names a record's site; empty: none."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes, if they are not to be found."""
-
-    @property
-    def max_classes(self) -> int:
-        """More are refused."""
-
-    @property
-    def test_fraction(self) -> float:
-        """The share of records that is tested on."""
+    def as_texts(self) -> OwnText:
+        """As the run's own."""
+        return self
 
 
 def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
@@ -108,7 +106,7 @@ def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
 
 
 def documents(
-    table: Table, config: Texts, rng: np.random.Generator, is_train: Flags | None = None
+    table: Table, config: OwnTexts, rng: np.random.Generator, is_train: Flags | None = None
 ) -> Documents:
     """The rows that can be learned from, split into training and test unless `is_train` says how.
 
@@ -212,7 +210,7 @@ def cell(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def check_names(config: Texts, header: Sequence[str], where: str) -> None:
+def check_names(config: OwnTexts, header: Sequence[str], where: str) -> None:
     """Refuse columns that `where` has not, and one that is named in two roles.
 
     Raises:
@@ -234,7 +232,7 @@ def check_names(config: Texts, header: Sequence[str], where: str) -> None:
         raise ConfigError(problems)
 
 
-def _label_problems(kept: Table, config: Texts) -> Iterator[str]:
+def _label_problems(kept: Table, config: OwnTexts) -> Iterator[str]:
     where, given, labels = config.path, config.classes, kept.column(config.label)
     sizes = Counter(labels)
     if not sizes:
@@ -258,14 +256,14 @@ def _label_problems(kept: Table, config: Texts) -> Iterator[str]:
                 )
 
 
-def _site_problems(kept: Table, config: Texts) -> Iterator[str]:
+def _site_problems(kept: Table, config: OwnTexts) -> Iterator[str]:
     sites = kept.cells(config.site) if config.site else None
     if sites is not None and len(absent := sites.rows(sites.among(("",)))):
         places = kept.places(absent)
         yield f"{config.path}: {places}: no site; fill it in or leave the records out"
 
 
-def _notes(table: Table, usable: Flags, kept: Table, config: Texts) -> Iterator[str]:
+def _notes(table: Table, usable: Flags, kept: Table, config: OwnTexts) -> Iterator[str]:
     if not usable.all():
         left_out = table.places(np.flatnonzero(~usable))
         yield f"{config.path}: {left_out}: no text or no label, left out"

@@ -21,15 +21,16 @@ from fedlearn.core.errors import DataError
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.documents import pool_of
-from fedlearn.data.texts.files import cell, check_names, documents
+from fedlearn.data.texts.files import OwnText, OwnTexts, cell, check_names, documents
 from fedlearn.data.texts.tokens import Tokenizer
 
 
 @config
-class HuggingFace:
+class HuggingFace(OwnTexts):
     """Texts in a saved data set; with a `test` split that is the test, else a part is drawn."""
 
     kind: Literal["huggingface"] = "huggingface"
@@ -42,6 +43,14 @@ class HuggingFace:
     max_classes: Count = 50
     test_fraction: Probability = 0.25
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+    def load(self, reading: Reading) -> Pool:
+        """The records that have a text and a label."""
+        return load(self, reading.streams.get("split"), reading.cache)
+
+    def as_texts(self) -> OwnText:
+        """Tables or lines with a column of the same name."""
+        return OwnText(path="-", label="-", text=self.text, tokenizer=self.tokenizer)
 
 
 def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:

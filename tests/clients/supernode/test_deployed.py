@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from clients import records, sitefile
+from clients import sitefile
 from clients.owner import deployed_owner
 from clients.site import open_site
 from clients.sitefile import Machine
@@ -143,7 +143,7 @@ def test_agreed__numbers_are_the_runs_and_places_the_sites() -> None:
         path="none", label="y", numeric=("age",), categories={"b": ("u", "v")},
         scaling=Ranges(columns={"age": (0.0, 99.0)}),
     )  # fmt: skip
-    found = records.agreed(own, of_run)
+    found = own.agreed(of_run)
     assert isinstance(found, Csv)
     assert (found.path, found.label, found.separator) == ("mine.csv", "ill", "semicolon")
     assert (found.scaling, found.numeric) == (of_run.scaling, ("age",))
@@ -153,12 +153,12 @@ def test_agreed__numbers_are_the_runs_and_places_the_sites() -> None:
 def test_agreed__a_record_is_the_same_at_a_site_and_in_the_promise() -> None:
     of_run = Csv(path="none", label="y", record="patient", time="hour")
     mine = Csv(path="mine.csv", label="y", record="patient", time="at")
-    found = records.agreed(mine, of_run)
+    found = mine.agreed(of_run)
     assert isinstance(found, Csv)
     assert (found.record, found.time) == ("patient", "at")
     for other in ("visit", ""):
         with pytest.raises(ConfigError, match="privacy is promised to one record"):
-            records.agreed(replace(mine, record=other), of_run)
+            replace(mine, record=other).agreed(of_run)
 
 
 def test_machine__bounds_the_batch_and_no_promise(world: World) -> None:

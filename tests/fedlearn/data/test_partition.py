@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.data import PARTITIONS
 from fedlearn.data.partition import (
     Assignment,
     Dirichlet,
@@ -23,7 +23,7 @@ from fedlearn.data.partition import (
 from fedlearn.data.pool import Pool
 
 Make = Callable[..., Pool]
-KINDS: tuple[type[Partition], ...] = get_args(Partition)
+KINDS: tuple[type[Partition], ...] = PARTITIONS.own
 ARTIFICIAL = [kind for kind in KINDS if kind not in (Natural, Files)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 every_artificial = pytest.mark.parametrize("kind", ARTIFICIAL, ids=lambda kind: kind.kind)

@@ -11,7 +11,6 @@ import pytest
 
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data import scenario_problems
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.csv import Csv, load
@@ -128,7 +127,7 @@ def test_csv__refuses_half_a_long_form(tmp_path: Path) -> None:
         compose([*base, "scenario.record=patient_id"])
     with pytest.raises(ConfigError, match=r"scenario\.record: name the column"):
         compose([*base, "scenario.time=hour"])
-    (found,) = scenario_problems(config(tmp_path, scaling=StandardisePerSite()))
+    (found,) = config(tmp_path, scaling=StandardisePerSite()).problems()
     assert found.startswith("scenario.scaling.kind=standardise_per_site: is for one row a record")
     with pytest.raises(ConfigError, match=r"scenario\.record=died: is another role's column"):
         read(tmp_path, record="died")

@@ -1,0 +1,115 @@
+"""What a scenario is to the rest of the house: settings that can be read as records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from fedlearn.core.rng import Streams
+from fedlearn.data.datasets.archives import Archive
+from fedlearn.data.pool import Pool
+from fedlearn.data.tables.scaling import Scaling
+
+if TYPE_CHECKING:
+    from fedlearn.data.tables.csv import Csv
+    from fedlearn.data.texts.files import OwnText
+
+
+Tells = Literal["nothing", "columns", "names"]
+"""Nothing that is not public; the form of every column; or that of a record, and classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a scenario is read with: `cache` is the folder that archives are kept in.
+
+    `group_by` names the attribute that test records will be grouped by, if any; a
+    scenario that has few of them offers all.
+    """
+
+    streams: Streams
+    cache: Path
+    group_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One line of `fedlearn data list`: public data that a scenario can fetch by itself."""
+
+    name: str
+    records: int
+    sites: tuple[str, ...]
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    archive: Archive
+
+
+class Scenario:
+    """A kind of records: a frozen dataclass of settings that derives from this, in one file.
+
+    Its class stands in `fedlearn.data.SCENARIOS`, or is an entry point `fedlearn.scenarios`
+    of a package. A field `path` is where its records are, a field `scaling` how numbers of a
+    table are scaled.
+    """
+
+    kind: str
+    """The name that a config chooses it by."""
+    dataset: ClassVar[Dataset | None] = None
+    """What `fedlearn data list` says of it, where it is public and can be fetched."""
+    tells: ClassVar[Tells] = "names"
+    """What sites tell of their records before the first round, to agree on what is learned."""
+
+    def load(self, reading: Reading) -> Pool:
+        """All records.
+
+        Raises:
+            DataError: the data cannot be read, fetched or learned from.
+            ConfigError: the settings do not fit the data.
+        """
+        raise NotImplementedError
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the settings by themselves, as `dotted.path: reason` lines."""
+        return iter(())
+
+    def absent(self) -> Iterator[str]:
+        """What they name that is not on this machine, as `path=...: reason` lines."""
+        return iter(())
+
+    def scales(self) -> Scaling | None:
+        """How the numbers of a table are scaled; None where there is nothing to scale."""
+        found: Scaling | None = getattr(self, "scaling", None)
+        return found
+
+    def under(self, folder: Path) -> Self:
+        """The same with absolute paths: relative ones are in `folder`."""
+        path = getattr(self, "path", "")
+        changed: dict[str, Any] = {"path": str(folder / path)} if path else {}
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def agreed(self, of_run: Scenario) -> Scenario:
+        """Where a site's records are, by its own file; what they become, as the run says.
+
+        Sites that scaled the same column differently would train a model that fits none
+        of them. Where the run's data is of another kind, the site's file decides alone.
+
+        Raises:
+            ConfigError: a record is not the same here as in the run, which promises privacy
+                to it.
+        """
+        return of_run if type(self) is type(of_run) else self
+
+    def one_record(self) -> str:
+        """What one record is, where it is more than a row, an image or a text; else empty."""
+        return ""
+
+    def as_rows(self) -> Csv | None:
+        """How a file of rows is read from which its records can be made; None if by no file."""
+        return None
+
+    def as_texts(self) -> OwnText | None:
+        """How a file of texts is read from which its records can be made; None if by no file."""
+        return None
