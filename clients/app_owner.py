@@ -36,7 +36,7 @@ from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.core.settings import Name
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Roster
-from fedlearn.flower.owner import Expense
+from fedlearn.flower.apps.owner import Expense
 from fedlearn.privacy import Event, Unit
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.privacy.events import ClientGaussianEvent, DiscreteSumEvent, GaussianEvent

@@ -10,7 +10,6 @@ import hashlib
 from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
 
 from clients.site import Site
 from clients.supernode.deployed import SERVER, check_roster, deployed_site, identity_at
@@ -121,7 +120,7 @@ def roster_of(text: str) -> Roster:
 # --- the sealed channel -----------------------------------------------------------
 
 
-def sealing(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def sealing(message: Message, context: Context, call_next: private.AppFunction) -> Message:
     """A Flower mod: opens what arrives and seals what leaves, where the config says so.
 
     What does not open is answered with a refusal in clear that says nothing; the

@@ -1,19 +1,23 @@
 """Every name of Flower's that the project uses, and what users of Flower take from it.
 
-For apps that are written with Flower and not with us: `secure` for a ServerApp's grid,
-`protect` for a ClientApp, `Protection` for what both agree on, `spend` for what a training
-costs its records, `run_apps` to run both in one process. docs/flower.md shows them on an app.
-
-All else is how our own coordinator and sites talk, as Flower's records and with its public
-API alone: every function has an inverse, or checks what came from the other side. What
-Flower keeps to itself, and we need all the same, is in `fedlearn.flower.private`.
+- `fedlearn.flower.apps` is for apps that are written with Flower and not with us. Its names
+  are offered here as well: `secure`, `protect`, `Protection`, `spend`, `run_apps`.
+- All other names here are how our own coordinator and sites talk, as Flower's records and
+  with its public API alone: every function has an inverse, or checks what came from the
+  other side.
+- What Flower keeps to itself, and we need all the same, is in `fedlearn.flower.private`, and
+  for messages in transit in `fedlearn.flower.envelopes`.
 """
 
-from fedlearn.flower.grid import SecureGrid, secure
-from fedlearn.flower.local import run_apps
-from fedlearn.flower.mod import SiteMod, protect
-from fedlearn.flower.owner import spend
-from fedlearn.flower.protection import Protection
+from fedlearn.flower.apps import (
+    Protection,
+    SecureGrid,
+    SiteMod,
+    protect,
+    run_apps,
+    secure,
+    spend,
+)
 from fedlearn.flower.records import (
     arrays_of,
     config_record,

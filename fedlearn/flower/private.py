@@ -1,7 +1,8 @@
-"""The private names of flwr that we touch, each once: no other file may import one.
+"""The private names of flwr that our own apps, and apps of others, touch, each once.
 
-For flwr 1.41 and 1.42; `tests/fedlearn/test_flower_private.py` fails loudly when
-one of them changes.
+No other file imports one but those that carry messages: `fedlearn.flower.envelopes`, the
+site's `clients.supernode`, and the coordinator's `server.superlink`; a test sees to it. For
+flwr 1.41 and 1.42; `tests/fedlearn/flower/test_private.py` fails loudly when one changes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import ServerApp
@@ -24,6 +26,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 FlowerRun = Run
 """Flower's description of a run; only grids hand it around."""
+
+AppFunction = ClientAppCallable
+"""What a mod is wrapped around: a function of a ClientApp, from message and context to reply."""
 
 average_of_metrics = aggregate_metricrecords
 """What Flower's strategies do with metrics where their user says nothing."""

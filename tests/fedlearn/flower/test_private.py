@@ -5,10 +5,12 @@ A failure means that flwr has changed: mend `fedlearn/flower/private.py`, and no
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -22,6 +24,27 @@ CHANGED = "flwr has changed: mend fedlearn/flower/private.py"
 @pytest.fixture(autouse=True)
 def identity() -> None:
     private.new_run(run_id=1)
+
+
+PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+"""What Flower documents."""
+
+CARRIERS = ("fedlearn/flower/private.py", "fedlearn/flower/envelopes.py", "clients/supernode/",
+            "server/superlink/")  # fmt: skip
+"""Where private names may be: once for all, and where messages of a deployment are carried."""
+
+
+def test_private_names__are_where_they_are_looked_for_when_flower_changes() -> None:
+    root, found = Path(fedlearn.__file__).parents[1], list[str]()
+    for package in ("fedlearn", "clients", "server", "simulations"):
+        for path in sorted((root / package).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            modules = [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
+            private_ones = [m for m in modules if m.split(".")[0] == "flwr" and m not in PUBLIC]
+            if private_ones and not name.startswith(CARRIERS):
+                found.append(f"{name}: {', '.join(private_ones)}")
+    assert found == []
 
 
 def test_separate__gives_a_message_whose_records_are_its_own() -> None:

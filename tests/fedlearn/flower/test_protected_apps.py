@@ -28,11 +28,12 @@ from flwr.serverapp.strategy import (
 
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.ring import Ring, unpack
-from fedlearn.flower import Protection, mod, private, protect, secure
+from fedlearn.flower import Protection, private, protect, secure
+from fedlearn.flower.apps import mod
 from fedlearn.secagg.framing import decode
 from fedlearn.secagg.messages import Masked
 from fedlearn.secagg.server import ServerSession
-from tests.fedlearn.flower.apps import (
+from tests.fedlearn.flower.small_apps import (
     START,
     Seen,
     TappedGrid,

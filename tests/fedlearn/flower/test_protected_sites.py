@@ -19,12 +19,14 @@ from clients.ledger import ledger
 from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import new_identity, pin_roster, public_path, sign_roster
-from fedlearn.flower import Protection, grid, protect, read_refusal, sealing, secure, spend
-from fedlearn.flower.grid import SecureGrid
-from fedlearn.flower.mod import ProtectedSite, SiteMod
+from fedlearn.flower import Protection, protect, read_refusal, secure, spend
+from fedlearn.flower.apps import grid, sealing
+from fedlearn.flower.apps.grid import SecureGrid
+from fedlearn.flower.apps.mod import ProtectedSite, SiteMod
+from fedlearn.flower.apps.owner import owner_of
 from fedlearn.privacy.events import ClientGaussianEvent, GaussianEvent
 from fedlearn.secagg.server import ServerSession
-from tests.fedlearn.flower.apps import START, Seen, TappedGrid, make_client, record, run
+from tests.fedlearn.flower.small_apps import START, Seen, TappedGrid, make_client, record, run
 
 STEP = GaussianEvent(noise_multiplier=2.0, sample_rate=0.1, steps=10)
 
@@ -479,7 +481,5 @@ def test_greeting__tells_no_more_than_who_the_site_is_and_what_it_runs() -> None
     tapped = TappedGrid(make_client(protect()), 3)
     context = tapped.contexts[1000]
     mod = protect()
-    from fedlearn.flower.owner import owner_of
-
     told = json.loads(ProtectedSite(mod, context, owner_of(context, None)).greeting())
     assert set(told) == {"site", "public_key", "version", "code", "protection"}

@@ -16,8 +16,8 @@ from fedlearn.config import decode, encode
 from fedlearn.core.errors import UnauthenticatedError
 from fedlearn.crypto.codec import Reader, Writer
 from fedlearn.crypto.sealed import Channel
+from fedlearn.flower.apps.protection import Protection
 from fedlearn.flower.private import content_from_bytes, content_to_bytes
-from fedlearn.flower.protection import Protection
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes, read_small_bytes
 
 Step = Literal["ask", "advertise", "share", "mask", "agree", "unmask"]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
 
 from fedlearn import __version__
 from fedlearn.config import decode, encode
@@ -34,14 +33,14 @@ from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
-from fedlearn.flower import sealing
-from fedlearn.flower.owner import AppOwner, Expense, owner_of, spending
-from fedlearn.flower.private import error_reply, with_content
-from fedlearn.flower.protection import STANDARD, Protection
+from fedlearn.flower.apps import sealing
+from fedlearn.flower.apps.owner import AppOwner, Expense, owner_of, spending
+from fedlearn.flower.apps.protection import STANDARD, Protection
+from fedlearn.flower.apps.sealing import Sealed
+from fedlearn.flower.apps.sums import NOTHING, SERVER, GlobalModel, part_of_reply
+from fedlearn.flower.private import AppFunction, error_reply, with_content
 from fedlearn.flower.records import config_record, large_bytes
 from fedlearn.flower.replies import refusal_reply
-from fedlearn.flower.sealing import Sealed
-from fedlearn.flower.sums import NOTHING, SERVER, GlobalModel, part_of_reply
 from fedlearn.privacy import Event
 from fedlearn.rounds import Invitation, Refusal
 from fedlearn.secagg.client import ClientSession
@@ -109,7 +108,7 @@ class SiteMod:
     spends: Event | None
     purpose: str
 
-    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    def __call__(self, message: Message, context: Context, call_next: AppFunction) -> Message:
         """Answer one message."""
         step = sealing.read_clear(message.content)
         try:
@@ -193,7 +192,7 @@ class ProtectedSite:
 
     # --- Sealed -------------------------------------------------------------------
 
-    def answer_sealed(self, message: Message, call_next: ClientAppCallable) -> Message:
+    def answer_sealed(self, message: Message, call_next: AppFunction) -> Message:
         """Open a message, answer it, seal the answer.
 
         What does not open is answered in clear by a refusal that says nothing.
@@ -215,9 +214,7 @@ class ProtectedSite:
         self.context.state[_RUN] = joined  # an app may have replaced its state
         return Message(answer, reply_to=message)
 
-    def _answered(
-        self, message: Message, asked: Sealed, call_next: ClientAppCallable
-    ) -> RecordDict:
+    def _answered(self, message: Message, asked: Sealed, call_next: AppFunction) -> RecordDict:
         run_id = _secret(self._run["run-id"]).hex()
         expense = Expense(run_id=run_id, number=asked.round, purpose=self.mod.purpose)
         exchange = Exchange(self, message, asked, expense, call_next)
@@ -258,7 +255,7 @@ class Exchange:
     message: Message
     asked: Sealed
     expense: Expense
-    call_next: ClientAppCallable
+    call_next: AppFunction
     paid: bool = False
     refused: list[FedlearnError] = field(default_factory=list)
 

@@ -14,8 +14,8 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from numpy.typing import NDArray
 
 from fedlearn.flower import Protection, private, protect, secure
-from fedlearn.flower.mod import SiteMod
-from fedlearn.flower.protection import STANDARD
+from fedlearn.flower.apps.mod import SiteMod
+from fedlearn.flower.apps.protection import STANDARD
 from simulations.engines.local import InProcessGrid, make_contexts
 
 Arrays = Mapping[str, NDArray[Any]]

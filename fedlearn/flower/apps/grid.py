@@ -43,18 +43,10 @@ from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
-from fedlearn.flower import sealing
-from fedlearn.flower.mod import CONTRIBUTION, FORM
-from fedlearn.flower.private import (
-    FlowerRun,
-    average_of_metrics,
-    error_reply,
-    from_server,
-)
-from fedlearn.flower.protection import STANDARD, Protection
-from fedlearn.flower.records import config_in, read_large_bytes
-from fedlearn.flower.replies import read_refusal
-from fedlearn.flower.sums import (
+from fedlearn.flower.apps import sealing
+from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
+from fedlearn.flower.apps.protection import STANDARD, Protection
+from fedlearn.flower.apps.sums import (
     NOTHING,
     SERVER,
     GlobalModel,
@@ -63,6 +55,14 @@ from fedlearn.flower.sums import (
     cut_values,
     reply_of_total,
 )
+from fedlearn.flower.private import (
+    FlowerRun,
+    average_of_metrics,
+    error_reply,
+    from_server,
+)
+from fedlearn.flower.records import config_in, read_large_bytes
+from fedlearn.flower.replies import read_refusal
 from fedlearn.rounds import Invitation, Refusal
 from fedlearn.secagg.layout import LayoutEntry
 from fedlearn.secagg.server import ServerSession, plan_round

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.codec import Writer
-from fedlearn.flower.protection import LIMBS, Protection
+from fedlearn.flower.apps.protection import LIMBS, Protection
 from fedlearn.secagg.layout import LayoutEntry, SumLayout
 from fedlearn.stages import Total
 
