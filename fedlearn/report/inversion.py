@@ -10,11 +10,12 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ConfigDict, Field
 
 from fedlearn.core.errors import DataError
 from fedlearn.results.folder import write_json
@@ -22,6 +23,11 @@ from fedlearn.results.reading import parse, read_bytes
 
 SCHEMA: Final = "fedlearn/inversion/v1"
 FILE: Final = "inversion.json"
+
+_AS_IN_THE_FILE: Final = ConfigDict(
+    serialize_by_alias=True, extra="forbid", strict=True, allow_inf_nan=False
+)
+"""The schema calls an image a picture, and its names never change; as strict as all files are."""
 
 Seat = Literal["network", "members", "coordinator", "malicious"]
 
@@ -38,7 +44,8 @@ SEATS: Final[dict[Seat, str]] = {
 class Likeness:
     """An image and how near it comes to the original."""
 
-    picture: str
+    __pydantic_config__: ClassVar[ConfigDict] = _AS_IN_THE_FILE
+    image: Annotated[str, Field(alias="picture")]
     """`uint8[height, width, channels]` in base64."""
     psnr: float
     """Decibels, at most 100."""
@@ -94,9 +101,11 @@ class Protected:
 class Inversion:
     """The whole of `inversion.json`."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _AS_IN_THE_FILE
     schema: str = SCHEMA
     version: str
-    pictures: str
+    images: Annotated[str, Field(alias="pictures")]
+    """Which set they are of."""
     line_up: int
     """Images in the set."""
     height: int

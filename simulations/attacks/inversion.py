@@ -111,7 +111,7 @@ def demonstrate(settings: Settings, result: Result | None = None) -> Inversion:
             shown = [attacked(scene, way.within(here / way.name, scenario)) for way in planned]
     return Inversion(
         version=__version__,
-        pictures=scene.images.name,
+        images=scene.images.name,
         line_up=len(scene.images.values),
         height=height,
         width=width,
@@ -199,7 +199,7 @@ def _nearest(original: NDArray[np.float32], found: Candidates) -> tuple[float, N
 
 def _likeness(scene: Scene, image: NDArray[np.floating]) -> Likeness:
     return Likeness(
-        picture=to_text(image),
+        image=to_text(image),
         psnr=psnr(scene.original, image),
         ssim=ssim(scene.original, image),
         place=place(scene.original, image, scene.images.values),

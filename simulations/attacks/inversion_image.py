@@ -101,7 +101,7 @@ class _Page:
 
 def _draw_top(page: _Page, inversion: Inversion) -> None:
     left = _LABEL
-    original = Likeness(picture=inversion.original, psnr=100.0, ssim=1.0, place=1)
+    original = Likeness(image=inversion.original, psnr=100.0, ssim=1.0, place=1)
     _draw(page.axes(left, 0.1, _CELL), inversion, original)
     page.text(left, _CELL + 0.27, "what a site holds", size=8.5)
     left += _CELL + _GAP
@@ -115,7 +115,7 @@ def _draw_top(page: _Page, inversion: Inversion) -> None:
 def _explanation(inversion: Inversion) -> str:
     return (
         f"{inversion.sites} sites train for a round on {inversion.each} each\n"
-        f"({inversion.pictures}).\n"
+        f"({inversion.images}).\n"
         "Shown is the nearest to the original of all that an attack\n"
         f"has found. Recovered: the error is at most {inversion.tolerance:.1%} of the range.\n"
         "Alike: nearer than the average image, which needs no update.\n"
@@ -130,7 +130,7 @@ def _detail(way: Protected) -> str:
 
 
 def _draw(axes: Axes, inversion: Inversion, likeness: Likeness) -> None:
-    axes.imshow(pixels(inversion, likeness.picture), interpolation="nearest")
+    axes.imshow(pixels(inversion, likeness.image), interpolation="nearest")
     for spine in axes.spines.values():
         spine.set_color("#c3c9d1")
 

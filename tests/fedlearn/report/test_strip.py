@@ -36,7 +36,7 @@ def image(number: int, channels: int = 1) -> str:
 
 
 def likeness(number: int) -> Likeness:
-    return Likeness(picture=image(number), psnr=10.25 + number, ssim=number / 7, place=number)
+    return Likeness(image=image(number), psnr=10.25 + number, ssim=number / 7, place=number)
 
 
 def shown() -> Inversion:
@@ -51,7 +51,7 @@ def shown() -> Inversion:
         epsilon=2.5, delta=1e-5, noise_multiplier=3.25, views=views,
     )  # fmt: skip
     return Inversion(
-        version="0", pictures="random dots", line_up=321, height=8, width=9, channels=1, sites=5,
+        version="0", images="random dots", line_up=321, height=8, width=9, channels=1, sites=5,
         records=1, seed=0, recovered_at=30.0, original=image(100), average=likeness(5),
         ways=[way], seconds=1.0,
     )  # fmt: skip
@@ -111,7 +111,7 @@ def test_strip__has_the_pixels_of_every_view() -> None:
     (way,) = shown().ways
     assert len(way.views) == len(SEATS)
     for number, view in enumerate(way.views):
-        uri = shown().uri(view.best.picture)
+        uri = shown().uri(view.best.image)
         data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
         drawn = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         assert np.array_equal(drawn, pixels(shown(), image(number)))

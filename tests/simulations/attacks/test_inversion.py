@@ -100,7 +100,7 @@ def test_demonstration__gives_the_very_pixels_back(shown: Inversion) -> None:
     assert np.array_equal(pixels(shown, shown.original)[..., :1], original)
     for way, seat in (("in clear", "network"), ("sealed", "coordinator"), ("masked", "malicious")):
         best = views(shown, way)[seat].best
-        got = pixels(shown, best.picture)[..., :1]
+        got = pixels(shown, best.image)[..., :1]
         assert np.abs(got.astype(int) - original).max() <= 1, f"{way}: but for rounding to a byte"
         assert (best.place, round(best.ssim, 3)) == (1, 1.0)
 
