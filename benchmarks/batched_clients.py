@@ -27,6 +27,7 @@ from torch.nn import functional
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.models.initialise import initialise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.local import batches, train
 
@@ -90,7 +91,7 @@ def one_by_one(case: Case, clients: int) -> Callable[[], list[Vector]]:
         for client in range(clients):
             load_vector(model, start)
             rng = Streams(0).get("batches", client)
-            train(model, x[client], y[client], training, rng=rng)
+            train(model, x[client], y[client], training, loss=cross_entropy, rng=rng)
             found.append(to_vector(model))
         return found
 

@@ -28,6 +28,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.result import RoundResult
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import train
 from server.run import Silent
 from server.stop import Stop
@@ -96,7 +97,7 @@ class Bare:
         for name in sorted(self.sites):
             load_vector(self.model, self.vector)
             rng = self.streams.get("batches", name, number)
-            train(self.model, *self.data[name], self.config.training, rng=rng)
+            train(self.model, *self.data[name], self.config.training, loss=cross_entropy, rng=rng)
             weight += len(self.data[name][1])
             total += len(self.data[name][1]) * to_vector(self.model).astype(np.float64)
         self.vector = np.asarray(total / weight, np.float32)

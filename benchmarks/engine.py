@@ -29,6 +29,7 @@ from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.flower import private
 from fedlearn.models.initialise import initialise
 from fedlearn.rounds import RoundNote, TrainReply
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.allocator import keep_freed_memory
 from fedlearn.training.device import CPU, place
 from fedlearn.training.local import train
@@ -78,7 +79,7 @@ def train_client(
     """One client's round: the part that both sides have in common."""
     load_vector(model, vector)
     rng = Streams(0).get("batches", client, number)
-    train(model, *data, TRAINING, rng=rng)
+    train(model, *data, TRAINING, loss=cross_entropy, rng=rng)
     return to_vector(model)
 
 

@@ -34,6 +34,7 @@ from benchmarks.dp_models import CASES, Case
 from fedlearn.core.vector import Vector, to_vector
 from fedlearn.mechanisms import RecordPlan
 from fedlearn.privacy import SystemNoise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.device import place
 from fedlearn.training.local import train
 from fedlearn.training.private import train_private
@@ -151,9 +152,9 @@ def _work(
     def work() -> Vector:
         data = model, features, labels, config
         if way == "plain":
-            train(*data, rng=np.random.default_rng(0))
+            train(*data, loss=cross_entropy, rng=np.random.default_rng(0))
         else:
-            train_private(*data, plan, noise=SystemNoise())
+            train_private(*data, plan, loss=cross_entropy, noise=SystemNoise())
         return to_vector(model)
 
     return work

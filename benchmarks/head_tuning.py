@@ -32,8 +32,8 @@ from fedlearn.config import RunConfig, compose
 from fedlearn.core.rng import Streams
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.tasks import Task
 
 NOISE = {"none": 0.0, "own": math.sqrt(5), "shared": 1.1}
 """Noise over that of one curator, with five sites."""
@@ -119,13 +119,10 @@ def train(study: Study, inputs: Tensor, labels: Tensor, classes: int) -> Iterato
     yield from (weights, mean)
 
 
-def judge(weights: Tensor, inputs: Tensor, labels: Tensor) -> list[dict[str, float]]:
+def judge(task: Task, weights: Tensor, inputs: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """Metrics of every head."""
-    found = []
-    for head in weights:
-        probabilities = (inputs @ head.T).double().softmax(1).numpy()
-        found.append(metrics(evaluation_sums(probabilities, labels.numpy())))
-    return found
+    answers = (task.answers(inputs @ head.T).numpy() for head in weights)
+    return [task.score(one, labels.numpy()) for one in answers]
 
 
 def main() -> None:
@@ -143,8 +140,9 @@ def main() -> None:
     labels, is_train = torch.from_numpy(pool.labels), torch.from_numpy(pool.is_train)
     table = []
     for study in {"blood": BLOOD, "fashion": FASHION}[options.data]:
-        heads = train(study, inputs[is_train], labels[is_train], pool.task.num_classes)
-        last, mean = (judge(weights, inputs[~is_train], labels[~is_train]) for weights in heads)
+        heads = train(study, inputs[is_train], labels[is_train], pool.task.num_outputs)
+        test = inputs[~is_train], labels[~is_train]
+        last, mean = (judge(pool.task, weights, *test) for weights in heads)
         for setting, one, averaged in zip(study.settings(), last, mean, strict=True):
             row = {"noise": study.noise, "epsilon": study.epsilon, "clip_norm": setting[0],
                    "momentum": setting[1], "learning_rate": setting[2],

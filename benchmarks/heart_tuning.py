@@ -29,8 +29,8 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy import SystemNoise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
 
@@ -80,7 +80,7 @@ def fit(config: RunConfig, pool: Pool, fold: Fold) -> dict[str, float]:
         vector = mean(vectors, weights)
     load_vector(model, vector)
     features, labels = fold.validation
-    return metrics(evaluation_sums(predict(model, features, 1024), labels.numpy()))
+    return pool.task.score(predict(model, pool.task, features, 1024), labels.numpy())
 
 
 def train_site(
@@ -90,12 +90,12 @@ def train_site(
     plan = plan_of(config)
     if plan is None:
         rng = Streams(config.seed).get("batches", site, number)
-        train(model, *records, config.training, rng=rng)
+        train(model, *records, config.training, loss=cross_entropy, rng=rng)
         return float(len(records[1]))
     # Fewer records are trained on than in a run, so the public constant shrinks with them.
     constant = round(config.training.nominal_records * (FOLDS - 1) / FOLDS)
     training = replace(config.training, nominal_records=constant)
-    train_private(model, *records, training, plan, noise=SystemNoise())
+    train_private(model, *records, training, plan, loss=cross_entropy, noise=SystemNoise())
     return 1.0
 
 

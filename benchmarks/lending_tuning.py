@@ -32,8 +32,8 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy import SystemNoise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
 
@@ -98,7 +98,7 @@ def fit(config: RunConfig, pool: Pool, records: Tensors, held: Tensors) -> dict[
         vector, state = config.strategy.server(mean, state)
     load_vector(model, vector)
     features, labels = held
-    return metrics(evaluation_sums(predict(model, features, 1024), labels.numpy()))
+    return pool.task.score(predict(model, pool.task, features, 1024), labels.numpy())
 
 
 def train_all(config: RunConfig, model: torch.nn.Module, number: int, records: Tensors) -> None:
@@ -106,11 +106,11 @@ def train_all(config: RunConfig, model: torch.nn.Module, number: int, records: T
     plan = plan_of(config)
     if plan is None:
         rng = Streams(config.seed).get("batches", number)
-        train(model, *records, config.training, rng=rng)
+        train(model, *records, config.training, loss=cross_entropy, rng=rng)
         return
     # The divisor of the sum is a constant; here there are so many records in all.
     training = replace(config.training, nominal_records=len(records[1]))
-    train_private(model, *records, training, plan, noise=SystemNoise())
+    train_private(model, *records, training, plan, loss=cross_entropy, noise=SystemNoise())
 
 
 def measure(experiment: str, tried: str, budget: str, used: int = FOLDS) -> dict[str, float]:

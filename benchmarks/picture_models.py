@@ -25,8 +25,8 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy import SystemNoise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
 
@@ -53,8 +53,8 @@ def fit(config: RunConfig, pool: Pool, every: int) -> list[dict[str, float]]:
         vector = vector + velocity
         load_vector(model, vector)
         if number % every == 0 or number == config.rounds:
-            scores = predict(model, inputs[~is_train], 256)
-            found.append(metrics(evaluation_sums(scores, labels[~is_train].numpy())))
+            scores = predict(model, pool.task, inputs[~is_train], 256)
+            found.append(pool.task.score(scores, labels[~is_train].numpy()))
     return found
 
 
@@ -74,10 +74,10 @@ def _train_all(
     plan = plan_of(config)
     if plan is None:
         rng = Streams(config.seed).get("batches", number)
-        train(model, features, labels, config.training, rng=rng)
+        train(model, features, labels, config.training, loss=cross_entropy, rng=rng)
         return
     training = replace(config.training, nominal_records=len(labels))
-    train_private(model, features, labels, training, plan, noise=SystemNoise())
+    train_private(model, features, labels, training, plan, loss=cross_entropy, noise=SystemNoise())
 
 
 def main() -> None:

@@ -37,8 +37,8 @@ from fedlearn.core.rng import Streams
 from fedlearn.data import load_pool
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Iid
-from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.tasks import Task
 
 DELTA, HELD_OUT, MOMENTUM = 1e-5, 0.25, 0.9
 ROUNDS = {"none": (40, 80, 160), "8": (40, 60), "2": (40, 60)}
@@ -67,6 +67,7 @@ class Study:
     y: Tensor
     group: NDArray[Any] | None
     sites: int
+    task: Task
 
 
 def study_of(experiment: str) -> Study:
@@ -81,7 +82,8 @@ def study_of(experiment: str) -> Study:
     np.testing.assert_array_equal(pool.labels[pool.is_train], y)
     group = pool.attributes.get("category", pool.natural_site)
     x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    return Study(x=x, y=y, group=None if group is None else group[pool.is_train], sites=sites)
+    group = None if group is None else group[pool.is_train]
+    return Study(x=x, y=y, group=group, sites=sites, task=pool.task)
 
 
 def splits(study: Study, number: int) -> Iterator[Tensor]:
@@ -118,11 +120,11 @@ def train(x: Tensor, y: Tensor, classes: int, point: Settings, sites: int) -> Te
 
 def judge(study: Study, point: Settings, held_out: list[Tensor]) -> dict[str, float]:
     """Mean metrics over the splits."""
-    found, classes = [], int(study.y.max()) + 1
+    found, task = [], study.task
     for held in held_out:
-        head = train(study.x[~held], study.y[~held], classes, point, study.sites)
-        chances = (study.x[held] @ head).double().softmax(1).numpy()
-        found.append(metrics(evaluation_sums(chances, study.y[held].numpy())))
+        head = train(study.x[~held], study.y[~held], task.num_outputs, point, study.sites)
+        answers = task.answers(study.x[held] @ head).numpy()
+        found.append(task.score(answers, study.y[held].numpy()))
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
 
 

@@ -22,8 +22,8 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data import Pool, load_pool
 from fedlearn.mechanisms import RecordPlan
-from fedlearn.metrics.sums import evaluation_sums, metrics
 from fedlearn.privacy import SystemNoise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import predict
 from fedlearn.training.private import train_private
 from server.average import RunningMean
@@ -74,7 +74,9 @@ def _run(config: RunConfig) -> tuple[float, float, float]:
     mean = RunningMean(DECAY, np.zeros(len(to_vector(model))))
     started = time.perf_counter()
     for _ in range(config.rounds):
-        train_private(model, features, labels, training, plan, noise=SystemNoise())
+        train_private(
+            model, features, labels, training, plan, loss=cross_entropy, noise=SystemNoise()
+        )
         mean.take(to_vector(model))
     seconds = time.perf_counter() - started
     last = _tested(model, pool)
@@ -84,8 +86,8 @@ def _run(config: RunConfig) -> tuple[float, float, float]:
 
 def _tested(model: torch.nn.Module, pool: Pool) -> float:
     test = ~pool.is_train
-    scores = predict(model, torch.from_numpy(pool.features[test]), 256)
-    return metrics(evaluation_sums(scores, pool.labels[test]))["macro_f1"]
+    scores = predict(model, pool.task, torch.from_numpy(pool.features[test]), 256)
+    return pool.task.score(scores, pool.labels[test])["macro_f1"]
 
 
 def _in_words(values: list[float]) -> str:

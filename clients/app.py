@@ -23,17 +23,17 @@ from clients.secagg import client_of, secagg_step
 from clients.site import Site, name_of, open_site
 from clients.supernode.deployed import commitment, deployed_site
 from fedlearn import __version__, flower
-from fedlearn.agreement import counters_of, route_of
+from fedlearn.agreement import route_of
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.data.tables.schema import told
 from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
-from fedlearn.metrics.sums import EvaluationSums, evaluation_sums
+from fedlearn.metrics.sums import Sums
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
-from fedlearn.training.local import predict
+from fedlearn.training.local import grade
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
     return flower.hello_reply(
         Hello(
             site=site.name,
-            task=site.task,
+            task=site.task.form,
             data_sha256=_told_hash(context, site),
             train_records=len(site.data.train),
             test_records=len(site.data.test),
@@ -191,30 +191,27 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())
     site.load(request.model)
-    probabilities = predict(site.model, site.test_tensors[0], site.training.max_batch)
-    labels = site.data.test.labels
-    sums = evaluation_sums(probabilities, labels)
-    groups = _group_sums(site, probabilities, labels)
+    features, targets = site.test_tensors[0], site.data.test.labels
+    graded = grade(site.model, site.task, features, targets, site.training.max_batch)
+    sums, groups = site.task.sums(graded, targets), _group_sums(site, graded)
     if summing is None:
         return flower.evaluate_reply(_released(site, sums, groups))
     # Of a sum over sites every group is counted: how many it has is known after it is opened.
-    counters = tuple(count for one in (sums, *groups.values()) for count in counters_of(one))
+    counters = tuple(count for one in (sums, *groups.values()) for count in one.counters())
     mine = Update(values=np.zeros(0, np.float32), counters=counters)
     return summing.reply(message, mine, model_hash(request.model), ())
 
 
-def _group_sums(
-    site: Site, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
-) -> dict[str, EvaluationSums]:
+def _group_sums(site: Site, graded: NDArray[np.float64]) -> dict[str, Sums]:
     """The test sums of the groups of people that the run tells apart, if any."""
-    fairness = site.config.fairness
+    fairness, targets = site.config.fairness, site.data.test.labels
     if not isinstance(fairness, GroupFairness):
         return {}
     attribute = site.data.test_attributes[fairness.column]
-    return group_sums(fairness, attribute, probabilities, labels)
+    return group_sums(fairness, attribute, lambda who: site.task.sums(graded[who], targets[who]))
 
 
-def _released(site: Site, sums: EvaluationSums, groups: dict[str, EvaluationSums]) -> EvaluateReply:
+def _released(site: Site, sums: Sums, groups: dict[str, Sums]) -> EvaluateReply:
     """What leaves the site in clear: groups that are too small stay here."""
     fairness = site.config.fairness
     if not isinstance(fairness, GroupFairness):

@@ -38,13 +38,13 @@ class Coins:
     """The fate of a site's canaries; `numbers: int64[k]` are theirs among all of the run.
 
     Of mislabelled canaries `rows: int64[k]` are the training records that they
-    replace, and `labels: int64[k]` what they are said to be; empty for slots.
+    replace, and `labels: [k, ...]` what they are said to be; empty for slots.
     """
 
     numbers: Integers
     inside: NDArray[np.bool_]
     rows: Integers
-    labels: Integers
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +78,7 @@ def training_set(site: Site, run_id: str) -> TrainingSet:
             coins = _coins(site, run_id)
             left = torch.from_numpy(np.setdiff1d(np.arange(len(labels)), coins.rows))
             back = torch.from_numpy(coins.rows[coins.inside])
-            wrong = torch.from_numpy(coins.labels[coins.inside])
+            wrong = torch.from_numpy(coins.labels[coins.inside]).to(labels.dtype)
             return TrainingSet(
                 features=torch.cat([features[left], features[back]]),
                 labels=torch.cat([labels[left], wrong.to(labels.device)]),
@@ -138,7 +138,8 @@ def _tossed(path: Path) -> Coins:
 
 
 def _coins_in(head: dict[str, Any]) -> Coins:
-    numbers, rows, labels = (np.array(head[key], np.int64) for key in ("numbers", "rows", "labels"))
+    numbers, rows = (np.array(head[key], np.int64) for key in ("numbers", "rows"))
+    labels = np.array(head["labels"]) if head["labels"] else np.zeros(0, np.int64)
     inside = np.array(head["inside"], np.bool_)
     return Coins(numbers=numbers, inside=inside, rows=rows, labels=labels)
 
@@ -162,10 +163,9 @@ def _draw(site: Site) -> Coins:
     inside, nothing = noise.bernoulli(len(numbers), 0.5), np.zeros(0, np.int64)
     if isinstance(audit, SlotAudit):
         return Coins(numbers=numbers, inside=inside, rows=nothing, labels=nothing)
-    truth, classes = site.data.train.labels, site.task.num_classes
+    truth = site.data.train.labels
     rows = np.argsort(_words(noise, len(truth)), kind="stable")[: len(numbers)]
-    off = 1 + _words(noise, len(rows)) % np.uint64(classes - 1)
-    labels = (truth[rows] + off.astype(np.int64)) % classes
+    labels = site.task.mislabelled(truth[rows], _words(noise, len(rows)))
     return Coins(numbers=numbers, inside=inside, rows=rows, labels=labels)
 
 

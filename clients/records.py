@@ -37,7 +37,7 @@ from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Indices, taken
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
-from fedlearn.tasks import Task
+from fedlearn.tasks import CLASSIFICATION, TASKS, Task, TaskConfig
 
 
 def records_digest(records: Records) -> str:
@@ -108,6 +108,7 @@ class Choice:
     partition: Annotated[Partition, PARTITIONS]
     seed: int
     fairness: Annotated[Fairness, KIND]
+    task: Annotated[TaskConfig, TASKS]
     only: str = ""
     """The deployed site whose own records these are; empty in a simulation."""
     version: int = 0
@@ -123,6 +124,7 @@ class Choice:
             partition=config.partition,
             seed=config.seed,
             fairness=config.fairness,
+            task=config.task,
             files=str(config.sites) if config.partition.reads_site_files else "",
         )
 
@@ -136,6 +138,7 @@ class Choice:
             partition=Natural(),
             seed=0,
             fairness=config.fairness if config else SiteFairness(),
+            task=config.task if config else CLASSIFICATION,
             only=site.name,
             version=version,
         )
@@ -169,7 +172,7 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
         return pool, deal(pool, assign(choice.partition, pool, np.random.default_rng(0)))
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
-    pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by)
+    pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by, choice.task)
     if choice.only:
         return pool, deal(pool, {choice.only: _own_rows(pool, choice.only)}, all_sites=False)
     assignment = assign(choice.partition, pool, streams.get("partition"))

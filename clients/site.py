@@ -39,9 +39,8 @@ from fedlearn.models import MODELS
 from fedlearn.models.slots import attach
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
-from fedlearn.tasks import Input, Task
+from fedlearn.tasks import TASKS, Input, Loss, Task, TaskConfig, TaskForm
 from fedlearn.training.device import CPU, device_of, place
-from fedlearn.training.loss import class_weights
 from fedlearn.training.settings import Training
 
 __all__ = ["TEST_NOISE", "Site", "name_of", "open_site"]
@@ -76,18 +75,18 @@ class Site:
 
     @cached_property
     def train_tensors(self) -> tuple[Tensor, Tensor]:
-        """What `model` is trained on: inputs `[n, ...]` and labels `int64[n]`."""
+        """What `model` is trained on: inputs and targets `[n, ...]`."""
         return self._inputs(self.data.train)
 
     @cached_property
     def test_tensors(self) -> tuple[Tensor, Tensor]:
-        """What `model` is tested on: inputs `[n, ...]` and labels `int64[n]`."""
+        """What `model` is tested on: inputs and targets `[n, ...]`."""
         return self._inputs(self.data.test)
 
     @cached_property
-    def class_weights(self) -> Tensor | None:
-        """What the loss of each class is multiplied by."""
-        return class_weights(self.config.training, self.task.classes, self.device)
+    def loss(self) -> Loss:
+        """What is learned by: the loss of a record."""
+        return self.task.training_loss(self.config.training.class_weights, self.device)
 
     def load(self, vector: Vector) -> None:
         """Give `model` the weights of a request, on this site's device."""
@@ -209,14 +208,17 @@ def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, model
 @dataclass(frozen=True, kw_only=True)
 class _ModelChoice:
     model: Annotated[models.Model, MODELS]
-    task: Task
+    form: TaskForm
+    task: Annotated[TaskConfig, TASKS]
     seed: int
     finetune: models.Finetune
 
     @classmethod
     def of(cls, config: RunConfig, task: Task) -> _ModelChoice:
         part = config.training.trained_part
-        return cls(model=config.model, task=task, seed=config.seed, finetune=part)
+        return cls(
+            model=config.model, form=task.form, task=config.task, seed=config.seed, finetune=part
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +239,8 @@ class _Frozen:
 def _learner(choice_text: str, slots: int) -> models.Learner:
     # One model serves all sites of a process: a request overwrites all that is trained.
     choice = decode(_ModelChoice, choice_text)
-    weights = choice.model.weights(default_cache(os.environ))
-    learner = models.build(
-        choice.model, choice.task, Streams(choice.seed), choice.finetune, weights
-    )
+    weights, task = choice.model.weights(default_cache(os.environ)), choice.task.of(choice.form)
+    learner = models.build(choice.model, task, Streams(choice.seed), choice.finetune, weights)
     attach(learner.model, slots)
     return learner
 

@@ -81,8 +81,8 @@ class SumPolicy:
         sites = sites or len(self._roster().sites())
         if self.part == "train":
             return payload_of(self._form, self.settings, sites)
-        classes, fairness = self.site.task.num_classes, self.site.config.fairness
-        return evaluate_payload(self.settings, sites, classes, fairness)
+        layout, fairness = self.site.task.sum_layout, self.site.config.fairness
+        return evaluate_payload(self.settings, sites, layout, fairness)
 
     def _roster(self) -> Roster:
         return roster_of(str(joined_run(self.context, self.part)["roster"]))

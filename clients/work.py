@@ -161,7 +161,7 @@ class SiteRound:
             site.training,
             correct=self._correction(),
             rng=Streams(site.config.seed).get("batches", site.name, self.request.round),
-            weights=site.class_weights,
+            loss=site.loss,
             canaries=mine.slots,
         )
         return self._trained()
@@ -179,7 +179,7 @@ class SiteRound:
             plan,
             correct=self._correction(),
             noise=self.noise,
-            weights=site.class_weights,
+            loss=site.loss,
             canaries=mine.slots,
         )
         return self._trained()
@@ -196,7 +196,7 @@ class SiteRound:
             site.training,
             plan,
             noise=self.noise,
-            weights=site.class_weights,
+            loss=site.loss,
             canaries=mine.slots,
         )
         return self._finite(total)

@@ -18,7 +18,7 @@ from fedlearn.config import RunConfig, encode
 from fedlearn.config.terms import terms_of
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness
-from fedlearn.metrics.sums import EvaluationSums, score_bins
+from fedlearn.metrics.sums import SumLayout, Sums, length_of
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggSum
 from fedlearn.secagg.whole import AnyPayload, WholePayload
@@ -26,9 +26,6 @@ from fedlearn.stages import Difference, Form, Route, Stack, Stage
 
 Part = Literal["train", "evaluate"]
 """What of a round is summed: the sites' models, or their test metrics."""
-
-LOSS_UNIT = 2.0**-20
-"""A summed loss travels as a whole number of these, in nats."""
 
 
 def protocol_round(part: Part, number: int) -> int:
@@ -95,13 +92,14 @@ def rotation_context(config: RunConfig, number: int) -> bytes:
     return f"fedlearn/{config.experiment}/{config.seed}/{number}".encode()
 
 
-def evaluate_payload(settings: SecAggSum, sites: int, classes: int, fairness: Fairness) -> Payload:
+def evaluate_payload(
+    settings: SecAggSum, sites: int, layout: SumLayout, fairness: Fairness
+) -> Payload:
     """The form of a site's test sums: no values, and counters.
 
-    The counters are the count, the loss in `LOSS_UNIT`s, the confusion matrix
-    by rows, and the score histograms by rows; then the same for every group.
+    The counters are those of `Sums.counters`; then the same for every group.
     """
-    counters = (1 + len(groups_of(fairness))) * _counters(classes)
+    counters = (1 + len(groups_of(fairness))) * length_of(layout)
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=counters)
 
 
@@ -110,37 +108,15 @@ def groups_of(fairness: Fairness) -> tuple[str, ...]:
     return fairness.names if isinstance(fairness, GroupFairness) else ()
 
 
-def _counters(classes: int) -> int:
-    return 2 + classes * classes + 2 * score_bins(classes)
-
-
-def counters_of(sums: EvaluationSums) -> list[int]:
-    """Test sums as counters, in the order of `evaluate_payload`."""
-    tables = (sums.confusion.reshape(-1), sums.scores.reshape(-1))
-    return [sums.count, round(sums.loss / LOSS_UNIT), *np.concatenate(tables).tolist()]
-
-
-def sums_of(counters: NDArray[np.int64], classes: int) -> EvaluationSums:
-    """The inverse of `counters_of`, for one site or for a sum over sites."""
-    counters = counters[: _counters(classes)]
-    split = 2 + classes * classes
-    return EvaluationSums(
-        count=int(counters[0]),
-        loss=float(counters[1]) * LOSS_UNIT,
-        confusion=counters[2:split].reshape(classes, classes),
-        scores=counters[split:].reshape(2, -1),
+def sums_of(
+    counters: NDArray[np.int64], layout: SumLayout, fairness: Fairness
+) -> tuple[Sums, dict[str, Sums]]:
+    """The test sums that counters hold, of one site or of several: of all records, and by group."""
+    size = length_of(layout)
+    total, *parts = (
+        Sums.of_counters(layout, counters[at : at + size]) for at in range(0, len(counters), size)
     )
-
-
-def group_sums_of(
-    counters: NDArray[np.int64], classes: int, fairness: Fairness
-) -> dict[str, EvaluationSums]:
-    """What follows the sums of all records: those of every group."""
-    size = _counters(classes)
-    return {
-        name: sums_of(counters[i * size :], classes)
-        for i, name in enumerate(groups_of(fairness), start=1)
-    }
+    return total, dict(zip(groups_of(fairness), parts, strict=True))
 
 
 def plan_digest(
@@ -148,7 +124,7 @@ def plan_digest(
 ) -> bytes:
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
     digest = hashlib.sha256(b"fedlearn/agreement/v1\n" + part.encode() + b"\n" + payload.hash())
-    pieces = (plan, config.training, config.model)
+    pieces = (plan, config.training, config.model, config.task)
     for piece in (*pieces, config.fairness) if part == "evaluate" else pieces:
         digest.update(encode(piece).encode() + b"\n")
     return digest.digest()

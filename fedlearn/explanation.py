@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.models.tabular import widths
-from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput, shape_of
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput, shape_of
 
 Method = Literal["integrated_gradients", "grad_cam"]
 
@@ -45,10 +45,11 @@ _AT_A_TIME = 256
 class Explained:
     """What a model said of n records, and by what.
 
-    `scores: float64[n, classes]` are probabilities, `predicted: int64[n]` the most
-    probable class, for which `attributions: float64[n, ...]` speak: one for each
-    column, token, or pixel (`[n, height, width]`). `remainder: float64[n]` is what
-    integrated gradients left unexplained of the score; zero for Grad-CAM.
+    `scores: float64[n, outputs]` are its answers (of a classifier, probabilities),
+    `predicted: int64[n]` the largest (the most probable class), for which
+    `attributions: float64[n, ...]` speak: one for each column, token, or
+    pixel (`[n, height, width]`). `remainder: float64[n]` is what integrated gradients left
+    unexplained of the score; zero for Grad-CAM.
     """
 
     method: Method
@@ -58,8 +59,8 @@ class Explained:
     remainder: NDArray[np.float64]
 
 
-def explain(model: nn.Module, shape: Input, features: NDArray[Any]) -> Explained:
-    """Explain what `model` (records to logits) says of `features: [n, ...]` of the given shape.
+def explain(model: nn.Module, task: Task, features: NDArray[Any]) -> Explained:
+    """Explain what `model` says of records `features: [n, ...]` of the task.
 
     The model is put into evaluation mode; its weights are not changed.
 
@@ -67,11 +68,12 @@ def explain(model: nn.Module, shape: Input, features: NDArray[Any]) -> Explained
         ValueError: the features have another shape, or the model takes no vectors
             of the categories or tokens that could be followed.
     """
+    shape = task.input
     _check(shape, features)
     model.eval()
     records = torch.from_numpy(np.ascontiguousarray(features))
     with torch.no_grad():
-        scores = model(records).double().softmax(1)
+        scores = task.answers(model(records))
     classes = scores.argmax(1)
     match shape:
         case TableInput():

@@ -1,4 +1,4 @@
-"""An exported model, asked about records: `load` it, then `read` a file and ask for `chances`.
+"""An exported model, asked about records: `load` it, then `read` a file and ask for `answers`.
 
 What a model takes stands beside it in `model.json`: the form of a record, how it
 is made from a file, and how the model is built. Nothing here knows of runs, sites
@@ -40,7 +40,16 @@ from fedlearn.data.unlabelled import (
     row_scenario,
 )
 from fedlearn.models import MODELS, Finetune, Model
-from fedlearn.tasks import TableInput, Task, TextInput, shape_of
+from fedlearn.tasks import (
+    CLASSIFICATION,
+    TASKS,
+    TableInput,
+    Task,
+    TaskConfig,
+    TaskForm,
+    TextInput,
+    shape_of,
+)
 from fedlearn.training.local import predict
 
 SCHEMA: Final = "fedlearn/model/v1"
@@ -56,7 +65,9 @@ class ModelFile:
     """The contents of `model.json`; `sha256` is that of the vector of all shared tensors."""
 
     schema: str = SCHEMA
-    task: Task
+    task: TaskForm
+    learned: Annotated[TaskConfig, TASKS] = CLASSIFICATION
+    """The task that stands for; a file of an older release is of a classifier."""
     scenario: Annotated[Scenario, SCENARIOS]
     model: Annotated[Model, MODELS]
     finetune: Finetune
@@ -70,16 +81,20 @@ class Predictor:
 
     file: ModelFile
     network: nn.Module
-    """Records, as `read` makes them, to logits."""
+    """Records, as `read` makes them, to what the task makes answers from."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """What a record can be, in the order of the columns of `chances`."""
-        return self.file.task.classes
+    def task(self) -> Task:
+        """What was learned."""
+        return self.file.learned.of(self.file.task)
 
-    def chances(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """The probability of each class: `float64[n, classes]`, rows sum to 1."""
-        return predict(self.network, torch.from_numpy(np.ascontiguousarray(features)), _BATCH)
+    def answers(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """What the model says of records: `float64[n, ...]`, as `Task.answers`.
+
+        Of a classifier the probability of each class, `[n, classes]`, rows sum to 1.
+        """
+        records = torch.from_numpy(np.ascontiguousarray(features))
+        return predict(self.network, self.task, records, _BATCH)
 
     def read(self, path: Path, like: Path | None = None, **written: str) -> Unlabelled:
         """The records of a file, made as those of the run were; they need no label.
@@ -133,17 +148,14 @@ def load(folder: Path) -> Predictor:
 
 
 def write_table(model: Predictor, found: Unlabelled, to: Path | None) -> None:
-    """A line for every record: where it stands, its most probable class, all probabilities.
+    """A line for every record: where it stands, and what the model says of it.
 
     Raises:
         ConfigError: `to` cannot be written.
     """
-    chances = model.chances(found.features)
-    rows = [
-        [line, model.classes[int(own.argmax())], *(f"{chance:.6f}" for chance in own)]
-        for line, own in zip(found.lines, chances, strict=True)
-    ]
-    header = ["line", "predicted", *(f"chance of {name}" for name in model.classes)]
+    answers, task = model.answers(found.features), model.task
+    rows = [[line, *task.answer_cells(own)] for line, own in zip(found.lines, answers, strict=True)]
+    header = ["line", *task.answer_columns]
     if to is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
@@ -178,7 +190,8 @@ def unnamed_categories(file: ModelFile) -> tuple[str, ...]:
 
 def _network(file: ModelFile, vector: Vector) -> nn.Module:
     weights = file.model.weights(default_cache(os.environ))
-    learner = models.build(file.model, file.task, Streams(file.seed), file.finetune, weights)
+    task, streams = file.learned.of(file.task), Streams(file.seed)
+    learner = models.build(file.model, task, streams, file.finetune, weights)
     load_vector(learner.model, vector)
     return learner.whole().eval()
 

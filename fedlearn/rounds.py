@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from fedlearn.core.vector import Vector
 from fedlearn.data.tables.schema import Schema
-from fedlearn.metrics.sums import EvaluationSums
+from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event
-from fedlearn.tasks import Task
+from fedlearn.tasks import TaskForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Hello:
     """How a site introduces itself before the first round."""
 
     site: str
-    task: Task
+    task: TaskForm
     data_sha256: str
     """In a simulation of the records; a deployed site's commitment to them."""
     train_records: int
@@ -112,8 +112,8 @@ class EvaluateReply:
     """
 
     site: str
-    sums: EvaluationSums
-    groups: dict[str, EvaluationSums] = field(default_factory=dict)
+    sums: Sums
+    groups: dict[str, Sums] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
 
 

@@ -59,6 +59,8 @@ class Enrolment:
 
     grid: SiteGrid
     hellos: dict[str, Hello]
+    task: Task
+    """What all sites learn."""
     layout: Layout
     parameters: int
     initial: Vector
@@ -71,11 +73,6 @@ class Enrolment:
     def trainable(self) -> Layout:
         """The layout of the model that is trained, without audit slots."""
         return without_slots(self.layout)
-
-    @property
-    def task(self) -> Task:
-        """What all sites learn."""
-        return next(iter(self.hellos.values())).task
 
 
 def enrol(
@@ -161,13 +158,14 @@ def _start_model(
     schemas = {site: hello.schema for site, hello in hellos.items()}
     if found := differences(schemas):
         raise DataError("\n".join(found))
-    task = next(iter(hellos.values())).task
-    unlike = [site for site, hello in hellos.items() if hello.task != task]
+    form = next(iter(hellos.values())).task
+    unlike = [site for site, hello in hellos.items() if hello.task != form]
     if unlike:
         raise DataError(
             f"records look different at {', '.join(unlike)} than at {next(iter(hellos))}: "
             "columns, categories and classes must be the same everywhere"
         )
+    task = config.task.of(form)
     if found := task_problems(config, task):
         raise ConfigError(found)
     weights = config.model.weights(default_cache(os.environ))
@@ -179,7 +177,8 @@ def _start_model(
     if found := private_model_problems(config, model):
         raise ConfigError(found)
     notes = tuple(suspicions(schemas))
-    return Enrolment(grid, hellos, layout_of(model), parameters, to_vector(model), declined, notes)
+    layout, initial = layout_of(model), to_vector(model)
+    return Enrolment(grid, hellos, task, layout, parameters, initial, declined, notes)
 
 
 def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:

@@ -11,7 +11,7 @@ from fedlearn import flower
 from fedlearn.agreement import groups_of
 from fedlearn.core.errors import ProtocolError
 from fedlearn.metrics.fairness import Fairness
-from fedlearn.metrics.sums import EvaluationSums, score_bins
+from fedlearn.metrics.sums import SumLayout, Sums, added
 from fedlearn.rounds import EvaluateReply
 
 
@@ -19,30 +19,26 @@ from fedlearn.rounds import EvaluateReply
 class GroupSums:
     """Test sums of groups of people: of every site that releases its own, and over all sites."""
 
-    per_site: dict[str, dict[str, EvaluationSums]] = field(default_factory=dict)
+    per_site: dict[str, dict[str, Sums]] = field(default_factory=dict)
     withheld: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Site -> the groups that are too small there to be shown."""
-    pooled: dict[str, EvaluationSums] = field(default_factory=dict)
+    pooled: dict[str, Sums] = field(default_factory=dict)
 
 
-def check_sums(content: RecordDict, classes: int, fairness: Fairness) -> None:
+def check_sums(content: RecordDict, layout: SumLayout, fairness: Fairness) -> None:
     """Refuse test sums that cannot be added to those of the other sites.
 
     Raises:
-        ValueError: they are of another shape, or of a group that nobody asked for.
+        ValueError: they are of another form, or of a group that nobody asked for.
     """
-    reply = flower.read_evaluate_reply(content)
-    shapes = (classes, classes), (2, score_bins(classes))
-    for sums in (reply.sums, *reply.groups.values()):
-        if (sums.confusion.shape, sums.scores.shape) != shapes:
-            raise ValueError("test sums of another shape")
+    reply = flower.read_evaluate_reply(content, layout)
     if not {*reply.groups, *reply.withheld} <= set(groups_of(fairness)):
         raise ValueError("test sums of a group that nobody asked for")
 
 
 def group_sums(told: Mapping[str, EvaluateReply]) -> GroupSums:
     """What sites have shown of their groups, and the sums of that over the sites."""
-    total: dict[str, EvaluationSums] = {}
+    total: dict[str, Sums] = {}
     for _, reply in sorted(told.items()):
         for name, sums in reply.groups.items():
             total[name] = total[name] + sums if name in total else sums
@@ -53,16 +49,12 @@ def group_sums(told: Mapping[str, EvaluateReply]) -> GroupSums:
     )
 
 
-def pooled(per_site: Mapping[str, EvaluationSums]) -> EvaluationSums:
+def pooled(per_site: Mapping[str, Sums]) -> Sums:
     """The sums over all sites, added in the order of their names.
 
     Raises:
         ProtocolError: there is none.
     """
-    sums = [per_site[site] for site in sorted(per_site)]
-    if not sums:
+    if not per_site:
         raise ProtocolError("", "evaluate", "no site answered")
-    total = sums[0]
-    for more in sums[1:]:
-        total = total + more
-    return total
+    return added([per_site[site] for site in sorted(per_site)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from fedlearn.config import RunConfig
 from fedlearn.core.rng import Streams
 from fedlearn.metrics.fairness import GroupFairness, shown
-from fedlearn.metrics.intervals import CONFIDENCE, accuracy_gap, decision_gaps, measured
-from fedlearn.metrics.sums import EvaluationSums
+from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
+from fedlearn.metrics.sums import Sums
 from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
+from fedlearn.tasks import Task
 from server.evaluation import GroupSums
 from server.federation import Progress
 
@@ -20,33 +22,53 @@ MOST_SITES: Final = 50
 """Of more sites than this, intervals are computed for those where the model does worst."""
 
 
-def fairness_result(config: RunConfig, progress: Progress) -> FairnessResult | None:
+def fairness_result(config: RunConfig, task: Task, progress: Progress) -> FairnessResult | None:
     """What the latest evaluation says; None before there is one."""
     if progress.tested is None:
         return None
-    streams, sites = Streams(config.seed), progress.per_site
+    intervals, sites = _Intervals(task, Streams(config.seed)), progress.per_site
     return FairnessResult(
         confidence=CONFIDENCE,
-        all_sites=measured(progress.tested, streams.get("bootstrap", ALL)),
-        per_site={
-            site: measured(sums, streams.get("bootstrap", "site", site))
-            for site, sums in _worst(sites)
-        },
-        gap=accuracy_gap(dict(sorted(sites.items())), streams.get("bootstrap", "gap")),
-        groups=_groups(config.fairness, progress.groups, streams)
+        all_sites=intervals.of(progress.tested, ALL),
+        per_site={site: intervals.of(sums, "site", site) for site, sums in _worst(task, sites)},
+        gap=intervals.gap(dict(sorted(sites.items())), "gap"),
+        groups=_groups(config.fairness, progress.groups, intervals)
         if isinstance(config.fairness, GroupFairness)
         else None,
     )
 
 
-def _worst(sites: Mapping[str, EvaluationSums]) -> Iterator[tuple[str, EvaluationSums]]:
+@dataclass(frozen=True)
+class _Intervals:
+    task: Task
+    streams: Streams
+
+    def of(self, sums: Sums, *path: str) -> dict[str, Measured]:
+        """The metrics of `sums` with intervals, by the stream of this path."""
+        drawn = self.task.resampled(sums, self.streams.get("bootstrap", *path))
+        return measured(self.task.metrics(sums), drawn)
+
+    def gap(self, groups: Mapping[str, Sums], name: str) -> Gap | None:
+        return self.task.gap(groups, self.streams.get("bootstrap", name))
+
+    def by_group(self, groups: Mapping[str, Sums], where: str) -> dict[str, GroupResult]:
+        return {
+            name: GroupResult(count=sums.count, evaluate=self.of(sums, "group", where, name))
+            for name, sums in groups.items()
+        }
+
+
+def _worst(task: Task, sites: Mapping[str, Sums]) -> Iterator[tuple[str, Sums]]:
     """The sites that have test records, by name; of very many those that do worst."""
-    tested = [(site, sums) for site, sums in sites.items() if sums.count]
-    tested.sort(key=lambda pair: (pair[1].confusion.trace() / pair[1].count, pair[0]))
+
+    def rank(pair: tuple[str, Sums]) -> tuple[float, str]:
+        return task.leading.rank(task.metrics(pair[1])[task.leading.name]), pair[0]
+
+    tested = sorted(((site, sums) for site, sums in sites.items() if sums.count), key=rank)
     yield from sorted(tested[:MOST_SITES], key=lambda pair: pair[0])
 
 
-def _groups(config: GroupFairness, sums: GroupSums, streams: Streams) -> GroupsResult:
+def _groups(config: GroupFairness, sums: GroupSums, intervals: _Intervals) -> GroupsResult:
     hidden = {site: list(names) for site, names in sorted(sums.withheld.items())}
     total = sums.pooled
     if not sums.per_site and not sums.withheld:
@@ -56,23 +78,11 @@ def _groups(config: GroupFairness, sums: GroupSums, streams: Streams) -> GroupsR
     return GroupsResult(
         column=config.column,
         smallest=config.smallest,
-        all_sites=_measured(total, ALL, streams),
+        all_sites=intervals.by_group(total, ALL),
         per_site={
-            site: _measured(groups, site, streams) for site, groups in sorted(sums.per_site.items())
+            site: intervals.by_group(groups, site) for site, groups in sorted(sums.per_site.items())
         },
         withheld=hidden,
-        gap=accuracy_gap(total, streams.get("bootstrap", "gap of groups")),
-        decisions=decision_gaps(total),
+        gap=intervals.gap(total, "gap of groups"),
+        decisions=intervals.task.decisions(total),
     )
-
-
-def _measured(
-    groups: Mapping[str, EvaluationSums], where: str, streams: Streams
-) -> dict[str, GroupResult]:
-    return {
-        name: GroupResult(
-            count=sums.count,
-            evaluate=measured(sums, streams.get("bootstrap", "group", where, name)),
-        )
-        for name, sums in groups.items()
-    }

@@ -23,7 +23,7 @@ from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
-from fedlearn.metrics.sums import EvaluationSums, metrics
+from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.noise import noise_of
 from fedlearn.results.result import Attendance, RoundResult
@@ -47,9 +47,9 @@ class Progress:
     model: Vector
     spent: dict[str, tuple[Event, ...]] = field(default_factory=dict)
     """What every site has spent in this run, by its own account."""
-    per_site: dict[str, EvaluationSums] = field(default_factory=dict)
+    per_site: dict[str, Sums] = field(default_factory=dict)
     """The latest test sums of every site, where sites release them."""
-    tested: EvaluationSums | None = None
+    tested: Sums | None = None
     """The latest test sums over all sites."""
     groups: GroupSums = field(default_factory=GroupSums)
     """The latest test sums of groups of people, where the run tells them apart."""
@@ -285,20 +285,19 @@ class Federation:
 
     def _evaluate(self, number: int) -> dict[str, float]:
         shown = self.progress.shown
-        note = self._note(number, len(self.grid.sites))
+        task, fairness = self.enrolment.task, self.config.fairness
+        layout, note = task.sum_layout, self._note(number, len(self.grid.sites))
         messages = self._messages("evaluate", note, shown, self.grid.sites)
         if self.summing and self.config.evaluation == "pooled":
-            classes = self.enrolment.task.num_classes
-            tested, groups = self.summing.evaluate(number, messages, shown, classes)
+            tested, groups = self.summing.evaluate(number, messages, shown, layout)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
-            classes, fairness = self.enrolment.task.num_classes, self.config.fairness
             replies = self.grid.exchange(
-                messages, check=lambda content: check_sums(content, classes, fairness)
+                messages, check=lambda content: check_sums(content, layout, fairness)
             )
             read = flower.read_evaluate_reply
-            told = {site: read(reply.content) for site, reply in replies.answers.items()}
+            told = {site: read(reply.content, layout) for site, reply in replies.answers.items()}
             self.progress.per_site = {site: reply.sums for site, reply in told.items()}
             self.progress.tested = pooled(self.progress.per_site)
             self.progress.groups = group_sums(told)
-        return metrics(self.progress.tested)
+        return task.metrics(self.progress.tested)

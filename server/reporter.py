@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from fedlearn.config import RunConfig, to_tree
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
-from fedlearn.metrics.calibration import calibration
-from fedlearn.metrics.sums import metrics
 from fedlearn.models.slots import trained
 from fedlearn.report.facts import beside_the_model, record_of
 from fedlearn.results.folder import Checkpoint, RunFolder
@@ -26,6 +24,7 @@ from fedlearn.results.result import (
     Status,
     this_environment,
 )
+from fedlearn.tasks import Task
 from server.audit import append_seen
 from server.enrol import Enrolment
 from server.fairness import fairness_result
@@ -93,11 +92,12 @@ class Reporter:
         """Write the last `result.json` of this process."""
         log.info("%s %s", status, reason or "")
         config, progress = self.federation.config, self.federation.progress
+        task = self.federation.enrolment.task
         rng = Streams(config.seed).get("bootstrap", "calibration")
         result = replace(
             self._result(status, reason),
-            fairness=fairness_result(config, progress),
-            calibration=calibration(progress.tested, rng) if progress.tested else None,
+            fairness=fairness_result(config, task, progress),
+            calibration=task.calibration(progress.tested, rng) if progress.tested else None,
         )
         self.folder.write_result(result)
         return result
@@ -115,7 +115,7 @@ class Reporter:
             data=_data_facts(config, federation.enrolment),
             model=_model_facts(config, federation.enrolment, self.model),
             rounds=list(progress.rounds),
-            final=_final(progress),
+            final=_final(federation.enrolment.task, progress),
             privacy=_privacy(federation),
             declined=list(federation.enrolment.declined),
             protection=Protection(transport=config.transport.kind, secagg=config.secagg.kind),
@@ -152,13 +152,14 @@ def _model_facts(config: RunConfig, enrolment: Enrolment, model: Vector) -> Mode
     )
 
 
-def _final(progress: Progress) -> FinalResult:
+def _final(task: Task, progress: Progress) -> FinalResult:
     if progress.tested is None:
         return FinalResult(evaluate={}, per_site={}, worst_site=None)
-    per_site = {site: metrics(sums) for site, sums in sorted(progress.per_site.items())}
-    tested = [site for site, found in per_site.items() if found]
-    worst = min(tested, key=lambda site: per_site[site]["accuracy"], default=None)
-    evaluate = metrics(progress.tested)
+    per_site = {site: task.metrics(sums) for site, sums in sorted(progress.per_site.items())}
+    leading = task.leading
+    ranked = {s: leading.rank(m[leading.name]) for s, m in per_site.items() if leading.name in m}
+    worst = min(ranked, key=lambda site: ranked[site], default=None)
+    evaluate = task.metrics(progress.tested)
     return FinalResult(evaluate=evaluate, per_site=per_site, worst_site=worst)
 
 

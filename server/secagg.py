@@ -19,7 +19,6 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
-    group_sums_of,
     least_of,
     part_of,
     payload_of,
@@ -37,7 +36,7 @@ from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
-from fedlearn.metrics.sums import EvaluationSums
+from fedlearn.metrics.sums import SumLayout, Sums
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.messages import Params
@@ -121,21 +120,20 @@ class SecAggDriver(ABC, Generic[S]):
         return Aggregate(tally.asked, tally.replies(survivors), lambda: total, None)
 
     def evaluate(
-        self, number: int, messages: Sequence[Message], model: Vector, classes: int
-    ) -> tuple[EvaluationSums, dict[str, EvaluationSums]]:
+        self, number: int, messages: Sequence[Message], model: Vector, layout: SumLayout
+    ) -> tuple[Sums, dict[str, Sums]]:
         """The test sums over all surviving sites, and those of every group of people.
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
         """
         fairness, tally = self.config.fairness, Tally()
-        payload = evaluate_payload(self.settings, len(self.sites), classes, fairness)
+        payload = evaluate_payload(self.settings, len(self.sites), layout, fairness)
         try:
             _, total = self._sum("evaluate", number, messages, model, payload, tally)
         except ProtocolError as error:
             raise self._with_reasons(error, tally) from None
-        groups = group_sums_of(total.counters, classes, fairness)
-        return sums_of(total.counters, classes), groups
+        return sums_of(total.counters, layout, fairness)
 
     def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.

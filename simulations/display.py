@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlearn.core import terminal
-from fedlearn.report.facts import Facts
+from fedlearn.results.reading import task_of
 from fedlearn.results.result import Result, RoundResult
+from fedlearn.tasks import metric_called
 from server.federation import Federation
 
 
@@ -80,7 +81,7 @@ class Display:
         """The final table and where everything is."""
         self.progress.stop()
         terminal.show(self.console, final_table(result))
-        if sentence := Facts(result=result, hashes={}).texts["card"]["one_class"]:
+        if sentence := task_of(result).warning(result.final.evaluate):
             self.note(sentence)
         self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.
@@ -91,18 +92,12 @@ class Display:
         self.console.print(f"\n[bold]{escape(report)}[/] shows it, {escape(data)} holds all of it")
 
 
-SHOWN = ("loss", "accuracy", "macro_f1", "auc")
-"""The metrics that fit a narrow terminal; the files have all of them."""
-
-SHORT = {"macro_f1": "F1", "auc": "AUC"}
-
-
 def describe(entry: RoundResult) -> str:
     """One line on a round: pooled metrics, the largest epsilon so far, who was missing."""
     parts = [
-        f"{SHORT.get(name, name)} {value:.3f}"
+        f"{short} {value:.3f}"
         for name, value in entry.evaluate.items()
-        if value is not None and name in SHOWN
+        if value is not None and (short := metric_called(name).short)
     ]
     spent = [value for value in entry.epsilon.values() if value is not None]
     if spent:
@@ -114,8 +109,9 @@ def describe(entry: RoundResult) -> str:
 
 def final_table(result: Result) -> Table:
     """Test metrics and epsilon by site, and pooled."""
-    names = [name for name in SHOWN if name in result.final.evaluate]
-    metrics = [SHORT.get(name, name) for name in names]
+    heading = {name: metric_called(name).short for name in result.final.evaluate}
+    names = [name for name, short in heading.items() if short]
+    metrics = [heading[name] for name in names]
     columns = ("site", "train", "test", *metrics, "epsilon")
     table = terminal.numbers(*columns, title="test metrics, * worst site")
     for site, found in result.final.per_site.items():

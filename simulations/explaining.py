@@ -67,12 +67,12 @@ def explain_run(folder: Path, source: str) -> None:
     if features.shape[1:] != shape_of(shape) or not len(features):
         wanted = ", ".join(map(str, shape_of(shape)))
         raise DataError(f"{source}: holds {list(found.features.shape)}; wanted: [n, {wanted}]")
-    explained = explain(trained_model(run.config, run.task, run.model), shape, features)
+    explained = explain(trained_model(run.config, run.task, run.model), run.task, features)
     attributions, table = explained.attributions, _columns(shape)
     records = [
         RecordExplained(
             record=int(i),
-            predicted=run.task.classes[explained.predicted[i]],
+            predicted=run.task.answer_cells(explained.scores[i])[0],
             score=float(explained.scores[i].max()),
             values=_flat(_shown(shape, features[i])),
             attributions=_flat(attributions[i]),

@@ -3,8 +3,9 @@
 For those who sweep with Hydra: `-m` with any of its sweepers and launchers. `fedlearn
 compare` does more for a product of values (all cores, resuming, one report); this
 is the way to sweepers that choose values by results (`hydra/sweeper=optuna`), so a
-job returns the pooled test accuracy of its run. Every trial on the same records is
-a release of its own: a site's ledger adds them up, the promise of one run does not.
+job returns the pooled test metric of its run that leads, such as the accuracy. Every
+trial on the same records is a release of its own: a site's ledger adds them up, the
+promise of one run does not.
 Without `out=` the runs of a sweep lie side by side in the folder `runs` of Hydra's
 sweep, where `fedlearn report` finds them.
 """
@@ -30,7 +31,7 @@ from simulations.run import simulate
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="run")
 def main(tree: DictConfig) -> float | None:
-    """One job: the run that its overrides describe; its pooled test accuracy."""
+    """One job: the run that its overrides describe; its leading pooled test metric."""
     settings, found = HydraConfig.get(), plain(tree)
     given = any(text.startswith("out=") for text in settings.overrides.task)
     if settings.mode == RunMode.MULTIRUN and not given:
@@ -46,7 +47,9 @@ def _run(config: RunConfig) -> float | None:
     stop = Stop()
     with Display() as display, stop_on_interrupt(stop, display.say):
         simulate(config, display, stop)
-    return read_result(Path(config.out)).final.evaluate.get("accuracy")
+    return read_result(Path(config.out)).final.evaluate.get(
+        config.task.learns.metrics_known[0].name
+    )
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def _pruned(node: DictConfig, known: DictConfig) -> DictConfig:
     from omegaconf import DictConfig, open_dict
 
     for key in list(node):
-        if key not in known:
+        if key not in set(known):  # `in known` does not see what the user is to give (`???`)
             with open_dict(node):
                 del node[key]
         elif isinstance(known._get_node(key), DictConfig) and len(known[key]):

@@ -18,7 +18,6 @@ from fedlearn.models.validate import dp_problems, record_problems
 from fedlearn.tasks import Task
 from fedlearn.training.augmentation import augmentation_problems
 from fedlearn.training.dp import refusals
-from fedlearn.training.loss import class_weight_problems
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
@@ -63,7 +62,7 @@ def task_problems(config: RunConfig, task: Task) -> list[str]:
     return [
         *models.problems(config.model, task),
         *augmentation_problems(config.training, task, frozen=frozen),
-        *class_weight_problems(config.training, task.classes),
+        *task.weight_problems(config.training.class_weights),
     ]
 
 

@@ -17,6 +17,7 @@ from fedlearn.core.settings import described, rule_of, short
 
 TAGGED: Final = frozenset(
     [
+        "task",
         "scenario",
         "partition",
         "model",

@@ -30,6 +30,7 @@ from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, de
 from fedlearn.metrics.fairness import Fairness, SiteFairness
 from fedlearn.models import MODELS, Model
 from fedlearn.secagg.settings import SecAgg
+from fedlearn.tasks import TASKS, Classification, TaskConfig
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
@@ -50,6 +51,7 @@ class RunConfig:
     transport: Annotated[Transport, KIND]
     engine: Annotated[Engine, KIND]
     # Later than the first release: a config that was written before still loads.
+    task: Annotated[TaskConfig, TASKS] = field(default_factory=Classification)
     fairness: Annotated[Fairness, KIND] = field(default_factory=SiteFairness)
     audit: Annotated[Audit, KIND] = field(default_factory=NoAudit)
     tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)

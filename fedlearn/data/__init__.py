@@ -8,8 +8,10 @@ Nothing here knows models, privacy or Flower.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
 from fedlearn.data.datasets.codes import Codes
@@ -27,6 +29,7 @@ from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.huggingface import HuggingFace
+from fedlearn.tasks import CLASSIFICATION, TaskConfig
 
 __all__ = [
     "DATASETS",
@@ -77,11 +80,26 @@ DATASETS: Mapping[str, Dataset] = {
 """The public sets that scenarios can fetch by themselves, by name."""
 
 
-def load_pool(scenario: Scenario, streams: Streams, cache: Path, group_by: str = "") -> Pool:
+def load_pool(
+    scenario: Scenario,
+    streams: Streams,
+    cache: Path,
+    group_by: str = "",
+    task: TaskConfig = CLASSIFICATION,
+) -> Pool:
     """The records of a scenario, read as `Reading` says.
 
     Raises:
         DataError: the data cannot be read, fetched or learned from.
-        ConfigError: the scenario's config does not fit its data.
+        ConfigError: the scenario's config does not fit its data, or the task its labels.
     """
-    return scenario.load(Reading(streams=streams, cache=cache, group_by=group_by))
+    reading = Reading(streams=streams, cache=cache, group_by=group_by, task=task)
+    pool = scenario.load(reading)
+    if not isinstance(pool.task, task.learns):
+        raise ConfigError(
+            [
+                f"task={task.kind}: the labels of scenario={scenario.kind} are for "
+                f"task={pool.task.kind}; choose that, or a table or texts of your own"
+            ]
+        )
+    return replace(pool, task=task.of(pool.task.form))

@@ -95,8 +95,9 @@ class Dirichlet(Partition):
                 [f"partition.alpha={self.alpha}: must be finite; choose partition=iid"]
             )
         owner = np.empty(len(pool), dtype=np.intp)
-        for label in np.unique(pool.labels):
-            rows = np.flatnonzero(pool.labels == label)
+        strata = pool.task.strata(pool.labels)
+        for stratum in np.unique(strata):
+            rows = np.flatnonzero(strata == stratum)
             shares = rng.dirichlet(np.full(self.num_sites, self.alpha))
             owner[rows] = by_size(shares, len(rows), rng)
         return owner

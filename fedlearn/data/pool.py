@@ -19,7 +19,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.data.tables.scaling import standardise
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Attribute, take
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import TableInput, Targets, Task
 
 Indices = NDArray[np.int64]
 
@@ -28,8 +28,8 @@ Indices = NDArray[np.int64]
 class Pool:
     """The records of a scenario before they are dealt out to sites.
 
-    `features: float32[n, ...]` (int64 for token ids), `labels: int64[n]` below
-    `task.num_classes`, `is_train: bool[n]`, `natural_site: str[n]` or None
+    `features: float32[n, ...]` (int64 for token ids), `labels: [n, ...]` as
+    `task` takes them (places in its classes), `is_train: bool[n]`, `natural_site: str[n]` or None
     where records come without one. `standardise_per_site` says that the
     numeric columns are still in their own units, NaN where a value is missing,
     and that `deal` is to standardise them. `attributes` are what records can be
@@ -44,7 +44,7 @@ class Pool:
     name: str
     task: Task
     features: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: Targets
     is_train: NDArray[np.bool_]
     natural_site: NDArray[np.str_] | None = None
     standardise_per_site: bool = False
@@ -54,17 +54,15 @@ class Pool:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        columns: list[NDArray[Any]] = [self.labels, self.is_train, *self.attributes.values()]
+        columns: list[NDArray[Any]] = [self.is_train, *self.attributes.values()]
         if self.natural_site is not None:
             columns.append(self.natural_site)
-        if any(column.shape != (len(self.features),) for column in columns):
+        n = len(self.features)
+        if len(self.labels) != n or any(column.shape != (n,) for column in columns):
             raise ValueError(
                 "labels, is_train, natural_site and attributes must have one entry per record"
             )
-        if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(
-            self.task.classes
-        ):
-            raise ValueError("labels must be numbers of the task's classes")
+        self.task.check(self.labels)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -99,10 +97,10 @@ def taken(pool: Pool, rows: Indices) -> Pool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Records:
-    """One site's records, `features: float32[n, ...]` and `labels: int64[n]`; n may be 0."""
+    """One site's records, `features: float32[n, ...]` and `labels: [n, ...]`; n may be 0."""
 
     features: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: Targets
 
     def __len__(self) -> int:
         return len(self.features)
@@ -160,11 +158,9 @@ def _check_assignment(pool: Pool, assignment: Mapping[str, Indices]) -> None:
 
 
 def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) -> Iterator[str]:
-    learned: set[int] = set()
     for site in sorted(assignment):
         rows = assignment[site]
         train = rows[pool.is_train[rows]]
-        learned.update(np.unique(pool.labels[train]).tolist())
         if not len(train):
             yield (
                 f"site {site}: no training records ({len(rows)} in all); "
@@ -176,9 +172,10 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) ->
                 f"site {site}: {len(bad)} of {len(rows)} records hold NaN or infinite features "
                 f"(first: record {bad[0]}); fill them in or leave the records out"
             )
-    if len(learned) == 1 and all_sites:
-        only = pool.task.classes[learned.pop()]
-        yield f"all training records are of one class ({only!r}): there is nothing to learn"
+    every = np.concatenate([assignment[site] for site in sorted(assignment)])
+    learned = pool.labels[every[pool.is_train[every]]]
+    if all_sites and (only := pool.task.alike(learned)):
+        yield f"all training records are of one {only}: there is nothing to learn"
 
 
 def _usable(pool: Pool, features: NDArray[Any]) -> NDArray[np.bool_]:
@@ -199,8 +196,8 @@ def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
             features["train"], features["test"], pool.task.input.numeric
         )
     notes = []
-    if len(classes := np.unique(pool.labels[train])) == 1:
-        notes.append(f"site {site}: only class {pool.task.classes[classes[0]]!r} to learn from")
+    if only := pool.task.alike(pool.labels[train]):
+        notes.append(f"site {site}: only {only} to learn from")
     if not len(test):
         notes.append(f"site {site}: no test records, so it takes no part in evaluation")
     return SiteData(

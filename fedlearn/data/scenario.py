@@ -11,6 +11,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.data.datasets.archives import Archive
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables.scaling import Scaling
+from fedlearn.tasks import CLASSIFICATION, TaskConfig
 
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
@@ -26,12 +27,14 @@ class Reading:
     """What a scenario is read with: `cache` is the folder that archives are kept in.
 
     `group_by` names the attribute that test records will be grouped by, if any; a
-    scenario that has few of them offers all.
+    scenario that has few of them offers all. `task` is what is learned: where labels can be
+    read in several ways, it reads them; a scenario whose labels are of one kind has its own.
     """
 
     streams: Streams
     cache: Path
     group_by: str = ""
+    task: TaskConfig = CLASSIFICATION
 
 
 @dataclass(frozen=True, kw_only=True)

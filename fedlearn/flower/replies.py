@@ -18,7 +18,7 @@ from fedlearn.flower.records import (
     model_of,
     number,
 )
-from fedlearn.metrics.sums import EvaluationSums
+from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table
 from fedlearn.privacy import Event
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
 
@@ -93,7 +93,7 @@ def read_spent(content: RecordDict) -> tuple[Event, ...]:
 
 
 def evaluate_reply(reply: EvaluateReply) -> RecordDict:
-    """A site's evaluation sums as lists of integers; the loss is one float."""
+    """A site's test sums: a list of numbers for each array, one number where it holds no more."""
     note = ConfigRecord(
         {"name": reply.site, "groups": list(reply.groups), "withheld": list(reply.withheld)}
     )
@@ -103,39 +103,43 @@ def evaluate_reply(reply: EvaluateReply) -> RecordDict:
     return content
 
 
-def _sums_record(sums: EvaluationSums) -> MetricRecord:
-    return MetricRecord(
-        {
-            "count": sums.count,
-            "loss": sums.loss,
-            "confusion": sums.confusion.reshape(-1).tolist(),
-            "scores": sums.scores.reshape(-1).tolist(),
-        }
-    )
+def _sums_record(sums: Sums) -> MetricRecord:
+    flat = {s.name: sums[s.name].reshape(s.shape and -1).tolist() for s in sums.layout}
+    return MetricRecord({"count": sums.count, **flat})
 
 
-def read_evaluate_reply(content: RecordDict) -> EvaluateReply:
-    """The inverse of `evaluate_reply`."""
+def read_evaluate_reply(content: RecordDict, layout: SumLayout) -> EvaluateReply:
+    """The inverse of `evaluate_reply`.
+
+    Raises:
+        ValueError: the sums are of another form than `layout`.
+    """
     records, note = content.metric_records, content.config_records["site"]
     return EvaluateReply(
         site=str(note["name"]),
-        sums=_read_sums(records["metrics"]),
+        sums=_read_sums(records["metrics"], layout),
         groups={
-            name: _read_sums(records[f"group-{i}"]) for i, name in enumerate(_texts(note["groups"]))
+            name: _read_sums(records[f"group-{i}"], layout)
+            for i, name in enumerate(_texts(note["groups"]))
         },
         withheld=_texts(note["withheld"]),
     )
 
 
-def _read_sums(record: MetricRecord) -> EvaluationSums:
-    confusion = np.asarray(record["confusion"], np.int64)
-    classes = round(len(confusion) ** 0.5)
-    return EvaluationSums(
-        count=integer(record["count"]),
-        loss=number(record["loss"]),
-        confusion=confusion.reshape(classes, classes),
-        scores=np.asarray(record["scores"], np.int64).reshape(2, -1),
-    )
+def _read_sums(record: MetricRecord, layout: SumLayout) -> Sums:
+    arrays = {spec.name: _table(record[spec.name], spec) for spec in layout}
+    return Sums(layout=layout, count=integer(record["count"]), arrays=arrays)
+
+
+def _table(value: object, spec: SumSpec) -> Table:
+    found = np.asarray(value)
+    if found.size != spec.size:
+        raise ValueError(f"test sums of another form: {spec.name}")
+    if spec.unit is not None:
+        return found.astype(np.float64).reshape(spec.shape)
+    if found.size and found.dtype != np.int64:
+        raise ValueError(f"test sums of another type: {spec.name}")
+    return found.astype(np.int64).reshape(spec.shape)
 
 
 def _texts(value: object) -> tuple[str, ...]:

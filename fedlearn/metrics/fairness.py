@@ -12,7 +12,7 @@ Sums over groups are exact and outside differential privacy, shown or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.settings import Count, Name, config
-from fedlearn.metrics.sums import EvaluationSums, evaluation_sums
+from fedlearn.metrics.sums import Sums
 
 Attribute = NDArray[np.str_] | NDArray[np.float64]
 """One value per record that groups can be made by: a text, or a number (NaN: not known)."""
@@ -108,17 +108,14 @@ def group_of(config: GroupFairness, attribute: Attribute) -> NDArray[np.int64]:
 
 
 def group_sums(
-    config: GroupFairness,
-    attribute: Attribute,
-    probabilities: NDArray[np.float64],
-    labels: NDArray[np.int64],
-) -> dict[str, EvaluationSums]:
-    """The test sums of every group by name, empty groups included, small ones not yet withheld."""
+    config: GroupFairness, attribute: Attribute, sums_of: Callable[[NDArray[np.bool_]], Sums]
+) -> dict[str, Sums]:
+    """The test sums of every group by name, empty groups included, small ones not yet withheld.
+
+    `sums_of` adds up the records of a mask `bool[n]`.
+    """
     groups = group_of(config, attribute)
-    return {
-        name: evaluation_sums(probabilities[groups == i], labels[groups == i])
-        for i, name in enumerate(config.names)
-    }
+    return {name: sums_of(groups == i) for i, name in enumerate(config.names)}
 
 
 def withheld(counts: Mapping[str, int], smallest: int) -> tuple[str, ...]:
@@ -136,9 +133,7 @@ def withheld(counts: Mapping[str, int], smallest: int) -> tuple[str, ...]:
     return tuple(name for name in counts if name in {name for _, name in hidden})
 
 
-def shown(
-    sums: Mapping[str, EvaluationSums], smallest: int
-) -> tuple[dict[str, EvaluationSums], tuple[str, ...]]:
+def shown(sums: Mapping[str, Sums], smallest: int) -> tuple[dict[str, Sums], tuple[str, ...]]:
     """The groups with records that may be shown, and the names of those that may not."""
     hidden = withheld({name: one.count for name, one in sums.items()}, smallest)
     return {n: one for n, one in sums.items() if one.count and n not in hidden}, hidden

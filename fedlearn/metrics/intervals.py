@@ -1,7 +1,7 @@
 """How sure a metric is, from test sums alone: no record leaves a site for it.
 
-Drawing n test records with replacement is drawing n cells of their confusion
-matrix, or n bins of their scores, from a multinomial law. So the bootstrap of
+Drawing n test records with replacement is drawing n cells of a table that counts
+them (a confusion matrix, bins of scores) from a multinomial law. So the bootstrap of
 records (Efron 1979) needs the sums that evaluation has already, and an interval
 releases nothing new. Intervals are about the sample of test records; how much
 another training run would differ is what several seeds show.
@@ -18,8 +18,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.metrics.sums import EvaluationSums, auc, counted_metrics, metrics
-
 RESAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95
 
@@ -35,7 +33,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """How far apart the best and the worst of several groups are in accuracy.
+    """How far apart the best and the worst of several groups are in the leading metric.
 
     `by_chance` is the gap that groups of these sizes stay below in 95 of 100 cases
     when the model does equally well in all of them: the larger of several small
@@ -48,34 +46,26 @@ class Gap:
     worst: str
 
 
-def measured(sums: EvaluationSums, rng: np.random.Generator) -> dict[str, Measured]:
-    """All metrics of `sums` but the loss, with percentile intervals of `RESAMPLES` resamples.
+def measured(
+    found: Mapping[str, float], drawn: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Measured]:
+    """Metrics with percentile intervals of their resamples `float64[draws]`; the loss is left out.
 
-    Resamples in which a metric does not exist (one class is absent) are left out.
-    The interval is null where all resamples are equal: nine right of nine do not
-    prove that the tenth will be.
+    Resamples in which a metric does not exist (NaN) are left out. The interval is null
+    where all resamples are equal: nine right of nine do not prove that the tenth will be.
     """
-    drawn = _drawn(sums, rng) if sums.count else {}
     return {
         name: _measured(value, drawn.get(name, np.empty(0)))
-        for name, value in metrics(sums).items()
+        for name, value in found.items()
         if name != "loss"
     }
 
 
-def _drawn(sums: EvaluationSums, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
-    resampled = dict(counted_metrics(_resample(sums.confusion, rng)))
-    if sums.scores.size:
-        used = sums.scores.any(axis=0)  # empty bins take no part, and most are empty
-        resampled["auc"] = auc(_resample(sums.scores[:, used], rng))
-    return resampled
-
-
-def _resample(table: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """`RESAMPLES` tables of as many records, drawn with replacement from those of `table`."""
-    flat = table.reshape(-1)
+def resampled(counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """`RESAMPLES` tables of as many records, drawn with replacement from those of `counts`."""
+    flat = counts.reshape(-1)
     draws = rng.multinomial(flat.sum(), flat / flat.sum(), size=RESAMPLES)
-    return np.asarray(draws).reshape(RESAMPLES, *table.shape)
+    return np.asarray(draws).reshape(RESAMPLES, *counts.shape)
 
 
 def _measured(value: float, drawn: NDArray[np.float64]) -> Measured:
@@ -87,48 +77,24 @@ def _measured(value: float, drawn: NDArray[np.float64]) -> Measured:
     return Measured(value=value, low=float(low), high=float(high))
 
 
-def accuracy_gap(groups: Mapping[str, EvaluationSums], rng: np.random.Generator) -> Gap | None:
-    """The gap between the groups that have records; None with fewer than two."""
-    tested = {name: sums for name, sums in groups.items() if sums.count}
-    if len(tested) < 2:
+def gap_of_shares(shares: Mapping[str, tuple[int, int]], rng: np.random.Generator) -> Gap | None:
+    """The gap between groups with `(right, all)` records; None with fewer than two groups."""
+    known = {name: of for name, of in shares.items() if of[1]}
+    if len(known) < 2:
         return None
-    right = np.array([np.trace(sums.confusion) for sums in tested.values()])
-    sizes = np.array([sums.count for sums in tested.values()])
-    shares = right / sizes
+    right, sizes = np.array([*known.values()]).T
+    found = right / sizes
     alike = rng.binomial(sizes, right.sum() / sizes.sum(), (RESAMPLES, len(sizes))) / sizes
-    names = list(tested)
+    names = list(known)
     return Gap(
-        value=float(np.ptp(shares)),
+        value=float(np.ptp(found)),
         by_chance=float(np.quantile(np.ptp(alike, axis=1), CONFIDENCE)),
-        best=names[int(shares.argmax())],
-        worst=names[int(shares.argmin())],
+        best=names[int(found.argmax())],
+        worst=names[int(found.argmin())],
     )
 
 
-def decision_gaps(groups: Mapping[str, EvaluationSums]) -> dict[str, float]:
-    """How much the decisions of a classifier of two classes differ between groups.
-
-    `demographic_parity_difference`: largest difference in how often the second
-    class is predicted. `equalized_odds_difference`: largest difference in how
-    often it is predicted rightly, or wrongly, whichever is larger (Hardt, Price
-    and Srebro 2016). A rate that a group does not have is left out; without two
-    groups, or with other than two classes, there is nothing.
-    """
-    tables = [sums.confusion for sums in groups.values() if sums.count]
-    if len(tables) < 2 or tables[0].shape != (2, 2):
-        return {}
-    stack = np.stack(tables).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        chosen = stack[:, :, 1].sum(1) / stack.sum((1, 2))
-        rates = stack[:, :, 1] / stack.sum(2)  # wrongly (true class 0), rightly (true class 1)
-    odds = [_spread(rates[:, truth]) for truth in (0, 1)]
-    found = {"demographic_parity_difference": _spread(chosen)}
-    known = [spread for spread in odds if spread is not None]
-    if known:
-        found["equalized_odds_difference"] = max(known)
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _spread(rates: NDArray[np.float64]) -> float | None:
+def spread(rates: NDArray[np.float64]) -> float | None:
+    """The largest difference between rates, NaN left out; None without two of them."""
     known = rates[~np.isnan(rates)]
     return float(np.ptp(known)) if len(known) > 1 else None

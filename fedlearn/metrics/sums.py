@@ -1,136 +1,116 @@
 """Evaluation as sums, so that pooled metrics need no pooled records.
 
-Every site reports counts that can be added (and later masked): the number of
-records, the summed loss, a confusion matrix, and for two classes a histogram
-of scores per class. Metrics are computed from a sum in one place, for a site,
-for all sites together, and for the worst site.
-
-AUC comes from `SCORE_BINS` equal bins of the predicted probability; records of
-both classes in one bin count one half, so its error is at most half the share
-of (positive, negative) pairs that share a bin.
+A site adds up named arrays over its test records; their names, shapes, units and
+bounds are public and the same at every site (`SumLayout`, which the task states). Sums
+can be added, masked and noised by whoever knows the layout alone. Metrics are computed
+from them in one place, by the task, for a site and for all sites together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCORE_BINS = 512
+Table = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSums:
-    """What one evaluation adds up to.
+class SumSpec:
+    """One array that is added up over records: `int64[shape]`, or `float64[shape]` with a unit.
 
-    `confusion` is `int64[classes, classes]` with the true class in the row;
-    `scores` is `int64[2, SCORE_BINS]` (negatives, positives) for two classes
-    and `int64[2, 0]` otherwise; `loss` is the summed cross-entropy in nats.
+    `unit`: a real number travels under masks as a whole number of these; None for counts.
+    `bound`: what one record adds has at most this Euclidean norm, which is what noise on
+    the array has to hide.
     """
 
-    count: int
-    loss: float
-    confusion: NDArray[np.int64]
-    scores: NDArray[np.int64]
+    name: str
+    shape: tuple[int, ...] = ()
+    unit: float | None = None
+    bound: float = 1.0
 
-    def __add__(self, other: EvaluationSums) -> EvaluationSums:
-        return EvaluationSums(
+    @property
+    def size(self) -> int:
+        """Numbers of the array."""
+        return prod(self.shape)
+
+
+SumLayout = tuple[SumSpec, ...]
+"""The arrays of an evaluation in their order; the number of records comes first and unsaid."""
+
+
+def length_of(layout: SumLayout) -> int:
+    """Integers of `Sums.counters`."""
+    return 1 + sum(spec.size for spec in layout)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sums:
+    """What one evaluation adds up to: the number of records, and the arrays of `layout`.
+
+    Raises:
+        ValueError: the arrays are not those of the layout.
+    """
+
+    layout: SumLayout
+    count: int
+    arrays: Mapping[str, Table]
+
+    def __post_init__(self) -> None:
+        found = {name: (array.shape, array.dtype.kind) for name, array in self.arrays.items()}
+        if found != {spec.name: (spec.shape, _kind(spec)) for spec in self.layout}:
+            raise ValueError(f"test sums of another form: {found}")
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+    def __add__(self, other: Sums) -> Sums:
+        if self.layout != other.layout:
+            raise ValueError("test sums of different forms cannot be added")
+        return Sums(
+            layout=self.layout,
             count=self.count + other.count,
-            loss=self.loss + other.loss,
-            confusion=self.confusion + other.confusion,
-            scores=self.scores + other.scores,
+            arrays={name: np.asarray(self[name] + other[name]) for name in self.arrays},
         )
 
+    def counters(self) -> list[int]:
+        """All of it as whole numbers, in the order of the layout; real sums in their units.
 
-def score_bins(classes: int) -> int:
-    """How many bins a histogram of scores has: scores are kept for two classes only."""
-    return SCORE_BINS if classes == 2 else 0
+        Raises:
+            ValueError: a sum is not finite.
+        """
+        return [self.count, *(n for spec in self.layout for n in _whole(spec, self[spec.name]))]
 
-
-def evaluation_sums(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
-) -> EvaluationSums:
-    """The sums for `probabilities` (`float64[n, classes]`) against `labels` (`int64[n]`).
-
-    The predicted class is the most probable one, the first of equals. A
-    probability of zero for the true class counts as the smallest positive
-    float64, so that a loss is large but finite; NaN propagates into the loss.
-    """
-    classes = probabilities.shape[1]
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, probabilities.argmax(1)), 1)
-    true = probabilities[np.arange(len(labels)), labels]
-    loss = float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).sum())
-    scores = np.zeros((2, score_bins(classes)), np.int64)
-    if classes == 2:
-        score = np.nan_to_num(probabilities[:, 1])
-        bins = np.minimum((score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
-        np.add.at(scores, (labels, bins), 1)
-    return EvaluationSums(count=len(labels), loss=loss, confusion=confusion, scores=scores)
+    @classmethod
+    def of_counters(cls, layout: SumLayout, counters: NDArray[np.int64]) -> Sums:
+        """The inverse of `counters`, for one site or for a sum over sites; more may follow."""
+        arrays, at = {}, 1
+        for spec in layout:
+            numbers = counters[at : at + spec.size].reshape(spec.shape)
+            arrays[spec.name] = np.asarray(numbers * spec.unit if spec.unit else numbers)
+            at += spec.size
+        return cls(layout=layout, count=int(counters[0]), arrays=arrays)
 
 
-def metrics(sums: EvaluationSums) -> dict[str, float]:
-    """Loss, accuracy, balanced accuracy, macro-F1 and, for two classes, AUC.
-
-    A metric that does not exist is left out: everything but nothing for zero
-    records, and AUC where one class is absent. Balanced accuracy and macro-F1
-    are means over the classes that occur (macro-F1: as truth or prediction).
-    """
-    if not sums.count:
-        return {}
-    of_counts = counted_metrics(sums.confusion).items()
-    found = {"loss": sums.loss / sums.count} | {name: float(value) for name, value in of_counts}
-    if sums.scores.shape[1] and sums.scores.sum(1).all():
-        found["auc"] = float(auc(sums.scores))
-    return found
-
-
-def counted_metrics(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
-
-    `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
-    matrix without records has NaN.
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    truth, predicted = confusion.sum(-1), confusion.sum(-2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall, f1 = hits / truth, 2 * hits / (truth + predicted)
-        return {
-            "accuracy": hits.sum(-1) / truth.sum(-1),
-            "balanced_accuracy": _mean(recall, truth > 0),
-            "macro_f1": _mean(f1, (truth + predicted) > 0),
-        }
-
-
-def names_one_class_only(found: Mapping[str, float], classes: int) -> bool:
-    """Whether `metrics` are those of a model that puts every record into the same class.
-
-    Then one recall is 1 and all others are 0, and one F1 is `2 a / (1 + a)` of the
-    accuracy. False where a class has no test record: what occurs is not known here.
-    """
-    if not found or classes < 2:
-        return False
-    accuracy = found["accuracy"]
-    alike = isclose(found["balanced_accuracy"], 1 / classes)
-    return alike and isclose(found["macro_f1"], 2 * accuracy / (1 + accuracy) / classes)
-
-
-def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Means over the last axis, of those that count."""
-    total: NDArray[np.float64] = np.where(where, values, 0.0).sum(-1) / where.sum(-1)
+def added(parts: Sequence[Sums]) -> Sums:
+    """The sums over all parts, added in their order; at least one."""
+    total, *rest = parts
+    for more in rest:
+        total = total + more
     return total
 
 
-def auc(scores: NDArray[np.int64]) -> NDArray[np.float64]:
-    """AUC of score histograms `int64[..., 2, bins]` as `float64[...]`; NaN without both classes."""
-    negatives = scores[..., 0, :].astype(np.float64)
-    positives = scores[..., 1, :].astype(np.float64)
-    below = np.cumsum(negatives, -1) - negatives
-    with np.errstate(invalid="ignore"):
-        area: NDArray[np.float64] = (positives * (below + negatives / 2)).sum(-1) / (
-            negatives.sum(-1) * positives.sum(-1)
-        )
-    return area
+def _kind(spec: SumSpec) -> str:
+    return "i" if spec.unit is None else "f"
+
+
+def _whole(spec: SumSpec, array: Table) -> Iterator[int]:
+    if spec.unit is None:
+        return map(int, array.reshape(-1).tolist())
+    if not np.isfinite(array).all():
+        raise ValueError(f"the summed {spec.name} is not finite")
+    return (round(number / spec.unit) for number in array.reshape(-1).tolist())

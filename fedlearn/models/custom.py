@@ -119,11 +119,11 @@ def _encoded(task: Task) -> tuple[nn.Module | None, Task]:
     match task.input:
         case TableInput() as table if table.cardinalities or table.squashed:
             one_hot = OneHot(table)
-            return one_hot, replace(task, input=TableInput(numeric=one_hot.width))
+            return one_hot, task.on(TableInput(numeric=one_hot.width))
         case SeriesInput(row=row) as series if row.cardinalities or row.squashed:
             steps = OneHotSteps(series)
             wide = replace(series, row=TableInput(numeric=steps.width))
-            return steps, replace(task, input=wide)
+            return steps, task.on(wide)
         case TableInput() | SeriesInput() | ImageInput() | TextInput():
             return None, task
 

@@ -103,13 +103,13 @@ def _columns(rows: Tensor, places: Sequence[int]) -> Tensor:
     return torch.stack([rows[:, i] for i in places], dim=1)
 
 
-def linear(table: TableInput, num_classes: int) -> nn.Sequential:
+def linear(table: TableInput, num_outputs: int) -> nn.Sequential:
     """Multinomial logistic regression."""
     one_hot = OneHot(table)
-    return stages(one_hot=one_hot, head=nn.Linear(one_hot.width, num_classes))
+    return stages(one_hot=one_hot, head=nn.Linear(one_hot.width, num_outputs))
 
 
-def mlp(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
+def mlp(config: Tabular, table: TableInput, num_outputs: int) -> nn.Sequential:
     """Hidden layers of `Linear -> norm -> ReLU -> dropout`, then a linear head."""
     one_hot = OneHot(table)
     width = one_hot.width
@@ -121,7 +121,7 @@ def mlp(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
         layers += [nn.Dropout(config.dropout)] if config.dropout else []
         width = config.width
     body = nn.Sequential(*layers)
-    return stages(one_hot=one_hot, body=body, head=nn.Linear(width, num_classes))
+    return stages(one_hot=one_hot, body=body, head=nn.Linear(width, num_outputs))
 
 
 def _norm(config: Tabular) -> list[nn.Module]:
@@ -256,7 +256,7 @@ class ClassToken(nn.Module):
         return tokens[:, 0]
 
 
-def ft_transformer(config: Tabular, table: TableInput, num_classes: int) -> nn.Sequential:
+def ft_transformer(config: Tabular, table: TableInput, num_outputs: int) -> nn.Sequential:
     """Feature tokens, Transformer blocks, and a linear head on the class token."""
     blocks = {
         f"block{i}": TableBlock(config.width, config.heads, config.dropout)
@@ -267,5 +267,5 @@ def ft_transformer(config: Tabular, table: TableInput, num_classes: int) -> nn.S
         **blocks,
         class_token=ClassToken(),
         norm=nn.LayerNorm(config.width),
-        head=nn.Linear(config.width, num_classes),
+        head=nn.Linear(config.width, num_outputs),
     )

@@ -46,7 +46,7 @@ class PointResult:
     evaluate: dict[str, float]
     worst_site: str | None
     fairness: Gaps = field(default_factory=Gaps)
-    """Gaps in accuracy between sites, and between groups of people; what privacy adds to them."""
+    """Gaps between sites, and between groups of people, and what privacy adds to them."""
     seconds: float | None
     bytes: dict[str, int] | None
     """Of all rounds: `up` from the sites, `down` to them."""

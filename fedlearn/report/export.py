@@ -25,7 +25,7 @@ from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.texts import code_block, render
 from fedlearn.results.reading import parse_result, read_bytes
 from fedlearn.results.result import Result
-from fedlearn.tasks import Task
+from fedlearn.tasks import TaskForm
 
 MODEL: Final = "model.safetensors"
 ASKED: Final = prediction.FILE
@@ -77,12 +77,13 @@ def model_file(result: Result) -> ModelFile | None:
     """How the model of a run is built and asked; None for a result of an older release."""
     if result.model.input is None or not result.data.classes:
         return None
-    settings, finetune = public_settings(result.config), load(result.config).training.trained_part
+    settings, config = public_settings(result.config), load(result.config)
     tree = {
-        "task": to_tree(Task(input=result.model.input, classes=tuple(result.data.classes))),
+        "task": to_tree(TaskForm(input=result.model.input, classes=tuple(result.data.classes))),
         "scenario": settings["scenario"],
         "model": settings["model"],
-        "finetune": to_tree(finetune),
+        "learned": to_tree(config.task),
+        "finetune": to_tree(config.training.trained_part),
         "seed": result.config["seed"],
         "sha256": result.model.sha256,
     }

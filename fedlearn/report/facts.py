@@ -24,16 +24,16 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.settings import Transport
 from fedlearn.data.scenario import Tells
 from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
-from fedlearn.metrics.calibration import FEWEST
 from fedlearn.metrics.fairness import GroupFairness
-from fedlearn.metrics.sums import names_one_class_only
+from fedlearn.metrics.scores import FEWEST
 from fedlearn.privacy.accounting import ACCOUNTANT
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
+from fedlearn.results.reading import task_of
 from fedlearn.results.result import Result
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.settings import SecAgg, SecAggMasked
-from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 VERSIONS: Final = ("python", "torch", "flwr", "opacus", "cryptography")
 
@@ -217,10 +217,10 @@ class Facts:
         scaling = self.result.config["scenario"].get("scaling") or {}
         return scaling.get("kind") == "ranges" and bool(scaling.get("columns"))
 
-    @property
-    def one_class(self) -> bool:
-        """Whether the model has one answer to every test record."""
-        return names_one_class_only(self.result.final.evaluate, len(self.result.data.classes))
+    @cached_property
+    def task(self) -> Task:
+        """What was learned: it has words of its own for that."""
+        return task_of(self.result)
 
     @property
     def expected(self) -> float:

@@ -1,4 +1,4 @@
-"""Who gets how much of a model: every site's accuracy along a curve, and the gap between sites."""
+"""Who gets how much of a model: how every site does along a curve, and the gap between sites."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedlearn.report.gaps import Gaps
 from fedlearn.report.groups import RunGroup
 from fedlearn.report.runs import Run
 from fedlearn.report.texts import up
+from fedlearn.results.reading import leading_of, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def shared_column(runs: Sequence[Run]) -> str:
 
 
 def _at_site(group: RunGroup, site: str) -> float:
-    values = [run.result.final.per_site[site]["accuracy"] for run in group.runs]
+    values = [leading_of(run.result, run.result.final.per_site[site]) for run in group.runs]
     return sum(values) / len(values)
 
 
@@ -62,13 +63,14 @@ def fairness(group: RunGroup, sites: Sequence[str], gaps: Mapping[str, Gaps]) ->
     """
     found = [gaps[run.name] for run in group.runs]
     means = {site: _at_site(group, site) for site in sites}
-    worst = min(means, key=means.__getitem__)
+    leading = task_of(group.runs[0].result).leading
+    worst = min(means, key=lambda site: leading.rank(means[site]))
     return FairnessRow(
         label=group.label,
         epsilon="none" if group.epsilon is None else up(group.epsilon),
         sites=tuple(f"{means[site]:.3f}" for site in sites),
         worst=worst,
-        gap=f"{max(means.values()) - means[worst]:.3f}",
+        gap=f"{max(means.values()) - min(means.values()):.3f}",
         added=_mean([one.sites_added for one in found], "+.3f"),
         groups=_mean([one.groups for one in found], ".3f"),
         groups_added=_mean([one.groups_added for one in found], "+.3f"),
@@ -76,7 +78,7 @@ def fairness(group: RunGroup, sites: Sequence[str], gaps: Mapping[str, Gaps]) ->
 
 
 def fairness_plot(groups: Sequence[RunGroup], sites: Sequence[str]) -> Markup | None:
-    """Accuracy by site along the first curve; none where there is no curve, or too many sites."""
+    """How sites do along the first curve; none where there is no curve, or too many sites."""
     private = [group for group in groups if group.epsilon is not None]
     if not private or not 1 < len(sites) <= 8:
         return None
@@ -98,5 +100,6 @@ def fairness_plot(groups: Sequence[RunGroup], sites: Sequence[str]) -> Markup | 
         f"{curve.label} from {curve.places[0].mean:.3f} to {curve.places[-1].mean:.3f}"
         for curve in curves
     )
-    text = f"Test accuracy of each site, from the smallest epsilon to the largest: {said}."
-    return plots.trade_off(curves, [], metric="test accuracy", alternative=text)
+    title = task_of(first[0].runs[0].result).leading.title
+    text = f"Test {title} of each site, from the smallest epsilon to the largest: {said}."
+    return plots.trade_off(curves, [], metric=f"test {title}", alternative=text)

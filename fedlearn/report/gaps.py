@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlearn.results.folder import RunFolder
+from fedlearn.results.reading import leading_of
 from fedlearn.results.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaps:
-    """Gaps in accuracy, best less worst, and how much larger they are than those of the twin.
+    """Gaps, best less worst, and how much larger they are than those of the twin.
 
     Null where there are not two to compare, or no twin.
     """
@@ -78,7 +79,7 @@ def _added(gap: float | None, of_twin: float | None) -> float | None:
 
 
 def _between_sites(result: Result) -> float | None:
-    found = [site["accuracy"] for site in result.final.per_site.values() if site]
+    found = [leading_of(result, site) for site in result.final.per_site.values() if site]
     return max(found) - min(found) if len(found) > 1 else None
 
 

@@ -17,13 +17,13 @@ from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
 from fedlearn.report.facts import Facts
 from fedlearn.report.inversion import read_inversion
-from fedlearn.report.run_fairness import SHOWN
-from fedlearn.report.run_page import metric_name, run_page
+from fedlearn.report.run_page import run_page
 from fedlearn.report.runs import read_runs
 from fedlearn.report.sweep_page import sweep_page
 from fedlearn.report.texts import TEMPLATES, render
 from fedlearn.results.folder import write_atomically
 from fedlearn.results.reading import read_bytes, read_result
+from fedlearn.tasks import metric_called
 
 NAME: Final = "report.html"
 
@@ -68,8 +68,7 @@ def _render(template: str, folder: Path, **values: Any) -> str:
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,
-        metric_name=metric_name,
-        whom_shown=SHOWN,
+        metric_name=lambda name: metric_called(name).title,
         inversion=read_inversion(folder),
         **values,
     )

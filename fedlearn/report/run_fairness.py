@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal
 
 from markupsafe import Markup
 
 from fedlearn.metrics.intervals import Measured
 from fedlearn.report import plots
-from fedlearn.results.result import GroupResult, GroupsResult, Result
+from fedlearn.report.facts import Facts
+from fedlearn.results.result import GroupResult, GroupsResult
+from fedlearn.tasks import Task
 
-SHOWN: Final = ("accuracy", "balanced_accuracy", "auc")
 _MOST_BARS: Final = 14
 
 
@@ -36,51 +38,51 @@ class WhomTable:
     plot: Markup | None = None
 
 
-def whom(result: Result) -> tuple[WhomTable, ...]:
+def whom(facts: Facts) -> tuple[WhomTable, ...]:
     """The tables of a run that has ended; none where nothing was tested."""
-    return () if result.fairness is None else tuple(_tables(result))
+    return () if facts.result.fairness is None else tuple(_tables(facts))
 
 
-def _tables(result: Result) -> Iterator[WhomTable]:
-    fairness, sizes = result.fairness, result.data.sites
+def _tables(facts: Facts) -> Iterator[WhomTable]:
+    fairness, sizes, task = facts.result.fairness, facts.result.data.sites, facts.task
     assert fairness is not None  # noqa: S101  (asked for by the caller)
     yield WhomTable(
         name="sites",
         rows=tuple(
-            WhomRow(name=site, records=sizes[site].test, values=_cells(found))
+            WhomRow(name=site, records=sizes[site].test, values=_cells(task, found))
             for site, found in fairness.per_site.items()
         ),
         total=WhomRow(
             name="",
             records=sum(size.test for size in sizes.values()),
-            values=_cells(fairness.all_sites),
+            values=_cells(task, fairness.all_sites),
         ),
-        plot=_plot(fairness.per_site, fairness.all_sites, "site"),
+        plot=_plot(task, fairness.per_site, fairness.all_sites, "site"),
     )
     if fairness.groups is not None:
-        yield from _groups(fairness.groups)
+        yield from _groups(task, fairness.groups)
 
 
-def _groups(groups: GroupsResult) -> Iterator[WhomTable]:
+def _groups(task: Task, groups: GroupsResult) -> Iterator[WhomTable]:
     yield WhomTable(
         name="groups",
-        rows=_rows(groups.all_sites),
-        plot=_plot({n: g.evaluate for n, g in groups.all_sites.items()}, {}, "group"),
+        rows=_rows(task, groups.all_sites),
+        plot=_plot(task, {n: g.evaluate for n, g in groups.all_sites.items()}, {}, "group"),
     )
     if groups.per_site:
-        rows = [row for site, found in groups.per_site.items() for row in _rows(found, f"{site}, ")]
-        yield WhomTable(name="groups_by_site", rows=tuple(rows))
+        rows = (_rows(task, found, f"{site}, ") for site, found in groups.per_site.items())
+        yield WhomTable(name="groups_by_site", rows=tuple(chain.from_iterable(rows)))
 
 
-def _rows(groups: Mapping[str, GroupResult], before: str = "") -> tuple[WhomRow, ...]:
+def _rows(task: Task, groups: Mapping[str, GroupResult], before: str = "") -> tuple[WhomRow, ...]:
     return tuple(
-        WhomRow(name=f"{before}{name}", records=one.count, values=_cells(one.evaluate))
+        WhomRow(name=f"{before}{name}", records=one.count, values=_cells(task, one.evaluate))
         for name, one in groups.items()
     )
 
 
-def _cells(found: Mapping[str, Measured]) -> tuple[str, ...]:
-    return tuple(_cell(found.get(name)) for name in SHOWN)
+def _cells(task: Task, found: Mapping[str, Measured]) -> tuple[str, ...]:
+    return tuple(_cell(found.get(metric.name)) for metric in task.compared())
 
 
 def _cell(one: Measured | None) -> str:
@@ -92,18 +94,22 @@ def _cell(one: Measured | None) -> str:
 
 
 def _plot(
-    groups: Mapping[str, Mapping[str, Measured]], total: Mapping[str, Measured], what: str
+    task: Task,
+    groups: Mapping[str, Mapping[str, Measured]],
+    total: Mapping[str, Measured],
+    what: str,
 ) -> Markup | None:
-    found = {name: m["accuracy"] for name, m in groups.items() if "accuracy" in m}
+    name, title = task.leading.name, task.leading.title
+    found = {group: measured[name] for group, measured in groups.items() if name in measured}
     if not 1 < len(found) <= _MOST_BARS:
         return None
     bars = [
-        plots.Bar(label=name, value=one.value, low=one.low, high=one.high)
-        for name, one in found.items()
+        plots.Bar(label=group, value=one.value, low=one.low, high=one.high)
+        for group, one in found.items()
     ]
-    said = "; ".join(f"{name} {_cell(one)}" for name, one in found.items())
-    level = [plots.Level(label="all together", value=total["accuracy"].value)] if total else []
+    said = "; ".join(f"{group} {_cell(one)}" for group, one in found.items())
+    level = [plots.Level(label="all together", value=total[name].value)] if total else []
     return plots.intervals(
-        bars, level, label="test accuracy",
-        alternative=f"Test accuracy by {what}, with intervals: {said}.",
+        bars, level, label=f"test {title}",
+        alternative=f"Test {title} by {what}, with intervals: {said}.",
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from markupsafe import Markup
 
@@ -17,9 +16,6 @@ from fedlearn.report.measured import Measured
 from fedlearn.report.run_fairness import WhomTable, whom
 from fedlearn.report.texts import bytes_text
 from fedlearn.results.result import Result, RoundResult
-
-SHOWN: Final = ("accuracy", "macro_f1", "auc")
-NAMES: Final = {"macro_f1": "macro F1", "auc": "AUC"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +39,25 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
     """The page of a run."""
     result = facts.result
     return RunPage(
-        shown=tuple(name for name in SHOWN if name in result.final.evaluate),
-        metrics_plot=_metrics_plot(result),
+        shown=tuple(m.name for m in facts.task.summary() if m.name in result.final.evaluate),
+        metrics_plot=_metrics_plot(facts),
         calibration_plot=_calibration_plot(facts),
         epsilon_plot=_epsilon_plot(result),
         cost_plot=_cost_plot(result),
         measured=Measured(found=result.audit) if result.audit else None,
-        whom=whom(result),
+        whom=whom(facts),
         reasons=reasons(explanations, result) if explanations else None,
         traffic=traffic(result),
         seconds_of_rounds=sum(entry.seconds for entry in result.rounds),
     )
 
 
-def metric_name(name: str) -> str:
-    """A metric as people write it."""
-    return NAMES.get(name, name.replace("_", " "))
-
-
-def _metrics_plot(result: Result) -> Markup | None:
+def _metrics_plot(facts: Facts) -> Markup | None:
+    result = facts.result
     curves = [
-        plots.Curve(label=metric_name(name), places=places)
-        for name in SHOWN
-        if (places := tuple(_measured(result.rounds, name)))
+        plots.Curve(label=metric.title, places=places)
+        for metric in facts.task.summary()
+        if (places := tuple(_measured(result.rounds, metric.name)))
     ]
     if not curves:
         return None
@@ -84,7 +76,7 @@ def _measured(rounds: Sequence[RoundResult], name: str) -> list[plots.Spread]:
 def _calibration_plot(facts: Facts) -> Markup | None:
     if (found := facts.result.calibration) is None:
         return None
-    groups, name = found.groups, facts.texts["card"]["second_class"]
+    groups, name = found.groups, facts.task.probable
     pairs = "; ".join(f"{group.predicted:.2f} and {group.observed:.2f}" for group in groups)
     return plots.reliability(
         [plots.Pair(x=g.predicted, y=g.observed, low=g.low, high=g.high) for g in groups],

@@ -24,10 +24,11 @@ from fedlearn.report.fairness import (
 from fedlearn.report.gaps import all_gaps
 from fedlearn.report.groups import RunGroup, grouped, reference_levels, short
 from fedlearn.report.measured import Measured, measured_cell, measured_texts
-from fedlearn.report.run_page import SHOWN, metric_name
 from fedlearn.report.runs import Difference, Missing, Run, differences, telling
 from fedlearn.report.texts import Texts, bytes_text, texts
+from fedlearn.results.reading import leading_of, task_of
 from fedlearn.results.result import Result
+from fedlearn.tasks import metric_called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +104,9 @@ def sweep_page(
     return SweepPage(
         title=", ".join(_experiments(points)) or name,
         texts=_texts(runs, points, groups, hashes),
-        meanings=_meanings(shared),
+        meanings=_meanings(whole, shared),
         missing=tuple(missing),
-        curves=tuple(_curve(groups, levels, metric) for metric in SHOWN if metric in shared),
+        curves=tuple(_curve(groups, levels, metric) for metric in shared),
         levels=levels,
         shared=shared,
         sites=sites,
@@ -136,7 +137,7 @@ def _curve(groups: Sequence[RunGroup], levels: dict[str, dict[str, float]], metr
         for place in curve.places
     ]
     said += [f"{line.label}: {line.value:.3f}" for line in lines]
-    name = metric_name(metric)
+    name = metric_called(metric).title
     text = f"Test {name} against epsilon spent; means over seeds. {'; '.join(said)}."
     return plots.trade_off(drawn, lines, metric=f"test {name}", alternative=text)
 
@@ -165,15 +166,16 @@ def _shared_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
     """The metrics that every run has: what differs in kind is not compared."""
     found = [set(run.result.final.evaluate) for run in runs if run.result.final.evaluate]
     shared = set.intersection(*found) if found else set()
-    return tuple(name for name in SHOWN if name in shared)
+    known = task_of(runs[0].result).summary() if found else ()
+    return tuple(metric.name for metric in known if metric.name in shared)
 
 
 def _columns(points: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
     keys = telling(points)[:_MOST_KEYS]
-    names = [metric_name(name) for name in shared]
+    names = [metric_called(name).title for name in shared]
     measured = ["measured, of at most"] if _audited(points) else []
     return ("run", *(short(key, keys) for key in keys), "epsilon spent", *measured, *names,
-            "worst site", "its accuracy", "seconds", "sent", "status")  # fmt: skip
+            "worst site", "there", "seconds", "sent", "status")  # fmt: skip
 
 
 _MOST_KEYS: Final = 4
@@ -184,7 +186,7 @@ def _row(run: Run, points: Sequence[Run], shared: Sequence[str]) -> tuple[Cell, 
     final, moved = result.final, sum(traffic(result).values())
     worst = final.worst_site
     keys = telling(points)[:_MOST_KEYS]
-    lowest = final.per_site[worst]["accuracy"] if worst in final.per_site else None
+    lowest = leading_of(result, final.per_site[worst]) if worst in final.per_site else None
     return (
         Cell.text(run.name),
         *(Cell.text(settings.get(key, "-")) for key in keys),
@@ -247,8 +249,11 @@ def _texts(
     return text
 
 
-def _meanings(shared: Sequence[str]) -> tuple[str, ...]:
-    values = {"facts": {"metrics": shared}, "titles": {name: metric_name(name) for name in shared}}
+def _meanings(runs: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
+    if not shared:
+        return ()
+    facts = {"metrics": shared, "task": task_of(runs[0].result)}
+    values = {"facts": facts, "titles": {name: metric_called(name).title for name in shared}}
     card: Texts = texts(values, "card")["card"]
     return card.lines("meanings")
 

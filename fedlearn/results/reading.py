@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar
 
 from fedlearn.config import decode
 from fedlearn.config import load as load_config
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.results.result import SCHEMA, Result
+from fedlearn.tasks import TASKS, TableInput, Task, TaskConfig, TaskForm
 
 
 class _File(Protocol):
@@ -22,6 +26,27 @@ T = TypeVar("T", bound=_File)
 def read_result(folder: Path) -> Result:
     """The result of the run in `folder`; raises DataError as `parse_result` does."""
     return parse_result(folder / "result.json", read_bytes(folder / "result.json"))
+
+
+def task_of(result: Result) -> Task:
+    """What the run has learned; of a release that did not say the form of a record, without it."""
+    learned = decode(_Learned, json.dumps({"task": result.config.get("task", _FIRST)})).task
+    shape = result.model.input or TableInput(numeric=0)
+    return learned.of(TaskForm(input=shape, classes=tuple(result.data.classes)))
+
+
+def leading_of(result: Result, found: Mapping[str, float]) -> float:
+    """Of the metrics of a run, or of a part of it, the one that leads."""
+    return found[task_of(result).leading.name]
+
+
+_FIRST: Final = {"kind": "classification"}
+"""The task of releases that knew no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learned:
+    task: Annotated[TaskConfig, TASKS]
 
 
 def read_bytes(path: Path) -> bytes:

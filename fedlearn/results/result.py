@@ -14,8 +14,8 @@ from typing import Any, Literal
 from fedlearn.audit.findings import Findings
 from fedlearn.core.code import code_digest
 from fedlearn.core.provenance import commit
-from fedlearn.metrics.calibration import Calibration
 from fedlearn.metrics.intervals import Gap, Measured
+from fedlearn.metrics.scores import Calibration
 from fedlearn.tasks import Input
 
 SCHEMA = "fedlearn/result/v1"
@@ -81,7 +81,7 @@ class RoundResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalResult:
-    """Test metrics of the final model: pooled, by site, and the worst site by accuracy."""
+    """Test metrics of the final model: pooled, by site, and the site that does worst."""
 
     evaluate: dict[str, float]
     per_site: dict[str, dict[str, float]]
@@ -109,7 +109,7 @@ class GroupsResult:
     """Site (or `all sites`) -> groups that are too small, or would give those away."""
     gap: Gap | None
     decisions: dict[str, float]
-    """As in `fedlearn.metrics.intervals.decision_gaps`."""
+    """As `Task.decisions` computes them."""
 
 
 @dataclass(frozen=True, kw_only=True)

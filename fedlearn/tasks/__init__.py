@@ -1,110 +1,65 @@
-"""What is learned: the shape of one record and what is predicted from it.
+"""What is learned: the form of a record, what it is answered with, and what the answer is worth.
 
-A `Task` is public. It is agreed before training and holds nothing that was
-computed from records: data sources state it, models are built from it.
+One kind of task is one file (`fedlearn.tasks.task` says what it has to hold), one entry of
+`TASKS` and one YAML in `configs/task`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import Final
 
-SQUASH_UNIT = math.log(1001)
-"""A number `x` of unknown scale stands in a record as `sign(x) log(1 + |x|)` over this."""
+from fedlearn.core.registry import Family
+from fedlearn.tasks.classification import Classification, ClassificationTask
+from fedlearn.tasks.inputs import (
+    SQUASH_UNIT,
+    ImageInput,
+    Input,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    shape_of,
+)
+from fedlearn.tasks.task import (
+    LabelColumn,
+    Loss,
+    Metric,
+    Targets,
+    Task,
+    TaskConfig,
+    TaskForm,
+)
 
+__all__ = [
+    "CLASSIFICATION",
+    "SQUASH_UNIT",
+    "TASKS",
+    "Classification",
+    "ClassificationTask",
+    "ImageInput",
+    "Input",
+    "LabelColumn",
+    "Loss",
+    "Metric",
+    "SeriesInput",
+    "TableInput",
+    "Targets",
+    "Task",
+    "TaskConfig",
+    "TaskForm",
+    "TextInput",
+    "metric_called",
+    "shape_of",
+]
 
-@dataclass(frozen=True, kw_only=True)
-class TableInput:
-    """A row of a table: `float32[numeric + len(cardinalities)]`.
+TASKS: Family[TaskConfig] = Family("task", "fedlearn.tasks", (Classification,))
+"""The settings of every kind of task."""
 
-    The first `numeric` columns are numbers, the rest are category codes
-    (whole numbers stored as float32, code `i` of column `j` below
-    `cardinalities[j]`; code 0 is kept for "missing or never seen"). `names`
-    are those of all columns in this order; empty where they have none. `squashed`
-    are the places of numbers of unknown scale (`SQUASH_UNIT`), which models encode
-    (`fedlearn.models.numbers`).
-    """
-
-    numeric: int
-    cardinalities: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()
-    squashed: tuple[int, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return self.numeric + len(self.cardinalities)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageInput:
-    """A picture: `float32[channels, height, width]`, values in [0, 1]."""
-
-    channels: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextInput:
-    """A text: `int64[max_length]` of token ids, padded at the end with `pad_id`.
-
-    `tokenizer` names the public list of pieces that the ids are places in;
-    empty where they are hashes.
-    """
-
-    vocabulary: int
-    max_length: int
-    pad_id: int = 0
-    tokenizer: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeriesInput:
-    """Rows of a table over time: `float32[steps, row.width + 1]`.
-
-    The rows of a record come first, in the order of their times; what is left of
-    `steps` is zeros. The last column is 1 in a row and 0 in padding.
-    """
-
-    steps: int
-    row: TableInput
+CLASSIFICATION: Final[TaskConfig] = Classification()
+"""What is learned where nothing else is asked for."""
 
 
-Input = TableInput | ImageInput | TextInput | SeriesInput
-
-
-def shape_of(shape: Input) -> tuple[int, ...]:
-    """The shape of one record."""
-    match shape:
-        case TableInput():
-            return (shape.width,)
-        case ImageInput():
-            return (shape.channels, shape.height, shape.width)
-        case TextInput():
-            return (shape.max_length,)
-        case SeriesInput():
-            return (shape.steps, shape.row.width + 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Classification of one record into one of `classes`."""
-
-    input: Input
-    classes: tuple[str, ...]
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one record, as a model reads it."""
-        return shape_of(self.input)
-
-    @property
-    def num_outputs(self) -> int:
-        """How many numbers a model gives for one record."""
-        return len(self.classes)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, at least two."""
-        return len(self.classes)
+def metric_called(name: str) -> Metric:
+    """The metric of this key, of whichever task has it: for a table of runs of several tasks."""
+    options = TASKS.known.values()
+    found = (option.learns.metric(name) for option in options)
+    return next((metric for metric in found if metric.meaning), CLASSIFICATION.learns.metric(name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedlearn.models.slots import canary_losses, no_canaries
+from fedlearn.tasks import Loss, Task
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import CPU, fetch, home, send
-from fedlearn.training.loss import losses_of
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -28,17 +29,16 @@ def train(
     labels: Tensor,
     config: Training,
     *,
+    loss: Loss,
     rng: np.random.Generator,
     correct: Callable[[nn.Module], None] | None = None,
-    weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> float:
-    """Make `config.local_steps` steps on `model` in place; the mean training loss in nats.
+    """Make `config.local_steps` steps on `model` in place; the mean training loss.
 
-    `features` is `[n, ...]` and `labels` is `int64[n]` with n >= 1, where the model is
-    or on the CPU. Batches of
-    `max(1, round(sample_rate * n))` records come from shuffled passes. `weights` are
-    those of classes (`fedlearn.training.loss.class_weights`). `correct` may add to the
+    `features` and `labels` are `[n, ...]` with n >= 1, where the model is
+    or on the CPU; `loss` is that of the task. Batches of
+    `max(1, round(sample_rate * n))` records come from shuffled passes. `correct` may add to the
     gradient of every step (`fedlearn.algorithms.Correction`). `canaries`,
     `int64[k]`, are audit slots that join the batches by passes of their own:
     records are trained on as if they were not there.
@@ -52,10 +52,10 @@ def train(
         probes = _canary_batches(canaries, config, rng)
         for batch in batches(len(labels), config, rng):
             optimizer.zero_grad(set_to_none=True)
-            total += _accumulate(model, features, labels, batch, config, coins, weights)
+            total += _accumulate(model, features, labels, batch, config, coins, loss)
             if len(probe := next(probes)):
-                loss = canary_losses(model, send(probe, home(model)), 1.0).sum() / len(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                extra = canary_losses(model, send(probe, home(model)), 1.0).sum() / len(batch)
+                extra.backward()  # type: ignore[no-untyped-call]
             if correct is not None:
                 correct(model)
             optimizer.step()
@@ -113,7 +113,7 @@ def _accumulate(
     batch: NDArray[np.int64],
     config: Training,
     rng: np.random.Generator,
-    weights: Tensor | None,
+    loss: Loss,
 ) -> Tensor:
     """Gradient of the mean loss over `batch` and all views, in parts; returns that loss.
 
@@ -125,29 +125,46 @@ def _accumulate(
         seen = views(fetch(features, rows, device), config, rng)
         meant = fetch(labels, rows, device)
         for view in seen:
-            logits = forward(model, view, config.precision)
-            loss = losses_of(logits, meant, weights).sum() / (len(batch) * len(seen))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            outputs = forward(model, view, config.precision)
+            mean = loss(outputs, meant).sum() / (len(batch) * len(seen))
+            mean.backward()  # type: ignore[no-untyped-call]
+            total += mean.detach()
     return total
 
 
 def forward(model: nn.Module, features: Tensor, precision: Precision) -> Tensor:
     """What the model makes of `features`, `float32`, with its inside in `precision`."""
     with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits: Tensor = model(features)
-    return logits.float()
+        outputs: Tensor = model(features)
+    return outputs.float()
 
 
-def predict(model: nn.Module, features: Tensor, max_batch: int) -> NDArray[np.float64]:
-    """Class probabilities `float64[n, classes]` in evaluation mode; n may be 0."""
+def predict(model: nn.Module, task: Task, features: Tensor, max_batch: int) -> NDArray[np.float64]:
+    """What the model answers to records, as `Task.answers`: `float64[n, ...]`; n may be 0."""
+    return _in_batches(model, features, max_batch, lambda outputs, _: task.answers(outputs))
+
+
+def grade(
+    model: nn.Module, task: Task, features: Tensor, targets: NDArray[Any], max_batch: int
+) -> NDArray[np.float64]:
+    """What `Task.sums` adds up, a row a record: `float64[n, ...]`; n may be 0."""
+
+    def graded(outputs: Tensor, rows: slice) -> Tensor:
+        return task.graded(outputs, torch.from_numpy(targets[rows]).to(outputs.device))
+
+    return _in_batches(model, features, max_batch, graded)
+
+
+def _in_batches(
+    model: nn.Module, features: Tensor, size: int, of: Callable[[Tensor, slice], Tensor]
+) -> NDArray[np.float64]:
+    """`of` the outputs of the model in evaluation mode, and of the rows that they are for."""
     model.eval()
     device = home(model)
-    starts = range(0, max(1, len(features)), max_batch)
+    parts = [slice(i, i + size) for i in range(0, max(1, len(features)), size)]
     with torch.no_grad():
-        parts = [model(features[i : i + max_batch].to(device)) for i in starts]
-        probabilities = torch.cat(parts).double().softmax(1)
-    return np.asarray(probabilities.cpu().numpy())
+        found = [of(model(features[rows].to(device)), rows) for rows in parts]
+        return np.asarray(torch.cat(found).double().cpu().numpy())
 
 
 def diverged(vector: NDArray[np.float32]) -> bool:

@@ -28,11 +28,11 @@ from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.noise_on_device import normals
 from fedlearn.stages import ClippedSteps
+from fedlearn.tasks import Loss
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import fetch, home, send
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import forward, pieces
-from fedlearn.training.loss import losses_of
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -100,16 +100,16 @@ def train_private(
     config: Training,
     plan: ClippedSteps,
     *,
+    loss: Loss,
     noise: NoiseSource,
     correct: Callable[[nn.Module], None] | None = None,
-    weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> None:
     """Make `config.local_steps` private steps on `model` in place.
 
     Returns nothing: a training loss is a function of the records that no noise
     covers. Every step runs and adds its noise, an empty batch included.
-    `weights` are those of classes (`fedlearn.training.loss.class_weights`). `correct` may add
+    `loss` is that of the task. `correct` may add
     to the gradient of every step, once it is clipped and noised. `canaries`,
     `int64[k]`, are audit slots: records like the others, sampled and clipped with
     them, whose gradient lies on coordinates of their own.
@@ -127,7 +127,7 @@ def train_private(
     with _clipping(model, config, optimizer) as accumulate:
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)
-            for losses in _batch(model, features, labels, config, plan, noise, weights, canaries):
+            for losses in _batch(model, features, labels, config, plan, noise, loss, canaries):
                 accumulate(losses)
             optimizer.release()
 
@@ -139,14 +139,14 @@ def clipped_gradient_sum(
     config: Training,
     plan: ClippedSteps,
     *,
+    loss: Loss,
     noise: NoiseSource,
-    weights: Tensor | None = None,
     canaries: Tensor | None = None,
 ) -> NDArray[np.float64]:
     """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
 
     In the order of the model's vector (`fedlearn.core.vector`); zero for buffers and for an
-    empty batch. The model stays as it is. `weights` and `canaries` are as in
+    empty batch. The model stays as it is. `loss` and `canaries` are as in
     `train_private`. `noise` chooses the batch only: the sum
     must not leave the site before `fedlearn.mechanisms.encoding` has added its share.
 
@@ -160,7 +160,7 @@ def clipped_gradient_sum(
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     # Where the model is: to bring every part back would mean to wait for each.
     total = torch.zeros(layout_of(model).size, dtype=torch.float64, device=home(model))
-    for losses in _batch(model, features, labels, config, plan, noise, weights, canaries):
+    for losses in _batch(model, features, labels, config, plan, noise, loss, canaries):
         sums = engine.step(losses).sums
         flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
         total[: flat.numel()] += flat
@@ -174,7 +174,7 @@ def _batch(
     config: Training,
     plan: ClippedSteps,
     noise: NoiseSource,
-    weights: Tensor | None,
+    loss: Loss,
     canaries: Tensor | None,
 ) -> Iterator[Losses]:
     """One Poisson batch in parts: of records, and of canaries, drawn by the same coins."""
@@ -186,7 +186,7 @@ def _batch(
     at_a_time = max(1, config.max_batch // max(1, config.augmentations))
     for rows in pieces(batch[batch < records], at_a_time):
         seen = views(fetch(features, rows, device), config, rng)
-        yield _losses(model, seen, fetch(labels, rows, device), config.precision, weights)
+        yield _losses(model, seen, fetch(labels, rows, device), config.precision, loss)
     for rows in pieces(batch[batch >= records] - records, config.max_batch):
         yield partial(canary_losses, model, send(canaries[rows], device), slope)
 
@@ -196,16 +196,40 @@ def _losses(
     seen: Sequence[Tensor],
     labels: Tensor,
     precision: Precision,
-    weights: Tensor | None,
+    loss: Loss,
 ) -> Losses:
     """The loss of every record of a part, the mean over its views."""
 
     def loss_of(view: Tensor) -> Tensor:
-        logits = forward(model, view, precision)
-        return losses_of(logits, labels, weights)
+        outputs = forward(model, view, precision)
+        check_loss(loss, outputs, labels)
+        return loss(outputs, labels)
 
     # A layer is called once for each view; the engine adds up what a record owes to all of them.
     return lambda: torch.stack([loss_of(view) for view in seen]).mean(0)
+
+
+def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss that is not one per record: what is clipped would not be one record's.
+
+    Raises:
+        ConfigError: it has another shape, or one record's loss depends on another's outputs.
+    """
+    if len(outputs) < 2:
+        return
+    seen = outputs[:2].detach().requires_grad_()
+    with torch.enable_grad():
+        losses = loss(seen, targets[:2])
+        if losses.shape == (2,):
+            (slope,) = torch.autograd.grad(losses[0], seen)
+            if not (slope[1].isfinite() & (slope[1] != 0)).any():
+                return
+    raise ConfigError(
+        [
+            "task: its loss mixes the records of a batch, and privacy is promised to single ones; "
+            "return one loss per record, from that record's outputs alone"
+        ]
+    )
 
 
 def _secret_coins(noise: NoiseSource) -> np.random.Generator:

@@ -16,7 +16,7 @@ from fedlearn.report.comparison import FILE, Comparison, PointResult, read_compa
 from server.stop import Stop
 from simulations.api.asking import words_of
 from simulations.api.progress import Line
-from simulations.api.result import SHOWN, Result, html_table, load_run, up_to_date_report
+from simulations.api.result import Result, html_table, load_run, shown_of, up_to_date_report
 from simulations.api.running import ONE_AT_A_TIME, interruptible, new_folder, torch_threads_kept
 from simulations.sweeps import compare as sweeping
 from simulations.sweeps.points import Point
@@ -74,7 +74,7 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         keys = list(dict.fromkeys(key for point in self.points for key in point.values))
-        names = [name for name in SHOWN if any(name in p.evaluate for p in self.points)]
+        names = shown_of(name for point in self.points for name in point.evaluate)
         rows = [
             [*([point.values.get(key, "") for key in keys] or [point.name]),
              "" if point.epsilon is None else f"{point.epsilon:.2f}",

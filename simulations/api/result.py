@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from fedlearn.config import RunConfig, load
 from fedlearn.results import result as stored
-from fedlearn.results.reading import read_result
+from fedlearn.results.reading import read_result, task_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fedlearn.audit.findings import Findings
-
-SHOWN: Final = ("accuracy", "macro_f1", "auc", "loss")
-"""Metrics that a small table has room for; `metrics` has all of them."""
+    from fedlearn.tasks import Task
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,28 +97,26 @@ class Result:
         return trained_model(self.config, self._task, vector).eval()
 
     @property
-    def _task(self) -> Any:
+    def _task(self) -> Task:
         from fedlearn.core.errors import DataError
-        from fedlearn.tasks import Task
 
-        facts = self._stored
-        if facts.model.input is None:
+        if self._stored.model.input is None:
             raise DataError(f"{self.folder}: its release did not say what a record looks like")
-        return Task(input=facts.model.input, classes=tuple(facts.data.classes))
+        return task_of(self._stored)
 
     def report(self) -> Path:
         """Write `report.html` where it is missing or out of date; its path. Opens nothing."""
         return up_to_date_report(self.folder, self.folder / "result.json")
 
     def __repr__(self) -> str:
-        shown = [f"{name}={self.metrics[name]:.3f}" for name in SHOWN if name in self.metrics]
+        shown = [f"{name}={self.metrics[name]:.3f}" for name in shown_of(self.metrics)]
         spent = "none" if self.epsilon is None else f"{self.epsilon:.3g}"
         facts = [self.status, *shown, f"epsilon={spent}", f"folder={str(self.folder)!r}"]
         return f"Result({', '.join(facts)})"
 
     def _repr_html_(self) -> str:
         found = self._stored
-        names = [name for name in SHOWN if name in self.metrics]
+        names = shown_of(self.metrics)
         rows = [[site, size.train, size.test, *self._numbers(site, names)]
                 for site, size in found.data.sites.items()]  # fmt: skip
         sizes = found.data.sites.values()
@@ -163,6 +159,17 @@ def up_to_date_report(folder: Path, of: Path) -> Path:
     if path.is_file() and path.stat().st_mtime_ns >= of.stat().st_mtime_ns:
         return path
     return write_report(folder)
+
+
+def shown_of(found: Iterable[str]) -> list[str]:
+    """The metrics that a small table has room for, those that lead first."""
+    from fedlearn.tasks import TASKS
+
+    there = {*found}
+    known = (metric for option in TASKS.known.values() for metric in option.learns.metrics_known)
+    return list(
+        dict.fromkeys(metric.name for metric in known if metric.short and metric.name in there)
+    )
 
 
 def html_table(

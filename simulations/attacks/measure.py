@@ -32,7 +32,7 @@ from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.report.export import read_model
 from fedlearn.results.result import Result
-from fedlearn.tasks import Task
+from fedlearn.tasks import Targets, Task
 from fedlearn.training.local import predict
 from server.audit import read_seen
 from simulations.attacks.slot_views import games
@@ -161,10 +161,11 @@ def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: Result) -> 
     records, losses = simulated_sites(config), []
     kept = kept_by_sites(config, result)
     vector = read_model(Path(config.out), result)
-    model = trained_model(config, simulated_task(config), vector)
+    task, size = simulated_task(config), config.training.max_batch
+    model = trained_model(config, task, vector)
     for site, one in kept.items():
         shown = records[site].train.features[one.coins.rows]
-        losses.append(record_losses(model, shown, one.coins.labels, config.training.max_batch))
+        losses.append(record_losses(model, task, shown, one.coins.labels, size))
     scores = -np.concatenate(losses)
     game = Game(
         scores=scores,
@@ -175,7 +176,7 @@ def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: Result) -> 
 
 
 def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
-    """The model of a run with the trained weights `vector`, mapping records to logits."""
+    """The model of a run with the trained weights `vector`, mapping records to its outputs."""
     weights = config.model.weights(default_cache(os.environ))
     part = config.training.trained_part
     learner = models.build(config.model, task, Streams(config.seed), part, weights)
@@ -184,8 +185,8 @@ def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
 
 
 def record_losses(
-    model: nn.Module, features: NDArray[Any], labels: NDArray[np.int64], max_batch: int
+    model: nn.Module, task: Task, features: NDArray[Any], labels: Targets, max_batch: int
 ) -> NDArray[np.float64]:
-    """The loss of every record, in nats."""
-    chances = predict(model, torch.from_numpy(features), max_batch)
-    return np.asarray(-np.log(np.maximum(chances[np.arange(len(labels)), labels], 1e-30)))
+    """How badly what the model says fits every record: the negative logarithm of how well."""
+    fit = task.likelihood(predict(model, task, torch.from_numpy(features), max_batch), labels)
+    return np.asarray(-np.log(np.maximum(fit, 1e-30)))

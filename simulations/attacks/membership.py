@@ -20,11 +20,10 @@ from fedlearn.audit.evidence import area_under_curve
 from fedlearn.audit.findings import Attack
 from fedlearn.audit.membership import found_at, lira, rmia
 from fedlearn.audit.promise import Promise
-from fedlearn.config import RunConfig
 from fedlearn.core.rng import Streams
+from fedlearn.tasks import Targets
 from fedlearn.training.device import device_of, home, place, within_memory
 from fedlearn.training.local import predict, train
-from fedlearn.training.loss import class_weights
 from simulations.attacks.audited_folder import AuditedRun
 
 REFERENCES: Final = 4
@@ -44,7 +43,7 @@ class MemberRecords:
     """All records of a run; `member: bool[n]` were trained on."""
 
     features: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: Targets
     member: NDArray[np.bool_]
 
     @classmethod
@@ -72,7 +71,7 @@ def attacks(
         FedlearnError: the GPU that it computes on has no memory left.
     """
     records = MemberRecords.of(run)
-    target = chances(model, records, run.config)
+    target = chances(run, model, records)
     inside = _halves(len(records.labels), references, Streams(run.config.seed))
     others = np.stack([_reference(run, records, one, i) for i, one in enumerate(inside)])
     scores: dict[Any, NDArray[np.float64]] = {
@@ -84,10 +83,10 @@ def attacks(
     return [_attack(name, found, records.member, promise) for name, found in scores.items()]
 
 
-def chances(model: nn.Module, records: MemberRecords, config: RunConfig) -> NDArray[np.float64]:
-    """The chance that `model` gives to the true label of every record: `float64[n]`."""
-    found = predict(model, torch.from_numpy(records.features), config.training.max_batch)
-    return np.asarray(found[np.arange(len(records.labels)), records.labels])
+def chances(run: AuditedRun, model: nn.Module, records: MemberRecords) -> NDArray[np.float64]:
+    """How well what `model` says fits the true label of every record: `float64[n]`."""
+    features, size = torch.from_numpy(records.features), run.config.training.max_batch
+    return run.task.likelihood(predict(model, run.task, features, size), records.labels)
 
 
 def _halves(records: int, references: int, streams: Streams) -> NDArray[np.bool_]:
@@ -112,7 +111,7 @@ def _reference(
     if learner.frozen is not None:
         features = _frozen(learner.frozen, features, config.training.max_batch)
     labels = torch.from_numpy(records.labels[inside])
-    weights = class_weights(config.training, run.task.classes, home(learner.model))
+    loss = run.task.training_loss(config.training.class_weights, home(learner.model))
     for round_number in range(config.rounds):
         rng = streams.get("reference", number, round_number)
         train(
@@ -120,10 +119,10 @@ def _reference(
             features,
             labels,
             config.training,
+            loss=loss,
             rng=rng,
-            weights=weights,
         )
-    return chances(learner.whole(), records, config)
+    return chances(run, learner.whole(), records)
 
 
 def _frozen(frozen: nn.Module, features: torch.Tensor, size: int) -> torch.Tensor:

@@ -13,7 +13,8 @@ from rich.table import Table
 from fedlearn.core import terminal
 from fedlearn.report.comparison import Comparison, PointResult
 from fedlearn.report.measured import measured_cell
-from simulations.display import SHORT, SHOWN, shortest
+from fedlearn.tasks import metric_called
+from simulations.display import shortest
 from simulations.sweeps.points import Point
 from simulations.sweeps.workers import Ended, Event, RoundDone
 
@@ -102,9 +103,10 @@ class CompareDisplay:
 
 def _table(comparison: Comparison) -> Table:
     points = comparison.points
-    names = [n for n in SHOWN if n != "loss" and any(n in point.evaluate for point in points)]
+    found = dict.fromkeys(name for point in points for name in point.evaluate if name != "loss")
+    heading = {name: short for name in found if (short := metric_called(name).short)}
     audited = ["measured"] if any(point.audit for point in points) else []
-    metrics = [SHORT.get(name, name) for name in names]
+    names, metrics = list(heading), list(heading.values())
     table = terminal.numbers("run", "epsilon", *audited, *metrics, "seconds")
     for point in points:
         table.add_row(escape(point.name), *_cells(point, names, measured=bool(audited)))

@@ -16,7 +16,15 @@ from fedlearn.config.composition import CONFIGS
 from fedlearn.core.rng import Streams
 from fedlearn.explanation import explain
 from fedlearn.models.tabular import FeatureTokens, OneHot
-from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput, shape_of
+from fedlearn.tasks import (
+    ClassificationTask,
+    ImageInput,
+    Input,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    shape_of,
+)
 
 NEEDED = {
     "squeezenet": ["model.pretrained=false"],
@@ -41,6 +49,10 @@ def weights(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
+def of(shape: Input) -> ClassificationTask:
+    return ClassificationTask(input=shape, classes=("a", "b"))
+
+
 def logits(model: nn.Module, features: np.ndarray) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(torch.from_numpy(features))
@@ -51,7 +63,7 @@ def test_columns__of_a_linear_model_count_by_weight_times_value() -> None:
     head = nn.Linear(OneHot(TABLE).width, 2)
     model = weights(nn.Sequential(OneHot(TABLE), head))
     records = rows(6)
-    found = explain(model, TABLE, records)
+    found = explain(model, of(TABLE), records)
     for record, column, wanted in zip(records, found.attributions, found.predicted, strict=True):
         w = head.weight[int(wanted)].detach().numpy()
         expected = [w[j] * record[j] for j in range(3)]
@@ -67,7 +79,7 @@ def test_columns__of_unknown_scale_count_by_what_their_features_add_to_those_of_
     one_hot, head = OneHot(table), nn.Linear(OneHot(table).width, 2)
     model = weights(nn.Sequential(one_hot, head))
     records = rows(6)[:, :4]
-    found = explain(model, table, records)
+    found = explain(model, of(table), records)
     for record, column, wanted in zip(records, found.attributions, found.predicted, strict=True):
         changes = []
         for j in range(4):
@@ -90,7 +102,7 @@ def test_columns__add_up_to_the_score_of_the_record_less_that_of_the_baseline(
     pool = Pooled() if isinstance(first, FeatureTokens) else nn.Tanh()
     model = weights(nn.Sequential(first, pool, nn.Linear(width, 3)))
     records = rows(5)
-    found = explain(model, TABLE, records)
+    found = explain(model, of(TABLE), records)
     score, nothing = logits(model, records), logits(model, np.zeros_like(records))
     explained = (score - nothing)[range(5), found.predicted].numpy()
     assert found.attributions.shape == (5, TABLE.width)
@@ -103,7 +115,7 @@ def test_columns__that_a_model_does_not_read_count_nothing() -> None:
     model = weights(nn.Sequential(head))
     with torch.no_grad():
         head.weight[:, 1] = 0
-    found = explain(model, TableInput(numeric=3), rows(4)[:, :3])
+    found = explain(model, of(TableInput(numeric=3)), rows(4)[:, :3])
     assert (found.attributions[:, 1] == 0).all()
     assert (found.attributions[:, [0, 2]] != 0).all()
 
@@ -127,7 +139,7 @@ class Bag(nn.Module):
 
 
 def test_tokens__count_where_they_stand_and_padding_counts_nothing() -> None:
-    found = explain(Bag(), TEXT, np.array([[5, 7, 3, 0, 0, 0], [3, 3, 9, 0, 0, 0]]))
+    found = explain(Bag(), of(TEXT), np.array([[5, 7, 3, 0, 0, 0], [3, 3, 9, 0, 0, 0]]))
     assert found.predicted.tolist() == [1, 0]
     assert found.attributions[0] == pytest.approx([0, 4, -1, 0, 0, 0], abs=1e-4)
     assert found.attributions[1] == pytest.approx([1, 1, 0, 0, 0, 0], abs=1e-4)
@@ -151,7 +163,7 @@ def test_pixels__of_a_convolutional_model_light_up_where_it_looks() -> None:
     images = np.zeros((2, 1, 16, 16), np.float32)
     images[:, :, 2:6, 2:6] = 1.0
     images[1, :, 10:14, 10:14] = 1.0  # bright, and not looked at
-    found = explain(corner_model(), IMAGE, images)
+    found = explain(corner_model(), of(IMAGE), images)
     assert found.method == "grad_cam"
     assert found.predicted.tolist() == [1, 1]
     assert found.attributions.shape == (2, 16, 16)
@@ -164,14 +176,14 @@ def test_pixels__need_no_parameter_that_learns() -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     images = np.random.default_rng(0).random((2, 1, 16, 16), np.float32)
-    assert np.isfinite(explain(model, IMAGE, images).attributions).all()
+    assert np.isfinite(explain(model, of(IMAGE), images).attributions).all()
 
 
 def test_pixels__of_a_model_without_a_map_are_integrated_gradients() -> None:
     patches = nn.Conv2d(1, 4, 4, stride=4)
     model = weights(nn.Sequential(patches, nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)))
     images = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
-    found = explain(model, IMAGE, images)
+    found = explain(model, of(IMAGE), images)
     assert found.method == "integrated_gradients"
     score, grey = logits(model, images), logits(model, np.full_like(images, 0.5))
     explained = (score - grey)[range(3), found.predicted].numpy()
@@ -181,7 +193,7 @@ def test_pixels__of_a_model_without_a_map_are_integrated_gradients() -> None:
 def test_explanation__leaves_the_model_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.ReLU(), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    one, other = (explain(model, TableInput(numeric=3), rows(3)[:, :3]) for _ in range(2))
+    one, other = (explain(model, of(TableInput(numeric=3)), rows(3)[:, :3]) for _ in range(2))
     assert (one.attributions == other.attributions).all()
     assert all((value == before[name]).all() for name, value in model.state_dict().items())
     scores = functional.softmax(logits(model, rows(3)[:, :3]).double(), 1).numpy()
@@ -191,11 +203,11 @@ def test_explanation__leaves_the_model_as_it_was() -> None:
 def test_explanation__refuses_records_of_another_shape() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(ValueError, match=r"features are \[4, 2\]; the model takes \[n, 3\]"):
-        explain(model, TableInput(numeric=3), np.zeros((4, 2), np.float32))
+        explain(model, of(TableInput(numeric=3)), np.zeros((4, 2), np.float32))
     with pytest.raises(ValueError, match=r"the model takes \[n, 3\]"):
-        explain(model, TableInput(numeric=3), np.zeros((0, 3), np.float32))
+        explain(model, of(TableInput(numeric=3)), np.zeros((0, 3), np.float32))
     with pytest.raises(ValueError, match="no vectors of its tokens"):
-        explain(nn.Linear(6, 2), TEXT, np.zeros((1, 6), np.float32))
+        explain(nn.Linear(6, 2), of(TEXT), np.zeros((1, 6), np.float32))
 
 
 OPTIONS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
@@ -211,7 +223,7 @@ SHAPES: dict[type, Input] = {
 def test_explanation__of_every_model_of_the_union(option: str) -> None:
     config = compose([f"model={option}", *NEEDED.get(option, [])]).model
     for shape in SHAPES.values():
-        task = Task(input=shape, classes=("a", "b", "c"))
+        task = ClassificationTask(input=shape, classes=("a", "b", "c"))
         if not models.problems(config, task):
             break
     learner = models.build(config, task, Streams(0))
@@ -221,7 +233,7 @@ def test_explanation__of_every_model_of_the_union(option: str) -> None:
         features = rows(2)
     if isinstance(shape, TextInput):
         features = rng.integers(1, shape.vocabulary, features.shape)
-    found = explain(learner.whole(), shape, features)
+    found = explain(learner.whole(), task, features)
     match shape:
         case ImageInput():
             per_record: tuple[int, ...] = (28, 28)

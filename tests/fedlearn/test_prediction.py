@@ -43,7 +43,7 @@ def test_prediction__is_as_good_as_the_run_measured(folder: Path) -> None:
     model = load(folder / "model")
     found = model.read(folder / "alle.csv", folder / "alle.csv")
     np.testing.assert_array_equal(found.features, pool.features)
-    chances = model.chances(found.features)
+    chances = model.answers(found.features)
     np.testing.assert_allclose(chances.sum(1), 1)
     test, said = ~pool.is_train, chances.argmax(1)
     final = json.loads((folder / "run" / "result.json").read_text())["final"]["evaluate"]

@@ -11,13 +11,12 @@ from flwr.clientapp import ClientApp
 
 from fedlearn import flower
 from fedlearn.config import RunConfig, compose
-from fedlearn.metrics.sums import evaluation_sums
 from fedlearn.privacy import Event
 from fedlearn.rounds import EvaluateReply, Hello, TrainReply
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 from simulations.engines.local import InProcessGrid, make_contexts
 
-TASK = Task(input=TableInput(numeric=2), classes=("no", "yes"))
+TASK = ClassificationTask(input=TableInput(numeric=2), classes=("no", "yes"))
 NAMES = ("delta", "alpha", "charlie", "bravo")
 """Names of the sites in the order of their nodes: not the order of the names."""
 
@@ -79,14 +78,14 @@ class Parties:
 
     def _evaluate(self, message: Message, context: Context) -> Message:
         name = NAMES[int(context.node_config["partition-id"])]
-        sums = evaluation_sums(np.array([[0.2, 0.8], [0.7, 0.3]]), np.array([1, 1]))
+        sums = TASK.sums(np.array([[0.2, 0.8], [0.7, 0.3]]), np.array([1, 1]))
         return Message(flower.evaluate_reply(EvaluateReply(site=name, sums=sums)), reply_to=message)
 
 
-def hello(name: str, task: Task = TASK) -> Hello:
+def hello(name: str, task: ClassificationTask = TASK) -> Hello:
     return Hello(
         site=name,
-        task=task,
+        task=task.form,
         data_sha256="00",
         train_records=5,
         test_records=2,

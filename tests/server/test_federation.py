@@ -17,7 +17,7 @@ from fedlearn.core.vector import layout_of
 from fedlearn.data.tables.schema import ColumnShape
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import Refusal
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 from server.admission import SIMULATED, Admission
 from server.enrol import enrol
 from server.federation import Federation, Progress
@@ -88,7 +88,7 @@ def test_enrol__refuses_two_nodes_of_one_name() -> None:
 
 
 def test_enrol__refuses_sites_whose_records_look_different() -> None:
-    other = Task(input=TableInput(numeric=3), classes=("no", "yes"))
+    other = ClassificationTask(input=TableInput(numeric=3), classes=("no", "yes"))
     unlike = {"delta": lambda: flower.hello_reply(hello("delta", other))}
     with pytest.raises(DataError, match="different at delta"):
         federate(Parties(make_config(), on_hello=unlike))
@@ -290,6 +290,6 @@ def test_budget__ends_the_run_for_all_unless_the_site_may_be_dropped() -> None:
 
 def test_layout__of_the_run_is_that_of_its_model() -> None:
     federation = federate(Parties(make_config()))
-    task = next(iter(federation.enrolment.hellos.values())).task
+    task = federation.enrolment.task
     model = models.build(federation.config.model, task, Streams(0)).model
     assert layout_of(model).digest() == federation.enrolment.layout.digest()

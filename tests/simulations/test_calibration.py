@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedlearn.cli import main
-from fedlearn.metrics.calibration import SMALLEST
+from fedlearn.metrics.scores import SMALLEST
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from fedlearn.core.settings import Natural, config
 from fedlearn.data.images.pixels import as_records
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.tasks import ImageInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = (
@@ -86,7 +86,7 @@ def load(config: Fashion, cache: Path) -> Pool:
         images, labels, is_train = images[rows], labels[rows], is_train[rows]
     return Pool(
         name="fashion",
-        task=Task(input=ImageInput(channels=1, height=28, width=28), classes=CLASSES),
+        task=ClassificationTask(input=ImageInput(channels=1, height=28, width=28), classes=CLASSES),
         features=as_records(images),
         labels=labels.astype(np.int64),
         is_train=is_train,

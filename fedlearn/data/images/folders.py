@@ -32,7 +32,7 @@ from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
-from fedlearn.tasks import ImageInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,7 +106,7 @@ def load(config: Images, rng: np.random.Generator) -> Pool:
     sites = np.array([one.site for one in found]) if config.sites else None
     return Pool(
         name=root.resolve().name,
-        task=Task(input=form, classes=classes),
+        task=ClassificationTask(input=form, classes=classes),
         features=as_records(images),
         labels=labels,
         is_train=stratified(labels, sites, config.test_fraction, rng),

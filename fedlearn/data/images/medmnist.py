@@ -28,7 +28,7 @@ from fedlearn.data.images.medmnist_sets import SETS
 from fedlearn.data.images.pixels import as_records, check_memory, empty_classes, form_of
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.tasks import Task
+from fedlearn.tasks import ClassificationTask
 
 _MAX_CLASSES = 1000
 _CHANNELS = (1, 3, 4)
@@ -135,7 +135,7 @@ def _pool(
     images = [as_records(_array(path, file, f"{part}_images")) for part in parts]
     return Pool(
         name=config.name or path.stem,
-        task=Task(input=form, classes=classes),
+        task=ClassificationTask(input=form, classes=classes),
         features=np.concatenate(images),
         labels=together,
         is_train=is_train,

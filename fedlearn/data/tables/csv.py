@@ -35,7 +35,7 @@ from fedlearn.data.tables.csv_problems import (
     check_names,
     feature_names,
     feature_problems,
-    label_problems,
+    label_column,
     range_problems,
     settings_problems,
     site_problems,
@@ -50,7 +50,7 @@ from fedlearn.data.tables.table import (
     read_file,
 )
 from fedlearn.metrics.fairness import Attribute
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import CLASSIFICATION, LabelColumn, TableInput, TaskConfig, TaskForm
 
 
 @config
@@ -111,7 +111,7 @@ class Csv(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The records of the table that have a label."""
-        return load(self, reading.streams.get("split"), reading.group_by)
+        return load(self, reading.streams.get("split"), reading.group_by, reading.task)
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """The site's own, with the run's numbers, categories and classes."""
@@ -147,12 +147,18 @@ def _another_record(own: Csv, of_run: Csv) -> str:
     )
 
 
-def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
+def load(
+    config: Csv,
+    rng: np.random.Generator,
+    group_by: str = "",
+    task: TaskConfig = CLASSIFICATION,
+) -> Pool:
     """The records of the table that have a label, split by `rng` within site and class.
 
     Of every class at every site about `test_fraction` are test records, and at
     least one is a training record. `group_by` names a column, dropped or not, that
-    becomes the attribute by which test records can be grouped.
+    becomes the attribute by which test records can be grouped. `task` says what the
+    labels are.
 
     Raises:
         DataError: the file cannot be read, or its contents cannot be learned
@@ -166,17 +172,18 @@ def load(config: Csv, rng: np.random.Generator, group_by: str = "") -> Pool:
     table = series.spread(config, table) if config.record else table
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
     table, notes = _with_label(config, table)
+    labels = label_column(config, table)
     features = [_describe(config, table, name) for name in feature_names(config, table)]
-    _refuse([*label_problems(config, table), *site_problems(config, table),
+    _refuse([*task.problems(labels), *site_problems(config, table),
              *feature_problems(config, table, features)])  # fmt: skip
     numeric = [column for column in features if column.kind == "numeric"]
     raw = numbers_of(config, table, [column.name for column in numeric])
     sites = np.array(table.column(config.site)) if config.site else None
     _refuse([*range_problems(config, numeric, raw, sites)])
-    pool = _pool(config, table, features, raw, sites, rng)
+    pool = _pool(config, task, labels, features, raw, table, sites, rng)
     notes += _notes(config, table, features)
     pool = replace(pool, attributes=_attributes(config, table, group_by), notes=(*notes,))
-    return series.as_series(config, pool, table, rng) if config.record else pool
+    return series.as_series(config, task, pool, table, rng) if config.record else pool
 
 
 def _refuse(problems: list[str]) -> None:
@@ -191,9 +198,11 @@ def read_rows(config: Csv) -> Table:
 
 def _pool(
     config: Csv,
-    table: Table,
+    task: TaskConfig,
+    column: LabelColumn,
     features: list[Column],
     raw: NDArray[np.float64],
+    table: Table,
     sites: NDArray[np.str_] | None,
     rng: np.random.Generator,
 ) -> Pool:
@@ -203,8 +212,7 @@ def _pool(
     values = scaled(config, [column.name for column in numeric], raw)
     absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
     coded = [codes_of(table, column.name, column.categories) for column in categorical]
-    classes = config.classes or columns.sort_values(set(table.column(config.label)), config.decimal)
-    labels = np.array([classes.index(cell) for cell in table.column(config.label)], dtype=np.int64)
+    classes, labels = task.encode(column)
     shape = TableInput(
         numeric=len(numeric) + len(gaps),
         cardinalities=tuple(len(column.categories) + 1 for column in categorical),
@@ -215,12 +223,13 @@ def _pool(
         ),
         squashed=scaling.squashed(config.scaling, [column.name for column in numeric]),
     )
+    meant = task.of(TaskForm(input=shape, classes=classes))
     return Pool(
         name=Path(config.path).stem,
-        task=Task(input=shape, classes=classes),
+        task=meant,
         features=np.column_stack([values, absent, *coded]).astype(np.float32),
         labels=labels,
-        is_train=stratified(labels, sites, config.test_fraction, rng),
+        is_train=stratified(meant.strata(labels), sites, config.test_fraction, rng),
         natural_site=sites,
         standardise_per_site=scaling.reads_records(config.scaling),
         schemas=_schemas(numeric, gaps, categorical, raw, sites),

@@ -17,6 +17,7 @@ from fedlearn.data.tables import columns, deidentify
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.scaling import Ranges, reads_records
 from fedlearn.data.tables.table import Table
+from fedlearn.tasks import LabelColumn
 
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
@@ -77,32 +78,28 @@ def feature_names(config: Csv, table: Table) -> list[str]:
     return [name for name in table.header if name not in aside]
 
 
-def label_problems(config: Csv, table: Table) -> Iterator[str]:
-    """A label that is no class, or of which there is nothing to learn."""
-    cells = table.column(config.label)
-    classes = columns.sort_values(set(cells), config.decimal)
-    where = f"{config.path}: label {config.label!r}"
-    if not cells:
-        yield f"{where}: no record has one"
-    elif config.classes:
-        unknown = [i for i, cell in enumerate(cells) if cell not in config.classes]
-        if unknown:
-            yield f"{where}: {table.places(unknown)}: not one of scenario.classes"
-    elif len(classes) == 1:
-        yield f"{where}: every record is {classes[0]!r}; there is nothing to learn"
-    elif len(classes) > config.max_categories:
-        yield (
-            f"{where}: {len(classes)} different values; a label is one of a few classes "
-            f"(at most scenario.max_categories={config.max_categories}): group the values first"
-        )
-    else:
-        for value in classes:
-            if cells.count(value) == 1:
-                place = table.places([cells.index(value)])
-                yield (
-                    f"{where}: {place} is the only record of class {value!r}; "
-                    "training and testing take at least two"
-                )
+def label_column(config: Csv, table: Table, rows: Sequence[int] | None = None) -> LabelColumn:
+    """The labels of all rows, or of records that begin in `rows`, for the task to read."""
+    cells, rest = table.cells(config.label), slice(None) if rows is None else rows
+    texts = cells.texts()
+
+    def places(some: Sequence[int]) -> str:
+        if rows is None:
+            return table.places(some)
+        return f"the rows from {table.places([rows[i] for i in some])} on"
+
+    return LabelColumn(
+        where=f"{config.path}: label {config.label!r}",
+        cells=[texts[code] for code in cells.codes[rest].tolist()],
+        values=columns.sort_values(
+            {texts[code] for code in {*cells.codes.tolist()}}, config.decimal
+        ),
+        numbers=lambda: cells.numbers(config.decimal)[cells.codes[rest]],
+        places=places,
+        classes=config.classes,
+        most=config.max_categories,
+        most_key="scenario.max_categories",
+    )
 
 
 def site_problems(config: Csv, table: Table) -> Iterator[str]:

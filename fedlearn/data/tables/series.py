@@ -28,8 +28,9 @@ from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
 from fedlearn.data.tables.cells import encode
+from fedlearn.data.tables.csv_problems import label_column
 from fedlearn.data.tables.table import Table
-from fedlearn.tasks import SeriesInput, TableInput, Task
+from fedlearn.tasks import SeriesInput, TableInput, TaskConfig
 
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
@@ -55,7 +56,9 @@ def spread(config: Csv, table: Table) -> Table:
     return table
 
 
-def as_series(config: Csv, pool: Pool, table: Table, rng: np.random.Generator) -> Pool:
+def as_series(
+    config: Csv, task: TaskConfig, pool: Pool, table: Table, rng: np.random.Generator
+) -> Pool:
     """The records of a pool of rows; `table` has the same rows, and `rng` draws the test records.
 
     Raises:
@@ -68,7 +71,7 @@ def as_series(config: Csv, pool: Pool, table: Table, rng: np.random.Generator) -
     times = _times(config, table)
     problems = [*_row_problems(config, table, owners, times)]
     rows = _ordered(owners, times)
-    if found := problems or [*_record_problems(config, table, rows)]:
+    if found := problems or [*_record_problems(config, task, table, rows)]:
         raise DataError("\n".join(found))
     shape = SeriesInput(steps=config.steps, row=pool.task.input)
     size = len(rows) * config.steps * (shape.row.width + 1) * 4
@@ -79,10 +82,10 @@ def as_series(config: Csv, pool: Pool, table: Table, rng: np.random.Generator) -
     sites = None if pool.natural_site is None else pool.natural_site[first]
     return replace(
         pool,
-        task=Task(input=shape, classes=pool.task.classes),
+        task=pool.task.on(shape),
         features=features,
         labels=labels,
-        is_train=stratified(labels, sites, config.test_fraction, rng),
+        is_train=stratified(pool.task.strata(labels), sites, config.test_fraction, rng),
         natural_site=sites,
         attributes={name: values[first] for name, values in pool.attributes.items()},
         notes=(*pool.notes, *_notes(config, rows, features)),
@@ -147,7 +150,7 @@ def _row_problems(config: Csv, table: Table, owners: Sequence[str], times: _Time
         )
 
 
-def _record_problems(config: Csv, table: Table, rows: Rows) -> Iterator[str]:
+def _record_problems(config: Csv, task: TaskConfig, table: Table, rows: Rows) -> Iterator[str]:
     for name in filter(None, (config.label, config.site)):
         cells = table.column(name)
         torn = [mine for mine in rows.values() if len({cells[i] for i in mine}) > 1]
@@ -157,17 +160,8 @@ def _record_problems(config: Csv, table: Table, rows: Rows) -> Iterator[str]:
                 f"{config.path}: column {name!r}: {lines}: a {config.record!r} that begins there "
                 "has another value in a later row; a record over time has one"
             )
-    labels = table.column(config.label)
-    classes: dict[str, list[NDArray[np.int64]]] = {}
-    for mine in rows.values():
-        classes.setdefault(labels[mine[0]], []).append(mine)
-    for value, records in classes.items():
-        if len(records) == 1 and not config.classes:
-            yield (
-                f"{config.path}: label {config.label!r}: the rows from "
-                f"{table.places([int(min(records[0]))])} on are the only record of class "
-                f"{value!r}; training and testing take at least two"
-            )
+    first = [int(min(mine)) for mine in rows.values()]
+    yield from task.problems(label_column(config, table, first))
 
 
 def _notes(config: Csv, rows: Rows, features: NDArray[np.float32]) -> Iterator[str]:

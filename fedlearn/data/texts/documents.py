@@ -13,23 +13,24 @@ from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.metrics.fairness import Attribute
-from fedlearn.tasks import Task
+from fedlearn.tasks import Classification, Targets, TaskConfig, TaskForm
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Documents:
-    """Texts with a class each, before a tokenizer has read them.
+    """Texts with a label each, before a tokenizer has read them.
 
-    `labels: int64[n]` are places in `classes`, `is_train: bool[n]`,
+    `labels: [n, ...]` are as `task` takes them, `is_train: bool[n]`,
     `sites: str[n]` or None where they come without.
     """
 
     name: str
     texts: Sequence[str]
     classes: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: Targets
     is_train: NDArray[np.bool_]
     sites: NDArray[np.str_] | None = None
+    task: TaskConfig = field(default_factory=Classification)
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     """What is known of them beside the text, one entry per text; nothing learns from it."""
@@ -52,7 +53,7 @@ def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
         )
     return Pool(
         name=documents.name,
-        task=Task(input=tokens.shape, classes=documents.classes),
+        task=documents.task.of(TaskForm(input=tokens.shape, classes=documents.classes)),
         features=tokens.ids,
         labels=documents.labels,
         is_train=documents.is_train,
@@ -62,13 +63,10 @@ def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
     )
 
 
-def numbered(
-    labels: Sequence[str], given: tuple[str, ...] = ()
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The `given` classes, or the different labels in order, and the place of each label there."""
-    classes = given or tuple(sorted(set(labels)))
-    places = {name: place for place, name in enumerate(classes)}
-    return classes, np.array([places[label] for label in labels], dtype=np.int64)
+def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The different labels in order, and the place of each label there."""
+    classes, places = np.unique(np.asarray(labels), return_inverse=True)
+    return tuple(classes.tolist()), places.astype(np.int64)
 
 
 def held_out_groups(

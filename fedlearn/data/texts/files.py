@@ -1,6 +1,6 @@
-"""Scenario `text`: one's own texts with a class each, in a CSV or JSONL file.
+"""Scenario `text`: one's own texts with a label each, in a CSV or JSONL file.
 
-The classes are the different values of the label column; texts are read by a
+What the labels stand for, the task says; texts are read by a
 public tokenizer, which learns nothing from them. What direct identifiers stand
 inside a text is not looked for: free text of patients or clients holds names,
 and a model of them is private only as far as the privacy of the run goes.
@@ -9,11 +9,10 @@ and a model of them is private only as far as the privacy of the run goes.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,12 @@ from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
-from fedlearn.data.texts.documents import Documents, numbered, pool_of
+from fedlearn.data.texts.documents import Documents, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
+from fedlearn.tasks import CLASSIFICATION, LabelColumn, TaskConfig, TaskForm, TextInput
+
+_ANY: Final = TextInput(vocabulary=1, max_length=1)
+"""What strata labels have does not hang on the form of a text."""
 
 Flags = NDArray[np.bool_]
 Objects = list[tuple[int, dict[str, Any]]]
@@ -78,15 +81,17 @@ class OwnText(OwnTexts):
 
     def load(self, reading: Reading) -> Pool:
         """The records of the file that have a text and a label."""
-        return load(self, reading.streams.get("split"), reading.cache)
+        return load(self, reading.streams.get("split"), reading.cache, reading.task)
 
     def as_texts(self) -> OwnText:
         """As the run's own."""
         return self
 
 
-def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
-    """The records of the file that have a text and a label, split by `rng` within site and class.
+def load(
+    config: OwnText, rng: np.random.Generator, cache: Path, task: TaskConfig = CLASSIFICATION
+) -> Pool:
+    """The records of the file that have a text and a label, split by `rng` within site and stratum.
 
     Raises:
         DataError: the file cannot be read, or what it holds cannot be learned
@@ -102,32 +107,40 @@ def load(config: OwnText, rng: np.random.Generator, cache: Path) -> Pool:
     else:
         table = read_file(path, config.separator, config.encoding)
         check_names(config, table.header, config.path)
-    return pool_of(documents(table, config, rng), config.tokenizer, cache)
+    return pool_of(documents(table, config, rng, task), config.tokenizer, cache)
 
 
 def documents(
-    table: Table, config: OwnTexts, rng: np.random.Generator, is_train: Flags | None = None
+    table: Table,
+    config: OwnTexts,
+    rng: np.random.Generator,
+    task: TaskConfig,
+    is_train: Flags | None = None,
 ) -> Documents:
     """The rows that can be learned from, split into training and test unless `is_train` says how.
 
     Raises:
-        DataError: fewer than two classes, too many, a class with one record,
-            or a record without a site.
+        DataError: labels that `task` cannot learn from, or a record without a site.
     """
     texts, found = table.cells(config.text), table.cells(config.label)
     usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
     kept = table.take(np.flatnonzero(usable))
-    if problems := [*_label_problems(kept, config), *_site_problems(kept, config)]:
+    if not len(kept):
+        raise DataError(f"{config.path}: no record has both a text and a label")
+    column = _label_column(kept, config)
+    if problems := [*task.problems(column), *_site_problems(kept, config)]:
         raise DataError("\n".join(problems))
-    classes, labels = numbered(kept.column(config.label), config.classes)
+    classes, labels = task.encode(column)
     sites = np.array(kept.column(config.site)) if config.site else None
     if is_train is None:
-        is_train = stratified(labels, sites, config.test_fraction, rng)
+        strata = task.of(TaskForm(input=_ANY, classes=classes)).strata(labels)
+        is_train = stratified(strata, sites, config.test_fraction, rng)
     else:
         is_train = is_train[usable]
     return Documents(
         name=Path(config.path).stem,
         texts=kept.column(config.text),
+        task=task,
         classes=classes,
         labels=labels,
         is_train=is_train,
@@ -232,28 +245,18 @@ def check_names(config: OwnTexts, header: Sequence[str], where: str) -> None:
         raise ConfigError(problems)
 
 
-def _label_problems(kept: Table, config: OwnTexts) -> Iterator[str]:
-    where, given, labels = config.path, config.classes, kept.column(config.label)
-    sizes = Counter(labels)
-    if not sizes:
-        yield f"{where}: no record has both a text and a label"
-    elif given:
-        if unknown := [i for i, label in enumerate(labels) if label not in given]:
-            yield f"{where}: {kept.places(unknown)}: a label that is not one of scenario.classes"
-    elif len(sizes) == 1:
-        yield f"{where}: every record is {labels[0]!r}; there is nothing to learn"
-    elif len(sizes) > config.max_classes:
-        yield (
-            f"{where}: {len(sizes)} different labels; a label is one of a few classes (at most "
-            f"scenario.max_classes={config.max_classes}): group the values first"
-        )
-    else:
-        for i, label in enumerate(labels):
-            if sizes[label] == 1:
-                yield (
-                    f"{where}: {kept.places([i])} is the only record of class {label!r}; "
-                    "training and testing take at least two"
-                )
+def _label_column(kept: Table, config: OwnTexts) -> LabelColumn:
+    labels, cells = kept.column(config.label), kept.cells(config.label)
+    return LabelColumn(
+        where=config.path,
+        cells=labels,
+        values=tuple(sorted(set(labels))),
+        numbers=lambda: cells.numbers(".")[cells.codes],
+        places=kept.places,
+        classes=config.classes,
+        most=config.max_classes,
+        most_key="scenario.max_classes",
+    )
 
 
 def _site_problems(kept: Table, config: OwnTexts) -> Iterator[str]:

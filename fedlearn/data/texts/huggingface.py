@@ -27,6 +27,7 @@ from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.documents import pool_of
 from fedlearn.data.texts.files import OwnText, OwnTexts, cell, check_names, documents
 from fedlearn.data.texts.tokens import Tokenizer
+from fedlearn.tasks import CLASSIFICATION, TaskConfig
 
 
 @config
@@ -46,14 +47,16 @@ class HuggingFace(OwnTexts):
 
     def load(self, reading: Reading) -> Pool:
         """The records that have a text and a label."""
-        return load(self, reading.streams.get("split"), reading.cache)
+        return load(self, reading.streams.get("split"), reading.cache, reading.task)
 
     def as_texts(self) -> OwnText:
         """Tables or lines with a column of the same name."""
         return OwnText(path="-", label="-", text=self.text, tokenizer=self.tokenizer)
 
 
-def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
+def load(
+    config: HuggingFace, rng: np.random.Generator, cache: Path, task: TaskConfig = CLASSIFICATION
+) -> Pool:
     """The records that have a text and a label; `rng` draws the test where the folder has none.
 
     Raises:
@@ -67,7 +70,7 @@ def load(config: HuggingFace, rng: np.random.Generator, cache: Path) -> Pool:
     table = table_of(splits, tuple(names))
     sizes = [split.num_rows for split in splits.values()]
     in_train = np.arange(len(table)) < sizes[0] if len(sizes) > 1 else None
-    return pool_of(documents(table, config, rng, in_train), config.tokenizer, cache)
+    return pool_of(documents(table, config, rng, task, in_train), config.tokenizer, cache)
 
 
 def splits_of(path: Path) -> dict[str, Path]:

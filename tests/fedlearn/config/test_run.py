@@ -22,7 +22,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.data import Csv, Heart
 from fedlearn.mechanisms import RecordPrivacy
-from fedlearn.tasks import ImageInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput
 
 HINTS = get_type_hints(RunConfig)
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
@@ -281,7 +281,7 @@ def test_problems__say_that_opacus_engines_clip_in_fp32_only() -> None:
 
 
 def test_task_problems__say_what_does_not_fit_the_records() -> None:
-    image = Task(input=ImageInput(channels=1, height=8, width=8), classes=("a", "b"))
+    image = ClassificationTask(input=ImageInput(channels=1, height=8, width=8), classes=("a", "b"))
     assert [p.split(":")[0] for p in task_problems(BASE, image)] == ["model.kind=tabular"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedlearn.data.datasets import heart
 from fedlearn.data.pool import Pool
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def _make_pool(
     rows = np.arange(size)
     return Pool(
         name="made",
-        task=Task(
+        task=ClassificationTask(
             input=TableInput(numeric=numeric), classes=tuple(f"class {i}" for i in range(classes))
         ),
         features=np.stack([rows + 1000.0 * i for i in range(numeric)], axis=1).astype(np.float32),

@@ -9,10 +9,10 @@ import pytest
 from flwr.app import RecordDict
 
 from fedlearn import flower
-from fedlearn.metrics.sums import evaluation_sums
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
-from fedlearn.tasks import ImageInput, Input, TableInput, Task, TextInput
+from fedlearn.tasks import ImageInput, Input, TableInput, TaskForm, TextInput
+from tests.fedlearn.metrics.test_sums import evaluation_sums
 
 
 def over_the_wire(content: RecordDict) -> RecordDict:
@@ -33,7 +33,7 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 )
 def test_hello__round_trip(input_: Input) -> None:
     hello = Hello(
-        site='St. Mary\'s "é"', task=Task(input=input_, classes=("no", "yes")),
+        site='St. Mary\'s "é"', task=TaskForm(input=input_, classes=("no", "yes")),
         data_sha256="ab" * 32, train_records=10, test_records=0, real_noise=True, public_key="",
     )  # fmt: skip
     assert flower.read_hello(over_the_wire(flower.hello_reply(hello))) == hello
@@ -59,21 +59,21 @@ def test_evaluate_reply__round_trip(classes: int, n: int) -> None:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), n)
     sums = evaluation_sums(probabilities.reshape(n, classes), np.arange(n) % classes)
     content = over_the_wire(flower.evaluate_reply(EvaluateReply(site="a", sums=sums)))
-    found = flower.read_evaluate_reply(content)
-    assert (found.site, found.sums.count, found.sums.loss) == ("a", n, sums.loss)
-    assert found.sums.confusion.tolist() == sums.confusion.tolist()
-    assert found.sums.scores.tolist() == sums.scores.tolist()
-    assert found.sums.scores.shape == sums.scores.shape
+    found = flower.read_evaluate_reply(content, sums.layout)
+    assert (found.site, found.sums.count, found.sums["loss"]) == ("a", n, sums["loss"])
+    assert found.sums["confusion"].tolist() == sums["confusion"].tolist()
+    assert found.sums["scores"].tolist() == sums["scores"].tolist()
+    assert found.sums["scores"].shape == sums["scores"].shape
 
 
 def test_evaluate_reply__carries_groups_by_any_name() -> None:
     sums = evaluation_sums(np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 0]))
     groups = {"40 to below 60": sums, "": sums + sums}
     reply = EvaluateReply(site="a", sums=sums, groups=groups, withheld=("below 40",))
-    found = flower.read_evaluate_reply(over_the_wire(flower.evaluate_reply(reply)))
+    found = flower.read_evaluate_reply(over_the_wire(flower.evaluate_reply(reply)), sums.layout)
     assert found.withheld == ("below 40",)
     assert {name: one.count for name, one in found.groups.items()} == {"40 to below 60": 2, "": 4}
-    assert found.groups[""].scores.tolist() == (sums + sums).scores.tolist()
+    assert found.groups[""]["scores"].tolist() == (sums + sums)["scores"].tolist()
 
 
 def test_refusal__round_trip() -> None:

@@ -35,6 +35,7 @@ from fedlearn.privacy.discrete import IntegerNoise
 from fedlearn.privacy.events import DiscreteSumEvent, Event, GaussianEvent, from_json, to_json
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.report.facts import statement
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
 from tests.fedlearn.privacy import tight
@@ -96,7 +97,7 @@ def gradient_sum(plan: RecordPlan, features: np.ndarray, noise: SeededNoise) -> 
     )  # fmt: skip
     labels = torch.arange(len(features)) % 2
     inputs = torch.from_numpy(features.astype(np.float32))
-    train_private(model, inputs, labels, settings, plan, noise=noise)
+    train_private(model, inputs, labels, settings, plan, loss=cross_entropy, noise=noise)
     return -model.weight.detach().numpy().astype(np.float64).ravel()
 
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 
-from fedlearn.metrics.calibration import FEWEST, MOST, SMALLEST, Calibration, calibration
-from fedlearn.metrics.sums import evaluation_sums
+from fedlearn.metrics.scores import FEWEST, MOST, SMALLEST, Calibration
+from tests.fedlearn.metrics.test_sums import evaluation_sums, task_of
 
 
 def found(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Calibration | None:
     sums = evaluation_sums(np.column_stack([1 - scores, scores]), labels)
-    return calibration(sums, np.random.default_rng(0))
+    return task_of(2).calibration(sums, np.random.default_rng(0))
 
 
 def drawn(n: int, seed: int, bend: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -90,9 +90,7 @@ def test_calibration__by_chance_is_what_right_probabilities_show(
     scores, labels = drawn(300, 5)
     first = found(scores, labels)
     assert first is not None
-    monkeypatch.setattr(
-        "fedlearn.metrics.calibration.RESAMPLES", 1
-    )  # only errors are asked for below
+    monkeypatch.setattr("fedlearn.metrics.scores.RESAMPLES", 1)  # only errors are asked for below
     rng, middle = np.random.default_rng(6), (np.floor(scores * 512) + 0.5) / 512
     below = 0
     for _ in range(200):
@@ -106,4 +104,4 @@ def test_calibration__says_nothing_of_few_records_or_more_classes() -> None:
     assert found(*drawn(FEWEST - 1, 0)) is None
     assert found(*drawn(FEWEST, 0)) is not None
     three = evaluation_sums(np.full((500, 3), 1 / 3), np.arange(500) % 3)
-    assert calibration(three, np.random.default_rng(0)) is None
+    assert task_of(3).calibration(three, np.random.default_rng(0)) is None

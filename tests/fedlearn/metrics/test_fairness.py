@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError
@@ -22,9 +24,18 @@ from fedlearn.metrics.fairness import (
     shown,
     withheld,
 )
+from fedlearn.metrics.sums import Sums
+from tests.fedlearn.metrics.test_sums import evaluation_sums
 
 SEX = GroupFairness(column="sex", values=("female", "male"))
 AGE = GroupFairness(column="age", edges=(40.0, 60.0))
+
+
+def sums_of(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> Callable[[NDArray[np.bool_]], Sums]:
+    return lambda who: evaluation_sums(probabilities[who], labels[who])
+
 
 counts = st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 40), max_size=6)
 
@@ -46,7 +57,7 @@ def test_groups__add_up_to_all_records(texts: list[str]) -> None:
     probabilities = np.linspace(0, 1, len(texts))
     labels = np.arange(len(texts)) % 2
     both = np.stack([1 - probabilities, probabilities], 1)
-    sums = group_sums(SEX, np.array(texts, np.str_), both, labels)
+    sums = group_sums(SEX, np.array(texts, np.str_), sums_of(both, labels))
     assert {name: one.count for name, one in sums.items()} == {
         "female": texts.count("female"),
         "male": texts.count("male"),
@@ -82,7 +93,9 @@ def test_withheld__takes_the_smaller_group_to_hide_another_behind() -> None:
 
 def test_shown__leaves_out_empty_groups_and_names_only_the_hidden_ones() -> None:
     both = np.full((25, 2), 0.5)
-    sums = group_sums(SEX, np.array(["female"] * 20 + ["?"] * 5), both, np.zeros(25, np.int64))
+    sums = group_sums(
+        SEX, np.array(["female"] * 20 + ["?"] * 5), sums_of(both, np.zeros(25, np.int64))
+    )
     seen, hidden = shown(sums, 10)
     assert (list(seen), hidden) == ([], ("female", OTHERS))
     assert list(shown(sums, 5)[0]) == ["female", OTHERS]

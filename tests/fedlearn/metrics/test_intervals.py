@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
 
-from fedlearn.metrics.intervals import RESAMPLES, accuracy_gap, decision_gaps, measured
-from fedlearn.metrics.sums import EvaluationSums, auc, counted_metrics, evaluation_sums, metrics
-from tests.fedlearn.metrics.test_sums import records
+from fedlearn.metrics import intervals
+from fedlearn.metrics.intervals import RESAMPLES, Measured
+from fedlearn.metrics.scores import auc
+from fedlearn.metrics.sums import Sums
+from fedlearn.tasks.classification import counted_metrics
+from tests.fedlearn.metrics.test_sums import evaluation_sums, metrics, records, task_of
+
+
+def measured(sums: Sums, rng: np.random.Generator) -> dict[str, Measured]:
+    task = task_of(len(sums["confusion"]))
+    return intervals.measured(task.metrics(sums), task.resampled(sums, rng))
 
 
 def split(n: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.str_]]:
@@ -27,7 +35,7 @@ def split(n: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64],
     return probabilities, labels, groups
 
 
-def sums_by_group(n: int, classes: int) -> dict[str, EvaluationSums]:
+def sums_by_group(n: int, classes: int) -> dict[str, Sums]:
     probabilities, labels, groups = split(n, classes)
     return {
         name: evaluation_sums(probabilities[groups == name], labels[groups == name])
@@ -52,7 +60,7 @@ def test_group_metrics__equal_those_of_fairlearn(classes: int) -> None:
         found = metrics(sums)
         for metric, value in frame.by_group.loc[name].items():
             assert found[str(metric)] == pytest.approx(value, rel=1e-12)
-    gap = accuracy_gap(sums_by_group(200, classes), np.random.default_rng(0))
+    gap = task_of(classes).gap(sums_by_group(200, classes), np.random.default_rng(0))
     assert gap is not None
     assert gap.value == pytest.approx(frame.difference()["accuracy"], rel=1e-12)
     assert gap.worst == frame.by_group["accuracy"].idxmin()
@@ -61,7 +69,7 @@ def test_group_metrics__equal_those_of_fairlearn(classes: int) -> None:
 def test_decision_gaps__equal_those_of_fairlearn() -> None:
     probabilities, labels, groups = split(210, 2)
     said = {"y_true": labels, "y_pred": probabilities.argmax(1), "sensitive_features": groups}
-    assert decision_gaps(sums_by_group(210, 2)) == pytest.approx(
+    assert task_of(2).decisions(sums_by_group(210, 2)) == pytest.approx(
         {
             "demographic_parity_difference": demographic_parity_difference(**said),
             "equalized_odds_difference": equalized_odds_difference(**said),
@@ -72,8 +80,8 @@ def test_decision_gaps__equal_those_of_fairlearn() -> None:
 
 def test_decision_gaps__need_two_groups_and_two_classes() -> None:
     groups = sums_by_group(100, 2)
-    assert decision_gaps({"a": groups["a"]}) == {}
-    assert decision_gaps(sums_by_group(100, 3)) == {}
+    assert task_of(2).decisions({"a": groups["a"]}) == {}
+    assert task_of(3).decisions(sums_by_group(100, 3)) == {}
 
 
 def test_counted_metrics__of_many_matrices_are_those_of_each() -> None:
@@ -83,9 +91,8 @@ def test_counted_metrics__of_many_matrices_are_those_of_each() -> None:
     many = counted_metrics(tables)
     for i, table in enumerate(tables):
         count = int(table.sum())
-        one = metrics(
-            EvaluationSums(count=count, loss=0.0, confusion=table, scores=np.zeros((2, 0), int))
-        )
+        arrays = {"loss": np.asarray(0.0), "confusion": table, "scores": np.zeros((2, 0), int)}
+        one = metrics(Sums(layout=task_of(3).sum_layout, count=count, arrays=arrays))
         for name, values in many.items():
             if count:
                 assert values[i] == one[name]
@@ -154,7 +161,7 @@ def test_gap__by_chance_is_what_equally_good_groups_stay_below() -> None:
             right = rng.random(size) < 0.8
             both = np.stack([~right, right], 1).astype(float)
             groups[str(size)] = evaluation_sums(both, np.ones(size, np.int64))
-        gap = accuracy_gap(groups, rng)
+        gap = task_of(2).gap(groups, rng)
         assert gap is not None
         above += gap.value > gap.by_chance
     # Binomial(400, 0.05) is above 44 with chance 1e-6; some excess is due to the
@@ -165,4 +172,4 @@ def test_gap__by_chance_is_what_equally_good_groups_stay_below() -> None:
 def test_gap__needs_two_groups_with_records() -> None:
     some = evaluation_sums(*records(9, 2))
     none = evaluation_sums(np.empty((0, 2)), np.empty(0, np.int64))
-    assert accuracy_gap({"a": some, "b": none}, np.random.default_rng(0)) is None
+    assert task_of(2).gap({"a": some, "b": none}, np.random.default_rng(0)) is None

@@ -12,15 +12,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from fedlearn.metrics.sums import (
-    SCORE_BINS,
-    EvaluationSums,
-    evaluation_sums,
-    metrics,
-    names_one_class_only,
-)
+from fedlearn.metrics.scores import SCORE_BINS
+from fedlearn.metrics.sums import Sums, SumSpec, added
+from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.tasks.classification import names_one_class_only
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def task_of(classes: int) -> ClassificationTask:
+    return ClassificationTask(input=TableInput(numeric=1), classes=tuple("abcdefghij")[:classes])
+
+
+def evaluation_sums(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Sums:
+    return task_of(probabilities.shape[1]).sums(probabilities, labels)
+
+
+def metrics(sums: Sums) -> dict[str, float]:
+    return task_of(len(sums["confusion"])).metrics(sums)
 
 
 def records(n: int, classes: int, seed: int = 0) -> Arrays:
@@ -97,19 +106,17 @@ def test_sums__of_sites_add_up_to_those_of_their_pooled_records(
         evaluation_sums(p, y)
         for p, y in zip(np.split(probabilities, stops), np.split(labels, stops), strict=True)
     ]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
+    total = added(parts)
     assert total.count == whole.count
-    assert total.loss == pytest.approx(whole.loss, rel=1e-12)
-    assert (total.confusion == whole.confusion).all()
-    assert (total.scores == whole.scores).all()
+    assert total["loss"] == pytest.approx(whole["loss"], rel=1e-12)
+    assert (total["confusion"] == whole["confusion"]).all()
+    assert (total["scores"] == whole["scores"]).all()
 
 
 def test_sums__of_no_records_are_the_zero_of_addition_and_have_no_metrics() -> None:
     none = evaluation_sums(np.empty((0, 2)), np.empty(0, np.int64))
     some = evaluation_sums(*records(9, 2))
-    assert none.count == none.loss == none.confusion.sum() == none.scores.sum() == 0
+    assert none.count == none["loss"] == none["confusion"].sum() == none["scores"].sum() == 0
     assert metrics(none) == {}
     assert metrics(none + some) == metrics(some)
 
@@ -136,21 +143,65 @@ def test_metrics__average_over_the_classes_that_occur_of_many() -> None:
 
 def test_sums__take_the_first_of_equally_probable_classes() -> None:
     sums = evaluation_sums(np.full((1, 3), 1 / 3), np.array([2]))
-    assert sums.confusion.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    assert sums["confusion"].tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
 def test_loss__of_an_impossible_true_class_is_large_and_finite() -> None:
     sums = evaluation_sums(np.array([[1.0, 0.0]]), np.array([1]))
-    assert 700 < sums.loss < math.inf
+    assert 700 < sums["loss"] < math.inf
 
 
 def test_loss__of_nan_probabilities_is_nan_and_every_record_still_counts() -> None:
     sums = evaluation_sums(np.array([[math.nan, math.nan], [0.1, 0.9]]), np.array([0, 1]))
-    assert math.isnan(sums.loss)
+    assert math.isnan(sums["loss"])
     assert math.isnan(metrics(sums)["loss"])
-    assert sums.count == sums.confusion.sum() == sums.scores.sum() == 2
+    assert sums.count == sums["confusion"].sum() == sums["scores"].sum() == 2
 
 
 def test_scores__put_probability_one_into_the_last_bin() -> None:
-    sums: EvaluationSums = evaluation_sums(np.array([[0.0, 1.0]]), np.array([1]))
-    assert sums.scores[1, -1] == sums.scores.sum() == 1
+    sums = evaluation_sums(np.array([[0.0, 1.0]]), np.array([1]))
+    assert sums["scores"][1, -1] == sums["scores"].sum() == 1
+
+
+LAYOUT = (
+    SumSpec(name="square", unit=2.0**-10, bound=9.0),
+    SumSpec(name="signed", shape=(2, 2), unit=0.5),
+    SumSpec(name="hits", shape=(3,)),
+)
+
+
+def any_sums(seed: int) -> Sums:
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "square": np.asarray(rng.integers(0, 2**20) * 2.0**-10),
+        "signed": rng.integers(-99, 99, (2, 2)) * 0.5,
+        "hits": rng.integers(0, 9, 3),
+    }
+    return Sums(layout=LAYOUT, count=int(rng.integers(9)), arrays=arrays)
+
+
+def test_counters__add_up_as_the_sums_do_negative_ones_too() -> None:
+    parts = [any_sums(seed) for seed in range(3)]
+    counters = np.sum([part.counters() for part in parts], axis=0)
+    total, found = added(parts), Sums.of_counters(LAYOUT, counters)
+    assert found.count == total.count
+    for spec in LAYOUT:
+        np.testing.assert_array_equal(found[spec.name], total[spec.name])
+        assert found[spec.name].dtype == total[spec.name].dtype
+
+
+def test_sums__of_another_form_are_refused() -> None:
+    good = any_sums(0)
+    for arrays in ({**good.arrays, "more": np.zeros(1, int)},
+                   {**good.arrays, "hits": np.zeros(2, int)},
+                   {**good.arrays, "hits": np.zeros(3)}):  # fmt: skip
+        with pytest.raises(ValueError, match="another form"):
+            Sums(layout=LAYOUT, count=1, arrays=arrays)
+    with pytest.raises(ValueError, match="cannot be added"):
+        good + evaluation_sums(*records(4, 2))
+
+
+def test_counters__refuse_a_sum_that_is_not_finite() -> None:
+    arrays = {**any_sums(0).arrays, "square": np.asarray(math.nan)}
+    with pytest.raises(ValueError, match="square is not finite"):
+        Sums(layout=LAYOUT, count=1, arrays=arrays).counters()

@@ -25,7 +25,15 @@ from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.tabular import Tabular
 from fedlearn.models.text import Text
 from fedlearn.models.vit import ViT
-from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
+from fedlearn.tasks import (
+    ClassificationTask,
+    ImageInput,
+    Input,
+    SeriesInput,
+    TableInput,
+    Task,
+    TextInput,
+)
 
 TABLES = {
     "numeric": TableInput(numeric=5),
@@ -52,7 +60,9 @@ class Case:
 
     @property
     def task(self) -> Task:
-        return Task(input=self.input, classes=tuple(f"class {i}" for i in range(self.classes)))
+        return ClassificationTask(
+            input=self.input, classes=tuple(f"class {i}" for i in range(self.classes))
+        )
 
     def build(self, seed: int = 0) -> nn.Module:
         """All that the model can train."""

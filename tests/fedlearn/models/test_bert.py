@@ -21,7 +21,7 @@ from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.models.bert import bert_weights
 from fedlearn.models.finetune import Finetune
 from fedlearn.models.text import LENGTH, Text
-from fedlearn.tasks import Task
+from fedlearn.tasks import ClassificationTask
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "war", "##ranty", "licence", "ends", "."]
 TEXTS = ["The warranty ends.", "licence", "the licence ends . the warranty ends ."]
@@ -67,7 +67,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def learner(folder: Path, config: Text) -> models.Learner:
     tokens = tokenize(Tokenizer(vocabulary=str(folder), max_length=16), TEXTS, folder)
-    task = Task(input=tokens.shape, classes=("a", "b"))
+    task = ClassificationTask(input=tokens.shape, classes=("a", "b"))
     config = replace(config, pretrained=str(folder))
     weights = config.weights(folder)
     return models.build(config, task, Streams(0), Finetune(mode="head"), weights)
@@ -167,7 +167,7 @@ def test_pair__a_model_reads_the_tokens_of_its_own_tokenizer_only(
     tokens = tokenize(Tokenizer(kind="hashing", max_length=16), TEXTS, Path())
     texts = ["scenario=text", "scenario.path=a.csv", "scenario.label=kind", "model=text"]
     config = compose([*texts, f"model.pretrained={bert}"])
-    (found,) = task_problems(config, Task(input=tokens.shape, classes=("a", "b")))
+    (found,) = task_problems(config, ClassificationTask(input=tokens.shape, classes=("a", "b")))
     assert "knows the tokens of its own tokenizer, and the records hold those of a hash" in found
     assert f"scenario.tokenizer.vocabulary={bert}" in found
 
@@ -188,11 +188,11 @@ def test_pair__a_text_longer_than_the_model_takes_is_refused_or_cut(
     config = compose([*texts, f"model.pretrained={bert}", "model.width=8", "model.depth=2",
                       "model.heads=2"])  # fmt: skip
     long = tokenize(Tokenizer(vocabulary=str(bert), max_length=600), ["the " * 700], bert)
-    (found,) = task_problems(config, Task(input=long.shape, classes=("a", "b")))
+    (found,) = task_problems(config, ClassificationTask(input=long.shape, classes=("a", "b")))
     assert "scenario.tokenizer.max_length=600" in found
     assert "takes at most 512 tokens" in found
     short = tokenize(Tokenizer(vocabulary=str(bert), max_length=512), ["the " * 700], bert)
-    assert task_problems(config, Task(input=short.shape, classes=("a", "b"))) == []
+    assert task_problems(config, ClassificationTask(input=short.shape, classes=("a", "b"))) == []
     assert short.cut == 1
     assert np.count_nonzero(short.ids) == 512
 

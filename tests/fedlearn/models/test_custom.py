@@ -18,10 +18,10 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of, to_vector
 from fedlearn.models.custom import Custom, source_digest
 from fedlearn.models.finetune import Finetune, Learner
-from fedlearn.tasks import ImageInput, SeriesInput, TableInput, Task, TextInput
+from fedlearn.tasks import ClassificationTask, ImageInput, SeriesInput, TableInput, Task, TextInput
 
 TABLE = TableInput(numeric=3)
-TASK = Task(input=TABLE, classes=("well", "ill"))
+TASK = ClassificationTask(input=TABLE, classes=("well", "ill"))
 FULL = Finetune()
 
 

@@ -10,9 +10,9 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import Finetune, Mode, cut, stages
 from fedlearn.models.tabular import Tabular
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 
-TASK = Task(input=TableInput(numeric=3), classes=("a", "b"))
+TASK = ClassificationTask(input=TableInput(numeric=3), classes=("a", "b"))
 CASES: dict[tuple[Mode, int], list[str]] = {
     ("full", 1): ["stem", "shape", "body", "flat", "head"],
     ("head", 1): ["head"],

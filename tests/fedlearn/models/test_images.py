@@ -15,7 +15,8 @@ from fedlearn.models.cnn import Cnn
 from fedlearn.models.resnet import Residual, ResNet, Stem, less_mean
 from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.vit import Patches, ViT
-from fedlearn.tasks import ImageInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput, Task
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import predict, train
 from fedlearn.training.settings import Training
 
@@ -26,7 +27,9 @@ SQUEEZENET = SqueezeNet(pretrained=False, resolution=20, modules=9)
 
 def task(channels: int, height: int, width: int, classes: int = 2) -> Task:
     names = tuple(f"class {i}" for i in range(classes))
-    return Task(input=ImageInput(channels=channels, height=height, width=width), classes=names)
+    return ClassificationTask(
+        input=ImageInput(channels=channels, height=height, width=width), classes=names
+    )
 
 
 def parameters(config: models.Model, what: Task) -> int:
@@ -118,9 +121,9 @@ def test_convolutional_model__finds_the_rare_classes_soon(
         max_batch=1024,
     )  # fmt: skip
     model = models.build(config, task(3, 12, 12, classes=3), Streams(0)).model
-    train(model, *spots(320, 0), training, rng=np.random.default_rng(0))
+    train(model, *spots(320, 0), training, loss=cross_entropy, rng=np.random.default_rng(0))
     seen, meant = spots(160, 1)
-    found = predict(model, seen, 256).argmax(1)
+    found = predict(model, task(3, 12, 12, classes=3), seen, 256).argmax(1)
     recalls = [(found[meant.numpy() == label] == label).mean() for label in range(3)]
     assert min(recalls) > 0.8
 

@@ -12,7 +12,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of, load_vector, to_vector
 from fedlearn.models.custom import Custom
 from fedlearn.models.validate import dp_problems
-from fedlearn.tasks import TableInput, Task, TextInput
+from fedlearn.tasks import ClassificationTask, TableInput, TextInput
 from fedlearn.training.dp import ClippedGradients
 
 from .cases import CASES, TEXT, Case, perturb
@@ -133,7 +133,7 @@ def test_model__is_clipped_record_by_record_with_a_rule_for_every_layer(case: Ca
 def test_problems__name_records_of_another_form(case: Case) -> None:
     assert models.problems(case.config, case.task) == []
     other = TableInput(numeric=2) if isinstance(case.input, TextInput) else TEXT
-    wrong = Task(input=other, classes=("a", "b"))
+    wrong = ClassificationTask(input=other, classes=("a", "b"))
     (found,) = models.problems(case.config, wrong)
     assert found.startswith(f"model.kind={case.config.kind}: needs ")
     with pytest.raises(TypeError, match="the model needs"):

@@ -12,6 +12,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import Finetune, Learner, cut, stages
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 
@@ -69,7 +70,7 @@ def test_mode__trains_and_sends_what_it_says_and_nothing_else(case: Case, mode: 
     assert torch.allclose(learner.whole().eval()(records), whole(case).eval()(records), atol=1e-5)
     inputs = records if learner.frozen is None else learner.frozen(records)
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, case.classes, N))
-    train(learner.model, inputs, labels, TRAINING, rng=np.random.default_rng(0))
+    train(learner.model, inputs, labels, TRAINING, loss=cross_entropy, rng=np.random.default_rng(0))
     after = values(learner)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     statistics = {name for name in changed if "running_" in name or "num_batches" in name}

@@ -15,7 +15,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of
 from fedlearn.models.finetune import Finetune
 from fedlearn.models.scattering import Scattering, Transform, gabor, morlet
-from fedlearn.tasks import ImageInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput
 
 CONFIG = Scattering(scales=2, angles=3, groups=2)
 
@@ -93,7 +93,9 @@ def test_scattering__hardly_changes_when_the_picture_moves_a_little() -> None:
 
 @pytest.mark.parametrize("mode", ["full", "head"])
 def test_scattering__sends_its_head_alone_and_keeps_the_rest(mode: str) -> None:
-    task = Task(input=ImageInput(channels=1, height=28, width=28), classes=tuple("abcdefghij"))
+    task = ClassificationTask(
+        input=ImageInput(channels=1, height=28, width=28), classes=tuple("abcdefghij")
+    )
     config = Scattering(scales=2, angles=8, groups=27)
     finetune = Finetune(mode="head" if mode == "head" else "full")
     learner = models.build(config, task, Streams(0), finetune)
@@ -106,11 +108,13 @@ def test_scattering__sends_its_head_alone_and_keeps_the_rest(mode: str) -> None:
 
 
 def test_scattering__says_what_does_not_fit() -> None:
-    small = Task(input=ImageInput(channels=1, height=9, width=30), classes=("a", "b"))
+    small = ClassificationTask(input=ImageInput(channels=1, height=9, width=30), classes=("a", "b"))
     found = models.problems(Scattering(scales=2, angles=8, groups=5), small)
     assert [problem.split(":")[0] for problem in found] == ["model.groups=5", "model.scales=2"]
     assert "at least 10 x 10" in found[1]
-    least = Task(input=ImageInput(channels=1, height=10, width=10), classes=("a", "b"))
+    least = ClassificationTask(
+        input=ImageInput(channels=1, height=10, width=10), classes=("a", "b")
+    )
     fits = Scattering(scales=2, angles=8, groups=27)
     assert models.problems(fits, least) == []
     assert models.build(fits, least, Streams(0)).whole()(pictures(1, 1, 10, 10)).shape == (1, 2)

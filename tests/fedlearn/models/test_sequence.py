@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.models.sequence import REMEMBER, Lstm, Sequence
-from fedlearn.tasks import SeriesInput, TableInput, Task
+from fedlearn.tasks import ClassificationTask, SeriesInput, TableInput
 from fedlearn.training.dp import ClippedGradients
 
 from .cases import perturb
@@ -60,7 +60,7 @@ class Peer(nn.Module):
 def ours() -> nn.Sequential:
     series = SeriesInput(steps=STEPS, row=TableInput(numeric=COLUMNS))
     model = Sequence(width=WIDTH, depth=1, dropout=0.0).network(
-        Task(input=series, classes=("a", "b", "c"))
+        ClassificationTask(input=series, classes=("a", "b", "c"))
     )
     perturb(model)
     return model

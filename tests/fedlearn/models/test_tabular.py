@@ -12,13 +12,13 @@ from torch import nn
 from fedlearn import models
 from fedlearn.core.rng import Streams
 from fedlearn.models.tabular import Attention, OneHot, Tabular
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 
 from .cases import TABLES, perturb, tabular_configs
 
 
 def build(config: Tabular, table: TableInput) -> nn.Module:
-    task = Task(input=table, classes=("a", "b"))
+    task = ClassificationTask(input=table, classes=("a", "b"))
     return models.build(config, task, Streams(0)).model
 
 
@@ -68,7 +68,7 @@ def test_attention__equals_a_plain_softmax_over_each_head() -> None:
 
 def test_problems__name_what_does_not_fit_and_the_way_out() -> None:
     config = next(c for c in tabular_configs() if c.architecture == "ft_transformer")
-    task = Task(input=TABLES["mixed"], classes=("a", "b"))
+    task = ClassificationTask(input=TABLES["mixed"], classes=("a", "b"))
     (found,) = models.problems(replace(config, width=10, heads=4), task)
     assert found.startswith("model.heads=4")
     assert "multiple" in found

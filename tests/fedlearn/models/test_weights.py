@@ -17,9 +17,11 @@ from fedlearn.data.datasets import archives
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.finetune import Finetune
 from fedlearn.models.squeezenet import SqueezeNet, digest, squeezenet
-from fedlearn.tasks import ImageInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput
 
-TASK = Task(input=ImageInput(channels=3, height=28, width=28), classes=("a", "b", "c"))
+TASK = ClassificationTask(
+    input=ImageInput(channels=3, height=28, width=28), classes=("a", "b", "c")
+)
 CONFIG = SqueezeNet(pretrained=True, resolution=64, modules=8)
 
 

@@ -94,11 +94,11 @@ def test_card__has_every_site_with_its_records_and_its_metrics(run: Path, tmp_pa
     rows = table(card, "How well it does")
     found = result["final"]["per_site"]
     worst = result["final"]["worst_site"]
-    assert [row[0].removesuffix(" (lowest accuracy)") for row in rows] == [
+    assert [row[0].removesuffix(" (worst accuracy)") for row in rows] == [
         *found,
         "all sites together",
     ]
-    assert [row[0] for row in rows if "(lowest" in row[0]] == [f"{worst} (lowest accuracy)"]
+    assert [row[0] for row in rows if "(worst" in row[0]] == [f"{worst} (worst accuracy)"]
     for row, values in zip(rows, [*found.values(), result["final"]["evaluate"]], strict=True):
         assert row[1:] == [f"{value:.3f}" for value in values.values()]
     assert "has only 20 test records" in card or "has only 10 test records" in card

@@ -21,7 +21,8 @@ from fedlearn.mechanisms import RecordPlan
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.vit import ViT
 from fedlearn.privacy import SeededNoise
-from fedlearn.tasks import ImageInput, TableInput, Task
+from fedlearn.tasks import ClassificationTask, ImageInput, TableInput
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.augmentation import views
 from fedlearn.training.local import train
 from fedlearn.training.private import train_private
@@ -49,7 +50,7 @@ def pictures(n: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def network(config: models.Model) -> nn.Module:
-    task = Task(input=PICTURE, classes=("a", "b", "c"))
+    task = ClassificationTask(input=PICTURE, classes=("a", "b", "c"))
     model = models.build(config, task, Streams(0)).model
     vector = to_vector(model)  # away from the zero head, so that every layer has a gradient
     moved = vector + np.random.default_rng(0).normal(0, 0.2, len(vector))
@@ -89,7 +90,9 @@ def test_private__clips_the_mean_gradient_over_the_views_of_a_record(
                       steps_per_round=1, rounds=1)  # fmt: skip
     features, labels = pictures()
     model, before = network(config), network(config)
-    train_private(model, features, labels, training, plan, noise=SeededNoise(b"s"))
+    train_private(
+        model, features, labels, training, plan, loss=cross_entropy, noise=SeededNoise(b"s")
+    )
     coins = np.random.default_rng([int(word) for word in SeededNoise(b"s").stream().words(4)])
     expected = slow_sum(before, views(features, training, coins), labels, bound)
     moved = zip(before.parameters(), model.parameters(), expected, strict=True)
@@ -105,7 +108,7 @@ def test_private__one_record_moves_the_sum_by_no_more_than_without_views() -> No
     before = to_vector(model)
     training = replace(CONFIG, augmentations=8, nominal_records=1)
     noise = SeededNoise(b"s")
-    train_private(model, features * 50, labels, training, plan, noise=noise)
+    train_private(model, features * 50, labels, training, plan, loss=cross_entropy, noise=noise)
     moved = float(np.linalg.norm(to_vector(model).astype(np.float64) - before))
     assert moved == pytest.approx(0.1, rel=1e-4)
 
@@ -115,10 +118,10 @@ def test_train__takes_the_mean_over_views_too() -> None:
     model, before = network(MODELS[0]), network(MODELS[0])
     # Views of one picture that is alike on both sides, everywhere: nothing changes.
     even = torch.ones_like(features) * features[:, :, :1, :1]
-    train(model, even, labels, CONFIG, rng=rng())
+    train(model, even, labels, CONFIG, loss=cross_entropy, rng=rng())
     plain = network(MODELS[0])
     without = replace(CONFIG, augmentations=0)
-    train(plain, even, labels, without, rng=rng())
+    train(plain, even, labels, without, loss=cross_entropy, rng=rng())
     np.testing.assert_allclose(to_vector(model), to_vector(plain), rtol=1e-4, atol=1e-6)
     assert (to_vector(model) != to_vector(before)).any()
 
@@ -147,7 +150,7 @@ def test_views__are_the_picture_shifted_and_mirrored() -> None:
 
 def test_task_problems__refuse_views_where_they_mean_nothing() -> None:
     base = ["scenario=medmnist", "scenario.path=a.npz", "training.augmentations=4"]
-    task = Task(input=ImageInput(channels=3, height=28, width=28), classes=("a", "b"))
+    task = ClassificationTask(input=ImageInput(channels=3, height=28, width=28), classes=("a", "b"))
     assert task_problems(compose([*base, "model=cnn"]), task) == []
     frozen = compose([*base, "model=squeezenet", "training.finetune=head"])
     (found,) = task_problems(frozen, task)

@@ -16,6 +16,7 @@ from fedlearn.core.vector import layout_of, to_vector
 from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.slots import attach, slot_values, trained
 from fedlearn.privacy import SeededNoise, SystemNoise
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import train
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from tests.fedlearn.training.test_private import CONFIG, PLAN, network, records
@@ -44,7 +45,9 @@ def test_canaries__are_clipped_to_the_clip_norm_on_their_slot(
     engine: Literal["fast", "opacus", "ghost"], max_batch: int
 ) -> None:
     model, config = audited(), replace(CONFIG, dp_engine=engine, max_batch=max_batch)
-    train_private(model, *records(), config, PLAN, noise=SystemNoise(), canaries=INSIDE)
+    train_private(
+        model, *records(), config, PLAN, loss=cross_entropy, noise=SystemNoise(), canaries=INSIDE
+    )
     step = config.learning_rate * PLAN.clip_norm / config.nominal_records
     expected = np.zeros(SLOTS, np.float32)
     expected[INSIDE] = -step
@@ -58,10 +61,10 @@ def test_canaries__do_not_move_the_privately_trained_model_by_a_bit(
     model, plain = audited(), network("mlp")
     config = replace(CONFIG, sample_rate=0.5, dp_engine=engine, weight_decay=0.1)
     plan = replace(PLAN, sample_rate=0.5, noise_multiplier=1.0)
-    train_private(plain, *records(40), config, plan, noise=SeededNoise(b"one"))
+    train_private(plain, *records(40), config, plan, loss=cross_entropy, noise=SeededNoise(b"one"))
     train_private(
         model, *records(40), config, plan,
-        noise=SeededNoise(b"one"), canaries=INSIDE,
+        loss=cross_entropy, noise=SeededNoise(b"one"), canaries=INSIDE,
     )  # fmt: skip
     assert same_model(model, plain)
     assert np.count_nonzero(slots_of(model)) == SLOTS
@@ -74,7 +77,15 @@ def test_canaries__get_the_noise_of_every_other_coordinate() -> None:
     noise = []
     for _ in range(10):
         model = audited("linear")
-        train_private(model, *records(), CONFIG, plan, noise=SystemNoise(), canaries=INSIDE)
+        train_private(
+            model,
+            *records(),
+            CONFIG,
+            plan,
+            loss=cross_entropy,
+            noise=SystemNoise(),
+            canaries=INSIDE,
+        )
         signal = np.zeros(SLOTS)
         signal[INSIDE] = plan.clip_norm
         noise.append((-slots_of(model) / step - signal) / plan.noise_stddev)
@@ -89,7 +100,7 @@ def test_canaries__are_sampled_by_coins_of_the_same_rate() -> None:
     attach(model, 2000)
     train_private(
         model, *records(), config, plan,
-        noise=SystemNoise(), canaries=torch.arange(2000),
+        loss=cross_entropy, noise=SystemNoise(), canaries=torch.arange(2000),
     )  # fmt: skip
     taken = np.count_nonzero(slots_of(model))
     assert abs(taken - 600) < 5 * (2000 * 0.3 * 0.7) ** 0.5
@@ -104,8 +115,10 @@ def test_canaries__add_one_clip_norm_to_a_sum_that_sites_share() -> None:
     )
     model, plain = audited(), network("mlp")
     noise = SystemNoise()
-    total = clipped_gradient_sum(model, *records(), CONFIG, plan, noise=noise, canaries=INSIDE)
-    without = clipped_gradient_sum(plain, *records(), CONFIG, plan, noise=noise)
+    total = clipped_gradient_sum(
+        model, *records(), CONFIG, plan, loss=cross_entropy, noise=noise, canaries=INSIDE
+    )
+    without = clipped_gradient_sum(plain, *records(), CONFIG, plan, loss=cross_entropy, noise=noise)
     vector = total.astype(np.float32)
     assert np.array_equal(trained(layout_of(model), vector), without.astype(np.float32))
     expected = np.zeros(SLOTS)
@@ -126,7 +139,15 @@ def test_canaries__without_privacy_leave_the_model_alone_too(
     )  # fmt: skip
     for one, canaries in ((plain, None), (model, INSIDE)):
         rng = np.random.default_rng(5)
-        train(one, *records(), config, correct=pull(one, 0.3), rng=rng, canaries=canaries)
+        train(
+            one,
+            *records(),
+            config,
+            loss=cross_entropy,
+            correct=pull(one, 0.3),
+            rng=rng,
+            canaries=canaries,
+        )
     assert same_model(model, plain)
     # Six batches of two of the four canaries, each over four records: three times each.
     expected = np.zeros(SLOTS, np.float32)
@@ -143,6 +164,7 @@ def test_canaries__follow_plain_descent_under_adam_with_privacy() -> None:
         *records(),
         config,
         plan,
+        loss=cross_entropy,
         correct=pull(model, 0.5),
         noise=SystemNoise(),
         canaries=INSIDE,

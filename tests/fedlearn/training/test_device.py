@@ -30,6 +30,8 @@ from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.slots import attach
 from fedlearn.privacy import SeededNoise
+from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import device
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import predict, train
@@ -55,6 +57,7 @@ SHARED = make_plan(
     sample_rate=0.5,
     rounds=1,
 )
+TASK = ClassificationTask(input=TableInput(numeric=1), classes=("a", "b"))
 
 Work = Callable[[nn.Module, Tensor, Tensor], np.ndarray]
 """What is done with a model and records, and what comes of it."""
@@ -62,24 +65,41 @@ Work = Callable[[nn.Module, Tensor, Tensor], np.ndarray]
 
 def plain(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
     loss = train(
-        model, features, labels, TRAINING, correct=pull(model, 0.1), rng=np.random.default_rng(1)
+        model,
+        features,
+        labels,
+        TRAINING,
+        loss=cross_entropy,
+        correct=pull(model, 0.1),
+        rng=np.random.default_rng(1),
     )
     return np.append(to_vector(model), loss)
 
 
 def private(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
     noise = SeededNoise(b"device")
-    train_private(model, features, labels, TRAINING, PLAN, correct=pull(model, 0.1), noise=noise)
+    train_private(
+        model,
+        features,
+        labels,
+        TRAINING,
+        PLAN,
+        loss=cross_entropy,
+        correct=pull(model, 0.1),
+        noise=noise,
+    )
     return to_vector(model)
 
 
 def shared(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
     noise = SeededNoise(b"device")
-    return clipped_gradient_sum(model, features, labels, TRAINING, SHARED, noise=noise)
+    return clipped_gradient_sum(
+        model, features, labels, TRAINING, SHARED, loss=cross_entropy, noise=noise
+    )
 
 
 def predicted(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
-    return predict(model, features, 5)
+    return predict(model, TASK, features, 5)
 
 
 WORKS = {"plain": plain, "private": private, "shared": shared, "predicted": predicted}
@@ -180,7 +200,7 @@ def test_private_step__does_not_care_which_thread_goes_backward(
     def step() -> np.ndarray:
         model, features, labels = fresh(case)
         noise = SeededNoise(b"threads")
-        train_private(model, features, labels, config, PLAN, noise=noise)
+        train_private(model, features, labels, config, PLAN, loss=cross_entropy, noise=noise)
         return to_vector(model)
 
     expected, passes = step(), []
@@ -236,10 +256,10 @@ def test_device__has_views_canaries_and_dropout_too(
             waits.clear()
             if clips:
                 noise = SeededNoise(b"views")
-                train_private(*data, config, PLAN, noise=noise, canaries=slots)
+                train_private(*data, config, PLAN, loss=cross_entropy, noise=noise, canaries=slots)
             else:
                 rng = np.random.default_rng(2)
-                train(*data, config, rng=rng, canaries=slots)
+                train(*data, config, loss=cross_entropy, rng=rng, canaries=slots)
         return to_vector(model)
 
     expected = step(device.CPU, [])
@@ -428,7 +448,7 @@ def test_private_step__without_memory_is_no_fault_of_the_model(
     config, noise = replace(TRAINING, dp_engine=engine), SeededNoise(b"full")
     monkeypatch.setattr("fedlearn.training.private.forward", full)
     with pytest.raises(torch.OutOfMemoryError):
-        train_private(model, features, labels, config, PLAN, noise=noise)
+        train_private(model, features, labels, config, PLAN, loss=cross_entropy, noise=noise)
 
 
 def test_within_memory__leaves_other_errors_alone() -> None:

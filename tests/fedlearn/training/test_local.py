@@ -13,9 +13,12 @@ from torch.nn import functional
 
 from fedlearn.algorithms.fedprox import pull
 from fedlearn.core.vector import to_vector
+from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import batches, diverged, predict, train
 from fedlearn.training.settings import Training
 
+TASK = ClassificationTask(input=TableInput(numeric=4), classes=("a", "b", "c"))
 CONFIG = Training(
     optimizer="sgd", learning_rate=0.3, momentum=0.0, weight_decay=0.0, local_steps=4,
     sample_rate=0.25, nominal_records=1, dp_engine="fast", max_batch=1024,
@@ -43,7 +46,7 @@ def rng(seed: int = 5) -> np.random.Generator:
 
 def trained(config: Training, *, mu: float = 0.0, seed: int = 5) -> np.ndarray:  # type: ignore[type-arg]
     model = network()
-    train(model, *records(), config, correct=pull(model, mu), rng=rng(seed))
+    train(model, *records(), config, loss=cross_entropy, correct=pull(model, mu), rng=rng(seed))
     return to_vector(model)
 
 
@@ -101,7 +104,7 @@ def test_train__with_dropout_repeats_bit_for_bit_and_leaves_the_global_generator
         model = network(dropout=0.5)
         before = torch.get_rng_state()
         config = replace(CONFIG, sample_rate=1.0)  # so that only dropout differs
-        train(model, *records(), config, rng=rng(seed))
+        train(model, *records(), config, loss=cross_entropy, rng=rng(seed))
         assert torch.equal(torch.get_rng_state(), before)
         found.append(to_vector(model))
     assert (found[0] == found[1]).all()
@@ -140,7 +143,9 @@ def test_train__equals_a_loop_over_the_written_out_loss(kind: str, mu: float) ->
             state[id(parameter)] = [m, v]
             parameter.data -= 0.05 * step
     ours = network()
-    mean_loss = train(ours, *records(), config, correct=pull(ours, mu), rng=rng())
+    mean_loss = train(
+        ours, *records(), config, loss=cross_entropy, correct=pull(ours, mu), rng=rng()
+    )
     np.testing.assert_allclose(to_vector(ours), to_vector(model), rtol=2e-4, atol=2e-5)
     assert mean_loss == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -156,7 +161,7 @@ def test_train__leaves_frozen_parameters_and_takes_a_single_record() -> None:
     model[0].weight.requires_grad_(False)
     frozen = model[0].weight.clone()
     before = copy.deepcopy(model[3].weight)
-    train(model, *records(1), CONFIG, correct=pull(model, 0.5), rng=rng())
+    train(model, *records(1), CONFIG, loss=cross_entropy, correct=pull(model, 0.5), rng=rng())
     assert torch.equal(model[0].weight, frozen)
     assert not torch.equal(model[3].weight, before)
 
@@ -165,16 +170,22 @@ def test_train__keeps_no_optimiser_state_between_rounds() -> None:
     config = replace(CONFIG, momentum=0.9, local_steps=1, sample_rate=1.0)
     model = network()
     for _ in range(2):
-        train(model, *records(), config, rng=rng())
+        train(model, *records(), config, loss=cross_entropy, rng=rng())
     plain = network()
-    train(plain, *records(), replace(config, momentum=0.0, local_steps=2), rng=rng())
+    train(
+        plain,
+        *records(),
+        replace(config, momentum=0.0, local_steps=2),
+        loss=cross_entropy,
+        rng=rng(),
+    )
     np.testing.assert_allclose(to_vector(model), to_vector(plain), rtol=1e-6)
 
 
 @pytest.mark.parametrize("max_batch", [1, 7, 100])
 def test_predict__gives_probabilities_whatever_the_batch(max_batch: int) -> None:
     model, (features, _) = network(dropout=0.5), records()
-    found = predict(model, features, max_batch)
+    found = predict(model, TASK, features, max_batch)
     assert found.dtype == np.float64
     assert found.shape == (20, 3)
     assert found.sum(1) == pytest.approx(np.ones(20), abs=1e-12)
@@ -183,7 +194,7 @@ def test_predict__gives_probabilities_whatever_the_batch(max_batch: int) -> None
 
 
 def test_predict__of_no_records_is_empty() -> None:
-    assert predict(network(), torch.empty((0, 4)), 10).shape == (0, 3)
+    assert predict(network(), TASK, torch.empty((0, 4)), 10).shape == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +12,8 @@ from fedlearn.config.contradictions import task_problems
 from fedlearn.core.errors import ConfigError
 from fedlearn.mechanisms import RecordPlan
 from fedlearn.privacy import SeededNoise
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.training.local import train
-from fedlearn.training.loss import class_weights, losses_of
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
 
@@ -27,6 +24,10 @@ CONFIG = Training(
     optimizer="sgd", learning_rate=0.7, momentum=0.0, weight_decay=0.0, local_steps=1,
     sample_rate=1.0, nominal_records=10, dp_engine="fast", max_batch=4, class_weights=WEIGHTS,
 )  # fmt: skip
+
+
+TASK = ClassificationTask(input=TableInput(numeric=4), classes=CLASSES)
+CPU = torch.device("cpu")
 
 
 def records() -> tuple[Tensor, Tensor]:
@@ -54,27 +55,35 @@ def vector(linear: nn.Module) -> np.ndarray:
 
 
 def test_class_weights__are_ratios_of_which_the_largest_is_one() -> None:
-    weights = class_weights(CONFIG, CLASSES)
-    assert weights is not None
-    np.testing.assert_allclose(weights, EXPECTED, rtol=1e-6)
-    tenfold = replace(CONFIG, class_weights={name: 10 * w for name, w in WEIGHTS.items()}
-                      | {"perhaps": 10.0})  # fmt: skip
-    torch.testing.assert_close(class_weights(tenfold, CLASSES), weights)
-    assert class_weights(replace(CONFIG, class_weights={}), CLASSES) is None
+    features, labels = records()
+    logits = features[:, :3]
+    weighed = TASK.training_loss(WEIGHTS, CPU)(logits, labels)
+    ratio = weighed / TASK.loss(logits, labels)
+    np.testing.assert_allclose(ratio, EXPECTED[labels], rtol=1e-5)
+    tenfold = {name: 10 * w for name, w in WEIGHTS.items()} | {"perhaps": 10.0}
+    torch.testing.assert_close(TASK.training_loss(tenfold, CPU)(logits, labels), weighed)
+    without = TASK.training_loss({}, CPU)(logits, labels)
+    torch.testing.assert_close(without, TASK.loss(logits, labels))
 
 
 def test_losses__are_those_without_weights_times_the_weight() -> None:
     features, labels = records()
     logits = features[:, :3]
-    weights = class_weights(CONFIG, CLASSES)
     expected = -logits.double().log_softmax(1)[range(9), labels] * torch.tensor(EXPECTED)[labels]
-    torch.testing.assert_close(losses_of(logits, labels, weights).double(), expected)
+    found = TASK.training_loss(WEIGHTS, CPU)(logits, labels)
+    torch.testing.assert_close(found.double(), expected)
 
 
 def test_train__steps_along_the_weighted_mean() -> None:
     (features, labels), trained = records(), model()
-    weights = class_weights(CONFIG, CLASSES)
-    train(trained, features, labels, CONFIG, rng=np.random.default_rng(0), weights=weights)
+    train(
+        trained,
+        features,
+        labels,
+        CONFIG,
+        loss=TASK.training_loss(WEIGHTS, CPU),
+        rng=np.random.default_rng(0),
+    )
     np.testing.assert_allclose(
         vector(trained), -0.7 * gradients(features, labels).mean(0), atol=1e-6
     )
@@ -84,8 +93,8 @@ def test_private_step__clips_what_the_weights_have_made_of_each_gradient() -> No
     (features, labels), clip, trained = records(), 0.6, model()
     plan = RecordPlan(clip_norm=clip, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0,
                       steps_per_round=1, rounds=1)  # fmt: skip
-    weights, noise = class_weights(CONFIG, CLASSES), SeededNoise(b"s")
-    train_private(trained, features, labels, CONFIG, plan, noise=noise, weights=weights)
+    loss, noise = TASK.training_loss(WEIGHTS, CPU), SeededNoise(b"s")
+    train_private(trained, features, labels, CONFIG, plan, loss=loss, noise=noise)
     own = gradients(features, labels)
     lengths = np.linalg.norm(own, axis=1)
     assert (lengths > clip).any()
@@ -94,9 +103,24 @@ def test_private_step__clips_what_the_weights_have_made_of_each_gradient() -> No
     np.testing.assert_allclose(vector(trained), expected, atol=1e-6)
 
 
+def test_private_step__refuses_a_loss_that_mixes_records() -> None:
+    plan = RecordPlan(clip_norm=1.0, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0,
+                      steps_per_round=1, rounds=1)  # fmt: skip
+
+    def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+        return TASK.loss(outputs, targets).mean()
+
+    def ranked(outputs: Tensor, targets: Tensor) -> Tensor:
+        return TASK.loss(outputs - outputs.mean(0), targets)
+
+    for loss in (mean, ranked):
+        with pytest.raises(ConfigError, match="mixes the records"):
+            train_private(model(), *records(), CONFIG, plan, loss=loss, noise=SeededNoise(b"s"))
+
+
 def test_config__names_classes_that_there_are_and_weights_above_zero() -> None:
     base = ["scenario=heart", "model.architecture=linear"]
-    task = Task(input=TableInput(numeric=2), classes=("healthy", "disease"))
+    task = ClassificationTask(input=TableInput(numeric=2), classes=("healthy", "disease"))
     fine = compose([*base, "training.class_weights.disease=4"])
     assert fine.training.class_weights == {"disease": 4.0}
     assert task_problems(fine, task) == []

@@ -23,7 +23,8 @@ from fedlearn.mechanisms import RecordPlan
 from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.tabular import Tabular
 from fedlearn.privacy import SeededNoise, SystemNoise
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.private import clipped_gradient_sum, poisson_batch, train_private
 from fedlearn.training.settings import Training
 
@@ -41,7 +42,9 @@ def network(architecture: str = "ft_transformer", seed: int = 0, dropout: float 
     config = Tabular(
         architecture=architecture, width=8, depth=1, heads=2, norm="layer", dropout=dropout
     )  # type: ignore[arg-type]  # fmt: skip
-    model = models.build(config, Task(input=TABLE, classes=("a", "b", "c")), Streams(seed)).model
+    model = models.build(
+        config, ClassificationTask(input=TABLE, classes=("a", "b", "c")), Streams(seed)
+    ).model
     vector = to_vector(model)  # away from the zero head, so that every layer has a gradient
     moved = vector + np.random.default_rng(seed).normal(0, 0.2, len(vector))
     load_vector(model, moved.astype(np.float32))
@@ -85,7 +88,15 @@ def update(
 ) -> Vector:  # fmt: skip
     """What private training adds to the vector of `model`."""
     before = to_vector(model)
-    train_private(model, *data, config, plan, correct=pull(model, mu), noise=noise or SystemNoise())
+    train_private(
+        model,
+        *data,
+        config,
+        plan,
+        loss=cross_entropy,
+        correct=pull(model, mu),
+        noise=noise or SystemNoise(),
+    )
     return to_vector(model) - before
 
 
@@ -311,7 +322,9 @@ def shared_sum(model: nn.Module, n: int = 8, max_batch: int = 1024) -> np.ndarra
     config = replace(CONFIG, max_batch=max_batch)
     features, labels = records(8)
     given = features[:n], labels[:n]
-    return clipped_gradient_sum(model, *given, config, SHARED, noise=SeededNoise(b"s"))
+    return clipped_gradient_sum(
+        model, *given, config, SHARED, loss=cross_entropy, noise=SeededNoise(b"s")
+    )
 
 
 @pytest.mark.parametrize("architecture", ["linear", "mlp", "ft_transformer"])

@@ -279,7 +279,7 @@ def test_data_fetch__knows_the_sets_by_name(
 def test_blood_cells__are_dealt_by_photograph(blood_cells: Path) -> None:
     config = MedMnist(path=str(blood_cells), groups="groups", num_sites=5)
     pool = medmnist.load(config, Path(os.devnull), rng())
-    assert (len(pool), pool.is_train.sum(), pool.task.num_classes) == (4354, 3387, 3)
+    assert (len(pool), pool.is_train.sum(), pool.task.num_outputs) == (4354, 3387, 3)
     assert pool.notes == ()
     sites = deal(pool, assign(Natural(), pool, rng()))
     sizes = [len(site.train) for site in sites.values()]

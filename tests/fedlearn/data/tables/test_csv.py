@@ -126,7 +126,7 @@ def test_csv__lists_all_problems_with_line_numbers(tmp_path: Path) -> None:
     text = "age,word,hospital,outcome\n" + rows + "old,n1,,yes\n31,n1,s,maybe\n"
     found = problems(tmp_path, text)
     assert len(found) == 4
-    assert "line 63 is the only record of class 'maybe'" in found[0]
+    assert "line 63: the only record of class 'maybe'" in found[0]
     assert "line 62: no site in column 'hospital'" in found[1]
     assert "column 'age': line 62: not a number" in found[2]
     assert "column 'word': 60 different values" in found[3]

@@ -103,7 +103,7 @@ def test_series__is_dealt_and_split_by_record(tmp_path: Path) -> None:
         (["p3,0,60,A,south,no"], "column 'hour': line 10: a second row of one 'patient_id'"),
         (["p3,late,60,A,south,no"], "column 'hour': line 10: not a number, as others are"),
         ([",4,60,A,south,no"], "column 'patient_id': line 10: does not say whose row it is"),
-        (["p9,0,60,A,south,who", "p9,1,60,A,south,who"], "line 10 on are the only record of class"),
+        (["p9,0,60,A,south,who", "p9,1,60,A,south,who"], "line 10 on: the only record of class"),
     ],
 )
 def test_series__names_rows_that_fit_no_record(tmp_path: Path, more: list[str], said: str) -> None:

@@ -73,7 +73,7 @@ def test_text__records_without_text_or_label_are_left_out_with_a_note(tmp_path: 
     [
         (ROWS[::2], "every record is 'w'"),
         ([{"text": "", "kind": "w", "firm": "a"}], "no record has both"),
-        ([*ROWS, {"text": "x", "kind": "once", "firm": "a"}], "line 9 is the only record of class"),
+        ([*ROWS, {"text": "x", "kind": "once", "firm": "a"}], "line 9: the only record of class"),
         ([*ROWS, {"text": "x", "kind": "w", "firm": ""}], "line 9: no site"),
     ],
 )
@@ -86,7 +86,7 @@ def test_text__refuses_what_cannot_be_learned_from(
 
 def test_text__refuses_more_labels_than_classes(tmp_path: Path) -> None:
     config = replace(jsonl(tmp_path / "a.jsonl"), label="text", text="kind")
-    with pytest.raises(DataError, match=r"8 different labels.*max_classes=5"):
+    with pytest.raises(DataError, match=r"8 different values.*max_classes=5"):
         read(replace(config, max_classes=5))
 
 

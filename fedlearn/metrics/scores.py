@@ -1,14 +1,17 @@
-"""How far the probabilities of a classifier of two classes can be taken at their word.
+"""Histograms of the scores of yes and of no: how well they rank, and what they are worth.
 
-Computed from the histogram of scores that evaluation adds up anyway
-(`fedlearn.metrics`): nothing more leaves a site for it. Records are put together by
-their scores into groups of about equal size (Nguyen and O'Connor 2015), none of them
-small; in each the mean score is compared with the share of the second class, and the
-expected calibration error (Naeini, Cooper and Hauskrecht 2015) is the mean of the
-differences, weighted by records.
+A score is the predicted probability of yes; evaluation counts it in `SCORE_BINS` equal
+bins, for the records that are no and for those that are yes: `int64[2, SCORE_BINS]`.
+Nothing more leaves a site for what is computed here.
 
-Not done: more than two classes, whose scores evaluation does not add up, and putting
-a model right that is not.
+AUC counts records of both kinds in one bin one half, so its error is at most half the
+share of (yes, no) pairs that share a bin.
+
+For calibration, records are put together by their scores into groups of about equal size
+(Nguyen and O'Connor 2015), none of them small; in each the mean score is compared with
+the share of yes, and the expected calibration error (Naeini, Cooper and Hauskrecht 2015)
+is the mean of the differences, weighted by records. Putting a model right that is not is
+not done.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.metrics.intervals import CONFIDENCE, RESAMPLES
-from fedlearn.metrics.sums import EvaluationSums
+
+SCORE_BINS: Final = 512
 
 SMALLEST: Final = 25
 """Records of a group, at the least: its share says nothing of a single one."""
@@ -51,7 +55,7 @@ class ScoreGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Expected and observed shares of the second class, in the order of the scores.
+    """Expected and observed shares of yes (the second of two classes), in the order of the scores.
 
     `by_chance` is the error that right probabilities stay below in 95 of 100 test sets
     with these scores: few records never fall as expected.
@@ -62,20 +66,41 @@ class Calibration:
     groups: list[ScoreGroup]
 
 
-def calibration(sums: EvaluationSums, rng: np.random.Generator) -> Calibration | None:
-    """The calibration that the scores of `sums` show; None without at least `FEWEST` of them.
+def histogram(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Scores `float64[n]` in [0, 1], NaN as 0, of records that are `truth: int64[n]` (0 or 1)."""
+    counts = np.zeros((2, SCORE_BINS), np.int64)
+    score = np.nan_to_num(scores)
+    bins = np.minimum((score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+    np.add.at(counts, (truth, bins), 1)
+    return counts
+
+
+def auc(scores: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AUC of histograms `int64[..., 2, bins]` as `float64[...]`; NaN without both kinds."""
+    negatives = scores[..., 0, :].astype(np.float64)
+    positives = scores[..., 1, :].astype(np.float64)
+    below = np.cumsum(negatives, -1) - negatives
+    with np.errstate(invalid="ignore"):
+        area: NDArray[np.float64] = (positives * (below + negatives / 2)).sum(-1) / (
+            negatives.sum(-1) * positives.sum(-1)
+        )
+    return area
+
+
+def calibration(scores: NDArray[np.int64], rng: np.random.Generator) -> Calibration | None:
+    """The calibration that a histogram shows; None without at least `FEWEST` records.
 
     **Guarantees:** every group has at least `SMALLEST` records, and there are at most
     `MOST`. A score counts as the middle of its bin, so `predicted` and `error` are within
     half a bin (1/1024) of those of the scores themselves.
     """
-    records, positives = sums.scores.sum(0), sums.scores[1]
+    records, positives = scores.sum(0), scores[1]
     total = int(records.sum())
     if total < FEWEST:
         return None
     used = np.flatnonzero(records)
     records, positives = records[used], positives[used]
-    score = (used + 0.5) / sums.scores.shape[1]
+    score = (used + 0.5) / scores.shape[1]
     starts = _starts(records, max(SMALLEST, -(-total // MOST)))
     count = np.add.reduceat(records, starts)
     expected = np.add.reduceat(records * score, starts)

@@ -1,0 +1,399 @@
+"""Classification: a record is of one of several classes.
+
+The loss is the cross-entropy in nats, times the weight of the record's class where the
+run weighs classes. Evaluation adds up the loss, the confusion matrix, and for two classes
+the histogram of scores (`fedlearn.metrics.scores`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fedlearn.core.settings import config
+from fedlearn.metrics import intervals
+from fedlearn.metrics.intervals import Gap, gap_of_shares, spread
+from fedlearn.metrics.scores import SCORE_BINS, Calibration, auc, calibration, histogram
+from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
+from fedlearn.tasks.inputs import Input
+from fedlearn.tasks.task import LabelColumn, Loss, Metric, Targets, Task, TaskForm
+
+_TINY: Final = np.finfo(np.float64).tiny
+_LOSS_UNIT: Final = 2.0**-20
+_MOST_NAMED: Final = 12
+"""Of more classes only the number is said."""
+
+METRICS: Final = (
+    Metric(
+        name="accuracy",
+        title="accuracy",
+        short="accuracy",
+        meaning="the share of test records that the model classifies rightly",
+        in_summary=True,
+        by_group=True,
+    ),
+    Metric(
+        name="balanced_accuracy",
+        title="balanced accuracy",
+        meaning="accuracy in each class by itself, averaged: a rare class counts as much as a "
+        "common one",
+        by_group=True,
+    ),
+    Metric(
+        name="macro_f1",
+        title="macro F1",
+        short="F1",
+        meaning="per class, the harmonic mean of how many of its records are found and how many "
+        "of those found are right, averaged over the classes",
+        in_summary=True,
+    ),
+    Metric(
+        name="auc",
+        title="AUC",
+        short="AUC",
+        meaning="the chance that a record of the second class is ranked above one of the first; "
+        "0.5 is guessing",
+        in_summary=True,
+        by_group=True,
+    ),
+    Metric(
+        name="loss",
+        title="loss",
+        short="loss",
+        meaning="how surprised the model is by the true answers; lower is better",
+        higher_is_better=False,
+    ),
+)
+
+DECISIONS: Final = {
+    "demographic_parity_difference": "The largest difference between groups in how often the "
+    "model says the second class; groups in which it is not equally frequent must differ.",
+    "equalized_odds_difference": "The largest difference between groups in how often the model "
+    "finds the second class where it is, or says it where it is not.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationTask(Task):
+    """Classification of one record into one of `classes`: targets are `int64[n]` places there."""
+
+    kind: ClassVar[str] = "classification"
+    metrics_known: ClassVar = METRICS
+    decisions_known: ClassVar = DECISIONS
+
+    input: Input
+    classes: tuple[str, ...]
+
+    # --- training ---
+
+    @property
+    def num_outputs(self) -> int:
+        """One a class, at least two."""
+        return len(self.classes)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Nats, `float32[n]`, of logits `[n, classes]`."""
+        return cross_entropy(outputs, targets)
+
+    def training_loss(self, class_weights: Mapping[str, float], device: torch.device) -> Loss:
+        """Nats times the weight of the class, the largest weight being 1.
+
+        Only ratios count. A weight above 1 would do little under a clip norm, which
+        bounds what a record adds however much its loss is raised; so the other
+        classes are taken down instead.
+        """
+        if not class_weights:
+            return self.loss
+        weights = torch.tensor([class_weights.get(name, 1.0) for name in self.classes])
+        return _Weighed((weights / weights.max()).to(device))
+
+    def weight_problems(self, class_weights: Mapping[str, float]) -> list[str]:
+        """Weights of classes that there are not."""
+        there = ", ".join(self.classes)
+        return [
+            f"training.class_weights.{name}: no such class; there are {there}"
+            for name in class_weights
+            if name not in self.classes
+        ]
+
+    # --- targets ---
+
+    def check(self, targets: Targets) -> None:
+        """Refuse what are not places in `classes`."""
+        if targets.dtype.kind != "i" or targets.ndim != 1:
+            raise ValueError("labels must be whole numbers, one entry per record")
+        if targets.size and not 0 <= targets.min() <= targets.max() < len(self.classes):
+            raise ValueError("labels must be numbers of the task's classes")
+
+    def strata(self, targets: Targets) -> NDArray[np.int64]:
+        """The classes themselves."""
+        return targets
+
+    def alike(self, targets: Targets) -> str:
+        """The class that all of the targets are of."""
+        found = np.unique(targets)
+        return f"class {self.classes[found[0]]!r}" if len(found) == 1 else ""
+
+    def mislabelled(self, targets: Targets, words: NDArray[np.uint64]) -> Targets:
+        """Another class for each, all others equally likely."""
+        off = 1 + words % np.uint64(len(self.classes) - 1)
+        return np.asarray((targets + off.astype(np.int64)) % len(self.classes))
+
+    # --- answers ---
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The probability of each class: `float64[n, classes]`, rows sum to 1."""
+        return outputs.double().softmax(1)
+
+    def likelihood(self, answers: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
+        """The chance that the model gives to the class that is meant."""
+        return np.asarray(answers[np.arange(len(targets)), targets])
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The most probable class, then the chance of each."""
+        return ("predicted", *(f"chance of {name}" for name in self.classes))
+
+    def answer_cells(self, answer: NDArray[np.float64]) -> Sequence[str]:
+        """As `answer_columns` says."""
+        return [self.classes[int(answer.argmax())], *(f"{chance:.6f}" for chance in answer)]
+
+    # --- evaluation ---
+
+    @property
+    def _binary(self) -> bool:
+        return len(self.classes) == 2
+
+    @property
+    def sum_layout(self) -> SumLayout:
+        """The summed loss in nats; `confusion[true class, predicted class]`; of two classes the
+        histogram of the scores of the second."""
+        classes, bins = len(self.classes), SCORE_BINS if self._binary else 0
+        return (
+            SumSpec(name="loss", unit=_LOSS_UNIT, bound=float(-np.log(_TINY))),
+            SumSpec(name="confusion", shape=(classes, classes)),
+            SumSpec(name="scores", shape=(2, bins)),
+        )
+
+    def sums(self, graded: NDArray[np.float64], targets: Targets) -> Sums:
+        """The sums for probabilities `float64[n, classes]`.
+
+        The predicted class is the most probable one, the first of equals. A
+        probability of zero for the true class counts as the smallest positive
+        float64, so that a loss is large but finite; NaN propagates into the loss.
+        """
+        classes = len(self.classes)
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (targets, graded.argmax(1)), 1)
+        true = self.likelihood(graded, targets)
+        none = np.zeros((2, 0), np.int64)
+        return Sums(
+            layout=self.sum_layout,
+            count=len(targets),
+            arrays={
+                "loss": np.asarray(-np.log(np.maximum(true, _TINY)).sum()),
+                "confusion": confusion,
+                "scores": histogram(graded[:, 1], targets) if self._binary else none,
+            },
+        )
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Loss, accuracy, balanced accuracy, macro-F1 and, for two classes, AUC.
+
+        A metric that does not exist is left out: everything but nothing for zero
+        records, and AUC where one class is absent. Balanced accuracy and macro-F1
+        are means over the classes that occur (macro-F1: as truth or prediction).
+        """
+        if not sums.count:
+            return {}
+        of_counts = counted_metrics(sums["confusion"]).items()
+        found = {"loss": float(sums["loss"]) / sums.count}
+        found |= {name: float(value) for name, value in of_counts}
+        if self._binary and sums["scores"].sum(1).all():
+            found["auc"] = float(auc(sums["scores"]))
+        return found
+
+    def resampled(self, sums: Sums, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        """All metrics but the loss, which needs more than its sum."""
+        if not sums.count:
+            return {}
+        drawn = dict(counted_metrics(intervals.resampled(sums["confusion"], rng)))
+        if self._binary:
+            used = sums["scores"].any(axis=0)  # empty bins take no part, and most are empty
+            drawn["auc"] = auc(intervals.resampled(sums["scores"][:, used], rng))
+        return drawn
+
+    def gap(self, groups: Mapping[str, Sums], rng: np.random.Generator) -> Gap | None:
+        """Between the groups that have records, in accuracy; None with fewer than two."""
+        right = {n: (int(np.trace(one["confusion"])), one.count) for n, one in groups.items()}
+        return gap_of_shares(right, rng)
+
+    def decisions(self, groups: Mapping[str, Sums]) -> dict[str, float]:
+        """How much the decisions of a classifier of two classes differ between groups.
+
+        `demographic_parity_difference`: largest difference in how often the second
+        class is predicted. `equalized_odds_difference`: largest difference in how
+        often it is predicted rightly, or wrongly, whichever is larger (Hardt, Price
+        and Srebro 2016). A rate that a group does not have is left out; without two
+        groups, or with other than two classes, there is nothing.
+        """
+        tables = [one["confusion"] for one in groups.values() if one.count]
+        if len(tables) < 2 or not self._binary:
+            return {}
+        stack = np.stack(tables).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            chosen = stack[:, :, 1].sum(1) / stack.sum((1, 2))
+            rates = stack[:, :, 1] / stack.sum(2)  # wrongly (true class 0), rightly (true class 1)
+        odds = [spread(rates[:, truth]) for truth in (0, 1)]
+        found = {"demographic_parity_difference": spread(chosen)}
+        if known := [one for one in odds if one is not None]:
+            found["equalized_odds_difference"] = max(known)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def calibration(self, sums: Sums, rng: np.random.Generator) -> Calibration | None:
+        """Of the second of two classes."""
+        return calibration(sums["scores"], rng) if self._binary else None
+
+    # --- what a report says ---
+
+    def says(self) -> str:
+        """Which classes there are."""
+        few = len(self.classes) <= _MOST_NAMED
+        listed = ", ".join(self.classes) if few else str(len(self.classes))
+        return f"It says to which class a record belongs. The classes: {listed}."
+
+    def trained_with(self, class_weights: Mapping[str, float]) -> str:
+        """That classes weighed differently."""
+        if not class_weights:
+            return ""
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in class_weights.items())
+        return (
+            f"Classes weighed differently in training ({listed}, any other 1): probabilities are "
+            "those of such a mixture, not of how common the classes are."
+        )
+
+    def warning(self, found: Mapping[str, float]) -> str:
+        """That the model has one answer to every test record."""
+        if not names_one_class_only(found, len(self.classes)):
+            return ""
+        ranking = f", and the AUC of {found['auc']:.3f} how well it ranks" if "auc" in found else ""
+        return (
+            "The model puts every test record into the same class: the accuracy is how common that "
+            f"class is{ranking}. More rounds, or weights for rare classes "
+            "(training.class_weights), may change that."
+        )
+
+    def uncalibrated(self, found: Mapping[str, float]) -> str:
+        """Scores are added up for two classes."""
+        if "auc" in found:
+            return ""
+        return "scores are added up for two classes alone, and only where both occur"
+
+    @property
+    def probable(self) -> str:
+        """The class whose probability the model says."""
+        return self.classes[1] if self._binary else "the second class"
+
+
+@config
+class Classification:
+    """One class per record; which classes there are, the scenario says."""
+
+    kind: Literal["classification"] = "classification"
+    learns: ClassVar[type[Task]] = ClassificationTask
+
+    def of(self, form: TaskForm) -> ClassificationTask:
+        """The task on records of this form."""
+        return ClassificationTask(input=form.input, classes=form.classes)
+
+    def problems(self, column: LabelColumn) -> Iterator[str]:
+        """A label that is not one of the classes, fewer than two of them, too many, or a class
+        with a single record."""
+        return (f"{column.where}: {problem}" for problem in _label_problems(column))
+
+    def encode(self, column: LabelColumn) -> tuple[tuple[str, ...], Targets]:
+        """The classes (those that were given, else the different values) and places in them."""
+        classes = column.classes or column.values
+        place = {name: i for i, name in enumerate(classes)}
+        return classes, np.array([place[cell] for cell in column.cells], dtype=np.int64)
+
+
+def _label_problems(column: LabelColumn) -> Iterator[str]:
+    cells, values = column.cells, column.values
+    if not cells:
+        yield "no record has one"
+    elif column.classes:
+        if unknown := [i for i, cell in enumerate(cells) if cell not in column.classes]:
+            yield f"{column.places(unknown)}: not one of scenario.classes"
+    elif len(values) == 1:
+        yield f"every record is {values[0]!r}; there is nothing to learn"
+    elif len(values) > column.most:
+        yield (
+            f"{len(values)} different values; a label is one of a few classes "
+            f"(at most {column.most_key}={column.most}): group the values first"
+        )
+    else:
+        for value in values:
+            if cells.count(value) == 1:
+                yield (
+                    f"{column.places([cells.index(value)])}: the only record of class {value!r}; "
+                    "training and testing take at least two"
+                )
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Nats, `float32[n]`, of logits `[n, classes]` for the classes `int64[n]`."""
+    return functional.cross_entropy(outputs, targets, reduction="none")
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighed:
+    weights: Tensor
+    """`float32[classes]`, on the device of the model."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets, weight=self.weights, reduction="none")
+
+
+def counted_metrics(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
+
+    `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
+    matrix without records has NaN.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    truth, predicted = confusion.sum(-1), confusion.sum(-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, f1 = hits / truth, 2 * hits / (truth + predicted)
+        return {
+            "accuracy": hits.sum(-1) / truth.sum(-1),
+            "balanced_accuracy": _mean(recall, truth > 0),
+            "macro_f1": _mean(f1, (truth + predicted) > 0),
+        }
+
+
+def names_one_class_only(found: Mapping[str, float], classes: int) -> bool:
+    """Whether `metrics` are those of a model that puts every record into the same class.
+
+    Then one recall is 1 and all others are 0, and one F1 is `2 a / (1 + a)` of the
+    accuracy. False where a class has no test record: what occurs is not known here.
+    """
+    if not found or classes < 2:
+        return False
+    accuracy = found["accuracy"]
+    alike = isclose(found["balanced_accuracy"], 1 / classes)
+    return alike and isclose(found["macro_f1"], 2 * accuracy / (1 + accuracy) / classes)
+
+
+def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Means over the last axis, of those that count."""
+    total: NDArray[np.float64] = np.where(where, values, 0.0).sum(-1) / where.sum(-1)
+    return total

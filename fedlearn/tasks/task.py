@@ -1,0 +1,289 @@
+"""What a task is: the one place that knows what a record's answer looks like and what it is worth.
+
+A kind of task is two classes in one file: its settings, which stand in a config
+(`TaskConfig`), and the `Task` that they become once it is known what records look
+like. Everything else (training, clipping, evaluation, masks, results, reports) asks
+the task and never which one it is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlearn.metrics.intervals import Gap
+from fedlearn.metrics.scores import Calibration
+from fedlearn.metrics.sums import SumLayout, Sums
+from fedlearn.tasks.inputs import Input, shape_of
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs `float32[n, ...]` and targets `[n, ...]` to one loss per record: `float32[n]`."""
+
+Targets = NDArray[Any]
+"""What records are to be answered with, one row a record; the task says what stands in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number that `Task.metrics` computes, and how people read it."""
+
+    name: str
+    """Its key in results."""
+    title: str
+    """As people write it."""
+    meaning: str
+    """What it is, in half a sentence."""
+    higher_is_better: bool = True
+    short: str = ""
+    """Its heading in a terminal; empty: not shown there."""
+    in_summary: bool = False
+    """Whether a report begins with it."""
+    by_group: bool = False
+    """Whether sites and groups of people are compared by it."""
+
+    def rank(self, value: float) -> float:
+        """Larger for better: to sort by."""
+        return value if self.higher_is_better else -value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskForm:
+    """What all sites must have in common: the form of a record, and the names of what is told
+    apart. It is public, agreed before training, and holds nothing that was computed from records
+    but, where a data source found them there, those names."""
+
+    input: Input
+    classes: tuple[str, ...] = ()
+    """Classes, labels or tags by name; empty where the task has none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelColumn:
+    """A column of labels as a data source has it: one text a record, none of them missing."""
+
+    where: str
+    """What problems call it: the file and the column."""
+    cells: Sequence[str]
+    values: tuple[str, ...]
+    """The different cells, in the order of the source."""
+    numbers: Callable[[], NDArray[np.float64]]
+    """What every cell is as a number, NaN where it is none: `float64[n]`."""
+    places: Callable[[Sequence[int]], str]
+    """What problems call some of the records: their lines."""
+    classes: tuple[str, ...] = ()
+    """The classes by public knowledge, where the source was told."""
+    most: int
+    """Classes that the source takes at the most, where it was told none..."""
+    most_key: str
+    """... and the key of its settings that says so."""
+
+
+class Task(Protocol):
+    """What is learned from records of one form.
+
+    A kind of task subclasses it: what has a body here is right for tasks that have
+    nothing to say to it.
+    """
+
+    kind: ClassVar[str]
+    metrics_known: ClassVar[tuple[Metric, ...]]
+    """What `metrics` can compute. The first one leads: sites and runs are ranked by it."""
+    decisions_known: ClassVar[Mapping[str, str]] = {}
+    """What `decisions` can compute, and what each says."""
+    input: Input
+    classes: tuple[str, ...]
+    """The names of what is told apart; none where the answer is a number."""
+
+    @property
+    def form(self) -> TaskForm:
+        """What travels of the task: the rest is in the config of every party."""
+        return TaskForm(input=self.input, classes=self.classes)
+
+    def on(self, shape: Input) -> Self:
+        """The same of records of another form."""
+        return replace(self, input=shape)  # type: ignore[type-var]  # every task is a dataclass
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one record."""
+        return shape_of(self.input)
+
+    @property
+    def leading(self) -> Metric:
+        """The metric that sites and runs are ranked by."""
+        return self.metrics_known[0]
+
+    @classmethod
+    def summary(cls) -> tuple[Metric, ...]:
+        """What a report begins with."""
+        return tuple(metric for metric in cls.metrics_known if metric.in_summary)
+
+    @classmethod
+    def compared(cls) -> tuple[Metric, ...]:
+        """What sites and groups of people are compared by."""
+        return tuple(metric for metric in cls.metrics_known if metric.by_group)
+
+    @classmethod
+    def metric(cls, name: str) -> Metric:
+        """What is known of a metric by its key; its name alone where nothing is."""
+        known = {metric.name: metric for metric in cls.metrics_known}
+        return known.get(name) or Metric(name=name, title=name.replace("_", " "), meaning="")
+
+    # --- training ---
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Numbers that a model's head gives for a record (or for each of its steps)."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`float32[n]`, one loss per record: its gradient is what is clipped."""
+
+    def training_loss(self, class_weights: Mapping[str, float], device: torch.device) -> Loss:
+        """The loss to train with; `class_weights` are those that `weight_problems` let pass."""
+        return self.loss
+
+    def weight_problems(self, class_weights: Mapping[str, float]) -> list[str]:
+        """What is wrong with weights of classes, as `dotted.path: reason` lines."""
+        return [
+            f"training.class_weights.{name}: task={self.kind} has no classes; leave it out"
+            for name in class_weights
+        ]
+
+    # --- targets ---
+
+    @abstractmethod
+    def check(self, targets: Targets) -> None:
+        """Refuse targets that this task cannot learn from.
+
+        Raises:
+            ValueError: they are of another type, shape or range.
+        """
+
+    def strata(self, targets: Targets) -> NDArray[np.int64]:
+        """`int64[n]`: of each stratum the same share is tested, and sites may differ in them."""
+        return np.zeros(len(targets), np.int64)
+
+    def alike(self, targets: Targets) -> str:
+        """What all of the targets are, as `class 'yes'`, where they are the same; else empty."""
+        return ""
+
+    @abstractmethod
+    def mislabelled(self, targets: Targets, words: NDArray[np.uint64]) -> Targets:
+        """Targets that are wrong, by secret uniform `words: uint64[n]`: for an audit's canaries."""
+
+    # --- answers ---
+
+    @abstractmethod
+    def answers(self, outputs: Tensor) -> Tensor:
+        """What a model says of records, in the units of whoever asks: `float64[n, ...]`."""
+
+    def graded(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What `sums` is made from, a row a record: the answers, unless those are too large."""
+        return self.answers(outputs)
+
+    @abstractmethod
+    def likelihood(self, answers: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
+        """`float64[n]` in [0, 1]: how well each answer fits, for attacks that ask for members."""
+
+    @property
+    @abstractmethod
+    def answer_columns(self) -> tuple[str, ...]:
+        """The columns of a table of answers."""
+
+    @abstractmethod
+    def answer_cells(self, answer: NDArray[np.float64]) -> Sequence[str]:
+        """A line of that table."""
+
+    # --- evaluation ---
+
+    @property
+    @abstractmethod
+    def sum_layout(self) -> SumLayout:
+        """The arrays that an evaluation adds up beside the number of records."""
+
+    @abstractmethod
+    def sums(self, graded: NDArray[np.float64], targets: Targets) -> Sums:
+        """What test records add up to; there may be none."""
+
+    @abstractmethod
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        """Every metric that exists for `sums`, in a fixed order; none for no records."""
+
+    def score(self, graded: NDArray[np.float64], targets: Targets) -> dict[str, float]:
+        """The metrics of records at hand."""
+        return self.metrics(self.sums(graded, targets))
+
+    def resampled(self, sums: Sums, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        """Metrics had the records been drawn anew: `float64[draws]` each, NaN where one has none.
+
+        A metric that is left out gets no interval.
+        """
+        return {}
+
+    def gap(self, groups: Mapping[str, Sums], rng: np.random.Generator) -> Gap | None:
+        """How far apart groups are in the leading metric, and how far by chance."""
+        return None
+
+    def decisions(self, groups: Mapping[str, Sums]) -> dict[str, float]:
+        """How much what the model decides differs between groups."""
+        return {}
+
+    def calibration(self, sums: Sums, rng: np.random.Generator) -> Calibration | None:
+        """How far its probabilities can be taken at their word, where it says any."""
+        return None
+
+    # --- what a report says ---
+
+    @abstractmethod
+    def says(self) -> str:
+        """What the model answers, in a sentence."""
+
+    def trained_with(self, class_weights: Mapping[str, float]) -> str:
+        """What of the loss whoever reads the model's answers has to know; may be empty."""
+        return ""
+
+    def warning(self, found: Mapping[str, float]) -> str:
+        """A sentence about metrics that mean the model is of no use; else empty."""
+        return ""
+
+    def uncalibrated(self, found: Mapping[str, float]) -> str:
+        """Why these metrics leave `calibration` out, if it is for a reason of the task."""
+        return f"task={self.kind} says no probabilities"
+
+    @property
+    def probable(self) -> str:
+        """What `calibration` speaks of."""
+        return "it"
+
+
+class TaskConfig(Protocol):
+    """The settings of a kind of task, as they stand in a config."""
+
+    learns: ClassVar[type[Task]]
+    """What the settings become."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the task."""
+
+    def of(self, form: TaskForm) -> Task:
+        """The task on records of this form.
+
+        Raises:
+            ValueError: it is not for such a form.
+        """
+
+    def problems(self, column: LabelColumn) -> Iterator[str]:
+        """Why a column of labels cannot be learned from, in sentences that say where."""
+
+    def encode(self, column: LabelColumn) -> tuple[tuple[str, ...], Targets]:
+        """The names of what is told apart, and the targets, of a column without problems."""
