@@ -1,9 +1,11 @@
-"""Flower apps in one process: our engine, for apps that are not ours."""
+"""Flower apps in one process: our engine, for apps that are not ours; and rooms above this one."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -49,6 +51,23 @@ def run_apps(
     """
     if nodes < 1:
         raise ConfigError([f"nodes={nodes}: must be at least 1"])
-    # The engines are simulations' room, above this one: asked for by name.
-    engine = importlib.import_module("simulations.engines.local")
+    engine = room_above("simulations.engines.local")
     engine.run_apps(server, client, nodes, dict(run_config or {}))
+
+
+def room_above(name: str) -> ModuleType:
+    """A module of a room above this one, asked for by name: nothing here depends on it.
+
+    Raises:
+        ConfigError: a file of the user's own has the name of that package.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = sys.modules.get(name.partition(".")[0])
+        path = getattr(package, "__file__", None)
+        if path is None:
+            raise
+        raise ConfigError(
+            [f"{path}: has the name of a package of fedlearn, which needs {name}; rename it"]
+        ) from error

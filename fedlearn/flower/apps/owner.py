@@ -7,7 +7,6 @@ a policy and a ledger.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from flwr.app import ConfigRecord, Context
 from fedlearn.core.errors import ConfigError, UnauthenticatedError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Roster
+from fedlearn.flower.apps.local import room_above
 from fedlearn.flower.records import config_record
 from fedlearn.privacy import Event
 
@@ -121,11 +121,8 @@ def owner_of(context: Context, site: str | None) -> AppOwner:
 
 
 def owner_at(path: Path, context: Context) -> AppOwner:
-    """The owner that a site's file describes.
-
-    Ledgers and policies are the clients' room, above this one: it is asked for by name.
-    """
-    module = importlib.import_module("clients.app_owner")
+    """The owner that a site's file describes; ledgers and policies are the clients' room."""
+    module = room_above("clients.app_owner")
     return cast(AppOwner, module.owner_at(path, lambda: fresh_identity(context)))
 
 

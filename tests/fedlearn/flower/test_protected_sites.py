@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -397,6 +399,17 @@ def test_site_file__names_all_its_mistakes(tmp_path: Path) -> None:
     app = make_client(protect(site=str(tmp_path / "none.yaml")))
     with pytest.raises(ProtocolError, match=r"none.yaml: cannot be read"):
         run(TappedGrid(app, 5), protection=Protection())
+
+
+def test_file_of_the_users__with_the_name_of_a_package_of_ours_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = ModuleType("clients")
+    theirs.__file__ = "/home/me/app/clients.py"
+    monkeypatch.setitem(sys.modules, "clients", theirs)
+    monkeypatch.delitem(sys.modules, "clients.app_owner")
+    with pytest.raises(ProtocolError, match=r"app/clients.py: has the name of a package"):
+        with_files(tmp_path, protect(site=site_files(tmp_path)))
 
 
 def test_spend__outside_of_a_protected_app_is_an_error() -> None:
