@@ -112,3 +112,8 @@ def test_number_text__has_no_point_where_a_number_is_whole() -> None:
     assert {number: number_text(number) for number in written} == written
     assert number_text(math.nan) == ""
     assert number_text(0.5, ",") == "0,5"
+
+
+def test_encode__takes_half_of_a_character_for_an_unknown_one() -> None:
+    """JSON may spell one half of a pair of code units, and no file could hold the text."""
+    assert list(encode(["a", "b\ud800"]).each()) == ["a", "b?"]

@@ -135,3 +135,24 @@ def test_check__understands_parquet_and_counts_rows(tmp_path: Path) -> None:
     assert report.problems[0] == "column 'age': row 3: not a number"
     assert "its values look like e-mail addresses; drop it" in report.problems[1]
     assert any("scenario.deidentify.prefixes.zip=3" in hint for hint in report.hints)
+
+
+def test_parquet__has_times_to_the_microsecond_and_refuses_those_that_are_no_dates(
+    tmp_path: Path,
+) -> None:
+    moments = pa.array([1_000_000_001, None, 2**40], pa.timestamp("ns"))
+    table = read_parquet(write(tmp_path, {"at": moments, "x": pa.array([1, 2, 3])}))
+    assert table.column("at") == ["1970-01-01T00:00:01", "", "1970-01-01T00:18:19.511627"]
+    far = pa.array([2**62], pa.timestamp("us"))
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_parquet(write(tmp_path, {"at": far, "x": pa.array([1])}))
+
+
+def test_check__sees_decimal_commas_in_text_beside_numbers_that_are_numbers(tmp_path: Path) -> None:
+    count = 60
+    columns = {f"n{i}": pa.array(np.linspace(0, 1, count) ** (i + 1)) for i in range(3)}
+    columns["dose"] = pa.array([f"{i},5" for i in range(count)])
+    columns["died"] = pa.array(["yes", "no"] * (count // 2))
+    report = check(write(tmp_path, columns))
+    assert "scenario.decimal=','" in report.settings
+    assert {one.name: one.kind for one in report.columns}["dose"] == "numeric"
