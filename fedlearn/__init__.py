@@ -34,6 +34,7 @@ if _TYPE_CHECKING:
     from simulations.api.comparison import Sweep, compare
     from simulations.api.result import Result, load_run
     from simulations.api.running import audit, simulate
+    from simulations.api.study import Study
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "Record",
     "Result",
     "StoppedError",
+    "Study",
     "Sweep",
     "__version__",
     "audit",
@@ -83,6 +85,7 @@ _PLACES = {
     "NoPrivacy": "fedlearn.mechanisms:NoPrivacy",
     "Record": "fedlearn.mechanisms:RecordPrivacy",
     "Result": "simulations.api.result:Result",
+    "Study": "simulations.api.study:Study",
     "Sweep": "simulations.api.comparison:Sweep",
     "audit": "fedlearn:audit",
     "compare": "simulations.api.comparison:compare",

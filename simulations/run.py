@@ -11,11 +11,13 @@ from typing import assert_never
 
 from clients.app import app as client
 from clients.owner import owned_ledgers
-from clients.records import simulated_notes, simulated_sites
+from clients.records import Choice, simulated_notes, simulated_sites
+from clients.records import records as kept_records
 from clients.supernode.run_lock import claimed
 from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine, RayEngine
+from fedlearn.data import Pool, SiteData
 from fedlearn.results.folder import RunFolder
 from server.app import make_app
 from server.enrol import enrol, join, plan_for
@@ -72,6 +74,15 @@ def _run(
                 raise
         case _:
             assert_never(config.engine)
+
+
+def records(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
+    """All records of a simulation, and those of each site; kept for the run.
+
+    Raises:
+        ConfigError, DataError: they cannot be read or learned from.
+    """
+    return kept_records(Choice.of(with_absolute_paths(config, Path.cwd())))
 
 
 def notes(config: RunConfig) -> tuple[str, ...]:

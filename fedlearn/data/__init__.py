@@ -14,6 +14,7 @@ from pathlib import Path
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
+from fedlearn.data.arrays import Given
 from fedlearn.data.datasets.codes import Codes
 from fedlearn.data.datasets.contracts import Contracts
 from fedlearn.data.datasets.credit import Credit
@@ -41,6 +42,7 @@ __all__ = [
     "Csv",
     "Dataset",
     "Fashion",
+    "Given",
     "Heart",
     "HuggingFace",
     "Images",

@@ -11,6 +11,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.custom import Custom, check_module
 from fedlearn.models.finetune import Finetune, Learner, cut
+from fedlearn.models.given import GivenModel
 from fedlearn.models.initialise import allocate, initialise
 from fedlearn.models.model import NAMES, NOTHING, Model, Weights
 from fedlearn.models.resnet import ResNet
@@ -36,7 +37,7 @@ __all__ = [
 MODELS: Family[Model] = Family(
     "model",
     "fedlearn.models",
-    (Tabular, Cnn, ResNet, ViT, SqueezeNet, Scattering, Text, Sequence, Custom),
+    (Tabular, Cnn, ResNet, ViT, SqueezeNet, Scattering, Text, Sequence, Custom, GivenModel),
     base=Model,
 )
 

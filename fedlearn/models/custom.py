@@ -33,6 +33,7 @@ from fedlearn.models.finetune import stages
 from fedlearn.models.model import Model
 from fedlearn.models.sequence import OneHotSteps
 from fedlearn.models.tabular import OneHot
+from fedlearn.models.validate import MIXING, layer_label
 from fedlearn.tasks import ImageInput, SeriesInput, TableInput, Task, TextInput
 
 _NAME: Final = re.compile(r"([^\W\d]\w*)((?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
@@ -81,7 +82,7 @@ class Custom(Model):
         function = function_of(self.build)
         if self.sha256:
             self._same_source()
-        encoder, view = _encoded(task)
+        encoder, view = encoded(task)
         try:
             module = function(view, **self.settings)
         except Exception as error:
@@ -99,7 +100,7 @@ class Custom(Model):
                     "return an nn.Module"
                 ]
             )
-        return _staged(module, encoder)
+        return staged(module, encoder)
 
     def _same_source(self) -> str:
         found = source_digest(self.build)
@@ -114,7 +115,7 @@ class Custom(Model):
         return found
 
 
-def _encoded(task: Task) -> tuple[nn.Module | None, Task]:
+def encoded(task: Task) -> tuple[nn.Module | None, Task]:
     """What makes plain numbers of a record, where that takes something, and the task after it."""
     match task.input:
         case TableInput() as table if table.cardinalities or table.squashed:
@@ -128,7 +129,8 @@ def _encoded(task: Task) -> tuple[nn.Module | None, Task]:
             return None, task
 
 
-def _staged(module: nn.Module, encoder: nn.Module | None) -> nn.Sequential:
+def staged(module: nn.Module, encoder: nn.Module | None) -> nn.Sequential:
+    """A module as named stages, after its encoder: its own where the last of them is `head`."""
     parts = dict(module.named_children())
     own = type(module) is nn.Sequential and list(parts)[-1:] == ["head"]
     first = {"encode": encoder} if encoder else {}
@@ -231,8 +233,18 @@ def check_module(kind: str, model: nn.Module, task: Task) -> None:
     """Try a model on one record of zeros; its modes and weights stay as they are.
 
     Raises:
-        ConfigError: it fails, its output has another shape, or a parameter gets no gradient.
+        ConfigError: it keeps running statistics of records, fails, its output has another
+            shape, or a parameter gets no gradient.
     """
+    if mixing := [layer_label(name, part) for name, part in model.named_modules()
+                  if isinstance(part, MIXING) and part.track_running_stats]:  # fmt: skip
+        raise ConfigError(
+            [
+                f"model={kind}: {label} mixes the records of a batch and keeps their running mean, "
+                "which no update carries; use GroupNorm or LayerNorm instead"
+                for label in mixing
+            ]
+        )
     whole = isinstance(task.input, TextInput)
     record = torch.zeros((1, *task.input_shape), dtype=torch.int64 if whole else torch.float32)
     shown = f"one record {'int64' if whole else 'float32'}{list(record.shape)}"

@@ -54,21 +54,21 @@ def dp_problems(model: nn.Module) -> list[str]:
 def _record_problem(name: str, module: nn.Module) -> str | None:
     if isinstance(module, MIXING):
         return (
-            f"{_label(name, module)} mixes the records of a batch; use GroupNorm or LayerNorm "
+            f"{layer_label(name, module)} mixes the records of a batch; use GroupNorm or LayerNorm "
             "instead"
         )
     rate = module.p if isinstance(module, DROPOUT) else getattr(module, "dropout", 0.0)
     if isinstance(rate, float) and rate > 0:
         return (
-            f"{_label(name, module)} draws from torch's generator, whose 32 bits of seed are no "
-            "secret, and one record more changes what is dropped for the others; set its rate "
+            f"{layer_label(name, module)} draws from torch's generator, whose 32 bits of seed are "
+            "no secret, and one record more changes what is dropped for the others; set its rate "
             "(model.dropout) to 0"
         )
     return None
 
 
 def _layer_problem(name: str, module: nn.Module) -> str | None:
-    label = _label(name, module)
+    label = layer_label(name, module)
     trained = [key for key, p in module.named_parameters(recurse=False) if p.requires_grad]
     if isinstance(module, nn.MultiheadAttention):
         return (
@@ -83,7 +83,8 @@ def _layer_problem(name: str, module: nn.Module) -> str | None:
     return None
 
 
-def _label(name: str, module: nn.Module) -> str:
+def layer_label(name: str, module: nn.Module) -> str:
+    """A layer in messages: where it is, and its class."""
     return f"layer {name or 'model'} ({type(module).__name__})"
 
 

@@ -24,12 +24,16 @@ _NAMES: Final = {field.name for field in fields(RunConfig)}
 
 
 def words_of(
-    words: Iterable[str], settings: Mapping[str, Any], *, sweeps: bool = False
+    words: Iterable[str],
+    settings: Mapping[str, Any],
+    *,
+    base: Iterable[str] = (),
+    sweeps: bool = False,
 ) -> list[str]:
     """The words of the command line for `words` and keywords.
 
     With `sweeps` a list, range or array of values is one run for each. What is said of a
-    single key goes before what an object says of it.
+    key goes before what an object, or the words of `base`, say of it.
 
     Raises:
         ConfigError: a word is no text, a name is unknown, or means several keys.
@@ -48,7 +52,13 @@ def words_of(
         else:
             texts += _words(key, value)
     said = {split(text)[0] for text in texts}
-    return [*(word for word in of_parts if split(word)[0] not in said), *texts]
+    chosen = said | {name for name, value in settings.items() if is_dataclass(value)}
+    kept = (w for w in base if not any(_is_inside(split(w)[0], key) for key in chosen))
+    return [*kept, *(word for word in of_parts if split(word)[0] not in said), *texts]
+
+
+def _is_inside(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.")
 
 
 def _part(name: str, value: Any) -> list[str]:

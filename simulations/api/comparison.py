@@ -17,7 +17,14 @@ from server.stop import Stop
 from simulations.api.asking import words_of
 from simulations.api.progress import Line
 from simulations.api.result import Result, html_table, load_run, shown_of, up_to_date_report
-from simulations.api.running import ONE_AT_A_TIME, interruptible, new_folder, torch_threads_kept
+from simulations.api.running import (
+    ONE_AT_A_TIME,
+    interruptible,
+    new_folder,
+    parted,
+    torch_threads_kept,
+)
+from simulations.api.study import Study
 from simulations.sweeps import compare as sweeping
 from simulations.sweeps.points import Point
 from simulations.sweeps.workers import Ended, Event
@@ -60,8 +67,10 @@ class Sweep:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd
-
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install pandas") from error
         return pd.DataFrame([_row(point) for point in self.points])
 
     def report(self) -> Path:
@@ -105,7 +114,7 @@ def _value(text: str) -> Any:
 
 
 def compare(
-    *words: str,
+    *words: Study | str,
     out: Path | str | None = None,
     baselines: bool = False,
     workers: int | None = None,
@@ -115,8 +124,8 @@ def compare(
     """Run every combination of the values given, side by side.
 
     Args:
-        words: the words of `fedlearn compare`, such as "experiment=medical_heart" or
-            "seed=0,1,2".
+        words: a study, or the words of `fedlearn compare`, such as "experiment=medical_heart"
+            or "seed=0,1,2".
         out: the folder; the same call with a folder that holds some of the runs does the rest.
             By default a new one is made below `runs/`.
         baselines: add the same study without privacy, every site alone, and all in one place.
@@ -137,23 +146,25 @@ def compare(
         >>> fl.compare("experiment=medical_heart", epsilon=[0.5, 1, 2], seed=range(3)).to_frame()
         ...     # doctest: +SKIP
     """
-    given = words_of(words, settings, sweeps=True)
+    study, texts = parted(words)
+    given = words_of(texts, settings, sweeps=True, base=study.words if study else ())
     given += [] if out is None else words_of([], {"out": str(out)})
     given += ["compare.baselines=true"] if baselines else []
     given += [] if workers is None else [f"compare.workers={workers}"]
     with ONE_AT_A_TIME, torch_threads_kept(), Line.shown(progress) as line:
-        return _compared(given, line)
+        return _compared(given, line, study)
 
 
-def _compared(words: list[str], line: Line) -> Sweep:
+def _compared(words: list[str], line: Line, study: Study | None) -> Sweep:
     made = None
     if not any(split(word)[0] == "out" for word in words):
-        made = new_folder(sweeping.planned_folder(words))
+        planned = sweeping.planned_folder(words)
+        made = new_folder(Path("runs", f"{study.name}-compare").resolve() if study else planned)
         words = [*words, *words_of([], {"out": str(made)})]
     listener, stop = _Listener(line), Stop()
     try:
         with interruptible(stop, line):
-            sweeping.compare(words, listener, stop)
+            sweeping.compare(words, listener, stop, holds_objects=study is not None)
     except StoppedError as error:
         raise Interrupt(f"{error}; what is done is in {listener.folder}") from None
     finally:

@@ -24,6 +24,7 @@ from server.stop import Stop, stop_on_interrupt
 from simulations.api.asking import words_of
 from simulations.api.progress import Line
 from simulations.api.result import Result, load_run
+from simulations.api.study import Study, in_this_process
 from simulations.attacks.audit import checked_references, measure_run
 from simulations.attacks.membership import REFERENCES
 from simulations.engines.warm import warm_up
@@ -35,7 +36,7 @@ ONE_AT_A_TIME: Final = threading.RLock()
 
 
 def simulate(
-    *words: str,
+    *words: Study | str,
     out: Path | str | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -44,8 +45,8 @@ def simulate(
     """Train one model over the sites of a simulation, on this machine.
 
     Args:
-        words: the words of `fedlearn simulate`, such as "experiment=medical_heart" or
-            "privacy.epsilon=1".
+        words: a study, or the words of `fedlearn simulate`, such as "experiment=medical_heart"
+            or "privacy.epsilon=1"; of both, the words go before what the study says.
         out: the folder of the run; it must not hold anything. By default a new one is made
             below `runs/`.
         resume: go on with the run that is in `out`.
@@ -70,10 +71,30 @@ def simulate(
         >>> run = fl.simulate("experiment=medical_heart", "privacy.epsilon=1", rounds=5)
         ...     # doctest: +SKIP
     """
-    given = words_of(words, settings | _place(out, resume))
+    study, texts = parted(words)
+    given = words_of(texts, settings | _place(out, resume), base=study.words if study else ())
     config = one_process_where_torch_has_threads(compose(given))
-    with ONE_AT_A_TIME, Line.shown(progress) as line, claimed_folder(config, given) as placed:
-        return _run(placed, line)
+    name = Path(config.out)
+    if study:
+        in_this_process(config)
+        name = Path("runs") / study.name
+    claimed = claimed_folder(config, given, name)
+    with ONE_AT_A_TIME, Line.shown(progress) as line, claimed as placed:
+        result = _run(placed, line)
+    return replace(result, notes=(*(study.notes if study else ()), *result.notes))
+
+
+def parted(words: Sequence[Study | str]) -> tuple[Study | None, list[str]]:
+    """The study and the words.
+
+    Raises:
+        ConfigError: there is more than one study.
+    """
+    studies = [word for word in words if isinstance(word, Study)]
+    if len(studies) > 1:
+        raise ConfigError(["give one study at a time"])
+    texts = [word for word in words if not isinstance(word, Study)]
+    return (studies[0] if studies else None), texts
 
 
 def _place(out: Path | str | None, resume: bool) -> dict[str, Any]:
@@ -131,15 +152,15 @@ def one_process_where_torch_has_threads(config: RunConfig) -> RunConfig:
 
 
 @contextmanager
-def claimed_folder(config: RunConfig, words: Sequence[str]) -> Iterator[RunConfig]:
-    """The config with the folder that `words` name, or else with a new one.
+def claimed_folder(config: RunConfig, words: Sequence[str], name: Path) -> Iterator[RunConfig]:
+    """The config with the folder that `words` name, or else with a new one like `name`.
 
     Of a run that is refused no new folder is left.
     """
     if any(word.startswith("out=") for word in words):
         yield replace(config, out=str(Path(config.out).resolve()))
         return
-    path = new_folder(Path(config.out).resolve())
+    path = new_folder(name.resolve())
     try:
         yield replace(config, out=str(path))
     finally:
@@ -180,7 +201,7 @@ def interruptible(stop: Stop, line: Line) -> Any:
 
 
 def audit(
-    run: Result | Path | str,
+    run: Result | Study | Path | str,
     *words: str,
     references: int = REFERENCES,
     out: Path | str | None = None,
@@ -190,8 +211,8 @@ def audit(
     """Measure what a run gives away of its records, and write that into its result and report.
 
     Args:
-        run: a finished run, or its folder; or, as for `fl.simulate`, the words of a new run,
-            which then carries canaries (`audit=slots` unless said otherwise).
+        run: a finished run, or its folder; or, as for `fl.simulate`, a study or the words of a
+            new run, which then carries canaries (`audit=slots` unless said otherwise).
         words: further words of a new run.
         references: models that are trained to compare with, an even number from 2 to 256; from
             8 on the attack LiRA is among those that are tried.
@@ -208,8 +229,9 @@ def audit(
         >>> import fedlearn as fl
         >>> fl.audit(fl.load_run("runs/heart")).audit.verdict     # doctest: +SKIP
     """
-    if isinstance(run, str) and "=" in run:
-        asked = any(word.lstrip("+").startswith("audit=") for word in (run, *words))
+    if isinstance(run, Study) or (isinstance(run, str) and "=" in run):
+        texts = [word for word in (run, *words) if isinstance(word, str)]
+        asked = any(word.lstrip("+").startswith("audit=") for word in texts)
         slots: dict[str, Any] = {} if asked or "audit" in settings else {"audit": "slots"}
         run = simulate(run, *words, out=out, progress=progress, **settings, **slots)
     elif words or settings or out is not None:

@@ -57,8 +57,17 @@ class SweepListener(Protocol):
         """Everything is on disk."""
 
 
-def compare(overrides: Sequence[str], listener: SweepListener, stop: Stop) -> int:
+def compare(
+    overrides: Sequence[str],
+    listener: SweepListener,
+    stop: Stop,
+    *,
+    holds_objects: bool = False,
+) -> int:
     """Run all points of `overrides`; the exit code is 0, or that of the worst run.
+
+    `holds_objects` says that the points name what this process holds: where no fork of it can
+    be made, it runs them itself, one after the other.
 
     Raises:
         ConfigError, DataError: something could never run; nothing was started.
@@ -72,6 +81,8 @@ def compare(overrides: Sequence[str], listener: SweepListener, stop: Stop) -> in
     study.rehearse()
     todo = study.prepare()
     workers, start = _crew(settings, [point.config for point in todo])
+    if holds_objects and start == "spawn":
+        workers, start = 1, "here"
     listener.planned(points, len(points) - len(todo), workers)
 
     def heard(event: Event | None) -> None:

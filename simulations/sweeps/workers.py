@@ -40,7 +40,8 @@ POLL_SECONDS: Final = 0.5
 LAST_SECONDS: Final = 20.0
 """How long a run that was told to stop at once may take to write what it has."""
 
-Start = Literal["fork", "spawn"]
+Start = Literal["fork", "spawn", "here"]
+"""How processes start; `here`: there are none, and this one does the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,9 @@ def run_jobs(
     Raises:
         KeyboardInterrupt: stopped at once; what was done is on disk.
     """
+    if start == "here":
+        _run_here(jobs, stop, tell)
+        return
     waiting, crew = deque(jobs), _Workers(start)
     try:
         while crew.running or (waiting and not stop.after_round.is_set()):
@@ -102,6 +106,13 @@ def run_jobs(
     except BaseException:
         crew.end()
         raise
+
+
+def _run_here(jobs: Sequence[Job], stop: Stop, tell: Callable[[Event | None], None]) -> None:
+    for job in jobs:
+        if stop.after_round.is_set():
+            return
+        tell(_run(job, decode(RunConfig, job.config), tell, stop))
 
 
 class _Workers:
@@ -189,13 +200,13 @@ def _work(job: Job, connection: Connection, number: int) -> None:
     config, stop = decode(RunConfig, job.config), Stop()
     with stop_on_interrupt(stop, lambda message: None):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        ended = _run(job, config, connection, stop)
+        ended = _run(job, config, connection.send, stop)
         connection.send(ended)
 
 
-def _run(job: Job, config: RunConfig, connection: Connection, stop: Stop) -> Ended:
+def _run(job: Job, config: RunConfig, tell: Callable[[Event], None], stop: Stop) -> Ended:
     try:
-        simulate(config, _Sender(job.name, connection), stop, only=job.only)
+        simulate(config, _Sender(job.name, tell), stop, only=job.only)
     except FedlearnError as error:
         return Ended(name=job.name, exit_code=error.exit_code, reason=str(error))
     except KeyboardInterrupt:
@@ -217,18 +228,18 @@ def _silence() -> None:
 
 @dataclass(frozen=True)
 class _Sender:
-    """A listener that tells the parent, and writes the run's report at its end."""
+    """A listener that tells who waits, and writes the run's report at its end."""
 
     name: str
-    connection: Connection
+    tell: Callable[[Event], None]
 
     def started(self, federation: Federation, first_round: int) -> None:
         """Say where the run begins."""
-        self.connection.send(RoundDone(name=self.name, round=first_round - 1))
+        self.tell(RoundDone(name=self.name, round=first_round - 1))
 
     def round_finished(self, entry: RoundResult) -> None:
         """Say how far it is."""
-        self.connection.send(RoundDone(name=self.name, round=entry.round))
+        self.tell(RoundDone(name=self.name, round=entry.round))
 
     def finished(self, result: Result) -> None:
         """Write the report."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Name, Probability, config
+from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
@@ -47,6 +48,7 @@ from fedlearn.data.tables.table import (
     Separator,
     Table,
     duplicates,
+    from_arrow,
     read_file,
 )
 from fedlearn.metrics.fairness import Attribute
@@ -98,7 +100,8 @@ class Csv(Scenario):
         """The same with absolute paths: relative ones are in `folder`."""
         key = self.deidentify.key and str(folder / self.deidentify.key)
         hidden = replace(self.deidentify, key=key)
-        return replace(self, path=str(folder / self.path), deidentify=hidden)
+        path = self.path if is_kept(self.path) else str(folder / self.path)
+        return replace(self, path=path, deidentify=hidden)
 
     def problems(self) -> Iterator[str]:
         """What contradicts itself."""
@@ -192,7 +195,9 @@ def _refuse(problems: list[str]) -> None:
 
 
 def read_rows(config: Csv) -> Table:
-    """The file as a table; raises as `read_file` does."""
+    """The file as a table, or the one in memory; raises as `read_file` does."""
+    if is_kept(config.path):
+        return from_arrow(Path(config.path), kept_table(config.path), config.decimal)
     return read_file(Path(config.path), config.separator, config.encoding, config.decimal)
 
 

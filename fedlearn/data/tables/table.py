@@ -363,20 +363,29 @@ def read_parquet(path: Path, decimal: str = ".") -> Table:
     try:
         shape = parquet.read_metadata(path)
         memory.require(path, shape.num_rows * shape.num_columns * memory.CELL_BYTES)
-        read = parquet.ParquetFile(path).read()
-        header = tuple(name.strip() for name in read.column_names)
-        problems = [
-            *_header_problems(path, header, "the header"),
-            *(
-                f"{path}: column {one.name!r} holds {one.type}, which is no number and no category"
-                for one in read.schema
-                if not holds_cells(one.type)
-            ),
-        ]
-        columns = () if problems else tuple(_cells(column, decimal) for column in read.columns)
+        return from_arrow(path, parquet.ParquetFile(path).read(), decimal)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path}: cannot be read as Parquet ({reason})") from error
+
+
+def from_arrow(path: Path, read: pa.Table, decimal: str = ".") -> Table:
+    """A table of Arrow's as `read_parquet` has it; `path` names it in messages.
+
+    Raises:
+        DataError: it holds no records, or has columns that are no table's.
+        ArrowException, ValueError, OverflowError: a value cannot be held.
+    """
+    header = tuple(name.strip() for name in read.column_names)
+    problems = [
+        *_header_problems(path, header, "the header"),
+        *(
+            f"{path}: column {one.name!r} holds {one.type}, which is no number and no category"
+            for one in read.schema
+            if not holds_cells(one.type)
+        ),
+    ]
+    columns = () if problems else tuple(_cells(column, decimal) for column in read.columns)
     lines = np.arange(1, read.num_rows + 1)
     table = Table(header=header, columns=columns, lines=lines, counted="row")
     return _with_records(path, table, problems)
