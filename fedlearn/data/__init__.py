@@ -66,7 +66,7 @@ PUBLIC: tuple[type[Scenario], ...] = (Heart, Credit, Risk, Codes, Contracts, New
 SCENARIOS: Family[Scenario] = Family(
     "scenario",
     "fedlearn.scenarios",
-    (*PUBLIC, Csv, MedMnist, Images, OwnText, HuggingFace),
+    (*PUBLIC, Csv, MedMnist, Images, OwnText, HuggingFace, Given),
     base=Scenario,
 )
 PARTITIONS: Family[Partition] = Family(
