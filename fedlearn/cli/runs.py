@@ -28,9 +28,29 @@ def add_simulate(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="start from the config.yaml that a run left behind instead of configs/run.yaml",
     )
-    simulate.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="what to change, as Hydra overrides"
+    overrides = simulate.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="what to change, as Hydra overrides. Groups and their options: %(options)s",
     )
+    setattr(overrides, "options", _Options())  # noqa: B010  (argparse fills it in from here)
+
+
+class _Options:
+    """The options of every group, looked up when a help text is shown and not before."""
+
+    def __str__(self) -> str:
+        from fedlearn.core.registry import plugin_kinds
+
+        configs = Path(__file__).resolve().parents[2] / "configs"
+        found = {
+            folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+            for folder in sorted(configs.iterdir())
+            if folder.is_dir()
+        }
+        named = {group: [*own, *plugin_kinds(group)] for group, own in found.items()}
+        return "; ".join(f"{group}: {', '.join(o)}" for group, o in named.items() if len(o) > 1)
 
 
 def add_compare(commands: Commands[argparse.ArgumentParser]) -> None:

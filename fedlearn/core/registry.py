@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -26,6 +26,25 @@ from pydantic_core import CoreSchema, core_schema
 from fedlearn.core.errors import ConfigError
 
 T = TypeVar("T")
+
+
+POINTS: Final[Mapping[str, str]] = {
+    "model": "fedlearn.models",
+    "scenario": "fedlearn.scenarios",
+    "partition": "fedlearn.partitions",
+    "strategy": "fedlearn.algorithms",
+    "privacy": "fedlearn.mechanisms",
+    "task": "fedlearn.tasks",
+}
+"""The group of entry points of every family, for whoever lists them without importing any."""
+
+
+def plugin_kinds(group: str) -> list[str]:
+    """What installed packages add to the options of a group."""
+    points = POINTS.get(group)
+    return (
+        sorted(one.name for one in importlib.metadata.entry_points(group=points)) if points else []
+    )
 
 
 class Family(Generic[T]):

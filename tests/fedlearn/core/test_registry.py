@@ -9,8 +9,9 @@ from typing import Literal
 
 import pytest
 
+from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.registry import Family, defaults_of
+from fedlearn.core.registry import POINTS, Family, defaults_of
 from tests.plugins import install
 
 TOY = """
@@ -61,6 +62,24 @@ def test_family__imports_a_package_only_when_it_is_chosen(package: None) -> None
     assert toy.__name__ == "Toy"
     assert shapes.loaded == {"toy"}
     assert defaults_of(toy) == {"kind": "toy", "width": "???", "depth": 2}
+
+
+def test_points__are_those_of_the_families() -> None:
+    import fedlearn.config  # noqa: F401  (where they are all known)
+
+    found = {one.group: one.points for one in Family.all if one.group != "shape"}
+    assert found.items() <= POINTS.items()
+
+
+def test_help__lists_the_options_of_packages(
+    package: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(POINTS, "engine", "fedlearn.test_shapes")  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        main(["simulate", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    assert "engine:local,ray,absent,number,plain,renamed,toy;" in shown
+    assert "model:cnn,custom," in shown
 
 
 @pytest.mark.parametrize(
