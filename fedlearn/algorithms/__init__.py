@@ -14,6 +14,7 @@ from fedlearn.algorithms.fedavg import FedAvg
 from fedlearn.algorithms.fedavgm import FedAvgM
 from fedlearn.algorithms.fedopt import FedAdam, FedYogi
 from fedlearn.algorithms.fedprox import FedProx
+from fedlearn.algorithms.scaffold import Scaffold
 from fedlearn.core.registry import Family
 
 __all__ = [
@@ -28,11 +29,12 @@ __all__ = [
     "LocalRound",
     "LocalSettings",
     "RoundMean",
+    "Scaffold",
     "State",
     "Vectors",
     "cohort_size",
 ]
 
 ALGORITHMS: Family[Algorithm] = Family(
-    "strategy", "fedlearn.algorithms", (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi)
+    "strategy", "fedlearn.algorithms", (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold)
 )

@@ -99,6 +99,8 @@ class Algorithm:
     """Names of the vectors that leave a site beside the change of its model."""
     sends: ClassVar[tuple[str, ...]] = ()
     """Names of the vectors that go to the sites beside the model."""
+    remembers: ClassVar[bool] = False
+    """Whether a site keeps a state of its own from round to round."""
     takes_mean: ClassVar[bool] = False
     """Whether the next model is the mean as it is."""
 
