@@ -77,6 +77,7 @@ def run(
     folder = RunFolder(Path(config.out))
     folder.check(config)
     check_tracking(config)
+    config.strategy.prepare()
     enrolment = enrol(grid, config, stop.now.is_set, admission)
     plan = plan_for(config, enrolment)
     saved = folder.read_checkpoint() or Checkpoint.fresh(

@@ -14,6 +14,7 @@ from fedlearn.algorithms.fedavg import FedAvg
 from fedlearn.algorithms.fedavgm import FedAvgM
 from fedlearn.algorithms.fedopt import FedAdam, FedYogi
 from fedlearn.algorithms.fedprox import FedProx
+from fedlearn.algorithms.given import Given, Step, give
 from fedlearn.algorithms.scaffold import Scaffold
 from fedlearn.core.registry import Family
 
@@ -26,15 +27,21 @@ __all__ = [
     "FedAvgM",
     "FedProx",
     "FedYogi",
+    "Given",
     "LocalRound",
     "LocalSettings",
     "RoundMean",
     "Scaffold",
     "State",
+    "Step",
     "Vectors",
     "cohort_size",
+    "give",
 ]
 
 ALGORITHMS: Family[Algorithm] = Family(
-    "strategy", "fedlearn.algorithms", (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold)
+    "strategy",
+    "fedlearn.algorithms",
+    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, Given),
+    Algorithm,
 )

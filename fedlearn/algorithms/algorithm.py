@@ -108,6 +108,13 @@ class Algorithm:
         """What rules the algorithm out in a run, as `dotted.path: reason and way out`."""
         return []
 
+    def prepare(self) -> None:
+        """Refuse at the coordinator, before a run, what it could not do.
+
+        Raises:
+            ConfigError: with the way out.
+        """
+
     def broadcast(self, state: State, size: int) -> Vectors:
         """What goes to the sites with the model, `float32[size]` each: exactly `sends`."""
         return {}

@@ -121,10 +121,21 @@ class Family(Generic[T]):
         choices = {kind: handler.generate_schema(option) for kind, option in self.known.items()}
         return core_schema.tagged_union_schema(choices, discriminator="kind")
 
+    def add(self, option: type[T]) -> None:
+        """Make a class an option in this process, as an entry point does in all.
+
+        Raises:
+            ConfigError: its kind is one of the house's.
+        """
+        if (kind := kind_of(option)) in map(kind_of, self.own) and option not in self.own:
+            raise ConfigError([f"{self.group}={kind}: is taken; give the class another kind"])
+        if option not in self.own:
+            self._loaded[kind] = option
+
     @property
-    def loaded(self) -> frozenset[str]:
-        """The kinds of packages in `known`: what was derived from it holds until these change."""
-        return frozenset(self._loaded)
+    def loaded(self) -> frozenset[type[T]]:
+        """What `known` has besides `own`: what was derived from it holds until these change."""
+        return frozenset(self._loaded.values())
 
 
 def kind_of(option: type) -> str:

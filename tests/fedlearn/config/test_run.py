@@ -36,6 +36,7 @@ NEEDED = {
     "medical_imaging": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
     "files": ["sites=sites"],
+    "given": ["strategy.name=mine"],
     "model=custom": ["model.build=tests.own_models:linear"],
 }
 
