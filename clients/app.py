@@ -9,6 +9,7 @@ for a reader outside may hold records.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -23,14 +24,14 @@ from clients.secagg import client_of, secagg_step
 from clients.site import Site, name_of, open_site
 from clients.supernode.deployed import commitment, deployed_site
 from fedlearn import __version__, flower
-from fedlearn.agreement import route_of
+from fedlearn.agreement import route_of, sent_whole
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
-from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.core.vector import vector_digest
 from fedlearn.data.tables.schema import told
 from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics.sums import Sums
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
+from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
 from fedlearn.training.local import grade
@@ -168,20 +169,22 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
+    here, route = work.SiteRound(site, request), route_of(site.config, plan)
+    here.check()
     site.load(request.model)
     spent = work.pay(site, plan, request)
-    here = work.SiteRound(site, request)
-    update = route_of(site.config, plan).forward(here)
+    update = route.forward(here)
+    here.keep(route, summing.limit(message) if summing else math.inf)
     if summing is None:
         model, weight = update.values, float(update.weight)
         reply = TrainReply(site=site.name, model=model, weight=weight, spent=spent)
         return flower.train_reply(reply)
-    return summing.reply(message, update, model_hash(request.model), spent)
+    return summing.reply(message, update, sent_hash(request), spent)
 
 
-def model_hash(vector: Vector) -> bytes:
-    """SHA-256 of the global model that really arrived."""
-    return bytes.fromhex(vector_digest(vector))
+def sent_hash(request: TrainRequest) -> bytes:
+    """SHA-256 of the global model that really arrived, and of what came with it."""
+    return bytes.fromhex(vector_digest(sent_whole(request.model, request.besides)))
 
 
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
@@ -199,7 +202,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     # Of a sum over sites every group is counted: how many it has is known after it is opened.
     counters = tuple(count for one in (sums, *groups.values()) for count in one.counters())
     mine = Update(values=np.zeros(0, np.float32), counters=counters)
-    return summing.reply(message, mine, model_hash(request.model), ())
+    return summing.reply(message, mine, sent_hash(request), ())
 
 
 def _group_sums(site: Site, graded: NDArray[np.float64]) -> dict[str, Sums]:

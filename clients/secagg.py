@@ -127,6 +127,10 @@ class SecAggClient(ABC, Generic[S]):
             raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
         return request
 
+    def limit(self, message: Message) -> float:
+        """The largest number that enters the sum as it is."""
+        return self._payload(self._request(message)).clip
+
     def _warn_of_cuts(self, payload: AnyPayload, values: NDArray[Any]) -> None:
         cut = np.count_nonzero(np.abs(values) > payload.clip)
         if cut:

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from clients.canaries import TrainingSet, note_change, training_set
 from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.state import Cost
+from clients.own_state import OwnState
 from clients.site import Site
+from clients.supernode.deployed import SERVER
 from fedlearn.agreement import rotation_context, stack_of
-from fedlearn.algorithms import Correction, LocalRound
-from fedlearn.core.errors import FedlearnError
+from fedlearn.algorithms import Algorithm, Correction, LocalRound, Vectors
+from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, to_vector
 from fedlearn.mechanisms import PrivacyPlan
@@ -28,7 +30,7 @@ from fedlearn.models.slots import trained_values
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import RoundNote, TrainRequest
-from fedlearn.stages import MODEL, ClippedSteps, Stack
+from fedlearn.stages import MODEL, ClippedSteps, Route, Stack
 from fedlearn.training.local import diverged, train
 
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
@@ -151,6 +153,53 @@ class SiteRound:
     def _mine(self) -> TrainingSet:
         return training_set(self.site, self.request.run_id)
 
+    def check(self) -> None:
+        """Refuse what came and what the site keeps, before anything is paid for.
+
+        Raises:
+            ProtocolError: what came beside the model is not what the algorithm sends.
+            DataError: the site's own state of this run is lost.
+        """
+        wanted, size = set(self._algorithm.sends), self.request.model.size
+        besides = self.request.besides
+        sound = all(v.shape == (size,) and np.isfinite(v).all() for v in besides.values())
+        if set(besides) != wanted or not sound:
+            raise ProtocolError(
+                SERVER, "train", f"beside the model came {sorted(besides)}; wanted, of {size} "
+                f"numbers each: {sorted(wanted)}",
+            )  # fmt: skip
+        _ = self._own
+
+    def keep(self, route: Route, limit: float) -> None:
+        """Write down the site's own state after the round, before its update leaves.
+
+        It moves by what enters the sum: bounded as `route` says, and to `limit` each.
+        """
+        if self._state is None:
+            return
+        change = np.clip(route.bounded(self._whole - self.base, self), -limit, limit)
+        sent = {name: np.asarray(v, np.float32) for name, v in self.stack.split(change).items()}
+        del sent[MODEL]
+        self._state.keep(self.request, self._own, self._algorithm.kept(self._here, sent))
+
+    @property
+    def _algorithm(self) -> Algorithm:
+        return self.site.config.strategy
+
+    @cached_property
+    def _state(self) -> OwnState | None:
+        """Where the site's own state is, if the algorithm keeps one."""
+        return OwnState.of(self.site, self.request) if self._algorithm.remembers else None
+
+    @cached_property
+    def _own(self) -> Vectors:
+        """The state before the round."""
+        if self._state is None:
+            return {}
+        if self.site.owner.deployed:
+            self._state.forget_others()
+        return self._state.before(self.request.counted)
+
     def train(self) -> Vector:
         """Without privacy, from the run's own streams, so that runs repeat."""
         site, mine = self.site, self._mine
@@ -164,7 +213,7 @@ class SiteRound:
             loss=site.loss,
             canaries=mine.slots,
         )
-        return self._trained()
+        return self._whole
 
     def train_privately(self, plan: ClippedSteps) -> Vector:
         """By DP-SGD."""
@@ -182,7 +231,7 @@ class SiteRound:
             loss=site.loss,
             canaries=mine.slots,
         )
-        return self._trained()
+        return self._whole
 
     def clipped_gradient_sum(self, plan: ClippedSteps) -> NDArray[np.float64]:
         """Of one Poisson batch; the noise is still missing."""
@@ -208,19 +257,21 @@ class SiteRound:
         return LocalRound(
             start=self.request.model,
             received=self.request.besides,
-            own={},
+            own=self._own,
             trained=trained_values(self.site.model),
             steps=training.local_steps,
             learning_rate=training.learning_rate,
         )
 
     def _correction(self) -> Correction | None:
-        return self.site.config.strategy.correction(self.site.model, self._here)
+        return self._algorithm.correction(self.site.model, self._here)
 
-    def _trained(self) -> Vector:
+    @cached_property
+    def _whole(self) -> Vector:
+        """What the site gives; asked for once it has trained."""
         model = self._finite(to_vector(self.site.model))
         note_change(self.site, self.request, model)
-        extra = self.site.config.strategy.extra(self._here, model)
+        extra = self._algorithm.extra(self._here, model)
         return self._finite(self.stack.join({MODEL: model, **extra})) if extra else model
 
     def _finite(self, vector: V) -> V:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.terms import terms_of
+from fedlearn.core.vector import Vector
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness
 from fedlearn.metrics.sums import SumLayout, Sums, length_of
@@ -41,6 +43,14 @@ def part_of(protocol_number: int) -> tuple[Part, int]:
 def stack_of(config: RunConfig, size: int) -> Stack:
     """Which vectors of `size` values travel together: the model, and what the strategy adds."""
     return Stack(size, config.strategy.travels)
+
+
+def sent_whole(model: Vector, besides: Mapping[str, Vector]) -> Vector:
+    """All that goes to the sites in a round, as one vector whose hash binds what they mask.
+
+    So nobody gets a model, or a vector beside it, that the others do not get.
+    """
+    return np.concatenate([model, *(besides[name] for name in sorted(besides))])
 
 
 def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
@@ -124,7 +134,7 @@ def plan_digest(
 ) -> bytes:
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
     digest = hashlib.sha256(b"fedlearn/agreement/v1\n" + part.encode() + b"\n" + payload.hash())
-    pieces = (plan, config.training, config.model, config.task)
-    for piece in (*pieces, config.fairness) if part == "evaluate" else pieces:
+    last = config.fairness if part == "evaluate" else config.strategy
+    for piece in (plan, config.training, config.model, config.task, last):
         digest.update(encode(piece).encode() + b"\n")
     return digest.digest()

@@ -83,6 +83,8 @@ class TrainRequest:
     round: int
     model: Vector
     besides: Mapping[str, Vector] = field(default_factory=dict)
+    counted: int = 0
+    """The last round whose sum held what this site had sent, by the coordinator's word; 0: none."""
     clip_norm: float = 0.0
     """As in `RoundNote`."""
 

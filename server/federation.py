@@ -7,6 +7,7 @@ and a result that is true whenever the run ends.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from flwr.app import Message
 
 from fedlearn import flower
-from fedlearn.agreement import rotation_context, route_of, stack_of
+from fedlearn.agreement import rotation_context, route_of, sent_whole, stack_of
 from fedlearn.algorithms import Algorithm, RoundMean, State, Vectors, cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import PrivacyError, ProtocolError
@@ -59,6 +60,8 @@ class Progress:
     """Of the models over rounds, where the config asks for one."""
     algorithm: State = field(default_factory=dict)
     """What the algorithm carries to the next round."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """The last round that a site was counted in, where sites keep a state of their own."""
     seen: SlotsSeen | None = None
     """What the last round showed in audit slots, where there are any."""
 
@@ -184,8 +187,8 @@ class Federation:
         besides = self.algorithm.broadcast(self.progress.algorithm, before.size)
         # With nobody chosen the round goes on all the same: the noise alone is released.
         wanted = self._messages("train", self._note(number, len(cohort)), before, cohort, besides)
-        at = self._at(number)
-        aggregate = self._collect(number, cohort, wanted, at)
+        at, sent = self._at(number), sent_whole(before, besides)
+        aggregate = self._collect(number, cohort, wanted, sent, at)
         replies = aggregate.replies
         self._account(aggregate.asked, replies)
         self._check_budget(replies)
@@ -193,7 +196,7 @@ class Federation:
             raise aggregate.failure
         self._check_quorum(number, cohort, replies)
         mean = self._released(aggregate.total(), at)
-        self._step(number, mean, len(replies.answers))
+        self._step(number, mean, list(replies.answers), at.share)
         return replies
 
     def _at(self, number: int) -> ServerRound:
@@ -204,14 +207,27 @@ class Federation:
             public=rotation_context(self.config, number),
             noise=self.noise(-number),
             sites=len(self.grid.sites),
+            everybody=self._everybody(),
         )
 
+    def _everybody(self) -> float:
+        """The weight of all sites together, as they would be counted in a sum."""
+        if not self.route.source.weighted:
+            return len(self.grid.sites)
+        most = getattr(self.config.secagg, "max_weight", math.inf)
+        return sum(min(hello.train_records, most) for hello in self.enrolment.hellos.values())
+
     def _collect(
-        self, number: int, cohort: Sequence[str], messages: Sequence[Message], at: ServerRound
+        self,
+        number: int,
+        cohort: Sequence[str],
+        messages: Sequence[Message],
+        sent: Vector,
+        at: ServerRound,
     ) -> Aggregate:
         """The sum of what the sites give, in clear or through secure aggregation."""
         if self.summing is not None:
-            return self.summing.train(number, messages, self.progress.model)
+            return self.summing.train(number, messages, sent)
         size, arrived = self.route.form(self.stack).values, RunningSum(self.route, at)
         replies = self.grid.exchange(
             messages, lambda content: flower.check_train_reply(content, size), arrived.take
@@ -224,7 +240,9 @@ class Federation:
         self.progress.clip_norm = at.clip_norm or None
         return vectors
 
-    def _step(self, number: int, mean: Mapping[str, Vector], sites: int) -> None:
+    def _step(
+        self, number: int, mean: Mapping[str, Vector], sites: Sequence[str], share: float
+    ) -> None:
         """The next global model, from the mean of the models and of what else has travelled."""
         before, model = self.progress.model, mean[MODEL]
         found = RoundMean(
@@ -232,15 +250,17 @@ class Federation:
             before=before,
             model=model,
             extra={name: vector for name, vector in mean.items() if name != MODEL},
-            share=sites / len(self.grid.sites),
+            share=share,
         )
         self.progress.model, self.progress.algorithm = self.algorithm.server(
             found, self.progress.algorithm
         )
+        if self.algorithm.remembers:
+            self.progress.counted |= dict.fromkeys(sites, number)
         if self.progress.mean:
             self.progress.mean.take(self.progress.model)
         self.progress.seen = seen_in_slots(
-            self.enrolment.layout, number, sites, before, model, self.progress.model
+            self.enrolment.layout, number, len(sites), before, model, self.progress.model
         )
 
     def _messages(
@@ -252,7 +272,10 @@ class Federation:
         besides: Vectors | None = None,
     ) -> list[Message]:
         nodes = [self.grid.node_of[site] for site in sites]
-        return flower.round_messages(kind, note, model, nodes, besides)
+        counted = None
+        if self.algorithm.remembers and kind == "train":
+            counted = {self.grid.node_of[s]: n for s, n in self.progress.counted.items()}
+        return flower.round_messages(kind, note, model, nodes, besides, counted)
 
     def _account(self, asked: Sequence[str], replies: Replies) -> None:
         """Keep what every site has spent; `asked` are those that got the model."""

@@ -82,6 +82,7 @@ class Reporter:
                 rounds=list(progress.rounds),
                 model=progress.model,
                 strategy=dict(progress.algorithm),
+                counted=dict(progress.counted),
                 spent=dict(progress.spent),
                 clip_norm=progress.clip_norm,
                 mean=progress.mean.total if progress.mean else None,

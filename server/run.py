@@ -89,6 +89,7 @@ def run(
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
         mean=_mean(config, saved), algorithm=saved.strategy,
+        counted=dict(saved.counted),
     )  # fmt: skip
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
     with tracked(config, saved.run_id, listener) as told:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from fedlearn import models
+from fedlearn.algorithms import LocalSettings
 from fedlearn.audit import SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
@@ -27,7 +28,7 @@ def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
     found = [*config.scenario.problems(), *config.privacy.problems()]
     found += [*config.privacy.conflicts(terms_of(config)), *_device_problems(config)]
-    found += fairness_problems(config.fairness)
+    found += [*fairness_problems(config.fairness), *_algorithm_problems(config)]
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
     return [*found, *_audit_problems(config)]
@@ -41,6 +42,16 @@ def _audit_problems(config: RunConfig) -> list[str]:
             "Choose audit=mislabelled, or privacy=record"
         ]
     return []
+
+
+def _algorithm_problems(config: RunConfig) -> list[str]:
+    training, privacy = config.training, config.privacy
+    settings = LocalSettings(
+        optimizer=training.optimizer,
+        momentum=training.momentum,
+        shares_gradients=privacy.noise_from == "shares" and privacy.unit == "record",
+    )
+    return config.strategy.problems(settings)
 
 
 def _device_problems(config: RunConfig) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 from pydantic_core import to_jsonable_python
@@ -42,7 +42,7 @@ def load_chosen(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def loaded() -> tuple[frozenset[str], ...]:
+def loaded() -> tuple[Hashable, ...]:
     """Which options of packages are known by now; what was derived from types holds as long."""
     return tuple(family.loaded for family in FAMILIES.values())
 

@@ -68,13 +68,21 @@ def round_messages(
     model: Vector,
     nodes: Sequence[int],
     besides: Mapping[str, Vector] | None = None,
+    counted: Mapping[int, int] | None = None,
 ) -> list[Message]:
     """What a round asks of every node: to train on a model, or to test it.
 
-    `besides` are vectors that go along with the model. All messages share one content.
+    `besides` are vectors that go along with the model, `counted` tells a node the last round
+    that its part was counted in. All messages share the vectors.
     """
-    content = RecordDict({"arrays": arrays_of(model, besides or {}), "config": note_of(note)})
-    return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
+    arrays, messages = arrays_of(model, besides or {}), []
+    for node in nodes:
+        config = note_of(note)
+        if counted is not None:
+            config["counted"] = counted.get(node, 0)
+        content = RecordDict({"arrays": arrays, "config": config})
+        messages.append(Message(content, dst_node_id=node, message_type=kind))
+    return messages
 
 
 def afford_request(note: RoundNote) -> RecordDict:
@@ -104,6 +112,7 @@ def read_train_request(message: Message) -> TrainRequest:
         round=integer(config["server-round"]),
         model=vectors.pop(MODEL),
         besides=vectors,
+        counted=integer(config.get("counted", 0)),
         clip_norm=number(config.get("clip-norm", 0.0)),
     )
 

@@ -356,9 +356,14 @@ class Clip(Stage):
         one.add(update.values)
         return Update(values=one.total, counters=(*update.counters, int(one.centred_count > 0)))
 
+    def bounded(self, change: NDArray[np.floating], at: Round) -> NDArray[np.floating]:
+        """Clipped."""
+        return self.forward(Update(values=change), at).values
+
     def backward(self, total: Total, at: ServerRound) -> Total:
         """The noisy mean over the sites that could have come; the norm moves for the next round."""
         size = len(total.values)
+        at.share = self.plan.sample_rate
         sums = ClientSum(self.plan, size, at.clip_norm)
         within = int(total.counters[-1])
         sums.add_sum(total.values, clients=int(total.weight), within=within)

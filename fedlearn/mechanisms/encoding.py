@@ -46,6 +46,10 @@ class NoisyIntegers(Stage):
         noisy = integers(self.plan, update.values, context=at.public, stream=at.noise.stream())
         return Update(values=noisy)
 
+    def bounded(self, change: NDArray[np.floating], at: Round) -> NDArray[np.floating]:
+        """Scaled down to the bound."""
+        return clipped(change, self.plan.range_norm)
+
     def backward(self, total: Total, at: ServerRound) -> Total:
         """The noisy sum; of clients, their mean by a public constant."""
         noisy = real_sum(self.plan, total.values, context=at.public)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Checkpoint:
     spent: dict[str, tuple[Event, ...]]
     clip_norm: float | None = None
     """The norm of the next round, where clipping is adaptive."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """The last round that a site was counted in, where sites keep a state of their own."""
     mean: NDArray[np.float64] | None = None
     """What the running mean of the models has added up, where there is one."""
 
@@ -58,6 +60,7 @@ class _Head:
     rounds: list[RoundResult]
     spent: dict[str, tuple[Event, ...]]
     clip_norm: float | None = None
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class RunFolder:
             rounds=state.rounds,
             spent=state.spent,
             clip_norm=state.clip_norm,
+            counted=state.counted,
         )
         tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
         tensors |= {} if state.mean is None else {"mean": state.mean}
@@ -168,6 +172,7 @@ class RunFolder:
             strategy={key.split(".")[1]: array for key, array in tensors.items()},
             spent=head.spent,
             clip_norm=head.clip_norm,
+            counted=head.counted,
         )
 
     def trim_metrics(self, rounds: int) -> None:

@@ -189,6 +189,10 @@ class ServerRound:
     noise: NoiseSource
     sites: int
     """Those that have joined the run: a public constant, not the number of those that came."""
+    everybody: float = 0.0
+    """The weights of all of them, where they have any; else their number."""
+    share: float = 1.0
+    """Of all sites, that which the mean stands for; a stage that takes the mean may set it."""
 
 
 class Source:
@@ -233,6 +237,13 @@ class Stage:
         """On the sum."""
         return total
 
+    def bounded(self, change: NDArray[Any], at: Round) -> NDArray[Any]:
+        """What of a change enters the sum, but for rounding and noise; draws nothing.
+
+        By this moves the state that an algorithm keeps at a site.
+        """
+        return change
+
 
 @dataclass(frozen=True)
 class Route:
@@ -265,6 +276,12 @@ class Route:
     def forward(self, site: SiteContext) -> Update:
         """What leaves a site, but for masks."""
         return _through(self.at_site, self.source.produce(site), site)
+
+    def bounded(self, change: NDArray[Any], site: Round) -> NDArray[Any]:
+        """What of a site's change enters the sum, but for rounding and noise."""
+        for stage in (*self.at_site, *self.on_arrival):
+            change = stage.bounded(change, site)
+        return change
 
     def arrived(self, update: Update, at: ServerRound) -> Update:
         """What is added up of an update in clear.
@@ -328,4 +345,5 @@ class Mean(Stage):
         """
         if total.weight <= 0:
             raise ProtocolError("", "train", "no site has a record to train on")
+        at.share = total.weight / at.everybody if at.everybody else 1.0
         return replace(total, values=total.mean(), weight=1)
