@@ -148,6 +148,53 @@ class Coins(Scenario):
         last="HuggingFace",
         points="fedlearn.scenarios",
         yaml={"kind": "toy", "tosses": 60},
+    # Two vectors travel, under masks; what a site keeps and what goes to it are checked as well.
+    Addition(
+        group="strategy",
+        home="fedlearn/algorithms",
+        name="Toy",
+        source='''
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from fedlearn.algorithms.algorithm import Algorithm, LocalRound, RoundMean, State, Vectors
+from fedlearn.core.settings import Positive, config
+from fedlearn.core.vector import Vector
+
+
+@config
+class Toy(Algorithm):
+    """The mean, slowed down where the sites have moved far."""
+
+    kind: Literal["toy"] = "toy"
+    strength: Positive = 1.0
+
+    travels: ClassVar[tuple[str, ...]] = ("size",)
+    sends: ClassVar[tuple[str, ...]] = ("sizes",)
+    remembers: ClassVar[bool] = True
+
+    def broadcast(self, state: State, size: int) -> Vectors:
+        return {"sizes": state.get("sizes", np.zeros(size, np.float32))}
+
+    def extra(self, here: LocalRound, end: Vector) -> Vectors:
+        assert "sizes" in here.received
+        assert "last" in here.own or not here.received["sizes"].any()
+        return {"size": np.abs(end - here.start)}
+
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
+        return {"last": sent["size"]}
+
+    def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:
+        sizes = mean.extra["size"]
+        assert (sizes >= np.abs(mean.model - mean.before) - 1e-3).all(), "a triangle"
+        step = (mean.model - mean.before) / (1 + self.strength * sizes)
+        return mean.before + step, {"sizes": sizes}
+''',
+        last="Given",
+        points="fedlearn.algorithms",
+        yaml={"kind": "toy", "fraction": 1.0, "min_sites": 2, "strength": 2.0},
+        words=("secagg=masked", "transport=sealed", "rounds=2"),
     ),
 ]
 
@@ -194,7 +241,8 @@ def a_table(folder: Path) -> Path:
 
 
 def words_of(addition: Addition) -> list[str]:
-    given = [word for word in TABLE if not word.startswith(f"{addition.group}")]
+    said = {addition.group, *(word.split("=")[0] for word in addition.words)}
+    given = [word for word in TABLE if word.split(".")[0].split("=")[0] not in said]
     return [*given, *addition.words, f"{addition.group}=toy"]
 
 

@@ -1,0 +1,100 @@
+"""Algorithms that are given from Python, in whole runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from flwr.serverapp import strategy as theirs
+
+from fedlearn.algorithms import ALGORITHMS, Algorithm, RoundMean, State, give
+from fedlearn.config import RunConfig, compose, decode, encode
+from fedlearn.core.errors import ConfigError, StoppedError
+from fedlearn.core.settings import Rate, config
+from fedlearn.core.vector import Vector
+from fedlearn.flower.strategies import given_strategy
+from server.run import Silent
+from server.stop import Stop
+from simulations.run import simulate
+
+from .small import table
+
+
+@config
+class Slower(Algorithm):
+    """Somebody's own class: a part of the way."""
+
+    kind: Literal["slower"] = "slower"
+    part: Rate
+
+    def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:
+        return mean.before + np.float32(self.part) * (mean.model - mean.before), state
+
+
+def run(
+    folder: Path,
+    out: str,
+    *words: str,
+    strategy: Algorithm | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    chosen = compose([*table(folder), "privacy=none", "rounds=3", f"out={folder / out}", *words])
+    simulate(replace(chosen, strategy=strategy or chosen.strategy), Silent(), stop or Stop())
+    result: dict[str, Any] = json.loads((folder / out / "result.json").read_text())
+    return result
+
+
+def test_strategy_of_flower__gives_the_model_of_ours(tmp_path: Path) -> None:
+    moments = {"beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
+    words = [f"strategy.{name}={value}" for name, value in moments.items()]
+    ours = run(tmp_path, "a", "strategy=fedadam", "strategy.server_learning_rate=0.1", *words)
+    given = given_strategy(theirs.FedAdam(eta=0.1, **moments))
+    found = run(tmp_path, "b", strategy=given)
+    assert found["model"]["sha256"] == ours["model"]["sha256"]
+    assert found["config"]["strategy"]["name"] == "FedAdam"
+    stop = Stop()
+    stop.after_round.set()
+    with pytest.raises(StoppedError):
+        run(tmp_path, "c", strategy=given_strategy(theirs.FedAdam(eta=0.1, **moments)), stop=stop)
+    again = given_strategy(theirs.FedAdam(eta=0.1, **moments))
+    resumed = run(tmp_path, "c", "resume=true", strategy=again)
+    assert resumed["model"]["sha256"] == ours["model"]["sha256"]
+
+
+def test_function__is_a_step_of_a_run(tmp_path: Path) -> None:
+    stay = give(lambda mean, state: (mean.before, state), name="stay")
+    found = run(tmp_path, "a", strategy=stay)
+    plain = run(tmp_path, "b", "rounds=1")
+    assert found["status"] == "finished"
+    assert found["model"]["sha256"] != plain["model"]["sha256"]
+
+
+def test_own_class__is_an_option_once_it_is_added(tmp_path: Path) -> None:
+    ALGORITHMS.add(Slower)
+    own = Slower(fraction=1.0, min_sites=2, part=0.25)
+    found = run(tmp_path, "a", strategy=own)
+    same = run(tmp_path, "b", strategy=give(own.server, name="the same"))
+    assert found["model"]["sha256"] == same["model"]["sha256"]
+    assert found["config"]["strategy"]["part"] == 0.25
+    settings = ("strategy.part=0.5", "strategy.fraction=1.0", "strategy.min_sites=2")
+    chosen = compose([*table(tmp_path), "strategy=slower", *settings])
+    assert decode(RunConfig, encode(chosen)).strategy == replace(own, part=0.5)
+
+
+def test_own_class__may_not_take_the_name_of_one_of_the_house() -> None:
+    @config
+    class Mine(Algorithm):
+        kind: Literal["fedavg"] = "fedavg"
+
+    with pytest.raises(ConfigError, match="strategy=fedavg: is taken"):
+        ALGORITHMS.add(Mine)
+
+
+def test_name_alone__is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Give it again"):
+        run(tmp_path, "a", "strategy=given", "strategy.name=nobody")
+    assert not (tmp_path / "a").exists()
