@@ -60,7 +60,7 @@ def test_family__imports_a_package_only_when_it_is_chosen(package: None) -> None
     toy = shapes.find("toy")
     assert toy is not None
     assert toy.__name__ == "Toy"
-    assert shapes.loaded == {"toy"}
+    assert shapes.loaded == {toy}
     assert defaults_of(toy) == {"kind": "toy", "width": "???", "depth": 2}
 
 
