@@ -148,6 +148,7 @@ class Coins(Scenario):
         last="HuggingFace",
         points="fedlearn.scenarios",
         yaml={"kind": "toy", "tosses": 60},
+    ),
     # Two vectors travel, under masks; what a site keeps and what goes to it are checked as well.
     Addition(
         group="strategy",
