@@ -73,7 +73,10 @@ def test_function__is_a_step_of_a_run(tmp_path: Path) -> None:
     assert found["model"]["sha256"] != plain["model"]["sha256"]
 
 
-def test_own_class__is_an_option_once_it_is_added(tmp_path: Path) -> None:
+def test_own_class__is_an_option_once_it_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ALGORITHMS, "_loaded", {})  # and nothing of it stays for other tests
     ALGORITHMS.add(Slower)
     own = Slower(fraction=1.0, min_sites=2, part=0.25)
     found = run(tmp_path, "a", strategy=own)
