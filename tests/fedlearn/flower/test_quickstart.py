@@ -79,7 +79,7 @@ def test_flwr_run__runs_the_app_before_and_after(kind: str, port: int, tmp_path:
     path, home = tmp_path / "result.json", tmp_path / "flwr"
     try:
         flwr_run(EXAMPLE / kind, home, port, SITES, f'result="{path}"')
-        wait_for(path.exists, 180.0)
+        wait_for(path.exists, 300.0)
     finally:
         end_processes_of(home)
     result = json.loads(path.read_text())
