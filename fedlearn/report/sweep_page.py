@@ -264,11 +264,11 @@ def _threats(runs: Sequence[Run]) -> tuple[ThreatTable, ...]:
 
 
 def _threat_table(result: Result) -> ThreatTable:
-    said = Facts(result=result, hashes={}).texts
+    found = Facts(result=result, hashes={}).texts
     return ThreatTable(
-        name=said["threats"]["name"],
-        rows=said["threats"].rows("table"),
-        limits=said["secagg"].lines("limits"),
+        name=found["threats"]["name"],
+        rows=found["threats"].rows("table"),
+        limits=found["secagg"].lines("limits"),
     )
 
 

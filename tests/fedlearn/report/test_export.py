@@ -161,7 +161,7 @@ def test_statement__of_a_run_without_privacy_claims_none(run: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("transport", "secagg", "said"),
+    ("transport", "secagg", "sentence"),
     [
         ("plain", "off", "the coordinator saw the update of every single site"),
         ("sealed", "ring", "not masked"),
@@ -170,12 +170,12 @@ def test_statement__of_a_run_without_privacy_claims_none(run: Path, tmp_path: Pa
     ],
 )
 def test_statement__says_who_could_read_updates(
-    run: Path, tmp_path: Path, transport: str, secagg: str, said: str
+    run: Path, tmp_path: Path, transport: str, secagg: str, sentence: str
 ) -> None:
     kinds = {"transport": {"kind": transport}, "secagg": {"kind": secagg}}
     edit(run, lambda result: result["config"].update(kinds))
     _, statement = exported(run, tmp_path / "model")
-    assert said in statement
+    assert sentence in statement
     assert ("AES-256-GCM" in statement) == (transport == "sealed")
     assert ("docs/threat-model.md" in statement) == (secagg in ("masked", "two_server"))
 

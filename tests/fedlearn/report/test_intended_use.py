@@ -175,6 +175,6 @@ def test_card__of_an_older_result_says_nothing_of_the_source(run: Path) -> None:
     names = [name for name, _ in rows(result)]
     assert "SHA-256 of fedlearn's source" in names
     older = replace(result, environment=replace(result.environment, code="", commit=""))
-    said = [name for name, _ in rows(older)]
-    assert "SHA-256 of fedlearn's source" not in said
-    assert "git commit of fedlearn" not in said
+    older_names = [name for name, _ in rows(older)]
+    assert "SHA-256 of fedlearn's source" not in older_names
+    assert "git commit of fedlearn" not in older_names
