@@ -312,3 +312,11 @@ def test_load__takes_a_config_that_was_written_before_there_were_further_groups(
     for later in ("fairness", "audit", "tracking"):
         del tree[later]
     assert load(tree) == BASE
+
+
+def test_compose__keeps_what_an_option_leaves_to_the_user_beside_an_experiment() -> None:
+    groups = ["fairness=groups", "fairness.column=age", "fairness.edges=[55]"]
+    fairness = compose(["experiment=medical_heart", *groups]).fairness
+    assert (fairness.kind, fairness.column) == ("groups", "age")  # type: ignore[union-attr]
+    own = ["scenario=csv", "scenario.path=a.csv", "scenario.label=b"]
+    assert compose(["experiment=medical_heart", *own]).scenario.path == "a.csv"  # type: ignore[union-attr]
