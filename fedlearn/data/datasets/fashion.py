@@ -57,7 +57,7 @@ class Fashion(Scenario):
     """For a quick try: the first so many images of either part; 0: all."""
 
     def load(self, reading: Reading) -> Pool:
-        """The 60,000 training and 10,000 test pictures, or those of `val`."""
+        """The 60,000 training and 10,000 test images, or those of `val`."""
         return load(self, reading.cache)
 
     def agreed(self, of_run: Scenario) -> Scenario:
