@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ class Addition:
     """The class."""
     source: str
     last: str
-    """The last entry of the tuple as it stands there; the new one comes after it."""
+    """An entry of the tuple; the new one comes after it."""
     tuple_in: str = ""
     points: str
     """The group of entry points."""
@@ -123,7 +124,7 @@ import numpy as np
 from fedlearn.core.settings import Count, config
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.tasks import TableInput, Task
+from fedlearn.tasks import ClassificationTask, TableInput
 
 
 @config
@@ -138,7 +139,7 @@ class Coins(Scenario):
         numbers = rng.normal(size=(self.tosses, 1)).astype(np.float32)
         return Pool(
             name="coins",
-            task=Task(input=TableInput(numeric=1), classes=("heads", "tails")),
+            task=ClassificationTask(input=TableInput(numeric=1), classes=("heads", "tails")),
             features=numbers,
             labels=(numbers[:, 0] > 0).astype(np.int64),
             is_train=np.arange(self.tosses) % 4 > 0,
@@ -257,9 +258,10 @@ def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path:
     (house / addition.home / "toy.py").write_text(f'"""A toy."""\n{addition.source}')
     place = house / (addition.tuple_in or f"{addition.home}/__init__.py")
     text = place.read_text()
-    assert text.count(f"{addition.last})") == 1, "the tuple is not where this test looks for it"
+    entry = re.compile(rf"\b{addition.last}\b").search(text, text.index("Family("))
+    assert entry is not None, "the tuple is not where this test looks for it"
     module = f"{addition.home.replace('/', '.')}.toy"
-    entered = text.replace(f"{addition.last})", f"{addition.last}, {addition.name})")
+    entered = f"{text[: entry.end()]}, {addition.name}{text[entry.end() :]}"
     first = entered.index("\nfrom fedlearn.")
     place.write_text(f"{entered[:first]}\nfrom {module} import {addition.name}{entered[first:]}")
     options = house / "configs" / addition.group / "toy.yaml"
