@@ -57,10 +57,10 @@ def _overall(found: Explanations) -> Markup | None:
     order = np.argsort(-np.array(found.overall), kind="stable")[:_COLUMNS]
     names = [_name(found, int(i)) for i in order]
     values = [found.overall[i] for i in order]
-    said = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
+    text = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
     return plots.bars(
         names, values, label="mean absolute attribution",
-        alternative=f"Mean absolute attribution over {found.count} records: {said}.",
+        alternative=f"Mean absolute attribution over {found.count} records: {text}.",
     )  # fmt: skip
 
 

@@ -96,10 +96,10 @@ def fairness_plot(groups: Sequence[RunGroup], sites: Sequence[str]) -> Markup | 
         )
         for site in sites
     ]
-    said = "; ".join(
+    listed = "; ".join(
         f"{curve.label} from {curve.places[0].mean:.3f} to {curve.places[-1].mean:.3f}"
         for curve in curves
     )
     title = task_of(first[0].runs[0].result).leading.title
-    text = f"Test {title} of each site, from the smallest epsilon to the largest: {said}."
+    text = f"Test {title} of each site, from the smallest epsilon to the largest: {listed}."
     return plots.trade_off(curves, [], metric=f"test {title}", alternative=text)

@@ -107,9 +107,9 @@ def _plot(
         plots.Bar(label=group, value=one.value, low=one.low, high=one.high)
         for group, one in found.items()
     ]
-    said = "; ".join(f"{group} {_cell(one)}" for group, one in found.items())
+    listed = "; ".join(f"{group} {_cell(one)}" for group, one in found.items())
     level = [plots.Level(label="all together", value=total[name].value)] if total else []
     return plots.intervals(
         bars, level, label=f"test {title}",
-        alternative=f"Test {title} by {what}, with intervals: {said}.",
+        alternative=f"Test {title} by {what}, with intervals: {listed}.",
     )  # fmt: skip

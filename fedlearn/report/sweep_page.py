@@ -131,14 +131,14 @@ def _curve(groups: Sequence[RunGroup], levels: dict[str, dict[str, float]], metr
         for label, found in levels.items()
         if metric in found
     ]
-    said = [
+    listed = [
         f"{f'{curve.label}, ' if curve.label else ''}epsilon {place.x:.3g}: {place.mean:.3f}"
         for curve in drawn
         for place in curve.places
     ]
-    said += [f"{line.label}: {line.value:.3f}" for line in lines]
+    listed += [f"{line.label}: {line.value:.3f}" for line in lines]
     name = metric_called(metric).title
-    text = f"Test {name} against epsilon spent; means over seeds. {'; '.join(said)}."
+    text = f"Test {name} against epsilon spent; means over seeds. {'; '.join(listed)}."
     return plots.trade_off(drawn, lines, metric=f"test {name}", alternative=text)
 
 

@@ -82,7 +82,7 @@ def test_limits__follow_from_partition_privacy_and_sizes(run: Path) -> None:
     text = " ".join(limits(result))
     assert "without differential privacy" in text
     assert (
-        "north has only 10 test records: one of them counts for 10.0% of what is said of it" in text
+        "north has only 10 test records: one of them counts for 10.0% of its results" in text
     )
     assert "dealt out" not in text
     private = replace(result, privacy=replace(result.privacy, epsilon=1.0))
