@@ -24,7 +24,7 @@ from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
 from fedlearn import models
-from fedlearn.agreement import stack_of
+from fedlearn.agreement import dimension_of
 from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
 from fedlearn.config.contradictions import private_model_problems, problems, task_problems
@@ -132,8 +132,8 @@ class Site:
 
     def plan(self, sites: int) -> PrivacyPlan | None:
         """What this site promises in a run that `sites` sites have joined; derived by itself."""
-        stack = stack_of(self.config, layout_of(self.model).size)
-        return plan_of(self.config, sites=sites, dimension=stack.total)
+        dimension = dimension_of(self.config, layout_of(self.model).size)
+        return plan_of(self.config, sites=sites, dimension=dimension)
 
     def ledger(self) -> Ledger:
         """The ledger of the training records, open for spending; close it soon."""

@@ -62,11 +62,20 @@ def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
     mechanism, terms = plan or UNPROTECTED, terms_of(config)
     source, own = mechanism.source(terms), mechanism.stages(terms)
     change: tuple[Stage, ...] = (Difference(),) if source.gives_model else ()
+    chosen = () if config.stage.idle else (config.stage,)
     if terms.summed:
-        return Route(source, (*change, *own))
+        return Route(source, (*change, *chosen, *own))
     if mechanism.trusts_coordinator:
-        return Route(source, (), (*change, *own))
-    return Route(source, own)  # the mean of models: to take changes first would round twice
+        there = (*change, *chosen) if chosen else ()
+        return Route(source, there, own if chosen else (*change, *own))
+    # Where nothing asks for changes, the mean of models: to take these first would round twice.
+    needed = change if any(stage.needs_change for stage in (*chosen, *own)) else ()
+    return Route(source, (*needed, *chosen, *own))
+
+
+def dimension_of(config: RunConfig, size: int) -> int:
+    """The length of an update of a model of `size` values as its mechanism sees it."""
+    return config.stage.form(Form(values=stack_of(config, size).total)).values
 
 
 def payload_of(form: Form, settings: SecAggSum, sites: int) -> AnyPayload:
@@ -135,6 +144,7 @@ def plan_digest(
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
     digest = hashlib.sha256(b"fedlearn/agreement/v1\n" + part.encode() + b"\n" + payload.hash())
     last = config.fairness if part == "evaluate" else config.strategy
-    for piece in (plan, config.training, config.model, config.task, last):
+    chosen = () if config.stage.idle else (config.stage,)
+    for piece in (plan, config.training, config.model, config.task, last, *chosen):
         digest.update(encode(piece).encode() + b"\n")
     return digest.digest()

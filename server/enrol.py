@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import flower, models
-from fedlearn.agreement import least_of, stack_of
+from fedlearn.agreement import dimension_of, least_of
 from fedlearn.audit.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_model_problems, task_problems
@@ -187,8 +187,8 @@ def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
     Raises:
         ConfigError: it cannot be had with so many sites and so large a model.
     """
-    stack = stack_of(config, enrolment.layout.size)
-    return plan_of(config, sites=len(enrolment.hellos), dimension=stack.total)
+    dimension = dimension_of(config, enrolment.layout.size)
+    return plan_of(config, sites=len(enrolment.hellos), dimension=dimension)
 
 
 # --- keys -------------------------------------------------------------------------

@@ -228,7 +228,8 @@ class Federation:
         """The sum of what the sites give, in clear or through secure aggregation."""
         if self.summing is not None:
             return self.summing.train(number, messages, sent)
-        size, arrived = self.route.form(self.stack).values, RunningSum(self.route, at)
+        size = self.route.form(self.stack).values
+        arrived = RunningSum(self.route, at, size)
         replies = self.grid.exchange(
             messages, lambda content: flower.check_train_reply(content, size), arrived.take
         )

@@ -26,6 +26,8 @@ class RunningSum:
 
     route: Route
     at: ServerRound
+    size: int
+    """Values of an update."""
     values: NDArray[np.float64] = field(init=False, repr=False)
     weight: float = field(init=False, default=0.0)
     counters: NDArray[np.int64] = field(init=False, repr=False)
@@ -33,7 +35,7 @@ class RunningSum:
     """Of the first update that cannot be added."""
 
     def __post_init__(self) -> None:
-        self.values = np.zeros(self.at.base.size)
+        self.values = np.zeros(self.size)
         self.counters = np.zeros(self.route.counters, np.int64)
 
     def take(self, site: str, reply: Message) -> Message:
@@ -55,7 +57,7 @@ class RunningSum:
     def of_models(cls, size: int) -> RunningSum:
         """Of models of `size` values, weighed by their records, without privacy."""
         at = ServerRound(np.zeros(size, np.float32), 0.0, b"", SystemNoise(), 0)
-        return cls(Route(Trained(weighted=True), (Mean(),)), at)
+        return cls(Route(Trained(weighted=True), (Mean(),)), at, size)
 
     def result(self) -> Vector:
         """What becomes of the sum, without a strategy: `float32[d]`.

@@ -24,6 +24,7 @@ import pytest
 from tests.plugins import install
 
 ROOT = Path(__file__).resolve().parents[1]
+SENTENCES = ROOT / "fedlearn" / "report" / "templates" / "en"
 PACKAGES = ("fedlearn", "clients", "server", "simulations", "configs")
 
 
@@ -46,12 +47,145 @@ class Addition:
     yaml: Mapping[str, Any]
     words: tuple[str, ...] = ()
     """What else the run is told, where it needs that."""
+    sentences: str = ""
+    """The template in which a report finds what to say of it, `toy.md` beside the module."""
+    epsilon: float | None = None
+    """What it promises at most, of a mechanism."""
 
     def __str__(self) -> str:
         return self.group
 
 
+MECHANISM = '''
+from typing import ClassVar, Literal
+
+from fedlearn.core.settings import Count, NonNegative, Positive, Probability, config
+from fedlearn.mechanisms.base import Plan, Population, Private, StudyTerms, required
+from fedlearn.mechanisms.encoding import clipped
+from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.privacy.events import ClientGaussianEvent, Unit
+from fedlearn.stages.stage import Mean, Round, Stage, Update
+
+
+@config
+class Local(Private):
+    """All that a site holds, by noise on its whole update that it adds itself."""
+
+    kind: Literal["toy"] = "toy"
+    epsilon: Positive | None = None
+    noise_multiplier: NonNegative | None = None
+    delta: Probability = 1e-5
+    clip_norm: Positive = 1.0
+
+    unit: ClassVar[Unit] = "client"
+
+    def plan(
+        self,
+        *,
+        sample_rate: float,
+        steps_per_round: int,
+        rounds: int,
+        population: Population | None,
+    ) -> Plan:
+        noise = self.noise_multiplier
+        if noise is None:
+            noise = noise_multiplier(required(self.epsilon), self.delta, 1.0, rounds)
+        return LocalPlan(
+            clip_norm=self.clip_norm, noise_multiplier=noise, delta=self.delta, rounds=rounds
+        )
+
+
+@config
+class LocalPlan(Plan):
+    """What a site does."""
+
+    kind: ClassVar[str] = "toy"
+    clip_norm: Positive
+    noise_multiplier: NonNegative
+    delta: Probability
+    rounds: Count
+    sample_rate: Positive = 1.0
+    steps_per_round: Literal[1] = 1
+    unit: Literal["client"] = "client"
+
+    @property
+    def noise_stddev(self) -> float:
+        return self.noise_multiplier * self.clip_norm
+
+    @property
+    def round_event(self) -> ClientGaussianEvent:
+        return self._event(1)
+
+    @property
+    def total_event(self) -> ClientGaussianEvent:
+        return self._event(self.rounds)
+
+    def _event(self, steps: int) -> ClientGaussianEvent:
+        return ClientGaussianEvent(
+            noise_multiplier=self.noise_multiplier, sample_rate=1.0, steps=steps
+        )
+
+    def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
+        return NoisyClip(self), Mean()
+
+
+class NoisyClip(Stage):
+    """A clip, and noise for it."""
+
+    def __init__(self, plan: LocalPlan) -> None:
+        self.plan = plan
+
+    def forward(self, update: Update, at: Round) -> Update:
+        bounded = clipped(update.values, self.plan.clip_norm * (1 - 1e-9))
+        noise = at.noise.normal(bounded.size, self.plan.noise_stddev)
+        return Update(values=(bounded + noise).astype("float32"))
+'''
+
+
 ADDITIONS = [
+    Addition(
+        group="privacy",
+        home="fedlearn/mechanisms",
+        name="Local",
+        source=MECHANISM,
+        last="DistributedPrivacy",
+        points="fedlearn.mechanisms",
+        yaml={
+            "kind": "toy",
+            "epsilon": 8.0,
+            "noise_multiplier": None,
+            "delta": 1e-5,
+            "clip_norm": 0.5,
+        },
+        epsilon=8.0,
+        sentences=(SENTENCES / "mechanism" / "record.md").read_text(),
+    ),
+    Addition(
+        group="stage",
+        home="fedlearn/stages",
+        name="Half",
+        source='''
+from dataclasses import replace
+from typing import Literal
+
+from fedlearn.core.settings import Rate, config
+from fedlearn.stages.stage import Round, Stage, Update
+
+
+@config
+class Half(Stage):
+    """A smaller step."""
+
+    kind: Literal["toy"] = "toy"
+    share: Rate = 0.5
+
+    def forward(self, update: Update, at: Round) -> Update:
+        return replace(update, values=update.values * self.share)
+''',
+        last="RandomMask",
+        points="fedlearn.stages",
+        yaml={"kind": "toy", "share": 0.25},
+    ),
     Addition(
         group="model",
         home="fedlearn/models",
@@ -248,6 +382,13 @@ def words_of(addition: Addition) -> list[str]:
     return [*given, *addition.words, f"{addition.group}=toy"]
 
 
+def check(addition: Addition, result: Mapping[str, Any]) -> None:
+    assert result["status"] == "finished"
+    assert result["config"][addition.group] == addition.yaml
+    if addition.epsilon is not None:
+        assert 0.5 * addition.epsilon < result["privacy"]["epsilon"] <= addition.epsilon
+
+
 @pytest.mark.parametrize("addition", ADDITIONS, ids=str)
 def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path: Path) -> None:
     house = tmp_path / "house"
@@ -256,6 +397,8 @@ def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path:
             ROOT / package, house / package, ignore=shutil.ignore_patterns("__pycache__")
         )
     (house / addition.home / "toy.py").write_text(f'"""A toy."""\n{addition.source}')
+    if addition.sentences:
+        (house / addition.home / "toy.md").write_text(addition.sentences)
     place = house / (addition.tuple_in or f"{addition.home}/__init__.py")
     text = place.read_text()
     entry = re.compile(rf"\b{addition.last}\b").search(text, text.index("Family("))
@@ -269,8 +412,7 @@ def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path:
     (tmp_path / "work").mkdir()
     a_table(tmp_path / "work")
     result = Work(tmp_path / "work", (house,)).run(*words_of(addition))
-    assert result["status"] == "finished"
-    assert result["config"][addition.group] == addition.yaml
+    check(addition, result)
 
 
 @pytest.mark.parametrize("addition", ADDITIONS, ids=str)
@@ -280,13 +422,13 @@ def test_package__takes_a_module_and_an_entry_point(addition: Addition, tmp_path
         "toy_package/__init__.py": "",
         "toy_package/toy.py": addition.source,
         "toy_package/toy.yaml": json.dumps(addition.yaml),
+        "toy_package/toy.md": addition.sentences,
     }
     package = install(tmp_path / "site", modules, points)
     (tmp_path / "work").mkdir()
     a_table(tmp_path / "work")
     result = Work(tmp_path / "work", (package,)).run(*words_of(addition))
-    assert result["status"] == "finished"
-    assert result["config"][addition.group] == addition.yaml
+    check(addition, result)
 
 
 MODEL = """

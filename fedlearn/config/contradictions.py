@@ -31,7 +31,25 @@ def problems(config: RunConfig) -> list[str]:
     found += [*fairness_problems(config.fairness), *_algorithm_problems(config)]
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
-    return [*found, *_audit_problems(config)]
+    return [*found, *_stage_problems(config), *_audit_problems(config)]
+
+
+def _stage_problems(config: RunConfig) -> list[str]:
+    """What takes values out of an update leaves nothing to those who need all of them."""
+    if config.stage.idle:
+        return []
+    found = []
+    if config.strategy.travels:
+        found.append(
+            f"stage={config.stage.kind}: strategy={config.strategy.kind} keeps at a site what has "
+            "left it, value by value. Set stage=none"
+        )
+    if isinstance(config.audit, SlotAudit):
+        found.append(
+            f"stage={config.stage.kind}: audit=slots looks for its canaries in an update as it is. "
+            "Set stage=none, or audit=mislabelled"
+        )
+    return found
 
 
 def _audit_problems(config: RunConfig) -> list[str]:

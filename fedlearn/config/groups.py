@@ -15,11 +15,12 @@ from fedlearn.core.registry import Family
 from fedlearn.data import PARTITIONS, SCENARIOS
 from fedlearn.mechanisms import MECHANISMS
 from fedlearn.models import MODELS
+from fedlearn.stages import STAGES
 from fedlearn.tasks import TASKS
 
 FAMILIES: Final[Mapping[str, Family[Any]]] = {
     family.group: family
-    for family in (TASKS, SCENARIOS, PARTITIONS, MODELS, ALGORITHMS, MECHANISMS)
+    for family in (TASKS, SCENARIOS, PARTITIONS, MODELS, ALGORITHMS, MECHANISMS, STAGES)
 }
 """Every family, by its key in a run's config."""
 

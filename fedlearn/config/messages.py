@@ -28,6 +28,7 @@ TAGGED: Final = frozenset(
         "engine",
         "fairness",
         "audit",
+        "stage",
         "tracking",
     ]
 )

@@ -14,7 +14,7 @@ from dataclasses import field, replace
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.audit import Audit, NoAudit
@@ -30,6 +30,7 @@ from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, de
 from fedlearn.metrics.fairness import Fairness, SiteFairness
 from fedlearn.models import MODELS, Model
 from fedlearn.secagg.settings import SecAgg
+from fedlearn.stages import STAGES, NoStage, Stage
 from fedlearn.tasks import TASKS, Classification, TaskConfig
 from fedlearn.training.settings import Training
 
@@ -55,6 +56,8 @@ class RunConfig:
     fairness: Annotated[Fairness, KIND] = field(default_factory=SiteFairness)
     audit: Annotated[Audit, KIND] = field(default_factory=NoAudit)
     tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)
+    stage: Annotated[Stage, STAGES, Field(exclude_if=lambda stage: stage.idle)] = NoStage()
+    """What is done to an update besides privacy and masks; not written where it is nothing."""
     purpose: str = ""
     """What the model is meant for, in a sentence; model card and report say it."""
     rounds: Count

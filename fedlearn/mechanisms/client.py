@@ -344,15 +344,13 @@ class Clip(Stage):
         """Clipped to the norm of the round; a weight that was asked for does not count.
 
         Raises:
-            ValueError: the update has another length, or a value that is not finite.
+            ValueError: a value is not finite.
             ConfigError: rounding alone could move the update further than the norm.
         """
-        if update.values.shape != at.base.shape:
-            raise ValueError(f"update of shape {update.values.shape}, expected {at.base.shape}")
         if self.resolution is not None:
             own = clip_own(update.values, at.clip_norm, resolution=self.resolution)
             return Update(values=own.update, counters=(*update.counters, int(own.within)))
-        one = ClientSum(self.plan, len(at.base), at.clip_norm)
+        one = ClientSum(self.plan, len(update.values), at.clip_norm)
         one.add(update.values)
         return Update(values=one.total, counters=(*update.counters, int(one.centred_count > 0)))
 

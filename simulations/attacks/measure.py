@@ -17,6 +17,7 @@ from clients.canaries import Kept, canary_file, read_canaries
 from clients.owner import owner_of
 from clients.records import simulated_sites, simulated_task
 from fedlearn import models
+from fedlearn.agreement import dimension_of
 from fedlearn.audit.bounds import bounds_of
 from fedlearn.audit.evidence import area_under_curve
 from fedlearn.audit.findings import Bound, Estimator, Findings, Seat, View
@@ -130,7 +131,7 @@ def promise_in(plan: PrivacyPlan | None, result: Result) -> Promise | None:
 
 def plan_in(config: RunConfig, result: Result) -> PrivacyPlan | None:
     """The plan of the run, as its parties derived it."""
-    dimension = result.model.trainable + slots_of(config.audit)
+    dimension = dimension_of(config, result.model.trainable + slots_of(config.audit))
     return plan_of(config, sites=len(result.data.sites), dimension=dimension)
 
 

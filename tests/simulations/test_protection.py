@@ -702,11 +702,11 @@ def test_sealed__the_app_runs_once_for_a_message_even_if_it_fails(
     federation = federate(config, relay)
     calls: list[str] = []
 
-    def fail(site: Any, plan: Any, request: Any) -> Any:
-        calls.append(site.name)
+    def fail(here: work.SiteRound) -> Any:
+        calls.append(here.site.name)
         raise IndexError
 
-    monkeypatch.setattr(work, "trained", fail)
+    monkeypatch.setattr(work.SiteRound, "train", fail)
 
     def again(found: Step, message: Message) -> Message:
         if found == ("train", LAST):
