@@ -214,7 +214,7 @@ class Toy(Model):
         head = nn.Linear(self.width, task.num_outputs)
         return stages(hidden=nn.Linear(columns, self.width), tanh=nn.Tanh(), head=head)
 ''',
-        last="Custom",
+        last="GivenModel",
         points="fedlearn.models",
         yaml={"kind": "toy", "width": 4},
     ),
