@@ -250,7 +250,8 @@ def check_module(kind: str, model: nn.Module, task: Task) -> None:
     shown = f"one record {'int64' if whole else 'float32'}{list(record.shape)}"
     modes = {module: module.training for module in model.modules()}
     try:
-        output = model.eval()(record)
+        with torch.inference_mode(False), torch.enable_grad():
+            output = model.eval()(record)
     except Exception as error:
         raise ConfigError(
             [f"model={kind}: fails on {shown} ({type(error).__name__}: {error})"]

@@ -16,13 +16,20 @@ from fedlearn.report.comparison import FILE, Comparison, PointResult, read_compa
 from server.stop import Stop
 from simulations.api.asking import words_of
 from simulations.api.progress import Line
-from simulations.api.result import Result, html_table, load_run, shown_of, up_to_date_report
+from simulations.api.result import (
+    Result,
+    html_table,
+    load_run,
+    short_path,
+    shown_of,
+    up_to_date_report,
+)
 from simulations.api.running import (
     ONE_AT_A_TIME,
     interruptible,
     new_folder,
     parted,
-    torch_threads_kept,
+    torch_for_a_run,
 )
 from simulations.api.study import Study
 from simulations.sweeps import compare as sweeping
@@ -79,7 +86,9 @@ class Sweep:
 
     def __repr__(self) -> str:
         done = sum(point.status == "finished" for point in self.points)
-        return f"Sweep({done} of {len(self.points)} runs finished, folder={str(self.folder)!r})"
+        return (
+            f"Sweep({done} of {len(self.points)} runs finished, folder={short_path(self.folder)!r})"
+        )
 
     def _repr_html_(self) -> str:
         keys = list(dict.fromkeys(key for point in self.points for key in point.values))
@@ -151,7 +160,7 @@ def compare(
     given += [] if out is None else words_of([], {"out": str(out)})
     given += ["compare.baselines=true"] if baselines else []
     given += [] if workers is None else [f"compare.workers={workers}"]
-    with ONE_AT_A_TIME, torch_threads_kept(), Line.shown(progress) as line:
+    with ONE_AT_A_TIME, torch_for_a_run(), Line.shown(progress) as line:
         return _compared(given, line, study)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,11 +91,14 @@ class Result:
         Raises:
             DataError: the folder has no model yet, or not the one that its result names.
         """
+        import torch
+
         from fedlearn.report.export import read_model
         from simulations.attacks.measure import trained_model
 
         vector = read_model(self.folder, self._stored)
-        return trained_model(self.config, self._task, vector).eval()
+        with torch.inference_mode(False):  # weights that a caller may go on training
+            return trained_model(self.config, self._task, vector).eval()
 
     @property
     def _task(self) -> Task:
@@ -111,7 +115,7 @@ class Result:
     def __repr__(self) -> str:
         shown = [f"{name}={self.metrics[name]:.3f}" for name in shown_of(self.metrics)]
         spent = "none" if self.epsilon is None else f"{self.epsilon:.3g}"
-        facts = [self.status, *shown, f"epsilon={spent}", f"folder={str(self.folder)!r}"]
+        facts = [self.status, *shown, f"epsilon={spent}", f"folder={short_path(self.folder)!r}"]
         return f"Result({', '.join(facts)})"
 
     def _repr_html_(self) -> str:
@@ -125,7 +129,7 @@ class Result:
         heads = ["site", "train", "test", *names, "epsilon"]
         first = self.statement.split(". ")[0].rstrip(".") + "."
         title = f"{found.config['experiment']}: {found.status}, {len(found.rounds)} rounds"
-        lines = [first, *self.notes, f"everything of it: {self.folder}"]
+        lines = [first, *self.notes, f"everything of it: {short_path(self.folder)}"]
         return html_table(title, heads, [*rows, total], lines)
 
     def _numbers(self, site: str, names: Sequence[str]) -> list[str]:
@@ -149,6 +153,11 @@ def load_run(folder: Path | str) -> Result:
     found = Result(Path(folder).resolve())
     found._stored  # noqa: B018  (read now, so that what is wrong with it is said here)
     return found
+
+
+def short_path(path: Path) -> str:
+    """`path`, or how it is reached from the current folder where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 def up_to_date_report(folder: Path, of: Path) -> Path:

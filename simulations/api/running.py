@@ -104,7 +104,7 @@ def _place(out: Path | str | None, resume: bool) -> dict[str, Any]:
 
 def _run(config: RunConfig, line: Line) -> Result:
     stop, listener = Stop(), _Listener(line)
-    with torch_threads_kept(), interruptible(stop, line):
+    with torch_for_a_run(), interruptible(stop, line):
         forget()
         warm_up(config)
         said = notes(config)
@@ -183,13 +183,14 @@ def new_folder(path: Path) -> Path:
 
 
 @contextmanager
-def torch_threads_kept() -> Iterator[None]:
-    """Gives the caller's torch its number of threads back."""
+def torch_for_a_run() -> Iterator[None]:
+    """Gradients whatever the caller has switched off; gives it its number of threads back."""
     import torch
 
     before = torch.get_num_threads()
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -237,6 +238,6 @@ def audit(
     elif words or settings or out is not None:
         raise ConfigError(["audit: the config of a run is its own; give nothing besides"])
     folder = run.folder if isinstance(run, Result) else Path(run).resolve()
-    with ONE_AT_A_TIME, torch_threads_kept():
+    with ONE_AT_A_TIME, torch_for_a_run():
         measure_run(folder, checked_references(references))
     return load_run(folder)

@@ -138,6 +138,13 @@ def test_simulate__gives_the_model_that_the_metrics_are_of(heart: fl.Result) -> 
             assert accuracy == pytest.approx(heart.per_site[name]["accuracy"])
 
 
+def test_result__has_its_model_where_gradients_are_off(heart: fl.Result) -> None:
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            model = fl.load_run(heart.folder).model
+        assert all(not p.is_inference() for p in model.parameters())
+
+
 def test_load_run__gives_the_same(heart: fl.Result) -> None:
     again = fl.load_run(str(heart.folder))
     assert (again.metrics, again.epsilon, again.config) == (
