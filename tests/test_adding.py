@@ -280,7 +280,7 @@ class Coins(Scenario):
             natural_site=np.array(["here", "there", "afar"])[np.arange(self.tosses) % 3],
         )
 ''',
-        last="HuggingFace",
+        last="Given",
         points="fedlearn.scenarios",
         yaml={"kind": "toy", "tosses": 60},
     ),
@@ -332,6 +332,123 @@ class Toy(Algorithm):
         yaml={"kind": "toy", "fraction": 1.0, "min_sites": 2, "strength": 2.0},
         words=("secagg=masked", "transport=sealed", "rounds=2"),
     ),
+    Addition(
+        group="task",
+        home="fedlearn/tasks",
+        name="LeastSquares",
+        source='''
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlearn.core.settings import config
+from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
+from fedlearn.tasks.inputs import Input
+from fedlearn.tasks.task import LabelColumn, Metric, Targets, Task, TaskForm
+
+UNIT = 2.0**-20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastSquaresTask(Task):
+    """A number in a public range: targets are `float32[n]`."""
+
+    kind: ClassVar[str] = "toy"
+    metrics_known: ClassVar = (
+        Metric(name="rmse", title="RMSE", short="RMSE", meaning="the root of the mean square error",
+               higher_is_better=False, in_summary=True, by_group=True),
+        Metric(name="r2", title="R squared", short="R2", meaning="the share of variance explained"),
+    )
+    input: Input
+    classes: tuple[str, ...] = ()
+    low: float
+    high: float
+    num_outputs: ClassVar[int] = 1
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs[:, 0] - targets).square() / 2
+
+    def check(self, targets: Targets) -> None:
+        if targets.dtype.kind != "f" or targets.ndim != 1 or not np.isfinite(targets).all():
+            raise ValueError("targets must be finite numbers, one per record")
+
+    def mislabelled(self, targets: Targets, words: NDArray[np.uint64]) -> Targets:
+        return (self.low + (self.high - self.low) * (words / 2**64)).astype(targets.dtype)
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        return outputs.double().clamp(self.low, self.high)
+
+    def likelihood(self, answers: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
+        return np.exp(-((answers[:, 0] - targets) ** 2) / 2)
+
+    answer_columns: ClassVar = ("predicted",)
+
+    def answer_cells(self, answer: NDArray[np.float64]) -> Sequence[str]:
+        return [f"{answer[0]:.6f}"]
+
+    @property
+    def sum_layout(self) -> SumLayout:
+        most = max(abs(self.low), abs(self.high))
+        return (
+            SumSpec(name="error", unit=UNIT, bound=(self.high - self.low) ** 2),
+            SumSpec(name="moments", shape=(2,), unit=UNIT, bound=float(np.hypot(most, most**2))),
+        )
+
+    def sums(self, graded: NDArray[np.float64], targets: Targets) -> Sums:
+        true = targets.astype(np.float64)
+        error = ((graded[:, 0] - true) ** 2).sum()
+        moments = np.array([true.sum(), (true**2).sum()])
+        arrays = {"error": np.asarray(error), "moments": moments}
+        return Sums(layout=self.sum_layout, count=len(targets), arrays=arrays)
+
+    def metrics(self, sums: Sums) -> dict[str, float]:
+        if not sums.count:
+            return {}
+        error, (first, second) = float(sums["error"]), sums["moments"]
+        found = {"loss": error / sums.count / 2, "rmse": (error / sums.count) ** 0.5}
+        spread = float(second - first**2 / sums.count)
+        return found | ({"r2": 1 - error / spread} if spread > 0 else {})
+
+    def says(self) -> str:
+        return f"It says a number from {self.low:g} to {self.high:g}."
+
+
+@config
+class LeastSquares:
+    """Regression on one column, cut off at a public range."""
+
+    kind: Literal["toy"] = "toy"
+    learns: ClassVar[type[Task]] = LeastSquaresTask
+    low: float = -1.0
+    high: float = 1.0
+
+    def of(self, form: TaskForm) -> LeastSquaresTask:
+        return LeastSquaresTask(input=form.input, low=self.low, high=self.high)
+
+    def problems(self, column: LabelColumn) -> Iterator[str]:
+        if (wrong := np.flatnonzero(np.isnan(column.numbers()))).size:
+            yield f"{column.where}: {column.places(wrong)}: not a number"
+
+    def encode(self, column: LabelColumn) -> tuple[tuple[str, ...], Targets]:
+        return (), np.clip(column.numbers(), self.low, self.high).astype(np.float32)
+''',
+        last="Classification",
+        points="fedlearn.tasks",
+        yaml={"kind": "toy", "low": -4.0, "high": 4.0},
+        words=(
+            "scenario.label=weight",
+            "privacy=record",
+            "privacy.epsilon=8",
+            "secagg=masked",
+            "secagg.min_cohort=3",
+            "evaluation=pooled",
+            "engine.workers=2",
+        ),
+    ),
 ]
 
 
@@ -377,9 +494,10 @@ def a_table(folder: Path) -> Path:
 
 
 def words_of(addition: Addition) -> list[str]:
-    said = {addition.group, *(word.split("=")[0] for word in addition.words)}
-    given = [word for word in TABLE if word.split(".")[0].split("=")[0] not in said]
-    return [*given, *addition.words, f"{addition.group}=toy"]
+    own = [*addition.words, f"{addition.group}=toy"]
+    keys = {word.split("=")[0] for word in own}
+    given = [word for word in TABLE if not word.startswith(f"{addition.group}")]
+    return [*(word for word in given if word.split("=")[0] not in keys), *own]
 
 
 def check(addition: Addition, result: Mapping[str, Any]) -> None:
@@ -429,6 +547,34 @@ def test_package__takes_a_module_and_an_entry_point(addition: Addition, tmp_path
     a_table(tmp_path / "work")
     result = Work(tmp_path / "work", (package,)).run(*words_of(addition))
     check(addition, result)
+
+
+def test_task__of_a_package_has_its_own_sums_metrics_report_and_answers(tmp_path: Path) -> None:
+    addition = next(one for one in ADDITIONS if one.group == "task")
+    points = {f"{addition.points}:toy": f"toy_package.toy:{addition.name}"}
+    modules = {"toy_package/__init__.py": "", "toy_package/toy.py": addition.source}
+    work = Work(tmp_path, (install(tmp_path / "site", modules, points),))
+    a_table(tmp_path)
+    result = work.run(*words_of(addition), "task.low=-4", "task.high=4")
+    assert set(result["final"]["evaluate"]) == {"loss", "rmse", "r2"}
+    rmse = result["final"]["evaluate"]["rmse"]
+    assert result["final"]["evaluate"]["loss"] == pytest.approx(rmse**2 / 2)
+    assert 0 < rmse < 4
+    assert 0 < result["privacy"]["epsilon"] <= 8
+    assert result["final"]["per_site"] == {}
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "It says a number from -4 to 4." in report
+    assert "R squared" in report
+    assert work.command("export", "run", "--to", "model").returncode == 0
+    asked = work.command("predict", "model", "table.csv", "--like", "table.csv")
+    assert asked.returncode == 0, asked.stderr
+    head, *lines = asked.stdout.splitlines()
+    assert head == "line,predicted"
+    assert all(-4 <= float(line.split(",")[1]) <= 4 for line in lines)
+    # A set whose labels are classes is none for numbers.
+    refused = work.command("simulate", "experiment=medical_heart", "task=toy", "out=other")
+    assert refused.returncode == 2
+    assert "the labels of scenario=heart are for task=classification" in refused.stderr
 
 
 MODEL = """

@@ -32,15 +32,19 @@ def load_chosen(text: str) -> dict[str, tuple[str, ...]]:
         tree = json.loads(text)
     except ValueError:  # said by who checks the text
         return found
-    for group, family in FAMILIES.items():
-        node = tree.get(group) if isinstance(tree, dict) else None
+    for key, node in (tree if isinstance(tree, dict) else {}).items():
+        family = FAMILIES.get(_ELSEWHERE.get(str(key), str(key)))
         kind = node.get("kind") if isinstance(node, dict) else None
-        if isinstance(kind, str):
+        if family is not None and isinstance(kind, str):
             try:
                 family.find(kind)
             except ConfigError as error:
-                found[group] = error.problems
+                found[key] = error.problems
     return found
+
+
+_ELSEWHERE: Final[Mapping[str, str]] = {"learned": "task"}
+"""Groups under another key: `task` in an exported model's file is the form of its records."""
 
 
 def loaded() -> tuple[Hashable, ...]:

@@ -23,7 +23,7 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.prediction import ModelFile, values_of
 from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.texts import code_block, render
-from fedlearn.results.reading import parse_result, read_bytes
+from fedlearn.results.reading import parse_result, read_bytes, task_of
 from fedlearn.results.result import Result
 from fedlearn.tasks import TaskForm
 
@@ -75,7 +75,7 @@ def notes(target: Path) -> Iterator[str]:
 
 def model_file(result: Result) -> ModelFile | None:
     """How the model of a run is built and asked; None for a result of an older release."""
-    if result.model.input is None or not result.data.classes:
+    if result.model.input is None or not task_of(result).num_outputs:
         return None
     settings, config = public_settings(result.config), load(result.config)
     tree = {
