@@ -102,6 +102,10 @@ def __getattr__(name: str) -> _Any:
     if name == "audit":  # a room of the house has this name, too: see below
         return _importlib.import_module("fedlearn.audit")
     module, _, there = _PLACES[name].partition(":")
+    if module.startswith("simulations."):
+        from fedlearn.core.code import check_packages
+
+        check_packages()
     found = globals()[name] = getattr(_importlib.import_module(module), there)
     return found
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from fedlearn.cli.form import Command
 from fedlearn.cli.parser import parse
+from fedlearn.core.code import check_packages
 from fedlearn.core.errors import FedlearnError, StoppedError
 
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     call: Command = options.call
     try:
+        check_packages()
         return call(options)
     except FedlearnError as error:
         _complain("\n".join([str(error), *getattr(error, "__notes__", ())]))

@@ -77,6 +77,40 @@ def test_audit__can_be_called_whatever_was_imported_before(tmp_path: Path) -> No
     assert done.stdout.split() == ["True", "True", "fedlearn.audit.bounds"], done.stderr
 
 
+@pytest.mark.parametrize("name", ["server.py", "clients.py", "simulations/__init__.py"])
+def test_import__names_the_file_that_hides_a_package(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    done = script(tmp_path, """
+        import fedlearn as fl
+        try:
+            fl.simulate("experiment=medical_heart", rounds=0)
+        except fl.ConfigError as error:
+            print(error)
+    """)  # fmt: skip
+    assert done.stdout.startswith(f"{tmp_path / name}: hides the package"), done.stderr
+    command = subprocess.run(
+        [sys.executable, "-m", "fedlearn", "simulate", "rounds=0"], cwd=tmp_path,
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert command.returncode == 2
+    assert f"{tmp_path / name}: hides the package" in command.stderr
+
+
+def test_import__is_not_hindered_by_folders_of_the_same_names(tmp_path: Path) -> None:
+    for name in ("configs", "server", "clients"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "configs" / "run.yaml").write_text("rounds: x")
+    done = script(tmp_path, """
+        import fedlearn as fl
+        try:
+            fl.simulate("experiment=medical_heart", rounds=0)
+        except fl.ConfigError as error:
+            print(error)
+    """)  # fmt: skip
+    assert done.stdout.strip() == "rounds=0: must be > 0", done.stderr
+
+
 # --- words ----------------------------------------------------------------------------------
 
 
