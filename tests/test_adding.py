@@ -327,7 +327,7 @@ class Toy(Algorithm):
         step = (mean.model - mean.before) / (1 + self.strength * sizes)
         return mean.before + step, {"sizes": sizes}
 ''',
-        last="Given",
+        last="GivenStep",
         points="fedlearn.algorithms",
         yaml={"kind": "toy", "fraction": 1.0, "min_sites": 2, "strength": 2.0},
         words=("secagg=masked", "transport=sealed", "rounds=2"),

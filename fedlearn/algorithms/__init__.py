@@ -14,7 +14,7 @@ from fedlearn.algorithms.fedavg import FedAvg
 from fedlearn.algorithms.fedavgm import FedAvgM
 from fedlearn.algorithms.fedopt import FedAdam, FedYogi
 from fedlearn.algorithms.fedprox import FedProx
-from fedlearn.algorithms.given import Given, Step, give
+from fedlearn.algorithms.given import GivenStep, Step, give
 from fedlearn.algorithms.scaffold import Scaffold
 from fedlearn.core.registry import Family
 
@@ -27,7 +27,7 @@ __all__ = [
     "FedAvgM",
     "FedProx",
     "FedYogi",
-    "Given",
+    "GivenStep",
     "LocalRound",
     "LocalSettings",
     "RoundMean",
@@ -42,6 +42,6 @@ __all__ = [
 ALGORITHMS: Family[Algorithm] = Family(
     "strategy",
     "fedlearn.algorithms",
-    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, Given),
+    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, GivenStep),
     Algorithm,
 )

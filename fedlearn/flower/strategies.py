@@ -22,7 +22,7 @@ from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
 
 from fedlearn.algorithms import RoundMean, State
-from fedlearn.algorithms.given import Given, Step, give
+from fedlearn.algorithms.given import GivenStep, Step, give
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
 from fedlearn.flower.private import set_message_id
@@ -49,7 +49,7 @@ ADDS_NOISE: Final = (
 
 def given_strategy(
     strategy: flower.Strategy, *, fraction: float = 1.0, min_sites: int = 2
-) -> Given:
+) -> GivenStep:
     """A run's algorithm from a strategy of Flower's.
 
     Args:

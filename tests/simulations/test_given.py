@@ -98,6 +98,6 @@ def test_own_class__may_not_take_the_name_of_one_of_the_house() -> None:
 
 
 def test_name_alone__is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Give it again"):
-        run(tmp_path, "a", "strategy=given", "strategy.name=nobody")
+    with pytest.raises(ConfigError, match="given from Python"):
+        run(tmp_path, "a", "strategy=python", "strategy.name=nobody")
     assert not (tmp_path / "a").exists()

@@ -36,7 +36,9 @@ NEEDED = {
     "medical_imaging": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
     "files": ["sites=sites"],
-    "given": ["strategy.name=mine"],
+    "strategy=python": ["strategy.name=mine"],
+    "scenario=python": ["scenario.records=mine"],
+    "model=python": ["model.module=mine"],
     "model=custom": ["model.build=tests.own_models:linear"],
 }
 
@@ -69,8 +71,9 @@ def mistakes(*overrides: str) -> list[str]:
     ("group", "option"), [(group, option) for group in GROUPS for option in options(group)]
 )
 def test_configs__every_option_of_every_group_composes(group: str, option: str) -> None:
-    needed = NEEDED.get(option if group != "model" else f"model={option}", [])
-    config = compose([f"{group}={option}", *needed])
+    chosen = f"{group}={option}"
+    needed = NEEDED.get(chosen) or (NEEDED.get(option, []) if group != "model" else [])
+    config = compose([chosen, *needed])
     if group == "experiment":
         assert config.experiment == option
     elif group in UNIONS:

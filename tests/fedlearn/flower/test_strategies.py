@@ -105,5 +105,5 @@ def test_function__is_the_step_of_a_run_by_its_name() -> None:
 
 def test_function__that_is_not_here_is_named_before_the_run() -> None:
     given = type(give(lambda mean, state: (mean.model, state), name="here"))
-    with pytest.raises(ConfigError, match=r"strategy\.name=elsewhere.*Give it again"):
+    with pytest.raises(ConfigError, match=r"strategy\.name=elsewhere: was given from Python"):
         given(name="elsewhere", **FULL).prepare()
