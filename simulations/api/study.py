@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from fedlearn.config import RunConfig, compose
 from fedlearn.config.contradictions import private_model_problems, task_problems
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
-from fedlearn.data.arrays import keep_arrays, keep_table
+from fedlearn.data.arrays import PREFIX, keep_arrays, keep_table
 from fedlearn.data.tables.csv import Csv, read_rows
 from fedlearn.mechanisms import Privacy
 from fedlearn.models.given import keep_model
@@ -89,7 +90,9 @@ class Study:
             settings | ({} if privacy is None else {"privacy": privacy}),
         )
         named = _named_model(model)
-        pool, sites = records(compose([*words, *named] if named else [*_without_model(words)]))
+        config = compose([*words, *named] if named else [*_without_model(words)])
+        with _called_data(words):
+            pool, sites = records(config)
         self.task: Task = pool.task
         """The form of a record and the classes."""
         self.sites = {name: len(one.train) + len(one.test) for name, one in sites.items()}
@@ -110,6 +113,21 @@ class Study:
         classes = f"classes {' and '.join(names)}" if len(names) < 4 else f"{len(names)} classes"
         records = f"{sum(self.sites.values())} records"
         return f"Study({len(self.sites)} sites, {records}, {classes}, model {self.model})"
+
+
+@contextmanager
+def _called_data(words: Sequence[str]) -> Iterator[None]:
+    """In messages a table of a program is called `data`, not by its hash."""
+    hashes = [word.split("'")[1] for word in words if word.startswith(f"scenario.path='{PREFIX}")]
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        text = str(error)
+        for name in hashes:
+            text = text.replace(name, "data")
+        if isinstance(error, DataError):
+            raise DataError(text) from None
+        raise ConfigError(text.splitlines()) from None
 
 
 def _names(words: Sequence[str], key: str) -> bool:
