@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
 
-from fedlearn.algorithms import RoundMean, State
+from fedlearn.algorithms import ALGORITHMS, Algorithm, RoundMean, State
 from fedlearn.algorithms.given import GivenStep, Step, give
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
@@ -70,6 +70,21 @@ def given_strategy(
             [f"strategy={name}: its noise is in no plan and no ledger; choose privacy=client"]
         )
     return give(step_of(strategy), name=name, fraction=fraction, min_sites=min_sites)
+
+
+def algorithm_of(given: Any) -> Any:
+    """What was given as a run's strategy, as the settings of one; a name stays what it is.
+
+    An object of a class of one's own (`fedlearn.algorithms.Algorithm`) makes it an option.
+
+    Raises:
+        ConfigError: it is a strategy of Flower's that a run has no place for.
+    """
+    if isinstance(given, flower.Strategy):
+        return given_strategy(given)
+    if isinstance(given, Algorithm):
+        ALGORITHMS.add(type(given))
+    return given
 
 
 def step_of(strategy: flower.Strategy) -> Step:

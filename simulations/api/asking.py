@@ -42,6 +42,10 @@ def words_of(
     if strange := [word for word in texts if not isinstance(word, str)]:
         raise ConfigError([f"{word!r}: must be a word such as 'rounds=2'" for word in strange])
     of_parts: list[str] = []
+    if settings.get("strategy") is not None:
+        from fedlearn.flower.strategies import algorithm_of  # Flower's strategies take a while
+
+        settings = {**settings, "strategy": algorithm_of(settings["strategy"])}
     for name, value in settings.items():
         if is_dataclass(value) and not isinstance(value, type) and name in _NAMES:
             of_parts += _part(name, value)

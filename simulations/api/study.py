@@ -49,7 +49,8 @@ class Study:
         site: the column of a table that says whose a row is, where `data` is one table.
         classes: all classes in their order; by default those that are found in the labels.
         name: what the study is called in results, and its folder below `runs/`.
-        settings: whatever else a run has, by the names that `fl.simulate` takes.
+        settings: whatever else a run has, by the names that `fl.simulate` takes; as `strategy`
+            also an object of a class of one's own, or of a class of Flower's.
 
     Records stay in this process: the config of a run names them by a hash. A table's columns
     are understood as those of a CSV: texts become categories, gaps get a column of their own,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.serverapp import strategy as theirs
 
+import fedlearn as fl
 from fedlearn.algorithms import ALGORITHMS, Algorithm, RoundMean, State, give
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.core.errors import ConfigError, StoppedError
@@ -63,6 +64,28 @@ def test_strategy_of_flower__gives_the_model_of_ours(tmp_path: Path) -> None:
     again = given_strategy(theirs.FedAdam(eta=0.1, **moments))
     resumed = run(tmp_path, "c", "resume=true", strategy=again)
     assert resumed["model"]["sha256"] == ours["model"]["sha256"]
+
+
+def test_strategy_of_flower__is_taken_by_the_api_as_it_is(tmp_path: Path) -> None:
+    words = [*table(tmp_path), "privacy=none", "strategy=fedadam", "strategy.tau=0.001"]
+    words += [f"strategy.{name}=0.9" for name in ("beta_1", "beta_2")]
+    ours = fl.simulate(*words, "strategy.server_learning_rate=0.1", out=tmp_path / "a")
+    own = theirs.FedAdam(eta=0.1, beta_1=0.9, beta_2=0.9, tau=0.001)
+    without = [word for word in words if not word.startswith("strategy")]
+    found = fl.simulate(*without, strategy=own, out=tmp_path / "b")
+    texts = [(run.folder / "result.json").read_text() for run in (ours, found)]
+    shas = {json.loads(text)["model"]["sha256"] for text in texts}
+    assert len(shas) == 1
+
+
+def test_own_class__is_taken_by_the_api_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ALGORITHMS, "_loaded", {})
+    own = Slower(fraction=1.0, min_sites=2, part=0.5)
+    found = fl.simulate(*table(tmp_path), "privacy=none", strategy=own, out=tmp_path / "a")
+    config = json.loads((found.folder / "result.json").read_text())["config"]["strategy"]
+    assert config == {"kind": "slower", "fraction": 1.0, "min_sites": 2, "part": 0.5}
 
 
 def test_function__is_a_step_of_a_run(tmp_path: Path) -> None:
