@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.terms import terms_of
+from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness
@@ -63,6 +64,13 @@ def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
     source, own = mechanism.source(terms), mechanism.stages(terms)
     change: tuple[Stage, ...] = (Difference(),) if source.gives_model else ()
     chosen = () if config.stage.idle else (config.stage,)
+    if chosen and not source.gives_model and not config.stage.contracts:
+        raise ConfigError(
+            [
+                f"stage={config.stage.kind}: the gradients of records are clipped before it, and "
+                "it may bring them further apart than their noise is planned for. Set stage=none"
+            ]
+        )
     if terms.summed:
         return Route(source, (*change, *chosen, *own))
     if mechanism.trusts_coordinator:

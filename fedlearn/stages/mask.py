@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class RandomMask(Stage):
 
     kind: Literal["random_mask"] = "random_mask"
     share: Rate = 0.25
+
+    contracts: ClassVar[bool] = True
 
     def form(self, form: Form) -> Form:
         """As many values as are sent, at least one."""

@@ -232,6 +232,8 @@ class Stage:
     """Whether it leaves every update as it is."""
     needs_change: ClassVar[bool] = True
     """Whether it is for the change of a model, and not for a model as well."""
+    contracts: ClassVar[bool] = False
+    """Whether it brings no two updates further apart: what was bounded before it stays so."""
 
     def check(self, size: int) -> None:
         """Refuse before the first round an update of `size` values that it could not take.

@@ -138,3 +138,15 @@ def test_stage__is_not_written_where_it_is_nothing() -> None:
 def test_stage__is_refused_where_an_update_is_read_as_it_is() -> None:
     with pytest.raises(ConfigError, match="stage=random_mask: audit=slots"):
         compose(["experiment=medical_heart", "stage=random_mask", "audit=slots"])
+
+
+def test_stage__that_may_expand_is_refused_where_records_are_clipped_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The noise of shared gradients is for records as they were clipped."""
+    config = compose(["experiment=medical_heart", "privacy=distributed", "stage=random_mask"])
+    plan = plan_of(config, sites=4, dimension=dimension_of(config, 28))
+    assert len(route_of(config, plan).at_site) == 2
+    monkeypatch.setattr(RandomMask, "contracts", False)
+    with pytest.raises(ConfigError, match="clipped before it"):
+        route_of(config, plan)
