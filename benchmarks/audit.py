@@ -25,7 +25,7 @@ from pathlib import Path
 
 from table import Spread, Table, in_turns, parser, ratios, spread, write
 
-from fedlearn.audit.findings import Bound, Findings, Seat
+from fedlearn.auditing.findings import Bound, Findings, Seat
 from fedlearn.config import compose, to_tree
 from fedlearn.results.reading import read_result
 from fedlearn.training.private import PrivateOptimizer

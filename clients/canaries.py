@@ -22,7 +22,7 @@ from torch import Tensor
 from clients.owner import Owner
 from clients.records import simulated_sites
 from clients.site import Site
-from fedlearn.audit import MislabelledAudit, NoAudit, SlotAudit
+from fedlearn.auditing import MislabelledAudit, NoAudit, SlotAudit
 from fedlearn.core.errors import DataError
 from fedlearn.core.vector import Vector, layout_of
 from fedlearn.models.slots import no_canaries, slot_values

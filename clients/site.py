@@ -25,7 +25,7 @@ from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
 from fedlearn import models
 from fedlearn.agreement import dimension_of
-from fedlearn.audit.settings import MislabelledAudit, NoAudit, slots_of
+from fedlearn.auditing.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
 from fedlearn.config.contradictions import private_model_problems, problems, task_problems
 from fedlearn.core.errors import ConfigError

@@ -11,8 +11,6 @@ Example:
 
 import importlib as _importlib
 import os as _os
-import sys as _sys
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -87,7 +85,7 @@ _PLACES = {
     "Result": "simulations.api.result:Result",
     "Study": "simulations.api.study:Study",
     "Sweep": "simulations.api.comparison:Sweep",
-    "audit": "fedlearn:audit",
+    "audit": "simulations.api.running:audit",
     "compare": "simulations.api.comparison:compare",
     "epsilon": "simulations.api.accounting:epsilon",
     "load_run": "simulations.api.result:load_run",
@@ -99,8 +97,6 @@ _PLACES = {
 def __getattr__(name: str) -> _Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "audit":  # a room of the house has this name, too: see below
-        return _importlib.import_module("fedlearn.audit")
     module, _, there = _PLACES[name].partition(":")
     if module.startswith("simulations."):
         from fedlearn.core.code import check_packages
@@ -112,23 +108,3 @@ def __getattr__(name: str) -> _Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Audit(_ModuleType):
-    """The package `fedlearn.audit`, which can be called: `fl.audit(run)` measures a run."""
-
-    def __call__(self, *words: _Any, **settings: _Any) -> "Result":
-        from simulations.api.running import audit
-
-        return audit(*words, **settings)
-
-
-class _Package(_ModuleType):
-    def __setattr__(self, name: str, value: _Any) -> None:
-        # Importing `fedlearn.audit` puts the package where the function of this name is.
-        if name == "audit" and type(value) is _ModuleType:
-            value.__class__ = _Audit
-        super().__setattr__(name, value)
-
-
-_sys.modules[__name__].__class__ = _Package

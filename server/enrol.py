@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fedlearn import flower, models
 from fedlearn.agreement import dimension_of, least_of
-from fedlearn.audit.settings import slots_of
+from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_model_problems, task_problems
 from fedlearn.core.errors import (

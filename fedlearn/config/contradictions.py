@@ -11,7 +11,7 @@ from torch import nn
 
 from fedlearn import models
 from fedlearn.algorithms import LocalSettings
-from fedlearn.audit import SlotAudit
+from fedlearn.auditing import SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
 from fedlearn.metrics.fairness import problems as fairness_problems

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from fedlearn.algorithms import ALGORITHMS, Algorithm
-from fedlearn.audit import Audit, NoAudit
+from fedlearn.auditing import Audit, NoAudit
 from fedlearn.config import contradictions, groups, messages
 from fedlearn.config.composition import compose_tree, sift
 from fedlearn.config.engine import Engine

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from fedlearn.audit.findings import Findings
+from fedlearn.auditing.findings import Findings
 from fedlearn.report.gaps import Gaps
 from fedlearn.results.folder import write_atomically, write_json
 from fedlearn.results.reading import parse, read_bytes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fedlearn.audit.findings import SEATS, Attack, Bound, Estimator, Findings
+from fedlearn.auditing.findings import SEATS, Attack, Bound, Estimator, Findings
 from fedlearn.report.texts import Texts, finite, texts
 
 ESTIMATORS: Final[Mapping[Estimator, str]] = {

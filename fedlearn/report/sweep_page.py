@@ -10,7 +10,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from fedlearn.audit.findings import Findings
+from fedlearn.auditing.findings import Findings
 from fedlearn.report import plots
 from fedlearn.report.comparison import traffic
 from fedlearn.report.facts import VERSIONS, Facts

@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedlearn.audit.findings import Findings
+from fedlearn.auditing.findings import Findings
 from fedlearn.core.code import code_digest
 from fedlearn.core.provenance import commit
 from fedlearn.metrics.intervals import Gap, Measured

@@ -17,7 +17,7 @@ from fedlearn.results.reading import read_result, task_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from fedlearn.audit.findings import Findings
+    from fedlearn.auditing.findings import Findings
     from fedlearn.tasks import Task
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from fedlearn.audit.findings import NOT_JUDGED, Findings
+from fedlearn.auditing.findings import NOT_JUDGED, Findings
 from fedlearn.config import compose
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedlearn.audit.findings import Findings
+from fedlearn.auditing.findings import Findings
 from fedlearn.core import terminal
 from fedlearn.report.measured import Measured, Row
 

@@ -18,13 +18,13 @@ from clients.owner import owner_of
 from clients.records import simulated_sites, simulated_task
 from fedlearn import models
 from fedlearn.agreement import dimension_of
-from fedlearn.audit.bounds import bounds_of
-from fedlearn.audit.evidence import area_under_curve
-from fedlearn.audit.findings import Bound, Estimator, Findings, Seat, View
-from fedlearn.audit.game import Game
-from fedlearn.audit.promise import Promise, promise_of
-from fedlearn.audit.settings import MislabelledAudit, SlotAudit, slots_of
-from fedlearn.audit.verdict import judge
+from fedlearn.auditing.bounds import bounds_of
+from fedlearn.auditing.evidence import area_under_curve
+from fedlearn.auditing.findings import Bound, Estimator, Findings, Seat, View
+from fedlearn.auditing.game import Game
+from fedlearn.auditing.promise import Promise, promise_of
+from fedlearn.auditing.settings import MislabelledAudit, SlotAudit, slots_of
+from fedlearn.auditing.verdict import judge
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams

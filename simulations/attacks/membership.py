@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn import models
-from fedlearn.audit.evidence import area_under_curve
-from fedlearn.audit.findings import Attack
-from fedlearn.audit.membership import found_at, lira, rmia
-from fedlearn.audit.promise import Promise
+from fedlearn.auditing.evidence import area_under_curve
+from fedlearn.auditing.findings import Attack
+from fedlearn.auditing.membership import found_at, lira, rmia
+from fedlearn.auditing.promise import Promise
 from fedlearn.core.rng import Streams
 from fedlearn.tasks import Targets
 from fedlearn.training.device import device_of, home, place, within_memory

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.canaries import Kept
-from fedlearn.audit.evidence import log_likelihood_ratio
-from fedlearn.audit.findings import Seat
-from fedlearn.audit.game import Game
+from fedlearn.auditing.evidence import log_likelihood_ratio
+from fedlearn.auditing.findings import Seat
+from fedlearn.auditing.game import Game
 from fedlearn.config import RunConfig
 from fedlearn.mechanisms import PrivacyPlan
 from server.audit import SlotsSeen

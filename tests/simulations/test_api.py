@@ -67,16 +67,6 @@ def test_import__loads_nothing_before_it_is_asked_for(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_audit__can_be_called_whatever_was_imported_before(tmp_path: Path) -> None:
-    done = script(tmp_path, """
-        import fedlearn.audit.bounds as bounds
-        import fedlearn as fl
-        from fedlearn import audit
-        print(callable(fl.audit), callable(audit), bounds.__name__)
-    """)  # fmt: skip
-    assert done.stdout.split() == ["True", "True", "fedlearn.audit.bounds"], done.stderr
-
-
 @pytest.mark.parametrize("name", ["server.py", "clients.py", "simulations/__init__.py"])
 def test_import__names_the_file_that_hides_a_package(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.audit.findings import Findings
+from fedlearn.auditing.findings import Findings
 from fedlearn.cli import main
 from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report

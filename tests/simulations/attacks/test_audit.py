@@ -16,8 +16,8 @@ from opacus.optimizers import DPOptimizer
 from clients.canaries import canary_file, read_canaries
 from clients.owner import owner_of
 from clients.site import TEST_NOISE
-from fedlearn.audit import NoAudit
-from fedlearn.audit.findings import NOT_JUDGED, Bound, Findings, Seat
+from fedlearn.auditing import NoAudit
+from fedlearn.auditing.findings import NOT_JUDGED, Bound, Findings, Seat
 from fedlearn.cli import main
 from fedlearn.config import compose, load, plan_of
 from fedlearn.core.errors import StoppedError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from fedlearn.audit import one_run, tradeoff
-from fedlearn.audit.findings import Bound, Estimator
-from fedlearn.audit.game import Game, guess_counts
-from fedlearn.audit.independent import clopper_pearson, clopper_pearson_ceiling, moments
+from fedlearn.auditing import one_run, tradeoff
+from fedlearn.auditing.findings import Bound, Estimator
+from fedlearn.auditing.game import Game, guess_counts
+from fedlearn.auditing.independent import clopper_pearson, clopper_pearson_ceiling, moments
 
 _Bound = Callable[[int, int, int, float, float], float]
 

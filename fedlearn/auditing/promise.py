@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtr
 
-from fedlearn.audit.gaussian import mu_of
+from fedlearn.auditing.gaussian import mu_of
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon

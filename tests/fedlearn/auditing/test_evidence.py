@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from fedlearn.audit.evidence import area_under_curve, log_likelihood_ratio
+from fedlearn.auditing.evidence import area_under_curve, log_likelihood_ratio
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.2])

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
-from fedlearn.audit.game import Game
-from fedlearn.audit.gaussian import epsilon_of
+from fedlearn.auditing.game import Game
+from fedlearn.auditing.gaussian import epsilon_of
 
 THRESHOLDS: Final = 20
 """Tests that are tried; each gets its share of alpha."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Final
 
-from fedlearn.audit.gaussian import epsilon_of
+from fedlearn.auditing.gaussian import epsilon_of
 
 _LARGEST_MU: Final = 64.0
 _TOLERANCE: Final = 1e-6

@@ -11,12 +11,12 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import binom
 
-from fedlearn.audit import one_run, tradeoff
-from fedlearn.audit.bounds import bounds_of
-from fedlearn.audit.game import Game
-from fedlearn.audit.gaussian import delta_of, epsilon_of, mu_of
-from fedlearn.audit.independent import largest_rate, moments
-from tests.fedlearn.audit.games import DELTA, gaussian_game
+from fedlearn.auditing import one_run, tradeoff
+from fedlearn.auditing.bounds import bounds_of
+from fedlearn.auditing.game import Game
+from fedlearn.auditing.gaussian import delta_of, epsilon_of, mu_of
+from fedlearn.auditing.independent import largest_rate, moments
+from tests.fedlearn.auditing.games import DELTA, gaussian_game
 
 # (canaries, guesses, right) -> bounds at delta 1e-5, alpha .05, equal to those of jax_privacy 2.0.
 GOLDEN = [

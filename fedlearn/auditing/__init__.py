@@ -5,6 +5,6 @@ reading files and showing results is `simulations.attacks.audit`'s business. The
 estimators need SciPy, which takes a while to import: ask for their modules.
 """
 
-from fedlearn.audit.settings import Audit, MislabelledAudit, NoAudit, SlotAudit
+from fedlearn.auditing.settings import Audit, MislabelledAudit, NoAudit, SlotAudit
 
 __all__ = ["Audit", "MislabelledAudit", "NoAudit", "SlotAudit"]

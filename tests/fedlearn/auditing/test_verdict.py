@@ -9,11 +9,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from fedlearn.audit.game import Game
-from fedlearn.audit.gaussian import mu_of
-from fedlearn.audit.promise import Promise
-from fedlearn.audit.verdict import FALSE_ALARMS, judge
-from tests.fedlearn.audit.games import DELTA, gaussian_game
+from fedlearn.auditing.game import Game
+from fedlearn.auditing.gaussian import mu_of
+from fedlearn.auditing.promise import Promise
+from fedlearn.auditing.verdict import FALSE_ALARMS, judge
+from tests.fedlearn.auditing.games import DELTA, gaussian_game
 
 
 def promise(epsilon: float) -> Promise:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlearn.audit.game import Game
-from fedlearn.audit.gaussian import mu_of
+from fedlearn.auditing.game import Game
+from fedlearn.auditing.gaussian import mu_of
 
 DELTA = 1e-5
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from fedlearn.audit import one_run
-from fedlearn.audit.findings import VerdictText
-from fedlearn.audit.game import Game, guess_counts
-from fedlearn.audit.promise import Promise
+from fedlearn.auditing import one_run
+from fedlearn.auditing.findings import VerdictText
+from fedlearn.auditing.game import Game, guess_counts
+from fedlearn.auditing.promise import Promise
 
 FALSE_ALARMS: Final = 1e-3
 """How often at most a run that keeps its promise is accused."""

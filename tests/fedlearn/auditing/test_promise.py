@@ -6,8 +6,8 @@ from statistics import NormalDist
 
 import pytest
 
-from fedlearn.audit.gaussian import mu_of
-from fedlearn.audit.promise import Promise, promise_of
+from fedlearn.auditing.gaussian import mu_of
+from fedlearn.auditing.promise import Promise, promise_of
 from fedlearn.mechanisms import RecordPrivacy, derive
 
 NORMAL = NormalDist()
