@@ -33,7 +33,6 @@ from fedlearn.models.finetune import stages
 from fedlearn.models.model import Model
 from fedlearn.models.sequence import OneHotSteps
 from fedlearn.models.tabular import OneHot
-from fedlearn.models.validate import MIXING, layer_label
 from fedlearn.tasks import ImageInput, SeriesInput, TableInput, Task, TextInput
 
 _NAME: Final = re.compile(r"([^\W\d]\w*)((?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
@@ -233,18 +232,8 @@ def check_module(kind: str, model: nn.Module, task: Task) -> None:
     """Try a model on one record of zeros; its modes and weights stay as they are.
 
     Raises:
-        ConfigError: it keeps running statistics of records, fails, its output has another
-            shape, or a parameter gets no gradient.
+        ConfigError: it fails, its output has another shape, or a parameter gets no gradient.
     """
-    if mixing := [layer_label(name, part) for name, part in model.named_modules()
-                  if isinstance(part, MIXING) and part.track_running_stats]:  # fmt: skip
-        raise ConfigError(
-            [
-                f"model={kind}: {label} mixes the records of a batch and keeps their running mean, "
-                "which no update carries; use GroupNorm or LayerNorm instead"
-                for label in mixing
-            ]
-        )
     whole = isinstance(task.input, TextInput)
     record = torch.zeros((1, *task.input_shape), dtype=torch.int64 if whole else torch.float32)
     shown = f"one record {'int64' if whole else 'float32'}{list(record.shape)}"

@@ -118,7 +118,6 @@ def test_custom__names_a_function_that_is_not_there(build: str, why: str) -> Non
         ("failing", "fails when it is called with the task (RuntimeError: no such luck)"),
         ("narrow", "gives [1, 3] for one record float32[1, 3]; it must give [1, 2]"),
         ("clumsy", "fails on one record float32[1, 3] (RuntimeError: "),
-        ("batch_norm", "layer model.1 (BatchNorm1d) mixes the records of a batch"),
         ("idle", "no gradient ever reaches model.spare.weight, model.spare.bias"),
         ("restless", "its initial weights are others at every call (model.weight)"),
     ],
@@ -140,6 +139,7 @@ def test_custom__texts_come_as_token_ids() -> None:
     ("name", "why"),
     [
         ("recurrent", "model: model.lstm"),
+        ("batch_norm", "model: layer model.1 (BatchNorm1d) mixes the records of a batch"),
     ],
 )
 def test_custom__is_refused_under_privacy_by_the_name_of_the_layer(name: str, why: str) -> None:
