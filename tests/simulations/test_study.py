@@ -244,7 +244,7 @@ def test_study__names_what_of_a_model_cannot_be_trained(model: Any, said: str) -
 def test_simulate__averages_running_statistics_where_there_is_no_privacy(tmp_path: Path) -> None:
     study = fl.Study(three(), model=NORM, privacy=fl.NoPrivacy())
     run = fl.simulate(study, rounds=1, out=tmp_path / "run")
-    assert float(run.model.state_dict()["1.running_var"].std()) > 0
+    assert float(run.model.state_dict()["model.1.running_var"].std()) > 0
 
 
 def test_study__names_the_layer_that_the_engine_cannot_clip() -> None:
