@@ -45,9 +45,16 @@ _in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDicti
 
 
 def encoded(
-    frozen: nn.Module, records: Records, *, made_by: str, cache: Path, device: torch.device = CPU
+    frozen: nn.Module,
+    records: Records,
+    *,
+    made_by: str,
+    cache: Path | None,
+    device: torch.device = CPU,
 ) -> Encoded:
     """The outputs of `frozen` for `records`, `float32[n, ...]`; from `cache` where they are known.
+
+    Without a `cache` they are computed anew in every process, and nothing is written.
 
     `made_by` is what the weights of `frozen` do not say: its config and the form of a record.
     What has to be computed is computed on `device`, to which `frozen` moves.
@@ -58,8 +65,12 @@ def encoded(
     """
     seen_by, kept = _in_memory.get(records, (None, None))
     if kept is None or seen_by is not frozen:
-        folder = cache / "encoded" / _model_digest(frozen, made_by, device)
-        kept = _through(folder, frozen, records.features, device)
+        if cache is None:
+            place(frozen, device)
+            kept = _compute(frozen, records.features)
+        else:
+            folder = cache / "encoded" / _model_digest(frozen, made_by, device)
+            kept = _through(folder, frozen, records.features, device)
         _in_memory[records] = frozen, kept
     return kept
 

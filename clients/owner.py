@@ -20,6 +20,7 @@ from clients.ledger.ledger import Budget
 from clients.ledger.state import Declined
 from clients.policy import Policy, RunDescription, refusals
 from clients.sitefile import Machine, SiteFile
+from fedlearn.agreement import code_besides
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, PrivacyError
@@ -147,5 +148,5 @@ def describe(config: RunConfig, cohort: int | None) -> RunDescription:
         transport=config.transport.kind,
         secagg=config.secagg.kind,
         code=code_digest(),
-        custom=config.model.code(),
+        custom=code_besides(config),
     )

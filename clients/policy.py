@@ -28,8 +28,9 @@ class Policy:
     `approved_code` the hashes of the fedlearn versions that may touch the data,
     as `fedlearn --version` prints them (None: any). It binds where a site runs
     the code that it has installed; code that a coordinator delivers could lie.
-    `allow_custom` the functions that may make a model (`model=custom`), each with the
-    SHA-256 of its source, which a refusal names; none unless they are listed.
+    `allow_custom` what may touch the data besides fedlearn: functions that make a model
+    (`model=custom`) and classes of installed packages, each with the SHA-256 of its source,
+    which a refusal names; none unless they are listed.
     """
 
     epsilon_total: Positive | None = None
@@ -65,9 +66,9 @@ class RunDescription:
     transport: Transport
     secagg: SecAgg
     code: str
-    custom: tuple[str, str] | None = None
-    """The function that makes the model, where that is no part of fedlearn, and the SHA-256 of
-    its source on this machine; empty where it is not here."""
+    custom: tuple[tuple[str, str], ...] = ()
+    """Functions and classes that are no part of fedlearn, such as what makes the model, and the
+    SHA-256 of their source on this machine; empty where it is not here."""
 
 
 def refusals(policy: Policy, run: RunDescription) -> list[str]:
@@ -125,21 +126,24 @@ def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:
 
 
 def _custom_refusals(policy: Policy, run: RunDescription) -> list[str]:
-    if run.custom is None:
-        return []
-    name, found = run.custom
-    if not found:
-        return [
-            f"policy.allow_custom: the run's model is made by {name}, which is not on this "
-            "machine. Ask for its source, read it, and install it"
-        ]
-    if policy.allow_custom.get(name) == found:
-        return []
-    known = "of another source" if name in policy.allow_custom else "not listed"
     return [
-        f"policy.allow_custom: the run's model is made by {name}, which is {known}. Read it, and "
-        f"if it may see the data, write under policy: 'allow_custom: {{{name!r}: {found}}}'"
+        _custom_refusal(policy, name, found)
+        for name, found in run.custom
+        if not found or policy.allow_custom.get(name) != found
     ]
+
+
+def _custom_refusal(policy: Policy, name: str, found: str) -> str:
+    if not found:
+        return (
+            f"policy.allow_custom: the run uses {name}, which is not on this "
+            "machine. Ask for its source, read it, and install it"
+        )
+    known = "of another source" if name in policy.allow_custom else "not listed"
+    return (
+        f"policy.allow_custom: the run uses {name}, which is {known}. Read it, and "
+        f"if it may see the data, write under policy: 'allow_custom: {{{name!r}: {found}}}'"
+    )
 
 
 def _code_refusals(policy: Policy, run: RunDescription) -> list[str]:

@@ -27,7 +27,7 @@ from fedlearn import models
 from fedlearn.agreement import dimension_of
 from fedlearn.auditing.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
-from fedlearn.config.contradictions import private_model_problems, problems, task_problems
+from fedlearn.config.contradictions import private_learner_problems, problems, task_problems
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, load_vector
@@ -106,7 +106,7 @@ class Site:
             self.learner.frozen,
             records,
             made_by=encode(_Frozen.of(self.config, self.task, self.learner.frozen)),
-            cache=default_cache(os.environ),
+            cache=None if self.config.scenario.in_memory else default_cache(os.environ),
             device=self.device,
         )
         return torch.from_numpy(kept), labels
@@ -197,7 +197,7 @@ def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, model
     if found := found + column_problems(config.fairness, pool.attributes):
         raise ConfigError(found)
     learner = _learner(encode(_ModelChoice.of(config, pool.task)), slots_of(config.audit))
-    found = private_model_problems(config, learner.model)
+    found = private_learner_problems(config, learner, pool.task)
     found += config.privacy.problems(records=_smallest(sites))
     found += _canary_problems(config, sites)
     if found:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedlearn.core.vector import Vector
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness
 from fedlearn.metrics.sums import SumLayout, Sums, length_of
+from fedlearn.models.custom import source_digest
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggSum
 from fedlearn.secagg.whole import AnyPayload, WholePayload
@@ -150,9 +152,39 @@ def plan_digest(
     config: RunConfig, payload: AnyPayload, part: Part, plan: PrivacyPlan | None
 ) -> bytes:
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
-    digest = hashlib.sha256(b"fedlearn/agreement/v1\n" + part.encode() + b"\n" + payload.hash())
+    digest = hashlib.sha256(b"fedlearn/agreement/v2\n" + part.encode() + b"\n" + payload.hash())
     last = config.fairness if part == "evaluate" else config.strategy
     chosen = () if config.stage.idle else (config.stage,)
     for piece in (plan, config.training, config.model, config.task, last, *chosen):
         digest.update(encode(piece).encode() + b"\n")
+    # Equal fields say little of what packages, or somebody's own model, do with them.
+    route = route_of(config, plan)
+    done = (route.source, *route.at_site, *route.on_arrival, config.privacy, config.task)
+    named = [*(_class_of(one) for one in done), *config.strategy.travels]
+    digest.update(repr((named, code_besides(config))).encode())
     return digest.digest()
+
+
+def code_besides(config: RunConfig) -> tuple[tuple[str, str], ...]:
+    """What of a run's config is code from outside of this project, and could touch records.
+
+    Name and SHA-256 of the source that is here (empty where there is none): a function that
+    makes a model, and the classes of packages.
+    """
+    parts = (config.model, config.task, config.strategy, config.privacy)
+    names = [_class_of(one) for one in parts if not _class_of(one).startswith("fedlearn.")]
+    own = config.model.code()
+    return (*((own,) if own else ()), *((name, _digest_here(name)) for name in names))
+
+
+def _class_of(thing: object) -> str:
+    return f"{type(thing).__module__}:{type(thing).__qualname__}"
+
+
+@cache
+def _digest_here(name: str) -> str:
+    """As it was when this process first asked: what was imported is not read again."""
+    try:
+        return source_digest(name)
+    except ConfigError:
+        return ""

@@ -15,7 +15,7 @@ from fedlearn import flower, models
 from fedlearn.agreement import dimension_of, least_of
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.config.contradictions import private_model_problems, task_problems
+from fedlearn.config.contradictions import private_learner_problems, task_problems
 from fedlearn.core.errors import (
     ConfigError,
     DataError,
@@ -174,7 +174,7 @@ def _start_model(
     )
     model, parameters = learner.model, sum(p.numel() for p in learner.whole().parameters())
     attach(model, slots_of(config.audit))
-    if found := private_model_problems(config, model):
+    if found := private_learner_problems(config, learner, task):
         raise ConfigError(found)
     notes = tuple(suspicions(schemas))
     layout, initial = layout_of(model), to_vector(model)

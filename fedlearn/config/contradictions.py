@@ -14,8 +14,9 @@ from fedlearn.algorithms import LocalSettings
 from fedlearn.auditing import SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
+from fedlearn.mechanisms import ways_around
 from fedlearn.metrics.fairness import problems as fairness_problems
-from fedlearn.models.validate import dp_problems, record_problems
+from fedlearn.models.validate import batch_problems, dp_problems, record_problems
 from fedlearn.tasks import Task
 from fedlearn.training.augmentation import augmentation_problems
 from fedlearn.training.dp import refusals
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 def problems(config: RunConfig) -> list[str]:
     """What is wrong across fields, as `dotted.path: reason` lines; needs no data."""
     found = [*config.scenario.problems(), *config.privacy.problems()]
-    found += [*config.privacy.conflicts(terms_of(config)), *_device_problems(config)]
+    terms = terms_of(config)
+    found += [*ways_around(config.privacy.unit, terms), *config.privacy.conflicts(terms)]
+    found += _device_problems(config)
     found += [*fairness_problems(config.fairness), *_algorithm_problems(config)]
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
@@ -106,3 +109,22 @@ def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:
     else:
         found = dp_problems(model)
     return [f"model: {problem}" for problem in found]
+
+
+def private_learner_problems(config: RunConfig, learner: models.Learner, task: Task) -> list[str]:
+    """The same of all that a record goes through; somebody's own model is tried as well.
+
+    A layer of somebody's own can do anything, and only our engine looks at what it has done:
+    Opacus believes a list of layers.
+    """
+    engine = config.privacy.clips_with(config.training.dp_engine)
+    found = private_model_problems(config, learner.model)
+    if engine is None or found or models.of_the_house(config.model):
+        return found
+    if engine != "fast":
+        return [
+            f"training.dp_engine={engine}: cannot tell whether model={config.model.kind} keeps "
+            "records apart. Set training.dp_engine=fast"
+        ]
+    learner.model.train()
+    return [f"model={config.model.kind}: {one}" for one in batch_problems(learner.whole(), task)]

@@ -23,7 +23,7 @@ from fedlearn.config.composition import compose_tree, sift
 from fedlearn.config.engine import Engine
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Name, Natural, Positive, config, deferred
+from fedlearn.core.settings import Count, Name, Natural, Positive, across, config, deferred
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
 from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, derive
@@ -177,6 +177,8 @@ def decode(kind: type[T], text: str) -> T:
         others = [e for e in error.errors() if not (e["loc"][1:2] and e["loc"][1] in broken)]
         raise ConfigError([*found, *messages.lines(others)]) from None
     value: T = root.value  # type: ignore[attr-defined]
+    if found := [*across(value)]:
+        raise ConfigError(found)
     return value
 
 

@@ -69,9 +69,13 @@ class Family(Generic[T]):
 
     @cached_property
     def _installed(self) -> Mapping[str, importlib.metadata.EntryPoint]:
+        return {point.name: point for point in self._points}
+
+    @cached_property
+    def _points(self) -> tuple[importlib.metadata.EntryPoint, ...]:
         own = {kind_of(option) for option in self.own}
         found = importlib.metadata.entry_points(group=self.points)
-        return {point.name: point for point in found if point.name not in own}
+        return tuple(point for point in found if point.name not in own)
 
     @property
     def known(self) -> Mapping[str, type[T]]:
@@ -97,6 +101,12 @@ class Family(Generic[T]):
         where = f"{self.group}={point.name}: the entry point {self.points} names {point.value}"
         if point.dist is not None:
             where += f" (of {point.dist.name})"
+        claims = {one.value for one in self._points if one.name == point.name}
+        if len(claims) > 1:
+            raise ConfigError(
+                [f"{self.group}={point.name}: {' and '.join(sorted(claims))} both have this name; "
+                 "uninstall one of their packages"]
+            )  # fmt: skip
         try:
             option: type[T] = point.load()
         except Exception as error:

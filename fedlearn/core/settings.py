@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
@@ -77,7 +77,8 @@ _DEFERRED: ContextVar[bool] = ContextVar("deferred", default=False)
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """While this lasts nothing is checked: whoever decodes a whole config lists all problems."""
+    """While this lasts nothing is checked: whoever decodes a whole config lists all problems,
+    and asks `across` for those that lie between fields."""
     token = _DEFERRED.set(True)
     try:
         yield
@@ -146,6 +147,14 @@ def _rules(kind: Any, loaded: Hashable) -> TypeAdapter[Any]:
 def _across(made: Any) -> Iterable[str]:
     contradictions = getattr(made, "contradictions", None)
     return () if contradictions is None else contradictions()
+
+
+def across(value: Any, path: str = "") -> Iterator[str]:
+    """The contradictions of an object and of all that it holds, by dotted path."""
+    if is_dataclass(value):
+        yield from (f"{path}{line}" for line in _across(value))
+        for field in fields(value):
+            yield from across(getattr(value, field.name), f"{path}{field.name}.")
 
 
 # --- from what pydantic finds wrong to lines --------------------------------------------------

@@ -33,6 +33,11 @@ class Given(Scenario):
     records: Name
     test_fraction: Probability = 0.25
 
+    @property
+    def in_memory(self) -> bool:
+        """Always."""
+        return True
+
     def load(self, reading: Reading) -> Pool:
         """The records, split within site and class.
 

@@ -78,6 +78,11 @@ class Scenario:
         """What is wrong with the settings by themselves, as `dotted.path: reason` lines."""
         return iter(())
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether its records are a program's own, and nothing of them may reach the disk."""
+        return False
+
     def absent(self) -> Iterator[str]:
         """What they name that is not on this machine, as `path=...: reason` lines."""
         return iter(())
@@ -103,7 +108,10 @@ class Scenario:
             ConfigError: a record is not the same here as in the run, which promises privacy
                 to it.
         """
-        return of_run if type(self) is type(of_run) else self
+        if type(self) is not type(of_run):
+            return self
+        mine = {"path": self.path} if hasattr(self, "path") else {}  # never where others say
+        return replace(of_run, **mine)  # type: ignore[type-var]
 
     def one_record(self) -> str:
         """What one record is, where it is more than a row, an image or a text; else empty."""

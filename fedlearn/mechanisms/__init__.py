@@ -7,7 +7,7 @@ for what they do, never which one they are.
 from __future__ import annotations
 
 from fedlearn.core.registry import Family
-from fedlearn.mechanisms.base import Mechanism, Plan, Population, StudyTerms, refuse
+from fedlearn.mechanisms.base import Mechanism, Plan, Population, StudyTerms, refuse, ways_around
 from fedlearn.mechanisms.client import ClientPlan, ClientPrivacy
 from fedlearn.mechanisms.distributed import DistributedPlan, DistributedPrivacy
 from fedlearn.mechanisms.none import UNPROTECTED, NoPrivacy
@@ -29,13 +29,17 @@ __all__ = [
     "StudyTerms",
     "derive",
     "problems",
+    "ways_around",
 ]
 
 Privacy = Mechanism
 PrivacyPlan = Plan
 
 MECHANISMS: Family[Mechanism] = Family(
-    "privacy", "fedlearn.mechanisms", (NoPrivacy, RecordPrivacy, ClientPrivacy, DistributedPrivacy)
+    "privacy",
+    "fedlearn.mechanisms",
+    (NoPrivacy, RecordPrivacy, ClientPrivacy, DistributedPrivacy),
+    base=Mechanism,
 )
 
 

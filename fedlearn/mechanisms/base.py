@@ -111,12 +111,12 @@ class Mechanism:
         return []
 
     def conflicts(self, terms: StudyTerms) -> list[str]:
-        """What is wrong together with the rest of the config."""
+        """What is wrong together with the rest of the config, besides `ways_around`."""
         return []
 
     def clips_with(self, engine: str) -> str | None:
         """What clips the gradients of single records; None where nothing does."""
-        return None
+        return engine if self.unit == "record" else None
 
     def plan(
         self,
@@ -163,21 +163,24 @@ class Private(Mechanism):
             *delta_problems(self.delta, counted),
         ]
 
-    def conflicts(self, terms: StudyTerms) -> list[str]:
-        """Ways around the accounting, which every kind of privacy rules out."""
-        found = []
-        if terms.scaling is not None:
-            found.append(
-                f"scenario.scaling.kind={terms.scaling}: is computed from records outside the "
-                "privacy accounting; give public ranges (scenario.scaling.kind=ranges), or choose "
-                "privacy=none"
-            )
-        if terms.pooled:
-            found.append(
-                "partition.pooled=true: one place has no ledger of the sites to pay from; it is a "
-                "reference without privacy. Choose privacy=none, or partition.pooled=false"
-            )
+
+def ways_around(unit: Protected, terms: StudyTerms) -> list[str]:
+    """What of a run goes around the accounting, whatever a mechanism says itself."""
+    found = list[str]()
+    if unit == "none":
         return found
+    if terms.scaling is not None:
+        found.append(
+            f"scenario.scaling.kind={terms.scaling}: is computed from records outside the "
+            "privacy accounting; give public ranges (scenario.scaling.kind=ranges), or choose "
+            "privacy=none"
+        )
+    if terms.pooled:
+        found.append(
+            "partition.pooled=true: one place has no ledger of the sites to pay from; it is a "
+            "reference without privacy. Choose privacy=none, or partition.pooled=false"
+        )
+    return found
 
 
 class Plan:

@@ -31,6 +31,7 @@ __all__ = [
     "Weights",
     "build",
     "freezes",
+    "of_the_house",
     "problems",
 ]
 
@@ -42,6 +43,11 @@ MODELS: Family[Model] = Family(
 )
 
 WHOLE = Finetune()
+
+
+def of_the_house(config: Model) -> bool:
+    """Whether all code of the model is that of this project."""
+    return type(config) in MODELS.own and not isinstance(config, Custom | GivenModel)
 
 
 def build(
@@ -104,7 +110,8 @@ def _drawn(config: Model, task: Task, seed: int) -> nn.Sequential:
                 "from torch's generator alone, which is seeded for the call"
             ]
         )
-    check_module(config.kind, models[0], task)
+    with torch.random.fork_rng(devices=[]):  # it may draw whatever its mode
+        check_module(config.kind, models[0], task)
     return models[0]
 
 

@@ -9,7 +9,15 @@ no secret. All of these are refused before training, not met during it.
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedlearn.tasks import ImageInput, SeriesInput, TableInput, Task, TextInput
+
+_BATCH = 4
 
 MIXING = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 DROPOUT = (
@@ -98,3 +106,80 @@ def _shared(model: nn.Module) -> list[str]:
         if first != name:
             problems.append(f"parameter {name} is shared with {first}; untie or freeze it")
     return problems
+
+
+# --- what no list of layers shows -------------------------------------------------
+
+
+def batch_problems(model: nn.Module, task: Task) -> Iterator[str]:
+    """What a few random records show of somebody's own forward pass: what mixes or keeps records.
+
+    The engine's own trial (`fedlearn.training.dp.trial`) begins at the first layer; a mean that
+    is taken from a batch before it shows here. Weights are random as well, for those of a new
+    model may be zero. The model's modes and torch's generator stay as they are.
+
+    Args:
+        model: records `[n, *task.input_shape]` to outputs, all of it, in the modes it trains in.
+    """
+    coins = torch.Generator().manual_seed(0)
+    state = {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
+    for name, weight in model.named_parameters():
+        state[name] = weight.detach().cpu() + 0.1 * torch.randn(weight.shape, generator=coins)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    mine, others = (_records(task, coins) for _ in range(2))
+    others[0] = mine[0]
+
+    def first(batch: Tensor, seed: int = 0) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        outputs: Tensor = functional_call(model, state, (batch,))
+        return outputs[0]
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            one, beside, again, drawn = first(mine), first(others), first(mine), first(mine, 1)
+        except Exception as error:  # noqa: BLE001  (somebody's own code)
+            yield f"fails on a batch of {_BATCH} random records ({type(error).__name__}: {error})"
+            return
+    if changed := [name for name in state if not _alike(state[name], before[name])]:
+        yield (
+            f"its forward pass changes {', '.join(changed)}, and what it keeps of a batch is not "
+            "clipped; keep it constant while training"
+        )
+    elif not _alike(one, beside):
+        yield (
+            "what it says of a record depends on the others of its batch, so that no record's "
+            "gradient is its own; take out what mixes the batch (a mean or a norm over it)"
+        )
+    elif not _alike(one, again):
+        yield "it remembers the records that it has seen; what it keeps of them is not clipped"
+    elif not _alike(one, drawn):
+        yield (
+            "its forward pass draws from torch's generator, whose 32 bits of seed are no secret, "
+            "and one record more changes what the others get; leave out what is random (dropout)"
+        )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    if not one.dtype.is_floating_point:
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _records(task: Task, coins: torch.Generator) -> Tensor:
+    """Random records of the form of a task: `[4, *task.input_shape]`."""
+    match task.input:
+        case TableInput() as table:
+            return _rows(table, (_BATCH,), coins)
+        case SeriesInput() as series:
+            rows = _rows(series.row, (_BATCH, series.steps), coins)
+            return torch.cat([rows, torch.ones(_BATCH, series.steps, 1)], dim=-1)
+        case ImageInput():
+            return torch.rand(_BATCH, *task.input_shape, generator=coins)
+        case TextInput() as text:
+            return torch.randint(text.vocabulary, (_BATCH, *task.input_shape), generator=coins)
+
+
+def _rows(table: TableInput, shape: tuple[int, ...], coins: torch.Generator) -> Tensor:
+    numbers = torch.randn(*shape, table.numeric, generator=coins)
+    codes = [torch.randint(n, (*shape, 1), generator=coins).float() for n in table.cardinalities]
+    return torch.cat([numbers, *codes], dim=-1)

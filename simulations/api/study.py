@@ -14,7 +14,7 @@ from torch import nn
 
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
-from fedlearn.config.contradictions import private_model_problems, task_problems
+from fedlearn.config.contradictions import private_learner_problems, task_problems
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data.arrays import PREFIX, keep_arrays, keep_table
@@ -320,7 +320,7 @@ def _check_model(config: RunConfig, task: Task) -> None:
         return
     part = config.training.trained_part
     learner = models.build(config.model, task, Streams(config.seed), part)
-    if found := private_model_problems(config, learner.model):
+    if found := private_learner_problems(config, learner, task):
         raise ConfigError(found)
 
 

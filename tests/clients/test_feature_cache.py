@@ -55,6 +55,15 @@ def test_encoded__is_the_output_of_the_frozen_part(tmp_path: Path, n: int) -> No
     np.testing.assert_array_equal(found, expected(records(n)))
 
 
+def test_encoded__without_a_cache_is_the_same_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = encoded(layer(), records(), made_by="", cache=None)
+    np.testing.assert_array_equal(found, expected(records()))
+    assert [*tmp_path.rglob("*")] == []
+
+
 def test_encoded__is_computed_where_the_site_computes_and_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ GOOD = RunDescription(
 def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
     assert refusals(STRICT, GOOD) == []
     assert refusals(STRICT, replace(GOOD, delta=1e-6, cohort=9)) == []
-    assert refusals(STRICT, replace(GOOD, custom=("nets:wide", "ab"))) == []
+    assert refusals(STRICT, replace(GOOD, custom=(("nets:wide", "ab"),))) == []
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
         ({"secagg": "off"}, "policy.require_secagg=masked"),
         ({"code": "ef56"}, "policy.approved_code"),
         ({"model": "llm"}, "policy.allow_models=['tabular', 'cnn']"),
-        ({"custom": ("mine:net", "12")}, "policy.allow_custom"),
-        ({"custom": ("nets:wide", "12")}, "policy.allow_custom"),
-        ({"custom": ("nets:wide", "")}, "policy.allow_custom"),
+        ({"custom": (("mine:net", "12"),)}, "policy.allow_custom"),
+        ({"custom": (("nets:wide", "12"),)}, "policy.allow_custom"),
+        ({"custom": (("nets:wide", ""),)}, "policy.allow_custom"),
     ],
 )
 def test_refusals__name_the_demand_that_is_not_met(change: dict[str, object], path: str) -> None:

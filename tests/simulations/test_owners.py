@@ -173,7 +173,7 @@ def test_policy__lets_nobody_run_code_that_its_owner_has_not_named_with_its_hash
     assert simulate(sites, "run", *own) == 3
     complaint = capsys.readouterr().err
     digest = source_digest("tests.own_models:mlp")
-    assert "site cleveland: policy.allow_custom: the run's model is made by" in complaint
+    assert "site cleveland: policy.allow_custom: the run uses tests.own_models:mlp" in complaint
     assert f"write under policy: 'allow_custom: {{'tests.own_models:mlp': {digest}}}'" in complaint
     write_all(sites, epsilon_total=20.0, allow_custom={"tests.own_models:mlp": digest})
     assert simulate(sites, "allowed", *own) == 0

@@ -116,6 +116,11 @@ class Csv(Scenario):
         """The records of the table that have a label."""
         return load(self, reading.streams.get("split"), reading.group_by, reading.task)
 
+    @property
+    def in_memory(self) -> bool:
+        """Where the path is that of a table of the program."""
+        return is_kept(self.path)
+
     def agreed(self, of_run: Scenario) -> Scenario:
         """The site's own, with the run's numbers, categories and classes."""
         if not isinstance(of_run, Csv):

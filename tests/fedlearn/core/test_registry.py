@@ -97,3 +97,17 @@ def test_family__names_an_entry_point_that_cannot_be_used(
         ConfigError, match=f"shape={kind}: the entry point .* .of toy-package.*{why}"
     ):
         family().find(kind)
+
+
+def test_family__refuses_a_kind_that_two_packages_claim(
+    package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    points = {"fedlearn.test_shapes:toy": "other_shapes:Toy"}
+    monkeypatch.syspath_prepend(install(other, {"other_shapes.py": TOY}, points))
+    (other / "toy_package-1.0.dist-info").rename(other / "other_package-1.0.dist-info")
+    (other / "other_package-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n"
+    )
+    with pytest.raises(ConfigError, match="other_shapes:Toy and toy_shapes:Toy both have this"):
+        family().find("toy")

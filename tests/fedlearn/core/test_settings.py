@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from fedlearn.config import compose
+from fedlearn.config import compose, decode
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Positive, config
 from fedlearn.mechanisms import ClientPrivacy, DistributedPrivacy, RecordPlan, RecordPrivacy
@@ -68,6 +68,20 @@ def test_config__asks_the_class_for_contradictions_once_every_field_is_possible(
     with pytest.raises(ConfigError) as error:
         Several(workers=13, rate=0)
     assert error.value.problems == ("rate=0: must be > 0",)
+
+
+@config
+class Holding:
+    """A class that holds another."""
+
+    inner: Several
+
+
+def test_decode__asks_every_class_for_contradictions() -> None:
+    assert decode(Holding, '{"inner": {"workers": 12}}').inner.workers == 12
+    with pytest.raises(ConfigError) as error:
+        decode(Holding, '{"inner": {"workers": 13}}')
+    assert error.value.problems == ("inner.workers: too many",)
 
 
 def test_config__takes_lists_and_the_numbers_of_numpy() -> None:

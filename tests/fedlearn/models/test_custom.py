@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from fedlearn import models
 from fedlearn.config import RunConfig, compose, decode, encode, load
-from fedlearn.config.contradictions import private_model_problems
+from fedlearn.config.contradictions import private_learner_problems, private_model_problems
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of, to_vector
@@ -153,6 +154,58 @@ def test_custom__is_refused_under_privacy_by_the_name_of_the_layer(name: str, wh
 
 def test_custom__may_have_layers_that_nobody_knew() -> None:
     assert private_model_problems(compose(["privacy=record"]), built("scaled").model) == []
+
+
+def under_privacy(way: str, *words: str) -> list[str]:
+    settings = ("model=custom", "model.build=tests.own_models:odd", f"model.settings.way={way}")
+    config = compose(["privacy=record", *settings, *words])
+    return private_learner_problems(
+        config, models.build(config.model, TASK, Streams(0)), TASK
+    )
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        ("mixes", "depends on the others of its batch"),
+        ("keeps", "its forward pass changes model.centre"),
+        ("remembers", "depends on the others of its batch|remembers the records"),
+        ("draws", "draws from torch's generator"),
+    ],
+)
+def test_custom__is_refused_under_privacy_for_what_no_list_of_layers_shows(
+    way: str, why: str
+) -> None:
+    before = torch.get_rng_state()
+    (found,) = under_privacy(way)
+    assert re.search(f"^model=custom: .*({why})", found)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("engine", ["opacus", "ghost"])
+def test_custom__needs_the_engine_that_looks_at_what_a_forward_pass_has_done(engine: str) -> None:
+    (found,) = under_privacy("nothing", f"training.dp_engine={engine}")
+    assert found.startswith(f"training.dp_engine={engine}: cannot tell whether model=custom keeps")
+    assert under_privacy("nothing") == []
+    assert under_privacy("mixes", "privacy=none") == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        TableInput(numeric=2, cardinalities=(3,), squashed=(1,)),
+        ImageInput(channels=1, height=4, width=5),
+        SeriesInput(steps=3, row=TableInput(numeric=1, cardinalities=(2,))),
+    ],
+    ids=lambda shape: type(shape).__name__,
+)
+def test_custom__is_tried_on_records_of_any_form(
+    shape: TableInput | ImageInput | SeriesInput,
+) -> None:
+    task = replace(TASK, input=shape)
+    learner = models.build(own("linear"), task, Streams(0))
+    config = compose(["privacy=record", "model=custom", "model.build=tests.own_models:linear"])
+    assert private_learner_problems(config, learner, task) == []
 
 
 # --- the source -------------------------------------------------------------------

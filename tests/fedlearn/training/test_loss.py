@@ -113,7 +113,14 @@ def test_private_step__refuses_a_loss_that_mixes_records() -> None:
     def ranked(outputs: Tensor, targets: Tensor) -> Tensor:
         return TASK.loss(outputs - outputs.mean(0), targets)
 
-    for loss in (mean, ranked):
+    def shared(outputs: Tensor, targets: Tensor) -> Tensor:
+        return TASK.loss(outputs, targets) / len(outputs)
+
+    def rare(outputs: Tensor, targets: Tensor) -> Tensor:
+        alike = (targets[:, None] == targets[None]).sum(1)
+        return TASK.loss(outputs, targets) / (1 + len(targets) - alike)
+
+    for loss in (mean, ranked, shared, rare):
         with pytest.raises(ConfigError, match="mixes the records"):
             train_private(model(), *records(), CONFIG, plan, loss=loss, noise=SeededNoise(b"s"))
 

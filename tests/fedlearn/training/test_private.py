@@ -351,3 +351,37 @@ def test_shared_sum__of_no_records_is_zero_and_of_full_length() -> None:
     model = network()
     assert not shared_sum(model, 0).any()
     assert shared_sum(model, 0).shape == (layout_of(model).size,)
+
+
+def test_private_step__releases_no_buffer_that_it_has_changed() -> None:
+    class Centre(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("centre", torch.zeros(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.centre.add_(x.mean(0))
+            return x
+
+    model, config = nn.Sequential(Centre(), nn.Linear(5, 3)), replace(CONFIG, dp_engine="opacus")
+    with pytest.raises(ConfigError, match=r"training changed 0\.centre, which no clip covers"):
+        train_private(model, *records(), config, PLAN, loss=cross_entropy, noise=SeededNoise(b"s"))
+
+
+@pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
+def test_private_step__shows_a_correction_nothing_without_noise(
+    engine: Literal["fast", "opacus", "ghost"],
+) -> None:
+    seen = []
+
+    def look(model: nn.Module) -> None:
+        for parameter in model.parameters():
+            held = (getattr(parameter, n, None) for n in ("summed_grad", "grad_sample"))
+            seen.extend(one is None for one in held)
+
+    config = replace(CONFIG, dp_engine=engine)
+    train_private(
+        nn.Linear(5, 3), *records(), config, PLAN, loss=cross_entropy, correct=look,
+        noise=SeededNoise(b"s"),
+    )  # fmt: skip
+    assert seen == [True] * 4
