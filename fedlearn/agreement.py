@@ -171,7 +171,7 @@ def code_besides(config: RunConfig) -> tuple[tuple[str, str], ...]:
     Name and SHA-256 of the source that is here (empty where there is none): a function that
     makes a model, and the classes of packages.
     """
-    parts = (config.model, config.task, config.strategy, config.privacy)
+    parts = (config.model, config.task, config.strategy, config.privacy, config.stage)
     names = [_class_of(one) for one in parts if not _class_of(one).startswith("fedlearn.")]
     own = config.model.code()
     return (*((own,) if own else ()), *((name, _digest_here(name)) for name in names))

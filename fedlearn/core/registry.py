@@ -35,6 +35,7 @@ POINTS: Final[Mapping[str, str]] = {
     "strategy": "fedlearn.algorithms",
     "privacy": "fedlearn.mechanisms",
     "task": "fedlearn.tasks",
+    "stage": "fedlearn.stages",
 }
 """The group of entry points of every family, for whoever lists them without importing any."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import ClassVar, Literal
 
+import pytest
 
 from fedlearn.agreement import code_besides, payload_of, plan_digest, route_of, stack_of
-from fedlearn.algorithms import FedAvg
+from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.config import RunConfig, compose, plan_of
 from fedlearn.config.contradictions import problems
 from fedlearn.core.settings import config
 from fedlearn.data.scenario import Scenario
-from fedlearn.mechanisms import RecordPlan, RecordPrivacy, StudyTerms
+from fedlearn.mechanisms import MECHANISMS, RecordPlan, RecordPrivacy, StudyTerms
 from fedlearn.mechanisms.base import Mechanism, Protected
 from fedlearn.models.custom import source_digest
 from fedlearn.secagg.settings import sum_of
@@ -39,8 +41,10 @@ class QuietPlan(RecordPlan):
 
 
 @config
-class Pair(FedAvg):
+class Pair(Algorithm):
     """FedAvg with a vector more."""
+
+    kind: Literal["pair"] = "pair"
 
     travels: ClassVar[tuple[str, ...]] = ("size",)
 
@@ -63,6 +67,17 @@ class Placed(Scenario):
     share: float = 0.5
 
 
+@pytest.fixture(autouse=True)
+def families() -> Iterator[None]:
+    """The classes above are options of this test alone."""
+    added = ((MECHANISMS, Bare), (ALGORITHMS, Pair))
+    for family, option in added:
+        family.add(option)  # type: ignore[attr-defined]
+    yield
+    for family, option in added:
+        family._loaded.pop(option.kind)  # type: ignore[attr-defined]
+
+
 def run() -> RunConfig:
     return compose([*OWN, "model.build=tests.own_models:mlp"])
 
@@ -82,15 +97,14 @@ def plan_for(run: RunConfig) -> RecordPlan:
 
 def test_digest__tells_plans_of_equal_fields_by_what_they_do() -> None:
     plan = plan_for(run())
-    fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
-    quiet = QuietPlan(**fields)
+    quiet = QuietPlan(**{field.name: getattr(plan, field.name) for field in fields(plan)})
     assert digest(run(), plan) != digest(run(), quiet)
 
 
 def test_digest__holds_what_travels_and_whose_code_it_is() -> None:
     one, plan = run(), plan_for(run())
     pair = Pair(fraction=one.strategy.fraction, min_sites=one.strategy.min_sites)
-    two = replace(one, strategy=replace(pair))
+    two = replace(one, strategy=pair)
     settings = sum_of(one.secagg)
     assert settings is not None
     payload = payload_of(route_of(one, plan).form(stack_of(one, 8)), settings, 3)
@@ -112,11 +126,13 @@ def test_mechanism__that_leaves_out_everything_is_still_asked_for_what_none_may_
     assert RecordPrivacy(epsilon=1.0).clips_with("fast") == Bare().clips_with("fast") == "fast"
     scaled = compose(
         ["scenario=csv", "scenario.path=x.csv", "scenario.label=y", "privacy=none",
-         "scenario.scaling.kind=local", "secagg=off"]
+         "scenario.scaling.kind=standardise_per_site", "secagg=off"]
     )  # fmt: skip
     assert problems(scaled) == []
     (found,) = problems(replace(scaled, privacy=Bare()))
-    assert found.startswith("scenario.scaling.kind=local: is computed from records outside")
+    assert found.startswith(
+        "scenario.scaling.kind=standardise_per_site: is computed from records outside"
+    )
     assert problems(replace(plain, privacy=Bare())) == []
 
 

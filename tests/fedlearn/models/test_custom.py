@@ -159,9 +159,7 @@ def test_custom__may_have_layers_that_nobody_knew() -> None:
 def under_privacy(way: str, *words: str) -> list[str]:
     settings = ("model=custom", "model.build=tests.own_models:odd", f"model.settings.way={way}")
     config = compose(["privacy=record", *settings, *words])
-    return private_learner_problems(
-        config, models.build(config.model, TASK, Streams(0)), TASK
-    )
+    return private_learner_problems(config, models.build(config.model, TASK, Streams(0)), TASK)
 
 
 @pytest.mark.parametrize(
