@@ -220,7 +220,7 @@ class Stage:
 
     Guarantees asked of a stage of one's own: `forward` depends on the update and on what
     is public, on nothing else of the site. Where privacy clips whole updates it does so after
-    it; sums of clipped gradients get their noise after it, so there it must be one that `contracts`.
+    it; sums of clipped gradients get their noise after it, so there it must say `contracts`.
     """
 
     if TYPE_CHECKING:

@@ -117,7 +117,7 @@ def test_study__with_a_frozen_part_leaves_nothing_of_its_records_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDLEARN_CACHE", str(tmp_path / "cache"))
-    images = {name: (torch.rand(30, 1, 8, 8), np.arange(30) % 2) for name in "abc"}
+    images = {name: (torch.rand(30, 1, 12, 12), np.arange(30) % 2) for name in "abc"}
     study = fl.Study(images, model="scattering", privacy=fl.NoPrivacy())
     assert fl.simulate(study, rounds=1, out=tmp_path / "run").status == "finished"
     assert [*(tmp_path / "cache").rglob("*.npy")] == []

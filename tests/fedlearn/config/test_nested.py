@@ -16,6 +16,7 @@ from fedlearn.config.nested import NESTED, instead
 from fedlearn.config.saved import load_file
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.registry import Family
 
 OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=y", "privacy=none"]
 
@@ -23,7 +24,10 @@ OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=y", "privacy=none
 def unions(hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All unions of dataclasses in a type, by the names of the fields that lead to them."""
     if get_origin(hint) is Annotated:
-        yield from unions(get_args(hint)[0], path)
+        kind, *rest = get_args(hint)
+        families = [one for one in rest if isinstance(one, Family)]
+        for option in [own for family in families for own in family.own] or [kind]:
+            yield from unions(option, path)
     elif get_origin(hint) in (Union, UnionType):
         options = [option for option in get_args(hint) if is_dataclass(option)]
         if options:
