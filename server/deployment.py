@@ -14,7 +14,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.certificates import node_public_key, read_certificate
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from server import serverfile
 from server.admission import Admission
 from server.run import Listener, run
@@ -67,7 +67,7 @@ def finished(config: RunConfig) -> bool:
     return (folder / "result.json").exists() and read_result(folder).status == "finished"
 
 
-def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -> Result:
+def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -> ResultFile:
     """Start what sites connect to, wait for them, and carry the run out.
 
     Raises:

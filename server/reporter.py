@@ -17,8 +17,8 @@ from fedlearn.results.result import (
     FinalResult,
     ModelFacts,
     PrivacyResult,
-    Protection,
-    Result,
+    ProtectionResult,
+    ResultFile,
     RoundResult,
     SiteSize,
     Status,
@@ -89,7 +89,7 @@ class Reporter:
             )
         )
 
-    def end(self, status: Status, reason: str | None = None) -> Result:
+    def end(self, status: Status, reason: str | None = None) -> ResultFile:
         """Write the last `result.json` of this process."""
         log.info("%s %s", status, reason or "")
         config, progress = self.federation.config, self.federation.progress
@@ -103,10 +103,10 @@ class Reporter:
         self.folder.write_result(result)
         return result
 
-    def _result(self, status: Status, reason: str | None) -> Result:
+    def _result(self, status: Status, reason: str | None) -> ResultFile:
         federation = self.federation
         config, progress = federation.config, federation.progress
-        return Result(
+        return ResultFile(
             run_id=self.saved.run_id,
             status=status,
             reason=reason,
@@ -119,7 +119,7 @@ class Reporter:
             final=_final(federation.enrolment.task, progress),
             privacy=_privacy(federation),
             declined=list(federation.enrolment.declined),
-            protection=Protection(transport=config.transport.kind, secagg=config.secagg.kind),
+            protection=ProtectionResult(transport=config.transport.kind, secagg=config.secagg.kind),
             environment=this_environment(_devices(federation.enrolment), config.engine.threads),
         )
 

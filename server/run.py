@@ -24,7 +24,7 @@ from fedlearn.core.errors import (
 )
 from fedlearn.flower import private
 from fedlearn.results.folder import Checkpoint, RunFolder
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 from server.admission import SIMULATED, Admission
 from server.average import RunningMean
 from server.enrol import enrol, join, plan_for
@@ -43,7 +43,7 @@ class Listener(Protocol):
     def round_finished(self, entry: RoundResult) -> None:
         """A round is done and on disk."""
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         """All rounds are done and on disk."""
 
 
@@ -56,7 +56,7 @@ class Silent:
     def round_finished(self, entry: RoundResult) -> None:
         """Nothing."""
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         """Nothing."""
 
 
@@ -66,7 +66,7 @@ def run(
     listener: Listener,
     stop: Stop,
     admission: Admission = SIMULATED,
-) -> Result:
+) -> ResultFile:
     """Train as `config` says over `grid`; the final contents of `result.json`.
 
     Raises:
@@ -129,7 +129,7 @@ def _mean(config: RunConfig, saved: Checkpoint) -> RunningMean | None:
 
 def _train(
     folder: RunFolder, federation: Federation, saved: Checkpoint, listener: Listener, stop: Stop
-) -> Result:
+) -> ResultFile:
     config = federation.config
     report = Reporter(folder, federation, saved, Clock(saved.seconds, time.monotonic()))
     listener.started(federation, first_round=len(saved.rounds) + 1)

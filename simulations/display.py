@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fedlearn.core import terminal
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 from fedlearn.tasks import metric_called
 from server.federation import Federation
 
@@ -77,7 +77,7 @@ class Display:
         if not self.console.is_terminal:
             self.console.print(f"round {entry.round}: {describe(entry)}")
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         """The final table and where everything is."""
         self.progress.stop()
         terminal.show(self.console, final_table(result))
@@ -107,7 +107,7 @@ def describe(entry: RoundResult) -> str:
     return "  ".join(parts)
 
 
-def final_table(result: Result) -> Table:
+def final_table(result: ResultFile) -> Table:
     """Test metrics and epsilon by site, and pooled."""
     heading = {name: metric_called(name).short for name in result.final.evaluate}
     names = [name for name, short in heading.items() if short]

@@ -17,7 +17,7 @@ from fedlearn.auditing.findings import Findings
 from fedlearn.report.gaps import Gaps
 from fedlearn.results.folder import write_atomically, write_json
 from fedlearn.results.reading import parse, read_bytes
-from fedlearn.results.result import Result, Status
+from fedlearn.results.result import ResultFile, Status
 
 SCHEMA: Final = "fedlearn/compare/v1"
 FILE: Final = "compare.json"
@@ -62,7 +62,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What is known of a point before it runs."""
 
     name: str
@@ -73,7 +73,7 @@ class Plan:
 
 
 def point_result(
-    plan: Plan, result: Result | None, reason: str | None = None, gaps: Gaps | None = None
+    plan: SweepPlan, result: ResultFile | None, reason: str | None = None, gaps: Gaps | None = None
 ) -> PointResult:
     """The entry of a point from its result, where there is one; `reason` is why there is none."""
     status: Status | Literal["planned"] = "failed" if reason else "planned"
@@ -96,7 +96,7 @@ def point_result(
     )
 
 
-def traffic(result: Result) -> dict[str, int]:
+def traffic(result: ResultFile) -> dict[str, int]:
     """Bytes of all rounds, up and down."""
     return {way: sum(entry.bytes.get(way, 0) for entry in result.rounds) for way in ("up", "down")}
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fedlearn.report import plots
 from fedlearn.report.explanations import Explanations, RecordExplained
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 
 _COLUMNS: Final = 12
 _REASONS: Final = 5
@@ -37,7 +37,7 @@ class Reasons:
     images: tuple[Markup, ...]
 
 
-def reasons(found: Explanations, result: Result) -> Reasons:
+def reasons(found: Explanations, result: ResultFile) -> Reasons:
     """The section; without contents where the run has another model by now."""
     stale = found.model_sha256 != result.model.sha256
     records = [] if stale else found.records

@@ -24,7 +24,7 @@ from fedlearn.prediction import ModelFile, values_of
 from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.texts import code_block, render
 from fedlearn.results.reading import parse_result, read_bytes, task_of
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from fedlearn.tasks import TaskForm
 
 MODEL: Final = "model.safetensors"
@@ -73,7 +73,7 @@ def notes(target: Path) -> Iterator[str]:
         )
 
 
-def model_file(result: Result) -> ModelFile | None:
+def model_file(result: ResultFile) -> ModelFile | None:
     """How the model of a run is built and asked; None for a result of an older release."""
     if result.model.input is None or not task_of(result).num_outputs:
         return None
@@ -90,12 +90,12 @@ def model_file(result: Result) -> ModelFile | None:
     return decode(ModelFile, json.dumps(tree))
 
 
-def read_model(run: Path, result: Result) -> Vector:
+def read_model(run: Path, result: ResultFile) -> Vector:
     """The trained model in the folder `run`: `float32[d]`; raises DataError as `export` does."""
     return values_of(_checked_model(run / MODEL, result))
 
 
-def _checked_model(path: Path, result: Result) -> bytes:
+def _checked_model(path: Path, result: ResultFile) -> bytes:
     """The bytes of the model file, if its values have the hash of the result."""
     if not path.exists():
         raise DataError(

@@ -30,7 +30,7 @@ from fedlearn.privacy.accounting import ACCOUNTANT
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.settings import SecAgg, SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
@@ -99,7 +99,7 @@ class Setup:
 class Facts:
     """What a result says, ready to be put into words; `hashes` are those of its files."""
 
-    result: Result
+    result: ResultFile
     hashes: Mapping[str, str]
 
     @cached_property

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import leading_of
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class Gaps:
     groups_added: float | None = None
 
 
-def settings_of(result: Result) -> dict[str, str]:
+def settings_of(result: ResultFile) -> dict[str, str]:
     """Dotted key -> value of everything in the config that decides what a run finds."""
     return dict(_flat("", RunFolder.essence(result.config)))
 
 
-def all_gaps(results: Mapping[str, Result]) -> dict[str, Gaps]:
+def all_gaps(results: Mapping[str, ResultFile]) -> dict[str, Gaps]:
     """The gaps of every run by its name; twins are looked for among the same runs."""
     settings = {name: settings_of(result) for name, result in results.items()}
     plain = [name for name, result in results.items() if result.privacy.unit == "none"]
@@ -49,7 +49,7 @@ def all_gaps(results: Mapping[str, Result]) -> dict[str, Gaps]:
 
 
 def _is_twin(
-    results: Mapping[str, Result], settings: Mapping[str, dict[str, str]], one: str, other: str
+    results: Mapping[str, ResultFile], settings: Mapping[str, dict[str, str]], one: str, other: str
 ) -> bool:
     """Whether seed, data, sites, model and groups agree; what is tuned for privacy may differ."""
     same = ("partition.", "model.", "fairness.")
@@ -64,7 +64,7 @@ def _is_twin(
     )
 
 
-def _gaps(result: Result, twin: Result | None) -> Gaps:
+def _gaps(result: ResultFile, twin: ResultFile | None) -> Gaps:
     sites, groups = _between_sites(result), _between_groups(result)
     return Gaps(
         sites=sites,
@@ -78,12 +78,12 @@ def _added(gap: float | None, of_twin: float | None) -> float | None:
     return None if gap is None or of_twin is None else gap - of_twin
 
 
-def _between_sites(result: Result) -> float | None:
+def _between_sites(result: ResultFile) -> float | None:
     found = [leading_of(result, site) for site in result.final.per_site.values() if site]
     return max(found) - min(found) if len(found) > 1 else None
 
 
-def _between_groups(result: Result) -> float | None:
+def _between_groups(result: ResultFile) -> float | None:
     groups = result.fairness.groups if result.fairness else None
     return groups.gap.value if groups and groups.gap else None
 

@@ -22,7 +22,7 @@ Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredPrivacy:
     """What an audit has found; tables without rows are left out."""
 
     found: Findings

@@ -12,10 +12,10 @@ from fedlearn.report.comparison import traffic
 from fedlearn.report.explained import Reasons, reasons
 from fedlearn.report.explanations import Explanations
 from fedlearn.report.facts import Facts
-from fedlearn.report.measured import Measured
+from fedlearn.report.measured import MeasuredPrivacy
 from fedlearn.report.run_fairness import WhomTable, whom
 from fedlearn.report.texts import bytes_text
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class RunPage:
     calibration_plot: Markup | None
     epsilon_plot: Markup | None
     cost_plot: Markup | None
-    measured: Measured | None
+    measured: MeasuredPrivacy | None
     whom: tuple[WhomTable, ...]
     reasons: Reasons | None
     traffic: dict[str, int]
@@ -44,7 +44,7 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
         calibration_plot=_calibration_plot(facts),
         epsilon_plot=_epsilon_plot(result),
         cost_plot=_cost_plot(result),
-        measured=Measured(found=result.audit) if result.audit else None,
+        measured=MeasuredPrivacy(found=result.audit) if result.audit else None,
         whom=whom(facts),
         reasons=reasons(explanations, result) if explanations else None,
         traffic=traffic(result),
@@ -86,7 +86,7 @@ def _calibration_plot(facts: Facts) -> Markup | None:
     )
 
 
-def _epsilon_plot(result: Result) -> Markup | None:
+def _epsilon_plot(result: ResultFile) -> Markup | None:
     spent = [(e.round, [v for v in e.epsilon.values() if v is not None]) for e in result.rounds]
     places = [plots.Spread(x=number, values=(max(v),)) for number, v in spent if v]
     if not places or result.privacy.epsilon is None:
@@ -102,7 +102,7 @@ def _epsilon_plot(result: Result) -> Markup | None:
     )
 
 
-def _cost_plot(result: Result) -> Markup | None:
+def _cost_plot(result: ResultFile) -> Markup | None:
     if not result.rounds:
         return None
     moved = traffic(result)

@@ -10,7 +10,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.report.comparison import FILE, PointResult, Reference, read_comparison
 from fedlearn.report.gaps import settings_of
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Run:
     """One run with a result; of a comparison, or merely in the same folder."""
 
     name: str
-    result: Result
+    result: ResultFile
     reference: Reference | None = None
     site: str | None = None
 
@@ -38,7 +38,7 @@ class Missing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class SettingDifference:
     """A setting in which runs differ: every value with the number of runs that have it."""
 
     key: str
@@ -81,7 +81,7 @@ def _listed(folder: Path, points: Sequence[PointResult]) -> tuple[list[Run], lis
     return runs, missing
 
 
-def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
+def differences(runs: Sequence[Run]) -> tuple[SettingDifference, ...]:
     """The settings in which `runs` differ; one that a run does not have counts as a value."""
     settings = [run.settings for run in runs]
     found = []
@@ -89,7 +89,7 @@ def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
         values = [one.get(key, "(not set)") for one in settings]
         if len(set(values)) > 1:
             counted = tuple((value, values.count(value)) for value in dict.fromkeys(values))
-            found.append(Difference(key=key, values=counted))
+            found.append(SettingDifference(key=key, values=counted))
     return tuple(found)
 
 

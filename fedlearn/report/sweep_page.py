@@ -23,11 +23,11 @@ from fedlearn.report.fairness import (
 )
 from fedlearn.report.gaps import all_gaps
 from fedlearn.report.groups import RunGroup, grouped, reference_levels, short
-from fedlearn.report.measured import Measured, measured_cell, measured_texts
-from fedlearn.report.runs import Difference, Missing, Run, differences, telling
+from fedlearn.report.measured import MeasuredPrivacy, measured_cell, measured_texts
+from fedlearn.report.runs import Missing, Run, SettingDifference, differences, telling
 from fedlearn.report.texts import Texts, bytes_text, texts
 from fedlearn.results.reading import leading_of, task_of
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from fedlearn.tasks import metric_called
 
 
@@ -82,7 +82,7 @@ class SweepPage:
     """The column by which all runs tell groups of people apart; empty if they do not."""
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[SettingDifference, ...]
     threats: tuple[ThreatTable, ...]
     statements: Mapping[str, str]
     """Every statement, and the first group of runs that makes it."""
@@ -231,7 +231,7 @@ def _texts(
         "broken": {
             run.name: measured_texts(run.result.audit)["verdict"]
             for run in points
-            if run.result.audit and Measured(found=run.result.audit).broken
+            if run.result.audit and MeasuredPrivacy(found=run.result.audit).broken
         },
         "experiments": _experiments(points),
         "data": list(dict.fromkeys((result.data.name, result.data.sha256) for result in results)),
@@ -263,7 +263,7 @@ def _threats(runs: Sequence[Run]) -> tuple[ThreatTable, ...]:
     return tuple(replace(table, runs=count) for table, count in found.items())
 
 
-def _threat_table(result: Result) -> ThreatTable:
+def _threat_table(result: ResultFile) -> ThreatTable:
     found = Facts(result=result, hashes={}).texts
     return ThreatTable(
         name=found["threats"]["name"],

@@ -23,7 +23,7 @@ from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.privacy import Event
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class RunFolder:
         beside = ("resume", "out", "engine", "reply_timeout", "tracking")
         return {key: value for key, value in tree.items() if key not in beside}
 
-    def write_result(self, result: Result) -> None:
+    def write_result(self, result: ResultFile) -> None:
         """Write `result.json`."""
         write_json(self.path / "result.json", result)
 

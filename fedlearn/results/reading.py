@@ -11,7 +11,7 @@ from typing import Annotated, Final, Protocol, TypeVar
 from fedlearn.config import decode
 from fedlearn.config import load as load_config
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.results.result import SCHEMA, Result
+from fedlearn.results.result import SCHEMA, ResultFile
 from fedlearn.tasks import TASKS, TableInput, Task, TaskConfig, TaskForm
 
 
@@ -23,19 +23,19 @@ class _File(Protocol):
 T = TypeVar("T", bound=_File)
 
 
-def read_result(folder: Path) -> Result:
+def read_result(folder: Path) -> ResultFile:
     """The result of the run in `folder`; raises DataError as `parse_result` does."""
     return parse_result(folder / "result.json", read_bytes(folder / "result.json"))
 
 
-def task_of(result: Result) -> Task:
+def task_of(result: ResultFile) -> Task:
     """What the run has learned; of a release that did not say the form of a record, without it."""
     learned = decode(_Learned, json.dumps({"task": result.config.get("task", _FIRST)})).task
     shape = result.model.input or TableInput(numeric=0)
     return learned.of(TaskForm(input=shape, classes=tuple(result.data.classes)))
 
 
-def leading_of(result: Result, found: Mapping[str, float]) -> float:
+def leading_of(result: ResultFile, found: Mapping[str, float]) -> float:
     """Of the metrics of a run, or of a part of it, the one that leads."""
     return found[task_of(result).leading.name]
 
@@ -59,13 +59,13 @@ def read_bytes(path: Path) -> bytes:
         ) from None
 
 
-def parse_result(path: Path, content: bytes) -> Result:
+def parse_result(path: Path, content: bytes) -> ResultFile:
     """The result that `content` of the file `path` holds.
 
     Raises:
         DataError: not a result, or not one that this version reads.
     """
-    result = parse(Result, path, content, schema=SCHEMA, what="a result")
+    result = parse(ResultFile, path, content, schema=SCHEMA, what="a result")
     try:
         load_config(result.config)
     except ConfigError as error:

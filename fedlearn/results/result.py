@@ -153,7 +153,7 @@ class PrivacyResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protection:
+class ProtectionResult:
     """How updates travel."""
 
     transport: Literal["plain", "sealed"]
@@ -178,7 +178,7 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ResultFile:
     """The whole of `result.json`."""
 
     schema: str = SCHEMA
@@ -200,7 +200,7 @@ class Result:
     privacy: PrivacyResult
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""
-    protection: Protection
+    protection: ProtectionResult
     audit: Findings | None = None
     """What an audit of the run has measured."""
     environment: Environment

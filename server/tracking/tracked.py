@@ -14,7 +14,7 @@ from fedlearn.config import RunConfig, to_tree
 from fedlearn.config.tracking import MlflowTracking, NoTracking, TensorboardTracking
 from fedlearn.core.errors import ConfigError
 from fedlearn.report.facts import public_settings
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 
 if TYPE_CHECKING:  # `server.run` calls this module
     from server.federation import Federation
@@ -126,7 +126,7 @@ class Tracked:
         self._show(lambda tracker: tracker.measure(values_of_round(entry), entry.round))
         self._listener.round_finished(entry)
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         """Show what is known at the end."""
         self._show(lambda tracker: tracker.measure(values_of_end(result), len(result.rounds)))
         self._finished = True
@@ -156,7 +156,7 @@ def values_of_round(entry: RoundResult) -> dict[str, float]:
     return _named(values)
 
 
-def values_of_end(result: Result) -> dict[str, float]:
+def values_of_end(result: ResultFile) -> dict[str, float]:
     """What is known of the final model only: every site by itself, and the gaps."""
     values = {
         f"sites/{site} {name}": value

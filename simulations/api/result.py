@@ -36,7 +36,7 @@ class Result:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def _stored(self) -> stored.Result:
+    def _stored(self) -> stored.ResultFile:
         return read_result(self.folder)
 
     @property

@@ -16,7 +16,7 @@ from fedlearn.config.engine import LocalEngine
 from fedlearn.core.errors import ConfigError, StoppedError
 from fedlearn.core.interrupt import Interrupt
 from fedlearn.results.folder import RunFolder
-from fedlearn.results.result import Result as StoredResult
+from fedlearn.results.result import ResultFile as StoredResult
 from fedlearn.results.result import RoundResult
 from server.federation import Federation
 from server.run import telling_what_is_kept

@@ -41,7 +41,7 @@ class Wiretap(InProcessGrid):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Round:
+class WatchedRound:
     """What is to be seen of one round."""
 
     sealed: dict[str, bytes] | None
@@ -84,7 +84,7 @@ class Watched:
         """The model as it is now."""
         return self.federation.progress.model
 
-    def next_round(self, instead: Vector | None = None) -> Round:
+    def next_round(self, instead: Vector | None = None) -> WatchedRound:
         """The next round of the run; with `instead`, the coordinator starts it from that model."""
         if instead is not None:
             self.federation.progress.model = instead
@@ -101,7 +101,7 @@ class Watched:
         single = None
         if self.federation.summing is None:
             single = {site: _model(reply.content) - before for site, reply in heard.items()}
-        return Round(sealed=sealed, single=single, common=np.asarray(self.model - before))
+        return WatchedRound(sealed=sealed, single=single, common=np.asarray(self.model - before))
 
     def _spare_keys(self) -> Sealing | None:
         """The coordinator's ends of the channels once more, to keep what the run opens."""

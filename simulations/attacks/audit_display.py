@@ -10,12 +10,12 @@ from rich.table import Table
 
 from fedlearn.auditing.findings import Findings
 from fedlearn.core import terminal
-from fedlearn.report.measured import Measured, Row
+from fedlearn.report.measured import MeasuredPrivacy, Row
 
 
 def show_findings(found: Findings, console: Console) -> None:
     """Bounds beside their ceilings, attacks beside theirs, and the verdict."""
-    shown = Measured(found=found)
+    shown = MeasuredPrivacy(found=found)
     if shown.bounds:
         console.print(shown.texts["about"])
         terminal.show(console, _table(("an attacker who sees", *shown.columns), shown.bounds))

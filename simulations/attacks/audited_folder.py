@@ -18,7 +18,7 @@ from fedlearn.data import SiteData
 from fedlearn.report.export import read_model
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Task
 
 
@@ -27,7 +27,7 @@ class AuditedRun:
     """A finished run whose files agree with each other and with the data."""
 
     folder: Path
-    result: Result
+    result: ResultFile
     config: RunConfig
     model: Vector
     """The trained model, without audit slots: `float32[d]`."""
@@ -56,7 +56,7 @@ def open_run(folder: Path) -> AuditedRun:
     )
 
 
-def _unchanged_config(folder: Path, result: Result) -> RunConfig:
+def _unchanged_config(folder: Path, result: ResultFile) -> RunConfig:
     path = folder / "config.yaml"
     config = load(result.config)
     before = RunFolder.essence(to_tree(config))
@@ -72,7 +72,7 @@ def _unchanged_config(folder: Path, result: Result) -> RunConfig:
     return config
 
 
-def _data(config: RunConfig, result: Result) -> tuple[Task, dict[str, SiteData]]:
+def _data(config: RunConfig, result: ResultFile) -> tuple[Task, dict[str, SiteData]]:
     pool, sites = read_simulated(config)
     if pool.sha256 != result.data.sha256:
         raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedlearn.config import RunConfig
 from fedlearn.results.folder import RunFolder
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 from server.federation import Federation
 from server.run import Listener
 
@@ -30,7 +30,7 @@ class _Measuring:
         """Pass it on."""
         self.listener.round_finished(entry)
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         """Measure, write it into `result.json`, and pass it on."""
         from simulations.attacks.measure import measure  # SciPy's statistics take a second
 

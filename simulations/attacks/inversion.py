@@ -30,9 +30,9 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.crypto.sealed import HEADER_BYTES
 from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Seat, SeatView, to_text
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from server.run import logged
-from simulations.attacks.adversary import Round, Watched
+from simulations.attacks.adversary import Watched, WatchedRound
 from simulations.attacks.images import ImageSet, choose, load_images, write_table
 from simulations.attacks.inversion_attacks import Candidates, FirstLayer, harvest, invert, planted
 from simulations.attacks.inversion_ways import Settings, Way, way_of, ways
@@ -94,7 +94,7 @@ def make_scene(settings: Settings) -> Scene:
     )
 
 
-def demonstrate(settings: Settings, result: Result | None = None) -> Inversion:
+def demonstrate(settings: Settings, result: ResultFile | None = None) -> Inversion:
     """Run, watch and attack; of the protection of the run `result`, where one is given.
 
     Raises:
@@ -155,7 +155,7 @@ def attacked(scene: Scene, way: Way) -> Protected:
 # --- one seat ---------------------------------------------------------------------
 
 
-def _view(scene: Scene, watched: Watched, seat: Seat, seen: Round) -> SeatView:
+def _view(scene: Scene, watched: Watched, seat: Seat, seen: WatchedRound) -> SeatView:
     """What one seat makes of what it has seen."""
     if seat == "network" and seen.sealed is not None:
         own = {site: _as_pixels(scene, data) for site, data in seen.sealed.items()}

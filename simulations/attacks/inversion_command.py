@@ -21,7 +21,7 @@ from fedlearn.report.inversion import FILE, Inversion, write_inversion
 from fedlearn.report.page import write_report
 from fedlearn.results.folder import write_atomically
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from simulations.attacks.inversion import demonstrate
 from simulations.attacks.inversion_image import FILE as IMAGE
 from simulations.attacks.inversion_image import image, table
@@ -45,7 +45,7 @@ def command(words: Sequence[str]) -> None:
         console.print(str(path), soft_wrap=True)
 
 
-def read_words(words: Sequence[str]) -> tuple[Settings, Result | None]:
+def read_words(words: Sequence[str]) -> tuple[Settings, ResultFile | None]:
     """The settings, and the run whose protection is asked for.
 
     Raises:
@@ -75,7 +75,7 @@ def read_words(words: Sequence[str]) -> tuple[Settings, Result | None]:
     return _of_run(settings, Path(folders[0])) if folders else (settings, None)
 
 
-def _of_run(settings: Settings, run: Path) -> tuple[Settings, Result]:
+def _of_run(settings: Settings, run: Path) -> tuple[Settings, ResultFile]:
     result = read_result(run)
     sites = max(FEWEST_SITES, min(len(result.data.sites), MOST_SITES))
     return replace(settings, out=str(run), sites=sites), result

@@ -15,7 +15,7 @@ from fedlearn.core.settings import Count, Name, Natural, Positive, Probability
 from fedlearn.crypto.settings import TransportPlain
 from fedlearn.data import Csv
 from fedlearn.mechanisms import NoPrivacy
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from fedlearn.secagg.settings import SecAggOff, sum_of
 from simulations.attacks.images import DIGITS
 
@@ -48,7 +48,7 @@ class Way:
 
     name: str
     config: RunConfig
-    run: Result | None = None
+    run: ResultFile | None = None
     """The run that has this protection, if it is not the demonstration's own."""
 
     def within(self, folder: Path, scenario: Csv) -> Way:
@@ -72,7 +72,7 @@ def ways(settings: Settings) -> list[Way]:
     ]
 
 
-def way_of(result: Result, settings: Settings) -> Way:
+def way_of(result: ResultFile, settings: Settings) -> Way:
     """The protection of a run, with as much noise in an update as that run has added.
 
     Raises:

@@ -32,7 +32,7 @@ from fedlearn.core.vector import Vector, load_vector
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.report.export import read_model
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task
 from fedlearn.training.local import predict
 from server.audit import read_seen
@@ -42,7 +42,7 @@ DELTA: Final = 1e-5
 """At which epsilon is measured where nothing is promised."""
 
 
-def measure(config: RunConfig, result: Result) -> Findings | None:
+def measure(config: RunConfig, result: ResultFile) -> Findings | None:
     """What the audit of a finished run has found; None if the run carried no canaries.
 
     Raises:
@@ -57,7 +57,7 @@ def measure(config: RunConfig, result: Result) -> Findings | None:
             return None
 
 
-def kept_by_sites(config: RunConfig, result: Result) -> dict[str, Kept]:
+def kept_by_sites(config: RunConfig, result: ResultFile) -> dict[str, Kept]:
     """What the sites of a simulated run have kept of their canaries, by site.
 
     Raises:
@@ -73,7 +73,7 @@ def kept_by_sites(config: RunConfig, result: Result) -> dict[str, Kept]:
     return kept
 
 
-def _slots(config: RunConfig, audit: SlotAudit, result: Result) -> Findings:
+def _slots(config: RunConfig, audit: SlotAudit, result: ResultFile) -> Findings:
     plan = plan_in(config, result)
     played = games(config, plan, kept_by_sites(config, result), read_seen(Path(config.out)))
     summed = plan is not None and plan.needs_sum
@@ -88,7 +88,7 @@ def _findings(
     estimator: Estimator,
     audit: SlotAudit | MislabelledAudit,
     plan: PrivacyPlan | None,
-    result: Result,
+    result: ResultFile,
 ) -> Findings:
     """All views; the first bound and the verdict are those of `seat`."""
     independent, delta = isinstance(audit, SlotAudit), plan.delta if plan else DELTA
@@ -124,18 +124,18 @@ def _findings(
     )
 
 
-def promise_in(plan: PrivacyPlan | None, result: Result) -> Promise | None:
+def promise_in(plan: PrivacyPlan | None, result: ResultFile) -> Promise | None:
     """What the run promises; noise that a test can repeat promises nothing."""
     return None if plan is None or result.privacy.epsilon is None else promise_of(plan)
 
 
-def plan_in(config: RunConfig, result: Result) -> PrivacyPlan | None:
+def plan_in(config: RunConfig, result: ResultFile) -> PrivacyPlan | None:
     """The plan of the run, as its parties derived it."""
     dimension = dimension_of(config, result.model.trainable + slots_of(config.audit))
     return plan_of(config, sites=len(result.data.sites), dimension=dimension)
 
 
-def _of_summing(found: Findings, result: Result) -> list[str]:
+def _of_summing(found: Findings, result: ResultFile) -> list[str]:
     """One sentence on what secure aggregation takes from the coordinator, as measured."""
     by_seat = {view.seat: view.bound("gaussian") for view in found.views}
     alone, together = by_seat.get("update"), by_seat.get("sum")
@@ -157,7 +157,7 @@ def _said(bound: Bound) -> str:
 # --- canaries that are records -------------------------------------------------------------
 
 
-def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: Result) -> Findings:
+def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: ResultFile) -> Findings:
     """The loss of the final model on the wrong labels: all that an outsider can compute."""
     records, losses = simulated_sites(config), []
     kept = kept_by_sites(config, result)

@@ -26,9 +26,9 @@ from server.stop import Stop
 from simulations.engines.forks import at_a_time, cores
 from simulations.run import with_absolute_paths
 from simulations.sweeps.baselines import baselines
-from simulations.sweeps.folder import Study
+from simulations.sweeps.folder import SweepFolder
 from simulations.sweeps.points import Point, points_of
-from simulations.sweeps.workers import Ended, Event, Job, Start, run_jobs
+from simulations.sweeps.workers import Ended, Event, RunJob, Start, run_jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def compare(
     """
     settings, rest = _settings(overrides)
     points, folder = plan(settings, rest)
-    study = Study(folder, points)
+    study = SweepFolder(folder, points)
     study.check()
     listener.say(f"checking {len(study.todo())} of {len(points)} runs")
     study.rehearse()
@@ -150,8 +150,8 @@ def _settings(overrides: Sequence[str]) -> tuple[CompareSettings, list[str]]:
 # --- the machine ---------------------------------------------------------------------
 
 
-def _job(point: Point) -> Job:
-    return Job(name=point.name, config=encode(point.config), only=point.site)
+def _job(point: Point) -> RunJob:
+    return RunJob(name=point.name, config=encode(point.config), only=point.site)
 
 
 def _crew(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int, Start]:

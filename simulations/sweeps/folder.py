@@ -16,8 +16,8 @@ from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyE
 from fedlearn.report.comparison import (
     FILE,
     Comparison,
-    Plan,
     PointResult,
+    SweepPlan,
     point_result,
     read_comparison,
     write_comparison,
@@ -25,7 +25,7 @@ from fedlearn.report.comparison import (
 from fedlearn.report.gaps import Gaps, all_gaps
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from simulations.engines.warm import nothing_collected, warm_up
 from simulations.run import rehearse
 from simulations.sweeps.points import Point
@@ -35,7 +35,7 @@ UNFINISHED: Final = "unfinished"
 """Where half-written runs go: their ledgers say what was spent, and nobody deletes that."""
 
 
-class Study:
+class SweepFolder:
     """The folder of a comparison and the state of its points."""
 
     def __init__(self, folder: Path, points: Sequence[Point]) -> None:
@@ -124,7 +124,7 @@ class Study:
         return all_gaps({name: result for name, result in found if result is not None})
 
     def _entry(self, point: Point, gaps: Mapping[str, Gaps]) -> PointResult:
-        plan = Plan(
+        plan = SweepPlan(
             name=point.name,
             overrides=point.overrides,
             swept=point.swept,
@@ -151,7 +151,7 @@ class Study:
         result = self._results[point.name]
         return result is not None and result.status == "finished"
 
-    def _read(self, name: str) -> Result | None:
+    def _read(self, name: str) -> ResultFile | None:
         try:
             return read_result(self.folder / name)
         except DataError:

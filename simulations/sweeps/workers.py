@@ -29,7 +29,7 @@ from typing import Final, Literal
 from fedlearn.config import RunConfig, decode
 from fedlearn.core.errors import FedlearnError, StoppedError
 from fedlearn.report.page import write_report
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 from fedlearn.training.device import take_turn
 from server.federation import Federation
 from server.stop import Stop, stop_on_interrupt
@@ -45,7 +45,7 @@ Start = Literal["fork", "spawn", "here"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RunJob:
     """A run; `config` is JSON, so that it can travel to a process that shares nothing."""
 
     name: str
@@ -74,7 +74,7 @@ Event = RoundDone | Ended
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[RunJob],
     *,
     workers: int,
     start: Start,
@@ -108,7 +108,7 @@ def run_jobs(
         raise
 
 
-def _run_here(jobs: Sequence[Job], stop: Stop, tell: Callable[[Event | None], None]) -> None:
+def _run_here(jobs: Sequence[RunJob], stop: Stop, tell: Callable[[Event | None], None]) -> None:
     for job in jobs:
         if stop.after_round.is_set():
             return
@@ -120,11 +120,11 @@ class _Workers:
 
     def __init__(self, start: Start) -> None:
         self.kind = ForkProcess if start == "fork" else SpawnProcess
-        self.running: dict[Connection, tuple[Job, BaseProcess]] = {}
+        self.running: dict[Connection, tuple[RunJob, BaseProcess]] = {}
         self.interrupted = False
         self._started = 0
 
-    def start(self, job: Job) -> None:
+    def start(self, job: RunJob) -> None:
         """Start a process for `job`."""
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = self.kind(target=_work, args=(job, theirs, self._started), daemon=True)
@@ -192,7 +192,7 @@ def _alone() -> Iterator[None]:
 # --- in the new process ---------------------------------------------------------------
 
 
-def _work(job: Job, connection: Connection, number: int) -> None:
+def _work(job: RunJob, connection: Connection, number: int) -> None:
     take_turn(number)
     # A group of its own: Ctrl-C in the terminal reaches the parent alone, who passes it on.
     os.setpgrp()
@@ -204,7 +204,7 @@ def _work(job: Job, connection: Connection, number: int) -> None:
         connection.send(ended)
 
 
-def _run(job: Job, config: RunConfig, tell: Callable[[Event], None], stop: Stop) -> Ended:
+def _run(job: RunJob, config: RunConfig, tell: Callable[[Event], None], stop: Stop) -> Ended:
     try:
         simulate(config, _Sender(job.name, tell), stop, only=job.only)
     except FedlearnError as error:
@@ -241,6 +241,6 @@ class _Sender:
         """Say how far it is."""
         self.tell(RoundDone(name=self.name, round=entry.round))
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         """Write the report."""
         write_report(Path(str(result.config["out"])))

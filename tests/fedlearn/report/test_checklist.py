@@ -15,7 +15,7 @@ from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
 from fedlearn.report.texts import TEMPLATES
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result
+from fedlearn.results.result import ResultFile
 from tests.simulations.small import table
 
 
@@ -27,19 +27,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def rows(result: Result, block: str = "checks") -> tuple[tuple[str, ...], ...]:
+def rows(result: ResultFile, block: str = "checks") -> tuple[tuple[str, ...], ...]:
     found: tuple[tuple[str, ...], ...] = (
         Facts(result=result, hashes={}).texts["checklist"].rows(block)
     )
     return found
 
 
-def state(result: Result, start: str) -> str:
+def state(result: ResultFile, start: str) -> str:
     (found,) = (state for question, state, _ in rows(result) if question.startswith(start))
     return found
 
 
-def with_privacy(result: Result, **changes: object) -> Result:
+def with_privacy(result: ResultFile, **changes: object) -> ResultFile:
     return replace(result, privacy=replace(result.privacy, **changes))
 
 

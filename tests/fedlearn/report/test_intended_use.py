@@ -14,7 +14,7 @@ from fedlearn.metrics.scores import Calibration, ScoreGroup
 from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result, SiteSize
+from fedlearn.results.result import ResultFile, SiteSize
 from simulations.display import Display
 from tests.simulations.small import table
 
@@ -36,24 +36,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def lines(result: Result, block: str) -> tuple[str, ...]:
+def lines(result: ResultFile, block: str) -> tuple[str, ...]:
     found: tuple[str, ...] = Facts(result=result, hashes={}).texts["card"].lines(block)
     return found
 
 
-def use(result: Result) -> tuple[str, ...]:
+def use(result: ResultFile) -> tuple[str, ...]:
     return lines(result, "use")
 
 
-def limits(result: Result) -> tuple[str, ...]:
+def limits(result: ResultFile) -> tuple[str, ...]:
     return lines(result, "limits")
 
 
-def calibration(result: Result) -> str:
+def calibration(result: ResultFile) -> str:
     return " ".join(lines(result, "calibration"))
 
 
-def with_config(result: Result, **changes: object) -> Result:
+def with_config(result: ResultFile, **changes: object) -> ResultFile:
     return replace(result, config=result.config | changes)
 
 
@@ -105,7 +105,7 @@ def test_limits__say_when_a_model_has_one_answer_to_everything(
     assert "into the same class" not in " ".join(limits(untold))
 
 
-def final_table_and_notes(result: Result, capsys: pytest.CaptureFixture[str]) -> str:
+def final_table_and_notes(result: ResultFile, capsys: pytest.CaptureFixture[str]) -> str:
     Display().finished(result)
     return " ".join(capsys.readouterr().out.split())
 
@@ -161,7 +161,7 @@ def test_report__shows_use_limits_and_calibration_and_escapes_the_purpose(
     assert "ab12cd, with changes that are not in it" in text
 
 
-def rows(result: Result) -> tuple[tuple[str, ...], ...]:
+def rows(result: ResultFile) -> tuple[tuple[str, ...], ...]:
     found: tuple[tuple[str, ...], ...] = (
         Facts(result=result, hashes={}).texts["card"].rows("provenance")
     )

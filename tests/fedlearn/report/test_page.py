@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedlearn.cli import main
-from fedlearn.report.comparison import Comparison, Plan, point_result, write_comparison
+from fedlearn.report.comparison import Comparison, SweepPlan, point_result, write_comparison
 from fedlearn.report.groups import grouped
 from fedlearn.report.page import write_report
 from fedlearn.report.runs import differences, read_runs, telling
@@ -253,7 +253,7 @@ def test_report__keeps_half_a_run_out_of_the_curves_but_lists_it(copy: Path) -> 
 
 
 def test_report__of_a_comparison_without_a_result_yet_lists_what_is_missing(tmp_path: Path) -> None:
-    plan = Plan(
+    plan = SweepPlan(
         name="seed=0", overrides=("seed=0",), swept={"seed": "0"}, reference=None, site=None
     )
     write_comparison(tmp_path, Comparison(points=[point_result(plan, None)]))

@@ -24,14 +24,14 @@ from fedlearn.core.errors import StoppedError
 from fedlearn.models.numbers import ENCODED
 from fedlearn.report.comparison import (
     Comparison,
-    Plan,
+    SweepPlan,
     point_result,
     read_comparison,
     write_comparison,
 )
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import Result, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult
 from fedlearn.training.private import PrivateOptimizer
 from server.audit import read_seen
 from server.federation import Federation
@@ -54,18 +54,18 @@ def words(folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south"))
     return [*(word for word in own if word.partition("=")[0] not in keys), *more]
 
 
-def run(folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south")) -> Result:
+def run(folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south")) -> ResultFile:
     out = folder / f"run-{len(list(folder.iterdir()))}"
     assert main(["simulate", *words(folder, *more, sites=sites), f"out={out}"]) == 0
     return read_result(out)
 
 
-def findings(result: Result) -> Findings:
+def findings(result: ResultFile) -> Findings:
     assert result.audit is not None
     return result.audit
 
 
-def bounds(result: Result, seat: Seat) -> dict[str, Bound]:
+def bounds(result: ResultFile, seat: Seat) -> dict[str, Bound]:
     view = next(view for view in findings(result).views if view.seat == seat)
     return {bound.estimator: bound for bound in view.bounds}
 
@@ -76,13 +76,13 @@ def lowest(bound: Bound) -> float:
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def five(tmp_path_factory: pytest.TempPathFactory) -> ResultFile:
     """Five sites that mask and seal, at epsilon 8."""
     folder = tmp_path_factory.mktemp("five")
     return run(folder, "secagg=masked", "transport=sealed", sites=FIVE)
 
 
-def test_audit__measures_what_a_tight_mechanism_spends(five: Result) -> None:
+def test_audit__measures_what_a_tight_mechanism_spends(five: ResultFile) -> None:
     own = bounds(five, "update")
     assert lowest(own["gaussian"]) >= 5
     for estimator in ("one_run", "f_dp"):
@@ -96,7 +96,7 @@ def test_audit__measures_what_a_tight_mechanism_spends(five: Result) -> None:
 
 
 def test_audit__through_the_sum_of_five_sites_measures_less_than_one_site_alone(
-    five: Result,
+    five: ResultFile,
 ) -> None:
     alone, together = bounds(five, "update")["gaussian"], bounds(five, "sum")["gaussian"]
     assert alone.estimate is not None
@@ -107,7 +107,7 @@ def test_audit__through_the_sum_of_five_sites_measures_less_than_one_site_alone(
     assert "the sum of 5 sites" in note
 
 
-def test_audit__leaves_the_promise_as_it_is(five: Result) -> None:
+def test_audit__leaves_the_promise_as_it_is(five: ResultFile) -> None:
     config = load(five.config)
     plain = plan_of(replace(config, audit=NoAudit()))
     assert plain == plan_of(config)
@@ -117,7 +117,9 @@ def test_audit__leaves_the_promise_as_it_is(five: Result) -> None:
     assert five.model.trainable == five.model.parameters == 2 * (ENCODED + 3 + 1)
 
 
-def test_audit__shows_promised_against_measured_in_reports(five: Result, tmp_path: Path) -> None:
+def test_audit__shows_promised_against_measured_in_reports(
+    five: ResultFile, tmp_path: Path
+) -> None:
     folder = Path(five.config["out"])
     text = write_report(folder).read_text()
     assert "Promised against measured" in text
@@ -129,8 +131,8 @@ def test_audit__shows_promised_against_measured_in_reports(five: Result, tmp_pat
     assert f"{found.lower_bound:.2f} of {found.ceiling:.2f}" in sweep
 
 
-def test_audit__is_part_of_a_comparison(five: Result, tmp_path: Path) -> None:
-    plan = Plan(name="a", overrides=(), swept={"seed": "0"}, reference=None, site=None)
+def test_audit__is_part_of_a_comparison(five: ResultFile, tmp_path: Path) -> None:
+    plan = SweepPlan(name="a", overrides=(), swept={"seed": "0"}, reference=None, site=None)
     write_comparison(tmp_path, Comparison(points=[point_result(plan, five)]))
     (point,) = read_comparison(tmp_path).points
     assert point.audit == five.audit
@@ -226,7 +228,7 @@ def test_audit__of_a_run_without_canaries_asks_who_was_a_member(
 
 
 def test_audit__without_the_coins_is_refused(
-    five: Result, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    five: ResultFile, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     result = run(tmp_path)
     for path in Path(result.config["out"]).glob("sites/*/canaries-*.jsonl"):
@@ -246,7 +248,7 @@ class StopAfterTwo:
         if entry.round == 2:
             self.stop.after_round.set()
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: ResultFile) -> None:
         pass
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fedlearn.cli import main
 from simulations.sweeps.compare import CompareSettings, plan
-from simulations.sweeps.folder import Study as Sweep
+from simulations.sweeps.folder import SweepFolder as Sweep
 from tests.simulations.small import command, compare, environment, points, table
 
 # Whole sweeps: too long for the fast gate.
@@ -36,10 +36,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], in
     return out, overrides, done.returncode, done.stdout + done.stderr
 
 
-Study = tuple[Path, list[str], int, str]
+SweepFolder = tuple[Path, list[str], int, str]
 
 
-def test_compare__leaves_a_run_for_every_point_and_the_files_of_the_contract(study: Study) -> None:
+def test_compare__leaves_a_run_for_every_point_and_the_files_of_the_contract(
+    study: SweepFolder,
+) -> None:
     out, _, _, said = study
     assert {"compare.json", "compare.csv", "report.html", *GOOD} <= {p.name for p in out.iterdir()}
     for name in GOOD:
@@ -55,7 +57,7 @@ def test_compare__leaves_a_run_for_every_point_and_the_files_of_the_contract(stu
 
 
 def test_compare__loses_no_run_to_the_failure_of_another_and_ends_with_its_code(
-    study: Study,
+    study: SweepFolder,
 ) -> None:
     out, _, code, said = study
     assert code == 4, said
@@ -68,7 +70,7 @@ def test_compare__loses_no_run_to_the_failure_of_another_and_ends_with_its_code(
     assert "diverged" in report
 
 
-def test_compare__says_how_to_repeat_a_point(study: Study, tmp_path: Path) -> None:
+def test_compare__says_how_to_repeat_a_point(study: SweepFolder, tmp_path: Path) -> None:
     out = study[0]
     overrides = points(out)[GOOD[1]]["overrides"]
     assert main(["simulate", *overrides, f"out={tmp_path / 'again'}"]) == 0
@@ -76,7 +78,7 @@ def test_compare__says_how_to_repeat_a_point(study: Study, tmp_path: Path) -> No
     assert again["final"] == json.loads((out / GOOD[1] / "result.json").read_text())["final"]
 
 
-def test_compare__csv_has_the_numbers_of_the_json(study: Study) -> None:
+def test_compare__csv_has_the_numbers_of_the_json(study: SweepFolder) -> None:
     out = study[0]
     rows = list(csv.DictReader((out / "compare.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == list(points(out))
@@ -131,7 +133,7 @@ def test_compare__refuses_a_folder_that_is_no_comparison(tmp_path: Path, capsys:
 
 
 def test_compare__refuses_a_folder_that_holds_other_runs_under_the_same_names(
-    study: Study, capsys: Output
+    study: SweepFolder, capsys: Output
 ) -> None:
     out, overrides, *_ = study
     before = (out / "compare.json").read_bytes()
@@ -142,7 +144,7 @@ def test_compare__refuses_a_folder_that_holds_other_runs_under_the_same_names(
 
 
 def test_compare__runs_again_what_failed_or_is_half_written_and_nothing_else(
-    study: Study, tmp_path: Path
+    study: SweepFolder, tmp_path: Path
 ) -> None:
     out, overrides, *_ = study
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
@@ -161,7 +163,7 @@ def test_compare__runs_again_what_failed_or_is_half_written_and_nothing_else(
 
 @pytest.mark.slow
 def test_compare__runs_a_half_written_point_again_and_keeps_what_it_had(
-    study: Study, tmp_path: Path
+    study: SweepFolder, tmp_path: Path
 ) -> None:
     out, overrides, *_ = study
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
