@@ -5,6 +5,7 @@ Every function gives `dotted.path=value: reason and way out` lines, and never ra
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -126,5 +127,11 @@ def private_learner_problems(config: RunConfig, learner: models.Learner, task: T
             f"training.dp_engine={engine}: cannot tell whether model={config.model.kind} keeps "
             "records apart. Set training.dp_engine=fast"
         ]
+    return [f"model={config.model.kind}: {one}" for one in _tried(learner, task)]
+
+
+@lru_cache(maxsize=2)
+def _tried(learner: models.Learner, task: Task) -> tuple[str, ...]:
+    # All sites of a process have one model.
     learner.model.train()
-    return [f"model={config.model.kind}: {one}" for one in batch_problems(learner.whole(), task)]
+    return tuple(batch_problems(learner.whole(), task))

@@ -185,8 +185,8 @@ class RunFolder:
 
 def _changed(before: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
     """The dotted paths of values that are others, or of options of another kind."""
-    for key, value in now.items():
-        was = before.get(key)
+    for key in dict.fromkeys([*before, *now]):  # what is idle now may not be written at all
+        value, was = now.get(key), before.get(key)
         if isinstance(value, dict) and isinstance(was, dict) and was.keys() == value.keys():
             yield from _changed(was, value, f"{path}{key}.")
         elif was != value:

@@ -61,7 +61,8 @@ def _unchanged_config(folder: Path, result: ResultFile) -> RunConfig:
     config = load(result.config)
     before = RunFolder.essence(to_tree(config))
     now = RunFolder.essence(to_tree(load(yaml_file.read(path))))
-    if changed := [key for key in before if before[key] != now[key]]:
+    keys = dict.fromkeys([*before, *now])  # what is idle is not written
+    if changed := [key for key in keys if before.get(key) != now.get(key)]:
         raise ConfigError(
             [
                 f"{key}: {path} is not the config of this run any more; restore it, or run the "

@@ -19,6 +19,7 @@ from fedlearn.core.vector import Layout, vector_digest
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.results.folder import Checkpoint, RunFolder, write_atomically
 from fedlearn.results.result import Attendance, RoundResult
+from fedlearn.stages import RandomMask
 from tests.server.parties import make_config
 
 
@@ -84,6 +85,16 @@ def test_check__refuses_to_resume_with_another_config_and_names_every_difference
     other = replace(config, resume=True, seed=7, rounds=9, out="elsewhere")
     lines = refusal(folder, other).splitlines()
     assert [line.split(":")[0] for line in lines] == ["rounds", "seed"]
+
+
+def test_check__refuses_to_resume_without_the_stage_of_the_run(
+    folder: RunFolder, config: RunConfig
+) -> None:
+    """A stage that does nothing is not written, and is another one all the same."""
+    masked = replace(config, stage=RandomMask())
+    folder.create(masked)
+    assert refusal(folder, replace(config, resume=True)).startswith("stage: differs from the run")
+    folder.check(replace(masked, resume=True))
 
 
 def test_create__writes_a_config_that_loads_back(folder: RunFolder, config: RunConfig) -> None:
