@@ -5,8 +5,8 @@ Every function gives `dotted.path=value: reason and way out` lines, and never ra
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -127,11 +127,11 @@ def private_learner_problems(config: RunConfig, learner: models.Learner, task: T
             f"training.dp_engine={engine}: cannot tell whether model={config.model.kind} keeps "
             "records apart. Set training.dp_engine=fast"
         ]
-    return [f"model={config.model.kind}: {one}" for one in _tried(learner, task)]
+    if learner.model not in _TRIED:
+        learner.model.train()
+        _TRIED[learner.model] = tuple(batch_problems(learner.whole(), task))
+    return [f"model={config.model.kind}: {one}" for one in _TRIED[learner.model]]
 
 
-@lru_cache(maxsize=2)
-def _tried(learner: models.Learner, task: Task) -> tuple[str, ...]:
-    # All sites of a process have one model.
-    learner.model.train()
-    return tuple(batch_problems(learner.whole(), task))
+_TRIED: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""What was found of a model: all sites of a process have the same one."""

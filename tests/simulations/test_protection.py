@@ -609,7 +609,7 @@ def test_sealed__nothing_of_a_model_or_a_metric_can_be_read_on_the_way(tmp_path:
         secrets = [
             federation.enrolment.initial.tobytes(),
             federation.progress.model.tobytes(),
-            np.float64(sums.loss).tobytes(),
+            np.float64(sums["loss"]).tobytes(),
             b"confusion",
             b"num-examples",
             b"server-round",
