@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from fedlearn.core.settings import config
 from fedlearn.metrics import intervals
@@ -25,6 +22,10 @@ from fedlearn.metrics.scores import SCORE_BINS, Calibration, auc, calibration, h
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
 from fedlearn.tasks.inputs import Input
 from fedlearn.tasks.task import LabelColumn, Loss, Metric, Targets, Task, TaskForm
+
+if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a second
+    import torch
+    from torch import Tensor
 
 _TINY: Final = np.finfo(np.float64).tiny
 _LOSS_UNIT: Final = 2.0**-20
@@ -112,6 +113,8 @@ class ClassificationTask(Task):
         """
         if not class_weights:
             return self.loss
+        import torch
+
         weights = torch.tensor([class_weights.get(name, 1.0) for name in self.classes])
         return _Weighed((weights / weights.max()).to(device))
 
@@ -351,6 +354,8 @@ def _label_problems(column: LabelColumn) -> Iterator[str]:
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Nats, `float32[n]`, of logits `[n, classes]` for the classes `int64[n]`."""
+    from torch.nn import functional
+
     return functional.cross_entropy(outputs, targets, reduction="none")
 
 
@@ -360,6 +365,8 @@ class _Weighed:
     """`float32[classes]`, on the device of the model."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn import functional
+
         return functional.cross_entropy(outputs, targets, weight=self.weights, reduction="none")
 
 

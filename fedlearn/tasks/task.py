@@ -11,19 +11,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedlearn.metrics.intervals import Gap
 from fedlearn.metrics.scores import Calibration
 from fedlearn.metrics.sums import SumLayout, Sums
 from fedlearn.tasks.inputs import Input, shape_of
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a second
+    import torch
+    from torch import Tensor
+
+Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 """Outputs `float32[n, ...]` and targets `[n, ...]` to one loss per record: `float32[n]`."""
 
 Targets = NDArray[Any]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -227,20 +228,26 @@ def _losses(
 
     def loss_of(view: Tensor) -> Tensor:
         outputs = forward(model, view, precision)
-        check_loss(loss, outputs, labels)
+        check_loss(model, loss, outputs, labels)
         return loss(outputs, labels)
 
     # A layer is called once for each view; the engine adds up what a record owes to all of them.
     return lambda: torch.stack([loss_of(view) for view in seen]).mean(0)
 
 
-def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+_SINGLE: WeakKeyDictionary[nn.Module, Loss] = WeakKeyDictionary()
+"""Models with the loss that was found to be one per record: each look waits for the device."""
+
+
+def check_loss(model: nn.Module, loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     """Refuse a loss that is not one per record: what is clipped would not be one record's.
+
+    Looks at the first two records that a model meets together, once per loss and process.
 
     Raises:
         ConfigError: it has another shape, or one record's loss depends on another's outputs.
     """
-    if len(outputs) < 2:
+    if len(outputs) < 2 or _SINGLE.get(model) == loss:
         return
     seen = outputs[:2].detach().requires_grad_()
     with torch.enable_grad():
@@ -251,6 +258,7 @@ def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
             (own,) = torch.autograd.grad(alone[0], seen)
             # What depends on the others' targets, or on how many there are, has no slope there.
             if torch.allclose(slope, own, rtol=1e-3, atol=1e-6, equal_nan=True):
+                _SINGLE[model] = loss
                 return
     raise ConfigError(
         [
