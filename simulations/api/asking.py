@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.config import RunConfig, to_tree
+from fedlearn.config import RunConfig, groups, to_tree
 from fedlearn.config.composition import CONFIGS, split
 from fedlearn.core.errors import ConfigError
 
@@ -66,9 +66,20 @@ def _is_inside(key: str, other: str) -> bool:
 
 
 def _part(name: str, value: Any) -> list[str]:
-    """A part of the config as words: its option, then each of its values."""
+    """A part of the config as words: its option, then each of its values.
+
+    Raises:
+        ConfigError: it is of a class that no config can name, such as a subclass of an option.
+    """
     tree = to_tree(value)
     kind = tree.pop("kind", None)
+    family = groups.FAMILIES.get(name)
+    if family is not None and family.find(str(kind)) is not type(value):
+        raise ConfigError(
+            [f"{name}: is a {type(value).__qualname__}, and {name}={kind} is another class, which "
+             f"would run in its place; give yours a kind of its own and the entry point "
+             f"{family.points}"]
+        )  # fmt: skip
     return [*([] if kind is None else [f"{name}={kind}"]), *_words(name, tree)]
 
 

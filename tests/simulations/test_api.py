@@ -125,6 +125,15 @@ def test_words__give_every_value_of_an_object() -> None:
     assert compose(words_of([], {"privacy": made, "epsilon": 1})).privacy.epsilon == 1  # type: ignore[union-attr]
 
 
+def test_words__refuse_an_object_in_whose_place_another_class_would_run() -> None:
+    class Quieter(fl.Record):
+        """What somebody makes of an option, and no config can name."""
+
+    with pytest.raises(fl.ConfigError, match=r"privacy: is a .*Quieter, and privacy=record is"):
+        words_of([], {"privacy": Quieter(epsilon=1)})
+    assert "privacy=record" in words_of([], {"privacy": fl.Record(epsilon=1)})
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"epsilom": 1}, "did you mean epsilon"), ({"kind": 1}, "may be"), ({"rounds": 0}, "> 0"),
