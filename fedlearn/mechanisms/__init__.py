@@ -6,6 +6,8 @@ for what they do, never which one they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fedlearn.core.registry import Family
 from fedlearn.mechanisms.base import Mechanism, Plan, Population, StudyTerms, refuse, ways_around
 from fedlearn.mechanisms.client import ClientPlan, ClientPrivacy
@@ -66,13 +68,36 @@ def derive(
     itself a leak. Only distributed privacy needs the `population`.
 
     Raises:
-        ConfigError: the config is contradictory or its epsilon cannot be met.
+        ConfigError: the config is contradictory, its epsilon cannot be met, or the plan is not
+            what it promises.
         ValueError: distributed privacy without a population.
     """
     refuse(config.problems())
-    return config.plan(
+    plan = config.plan(
         sample_rate=sample_rate,
         steps_per_round=steps_per_round,
         rounds=rounds,
         population=population,
     )
+    refuse([*_broken(config, plan)])
+    return plan
+
+
+def _broken(config: Privacy, plan: PrivacyPlan | None) -> Iterator[str]:
+    """Where a plan is not what its settings have promised, to owners and in results."""
+    name = f"privacy={config.kind}"
+    if plan is None:
+        if config.unit != "none":
+            yield f"{name}: promises privacy for a {config.unit}, and has no plan"
+        return
+    if (plan.unit, plan.delta) != (config.unit, config.delta):
+        yield (
+            f"{name}: its plan is for a {plan.unit} at delta {plan.delta:g}, and promised is one "
+            f"for a {config.unit} at {config.delta}"
+        )
+    asked: float | None = getattr(config, "epsilon", None)
+    if asked is not None and plan.epsilon > asked * (1 + 1e-6):
+        yield (
+            f"privacy.epsilon={asked:g}: the plan of {name} costs {plan.epsilon:g}; its noise must "
+            "be calibrated over the whole run"
+        )

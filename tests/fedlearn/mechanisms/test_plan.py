@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import config
 from fedlearn.mechanisms import (
     NoPrivacy,
     PrivacyPlan,
+    RecordPlan,
     RecordPrivacy,
     derive,
     problems,
@@ -30,6 +34,36 @@ def test_derive__meets_the_epsilon_of_the_config_over_the_whole_run() -> None:
     assert plan.epsilon == epsilon([plan.total_event], plan.delta)
     assert plan.epsilon == epsilon([plan.round_event] * 5, plan.delta)
     assert plan.epsilon > 1.5 * epsilon([plan.round_event], plan.delta)
+
+
+def test_derive__refuses_a_mechanism_that_breaks_its_own_promise() -> None:
+    @config
+    class Cheap(RecordPrivacy):
+        """Calibrated for a round, and not for the run."""
+
+        def plan(self, *, rounds: int, **numbers: Any) -> RecordPlan:
+            return replace(super().plan(rounds=1, **numbers), rounds=rounds)
+
+    @config
+    class Empty(RecordPrivacy):
+        """Without a plan."""
+
+        def plan(self, **numbers: Any) -> None:  # type: ignore[override]
+            return None
+
+    @config
+    class Other(RecordPrivacy):
+        """Of another delta than is promised."""
+
+        def plan(self, **numbers: Any) -> RecordPlan:
+            return replace(super().plan(**numbers), delta=1e-3)
+
+    with pytest.raises(ConfigError, match=r"at delta 0.001, and promised is one for a record at"):
+        plan_for(Other(epsilon=3.0))
+    with pytest.raises(ConfigError, match=r"privacy.epsilon=3: the plan of privacy=record costs"):
+        plan_for(Cheap(epsilon=3.0))
+    with pytest.raises(ConfigError, match="promises privacy for a record, and has no plan"):
+        plan_for(Empty(epsilon=3.0))
 
 
 def test_derive__takes_the_noise_that_is_given() -> None:
