@@ -21,7 +21,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.xref_missing", "misc.highlighting_failure"]
 
 napoleon_google_docstring = True
-napoleon_custom_sections = [("Guarantees", "returns_style"), ("Source", "notes_style")]
+napoleon_custom_sections = [("Guarantees", "params_style"), ("Source", "notes_style")]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

@@ -97,9 +97,10 @@ def privacy_result(
 
 def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
     known = plan.cohort_known
+    cruder = epsilon_rdp(events, plan.delta, unit=plan.unit, cohort_known=known)
     return SitePrivacy(
         epsilon=epsilon_of(plan, events),
-        epsilon_rdp=epsilon_rdp(events, plan.delta, unit=plan.unit, cohort_known=known),
+        epsilon_rdp=None if math.isinf(cruder) else cruder,
         delta=plan.delta,
         steps=_steps(events),
         sample_rate=plan.sample_rate,

@@ -81,7 +81,7 @@ class DistributedPrivacy(Private):
     epsilon: Positive | None = None
     noise_multiplier: Positive | None = None
     delta: Probability = 1e-5
-    clip_norm: Positive = 0.1
+    clip_norm: Positive = 1.0
     bits: Annotated[int, Ge(8), Le(MOST_BITS)] = 20
     max_dropouts: Natural = 0
     max_colluders: Natural = 1

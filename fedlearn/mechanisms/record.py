@@ -28,7 +28,7 @@ class RecordPrivacy(Private):
     epsilon: Positive | None = None
     noise_multiplier: NonNegative | None = None
     delta: Probability = 1e-5
-    clip_norm: Positive = 0.1
+    clip_norm: Positive = 1.0
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
     unit: ClassVar[Unit] = "record"

@@ -168,7 +168,7 @@ class Facts:
     def epsilon_rdp(self) -> float | None:
         """By the cruder accountant, the largest over the sites."""
         found = [spent.epsilon_rdp for spent in self.result.privacy.per_site.values()]
-        return max(found, default=None)
+        return max((value for value in found if value is not None), default=None)
 
     @property
     def audited(self) -> bool:

@@ -129,8 +129,8 @@ class SitePrivacy:
     """What a site has spent in this run."""
 
     epsilon: float
-    epsilon_rdp: float
-    """The same by Renyi accounting: looser, shown as a cross-check."""
+    epsilon_rdp: float | None
+    """The same by Renyi accounting: looser, shown as a cross-check; null where it has no bound."""
     delta: float
     steps: int
     sample_rate: float

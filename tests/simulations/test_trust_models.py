@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import fedlearn as fl
 from clients import work
 from clients.ledger import ledger as ledgers
 from clients.site import TEST_NOISE
@@ -302,3 +303,12 @@ def test_config__refuses_what_could_not_be_promised(
     assert main(["simulate", HEART, f"out={tmp_path / 'run'}", "rounds=1", *overrides]) == 2
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_run__that_the_cruder_accountant_has_no_bound_for_is_read_back(tmp_path: Path) -> None:
+    words = ["privacy=distributed", "privacy.unit=client", "privacy.epsilon=50", "rounds=1"]
+    run = fl.simulate("experiment=medical_heart", *words, out=tmp_path / "run")
+    assert run.epsilon is not None
+    assert {site.epsilon_rdp for site in run.privacy.per_site.values()} == {None}
+    assert run.report().is_file()
