@@ -242,23 +242,23 @@ _SINGLE: WeakKeyDictionary[nn.Module, Loss] = WeakKeyDictionary()
 def check_loss(model: nn.Module, loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     """Refuse a loss that is not one per record: what is clipped would not be one record's.
 
-    Looks at the first two records that a model meets together, once per loss and process.
+    Looks at the first of the records that a model meets together, once per loss and process.
 
     Raises:
         ConfigError: it has another shape, or one record's loss depends on another's outputs.
     """
     if len(outputs) < 2 or _SINGLE.get(model) == loss:
         return
-    seen = outputs[:2].detach().requires_grad_()
+    seen = outputs.detach().requires_grad_()
     with torch.enable_grad():
-        losses = loss(seen, targets[:2])
-        alone = loss(seen[:1], targets[:1])
-        if losses.shape == (2,) and alone.shape == (1,):
+        losses, alone = loss(seen, targets), loss(seen[:1], targets[:1])
+        if losses.shape == (len(seen),) and alone.shape == (1,):
             (slope,) = torch.autograd.grad(losses[0], seen)
             (own,) = torch.autograd.grad(alone[0], seen)
             # What depends on the others' targets, or on how many there are, has no slope there.
             if torch.allclose(slope, own, rtol=1e-3, atol=1e-6, equal_nan=True):
-                _SINGLE[model] = loss
+                if slope.isfinite().all():  # else it has shown nothing: the next batch is tried
+                    _SINGLE[model] = loss
                 return
     raise ConfigError(
         [
