@@ -4,7 +4,7 @@
 
 Taking it apart into Flower's objects and putting it together again, sealing and opening,
 TLS 1.3 once (it passes two connections, one at the gateway and one at the SuperLink), the
-copies of a parcel, and the checks of its hashes. Medians. What `benchmarks/deployment.py`
+copies of an envelope, and the checks of its hashes. Medians. What `benchmarks/deployment.py`
 measures beyond these is Flower's request handling, and processes that wait for each other.
 """
 
@@ -108,11 +108,11 @@ def main() -> None:
     def there_and_back() -> Envelope:
         with envelopes.packing() as packed:
             one = packed(Message(content, 7, "train"))
-            parcel = Envelope(one.head.SerializeToString(), tuple(one.inline(Capacity(1 << 40))))
-        envelopes.unpacked(one.head, one.tree, parcel.by_id(), lambda name: b"")
-        return parcel
+            envelope = Envelope(one.head.SerializeToString(), tuple(one.inline(Capacity(1 << 40))))
+        envelopes.unpacked(one.head, one.tree, envelope.by_id(), lambda name: b"")
+        return envelope
 
-    parcel = there_and_back()
+    envelope = there_and_back()
     parts: dict[str, Callable[[], object]] = {
         "taking apart, putting together": there_and_back,
         "records to bytes and back": lambda: private.content_from_bytes(
@@ -120,7 +120,7 @@ def main() -> None:
         ),
         "sealing and opening": lambda: sealing(plain),
         "TLS, one connection": tls(plain),
-        "a parcel's copies": lambda: Envelope.decode(parcel.encode()),
+        "an envelope's copies": lambda: Envelope.decode(envelope.encode()),
         "one SHA-256 of it": lambda: hashlib.sha256(plain).digest(),
     }
     found = {name: round(cpu_seconds(work, options.repeat), 4) for name, work in parts.items()}

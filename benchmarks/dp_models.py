@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 def resnet18(width: int = 32) -> nn.Module:
-    """ResNet-18 with group norm for 32x32 pictures."""
+    """ResNet-18 with group norm for 32x32 images."""
     blocks: list[nn.Module] = []
     inside = width
     for stage in range(4):

@@ -53,7 +53,7 @@ TRAINING = Training(
 
 
 def make_model() -> nn.Module:
-    """A CNN of 61,026 parameters for 1x28x28 pictures."""
+    """A CNN of 61,026 parameters for 1x28x28 images."""
     model = nn.Sequential(
         nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
@@ -64,13 +64,11 @@ def make_model() -> nn.Module:
 
 
 def make_data() -> list[tuple[Tensor, Tensor]]:
-    """Noise pictures with random labels: time does not depend on what they show."""
+    """Noise images with random labels: time does not depend on what they show."""
     rng = Streams(0).get("benchmark")
-    pictures = rng.standard_normal((CLIENTS, RECORDS, 1, 28, 28), np.float32)
+    images = rng.standard_normal((CLIENTS, RECORDS, 1, 28, 28), np.float32)
     labels = rng.integers(0, 10, (CLIENTS, RECORDS))
-    return [
-        (torch.from_numpy(x), torch.from_numpy(y)) for x, y in zip(pictures, labels, strict=True)
-    ]
+    return [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in zip(images, labels, strict=True)]
 
 
 def train_client(
@@ -115,8 +113,8 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
 
     contexts = make_contexts(CLIENTS, {})
     names = {f"site-{i}": node for i, node in enumerate(contexts)}
-    crew = Workers(workers=workers, pays=0.0)
-    sites = SiteGrid(InProcessGrid(app, contexts, crew=crew), names)
+    staff = Workers(workers=workers, pays=0.0)
+    sites = SiteGrid(InProcessGrid(app, contexts, staff=staff), names)
 
     def one(number: int, vector: Vector) -> Vector:
         note = RoundNote(run_id="benchmark", round=number, cohort=CLIENTS)

@@ -1,7 +1,7 @@
 """How the settings of `medical_imaging` and `benchmark_fashion` were chosen.
 
 Frozen features are computed once; a head is trained on those of the training
-pictures and judged on the validation part, which no run trains or tests on.
+images and judged on the validation part, which no run trains or tests on.
 All heads of one budget see the same batches. The mechanism is that of a run
 with all sites in one sum: clip, Gaussian noise, divide by a constant, momentum.
 `own` noise is what sites add that each protect themselves: sqrt(sites) times
@@ -83,9 +83,9 @@ def features(config: RunConfig) -> tuple[Pool, Tensor]:
         config.model.weights(cache),
     )  # fmt: skip
     assert learner.frozen is not None
-    pictures = torch.from_numpy(pool.features)
+    images = torch.from_numpy(pool.features)
     with torch.no_grad():
-        parts = [learner.frozen(pictures[i : i + 256]) for i in range(0, len(pictures), 256)]
+        parts = [learner.frozen(images[i : i + 256]) for i in range(0, len(images), 256)]
     # The bias is one more feature.
     return pool, functional.pad(torch.cat(parts), (0, 1), value=1.0)
 

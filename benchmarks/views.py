@@ -1,6 +1,6 @@
-"""What views of a picture and a running mean of the weights are worth under DP-SGD.
+"""What views of an image and a running mean of the weights are worth under DP-SGD.
 
-One curator trains a small CNN on a file of pictures, at one epsilon, with and without
+One curator trains a small CNN on a file of images, at one epsilon, with and without
 `training.augmentations`; of every run the last model and the running mean
 (`training.average`) are tested. `python -m benchmarks.views my.npz`.
 """

@@ -28,7 +28,7 @@ from fedlearn.agreement import route_of, sent_whole
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.vector import vector_digest
-from fedlearn.data.tables.schema import told
+from fedlearn.data.tables.schema import reported
 from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics.sums import Sums
 from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
@@ -133,20 +133,20 @@ def _hello(message: Message, context: Context, site: Site) -> RecordDict:
         Hello(
             site=site.name,
             task=site.task.form,
-            data_sha256=_told_hash(context, site),
+            data_sha256=_reported_hash(context, site),
             train_records=len(site.data.train),
             test_records=len(site.data.test),
             real_noise=site.noise(0).is_private,
             public_key=joining.identity_of(context).public.hex() if site.needs_identity else "",
             version=__version__,
             code=code_digest(),
-            schema=told(site.data.schema, private=site.config.privacy.unit != "none"),
+            schema=reported(site.data.schema, private=site.config.privacy.unit != "none"),
             device=site.device.type,
         )
     )
 
 
-def _told_hash(context: Context, site: Site) -> str:
+def _reported_hash(context: Context, site: Site) -> str:
     """SHA-256 of the records in a simulation; a deployed site only commits itself to it."""
     if site.owner.deployed is None:
         return site.data_sha256

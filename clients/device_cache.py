@@ -20,7 +20,7 @@ Tensors = tuple[Tensor, Tensor]
 _there: WeakKeyDictionary[Records, tuple[nn.Module | None, Tensors]] = WeakKeyDictionary()
 
 
-def resident(
+def on_device(
     records: Records, frozen: nn.Module | None, device: torch.device, read: Callable[[], Tensors]
 ) -> Tensors:
     """What `read` makes of `records`, seen through `frozen`, kept for as long as the records are.

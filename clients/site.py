@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from clients.device_cache import resident
+from clients.device_cache import on_device
 from clients.feature_cache import encoded
 from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
@@ -96,7 +96,7 @@ class Site:
     def _inputs(self, records: Records) -> tuple[Tensor, Tensor]:
         if self.device == CPU:
             return self._read(records)
-        return resident(records, self.learner.frozen, self.device, lambda: self._read(records))
+        return on_device(records, self.learner.frozen, self.device, lambda: self._read(records))
 
     def _read(self, records: Records) -> tuple[Tensor, Tensor]:
         features, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)

@@ -34,7 +34,7 @@ if _TYPE_CHECKING:
     from simulations.api.running import audit, simulate
     from simulations.api.study import Study
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Client",

@@ -36,15 +36,15 @@ def check_sums(content: RecordDict, layout: SumLayout, fairness: Fairness) -> No
         raise ValueError("test sums of a group that nobody asked for")
 
 
-def group_sums(told: Mapping[str, EvaluateReply]) -> GroupSums:
+def group_sums(reported: Mapping[str, EvaluateReply]) -> GroupSums:
     """What sites have shown of their groups, and the sums of that over the sites."""
     total: dict[str, Sums] = {}
-    for _, reply in sorted(told.items()):
+    for _, reply in sorted(reported.items()):
         for name, sums in reply.groups.items():
             total[name] = total[name] + sums if name in total else sums
     return GroupSums(
-        per_site={site: reply.groups for site, reply in told.items() if reply.groups},
-        withheld={site: reply.withheld for site, reply in told.items() if reply.withheld},
+        per_site={site: reply.groups for site, reply in reported.items() if reply.groups},
+        withheld={site: reply.withheld for site, reply in reported.items() if reply.withheld},
         pooled=total,
     )
 

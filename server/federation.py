@@ -320,8 +320,10 @@ class Federation:
                 messages, check=lambda content: check_sums(content, layout, fairness)
             )
             read = flower.read_evaluate_reply
-            told = {site: read(reply.content, layout) for site, reply in replies.answers.items()}
-            self.progress.per_site = {site: reply.sums for site, reply in told.items()}
+            reported = {
+                site: read(reply.content, layout) for site, reply in replies.answers.items()
+            }
+            self.progress.per_site = {site: reply.sums for site, reply in reported.items()}
             self.progress.tested = pooled(self.progress.per_site)
-            self.progress.groups = group_sums(told)
+            self.progress.groups = group_sums(reported)
         return task.metrics(self.progress.tested)

@@ -92,7 +92,7 @@ def run(
         counted=dict(saved.counted),
     )  # fmt: skip
     federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
-    with tracked(config, saved.run_id, listener) as told:
+    with tracked(config, saved.run_id, listener) as reported:
         # Nothing is written until everything that can be refused has been asked.
         folder.create(config)
         if not saved.rounds:
@@ -101,7 +101,7 @@ def run(
             folder.write_checkpoint(saved)
         folder.trim_metrics(len(saved.rounds))
         with logged(folder.path / "run.log"):
-            return _train(folder, federation, saved, told, stop)
+            return _train(folder, federation, saved, reported, stop)
 
 
 @contextmanager

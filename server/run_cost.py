@@ -43,10 +43,10 @@ def spent_in_round(
 
 
 def _at_least(
-    known: tuple[Event, ...], told: tuple[Event, ...], round_event: Event
+    known: tuple[Event, ...], reported: tuple[Event, ...], round_event: Event
 ) -> tuple[Event, ...]:
     """What is known here, and the rounds that only the site knows of: paid for, then lost."""
-    lost = _steps(told) - _steps(known)
+    lost = _steps(reported) - _steps(known)
     if lost <= 0:
         return known
     return merged((*known, replace(round_event, steps=lost)))

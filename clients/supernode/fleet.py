@@ -165,20 +165,20 @@ class Fleet:
         node = self._online()
         asked = fleet_pb2.PullMessagesRequest(node=node)
         try:
-            said = self._exchange(SITE_TAKE, asked.SerializeToString())
-            return self._read(said, node) if said.head else None
+            answered = self._exchange(SITE_TAKE, asked.SerializeToString())
+            return self._read(answered, node) if answered.head else None
         except ObjectPullError:
             raise RunOverError("the coordinator took the message back") from None
         except ValueError as error:
             raise RunOverError(f"the coordinator's message cannot be read ({error})") from None
 
-    def _read(self, said: Envelope, node: node_pb2.Node) -> Incoming:
-        answer = envelopes.parsed(fleet_pb2.PullMessagesResponse, said.head)
+    def _read(self, answered: Envelope, node: node_pb2.Node) -> Incoming:
+        answer = envelopes.parsed(fleet_pb2.PullMessagesResponse, answered.head)
         if len(answer.messages_list) != 1 or len(answer.message_object_trees) != 1:
             raise ValueError("not one message")
         head, tree = answer.messages_list[0], answer.message_object_trees[0]
         run_id = int(head.metadata.run_id)
-        config, at_hand = self._config(run_id), said.by_id()
+        config, at_hand = self._config(run_id), answered.by_id()
         pull = make_pull_object_fn_protobuf(
             lambda request: self._call(self._client.PullObject, request), node, run_id
         )
@@ -216,8 +216,8 @@ class Fleet:
                 clientapp_runtime_list=[seconds],
             )
             objects = one.inline(Capacity(INLINE_GIVEN))
-            said = self._exchange(SITE_GIVE, request.SerializeToString(), *objects)
-            answer = envelopes.parsed(fleet_pb2.PushMessagesResponse, said.head)
+            answered = self._exchange(SITE_GIVE, request.SerializeToString(), *objects)
+            answer = envelopes.parsed(fleet_pb2.PushMessagesResponse, answered.head)
             push = make_push_object_fn_protobuf(
                 lambda pushed: self._call(self._client.PushObject, pushed),
                 node,
@@ -245,7 +245,7 @@ class Fleet:
 
     def _exchange(self, path: str, head: bytes, *objects: bytes) -> Envelope:
         return self._call(
-            lambda parcel: envelopes.exchange(self._client, path, parcel),
+            lambda envelope: envelopes.exchange(self._client, path, envelope),
             Envelope(head, objects),
         )
 

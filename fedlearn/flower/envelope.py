@@ -5,7 +5,7 @@ and moves every object in a request of its own, each of which is signed, checked
 passed through a dozen layers. What sites and coordinator of a deployment say to each
 other has three objects when it is small. A `Envelope` holds Flower's own request or
 answer, and behind it the objects that belong to it; `server.superlink.relay` reads and writes
-parcels in front of Flower's own handlers. An object's name is its SHA-256, so a parcel
+envelopes in front of Flower's own handlers. An object's name is its SHA-256, so an envelope
 need not say which is which, and an altered one belongs to nothing.
 
 Bytes alone; `fedlearn.flower.envelopes` knows Flower.
@@ -20,14 +20,14 @@ from typing import Final
 from fedlearn.crypto.codec import Reader, Writer
 
 INLINE: Final = 24 * 1024 * 1024
-"""Bytes of objects in one parcel, at most: below the gateway's limit of a request."""
+"""Bytes of objects in one envelope, at most: below the gateway's limit of a request."""
 
 INLINE_GIVEN: Final = 8 * 1024 * 1024
 """The same for what a site gives: Flower takes a request for five minutes after it was signed,
 and a slow line needs that long for a large one."""
 
 MOST_OBJECTS: Final = 16_384
-"""Objects in one parcel, at most: an empty one costs its sender eight bytes."""
+"""Objects in one envelope, at most: an empty one costs its sender eight bytes."""
 
 MOST_HEAD: Final = 8 * 1024 * 1024
 """Bytes of the head of a request, at most; the server reads it before it can refuse it."""
@@ -36,7 +36,7 @@ SITE_TAKE: Final = "/fedlearn/site/take"
 SITE_GIVE: Final = "/fedlearn/site/give"
 RUN_TAKE: Final = "/fedlearn/run/take"
 RUN_GIVE: Final = "/fedlearn/run/give"
-"""Where a SuperLink of ours takes and gives parcels: for sites, and for who carries a run out."""
+"""Where a SuperLink of ours takes and gives envelopes: for sites, and for who carries a run out."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Envelope:
         """The inverse of `encode`.
 
         Raises:
-            ValueError: the bytes are no parcel, or hold more than `MOST_OBJECTS`.
+            ValueError: the bytes are no envelope, or hold more than `MOST_OBJECTS`.
         """
         reader = Reader(body)
         head, objects = reader.blob(), list[bytes]()
         while reader.left:
             if len(objects) == MOST_OBJECTS:
-                raise ValueError("too many objects in a parcel")
+                raise ValueError("too many objects in an envelope")
             objects.append(reader.blob())
         return Envelope(head, tuple(objects))
 
@@ -75,7 +75,7 @@ class Envelope:
 
 @dataclass
 class Capacity:
-    """What still fits into a parcel that is being filled."""
+    """What still fits into an envelope that is being filled."""
 
     size: int = INLINE
     objects: int = MOST_OBJECTS

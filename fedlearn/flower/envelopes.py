@@ -1,6 +1,6 @@
-"""Flower's messages into parcels and out of them, for sites and coordinator alike.
+"""Flower's messages into envelopes and out of them, for sites and coordinator alike.
 
-What does not fit into a parcel travels as Flower does it, an object at a time.
+What does not fit into an envelope travels as Flower does it, an object at a time.
 
 Uses private names of flwr 1.41 and 1.42; `tests/fedlearn/test_flower_parcel.py` fails
 loudly when one of them changes.
@@ -133,17 +133,17 @@ def parsed(kind: type[Proto], data: bytes) -> Proto:
     return message  # type: ignore[no-any-return]
 
 
-def exchange(client: ProtobufClient, path: str, parcel: Envelope) -> Envelope:
-    """Send a parcel by one of Flower's own clients, with its authentication, and read the answer.
+def exchange(client: ProtobufClient, path: str, envelope: Envelope) -> Envelope:
+    """Send an envelope by a client of Flower's, with its authentication, and read the answer.
 
     Raises:
         httpx.HTTPError: as the client does.
-        ValueError: the answer is no parcel.
+        ValueError: the answer is no envelope.
     """
     answer = client._unary_unary(
         path=path,
         rpc_method=path,
-        request=cast(Any, _Body(parcel.encode())),
+        request=cast(Any, _Body(envelope.encode())),
         response_type=cast(Any, _Body),
     )
     return Envelope.decode(cast(_Body, answer).data)

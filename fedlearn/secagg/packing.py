@@ -16,7 +16,7 @@ from fedlearn.core.ring import Ring, RingVector
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lanes:
+class Packing:
     """`count` lanes of `bits` bits in a ring of `count * bits` bits, at most 64."""
 
     bits: int
@@ -47,10 +47,10 @@ class Lanes:
     def split(self, sums: RingVector, size: int) -> NDArray[np.int64]:
         """The inverse for sums that fit their lanes: `word[length(size)]` to `int64[size]`."""
         rest, spare = self.ring.centred(sums), np.int64(64 - self.bits)
-        lanes = np.empty((self.count, sums.size), np.int64)
-        for lane in lanes:
+        packing = np.empty((self.count, sums.size), np.int64)
+        for lane in packing:
             np.left_shift(rest, spare, out=lane)
             lane >>= spare  # the low bits with their sign
             rest -= lane  # pays back what a negative lane had borrowed
             rest >>= np.int64(min(self.bits, 63))
-        return lanes.reshape(-1)[:size]
+        return packing.reshape(-1)[:size]

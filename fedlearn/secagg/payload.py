@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.ring import FixedPoint, RandomWords, Ring, RingVector, check_range
 from fedlearn.crypto.codec import Writer
-from fedlearn.secagg.packing import Lanes
-from fedlearn.secagg.settings import SecAggSum, fixed_point_of, lanes_of, ring_of
+from fedlearn.secagg.packing import Packing
+from fedlearn.secagg.settings import SecAggSum, fixed_point_of, packing_of, ring_of
 from fedlearn.stages import Total, Update
 
 
@@ -39,7 +39,7 @@ class Payload:
     """The agreed form of a contribution; made by `Payload.plan`, which checks the range."""
 
     ring: Ring
-    lanes: int
+    packing: int
     fixed_point: FixedPoint
     max_weight: int
     max_clients: int
@@ -66,7 +66,7 @@ class Payload:
         )
         payload = cls(
             ring=ring,
-            lanes=lanes_of(settings),
+            packing=packing_of(settings),
             fixed_point=fixed_point,
             max_weight=settings.max_weight,
             max_clients=num_clients,
@@ -100,16 +100,16 @@ class Payload:
     @property
     def lane_length(self) -> int:
         """Ring elements that carry the values: ceil(num_values / lanes)."""
-        return -(-self.num_values // self.lanes)
+        return -(-self.num_values // self.packing)
 
     @property
     def lane_bits(self) -> int:
         """Bits of one value."""
-        return self.ring.bits // self.lanes
+        return self.ring.bits // self.packing
 
     @property
-    def _lanes(self) -> Lanes:
-        return Lanes(bits=self.lane_bits, count=self.lanes)
+    def _packing(self) -> Packing:
+        return Packing(bits=self.lane_bits, count=self.packing)
 
     def hash(self) -> bytes:
         """SHA-256 of every field; part of what clients agree on before they mask."""
@@ -118,7 +118,7 @@ class Payload:
         writer.blob(self.fixed_point.rounding.encode())
         for value in (
             self.ring.bits,
-            self.lanes,
+            self.packing,
             self.max_weight,
             self.max_clients,
             self.num_values,
@@ -157,7 +157,7 @@ class Payload:
             )
         capped = min(weight, self.max_weight)
         vector = self.ring.zeros(self.length)
-        for lane in range(self.lanes):
+        for lane in range(self.packing):
             part = values[lane * self.lane_length : (lane + 1) * self.lane_length]
             shift = lane * self.lane_bits
             self.fixed_point.add_to(vector[: part.size], part, capped << shift, words)
@@ -174,7 +174,7 @@ class Payload:
         if total.shape != (self.length,):
             raise ValueError(f"sum of shape {total.shape}; the payload has {self.length} elements")
         integers = self._from_digits(total[self.lane_length :])
-        values = self._lanes.split(total[: self.lane_length], self.num_values)
+        values = self._packing.split(total[: self.lane_length], self.num_values)
         return Total(
             values=self.fixed_point.decode(values),
             weight=int(integers[0]),

@@ -110,14 +110,14 @@ def sum_of(settings: SecAgg) -> SecAggSum | None:
     return None if isinstance(settings, SecAggOff) else settings
 
 
-def lanes_of(settings: SecAggSum) -> int:
+def packing_of(settings: SecAggSum) -> int:
     """How many values of `bits` bits one ring element of at most 64 bits carries."""
     return 64 // settings.bits
 
 
 def ring_of(settings: SecAggSum) -> Ring:
     """The ring that sums run in: as many lanes of `bits` bits as fit 64, side by side."""
-    return Ring(bits=lanes_of(settings) * settings.bits)
+    return Ring(bits=packing_of(settings) * settings.bits)
 
 
 def fixed_point_of(settings: SecAggSum) -> FixedPoint:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.ring import RandomWords, Ring, RingVector
 from fedlearn.crypto.codec import Writer
-from fedlearn.secagg.packing import Lanes
+from fedlearn.secagg.packing import Packing
 from fedlearn.secagg.payload import Payload
 from fedlearn.stages import Total, Update
 
@@ -33,19 +33,19 @@ class WholePayload:
     num_values: int
 
     @property
-    def lanes(self) -> Lanes:
+    def packing(self) -> Packing:
         """As many lanes as 64 bits hold."""
-        return Lanes(bits=self.bits, count=64 // self.bits)
+        return Packing(bits=self.bits, count=64 // self.bits)
 
     @property
     def ring(self) -> Ring:
         """The ring that the sum runs in."""
-        return self.lanes.ring
+        return self.packing.ring
 
     @property
     def length(self) -> int:
         """Ring elements of a contribution."""
-        return self.lanes.length(self.num_values) + 1
+        return self.packing.length(self.num_values) + 1
 
     def hash(self) -> bytes:
         """SHA-256 of every field; part of what clients agree on before they mask."""
@@ -72,7 +72,7 @@ class WholePayload:
         if integers.shape != (self.num_values,):
             raise ValueError(f"{integers.shape} integers; the payload has {self.num_values}")
         one = np.ones(1, self.ring.dtype)
-        return np.concatenate([self.lanes.join(integers), one])
+        return np.concatenate([self.packing.join(integers), one])
 
     def decode(self, total: RingVector) -> Total:
         """The sum of contributions: whole numbers as `float64`, and their count as the weight.
@@ -83,7 +83,7 @@ class WholePayload:
         if total.shape != (self.length,):
             raise ValueError(f"sum of shape {total.shape}; the payload has {self.length} elements")
         return Total(
-            values=self.lanes.split(total[:-1], self.num_values).astype(np.float64),
+            values=self.packing.split(total[:-1], self.num_values).astype(np.float64),
             weight=int(total[-1]),
             counters=np.zeros(0, np.int64),
         )

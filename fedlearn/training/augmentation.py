@@ -1,4 +1,4 @@
-"""Several random views of every picture, whose gradients are averaged before they are clipped.
+"""Several random views of every image, whose gradients are averaged before they are clipped.
 
 Under DP-SGD augmentation as usual, one view a step, helps little. With K views a
 record's gradient is the mean over all of them, so that it varies less, while one
@@ -25,20 +25,20 @@ from fedlearn.training.settings import Training
 
 
 def augmentation_problems(config: Training, task: Task, *, frozen: bool) -> Iterator[str]:
-    """Views are of pictures, and of no use to what is computed once from the picture itself."""
+    """Views are of images, and of no use to what is computed once from the image itself."""
     path = f"training.augmentations={config.augmentations}"
     if not config.augmentations:
         return
     if not isinstance(task.input, ImageInput):
-        yield f"{path}: are views of pictures, and the scenario's records are none; set it to 0"
+        yield f"{path}: are views of images, and the scenario's records are none; set it to 0"
     elif frozen:
         yield (
-            f"{path}: the frozen part of the model is computed once for every picture; set it to "
+            f"{path}: the frozen part of the model is computed once for every image; set it to "
             "0, or train a whole model (training.finetune=full)"
         )
     elif config.shifts >= min(task.input.height, task.input.width):
         yield (
-            f"training.shifts={config.shifts}: must be less than the side of a picture of "
+            f"training.shifts={config.shifts}: must be less than the side of an image of "
             f"{task.input.height} x {task.input.width}"
         )
 
@@ -49,7 +49,7 @@ def views(images: Tensor, config: Training, rng: np.random.Generator) -> list[Te
     A view is shifted by up to `config.shifts` pixels in each direction, what comes
     in is the mirror image of what is beside it, and mirrored at its middle in half
     of all cases where `config.flips` allows it. Without augmentations, or for
-    records that are no pictures, the records as they are.
+    records that are no images, the records as they are.
     """
     if not config.augmentations or images.dim() != 4:
         return [images]
@@ -66,7 +66,7 @@ def _view(images: Tensor, config: Training, rng: np.random.Generator) -> Tensor:
 
 
 def _shifted(images: Tensor, offsets: np.ndarray, most: int) -> Tensor:
-    """Each picture cut out of itself with a rim of `most` pixels, from its own corner."""
+    """Each image cut out of itself with a rim of `most` pixels, from its own corner."""
     height, width = images.shape[-2:]
     wide = functional.pad(images, (most, most, most, most), mode="reflect")
     device = images.device

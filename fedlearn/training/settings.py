@@ -46,7 +46,7 @@ class Training:
     """Weight of the loss of a class, 1 where not named. Public numbers, as from a known
     prevalence, never from counting a site's records. Only ratios count: the largest becomes 1."""
     augmentations: Natural = 0
-    """Random views of a picture whose mean is its gradient, before it is clipped; 0: as it is."""
+    """Random views of an image whose mean is its gradient, before it is clipped; 0: as it is."""
     flips: bool = True
     """Whether a view may be mirrored from left to right: not where that changes what it shows."""
     shifts: Natural = 2

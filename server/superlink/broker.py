@@ -47,7 +47,7 @@ HOLD_SECONDS: Final = 2.0
 """How long a question is held; also how soon a site that was told to end does so."""
 
 LOOK_SECONDS: Final = 0.25
-"""How soon a held question is looked at again though nobody rang: Flower's own paths do not."""
+"""How soon a held question is looked at again though nobody notified: Flower's own paths do not."""
 
 MOST_TIMES: Final = 3
 """How often a message that is not answered is given out: one that ends its reader must not
@@ -63,9 +63,9 @@ class Executor:
     """Threads for what takes turns: Flower's own calls, heartbeats above all, keep theirs."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, "post")
+        self._threads = ThreadPoolExecutor(_THREADS, "broker")
 
-    async def does(self, work: Callable[[], Did]) -> Did:
+    async def run(self, work: Callable[[], Did]) -> Did:
         """What `work` returns."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -73,14 +73,14 @@ class Executor:
 class Notifier:
     """Wakes those who wait for something; used on one event loop."""
 
-    def __init__(self, desk: Executor) -> None:
-        self._desk = desk
-        self._rung = asyncio.Event()
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Something has changed."""
-        self._rung.set()
-        self._rung = asyncio.Event()
+        self._event.set()
+        self._event = asyncio.Event()
 
     async def until(
         self, look: Callable[[], Found | None], wanted: Callable[[], bool] = lambda: True
@@ -89,13 +89,13 @@ class Notifier:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + HOLD_SECONDS
         while wanted():
-            rung = self._rung
-            found = await self._desk.does(look)
+            event = self._event
+            found = await self._executor.run(look)
             left = deadline - loop.time()
             if found is not None or left <= 0:
                 return found
             with suppress(TimeoutError):
-                await asyncio.wait_for(rung.wait(), min(left, LOOK_SECONDS))
+                await asyncio.wait_for(event.wait(), min(left, LOOK_SECONDS))
         return None
 
 
@@ -119,15 +119,15 @@ class Collected:
     """Replies that were given to a run, and the messages of the run that they answer."""
 
     answered: frozenset[str]
-    parcel: Envelope
+    envelope: Envelope
 
 
 class Broker:
     """What is on its way; one per SuperLink."""
 
     def __init__(self) -> None:
-        self.desk = Executor()
-        self.sites, self.run = Notifier(self.desk), Notifier(self.desk)
+        self.executor = Executor()
+        self.sites, self.run = Notifier(self.executor), Notifier(self.executor)
         # A message is stored in several steps: nobody may see, or take away, half of them.
         self._turn = threading.Lock()
         self._handed: dict[int, Handed] = {}
@@ -173,10 +173,10 @@ class Broker:
         return state.get_object(handed.run_id, handed.message_id) is not None
 
     def answered(
-        self, head: PushMessagesRequest, parcel: Envelope, state: InMemoryLinkState
+        self, head: PushMessagesRequest, envelope: Envelope, state: InMemoryLinkState
     ) -> bytes:
         """Take in a node's answer; what is still missing is in Flower's own reply to it."""
-        objects, metadata = parcel.by_id(), head.messages_list[0].metadata
+        objects, metadata = envelope.by_id(), head.messages_list[0].metadata
         node, run_id = int(head.node.node_id), int(metadata.run_id)
         with self._turn:
             link_state.make_room(state, metadata)
@@ -200,10 +200,10 @@ class Broker:
     # --- The run ------------------------------------------------------------------
 
     def sent(
-        self, head: PushAppMessagesRequest, parcel: Envelope, state: InMemoryLinkState, task: Task
+        self, head: PushAppMessagesRequest, envelope: Envelope, state: InMemoryLinkState, task: Task
     ) -> bytes:
         """Take in messages to nodes; what went to these nodes before is void."""
-        objects = parcel.by_id()
+        objects = envelope.by_id()
         with self._turn:
             self._make_void(head, state)
             answer = runtime_handlers.push_messages(head, state, task)
@@ -231,12 +231,12 @@ class Broker:
     ) -> Envelope | None:
         """The replies that have come whole, or None.
 
-        Those that the parcel has room for are removed; of others their receiver says when.
+        Those that the envelope has room for are removed; of others their receiver says when.
         """
         run_id, wanted = int(task.run_id), frozenset(map(str, asked.message_ids))
         with self._turn:
             if self._collected and self._collected.answered & wanted:
-                return self._collected.parcel
+                return self._collected.envelope
             self._collected = None
             replies = {name: link_state.reply_to(state, name) for name in wanted}
             ready = [
@@ -253,10 +253,10 @@ class Broker:
             for tree in whole:
                 state.object_store.delete(tree.object_id)
             self._forget(answer, replies, state)
-            parcel = Envelope(answer.SerializeToString(), tuple(objects))
+            envelope = Envelope(answer.SerializeToString(), tuple(objects))
             answered = (str(one.metadata.reply_to_message_id) for one in answer.messages_list)
-            self._collected = Collected(frozenset(answered), parcel)
-            return parcel
+            self._collected = Collected(frozenset(answered), envelope)
+            return envelope
 
     def _forget(
         self,

@@ -36,7 +36,7 @@ SITE_PATHS: Final = FLEET_PATHS | {SITE_TAKE, SITE_GIVE}
 """All that sites call: nodes, and those that take and give whole messages."""
 
 MAX_BODY: Final = 32 * 1024 * 1024
-"""Bytes of a request: a parcel holds less, and so does one of Flower's chunks of 5 MiB."""
+"""Bytes of a request: an envelope holds less, and so does one of Flower's chunks of 5 MiB."""
 
 _PASSED: Final = frozenset({b"content-type", b"accept"})
 _PASSED_PREFIXES: Final = (b"flwr-", b"x-flwr-")

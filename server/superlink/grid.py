@@ -78,7 +78,7 @@ class LinkGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; what was sent to one of their nodes before and not fetched is void.
 
-        As many at a time as fit into a parcel: of large messages one is taken apart at
+        As many at a time as fit into an envelope: of large messages one is taken apart at
         a time. Returns their ids; an empty one for a message that was not taken.
         """
         sent: list[str] = []
@@ -107,8 +107,8 @@ class LinkGrid(Grid):
         )
         room = Capacity()
         objects = [content for one in batch for content in one.inline(room)]
-        said = self._exchange(RUN_GIVE, head.SerializeToString(), objects)
-        answer = runtime_pb2.PushAppMessagesResponse.FromString(said.head)
+        answered = self._exchange(RUN_GIVE, head.SerializeToString(), objects)
+        answer = runtime_pb2.PushAppMessagesResponse.FromString(answered.head)
         push = make_push_object_fn_protobuf(self._push, _NODE, self._run.run_id, answer.session_id)
         for one in batch:
             wanted = set(answer.objects_to_push) & one.objects.keys()
@@ -126,10 +126,13 @@ class LinkGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have come to some messages; waits a while until there is one."""
         asked = runtime_pb2.PullAppMessagesRequest(message_ids=list(message_ids))
-        said = self._exchange(RUN_TAKE, asked.SerializeToString(), [])
-        if not said.head:
+        answered = self._exchange(RUN_TAKE, asked.SerializeToString(), [])
+        if not answered.head:
             return []
-        answer, at_hand = runtime_pb2.PullAppMessagesResponse.FromString(said.head), said.by_id()
+        answer, at_hand = (
+            runtime_pb2.PullAppMessagesResponse.FromString(answered.head),
+            answered.by_id(),
+        )
         pairs = zip(answer.messages_list, answer.message_object_trees, strict=True)
         return [self._received(head, tree, at_hand) for head, tree in pairs]
 
@@ -163,7 +166,7 @@ class LinkGrid(Grid):
 
     def _exchange(self, path: str, head: bytes, objects: list[bytes]) -> Envelope:
         return self._call(
-            lambda parcel: envelopes.exchange(self._client, path, parcel),
+            lambda envelope: envelopes.exchange(self._client, path, envelope),
             Envelope(head, tuple(objects)),
         )
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     sys.argv = ["flower-superlink", *arguments]
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)
-    app.state.fedlearn_post = Broker()
+    app.state.fedlearn_broker = Broker()
     app.include_router(router)
     uvicorn.run(
         app,

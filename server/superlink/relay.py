@@ -1,7 +1,7 @@
 """Four paths beside Flower's own that take and give whole messages.
 
 Flower's API wants a request for every object of a message, and answers at once whether
-there is anything for a node. These paths take and give parcels (`fedlearn.flower.envelope`) and
+there is anything for a node. These paths take and give envelopes (`fedlearn.flower.envelope`) and
 hold a question until there is an answer to it. Flower's own paths stay as they are, for
 sites that run its SuperNode.
 
@@ -40,13 +40,13 @@ Head = TypeVar("Head")
 router = APIRouter()
 
 
-def get_post(request: Request) -> Broker:
-    """The post of this SuperLink; made by `server.superlink.program`."""
-    post: Broker = request.app.state.fedlearn_post
-    return post
+def get_broker(request: Request) -> Broker:
+    """The broker of this SuperLink; made by `server.superlink.program`."""
+    broker: Broker = request.app.state.fedlearn_broker
+    return broker
 
 
-ThePost = Annotated[Broker, Depends(get_post)]
+TheBroker = Annotated[Broker, Depends(get_broker)]
 
 
 async def get_node(request: Request, state: State) -> int:
@@ -67,65 +67,69 @@ TheNode = Annotated[int, Depends(get_node)]
 
 
 @router.post(SITE_TAKE)
-async def take_for_site(request: Request, state: State, post: ThePost, node: TheNode) -> Response:
+async def take_for_site(
+    request: Request, state: State, broker: TheBroker, node: TheNode
+) -> Response:
     """The next message for a node, held until there is one."""
     asked, _ = await _read(PullMessagesRequest, request, _QUESTION)
     _check_node(node, asked)
-    visit = post.visit(node)
-    found = await post.sites.until(
-        lambda: post.next_for(asked, visit, state), lambda: post.is_last(node, visit)
+    visit = broker.visit(node)
+    found = await broker.sites.until(
+        lambda: broker.next_for(asked, visit, state), lambda: broker.is_last(node, visit)
     )
     return _answer(found or Envelope(b""))
 
 
 @router.post(SITE_GIVE)
-async def give_from_site(request: Request, state: State, post: ThePost, node: TheNode) -> Response:
+async def give_from_site(
+    request: Request, state: State, broker: TheBroker, node: TheNode
+) -> Response:
     """A node's answer to a message."""
-    head, parcel = await _read(PushMessagesRequest, request)
+    head, envelope = await _read(PushMessagesRequest, request)
     _check_node(node, head)
     if len(head.messages_list) != 1 or len(head.message_object_trees) != 1:
         raise HTTPException(400)
     if head.messages_list[0].metadata.src_node_id != node:
         # Another site's name, or this one's from before its coordinator was started anew.
         raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "an answer of another node")
-    said = await post.desk.does(lambda: post.answered(head, parcel, state))
-    post.run.ring()
-    return _answer(Envelope(said))
+    answered = await broker.executor.run(lambda: broker.answered(head, envelope, state))
+    broker.run.notify()
+    return _answer(Envelope(answered))
 
 
 @router.post(RUN_GIVE)
 async def give_from_run(
-    request: Request, state: State, post: ThePost, task: TaskDependency
+    request: Request, state: State, broker: TheBroker, task: TaskDependency
 ) -> Response:
     """Messages of a run to its nodes."""
-    head, parcel = await _read(PushAppMessagesRequest, request)
-    said = await post.desk.does(lambda: post.sent(head, parcel, state, task))
-    post.sites.ring()
-    return _answer(Envelope(said))
+    head, envelope = await _read(PushAppMessagesRequest, request)
+    answered = await broker.executor.run(lambda: broker.sent(head, envelope, state, task))
+    broker.sites.notify()
+    return _answer(Envelope(answered))
 
 
 @router.post(RUN_TAKE)
 async def take_for_run(
-    request: Request, state: State, post: ThePost, task: TaskDependency
+    request: Request, state: State, broker: TheBroker, task: TaskDependency
 ) -> Response:
     """Replies to messages of a run, held until there is one."""
     asked, _ = await _read(PullAppMessagesRequest, request)
-    found = await post.run.until(lambda: post.collected(asked, state, task))
+    found = await broker.run.until(lambda: broker.collected(asked, state, task))
     return _answer(found or Envelope(b""))
 
 
 async def _read(
     kind: type[Head], request: Request, most: int | None = None
 ) -> tuple[Head, Envelope]:
-    """A request's parcel, and what its head says; of more than `most` bytes nothing is parsed."""
+    """A request's envelope, and what its head says; of more than `most` bytes nothing is parsed."""
     body = await request.body()
     if most is not None and len(body) > most:
         raise HTTPException(413)
     try:
-        parcel = Envelope.decode(body)
-        if len(parcel.head) > MOST_HEAD:
+        envelope = Envelope.decode(body)
+        if len(envelope.head) > MOST_HEAD:
             raise HTTPException(413)
-        return parsed(kind, parcel.head), parcel
+        return parsed(kind, envelope.head), envelope
     except ValueError:
         raise HTTPException(400) from None
 
@@ -135,5 +139,5 @@ def _check_node(node: int, asked: PullMessagesRequest | PushMessagesRequest) -> 
         raise HTTPException(401)
 
 
-def _answer(parcel: Envelope) -> Response:
-    return Response(parcel.encode(), media_type="application/octet-stream")
+def _answer(envelope: Envelope) -> Response:
+    return Response(envelope.encode(), media_type="application/octet-stream")

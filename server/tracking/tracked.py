@@ -73,11 +73,11 @@ def tracked(config: RunConfig, run_id: str, listener: Listener) -> Iterator[List
     except Exception as error:  # of whatever kind MLflow, SQLAlchemy or a file system raise
         problem = f"tracking={config.tracking.kind}: cannot be opened: {_first_line(error)}"
         raise ConfigError([problem]) from error
-    told = Tracked(listener, tracker)
+    reported = Tracked(listener, tracker)
     try:
-        yield told
+        yield reported
     finally:
-        told.close()
+        reported.close()
 
 
 def _tracker(config: RunConfig, run_id: str) -> Tracker | None:

@@ -55,10 +55,10 @@ def words_of(
             texts.append(f"{key}={','.join(map(_text, several))}")
         else:
             texts += _words(key, value)
-    said = {split(text)[0] for text in texts}
-    chosen = said | {name for name, value in settings.items() if is_dataclass(value)}
+    answered = {split(text)[0] for text in texts}
+    chosen = answered | {name for name, value in settings.items() if is_dataclass(value)}
     kept = (w for w in base if not any(_is_inside(split(w)[0], key) for key in chosen))
-    return [*kept, *(word for word in of_parts if split(word)[0] not in said), *texts]
+    return [*kept, *(word for word in of_parts if split(word)[0] not in answered), *texts]
 
 
 def _is_inside(key: str, other: str) -> bool:

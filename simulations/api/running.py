@@ -107,7 +107,7 @@ def _run(config: RunConfig, line: Line) -> Result:
     with torch_for_a_run(), interruptible(stop, line):
         forget()
         warm_up(config)
-        said = notes(config)
+        answered = notes(config)
         try:
             with telling_what_is_kept(config, "the same with resume=True"):
                 run(config, listener, stop)
@@ -115,7 +115,7 @@ def _run(config: RunConfig, line: Line) -> Result:
             raise Interrupt(f"{error}; what is done is in {config.out}") from None
     result = load_run(config.out)
     result.report()
-    return replace(result, notes=(*said, *listener.notes))
+    return replace(result, notes=(*answered, *listener.notes))
 
 
 class _Listener:

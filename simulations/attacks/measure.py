@@ -143,12 +143,12 @@ def _of_summing(found: Findings, result: ResultFile) -> list[str]:
     if alone is None or together is None or sites < 2:
         return []
     return [
-        f"From one site's update alone the coordinator would measure {_said(alone)}; from the sum "
-        f"of {sites} sites, all that secure aggregation opens, it measures {_said(together)}."
+        f"From one site's update alone the coordinator would measure {_answered(alone)}; from the "
+        f"sum of {sites} sites, all that secure aggregation opens, it measures {_answered(together)}."
     ]
 
 
-def _said(bound: Bound) -> str:
+def _answered(bound: Bound) -> str:
     if bound.estimate is None or bound.lower_bound is None:
         return "an epsilon without bound"
     return f"an epsilon of {bound.estimate:.2f} (at least {bound.lower_bound:.2f})"

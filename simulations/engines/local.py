@@ -84,14 +84,14 @@ class InProcessGrid(Grid):
         contexts: Mapping[int, Context],
         *,
         lost: Callable[[Message], bool] = lambda message: False,
-        crew: Workers | None = None,
+        staff: Workers | None = None,
     ) -> None:
         self.app, self.contexts, self.lost = app, contexts, lost
-        self._crew, self._pool = crew or Workers(), WorkerPool(self._answer_from)
+        self._staff, self._pool = staff or Workers(), WorkerPool(self._answer_from)
         self._run = private.new_run(run_id=1)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
-        self._told = False
+        self._reported = False
 
     def set_run(self, run: private.FlowerRun) -> None:
         """Take over Flower's description of the run."""
@@ -143,7 +143,7 @@ class InProcessGrid(Grid):
 
     def _answers(self, messages: Sequence[Message]) -> list[Message]:
         if not self._pool.forked and self._pays(messages):
-            self._pool.fork(self._crew.workers)
+            self._pool.fork(self._staff.workers)
         tasks = [self._task(message) for message in messages]
         return [
             # Here, where there are no workers or none is left.
@@ -153,21 +153,21 @@ class InProcessGrid(Grid):
 
     def _pays(self, messages: Sequence[Message]) -> bool:
         """Whether to start workers for `messages`."""
-        if self._crew.workers == 1 or len(messages) == 1:
+        if self._staff.workers == 1 or len(messages) == 1:
             return False
         heavy = [m for m in messages if m.metadata.message_type in HEAVY]
-        works = [flower.size_of(m) / 4 * self._crew.work(m.metadata.dst_node_id) for m in heavy]
-        pays = self._crew.at_once or max(works, default=-1.0) >= self._crew.pays
-        if not pays or not touched(self._crew.device):
+        works = [flower.size_of(m) / 4 * self._staff.work(m.metadata.dst_node_id) for m in heavy]
+        pays = self._staff.at_once or max(works, default=-1.0) >= self._staff.pays
+        if not pays or not touched(self._staff.device):
             return pays
-        if heavy and not self._told:  # before the first of them no run has a log
-            log.warning(NO_FORK, self._crew.workers)
-            self._told = True
+        if heavy and not self._reported:  # before the first of them no run has a log
+            log.warning(NO_FORK, self._staff.workers)
+            self._reported = True
         return False
 
     def _task(self, message: Message) -> Job:
         node = message.metadata.dst_node_id
-        return Job(message, self.contexts[node].state, self._crew.work(node))
+        return Job(message, self.contexts[node].state, self._staff.work(node))
 
     def _reply(self, message: Message, outcome: Outcome) -> Message:
         match outcome:
@@ -212,7 +212,7 @@ def make_contexts(
     }
 
 
-def crew_of(engine: LocalEngine, training: Training, sizes: Sequence[int]) -> Workers:
+def workers_of(engine: LocalEngine, training: Training, sizes: Sequence[int]) -> Workers:
     """Who answers for sites with `sizes` training records."""
     # A run of a comparison shares the cores with its fellows; where there is no fork, one works.
     alone = multiprocessing.parent_process() is not None or sys.platform != "linux"
@@ -265,7 +265,7 @@ def run_locally(
     contexts = make_contexts(len(sizes), run_config)
     if only is not None:
         contexts = {FIRST_NODE + only: contexts[FIRST_NODE + only]}
-    grid = InProcessGrid(client, contexts, crew=crew_of(engine, config.training, sizes))
+    grid = InProcessGrid(client, contexts, staff=workers_of(engine, config.training, sizes))
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )

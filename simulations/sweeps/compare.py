@@ -80,7 +80,7 @@ def compare(
     listener.say(f"checking {len(study.todo())} of {len(points)} runs")
     study.rehearse()
     todo = study.prepare()
-    workers, start = _crew(settings, [point.config for point in todo])
+    workers, start = _staff(settings, [point.config for point in todo])
     if holds_objects and start == "spawn":
         workers, start = 1, "here"
     listener.planned(points, len(points) - len(todo), workers)
@@ -154,7 +154,7 @@ def _job(point: Point) -> RunJob:
     return RunJob(name=point.name, config=encode(point.config), only=point.site)
 
 
-def _crew(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int, Start]:
+def _staff(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int, Start]:
     """How many runs at a time, and how their processes start.
 
     A fork shares what is loaded, but must not follow work on several threads or a GPU;

@@ -93,18 +93,18 @@ def run_jobs(
     if start == "here":
         _run_here(jobs, stop, tell)
         return
-    waiting, crew = deque(jobs), _Workers(start)
+    waiting, staff = deque(jobs), _Workers(start)
     try:
-        while crew.running or (waiting and not stop.after_round.is_set()):
-            while waiting and len(crew.running) < workers and not stop.after_round.is_set():
-                crew.start(waiting.popleft())
+        while staff.running or (waiting and not stop.after_round.is_set()):
+            while waiting and len(staff.running) < workers and not stop.after_round.is_set():
+                staff.start(waiting.popleft())
             if stop.after_round.is_set():
-                crew.interrupt_once()
-            for event in crew.events():
+                staff.interrupt_once()
+            for event in staff.events():
                 tell(event)
             tell(None)
     except BaseException:
-        crew.end()
+        staff.end()
         raise
 
 

@@ -23,7 +23,7 @@ from server.run import Silent
 from server.stop import Stop
 from simulations.attacks.audit import measure_folder
 from simulations.engines.forks import SHARE_A_GPU, at_a_time
-from simulations.engines.local import crew_of
+from simulations.engines.local import workers_of
 from simulations.run import simulate
 from simulations.sweeps import compare
 from simulations.sweeps.compare import CompareSettings
@@ -142,8 +142,8 @@ def test_processes__are_few_to_a_gpu() -> None:
 def test_workers__start_before_this_process_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(["experiment=medical_heart", "engine.workers=2"])
     with far_device():
-        assert crew_of(config.engine, config.training, [10, 10]).at_once
-    assert not crew_of(config.engine, config.training, [10, 10]).at_once
+        assert workers_of(config.engine, config.training, [10, 10]).at_once
+    assert not workers_of(config.engine, config.training, [10, 10]).at_once
 
 
 def test_workers__that_a_divided_gpu_rules_out_are_told_of_in_the_log(
@@ -159,13 +159,13 @@ def test_workers__start_at_once_beside_a_gpu_that_is_not_used() -> None:
     """A first backward pass of this process would end theirs."""
     config = compose(["experiment=medical_heart", "engine.workers=2", "training.device=cpu"])
     with far_device():
-        assert crew_of(config.engine, config.training, [10, 10]).at_once
+        assert workers_of(config.engine, config.training, [10, 10]).at_once
 
 
 def test_compare__forks_nothing_from_a_process_that_has_used_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, settings = compose(["experiment=medical_heart"]), CompareSettings()
-    assert compare._crew(settings, [config])[1] == "fork"
+    assert compare._staff(settings, [config])[1] == "fork"
     monkeypatch.setattr(compare, "touched", lambda choice: choice == config.training.device)
-    assert compare._crew(settings, [config])[1] == "spawn"
+    assert compare._staff(settings, [config])[1] == "spawn"

@@ -60,7 +60,7 @@ def magnitude_of(values: NDArray[np.float64]) -> int | None:
     return round(4 * float(np.log10(np.median(sizes)))) if sizes.size else None
 
 
-def told(schema: Schema, *, private: bool) -> Schema:
+def reported(schema: Schema, *, private: bool) -> Schema:
     """What a site tells of its schema; under privacy nothing that is computed from numbers."""
     return tuple(replace(column, magnitude=None) for column in schema) if private else schema
 
@@ -87,11 +87,11 @@ def suspicions(schemas: Mapping[str, Schema]) -> list[str]:
     found = []
     for name in dict.fromkeys(column.name for schema in known.values() for column in schema):
         sizes = {site: _magnitude(schema, name) for site, schema in known.items()}
-        told_by = {site: size for site, size in sizes.items() if size is not None}
-        if len(told_by) < 2:
+        reported_by = {site: size for site, size in sizes.items() if size is not None}
+        if len(reported_by) < 2:
             continue
-        middle = float(np.median(list(told_by.values())))
-        odd = [site for site, size in told_by.items() if abs(size - middle) >= OTHER_UNITS]
+        middle = float(np.median(list(reported_by.values())))
+        odd = [site for site, size in reported_by.items() if abs(size - middle) >= OTHER_UNITS]
         if odd:
             found.append(
                 f"column {name!r}: its numbers at {_list(odd)} differ from those of the other "

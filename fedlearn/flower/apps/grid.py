@@ -219,8 +219,8 @@ class Answers:
         reasons: dict[str, list[str]] = {}
         for site, reason in self.reasons().items():
             reasons.setdefault(reason, []).append(site)
-        told = [f"{', '.join(sites)}: {reason}" for reason, sites in reasons.items()]
-        return ProtocolError(error.peer, error.step, "; ".join([error.reason, *told]))
+        reported = [f"{', '.join(sites)}: {reason}" for reason, sites in reasons.items()]
+        return ProtocolError(error.peer, error.step, "; ".join([error.reason, *reported]))
 
 
 _PRIVACY: Final = PrivacyError.exit_code
@@ -525,9 +525,11 @@ class SecureGrid(Grid):
         by_reason: dict[str, list[str]] = {}
         for node, reason in self._left_out.items():
             by_reason.setdefault(reason, []).append(f"node {node}")
-        told = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
+        reported = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
         raise ProtocolError(
-            "", "enrol", "; ".join([f"{there} sites can take part; needed: {self.least}", *told])
+            "",
+            "enrol",
+            "; ".join([f"{there} sites can take part; needed: {self.least}", *reported]),
         )
 
     def _greet(

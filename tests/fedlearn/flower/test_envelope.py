@@ -13,8 +13,8 @@ from fedlearn.flower.envelope import MOST_OBJECTS, Capacity, Envelope
 
 @given(st.binary(max_size=40), st.lists(st.binary(max_size=40), max_size=4))
 def test_parcel__comes_back_as_it_was(head: bytes, objects: list[bytes]) -> None:
-    parcel = Envelope(head, tuple(objects))
-    assert Envelope.decode(parcel.encode()) == parcel
+    envelope = Envelope(head, tuple(objects))
+    assert Envelope.decode(envelope.encode()) == envelope
 
 
 @given(st.binary(max_size=20), st.integers(1, 7))
@@ -29,9 +29,9 @@ def test_parcel__that_was_cut_off_is_refused(head: bytes, cut: int) -> None:
 def test_parcel__names_its_objects_as_flower_does() -> None:
     from flwr.supercore.inflatable.inflatable_object import get_object_id
 
-    parcel = Envelope(b"", (b"a", b"b"))
-    assert parcel.by_id() == {get_object_id(one): one for one in (b"a", b"b")}
-    assert hashlib.sha256(b"a").hexdigest() in parcel.by_id()
+    envelope = Envelope(b"", (b"a", b"b"))
+    assert envelope.by_id() == {get_object_id(one): one for one in (b"a", b"b")}
+    assert hashlib.sha256(b"a").hexdigest() in envelope.by_id()
 
 
 def test_parcel__of_too_many_objects_is_refused_before_they_are_made() -> None:

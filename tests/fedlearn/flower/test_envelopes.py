@@ -36,10 +36,10 @@ def test_unpacked__is_what_was_packed(size: int) -> None:
     sent = message(size)
     with envelopes.packing() as packed:
         one = packed(sent)
-        parcel = Envelope(one.head.SerializeToString(), tuple(one.inline(Capacity())))
+        envelope = Envelope(one.head.SerializeToString(), tuple(one.inline(Capacity())))
     assert one.objects == {}, "all of it has left"
-    assert parcel.by_id().keys() == set(envelopes.names_in([one.tree])), CHANGED
-    at_hand = Envelope.decode(parcel.encode()).by_id()
+    assert envelope.by_id().keys() == set(envelopes.names_in([one.tree])), CHANGED
+    at_hand = Envelope.decode(envelope.encode()).by_id()
     got = envelopes.unpacked(one.head, one.tree, at_hand, missing)
     assert got.content == sent.content, CHANGED
     assert (got.metadata.message_id, got.metadata.dst_node_id) == (sent.object_id, 7)

@@ -49,7 +49,7 @@ def test_payload__every_lane_may_reach_both_ends_of_its_range() -> None:
     """The worst case for borrows between lanes: neighbours at opposite extremes."""
     count = 31
     payload = Payload.plan(NARROW, num_clients=count, num_values=9)
-    assert payload.lanes == 3
+    assert payload.packing == 3
     extremes = np.array([-1, 1, -1, 1, -1, 1, -1, -1, 1], np.float32)
     total = payload.ring.zeros(payload.length)
     for _ in range(count):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlearn.secagg.packing import Lanes
+from fedlearn.secagg.packing import Packing
 from fedlearn.secagg.whole import WholePayload
 
 
 @st.composite
-def sums(draw: st.DrawFn) -> tuple[Lanes, np.ndarray]:
+def sums(draw: st.DrawFn) -> tuple[Packing, np.ndarray]:
     """Parties' integers whose sums fit their lanes, though no single one need to."""
     bits, count = draw(st.integers(8, 32)), draw(st.integers(1, 5))
     size, half = draw(st.integers(0, 40)), 2 ** (bits - 1)
@@ -22,34 +22,34 @@ def sums(draw: st.DrawFn) -> tuple[Lanes, np.ndarray]:
     wild = rng.integers(-(2**40), 2**40, (count - 1, size))
     wanted = rng.integers(-half, half, size)
     last = wanted - wild.sum(axis=0)
-    return Lanes(bits=bits, count=64 // bits), np.vstack([wild, last])
+    return Packing(bits=bits, count=64 // bits), np.vstack([wild, last])
 
 
 @given(sums())
 def test_lanes__split_gives_back_the_sums_of_what_was_joined(
-    case: tuple[Lanes, np.ndarray],
+    case: tuple[Packing, np.ndarray],
 ) -> None:
-    lanes, parties = case
-    found = lanes.split(total_of(lanes, parties), parties.shape[1])
+    packing, parties = case
+    found = packing.split(total_of(packing, parties), parties.shape[1])
     np.testing.assert_array_equal(found, parties.sum(axis=0))
 
 
 @given(sums(), st.integers(0, 2**32))
 def test_lanes__total_depends_on_the_sum_alone_also_where_it_wraps(
-    case: tuple[Lanes, np.ndarray], seed: int
+    case: tuple[Packing, np.ndarray], seed: int
 ) -> None:
     """Moving any amount from one party to another changes no word: the sum is all that shows."""
-    lanes, parties = case
+    packing, parties = case
     moved = np.random.default_rng(seed).integers(-(2**50), 2**50, parties.shape[1])
     other = np.vstack([parties, moved, -moved + 3, np.full_like(moved, -3)])
-    np.testing.assert_array_equal(total_of(lanes, parties), total_of(lanes, other))
+    np.testing.assert_array_equal(total_of(packing, parties), total_of(packing, other))
 
 
-def total_of(lanes: Lanes, parties: np.ndarray) -> np.ndarray:
-    total = lanes.ring.zeros(lanes.length(parties.shape[1]))
+def total_of(packing: Packing, parties: np.ndarray) -> np.ndarray:
+    total = packing.ring.zeros(packing.length(parties.shape[1]))
     for values in parties:
-        total += lanes.join(values)
-    return lanes.ring.reduce(total)
+        total += packing.join(values)
+    return packing.ring.reduce(total)
 
 
 def test_whole__counts_the_contributions() -> None:

@@ -1,4 +1,4 @@
-"""What the post shows to whom, and what it leaves behind, over Flower's own state in memory."""
+"""What the broker shows to whom, and what it leaves behind, over Flower's own state in memory."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from server.superlink.broker import MOST_TIMES, Broker
 
 @dataclass
 class World:
-    """A SuperLink's state with one run and two nodes; both ends speak to the post directly."""
+    """A SuperLink's state with one run and two nodes; both ends speak to the broker directly."""
 
-    post: Broker = field(default_factory=Broker)
+    broker: Broker = field(default_factory=Broker)
 
     def __post_init__(self) -> None:
         _, factory = get_objectstore_linkstate_factories(
@@ -87,7 +87,7 @@ class World:
                 message_object_trees=[one.tree for one in all_packed],
             )
             objects = tuple(c for one in all_packed for c in one.inline(Capacity()))
-        said = self.post.sent(head, Envelope(b"", objects), self.state, self.task)
+        said = self.broker.sent(head, Envelope(b"", objects), self.state, self.task)
         return list(PushAppMessagesResponse.FromString(said).message_ids)
 
     def ask(self, node: int, content: RecordDict) -> str:
@@ -96,12 +96,12 @@ class World:
 
     def take(self, node: int) -> Message | None:
         asked = PullMessagesRequest(node=Node(node_id=node))
-        parcel = self.post.next_for(asked, self.post.visit(node), self.state)
-        if parcel is None:
+        envelope = self.broker.next_for(asked, self.broker.visit(node), self.state)
+        if envelope is None:
             return None
-        answer = PullMessagesResponse.FromString(parcel.head)
+        answer = PullMessagesResponse.FromString(envelope.head)
         [head], [tree] = answer.messages_list, answer.message_object_trees
-        return envelopes.unpacked(head, tree, parcel.by_id(), no_pull)
+        return envelopes.unpacked(head, tree, envelope.by_id(), no_pull)
 
     def reply(self, node: int, question: Message, content: RecordDict) -> Message:
         private.identify(run_id=self.run_id, node_id=node)
@@ -116,7 +116,7 @@ class World:
     def give_objects(
         self, node: int, one: Packed, objects: tuple[bytes, ...]
     ) -> PushMessagesResponse:
-        said = self.post.answered(push(node, one), Envelope(b"", objects), self.state)
+        said = self.broker.answered(push(node, one), Envelope(b"", objects), self.state)
         return PushMessagesResponse.FromString(said)
 
     def push_rest(self, node: int, reply: Message, answer: PushMessagesResponse) -> None:
@@ -131,10 +131,10 @@ class World:
 
     def collect(self, *names: str) -> list[Message]:
         asked = PullAppMessagesRequest(message_ids=names)
-        parcel = self.post.collected(asked, self.state, self.task)
-        if parcel is None:
+        envelope = self.broker.collected(asked, self.state, self.task)
+        if envelope is None:
             return []
-        answer, at_hand = PullAppMessagesResponse.FromString(parcel.head), parcel.by_id()
+        answer, at_hand = PullAppMessagesResponse.FromString(envelope.head), envelope.by_id()
         pairs = zip(answer.messages_list, answer.message_object_trees, strict=True)
         return [envelopes.unpacked(*pair, at_hand, no_pull) for pair in pairs]
 
@@ -179,7 +179,7 @@ def world() -> World:
 
 
 @pytest.mark.parametrize("path", ["ours", "flowers"])
-def test_post__shows_no_answer_before_it_is_whole(world: World, path: str) -> None:
+def test_broker__shows_no_answer_before_it_is_whole(world: World, path: str) -> None:
     """Whichever way its head came; who gets half of one would wait for the rest."""
     a, b = world.nodes
     names = world.send(world.message(a, small(1)), world.message(b, small(2)))
@@ -199,7 +199,7 @@ def test_post__shows_no_answer_before_it_is_whole(world: World, path: str) -> No
     assert world.stored == {}
 
 
-def test_post__tells_what_is_missing_as_often_as_it_is_asked(world: World) -> None:
+def test_broker__tells_what_is_missing_as_often_as_it_is_asked(world: World) -> None:
     """Its answer was lost: the site says its own once more, while the run asks for it."""
     a, _ = world.nodes
     name = world.ask(a, small(1))
@@ -212,7 +212,7 @@ def test_post__tells_what_is_missing_as_often_as_it_is_asked(world: World) -> No
     assert numbers(world.collect(name)) == [2]
 
 
-def test_post__takes_another_answer_where_the_first_was_cut_off(world: World) -> None:
+def test_broker__takes_another_answer_where_the_first_was_cut_off(world: World) -> None:
     a, b = world.nodes
     name = world.ask(a, small(1))
     question = received(world.take(a))
@@ -227,7 +227,7 @@ def test_post__takes_another_answer_where_the_first_was_cut_off(world: World) ->
     assert world.stored == {}
 
 
-def test_post__counts_as_missing_what_was_not_stored(world: World) -> None:
+def test_broker__counts_as_missing_what_was_not_stored(world: World) -> None:
     """An object that Flower refuses is not there, though it came under the name it has."""
     a, _ = world.nodes
     name = world.ask(a, small(1))
@@ -240,7 +240,7 @@ def test_post__counts_as_missing_what_was_not_stored(world: World) -> None:
     assert world.collect(name) == []
 
 
-def test_post__gives_no_message_that_the_run_was_told_is_lost(world: World) -> None:
+def test_broker__gives_no_message_that_the_run_was_told_is_lost(world: World) -> None:
     """A connection broke, and the node was offline for a while: the run goes on without it."""
     a, _ = world.nodes
     name = world.ask(a, small(1))
@@ -255,7 +255,7 @@ def test_post__gives_no_message_that_the_run_was_told_is_lost(world: World) -> N
 
 
 @pytest.mark.parametrize("handed", [False, True])
-def test_post__gives_no_message_whose_time_has_passed(world: World, handed: bool) -> None:
+def test_broker__gives_no_message_whose_time_has_passed(world: World, handed: bool) -> None:
     a, _ = world.nodes
     name = world.ask(a, small(1))
     if handed:
@@ -264,7 +264,7 @@ def test_post__gives_no_message_whose_time_has_passed(world: World, handed: bool
     assert world.take(a) is None
 
 
-def test_post__keeps_no_answer_that_nobody_collects(world: World) -> None:
+def test_broker__keeps_no_answer_that_nobody_collects(world: World) -> None:
     a, _ = world.nodes
     for number in range(4):
         world.ask(a, small(number))
@@ -276,7 +276,7 @@ def test_post__keeps_no_answer_that_nobody_collects(world: World) -> None:
     assert world.state.num_message_res() == 0
 
 
-def test_post__gives_replies_again_until_others_are_asked_for(world: World) -> None:
+def test_broker__gives_replies_again_until_others_are_asked_for(world: World) -> None:
     """What it said may have been lost on its way to the run."""
     a, b = world.nodes
     names = world.send(world.message(a, small(1)), world.message(b, small(2)))
@@ -287,7 +287,7 @@ def test_post__gives_replies_again_until_others_are_asked_for(world: World) -> N
     assert numbers(world.collect(names[1])) == [4]
 
 
-def test_post__takes_a_message_that_is_sent_twice_as_one(world: World) -> None:
+def test_broker__takes_a_message_that_is_sent_twice_as_one(world: World) -> None:
     """The run did not hear that it was taken; a site that has it must not get it anew."""
     a, _ = world.nodes
     message = world.message(a, small(1))
@@ -302,13 +302,13 @@ def test_post__takes_a_message_that_is_sent_twice_as_one(world: World) -> None:
     assert numbers(world.collect(name)) == [2]
 
 
-def test_post__leaves_flowers_own_threads_alone(world: World) -> None:
+def test_broker__leaves_flowers_own_threads_alone(world: World) -> None:
     """However many sites wait for their turn, a heartbeat gets through."""
     over = threading.Event()
 
     async def burst() -> str:
-        waiting = [asyncio.create_task(world.post.desk.does(over.wait)) for _ in range(100)]
-        waiting += [asyncio.create_task(world.post.sites.until(over.wait)) for _ in range(100)]
+        waiting = [asyncio.create_task(world.broker.executor.run(over.wait)) for _ in range(100)]
+        waiting += [asyncio.create_task(world.broker.sites.until(over.wait)) for _ in range(100)]
         await asyncio.sleep(0)
         try:
             return await asyncio.wait_for(run_in_threadpool(lambda: "a beat"), 60)

@@ -25,7 +25,7 @@ from fedlearn.core.vector import Vector
 from fedlearn.rounds import RoundNote, TrainReply
 from server.grid import SiteGrid
 from server.release import RunningSum
-from simulations.engines.local import PAYS, InProcessGrid, Workers, crew_of, make_contexts
+from simulations.engines.local import PAYS, InProcessGrid, Workers, make_contexts, workers_of
 from tests.simulations.small import environment, table
 
 SIZE = 50
@@ -61,9 +61,9 @@ FIRST = os.getpid()
 class Federation:
     """Rounds of plain federated averaging over `sites` sites, answered by `crew`."""
 
-    def __init__(self, sites: int, crew: Workers) -> None:
+    def __init__(self, sites: int, staff: Workers) -> None:
         contexts = make_contexts(sites, {})
-        self.inner = InProcessGrid(app_of(), contexts, crew=crew)
+        self.inner = InProcessGrid(app_of(), contexts, staff=staff)
         self.grid = SiteGrid(self.inner, {f"s{i:04}": node for i, node in enumerate(contexts)})
         self.processes: set[int] = set()
         self.failures: dict[str, str] = {}
@@ -170,14 +170,14 @@ def test_crew__fits_the_cores_and_the_sites(monkeypatch: pytest.MonkeyPatch) -> 
     training = compose(["experiment=medical_heart"]).training
 
     def workers(engine: LocalEngine, sites: int) -> int:
-        return crew_of(engine, training, [100] * sites).workers
+        return workers_of(engine, training, [100] * sites).workers
 
     assert workers(LocalEngine(threads=1), 20) == 8
     assert workers(LocalEngine(threads=3), 20) == 2
     assert workers(LocalEngine(threads=16), 20) == 1
     assert workers(LocalEngine(threads=1), 3) == 3
     assert workers(LocalEngine(threads=1, workers=5), 20) == 5
-    assert crew_of(LocalEngine(threads=2, workers=2), training, [100] * 4).at_once
+    assert workers_of(LocalEngine(threads=2, workers=2), training, [100] * 4).at_once
 
 
 @pytest.mark.parametrize("value", ["0", "some", "1.5"])

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Net(nn.Module):
-    """Two convolutions and a linear layer for pictures of 8 by 8 points."""
+    """Two convolutions and a linear layer for images of 8 by 8 points."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,22 +26,22 @@ class Net(nn.Module):
         )
         self.head = nn.Linear(32 * 2 * 2, 10)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits, `[n, 10]`, of `pictures: [n, 1, 8, 8]`."""
-        return self.head(self.features(pictures).flatten(1))
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, `[n, 10]`, of `images: [n, 1, 8, 8]`."""
+        return self.head(self.features(images).flatten(1))
 
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
     found = load_digits()
-    pictures = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
-    return pictures, torch.tensor(found.target)
+    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    return images, torch.tensor(found.target)
 
 
 def load_data(partition: int, partitions: int) -> tuple[DataLoader, DataLoader]:
     """The records of one site: four fifths to train on, one to test on."""
-    pictures, labels = _digits()
-    own = TensorDataset(pictures[partition::partitions], labels[partition::partitions])
+    images, labels = _digits()
+    own = TensorDataset(images[partition::partitions], labels[partition::partitions])
     split = torch.Generator().manual_seed(partition)
     train_part, test_part = torch.utils.data.random_split(own, [0.8, 0.2], split)
     order = torch.Generator().manual_seed(partition)
@@ -57,9 +57,9 @@ def train(net: Net, records: DataLoader, epochs: int, rate: float) -> float:
     net.train()
     losses = []
     for _ in range(epochs):
-        for pictures, labels in records:
+        for images, labels in records:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(net(pictures), labels)
+            loss = nn.functional.cross_entropy(net(images), labels)
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -71,8 +71,8 @@ def test(net: Net, records: DataLoader) -> tuple[float, float]:
     """Mean loss, and the share of digits that are read right."""
     net.eval()
     loss = right = count = 0.0
-    for pictures, labels in records:
-        logits = net(pictures)
+    for images, labels in records:
+        logits = net(images)
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         right += (logits.argmax(1) == labels).sum().item()
         count += len(labels)

@@ -1,10 +1,10 @@
-"""What each model of pictures reaches on a small set, and how its settings were chosen.
+"""What each model of images reaches on a small set, and how its settings were chosen.
 
-One curator trains on the pictures of a file in the form of MedMNIST, with the
+One curator trains on the images of a file in the form of MedMNIST, with the
 clipping, noise and momentum of a run of `experiment=medical_imaging` under shared
 noise, and is tested on the *validation* part: the test part is never read.
 
-    nice python benchmarks/picture_models.py my.npz --try 'model=vit training.learning_rate=0.05'
+    nice python benchmarks/image_models.py my.npz --try 'model=vit training.learning_rate=0.05'
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def fit(config: RunConfig, pool: Pool, every: int) -> list[dict[str, float]]:
 
 
 def _inputs(learner: models.Learner, pool: Pool) -> torch.Tensor:
-    """What the trained part of the model is given: pictures, or what its frozen part makes."""
-    pictures = torch.from_numpy(pool.features)
+    """What the trained part of the model is given: images, or what its frozen part makes."""
+    images = torch.from_numpy(pool.features)
     if learner.frozen is None:
-        return pictures
+        return images
     with torch.no_grad():
-        return torch.cat([learner.frozen(part) for part in pictures.split(256)])
+        return torch.cat([learner.frozen(part) for part in images.split(256)])
 
 
 def _train_all(
