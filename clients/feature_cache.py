@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -39,6 +40,9 @@ Key = bytes
 _BATCH = 32
 """Every batch has this size, the last filled up: with other sizes a library may choose another
 order of sums, and what is known of a record would depend on those it was computed with."""
+
+_HEADERS = threading.Lock()
+"""NumPy parses a file's head as Python, which in Python 3.11 two threads cannot do at once."""
 
 _weights_seen: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 _in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDictionary()
@@ -112,7 +116,8 @@ def _known(folder: Path, wanted: Collection[Key]) -> dict[Key, Encoded]:
     for path, rows in _files(folder):
         if here := rows.keys() & wanted - found.keys():
             with suppress(OSError, ValueError):  # removed in this moment
-                values = np.load(path, mmap_mode="r")["value"]
+                with _HEADERS:
+                    values = np.load(path, mmap_mode="r")["value"]
                 found |= {key: values[rows[key]] for key in here}
     return found
 

@@ -144,7 +144,8 @@ def _of_summing(found: Findings, result: ResultFile) -> list[str]:
         return []
     return [
         f"From one site's update alone the coordinator would measure {_answered(alone)}; from the "
-        f"sum of {sites} sites, all that secure aggregation opens, it measures {_answered(together)}."
+        f"sum of {sites} sites, all that secure aggregation opens, it measures "
+        f"{_answered(together)}."
     ]
 
 
