@@ -139,7 +139,8 @@ def _rows(path: Path, changed: int, size: int) -> Mapping[Key, int]:
     Raises:
         OSError, ValueError, EOFError, IndexError, KeyError: it is none that `_store` wrote.
     """
-    content = np.load(path, mmap_mode="r")
+    with _HEADERS:
+        content = np.load(path, mmap_mode="r")
     if content["value"].dtype != np.float32:
         raise ValueError(f"{path} holds {content.dtype}")
     return {bytes(key): row for row, key in enumerate(content["key"])}

@@ -30,7 +30,7 @@ from fedlearn.models.slots import trained_values
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import RoundNote, TrainRequest
-from fedlearn.stages import MODEL, ClippedSteps, Route, Stack
+from fedlearn.stages import MODEL, ClippedSteps, PaidSteps, Route, Stack
 from fedlearn.training.local import diverged, train
 
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
@@ -215,10 +215,16 @@ class SiteRound:
         )
         return self._whole
 
-    def train_privately(self, plan: ClippedSteps) -> Vector:
-        """By DP-SGD."""
+    def train_privately(self, plan: PaidSteps) -> Vector:
+        """By DP-SGD, in as many steps as the round has paid for."""
         from fedlearn.training.private import train_private  # Opacus takes a second
 
+        steps = self.site.training.local_steps
+        if plan.steps_per_round != steps:
+            raise FedlearnError(
+                f"training.local_steps={steps}: the plan of privacy pays for "
+                f"{plan.steps_per_round} steps a round"
+            )
         site, mine = self.site, self._mine
         train_private(
             site.model,

@@ -162,6 +162,14 @@ class ClippedSteps(Protocol):
         """Chance with which a record is in a batch."""
 
 
+class PaidSteps(ClippedSteps, Protocol):
+    """What private training of several steps asks of a plan."""
+
+    @property
+    def steps_per_round(self) -> int:
+        """Steps that a round pays for, and makes."""
+
+
 class SiteContext(Round, Protocol):
     """What a source may ask of the site that it runs at."""
 
@@ -172,7 +180,7 @@ class SiteContext(Round, Protocol):
     def train(self) -> Vector:
         """Train without privacy; the stack after it, `float32[d]`, with the model itself."""
 
-    def train_privately(self, plan: ClippedSteps) -> Vector:
+    def train_privately(self, plan: PaidSteps) -> Vector:
         """The same by DP-SGD: every step clips the records' gradients and adds its noise."""
 
     def clipped_gradient_sum(self, plan: ClippedSteps) -> NDArray[np.float64]:
