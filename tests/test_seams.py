@@ -1,7 +1,7 @@
 """The seams of the house: a kind is asked for in its own folder, and nowhere else.
 
-Elsewhere the object is asked to do the thing, so that one more kind is one more module.
-`OFFENDERS` are the places that still ask; the list can only shrink.
+Elsewhere the object is asked to do the thing, so that one more kind is one more module. And no
+`case _:` decides silently: it raises, or asserts that it is never reached.
 """
 
 from __future__ import annotations
@@ -32,18 +32,6 @@ OTHERS = {"audit", "tracking", "transport", "engine", "fairness", "event", "adve
 """What else has a `kind`; the same word may be a kind of several families."""
 
 SILENT = "silent default"
-
-# One file a line, so that two who mend theirs do not meet.
-# fmt: off
-OFFENDERS: dict[str, tuple[str, ...]] = {
-    "clients/ledger/state.py": (SILENT,),
-    "fedlearn/config/messages.py": (SILENT,),
-    "fedlearn/privacy/events.py": (SILENT,),
-    "fedlearn/secagg/memory.py": (SILENT,),
-    "fedlearn/secagg/server.py": (SILENT,),
-    "simulations/attacks/measure.py": (SILENT,),
-}
-# fmt: on
 
 
 @cache
@@ -175,21 +163,7 @@ def _found() -> dict[str, tuple[str, ...]]:
 
 
 def test_kinds__are_asked_for_in_their_own_folder_alone() -> None:
-    more = {
-        path: new
-        for path, families in _found().items()
-        if (new := set(families) - set(OFFENDERS.get(path, ())))
-    }
-    assert not more, "ask the object instead of its kind, or give it a method"
-
-
-def test_list_of_offenders__holds_none_that_has_mended_its_ways() -> None:
-    gone = {
-        path: past
-        for path, families in OFFENDERS.items()
-        if (past := set(families) - set(_found().get(path, ())))
-    }
-    assert not gone, "take these off OFFENDERS"
+    assert _found() == {}, "ask the object instead of its kind, or give it a method"
 
 
 @pytest.mark.parametrize(

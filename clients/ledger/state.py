@@ -124,8 +124,10 @@ class Spending:
                 return replace(self, refusals=(*self.refusals, _refusal(entry)))
             case "decline":
                 return replace(self, declined=(*self.declined, _declined(entry)))
-            case _:
+            case "repair":
                 return replace(self, repairs=self.repairs + 1)
+            case _:
+                raise DataError(f"an entry of kind {kind!r} is unknown")
 
     def _opened(self, entry: Entry) -> Spending:
         if entry["schema"] != SCHEMA:

@@ -90,8 +90,7 @@ def _describe(detail: ErrorDetails) -> str:
             return f"{path}.kind={detail['ctx']['tag']}: must be one of {expected}"
         case "union_tag_not_found":
             return f"{path}.kind: missing, so it is unclear which option is meant"
-        case _:
-            return f"{path}={short(value)}: must be {rule_of(detail)}"
+    return f"{path}={short(value)}: must be {rule_of(detail)}"
 
 
 def _path(detail: ErrorDetails) -> str:

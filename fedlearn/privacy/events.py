@@ -190,7 +190,7 @@ def _read(value: object, wanted: str) -> object:
             if not isinstance(value, int):
                 raise ValueError(f"{value!r} is not an integer")
             return value
-        case _:
-            if not isinstance(value, str):
-                raise ValueError(f"{value!r} is not a name")
-            return value
+    # All other fields are names of one of a few things.
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a name")
+    return value

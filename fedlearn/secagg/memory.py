@@ -124,5 +124,7 @@ def _reply(step: str, client: ClientSession, request: bytes, party: Party, param
             return client.mask(request, party.vector, params.model_hash)
         case "agree":
             return client.agree(request)
-        case _:
+        case "unmask":
             return client.unmask(request)
+        case _:
+            raise ValueError(f"there is no step {step!r}")

@@ -137,8 +137,10 @@ class ServerSession:
                 self._receive_vector(name, self._decode(Masked, name, reply))
             case "agree":
                 self._receive_agreement(name, self._decode(Agreement, name, reply))
-            case _:
+            case "unmask":
                 self._receive_opening(name, self._decode(Opening, name, reply))
+            case _:
+                raise RuntimeError(f"nothing is received in step {self.step!r}")
         self._replied.add(name)
 
     def close_step(self) -> None:
@@ -171,8 +173,10 @@ class ServerSession:
                 self._requests = self._announce(Survivors(names=present))
             case "agree":
                 self._requests = self._endorse(present)
-            case _:
+            case "unmask":
                 self._requests = {}
+            case _:
+                raise RuntimeError(f"step {closed!r} cannot be closed")
 
     def total(self, *, parts: int = 1, run: RunRanges = map) -> RingVector:
         """Removes the masks and returns the sum of the survivors: `word[length]`. Once.

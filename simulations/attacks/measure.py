@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from fedlearn.auditing.evidence import area_under_curve
 from fedlearn.auditing.findings import Bound, Estimator, Findings, Seat, View
 from fedlearn.auditing.game import Game
 from fedlearn.auditing.promise import Promise, promise_of
-from fedlearn.auditing.settings import MislabelledAudit, SlotAudit, slots_of
+from fedlearn.auditing.settings import MislabelledAudit, NoAudit, SlotAudit, slots_of
 from fedlearn.auditing.verdict import judge
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.core.errors import DataError
@@ -53,8 +53,10 @@ def measure(config: RunConfig, result: ResultFile) -> Findings | None:
             return _slots(config, config.audit, result)
         case MislabelledAudit():
             return _mislabelled(config, config.audit, result)
-        case _:
+        case NoAudit():
             return None
+        case _:
+            assert_never(config.audit)
 
 
 def kept_by_sites(config: RunConfig, result: ResultFile) -> dict[str, Kept]:
