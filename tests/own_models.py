@@ -80,6 +80,11 @@ def narrow(task: Task) -> nn.Module:
     return nn.Linear(_size(task), task.num_outputs + 1)
 
 
+def lazy(task: Task) -> nn.Module:
+    """A layer that waits for its first batch to know its size."""
+    return nn.LazyLinear(task.num_outputs)
+
+
 def clumsy(task: Task) -> nn.Module:
     return nn.Linear(_size(task) + 1, task.num_outputs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
@@ -101,6 +102,13 @@ def _drawn(config: Model, task: Task, seed: int) -> nn.Sequential:
             torch.default_generator.manual_seed(seed)
             models.append(config.network(task))
     one, other = (model.state_dict() for model in models)
+    if shapeless := [n for n, values in one.items() if is_lazy(values)]:
+        raise ConfigError(
+            [
+                f"model={config.kind}: {', '.join(shapeless[:3])} has no shape yet; give the size "
+                "in place of a lazy layer: task.input_shape has it"
+            ]
+        )
     unlike = [n for n in one if n not in other or not torch.equal(one[n], other[n])]
     if unlike or one.keys() != other.keys():
         raise ConfigError(

@@ -119,6 +119,7 @@ def test_custom__names_a_function_that_is_not_there(build: str, why: str) -> Non
         ("failing", "fails when it is called with the task (RuntimeError: no such luck)"),
         ("narrow", "gives [1, 3] for one record float32[1, 3]; it must give [1, 2]"),
         ("clumsy", "fails on one record float32[1, 3] (RuntimeError: "),
+        ("lazy", "model.weight, model.bias has no shape yet; give the size"),
         ("idle", "no gradient ever reaches model.spare.weight, model.spare.bias"),
         ("restless", "its initial weights are others at every call (model.weight)"),
     ],
