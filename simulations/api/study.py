@@ -98,6 +98,13 @@ class Study:
         """The form of a record and the classes."""
         self.sites = {name: len(one.train) + len(one.test) for name, one in sites.items()}
         """How many records each site has."""
+        if len(sites) < 2 and not _names(words, "strategy.min_sites"):
+            raise ConfigError(
+                [
+                    "data: has one site, and a federation takes at least two; name the column that "
+                    "tells them apart (site=...), or give a mapping of several"
+                ]
+            )
         alone = len(sites) < _FEW and not _names(words, "secagg")
         words += ["secagg=off"] if alone else []
         words += named or _model_words(model, self.task)

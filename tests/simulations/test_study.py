@@ -257,6 +257,11 @@ def test_simulate__averages_running_statistics_where_there_is_no_privacy(tmp_pat
     assert float(run.model.state_dict()["model.1.running_var"].std()) > 0
 
 
+def test_study__refuses_a_single_site_when_it_is_made() -> None:
+    with pytest.raises(fl.ConfigError, match=r"has one site.*site=\.\.\."):
+        fl.Study({"north": site(60)})
+
+
 def test_study__names_the_layer_that_the_engine_cannot_clip() -> None:
     tied = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 2))
     tied[1].weight = tied[0].weight
