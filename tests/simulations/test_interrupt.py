@@ -170,5 +170,5 @@ def test_interrupt__in_the_first_round_leaves_its_price_in_the_run_that_goes_on(
 def test_interrupt__of_a_comparison_that_checks_its_runs_ends_at_once(tmp_path: Path) -> None:
     out = tmp_path / "study"
     compare = ["compare", *RUN[1:], "seed=0,1", f"out={out}"]
-    assert "stopped" in cut_off("simulations.sweeps.compare:Study.rehearse", *compare)
+    assert "stopped" in cut_off("simulations.sweeps.compare:SweepFolder.rehearse", *compare)
     assert not out.exists()
