@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from fedlearn.config import compose
-from fedlearn.data.tables.schema import ColumnShape, told
+from fedlearn.data.tables.schema import ColumnShape, reported
 from fedlearn.report.facts import Setup, record_of
 from fedlearn.tasks import ImageInput, SeriesInput, TableInput
 
@@ -33,7 +33,7 @@ def test_before_training__names_all_that_is_told_of_a_column_and_nothing_else(
     privacy: str,
 ) -> None:
     column = ColumnShape(name="age", kind="numeric", categories=2, digest="ab", magnitude=5)
-    (sent,) = told((column,), private=privacy != "none")
+    (sent,) = reported((column,), private=privacy != "none")
     assert {field.name for field in fields(ColumnShape)} == WORDS.keys()
     sentence = before_training([*OWN, f"privacy={privacy}"])
     for name, words in WORDS.items():

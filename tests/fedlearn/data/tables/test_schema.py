@@ -19,8 +19,8 @@ from fedlearn.data.tables.schema import (
     differences,
     digest_of,
     magnitude_of,
+    reported,
     suspicions,
-    told,
 )
 
 NORTH = ["height,sex,dose,ill"] + [
@@ -59,11 +59,11 @@ def test_schema__holds_no_value_of_the_table(tmp_path: Path) -> None:
     text = encode(schema_of(tmp_path, lines))
     assert "secretly" not in text
     assert not any(f"{150 + i}" in text for i in range(40))
-    private = told(schema_of(tmp_path, NORTH), private=True)
+    private = reported(schema_of(tmp_path, NORTH), private=True)
     assert [column.magnitude for column in private] == [None] * 3
     # Under privacy a table of other numbers in the same columns tells the same.
     other = changed(".5,", "9.75,")
-    assert private == told(schema_of(tmp_path, other), private=True)
+    assert private == reported(schema_of(tmp_path, other), private=True)
     assert schema_of(tmp_path, NORTH) != schema_of(tmp_path, other)
 
 
