@@ -11,6 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SOURCES = sorted(
+    path
+    for folder in ("fedlearn", "clients", "server", "simulations", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+)
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+FILE_OF_TESTS = re.compile(r"\btests/[\w/]+\.py\b")
+NAME_OF_TEST = re.compile(r"`(\.\.|test_)(\w+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -18,6 +26,30 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 def test_page__links_to_files_that_are_there(page: Path) -> None:
     targets = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
     assert [link for link in targets if not (page.parent / link).exists()] == []
+
+
+def test_pages_and_docstrings__name_files_of_tests_that_are_there() -> None:
+    named = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in (*PAGES, *SOURCES)
+        for name in FILE_OF_TESTS.findall(path.read_text("utf-8"))
+    }
+    assert {(where, name) for where, name in named if not (ROOT / name).is_file()} == set()
+
+
+def test_pages__name_tests_that_are_there() -> None:
+    """`test_x` by its whole name, `..x` by the end of it."""
+    there = "\n".join(path.read_text("utf-8") for path in TESTS)
+    names = set(re.findall(r"def (test_\w+)", there))
+    ends = ("test_subject__does_what",)  # the form of a name, in CONTRIBUTING.md
+    missing = {
+        f"{page.name}: {prefix}{name}"
+        for page in PAGES
+        for prefix, name in NAME_OF_TEST.findall(page.read_text("utf-8"))
+        if not (f"test_{name}" in names or f"test_{name}" in ends)
+        and not (prefix == ".." and any(name in one for one in names))
+    }
+    assert missing == set()
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ runs the code that the coordinator sent. This connection speaks the same API wit
 same node authentication, adds the client certificate that our gateway asks for, and
 never fetches an app: whose code runs is not the coordinator's business.
 
-Uses private names of flwr 1.41 and 1.42; `tests/clients/test_fleet.py` fails loudly
+Uses private names of flwr 1.41 and 1.42; `tests/clients/supernode/test_fleet.py` fails loudly
 when one of them changes.
 """
 

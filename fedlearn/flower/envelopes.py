@@ -2,7 +2,7 @@
 
 What does not fit into an envelope travels as Flower does it, an object at a time.
 
-Uses private names of flwr 1.41 and 1.42; `tests/fedlearn/test_flower_parcel.py` fails
+Uses private names of flwr 1.41 and 1.42; `tests/fedlearn/flower/test_envelopes.py` fails
 loudly when one of them changes.
 """
 

@@ -104,11 +104,6 @@ def error_reply(message: Message, reason: str) -> Message:
     return Message(Error(code=CLIENT_APP_FAILED, reason=reason), reply_to=message)
 
 
-def call_client(app: ClientApp, message: Message, context: Context) -> Message:
-    """Run `app` on `message` in this process."""
-    return app(message, context)
-
-
 def run_on_ray(
     server: ServerApp,
     client: ClientApp,

@@ -94,11 +94,6 @@ class Mechanism:
             """The delta of the promise; None where there is none."""
 
     @property
-    def colluders(self) -> int:
-        """How many sites may pool what they know with the coordinator before the promise breaks."""
-        return 0
-
-    @property
     def drops_sites(self) -> bool:
         """Whether a run goes on without a site that cannot pay for a round."""
         return getattr(self, "on_exhausted", "stop") == "drop_site"

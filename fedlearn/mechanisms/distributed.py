@@ -91,11 +91,6 @@ class DistributedPrivacy(Private):
     needs_population: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
-    @property
-    def colluders(self) -> int:
-        """How many sites may pool what they know with the coordinator."""
-        return self.max_colluders
-
     def conflicts(self, terms: StudyTerms) -> list[str]:
         """The noise is planned for one unseen sum over all sites; of single records, one step."""
         found = list[str]()

@@ -13,7 +13,7 @@ decided there. Four rules are ours:
   would wait for its sender.
 - Collected replies are kept until the run asks for others: our answer may be lost, too.
 
-Uses private names of flwr 1.41 and 1.42; `tests/server/test_relay.py` fails loudly when
+Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_relay.py` fails loudly when
 one of them changes.
 """
 

@@ -6,7 +6,7 @@ submits a run is the one that carries it out, and no code is installed from the 
 What stands beside it in the app bundle is a name for the installed app, for sites
 that prefer Flower's own SuperNode.
 
-Uses private names of flwr 1.41 and 1.42; `tests/server/test_superlink.py` fails
+Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_endpoint.py` fails
 loudly when one of them changes.
 """
 

@@ -5,7 +5,7 @@ reply as soon as its head has come; and it drops a message without its objects. 
 `server.superlink.broker` looks into it, instead of keeping books beside it that could say
 something else.
 
-Uses private names of flwr 1.41 and 1.42; `tests/server/test_relay.py` fails loudly when
+Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_relay.py` fails loudly when
 one of them changes.
 """
 

@@ -3,7 +3,7 @@
 What `flower-superlink` does, from the same arguments, but for the router that is added
 and for the news that it asks for and sends when it starts.
 
-Uses private names of flwr 1.41 and 1.42; `tests/server/test_superlink.py` starts it.
+Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_endpoint.py` starts it.
 """
 
 from __future__ import annotations

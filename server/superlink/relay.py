@@ -5,7 +5,7 @@ there is anything for a node. These paths take and give envelopes (`fedlearn.flo
 hold a question until there is an answer to it. Flower's own paths stay as they are, for
 sites that run its SuperNode.
 
-Uses private names of flwr 1.41 and 1.42; `tests/server/test_relay.py` fails loudly when
+Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_relay.py` fails loudly when
 one of them changes.
 """
 

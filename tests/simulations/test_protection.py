@@ -523,9 +523,7 @@ def test_update_asked_for_out_of_order__is_refused_before_it_is_paid_for(tmp_pat
         train_request(federation, node),
     ]
     for request in requests:
-        refusal = flower.read_refusal(
-            private.call_client(relay.app, request, relay.contexts[node]).content
-        )
+        refusal = flower.read_refusal(relay.app(request, relay.contexts[node]).content)
         assert refusal is not None
         assert refusal.exit_code == 4
     assert spent_at(tmp_path / "run", LAST) == steps
@@ -562,7 +560,7 @@ def test_second_invitation__is_refused_and_the_same_one_is_answered_alike(tmp_pa
     )
     federate(config, relay)
     context = relay.contexts[joins[0].metadata.dst_node_id]
-    again = private.call_client(relay.app, joins[0], context)
+    again = relay.app(joins[0], context)
     assert again.content == answers[0]
     # Somebody on the way, with a coordinator of its own.
     other = Relay(config)
@@ -571,7 +569,7 @@ def test_second_invitation__is_refused_and_the_same_one_is_answered_alike(tmp_pa
         seen.append(message) or message if found[0] == "join" else message  # type: ignore[func-returns-value]
     )
     federate(config, other)
-    refusal = flower.read_refusal(private.call_client(relay.app, seen[0], context).content)
+    refusal = flower.read_refusal(relay.app(seen[0], context).content)
     assert refusal is not None
     assert "second invitation" in refusal.reason
 
@@ -585,7 +583,7 @@ def test_site__that_broke_off_a_round_stays_out_of_it(tmp_path: Path) -> None:
         if found == ("agree", LAST):
             node = message.metadata.dst_node_id
             bad = with_blob(message, garbage)
-            private.call_client(relay.app, bad, relay.contexts[node])
+            relay.app(bad, relay.contexts[node])
         return message
 
     relay.on_request = twice
@@ -710,7 +708,7 @@ def test_sealed__the_app_runs_once_for_a_message_even_if_it_fails(
 
     def again(found: Step, message: Message) -> Message:
         if found == ("train", LAST):
-            private.call_client(relay.app, message, relay.contexts[message.metadata.dst_node_id])
+            relay.app(message, relay.contexts[message.metadata.dst_node_id])
         return message
 
     relay.on_request = again
