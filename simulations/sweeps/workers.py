@@ -199,8 +199,14 @@ def _work(job: RunJob, connection: Connection, number: int) -> None:
     _silence()
     config, stop = decode(RunConfig, job.config), Stop()
     with stop_on_interrupt(stop, lambda message: None):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        ended = _run(job, config, connection.send, stop)
+        try:
+            # One that came while this process started is raised here.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            ended = _run(job, config, connection.send, stop)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        except KeyboardInterrupt:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            ended = Ended(name=job.name, exit_code=StoppedError.exit_code, reason="stopped")
         connection.send(ended)
 
 
@@ -209,8 +215,6 @@ def _run(job: RunJob, config: RunConfig, tell: Callable[[Event], None], stop: St
         simulate(config, _Sender(job.name, tell), stop, only=job.only)
     except FedlearnError as error:
         return Ended(name=job.name, exit_code=error.exit_code, reason=str(error))
-    except KeyboardInterrupt:
-        return Ended(name=job.name, exit_code=StoppedError.exit_code, reason="stopped")
     except Exception as error:  # noqa: BLE001  (a bug in one run must not end the others)
         log = Path(f"{config.out}.traceback.log")
         log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,23 @@ def as_numpy(values: pa.Array) -> NDArray[Any]:
     return found
 
 
+def as_arrow(texts: Sequence[str]) -> pa.Array:
+    """The texts in Arrow; half of a character, as JSON may spell it, becomes a question mark.
+
+    `pa.array` and `pa.scalar` import pandas first where it is installed, which takes a second.
+    """
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
+    letters = pa.py_buffer(b"".join(encoded))
+    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(ends), letters)
+
+
+def scalar(text: str) -> pa.Scalar:
+    """One text in Arrow."""
+    return as_arrow([text])[0]
+
+
 def parse(texts: pa.Array, decimal: str = ".") -> NDArray[np.float64]:
     """The finite number in each text, `float64[n]`; NaN in all else (also `inf` and `1_000`).
 
@@ -39,7 +57,7 @@ def parse(texts: pa.Array, decimal: str = ".") -> NDArray[np.float64]:
         numbers = texts.cast(pa.float64())
     except pa.ArrowInvalid:  # words are among them
         plain = pc.match_substring_regex(texts, _NUMBER)
-        numbers = pc.if_else(plain, texts, "nan").cast(pa.float64())
+        numbers = pc.if_else(plain, texts, scalar("nan")).cast(pa.float64())
     found = as_numpy(numbers)
     return found if np.isfinite(found).all() else np.where(np.isfinite(found), found, np.nan)
 
@@ -84,7 +102,7 @@ class Cells:
     def stripped(self) -> pa.Array:
         """The values as texts without spaces around them."""
         if self.are_numbers:
-            return pa.array(self.texts(), TEXT)
+            return as_arrow(self.texts())
         found = pc.utf8_trim_whitespace(self.values)
         return self.values if found.equals(self.values) else found
 
@@ -98,9 +116,8 @@ class Cells:
         if self.are_numbers:
             numbers = self.values if chosen is None else self.values[chosen]
             return [number_text(number, self.decimal) for number in numbers.tolist()]
-        found = self.stripped if chosen is None else self.stripped.filter(pa.array(chosen))
-        texts: list[str] = found.to_pylist()
-        return texts
+        texts: list[str] = self.stripped.to_pylist()
+        return texts if chosen is None else [*compress(texts, chosen)]
 
     def each(self) -> Iterator[str]:
         """The text of every row."""
@@ -116,7 +133,7 @@ class Cells:
 
     def among(self, texts: Collection[str]) -> NDArray[np.bool_]:
         """Which values are one of `texts`."""
-        known = pa.array([*texts], TEXT)
+        known = as_arrow([*texts])
         if not self.are_numbers:
             found = pc.is_in(self.stripped, value_set=known)
             return as_numpy(found.cast(pa.uint8())).astype(np.bool_)
@@ -147,17 +164,10 @@ def encode(texts: Sequence[str] | Any, codes: NDArray[np.int32] | None = None) -
 
     With `codes`, row i has `texts[codes[i]]`.
     """
-    found = texts if isinstance(texts, pa.Array) else _as_arrow(texts)
+    found = texts if isinstance(texts, pa.Array) else as_arrow(texts)
     coded = found.dictionary_encode()
     own = as_numpy(coded.indices)
     return Cells(values=coded.dictionary, codes=own if codes is None else own[codes])
-
-
-def _as_arrow(texts: Sequence[str]) -> pa.Array:
-    try:
-        return pa.array(texts, TEXT)
-    except UnicodeEncodeError:  # half of a character, as JSON may spell it
-        return pa.array([text.encode("utf-8", "replace").decode() for text in texts], TEXT)
 
 
 def encode_numbers(numbers: NDArray[np.float64], decimal: str) -> Cells:

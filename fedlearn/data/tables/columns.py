@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 
-from fedlearn.data.tables.cells import TEXT, Cells, parse
+from fedlearn.data.tables.cells import Cells, as_arrow, parse
 
 Kind = Literal["numeric", "categorical", "empty"]
 
@@ -103,7 +102,7 @@ def describe(
 def sort_values(values: set[str], decimal: str = ".") -> tuple[str, ...]:
     """In order of their numbers where all are numbers, otherwise of their letters."""
     texts = sorted(values)
-    numbers = parse(pa.array(texts, TEXT), decimal)
+    numbers = parse(as_arrow(texts), decimal)
     # NaN, which no text with a number has, would be the last.
     order = range(len(texts)) if np.isnan(numbers).any() else np.argsort(numbers, kind="stable")
     return tuple(texts[place] for place in order)

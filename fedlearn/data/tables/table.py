@@ -30,7 +30,15 @@ from pyarrow import types
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data import memory
-from fedlearn.data.tables.cells import TEXT, Cells, as_numpy, encode, encode_numbers
+from fedlearn.data.tables.cells import (
+    TEXT,
+    Cells,
+    as_arrow,
+    as_numpy,
+    encode,
+    encode_numbers,
+    scalar,
+)
 
 Separator = Literal["comma", "semicolon", "tab", "pipe"]
 
@@ -282,7 +290,7 @@ def _by_python(path: Path, text: str, separator: str) -> _Read:
                 row[len(header) :] = [""] * (len(header) - len(row))
         lines.append(np.array([line for line, _ in block]))
         for own, cells in zip(parts, zip(*(row for _, row in block), strict=True), strict=True):
-            own.append(pa.array(cells, TEXT))
+            own.append(as_arrow(cells))
     columns = [pa.chunked_array(parts.pop(0), TEXT) for _ in header]
     lines.append(np.zeros(0, np.int64))
     return _Read(header, _encoded(columns), np.concatenate(lines), sizes, beyond)
@@ -413,16 +421,18 @@ def _cells(column: pa.ChunkedArray, decimal: str) -> Cells:
     if types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if _is_number(values.type):
-        numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan)
+        numbers = pc.fill_null(
+            values.cast(pa.float64(), safe=False), scalar("nan").cast(pa.float64())
+        )
         found = as_numpy(numbers)
         if types.is_floating(values.type) or not (np.abs(found) >= 2**53).any():
             return encode_numbers(found, decimal)  # else digits would be lost
-    return encode(pc.fill_null(_texts(values, decimal), ""))
+    return encode(pc.fill_null(_texts(values, decimal), scalar("")))
 
 
 def _texts(values: pa.Array, decimal: str) -> Any:
     if types.is_boolean(values.type):
-        return pc.if_else(values, "True", "False").cast(TEXT)
+        return pc.if_else(values, scalar("True"), scalar("False"))
     if types.is_decimal(values.type):
         return pc.replace_substring(values.cast(pa.string()), ".", decimal).cast(TEXT)
     if not _is_moment(values.type):
@@ -431,4 +441,4 @@ def _texts(values: pa.Array, decimal: str) -> Any:
         values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
     coded = values.dictionary_encode()
     moments = [moment.isoformat() for moment in coded.dictionary.to_pylist()]
-    return pa.array(moments, TEXT).take(coded.indices)
+    return as_arrow(moments).take(coded.indices)

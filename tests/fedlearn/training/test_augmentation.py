@@ -159,7 +159,7 @@ def test_task_problems__refuse_views_where_they_mean_nothing() -> None:
     assert found.startswith("training.shifts=28: must be less than the side")
     table = compose(["scenario=heart", "training.augmentations=4"])
     found = task_problems(table, replace(task, input=TableInput(numeric=2)))[0]
-    assert found.startswith("training.augmentations=4: are views of pictures")
+    assert found.startswith("training.augmentations=4: are views of images")
 
 
 def test_problems__refuse_views_where_ghost_clipping_cannot_see_them() -> None:
