@@ -19,10 +19,10 @@ def show_list(console: Console) -> None:
     table = terminal.texts("name", "records", "sites", "classes", "source", "licence")
     for column in table.columns[1:4]:
         column.justify = "right"
-    for data in DATASETS.values():
+    for name, data in DATASETS.items():
         sites = str(len(data.sites) or "any")
         counts = f"{data.records:,}", sites, str(len(data.classes))
-        table.add_row(data.name, *counts, data.source, data.licence)
+        table.add_row(name, *counts, data.source, data.archive.licence)
     for name, known in SETS.items():
         counts = f"{sum(known.records):,}", "any", str(len(known.classes))
         table.add_row(name, *counts, "MedMNIST v2 (Zenodo)", known.file.licence)

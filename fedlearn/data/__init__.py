@@ -77,7 +77,7 @@ PARTITIONS: Family[Partition] = Family(
 )
 
 DATASETS: Mapping[str, Dataset] = {
-    scenario.dataset.name: scenario.dataset for scenario in PUBLIC if scenario.dataset is not None
+    scenario.kind: scenario.dataset for scenario in PUBLIC if scenario.dataset is not None
 }
 """The public sets that scenarios can fetch by themselves, by name."""
 

@@ -186,13 +186,11 @@ def natural_sites(pool: Pool) -> Assignment:
 
 def draw(num_sites: int, pool: Pool, owners: Callable[[], NDArray[np.intp]]) -> Assignment:
     """Draws an owner per row until every site can train."""
-    width = max(3, len(str(num_sites - 1)))
-    names = [f"site-{i:0{width}d}" for i in range(num_sites)]
     if num_sites <= pool.is_train.sum():
         for _ in range(_ATTEMPTS):
             owner = owners()
             if not _without_training(owner, num_sites, pool).size:
-                return _by_owner(names, owner)
+                return _by_owner(_site_names(num_sites), owner)
     raise DataError(
         f"partition.num_sites={num_sites}: {pool.name} has {pool.is_train.sum()} training records, "
         f"and {_ATTEMPTS} draws left a site without any; use fewer sites, a larger "
@@ -225,3 +223,38 @@ def _by_owner(names: list[str], owner: NDArray[np.intp]) -> Assignment:
     ends = np.cumsum(np.bincount(owner, minlength=len(names)))
     parts = np.split(order.astype(np.int64), ends[:-1])
     return dict(zip(names, parts, strict=True))
+
+
+def sites_of_groups(
+    groups: NDArray[np.int64],
+    is_train: NDArray[np.bool_],
+    num_sites: int,
+    rng: np.random.Generator,
+) -> NDArray[np.str_]:
+    """The site of every record, `str[n]`: whole groups, dealt at random to sites of like size.
+
+    Records of a group (of one photograph, of one patient) stay together.
+
+    Groups come in random order, each to the site that has the fewest training
+    records so far; those that hold test records only, to the one with the
+    fewest test records. With `num_sites` 0 every group is a site.
+    """
+    names, owner = np.unique(groups, return_inverse=True)
+    if not num_sites:
+        width = len(str(names.max()))
+        return np.array([f"group-{name:0{width}d}" for name in names])[owner]
+    sizes = np.stack(
+        [np.bincount(owner[part], minlength=len(names)) for part in (is_train, ~is_train)]
+    )
+    filled = np.zeros((2, num_sites), np.int64)
+    site = np.zeros(len(names), np.int64)
+    for group in rng.permutation(len(names)):
+        kind = 0 if sizes[0, group] else 1
+        site[group] = filled[kind].argmin()
+        filled[:, site[group]] += sizes[:, group]
+    return np.array(_site_names(num_sites))[site[owner]]
+
+
+def _site_names(count: int) -> list[str]:
+    width = max(3, len(str(count - 1)))
+    return [f"site-{i:0{width}d}" for i in range(count)]

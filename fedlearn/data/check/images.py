@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.core.errors import DataError
+from fedlearn.core.rng import Streams
 from fedlearn.data.check.report import SHOWN, Report, sizes_in_words, some
-from fedlearn.data.images import medmnist
 from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
 from fedlearn.data.images.medmnist import MedMnist
+from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.guess import quoted
 
 _PIXELS = 8
@@ -62,7 +63,7 @@ def check_archive(path: Path) -> Report:
     Raises:
         DataError: it is none, or what it holds cannot be learned from.
     """
-    pool = medmnist.load(MedMnist(path=str(path)), path.parent, np.random.default_rng(0))
+    pool = MedMnist(path=str(path)).load(Reading(streams=Streams(0), cache=path.parent))
     digests = [hashlib.sha256(one).digest() for one in pool.features]
     channels, height, width = pool.features.shape[1:]
     test = len(pool) - int(pool.is_train.sum())

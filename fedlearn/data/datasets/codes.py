@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
@@ -22,7 +21,7 @@ from fedlearn.core.settings import Natural, Probability, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Dataset, Reading, Scenario
-from fedlearn.data.texts.documents import Documents, held_out_groups, numbered, pool_of
+from fedlearn.data.texts.documents import held_out_groups, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 
 CLASSES = tuple(f"{number:02d}" for number in range(1, 23))
@@ -42,11 +41,9 @@ class Codes(Scenario):
     kind: Literal["codes"] = "codes"
     tells = "nothing"
     dataset = Dataset(
-        name="codes",
         records=SIZE,
         sites=(),
         classes=CLASSES,
-        licence=ARCHIVES["codes"].licence,
         source="ICD-10-CM, US edition of April 2026: phrases and their chapters",
         archive=ARCHIVES["codes"],
     )
@@ -56,7 +53,24 @@ class Codes(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The 59,576 phrases, fetched when they are not in the cache; they know their category."""
-        return load(self, reading.cache)
+        root = ElementTree.fromstring(read_member(ARCHIVES["codes"], _MEMBER, reading.cache))
+        first: dict[str, _Phrase] = {}
+        for phrase in _phrases(root):
+            first.setdefault(phrase.text, phrase)
+        phrases = list(first.values())
+        classes, labels = numbered([phrase.chapter for phrase in phrases])
+        categories = np.array([phrase.category for phrase in phrases])
+        rng = Streams(self.split).get("codes")
+        return pool_of(
+            self.tokenizer,
+            reading.cache,
+            name="codes",
+            texts=[phrase.text for phrase in phrases],
+            classes=classes,
+            labels=labels,
+            is_train=~held_out_groups(categories, self.test_fraction, rng),
+            attributes={"category": categories},
+        )
 
 
 @dataclass(frozen=True)
@@ -64,34 +78,6 @@ class _Phrase:
     chapter: str
     category: str
     text: str
-
-
-def load(config: Codes, cache: Path) -> Pool:
-    """The 59,576 phrases, fetched when they are not in the cache; they know their category.
-
-    Raises:
-        DataError: the archive is altered, or neither cached nor to be had.
-    """
-    root = ElementTree.fromstring(read_member(ARCHIVES["codes"], _MEMBER, cache))
-    first: dict[str, _Phrase] = {}
-    for phrase in _phrases(root):
-        first.setdefault(phrase.text, phrase)
-    phrases = list(first.values())
-    classes, labels = numbered([phrase.chapter for phrase in phrases])
-    categories = np.array([phrase.category for phrase in phrases])
-    rng = Streams(config.split).get("codes")
-    return pool_of(
-        Documents(
-            name="codes",
-            texts=[phrase.text for phrase in phrases],
-            classes=classes,
-            labels=labels,
-            is_train=~held_out_groups(categories, config.test_fraction, rng),
-            attributes={"category": categories},
-        ),
-        config.tokenizer,
-        cache,
-    )
 
 
 def _phrases(root: ElementTree.Element) -> Iterator[_Phrase]:

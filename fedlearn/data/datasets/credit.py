@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -92,44 +91,32 @@ class Credit(Scenario):
     kind: Literal["credit"] = "credit"
     tells = "nothing"
     dataset = Dataset(
-        name="credit",
         records=RECORDS,
         sites=SITES,
         classes=lending.CLASSES,
-        licence=ARCHIVES["credit"].licence,
         source="PAKDD 2009 data mining competition: card applications of 31 shops in Brazil",
         archive=ARCHIVES["credit"],
     )
     scaling: Scaling = field(default_factory=lambda: Ranges(columns=dict(RANGES)))
 
     def load(self, reading: Reading) -> Pool:
-        """The applications whose outcome is known, fetched when they are not in the cache."""
-        return load(self, reading.cache)
+        """The applications whose outcome is known, fetched when they are not in the cache.
 
-
-def load(config: Credit, cache: Path) -> Pool:
-    """The applications whose outcome is known, fetched when they are not in the cache.
-
-    **Guarantees:** the same split for every seed: 75 to 25 within every shop and
-    outcome. Twelve applications of 40,000 have no outcome and are left out.
-
-    Raises:
-        DataError: the archive is altered, or neither cached nor to be had.
-        ConfigError: the ranges do not fit the features.
-
-    """
-    table = lending.read("creditscoring2", "tab", cache)
-    label = table.column("TARGET_LABEL_BAD=1")
-    known = [i for i, cell in enumerate(label) if cell in ("0", "1")]
-    column = {name: _taken(table.column(name), known) for name in table.header if name}
-    shops = [int(cell) for cell in column["ID_SHOP"]]
-    found = Applications(
-        numbers=_numbers(column),
-        categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(column).items()},
-        labels=np.array([int(label[i]) for i in known], dtype=np.int64),
-        sites=np.array([f"shop-{number:02d}" for number in shops]),
-    )
-    return lending.as_pool("credit", found, config.scaling)
+        **Guarantees:** the same split for every seed: 75 to 25 within every shop and
+        outcome. Twelve applications of 40,000 have no outcome and are left out.
+        """
+        table = lending.read("creditscoring2", "tab", reading.cache)
+        label = table.column("TARGET_LABEL_BAD=1")
+        known = [i for i, cell in enumerate(label) if cell in ("0", "1")]
+        column = {name: _taken(table.column(name), known) for name in table.header if name}
+        shops = [int(cell) for cell in column["ID_SHOP"]]
+        found = Applications(
+            numbers=_numbers(column),
+            categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(column).items()},
+            labels=np.array([int(label[i]) for i in known], dtype=np.int64),
+            sites=np.array([f"shop-{number:02d}" for number in shops]),
+        )
+        return lending.as_pool("credit", found, self.scaling)
 
 
 def _taken(cells: Sequence[str], rows: Sequence[int]) -> list[str]:

@@ -58,39 +58,32 @@ class Fashion(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The 60,000 training and 10,000 test images, or those of `val`."""
-        return load(self, reading.cache)
+        folder = Path(self.path) if self.path else usual_folder(reading.cache)
+        _check_folder(folder)
+        images, labels = _read(folder, "train")
+        if self.test == "test":
+            test_images, test_labels = _read(folder, "t10k")
+            images = np.concatenate([images, test_images])
+            labels = np.concatenate([labels, test_labels])
+        is_train = np.arange(len(labels)) < len(labels) - VALIDATION
+        if self.limit:
+            rows = np.concatenate(
+                [np.flatnonzero(part)[: self.limit] for part in (is_train, ~is_train)]
+            )
+            images, labels, is_train = images[rows], labels[rows], is_train[rows]
+        return Pool(
+            name="fashion",
+            task=ClassificationTask(
+                input=ImageInput(channels=1, height=28, width=28), classes=CLASSES
+            ),
+            features=as_records(images),
+            labels=labels.astype(np.int64),
+            is_train=is_train,
+        )
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """The run's, of the site's own files."""
         return replace(of_run, path=self.path) if isinstance(of_run, Fashion) else self
-
-
-def load(config: Fashion, cache: Path) -> Pool:
-    """The 60,000 training and 10,000 test images, or those of `val`.
-
-    Raises:
-        DataError: a file is not there, or is not the published one.
-    """
-    folder = Path(config.path) if config.path else usual_folder(cache)
-    _check_folder(folder)
-    images, labels = _read(folder, "train")
-    if config.test == "test":
-        test_images, test_labels = _read(folder, "t10k")
-        images = np.concatenate([images, test_images])
-        labels = np.concatenate([labels, test_labels])
-    is_train = np.arange(len(labels)) < len(labels) - VALIDATION
-    if config.limit:
-        rows = np.concatenate(
-            [np.flatnonzero(part)[: config.limit] for part in (is_train, ~is_train)]
-        )
-        images, labels, is_train = images[rows], labels[rows], is_train[rows]
-    return Pool(
-        name="fashion",
-        task=ClassificationTask(input=ImageInput(channels=1, height=28, width=28), classes=CLASSES),
-        features=as_records(images),
-        labels=labels.astype(np.int64),
-        is_train=is_train,
-    )
 
 
 def usual_folder(cache: Path) -> Path:

@@ -13,7 +13,6 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -77,56 +76,44 @@ class Heart(Scenario):
     kind: Literal["heart"] = "heart"
     tells = "nothing"
     dataset = Dataset(
-        name="heart",
         records=740,
         sites=SITES,
         classes=CLASSES,
-        licence=archives.ARCHIVES["heart"].licence,
         source="UCI Heart Disease, as Fed-Heart-Disease in FLamby",
         archive=archives.ARCHIVES["heart"],
     )
     scaling: Scaling = field(default_factory=lambda: Ranges(columns=dict(RANGES)))
 
     def load(self, reading: Reading) -> Pool:
-        """The 740 complete records, fetched when they are not in the cache."""
-        return load(self, reading.cache)
+        """The 740 complete records, fetched when they are not in the cache.
+
+        **Guarantees:** training and test records per centre are FLamby's: 199/104
+        (cleveland), 172/89 (hungary), 30/16 (switzerland), 85/45 (va_long_beach).
+        """
+        content = archives.read_member(archives.ARCHIVES["heart"], _MEMBER, reading.cache)
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8")))
+        parsed = [(_features(row), _label(row), _site(row)) for row in rows]
+        complete = [record for record in parsed if not np.isnan(record[0]).any()]
+        values = np.array([record[0] for record in complete])
+        labels = np.array([record[1] for record in complete], dtype=np.int64)
+        sites = np.array([record[2] for record in complete])
+        return Pool(
+            name="heart",
+            task=_task(self.scaling),
+            features=scaling.scale(self.scaling, FEATURES, values),
+            labels=labels,
+            is_train=_split(),
+            natural_site=sites,
+            standardise_per_site=scaling.reads_records(self.scaling),
+            attributes={
+                "sex": np.where(values[:, FEATURES.index("male")] > 0, "male", "female"),
+                "age": values[:, FEATURES.index("age")],
+            },
+        )
 
     def as_rows(self) -> Csv:
         """A table with columns of the names of the features."""
         return Csv(path="-", label="-", scaling=self.scaling)
-
-
-def load(config: Heart, cache: Path) -> Pool:
-    """The 740 complete records, fetched when they are not in the cache.
-
-    **Guarantees:** training and test records per centre are FLamby's: 199/104
-    (cleveland), 172/89 (hungary), 30/16 (switzerland), 85/45 (va_long_beach).
-
-    Raises:
-        DataError: the archive is altered, or neither cached nor to be had.
-        ConfigError: the ranges do not fit the features.
-
-    """
-    content = archives.read_member(archives.ARCHIVES["heart"], _MEMBER, cache)
-    rows = csv.DictReader(io.StringIO(content.decode("utf-8")))
-    parsed = [(_features(row), _label(row), _site(row)) for row in rows]
-    complete = [record for record in parsed if not np.isnan(record[0]).any()]
-    values = np.array([record[0] for record in complete])
-    labels = np.array([record[1] for record in complete], dtype=np.int64)
-    sites = np.array([record[2] for record in complete])
-    return Pool(
-        name="heart",
-        task=_task(config.scaling),
-        features=scaling.scale(config.scaling, FEATURES, values),
-        labels=labels,
-        is_train=_split(),
-        natural_site=sites,
-        standardise_per_site=scaling.reads_records(config.scaling),
-        attributes={
-            "sex": np.where(values[:, FEATURES.index("male")] > 0, "male", "female"),
-            "age": values[:, FEATURES.index("age")],
-        },
-    )
 
 
 def _task(how: Scaling) -> ClassificationTask:

@@ -21,7 +21,7 @@ from fedlearn.core.settings import config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Dataset, Reading, Scenario
-from fedlearn.data.texts.documents import Documents, numbered, pool_of
+from fedlearn.data.texts.documents import numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 
 CLASSES = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
@@ -37,11 +37,9 @@ class News(Scenario):
     kind: Literal["news"] = "news"
     tells = "nothing"
     dataset = Dataset(
-        name="news",
         records=SIZE,
         sites=(),
         classes=CLASSES,
-        licence=ARCHIVES["news"].licence,
         source="Reuters-21578 R8, standard split",
         archive=ARCHIVES["news"],
     )
@@ -49,29 +47,18 @@ class News(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The 7,674 stories, fetched when they are not in the cache."""
-        return load(self, reading.cache)
-
-
-def load(config: News, cache: Path) -> Pool:
-    """The 7,674 stories, fetched when they are not in the cache.
-
-    Raises:
-        DataError: the archive is altered, or neither cached nor to be had.
-    """
-    parts = {part: list(_stories(part, cache)) for part in ("train", "test")}
-    stories = [*parts["train"], *parts["test"]]
-    classes, labels = numbered([topic for topic, _ in stories])
-    return pool_of(
-        Documents(
+        parts = {part: list(_stories(part, reading.cache)) for part in ("train", "test")}
+        stories = [*parts["train"], *parts["test"]]
+        classes, labels = numbered([topic for topic, _ in stories])
+        return pool_of(
+            self.tokenizer,
+            reading.cache,
             name="news",
             texts=[text for _, text in stories],
             classes=classes,
             labels=labels,
             is_train=np.arange(len(stories)) < len(parts["train"]),
-        ),
-        config.tokenizer,
-        cache,
-    )
+        )
 
 
 def _stories(part: str, cache: Path) -> Iterator[tuple[str, str]]:

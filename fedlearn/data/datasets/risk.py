@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -111,39 +110,27 @@ class Risk(Scenario):
     kind: Literal["risk"] = "risk"
     tells = "nothing"
     dataset = Dataset(
-        name="risk",
         records=RECORDS,
         sites=(),
         classes=lending.CLASSES,
-        licence=ARCHIVES["credit"].licence,
         source="Give Me Some Credit (2011): borrowers, without a lender; sites by a partitioner",
         archive=ARCHIVES["credit"],
     )
     scaling: Scaling = field(default_factory=lambda: Ranges(columns=dict(RANGES)))
 
     def load(self, reading: Reading) -> Pool:
-        """All borrowers, fetched when they are not in the cache."""
-        return load(self, reading.cache)
+        """All borrowers, fetched when they are not in the cache.
 
-
-def load(config: Risk, cache: Path) -> Pool:
-    """All borrowers, fetched when they are not in the cache.
-
-    **Guarantees:** the same split for every seed: 75 to 25 within each outcome.
-
-    Raises:
-        DataError: the archive is altered, or neither cached nor to be had.
-        ConfigError: the ranges do not fit the features.
-
-    """
-    table = lending.read("creditscoring1", "comma", cache)
-    found = Applications(
-        numbers=_numbers(table),
-        categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(table).items()},
-        labels=numbers(table.column("SeriousDlqin2yrs")).astype(np.int64),
-        sites=None,
-    )
-    return lending.as_pool("risk", found, config.scaling)
+        **Guarantees:** the same split for every seed: 75 to 25 within each outcome.
+        """
+        table = lending.read("creditscoring1", "comma", reading.cache)
+        found = Applications(
+            numbers=_numbers(table),
+            categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(table).items()},
+            labels=numbers(table.column("SeriousDlqin2yrs")).astype(np.int64),
+            sites=None,
+        )
+        return lending.as_pool("risk", found, self.scaling)
 
 
 def _numbers(table: Table) -> dict[str, NDArray[np.float64]]:

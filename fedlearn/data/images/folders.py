@@ -60,8 +60,40 @@ class Images(Scenario):
     """Largest size of the images in memory, as float32."""
 
     def load(self, reading: Reading) -> Pool:
-        """The images of the folder."""
-        return load(self, reading.streams.get("split"))
+        """The images of the folder, split within site and class.
+
+        Raises:
+            DataError: the folder is none, is laid out otherwise, holds an empty class, one class
+                only or an image that cannot be read (all of these are listed), or is too large.
+        """
+        root = Path(self.path)
+        found = list(images_in(self, root))
+        classes = self.classes or tuple(sorted({one.label for one in found}))
+        if strange := sorted({one.label for one in found} - set(classes)):
+            raise DataError(
+                f"{root}: folders that are none of scenario.classes: {', '.join(strange)}"
+            )
+        if len(classes) < 2:
+            raise DataError(
+                f"{root}: one class only ({classes[0]!r}); there is nothing to learn. Expected is "
+                f"{_layout(self, root)}"
+            )
+        form = ImageInput(
+            channels=3 if self.colour == "colour" else 1, height=self.size, width=self.size
+        )
+        check_memory(str(root), len(found), form, self.max_gigabytes)
+        images, digests = _read_all(self, root, found)
+        labels = np.array([classes.index(one.label) for one in found], dtype=np.int64)
+        sites = np.array([one.site for one in found]) if self.sites else None
+        return Pool(
+            name=root.resolve().name,
+            task=ClassificationTask(input=form, classes=classes),
+            features=as_records(images),
+            labels=labels,
+            is_train=stratified(labels, sites, self.test_fraction, reading.streams.get("split")),
+            natural_site=sites,
+            notes=tuple(_notes(root, found, digests)),
+        )
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """The run's, of the site's own folder and share of test records."""
@@ -78,41 +110,6 @@ class ImageFile:
     path: Path
     site: str
     label: str
-
-
-def load(config: Images, rng: np.random.Generator) -> Pool:
-    """The images of the folder, split by `rng` within site and class.
-
-    Raises:
-        DataError: the folder is none, is laid out otherwise, holds an empty class, one class
-            only or an image that cannot be read (all of these are listed), or is too large.
-    """
-    root = Path(config.path)
-    found = list(images_in(config, root))
-    classes = config.classes or tuple(sorted({one.label for one in found}))
-    if strange := sorted({one.label for one in found} - set(classes)):
-        raise DataError(f"{root}: folders that are none of scenario.classes: {', '.join(strange)}")
-    if len(classes) < 2:
-        raise DataError(
-            f"{root}: one class only ({classes[0]!r}); there is nothing to learn. Expected is "
-            f"{_layout(config, root)}"
-        )
-    form = ImageInput(
-        channels=3 if config.colour == "colour" else 1, height=config.size, width=config.size
-    )
-    check_memory(str(root), len(found), form, config.max_gigabytes)
-    images, digests = _read_all(config, root, found)
-    labels = np.array([classes.index(one.label) for one in found], dtype=np.int64)
-    sites = np.array([one.site for one in found]) if config.sites else None
-    return Pool(
-        name=root.resolve().name,
-        task=ClassificationTask(input=form, classes=classes),
-        features=as_records(images),
-        labels=labels,
-        is_train=stratified(labels, sites, config.test_fraction, rng),
-        natural_site=sites,
-        notes=tuple(_notes(root, found, digests)),
-    )
 
 
 # --- Where the images are -----------------------------------------------------------

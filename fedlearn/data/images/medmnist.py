@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Natural, Positive, config
 from fedlearn.data.datasets import archives
-from fedlearn.data.groups import sites_of_groups
 from fedlearn.data.images.medmnist_sets import SETS
 from fedlearn.data.images.pixels import as_records, check_memory, empty_classes, form_of
+from fedlearn.data.partition import sites_of_groups
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.tasks import ClassificationTask
@@ -55,51 +55,43 @@ class MedMnist(Scenario):
 
     def problems(self) -> Iterator[str]:
         """What contradicts itself."""
-        return medmnist_problems(self)
+        if bool(self.name) == bool(self.path):
+            yield (
+                "scenario.path: name a file (scenario.path=my.npz) or a known set "
+                f"(scenario.name={next(iter(SETS))}), one of the two"
+            )
+        elif self.name and self.name not in SETS:
+            yield f"scenario.name={self.name}: must be one of {', '.join(SETS)}"
+        if self.classes and self.name:
+            yield "scenario.classes: a known set has its own"
 
     def load(self, reading: Reading) -> Pool:
-        """The training records of the file, and those to test on."""
-        return load(self, reading.cache, reading.streams.get("groups"))
+        """The training records of the file, and those to test on; groups are dealt to sites.
+
+        Raises:
+            DataError: the file is not there, is damaged, or holds what cannot be learned from.
+            ConfigError: the config contradicts itself.
+        """
+        if found := list(self.problems()):
+            raise ConfigError(found)
+        path = _path(self, reading.cache)
+        try:
+            with path.open("rb") as content:  # numpy would leave a damaged one open
+                file = np.load(content, allow_pickle=False)
+                if not isinstance(file, np.lib.npyio.NpzFile):
+                    raise DataError(f"{path}: is a single array; a .npz file is needed")
+                with file:
+                    return _pool(self, path, file, reading.streams.get("groups"))
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{path}: cannot be read as a .npz file of numbers ({error})"
+            ) from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """The run's, of the site's own file."""
         return replace(of_run, path=self.path) if isinstance(of_run, MedMnist) else self
-
-
-def medmnist_problems(config: MedMnist) -> Iterator[str]:
-    """What is wrong with the config by itself, as `dotted.path: reason` lines."""
-    if bool(config.name) == bool(config.path):
-        yield (
-            "scenario.path: name a file (scenario.path=my.npz) or a known set "
-            f"(scenario.name={next(iter(SETS))}), one of the two"
-        )
-    elif config.name and config.name not in SETS:
-        yield f"scenario.name={config.name}: must be one of {', '.join(SETS)}"
-    if config.classes and config.name:
-        yield "scenario.classes: a known set has its own"
-
-
-def load(config: MedMnist, cache: Path, rng: np.random.Generator) -> Pool:
-    """The training records of the file, and those to test on; `rng` deals groups to sites.
-
-    Raises:
-        DataError: the file is not there, is damaged, or holds what cannot be learned from.
-        ConfigError: the config contradicts itself.
-    """
-    if found := list(medmnist_problems(config)):
-        raise ConfigError(found)
-    path = _path(config, cache)
-    try:
-        with path.open("rb") as content:  # numpy would leave a damaged one open
-            file = np.load(content, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: is a single array; a .npz file is needed")
-            with file:
-                return _pool(config, path, file, rng)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as a .npz file of numbers ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _path(config: MedMnist, cache: Path) -> Path:

@@ -52,7 +52,7 @@ from fedlearn.data.tables.table import (
     read_file,
 )
 from fedlearn.metrics.fairness import Attribute
-from fedlearn.tasks import CLASSIFICATION, LabelColumn, TableInput, TaskConfig, TaskForm
+from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
 
 @config
@@ -113,8 +113,35 @@ class Csv(Scenario):
             yield f"path={self.path}: there is no such file"
 
     def load(self, reading: Reading) -> Pool:
-        """The records of the table that have a label."""
-        return load(self, reading.streams.get("split"), reading.group_by, reading.task)
+        """The records of the table that have a label, split within site and class.
+
+        Of every class at every site about `test_fraction` are test records, and at
+        least one is a training record.
+
+        Raises:
+            DataError: the file cannot be read, or its contents cannot be learned
+                from; every problem is listed, with line numbers.
+            ConfigError: the config names columns that are not there, or ranges
+                that do not fit.
+        """
+        group_by, task, rng = reading.group_by, reading.task, reading.streams.get("split")
+        table = read_rows(self)
+        check_names(self, table, group_by)
+        table = series.spread(self, table) if self.record else table
+        table = deidentified(self.deidentify, table, self.missing, self.decimal)
+        table, notes = _with_label(self, table)
+        labels = label_column(self, table)
+        features = [_describe(self, table, name) for name in feature_names(self, table)]
+        _refuse([*task.problems(labels), *site_problems(self, table),
+                 *feature_problems(self, table, features)])  # fmt: skip
+        numeric = [column for column in features if column.kind == "numeric"]
+        raw = numbers_of(self, table, [column.name for column in numeric])
+        sites = np.array(table.column(self.site)) if self.site else None
+        _refuse([*range_problems(self, numeric, raw, sites)])
+        pool = _pool(self, task, labels, features, raw, table, sites, rng)
+        notes += _notes(self, table, features)
+        pool = replace(pool, attributes=_attributes(self, table, group_by), notes=(*notes,))
+        return series.as_series(self, task, pool, table, rng) if self.record else pool
 
     @property
     def in_memory(self) -> bool:
@@ -153,45 +180,6 @@ def _another_record(own: Csv, of_run: Csv) -> str:
         f"data.record={own.record}: in this site's file one record is {one}, in the run {other}; "
         "privacy is promised to one record, so both must be the same"
     )
-
-
-def load(
-    config: Csv,
-    rng: np.random.Generator,
-    group_by: str = "",
-    task: TaskConfig = CLASSIFICATION,
-) -> Pool:
-    """The records of the table that have a label, split by `rng` within site and class.
-
-    Of every class at every site about `test_fraction` are test records, and at
-    least one is a training record. `group_by` names a column, dropped or not, that
-    becomes the attribute by which test records can be grouped. `task` says what the
-    labels are.
-
-    Raises:
-        DataError: the file cannot be read, or its contents cannot be learned
-            from; every problem is listed, with line numbers.
-        ConfigError: the config names columns that are not there, or ranges
-            that do not fit.
-
-    """
-    table = read_rows(config)
-    check_names(config, table, group_by)
-    table = series.spread(config, table) if config.record else table
-    table = deidentified(config.deidentify, table, config.missing, config.decimal)
-    table, notes = _with_label(config, table)
-    labels = label_column(config, table)
-    features = [_describe(config, table, name) for name in feature_names(config, table)]
-    _refuse([*task.problems(labels), *site_problems(config, table),
-             *feature_problems(config, table, features)])  # fmt: skip
-    numeric = [column for column in features if column.kind == "numeric"]
-    raw = numbers_of(config, table, [column.name for column in numeric])
-    sites = np.array(table.column(config.site)) if config.site else None
-    _refuse([*range_problems(config, numeric, raw, sites)])
-    pool = _pool(config, task, labels, features, raw, table, sites, rng)
-    notes += _notes(config, table, features)
-    pool = replace(pool, attributes=_attributes(config, table, group_by), notes=(*notes,))
-    return series.as_series(config, task, pool, table, rng) if config.record else pool
 
 
 def _refuse(problems: list[str]) -> None:

@@ -30,7 +30,7 @@ class Ranges:
     the minimum and maximum of one's data. `unlisted` says what becomes of a
     numeric column without a range: `squash` takes `sign(x) log(1 + |x|) / log(1001)`,
     which needs no data either and which models spread over features of their own
-    (`fedlearn.models.numbers`): values are told apart by some ten percent of their size,
+    (`fedlearn.models.tabular`): values are told apart by some ten percent of their size,
     worse where they vary by less (a temperature, a year); `refuse` is an error.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +12,51 @@ from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.metrics.fairness import Attribute
-from fedlearn.tasks import Classification, Targets, TaskConfig, TaskForm
+from fedlearn.tasks import CLASSIFICATION, Targets, TaskConfig, TaskForm
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Documents:
-    """Texts with a label each, before a tokenizer has read them.
+def pool_of(
+    tokenizer: Tokenizer,
+    cache: Path,
+    *,
+    name: str,
+    texts: Sequence[str],
+    classes: tuple[str, ...],
+    labels: Targets,
+    is_train: NDArray[np.bool_],
+    sites: NDArray[np.str_] | None = None,
+    task: TaskConfig = CLASSIFICATION,
+    notes: tuple[str, ...] = (),
+    attributes: Mapping[str, Attribute] | None = None,
+) -> Pool:
+    """Texts with a label each as token ids; a note says how many the tokenizer cut short.
 
-    `labels: [n, ...]` are as `task` takes them, `is_train: bool[n]`,
-    `sites: str[n]` or None where they come without.
-    """
-
-    name: str
-    texts: Sequence[str]
-    classes: tuple[str, ...]
-    labels: Targets
-    is_train: NDArray[np.bool_]
-    sites: NDArray[np.str_] | None = None
-    task: TaskConfig = field(default_factory=Classification)
-    notes: tuple[str, ...] = ()
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
-    """What is known of them beside the text, one entry per text; nothing learns from it."""
-
-
-def pool_of(documents: Documents, tokenizer: Tokenizer, cache: Path) -> Pool:
-    """The documents as token ids; says in a note how many were too long for the tokenizer.
+    Args:
+        labels: `[n, ...]` as `task` takes them.
+        sites: None where texts come without.
+        attributes: what is known of texts beside their words; nothing learns from it.
 
     Raises:
         DataError: the tokenizer's list cannot be read, or the ids would not fit into memory.
     """
     # Once for all, and once more as they are dealt out to sites.
-    memory.require(Path(documents.name), 16 * len(documents.texts) * tokenizer.max_length)
-    tokens = tokenize(tokenizer, documents.texts, cache)
-    notes = list(documents.notes)
+    memory.require(Path(name), 16 * len(texts) * tokenizer.max_length)
+    tokens = tokenize(tokenizer, texts, cache)
     if tokens.cut:
-        notes.append(
-            f"{documents.name}: {tokens.cut} of {len(tokens.ids)} texts are longer than "
+        cut = (
+            f"{name}: {tokens.cut} of {len(texts)} texts are longer than "
             f"scenario.tokenizer.max_length={tokenizer.max_length} and were cut off there"
         )
+        notes = (*notes, cut)
     return Pool(
-        name=documents.name,
-        task=documents.task.of(TaskForm(input=tokens.shape, classes=documents.classes)),
+        name=name,
+        task=task.of(TaskForm(input=tokens.shape, classes=classes)),
         features=tokens.ids,
-        labels=documents.labels,
-        is_train=documents.is_train,
-        natural_site=documents.sites,
-        attributes=documents.attributes,
-        notes=tuple(notes),
+        labels=labels,
+        is_train=is_train,
+        natural_site=sites,
+        attributes=attributes or {},
+        notes=notes,
     )
 
 

@@ -25,9 +25,9 @@ from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
-from fedlearn.data.texts.documents import Documents, pool_of
+from fedlearn.data.texts.documents import pool_of
 from fedlearn.data.texts.tokens import Tokenizer
-from fedlearn.tasks import CLASSIFICATION, LabelColumn, TaskConfig, TaskForm, TextInput
+from fedlearn.tasks import LabelColumn, TaskForm, TextInput
 
 _ANY: Final = TextInput(vocabulary=1, max_length=1)
 """What strata labels have does not hang on the form of a text."""
@@ -80,43 +80,26 @@ class OwnText(OwnTexts):
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def load(self, reading: Reading) -> Pool:
-        """The records of the file that have a text and a label."""
-        return load(self, reading.streams.get("split"), reading.cache, reading.task)
+        """The records of the file that have a text and a label, split within site and stratum."""
+        path = Path(self.path)
+        if is_lines(path):
+            rows = read_objects(path, self.encoding)
+            check_names(self, keys_of(rows), self.path)
+            names = filter(None, (self.text, self.label, self.site))
+            table = table_of(path, rows, tuple(names))
+        else:
+            table = read_file(path, self.separator, self.encoding)
+            check_names(self, table.header, self.path)
+        return pool_of_table(table, self, reading)
 
     def as_texts(self) -> OwnText:
         """As the run's own."""
         return self
 
 
-def load(
-    config: OwnText, rng: np.random.Generator, cache: Path, task: TaskConfig = CLASSIFICATION
+def pool_of_table(
+    table: Table, config: OwnTexts, reading: Reading, is_train: Flags | None = None
 ) -> Pool:
-    """The records of the file that have a text and a label, split by `rng` within site and stratum.
-
-    Raises:
-        DataError: the file cannot be read, or what it holds cannot be learned
-            from; every problem of one stage is listed, with line numbers.
-        ConfigError: columns are named that are not there.
-    """
-    path = Path(config.path)
-    if is_lines(path):
-        rows = read_objects(path, config.encoding)
-        check_names(config, keys_of(rows), config.path)
-        names = filter(None, (config.text, config.label, config.site))
-        table = table_of(path, rows, tuple(names))
-    else:
-        table = read_file(path, config.separator, config.encoding)
-        check_names(config, table.header, config.path)
-    return pool_of(documents(table, config, rng, task), config.tokenizer, cache)
-
-
-def documents(
-    table: Table,
-    config: OwnTexts,
-    rng: np.random.Generator,
-    task: TaskConfig,
-    is_train: Flags | None = None,
-) -> Documents:
     """The rows that can be learned from, split into training and test unless `is_train` says how.
 
     Raises:
@@ -127,17 +110,19 @@ def documents(
     kept = table.take(np.flatnonzero(usable))
     if not len(kept):
         raise DataError(f"{config.path}: no record has both a text and a label")
-    column = _label_column(kept, config)
+    task, column = reading.task, _label_column(kept, config)
     if problems := [*task.problems(column), *_site_problems(kept, config)]:
         raise DataError("\n".join(problems))
     classes, labels = task.encode(column)
     sites = np.array(kept.column(config.site)) if config.site else None
     if is_train is None:
         strata = task.of(TaskForm(input=_ANY, classes=classes)).strata(labels)
-        is_train = stratified(strata, sites, config.test_fraction, rng)
+        is_train = stratified(strata, sites, config.test_fraction, reading.streams.get("split"))
     else:
         is_train = is_train[usable]
-    return Documents(
+    return pool_of(
+        config.tokenizer,
+        reading.cache,
         name=Path(config.path).stem,
         texts=kept.column(config.text),
         task=task,

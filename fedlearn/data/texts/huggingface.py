@@ -24,10 +24,8 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Table
-from fedlearn.data.texts.documents import pool_of
-from fedlearn.data.texts.files import OwnText, OwnTexts, cell, check_names, documents
+from fedlearn.data.texts.files import OwnText, OwnTexts, cell, check_names, pool_of_table
 from fedlearn.data.texts.tokens import Tokenizer
-from fedlearn.tasks import CLASSIFICATION, TaskConfig
 
 
 @config
@@ -46,31 +44,19 @@ class HuggingFace(OwnTexts):
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def load(self, reading: Reading) -> Pool:
-        """The records that have a text and a label."""
-        return load(self, reading.streams.get("split"), reading.cache, reading.task)
+        """The records that have a text and a label; the test is drawn where the folder has none."""
+        splits = {folder: read_split(folder) for folder in splits_of(Path(self.path)).values()}
+        for folder, split in splits.items():
+            check_names(self, split.column_names, str(folder))
+        names = filter(None, (self.text, self.label, self.site))
+        table = table_of(splits, tuple(names))
+        sizes = [split.num_rows for split in splits.values()]
+        in_train = np.arange(len(table)) < sizes[0] if len(sizes) > 1 else None
+        return pool_of_table(table, self, reading, in_train)
 
     def as_texts(self) -> OwnText:
         """Tables or lines with a column of the same name."""
         return OwnText(path="-", label="-", text=self.text, tokenizer=self.tokenizer)
-
-
-def load(
-    config: HuggingFace, rng: np.random.Generator, cache: Path, task: TaskConfig = CLASSIFICATION
-) -> Pool:
-    """The records that have a text and a label; `rng` draws the test where the folder has none.
-
-    Raises:
-        DataError: the folder is no saved data set, or cannot be learned from.
-        ConfigError: columns are named that are not there.
-    """
-    splits = {folder: read_split(folder) for folder in splits_of(Path(config.path)).values()}
-    for folder, split in splits.items():
-        check_names(config, split.column_names, str(folder))
-    names = filter(None, (config.text, config.label, config.site))
-    table = table_of(splits, tuple(names))
-    sizes = [split.num_rows for split in splits.values()]
-    in_train = np.arange(len(table)) < sizes[0] if len(sizes) > 1 else None
-    return pool_of(documents(table, config, rng, task, in_train), config.tokenizer, cache)
 
 
 def splits_of(path: Path) -> dict[str, Path]:

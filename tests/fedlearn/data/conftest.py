@@ -12,6 +12,8 @@ from fedlearn.data.datasets import heart
 from fedlearn.data.pool import Pool
 from fedlearn.tasks import ClassificationTask, TableInput
 
+from .reading import loaded
+
 
 @pytest.fixture(scope="session")
 def cache(heart_archive: Path) -> Path:
@@ -21,7 +23,7 @@ def cache(heart_archive: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def heart_pool(cache: Path) -> Pool:
-    return heart.load(heart.Heart(), cache)
+    return loaded(heart.Heart(), cache)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from fedlearn.data.texts import files
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.tokens import Tokenizer
 
+from .reading import loaded
+
 
 def test_memory__a_table_that_would_not_fit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -43,12 +45,12 @@ def test_memory__texts_that_would_not_fit_are_refused_before_they_are_read(
     config = OwnText(path=str(path), label="kind", tokenizer=Tokenizer(kind="hashing"))
     monkeypatch.setattr(memory, "installed", lambda: path.stat().st_size * 4)
     with pytest.raises(DataError, match=r"large\.jsonl: would take about .* shorter texts"):
-        files.load(config, np.random.default_rng(0), tmp_path)
+        loaded(config, tmp_path)
     monkeypatch.setattr(memory, "installed", lambda: path.stat().st_size * 10)
-    assert len(files.load(config, np.random.default_rng(0), tmp_path)) == 100
+    assert len(loaded(config, tmp_path)) == 100
     long = replace(config, tokenizer=replace(config.tokenizer, max_length=10**9))
     with pytest.raises(DataError, match="large: would take about"):
-        files.load(long, np.random.default_rng(0), tmp_path)
+        loaded(long, tmp_path)
 
 
 @pytest.mark.parametrize("word", ["word ", "\U0001f642 x"])
@@ -82,7 +84,7 @@ def test_memory__of_a_table_is_estimated_to_within_a_small_factor(
         *np.column_stack([cells, cells[:, 0] % 2]).astype(str),
     ]
     path.write_text("\n".join(map(",".join, rows)))
-    taken = peak(lambda: csv.load(csv.Csv(path=str(path), label="y"), np.random.default_rng(0)))
+    taken = peak(lambda: loaded(csv.Csv(path=str(path), label="y")))
     assert taken < path.stat().st_size * memory.TEXT_FACTOR < 3 * taken
 
 
@@ -91,7 +93,7 @@ def test_memory__of_parquet_is_estimated_to_within_a_small_factor(tmp_path: Path
     cells = np.random.default_rng(0).normal(size=(20_000, 20))
     names = [f"f{i}" for i in range(20)]
     parquet.write_table(pa.table([*cells.T, cells[:, 0] > 0], names=[*names, "y"]), path)
-    taken = peak(lambda: csv.load(csv.Csv(path=str(path), label="y"), np.random.default_rng(0)))
+    taken = peak(lambda: loaded(csv.Csv(path=str(path), label="y")))
     assert taken < cells.size * memory.CELL_BYTES < 3 * taken
 
 

@@ -11,9 +11,10 @@ from fedlearn.data import DATASETS
 from fedlearn.data.datasets import codes, contracts, news
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
-from fedlearn.data.texts.clauses import clauses
 from fedlearn.data.texts.documents import held_out_groups
 from fedlearn.data.texts.tokens import Tokenizer
+
+from .reading import loaded
 
 pytestmark = pytest.mark.slow
 HASHING = Tokenizer(kind="hashing", max_length=16)
@@ -21,11 +22,11 @@ HASHING = Tokenizer(kind="hashing", max_length=16)
 
 @pytest.fixture(scope="module")
 def contract_pool(text_cache: Path) -> Pool:
-    return contracts.load(contracts.Contracts(tokenizer=HASHING), text_cache)
+    return loaded(contracts.Contracts(tokenizer=HASHING), text_cache)
 
 
 def test_news__has_the_published_split_and_topics(text_cache: Path) -> None:
-    pool = news.load(news.News(tokenizer=HASHING), text_cache)
+    pool = loaded(news.News(tokenizer=HASHING), text_cache)
     assert (pool.is_train.sum(), (~pool.is_train).sum()) == (5485, 2189)
     assert pool.task.classes == news.CLASSES == DATASETS["news"].classes
     # Cardoso-Cachopo's table of R8: training and test stories by topic.
@@ -39,7 +40,7 @@ def test_news__has_the_published_split_and_topics(text_cache: Path) -> None:
 
 def test_codes__are_all_phrases_once_with_whole_categories_held_out(text_cache: Path) -> None:
     pool, other = (
-        codes.load(codes.Codes(tokenizer=HASHING, split=split), text_cache) for split in (0, 1)
+        loaded(codes.Codes(tokenizer=HASHING, split=split), text_cache) for split in (0, 1)
     )
     assert len(pool) == codes.SIZE == DATASETS["codes"].records
     assert pool.task.classes == codes.CLASSES
@@ -81,8 +82,7 @@ def test_contracts__split_is_the_same_for_every_run_and_another_on_demand(
     contract_pool: Pool, text_cache: Path
 ) -> None:
     again, other = (
-        contracts.load(contracts.Contracts(tokenizer=HASHING, split=split), text_cache)
-        for split in (0, 1)
+        loaded(contracts.Contracts(tokenizer=HASHING, split=split), text_cache) for split in (0, 1)
     )
     assert again.sha256 == contract_pool.sha256
     assert not np.array_equal(other.is_train, contract_pool.is_train)
@@ -118,7 +118,7 @@ def test_clauses__leave_headings_and_near_copies_out(tmp_path: Path) -> None:
                 f"---\nkey: k{i}\nowner: Owner {i}\nlanguage: en\n---\n\n1. Preamble\n{'x ' * 99}\n"
                 f"2. No Warranty. {copy}\n   and more of it {copy}\n",
             )
-    found = clauses(tmp_path / "x.whl")
+    found = contracts.clauses(tmp_path / "x.whl")
     assert len(found) == 61
     assert {clause.family for clause in found} == {"warranty"}
     assert found[0].text == f"{body} and more of it {body}"

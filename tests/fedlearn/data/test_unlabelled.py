@@ -10,7 +10,6 @@ import pytest
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data import OwnText
-from fedlearn.data.tables import csv
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.deidentify import Deidentify
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite
@@ -24,6 +23,8 @@ from fedlearn.data.unlabelled import (
     row_scenario,
 )
 from fedlearn.tasks import TableInput
+
+from .reading import loaded
 
 ROWS = [
     f"{'' if i % 7 == 0 else 40 + i};{'' if i % 5 == 0 else 'mw'[i % 2]};"
@@ -51,7 +52,7 @@ def config(tmp_path: Path) -> Csv:
 
 
 def shape_in(config: Csv) -> tuple[TableInput, np.ndarray]:
-    pool = csv.load(config, np.random.default_rng(0))
+    pool = loaded(config)
     assert isinstance(pool.task.input, TableInput)
     return pool.task.input, pool.features
 

@@ -21,7 +21,7 @@ from fedlearn.auditing.findings import NOT_JUDGED, Bound, Findings, Seat
 from fedlearn.cli import main
 from fedlearn.config import compose, load, plan_of
 from fedlearn.core.errors import StoppedError
-from fedlearn.models.numbers import ENCODED
+from fedlearn.models.tabular import ENCODED
 from fedlearn.report.comparison import (
     Comparison,
     SweepPlan,

@@ -14,10 +14,12 @@ from fedlearn.core.rng import Streams
 from fedlearn.data import Pool, load_pool
 from fedlearn.data.check.files import check
 from fedlearn.data.check.report import Report
-from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.csv import Csv
 from tests.fedlearn.data.images.test_folders import folder as images
 from tests.fedlearn.data.images.test_folders import save as save_image
 from tests.fedlearn.data.images.test_medmnist import arrays
+
+from ..reading import loaded
 
 GOOD = """age;hospital;sex;outcome
 61;north;m;1
@@ -76,7 +78,7 @@ def test_check__agrees_with_what_loading_refuses(tmp_path: Path) -> None:
     path = write(tmp_path, "name,age,y\nann,30,1\nbob,40,0\ncid,55,1\ndora,60,0\n")
     assert len(check(path).problems) == 1
     with pytest.raises(DataError, match="column 'name': its name says a person's name"):
-        load(Csv(path=str(path), label="y"), np.random.default_rng(0))
+        loaded(Csv(path=str(path), label="y"))
 
 
 # --- Texts ----------------------------------------------------------------------------

@@ -8,11 +8,13 @@ import pytest
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
-from fedlearn.data.datasets import archives, heart
+from fedlearn.data.datasets import archives
 from fedlearn.data.datasets.heart import RANGES, Heart
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
+
+from ..reading import loaded
 
 FLAMBY_SIZES = {  # Ogier du Terrail et al. 2022: train and test records per centre
     "cleveland": (199, 104),
@@ -48,7 +50,7 @@ def test_heart__equals_the_recipe_written_with_pandas(cache: Path) -> None:
     }.items():
         for value in values:
             expected[value] = (table[column] == value).astype(float)
-    pool = heart.load(Heart(scaling=Unscaled()), cache)
+    pool = loaded(Heart(scaling=Unscaled()), cache)
     np.testing.assert_array_equal(pool.features, expected.to_numpy(np.float32))
     labels = (table["num"] > 0).to_numpy().astype(int)
     np.testing.assert_array_equal(pool.labels, labels)
@@ -72,7 +74,7 @@ def test_heart__equals_the_recipe_written_with_pandas(cache: Path) -> None:
 def test_heart__pooled_logistic_regression_reaches_the_published_accuracy(cache: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
-    pool = heart.load(Heart(scaling=Unscaled()), cache)
+    pool = loaded(Heart(scaling=Unscaled()), cache)
     train, test = pool.features[pool.is_train], pool.features[~pool.is_train]
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     model = LogisticRegression().fit((train - mean) / deviation, pool.labels[pool.is_train])
@@ -84,7 +86,7 @@ def test_heart__public_ranges_bound_every_feature_and_clip_almost_nothing(
     heart_pool: Pool, cache: Path
 ) -> None:
     assert np.abs(heart_pool.features).max() <= 1
-    raw = heart.load(Heart(scaling=Unscaled()), cache).features
+    raw = loaded(Heart(scaling=Unscaled()), cache).features
     low, high = np.array(list(RANGES.values())).T
     assert ((raw < low) | (raw > high)).mean() < 0.001
 
@@ -93,17 +95,17 @@ def test_heart__a_range_can_be_changed_and_a_wrong_one_is_refused(
     heart_pool: Pool, cache: Path
 ) -> None:
     narrow = Ranges(columns={**RANGES, "age": (50.0, 60.0)})
-    pool = heart.load(Heart(scaling=narrow), cache)
+    pool = loaded(Heart(scaling=narrow), cache)
     assert (np.abs(pool.features[:, 0]) == 1).mean() > 0.4
     np.testing.assert_array_equal(pool.features[:, 1:], heart_pool.features[:, 1:])
     wrong = Ranges(columns={**RANGES, "age": (60.0, 50.0), "weight": (0.0, 1.0)})
     with pytest.raises(ConfigError) as caught:
-        heart.load(Heart(scaling=wrong), cache)
+        loaded(Heart(scaling=wrong), cache)
     assert len(caught.value.problems) == 2
 
 
 def test_heart__standardised_per_site_has_mean_zero_at_each_site(cache: Path) -> None:
-    pool = heart.load(Heart(scaling=StandardisePerSite()), cache)
+    pool = loaded(Heart(scaling=StandardisePerSite()), cache)
     sites = deal(pool, assign(Natural(), pool, Streams(0).get("partition")))
     for site in sites.values():
         np.testing.assert_allclose(site.train.features.mean(axis=0), 0, atol=1e-5)

@@ -23,15 +23,17 @@ from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
 from fedlearn.tasks import TableInput
 
+from ..reading import loaded
+
 
 @pytest.fixture(scope="module")
 def credit_pool(credit_cache: Path) -> Pool:
-    return credit.load(Credit(), credit_cache)
+    return loaded(Credit(), credit_cache)
 
 
 @pytest.fixture(scope="module")
 def risk_pool(credit_cache: Path) -> Pool:
-    return risk.load(Risk(), credit_cache)
+    return loaded(Risk(), credit_cache)
 
 
 def table(cache: Path, member: str, separator: str) -> pd.DataFrame:
@@ -74,7 +76,7 @@ def test_credit__numbers_equal_the_recipe_written_with_pandas(credit_cache: Path
         "works_in_another_state": whole["FLAG_RESIDENCE_STATE_eq_WORKING_STATE"] == "N",
         "other_postal_address": whole["FLAG_RESIDENCIAL_ADDRESS_eq_POSTAL_ADDRESS"] == "N",
     }
-    pool = credit.load(Credit(scaling=Unscaled()), credit_cache)
+    pool = loaded(Credit(scaling=Unscaled()), credit_cache)
     assert list(expected) == list(credit.RANGES)
     numbers = np.column_stack([np.asarray(column, dtype=float) for column in expected.values()])
     np.testing.assert_allclose(pool.features[:, : len(expected)], numbers, rtol=1e-6)
@@ -110,7 +112,7 @@ def test_risk__has_the_published_sizes_and_no_sites(risk_pool: Pool) -> None:
 
 def test_risk__equals_the_recipe_written_with_pandas(risk_pool: Pool, credit_cache: Path) -> None:
     whole = table(credit_cache, "creditscoring1", ",")
-    raw = risk.load(Risk(scaling=Unscaled()), credit_cache).features
+    raw = loaded(Risk(scaling=Unscaled()), credit_cache).features
     place = {name: i for i, name in enumerate(risk.RANGES)}
     income = np.log1p(whole["MonthlyIncome"]).fillna(0.0)
     np.testing.assert_allclose(raw[:, place["log_income"]], income, rtol=1e-6)
@@ -169,7 +171,7 @@ def test_lending__public_ranges_bound_every_number(credit_pool: Pool, risk_pool:
 
 
 def test_lending__gaps_are_filled_by_the_site_where_sites_standardise(credit_cache: Path) -> None:
-    pool = risk.load(Risk(scaling=StandardisePerSite()), credit_cache)
+    pool = loaded(Risk(scaling=StandardisePerSite()), credit_cache)
     assert np.isnan(pool.features).any()
     (site,) = deal(pool, {"all": np.arange(len(pool))}).values()
     assert np.isfinite(site.train.features).all()
@@ -178,7 +180,7 @@ def test_lending__gaps_are_filled_by_the_site_where_sites_standardise(credit_cac
 def test_lending__a_range_that_is_missing_is_named(credit_cache: Path) -> None:
     ranges = {name: value for name, value in credit.RANGES.items() if name != "age"}
     with pytest.raises(ConfigError, match=r"scenario.scaling.columns.age: has no range"):
-        credit.load(Credit(scaling=Ranges(columns=ranges, unlisted="refuse")), credit_cache)
+        loaded(Credit(scaling=Ranges(columns=ranges, unlisted="refuse")), credit_cache)
 
 
 def test_lending__the_catalogue_describes_what_is_loaded(

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from fedlearn.core.errors import DataError
-from fedlearn.data.images import folders
 from fedlearn.data.images.folders import Images, read_image
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
+
+from ..reading import loaded
 
 
 def save(
@@ -33,7 +34,7 @@ def folder(root: Path, *, per_class: int = 4) -> Path:
 
 def load(path: Path, seed: int = 0, **settings: Any) -> Pool:
     config = Images(path=str(path), **({"size": 3} | settings))
-    return folders.load(config, np.random.default_rng(seed))
+    return loaded(config, seed=seed)
 
 
 def test_images__are_labelled_by_their_folder_and_split_within_it(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import pytest
 from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.datasets import archives
-from fedlearn.data.groups import sites_of_groups
-from fedlearn.data.images import medmnist
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.images.medmnist_sets import SETS
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural, assign, sites_of_groups
 from fedlearn.data.pool import deal
+
+from ..reading import loaded
 
 
 def rng() -> np.random.Generator:
@@ -50,7 +50,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def load(path: Path, **settings: Any) -> Any:
-    return medmnist.load(MedMnist(path=str(path), **settings), path.parent, rng())
+    return loaded(MedMnist(path=str(path), **settings))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -191,7 +191,7 @@ def test_medmnist__refuses_settings_that_contradict_each_other(
     tmp_path: Path, settings: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        medmnist.load(MedMnist(**settings), tmp_path, rng())
+        loaded(MedMnist(**settings), tmp_path)
     assert any(line.startswith(problem) for line in caught.value.problems)
 
 
@@ -250,7 +250,7 @@ def test_download__says_where_to_put_the_file_without_a_network(
 
     monkeypatch.setattr(urllib.request, "urlopen", nobody)
     with pytest.raises(DataError) as caught:
-        medmnist.load(MedMnist(name="pneumoniamnist"), tmp_path, rng())
+        loaded(MedMnist(name="pneumoniamnist"), tmp_path)
     message = str(caught.value)
     assert "no route to host" in message
     assert str(tmp_path / "downloads" / "pneumoniamnist.npz") in message
@@ -278,7 +278,7 @@ def test_data_fetch__knows_the_sets_by_name(
 
 def test_blood_cells__are_dealt_by_photograph(blood_cells: Path) -> None:
     config = MedMnist(path=str(blood_cells), groups="groups", num_sites=5)
-    pool = medmnist.load(config, Path(os.devnull), rng())
+    pool = loaded(config, Path(os.devnull))
     assert (len(pool), pool.is_train.sum(), pool.task.num_outputs) == (4354, 3387, 3)
     assert pool.notes == ()
     sites = deal(pool, assign(Natural(), pool, rng()))

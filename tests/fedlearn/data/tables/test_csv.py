@@ -9,9 +9,11 @@ import pytest
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
-from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
 from fedlearn.tasks import TableInput
+
+from ..reading import loaded
 
 TABLE = """age,colour,dose,hospital,outcome
 20,red,1.5,north,yes
@@ -31,7 +33,7 @@ def read(folder: Path, text: str = TABLE, **settings: Any) -> Pool:
     path = folder / "my.csv"
     path.write_text(text)
     settings = {"label": "outcome", "site": "hospital", **settings}
-    return load(Csv(path=str(path), **settings), rng())
+    return loaded(Csv(path=str(path), **settings))
 
 
 def problems(folder: Path, text: str, **settings: Any) -> list[str]:

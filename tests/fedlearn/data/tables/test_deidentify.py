@@ -11,10 +11,12 @@ import pytest
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.columns import MISSING
-from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.deidentify import Deidentify, deidentified, site_key
 from fedlearn.data.tables.table import Table
 from fedlearn.tasks import TableInput
+
+from ..reading import loaded
 
 HEADER = ("patient", "born", "age", "postcode", "note")
 ROWS = (
@@ -98,13 +100,12 @@ def csv(folder: Path, **settings: Any) -> Csv:
 
 
 def test_csv__takes_a_treated_column_for_what_it_now_is(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
     with pytest.raises(DataError) as caught:
-        load(csv(tmp_path), rng)
+        loaded(csv(tmp_path))
     assert "'patient_id': its name says a record number" in str(caught.value)
     assert "scenario.deidentify.years" in str(caught.value).splitlines()[1]
     ways = Deidentify(hash=("patient_id",), key=str(tmp_path / "k"), years={"dob": 10})
-    pool = load(csv(tmp_path, deidentify=ways), rng)
+    pool = loaded(csv(tmp_path, deidentify=ways))
     names = ("dob", "age", "patient_id")
     assert pool.task.input == TableInput(
         numeric=2, cardinalities=(21,), names=names, squashed=(0, 1)
@@ -112,13 +113,13 @@ def test_csv__takes_a_treated_column_for_what_it_now_is(tmp_path: Path) -> None:
     # A prefix that leaves the date a date is no remedy.
     whole = Deidentify(prefixes={"dob": 10})
     with pytest.raises(DataError, match="'dob': its values look like dates"):
-        load(csv(tmp_path, drop=("patient_id",), deidentify=whole), rng)
+        loaded(csv(tmp_path, drop=("patient_id",), deidentify=whole))
 
 
 def test_csv__refuses_contradictory_treatments_together(tmp_path: Path) -> None:
     ways = Deidentify(hash=("age", "weight"), bands={"age": 5})
     with pytest.raises(ConfigError) as caught:
-        load(csv(tmp_path, deidentify=ways), np.random.default_rng(0))
+        loaded(csv(tmp_path, deidentify=ways))
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         "scenario.deidentify.hash",
         "scenario.deidentify.key",

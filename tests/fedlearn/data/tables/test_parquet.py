@@ -11,8 +11,10 @@ from pyarrow import parquet
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.check.files import check
-from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.table import is_parquet, read_parquet
+
+from ..reading import loaded
 
 COLUMNS = {
     "age": pa.array([20, 90, 55, None, 30, 40], pa.float64()),
@@ -41,7 +43,7 @@ def test_parquet__gives_the_records_that_the_csv_file_gives(tmp_path: Path) -> N
     text = tmp_path / "my.csv"
     text.write_text(TEXT)
     pools = [
-        load(Csv(path=str(path), label="outcome", site="hospital"), np.random.default_rng(0))
+        loaded(Csv(path=str(path), label="outcome", site="hospital"))
         for path in (write(tmp_path), text)
     ]
     assert pools[0].task == pools[1].task
@@ -54,7 +56,7 @@ def test_parquet__has_the_same_numbers_whatever_the_decimal_sign(tmp_path: Path)
     path = write(tmp_path, {**numbers, "outcome": pa.array(["yes", "no", "no"] * 4)})
     point = Csv(path=str(path), label="outcome")
     configs = point, replace(point, decimal=",")
-    pools = [load(config, np.random.default_rng(0)) for config in configs]
+    pools = [loaded(config) for config in configs]
     assert pools[0].task == pools[1].task
     assert pools[0].sha256 == pools[1].sha256
 

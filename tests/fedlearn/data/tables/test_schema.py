@@ -11,7 +11,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data.partition import Iid, Natural, assign
 from fedlearn.data.pool import deal
-from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges
 from fedlearn.data.tables.schema import (
     OTHER_UNITS,
@@ -23,6 +23,8 @@ from fedlearn.data.tables.schema import (
     suspicions,
 )
 
+from ..reading import loaded
+
 NORTH = ["height,sex,dose,ill"] + [
     f"{150 + i * 3 % 40},{'mf'[i % 2]},{i % 7}.5,{int(i % 3 == 0)}" for i in range(40)
 ]
@@ -32,7 +34,7 @@ def schema_of(folder: Path, lines: list[str], **settings: Any) -> Schema:
     """What a site with this file would tell."""
     path = folder / "own.csv"
     path.write_text("\n".join(lines))
-    pool = load(Csv(path=str(path), label="ill", **settings), np.random.default_rng(0))
+    pool = loaded(Csv(path=str(path), label="ill", **settings))
     (site,) = deal(pool, {"own": np.arange(len(pool))}).values()
     return site.schema
 
@@ -137,7 +139,7 @@ def test_suspicions__name_the_column_and_the_site(tmp_path: Path) -> None:
     path = tmp_path / "all.csv"
     path.write_text("\n".join(lines))
     config = Csv(path=str(path), label="ill", site="hospital")
-    pool = load(config, np.random.default_rng(0))
+    pool = loaded(config)
     sites = deal(pool, assign(Natural(), pool, Streams(0).get("partition")))
     (found,) = suspicions({name: site.schema for name, site in sites.items()})
     assert found.startswith("column 'height': its numbers at south differ")
@@ -155,7 +157,7 @@ def test_csv__refuses_numbers_out_of_their_public_range_by_site(tmp_path: Path) 
     ranges = Ranges(columns={"height": (100.0, 220.0), "age": (18.0, 90.0)})
     config = Csv(path=str(path), label="ill", site="hospital", scaling=ranges)
     with pytest.raises(DataError) as caught:
-        load(config, np.random.default_rng(0))
+        loaded(config)
     (problem,) = str(caught.value).splitlines()
     assert "column 'height' at south: most values lie outside of its public range" in problem
 
@@ -164,14 +166,14 @@ def test_csv__takes_a_site_with_one_class_where_the_classes_are_given(tmp_path: 
     path = tmp_path / "own.csv"
     path.write_text("\n".join(changed(",1", ",0")))
     with pytest.raises(DataError, match="every record is '0'"):
-        load(Csv(path=str(path), label="ill"), np.random.default_rng(0))
+        loaded(Csv(path=str(path), label="ill"))
     config = Csv(path=str(path), label="ill", classes=("0", "1"))
-    pool = load(config, np.random.default_rng(0))
+    pool = loaded(config)
     assert pool.task.classes == ("0", "1")
     assert not pool.labels.any()
     path.write_text("\n".join([*NORTH, "160,m,1.5,2"]))
     with pytest.raises(DataError, match=r"line 42: not one of scenario\.classes"):
-        load(config, np.random.default_rng(0))
+        loaded(config)
 
 
 def test_digest__depends_on_the_order_that_codes_follow() -> None:

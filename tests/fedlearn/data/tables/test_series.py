@@ -13,9 +13,11 @@ from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Pool, deal
-from fedlearn.data.tables.csv import Csv, load
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import StandardisePerSite, Unscaled
 from fedlearn.tasks import SeriesInput
+
+from ..reading import loaded
 
 HEADER = "patient_id,hour,pulse,ward,hospital,died"
 ROWS = [
@@ -39,7 +41,7 @@ def config(folder: Path, rows: list[str] = ROWS, **settings: Any) -> Csv:
 
 
 def read(folder: Path, rows: list[str] = ROWS, **settings: Any) -> Pool:
-    return load(config(folder, rows, **settings), np.random.default_rng(0))
+    return loaded(config(folder, rows, **settings))
 
 
 def test_series__has_the_rows_of_a_record_in_order_and_then_padding(tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.pool import Pool
-from fedlearn.data.texts.files import OwnText, load
+from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.tokens import Tokenizer
+
+from ..reading import loaded
 
 HASHING = Tokenizer(kind="hashing", buckets=1000, max_length=8)
 ROWS = [
@@ -37,7 +38,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]] = ROWS) -> OwnText:
 
 
 def read(config: OwnText) -> Pool:
-    return load(config, np.random.default_rng(0), Path())
+    return loaded(config)
 
 
 def test_text__is_the_same_from_a_table_from_parquet_and_from_lines_of_json(tmp_path: Path) -> None:

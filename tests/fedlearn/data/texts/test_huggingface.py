@@ -12,8 +12,10 @@ import pytest
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.pool import Pool
-from fedlearn.data.texts.huggingface import HuggingFace, load
+from fedlearn.data.texts.huggingface import HuggingFace
 from fedlearn.data.texts.tokens import Tokenizer
+
+from ..reading import loaded
 
 HASHING = Tokenizer(kind="hashing", buckets=1000, max_length=8)
 TEXTS = [f"text {i}" for i in range(12)]
@@ -38,7 +40,7 @@ def save(folder: Path, texts: list[str], labels: list[int], files: int = 2) -> N
 
 def read(folder: Path, **change: str) -> Pool:
     config = HuggingFace(path=str(folder), tokenizer=HASHING)
-    return load(replace(config, **change), np.random.default_rng(0), Path())  # type: ignore[arg-type]
+    return loaded(replace(config, **change))  # type: ignore[arg-type]
 
 
 def test_huggingface__reads_all_shards_in_order_with_the_names_of_classes(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedlearn.core.errors import DataError
-from fedlearn.data.texts.documents import Documents, held_out_groups, numbered, pool_of
+from fedlearn.data.texts.documents import held_out_groups, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer, tokenize, words
 
 HASHING = Tokenizer(kind="hashing", buckets=50, max_length=4)
@@ -62,19 +63,21 @@ def test_tokenize__takes_a_public_list_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_pool__says_how_many_texts_were_too_long(tmp_path: Path) -> None:
-    documents = Documents(
+    documents = partial(
+        pool_of,
+        cache=tmp_path,
         name="mine",
         texts=["a", "a b c d e", "a b c d e f"],
         classes=("x", "y"),
         labels=np.array([0, 1, 1]),
         is_train=np.array([True, True, False]),
     )
-    pool = pool_of(documents, HASHING, tmp_path)
+    pool = documents(HASHING)
     assert pool.notes == (
         "mine: 2 of 3 texts are longer than scenario.tokenizer.max_length=4 and were cut off there",
     )
     assert np.array_equal(pool.features[1], pool.features[2])
-    assert pool_of(documents, replace(HASHING, max_length=9), tmp_path).notes == ()
+    assert documents(replace(HASHING, max_length=9)).notes == ()
 
 
 def test_tokenize__refuses_what_is_no_list_of_pieces(tmp_path: Path) -> None:
