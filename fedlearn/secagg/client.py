@@ -24,18 +24,39 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from cryptography.exceptions import InvalidTag
+
 from fedlearn.core.errors import ConfigError, ProtocolError
-from fedlearn.core.ring import RingVector
-from fedlearn.crypto.codec import Reader, Writer
+from fedlearn.core.ring import Ring, RingVector, pack
+from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.identity import Identity
-from fedlearn.crypto.keystream import RunRanges
-from fedlearn.secagg import steps
-from fedlearn.secagg.policy import SERVER, ClientPolicy
+from fedlearn.crypto.keystream import RunRanges, add_masks
+from fedlearn.crypto.shamir import split
+from fedlearn.secagg import keys
+from fedlearn.secagg.framing import B, decode, encode
+from fedlearn.secagg.graph import neighbours_of
+from fedlearn.secagg.messages import (
+    SHARE_BYTES,
+    Advertisement,
+    Agreement,
+    Endorsements,
+    Inbox,
+    Masked,
+    Opening,
+    Params,
+    Roll,
+    RoundKeys,
+    Shares,
+    Survivors,
+)
+from fedlearn.secagg.policy import SERVER, ClientPolicy, check_agreement, check_params, check_roll
 from fedlearn.secagg.settings import ring_of
 from fedlearn.secagg.states import (
+    POINTED_SHARES,
     Advertised,
     Agreed,
     Closed,
@@ -108,7 +129,7 @@ class ClientSession:
             ProtocolError: a parameter is not what the policy allows.
         """
         return self._answer(
-            Fresh, request, lambda _: steps.advertise(request, self._identity, self._policy)
+            Fresh, request, lambda _: _advertise(request, self._identity, self._policy)
         )
 
     def share(self, request: bytes) -> bytes:
@@ -117,9 +138,7 @@ class ClientSession:
         Raises:
             ProtocolError: a signature, a name or the own key is wrong, or too few advertised.
         """
-        return self._answer(
-            Advertised, request, lambda state: steps.share(state, request, self._policy)
-        )
+        return self._answer(Advertised, request, lambda state: _share(state, request, self._policy))
 
     def mask(
         self,
@@ -150,9 +169,7 @@ class ClientSession:
         return self._answer(
             Shared,
             request,
-            lambda state: steps.mask(
-                state, request, vector, model_hash, own=own, parts=parts, run=run
-            ),
+            lambda state: _mask(state, request, vector, model_hash, own=own, parts=parts, run=run),
         )
 
     def agree(self, request: bytes) -> bytes:
@@ -164,7 +181,7 @@ class ClientSession:
         return self._answer(
             MaskedState,
             request,
-            lambda state: steps.agree(state, request, self._identity, self._policy),
+            lambda state: _agree(state, request, self._identity, self._policy),
         )
 
     def unmask(self, request: bytes) -> bytes:
@@ -173,9 +190,7 @@ class ClientSession:
         Raises:
             ProtocolError: a signature is wrong or too few signed.
         """
-        return self._answer(
-            Agreed, request, lambda state: steps.unmask(state, request, self._policy)
-        )
+        return self._answer(Agreed, request, lambda state: _unmask(state, request, self._policy))
 
     # --- Survival between processes ---------------------------------------------
 
@@ -229,3 +244,193 @@ class ClientSession:
 
 def _digest(request: bytes) -> bytes:
     return hashlib.sha256(request).digest()
+
+
+# --- The five transitions: state and request in, next state and reply out -----------
+#
+# Each checks everything that the server claims before it answers, and changes nothing
+# outside what it returns. All raise `ProtocolError` for a request that is malformed, of
+# another round, or against the policy.
+
+
+def _advertise(
+    request: bytes, identity: Identity, policy: ClientPolicy
+) -> tuple[Advertised, bytes]:
+    """Check the round's parameters against the policy; fresh keys, signed."""
+    try:
+        params = Params.decode(request)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "advertise", str(error)) from None
+    check_params(params, policy)
+    cipher_private, mask_private = os.urandom(32), os.urandom(32)
+    public = keys.public_of(cipher_private), keys.public_of(mask_private)
+    signature = identity.sign("secagg/keys", params.context(), name_bytes(policy.name), *public)
+    message = Advertisement(
+        keys=RoundKeys(cipher_key=public[0], mask_key=public[1], signature=signature)
+    )
+    state = Advertised(params=params, cipher_private=cipher_private, mask_private=mask_private)
+    return state, encode(message, params.context())
+
+
+def _share(state: Advertised, request: bytes, policy: ClientPolicy) -> tuple[Shared, bytes]:
+    """Check everybody's signed keys; a share of each secret for each neighbour, sealed."""
+    params, own = state.params, policy.name
+    roll = _decode(Roll, request, params, "share").keys
+    mine = keys.public_of(state.cipher_private), keys.public_of(state.mask_private)
+    check_roll(roll, mine, params, policy)
+    graph = neighbours_of(tuple(roll), params.neighbours, keys.graph_seed(request))
+    if len(graph[own]) < params.threshold:
+        raise ProtocolError(SERVER, "share", "fewer neighbours than the threshold")
+    peers = {peer: roll[peer] for peer in graph[own]}
+    outgoing, incoming = _exchange_keys(state.cipher_private, peers, params.context(), own)
+    shared = Shared(
+        params=params,
+        listed=tuple(roll),
+        mask_private=state.mask_private,
+        self_seed=os.urandom(32),
+        peers=peers,
+        points={peer: graph[peer].index(own) + 1 for peer in graph[own]},
+        inbox_keys=incoming,
+    )
+    return shared, encode(_seal_shares(shared, outgoing, own), params.context())
+
+
+def _mask(
+    state: Shared,
+    request: bytes,
+    vector: RingVector,
+    model_hash: bytes,
+    *,
+    own: str,
+    parts: int,
+    run: RunRanges,
+) -> tuple[MaskedState, bytes]:
+    """Open the neighbours' shares; the contribution under its masks, packed.
+
+    `vector: word[length]` is left unchanged; `model_hash` is of the model that arrived.
+    """
+    params = state.params
+    inbox = _decode(Inbox, request, params, "mask").sealed
+    if not hmac.compare_digest(model_hash, params.model_hash):
+        raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
+    if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
+        raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")
+    shares = {peer: _open_share(state, peer, sealed) for peer, sealed in inbox.items()}
+    plus, minus = _mask_keys(state, own, tuple(inbox))
+    masked = vector.copy()
+    add_masks(masked, plus, minus, parts=parts, run=run)
+    ring = Ring(bits=params.bits)
+    packed = pack(ring.reduce(masked), ring)
+    following = MaskedState(
+        params=params, listed=state.listed, neighbours=tuple(state.peers), shares=shares
+    )
+    return following, encode(Masked(packed=packed), params.context())
+
+
+def _agree(
+    state: MaskedState, request: bytes, identity: Identity, policy: ClientPolicy
+) -> tuple[Agreed, bytes]:
+    """Check the list of survivors; a signature of it."""
+    survivors = _decode(Survivors, request, state.params, "agree")
+    names = set(survivors.names)
+    if policy.name not in names or not names <= set(state.listed):
+        raise ProtocolError(SERVER, "agree", "the list lacks this client or has strangers")
+    if not names.intersection(state.neighbours) <= state.shares.keys():
+        raise ProtocolError(SERVER, "agree", "a survivor's shares were held back")
+    if len(names) < policy.settings.min_cohort:
+        raise ProtocolError(SERVER, "agree", f"a sum over {len(names)} clients is too telling")
+    if len(names & state.shares.keys()) < state.params.threshold:
+        raise ProtocolError(SERVER, "agree", "fewer surviving neighbours than the threshold")
+    context = state.params.context()
+    signature = identity.sign("secagg/survivors", context, survivors.hash())
+    following = Agreed(
+        params=state.params,
+        neighbours=state.neighbours,
+        shares=state.shares,
+        survivors=survivors,
+    )
+    return following, encode(Agreement(signature=signature), context)
+
+
+def _unmask(state: Agreed, request: bytes, policy: ClientPolicy) -> tuple[Closed, bytes]:
+    """Check who signed the same list; one share of each neighbour: of its seed or its key."""
+    context, survivors = state.params.context(), set(state.survivors.names)
+    signatures = _decode(Endorsements, request, state.params, "unmask").signatures
+    for name, signature in signatures.items():
+        if name not in survivors or name not in state.neighbours:
+            raise ProtocolError(name, "unmask", "signed, but is no surviving neighbour")
+        if not check_agreement(policy.sites[name], signature, state.survivors, context):
+            raise ProtocolError(name, "unmask", "did not sign the same survivor list")
+    if len(signatures) < state.params.threshold:
+        raise ProtocolError(SERVER, "unmask", "too few signatures on the survivor list")
+    alive = {peer: data for peer, data in state.shares.items() if peer in survivors}
+    gone = {peer: data for peer, data in state.shares.items() if peer not in survivors}
+    opening = Opening(
+        self_shares={peer: data[: 1 + SHARE_BYTES] for peer, data in alive.items()},
+        key_shares={peer: data[:1] + data[1 + SHARE_BYTES :] for peer, data in gone.items()},
+    )
+    return Closed(), encode(opening, context)
+
+
+def _decode(kind: type[B], request: bytes, params: Params, step: str) -> B:
+    try:
+        return decode(kind, request, params.context())
+    except ValueError as error:
+        raise ProtocolError(SERVER, step, str(error)) from None
+
+
+def _exchange_keys(
+    private: bytes, peers: Mapping[str, RoundKeys], context: bytes, own: str
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """For every neighbour the key that seals our share for it, and the key that opens its own."""
+    outgoing, incoming = dict[str, bytes](), dict[str, bytes]()
+    loaded = keys.load_private(private)
+    for peer, public in peers.items():
+        try:
+            pair = keys.share_keys(loaded, public.cipher_key, context, own, peer)
+        except ValueError:
+            raise ProtocolError(peer, "share", "its cipher key is of small order") from None
+        outgoing[peer], incoming[peer] = pair
+    return outgoing, incoming
+
+
+def _seal_shares(state: Shared, outgoing: Mapping[str, bytes], own: str) -> Shares:
+    """Shares of the self-mask seed and the mask key, each sealed for one neighbour."""
+    context = state.params.context()
+    secret = state.self_seed + state.mask_private
+    rows = split(secret, state.params.threshold, len(outgoing))
+    sealed = {
+        peer: keys.seal_share(key, bytes([point]) + row.tobytes(), context)
+        for point, (row, (peer, key)) in enumerate(
+            zip(rows, outgoing.items(), strict=True), start=1
+        )
+    }
+    return Shares(commitment=keys.commitment(state.self_seed, context, own), sealed=sealed)
+
+
+def _open_share(state: Shared, peer: str, sealed: bytes) -> bytes:
+    """A neighbour's share for us: point and two shares, checked against our place in its list."""
+    try:
+        share = keys.open_share(state.inbox_keys[peer], sealed, state.params.context())
+    except InvalidTag:
+        raise ProtocolError(peer, "mask", "its share could not be opened") from None
+    if len(share) != POINTED_SHARES or share[0] != state.points[peer]:
+        raise ProtocolError(peer, "mask", "its share lies at another point")
+    return share
+
+
+def _mask_keys(
+    state: Shared, own: str, senders: tuple[str, ...]
+) -> tuple[list[bytes], list[bytes]]:
+    """Keys of the masks to add and to subtract: the higher name of a pair adds."""
+    context = state.params.context()
+    plus, minus = [keys.self_mask_key(state.self_seed, context, own)], list[bytes]()
+    private = keys.load_private(state.mask_private)
+    for peer in senders:
+        public = state.peers[peer].mask_key
+        try:
+            key = keys.pair_mask_key(private, public, context, own, peer)
+        except ValueError:
+            raise ProtocolError(peer, "mask", "its mask key is a point of small order") from None
+        (plus if name_bytes(own) > name_bytes(peer) else minus).append(key)
+    return plus, minus

@@ -10,8 +10,7 @@ from fedlearn.core.errors import ConfigError, UnauthenticatedError
 from fedlearn.crypto import handshake
 from fedlearn.crypto.handshake import CLASSICAL, Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
-from fedlearn.crypto.replay import WINDOW, ReplayWindow
-from fedlearn.crypto.sealed import HEADER_BYTES, Channel, sealed_size
+from fedlearn.crypto.sealed import HEADER_BYTES, WINDOW, Channel, ReplayWindow, sealed_size
 
 CHUNK = 16 * 1024
 RUN = bytes(range(16))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlearn.training.dp.hooks import Unfreeze
 from fedlearn.training.dp.layer import Layer
 from fedlearn.training.dp.plan import layers_of
+from fedlearn.training.dp.tape import Unfreeze
 
 
 class Noting:
