@@ -28,7 +28,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.models.initialise import initialise
 from fedlearn.tasks.classification import cross_entropy
-from fedlearn.training.allocator import keep_freed_memory
+from fedlearn.training.device import keep_freed_memory
 from fedlearn.training.local import batches, train
 
 

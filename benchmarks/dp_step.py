@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.dp_models import CASES, Case
 from benchmarks.dp_ways import WAYS, step_of, truth
-from fedlearn.training.allocator import keep_freed_memory
+from fedlearn.training.device import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,7 @@ from fedlearn.flower import private
 from fedlearn.models.initialise import initialise
 from fedlearn.rounds import RoundNote, TrainReply
 from fedlearn.tasks.classification import cross_entropy
-from fedlearn.training.allocator import keep_freed_memory
-from fedlearn.training.device import CPU, place
+from fedlearn.training.device import CPU, keep_freed_memory, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from server.grid import SiteGrid

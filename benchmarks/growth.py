@@ -21,7 +21,7 @@ from table import Spread, Table, parser, spread, write
 from fedlearn import flower
 from fedlearn.flower import private
 from fedlearn.rounds import RoundNote, TrainReply
-from fedlearn.training.allocator import keep_freed_memory
+from fedlearn.training.device import keep_freed_memory
 from server.grid import SiteGrid
 from server.release import RunningSum
 from simulations.engines.local import InProcessGrid, make_contexts

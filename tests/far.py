@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from fedlearn.privacy.noise_on_device import _order
+from fedlearn.privacy.noise import _order
 
 CUDA: Final = torch.device("cuda", 0)
 

@@ -12,7 +12,6 @@ An organisation that has its own authority puts its files in the place of these.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from fedlearn.crypto.certificates import (
     site_credential,
     validity_problems,
 )
-from fedlearn.crypto.identity import read_private
+from fedlearn.crypto.identity import read_private, write_private
 
 TLS_SUFFIX: Final = ".tls"
 AUTHORITY: Final = "ca"
@@ -43,7 +42,7 @@ def tls_path(identity: Path) -> Path:
 def new_site_credential(identity: Path, now: datetime) -> Credential:
     """Make `NAME.tls` beside an identity that is being made; ConfigError if it exists."""
     made = site_credential(identity.name, now)
-    _write_private(tls_path(identity), made.pem())
+    write_private(tls_path(identity), made.pem())
     return made
 
 
@@ -63,14 +62,14 @@ def issue_server_credential(folder: Path, hosts: Sequence[str], now: datetime) -
             authority = load_credential(read_private(key), str(key))
         else:
             authority = authority_credential("fedlearn", now)
-            _write_private(key, authority.pem())
+            write_private(key, authority.pem())
             certificate.write_bytes(authority.certificate_pem())
             written += [key, certificate]
         made = server_credential(authority, hosts, now)
         target = folder / f"{SERVER}{TLS_SUFFIX}"
         fresh = target.with_name(f".{target.name}.new")
         fresh.unlink(missing_ok=True)
-        _write_private(fresh, made.pem())
+        write_private(fresh, made.pem())
         fresh.replace(target)
     except OSError as error:
         raise ConfigError([f"{folder}: cannot be written ({error.strerror})"]) from None
@@ -104,15 +103,3 @@ def authority_problems(path: Path, now: datetime) -> list[str]:
     except ConfigError as error:
         return list(error.problems)
     return validity_problems(found, str(path), now)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError:
-        raise ConfigError([f"{path}: exists; a private key is never replaced"]) from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -75,18 +75,7 @@ class Identity:
             ConfigError: something exists under that path.
         """
         pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        # O_EXCL: created by us or not at all, so nobody else holds it open.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            descriptor = os.open(path, flags, 0o600)
-        except FileExistsError:
-            raise ConfigError(
-                [f"{path}: exists; an identity is never replaced, choose another path"]
-            ) from None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(path, pem)
 
     def to_bytes(self) -> bytes:
         """The private key, 32 bytes. SECRET: whoever has it is this participant."""
@@ -136,6 +125,26 @@ def read_private(path: Path) -> bytes:
         return os.read(descriptor, _LARGEST_FILE)
     finally:
         os.close(descriptor)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, from its creation; never replaces one.
+
+    Raises:
+        ConfigError: something exists under that path.
+    """
+    # O_EXCL: created by us or not at all, so nobody else holds it open.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise ConfigError(
+            [f"{path}: exists; a private key is never replaced, choose another path"]
+        ) from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _parse(path: Path, pem: bytes) -> Ed25519PrivateKey:

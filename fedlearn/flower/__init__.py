@@ -9,14 +9,39 @@
   for messages in transit in `fedlearn.flower.envelopes`.
 """
 
-from fedlearn.flower.apps import (
-    Protection,
-    SecureGrid,
-    SiteMod,
-    protect,
-    run_apps,
-    secure,
-    spend,
+from fedlearn.flower.apps.grid import SecureGrid, secure
+from fedlearn.flower.apps.local import run_apps
+from fedlearn.flower.apps.mod import SiteMod, protect
+from fedlearn.flower.apps.owner import spend
+from fedlearn.flower.apps.protection import Protection
+from fedlearn.flower.messages import (
+    AFFORD,
+    HELLO,
+    JOIN,
+    MESSAGE_KINDS,
+    SECAGG,
+    WEIGHT,
+    afford_request,
+    check_train_reply,
+    config_of,
+    evaluate_reply,
+    hello_reply,
+    invitation,
+    note_of,
+    read_evaluate_reply,
+    read_hello,
+    read_invitation,
+    read_note,
+    read_refusal,
+    read_spent,
+    read_train_request,
+    refusal_reply,
+    round_messages,
+    run_config_of,
+    summed_reply,
+    train_reply,
+    weight_of,
+    with_request,
 )
 from fedlearn.flower.records import (
     arrays_of,
@@ -29,36 +54,6 @@ from fedlearn.flower.records import (
     small_bytes,
     vector_of,
 )
-from fedlearn.flower.replies import (
-    WEIGHT,
-    check_train_reply,
-    evaluate_reply,
-    hello_reply,
-    read_evaluate_reply,
-    read_hello,
-    read_refusal,
-    read_spent,
-    refusal_reply,
-    summed_reply,
-    train_reply,
-    weight_of,
-)
-from fedlearn.flower.requests import (
-    AFFORD,
-    HELLO,
-    JOIN,
-    MESSAGE_KINDS,
-    SECAGG,
-    afford_request,
-    invitation,
-    note_of,
-    read_invitation,
-    read_note,
-    read_train_request,
-    round_messages,
-    with_request,
-)
-from fedlearn.flower.run_config import config_of, run_config_of
 
 __all__ = [
     "AFFORD",

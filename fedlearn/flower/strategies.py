@@ -1,8 +1,11 @@
-"""A strategy of Flower's, or a subclass of one, as the step of a run of ours at the coordinator.
+"""What a strategy of Flower's, or a subclass of one, makes of a mean and of nothing else.
 
-A strategy that begins with the mean of the replies works: it gets one reply, which is that
-mean, after masks, noise and all. So what it does with the mean is done; what else a strategy
-may do is not:
+In an app of Flower's own under `fedlearn.flower.secure` it gets the mean of a round in the place
+of the replies: `averaging_problems` says what would get wrong numbers out of that.
+
+In a run of ours it is the step at the coordinator (`given_strategy`). One that begins with the
+mean of the replies works: it gets one reply, which is that mean, after masks, noise and all. So
+what it does with the mean is done; what else a strategy may do is not:
 
 - whom it invites (`strategy.fraction` and the run's seed decide), and what it writes into the
   messages to sites: they get the model, and nothing that is not in the run's config;
@@ -25,9 +28,10 @@ from fedlearn.algorithms import ALGORITHMS, Algorithm, RoundMean, State
 from fedlearn.algorithms.given import GivenStep, Step, give
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
-from fedlearn.flower.private import set_message_id
+from fedlearn.flower.apps.protection import Protection
+from fedlearn.flower.messages import WEIGHT
+from fedlearn.flower.private import average_of_metrics, set_message_id
 from fedlearn.flower.records import arrays_of, vector_of
-from fedlearn.flower.replies import WEIGHT
 
 NEEDS_REPLIES: Final = (
     flower.Bulyan,
@@ -45,6 +49,54 @@ ADDS_NOISE: Final = (
     flower.DifferentialPrivacyServerSideAdaptiveClipping,
     flower.DifferentialPrivacyServerSideFixedClipping,
 )
+
+_AVERAGING: Final = tuple(
+    kind.aggregate_train
+    for kind in (
+        flower.FedAvg,
+        flower.FedAvgM,
+        flower.FedAdagrad,
+        flower.FedAdam,
+        flower.FedYogi,
+    )
+)
+"""The aggregations of Flower's that look at nothing but the weighted mean."""
+
+
+def nodes_wanted(strategy: flower.Strategy, protection: Protection) -> int:
+    """The fewest nodes that the strategy, or what its sums must hide among, waits for."""
+    asked = [getattr(strategy, f"min_{what}_nodes", 0) for what in ("available", "train")]
+    return max(protection.min_cohort if protection.masked else 1, *asked)
+
+
+def averaging_problems(
+    strategy: flower.Strategy, protection: Protection, averages: bool
+) -> list[str]:
+    """Why a strategy would get wrong numbers out of a mean, where its user does not deny it."""
+    name, found = type(strategy).__name__, []
+    key = getattr(strategy, "weighted_by_key", protection.weighted_by)
+    if protection.masked and key != protection.weighted_by:
+        found.append(
+            f"{name}(weighted_by_key={key!r}): the sum weighs by "
+            f"protection.weighted_by={protection.weighted_by!r}; set both to the same"
+        )
+    if not protection.masked or averages:
+        return found
+    if type(strategy).aggregate_train not in _AVERAGING:
+        found.append(
+            f"{name}: needs every site's update, and under masks there is only their weighted "
+            "mean. Choose FedAvg, FedProx, FedAvgM, FedAdam, FedYogi or FedAdagrad; or set "
+            "Protection(masked=False) on both sides, and the server sees every update; or, if "
+            f"{name} is your own and uses nothing but the mean, set secure(averages=True)"
+        )
+    for what in ("train", "evaluate"):
+        own = getattr(strategy, f"{what}_metrics_aggr_fn", average_of_metrics)
+        if own is not average_of_metrics and protection.sums(what):
+            found.append(
+                f"{name}({what}_metrics_aggr_fn=...): would get the mean of the metrics alone. "
+                "Leave it out, or if it only averages, set secure(averages=True)"
+            )
+    return found
 
 
 def given_strategy(

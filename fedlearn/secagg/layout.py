@@ -1,11 +1,9 @@
-"""The arrays of an update, as one flat vector of reals and one of integers.
+"""The form of an update of named arrays, as both ends agree on it.
 
 Floating arrays of any width travel as float32 and are averaged. Integer and
-boolean arrays (counters, flags) travel as exact 64-bit integers and are summed:
-a counter comes back as the mean over clients, rounded to the nearest integer,
-and a flag as the majority. Names are sorted, so that two sites that built the
-same model in another order agree; the hash of the layout is bound into every
-key of the protocol.
+boolean arrays (counters, flags) travel as exact 64-bit integers and are summed.
+Names are sorted, so that two sites that built the same model in another order
+agree; the hash of the layout is bound into every key of the protocol.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.crypto.codec import Writer
@@ -45,14 +42,6 @@ class LayoutEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flat:
-    """An update without its shapes: `reals: float32[d]`, `integers: int64[m]`."""
-
-    reals: NDArray[np.float32]
-    integers: NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
 class SumLayout:
     """Names, shapes and dtypes of an update, in canonical order."""
 
@@ -78,12 +67,12 @@ class SumLayout:
 
     @property
     def num_reals(self) -> int:
-        """Length of `Flat.reals`."""
+        """Values that are averaged."""
         return sum(entry.size for entry in self.entries if entry.is_real)
 
     @property
     def num_integers(self) -> int:
-        """Length of `Flat.integers`."""
+        """Values that are summed."""
         return sum(entry.size for entry in self.entries if not entry.is_real)
 
     def hash(self) -> bytes:
@@ -94,60 +83,3 @@ class SumLayout:
             for length in entry.shape:
                 writer.uint(length, 8)
         return hashlib.sha256(writer.done()).digest()
-
-    def flatten(self, arrays: Mapping[str, NDArray[Any]]) -> Flat:
-        """The arrays as two flat vectors.
-
-        Raises:
-            ValueError: names, shapes or dtypes are not those of the layout.
-        """
-        if SumLayout.of(arrays) != self:
-            raise ValueError("arrays differ from the agreed layout in names, shapes or dtypes")
-        reals, integers = np.empty(self.num_reals, np.float32), np.empty(self.num_integers, "<i8")
-        real_at = integer_at = 0
-        for entry in self.entries:
-            flat = arrays[entry.name].reshape(-1)
-            if entry.is_real:
-                reals[real_at : real_at + entry.size] = flat
-                real_at += entry.size
-            else:
-                integers[integer_at : integer_at + entry.size] = flat
-                integer_at += entry.size
-        return Flat(reals=reals, integers=integers)
-
-    def restore(
-        self, mean: NDArray[np.floating[Any]], sums: NDArray[np.int64], num_clients: int
-    ) -> dict[str, NDArray[Any]]:
-        """The aggregated arrays, with the layout's shapes and dtypes.
-
-        `mean: float[num_reals]` is the weighted mean, `sums: int64[num_integers]`
-        the plain sums over `num_clients`. bfloat16, which numpy does not know,
-        comes back as float32.
-
-        Raises:
-            ValueError: a length is not that of the layout, or num_clients < 1.
-        """
-        if mean.size != self.num_reals or sums.size != self.num_integers or num_clients < 1:
-            raise ValueError(
-                f"{mean.size} means and {sums.size} sums of {num_clients} clients do not fit a "
-                f"layout of {self.num_reals} reals and {self.num_integers} integers"
-            )
-        arrays: dict[str, NDArray[Any]] = {}
-        real_at = integer_at = 0
-        for entry in self.entries:
-            if entry.is_real:
-                dtype = "float32" if entry.dtype == "bfloat16" else entry.dtype
-                part: NDArray[Any] = mean[real_at : real_at + entry.size].astype(dtype)
-                real_at += entry.size
-            else:
-                total = sums[integer_at : integer_at + entry.size]
-                part = _whole(total, num_clients, entry.dtype)
-                integer_at += entry.size
-            arrays[entry.name] = part.reshape(entry.shape)
-        return arrays
-
-
-def _whole(sums: NDArray[np.int64], num_clients: int, dtype: str) -> NDArray[Any]:
-    if dtype == "bool":
-        return np.asarray(2 * sums >= num_clients)  # a tie keeps the flag set
-    return np.asarray((2 * sums + num_clients) // (2 * num_clients)).astype(dtype)

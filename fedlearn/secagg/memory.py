@@ -7,9 +7,9 @@ Flower runs the same sessions with a network in between.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from fedlearn.core.ring import Ring, RingVector
+from fedlearn.core.ring import RingVector
 from fedlearn.crypto.identity import Identity
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
@@ -30,13 +30,8 @@ class Dropouts:
 
     def at(self, step: str) -> frozenset[str]:
         """Who vanishes in that step."""
-        return {
-            "advertise": self.advertise,
-            "share": self.share,
-            "mask": self.mask,
-            "agree": self.agree,
-            "unmask": self.unmask,
-        }[step]
+        found: frozenset[str] = getattr(self, step)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +48,7 @@ class Party:
 
     identity: Identity
     vector: RingVector
-    last_round: int = field(default=-1)
+    last_round: int = -1
 
 
 def run_round(
@@ -82,21 +77,6 @@ def run_round(
                 server.receive(name, reply)
         server.close_step()
     return Outcome(total=server.total(), survivors=server.survivors)
-
-
-def sum_in_clear(vectors: Mapping[str, RingVector], ring: Ring) -> RingVector:
-    """What `secagg=ring` does: the same sum without masks.
-
-    Raises:
-        ValueError: there is no vector.
-    """
-    if not vectors:
-        raise ValueError("there is nothing to sum")
-    first, *others = vectors.values()
-    total = first.copy()
-    for vector in others:
-        total += vector
-    return ring.reduce(total)
 
 
 def _policy(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedlearn.crypto.codec import Reader, Writer
+from fedlearn.secagg.framing import read_names, read_table, write_names, write_table
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
 
 POINTED_SHARES = 1 + 64
@@ -76,28 +77,6 @@ class Closed:
 State = Fresh | Advertised | Shared | MaskedState | Agreed | Closed
 
 
-def _write_names(writer: Writer, names: tuple[str, ...]) -> Writer:
-    writer.uint(len(names), 4)
-    for name in names:
-        writer.name(name)
-    return writer
-
-
-def _read_names(reader: Reader) -> tuple[str, ...]:
-    return tuple(reader.name() for _ in range(reader.uint(4)))
-
-
-def _write_map(writer: Writer, table: Mapping[str, bytes]) -> Writer:
-    writer.uint(len(table), 4)
-    for name, data in table.items():
-        writer.name(name).raw(data)
-    return writer
-
-
-def _read_map(reader: Reader, width: int) -> dict[str, bytes]:
-    return {reader.name(): reader.raw(width) for _ in range(reader.uint(4))}
-
-
 def write_state(writer: Writer, state: State) -> None:
     """Appends a state: one byte for which, then its fields."""
     match state:
@@ -108,19 +87,21 @@ def write_state(writer: Writer, state: State) -> None:
             writer.raw(state.cipher_private).raw(state.mask_private)
         case Shared():
             writer.uint(2, 1).blob(state.params.encode())
-            _write_names(writer, state.listed)
+            write_names(writer, state.listed)
             writer.raw(state.mask_private).raw(state.self_seed)
-            _write_map(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
-            _write_map(writer, {name: bytes([at]) for name, at in state.points.items()})
-            _write_map(writer, state.inbox_keys)
+            write_table(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
+            write_table(writer, {name: bytes([at]) for name, at in state.points.items()})
+            write_table(writer, state.inbox_keys)
         case MaskedState():
             writer.uint(3, 1).blob(state.params.encode())
-            _write_names(_write_names(writer, state.listed), state.neighbours)
-            _write_map(writer, state.shares)
+            write_names(writer, state.listed)
+            write_names(writer, state.neighbours)
+            write_table(writer, state.shares)
         case Agreed():
             writer.uint(4, 1).blob(state.params.encode())
-            _write_map(_write_names(writer, state.neighbours), state.shares)
-            _write_names(writer, state.survivors.names)
+            write_names(writer, state.neighbours)
+            write_table(writer, state.shares)
+            write_names(writer, state.survivors.names)
         case Closed():
             writer.uint(5, 1)
 
@@ -138,28 +119,28 @@ def read_state(reader: Reader) -> State:
     if tag == 2:
         return Shared(
             params=params,
-            listed=_read_names(reader),
+            listed=read_names(reader),
             mask_private=reader.raw(32),
             self_seed=reader.raw(32),
             peers={
                 name: RoundKeys.from_bytes(data)
-                for name, data in _read_map(reader, RoundKeys.SIZE).items()
+                for name, data in read_table(reader, RoundKeys.SIZE).items()
             },
-            points={name: data[0] for name, data in _read_map(reader, 1).items()},
-            inbox_keys=_read_map(reader, 32),
+            points={name: data[0] for name, data in read_table(reader, 1).items()},
+            inbox_keys=read_table(reader, 32),
         )
     if tag == 3:
         return MaskedState(
             params=params,
-            listed=_read_names(reader),
-            neighbours=_read_names(reader),
-            shares=_read_map(reader, POINTED_SHARES),
+            listed=read_names(reader),
+            neighbours=read_names(reader),
+            shares=read_table(reader, POINTED_SHARES),
         )
     if tag == 4:
         return Agreed(
             params=params,
-            neighbours=_read_names(reader),
-            shares=_read_map(reader, POINTED_SHARES),
-            survivors=Survivors(names=_read_names(reader)),
+            neighbours=read_names(reader),
+            shares=read_table(reader, POINTED_SHARES),
+            survivors=Survivors(names=read_names(reader)),
         )
     raise ValueError(f"unknown session state {tag}")

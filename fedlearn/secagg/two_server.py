@@ -29,11 +29,11 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.ring import Ring, RingVector, pack, unpack
-from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
+from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from fedlearn.crypto.kdf import expand, key_info
 from fedlearn.crypto.keystream import RunRanges, add_masks
-from fedlearn.secagg.framing import decode, encode
+from fedlearn.secagg.framing import decode, encode, read_table, write_table
 from fedlearn.secagg.messages import Params
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
@@ -91,20 +91,12 @@ class Seeds:
     KIND: ClassVar[int] = 22
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        writer.uint(len(self.table), 4)
-        for name in sorted_names(self.table):
-            writer.name(name).raw(self.table[name].to_bytes())
+        write_table(writer, {name: one.to_bytes() for name, one in self.table.items()})
 
     @classmethod
     def read(cls, reader: Reader) -> Seeds:  # noqa: D102
-        rows = [
-            (reader.name(), SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)))
-            for _ in range(reader.uint(4))
-        ]
-        names = [name_bytes(name) for name, _ in rows]
-        if names != sorted(set(names)):
-            raise ValueError("names are not sorted and distinct")
-        return cls(table=dict(rows))
+        table = read_table(reader, SignedSeed.SIZE)
+        return cls(table={name: SignedSeed.from_bytes(data) for name, data in table.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import layout_of
 from fedlearn.models.slots import canary_losses, no_canaries
-from fedlearn.privacy.noise import NoiseSource
-from fedlearn.privacy.noise_on_device import normals
+from fedlearn.privacy.noise import NoiseSource, normals
 from fedlearn.stages import ClippedSteps
 from fedlearn.tasks import Loss
 from fedlearn.training.augmentation import views

@@ -23,8 +23,7 @@ from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine
 from fedlearn.flower import private
-from fedlearn.training.allocator import keep_freed_memory
-from fedlearn.training.device import CPU, Device, device_of, gpus, touched
+from fedlearn.training.device import CPU, Device, device_of, gpus, keep_freed_memory, touched
 from fedlearn.training.settings import Training
 from simulations.engines.forks import at_a_time, cores
 from simulations.engines.worker_pool import Died, Done, Job, Outcome, WorkerPool

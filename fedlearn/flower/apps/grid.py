@@ -18,14 +18,7 @@ from typing import Any, Final
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import (
-    FedAdagrad,
-    FedAdam,
-    FedAvg,
-    FedAvgM,
-    FedYogi,
-    Strategy,
-)
+from flwr.serverapp.strategy import Strategy
 
 from fedlearn import __version__
 from fedlearn.config import decode, encode
@@ -55,14 +48,14 @@ from fedlearn.flower.apps.sums import (
     cut_values,
     reply_of_total,
 )
+from fedlearn.flower.messages import read_refusal
 from fedlearn.flower.private import (
     FlowerRun,
-    average_of_metrics,
     error_reply,
     from_server,
 )
 from fedlearn.flower.records import config_in, read_large_bytes
-from fedlearn.flower.replies import read_refusal
+from fedlearn.flower.strategies import averaging_problems, nodes_wanted
 from fedlearn.rounds import Invitation, Refusal
 from fedlearn.secagg.layout import LayoutEntry
 from fedlearn.secagg.server import ServerSession, plan_round
@@ -75,11 +68,6 @@ LONGEST_POLL_SECONDS: Final = 0.25
 
 MAX_REASON: Final = 2000
 """Characters that are kept of what a site says went wrong."""
-
-_AVERAGING: Final = tuple(
-    kind.aggregate_train for kind in (FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
-)
-"""The aggregations of Flower's that look at nothing but the weighted mean."""
 
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
 """What reading an answer raises that its sender did not make as agreed."""
@@ -137,7 +125,7 @@ def secure(
         ...
         fedlearn.core.errors.ConfigError: Krum: needs every site's update, and under masks ...
     """
-    found = _strategy_problems(strategy, protection, averages)
+    found = averaging_problems(strategy, protection, averages)
     if isinstance(grid, SecureGrid):
         found += [f"protection: {d}" for d in protection.differences(grid.protection)]
     if found:
@@ -145,7 +133,7 @@ def secure(
     if isinstance(grid, SecureGrid):
         return grid
     pinned = None if roster is None else load_pinned(Path(roster))
-    least = _wanted(strategy, protection)
+    least = nodes_wanted(strategy, protection)
     wanted = max(least, len(pinned.sites()) if pinned else 0)
     return SecureGrid(
         inner=grid,
@@ -156,39 +144,6 @@ def secure(
         least=least,
         step_seconds=step_seconds,
     )
-
-
-def _wanted(strategy: Strategy, protection: Protection) -> int:
-    asked = [getattr(strategy, f"min_{what}_nodes", 0) for what in ("available", "train")]
-    return max(protection.min_cohort if protection.masked else 1, *asked)
-
-
-def _strategy_problems(strategy: Strategy, protection: Protection, averages: bool) -> list[str]:
-    """Why a strategy would get wrong numbers out of a mean."""
-    name, found = type(strategy).__name__, []
-    key = getattr(strategy, "weighted_by_key", protection.weighted_by)
-    if protection.masked and key != protection.weighted_by:
-        found.append(
-            f"{name}(weighted_by_key={key!r}): the sum weighs by "
-            f"protection.weighted_by={protection.weighted_by!r}; set both to the same"
-        )
-    if not protection.masked or averages:
-        return found
-    if type(strategy).aggregate_train not in _AVERAGING:
-        found.append(
-            f"{name}: needs every site's update, and under masks there is only their weighted "
-            "mean. Choose FedAvg, FedProx, FedAvgM, FedAdam, FedYogi or FedAdagrad; or set "
-            "Protection(masked=False) on both sides, and the server sees every update; or, if "
-            f"{name} is your own and uses nothing but the mean, set secure(averages=True)"
-        )
-    for what in ("train", "evaluate"):
-        own = getattr(strategy, f"{what}_metrics_aggr_fn", average_of_metrics)
-        if own is not average_of_metrics and protection.sums(what):
-            found.append(
-                f"{name}({what}_metrics_aggr_fn=...): would get the mean of the metrics alone. "
-                "Leave it out, or if it only averages, set secure(averages=True)"
-            )
-    return found
 
 
 # --- One exchange -----------------------------------------------------------------

@@ -38,9 +38,9 @@ from fedlearn.flower.apps.owner import AppOwner, Expense, owner_of, spending
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sealing import Sealed
 from fedlearn.flower.apps.sums import NOTHING, SERVER, GlobalModel, part_of_reply
+from fedlearn.flower.messages import refusal_reply
 from fedlearn.flower.private import AppFunction, error_reply, with_content
 from fedlearn.flower.records import config_record, large_bytes
-from fedlearn.flower.replies import refusal_reply
 from fedlearn.privacy import Event
 from fedlearn.rounds import Invitation, Refusal
 from fedlearn.secagg.client import ClientSession

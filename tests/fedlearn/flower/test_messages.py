@@ -1,4 +1,4 @@
-"""What sites answer survives Flower: what arrives is what was sent, to the last bit."""
+"""What coordinator and sites say arrives as it was sent, to the last bit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from flwr.app import RecordDict
+from flwr.app import Context, RecordDict
 
 from fedlearn import flower
+from fedlearn.config import compose
+from fedlearn.flower import private
 from fedlearn.privacy.events import GaussianEvent
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply
+from fedlearn.rounds import EvaluateReply, Hello, Refusal, RoundNote, TrainReply
 from fedlearn.tasks import ImageInput, Input, TableInput, TaskForm, TextInput
 from tests.fedlearn.metrics.test_sums import evaluation_sums
 
@@ -79,3 +81,30 @@ def test_evaluate_reply__carries_groups_by_any_name() -> None:
 def test_refusal__round_trip() -> None:
     refusal = Refusal(site="a", exit_code=3, reason="spent\nall of it")
     assert flower.read_refusal(over_the_wire(flower.refusal_reply(refusal))) == refusal
+
+
+def test_round_messages__are_read_as_they_were_meant() -> None:
+    note = RoundNote(run_id="r", round=4, cohort=2, clip_norm=0.25)
+    model, besides = np.arange(5, dtype=np.float32), {"control": np.ones(5, np.float32)}
+    private.new_run(run_id=1)
+    messages = flower.round_messages("train", note, model, [7, 3], besides)
+    assert [message.metadata.dst_node_id for message in messages] == [7, 3]
+    for message in messages:
+        request = flower.read_train_request(message)
+        assert flower.read_note(message) == note
+        assert (request.run_id, request.round, request.clip_norm) == ("r", 4, 0.25)
+        assert (request.model == model).all()
+        assert list(request.besides) == ["control"]
+        assert (request.besides["control"] == 1).all()
+
+
+def test_run_config__carries_the_config_exactly_and_else_the_overrides() -> None:
+    config = compose(["rounds=3", "seed=12345678901234567890"])
+    context = Context(
+        run_id=1, node_id=1, node_config={}, state=RecordDict(),
+        run_config=flower.run_config_of(config),
+    )  # fmt: skip
+    assert flower.config_of(context) == config
+    context.run_config = {"config": "", "overrides": "rounds=3 model.width=8"}
+    found = flower.config_of(context)
+    assert (found.rounds, found.model.width) == (3, 8)
