@@ -1,16 +1,7 @@
 """The config of a run: typed, frozen, checked; composed by Hydra, and an exact JSON round trip."""
 
-from fedlearn.config.run import (
-    KIND,
-    RunConfig,
-    compose,
-    decode,
-    encode,
-    load,
-    plan_of,
-    to_tree,
-    without_unset,
-)
+from fedlearn.config.decoding import decode, encode, to_tree
+from fedlearn.config.run import KIND, RunConfig, compose, load, plan_of, without_unset
 
 __all__ = [
     "KIND",

@@ -1,29 +1,28 @@
-"""From YAML values to one frozen, typed `RunConfig`, and back.
+"""From YAML values to one frozen, typed `RunConfig`.
 
 Hydra composes the groups of `configs/` (`fedlearn.config.composition`); `compose` turns the
-result into a `RunConfig` once. Every problem is reported
-in one `ConfigError`, by dotted path. `encode` and `decode` are an exact JSON
-round trip, so a run's config travels as one string.
+result into a `RunConfig` once. Every problem is reported in one `ConfigError`, by dotted path.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
-from functools import cache, lru_cache
-from typing import Annotated, Any, Literal, TypeVar, cast
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field
 
 from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.auditing import Audit, NoAudit
-from fedlearn.config import contradictions, groups, messages
+from fedlearn.config import contradictions
 from fedlearn.config.composition import compose_tree, sift
+from fedlearn.config.decoding import decode
 from fedlearn.config.engine import Engine
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Name, Natural, Positive, across, config, deferred
+from fedlearn.core.settings import Count, Name, Natural, Positive, config
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
 from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, derive
@@ -146,52 +145,3 @@ def _derived(
         rounds=rounds,
         population=population,
     )
-
-
-# --- JSON ---------------------------------------------------------------------
-
-T = TypeVar("T")
-
-
-@cache
-def _root(kind: Hashable, loaded: Hashable) -> type[BaseModel]:
-    # Plain dataclasses take their strictness from the model that holds them.
-    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    namespace = {"__annotations__": {"value": kind}, "model_config": config, "__module__": __name__}
-    return type("Root", (BaseModel,), namespace)
-
-
-def decode(kind: type[T], text: str) -> T:
-    """The frozen dataclass of type `kind` that `text` (JSON) holds; strict, nothing is coerced.
-
-    Raises:
-        ConfigError: with every problem, one line each.
-    """
-    broken = groups.load_chosen(text)
-    try:
-        checked = _root(cast(Hashable, kind), groups.loaded())
-        with deferred():
-            root = checked.model_validate_json(f'{{"value": {text}}}')
-    except ValidationError as error:
-        found = [problem for problems in broken.values() for problem in problems]
-        others = [e for e in error.errors() if not (e["loc"][1:2] and e["loc"][1] in broken)]
-        raise ConfigError([*found, *messages.lines(others)]) from None
-    value: T = root.value  # type: ignore[attr-defined]
-    if found := [*across(value)]:
-        raise ConfigError(found)
-    return value
-
-
-def encode(value: Any) -> str:
-    """Canonical JSON of a frozen dataclass; `decode` gives back an equal value."""
-    return json.dumps(to_tree(value), sort_keys=True, separators=(",", ":"))
-
-
-def to_tree(value: Any) -> Any:
-    """Plain dicts, lists and scalars of a frozen dataclass."""
-    return _adapter(cast(Hashable, type(value)), groups.loaded()).dump_python(value, mode="json")
-
-
-@cache
-def _adapter(kind: Hashable, loaded: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(cast(type, kind))

@@ -22,9 +22,18 @@ from fedlearn.report.fairness import (
     shared_sites,
 )
 from fedlearn.report.gaps import all_gaps
-from fedlearn.report.groups import RunGroup, grouped, reference_levels, short
 from fedlearn.report.measured import MeasuredPrivacy, measured_cell, measured_texts
-from fedlearn.report.runs import Missing, Run, SettingDifference, differences, telling
+from fedlearn.report.runs import (
+    Missing,
+    Run,
+    RunGroup,
+    SettingDifference,
+    differences,
+    grouped,
+    reference_levels,
+    short,
+    telling,
+)
 from fedlearn.report.texts import Texts, bytes_text, texts
 from fedlearn.results.reading import leading_of, task_of
 from fedlearn.results.result import ResultFile

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fedlearn.auditing.findings import Findings
-from fedlearn.core.code import code_digest
-from fedlearn.core.provenance import commit
+from fedlearn.core.code import code_digest, commit
 from fedlearn.metrics.intervals import Gap, Measured
 from fedlearn.metrics.scores import Calibration
 from fedlearn.tasks import Input

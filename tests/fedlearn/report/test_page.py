@@ -14,9 +14,8 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.report.comparison import Comparison, SweepPlan, point_result, write_comparison
-from fedlearn.report.groups import grouped
 from fedlearn.report.page import write_report
-from fedlearn.report.runs import differences, read_runs, telling
+from fedlearn.report.runs import differences, grouped, read_runs, telling
 from tests.simulations.small import table
 
 Output = pytest.CaptureFixture[str]

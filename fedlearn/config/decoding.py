@@ -1,19 +1,23 @@
-"""From what pydantic finds wrong to one line per problem, in the words of the config.
+"""Strict JSON to a frozen dataclass and back; what is wrong, in the words of the config.
 
-A line is `dotted.path=value: rule`. pydantic puts the member of a union that it
+A problem is one line, `dotted.path=value: rule`. pydantic puts the member of a union that it
 tried into the path; users do not know those names, so they are taken out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import json
+from collections.abc import Hashable, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar, cast
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedlearn.config.groups import kinds
+from fedlearn.config import groups
 from fedlearn.config.nested import option_names
-from fedlearn.core.settings import described, rule_of, short
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.settings import across, deferred, described, rule_of, short
 
 TAGGED: Final = frozenset(
     [
@@ -36,8 +40,57 @@ TAGGED: Final = frozenset(
 
 _SCALARS = ("literal[", "constrained-")
 
+T = TypeVar("T")
 
-def lines(details: Sequence[ErrorDetails]) -> list[str]:
+
+@cache
+def _root(kind: Hashable, loaded: Hashable) -> type[BaseModel]:
+    # Plain dataclasses take their strictness from the model that holds them.
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    namespace = {"__annotations__": {"value": kind}, "model_config": config, "__module__": __name__}
+    return type("Root", (BaseModel,), namespace)
+
+
+def decode(kind: type[T], text: str) -> T:
+    """The frozen dataclass of type `kind` that `text` (JSON) holds; strict, nothing is coerced.
+
+    Raises:
+        ConfigError: with every problem, one line each.
+    """
+    broken = groups.load_chosen(text)
+    try:
+        checked = _root(cast(Hashable, kind), groups.loaded())
+        with deferred():
+            root = checked.model_validate_json(f'{{"value": {text}}}')
+    except ValidationError as error:
+        found = [problem for problems in broken.values() for problem in problems]
+        others = [e for e in error.errors() if not (e["loc"][1:2] and e["loc"][1] in broken)]
+        raise ConfigError([*found, *_lines(others)]) from None
+    value: T = root.value  # type: ignore[attr-defined]
+    if found := [*across(value)]:
+        raise ConfigError(found)
+    return value
+
+
+def encode(value: Any) -> str:
+    """Canonical JSON of a frozen dataclass; `decode` gives back an equal value."""
+    return json.dumps(to_tree(value), sort_keys=True, separators=(",", ":"))
+
+
+def to_tree(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a frozen dataclass."""
+    return _adapter(cast(Hashable, type(value)), groups.loaded()).dump_python(value, mode="json")
+
+
+@cache
+def _adapter(kind: Hashable, loaded: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(type, kind))
+
+
+# --- problems ---------------------------------------------------------------------------
+
+
+def _lines(details: Sequence[ErrorDetails]) -> list[str]:
     """One line per problem, without what concerns options that were not meant.
 
     A union inside a scenario carries no tag (data knows no pydantic), so its
@@ -85,7 +138,7 @@ def _describe(detail: ErrorDetails) -> str:
         case "missing":
             return f"{path}: must be given, as {path}=..."
         case "union_tag_invalid":
-            known = ", ".join(map(repr, kinds(path)))
+            known = ", ".join(map(repr, groups.kinds(path)))
             expected = known or detail["ctx"]["expected_tags"]
             return f"{path}.kind={detail['ctx']['tag']}: must be one of {expected}"
         case "union_tag_not_found":
