@@ -33,8 +33,8 @@ from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.device import CPU, keep_freed_memory, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
+from server.average import RunningSum
 from server.grid import SiteGrid
-from server.release import RunningSum
 from simulations.engines.local import InProcessGrid, Workers, make_contexts
 
 CLIENTS, RECORDS = 10, 320

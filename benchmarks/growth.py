@@ -22,8 +22,8 @@ from fedlearn import flower
 from fedlearn.flower import private
 from fedlearn.rounds import RoundNote, TrainReply
 from fedlearn.training.device import keep_freed_memory
+from server.average import RunningSum
 from server.grid import SiteGrid
-from server.release import RunningSum
 from simulations.engines.local import InProcessGrid, make_contexts
 
 CASES = [

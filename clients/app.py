@@ -91,26 +91,12 @@ def afford(message: Message, context: Context) -> Message:
 
 
 @app.query("secagg_advertise")
-def advertise(message: Message, context: Context) -> Message:
-    """Secure aggregation, step 1: fresh signed keys."""
-    return _answer(message, context, secagg_step)
-
-
 @app.query("secagg_share")
-def share(message: Message, context: Context) -> Message:
-    """Secure aggregation, step 2: shares of this site's secrets."""
-    return _answer(message, context, secagg_step)
-
-
 @app.query("secagg_agree")
-def agree(message: Message, context: Context) -> Message:
-    """Secure aggregation, step 4: one signature on one list of survivors."""
-    return _answer(message, context, secagg_step)
-
-
 @app.query("secagg_unmask")
-def unmask(message: Message, context: Context) -> Message:
-    """Secure aggregation, step 5: one share per neighbour."""
+def secagg(message: Message, context: Context) -> Message:
+    """Secure aggregation, the steps without a vector: fresh signed keys, shares of this site's
+    secrets, one signature on one list of survivors, and one share per neighbour."""
     return _answer(message, context, secagg_step)
 
 

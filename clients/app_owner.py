@@ -147,21 +147,14 @@ class FileOwner:
         """Spend, before a record is read."""
         self._check_unit(event, expense)
         with self._ledger() as ledger_:
-            ledger_.reserve(
-                event,
-                run_id=expense.run_id,
-                round_number=expense.number,
-                purpose=expense.purpose,
-                now=_now(),
-            )
+            ledger_.reserve(_cost(event, expense), now=_now())
 
     def settle(self, run_id: str) -> None:
         """Note that the replies of this run have left, or the server would not come back."""
         if not self._path.exists():
             return
         with self._ledger() as ledger_:
-            for reservation in ledger_.pending(run_id):
-                ledger_.commit(reservation, now=_now())
+            ledger_.commit_all(run_id, now=_now())
 
     @property
     def _path(self) -> Path:

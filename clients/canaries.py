@@ -24,7 +24,8 @@ from clients.records import simulated_sites
 from clients.site import Site
 from fedlearn.auditing import MislabelledAudit, NoAudit, SlotAudit
 from fedlearn.core.errors import DataError
-from fedlearn.core.vector import Vector, layout_of
+from fedlearn.core.files import PRIVATE, write_atomically
+from fedlearn.core.vector import Vector, layout_of, short_floats
 from fedlearn.models.slots import no_canaries, slot_values
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import noise_of
@@ -94,13 +95,9 @@ def note_change(site: Site, request: TrainRequest, model: Vector) -> None:
         return
     layout, numbers = layout_of(site.model), _coins(site, request.run_id).numbers
     change = slot_values(layout, model) - slot_values(layout, request.model)
+    line = {"round": request.round, "change": short_floats(change[numbers])}
     with canary_file(site.owner, request.run_id).open("a") as file:
-        file.write(json.dumps({"round": request.round, "change": short(change[numbers])}) + "\n")
-
-
-def short(values: NDArray[np.float32]) -> list[float]:
-    """Numbers for JSON in as many digits as float32 holds."""
-    return [float(f"{value:.9g}") for value in values]
+        file.write(json.dumps(line) + "\n")
 
 
 def canary_file(owner: Owner, run_id: str) -> Path:
@@ -148,10 +145,7 @@ def _create(path: Path, coins: Coins) -> None:
     """Write the coins; whole, or not at all."""
     tree = {key: getattr(coins, key).tolist() for key in ("numbers", "inside", "rows", "labels")}
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.touch(mode=0o600)
-    unfinished.write_text(json.dumps(tree) + "\n")
-    unfinished.replace(path)
+    write_atomically(path, f"{json.dumps(tree)}\n".encode(), PRIVATE)
 
 
 def _draw(site: Site) -> Coins:

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn import __version__
-from fedlearn.data import Records
 from fedlearn.training.device import CPU, home, place
 
 Encoded = NDArray[np.float32]
@@ -45,20 +44,19 @@ _HEADERS = threading.Lock()
 """NumPy parses a file's head as Python, which in Python 3.11 two threads cannot do at once."""
 
 _weights_seen: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
-_in_memory: WeakKeyDictionary[Records, tuple[nn.Module, Encoded]] = WeakKeyDictionary()
 
 
 def encoded(
     frozen: nn.Module,
-    records: Records,
+    features: NDArray[Any],
     *,
     made_by: str,
     cache: Path | None,
     device: torch.device = CPU,
 ) -> Encoded:
-    """The outputs of `frozen` for `records`, `float32[n, ...]`; from `cache` where they are known.
+    """The outputs of `frozen` for records, `float32[n, ...]`; from `cache` where they are known.
 
-    Without a `cache` they are computed anew in every process, and nothing is written.
+    Without a `cache` they are computed anew, and nothing is written.
 
     `made_by` is what the weights of `frozen` do not say: its config and the form of a record.
     What has to be computed is computed on `device`, to which `frozen` moves.
@@ -67,21 +65,10 @@ def encoded(
     from the same record by the same weights on the same kind of device; a file that
     cannot be read is as good as none.
     """
-    seen_by, kept = _in_memory.get(records, (None, None))
-    if kept is None or seen_by is not frozen:
-        if cache is None:
-            place(frozen, device)
-            kept = _compute(frozen, records.features)
-        else:
-            folder = cache / "encoded" / _model_digest(frozen, made_by, device)
-            kept = _through(folder, frozen, records.features, device)
-        _in_memory[records] = frozen, kept
-    return kept
-
-
-def _through(
-    folder: Path, frozen: nn.Module, features: NDArray[Any], device: torch.device
-) -> Encoded:
+    if cache is None:
+        place(frozen, device)
+        return _compute(frozen, features)
+    folder = cache / "encoded" / _model_digest(frozen, made_by, device)
     keys = [_key(record) for record in features]
     known = _known(folder, set(keys))
     missing = {key: i for i, key in enumerate(keys) if key not in known}

@@ -12,7 +12,7 @@ from functools import lru_cache
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.site import Site
-from clients.supernode.deployed import SERVER, check_roster, deployed_site, identity_at
+from clients.supernode.deployed import SERVER, check_pinned, deployed_site
 from fedlearn import flower
 from fedlearn.config import encode
 from fedlearn.core.errors import ProtocolError, UnauthenticatedError
@@ -34,7 +34,7 @@ __all__ = ["SERVER", "identity_of", "join", "joined_run", "plan_of", "roster_of"
 def identity_of(context: Context) -> Identity:
     """The site's long-lived key; in a simulation it is made for the run and never on disk."""
     if site := deployed_site(context):
-        return identity_at(site)
+        return Identity.load(site.keys)
     stored = flower.config_record(context.state, "identity")
     if stored is None:
         stored = ConfigRecord({"private": Identity.new().to_bytes()})
@@ -67,7 +67,7 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
         return flower.small_bytes("accepted", secret_bytes(joined["accepted"]))
     roster = Roster.from_json(invitation.roster)
     if site.owner.deployed:
-        check_roster(site.owner.deployed, roster)
+        check_pinned(site.owner.deployed.roster, roster)
     if roster.public_of(site.name) != identity_of(context).public:
         raise ProtocolError(SERVER, "join", f"the roster has another key for {site.name}")
     run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""

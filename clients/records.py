@@ -2,13 +2,16 @@
 
 In a simulation the config says where all records are and how they are dealt out. A
 deployed site's file says where its own are, and nothing that a coordinator sends
-changes that.
+changes that. With `partition=files sites=FOLDER` a simulation reads such files, one after
+the other, into one pool, so that all that is done with a pool can be done with them. What a
+deployment cannot see is seen here and said: records that two sites share.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +19,10 @@ from typing import Annotated
 
 import numpy as np
 
-from clients.pooled_files import merged
+from clients import sitefile
 from clients.sitefile import SiteFile
 from fedlearn.config import KIND, RunConfig, decode, encode
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data import (
     PARTITIONS,
@@ -35,7 +38,7 @@ from fedlearn.data import (
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Natural, assign
 from fedlearn.data.pool import Indices, taken
-from fedlearn.data.tables.schema import Schema
+from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
 from fedlearn.tasks import CLASSIFICATION, TASKS, Task, TaskConfig
 
@@ -168,7 +171,7 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
         ConfigError, DataError: they cannot be read or learned from.
     """
     if choice.files:
-        pool = merged(Path(choice.files), lambda site: _of_file(choice, site))
+        pool = _pool_of_files(choice)
         return pool, deal(pool, assign(choice.partition, pool, np.random.default_rng(0)))
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
@@ -197,3 +200,91 @@ def _own_rows(pool: Pool, name: str) -> Indices:
         there = ", ".join(np.unique(pool.natural_site))
         raise DataError(f"data: no record is of site {name}; there are {there}")
     return rows
+
+
+# --- sites whose records lie in files of their own ----------------------------------
+
+
+def _pool_of_files(choice: Choice) -> Pool:
+    """The records of all site files of a folder as one pool with natural sites.
+
+    Raises:
+        ConfigError: there is no site file, or some are wrong; every problem.
+        DataError: records cannot be read, or are of different forms; by site.
+    """
+    pools: dict[str, Pool] = {}
+    schemas: dict[str, Schema] = {}
+    found: list[str] = []
+    for name, site in _site_files(Path(choice.files)).items():
+        try:
+            pools[name], schemas[name] = _of_file(choice, site)
+        except (ConfigError, DataError) as error:
+            found += [f"site {name}: {line}" for line in str(error).splitlines()]
+    if found := found or differences(schemas):
+        raise DataError("\n".join(found))
+    first, *others = pools.items()
+    unlike = [name for name, pool in others if pool.task != first[1].task]
+    if unlike:
+        raise DataError(
+            f"records look different at {', '.join(unlike)} than at {first[0]}: columns, "
+            "categories, classes and sizes must be the same everywhere"
+        )
+    return _joined(pools, schemas)
+
+
+def _site_files(folder: Path) -> dict[str, SiteFile]:
+    files: dict[str, SiteFile] = {}
+    found: list[str] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            site = sitefile.load(path)
+        except ConfigError as error:
+            found += error.problems
+            continue
+        if site.name != path.stem:
+            found.append(f"{path}: name={site.name}: is not that of the file")
+        files[path.stem] = site
+    if not files and not found:
+        found.append(f"sites={folder}: holds no site file NAME.yaml")
+    if found:
+        raise ConfigError(found)
+    return files
+
+
+def _joined(pools: Mapping[str, Pool], schemas: Mapping[str, Schema]) -> Pool:
+    parts = list(pools.values())
+    shared = set.intersection(*(set(pool.attributes) for pool in parts))
+    return Pool(
+        name="files",
+        task=parts[0].task,
+        features=np.concatenate([pool.features for pool in parts]),
+        labels=np.concatenate([pool.labels for pool in parts]),
+        is_train=np.concatenate([pool.is_train for pool in parts]),
+        natural_site=np.repeat(list(pools), [len(pool) for pool in parts]),
+        standardise_per_site=any(pool.standardise_per_site for pool in parts),
+        attributes={
+            name: np.concatenate([pool.attributes[name] for pool in parts])
+            for name in sorted(shared)
+        },
+        schemas=schemas,
+        notes=(
+            *dict.fromkeys(note for pool in parts for note in pool.notes),
+            *_shared_records(pools),
+        ),
+    )
+
+
+def _shared_records(pools: Mapping[str, Pool]) -> Iterator[str]:
+    seen: dict[bytes, str] = {}
+    copies: dict[tuple[str, str], int] = {}
+    for name, pool in pools.items():
+        mine = {hashlib.sha256(record.tobytes()).digest() for record in pool.features}
+        for digest in mine:
+            other = seen.setdefault(digest, name)
+            if other != name:
+                copies[other, name] = copies.get((other, name), 0) + 1
+    for (one, other), count in sorted(copies.items()):
+        yield (
+            f"{count} records are at {one} and at {other}: whoever is in both weighs twice and is "
+            "protected less, by twice the epsilon; in a deployment nobody would see it"
+        )

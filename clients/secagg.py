@@ -1,4 +1,8 @@
-"""A site's end of secure aggregation, message by message.
+"""A site's end of secure aggregation, message by message, and what it holds every sum to.
+
+Length, ring, plan, layout and the fewest sites to hide among follow from the config
+that the site agreed to, the roster that it pinned and the policy of its owner: its own
+reading of the run. A request is compared with them; nothing is adopted from it.
 
 The session of a round lives in Flower's `Context.state`, like the channel: it
 is secret, and stays at the site.
@@ -10,30 +14,45 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from clients.joining import SERVER, identity_of, joined_run, secret_bytes
+from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
 from clients.site import Site
-from clients.sum_policy import SumPolicy, params_of
 from fedlearn import flower
-from fedlearn.agreement import Part, part_of, protocol_round
+from fedlearn.agreement import (
+    Part,
+    evaluate_payload,
+    least_of,
+    part_of,
+    payload_of,
+    plan_digest,
+    protocol_round,
+    route_of,
+    settings_of,
+    stack_of,
+)
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.ring import RingVector, pack
 from fedlearn.core.rng import Streams
+from fedlearn.core.vector import layout_of
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
+from fedlearn.crypto.roster import Roster
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.messages import Params
+from fedlearn.secagg.policy import ClientPolicy
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer, sum_of
 from fedlearn.secagg.two_server import contribute
 from fedlearn.secagg.whole import AnyPayload
-from fedlearn.stages import Update
+from fedlearn.stages import Form, Update
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +61,32 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
     """One of the steps of secure aggregation that carry no vector."""
     step = message.metadata.message_type.removeprefix(flower.SECAGG)
     request = flower.read_small_bytes(message.content, "secagg")
-    settings = sum_of(site.config.secagg)
-    end = CLIENTS[type(settings)] if settings else None
-    if settings is None or end is not MaskedClient or request is None:
+    if CLIENTS.get(type(site.config.secagg)) is not MaskedClient or request is None:
         raise ProtocolError(SERVER, step, "the message has no request, or this run does not mask")
     part, number = part_of(_protocol_round(context, step, request))
-    masked = MaskedClient(SumPolicy(site, context, settings, part, number))
+    masked = MaskedClient(site, context, cast(SecAggMasked, site.config.secagg), part, number)
     return flower.small_bytes("secagg", masked.step(step, request))
 
 
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
-    if step != "advertise":
-        stored = _stored(context)
-        if stored is None:
-            raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
-        return int(str(stored["round"]))
-    return params_of(request).round
+    if step == "advertise":
+        return params_of(request).round
+    stored = _stored(context)
+    if stored is None:
+        raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
+    return int(str(stored["round"]))
+
+
+def params_of(request: bytes) -> Params:
+    """The parameters that a request proposes.
+
+    Raises:
+        ProtocolError: they are not well-formed.
+    """
+    try:
+        return Params.decode(request)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "params", str(error)) from None
 
 
 def _stored(context: Context) -> ConfigRecord | None:
@@ -70,20 +99,18 @@ S = TypeVar("S", bound=SecAggSum)
 
 @dataclass(frozen=True, eq=False)
 class SecAggClient(ABC, Generic[S]):
-    """A site in secure aggregation, for one message; one class for each kind of it."""
+    """A site in one sum, `part` of round `number`; one class for each kind of it."""
 
-    policy: SumPolicy
-    """What this site compares requests with."""
-
-    @property
-    def settings(self) -> S:
-        """Those of the run."""
-        return cast(S, self.policy.settings)
+    site: Site
+    context: Context
+    settings: S
+    part: Part
+    number: int
 
     @cached_property
-    def identity(self) -> Identity:
+    def _identity(self) -> Identity:
         """The key that signs this site's messages."""
-        return identity_of(self.policy.context)
+        return identity_of(self.context)
 
     def answered(self, message: Message) -> bytes | None:
         """The stored contribution to a request that comes once more; None for a new request.
@@ -104,10 +131,7 @@ class SecAggClient(ABC, Generic[S]):
         payload = self._payload(request)
         self._warn_of_cuts(payload, mine.values)
         data = self._protect(request, payload, self._encoded(payload, mine), model_hash)
-        return flower.summed_reply(self.policy.site.name, data, spent)
-
-    def _payload(self, request: bytes) -> AnyPayload:
-        return self.policy.payload()
+        return flower.summed_reply(self.site.name, data, spent)
 
     @abstractmethod
     def _protect(
@@ -117,8 +141,8 @@ class SecAggClient(ABC, Generic[S]):
 
     def _encoded(self, payload: AnyPayload, mine: Update) -> RingVector:
         # Rounding must be unbiased, not secret: from the run's streams, so that runs repeat.
-        name = ("rounding", self.policy.site.name, self.policy.part, self.policy.number)
-        key = Streams(self.policy.site.config.seed).key(*name).to_bytes(16, "little")
+        name = ("rounding", self.site.name, self.part, self.number)
+        key = Streams(self.site.config.seed).key(*name).to_bytes(16, "little")
         return payload.contribution(mine, SecureWords(hashlib.sha256(key).digest()))
 
     def _request(self, message: Message) -> bytes:
@@ -136,17 +160,65 @@ class SecAggClient(ABC, Generic[S]):
         if cut:
             log.warning(
                 "round %d: %.3g %% of the values of the update exceed secagg.clip=%g and were cut",
-                self.policy.number,
+                self.number,
                 100 * cut / values.size,
                 payload.clip,
             )
+
+    # --- what a sum is held to ----------------------------------------------------
+
+    @cached_property
+    def _plan(self) -> PrivacyPlan | None:
+        return plan_of(self.site, self.context)
+
+    @cached_property
+    def _form(self) -> Form:
+        size = layout_of(self.site.model).size
+        return route_of(self.site.config, self._plan).form(stack_of(self.site.config, size))
+
+    def _payload(self, request: bytes) -> AnyPayload:
+        """The form of the contribution: to a sum over all on the roster.
+
+        Raises:
+            ConfigError: the ring is too small for that many sites.
+        """
+        return self._payload_of(len(self._roster().sites()))
+
+    def _payload_of(self, sites: int) -> AnyPayload:
+        if self.part == "train":
+            return payload_of(self._form, self.settings, sites)
+        layout, fairness = self.site.task.sum_layout, self.site.config.fairness
+        return evaluate_payload(self.settings, sites, layout, fairness)
+
+    def _roster(self) -> Roster:
+        return roster_of(str(joined_run(self.context, self.part)["roster"]))
+
+    @cached_property
+    def _layout_hash(self) -> bytes:
+        return bytes.fromhex(layout_of(self.site.model).digest())
+
+    def _plan_hash(self, payload: AnyPayload) -> bytes:
+        return _digest_of(self.site, payload, self.part, self._plan)
+
+    def _least(self, min_cohort: int) -> int:
+        """The fewest sites: of the settings, the noise that the plan counts on, and the owner."""
+        policy = self.site.owner.policy
+        planned = least_of(self._plan, min_cohort) if self.part == "train" else min_cohort
+        return max(planned, policy.min_cohort if policy else 0)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(site: Site, payload: AnyPayload, part: Part, plan: PrivacyPlan | None) -> bytes:
+    return plan_digest(site.config, payload, part, plan)
 
 
 class RingClient(SecAggClient[SecAggRing]):
     """Nothing is protected."""
 
     def _payload(self, request: bytes) -> AnyPayload:
-        return self.policy.payload(int.from_bytes(request, "big"))  # told, for nothing is hidden
+        # As many sites as the request says, for nothing is hidden.
+        sites = int.from_bytes(request, "big")
+        return self._payload_of(sites) if sites else super()._payload(request)
 
     def _protect(
         self, request: bytes, payload: AnyPayload, vector: RingVector, model_hash: bytes
@@ -159,16 +231,47 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
 
     def answered(self, message: Message) -> bytes | None:
         """None: every request is new. The cohort is looked at before anything is paid for."""
-        self.policy.check_cohort(params_of(self._request(message)))
+        self._check_cohort(params_of(self._request(message)))
         return None
 
     def _protect(
         self, request: bytes, payload: AnyPayload, vector: RingVector, model_hash: bytes
     ) -> bytes:
-        params, site = params_of(request), self.policy.site.name
-        self.policy.check(params, payload, model_hash)
-        helper = secret_bytes(joined_run(self.policy.context, "mask")["helper"])
-        return bytes(contribute(self.identity, site, params, vector, helper))
+        params = params_of(request)
+        self._check(params, payload, model_hash)
+        helper = secret_bytes(joined_run(self.context, "mask")["helper"])
+        return bytes(contribute(self._identity, self.site.name, params, vector, helper))
+
+    def _check_cohort(self, params: Params) -> None:
+        """Refuse strangers, a cohort without this site, and one too small to hide in."""
+        sites, cohort = self._roster().sites(), set(params.cohort)
+        if self.site.name not in cohort or not cohort <= sites.keys():
+            raise ProtocolError(SERVER, "mask", "the cohort is not of this run's sites")
+        if len(cohort) < self._least(self.settings.least):
+            raise ProtocolError(SERVER, "mask", f"a cohort of {len(cohort)}")
+
+    def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
+        """Refuse a run, round, form, plan or model that is not this site's."""
+        own = (
+            secret_bytes(joined_run(self.context, "mask")["run-id"]),
+            protocol_round(self.part, self.number),
+            payload.ring.bits,
+            payload.length,
+            self._layout_hash,
+            self._plan_hash(payload),
+            model_hash,
+        )
+        got = (
+            params.run_id,
+            params.round,
+            params.bits,
+            params.length,
+            params.layout_hash,
+            params.plan_hash,
+            params.model_hash,
+        )
+        if got != own:
+            raise ProtocolError(SERVER, "mask", "run, round, form, plan or model differ")
 
 
 class MaskedClient(SecAggClient[SecAggMasked]):
@@ -211,22 +314,41 @@ class MaskedClient(SecAggClient[SecAggMasked]):
 
     def _session(self, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
-        stored = _stored(self.policy.context)
-        after = self._last_round()
+        stored, policy = _stored(self.context), self._policy()
         if stored is not None:
-            policy = self.policy.policy(self.settings, after)
             data = secret_bytes(stored["session"])
-            session = ClientSession.from_bytes(data, self.identity, policy)
+            session = ClientSession.from_bytes(data, self._identity, policy)
             if request is None or session.answered(request) is not None:
                 return session
-        return ClientSession(self.identity, self.policy.policy(self.settings, after))
+        return ClientSession(self._identity, policy)
+
+    def _policy(self) -> ClientPolicy:
+        """What a session compares every proposal with."""
+        payload = self._payload_of(len(self._roster().sites()))
+        return ClientPolicy(
+            name=self.site.name,
+            sites=self._roster().sites(),
+            settings=self._rules(),
+            run_id=secret_bytes(joined_run(self.context, self.part)["run-id"]),
+            after_round=self._last_round(),
+            length=payload.length,
+            layout_hash=self._layout_hash,
+            plan_hash=self._plan_hash(payload),
+        )
+
+    def _rules(self) -> SecAggMasked:
+        """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
+        rules = self.settings
+        if self.part == "train":
+            rules = settings_of(rules, self._form, self._plan)
+        return replace(rules, min_cohort=self._least(rules.min_cohort))
 
     @property
     def _now(self) -> int:
-        return protocol_round(self.policy.part, self.policy.number)
+        return protocol_round(self.part, self.number)
 
     def _last_round(self) -> int:
-        stored = _stored(self.policy.context)
+        stored = _stored(self.context)
         return -1 if stored is None else int(str(stored["round"]))
 
     def _kept(self, session: ClientSession, work: Callable[[], bytes]) -> bytes:
@@ -239,7 +361,7 @@ class MaskedClient(SecAggClient[SecAggMasked]):
     def _keep(self, session: ClientSession) -> None:
         """Store the session before its answer leaves: a restart cannot answer a step twice."""
         kept = ConfigRecord({"round": self._now, "session": session.to_bytes()})
-        self.policy.context.state["secagg"] = kept
+        self.context.state["secagg"] = kept
 
 
 CLIENTS: Final[Mapping[type, type[SecAggClient[Any]]]] = {
@@ -255,4 +377,4 @@ def client_of(site: Site, context: Context, part: Part, number: int) -> SecAggCl
     settings = sum_of(site.config.secagg)
     if settings is None or not (part == "train" or site.config.evaluation == "pooled"):
         return None
-    return CLIENTS[type(settings)](SumPolicy(site, context, settings, part, number))
+    return CLIENTS[type(settings)](site, context, settings, part, number)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from clients.device_cache import on_device
 from clients.feature_cache import encoded
 from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
@@ -40,13 +40,18 @@ from fedlearn.models.slots import attach
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.tasks import TASKS, Input, Loss, Task, TaskConfig, TaskForm
-from fedlearn.training.device import CPU, device_of, place
+from fedlearn.training.device import device_of, near, place
 from fedlearn.training.settings import Training
 
 __all__ = ["TEST_NOISE", "Site", "name_of", "open_site"]
 
 UNLIMITED = Budget(epsilon=math.inf, delta=1e-5)
 """Where no owner has set a limit; what a run has promised holds all the same."""
+
+SeenBy = tuple[nn.Module | None, torch.device]
+_INPUTS: WeakKeyDictionary[Records, tuple[SeenBy, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+"""What sites of this process train and test on, for as long as the records are: they are seen
+through the frozen part of the model, and copied to a GPU, once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +99,29 @@ class Site:
         load_vector(self.model, vector)
 
     def _inputs(self, records: Records) -> tuple[Tensor, Tensor]:
-        if self.device == CPU:
-            return self._read(records)
-        return on_device(records, self.learner.frozen, self.device, lambda: self._read(records))
+        """The records as `model` takes them, on this site's device where there is room for them.
 
-    def _read(self, records: Records) -> tuple[Tensor, Tensor]:
-        features, labels = torch.from_numpy(records.features), torch.from_numpy(records.labels)
+        What does not fit stays on the CPU, from where training fetches it batch by batch.
+        """
+        seen_by = self.learner.frozen, self.device
+        known, tensors = _INPUTS.get(records, (None, None))
+        if tensors is None or known != seen_by:
+            features, labels = self._seen(records), torch.from_numpy(records.labels)
+            tensors = near(features, self.device), near(labels, self.device)
+            _INPUTS[records] = seen_by, tensors
+        return tensors
+
+    def _seen(self, records: Records) -> Tensor:
         if self.learner.frozen is None:
-            return features, labels
+            return torch.from_numpy(records.features)
         kept = encoded(
             self.learner.frozen,
-            records,
+            records.features,
             made_by=encode(_Frozen.of(self.config, self.task, self.learner.frozen)),
             cache=None if self.config.scenario.in_memory else default_cache(os.environ),
             device=self.device,
         )
-        return torch.from_numpy(kept), labels
+        return torch.from_numpy(kept)
 
     @property
     def training(self) -> Training:

@@ -5,7 +5,6 @@ Reads only: a run may be spending from the same ledger meanwhile.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from clients.ledger import ledger
+from clients.ledger import hash_chain, ledger
 from clients.ledger.ledger import LedgerReport
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError, DataError
@@ -61,7 +60,7 @@ def verify(path: Path, noted: str | None) -> None:
     if noted is not None and not re.fullmatch(r"[0-9a-f]{64}", noted):
         raise ConfigError([f"--head={noted}: must be 64 hex digits, as this command prints them"])
     report = _read(path)
-    if noted is not None and noted not in _hashes(path):
+    if noted is not None and noted not in hash_chain.read(path).hashes:
         raise DataError(
             f"{path}: is intact by itself, but no line has the hash {noted}: it was replaced by "
             "another ledger or an older copy. Restore the file from a backup"
@@ -84,15 +83,9 @@ def _read(path: Path) -> LedgerReport:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _hashes(path: Path) -> set[str]:
-    """The hashes of all whole lines of a ledger that has been verified."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return {json.loads(line)["hash"] for line in lines}
-
-
 def _table(report: LedgerReport, delta: float) -> Table:
     """A line per run, in the order of their first entry, and one for all of them."""
-    pending = Counter(reservation.run_id for reservation in report.pending)
+    pending = Counter(reservation.run_id for reservation in report.pending.values())
     refused = Counter(refusal.run_id for refusal in report.refusals)
     epsilon = f"epsilon\n(delta {delta:g})"
     columns = ("steps", "noise", "sample rate", epsilon, "pending", "refused")

@@ -19,12 +19,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fedlearn.core.errors import DataError, PrivacyError
+from fedlearn.core.files import PRIVATE, write_atomically
 
 Entry = Mapping[str, object]
 
@@ -33,7 +35,7 @@ _START: Final = "0" * 64
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """What a chained file holds.
+    """What a chained file holds: its entries, and the hash of the line of each.
 
     `torn` is what a crash left of a line that was being appended, without its
     end; `intact_bytes` is the length of the file without it. `ended` is false
@@ -41,10 +43,15 @@ class Chain:
     """
 
     entries: tuple[Entry, ...]
-    head: str
+    hashes: tuple[str, ...]
     intact_bytes: int
     ended: bool
     torn: bytes
+
+    @property
+    def head(self) -> str:
+        """The hash of the last line, or what the first line says of the one before."""
+        return self.hashes[-1] if self.hashes else _START
 
 
 def read(path: Path) -> Chain:
@@ -58,20 +65,26 @@ def read(path: Path) -> Chain:
     content = path.read_bytes() if path.exists() else b""
     *lines, torn = content.split(b"\n")
     entries: list[Entry] = []
-    head = _START
+    hashes: list[str] = []
     for number, line in enumerate(lines, start=1):
-        entry, head = _check(path, number, line, head)
+        try:
+            entry, digest = _parse(line, hashes[-1] if hashes else _START)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
         entries.append(entry)
-    unended = _unended(torn, head)
-    if unended is not None:
-        entries.append(unended[0])
-        lines, torn, head = [*lines, torn], b"", unended[1]
-    _check_head(path, lines, head_count, head_hash)
+        hashes.append(digest)
+    unended = False
+    with suppress(ValueError):  # a last line may lack nothing but its end
+        entry, digest = _parse(torn, hashes[-1] if hashes else _START)
+        entries.append(entry)
+        hashes.append(digest)
+        torn, unended = b"", True
+    _check_head(path, hashes, head_count, head_hash)
     return Chain(
         entries=tuple(entries),
-        head=head,
+        hashes=tuple(hashes),
         intact_bytes=len(content) - len(torn),
-        ended=unended is None,
+        ended=not unended,
         torn=torn,
     )
 
@@ -144,13 +157,6 @@ class ChainFile:
             ) from error
 
 
-def _check(path: Path, number: int, line: bytes, previous: str) -> tuple[Entry, str]:
-    try:
-        return _parse(line, previous)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number}: {error}") from error
-
-
 def _parse(line: bytes, previous: str) -> tuple[Entry, str]:
     """The entry of a line and its hash; ValueError unless we would have written it there."""
     try:
@@ -166,14 +172,6 @@ def _parse(line: bytes, previous: str) -> tuple[Entry, str]:
     return entry, head
 
 
-def _unended(torn: bytes, previous: str) -> tuple[Entry, str] | None:
-    """The entry and hash of a last line that lacks nothing but its end."""
-    try:
-        return _parse(torn, previous)
-    except ValueError:
-        return None
-
-
 def _read_head(path: Path) -> tuple[int, str]:
     """Number of lines and last hash that were written down; 0 lines if there is no head."""
     head_path = _head_path(path)
@@ -186,16 +184,16 @@ def _read_head(path: Path) -> tuple[int, str]:
         raise DataError(f"{head_path}: cannot be read") from error
 
 
-def _check_head(path: Path, lines: list[bytes], count: int, head: str) -> None:
+def _check_head(path: Path, hashes: Sequence[str], count: int, head: str) -> None:
     # A crash while the very first line was written leaves no head; nothing else does.
-    if count == 0 and len(lines) > 1:
+    if count == 0 and len(hashes) > 1:
         raise DataError(f"{_head_path(path)}: is missing, so lines may be missing from {path.name}")
-    if count > len(lines):
+    if count > len(hashes):
         raise DataError(
-            f"{path}: has {len(lines)} lines where {count} were written; the end was cut off. "
+            f"{path}: has {len(hashes)} lines where {count} were written; the end was cut off. "
             "Restore the file from a backup; nothing can be spent from it"
         )
-    if count > 0 and json.loads(lines[count - 1])["hash"] != head:
+    if count > 0 and hashes[count - 1] != head:
         raise DataError(f"{path}: does not belong to {_head_path(path).name}")
 
 
@@ -219,14 +217,7 @@ def _write(file: int, data: bytes) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash either the old or the new content is there."""
-    temporary = path.with_name(path.name + ".new")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        _write(file, data)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    temporary.replace(path)
+    write_atomically(path, data, PRIVATE)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -11,7 +11,6 @@ computed over all of it when asked. Time and names come from the caller.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from clients.ledger import hash_chain
-from clients.ledger.state import SCHEMA, BudgetRefusal, Cost, Declined, Reservation, replay, utc
+from clients.ledger.state import SCHEMA, Cost, Declined, Reservation, Spending, replay, utc
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event, Unit, to_json
@@ -44,32 +43,15 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LedgerReport:
+class LedgerReport(Spending):
     """What a ledger says, and what was noticed about it.
 
     `head` is the hash of the last line: note it elsewhere and compare, to find
-    a ledger that was replaced as a whole. `by_run` is what each run spent, by
-    run id, in the order of their first entry. `pending` are reservations without a
-    commit, spent like all others; `repairs` torn lines that crashes left;
-    `torn` such a line that is still there.
+    a ledger that was replaced as a whole. `torn`: a crash has left an unfinished line.
     """
 
-    site: str
-    data: str
     head: str
-    entries: int
-    spent: tuple[Event, ...]
-    by_run: Mapping[str, tuple[Event, ...]]
-    pending: tuple[Reservation, ...]
-    refusals: tuple[BudgetRefusal, ...]
-    repairs: int
     torn: bool
-    last: datetime | None
-    declined: tuple[Declined, ...] = ()
-
-    def epsilon(self, delta: float, unit: Unit = "record") -> float:
-        """What all of it amounts to at `delta`, for every `unit`."""
-        return accounting.epsilon(self.spent, delta, unit=unit)
 
 
 class Ledger:
@@ -103,24 +85,14 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def reserve(
-        self,
-        event: Event,
-        *,
-        run_id: str,
-        round_number: int,
-        purpose: str,
-        now: datetime,
-        of_run: Budget | None = None,
-    ) -> Reservation:
-        """Spend `event`; call it before the data is read.
+    def reserve(self, cost: Cost, *, now: datetime, of_run: Budget | None = None) -> Reservation:
+        """Spend `cost`; call it before the data is read.
 
         `of_run` is what the run as a whole has promised not to exceed.
 
         Raises PrivacyError, after writing the refusal down, if one of the budgets
         does not allow it; also if `now` lies before the last entry.
         """
-        cost = Cost(event=event, run_id=run_id, round_number=round_number, purpose=purpose)
         self.require(cost, now=now, of_run=of_run)
         number, stamp = self._state.reserved + 1, self._stamp(now)
         self._append({"kind": "reserve", "number": number, "time": stamp, **_entry(cost)})
@@ -145,6 +117,12 @@ class Ledger:
         stamp = self._stamp(now)
         self._append({"kind": "commit", "number": reservation.number, "time": stamp})
 
+    def commit_all(self, run_id: str, *, now: datetime) -> None:
+        """`commit` what one run has reserved: it goes on, so its replies have left."""
+        for reservation in [*self._state.pending.values()]:
+            if reservation.run_id == run_id:
+                self.commit(reservation, now=now)
+
     def spent(self) -> tuple[Event, ...]:
         """Everything spent so far, equal mechanisms put together."""
         return self._state.spent
@@ -152,10 +130,6 @@ class Ledger:
     def spent_by(self, run_id: str) -> tuple[Event, ...]:
         """What one run has spent so far."""
         return self._state.by_run.get(run_id, ())
-
-    def pending(self, run_id: str) -> tuple[Reservation, ...]:
-        """What one run has reserved and not committed."""
-        return tuple(r for r in self._state.pending.values() if r.run_id == run_id)
 
     def epsilon(self, delta: float | None = None) -> float:
         """What was spent, at `delta` or at that of the budget."""
@@ -270,17 +244,4 @@ def verify(path: Path) -> LedgerReport:
     if not content.entries:
         raise DataError(f"{path}: there is no ledger here")
     state = replay(content.entries, str(path))
-    return LedgerReport(
-        site=state.site,
-        data=state.data,
-        head=content.head,
-        entries=state.entries,
-        spent=state.spent,
-        by_run=state.by_run,
-        pending=tuple(state.pending.values()),
-        refusals=state.refusals,
-        repairs=state.repairs,
-        torn=bool(content.torn),
-        last=state.last,
-        declined=state.declined,
-    )
+    return LedgerReport(**vars(state), head=content.head, torn=bool(content.torn))

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from fedlearn.core.errors import DataError
 from fedlearn.privacy.events import Event, from_json, merged
@@ -57,24 +57,16 @@ class Declined:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reservation:
+class Reservation(Cost):
     """A cost that counts as spent, whether or not its release has been finished."""
 
     number: int
-    event: Event
-    run_id: str
-    round_number: int
-    purpose: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetRefusal:
+class BudgetRefusal(Cost):
     """A request that the budget did not allow; nothing was spent for it."""
 
-    event: Event
-    run_id: str
-    round_number: int
-    purpose: str
     reason: str
 
 
@@ -82,9 +74,9 @@ class BudgetRefusal:
 class Spending:
     """The state of a ledger after some of its entries.
 
-    `by_run` is what was spent by run id, `pending` the reservations without a
-    commit, by number: spent like all others. `last` is the time of the last
-    entry, None before the first.
+    `by_run` is what was spent by run id, in the order of their first entry; `pending` the
+    reservations without a commit, by number: spent like all others. `repairs` counts the torn
+    lines that crashes left; `last` is the time of the last entry, None before the first.
     """
 
     site: str = ""
@@ -121,9 +113,12 @@ class Spending:
             case "commit":
                 return self._committed(entry)
             case "refuse":
-                return replace(self, refusals=(*self.refusals, _refusal(entry)))
+                refusal = BudgetRefusal(**_cost(entry), reason=_text(entry, "reason"))
+                return replace(self, refusals=(*self.refusals, refusal))
             case "decline":
-                return replace(self, declined=(*self.declined, _declined(entry)))
+                run, purpose = _text(entry, "run"), _text(entry, "purpose")
+                declined = Declined(run_id=run, purpose=purpose, reason=_text(entry, "reason"))
+                return replace(self, declined=(*self.declined, declined))
             case "repair":
                 return replace(self, repairs=self.repairs + 1)
             case _:
@@ -136,7 +131,7 @@ class Spending:
         return replace(self, site=site, data=data, opened=True)
 
     def _reserved(self, entry: Entry) -> Spending:
-        reservation = _reservation(entry)
+        reservation = Reservation(number=_integer(entry, "number"), **_cost(entry))
         if reservation.number != self.reserved + 1:
             raise DataError(f"number={reservation.number}: must be {self.reserved + 1}")
         run = reservation.run_id
@@ -173,32 +168,14 @@ def utc(time: datetime) -> str:
     return time.astimezone(UTC).isoformat()
 
 
-def _reservation(entry: Entry) -> Reservation:
-    return Reservation(
-        number=_integer(entry, "number"),
-        event=from_json(entry["event"]),
-        run_id=_text(entry, "run"),
-        round_number=_integer(entry, "round"),
-        purpose=_text(entry, "purpose"),
-    )
-
-
-def _refusal(entry: Entry) -> BudgetRefusal:
-    return BudgetRefusal(
-        event=from_json(entry["event"]),
-        run_id=_text(entry, "run"),
-        round_number=_integer(entry, "round"),
-        purpose=_text(entry, "purpose"),
-        reason=_text(entry, "reason"),
-    )
-
-
-def _declined(entry: Entry) -> Declined:
-    return Declined(
-        run_id=_text(entry, "run"),
-        purpose=_text(entry, "purpose"),
-        reason=_text(entry, "reason"),
-    )
+def _cost(entry: Entry) -> dict[str, Any]:
+    """The fields of a `Cost`, as `reserve` and `refuse` write them."""
+    return {
+        "event": from_json(entry["event"]),
+        "run_id": _text(entry, "run"),
+        "round_number": _integer(entry, "round"),
+        "purpose": _text(entry, "purpose"),
+    }
 
 
 def _text(entry: Entry, key: str) -> str:

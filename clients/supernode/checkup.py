@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -21,24 +20,16 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.training.device import device_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkup:
-    """All problems; where there are none, `facts` say what was found."""
-
-    problems: tuple[str, ...]
-    facts: tuple[str, ...]
-
-
-def check(path: Path, now: datetime) -> Checkup:
-    """Look at a site file and all that it points to; changes nothing.
+def check(path: Path, now: datetime) -> list[str]:
+    """What is found in a site file and all that it points to, in lines; changes nothing.
 
     Keys, certificates, roster and its pin, the coordinator's address, the ledger, the
     policy, and the records, which are read as for a run.
+
+    Raises:
+        ConfigError: with every problem.
     """
-    try:
-        site = sitefile.load(path)
-    except ConfigError as error:
-        return Checkup(problems=error.problems, facts=())
+    site = sitefile.load(path)
     found = [*sitefile.problems(site), *_connection_problems(site, now), *_ledger_folder(site)]
     facts: list[str] = []
     try:
@@ -48,8 +39,8 @@ def check(path: Path, now: datetime) -> Checkup:
     except FedlearnError as error:
         found += [f"data: {line}" for line in str(error).splitlines()]
     if found:
-        return Checkup(problems=tuple(dict.fromkeys(found)), facts=())
-    return Checkup(problems=(), facts=(*_facts(site), *facts))
+        raise ConfigError([*dict.fromkeys(found)])
+    return [*_facts(site), *facts]
 
 
 def tls_context(site: SiteFile) -> ssl.SSLContext:

@@ -43,11 +43,6 @@ def _loaded(path: str, version: int) -> SiteFile:
     return sitefile.load(Path(path))
 
 
-def identity_at(site: SiteFile) -> Identity:
-    """The site's long-lived key."""
-    return Identity.load(site.keys)
-
-
 def check_pinned(path: Path, invited: Roster) -> None:
     """Refuse the roster of a run that the site's own, pinned roster does not bear out.
 
@@ -71,11 +66,6 @@ def check_pinned(path: Path, invited: Roster) -> None:
             f"the pinned roster {path} does not have {', '.join(strangers)} with that key; "
             "ask the coordinator for the roster of this run",
         )
-
-
-def check_roster(site: SiteFile, invited: Roster) -> None:
-    """`check_pinned` for a deployed site."""
-    check_pinned(site.roster, invited)
 
 
 def commitment(identity: Identity, data_sha256: str) -> str:

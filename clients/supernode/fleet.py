@@ -34,6 +34,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
     push_objects,
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -87,7 +88,7 @@ class Fleet:
         )
         # A coordinator must not make a site send requests to others, in the site's own network.
         self._client._client.follow_redirects = False
-        self._public = _public_bytes(key)
+        self._public: bytes = public_key_to_bytes(key.public_key())
         self._node: node_pb2.Node | None = None
         self._beating: threading.Event | None = None
         self._configs: dict[int, dict[str, bool | float | int | str]] = {}
@@ -272,10 +273,3 @@ def headless(data: bytes) -> Message:
     """A message of which only the head is known, to be answered with an error."""
     head = message_from_proto(message_pb2.Message.FromString(data))
     return make_message(head.metadata, content=RecordDict())
-
-
-def _public_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-    data: bytes = public_key_to_bytes(key.public_key())
-    return data

@@ -85,3 +85,8 @@ def load_vector(model: nn.Module, vector: Vector) -> None:
 def vector_digest(vector: Vector) -> str:
     """SHA-256 (hex) of the little-endian float32 bytes of `vector`."""
     return hashlib.sha256(np.ascontiguousarray(vector, "<f4").tobytes()).hexdigest()
+
+
+def short_floats(values: NDArray[np.float32]) -> list[float]:
+    """Numbers for JSON in as many digits as float32 holds."""
+    return [float(f"{value:.9g}") for value in values]

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fedlearn.auditing.findings import Findings
+from fedlearn.core.files import write_atomically
 from fedlearn.report.gaps import Gaps
-from fedlearn.results.folder import write_atomically, write_json
+from fedlearn.results.folder import write_json
 from fedlearn.results.reading import parse, read_bytes
 from fedlearn.results.result import ResultFile, Status
 

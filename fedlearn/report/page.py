@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fedlearn import __version__
 from fedlearn.core.errors import DataError
+from fedlearn.core.files import write_atomically
 from fedlearn.report.comparison import FILE
 from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
@@ -21,7 +22,6 @@ from fedlearn.report.run_page import run_page
 from fedlearn.report.runs import read_runs
 from fedlearn.report.sweep_page import sweep_page
 from fedlearn.report.texts import TEMPLATES, render
-from fedlearn.results.folder import write_atomically
 from fedlearn.results.reading import read_bytes, read_result
 from fedlearn.tasks import metric_called
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.numpy import load_file, save
 from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.files import write_atomically
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.privacy import Event
 from fedlearn.results.result import ResultFile, RoundResult
@@ -212,13 +212,3 @@ def write_json(path: Path, value: Any) -> None:
     """Replace `path` by a frozen dataclass as JSON; null stands for what is not finite."""
     text = json.dumps(finite(to_tree(value)), indent=2, allow_nan=False)
     write_atomically(path, text.encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step, which also a loss of power leaves whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -16,10 +16,10 @@ from typing import Any
 from fedlearn.config import decode
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.files import write_atomically
 from fedlearn.report.comparison import FILE as COMPARISON
 from fedlearn.report.inversion import FILE, Inversion, write_inversion
 from fedlearn.report.page import write_report
-from fedlearn.results.folder import write_atomically
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
 from simulations.attacks.inversion import demonstrate

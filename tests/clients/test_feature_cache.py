@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from clients.feature_cache import encoded
-from fedlearn.data import Records
 from fedlearn.models.initialise import initialise
 from fedlearn.training import device
 from tests.far import CUDA, far_device
@@ -33,19 +32,19 @@ def layer(scale: float = 1.0) -> Counting:
     return made.eval()
 
 
-def records(n: int = 300, first: float = 0.0) -> Records:
+def records(n: int = 300) -> np.ndarray:
     features = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
-    features[:1] = first
-    return Records(features=features, labels=np.zeros(n, np.int64))
+    features[:1] = 0.0
+    return features
 
 
-def expected(mine: Records, scale: float = 1.0) -> np.ndarray:
-    return mine.features @ (scale * np.arange(6, dtype=np.float32).reshape(3, 2)).T
+def expected(mine: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    return mine @ (scale * np.arange(6, dtype=np.float32).reshape(3, 2)).T
 
 
-def split(mine: Records, rows: Sequence[int]) -> Records:
+def split(mine: np.ndarray, rows: Sequence[int]) -> np.ndarray:
     """Some of the records as another site or another seed has them."""
-    return Records(features=mine.features[list(rows)], labels=mine.labels[list(rows)])
+    return mine[list(rows)]
 
 
 @pytest.mark.parametrize("n", [0, 1, 32, 300])
@@ -107,8 +106,7 @@ def test_encoded__does_not_depend_on_the_company_that_a_record_was_computed_in(
     generator = torch.Generator().manual_seed(0)
     frozen = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Flatten(), nn.Linear(64 * 36, 33)).eval()
     initialise(frozen, generator)
-    features = torch.rand(100, 3, 8, 8, generator=generator).numpy()
-    whole = Records(features=features, labels=np.zeros(100, np.int64))
+    whole = torch.rand(100, 3, 8, 8, generator=generator).numpy()
     together = encoded(frozen, whole, made_by="", cache=tmp_path / "a")
     for rows in ([99], range(7, 60), np.random.default_rng(1).permutation(100)):
         found = encoded(frozen, split(whole, rows), made_by="", cache=tmp_path / "b")
@@ -123,10 +121,9 @@ def test_encoded__gives_a_record_that_is_there_twice_twice(tmp_path: Path) -> No
 
 def test_encoded__never_takes_what_was_made_otherwise(tmp_path: Path) -> None:
     encoded(layer(), records(320), made_by="a", cache=tmp_path)
-    changed = Records(features=records(320).features + 5, labels=np.zeros(320, np.int64))
     for other, mine, made_by in [
         (layer(2.0), records(320), "a"),
-        (layer(), changed, "a"),
+        (layer(), records(320) + 5, "a"),
         (layer(), records(320), "b"),
     ]:
         encoded(other, mine, made_by=made_by, cache=tmp_path)

@@ -12,10 +12,12 @@ import pytest
 
 from clients.ledger import ledger as ledgers
 from clients.ledger.ledger import Budget, Ledger, LedgerReport
+from clients.ledger.state import Cost
 from clients.supernode.run_lock import claimed
 from fedlearn.cli import main
 from fedlearn.core.code import code_digest
 from fedlearn.models.custom import source_digest
+from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import GaussianEvent
 
 # Whole runs: too long for the fast gate.
@@ -71,7 +73,7 @@ def test_budget__is_that_of_the_data_over_all_runs(
 ) -> None:
     write(sites, "cleveland", epsilon_total=5.0)
     assert simulate(sites, "one") == 0
-    assert 3.9 < report_of(sites).epsilon(1e-5) <= 4.0
+    assert 3.9 < epsilon(report_of(sites).spent, 1e-5) <= 4.0
     shutil.rmtree(sites.parent / "one")  # the ledger is not the run's
     assert simulate(sites, "two") == 3
     complaint = capsys.readouterr().err
@@ -80,7 +82,7 @@ def test_budget__is_that_of_the_data_over_all_runs(
     result = read(sites, "two")
     # 4 of 5 are spent: the first round can be paid for if it costs no more than is left.
     assert result["status"] == "stopped_budget"
-    assert report_of(sites).epsilon(1e-5) <= 5.0
+    assert epsilon(report_of(sites).spent, 1e-5) <= 5.0
     assert len(result["rounds"]) < 2
 
 
@@ -287,7 +289,8 @@ def test_ledger__from_the_future_means_a_clock_set_back(
     budget = Budget(epsilon=100.0, delta=1e-5)
     with Ledger(ledger_of(sites), site="cleveland", data=data, budget=budget, now=later) as ledger:
         event = GaussianEvent(noise_multiplier=9.0, sample_rate=1.0, steps=1)
-        ledger.reserve(event, run_id="r", round_number=1, purpose="training", now=later)
+        cost = Cost(event=event, run_id="r", round_number=1, purpose="training")
+        ledger.reserve(cost, now=later)
     assert simulate(sites, "run") == 3
     assert "Set the clock right" in capsys.readouterr().err
     assert read(sites, "run")["rounds"] == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.state import Cost
 from fedlearn.cli import main
 from fedlearn.core.errors import PrivacyError
 from fedlearn.privacy.accounting import epsilon
@@ -21,6 +22,10 @@ CLEAR = GaussianEvent(noise_multiplier=0.0, sample_rate=1.0, steps=1)
 Output = pytest.CaptureFixture[str]
 
 
+def cost(event: GaussianEvent, run: str, number: int = 1) -> Cost:
+    return Cost(event=event, run_id=run, round_number=number, purpose="training")
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A ledger of two runs: one reservation is pending, one request was refused."""
@@ -28,13 +33,11 @@ def path(tmp_path: Path) -> Path:
     budget = Budget(epsilon=4.0, delta=1e-5)
     with Ledger(path, site="cleveland", data="ab" * 32, budget=budget, now=NOW) as ledger:
         for number in (1, 2):
-            spent = ledger.reserve(
-                ROUND, run_id="first", round_number=number, purpose="training", now=NOW
-            )
+            spent = ledger.reserve(cost(ROUND, "first", number), now=NOW)
             ledger.commit(spent, now=NOW)
-        ledger.reserve(OTHER, run_id="second", round_number=1, purpose="training", now=NOW)
+        ledger.reserve(cost(OTHER, "second"), now=NOW)
         with pytest.raises(PrivacyError):
-            ledger.reserve(CLEAR, run_id="third", round_number=1, purpose="training", now=NOW)
+            ledger.reserve(cost(CLEAR, "third"), now=NOW)
     return path
 
 
@@ -81,7 +84,7 @@ def test_ledger_show__says_that_a_release_in_clear_has_no_limit(
 ) -> None:
     budget = Budget(epsilon=float("inf"), delta=1e-5)
     with Ledger(tmp_path / "l", site="[bold]x", data="d", budget=budget, now=NOW) as ledger:
-        ledger.reserve(CLEAR, run_id="clear", round_number=1, purpose="training", now=NOW)
+        ledger.reserve(cost(CLEAR, "clear"), now=NOW)
     assert main(["ledger", "show", str(tmp_path / "l")]) == 0
     output = capsys.readouterr().out
     assert "no limit" in output
@@ -105,7 +108,7 @@ def test_ledger_verify__knows_a_head_that_the_ledger_has_grown_from(
     noted = head_of(capsys.readouterr().out)
     budget = Budget(epsilon=4.0, delta=1e-5)
     with Ledger(path, site="cleveland", data="ab" * 32, budget=budget, now=NOW) as ledger:
-        ledger.reserve(OTHER, run_id="fourth", round_number=1, purpose="training", now=NOW)
+        ledger.reserve(cost(OTHER, "fourth"), now=NOW)
     assert main(["ledger", "verify", str(path), "--head", noted]) == 0
     grown = head_of(capsys.readouterr().out)
     assert grown != noted

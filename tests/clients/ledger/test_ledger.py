@@ -18,7 +18,7 @@ import pytest
 
 from clients.ledger import hash_chain
 from clients.ledger.ledger import Budget, Ledger, verify
-from clients.ledger.state import Reservation
+from clients.ledger.state import Cost, Reservation
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import GaussianEvent
@@ -34,7 +34,11 @@ def open_ledger(path: Path, **changes: object) -> Ledger:
 
 
 def spend(ledger: Ledger, event: GaussianEvent = ROUND, *, number: int = 1) -> Reservation:
-    return ledger.reserve(event, run_id="run-1", round_number=number, purpose="training", now=NOW)
+    return ledger.reserve(cost(event, "run-1", number), now=NOW)
+
+
+def cost(event: GaussianEvent = ROUND, run: str = "r", number: int = 1) -> Cost:
+    return Cost(event=event, run_id=run, round_number=number, purpose="training")
 
 
 @pytest.fixture
@@ -60,13 +64,13 @@ def test_ledger__counts_as_spent_what_was_reserved_and_never_committed(path: Pat
         reservation = spend(ledger)
     report = verify(path)
     assert report.spent == (ROUND,)
-    assert report.pending == (reservation,)
+    assert [*report.pending.values()] == [reservation]
 
 
 def test_ledger__has_the_reservation_on_the_disk_before_reserve_returns(path: Path) -> None:
     with open_ledger(path) as ledger:
         reservation = spend(ledger)
-        assert verify(path).pending == (reservation,)
+        assert [*verify(path).pending.values()] == [reservation]
 
 
 def test_ledger__waits_for_the_disk_before_it_goes_on(
@@ -77,7 +81,7 @@ def test_ledger__waits_for_the_disk_before_it_goes_on(
     with open_ledger(path) as ledger:
         monkeypatch.setattr(os, "fsync", lambda f: synced.append(_name_of(f)))
         spend(ledger)
-    assert synced == ["ledger.jsonl", "ledger.jsonl.head.new", "state"]
+    assert synced == ["ledger.jsonl", f".ledger.jsonl.head.{os.getpid()}", "state"]
 
 
 def _name_of(file: int) -> str:
@@ -239,25 +243,15 @@ def test_ledger__refuses_a_clock_that_went_back_and_bears_a_small_step(path: Pat
     with open_ledger(path) as ledger:
         for behind in (timedelta(minutes=6), timedelta(days=4000)):
             with pytest.raises(PrivacyError, match="Set the clock right"):
-                ledger.reserve(
-                    ROUND, run_id="r", round_number=1, purpose="training", now=NOW - behind
-                )
-        ledger.reserve(
-            ROUND,
-            run_id="r",
-            round_number=1,
-            purpose="training",
-            now=NOW - timedelta(minutes=1),
-        )
+                ledger.reserve(cost(), now=NOW - behind)
+        ledger.reserve(cost(), now=NOW - timedelta(minutes=1))
     assert verify(path).last == NOW
 
 
 def test_ledger__refuses_a_time_without_a_zone(path: Path) -> None:
     three_rounds(path)
     with open_ledger(path) as ledger, pytest.raises(ValueError, match="time zone"):
-        ledger.reserve(
-            ROUND, run_id="r", round_number=1, purpose="training", now=NOW.replace(tzinfo=None)
-        )
+        ledger.reserve(cost(), now=NOW.replace(tzinfo=None))
 
 
 def test_ledger__commits_only_what_is_pending(path: Path) -> None:
@@ -266,7 +260,7 @@ def test_ledger__commits_only_what_is_pending(path: Path) -> None:
         ledger.commit(reservation, now=NOW)
         with pytest.raises(RuntimeError, match="not pending"):
             ledger.commit(reservation, now=NOW)
-    assert verify(path).pending == ()
+    assert not verify(path).pending
 
 
 def test_ledger__is_whole_again_after_a_full_disk(
@@ -315,16 +309,18 @@ import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.state import Cost
 from fedlearn.privacy.events import GaussianEvent
 
 def spend_for_ever():
     event = GaussianEvent(noise_multiplier=50.0, sample_rate=1.0, steps=1)
+    cost = Cost(event=event, run_id="r", round_number=1, purpose="training")
     now = datetime(2026, 3, 1, tzinfo=UTC)
     released = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     budget = Budget(epsilon=float("inf"), delta=1e-5)
     with Ledger(Path(sys.argv[1]), site="s", data="d", budget=budget, now=now) as ledger:
         while True:
-            held = ledger.reserve(event, run_id="r", round_number=1, purpose="training", now=now)
+            held = ledger.reserve(cost, now=now)
             os.write(released, b"x")
             ledger.commit(held, now=now)
 

@@ -18,8 +18,8 @@ from clients.owner import deployed_owner
 from clients.site import open_site
 from clients.sitefile import Machine
 from clients.supernode.checkup import check
-from clients.supernode.deployed import check_roster, commitment
-from clients.supernode.memory import Memory
+from clients.supernode.deployed import check_pinned, commitment
+from clients.supernode.node import Memory
 from fedlearn.cli import main
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, ProtocolError
@@ -43,6 +43,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, heart_archive: Path) -> Worl
 
 
 # --- Before it starts ---------------------------------------------------------------
+
+
+def problems(path: Path, now: datetime) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        check(path, now)
+    return caught.value.problems
 
 
 def test_check__says_what_it_found_where_all_is_well(world: World, capsys: Output) -> None:
@@ -81,12 +87,12 @@ def test_check__asks_for_the_coordinator_and_for_valid_certificates(world: World
     text = path.read_text()
     try:
         path.write_text("\n".join(line for line in text.splitlines() if "server:" not in line))
-        assert any("server: must be given" in line for line in check(path, NOW).problems)
+        assert any("server: must be given" in line for line in problems(path, NOW))
     finally:
         path.write_text(text)
-    expired = check(path, NOW + timedelta(days=826)).problems
+    expired = problems(path, NOW + timedelta(days=826))
     assert any("hungary.tls: its certificate expired" in line for line in expired)
-    early = check(path, NOW - timedelta(hours=1)).problems
+    early = problems(path, NOW - timedelta(hours=1))
     assert any("clock behind" in line for line in early)
 
 
@@ -96,7 +102,7 @@ def test_sitefile__refuses_an_address_without_host_or_port(
 ) -> None:
     text = world.site_file("hungary").read_text().replace(f"127.0.0.1:{world.port}", address)
     (tmp_path / "site.yaml").write_text(text)
-    assert any("must be host:port" in one for one in check(tmp_path / "site.yaml", NOW).problems)
+    assert any("must be host:port" in one for one in problems(tmp_path / "site.yaml", NOW))
 
 
 # --- Rosters ------------------------------------------------------------------------
@@ -108,15 +114,15 @@ def test_roster_of_a_run__must_be_borne_out_by_the_pinned_one(world: World) -> N
     keys = Roster.load(site.roster, authority.fingerprint).sites()
     ours = [Participant(name=name, role="site", public=key) for name, key in keys.items()]
     server = Participant(name="server", role="server", public=authority.public)
-    check_roster(site, Roster.sign("run", (*ours[:2], server), authority))
+    check_pinned(site.roster, Roster.sign("run", (*ours[:2], server), authority))
     with pytest.raises(ProtocolError, match="not signed as the pinned one"):
-        check_roster(site, Roster.sign("run", (*ours, server), Identity.new()))
+        check_pinned(site.roster, Roster.sign("run", (*ours, server), Identity.new()))
     stranger = Participant(name="zebra", role="site", public=Identity.new().public)
     with pytest.raises(ProtocolError, match="does not have zebra"):
-        check_roster(site, Roster.sign("run", (*ours, stranger, server), authority))
+        check_pinned(site.roster, Roster.sign("run", (*ours, stranger, server), authority))
     swapped = replace(ours[1], public=Identity.new().public)
     with pytest.raises(ProtocolError, match=f"does not have {ours[1].name}"):
-        check_roster(site, Roster.sign("run", (ours[0], swapped, server), authority))
+        check_pinned(site.roster, Roster.sign("run", (ours[0], swapped, server), authority))
 
 
 def test_commitment__is_the_same_for_the_same_records_and_cannot_be_guessed() -> None:

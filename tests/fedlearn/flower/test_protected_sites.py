@@ -26,6 +26,7 @@ from fedlearn.flower.apps import grid, sealing
 from fedlearn.flower.apps.grid import SecureGrid
 from fedlearn.flower.apps.mod import ProtectedSite, SiteMod
 from fedlearn.flower.apps.owner import owner_of
+from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import ClientGaussianEvent, GaussianEvent
 from fedlearn.secagg.server import ServerSession
 from tests.fedlearn.flower.small_apps import START, Seen, TappedGrid, make_client, record, run
@@ -301,7 +302,7 @@ def test_ledger__is_charged_before_the_app_runs_and_settled_after_its_reply_left
     report = spent(tmp_path, 3)
     assert report.site == "site-3"
     assert report.spent == (replace(STEP, steps=20),)
-    assert report.pending == ()
+    assert not report.pending
     assert len(report.by_run) == 1
 
 
@@ -313,7 +314,7 @@ def test_budget__that_is_used_up_refuses_before_anything_is_trained(tmp_path: Pa
     rounds = len(seen.trained) // 5
     assert 1 <= rounds < 5
     assert spent(tmp_path, 0).spent == (replace(once, steps=rounds),)
-    assert spent(tmp_path, 0).epsilon(1e-5) <= 6.0
+    assert epsilon(spent(tmp_path, 0).spent, 1e-5) <= 6.0
     # What was spent stays: a new run finds the same ledger.
     with pytest.raises(PrivacyError, match="budget"):
         with_files(tmp_path, mod, seen=seen)

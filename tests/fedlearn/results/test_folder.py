@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from fedlearn.config import RunConfig, load
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Layout, vector_digest
 from fedlearn.privacy.events import GaussianEvent
-from fedlearn.results.folder import Checkpoint, RunFolder, write_atomically
+from fedlearn.results.folder import Checkpoint, RunFolder
 from fedlearn.results.result import Attendance, RoundResult
 from fedlearn.stages import RandomMask
 from tests.server.parties import make_config
@@ -172,23 +171,3 @@ def test_model__is_written_by_name_with_its_digest(folder: RunFolder, config: Ru
         assert file.metadata()["sha256"] == vector_digest(vector)
         assert file.get_tensor("a").tolist() == [[0, 1, 2], [3, 4, 5]]
         assert file.get_tensor("b").tolist() == [6]
-
-
-def test_write_atomically__leaves_the_old_file_when_it_cannot_finish(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def full(file: int) -> None:
-        os.ftruncate(file, 3)
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            write_atomically(path, b"new and long")
-    assert path.read_bytes() == b"old"
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"], "nothing half-written stays behind"

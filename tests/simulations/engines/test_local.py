@@ -23,8 +23,8 @@ from fedlearn.config.engine import LocalEngine
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
 from fedlearn.rounds import RoundNote, TrainReply
+from server.average import RunningSum
 from server.grid import SiteGrid
-from server.release import RunningSum
 from simulations.engines.local import PAYS, InProcessGrid, Workers, make_contexts, workers_of
 from tests.simulations.small import environment, table
 

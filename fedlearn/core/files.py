@@ -1,0 +1,28 @@
+"""Files that are there whole, or not at all: for whoever reads while they are written, and after
+a crash, a full disk or a loss of power."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+PRIVATE: Final = 0o600
+"""The mode of a file that only its user may read."""
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replace `path` by `content` in one step; on return it has reached the disk.
+
+    `mode` is as for `os.open`: what the process masks is taken away.
+
+    Raises:
+        OSError: it could not, and what was there is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
