@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
-from fedlearn.core.vector import Layout, Vector
+from fedlearn.core.vector import Layout, Vector, short_floats
 from fedlearn.models.slots import slot_values
 
 FILE: Final = "audit.jsonl"
@@ -47,7 +47,7 @@ def seen_in_slots(
 
 def append_seen(folder: Path, seen: SlotsSeen) -> None:
     """Add one line to the file of the run."""
-    change, model = ([float(f"{v:.9g}") for v in part] for part in (seen.change, seen.model))
+    change, model = short_floats(seen.change), short_floats(seen.model)
     line = {"round": seen.round, "sites": seen.sites, "change": change, "model": model}
     with (folder / FILE).open("a") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -1,30 +1,35 @@
-"""The running mean of the models over rounds, which is tested and kept in place of the last.
-
-Noise that is new in every round averages out. The mean is computed from what is
-released already, so it costs no privacy; training goes on from the last model,
-not from the mean.
-
-Source: Polyak and Juditsky 1992 for the idea; De et al. 2022, "Unlocking
-High-Accuracy Differentially Private Image Classification through Scale",
-section 4, for what it is worth under DP-SGD.
-"""
+"""Sums that grow as their parts come: a round's updates in clear, and the models of all rounds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from flwr.app import Message
 from numpy.typing import NDArray
 
+from fedlearn import flower
+from fedlearn.core.errors import ProtocolError
 from fedlearn.core.vector import Vector
+from fedlearn.flower import private
+from fedlearn.privacy import SystemNoise
+from fedlearn.stages import Mean, Route, ServerRound, Total, Trained, Update
 
 
 @dataclass
 class RunningMean:
-    """An exponential moving average with `decay` in [0, 1); it grows in place.
+    """An exponential moving average of models with `decay` in [0, 1), kept in place of the last.
+
+    Noise that is new in every round averages out. The mean is computed from what is
+    released already, so it costs no privacy; training goes on from the last model,
+    not from the mean.
 
     `total: float64[d]` is the sum of `(1 - decay) decay^(t - i)` times model i;
     `count` is t.
+
+    Source: Polyak and Juditsky 1992 for the idea; De et al. 2022, "Unlocking
+    High-Accuracy Differentially Private Image Classification through Scale",
+    section 4, for what it is worth under DP-SGD.
     """
 
     decay: float
@@ -45,3 +50,65 @@ class RunningMean:
         if not self.count:
             raise RuntimeError("the mean of no model was asked for")
         return np.asarray(self.total / (1 - self.decay**self.count), np.float32)
+
+
+@dataclass
+class RunningSum:
+    """The weighted sum of what comes, in float64; holds no update longer than it takes to add it.
+
+    It is Flower's weighted mean but for rounding: there the weights are divided first, and
+    the sum is float32.
+    """
+
+    route: Route
+    at: ServerRound
+    size: int
+    """Values of an update."""
+    values: NDArray[np.float64] = field(init=False, repr=False)
+    weight: float = field(init=False, default=0.0)
+    counters: NDArray[np.int64] = field(init=False, repr=False)
+    problem: ProtocolError | None = field(init=False, default=None)
+    """Of the first update that cannot be added."""
+
+    def __post_init__(self) -> None:
+        self.values = np.zeros(self.size)
+        self.counters = np.zeros(self.route.counters, np.int64)
+
+    def take(self, site: str, reply: Message) -> Message:
+        """Add the update of a train reply; returns the reply without it."""
+        content = reply.content
+        try:
+            update = Update(values=flower.model_of(content), weight=flower.weight_of(content))
+            self._add(self.route.arrived(update, self.at))
+        except ValueError as error:
+            self.problem = self.problem or ProtocolError(site, "train", str(error))
+        return private.without(reply, "arrays")
+
+    def _add(self, update: Update) -> None:
+        self.values += np.multiply(update.values, update.weight, dtype=np.float64)
+        self.weight += update.weight
+        self.counters += np.array(update.counters, np.int64)
+
+    @classmethod
+    def of_models(cls, size: int) -> RunningSum:
+        """Of models of `size` values, weighed by their records, without privacy."""
+        at = ServerRound(np.zeros(size, np.float32), 0.0, b"", SystemNoise(), 0)
+        return cls(Route(Trained(weighted=True), (Mean(),)), at, size)
+
+    def result(self) -> Vector:
+        """What becomes of the sum, without a strategy: `float32[d]`.
+
+        Raises:
+            ProtocolError: there is none.
+        """
+        return self.route.backward(self.total(), self.at)
+
+    def total(self) -> Total:
+        """The sum; one update that cannot be added ends it for all.
+
+        Raises:
+            ProtocolError: an update has another length, or a number that is not finite.
+        """
+        if self.problem is not None:
+            raise self.problem
+        return Total(values=self.values, weight=self.weight, counters=self.counters)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from fedlearn import __version__, flower
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import ConfigError
-from fedlearn.crypto.certificates import node_public_key, read_certificate
+from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.files import PRIVATE, write_atomically
+from fedlearn.crypto.certificates import (
+    authority_credential,
+    node_public_key,
+    read_certificate,
+    server_credential,
+)
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
@@ -22,9 +38,12 @@ from server.serverfile import Participants, ServerFile
 from server.stop import Stop
 from server.superlink.endpoint import SuperLink
 from server.superlink.health import Watch
-from server.superlink.processes import gateway, superlink
 
 log = logging.getLogger(__name__)
+
+START_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 10.0
+_PROGRAM: Final = Path(__file__).resolve().parents[1]
 
 
 def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
@@ -79,7 +98,10 @@ def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -
         log.warning("certificate", extra={"fields": {"reason": warning}})
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with superlink(file) as link:
-        nodes = _register(link, parties)
+        nodes = {
+            link.register(node_public_key(read_certificate(pem, name)), name): name
+            for name, pem in parties.certificates.items()
+        }
         with (
             gateway(file, link.address, parties),
             Watch(link.nodes, nodes, file.state / "health.json"),
@@ -89,14 +111,6 @@ def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -
             longest = max(config.reply_timeout, file.wait_seconds)
             with link.carry_out(run_id, longest) as (grid, _):
                 return run(grid, config, listener, stop, _admission(file, parties, nodes))
-
-
-def _register(link: SuperLink, parties: Participants) -> dict[int, str]:
-    """Enrol the key of every site of the roster; node ids with the sites that they are for."""
-    return {
-        link.register(node_public_key(read_certificate(pem, name)), name): name
-        for name, pem in parties.certificates.items()
-    }
 
 
 def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -> Admission:
@@ -109,3 +123,145 @@ def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -
         version=__version__,
         code=code_digest(),
     )
+
+
+# --- the programs beside it: the SuperLink, and the gateway before it ---------------
+
+
+@contextmanager
+def superlink(file: ServerFile) -> Iterator[SuperLink]:
+    """A SuperLink that only this machine can reach; ends with the context, or with this process.
+
+    It keeps everything in memory: what a run needs to go on is in the run's own folder.
+
+    Raises:
+        ProtocolError: it did not start.
+    """
+    folder = file.state / "superlink"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    authority = _loopback_credentials(folder)
+    secret = secrets.token_bytes(32)
+    write_atomically(folder / "secret", secret, PRIVATE)
+    port = _free_port()
+    arguments = [
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--ssl-ca-certfile", str(folder / "ca.crt")),
+        *("--ssl-certfile", str(folder / "loopback.tls")),
+        *("--ssl-keyfile", str(folder / "loopback.tls")),
+        *("--isolation", "process", "--superexec-auth-secret-file", str(folder / "secret")),
+        *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+    ]
+    link = SuperLink(f"127.0.0.1:{port}", authority, secret)
+    with _child("superlink", arguments, file.state) as process:
+        try:
+            _wait("the SuperLink", process, link.ready, file.state / "superlink.log")
+            yield link
+        finally:
+            link.close()
+
+
+@contextmanager
+def gateway(file: ServerFile, link_address: str, federation: Participants) -> Iterator[None]:
+    """The gateway on `file.listen`; ends with the context, or with this process.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+        ProtocolError: it did not start.
+    """
+    _check_address(file)
+    arguments = [
+        *("--host", file.host, "--port", str(file.port), "--tls", str(file.tls)),
+        *("--upstream", link_address),
+        *("--authority", str(file.state / "superlink" / "ca.crt")),
+    ]
+    if file.client_certificates:
+        sites = file.state / "sites.pem"
+        sites.write_text("".join(federation.certificates.values()))
+        arguments += ["--sites", str(sites)]
+    with _child("gateway", arguments, file.state) as process:
+        _wait("the gateway", process, lambda: _listens(file), file.state / "gateway.log")
+        yield
+
+
+@contextmanager
+def _child(program: str, arguments: list[str], state: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = dict(os.environ)
+    environment["FLWR_HOME"] = str(state / "flower")
+    paths = [str(_PROGRAM), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+    with (state / f"{program}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server.superlink.supervised", program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            # Ctrl-C in a terminal is for this process, which ends it when a round is over.
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()  # the child notices, and ends itself
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+        return
+    process.kill()
+    process.wait()
+
+
+def _wait(
+    what: str, process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ProtocolError("", "start", f"{what} did not start; see {log}")
+        time.sleep(0.1)
+
+
+def _loopback_credentials(folder: Path) -> bytes:
+    """A certificate for this machine alone, new at every start; returns who certifies it (PEM)."""
+    now = datetime.now(UTC)
+    authority = authority_credential("loopback", now, days=365)
+    server = server_credential(authority, ["127.0.0.1", "localhost"], now, days=365)
+    write_atomically(folder / "loopback.tls", server.pem(), PRIVATE)
+    (folder / "ca.crt").write_bytes(authority.certificate_pem())
+    return authority.certificate_pem()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _check_address(file: ServerFile) -> None:
+    """Refuse an address that is not to be had; waits for a gateway that is ending."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    family = socket.AF_INET6 if ":" in file.host else socket.AF_INET
+    while True:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((file.host, file.port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise ConfigError(
+                        [f"listen={file.listen}: cannot be listened on ({error.strerror})"]
+                    ) from None
+        time.sleep(0.2)
+
+
+def _listens(file: ServerFile) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(file.host, file.host)
+    try:
+        socket.create_connection((host, file.port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True

@@ -19,7 +19,6 @@ from fedlearn.config.contradictions import private_learner_problems, task_proble
 from fedlearn.core.errors import (
     ConfigError,
     DataError,
-    FedlearnError,
     PrivacyError,
     ProtocolError,
     StoppedError,
@@ -45,12 +44,6 @@ from server.sealing import Sealing
 from server.secagg import DRIVERS, SecAggDriver
 
 SERVER = "server"
-
-ERROR_OF_CODE: dict[int, Callable[[str], FedlearnError]] = {
-    2: lambda reason: ConfigError([reason]),
-    3: PrivacyError,
-    5: DataError,
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def enrol(
     nodes = _wait_for_nodes(grid, config.strategy.min_sites, admission, stopping)
     seconds = admission.seconds
     by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, seconds, stopping)
-    replies = by_node.query(flower.HELLO, by_node.sites, check=_hello)
+    replies = by_node.ask(flower.HELLO, RecordDict(), by_node.sites, _hello)
     declined = _left_out(config, replies)
     if replies.failures:
         raise ProtocolError("", "hello", listed(replies.failures))
@@ -115,15 +108,10 @@ def _left_out(config: RunConfig, replies: Replies) -> tuple[str, ...]:
     """Why the sites that refused for privacy are left out, where the config allows that."""
     private = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
     enough = len(replies.answers) >= config.strategy.min_sites
-    if drops_sites(config) and enough and len(private) == len(replies.refusals):
+    if config.privacy.drops_sites and enough and len(private) == len(replies.refusals):
         return tuple(reason for refusal in private for reason in refusal.reason.splitlines())
     raise_refusals(replies.refusals)
     return ()
-
-
-def drops_sites(config: RunConfig) -> bool:
-    """Whether a run goes on without a site that refuses for privacy."""
-    return config.privacy.drops_sites
 
 
 def _hello(content: RecordDict) -> Hello:
@@ -282,12 +270,12 @@ def raise_refusals(refusals: Sequence[Refusal]) -> None:
     reasons = dict.fromkeys(
         reason for refusal in refusals for reason in refusal.reason.splitlines()
     )
-    make = ERROR_OF_CODE.get(code)
-    if make is None:
-        raise ProtocolError("", "refused", "; ".join(reasons))
     if code == ConfigError.exit_code:
         raise ConfigError(list(reasons))
-    raise make("\n".join(reasons))
+    for kind in (PrivacyError, DataError):
+        if code == kind.exit_code:
+            raise kind("\n".join(reasons))
+    raise ProtocolError("", "refused", "; ".join(reasons))
 
 
 def listed(failures: Mapping[str, str]) -> str:

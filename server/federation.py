@@ -31,11 +31,10 @@ from fedlearn.results.result import Attendance, RoundResult
 from fedlearn.rounds import RoundNote
 from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.audit import SlotsSeen, seen_in_slots
-from server.average import RunningMean
-from server.enrol import Enrolment, drops_sites, listed, raise_refusals
+from server.average import RunningMean, RunningSum
+from server.enrol import Enrolment, listed, raise_refusals
 from server.evaluation import GroupSums, check_sums, group_sums, pooled
 from server.grid import Replies, SiteGrid
-from server.release import RunningSum
 from server.run_cost import epsilon_of, spent_in_round
 from server.secagg import Aggregate, SecAggDriver
 
@@ -166,7 +165,7 @@ class Federation:
             return invited, {}
         question = flower.afford_request(self._note(number, len(invited)))
         replies = self.grid.ask(flower.AFFORD, question, invited)
-        if not drops_sites(self.config):
+        if not self.config.privacy.drops_sites:
             raise_refusals(replies.refusals)
         if len(replies.answers) < self._least(invited):
             raise_refusals(replies.refusals)
@@ -287,7 +286,7 @@ class Federation:
 
     def _check_budget(self, replies: Replies) -> None:
         """Under `on_exhausted=stop`, one site that cannot pay ends the run for all."""
-        if not drops_sites(self.config):
+        if not self.config.privacy.drops_sites:
             exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
             raise_refusals(exhausted)
 

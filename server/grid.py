@@ -216,12 +216,6 @@ class SiteGrid:
             return "its node reports an error"
         return (reply.error.reason or "its app failed")[:MAX_REASON]
 
-    def query(
-        self, kind: str, sites: Sequence[str], check: Check = lambda content: None
-    ) -> Replies:
-        """Ask `sites` an empty question of message type `kind`."""
-        return self.ask(kind, RecordDict(), sites, check)
-
     def ask(
         self,
         kind: str,

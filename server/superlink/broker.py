@@ -13,6 +13,10 @@ decided there. Four rules are ours:
   would wait for its sender.
 - Collected replies are kept until the run asks for others: our answer may be lost, too.
 
+Flower's own state can be asked for replies, but marks as delivered what it tells; it tells of a
+reply as soon as its head has come; and it drops a message without its objects. So this looks
+into it, instead of keeping books beside it that could say something else.
+
 Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_relay.py` fails loudly when
 one of them changes.
 """
@@ -27,6 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from flwr.app.metadata import Metadata
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.proto.runtime_pb2 import (
@@ -36,12 +41,13 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.proto.task_pb2 import Task
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.supercore.date import now
+from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 
 from fedlearn.flower.envelope import Capacity, Envelope
 from fedlearn.flower.envelopes import names_in
-from server.superlink import link_state
 
 HOLD_SECONDS: Final = 2.0
 """How long a question is held; also how soon a site that was told to end does so."""
@@ -167,7 +173,7 @@ class Broker:
         """Whether the message has to be given out once more."""
         if handed.visit == visit or handed.times >= MOST_TIMES:
             return False
-        if not link_state.is_waited_for(state, handed.message_id):
+        if not is_waited_for(state, handed.message_id):
             return False
         # A site that has fetched a large message whole has told Flower to remove its objects.
         return state.get_object(handed.run_id, handed.message_id) is not None
@@ -179,7 +185,7 @@ class Broker:
         objects, metadata = envelope.by_id(), head.messages_list[0].metadata
         node, run_id = int(head.node.node_id), int(metadata.run_id)
         with self._turn:
-            link_state.make_room(state, metadata)
+            make_room(state, metadata)
             answer = fleet_handlers.push_messages(head, state)
             handed = self._handed.get(node)
             if handed and handed.message_id == metadata.reply_to_message_id:
@@ -219,12 +225,12 @@ class Broker:
         """Forget all that nodes were sent before; a message that is repeated is not void."""
         fresh = {str(message.metadata.message_id) for message in head.messages_list}
         for node in {int(message.metadata.dst_node_id) for message in head.messages_list}:
-            old = link_state.messages_to(state, node)
+            old = messages_to(state, node)
             if handed := self._handed.get(node):
                 old.add(handed.message_id)
                 if handed.message_id not in fresh:
                     del self._handed[node]
-            link_state.remove(state, old - fresh)
+            remove(state, old - fresh)
 
     def collected(
         self, asked: PullAppMessagesRequest, state: InMemoryLinkState, task: Task
@@ -238,11 +244,11 @@ class Broker:
             if self._collected and self._collected.answered & wanted:
                 return self._collected.envelope
             self._collected = None
-            replies = {name: link_state.reply_to(state, name) for name in wanted}
+            replies = {name: reply_to(state, name) for name in wanted}
             ready = [
                 name
                 for name, reply in replies.items()
-                if reply is None or link_state.is_whole(state, run_id, reply)
+                if reply is None or is_whole(state, run_id, reply)
             ]
             found = PullAppMessagesRequest(message_ids=ready)
             answer = runtime_handlers.pull_messages(found, state, task)
@@ -296,3 +302,63 @@ def _inline(
         if complete:
             whole.append(tree)
     return list(found.values()), whole
+
+
+# --- what a SuperLink that keeps everything in memory knows of messages --------------
+
+
+def messages_to(state: InMemoryLinkState, node: int) -> set[str]:
+    """Ids of all messages to a node that the run has not collected an answer to."""
+    with state.lock:
+        stored = state.message_ins_store.items()
+        return {name for name, one in stored if one.metadata.dst_node_id == node}
+
+
+def is_waited_for(state: InMemoryLinkState, message_id: str) -> bool:
+    """Whether an answer to a message can still reach its run."""
+    message = state.message_ins_store.get(message_id)
+    if message is None:
+        return False  # collected, or counted as unanswered because its node was offline
+    return message.metadata.created_at + message.metadata.ttl > now().timestamp()
+
+
+def reply_to(state: InMemoryLinkState, message_id: str) -> str | None:
+    """The id of the reply to a message, which may be on its way still."""
+    return state.message_ins_id_to_message_res_id.get(message_id)
+
+
+def is_whole(state: InMemoryLinkState, run_id: int, message_id: str) -> bool:
+    """Whether all objects of a message are there.
+
+    A reply that has been on its way for too long is forgotten by being asked for.
+    """
+    try:
+        names = names_in([state.object_store.get_object_tree(message_id)])
+    except NoObjectInStoreError:
+        return False
+    return all(state.get_object(run_id, name) for name in names)
+
+
+def remove(state: InMemoryLinkState, message_ids: Iterable[str]) -> None:
+    """Forget messages to nodes, what was answered to them, and all objects of both."""
+    names = set(message_ids)
+    with state.lock:
+        replies = {reply for name in names if (reply := reply_to(state, name))}
+        state.delete_messages(names)
+    for name in names | replies:
+        state.object_store.delete(name)
+
+
+def make_room(state: InMemoryLinkState, answer: Metadata) -> None:
+    """Forget a reply that is not whole, where its sender has another to the same message.
+
+    It had to begin anew. Without this the first counts, until Flower gives it up.
+    """
+    with state.lock:
+        old = reply_to(state, answer.reply_to_message_id)
+        if old is None or old == answer.message_id:
+            return
+        same_sender = state.message_res_store[old].metadata.src_node_id == answer.src_node_id
+    if same_sender and not is_whole(state, int(answer.run_id), old):
+        state._on_push_session_expired({old})
+        state.object_store.delete(old)

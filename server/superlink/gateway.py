@@ -6,7 +6,7 @@ nodes who they are. So it listens on this machine alone, and this process stands
 front of it: it knows the paths that a site needs and nothing else, asks for a
 certificate that the coordinator was told of, and passes bodies on as they are.
 
-Run as a process of its own by `server.superlink.processes`.
+Run as a process of its own by `server.deployment`.
 """
 
 from __future__ import annotations

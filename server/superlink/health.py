@@ -17,7 +17,7 @@ from typing import Final
 
 import httpx
 
-from fedlearn.results.folder import write_atomically
+from fedlearn.core.files import write_atomically
 from server.superlink.endpoint import NodeState
 
 log = logging.getLogger(__name__)

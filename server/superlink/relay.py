@@ -5,16 +5,22 @@ there is anything for a node. These paths take and give envelopes (`fedlearn.flo
 hold a question until there is an answer to it. Flower's own paths stay as they are, for
 sites that run its SuperNode.
 
+`main` does what `flower-superlink` does, from the same arguments, but for the router that is
+added and for the news that it asks for and sends when it starts.
+
 Uses private names of flwr 1.41 and 1.42; `tests/server/superlink/test_relay.py` fails loudly when
 one of them changes.
 """
 
 from __future__ import annotations
 
+import sys
 from base64 import b64decode
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Final, TypeVar
 
+import uvicorn
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.node_pb2 import Node
@@ -23,7 +29,14 @@ from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkStat
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.dependencies.runtime import TaskDependency
 from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.http_logging import get_uvicorn_log_config
+from flwr.supercore.logger import console_handler
+from flwr.superlink.cli.flower_superlink import (
+    SuperLinkLifespan,
+    _parse_superlink_lifespan_config,
+)
 from flwr.superlink.dependencies.linkstate import get_linkstate
+from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from starlette.concurrency import run_in_threadpool
 
@@ -41,7 +54,7 @@ router = APIRouter()
 
 
 def get_broker(request: Request) -> Broker:
-    """The broker of this SuperLink; made by `server.superlink.program`."""
+    """The broker of this SuperLink."""
     broker: Broker = request.app.state.fedlearn_broker
     return broker
 
@@ -141,3 +154,26 @@ def _check_node(node: int, asked: PullMessagesRequest | PushMessagesRequest) -> 
 
 def _answer(envelope: Envelope) -> Response:
     return Response(envelope.encode(), media_type="application/octet-stream")
+
+
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than the gateway keeps a connection without use: it never meets a closed one."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until this process is told to end; `arguments` are those of `flower-superlink`."""
+    sys.argv = ["flower-superlink", *arguments]
+    config = _parse_superlink_lifespan_config()
+    app = create_app(config, SuperLinkLifespan)
+    app.state.fedlearn_broker = Broker()
+    app.include_router(router)
+    uvicorn.run(
+        app,
+        host=config.host,
+        port=config.port,
+        access_log=False,
+        log_config=get_uvicorn_log_config(console_handler.level),
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )

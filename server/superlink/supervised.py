@@ -32,9 +32,9 @@ def main() -> None:
     name, *arguments = sys.argv[1:]
     match name:
         case "superlink":
-            from server.superlink import program
+            from server.superlink import relay
 
-            program.main(arguments)
+            relay.main(arguments)
         case "gateway":
             from server.superlink import gateway
 

@@ -36,7 +36,7 @@ from fedlearn.results.result import RoundResult
 from server import deployment, serverfile
 from server.run import Silent
 from server.stop import Stop
-from server.superlink.grid import LinkGrid
+from server.superlink.endpoint import LinkGrid
 
 CUES = Path("cues")
 

@@ -90,7 +90,8 @@ def test_exchange__stops_waiting_when_told() -> None:
         grid.exchange(ask_all(grid))
 
 
-def test_query__asks_only_the_sites_that_are_named() -> None:
-    replies = site_grid(Parties(CONFIG).grid()).query(flower.HELLO, ["charlie", "alpha"])
+def test_ask__asks_only_the_sites_that_are_named() -> None:
+    grid = site_grid(Parties(CONFIG).grid())
+    replies = grid.ask(flower.HELLO, RecordDict(), ["charlie", "alpha"])
     assert list(replies.answers) == ["alpha", "charlie"]
     assert flower.read_hello(replies.answers["alpha"].content).site == "alpha"

@@ -17,7 +17,7 @@ NOW = datetime(2026, 5, 4, tzinfo=UTC)
 
 
 def node(number: int, status: str) -> NodeState:
-    return NodeState(node_id=number, name="", status=status, public_key=b"", online_until=0.0)
+    return NodeState(node_id=number, status=status)
 
 
 def test_health__has_a_line_for_every_site_and_keeps_since_when() -> None:

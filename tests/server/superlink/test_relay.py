@@ -36,11 +36,10 @@ from fedlearn.flower.envelope import (
     Envelope,
 )
 from fedlearn.flower.envelopes import exchange, packing
+from server.deployment import superlink
 from server.serverfile import ServerFile
 from server.superlink import broker
-from server.superlink.endpoint import SuperLink
-from server.superlink.grid import LinkGrid
-from server.superlink.processes import superlink
+from server.superlink.endpoint import LinkGrid, SuperLink
 
 pytestmark = [
     pytest.mark.slow,
