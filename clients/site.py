@@ -186,22 +186,18 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
     run, choice = texts(config)
     if site is not None:
         choice = encode(Choice.own(site, config))
-    data, learner = _open(owner.name, run, choice)
+    task, mine, sha256, learner = _open(owner.name, run, choice)
     torch.set_num_threads((site and site.machine.threads) or config.engine.threads)
-    opened = Site(owner.name, config, data.task, data.mine, data.sha256, learner, owner)
+    opened = Site(owner.name, config, task, mine, sha256, learner, owner)
     _ = opened.device  # refused now, and not when the site is to train
     return opened
 
 
-@dataclass(frozen=True)
-class _Opened:
-    task: Task
-    mine: SiteData
-    sha256: str
-
-
 @lru_cache(maxsize=4096)
-def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, models.Learner]:
+def _open(
+    name: str, config_text: str, choice_text: str
+) -> tuple[Task, SiteData, str, models.Learner]:
+    """What is learned, the site's records, their hash with all others', and the model."""
     config = decode(RunConfig, config_text)
     pool, sites = kept(choice_text)
     # Also what the coordinator should have refused: a site relies on nobody's word for it.
@@ -214,7 +210,7 @@ def _open(name: str, config_text: str, choice_text: str) -> tuple[_Opened, model
     found += _canary_problems(config, sites)
     if found:
         raise ConfigError(found)
-    return _Opened(pool.task, sites[name], pool.sha256), learner
+    return pool.task, sites[name], pool.sha256, learner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from clients.ledger.ledger import verify
+from clients.ledger.report import verify
 from clients.policy import Policy
 from fedlearn.config import decode
 from fedlearn.core import yaml_file

@@ -97,16 +97,8 @@ def load(path: Path) -> ServerFile:
             raise ConfigError([f"listen={text.listen}: must be host:port"])
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
-    return ServerFile(
-        listen=text.listen,
-        keys=folder / text.keys,
-        roster=folder / text.roster,
-        introductions=folder / text.introductions,
-        tls=folder / text.tls,
-        state=folder / text.state,
-        wait_seconds=text.wait_seconds,
-        client_certificates=text.client_certificates,
-    )
+    places = ("keys", "roster", "introductions", "tls", "state")
+    return ServerFile(**vars(text) | {name: folder / getattr(text, name) for name in places})
 
 
 def federation(file: ServerFile, now: datetime) -> Participants:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from clients.ledger import hash_chain
-from clients.ledger.state import SCHEMA, Cost, Declined, Reservation, Spending, replay, utc
+from clients.ledger.state import SCHEMA, Cost, Declined, Reservation, replay, utc
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event, Unit, to_json
@@ -40,18 +40,6 @@ class Budget:
             raise ValueError(f"epsilon={self.epsilon}: must be > 0")
         if not accounting.SMALLEST_DELTA <= self.delta < 1:
             raise ValueError(f"delta={self.delta}: must be in [{accounting.SMALLEST_DELTA}, 1)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LedgerReport(Spending):
-    """What a ledger says, and what was noticed about it.
-
-    `head` is the hash of the last line: note it elsewhere and compare, to find
-    a ledger that was replaced as a whole. `torn`: a crash has left an unfinished line.
-    """
-
-    head: str
-    torn: bool
 
 
 class Ledger:
@@ -131,23 +119,15 @@ class Ledger:
         """What one run has spent so far."""
         return self._state.by_run.get(run_id, ())
 
-    def epsilon(self, delta: float | None = None) -> float:
-        """What was spent, at `delta` or at that of the budget."""
-        asked = self._budget.delta if delta is None else delta
-        return accounting.epsilon(self.spent(), asked, unit=self._budget.unit)
-
-    def would_exceed(self, event: Event) -> bool:
-        """Whether the budget has no room for `event` on top of what was spent."""
-        return _exceeds((*self.spent(), event), self._budget)
-
     def close(self) -> None:
         """Let others open the ledger."""
         self._file.close()
 
     def _reason(self, cost: Cost, of_run: Budget | None) -> str | None:
         """Why `cost` cannot be paid; None if it can."""
-        if self.would_exceed(cost.event):
-            return _explain("this data", self._budget, self.spent(), cost.event)
+        spent = self.spent()
+        if _exceeds((*spent, cost.event), self._budget):
+            return _explain("this data", self._budget, spent, cost.event)
         mine = self.spent_by(cost.run_id)
         if of_run is not None and _exceeds((*mine, cost.event), of_run):
             return _explain("this run", of_run, mine, cost.event)
@@ -233,15 +213,3 @@ def _explain(whose: str, budget: Budget, spent: tuple[Event, ...], event: Event)
         f"{budget.epsilon:g} at delta {budget.delta:g}, {before:.4g} is spent and {left:.4g} is "
         "left"
     )
-
-
-def verify(path: Path) -> LedgerReport:
-    """Check a ledger without changing or locking it.
-
-    Raises DataError, with file and line, if it is missing or not intact.
-    """
-    content = hash_chain.read(path)
-    if not content.entries:
-        raise DataError(f"{path}: there is no ledger here")
-    state = replay(content.entries, str(path))
-    return LedgerReport(**vars(state), head=content.head, torn=bool(content.torn))

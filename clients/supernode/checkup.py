@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from clients import sitefile
-from clients.ledger.ledger import verify
+from clients.ledger.report import verify
 from clients.records import own_data
 from clients.sitefile import SiteFile
 from fedlearn import __version__

@@ -35,14 +35,14 @@ def add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _ledger_show(options: argparse.Namespace) -> int:
-    from clients.ledger import display
+    from clients.ledger import report
 
-    display.show(Path(options.path), options.delta)
+    report.show(Path(options.path), options.delta)
     return 0
 
 
 def _ledger_verify(options: argparse.Namespace) -> int:
-    from clients.ledger import display
+    from clients.ledger import report
 
-    display.verify(Path(options.path), options.head)
+    report.show_head(Path(options.path), options.head)
     return 0

@@ -21,7 +21,6 @@ import hashlib
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import httpx
@@ -90,14 +89,6 @@ Q = TypeVar("Q")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeState:
-    """A node as the SuperLink sees it: `status` is registered, online, offline or unregistered."""
-
-    node_id: int
-    status: str
-
-
 class SuperLink:
     """A running SuperLink, reached on this machine; close it with `close`.
 
@@ -135,12 +126,10 @@ class SuperLink:
         except httpx.HTTPStatusError as error:
             raise _refused("register", name, error) from None
 
-    def nodes(self) -> list[NodeState]:
-        """All nodes that were ever enrolled."""
+    def nodes(self) -> dict[int, str]:
+        """All nodes that were ever enrolled: registered, online, offline or unregistered."""
         answer = self._control.ListNodes(control_pb2.ListNodesRequest())
-        return [
-            NodeState(node_id=int(one.node_id), status=str(one.status)) for one in answer.nodes_info
-        ]
+        return {int(one.node_id): str(one.status) for one in answer.nodes_info}
 
     def start_run(self, run_config: dict[str, bool | float | int | str]) -> int:
         """Submit a run that carries `run_config`; returns its id."""

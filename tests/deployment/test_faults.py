@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clients.ledger.ledger import verify
+from clients.ledger.report import verify
 
 from .processes import Stage, staged
 from .world import HOSPITALS, make_world

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.ledger.ledger import verify
+from clients.ledger.report import verify
 from fedlearn.crypto.certificates import site_credential
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.introduction import introduce

@@ -1,4 +1,4 @@
-"""`fedlearn server` where no run comes about: what it says then is true."""
+"""`fedlearn server` says what is true: where no run comes about, and of its sites."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fedlearn.cli import main
 from fedlearn.core.errors import ProtocolError
+from server import deployment
+from server.deployment import SiteHealth, Watch, health, stopped
 from server.federation import Federation
 from tests.deployment.processes import PATIENCE, children, environment, staged, wait_for
 from tests.deployment.world import World, make_world
@@ -91,3 +95,56 @@ def test_interrupt__of_a_server_that_waits_for_sites_ends_it_and_its_programs(
     assert "Traceback" not in said
     assert {one["state"] for one in json.loads(health.read_text())} == {"not watched"}
     assert not (world.coordinator / "run").exists()
+
+
+# --- health.json ---------------------------------------------------------------------
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+
+
+def test_health__has_a_line_for_every_site_and_keeps_since_when() -> None:
+    names = {1: "a", 2: "b", 3: "c"}
+    first = health({1: "online", 2: "registered", 3: "online"}, names, [], NOW)
+    assert [(one.site, one.state) for one in first] == [
+        ("a", "online"), ("b", "never seen"), ("c", "online"),
+    ]  # fmt: skip
+    later = NOW + timedelta(seconds=30)
+    now = {1: "online", 2: "online", 3: "offline", 9: "online"}
+    second = health(now, names, first, later)
+    before, stamp = "2026-05-04T00:00:00+00:00", "2026-05-04T00:00:30+00:00"
+    assert second == [
+        SiteHealth(site="a", state="online", since=before, as_of=stamp),
+        SiteHealth(site="b", state="online", since=stamp, as_of=stamp),
+        SiteHealth(site="c", state="offline", since=stamp, as_of=stamp),
+    ]
+
+
+def test_health__of_a_stopped_server_claims_nothing() -> None:
+    seen = health({1: "online"}, {1: "a"}, [], NOW)
+    (left,) = stopped(seen, NOW + timedelta(seconds=9))
+    assert left.state == "not watched"
+    assert (left.since, left.as_of) == ("2026-05-04T00:00:09+00:00", seen[0].as_of)
+
+
+def test_watch__tells_what_it_sees_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment, "LOOK_SECONDS", 0.01)
+    path, looks, online = tmp_path / "health.json", [0], threading.Event()
+
+    def read() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(path.read_text())
+        return found
+
+    def look() -> dict[int, str]:
+        looks[0] += 1
+        if looks[0] == 3:  # what the second look found is on disk
+            assert [one["state"] for one in read()] == ["online"]
+            online.set()
+        return {1: "online" if looks[0] > 1 else "registered"}
+
+    with Watch(look, {1: "a"}, path):
+        assert online.wait(60)
+    (left,) = read()
+    assert left["state"] == "not watched"
+    assert left["as_of"] <= left["since"]

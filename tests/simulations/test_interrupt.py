@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from clients.ledger.ledger import verify
+from clients.ledger.report import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 

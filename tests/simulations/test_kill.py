@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.ledger import ledger as ledgers
+from clients.ledger.report import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
@@ -85,7 +85,7 @@ def test_kill__at_any_moment_leaves_ledgers_that_verify_and_hold_all_that_was_re
                        state / f"{SITES[number % 4]}.jsonl", moment)  # fmt: skip
         total += max(0, released(out) - before)
         for name in SITES:
-            report = ledgers.verify(state / f"{name}.jsonl")
+            report = verify(state / f"{name}.jsonl")
             assert sum(event.steps for event in report.spent) >= total
             if (out / "result.json").exists():
                 run_id = json.loads((out / "result.json").read_text())["run_id"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from clients.ledger import ledger as ledgers
-from clients.ledger.ledger import Budget, Ledger, LedgerReport
+from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.report import LedgerReport, verify
 from clients.ledger.state import Cost
 from clients.supernode.run_lock import claimed
 from fedlearn.cli import main
@@ -52,7 +52,7 @@ def ledger_of(sites: Path, name: str = "cleveland") -> Path:
 
 
 def report_of(sites: Path, name: str = "cleveland") -> LedgerReport:
-    return ledgers.verify(ledger_of(sites, name))
+    return verify(ledger_of(sites, name))
 
 
 def simulate(sites: Path, out: str, *overrides: str) -> int:

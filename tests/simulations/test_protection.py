@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clients import secagg, work
-from clients.ledger.ledger import verify
+from clients.ledger.report import verify
 from clients.site import TEST_NOISE
 from fedlearn import flower
 from fedlearn.agreement import protocol_round

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import fedlearn as fl
 from clients import work
-from clients.ledger import ledger as ledgers
+from clients.ledger.report import verify
 from clients.site import TEST_NOISE
 from fedlearn.agreement import route_of, settings_of
 from fedlearn.cli import main
@@ -167,7 +167,7 @@ def test_distributed__counts_the_noise_of_the_sites_that_survived(
     assert told < plan.epsilon <= 4.0
     assert [entry["clients"]["replied"] for entry in result["rounds"]] == [4, 3, 4]
     # The site cannot know who will survive: it paid for the worst case.
-    spent = ledgers.verify(tmp_path / "run/sites/hungary/ledger.jsonl").spent
+    spent = verify(tmp_path / "run/sites/hungary/ledger.jsonl").spent
     assert spent == (plan.total_event,)
 
 
@@ -211,7 +211,7 @@ def test_client__sampling_is_counted_for_outsiders_alone(tmp_path: Path) -> None
     # The ledger of a site counts the rounds that it took part in, against everybody.
     invited = sum(entry["clients"]["invited"] for entry in result["rounds"])
     paid = list((tmp_path / "run/sites").glob("*/ledger.jsonl"))
-    spent = [event for path in paid for event in ledgers.verify(path).spent]
+    spent = [event for path in paid for event in verify(path).spent]
     assert sum(event.steps for event in spent) == invited
     known = plan_of(compose([HEART, *sampled]))
     assert known is not None

@@ -17,7 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, Krum
 
 from clients.app_owner import load
-from clients.ledger import ledger
+from clients.ledger.report import LedgerReport, verify
 from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import new_identity, pin_roster, public_path, sign_roster
@@ -277,8 +277,8 @@ def site_files(folder: Path, **policy: Any) -> str:
     return str(folder / "{partition-id}.yaml")
 
 
-def spent(folder: Path, site: int) -> ledger.LedgerReport:
-    return ledger.verify(folder / "state" / f"{site}.jsonl")
+def spent(folder: Path, site: int) -> LedgerReport:
+    return verify(folder / "state" / f"{site}.jsonl")
 
 
 def with_files(folder: Path, mod: SiteMod, *, rounds: int = 1, **more: Any) -> Any:
@@ -375,7 +375,7 @@ def test_policy__is_asked_before_the_app_sees_the_message(
 
 
 def spent_or_declined(folder: Path) -> str:
-    return " ".join(one.reason for one in ledger.verify(folder / "state" / "0.jsonl").declined)
+    return " ".join(one.reason for one in verify(folder / "state" / "0.jsonl").declined)
 
 
 def test_policy__for_records_takes_no_epsilon_of_clients(tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
 def test_superlink__enrols_a_key_once(link: SuperLink) -> None:
     key = node_public_key(site_credential("a", datetime.now(UTC)).certificate)
     node = link.register(key, "a")
-    [found] = [one for one in link.nodes() if one.node_id == node]
-    assert found.status == "registered", CHANGED
+    assert link.nodes()[node] == "registered", CHANGED
     with pytest.raises(ProtocolError, match="register: superlink: again: "):
         link.register(key, "again")
 

@@ -1,4 +1,4 @@
-"""What `fedlearn ledger` prints, for the owner of the data.
+"""What a ledger says: as a report, and as `fedlearn ledger` prints it for the owner of the data.
 
 Reads only: a run may be spending from the same ledger meanwhile.
 """
@@ -9,17 +9,42 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from clients.ledger import hash_chain, ledger
-from clients.ledger.ledger import LedgerReport
+from clients.ledger import hash_chain
+from clients.ledger.state import Spending, replay
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerReport(Spending):
+    """What a ledger says, and what was noticed about it.
+
+    `head` is the hash of the last line: note it elsewhere and compare, to find
+    a ledger that was replaced as a whole. `torn`: a crash has left an unfinished line.
+    """
+
+    head: str
+    torn: bool
+
+
+def verify(path: Path) -> LedgerReport:
+    """Check a ledger without changing or locking it.
+
+    Raises DataError, with file and line, if it is missing or not intact.
+    """
+    content = hash_chain.read(path)
+    if not content.entries:
+        raise DataError(f"{path}: there is no ledger here")
+    state = replay(content.entries, str(path))
+    return LedgerReport(**vars(state), head=content.head, torn=bool(content.torn))
 
 
 def show(path: Path, delta: float) -> None:
@@ -50,7 +75,7 @@ def show(path: Path, delta: float) -> None:
         console.print(note)
 
 
-def verify(path: Path, noted: str | None) -> None:
+def show_head(path: Path, noted: str | None) -> None:
     """Print that a ledger is intact, and its head; `noted` is a head that it must have grown from.
 
     Raises:
@@ -78,7 +103,7 @@ def verify(path: Path, noted: str | None) -> None:
 
 def _read(path: Path) -> LedgerReport:
     try:
-        return ledger.verify(path)
+        return verify(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
