@@ -153,6 +153,7 @@ def describe(config: RunConfig, cohort: int | None) -> RunDescription:
         cohort=cohort,
         transport=config.transport.kind,
         secagg=config.secagg.kind,
+        corrupt_fraction=config.secagg.corrupt_fraction,
         code=code_digest(),
         custom=code_besides(config),
     )

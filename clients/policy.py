@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clients.ledger.ledger import Budget
-from fedlearn.core.settings import Count, Name, Positive, Probability, config
+from fedlearn.core.settings import Count, Name, Portion, Positive, Probability, config
 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]
@@ -28,6 +28,9 @@ class Policy:
     `approved_code` the hashes of the fedlearn versions that may touch the data,
     as `fedlearn --version` prints them (None: any). It binds where a site runs
     the code that it has installed; code that a coordinator delivers could lie.
+    `min_corrupt_fraction` is how many sites of a masked sum, at least, may work with the
+    coordinator without opening this one's update: the run's `secagg.corrupt_fraction` must not
+    be less. The default is that of runs, so that no coordinator lowers it unasked.
     `allow_custom` what may touch the data besides fedlearn: functions that make a model
     (`model=custom`) and classes of installed packages, each with the SHA-256 of its source,
     which a refusal names; none unless they are listed.
@@ -39,6 +42,7 @@ class Policy:
     min_cohort: Count = 1
     require_transport: Transport | None = None
     require_secagg: SecAgg | None = None
+    min_corrupt_fraction: Portion = 0.2
     allow_models: tuple[Name, ...] | None = None
     approved_code: tuple[Name, ...] | None = None
     allow_custom: dict[Name, Name] = field(default_factory=dict)
@@ -66,6 +70,8 @@ class RunDescription:
     transport: Transport
     secagg: SecAgg
     code: str
+    corrupt_fraction: float | None = None
+    """Of a masked sum; None for any other."""
     custom: tuple[tuple[str, str], ...] = ()
     """Functions and classes that are no part of fedlearn, such as what makes the model, and the
     SHA-256 of their source on this machine; empty where it is not here."""
@@ -112,6 +118,12 @@ def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
         found.append(
             f"policy.require_secagg={policy.require_secagg}: the run uses {run.secagg!r}. "
             f"Choose secagg={policy.require_secagg}"
+        )
+    corrupt = run.corrupt_fraction
+    if corrupt is not None and corrupt < policy.min_corrupt_fraction:
+        found.append(
+            f"policy.min_corrupt_fraction={policy.min_corrupt_fraction:g}: the run counts on "
+            f"{corrupt:g}. Set secagg.corrupt_fraction to {policy.min_corrupt_fraction:g} or more"
         )
     return found
 

@@ -38,7 +38,7 @@ from fedlearn.crypto.keystream import RunRanges, add_masks
 from fedlearn.crypto.shamir import split
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import B, decode, encode
-from fedlearn.secagg.graph import neighbours_of
+from fedlearn.secagg.graph import most_missing, neighbours_of
 from fedlearn.secagg.messages import (
     SHARE_BYTES,
     Advertisement,
@@ -275,16 +275,17 @@ def _advertise(
 def _share(state: Advertised, request: bytes, policy: ClientPolicy) -> tuple[Shared, bytes]:
     """Check everybody's signed keys; a share of each secret for each neighbour, sealed."""
     params, own = state.params, policy.name
-    roll = _decode(Roll, request, params, "share").keys
+    roll = _decode(Roll, request, params.context(), "share").keys
     mine = keys.public_of(state.cipher_private), keys.public_of(state.mask_private)
     check_roll(roll, mine, params, policy)
     graph = neighbours_of(tuple(roll), params.neighbours, keys.graph_seed(request))
     if len(graph[own]) < params.threshold:
         raise ProtocolError(SERVER, "share", "fewer neighbours than the threshold")
-    peers = {peer: roll[peer] for peer in graph[own]}
-    outgoing, incoming = _exchange_keys(state.cipher_private, peers, params.context(), own)
+    peers, context = {peer: roll[peer] for peer in graph[own]}, params.bound_to(request)
+    outgoing, incoming = _exchange_keys(state.cipher_private, peers, context, own)
     shared = Shared(
         params=params,
+        context=context,
         listed=tuple(roll),
         mask_private=state.mask_private,
         self_seed=os.urandom(32),
@@ -292,7 +293,7 @@ def _share(state: Advertised, request: bytes, policy: ClientPolicy) -> tuple[Sha
         points={peer: graph[peer].index(own) + 1 for peer in graph[own]},
         inbox_keys=incoming,
     )
-    return shared, encode(_seal_shares(shared, outgoing, own), params.context())
+    return shared, encode(_seal_shares(shared, outgoing, own), context)
 
 
 def _mask(
@@ -310,7 +311,7 @@ def _mask(
     `vector: word[length]` is left unchanged; `model_hash` is of the model that arrived.
     """
     params = state.params
-    inbox = _decode(Inbox, request, params, "mask").sealed
+    inbox = _decode(Inbox, request, state.context, "mask").sealed
     if not hmac.compare_digest(model_hash, params.model_hash):
         raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
     if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
@@ -322,44 +323,52 @@ def _mask(
     ring = Ring(bits=params.bits)
     packed = pack(ring.reduce(masked), ring)
     following = MaskedState(
-        params=params, listed=state.listed, neighbours=tuple(state.peers), shares=shares
+        params=params,
+        context=state.context,
+        listed=state.listed,
+        neighbours=tuple(state.peers),
+        shares=shares,
     )
-    return following, encode(Masked(packed=packed), params.context())
+    return following, encode(Masked(packed=packed), state.context)
 
 
 def _agree(
     state: MaskedState, request: bytes, identity: Identity, policy: ClientPolicy
 ) -> tuple[Agreed, bytes]:
     """Check the list of survivors; a signature of it."""
-    survivors = _decode(Survivors, request, state.params, "agree")
-    names = set(survivors.names)
+    survivors = _decode(Survivors, request, state.context, "agree")
+    names, params = set(survivors.names), state.params
     if policy.name not in names or not names <= set(state.listed):
         raise ProtocolError(SERVER, "agree", "the list lacks this client or has strangers")
     if not names.intersection(state.neighbours) <= state.shares.keys():
         raise ProtocolError(SERVER, "agree", "a survivor's shares were held back")
     if len(names) < policy.settings.min_cohort:
         raise ProtocolError(SERVER, "agree", f"a sum over {len(names)} clients is too telling")
-    if len(names & state.shares.keys()) < state.params.threshold:
+    if len(names & state.shares.keys()) < params.threshold:
         raise ProtocolError(SERVER, "agree", "fewer surviving neighbours than the threshold")
-    context = state.params.context()
-    signature = identity.sign("secagg/survivors", context, survivors.hash())
+    corrupt = policy.settings.corrupt_fraction
+    most = most_missing(len(state.listed), len(params.cohort), params.neighbours, corrupt)
+    if len(state.listed) - len(names) > most:
+        raise ProtocolError(SERVER, "agree", f"more than {most} are missing: the rest may be split")
+    signature = identity.sign("secagg/survivors", state.context, survivors.hash())
     following = Agreed(
-        params=state.params,
+        params=params,
+        context=state.context,
         neighbours=state.neighbours,
         shares=state.shares,
         survivors=survivors,
     )
-    return following, encode(Agreement(signature=signature), context)
+    return following, encode(Agreement(signature=signature), state.context)
 
 
 def _unmask(state: Agreed, request: bytes, policy: ClientPolicy) -> tuple[Closed, bytes]:
     """Check who signed the same list; one share of each neighbour: of its seed or its key."""
-    context, survivors = state.params.context(), set(state.survivors.names)
-    signatures = _decode(Endorsements, request, state.params, "unmask").signatures
+    survivors = set(state.survivors.names)
+    signatures = _decode(Endorsements, request, state.context, "unmask").signatures
     for name, signature in signatures.items():
         if name not in survivors or name not in state.neighbours:
             raise ProtocolError(name, "unmask", "signed, but is no surviving neighbour")
-        if not check_agreement(policy.sites[name], signature, state.survivors, context):
+        if not check_agreement(policy.sites[name], signature, state.survivors, state.context):
             raise ProtocolError(name, "unmask", "did not sign the same survivor list")
     if len(signatures) < state.params.threshold:
         raise ProtocolError(SERVER, "unmask", "too few signatures on the survivor list")
@@ -369,12 +378,12 @@ def _unmask(state: Agreed, request: bytes, policy: ClientPolicy) -> tuple[Closed
         self_shares={peer: data[: 1 + SHARE_BYTES] for peer, data in alive.items()},
         key_shares={peer: data[:1] + data[1 + SHARE_BYTES :] for peer, data in gone.items()},
     )
-    return Closed(), encode(opening, context)
+    return Closed(), encode(opening, state.context)
 
 
-def _decode(kind: type[B], request: bytes, params: Params, step: str) -> B:
+def _decode(kind: type[B], request: bytes, context: bytes, step: str) -> B:
     try:
-        return decode(kind, request, params.context())
+        return decode(kind, request, context)
     except ValueError as error:
         raise ProtocolError(SERVER, step, str(error)) from None
 
@@ -396,7 +405,7 @@ def _exchange_keys(
 
 def _seal_shares(state: Shared, outgoing: Mapping[str, bytes], own: str) -> Shares:
     """Shares of the self-mask seed and the mask key, each sealed for one neighbour."""
-    context = state.params.context()
+    context = state.context
     secret = state.self_seed + state.mask_private
     rows = split(secret, state.params.threshold, len(outgoing))
     sealed = {
@@ -411,7 +420,7 @@ def _seal_shares(state: Shared, outgoing: Mapping[str, bytes], own: str) -> Shar
 def _open_share(state: Shared, peer: str, sealed: bytes) -> bytes:
     """A neighbour's share for us: point and two shares, checked against our place in its list."""
     try:
-        share = keys.open_share(state.inbox_keys[peer], sealed, state.params.context())
+        share = keys.open_share(state.inbox_keys[peer], sealed, state.context)
     except InvalidTag:
         raise ProtocolError(peer, "mask", "its share could not be opened") from None
     if len(share) != POINTED_SHARES or share[0] != state.points[peer]:
@@ -423,7 +432,7 @@ def _mask_keys(
     state: Shared, own: str, senders: tuple[str, ...]
 ) -> tuple[list[bytes], list[bytes]]:
     """Keys of the masks to add and to subtract: the higher name of a pair adds."""
-    context = state.params.context()
+    context = state.context
     plus, minus = [keys.self_mask_key(state.self_seed, context, own)], list[bytes]()
     private = keys.load_private(state.mask_private)
     for peer in senders:

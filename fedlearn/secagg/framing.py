@@ -1,9 +1,10 @@
 """How every message of secure aggregation is framed, and the tables inside.
 
 Every message but the first starts with magic, version, kind and the context hash
-of the round, so that a message of another round, run, model or setting is refused
-before it is read. Tables are sorted by name and hold a name once; trailing bytes
-are refused. Decoding gives a message or a `ValueError`, never half of one.
+of the round (from the shares on with the roll in it), so that a message of another
+round, run, model, setting or roll is refused before it is read. Tables are sorted by
+name and hold a name once; trailing bytes are refused. Decoding gives a message or a
+`ValueError`, never half of one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar, Protocol, Self, TypeVar
 from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
 
 MAGIC = b"FLSA"
-VERSION = 1
+VERSION = 2
 HASH_BYTES = 32
 
 
@@ -61,7 +62,7 @@ def decode(kind: type[B], data: bytes | memoryview, context: bytes) -> B:
 def check_header(reader: Reader, kind: int) -> None:
     """Take magic, version and kind off the front; `ValueError` when they are others."""
     if reader.raw(len(MAGIC)) != MAGIC or reader.uint(1) != VERSION:
-        raise ValueError("not a secure aggregation message of version 1")
+        raise ValueError(f"not a secure aggregation message of version {VERSION}")
     found = reader.uint(1)
     if found != kind:
         raise ValueError(f"message of kind {found} where {kind} was expected")

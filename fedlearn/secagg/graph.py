@@ -1,17 +1,25 @@
 """Who shares a mask with whom: number of neighbours, threshold, and the graph itself.
 
-Up to 64 clients the graph is complete and the guarantees are worst-case counts.
-Above, each client has `k` neighbours on a Harary graph over a permutation that
-every client recomputes from a hash of the signed keys, and the guarantees hold
-but for a chance of 2^-40 (privacy) and 2^-20 (the round finishes).
+Up to 64 clients the graph is complete. Above, each client has `k` neighbours on a Harary
+graph over a permutation that every client recomputes from a hash of the signed keys. Both
+are safe for the worst case, not for the mean: wherever the corrupt clients stand, and
+whatever the server says of who has dropped. The hash can be influenced by whoever
+advertises last, and who tries many keys chooses his place on the ring; a bound that takes
+the permutation as random would be worth little against him. Chance is left in one thing
+alone, whether an honest round finishes (2^-20 that it does not).
 
-The hash can be influenced by whoever advertises last: corrupt clients may try
-keys to move themselves on the ring. The chances above take the permutation as
-random.
+Two things keep a client's vector hidden:
 
-Sources: Bonawitz et al., CCS 2017 (threshold against a malicious server); Bell
-et al., "Secure single-server aggregation with (poly)logarithmic overhead", CCS
-2020, section 3 (k-regular graph).
+- **No two lists.** Of a client with `c` corrupt neighbours, seed and mask key are both
+  opened by two survivor lists only if its `k - c` honest neighbours, who release one share
+  each, make up `t - c` shares of either: `2t <= k + c`. So `2t > k + corrupt`.
+- **No cut.** Honest survivors who hang together are opened together. The graph stays
+  connected when fewer than `k` clients are taken out of it, so corrupt and missing ones
+  together must be fewer (`most_missing`).
+
+Sources: Bonawitz et al., CCS 2017 (threshold against a malicious server); Bell et al.,
+"Secure single-server aggregation with (poly)logarithmic overhead", CCS 2020, section 3
+(k-regular graph); Harary, PNAS 48, 1962 (its connectivity).
 """
 
 from __future__ import annotations
@@ -28,7 +36,6 @@ from fedlearn.crypto.codec import name_bytes, sorted_names
 from fedlearn.crypto.shamir import MAX_SHARES
 
 COMPLETE_UP_TO = 64
-PRIVACY_FAILURE = Fraction(1, 2**40)
 LIVENESS_FAILURE = Fraction(1, 2**20)
 
 
@@ -49,10 +56,11 @@ def choose_degree(
 ) -> Degree:
     """The smallest safe number of neighbours, with the smallest safe threshold for it.
 
-    Guarantees, for at most floor(fraction * n) corrupt and dropped clients:
-        2 * threshold > neighbours + corrupt neighbours: no two survivor lists
-        can both be answered; corrupt clients alone stay below the threshold;
-        honest survivors stay connected; survivors can reopen every secret.
+    Guarantees, for at most floor(corrupt_fraction * n) corrupt clients, wherever they stand:
+        2 * threshold > neighbours + corrupt: no two survivor lists can both be answered
+        for any client; corrupt clients alone stay below the threshold;
+        neighbours > corrupt + dropped: honest survivors stay connected;
+        an honest round with floor(dropout_fraction * n) dropped finishes, but for 2^-20.
 
     Raises:
         ConfigError: fewer than three clients, or no safe pair exists.
@@ -67,9 +75,7 @@ def choose_degree(
         )
     if num_clients > complete_up_to:
         for neighbours in range(2, min(num_clients - 1, MAX_SHARES + 1), 2):
-            threshold = _regular_threshold(
-                num_clients, neighbours, corrupt, dropped, corrupt_fraction
-            )
+            threshold = _regular_threshold(num_clients, neighbours, corrupt, dropped)
             if threshold:
                 return Degree(neighbours=neighbours, threshold=threshold)
     complete = _complete(num_clients, corrupt, dropped)
@@ -78,10 +84,17 @@ def choose_degree(
             [
                 f"secagg: no safe threshold for {num_clients} clients with {corrupt} corrupt "
                 f"(corrupt_fraction={corrupt_fraction}) and {dropped} dropped "
-                f"(dropout_fraction={dropout_fraction}); lower one of the two or invite more"
+                f"(dropout_fraction={dropout_fraction}), and at most {MAX_SHARES} neighbours; "
+                f"{_way_out(num_clients)}"
             ]
         )
     return complete
+
+
+def _way_out(num_clients: int) -> str:
+    if num_clients > MAX_SHARES:
+        return "lower one of the two, or strategy.fraction so that a round has fewer sites"
+    return "lower one of the two or invite more"
 
 
 def _count(fraction: float, total: int) -> int:
@@ -98,32 +111,29 @@ def _complete(total: int, corrupt: int, dropped: int) -> Degree | None:
     return Degree(neighbours=neighbours, threshold=threshold)
 
 
-def _regular_threshold(
-    total: int, neighbours: int, corrupt: int, dropped: int, corrupt_fraction: float
-) -> int | None:
-    """The smallest safe threshold on a k-regular graph, from exact hypergeometric tails."""
-    draws = comb(total - 1, neighbours)
-    gone = min(corrupt + dropped, total)
-    # Two runs of k/2 vanished nodes cut the ring: union bound over pairs of gaps.
-    cut = Fraction(comb(total, 2) * comb(gone, neighbours), comb(total, neighbours))
-    if cut > PRIVACY_FAILURE:
+def _regular_threshold(total: int, neighbours: int, corrupt: int, dropped: int) -> int | None:
+    """The smallest threshold that is safe on a k-regular graph, if an honest round reaches it."""
+    threshold = max((neighbours + corrupt) // 2 + 1, 2)
+    if corrupt + dropped >= neighbours or threshold > neighbours:
         return None
-    # Most corrupt neighbours to expect: the fraction, and Bell et al.'s tail below.
-    expected = -floor(-Fraction(str(corrupt_fraction)) * neighbours)
     alive = total - 1 - dropped
-    for threshold in range(max(2, (neighbours + expected) // 2 + 1), neighbours + 1):
-        too_few = sum(
-            comb(alive, count) * comb(dropped, neighbours - count) for count in range(threshold)
-        )
-        if total * too_few > LIVENESS_FAILURE * draws:
-            return None  # only worse with a higher threshold
-        exposed = sum(
-            comb(corrupt, count) * comb(total - 1 - corrupt, neighbours - count)
-            for count in range(threshold, min(corrupt, neighbours) + 1)
-        )
-        if total * exposed <= PRIVACY_FAILURE * draws:
-            return threshold
-    return None
+    # Exactly: how many neighbours of one client are alive is hypergeometric.
+    too_few = sum(
+        comb(alive, count) * comb(dropped, neighbours - count) for count in range(threshold)
+    )
+    fails = total * too_few > LIVENESS_FAILURE * comb(total - 1, neighbours)
+    return None if fails else threshold
+
+
+def most_missing(listed: int, cohort: int, neighbours: int, corrupt_fraction: float) -> int:
+    """How many of `listed` clients may be left out of a sum without the rest falling apart.
+
+    In a complete graph that is any number; else one less than would cut it, with the
+    corrupt ones of the whole cohort all in the right places.
+    """
+    if neighbours >= listed - 1:
+        return listed
+    return neighbours - 1 - _count(corrupt_fraction, cohort)
 
 
 def neighbours_of(names: Sequence[str], degree: int, seed: bytes) -> dict[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from fedlearn.crypto.codec import Reader, Writer
 from fedlearn.crypto.identity import SIGNATURE_BYTES
+from fedlearn.crypto.kdf import key_info
 from fedlearn.secagg.framing import (
     HASH_BYTES,
     MAGIC,
@@ -77,6 +78,14 @@ class Params:
     def context(self) -> bytes:
         """SHA-256 over the canonical encoding: bound into every key, signature and message."""
         return hashlib.sha256(b"fedlearn/secagg/v1/params" + self.encode()).digest()
+
+    def bound_to(self, roll: bytes) -> bytes:
+        """The context once everybody's keys are known: what all that follows the roll depends on.
+
+        Clients that were shown different rolls, and so other graphs, understand nothing of
+        each other.
+        """
+        return hashlib.sha256(key_info("secagg/roll", self.context(), roll)).digest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,11 @@ class ServerSession:
         self._held: dict[str, Held] = {}
         self._sum: RingVector | None = None
 
+    @property
+    def context(self) -> bytes:
+        """What replies are bound to: the round's parameters, and its roll once there is one."""
+        return self._context
+
     def __repr__(self) -> str:
         return f"ServerSession(round={self.params.round}, step={self.step!r})"
 
@@ -219,6 +224,7 @@ class ServerSession:
     def _call_roll(self, present: tuple[str, ...]) -> dict[str, bytes]:
         roll = encode(Roll(keys={name: self._keys[name] for name in present}), self._context)
         self._graph = neighbours_of(present, self.params.neighbours, keys.graph_seed(roll))
+        self._context = self.params.bound_to(roll)
         self._inbox = {name: {} for name in present}
         return dict.fromkeys(present, roll)
 

@@ -30,6 +30,10 @@ class SecAggOff:
     """Whether nobody sees a single update."""
 
     two_servers: ClassVar[bool] = False
+    corrupt_fraction: ClassVar[float | None] = None
+    """Which part of a cohort may lie without opening a site's masks; None where that says nothing.
+    """
+
     least: ClassVar[int] = 1
     """The fewest sites whose sum may be opened."""
     resolution: ClassVar[float | None] = None
@@ -48,6 +52,7 @@ class SecAggRing:
     rounding: Rounding = "stochastic"
 
     two_servers: ClassVar[bool] = False
+    corrupt_fraction: ClassVar[float | None] = None
     least: ClassVar[int] = 1
 
 
@@ -93,6 +98,7 @@ class SecAggTwoServer:
     min_cohort: Cohort = 3
 
     two_servers: ClassVar[bool] = True
+    corrupt_fraction: ClassVar[float | None] = None
 
     @property
     def least(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedlearn.crypto.codec import Reader, Writer
-from fedlearn.secagg.framing import read_names, read_table, write_names, write_table
+from fedlearn.secagg.framing import HASH_BYTES, read_names, read_table, write_names, write_table
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
 
 POINTED_SHARES = 1 + 64
@@ -36,11 +36,13 @@ class Advertised:
 class Shared:
     """Shares of the secrets were sent.
 
+    `context` is that of the round with its roll in it, from here to the end.
     `points` says where on each peer's polynomial we sit, `inbox_keys` opens what
     it seals for us; the cipher key itself is not needed any more.
     """
 
     params: Params
+    context: bytes
     listed: tuple[str, ...]
     mask_private: bytes
     self_seed: bytes
@@ -54,6 +56,7 @@ class MaskedState:
     """The masked vector was sent; only the neighbours' shares are left of the secrets."""
 
     params: Params
+    context: bytes
     listed: tuple[str, ...]
     neighbours: tuple[str, ...]
     shares: Mapping[str, bytes]
@@ -64,6 +67,7 @@ class Agreed:
     """One survivor list was signed, and no other will be."""
 
     params: Params
+    context: bytes
     neighbours: tuple[str, ...]
     shares: Mapping[str, bytes]
     survivors: Survivors
@@ -86,19 +90,19 @@ def write_state(writer: Writer, state: State) -> None:
             writer.uint(1, 1).blob(state.params.encode())
             writer.raw(state.cipher_private).raw(state.mask_private)
         case Shared():
-            writer.uint(2, 1).blob(state.params.encode())
+            writer.uint(2, 1).blob(state.params.encode()).raw(state.context)
             write_names(writer, state.listed)
             writer.raw(state.mask_private).raw(state.self_seed)
             write_table(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
             write_table(writer, {name: bytes([at]) for name, at in state.points.items()})
             write_table(writer, state.inbox_keys)
         case MaskedState():
-            writer.uint(3, 1).blob(state.params.encode())
+            writer.uint(3, 1).blob(state.params.encode()).raw(state.context)
             write_names(writer, state.listed)
             write_names(writer, state.neighbours)
             write_table(writer, state.shares)
         case Agreed():
-            writer.uint(4, 1).blob(state.params.encode())
+            writer.uint(4, 1).blob(state.params.encode()).raw(state.context)
             write_names(writer, state.neighbours)
             write_table(writer, state.shares)
             write_names(writer, state.survivors.names)
@@ -119,6 +123,7 @@ def read_state(reader: Reader) -> State:
     if tag == 2:
         return Shared(
             params=params,
+            context=reader.raw(HASH_BYTES),
             listed=read_names(reader),
             mask_private=reader.raw(32),
             self_seed=reader.raw(32),
@@ -132,6 +137,7 @@ def read_state(reader: Reader) -> State:
     if tag == 3:
         return MaskedState(
             params=params,
+            context=reader.raw(HASH_BYTES),
             listed=read_names(reader),
             neighbours=read_names(reader),
             shares=read_table(reader, POINTED_SHARES),
@@ -139,6 +145,7 @@ def read_state(reader: Reader) -> State:
     if tag == 4:
         return Agreed(
             params=params,
+            context=reader.raw(HASH_BYTES),
             neighbours=read_names(reader),
             shares=read_table(reader, POINTED_SHARES),
             survivors=Survivors(names=read_names(reader)),

@@ -34,6 +34,9 @@ GOOD = RunDescription(
 def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
     assert refusals(STRICT, GOOD) == []
     assert refusals(STRICT, replace(GOOD, delta=1e-6, cohort=9)) == []
+    assert refusals(STRICT, replace(GOOD, corrupt_fraction=0.2)) == []
+    loose = replace(STRICT, min_corrupt_fraction=0.0)
+    assert refusals(loose, replace(GOOD, corrupt_fraction=0.0)) == []
     assert refusals(STRICT, replace(GOOD, custom=(("nets:wide", "ab"),))) == []
 
 
@@ -46,6 +49,7 @@ def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
         ({"cohort": 2}, "policy.min_cohort=3"),
         ({"transport": "plain"}, "policy.require_transport=sealed"),
         ({"secagg": "off"}, "policy.require_secagg=masked"),
+        ({"corrupt_fraction": 0.19}, "policy.min_corrupt_fraction=0.2"),
         ({"code": "ef56"}, "policy.approved_code"),
         ({"model": "llm"}, "policy.allow_models=['tabular', 'cnn']"),
         ({"custom": (("mine:net", "12"),)}, "policy.allow_custom"),

@@ -70,6 +70,7 @@ def values() -> dict[str, str]:
     out: dict[str, bytes] = {
         "params": PARAMS.encode(),
         "context": context,
+        "roll_context": PARAMS.bound_to(b"a roll"),
         "derive": derive(ROOT, "test", b"one", b"two"),
         "expand": expand(ROOT, "test", b"one", b"two"),
         "keystream": mask.tobytes(),
@@ -99,7 +100,7 @@ def bad_params() -> dict[str, str]:
     swapped = good.replace(b"athens", b"zthens")
     return {
         "bad_magic": (b"FLSB" + good[4:]).hex(),
-        "bad_version": (good[:4] + b"\x02" + good[5:]).hex(),
+        "bad_version": (good[:4] + b"\x01" + good[5:]).hex(),
         "bad_kind": (good[:5] + b"\x03" + good[6:]).hex(),
         "bad_truncated": good[:-1].hex(),
         "bad_trailing": (good + b"\0").hex(),

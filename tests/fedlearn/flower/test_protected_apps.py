@@ -173,7 +173,7 @@ def test_server__opens_contributions_that_are_uniform_and_unlike_in_every_round(
 
     def listening(self: ServerSession, name: str, reply: bytes) -> None:
         if self.step == "mask":
-            packed = decode(Masked, reply, self.params.context()).packed
+            packed = decode(Masked, reply, self.context).packed
             vectors.append(unpack(packed, self.params.length, Ring(bits=self.params.bits)))
             bits.append(self.params.bits)
         inner(self, name, reply)

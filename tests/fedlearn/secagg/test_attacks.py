@@ -171,7 +171,7 @@ def test_pair_keys__refuse_points_of_small_order() -> None:
 def test_client__refuses_tampered_or_swapped_shares() -> None:
     for attack in ("flip", "swap"):
         clients, server, requests = at_step("mask")
-        context = server.params.context()
+        context = server.context
         sealed = dict(decode(Inbox, requests[A], context).sealed)
         if attack == "flip":
             sealed[B] = bytes([sealed[B][0] ^ 1]) + sealed[B][1:]
@@ -204,7 +204,7 @@ def test_models__that_differ_between_clients_give_no_usable_keys() -> None:
 
 def test_client__refuses_an_inbox_below_the_threshold_or_with_strangers() -> None:
     clients, server, requests = at_step("mask")
-    context = server.params.context()
+    context = server.context
     sealed = dict(decode(Inbox, requests[A], context).sealed)
     few = encode(Inbox(sealed={B: sealed[B]}), context)
     refuse("too few neighbours", lambda: clients[A].mask(few, FED.vector(A), MODEL))
@@ -216,7 +216,7 @@ def test_masked_vector__is_uniform_whatever_the_update() -> None:
     # Chi-square over bytes, 255 degrees of freedom, bound 420: false alarms below 1e-9.
     fed = federation(3, length=50_000)
     clients, server, requests = at_step("mask", fed)
-    context = server.params.context()
+    context = server.context
     reply = clients[fed.names[0]].mask(requests[fed.names[0]], fed.ring.zeros(50_000), MODEL)
     data = np.frombuffer(decode(Masked, reply, context).packed, np.uint8)
     counts = np.bincount(data, minlength=256)
@@ -229,7 +229,7 @@ def test_masked_vector__is_uniform_whatever_the_update() -> None:
 def test_client__signs_one_survivor_list_only() -> None:
     clients, server, requests = at_step("agree")
     clients[A].agree(requests[A])
-    second = encode(Survivors(names=(A, B, C, D)), server.params.context())
+    second = encode(Survivors(names=(A, B, C, D)), server.context)
     refuse("second, different", lambda: clients[A].agree(second))
     assert clients[A].step == "unmask"  # the first list still stands
 
@@ -237,7 +237,7 @@ def test_client__signs_one_survivor_list_only() -> None:
 def test_client__does_not_unmask_for_two_survivor_lists() -> None:
     """The server tells some that C survived and others that it did not."""
     clients, server, requests = at_step("agree")
-    context = server.params.context()
+    context = server.context
     without = encode(Survivors(names=(A, B, D, E)), context)
     one = {name: clients[name].agree(requests[name]) for name in (A, B, C)}
     two = {name: clients[name].agree(without) for name in (D, E)}
@@ -262,13 +262,13 @@ def test_client__does_not_unmask_for_two_survivor_lists() -> None:
 )
 def test_client__refuses_a_wrong_survivor_list(names: tuple[str, ...], reason: str) -> None:
     clients, server, _ = at_step("agree")
-    request = encode(Survivors(names=names), server.params.context())
+    request = encode(Survivors(names=names), server.context)
     refuse(reason, lambda: clients[A].agree(request))
 
 
 def test_client__refuses_a_survivor_whose_shares_were_held_back() -> None:
     clients, server, requests = at_step("mask")
-    context = server.params.context()
+    context = server.context
     sealed = dict(decode(Inbox, requests[A], context).sealed)
     del sealed[E]
     clients[A].mask(encode(Inbox(sealed=sealed), context), FED.vector(A), MODEL)
@@ -279,7 +279,7 @@ def test_client__refuses_a_survivor_whose_shares_were_held_back() -> None:
 def test_client__never_releases_both_shares_of_one_client() -> None:
     clients, server = FED.clients(), FED.server()
     requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
-    opening = decode(Opening, clients[A].unmask(requests[A]), server.params.context())
+    opening = decode(Opening, clients[A].unmask(requests[A]), server.context)
     assert set(opening.self_shares) == {B, C, D}
     assert set(opening.key_shares) == {E}
     refuse("out of order|second", lambda: clients[A].unmask(requests[A] + b"\0"))
@@ -360,7 +360,7 @@ def test_session__drops_its_keys_when_the_protocol_is_broken() -> None:
     clients, server, requests = at_step("agree")
     refuse(
         "too telling",
-        lambda: clients[A].agree(encode(Survivors(names=(A, B)), server.params.context())),
+        lambda: clients[A].agree(encode(Survivors(names=(A, B)), server.context)),
     )
     assert clients[A].step == "closed"
     assert len(clients[A].to_bytes()) < 100
@@ -408,15 +408,15 @@ def test_server__refuses_forged_advertisements_and_signatures() -> None:
 def test_server__refuses_vectors_of_another_length() -> None:
     clients, server, requests = at_step("mask")
     reply = clients[A].mask(requests[A], FED.vector(A), MODEL)
-    packed = decode(Masked, reply, server.params.context()).packed
-    short = encode(Masked(packed=packed[:-4]), server.params.context())
+    packed = decode(Masked, reply, server.context).packed
+    short = encode(Masked(packed=packed[:-4]), server.context)
     refuse("packed vector has", lambda: server.receive(A, short))
     server.receive(A, reply)
 
 
 def test_server__one_false_share_does_not_end_the_round() -> None:
     clients, server, requests = at_step("unmask")
-    context = server.params.context()
+    context = server.context
     for name in FED.names:
         reply = clients[name].unmask(requests[name])
         if name == B:
@@ -430,7 +430,7 @@ def test_server__one_false_share_does_not_end_the_round() -> None:
 
 def test_server__false_shares_without_spare_ones_release_nothing() -> None:
     clients, server, requests = at_step("unmask")
-    context = server.params.context()
+    context = server.context
     for name in FED.names:
         opening = decode(Opening, clients[name].unmask(requests[name]), context)
         lies = {peer: data[:1] + os.urandom(32) for peer, data in opening.self_shares.items()}
@@ -444,7 +444,7 @@ def test_server__false_shares_without_spare_ones_release_nothing() -> None:
 def test_server__false_mask_key_of_a_dropped_client_is_noticed() -> None:
     clients, server = FED.clients(), FED.server()
     requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
-    context = server.params.context()
+    context = server.context
     for name in (A, B, C, D):
         opening = decode(Opening, clients[name].unmask(requests[name]), context)
         lies = {peer: data[:1] + os.urandom(32) for peer, data in opening.key_shares.items()}
@@ -456,7 +456,7 @@ def test_server__false_mask_key_of_a_dropped_client_is_noticed() -> None:
 
 def test_server__refuses_shares_that_are_not_for_the_neighbours() -> None:
     clients, server, requests = at_step("share")
-    context = server.params.context()
+    context = server.context
     shares = decode(Shares, clients[A].share(requests[A]), context)
     less = {name: data for name, data in shares.sealed.items() if name != B}
     short = encode(Shares(commitment=shares.commitment, sealed=less), context)
