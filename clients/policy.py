@@ -6,6 +6,7 @@ knows what other runs have spent; here is refused what can be seen beforehand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,25 +138,19 @@ def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:
     ]
 
 
-def _custom_refusals(policy: Policy, run: RunDescription) -> list[str]:
-    return [
-        _custom_refusal(policy, name, found)
-        for name, found in run.custom
-        if not found or policy.allow_custom.get(name) != found
-    ]
-
-
-def _custom_refusal(policy: Policy, name: str, found: str) -> str:
-    if not found:
-        return (
-            f"policy.allow_custom: the run uses {name}, which is not on this "
-            "machine. Ask for its source, read it, and install it"
-        )
-    known = "of another source" if name in policy.allow_custom else "not listed"
-    return (
-        f"policy.allow_custom: the run uses {name}, which is {known}. Read it, and "
-        f"if it may see the data, write under policy: 'allow_custom: {{{name!r}: {found}}}'"
-    )
+def _custom_refusals(policy: Policy, run: RunDescription) -> Iterator[str]:
+    for name, found in run.custom:
+        if not found:
+            yield (
+                f"policy.allow_custom: the run uses {name}, which is not on this "
+                "machine. Ask for its source, read it, and install it"
+            )
+        elif policy.allow_custom.get(name) != found:
+            known = "of another source" if name in policy.allow_custom else "not listed"
+            yield (
+                f"policy.allow_custom: the run uses {name}, which is {known}. Read it, and "
+                f"if it may see the data, write under policy: 'allow_custom: {{{name!r}: {found}}}'"
+            )
 
 
 def _code_refusals(policy: Policy, run: RunDescription) -> list[str]:

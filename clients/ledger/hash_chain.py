@@ -144,8 +144,14 @@ class ChainFile:
             self._unmended = None
 
     def _write_head(self) -> None:
+        """Replace the head, so that after a crash either the old or the new one is there."""
         head = _canonical({"hash": self._head, "lines": self._count})
-        _replace(_head_path(self._path), head)
+        write_atomically(_head_path(self._path), head, PRIVATE)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _lock(self) -> None:
         try:
@@ -213,13 +219,3 @@ def _head_path(path: Path) -> Path:
 def _write(file: int, data: bytes) -> None:
     while data:
         data = data[os.write(file, data) :]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a small file so that after a crash either the old or the new content is there."""
-    write_atomically(path, data, PRIVATE)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
