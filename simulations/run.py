@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -19,12 +19,13 @@ from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine, RayEngine
 from fedlearn.data import Pool, SiteData
 from fedlearn.results.folder import RunFolder
+from fedlearn.results.result import ResultFile, RoundResult
 from server.app import make_app
 from server.enrol import enrol, join, plan_for
+from server.federation import Federation
 from server.run import Listener
 from server.stop import Stop
 from server.tracking import check_tracking
-from simulations.attacks.auditing import audited
 from simulations.engines.local import FIRST_NODE, InProcessGrid, make_contexts, run_locally
 from simulations.engines.ray import run_on_ray
 
@@ -48,7 +49,9 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | N
     # Only what outlives the run: a ledger in the run's own folder is nobody else's.
     with claimed(owned_ledgers(config, names)):
         chosen = None if only is None else names.index(only)
-        _run(config, sizes, audited(config, listener), stop, chosen)
+        if config.audit.kind != "none":
+            listener = _Measuring(config, listener)
+        _run(config, sizes, listener, stop, chosen)
 
 
 def _run(
@@ -74,6 +77,31 @@ def _run(
                 raise
         case _:
             assert_never(config.engine)
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """Measures a run with canaries at its end, before anybody hears of its result."""
+
+    config: RunConfig
+    listener: Listener
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        """Pass it on."""
+        self.listener.started(federation, first_round)
+
+    def round_finished(self, entry: RoundResult) -> None:
+        """Pass it on."""
+        self.listener.round_finished(entry)
+
+    def finished(self, result: ResultFile) -> None:
+        """Measure, write it into `result.json`, and pass it on."""
+        from simulations.attacks.measure import measure  # SciPy's statistics take a second
+
+        found = measure(self.config, result)
+        result = replace(result, audit=found)
+        RunFolder(Path(self.config.out)).write_result(result)
+        self.listener.finished(result)
 
 
 def records(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:

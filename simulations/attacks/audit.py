@@ -1,4 +1,4 @@
-"""`fedlearn audit`: what the words of the command ask for."""
+"""`fedlearn audit`: what the words of the command ask for, and what it shows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from fedlearn.auditing.findings import NOT_JUDGED, Findings
 from fedlearn.config import compose
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError
+from fedlearn.report.measured import MeasuredPrivacy, Row
 from fedlearn.report.page import write_report
 from fedlearn.results.folder import RunFolder
 from server.stop import Stop, stop_on_interrupt
-from simulations.attacks.audit_display import show_findings
 from simulations.attacks.audited_folder import open_run
 from simulations.attacks.measure import DELTA, measure, plan_in, promise_in, trained_model
 from simulations.attacks.membership import REFERENCES, attacks
@@ -126,3 +130,26 @@ def measure_run(folder: Path, references: int) -> Findings:
     RunFolder(folder).write_result(replace(run.result, audit=found))
     write_report(folder)
     return found
+
+
+def show_findings(found: Findings, console: Console) -> None:
+    """Bounds beside their ceilings, attacks beside theirs, and the verdict."""
+    shown = MeasuredPrivacy(found=found)
+    if shown.bounds:
+        console.print(shown.texts["about"])
+        terminal.show(console, _table(("an attacker who sees", *shown.columns), shown.bounds))
+    if shown.attacks:
+        console.print(shown.texts["attacks"])
+        columns = ("attack", "AUC", "found at 1% false alarms", "at .1%")
+        terminal.show(console, _table(columns, shown.attacks))
+    for note in found.notes:
+        console.print(escape(note))
+    style = "bold red" if shown.broken else "bold"
+    console.print(f"[{style}]{escape(shown.texts['verdict'])}[/]")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    table = terminal.numbers(*columns)
+    for row in rows:
+        table.add_row(escape(row[0]), *row[1:])
+    return table

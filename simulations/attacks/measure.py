@@ -1,10 +1,16 @@
-"""Measuring a run that carried canaries: games, bounds, the verdict, and what to say of them."""
+"""Measuring a run that carried canaries: games, bounds, the verdict, and what to say of them.
+
+Slots give one game for each seat. Every seat is scored by its exact log likelihood ratio
+where the noise has a known scale, so that guesses are as good as they can be; without noise,
+and where a strategy rescales coordinates, by the value of the slot itself.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -19,12 +25,11 @@ from clients.records import simulated_sites, simulated_task
 from fedlearn import models
 from fedlearn.agreement import dimension_of
 from fedlearn.auditing.bounds import bounds_of
-from fedlearn.auditing.evidence import area_under_curve
+from fedlearn.auditing.evidence import area_under_curve, log_likelihood_ratio
 from fedlearn.auditing.findings import Bound, Estimator, Findings, Seat, View
 from fedlearn.auditing.game import Game
-from fedlearn.auditing.promise import Promise, promise_of
+from fedlearn.auditing.promise import Promise, judge, promise_of
 from fedlearn.auditing.settings import MislabelledAudit, NoAudit, SlotAudit, slots_of
-from fedlearn.auditing.verdict import judge
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
@@ -35,11 +40,15 @@ from fedlearn.report.export import read_model
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task
 from fedlearn.training.local import predict
-from server.audit import read_seen
-from simulations.attacks.slot_views import games
+from server.audit import SlotsSeen, read_seen
 
 DELTA: Final = 1e-5
 """At which epsilon is measured where nothing is promised."""
+
+_ROUNDING: Final = 0.02
+"""Without noise, a slot above this share of the largest one is no rounding error."""
+
+Scores = NDArray[np.float64]
 
 
 def measure(config: RunConfig, result: ResultFile) -> Findings | None:
@@ -157,6 +166,113 @@ def _answered(bound: Bound) -> str:
     return f"an epsilon of {bound.estimate:.2f} (at least {bound.lower_bound:.2f})"
 
 
+# --- from slots to games -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """One canary in one step moves a slot by `unit`; noise has the deviation `noise` units.
+
+    Both are those of one site's own update.
+    """
+
+    unit: float
+    noise: float
+    rate: float
+    steps: int
+
+    @classmethod
+    def of(cls, config: RunConfig, plan: PrivacyPlan | None) -> Signal | None:
+        """None where there is no noise to compare with."""
+        if plan is None or plan.unit != "record" or not plan.noise_multiplier:
+            return None
+        training = config.training
+        divisor = training.sample_rate * training.nominal_records
+        return cls(
+            unit=training.learning_rate * plan.clip_norm / divisor,
+            noise=plan.noise_multiplier,
+            rate=plan.sample_rate,
+            steps=plan.steps_per_round,
+        )
+
+
+def games(
+    config: RunConfig,
+    plan: PrivacyPlan | None,
+    kept: Mapping[str, Kept],
+    seen: Sequence[SlotsSeen],
+) -> dict[Seat, Game]:
+    """The games of all seats that the run has; `kept` is by site."""
+    numbers = np.concatenate([one.coins.numbers for one in kept.values()])
+    inside = np.concatenate([one.coins.inside for one in kept.values()])
+    signal = Signal.of(config, plan)
+    found: dict[Seat, Game] = {}
+    if all(one.changes for one in kept.values()):
+        scores = np.concatenate([_own(one, signal) for one in kept.values()])
+        found["update"] = _game(scores, inside, signal)
+    shared = plan is not None and plan.needs_sum
+    found["sum"] = _game(_of_sums(seen, signal, numbers, shared=shared), inside, signal)
+    found["model"] = _of_model(config, seen, signal, numbers, inside, shared=shared)
+    return found
+
+
+def _own(kept: Kept, signal: Signal | None) -> Scores:
+    changes = np.array(list(kept.changes.values()), np.float64)
+    if signal is None:
+        return _total(-changes)
+    noise = signal.noise * math.sqrt(signal.steps)
+    return _total([_ratio(-c / signal.unit, signal, noise, signal.steps) for c in changes])
+
+
+def _of_sums(
+    seen: Sequence[SlotsSeen], signal: Signal | None, numbers: NDArray[np.int64], *, shared: bool
+) -> Scores:
+    if signal is None:
+        return _total([-one.change[numbers] for one in seen])
+    parts = []
+    for one in seen:
+        # Noise that the sites share is planned for the sum; noise of their own adds up.
+        noise = signal.noise * math.sqrt(signal.steps * (1 if shared else one.sites))
+        summed = -one.change[numbers].astype(np.float64) * one.sites / signal.unit
+        parts.append(_ratio(summed, signal, noise, signal.steps))
+    return _total(parts)
+
+
+def _total(rounds: Sequence[NDArray[Any]] | NDArray[Any]) -> Scores:
+    return np.asarray(np.sum(np.asarray(rounds, np.float64), axis=0))
+
+
+def _of_model(
+    config: RunConfig,
+    seen: Sequence[SlotsSeen],
+    signal: Signal | None,
+    numbers: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    *,
+    shared: bool,
+) -> Game:
+    """The slots of the last model: the sum of all rounds, seen at once."""
+    scores = -seen[-1].model[numbers].astype(np.float64)
+    cohorts = {one.sites for one in seen}
+    if signal is None:
+        return _game(scores, inside, None)
+    if not config.strategy.takes_mean or len(cohorts) > 1:
+        return Game(scores=scores, inside=inside, threshold=float(np.median(scores)))
+    sites, steps = cohorts.pop(), signal.steps * len(seen)
+    noise = signal.noise * math.sqrt(steps * (1 if shared else sites))
+    return _game(_ratio(scores * sites / signal.unit, signal, noise, steps), inside, signal)
+
+
+def _ratio(signals: Scores, signal: Signal, noise: float, steps: int) -> Scores:
+    return log_likelihood_ratio(signals, noise=noise, rate=signal.rate, steps=steps)
+
+
+def _game(scores: Scores, inside: NDArray[np.bool_], signal: Signal | None) -> Game:
+    """Ratios have their threshold at zero; bare slots are zero but for rounding if out."""
+    threshold = 0.0 if signal else _ROUNDING * float(max(0.0, scores.max()))
+    return Game(scores=scores, inside=inside, threshold=threshold)
+
+
 # --- canaries that are records -------------------------------------------------------------
 
 
@@ -190,7 +306,7 @@ def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
 
 def record_losses(
     model: nn.Module, task: Task, features: NDArray[Any], labels: Targets, max_batch: int
-) -> NDArray[np.float64]:
+) -> Scores:
     """How badly what the model says fits every record: the negative logarithm of how well."""
     fit = task.likelihood(predict(model, task, torch.from_numpy(features), max_batch), labels)
     return np.asarray(-np.log(np.maximum(fit, 1e-30)))

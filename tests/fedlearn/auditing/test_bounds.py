@@ -11,11 +11,17 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import binom
 
-from fedlearn.auditing import one_run, tradeoff
-from fedlearn.auditing.bounds import bounds_of
+from fedlearn.auditing.bounds import (
+    bounds_of,
+    f_dp_bound,
+    largest_rate,
+    moments,
+    one_run_bound,
+    p_value,
+    refutes,
+)
 from fedlearn.auditing.game import Game
 from fedlearn.auditing.gaussian import delta_of, epsilon_of, mu_of
-from fedlearn.auditing.independent import largest_rate, moments
 from tests.fedlearn.auditing.games import DELTA, gaussian_game
 
 # (canaries, guesses, right) -> bounds at delta 1e-5, alpha .05, equal to those of jax_privacy 2.0.
@@ -32,8 +38,8 @@ GOLDEN = [
 def test_bounds__reproduce_published_values_to_four_digits(
     counts: tuple[int, int, int], one: float, curve: float
 ) -> None:
-    assert one_run.lower_bound(*counts, 1e-5, 0.05) == pytest.approx(one, abs=5e-5)
-    assert tradeoff.lower_bound(*counts, 1e-5, 0.05) == pytest.approx(curve, abs=5e-5)
+    assert one_run_bound(*counts, 1e-5, 0.05) == pytest.approx(one, abs=5e-5)
+    assert f_dp_bound(*counts, 1e-5, 0.05) == pytest.approx(curve, abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -41,10 +47,11 @@ def test_bounds__reproduce_published_values_to_four_digits(
     [(50, 2.78), (100, 3.49), (200, 4.19), (500, 5.10), (1000, 5.78), (2000, 6.45), (5000, 7.28)],
 )
 def test_one_run__has_the_known_ceiling(canaries: int, ceiling: float) -> None:
-    found = one_run.lower_bound(canaries, canaries, canaries, 1e-5, 0.05)
+    found = one_run_bound(canaries, canaries, canaries, 1e-5, 0.05)
     assert found == pytest.approx(ceiling, abs=0.005)
-    closed = one_run.without_delta(canaries, 0.05)
-    assert one_run.lower_bound(canaries, canaries, canaries, 0.0, 0.05) == pytest.approx(closed)
+    log_chance = math.log(0.05) / canaries  # of guessing all rightly, at delta = 0
+    closed = log_chance - math.log(-math.expm1(log_chance))
+    assert one_run_bound(canaries, canaries, canaries, 0.0, 0.05) == pytest.approx(closed)
     assert found <= closed
 
 
@@ -71,7 +78,7 @@ def test_one_run__p_value_is_that_of_a_loop_in_exact_fractions(
         (exact_tail(guesses, correct - i, chance) - tail) / i for i in range(1, correct + 1)
     )
     expected = min(1.0, float(tail) + 2 * canaries * delta * float(slack))
-    assert one_run.p_value(*counts, epsilon, delta) == pytest.approx(expected, rel=1e-9)
+    assert p_value(*counts, epsilon, delta) == pytest.approx(expected, rel=1e-9)
 
 
 def refutes_slowly(canaries: int, guesses: int, correct: int, mu: float, alpha: float) -> bool:
@@ -86,7 +93,7 @@ def refutes_slowly(canaries: int, guesses: int, correct: int, mu: float, alpha: 
 @pytest.mark.parametrize("counts", [(100, 60, 45), (300, 300, 200), (50, 50, 50)])
 def test_f_dp__refutes_what_a_plain_loop_refutes(counts: tuple[int, int, int]) -> None:
     answers = [
-        (tradeoff.refutes(*counts, mu, 0.05), refutes_slowly(*counts, mu, 0.05))
+        (refutes(*counts, mu, 0.05), refutes_slowly(*counts, mu, 0.05))
         for mu in np.linspace(0.05, 3, 40)
     ]
     assert all(fast == slow for fast, slow in answers)

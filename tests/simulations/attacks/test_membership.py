@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedlearn.auditing.evidence import area_under_curve
-from fedlearn.auditing.membership import found_at, lira, rmia
+from simulations.attacks.membership import found_at, lira, rmia
 
 
 def test_rmia__is_the_share_of_outsiders_that_a_record_beats() -> None:
