@@ -1,10 +1,14 @@
-"""`fedlearn audit demo=inversion`: what every seat reconstructs of an image from updates.
+"""What every seat of a federation reconstructs of an image from updates.
 
-Small federations are run for it, one for every way to protect updates, and
-watched (`simulations.attacks.adversary`): round 1 is as always, in round 2 everybody
-keeps to the protocol, in round 3 the coordinator plants weights. What is seen
-is then attacked (`simulations.attacks.inversion_attacks`), and every attack is judged
-by an oracle that knows the original: shown is the nearest of all that it
+Small federations are run for it, one for every way to protect updates, and watched: round 1
+is as always, in round 2 everybody keeps to the protocol, in round 3 the coordinator plants
+weights, sending a model of its choice in the place of the one that the sites have made, which
+no site can tell from an honest one. The apps at both ends are the real ones, and so are keys,
+masks, noise and bytes; the adversaries add nothing but eyes: one keeps what passes on the
+network, one is the coordinator and keeps what it opens.
+
+What is seen is then attacked (`simulations.attacks.reconstruction`), and every attack is
+judged by an oracle that knows the original: shown is the nearest of all that it
 found, which is more than an attacker could choose by itself.
 
 What this does not show: that an image which cannot be reconstructed is safe.
@@ -17,81 +21,49 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from fedlearn import __version__
-from fedlearn.core.rng import Streams
-from fedlearn.core.vector import Vector
-from fedlearn.crypto.sealed import HEADER_BYTES
+from clients.app import app as client
+from fedlearn import __version__, flower
+from fedlearn.config import RunConfig
+from fedlearn.core.vector import Layout, Vector
+from fedlearn.crypto.sealed import HEADER_BYTES, Channel
 from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Seat, SeatView, to_text
 from fedlearn.results.result import ResultFile
+from server.enrol import enrol, join, plan_for
+from server.federation import Federation, Progress
 from server.run import logged
-from simulations.attacks.adversary import Watched, WatchedRound
-from simulations.attacks.images import ImageSet, choose, load_images, write_table
-from simulations.attacks.inversion_attacks import Candidates, FirstLayer, harvest, invert, planted
-from simulations.attacks.inversion_ways import Settings, Way, way_of, ways
-from simulations.attacks.similarity import place, psnr, ssim
+from server.sealing import Sealing
+from simulations.attacks.inversion_scene import (
+    Scene,
+    Settings,
+    Way,
+    make_scene,
+    way_of,
+    ways,
+    write_table,
+)
+from simulations.attacks.reconstruction import (
+    Candidates,
+    FirstLayer,
+    harvest,
+    invert,
+    place,
+    planted,
+    psnr,
+    ssim,
+)
+from simulations.engines.local import InProcessGrid, make_contexts
 
 RECOVERED_AT: Final = 30.0
 """Decibels: the error of a value is then about 3 percent of the range."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
-    """The images, who holds which, and what everybody may know."""
-
-    settings: Settings
-    images: ImageSet
-    chosen: NDArray[np.int64]
-    """Of image number i the holder is site number `i % sites`."""
-    public: NDArray[np.int64]
-    question: Vector
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Their names; the first holds the image that is looked for."""
-        return tuple(f"site-{i:02}" for i in range(self.settings.sites))
-
-    @cached_property
-    def original(self) -> NDArray[np.float32]:
-        """The image that is looked for: `[height, width, channels]`."""
-        return np.asarray(self.images.values[self.chosen[0]])
-
-    @cached_property
-    def average(self) -> NDArray[np.float32]:
-        """What could be shown without any update: the mean of the images that no site holds."""
-        return np.asarray(self.images.values[self.public].mean(0))
-
-    def own(self, site: str) -> NDArray[np.int64]:
-        """The images that a site holds."""
-        return self.chosen[self.sites.index(site) :: self.settings.sites]
-
-
-def make_scene(settings: Settings) -> Scene:
-    """Choose the images.
-
-    Raises:
-        DataError, ConfigError: the images cannot be read, or are too few.
-    """
-    images, streams = load_images(settings.images), Streams(settings.seed)
-    count = settings.sites * settings.records
-    chosen = choose(images, count, streams.get("inversion", "pictures"))
-    public = np.setdiff1d(np.arange(len(images.labels)), chosen)
-    width = images.records.shape[1]
-    question = streams.get("inversion", "question").standard_normal(width) / np.sqrt(width)
-    return Scene(
-        settings=settings,
-        images=images,
-        chosen=chosen,
-        public=public,
-        question=question.astype(np.float32),
-    )
 
 
 def demonstrate(settings: Settings, result: ResultFile | None = None) -> Inversion:
@@ -152,7 +124,7 @@ def attacked(scene: Scene, way: Way) -> Protected:
     )
 
 
-# --- one seat ---------------------------------------------------------------------
+# --- what one seat makes of it ----------------------------------------------------------------
 
 
 def _view(scene: Scene, watched: Watched, seat: Seat, seen: WatchedRound) -> SeatView:
@@ -204,3 +176,104 @@ def _likeness(scene: Scene, image: NDArray[np.floating]) -> Likeness:
         ssim=ssim(scene.original, image),
         place=place(scene.original, image, scene.images.values),
     )
+
+
+# --- a real federation, watched from every seat ---------------------------------------------
+
+
+class Wiretap(InProcessGrid):
+    """A network that keeps the latest reply of every node to `train`, as it passed."""
+
+    def __init__(self, contexts: Mapping[int, Context]) -> None:
+        super().__init__(client, contexts)
+        self.heard: dict[int, Message] = {}
+
+    def _answer(self, message: Message) -> Message:
+        reply = super()._answer(message)
+        if message.metadata.message_type == "train" and not reply.has_error():
+            self.heard[message.metadata.dst_node_id] = reply
+        return reply
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WatchedRound:
+    """What is to be seen of one round."""
+
+    sealed: dict[str, bytes] | None
+    """On the network, by site: encrypted replies; None where they travel in clear."""
+    single: dict[str, Vector] | None
+    """At the coordinator, by site: the change of the model; None where it opens a sum only."""
+    common: Vector
+    """For all who see the models before and after: the change that the round has made."""
+
+
+@dataclass(eq=False)
+class Watched:
+    """A run in memory, round by round, and what its adversaries see."""
+
+    federation: Federation
+    tap: Wiretap
+    number: int = 0
+
+    @classmethod
+    def start(cls, config: RunConfig, sites: int, run_id: bytes) -> Watched:
+        """Enrol the sites of `config` and set up their keys.
+
+        Raises:
+            FedlearnError: what `simulate` would raise before its first round.
+        """
+        tap = Wiretap(make_contexts(sites, flower.run_config_of(config)))
+        enrolment = enrol(tap, config, lambda: False)
+        plan = plan_for(config, enrolment)
+        summing = join(enrolment, config, plan, run_id)
+        progress = Progress([], enrolment.initial)
+        return cls(Federation(config, plan, enrolment, progress, run_id.hex(), summing), tap)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the model."""
+        return self.federation.enrolment.layout
+
+    @property
+    def model(self) -> Vector:
+        """The model as it is now."""
+        return self.federation.progress.model
+
+    def next_round(self, instead: Vector | None = None) -> WatchedRound:
+        """The next round of the run; with `instead`, the coordinator starts it from that model."""
+        if instead is not None:
+            self.federation.progress.model = instead
+        before, spare = self.model, self._spare_keys()
+        self.number += 1
+        self.federation.run_round(self.number)
+        grid = self.federation.grid
+        heard = {site: self.tap.heard[node] for site, node in grid.node_of.items()}
+        sealed = None
+        if spare:
+            spare.round = self.number
+            sealed = {site: _sealed(reply.content) for site, reply in heard.items()}
+            heard = {site: spare.open(site, "train", reply) for site, reply in heard.items()}
+        single = None
+        if self.federation.summing is None:
+            single = {site: _model(reply.content) - before for site, reply in heard.items()}
+        return WatchedRound(sealed=sealed, single=single, common=np.asarray(self.model - before))
+
+    def _spare_keys(self) -> Sealing | None:
+        """The coordinator's ends of the channels once more, to keep what the run opens."""
+        sealing = self.federation.grid.sealing
+        if sealing is None:
+            return None
+        states = {site: channel.to_bytes() for site, channel in sealing.channels.items()}
+        copies = {site: Channel.from_bytes(state) for site, state in states.items()}
+        return replace(sealing, channels=copies)
+
+
+def _sealed(content: RecordDict) -> bytes:
+    data = flower.read_large_bytes(content, "sealed")
+    if data is None:
+        raise RuntimeError("a reply that is not sealed, in a run that seals")
+    return data
+
+
+def _model(content: RecordDict) -> Vector:
+    return flower.vector_of(content.array_records["arrays"])

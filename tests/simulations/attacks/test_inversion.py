@@ -14,11 +14,9 @@ from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.mechanisms import RecordPrivacy
 from fedlearn.report.inversion import Inversion, Protected, SeatView, pixels, read_inversion
-from simulations.attacks.adversary import Watched
-from simulations.attacks.images import write_table
-from simulations.attacks.inversion import Scene, attacked, demonstrate, make_scene
+from simulations.attacks.inversion import Watched, attacked, demonstrate
 from simulations.attacks.inversion_command import read_words, write
-from simulations.attacks.inversion_ways import Settings, Way, ways
+from simulations.attacks.inversion_scene import Scene, Settings, Way, make_scene, ways, write_table
 from tests.simulations.small import table
 
 FOUR = Settings(sites=4)

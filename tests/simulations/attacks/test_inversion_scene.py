@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.tables import csv
-from simulations.attacks.images import ImageSet, choose, load_images, write_table
+from simulations.attacks.inversion_scene import ImageSet, choose, load_images, write_table
 
 
 def some(count: int = 60, classes: int = 4, *, side: int = 8, channels: int = 1) -> ImageSet:

@@ -1,4 +1,4 @@
-"""From the change of a model back to the records that it was trained on.
+"""From the change of a model back to the records that it was trained on, and how alike they are.
 
 Both attacks read the first layer of a network whose first layer is linear with
 a bias, followed by ReLU. For one record x, the gradient of row i of the weights
@@ -18,6 +18,13 @@ gradient times a number, which the ratio does not see.
 
 Not here: attacks that search for an input by optimisation (convolutions,
 Transformers); they take minutes, and their failure would prove nothing.
+
+How alike two images are is measured three ways, all for values in [0, 1]. `psnr` and `ssim`
+are what papers report (Wang, Bovik, Sheikh, Simoncelli 2004, "Image quality assessment: from
+error visibility to structural similarity", equation 13, with the uniform window and the
+unbiased covariances that are usual in software). Neither says whether a person was
+recognised: images of one kind are alike (the mean of all scans looks like every scan). So
+`place` asks what an attacker would ask: who of a line-up is it?
 """
 
 from __future__ import annotations
@@ -26,12 +33,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from fedlearn.core.vector import Layout, Vector
 
 Candidates = NDArray[np.float64]
 """Records that an attacker believes in, `[k, d]`, values cut to [0, 1]; k may be 0."""
+
+Floats = NDArray[np.floating]
+"""One image, `[height, width, channels]`."""
+
+MOST_DECIBELS: Final = 100.0
+"""What `psnr` says of images that are equal to five digits."""
+
+WINDOW: Final = 7
+_C1, _C2 = 0.01**2, 0.03**2
 
 FIRST: Final = "body.0"
 HEAD: Final = "head"
@@ -118,3 +135,57 @@ def _common_direction(weight: NDArray[np.float64]) -> NDArray[np.float64]:
 def _stretched(record: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = record.min(), record.max()
     return (record - low) / (high - low) if high > low else np.zeros_like(record)
+
+
+# --- how alike two images are ---------------------------------------------------------------
+
+
+def psnr(original: Floats, image: Floats) -> float:
+    """Peak signal-to-noise ratio in decibels: `-10 log10` of the mean squared error.
+
+    At most `MOST_DECIBELS`, so that it stays a number when nothing differs.
+    """
+    error = float(np.mean((original.astype(np.float64) - image) ** 2))
+    return float(-10 * np.log10(max(error, 10 ** (-MOST_DECIBELS / 10))))
+
+
+def ssim(original: Floats, image: Floats) -> float:
+    """Structural similarity: 1 for equal images, near 0 for unrelated ones.
+
+    The mean over all windows of 7 x 7 pixels that lie inside, and over the channels.
+
+    Raises:
+        ValueError: a side is shorter than the window.
+    """
+    a, b = _windows(original), _windows(image)
+    mean_a, mean_b = a.mean(-1), b.mean(-1)
+    var_a, var_b = a.var(-1, ddof=1), b.var(-1, ddof=1)
+    centred = (a - mean_a[..., None]) * (b - mean_b[..., None])
+    covariance = centred.sum(-1) / (a.shape[-1] - 1)
+    light = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    structure = (2 * covariance + _C2) / (var_a + var_b + _C2)
+    return float((light * structure).mean())
+
+
+def place(original: Floats, image: Floats, line_up: Floats) -> int:
+    """Of `line_up: [n, height, width, channels]`, how many are nearer to `image`, plus one.
+
+    One means that the attacker would point at the right one. The original is in
+    the line-up; equal copies of it do not count against it.
+    """
+    distances = _squared_distances(line_up, image)
+    own = _squared_distances(original[None], image)[0]
+    return 1 + int(np.count_nonzero(distances < own * (1 - 1e-9)))
+
+
+def _squared_distances(images: Floats, image: Floats) -> Floats:
+    differences = (images.astype(np.float64) - image).reshape(len(images), -1)
+    return np.asarray((differences**2).sum(1))
+
+
+def _windows(image: Floats) -> Floats:
+    """`[rows, columns, channels, WINDOW^2]`."""
+    if min(image.shape[:2]) < WINDOW:
+        raise ValueError(f"an image of {image.shape[:2]}: shorter than {WINDOW} pixels")
+    seen = sliding_window_view(image.astype(np.float64), (WINDOW, WINDOW), axis=(0, 1))
+    return seen.reshape(*seen.shape[:3], WINDOW * WINDOW)
