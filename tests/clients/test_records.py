@@ -17,8 +17,7 @@ from fedlearn.config import RunConfig, compose
 from fedlearn.core.errors import ConfigError, DataError, PrivacyError
 from fedlearn.data.partition import Files
 from simulations.run import with_absolute_paths
-from simulations.sweeps.baselines import baselines
-from simulations.sweeps.points import compose_point
+from simulations.sweeps.points import baselines, compose_point
 
 RUN = ["scenario=csv", "scenario.path=none", "scenario.label=ill", "partition=files",
        "scenario.classes=[no,yes]", "scenario.scaling.columns.age=[20,90]",

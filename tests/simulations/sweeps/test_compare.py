@@ -13,7 +13,7 @@ import pytest
 
 from fedlearn.cli import main
 from simulations.sweeps.compare import CompareSettings, plan
-from simulations.sweeps.folder import SweepFolder as Sweep
+from simulations.sweeps.compare import SweepFolder as Sweep
 from tests.simulations.small import command, compare, environment, points, table
 
 # Whole sweeps: too long for the fast gate.
