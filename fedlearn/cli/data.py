@@ -1,13 +1,20 @@
-"""`fedlearn data`: what data there is, and what is wrong with one's own."""
+"""`fedlearn data`: which sets are known, and what is in one's own, and wrong with it."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedlearn.cli.form import Commands, add
 from fedlearn.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedlearn.data.check.report import Report
 
 
 def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
@@ -34,9 +41,20 @@ def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
 
 def _data_list(_: argparse.Namespace) -> int:
     from fedlearn.core import terminal
-    from simulations.data_display import show_list
+    from fedlearn.data import DATASETS
+    from fedlearn.data.images.medmnist_sets import SETS
 
-    show_list(terminal.console())
+    table = terminal.texts("name", "records", "sites", "classes", "source", "licence")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for name, data in DATASETS.items():
+        sites = str(len(data.sites) or "any")
+        counts = f"{data.records:,}", sites, str(len(data.classes))
+        table.add_row(name, *counts, data.source, data.archive.licence)
+    for name, known in SETS.items():
+        counts = f"{sum(known.records):,}", "any", str(len(known.classes))
+        table.add_row(name, *counts, "MedMNIST v2 (Zenodo)", known.file.licence)
+    terminal.show(terminal.console(), table)
     return 0
 
 
@@ -55,8 +73,60 @@ def _data_fetch(options: argparse.Namespace) -> int:
 def _data_check(options: argparse.Namespace) -> int:
     from fedlearn.core import terminal
     from fedlearn.data.check.files import check
-    from simulations.data_display import show_check
 
     report = check(Path(options.path))
-    show_check(report, terminal.console())
+    _show(report, terminal.console())
     return 5 if report.problems else 0
+
+
+def _show(report: Report, console: Console) -> None:
+    """Print what was found."""
+    from rich.markup import escape
+
+    from fedlearn.data.tables.table import some_lines
+
+    if report.kind:
+        by = f", separated by {report.separator}" if report.separator else ""
+        where = f"[bold]{escape(str(report.path))}[/]"
+        console.print(f"{where}: {report.kind}, {report.records:,} records{by}", soft_wrap=True)
+    for fact in report.facts:
+        console.print(escape(fact))
+    if report.columns:
+        _show_columns(report, console)
+    if report.duplicates:
+        copies = some_lines(report.duplicates, report.counted)
+        console.print(f"{copies}: copies of an earlier record")
+    for hint in report.hints:
+        console.print(f"[yellow]hint:[/] {escape(hint)}")
+    for problem in report.problems:
+        console.print(f"[red]problem:[/] {escape(problem)}")
+    if report.settings:
+        words = " ".join(map(_shell_word, report.settings))
+        console.print(f"try: fedlearn simulate {escape(words)}", soft_wrap=True)
+
+
+def _shell_word(word: str) -> str:
+    """As a shell takes it; a word that holds single quotes is easier to read in double ones."""
+    double = "'" in word and not set(word) & set('"$`\\!')
+    return f'"{word}"' if double else shlex.quote(word)
+
+
+def _show_columns(report: Report, console: Console) -> None:
+    from rich.markup import escape
+
+    from fedlearn.core import terminal
+
+    table = terminal.texts("column", "kind", "missing", "different values", "looks like")
+    for column in report.columns:
+        table.add_row(
+            escape(column.name),
+            "text" if column.name in report.texts else column.kind,
+            str(column.missing),
+            f"{column.distinct:,}",
+            escape(column.identifier),
+        )
+    terminal.show(console, table)
+    roles = {"text": report.texts} if report.texts else {}
+    roles |= {"label": report.labels, "site": report.sites}
+    for role, names in roles.items():
+        console.print(f"could be the {role}: {escape(', '.join(names)) or 'no column'}")

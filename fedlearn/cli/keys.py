@@ -1,11 +1,24 @@
-"""`fedlearn keys`: identities, certificates, and the signed list of who takes part."""
+"""`fedlearn keys`: identities, certificates, and the signed list of who takes part.
+
+It prints fingerprints for people to compare, and never a secret.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from fedlearn.cli.form import Commands, add, group
+
+if TYPE_CHECKING:
+    from fedlearn.crypto.roster import Roster
+
+_MADE: Final = {
+    "ca.key": "the authority's key; needed to renew the server's certificate, else keep it offline",
+    "ca.crt": "the authority's certificate; send it to every site with the roster",
+    "server.tls": "the server's key and certificate; it stays on this machine",
+}
 
 
 def add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
@@ -87,43 +100,109 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _keys_new(options: argparse.Namespace) -> int:
-    from fedlearn.cli import keyring_display
+    """Make an identity and say what to do with its two files."""
+    from datetime import UTC, datetime
 
-    keyring_display.new(Path(options.folder), options.name, options.role)
+    from fedlearn.crypto import keyring
+    from fedlearn.crypto.certificate_files import tls_path
+    from fedlearn.crypto.identity import fingerprint
+
+    folder, role = Path(options.folder), options.role
+    made = keyring.new_identity(folder, options.name, role, datetime.now(UTC))
+    private = folder / options.name
+    print(f"{private}: the private identity; it stays on this machine, and only you can read it")
+    if role == "site":
+        print(f"{tls_path(private)}: the key of its connection; it stays on this machine, too")
+    own = role == "server"
+    public = "it goes into the roster" if own else "send this file to the coordinator"
+    print(f"{keyring.public_path(private)}: {public}")
+    print(f"fingerprint: {fingerprint(made.public)}")
+    whom = "every site" if own else "the coordinator"
+    print(f"Tell {whom} the fingerprint by another way than the file, such as a telephone.")
     return 0
 
 
 def _keys_certificate(options: argparse.Namespace) -> int:
-    from fedlearn.cli import keyring_display
+    """Make or renew the certificate of the coordinator's server and say what is whose."""
+    from datetime import UTC, datetime
 
-    keyring_display.certify(Path(options.folder), options.hosts)
+    from fedlearn.crypto.certificate_files import issue_server_credential
+
+    for path in issue_server_credential(Path(options.folder), options.hosts, datetime.now(UTC)):
+        print(f"{path}: {_MADE[path.name]}")
     return 0
 
 
 def _keys_show(options: argparse.Namespace) -> int:
-    from fedlearn.cli import keyring_display
+    """Say whose identity a file holds."""
+    from fedlearn.crypto.identity import Identity, fingerprint
+    from fedlearn.crypto.introduction import read_introduction
+    from fedlearn.crypto.keyring import is_private
 
-    keyring_display.show(Path(options.path))
+    path = Path(options.path)
+    if is_private(path):
+        public = Identity.load(path).public
+        print(f"{path}: a private identity, readable by its owner alone")
+    else:
+        participant = read_introduction(path)
+        public = participant.public
+        print(f"{path}: the public identity of {participant.role} {participant.name}")
+    print(f"fingerprint: {fingerprint(public)}")
+    print(f"public key:  {public.hex()}")
     return 0
 
 
 def _roster_sign(options: argparse.Namespace) -> int:
-    from fedlearn.cli import keyring_display
+    """Sign a roster and show it."""
+    from fedlearn.crypto.identity import Identity, fingerprint
+    from fedlearn.crypto.keyring import sign_roster
 
-    public = [Path(path) for path in options.public]
-    keyring_display.sign(Path(options.to), options.federation, public, Path(options.by))
+    path, public = Path(options.to), [Path(one) for one in options.public]
+    roster = sign_roster(path, options.federation, public, Identity.load(Path(options.by)))
+    _print(path, roster)
+    print(f"signed by {fingerprint(roster.authority)}; every participant pins this fingerprint:")
+    print(f"fedlearn keys roster pin {path} {fingerprint(roster.authority)}")
     return 0
 
 
 def _roster_pin(options: argparse.Namespace) -> int:
-    from fedlearn.cli import keyring_display
+    """Pin a signature to a roster and show it."""
+    from fedlearn.crypto.keyring import pin_path, pin_roster
 
-    keyring_display.pin(Path(options.path), options.fingerprint)
+    path, pinned = Path(options.path), options.fingerprint
+    _print(path, pin_roster(path, pinned))
+    print(f"signed by {pinned}, which is pinned in {pin_path(path)}")
     return 0
 
 
 def _roster_show(options: argparse.Namespace) -> int:
-    from fedlearn.cli import keyring_display
+    """Verify a roster against `--pin`, or against the pin beside it, and show it."""
+    from fedlearn.crypto import keyring
+    from fedlearn.crypto.identity import fingerprint
+    from fedlearn.crypto.roster import Roster
 
-    keyring_display.show_roster(Path(options.path), options.pin)
+    path = Path(options.path)
+    pinned = keyring.checked_fingerprint(options.pin) if options.pin else keyring.read_pin(path)
+    roster = Roster.load(path, pinned) if pinned else keyring.load_unpinned(path)
+    _print(path, roster)
+    if pinned:
+        print(f"signed by {pinned}, as pinned")
+    else:
+        print(f"signed by {fingerprint(roster.authority)}, which is NOT pinned: compare it with")
+        print(f"the coordinator, then run: fedlearn keys roster pin {path} FINGERPRINT")
     return 0
+
+
+def _print(path: Path, roster: Roster) -> None:
+    from rich.markup import escape
+
+    from fedlearn.core import terminal
+    from fedlearn.crypto.identity import fingerprint
+
+    title = f"{escape(str(path))}: federation {escape(roster.federation)}"
+    table = terminal.texts("name", "role", "fingerprint", title=title)
+    for one in roster.participants:
+        table.add_row(escape(one.name), one.role, fingerprint(one.public))
+    # Fingerprints are compared digit by digit: they are never cut to a narrow terminal.
+    table.columns[2].no_wrap = True
+    terminal.show(terminal.console(), table)
