@@ -6,11 +6,11 @@ Every leaf sets `command` to its own words, such as "keys new", and `call` to wh
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from fedlearn import __version__
 from fedlearn.cli import data, keys, ledger, results, runs
-from fedlearn.cli.form import Commands, Help, group
+from fedlearn.cli.form import Help, group
 from fedlearn.core.code import code_digest
 
 
@@ -60,13 +60,3 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
         print(f"fedlearn {__version__} (code {code_digest()})")
         parser.exit()
-
-
-def command_names(root: argparse.ArgumentParser) -> Iterator[str]:
-    """The words of every command that can be called."""
-    for action in root._actions:  # argparse has no public way to list them
-        if isinstance(action, Commands):
-            for child in action.choices.values():
-                yield from command_names(child)
-    if command := root.get_default("command"):
-        yield command

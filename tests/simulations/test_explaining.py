@@ -1,146 +1,264 @@
-"""`fedlearn report DIR --explain`: from records that may be shown to a section of the report."""
+"""Explanations, against models whose reasons are known, and against their own definition."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from fedlearn.cli import main
-from fedlearn.config import decode
-from fedlearn.report.explanations import Explanations, RecordExplained, write_explanations
-from tests.simulations.small import table
+pytest.importorskip("captum", reason="fedlearn[explain] is not installed")
 
-pytestmark = pytest.mark.slow
-
-Output = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a linear model on two columns, one of them of categories."""
-    pytest.importorskip("captum", reason="fedlearn[explain] is not installed")
-    folder = tmp_path_factory.mktemp("run")
-    base = [o for o in table(folder) if not o.startswith("model.")]
-    out = folder / "run"
-    assert main(["simulate", *base, "model.architecture=linear", "privacy=none",
-                 "scenario.scaling.columns.age=[20,80]",
-                 f"out={out}"]) == 0  # fmt: skip
-    return out
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """A copy of the run, to be spoiled."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
-
-
-def explained(run: Path) -> Explanations:
-    return decode(Explanations, (run / "explanations.json").read_text())
-
-
-def records(folder: Path) -> Path:
-    path = folder / "records.npz"
-    np.savez(path, features=np.array([[0.5, 1], [-0.5, 2], [0.0, 0]], np.float32))
-    return path
-
-
-def test_explain__adds_what_the_model_goes_by_to_the_report(copy: Path, tmp_path: Path) -> None:
-    assert main(["report", str(copy), "--explain", str(records(tmp_path))]) == 0
-    found = explained(copy)
-    assert found.names == ["age", "smoker"]
-    assert found.count == 3
-    result = json.loads((copy / "result.json").read_text())
-    assert found.model_sha256 == result["model"]["sha256"]
-    by_record = {one.record: one for one in found.records}
-    # A linear model: half the value, half the reason, with the other sign.
-    assert by_record[2].attributions == [0.0, 0.0]
-    one, other = by_record[0].attributions[0], by_record[1].attributions[0]
-    same = by_record[0].predicted == by_record[1].predicted
-    assert one == pytest.approx(-other if same else other, rel=1e-4)
-    assert one != 0
-    page = (copy / "report.html").read_text()
-    assert "What it goes by" in page
-    assert "a release of data that no epsilon covers" in page
-    assert f"age {one:+.2f} (is 0.5)" in page
-    assert found.source in page
-    # A report made anew keeps the section, from the files alone.
-    assert main(["report", str(copy)]) == 0
-    assert f"age {one:+.2f} (is 0.5)" in (copy / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("words", "said", "code"),
-    [
-        ("public", "the records of scenario=csv are not public", 2),
-        ("records.txt", "or a file .npz or .csv", 2),
-        ("records.csv", "tables of numbers with public ranges alone", 2),
-        ("wide.npz", "holds [1, 3]; wanted: [n, 2]", 5),
-        ("none.npz", "holds no array 'features'", 5),
-        ("broken.npz", "holds no array 'features'", 5),
-        ("infinite.npz", "must be finite numbers", 5),
-        ("missing.npz", "cannot be read", 5),
-    ],
+from fedlearn import models
+from fedlearn.config import compose
+from fedlearn.config.composition import CONFIGS
+from fedlearn.core.rng import Streams
+from fedlearn.data.tables import csv
+from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.scaling import Ranges
+from fedlearn.models.tabular import FeatureTokens, OneHot
+from fedlearn.tasks import (
+    ClassificationTask,
+    ImageInput,
+    Input,
+    SeriesInput,
+    TableInput,
+    TextInput,
+    shape_of,
 )
-def test_explain__refuses_records_that_may_not_or_cannot_be_explained(
-    copy: Path, tmp_path: Path, words: str, said: str, code: int, capsys: Output
+from simulations.explaining import _rows, explain
+
+NEEDED = {
+    "squeezenet": ["model.pretrained=false"],
+    "text": ["model.pretrained=''", "model.width=24"],
+}
+"""What an option needs to be built without a download."""
+
+TABLE = TableInput(numeric=3, cardinalities=(4, 3))
+
+
+def rows(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    codes = [rng.integers(0, size, (n, 1)) for size in TABLE.cardinalities]
+    return np.concatenate([rng.normal(size=(n, 3)), *codes], 1).astype(np.float32)
+
+
+def weights(module: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def of(shape: Input) -> ClassificationTask:
+    return ClassificationTask(input=shape, classes=("a", "b"))
+
+
+def logits(model: nn.Module, features: np.ndarray) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(torch.from_numpy(features))
+    return found
+
+
+def test_columns__of_a_linear_model_count_by_weight_times_value() -> None:
+    head = nn.Linear(OneHot(TABLE).width, 2)
+    model = weights(nn.Sequential(OneHot(TABLE), head))
+    records = rows(6)
+    found = explain(model, of(TABLE), records)
+    for record, column, wanted in zip(records, found.attributions, found.predicted, strict=True):
+        w = head.weight[int(wanted)].detach().numpy()
+        expected = [w[j] * record[j] for j in range(3)]
+        # A category counts against the category that was never seen, code 0.
+        expected.append(w[3 + int(record[3])] - w[3])
+        expected.append(w[7 + int(record[4])] - w[7])
+        assert column == pytest.approx(expected, abs=1e-4)
+    assert np.abs(found.remainder).max() < 1e-4
+
+
+def test_columns__of_unknown_scale_count_by_what_their_features_add_to_those_of_zero() -> None:
+    table = TableInput(numeric=3, cardinalities=(4,), squashed=(0, 2))
+    one_hot, head = OneHot(table), nn.Linear(OneHot(table).width, 2)
+    model = weights(nn.Sequential(one_hot, head))
+    records = rows(6)[:, :4]
+    found = explain(model, of(table), records)
+    for record, column, wanted in zip(records, found.attributions, found.predicted, strict=True):
+        changes = []
+        for j in range(4):
+            alone = np.zeros((1, 4), np.float32)
+            alone[0, j] = record[j]
+            changes.append(logits(model, alone) - logits(model, np.zeros_like(alone)))
+        assert column == pytest.approx([float(c[0, int(wanted)]) for c in changes], abs=1e-4)
+
+
+class Pooled(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(tokens).mean(1)
+
+
+@pytest.mark.parametrize("first", [OneHot(TABLE), FeatureTokens(TABLE, 8)])
+def test_columns__add_up_to_the_score_of_the_record_less_that_of_the_baseline(
+    first: nn.Module,
 ) -> None:
-    np.savez(tmp_path / "wide.npz", features=np.zeros((1, 3)))
-    np.savez(tmp_path / "none.npz", other=np.zeros((1, 2)))
-    np.savez(tmp_path / "infinite.npz", features=np.array([[np.inf, 0.0]]))
-    for name in ("broken.npz", "records.txt", "records.csv"):
-        (tmp_path / name).write_text("age,smoker\n50,yes\n")
-    source = words if words == "public" else str(tmp_path / words)
-    assert main(["report", str(copy), "--explain", source]) == code
-    assert said in capsys.readouterr().err
-    assert not (copy / "explanations.json").exists()
+    width = 8 if isinstance(first, FeatureTokens) else OneHot(TABLE).width
+    pool = Pooled() if isinstance(first, FeatureTokens) else nn.Tanh()
+    model = weights(nn.Sequential(first, pool, nn.Linear(width, 3)))
+    records = rows(5)
+    found = explain(model, of(TABLE), records)
+    score, nothing = logits(model, records), logits(model, np.zeros_like(records))
+    explained = (score - nothing)[range(5), found.predicted].numpy()
+    assert found.attributions.shape == (5, TABLE.width)
+    assert found.attributions.sum(1) == pytest.approx(explained, abs=2e-3)
+    assert (found.predicted == score.argmax(1).numpy()).all()
 
 
-def test_explain__refuses_a_run_whose_model_was_changed(
-    copy: Path, tmp_path: Path, capsys: Output
-) -> None:
-    path = copy / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert main(["report", str(copy), "--explain", str(records(tmp_path))]) == 5
-    assert "was altered" in capsys.readouterr().err
+def test_columns__that_a_model_does_not_read_count_nothing() -> None:
+    head = nn.Linear(3, 2)
+    model = weights(nn.Sequential(head))
+    with torch.no_grad():
+        head.weight[:, 1] = 0
+    found = explain(model, of(TableInput(numeric=3)), rows(4)[:, :3])
+    assert (found.attributions[:, 1] == 0).all()
+    assert (found.attributions[:, [0, 2]] != 0).all()
 
 
-def test_explain__without_captum_says_what_to_install(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    monkeypatch.delitem(sys.modules, "fedlearn.explanation", raising=False)
-    monkeypatch.setitem(sys.modules, "captum", None)
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
-    assert main(["report", str(copy), "--explain", str(records(tmp_path))]) == 2
-    assert "pip install 'fedlearn[explain]'" in capsys.readouterr().err
+TEXT = TextInput(vocabulary=20, max_length=6)
 
 
-def test_report__shows_images_and_where_the_model_looked_and_nothing_of_another_model(
-    copy: Path,
-) -> None:
-    result = json.loads((copy / "result.json").read_text())
-    image = RecordExplained(record=4, predicted="<ill>", score=0.75, values=[0.0, 1.0] * 8,
-                              attributions=[0.5] * 16)  # fmt: skip
-    found = Explanations(
-        source="public", model_sha256=result["model"]["sha256"], method="grad_cam", of="pixels",
-        names=[], size=[4, 4], count=5, overall=[], remainder=0.0, records=[image],
-    )  # fmt: skip
-    write_explanations(copy, found)
-    assert main(["report", str(copy)]) == 0
-    page = (copy / "report.html").read_text()
-    assert "Record 5, taken for &lt;ill&gt; with probability 0.750" in page
-    assert page.count("data:image/png;base64") == 2
-    assert "img-src data:" in page
-    changed = decode(Explanations, json.dumps({**json.loads(
-        (copy / "explanations.json").read_text()), "model_sha256": "0" * 64}))  # fmt: skip
-    write_explanations(copy, changed)
-    assert main(["report", str(copy)]) == 0
-    page = (copy / "report.html").read_text()
-    assert "are of another model" in page
-    assert "data:image/png;base64" not in page
+class Bag(nn.Module):
+    """A classifier of two words: 7 speaks for class 1 and 3 against it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(20, 1)
+        with torch.no_grad():
+            self.word.weight.zero_()
+            self.word.weight[7], self.word.weight[3] = 4.0, -1.0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        score = self.word(tokens).sum((1, 2))
+        return torch.stack([-score, score], 1)
+
+
+def test_tokens__count_where_they_stand_and_padding_counts_nothing() -> None:
+    found = explain(Bag(), of(TEXT), np.array([[5, 7, 3, 0, 0, 0], [3, 3, 9, 0, 0, 0]]))
+    assert found.predicted.tolist() == [1, 0]
+    assert found.attributions[0] == pytest.approx([0, 4, -1, 0, 0, 0], abs=1e-4)
+    assert found.attributions[1] == pytest.approx([1, 1, 0, 0, 0, 0], abs=1e-4)
+
+
+IMAGE = ImageInput(channels=1, height=16, width=16)
+
+
+def corner_model() -> nn.Module:
+    """Says 1 where the upper left corner is bright: reads that quarter of the map alone."""
+    convolution = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    head = nn.Linear(64, 2, bias=False)
+    with torch.no_grad():
+        convolution.weight.fill_(1 / 9)
+        head.weight.zero_()
+        head.weight.view(2, 8, 8)[1, :4, :4] = 1.0
+    return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), head)
+
+
+def test_pixels__of_a_convolutional_model_light_up_where_it_looks() -> None:
+    images = np.zeros((2, 1, 16, 16), np.float32)
+    images[:, :, 2:6, 2:6] = 1.0
+    images[1, :, 10:14, 10:14] = 1.0  # bright, and not looked at
+    found = explain(corner_model(), of(IMAGE), images)
+    assert found.method == "grad_cam"
+    assert found.predicted.tolist() == [1, 1]
+    assert found.attributions.shape == (2, 16, 16)
+    assert (found.attributions >= 0).all()
+    assert found.attributions[0, 2:6, 2:6].mean() > 10 * found.attributions[0, 10:, :2].mean()
+
+
+def test_pixels__need_no_parameter_that_learns() -> None:
+    model = corner_model()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    images = np.random.default_rng(0).random((2, 1, 16, 16), np.float32)
+    assert np.isfinite(explain(model, of(IMAGE), images).attributions).all()
+
+
+def test_pixels__of_a_model_without_a_map_are_integrated_gradients() -> None:
+    patches = nn.Conv2d(1, 4, 4, stride=4)
+    model = weights(nn.Sequential(patches, nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)))
+    images = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
+    found = explain(model, of(IMAGE), images)
+    assert found.method == "integrated_gradients"
+    score, grey = logits(model, images), logits(model, np.full_like(images, 0.5))
+    explained = (score - grey)[range(3), found.predicted].numpy()
+    assert found.attributions.sum((1, 2)) == pytest.approx(explained, abs=2e-2)
+
+
+def test_explanation__leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.ReLU(), nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one, other = (explain(model, of(TableInput(numeric=3)), rows(3)[:, :3]) for _ in range(2))
+    assert (one.attributions == other.attributions).all()
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    scores = functional.softmax(logits(model, rows(3)[:, :3]).double(), 1).numpy()
+    assert one.scores == pytest.approx(scores)
+
+
+def test_explanation__refuses_records_of_another_shape() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"features are \[4, 2\]; the model takes \[n, 3\]"):
+        explain(model, of(TableInput(numeric=3)), np.zeros((4, 2), np.float32))
+    with pytest.raises(ValueError, match=r"the model takes \[n, 3\]"):
+        explain(model, of(TableInput(numeric=3)), np.zeros((0, 3), np.float32))
+    with pytest.raises(ValueError, match="no vectors of its tokens"):
+        explain(nn.Linear(6, 2), of(TEXT), np.zeros((1, 6), np.float32))
+
+
+OPTIONS = sorted({path.stem for path in (CONFIGS / "model").glob("*.yaml")} - {"python", "custom"})
+"""Of the house; what a module of somebody else's does is not ours to say."""
+SHAPES: dict[type, Input] = {
+    TableInput: TABLE,
+    ImageInput: ImageInput(channels=1, height=28, width=28),
+    TextInput: TextInput(vocabulary=500, max_length=12),
+    SeriesInput: SeriesInput(steps=3, row=TableInput(numeric=4)),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_explanation__of_every_model_of_the_union(option: str) -> None:
+    config = compose([f"model={option}", *NEEDED.get(option, [])]).model
+    for shape in SHAPES.values():
+        task = ClassificationTask(input=shape, classes=("a", "b", "c"))
+        if not models.problems(config, task):
+            break
+    learner = models.build(config, task, Streams(0))
+    rng = np.random.default_rng(0)
+    features = rng.random((2, *shape_of(shape)), np.float32)
+    if isinstance(shape, TableInput):
+        features = rows(2)
+    if isinstance(shape, TextInput):
+        features = rng.integers(1, shape.vocabulary, features.shape)
+    found = explain(learner.whole(), task, features)
+    match shape:
+        case ImageInput():
+            per_record: tuple[int, ...] = (28, 28)
+        case SeriesInput():
+            per_record = (shape.row.width,)
+        case _:
+            per_record = shape_of(shape)
+    assert found.attributions.shape == (2, *per_record)
+    assert np.isfinite(found.attributions).all()
+
+
+def test_rows__have_the_numbers_of_training(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("age,dose,ill\n" + "".join(f"{20 + 7 * i % 50},{i if i % 3 else ''},{i % 2}\n"
+                                               for i in range(40)))  # fmt: skip
+    scaling = Ranges(columns={"age": (18, 100), "dose": (0, 50)})
+    scenario = Csv(path=str(path), label="ill", scaling=scaling)
+    pool = csv.load(scenario, np.random.default_rng(0))
+    run: Any = SimpleNamespace(task=pool.task, config=SimpleNamespace(scenario=scenario))
+    np.testing.assert_array_equal(_rows(run, path), pool.features)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import pytest
 
 from fedlearn.cli import main
 from fedlearn.cli.form import Commands
-from fedlearn.cli.parser import command_names, parse, parser
+from fedlearn.cli.parser import parse, parser
+
+
+def command_names(root: argparse.ArgumentParser) -> Iterator[str]:
+    """The words of every command that can be called."""
+    for action in root._actions:  # argparse has no public way to list them
+        if isinstance(action, Commands):
+            for child in action.choices.values():
+                yield from command_names(child)
+    if command := root.get_default("command"):
+        yield command
+
 
 COMMANDS = sorted(command_names(parser()))
 GROUPS = ["", "data", "keys", "keys roster", "ledger"]
