@@ -36,7 +36,7 @@ from fedlearn.data import (
     load_pool,
 )
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Indices, taken
 from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
@@ -172,13 +172,13 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     """
     if choice.files:
         pool = _pool_of_files(choice)
-        return pool, deal(pool, assign(choice.partition, pool, np.random.default_rng(0)))
+        return pool, deal(pool, choice.partition.assign(pool, np.random.default_rng(0)))
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
     pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by, choice.task)
     if choice.only:
         return pool, deal(pool, {choice.only: _own_rows(pool, choice.only)}, all_sites=False)
-    assignment = assign(choice.partition, pool, streams.get("partition"))
+    assignment = choice.partition.assign(pool, streams.get("partition"))
     return pool, deal(pool, assignment)
 
 

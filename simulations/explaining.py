@@ -34,8 +34,8 @@ from torch.nn import functional
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data import DATASETS, Csv
 from fedlearn.data.tables.scaling import reads_records
-from fedlearn.data.unlabelled import read_array, read_rows_of
 from fedlearn.models.tabular import widths
+from fedlearn.prediction import read_array, read_rows_of
 from fedlearn.report.explanations import Explanations, Of, RecordExplained, write_explanations
 from fedlearn.results.reading import read_bytes
 from fedlearn.tasks import (

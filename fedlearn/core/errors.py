@@ -6,7 +6,7 @@ called out of order) stay `RuntimeError` and `TypeError`; they are not here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class FedlearnError(Exception):
@@ -20,8 +20,8 @@ class ConfigError(FedlearnError):
 
     exit_code = 2
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
 
 
@@ -49,6 +49,12 @@ class DataError(FedlearnError):
     """Data could not be read, or does not match its checksum."""
 
     exit_code = 5
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise `DataError` with all problems that data has, if it has any."""
+    if found := list(problems):
+        raise DataError("\n".join(found))
 
 
 class StoppedError(FedlearnError):

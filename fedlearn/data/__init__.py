@@ -1,7 +1,7 @@
 """Where records come from, and how they are dealt out to sites.
 
 A scenario's config becomes a `Pool` (`load_pool`), a partition says which site
-holds which row (`fedlearn.data.partition.assign`), and `deal` hands them over.
+holds which row (`Partition.assign`), and `deal` hands them over.
 Nothing here knows models, privacy or Flower.
 """
 
@@ -99,9 +99,7 @@ def load_pool(
     pool = scenario.load(reading)
     if not isinstance(pool.task, task.learns):
         raise ConfigError(
-            [
-                f"task={task.kind}: the labels of scenario={scenario.kind} are for "
-                f"task={pool.task.kind}; choose that, or a table or texts of your own"
-            ]
+            f"task={task.kind}: the labels of scenario={scenario.kind} are for "
+            f"task={pool.task.kind}; choose that, or a table or texts of your own"
         )
     return replace(pool, task=task.of(pool.task.form))

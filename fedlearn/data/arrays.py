@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedlearn.core import objects
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, refuse
 from fedlearn.core.settings import Name, Probability, config
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
@@ -89,7 +89,7 @@ def keep_arrays(name: str, arrays: Arrays, classes: Sequence[Any]) -> str:
     if len(set(shapes.values())) > 1 and not found:
         described = ", ".join(f"{site} {list(shape)}" for site, shape in shapes.items())
         found.append(f"records have not the same shape at all sites: {described}")
-    _refuse(found)
+    refuse(found)
     names, places = _classes(labels, classes)
     x = np.concatenate([*features.values()])
     y = np.concatenate([*places.values()])
@@ -119,11 +119,6 @@ def kept_table(path: str) -> pa.Table:
     """The table of this path; raises ConfigError where the program that had it is gone."""
     table: pa.Table = objects.find(path.removeprefix(PREFIX), f"scenario.path={path}")
     return table
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise DataError("\n".join(problems))
 
 
 def _features(site: str, values: Any, found: list[str]) -> NDArray[np.float32]:

@@ -41,7 +41,17 @@ class Partition:
     """Whether sites are parts of one set of records, and not what institutions hold."""
 
     def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
-        """The rows of every site, as `fedlearn.data.partition.assign` says."""
+        """The rows of every site, ascending, in the order of the sites' names.
+
+        **Guarantees:** every row goes to exactly one site; every site has a training row; the
+        outcome is a function of (settings, pool, state of `rng`). Artificial sites are called
+        `site-000`, `site-001`, ... A draw that leaves a site without training rows is drawn
+        again, up to 100 times.
+
+        Raises:
+            DataError: a site would have no training rows, or the scenario has no natural sites.
+            ConfigError: `alpha` is infinite.
+        """
         raise NotImplementedError
 
     def in_one_place(self) -> bool:
@@ -91,9 +101,7 @@ class Dirichlet(Partition):
 
     def _owners(self, pool: Pool, rng: np.random.Generator) -> NDArray[np.intp]:
         if not np.isfinite(self.alpha):
-            raise ConfigError(
-                [f"partition.alpha={self.alpha}: must be finite; choose partition=iid"]
-            )
+            raise ConfigError(f"partition.alpha={self.alpha}: must be finite; choose partition=iid")
         owner = np.empty(len(pool), dtype=np.intp)
         strata = pool.task.strata(pool.labels)
         for stratum in np.unique(strata):
@@ -146,25 +154,6 @@ class Files(Partition):
 
 POOLED: Final = "all"
 """The one site of records that were put together from those of all."""
-
-
-def assign(config: Partition, pool: Pool, rng: np.random.Generator) -> Assignment:
-    """The rows of every site, ascending, in the order of the sites' names.
-
-    **Guarantees:** every row goes to exactly one site; every site has a
-    training row; the outcome is a function of (config, pool, state of `rng`).
-    Artificial sites are called `site-000`, `site-001`, ...
-
-    A draw that leaves a site without training rows is drawn again, up to 100
-    times.
-
-    Raises:
-        DataError: a site would have no training rows, or the scenario has no
-            natural sites.
-        ConfigError: `alpha` is infinite.
-
-    """
-    return config.assign(pool, rng)
 
 
 def natural_sites(pool: Pool) -> Assignment:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import refuse
 from fedlearn.data.tables.scaling import standardise
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Attribute, take
@@ -141,9 +141,7 @@ def deal(
 
     """
     _check_assignment(pool, assignment)
-    problems = list(_problems(pool, assignment, all_sites))
-    if problems:
-        raise DataError("\n".join(problems))
+    refuse(_problems(pool, assignment, all_sites))
     return {name: _deal_one(pool, name, assignment[name]) for name in sorted(assignment)}
 
 

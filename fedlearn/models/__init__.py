@@ -82,10 +82,8 @@ def build(
     learner = cut(model, _meant(config, finetune), generator)
     if not (config.starts_pretrained or config.draws_own_weights) and learner.frozen_parameters:
         raise ConfigError(
-            [
-                f"training.finetune={finetune.mode}: would keep random weights as they are; choose "
-                "a pretrained model, or training.finetune=full"
-            ]
+            f"training.finetune={finetune.mode}: would keep random weights as they are; choose "
+            "a pretrained model, or training.finetune=full"
         )
     return learner
 
@@ -104,19 +102,15 @@ def _drawn(config: Model, task: Task, seed: int) -> nn.Sequential:
     one, other = (model.state_dict() for model in models)
     if shapeless := [n for n, values in one.items() if is_lazy(values)]:
         raise ConfigError(
-            [
-                f"model={config.kind}: {', '.join(shapeless[:3])} has no shape yet; give the size "
-                "in place of a lazy layer: task.input_shape has it"
-            ]
+            f"model={config.kind}: {', '.join(shapeless[:3])} has no shape yet; give the size "
+            "in place of a lazy layer: task.input_shape has it"
         )
     unlike = [n for n in one if n not in other or not torch.equal(one[n], other[n])]
     if unlike or one.keys() != other.keys():
         raise ConfigError(
-            [
-                f"model={config.kind}: its initial weights are others at every call "
-                f"({', '.join(unlike[:3])}), so sites would not start from one model; draw them "
-                "from torch's generator alone, which is seeded for the call"
-            ]
+            f"model={config.kind}: its initial weights are others at every call "
+            f"({', '.join(unlike[:3])}), so sites would not start from one model; draw them "
+            "from torch's generator alone, which is seeded for the call"
         )
     with torch.random.fork_rng(devices=[]):  # it may draw whatever its mode
         check_module(config.kind, models[0], task)

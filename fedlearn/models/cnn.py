@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
-from fedlearn.models.model import Model, input_as
+from fedlearn.models.model import Model, input_as, undivided
 from fedlearn.tasks import ImageInput, Task
 
 
@@ -34,11 +34,7 @@ class Cnn(Model):
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the size of an image."""
         image = input_as(ImageInput, task)
-        if self.width % self.groups:
-            yield (
-                f"model.groups={self.groups}: must divide model.width={self.width}; "
-                "set model.width to a multiple of it"
-            )
+        yield from undivided("groups", self.groups, self.width)
         halvings = min(image.height, image.width).bit_length() - 1
         if self.depth > halvings:
             yield (

@@ -86,18 +86,14 @@ class Custom(Model):
             module = function(view, **self.settings)
         except Exception as error:
             raise ConfigError(
-                [
-                    f"model.build={self.build}: fails when it is called with the task"
-                    f"{''.join(f', {name}={value!r}' for name, value in self.settings.items())} "
-                    f"({type(error).__name__}: {error}); mend it, or model.settings"
-                ]
+                f"model.build={self.build}: fails when it is called with the task"
+                f"{''.join(f', {name}={value!r}' for name, value in self.settings.items())} "
+                f"({type(error).__name__}: {error}); mend it, or model.settings"
             ) from error
         if not isinstance(module, nn.Module):
             raise ConfigError(
-                [
-                    f"model.build={self.build}: returns an object of type {type(module).__name__}; "
-                    "return an nn.Module"
-                ]
+                f"model.build={self.build}: returns an object of type {type(module).__name__}; "
+                "return an nn.Module"
             )
         return staged(module, encoder)
 
@@ -105,11 +101,9 @@ class Custom(Model):
         found = source_digest(self.build)
         if self.sha256 not in ("", found):
             raise ConfigError(
-                [
-                    f"model.sha256={self.sha256}: the source of {self.build} has changed, or is "
-                    f"another here: it has {found}. Put the source back, or start a new run "
-                    "(with model.sha256='' where the config names one)"
-                ]
+                f"model.sha256={self.sha256}: the source of {self.build} has changed, or is "
+                f"another here: it has {found}. Put the source back, or start a new run "
+                "(with model.sha256='' where the config names one)"
             )
         return found
 
@@ -150,18 +144,18 @@ def function_of(build: str) -> Callable[..., Any]:
     digest = source_digest(build)
     if _imported.setdefault(module, digest) != digest:
         raise ConfigError(
-            [f"{where}: its source has changed since this process imported it; start a new one"]
+            f"{where}: its source has changed since this process imported it; start a new one"
         )
     try:
         found = getattr(importlib.import_module(module), function, None)
     except Exception as error:
         raise ConfigError(
-            [f"{where}: {module} does not import ({type(error).__name__}: {error})"]
+            f"{where}: {module} does not import ({type(error).__name__}: {error})"
         ) from error
     if found is None:
-        raise ConfigError([f"{where}: {module} has no {function}"])
+        raise ConfigError(f"{where}: {module} has no {function}")
     if not callable(found):
-        raise ConfigError([f"{where}: is a {type(found).__name__} and cannot be called"])
+        raise ConfigError(f"{where}: is a {type(found).__name__} and cannot be called")
     return found  # type: ignore[no-any-return]
 
 
@@ -183,7 +177,7 @@ def source_digest(build: str) -> str:
     wanted = Path(*rest.split("."))
     there = {path.relative_to(root).as_posix() for path in paths}
     if rest and not {f"{wanted.as_posix()}.py", f"{wanted.as_posix()}/__init__.py"} & there:
-        raise ConfigError([f"model.build={build}: there is no module {module} in {root}"])
+        raise ConfigError(f"model.build={build}: there is no module {module} in {root}")
     digest = hashlib.sha256(b"fedlearn/custom/v1\n")
     for path in paths:
         content = path.read_bytes()
@@ -207,10 +201,8 @@ def _sources(build: str, top: str) -> tuple[Path, list[Path]]:
         return root, sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
-            [
-                f"model.build={build}: there is no module {top} on sys.path or in {Path.cwd()}; "
-                "name it as package.module:function, of a file that can be imported"
-            ]
+            f"model.build={build}: there is no module {top} on sys.path or in {Path.cwd()}; "
+            "name it as package.module:function, of a file that can be imported"
         )
     return Path(spec.origin).parent, [Path(spec.origin)]
 
@@ -219,9 +211,9 @@ def _parts(build: str) -> tuple[str, str]:
     """Module and function; the standard library is nobody's model, and can do anything."""
     match = _NAME.fullmatch(build)
     if match is None:
-        raise ConfigError([f"model.build={build}: must have the form package.module:function"])
+        raise ConfigError(f"model.build={build}: must have the form package.module:function")
     if match[1] in sys.stdlib_module_names:
-        raise ConfigError([f"model.build={build}: {match[1]} is part of Python and has no models"])
+        raise ConfigError(f"model.build={build}: {match[1]} is part of Python and has no models")
     return match[1] + match[2], match[3]
 
 
@@ -243,7 +235,7 @@ def check_module(kind: str, model: nn.Module, task: Task) -> None:
             output = model.eval()(record)
     except Exception as error:
         raise ConfigError(
-            [f"model={kind}: fails on {shown} ({type(error).__name__}: {error})"]
+            f"model={kind}: fails on {shown} ({type(error).__name__}: {error})"
         ) from error
     finally:
         for module, mode in modes.items():
@@ -252,15 +244,13 @@ def check_module(kind: str, model: nn.Module, task: Task) -> None:
     if not isinstance(output, Tensor) or list(output.shape) != wanted:
         found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(
-            [f"model={kind}: gives {found} for {shown}; it must give {wanted} (task.num_outputs)"]
+            f"model={kind}: gives {found} for {shown}; it must give {wanted} (task.num_outputs)"
         )
     if idle := _idle(model, output):
         raise ConfigError(
-            [
-                f"model={kind}: no gradient ever reaches {', '.join(idle)}, and under privacy they "
-                "would be noise for nothing; use them in forward, or freeze them "
-                "(requires_grad_(False))"
-            ]
+            f"model={kind}: no gradient ever reaches {', '.join(idle)}, and under privacy they "
+            "would be noise for nothing; use them in forward, or freeze them "
+            "(requires_grad_(False))"
         )
 
 

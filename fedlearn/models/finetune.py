@@ -78,19 +78,15 @@ def cut(whole: nn.Sequential, finetune: Finetune, generator: torch.Generator) ->
     names = [name for name, _ in whole.named_children()]
     if finetune.mode != "full" and names[-1] != "head":
         raise ConfigError(
-            [
-                f"training.finetune={finetune.mode}: the model has no last stage called head; "
-                "return an nn.Sequential that ends in one, or choose training.finetune=full"
-            ]
+            f"training.finetune={finetune.mode}: the model has no last stage called head; "
+            "return an nn.Sequential that ends in one, or choose training.finetune=full"
         )
     learnable = [i for i, stage in enumerate(whole) if any(True for _ in stage.parameters())]
     count = trained_stages(finetune, len(learnable))
     if count > len(learnable):
         raise ConfigError(
-            [
-                f"{_setting(finetune)}: the model has {len(learnable)} stages that have "
-                "parameters, the head among them"
-            ]
+            f"{_setting(finetune)}: the model has {len(learnable)} stages that have "
+            "parameters, the head among them"
         )
     start = 0 if finetune.mode == "full" else learnable[-count]
     frozen, trained = (_part(whole, part) for part in (names[:start], names[start:]))
@@ -153,10 +149,8 @@ def adapt(
     targets = [name for stage in stages for name in _linear(model.get_submodule(stage), stage)]
     if not targets:
         raise ConfigError(
-            [
-                "training.finetune=lora: the model has no linear layer before its head; choose "
-                "training.finetune=head"
-            ]
+            "training.finetune=lora: the model has no linear layer before its head; choose "
+            "training.finetune=head"
         )
     _inject(model, targets, rank, alpha)
     for name, module in model.named_modules():
@@ -171,7 +165,7 @@ def _inject(model: nn.Module, targets: list[str], rank: int, alpha: float) -> No
         from peft import LoraConfig, inject_adapter_in_model  # seconds to import
     except ImportError:
         raise ConfigError(
-            ["training.finetune=lora: needs peft; install it with pip install 'fedlearn[text]'"]
+            "training.finetune=lora: needs peft; install it with pip install 'fedlearn[text]'"
         ) from None
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
     with torch.random.fork_rng(devices=[]):

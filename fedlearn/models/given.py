@@ -74,8 +74,8 @@ def _copies(module: nn.Module, name: str) -> Builder:
         kept = copy.deepcopy(module).cpu()
     except Exception as error:
         raise ConfigError(
-            [f"model={name}: cannot be copied ({type(error).__name__}: {error}); give a function "
-             "that makes it"]
+            f"model={name}: cannot be copied ({type(error).__name__}: {error}); give a function "
+             "that makes it"
         ) from error  # fmt: skip
     return lambda task: copy.deepcopy(kept)
 
@@ -88,8 +88,8 @@ def _calls(function: Callable[..., Any], name: str) -> Builder:
     ]
     if len(wanted) > 1:
         raise ConfigError(
-            [f"model={name}: takes {', '.join(wanted)}; give a function of the task alone, such "
-             f"as `lambda task: {name}(...)`"]
+            f"model={name}: takes {', '.join(wanted)}; give a function of the task alone, such "
+             f"as `lambda task: {name}(...)`"
         )  # fmt: skip
     return function if wanted else lambda task: function()
 
@@ -101,10 +101,10 @@ def _made(builder: Builder, task: Task, name: str) -> nn.Module:
         raise
     except Exception as error:
         raise ConfigError(
-            [f"model={name}: cannot be made ({type(error).__name__}: {error})"]
+            f"model={name}: cannot be made ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(module, nn.Module):
-        raise ConfigError([f"model={name}: makes a {type(module).__name__}, not an nn.Module"])
+        raise ConfigError(f"model={name}: makes a {type(module).__name__}, not an nn.Module")
     return module
 
 

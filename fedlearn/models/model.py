@@ -94,3 +94,12 @@ def input_as(wanted: type[Shape], task: Task) -> Shape:
         found = type(task.input).__name__
         raise TypeError(f"the model needs {wanted.__name__}, not {found}: see `problems`")
     return task.input
+
+
+def undivided(setting: str, value: int, width: int) -> Iterator[str]:
+    """A sentence where a setting that has to divide `model.width` does not."""
+    if width % value:
+        yield (
+            f"model.{setting}={value}: must divide model.width={width}; set model.width to a "
+            "multiple of it"
+        )

@@ -26,7 +26,7 @@ from torch.nn import functional
 from fedlearn.core.settings import Count, config
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
-from fedlearn.models.model import Model, input_as
+from fedlearn.models.model import Model, input_as, undivided
 from fedlearn.tasks import ImageInput, Task
 
 _BLOCKS = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2)}
@@ -49,11 +49,7 @@ class ResNet(Model):
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the size of an image."""
         image = input_as(ImageInput, task)
-        if self.width % self.groups:
-            yield (
-                f"model.groups={self.groups}: must divide model.width={self.width}; "
-                "set model.width to a multiple of it"
-            )
+        yield from undivided("groups", self.groups, self.width)
         least = 2 ** (len(_BLOCKS[self.architecture]) - 1) * (4 if self.stem == "large" else 1)
         if min(image.height, image.width) < least:
             yield (

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.finetune import stages
-from fedlearn.models.model import Model, input_as
+from fedlearn.models.model import Model, input_as, undivided
 from fedlearn.tasks import SQUASH_UNIT, TableInput, Task
 
 
@@ -43,11 +43,8 @@ class Tabular(Model):
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself."""
-        if self.architecture == "ft_transformer" and self.width % self.heads:
-            yield (
-                f"model.heads={self.heads}: must divide model.width={self.width}; "
-                f"set model.width to a multiple of it"
-            )
+        if self.architecture == "ft_transformer":
+            yield from undivided("heads", self.heads, self.width)
 
     def network(self, task: Task) -> nn.Sequential:
         """`float32[batch, table.width]` -> logits `[batch, task.num_outputs]`."""

@@ -31,7 +31,7 @@ from fedlearn.core.settings import Count, Natural, Portion, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.texts.tokens import MINILM
 from fedlearn.models.finetune import stages
-from fedlearn.models.model import Model, Weights, input_as
+from fedlearn.models.model import Model, Weights, input_as, undivided
 from fedlearn.tasks import Task, TextInput
 
 LENGTH = 3.0
@@ -71,11 +71,8 @@ class Text(Model):
         text = input_as(TextInput, task)
         if not (self.words or self.depth or self.sketch):
             yield "model.words=False: nothing reads the text; set it, model.depth or model.sketch"
-        if self.depth and self.width % self.heads:
-            yield (
-                f"model.heads={self.heads}: must divide model.width={self.width}; "
-                "set model.width to a multiple of it"
-            )
+        if self.depth:
+            yield from undivided("heads", self.heads, self.width)
         if self.pretrained and self.pretrained != text.tokenizer:
             yield (
                 f"model.pretrained={self.pretrained}: knows the tokens of its own tokenizer, and "

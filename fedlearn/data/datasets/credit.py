@@ -106,21 +106,16 @@ class Credit(Scenario):
         outcome. Twelve applications of 40,000 have no outcome and are left out.
         """
         table = lending.read("creditscoring2", "tab", reading.cache)
-        label = table.column("TARGET_LABEL_BAD=1")
-        known = [i for i, cell in enumerate(label) if cell in ("0", "1")]
-        column = {name: _taken(table.column(name), known) for name in table.header if name}
-        shops = [int(cell) for cell in column["ID_SHOP"]]
+        outcome = table.cells("TARGET_LABEL_BAD=1")
+        known = table.take(outcome.rows(outcome.among(("0", "1"))))
+        column = {name: known.column(name) for name in known.header if name}
         found = Applications(
             numbers=_numbers(column),
             categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(column).items()},
-            labels=np.array([int(label[i]) for i in known], dtype=np.int64),
-            sites=np.array([f"shop-{number:02d}" for number in shops]),
+            labels=np.array(column["TARGET_LABEL_BAD=1"], np.int64),
+            sites=np.array([f"shop-{int(number):02d}" for number in column["ID_SHOP"]]),
         )
         return lending.as_pool("credit", found, self.scaling)
-
-
-def _taken(cells: Sequence[str], rows: Sequence[int]) -> list[str]:
-    return [cells[i] for i in rows]
 
 
 def _numbers(column: Mapping[str, list[str]]) -> dict[str, NDArray[np.float64]]:

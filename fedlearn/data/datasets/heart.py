@@ -92,14 +92,17 @@ class Heart(Scenario):
         """
         content = archives.read_member(archives.ARCHIVES["heart"], _MEMBER, reading.cache)
         rows = csv.DictReader(io.StringIO(content.decode("utf-8")))
-        parsed = [(_features(row), _label(row), _site(row)) for row in rows]
+        parsed = [(_features(row), int(row["num"]) > 0, _site(row)) for row in rows]
         complete = [record for record in parsed if not np.isnan(record[0]).any()]
         values = np.array([record[0] for record in complete])
         labels = np.array([record[1] for record in complete], dtype=np.int64)
         sites = np.array([record[2] for record in complete])
+        shape = TableInput(
+            numeric=len(FEATURES), names=FEATURES, squashed=scaling.squashed(self.scaling, FEATURES)
+        )
         return Pool(
             name="heart",
-            task=_task(self.scaling),
+            task=ClassificationTask(input=shape, classes=CLASSES),
             features=scaling.scale(self.scaling, FEATURES, values),
             labels=labels,
             is_train=_split(),
@@ -114,17 +117,6 @@ class Heart(Scenario):
     def as_rows(self) -> Csv:
         """A table with columns of the names of the features."""
         return Csv(path="-", label="-", scaling=self.scaling)
-
-
-def _task(how: Scaling) -> ClassificationTask:
-    shape = TableInput(
-        numeric=len(FEATURES), names=FEATURES, squashed=scaling.squashed(how, FEATURES)
-    )
-    return ClassificationTask(input=shape, classes=CLASSES)
-
-
-def _label(row: Mapping[str, str]) -> int:
-    return int(int(row["num"]) > 0)
 
 
 def _site(row: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ from fedlearn.data.datasets import archives
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
 from fedlearn.data.tables import scaling
+from fedlearn.data.tables.cells import codes_of, encode
 from fedlearn.data.tables.scaling import Scaling
 from fedlearn.data.tables.table import Separator, Table, parse_text
 from fedlearn.tasks import ClassificationTask, TableInput
@@ -82,7 +83,7 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
     scaled = scaling.scale(how, tuple(found.numbers), np.column_stack([*found.numbers.values()]))
     if not scaling.reads_records(how):
         scaled = np.nan_to_num(scaled)
-    coded = [codes(cells, known) for cells, known in found.categories.values()]
+    coded = [codes_of(encode(cells), known) for cells, known in found.categories.values()]
     shape = TableInput(
         numeric=scaled.shape[1],
         cardinalities=tuple(len(known) + 1 for _, known in found.categories.values()),
@@ -103,9 +104,3 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
             **{name: np.array(cells) for name, (cells, _) in found.categories.items()},
         },
     )
-
-
-def codes(cells: Sequence[str], categories: Sequence[str]) -> NDArray[np.float32]:
-    """The place of every cell among the categories, from 1; 0 where it is none of them."""
-    place = {category: i for i, category in enumerate(categories, start=1)}
-    return np.array([place.get(cell, 0) for cell in cells], dtype=np.float32)

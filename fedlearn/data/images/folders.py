@@ -26,7 +26,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, refuse
 from fedlearn.core.settings import Count, Name, Positive, Probability, config
 from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
@@ -141,8 +141,7 @@ def images_in(config: Images, root: Path) -> Iterator[ImageFile]:
             f"{root}: is a folder that holds no folders of classes; expected is "
             f"{_layout(config, root)}"
         )
-    if problems:
-        raise DataError("\n".join(problems))
+    refuse(problems)
     yield from found
 
 

@@ -20,15 +20,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.settings import Natural, Positive, config
 from fedlearn.data.datasets import archives
 from fedlearn.data.images.medmnist_sets import SETS
-from fedlearn.data.images.pixels import as_records, check_memory, empty_classes, form_of
+from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.partition import sites_of_groups
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.tasks import ClassificationTask
+from fedlearn.tasks import ClassificationTask, ImageInput
 
 _MAX_CLASSES = 1000
 _CHANNELS = (1, 3, 4)
@@ -113,7 +113,8 @@ def _pool(
     shapes = [_shape(path, file, f"{part}_images") for part in parts]
     if shapes[0][1:] != shapes[1][1:]:
         raise DataError(f"{path}: training images are {shapes[0][1:]}, others {shapes[1][1:]}")
-    form = form_of(shapes[0])
+    height, width, *channels = shapes[0][1:]
+    form = ImageInput(channels=channels[0] if channels else 1, height=height, width=width)
     check_memory(str(path), sum(shape[0] for shape in shapes), form, config.max_gigabytes)
     labels = [
         _labels(path, file, part, shape[0]) for part, shape in zip(parts, shapes, strict=True)
@@ -121,8 +122,12 @@ def _pool(
     is_train = np.repeat([True, False], [len(part) for part in labels])
     together = np.concatenate(labels)
     classes = _classes(config, path, together)
-    if found := empty_classes(together, is_train, classes):
-        raise DataError("\n".join(f"{path}: {problem}" for problem in found))
+    seen = np.bincount(together[is_train], minlength=len(classes))
+    refuse(
+        f"{path}: class {name!r} has no training image; leave it out or add some"
+        for name, count in zip(classes, seen, strict=True)
+        if not count
+    )
     groups = _groups(config, path, file, [len(part) for part in labels])
     images = [as_records(_array(path, file, f"{part}_images")) for part in parts]
     return Pool(

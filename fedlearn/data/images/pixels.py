@@ -8,8 +8,6 @@ image is unpacked, and too large a set is refused then.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,12 +25,6 @@ def as_records(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return scaled
 
 
-def form_of(shape: tuple[int, ...]) -> ImageInput:
-    """The form of images of `shape`, `[n, height, width]` or `[n, height, width, channels]`."""
-    height, width = shape[1:3]
-    return ImageInput(channels=shape[3] if len(shape) > 3 else 1, height=height, width=width)
-
-
 def check_memory(name: str, count: int, form: ImageInput, max_gigabytes: float) -> None:
     """Raises `DataError` where `count` images would take more than `max_gigabytes` as records."""
     needed = count * form.channels * form.height * form.width * 4 / _GIGABYTE
@@ -42,15 +34,3 @@ def check_memory(name: str, count: int, form: ImageInput, max_gigabytes: float) 
             f"{needed:.1f} GB of memory as float32, and scenario.max_gigabytes={max_gigabytes:g}; "
             "use fewer or smaller images, or raise it where there is memory for training too"
         )
-
-
-def empty_classes(
-    labels: NDArray[Any], is_train: NDArray[np.bool_], classes: tuple[str, ...]
-) -> list[str]:
-    """A sentence for every class that no training image shows."""
-    seen = np.bincount(labels[is_train], minlength=len(classes))
-    return [
-        f"class {name!r} has no training image; leave it out or add some"
-        for name, count in zip(classes, seen, strict=True)
-        if not count
-    ]

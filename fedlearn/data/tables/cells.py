@@ -175,3 +175,9 @@ def encode_numbers(numbers: NDArray[np.float64], decimal: str) -> Cells:
     # Adding zero takes the sign from -0, whose text has none either.
     values, codes = np.unique(numbers + 0.0, return_inverse=True)
     return Cells(values=values, codes=codes.astype(np.int32), decimal=decimal)
+
+
+def codes_of(cells: Cells, categories: Sequence[str]) -> NDArray[np.float32]:
+    """The place of every cell among the categories, from 1; 0 where it is not among them."""
+    code = {value: i for i, value in enumerate(categories, start=1)}
+    return np.array([code.get(text, 0) for text in cells.texts()], dtype=np.float32)[cells.codes]

@@ -15,7 +15,7 @@ With `record` and `time` the table is in long form, see `fedlearn.data.tables.se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -23,14 +23,14 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import stratified
 from fedlearn.data.tables import columns, scaling, series
-from fedlearn.data.tables.cells import Cells
+from fedlearn.data.tables.cells import Cells, codes_of
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_problems import (
     check_names,
@@ -132,12 +132,12 @@ class Csv(Scenario):
         table, notes = _with_label(self, table)
         labels = label_column(self, table)
         features = [_describe(self, table, name) for name in feature_names(self, table)]
-        _refuse([*task.problems(labels), *site_problems(self, table),
-                 *feature_problems(self, table, features)])  # fmt: skip
+        refuse([*task.problems(labels), *site_problems(self, table),
+                *feature_problems(self, table, features)])  # fmt: skip
         numeric = [column for column in features if column.kind == "numeric"]
         raw = numbers_of(self, table, [column.name for column in numeric])
         sites = np.array(table.column(self.site)) if self.site else None
-        _refuse([*range_problems(self, numeric, raw, sites)])
+        refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, rng)
         notes += _notes(self, table, features)
         pool = replace(pool, attributes=_attributes(self, table, group_by), notes=(*notes,))
@@ -153,7 +153,7 @@ class Csv(Scenario):
         if not isinstance(of_run, Csv):
             return self
         if self.record != of_run.record:
-            raise ConfigError([_another_record(self, of_run)])
+            raise ConfigError(_another_record(self, of_run))
         return replace(
             self,
             scaling=of_run.scaling,
@@ -182,11 +182,6 @@ def _another_record(own: Csv, of_run: Csv) -> str:
     )
 
 
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise DataError("\n".join(problems))
-
-
 def read_rows(config: Csv) -> Table:
     """The file as a table, or the one in memory; raises as `read_file` does."""
     if is_kept(config.path):
@@ -209,7 +204,7 @@ def _pool(
     gaps = _gaps(config, numeric, raw)
     values = scaled(config, [column.name for column in numeric], raw)
     absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
-    coded = [codes_of(table, column.name, column.categories) for column in categorical]
+    coded = [codes_of(table.cells(column.name), column.categories) for column in categorical]
     classes, labels = task.encode(column)
     shape = TableInput(
         numeric=len(numeric) + len(gaps),
@@ -331,13 +326,6 @@ def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute
     if _describe(config, table, group_by).kind == "numeric":
         return {group_by: cells.numbers(config.decimal)[cells.codes]}
     return {group_by: np.array(table.column(group_by))}
-
-
-def codes_of(table: Table, name: str, categories: Sequence[str]) -> NDArray[np.float32]:
-    """The place of every cell among the categories, from 1; 0 where it is not among them."""
-    code = {value: i for i, value in enumerate(categories, start=1)}
-    cells = table.cells(name)
-    return np.array([code.get(text, 0) for text in cells.texts()], dtype=np.float32)[cells.codes]
 
 
 def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Count, Positive, config
 from fedlearn.data.tables.cells import Cells, encode
 from fedlearn.data.tables.table import Table
@@ -108,8 +108,7 @@ def deidentified(
             refused.append(f"column {name!r}: {table.places(wrong)}: not a {what}")
         made = [str(b) if given else a for a, b, given in zip(old, new, ~gaps, strict=True)]
         changed[name] = encode(made, own.codes)
-    if refused:
-        raise DataError("\n".join(refused))
+    refuse(refused)
     return table.with_columns(changed)
 
 
@@ -125,7 +124,7 @@ def site_key(path: Path) -> bytes:
     except FileExistsError:
         return _read_key(path)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be made ({error.strerror})"]) from error
+        raise ConfigError(f"{path}: cannot be made ({error.strerror})") from error
     secret = os.urandom(KEY_BYTES)
     with os.fdopen(descriptor, "w") as file:
         file.write(secret.hex() + "\n")
@@ -141,12 +140,12 @@ def _read_key(path: Path) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(4 * KEY_BYTES).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read as a key ({error})"]) from error
+        raise ConfigError(f"{path}: cannot be read as a key ({error})") from error
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise ConfigError([f"{path}: mode {stat.S_IMODE(mode):04o} lets others in; "
-                           f"run: chmod 600 {path}"])  # fmt: skip
+        raise ConfigError(f"{path}: mode {stat.S_IMODE(mode):04o} lets others in; "
+                           f"run: chmod 600 {path}")  # fmt: skip
     if not re.fullmatch(rf"[0-9a-f]{{{2 * KEY_BYTES}}}", text):
-        raise ConfigError([f"{path}: holds no key of {KEY_BYTES} bytes; name another file"])
+        raise ConfigError(f"{path}: holds no key of {KEY_BYTES} bytes; name another file")
     return bytes.fromhex(text)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import refuse
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.split import stratified
@@ -68,11 +68,10 @@ def as_series(
     if not isinstance(pool.task.input, TableInput):
         raise TypeError("a series is made of rows of a table")
     owners = table.column(config.record)
-    times = _times(config, table)
-    problems = [*_row_problems(config, table, owners, times)]
+    times, what = _times(config, table)
+    problems = [*_row_problems(config, table, owners, times, what)]
     rows = _ordered(owners, times)
-    if found := problems or [*_record_problems(config, task, table, rows)]:
-        raise DataError("\n".join(found))
+    refuse(problems or _record_problems(config, task, table, rows))
     shape = SeriesInput(steps=config.steps, row=pool.task.input)
     size = len(rows) * config.steps * (shape.row.width + 1) * 4
     memory.require(Path(config.path), 2 * size)
@@ -95,22 +94,17 @@ def as_series(
 # --- Times ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Times:
-    """`values: float64[n]`, NaN where a cell is no time; `what` a time is here, in words."""
+def _times(config: Csv, table: Table) -> tuple[NDArray[np.float64], str]:
+    """Numbers, or else dates as ISO 8601 writes them, whichever most of the cells are.
 
-    values: NDArray[np.float64]
-    what: str
-
-
-def _times(config: Csv, table: Table) -> _Times:
-    """Numbers, or else dates as ISO 8601 writes them; whichever most of the cells are."""
+    `float64[n]`, NaN where a cell is no time, and what a time is here, in words.
+    """
     cells = table.cells(config.time)
     numbers = cells.numbers(config.decimal)[cells.codes]
     moments = np.array([_moment(text) for text in cells.texts()])[cells.codes]
     if np.isfinite(moments).sum() > np.isfinite(numbers).sum():
-        return _Times(moments, "a date (as 2026-01-31 or 2026-01-31T08:15)")
-    return _Times(numbers, "a number")
+        return moments, "a date (as 2026-01-31 or 2026-01-31T08:15)"
+    return numbers, "a number"
 
 
 def _moment(cell: str) -> float:
@@ -121,9 +115,9 @@ def _moment(cell: str) -> float:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def _ordered(owners: Sequence[str], times: _Times) -> Rows:
+def _ordered(owners: Sequence[str], times: NDArray[np.float64]) -> Rows:
     found: dict[str, list[int]] = {}
-    for row in np.argsort(times.values, kind="stable"):
+    for row in np.argsort(times, kind="stable"):
         found.setdefault(owners[row], []).append(int(row))
     names = dict.fromkeys(owners)
     return {name: np.array(found[name], dtype=np.int64) for name in names}
@@ -132,15 +126,17 @@ def _ordered(owners: Sequence[str], times: _Times) -> Rows:
 # --- What is wrong --------------------------------------------------------------------
 
 
-def _row_problems(config: Csv, table: Table, owners: Sequence[str], times: _Times) -> Iterator[str]:
+def _row_problems(
+    config: Csv, table: Table, owners: Sequence[str], times: NDArray[np.float64], what: str
+) -> Iterator[str]:
     where = f"{config.path}: column"
     if absent := [i for i, owner in enumerate(owners) if owner in config.missing]:
         yield f"{where} {config.record!r}: {table.places(absent)}: does not say whose row it is"
-    if wrong := [int(i) for i in np.flatnonzero(np.isnan(times.values))]:
-        yield f"{where} {config.time!r}: {table.places(wrong)}: not {times.what}, as others are"
+    if wrong := [int(i) for i in np.flatnonzero(np.isnan(times))]:
+        yield f"{where} {config.time!r}: {table.places(wrong)}: not {what}, as others are"
     seen: set[tuple[str, float]] = set()
     twice = []
-    for i, at in enumerate(zip(owners, times.values.tolist(), strict=True)):
+    for i, at in enumerate(zip(owners, times.tolist(), strict=True)):
         twice += [i] if at in seen else []
         seen.add(at)
     if twice:

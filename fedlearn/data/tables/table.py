@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.data import memory
 from fedlearn.data.tables.cells import (
     TEXT,
@@ -142,8 +142,7 @@ def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> 
 
 
 def _with_records(path: Path, table: Table, problems: Sequence[str]) -> Table:
-    if problems:
-        raise DataError("\n".join(problems))
+    refuse(problems)
     if not len(table):
         raise DataError(f"{path}: holds a header and no records")
     return table
@@ -192,7 +191,7 @@ def _decode(path: Path, content: bytes, encoding: str) -> str:
             "scenario.encoding (spreadsheets often write cp1252) or save the file as UTF-8"
         ) from error
     except LookupError as error:
-        raise ConfigError([f"scenario.encoding={encoding}: no such encoding; try utf-8"]) from error
+        raise ConfigError(f"scenario.encoding={encoding}: no such encoding; try utf-8") from error
 
 
 def guess_separator(text: str) -> Separator:

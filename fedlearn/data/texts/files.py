@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
@@ -111,8 +111,7 @@ def pool_of_table(
     if not len(kept):
         raise DataError(f"{config.path}: no record has both a text and a label")
     task, column = reading.task, _label_column(kept, config)
-    if problems := [*task.problems(column), *_site_problems(kept, config)]:
-        raise DataError("\n".join(problems))
+    refuse([*task.problems(column), *_site_problems(kept, config)])
     classes, labels = task.encode(column)
     sites = np.array(kept.column(config.site)) if config.site else None
     if is_train is None:
@@ -190,14 +189,11 @@ def table_of(path: Path, rows: Objects, keys: Sequence[str]) -> Table:
     Raises:
         DataError: they hold lists; all of these.
     """
-    lists = {key: found for key in keys if (found := lines_of_lists(rows, key))}
-    if lists:
-        raise DataError(
-            "\n".join(
-                f"{path}: {some_lines(found)}: {key!r} holds no text and no number"
-                for key, found in lists.items()
-            )
-        )
+    refuse(
+        f"{path}: {some_lines(found)}: {key!r} holds no text and no number"
+        for key in keys
+        if (found := lines_of_lists(rows, key))
+    )
     columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in keys)
     lines = np.array([line for line, _ in rows])
     return Table(header=tuple(keys), columns=columns, lines=lines)

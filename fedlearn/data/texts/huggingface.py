@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, refuse
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
@@ -123,8 +123,7 @@ def table_of(splits: Mapping[Path, pa.Table], names: Sequence[str]) -> Table:
 def _files(folder: Path) -> list[Path]:
     listed = _json(folder / "state.json").get("_data_files", [])
     files = [folder / str(entry["filename"]) for entry in listed]
-    if absent := [str(file) for file in files if not file.is_file()]:
-        raise DataError("\n".join(f"{name}: there is no such file" for name in absent))
+    refuse(f"{file}: there is no such file" for file in files if not file.is_file())
     memory.require(folder, sum(file.stat().st_size for file in files) * memory.PROSE_FACTOR)
     return files
 

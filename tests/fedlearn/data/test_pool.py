@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import DataError
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Indices, Pool, deal
 
 Make = Callable[..., Pool]
 
 
 def natural(pool: Pool) -> dict[str, Indices]:
-    return assign(Natural(), pool, np.random.default_rng(0))
+    return Natural().assign(pool, np.random.default_rng(0))
 
 
 def test_deal__hands_every_record_to_its_site_and_part(make_pool: Make) -> None:

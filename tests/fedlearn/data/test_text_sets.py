@@ -9,7 +9,7 @@ import pytest
 
 from fedlearn.data import DATASETS
 from fedlearn.data.datasets import codes, contracts, news
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.texts.documents import held_out_groups
 from fedlearn.data.texts.tokens import Tokenizer
@@ -69,7 +69,7 @@ def test_contracts__are_tested_on_drafters_whom_no_site_has_seen(
     found = contracts._clauses(text_cache)
     drafters = np.array([clause.drafter for clause in found])
     assert not set(drafters[contract_pool.is_train]) & set(drafters[~contract_pool.is_train])
-    sites = deal(contract_pool, assign(Natural(), contract_pool, np.random.default_rng(0)))
+    sites = deal(contract_pool, Natural().assign(contract_pool, np.random.default_rng(0)))
     assert (
         tuple(sites) == tuple(sorted(contracts.SITES)) == tuple(sorted(DATASETS["contracts"].sites))
     )

@@ -10,7 +10,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.data.datasets import archives
 from fedlearn.data.datasets.heart import RANGES, Heart
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
 
@@ -27,7 +27,7 @@ FLAMBY_SIZES = {  # Ogier du Terrail et al. 2022: train and test records per cen
 def test_heart__has_the_published_sizes(heart_pool: Pool) -> None:
     assert heart_pool.features.shape == (740, 13)
     assert heart_pool.features.dtype == np.float32
-    sites = deal(heart_pool, assign(Natural(), heart_pool, Streams(0).get("partition")))
+    sites = deal(heart_pool, Natural().assign(heart_pool, Streams(0).get("partition")))
     assert {name: (len(site.train), len(site.test)) for name, site in sites.items()} == FLAMBY_SIZES
 
 
@@ -106,6 +106,6 @@ def test_heart__a_range_can_be_changed_and_a_wrong_one_is_refused(
 
 def test_heart__standardised_per_site_has_mean_zero_at_each_site(cache: Path) -> None:
     pool = loaded(Heart(scaling=StandardisePerSite()), cache)
-    sites = deal(pool, assign(Natural(), pool, Streams(0).get("partition")))
+    sites = deal(pool, Natural().assign(pool, Streams(0).get("partition")))
     for site in sites.values():
         np.testing.assert_allclose(site.train.features.mean(axis=0), 0, atol=1e-5)

@@ -18,7 +18,7 @@ from fedlearn.data.datasets import archives, credit, risk
 from fedlearn.data.datasets.credit import Credit
 from fedlearn.data.datasets.lending import ARCHIVE
 from fedlearn.data.datasets.risk import Risk
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
 from fedlearn.tasks import TableInput
@@ -50,7 +50,7 @@ def applications(cache: Path) -> pd.DataFrame:
 def test_credit__has_the_published_sizes(credit_pool: Pool) -> None:
     assert len(credit_pool) == credit.RECORDS == 39_988
     assert credit_pool.labels.mean() == pytest.approx(0.198, abs=0.0005)
-    sites = deal(credit_pool, assign(Natural(), credit_pool, Streams(0).get("partition")))
+    sites = deal(credit_pool, Natural().assign(credit_pool, Streams(0).get("partition")))
     assert tuple(sites) == credit.SITES
     assert len(sites) == 31
     assert len(sites["shop-25"].train) + len(sites["shop-25"].test) == 5315

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.images.folders import Images, read_image
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 
 from ..reading import loaded
@@ -53,7 +53,7 @@ def test_images__lie_in_folders_of_sites_where_told(tmp_path: Path) -> None:
     for site in ("north", "south"):
         folder(tmp_path / site)
     pool = load(tmp_path, sites=True)
-    sites = deal(pool, assign(Natural(), pool, np.random.default_rng(0)))
+    sites = deal(pool, Natural().assign(pool, np.random.default_rng(0)))
     assert list(sites) == ["north", "south"]
     assert [len(s.train) for s in sites.values()] == [6, 6]
     assert pool.task.classes == ("cat", "dog")

@@ -20,7 +20,7 @@ from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.datasets import archives
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.images.medmnist_sets import SETS
-from fedlearn.data.partition import Natural, assign, sites_of_groups
+from fedlearn.data.partition import Natural, sites_of_groups
 from fedlearn.data.pool import deal
 
 from ..reading import loaded
@@ -83,9 +83,9 @@ def test_medmnist__validates_on_images_that_are_neither_trained_nor_tested_on(
 def test_medmnist__has_sites_only_where_groups_are_named(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(DataError, match="without sites"):
-        assign(Natural(), load(path), rng())
+        Natural().assign(load(path), rng())
     pool = load(path, groups="groups", num_sites=2)
-    sites = deal(pool, assign(Natural(), pool, rng()))
+    sites = deal(pool, Natural().assign(pool, rng()))
     assert list(sites) == ["site-000", "site-001"]
     assert [len(site.train) for site in sites.values()] == [6, 6]
     assert [len(site.test) for site in sites.values()] == [3, 3]
@@ -93,7 +93,7 @@ def test_medmnist__has_sites_only_where_groups_are_named(tmp_path: Path) -> None
 
 def test_medmnist__deals_single_images_where_there_are_no_groups(tmp_path: Path) -> None:
     pool = load(write(tmp_path), num_sites=3)
-    sites = deal(pool, assign(Natural(), pool, rng()))
+    sites = deal(pool, Natural().assign(pool, rng()))
     assert [(len(site.train), len(site.test)) for site in sites.values()] == [(4, 2)] * 3
 
 
@@ -281,7 +281,7 @@ def test_blood_cells__are_dealt_by_photograph(blood_cells: Path) -> None:
     pool = loaded(config, Path(os.devnull))
     assert (len(pool), pool.is_train.sum(), pool.task.num_outputs) == (4354, 3387, 3)
     assert pool.notes == ()
-    sites = deal(pool, assign(Natural(), pool, rng()))
+    sites = deal(pool, Natural().assign(pool, rng()))
     sizes = [len(site.train) for site in sites.values()]
     assert len(sizes) == 5
     assert max(sizes) - min(sizes) <= 30  # a photograph has at most thirty cells

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
@@ -79,7 +79,7 @@ def test_csv__says_which_numbers_have_no_public_range(tmp_path: Path) -> None:
 def test_csv__standardised_per_site_fills_gaps_with_the_sites_mean(tmp_path: Path) -> None:
     pool = read(tmp_path, scaling=StandardisePerSite())
     assert np.isnan(pool.features[3, 0])
-    for site in deal(pool, assign(Natural(), pool, rng())).values():
+    for site in deal(pool, Natural().assign(pool, rng())).values():
         np.testing.assert_allclose(site.train.features[:, :2].mean(axis=0), 0, atol=1e-6)
         assert np.isfinite(site.test.features).all()
 
@@ -191,7 +191,7 @@ def test_csv__names_of_gap_columns_follow_the_config_and_not_the_records(tmp_pat
 def test_csv__value_too_large_for_float32_is_refused_by_site(tmp_path: Path) -> None:
     pool = read(tmp_path, TABLE.replace("6.5", "1e300"), scaling=Unscaled())
     with pytest.raises(DataError, match="site south: 1 of 3 records hold NaN or infinite"):
-        deal(pool, assign(Natural(), pool, rng()))
+        deal(pool, Natural().assign(pool, rng()))
 
 
 def test_csv__unseen_table_beats_the_majority_with_a_plain_model(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fedlearn.config import decode, encode
 from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
-from fedlearn.data.partition import Iid, Natural, assign
+from fedlearn.data.partition import Iid, Natural
 from fedlearn.data.pool import deal
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges
@@ -140,11 +140,11 @@ def test_suspicions__name_the_column_and_the_site(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     config = Csv(path=str(path), label="ill", site="hospital")
     pool = loaded(config)
-    sites = deal(pool, assign(Natural(), pool, Streams(0).get("partition")))
+    sites = deal(pool, Natural().assign(pool, Streams(0).get("partition")))
     (found,) = suspicions({name: site.schema for name, site in sites.items()})
     assert found.startswith("column 'height': its numbers at south differ")
     # Sites that a study makes up get records of all; there is nothing to compare.
-    made_up = deal(pool, assign(Iid(num_sites=2), pool, Streams(0).get("partition")))
+    made_up = deal(pool, Iid(num_sites=2).assign(pool, Streams(0).get("partition")))
     assert [site.schema for site in made_up.values()] == [(), ()]
 
 

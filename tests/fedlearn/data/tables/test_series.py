@@ -11,7 +11,7 @@ import pytest
 
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data.partition import Natural, assign
+from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import StandardisePerSite, Unscaled
@@ -90,7 +90,7 @@ def test_series__is_dealt_and_split_by_record(tmp_path: Path) -> None:
     pool = read(tmp_path, rows)
     assert len(pool) == 40
     assert (~pool.is_train).sum() == 10
-    sites = deal(pool, assign(Natural(), pool, np.random.default_rng(0)))
+    sites = deal(pool, Natural().assign(pool, np.random.default_rng(0)))
     assert {name: len(site.train) + len(site.test) for name, site in sites.items()} == {
         "n": 20, "s": 20,
     }  # fmt: skip
