@@ -23,7 +23,6 @@ from fedlearn.mechanisms.encoding import decode, encode
 from fedlearn.privacy import SystemNoise
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.discrete import Law, integer_noise
-from fedlearn.privacy.exact import discrete_gaussian
 from fedlearn.privacy.rotation import padded
 
 SITES, DIMENSION, DELTA = 20, 100_000, 1e-5
@@ -97,9 +96,6 @@ def speeds() -> dict[str, float]:
             started = time.process_time()
             noise.draw(4_000_000, stream)
             found[f"{law} table, stddev {stddev}"] = 4 / (time.process_time() - started)
-    started = time.process_time()
-    discrete_gaussian(50, 400_000, stream)
-    found["exact, stddev 50"] = 0.4 / (time.process_time() - started)
     return {name: round(rate, 1) for name, rate in found.items()}
 
 

@@ -18,6 +18,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Positive, config
 from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
 from fedlearn.privacy.accounting import epsilon as account
+from fedlearn.privacy.calibration import noise_multiplier as calibrate
 from fedlearn.privacy.events import Event, Unit
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.stages import Mean, Source, Stage, Trained
@@ -157,6 +158,16 @@ class Private(Mechanism):
             *choice_problems(self.epsilon, self.noise_multiplier),
             *delta_problems(self.delta, counted),
         ]
+
+    def calibrated(self, sample_rate: float, steps: int) -> float:
+        """The noise multiplier that is asked for, or the least that keeps `steps` within epsilon.
+
+        Raises:
+            ConfigError: the epsilon cannot be met.
+        """
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier
+        return calibrate(required(self.epsilon), self.delta, sample_rate, steps)
 
 
 def ways_around(unit: Protected, terms: StudyTerms) -> list[str]:

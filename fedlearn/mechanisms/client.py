@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate, config
-from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
+from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
 from fedlearn.mechanisms.encoding import clipped, length
-from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.stages import Form, Round, ServerRound, Stage, Total, Update
@@ -107,8 +106,22 @@ class ClientPrivacy(Private):
         rounds: int,
         population: Population | None,
     ) -> ClientPlan:
-        """The noise of every round's sum; how sites train costs nothing by itself."""
-        return make_plan(self, rounds=rounds)
+        """The noise of every round's sum, calibrated over all rounds; training costs nothing."""
+        adaptive = AdaptiveClip(
+            target_quantile=self.target_quantile,
+            learning_rate=self.clip_learning_rate,
+            count_share=self.count_share,
+        )
+        rate = self.client_sample_rate if self.adversary == "outsider" else 1.0
+        return ClientPlan(
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.calibrated(rate, rounds),
+            delta=self.delta,
+            sample_rate=self.client_sample_rate,
+            rounds=rounds,
+            adversary=self.adversary,
+            adaptive=adaptive if self.clipping == "adaptive" else None,
+        )
 
     def measured(self, noise_multiplier: float | None) -> ClientPrivacy:
         """The same with so much noise, in a round that everybody takes part in."""
@@ -212,34 +225,6 @@ class ClientPlan(Plan):
     def payers(self, sites: Sequence[str], asked: Sequence[str]) -> Sequence[str]:
         """Everybody for every round, chosen or not, where sampling counts over all rounds."""
         return asked if self.cohort_known else sites
-
-
-def make_plan(config: ClientPrivacy, *, rounds: int) -> ClientPlan:
-    """The plan of a run; the noise is calibrated over all its rounds at once.
-
-    Raises ConfigError if the epsilon cannot be met.
-    """
-    adaptive = AdaptiveClip(
-        target_quantile=config.target_quantile,
-        learning_rate=config.clip_learning_rate,
-        count_share=config.count_share,
-    )
-    return ClientPlan(
-        clip_norm=config.clip_norm,
-        noise_multiplier=_noise(config, rounds),
-        delta=config.delta,
-        sample_rate=config.client_sample_rate,
-        rounds=rounds,
-        adversary=config.adversary,
-        adaptive=adaptive if config.clipping == "adaptive" else None,
-    )
-
-
-def _noise(config: ClientPrivacy, rounds: int) -> float:
-    if config.noise_multiplier is not None:
-        return config.noise_multiplier
-    rate = config.client_sample_rate if config.adversary == "outsider" else 1.0
-    return noise_multiplier(required(config.epsilon), config.delta, rate, rounds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
-from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
-from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
 from fedlearn.privacy.events import GaussianEvent, Unit
 from fedlearn.stages import SiteContext, Source, Update
 
@@ -64,8 +63,13 @@ class RecordPrivacy(Private):
         population: Population | None,
     ) -> RecordPlan:
         """The noise of every step of every site, calibrated over all of them at once."""
-        return make_plan(
-            self, sample_rate=sample_rate, steps_per_round=steps_per_round, rounds=rounds
+        return RecordPlan(
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.calibrated(sample_rate, steps_per_round * rounds),
+            delta=self.delta,
+            sample_rate=sample_rate,
+            steps_per_round=steps_per_round,
+            rounds=rounds,
         )
 
     def measured(self, noise_multiplier: float | None) -> RecordPrivacy:
@@ -125,26 +129,3 @@ class NoisyTraining(Source):
     def produce(self, site: SiteContext) -> Update:
         """The site's model; every site counts alike, for a weight would tell its records."""
         return Update(values=site.train_privately(self.steps))
-
-
-def make_plan(
-    config: RecordPrivacy, *, sample_rate: float, steps_per_round: int, rounds: int
-) -> RecordPlan:
-    """The plan of a run; the noise is calibrated over all its steps at once.
-
-    Raises ConfigError if the epsilon cannot be met.
-    """
-    return RecordPlan(
-        clip_norm=config.clip_norm,
-        noise_multiplier=_noise(config, sample_rate, steps_per_round * rounds),
-        delta=config.delta,
-        sample_rate=sample_rate,
-        steps_per_round=steps_per_round,
-        rounds=rounds,
-    )
-
-
-def _noise(config: RecordPrivacy, sample_rate: float, steps: int) -> float:
-    if config.noise_multiplier is not None:
-        return config.noise_multiplier
-    return noise_multiplier(required(config.epsilon), config.delta, sample_rate, steps)

@@ -7,7 +7,7 @@ one 64-bit word, and its distance from the exact law is nevertheless below
 2^-100: `IntegerNoise.error` says how far, and the accountant adds it.
 
 Tables are computed in integer arithmetic, so that all machines have the same.
-The slow sampler without tables that tests compare with is in `exact`.
+Tests compare them with a slow sampler that has no tables.
 
 Sources: Canonne, Kamath, Steinke 2020, "The Discrete Gaussian for Differential
 Privacy"; Agarwal, Kairouz, Liu 2021, "The Skellam Mechanism"; backward

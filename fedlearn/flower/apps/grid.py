@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -26,7 +24,6 @@ from fedlearn.core.code import code_digest
 from fedlearn.core.errors import (
     ConfigError,
     FedlearnError,
-    PrivacyError,
     ProtocolError,
     UnauthenticatedError,
 )
@@ -37,6 +34,7 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
+from fedlearn.flower.apps.exchange import UNREADABLE, Answers, Take, post
 from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sums import (
@@ -48,7 +46,6 @@ from fedlearn.flower.apps.sums import (
     cut_values,
     reply_of_total,
 )
-from fedlearn.flower.messages import read_refusal
 from fedlearn.flower.private import (
     FlowerRun,
     error_reply,
@@ -56,21 +53,11 @@ from fedlearn.flower.private import (
 )
 from fedlearn.flower.records import config_in, read_large_bytes
 from fedlearn.flower.strategies import averaging_problems, nodes_wanted
-from fedlearn.rounds import Invitation, Refusal
+from fedlearn.rounds import Invitation
 from fedlearn.secagg.layout import LayoutEntry
 from fedlearn.secagg.server import ServerSession, plan_round
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS: Final = 0.02
-LONGEST_POLL_SECONDS: Final = 0.25
-"""How soon an exchange looks again for replies, and how seldom once it takes long."""
-
-MAX_REASON: Final = 2000
-"""Characters that are kept of what a site says went wrong."""
-
-_UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
-"""What reading an answer raises that its sender did not make as agreed."""
 
 
 def secure(
@@ -144,44 +131,6 @@ def secure(
         least=least,
         step_seconds=step_seconds,
     )
-
-
-# --- One exchange -----------------------------------------------------------------
-
-
-@dataclass
-class Answers:
-    """What became of one exchange: contents by site, and why there is none."""
-
-    contents: dict[str, RecordDict] = field(default_factory=dict)
-    refusals: dict[str, Refusal] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def add(self, more: Answers) -> None:
-        """Take in the refusals and failures of a later exchange."""
-        self.refusals |= more.refusals
-        self.failures |= more.failures
-
-    def reasons(self) -> dict[str, str]:
-        """Why every site is left out that is."""
-        return self.failures | {site: one.reason for site, one in self.refusals.items()}
-
-    def error(self, error: ProtocolError) -> FedlearnError:
-        """The error with every site's reason: of privacy, where a budget or policy refused."""
-        private = [r.reason for r in self.refusals.values() if r.exit_code == _PRIVACY]
-        if private:
-            return PrivacyError("\n".join(dict.fromkeys(private)))
-        reasons: dict[str, list[str]] = {}
-        for site, reason in self.reasons().items():
-            reasons.setdefault(reason, []).append(site)
-        reported = [f"{', '.join(sites)}: {reason}" for reason, sites in reasons.items()]
-        return ProtocolError(error.peer, error.step, "; ".join([error.reason, *reported]))
-
-
-_PRIVACY: Final = PrivacyError.exit_code
-
-Take = Callable[[str, RecordDict], None]
-"""Gets every answer as it comes, and may refuse it by a ProtocolError."""
 
 
 class SecureGrid(Grid):
@@ -368,86 +317,22 @@ class SecureGrid(Grid):
             for site, (content, protocol) in asked.items()
         }
         answers.contents = {}
-        open_ = self._opening(kind, step)
+
+        def opened(site: str, content: RecordDict) -> RecordDict:
+            found = sealing.unseal(self._channels[site], kind, content, self._round)
+            if found.step != step:
+                raise UnauthenticatedError
+            return found.content
 
         def sort_in(site: str, reply: Message) -> None:
-            self._sort_in(site, reply, answers, open_, take)
+            answers.sort_in(site, reply, opened, take)
 
         addressed = {site: (self._node_of[site], content) for site, content in sealed.items()}
-        self._post(addressed, kind, seconds, sort_in)
+        post(self.inner, addressed, kind, seconds, sort_in)
         heard = answers.contents.keys() | answers.reasons().keys()
         answers.failures |= dict.fromkeys(
             (site for site in asked if site not in heard), "no answer in time"
         )
-
-    def _opening(self, kind: str, step: str) -> Callable[[str, RecordDict], RecordDict]:
-        def opened(site: str, content: RecordDict) -> RecordDict:
-            sealed = sealing.unseal(self._channels[site], kind, content, self._round)
-            if sealed.step != step:
-                raise UnauthenticatedError
-            return sealed.content
-
-        return opened
-
-    def _sort_in(
-        self,
-        site: str,
-        reply: Message,
-        answers: Answers,
-        open_: Callable[[str, RecordDict], RecordDict],
-        take: Take,
-    ) -> None:
-        if reply.has_error():
-            # It comes outside of the sealed channel: anybody on the way could write one.
-            answers.failures[site] = f"its node reports: {(reply.error.reason or '')[:MAX_REASON]}"
-            return
-        try:
-            content = open_(site, reply.content)
-            refusal = read_refusal(content)
-            if refusal is None:
-                take(site, content)
-                answers.contents[site] = content
-            else:
-                # Named by who was asked: a site cannot refuse in the name of another.
-                answers.refusals[site] = Refusal(
-                    site=site, exit_code=refusal.exit_code, reason=refusal.reason[:MAX_REASON]
-                )
-        except ProtocolError as error:
-            answers.failures[site] = error.reason
-        except (FedlearnError, *_UNREADABLE) as error:
-            reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__
-            answers.failures[site] = f"its answer cannot be read ({reason})"
-
-    def _post(
-        self,
-        asked: Mapping[str, tuple[int, RecordDict]],
-        kind: str,
-        seconds: float | None,
-        take: Callable[[str, Message], None],
-    ) -> None:
-        """Push messages, and `take` every reply as it comes, for so many seconds."""
-        sent = {
-            site: Message(content, dst_node_id=node, message_type=kind)
-            for site, (node, content) in asked.items()
-        }
-        pushed = set(self.inner.push_messages(list(sent.values())))
-        ids = {m.metadata.message_id: site for site, m in sent.items()}
-        site_of = {i: site for i, site in ids.items() if i in pushed}
-        waiting, pause = dict.fromkeys(site_of), POLL_SECONDS
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while waiting:
-            # Flower's own `send_and_receive` looks every three seconds.
-            arrived = list(self.inner.pull_messages(list(waiting)))
-            for reply in arrived:
-                site = site_of.get(reply.metadata.reply_to_message_id, "")
-                waiting.pop(reply.metadata.reply_to_message_id, None)
-                if site:
-                    take(site, reply)
-            if deadline is not None and time.monotonic() >= deadline:
-                return
-            if waiting and not arrived:
-                time.sleep(pause)
-                pause = min(LONGEST_POLL_SECONDS, pause * 1.2)
 
     # --- Enrolment -----------------------------------------------------------------
 
@@ -495,7 +380,7 @@ class SecureGrid(Grid):
             try:
                 greeting, node = sealing.read_greeting(content), nodes[label]
                 reason = self._refusal(greeting, node)
-            except (FedlearnError, *_UNREADABLE) as error:
+            except (FedlearnError, *UNREADABLE) as error:
                 reason = f"its greeting cannot be read ({type(error).__name__})"
             else:
                 if reason is None and greeting.site in found:
@@ -555,10 +440,10 @@ class SecureGrid(Grid):
         answers, content = Answers(), sealing.clear(step, data)
 
         def sort_in(label: str, reply: Message) -> None:
-            self._sort_in(label, reply, answers, lambda _, content: content, lambda *_: None)
+            answers.sort_in(label, reply, lambda _, content: content, lambda *_: None)
 
         asked = {label: (node, content) for label, node in nodes.items()}
-        self._post(asked, kind, self.step_seconds, sort_in)
+        post(self.inner, asked, kind, self.step_seconds, sort_in)
         for label, node in nodes.items():
             if label not in answers.contents:
                 self._leave_out(node, answers.reasons().get(label, "no answer in time"))

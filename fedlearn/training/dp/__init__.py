@@ -3,6 +3,6 @@
 from fedlearn.training.dp.clipping import Clipping
 from fedlearn.training.dp.engine import ClippedGradients, ClippedSum
 from fedlearn.training.dp.plan import refusals
-from fedlearn.training.dp.tokens import SampleParameter
+from fedlearn.training.dp.tables import SampleParameter
 
 __all__ = ["ClippedGradients", "ClippedSum", "Clipping", "SampleParameter", "refusals"]

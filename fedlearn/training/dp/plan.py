@@ -18,9 +18,8 @@ from fedlearn.training.dp.convolution import CONVOLUTION
 from fedlearn.training.dp.fallback import FALLBACK
 from fedlearn.training.dp.layer import Layer, Rule
 from fedlearn.training.dp.linear import LINEAR
-from fedlearn.training.dp.lookup import EMBEDDING
 from fedlearn.training.dp.normalisation import GROUP_NORM, LAYER_NORM, RMS_NORM
-from fedlearn.training.dp.tokens import SAMPLE_PARAMETER, SampleParameter
+from fedlearn.training.dp.tables import EMBEDDING, SAMPLE_PARAMETER, SampleParameter
 
 RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: LINEAR,

@@ -22,7 +22,8 @@ from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import new_identity, pin_roster, public_path, sign_roster
 from fedlearn.flower import Protection, protect, read_refusal, secure, spend
-from fedlearn.flower.apps import grid, sealing
+from fedlearn.flower.apps import sealing
+from fedlearn.flower.apps.exchange import Answers
 from fedlearn.flower.apps.grid import SecureGrid
 from fedlearn.flower.apps.mod import ProtectedSite, SiteMod
 from fedlearn.flower.apps.owner import owner_of
@@ -171,7 +172,7 @@ def test_site__gives_no_update_without_a_mask_to_a_server_that_asks_for_one(
     secured = secure(tapped, FedAvg())
     secured._enrol("train")
     monkeypatch.undo()
-    answers = grid.Answers()
+    answers = Answers()
     secured._round = 1
     requests = {"node-1000": (RecordDict({"arrays": record(START)}), b"")}
     secured._exchange("train", "ask", requests, 5.0, answers)
@@ -184,7 +185,7 @@ def test_site__answers_no_step_out_of_order(step: str) -> None:
     tapped = TappedGrid(make_client(protect()), 5)
     secured = secure(tapped, FedAvg())
     secured._enrol("train")
-    answers = grid.Answers()
+    answers = Answers()
     content = RecordDict({"arrays": record(START)})
     secured._exchange("train", sealing.step_of(step), {"node-1000": (content, b"x")}, 5.0, answers)
     assert "out of order: nothing was advertised" in answers.reasons()["node-1000"]

@@ -12,7 +12,6 @@ from fedlearn.mechanisms.client import (
     ClientPrivacy,
     ClientSum,
     clip_own,
-    make_plan,
     poisson_cohort,
     room_to_round,
     smallest_clip_norm,
@@ -20,15 +19,19 @@ from fedlearn.mechanisms.client import (
 from fedlearn.privacy.noise import SeededNoise
 
 
+def planned(config: ClientPrivacy, rounds: int) -> ClientPlan:
+    return config.plan(sample_rate=1.0, steps_per_round=1, rounds=rounds, population=None)
+
+
 def flat(noise: float = 1.0) -> ClientPlan:
-    return make_plan(ClientPrivacy(noise_multiplier=noise), rounds=10)
+    return planned(ClientPrivacy(noise_multiplier=noise), rounds=10)
 
 
 def adaptive(noise: float = 1.0, quantile: float = 0.5) -> ClientPlan:
     config = ClientPrivacy(
         noise_multiplier=noise, clipping="adaptive", target_quantile=quantile, clip_norm=0.1
     )
-    return make_plan(config, rounds=100)
+    return planned(config, rounds=100)
 
 
 def test_client_sum__is_the_mean_of_clipped_updates() -> None:

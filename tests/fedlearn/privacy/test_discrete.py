@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedlearn.privacy import discrete, exact
+from fedlearn.privacy import discrete
 from fedlearn.privacy.discrete import Law, draw_error, integer_noise
 from fedlearn.privacy.noise import Keystream, SeededNoise
+from tests.fedlearn.privacy import exact
 
 FALSE_ALARM = 1e-7
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import DataError
-from fedlearn.privacy import renyi
-from fedlearn.privacy.accounting import epsilon, epsilon_rdp
+from fedlearn.privacy.accounting import epsilon, epsilon_rdp, renyi_curve, renyi_epsilon
 from fedlearn.privacy.events import (
     ClientGaussianEvent,
     DiscreteSumEvent,
@@ -157,5 +156,5 @@ def test_discrete_sum_event__refuses_values_that_no_sum_has(change: dict[str, ob
 
 
 def test_renyi_epsilon__adds_curves() -> None:
-    curves = [renyi.curve(GAUSSIAN), renyi.curve(SKELLAM)]
-    assert renyi.epsilon(curves, DELTA) == renyi.epsilon([np.sum(curves, axis=0)], DELTA)
+    curves = [renyi_curve(GAUSSIAN), renyi_curve(SKELLAM)]
+    assert renyi_epsilon(curves, DELTA) == renyi_epsilon([np.sum(curves, axis=0)], DELTA)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ive, ndtr
 
-from fedlearn.privacy import integer_bounds, renyi
+from fedlearn.privacy import integer_bounds
+from fedlearn.privacy.accounting import ORDERS, renyi_curve
 from fedlearn.privacy.events import DiscreteSumEvent, GaussianEvent
 from fedlearn.privacy.integer_bounds import (
     LOG_GAP_FAILURE,
@@ -135,10 +136,10 @@ def test_skellam_rdp__bounds_the_exact_divergence(order: int, shift: int) -> Non
 @pytest.mark.parametrize(("noise", "rate"), [(0.8, 0.01), (2.0, 0.2), (5.0, 1.0), (1.0, 0.5)])
 def test_renyi_curve__equals_that_of_dp_accounting(noise: float, rate: float) -> None:
     event = GaussianEvent(noise_multiplier=noise, sample_rate=rate, steps=7)
-    other = rdp_privacy_accountant.RdpAccountant(renyi.ORDERS.astype(int).tolist())
+    other = rdp_privacy_accountant.RdpAccountant(ORDERS.astype(int).tolist())
     step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise))
     other.compose(step, 7)
-    assert np.allclose(renyi.curve(event), other._rdp, rtol=1e-6)
+    assert np.allclose(renyi_curve(event), other._rdp, rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])
@@ -151,7 +152,7 @@ def test_renyi_curve__bounds_sampled_integer_noise(rate: float) -> None:
         law="discrete_gaussian", unit="record", l2_sensitivity=10.0, share_stddev=10, shares=1,
         dimension=1, rounding_failure=0.0, sample_rate=rate, steps=1,
     )  # fmt: skip
-    found = dict(zip(renyi.ORDERS, renyi.curve(event), strict=True))
+    found = dict(zip(ORDERS, renyi_curve(event), strict=True))
     for order in (2, 3, 8, 16):
         assert exact_renyi(mixture, here, order) <= found[order] * (1 + 1e-9)
         assert exact_renyi(here, mixture, order) <= found[order] * (1 + 1e-9)

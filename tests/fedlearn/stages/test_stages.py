@@ -11,7 +11,6 @@ from fedlearn.agreement import dimension_of, route_of
 from fedlearn.config import compose, encode, plan_of
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.mechanisms import ClientPrivacy
-from fedlearn.mechanisms.client import make_plan
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.stages import (
     MODEL,
@@ -92,7 +91,8 @@ def test_mean__of_no_records_is_refused() -> None:
 
 
 def test_clip__noise_is_that_of_the_plan_and_no_weight_counts() -> None:
-    plan = make_plan(ClientPrivacy(noise_multiplier=2.0, clip_norm=0.5), rounds=1)
+    config = ClientPrivacy(noise_multiplier=2.0, clip_norm=0.5)
+    plan = config.plan(sample_rate=1.0, steps_per_round=1, rounds=1, population=None)
     (clip,) = plan.stages(replace_terms())
     size = 20_000
     here = at(np.zeros(size, np.float32), clip_norm=0.5)

@@ -1,7 +1,7 @@
 """The discrete Gaussian without tables and without floating point, in whole numbers only.
 
 Slow, and as simple as the paper: the reference that the table sampler of
-`discrete` is tested with. Canonne, Kamath, Steinke 2020, "The Discrete
+`fedlearn.privacy.discrete` is tested with. Canonne, Kamath, Steinke 2020, "The Discrete
 Gaussian for Differential Privacy", algorithms 1 to 3, on whole arrays at once.
 """
 

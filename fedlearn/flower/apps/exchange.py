@@ -1,0 +1,115 @@
+"""How a protected app's server asks sites for something, and sorts what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError, UnauthenticatedError
+from fedlearn.flower.messages import read_refusal
+from fedlearn.rounds import Refusal
+
+POLL_SECONDS: Final = 0.02
+LONGEST_POLL_SECONDS: Final = 0.25
+"""How soon an exchange looks again for replies, and how seldom once it takes long."""
+
+MAX_REASON: Final = 2000
+"""Characters that are kept of what a site says went wrong."""
+
+UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+"""What reading an answer raises that its sender did not make as agreed."""
+
+Take = Callable[[str, RecordDict], None]
+"""Gets every answer as it comes, and may refuse it by a ProtocolError."""
+
+
+@dataclass
+class Answers:
+    """What became of one exchange: contents by site, and why there is none."""
+
+    contents: dict[str, RecordDict] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def reasons(self) -> dict[str, str]:
+        """Why every site is left out that is."""
+        return self.failures | {site: one.reason for site, one in self.refusals.items()}
+
+    def error(self, error: ProtocolError) -> FedlearnError:
+        """The error with every site's reason: of privacy, where a budget or policy refused."""
+        private = [
+            r.reason for r in self.refusals.values() if r.exit_code == PrivacyError.exit_code
+        ]
+        if private:
+            return PrivacyError("\n".join(dict.fromkeys(private)))
+        reasons: dict[str, list[str]] = {}
+        for site, reason in self.reasons().items():
+            reasons.setdefault(reason, []).append(site)
+        reported = [f"{', '.join(sites)}: {reason}" for reason, sites in reasons.items()]
+        return ProtocolError(error.peer, error.step, "; ".join([error.reason, *reported]))
+
+    def sort_in(
+        self,
+        site: str,
+        reply: Message,
+        open_: Callable[[str, RecordDict], RecordDict],
+        take: Take,
+    ) -> None:
+        """Take in one reply: what `open_` makes of its content, and `take` does not refuse."""
+        if reply.has_error():
+            # It comes outside of the sealed channel: anybody on the way could write one.
+            self.failures[site] = f"its node reports: {(reply.error.reason or '')[:MAX_REASON]}"
+            return
+        try:
+            content = open_(site, reply.content)
+            refusal = read_refusal(content)
+            if refusal is None:
+                take(site, content)
+                self.contents[site] = content
+            else:
+                # Named by who was asked: a site cannot refuse in the name of another.
+                self.refusals[site] = Refusal(
+                    site=site, exit_code=refusal.exit_code, reason=refusal.reason[:MAX_REASON]
+                )
+        except ProtocolError as error:
+            self.failures[site] = error.reason
+        except (FedlearnError, *UNREADABLE) as error:
+            reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__
+            self.failures[site] = f"its answer cannot be read ({reason})"
+
+
+def post(
+    grid: Grid,
+    asked: Mapping[str, tuple[int, RecordDict]],
+    kind: str,
+    seconds: float | None,
+    take: Callable[[str, Message], None],
+) -> None:
+    """Push messages, and `take` every reply as it comes, for so many seconds."""
+    sent = {
+        site: Message(content, dst_node_id=node, message_type=kind)
+        for site, (node, content) in asked.items()
+    }
+    pushed = set(grid.push_messages(list(sent.values())))
+    ids = {m.metadata.message_id: site for site, m in sent.items()}
+    site_of = {i: site for i, site in ids.items() if i in pushed}
+    waiting, pause = dict.fromkeys(site_of), POLL_SECONDS
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while waiting:
+        # Flower's own `send_and_receive` looks every three seconds.
+        arrived = list(grid.pull_messages(list(waiting)))
+        for reply in arrived:
+            site = site_of.get(reply.metadata.reply_to_message_id, "")
+            waiting.pop(reply.metadata.reply_to_message_id, None)
+            if site:
+                take(site, reply)
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        if waiting and not arrived:
+            time.sleep(pause)
+            pause = min(LONGEST_POLL_SECONDS, pause * 1.2)
