@@ -26,7 +26,7 @@ from flwr.app import Message, RecordDict
 
 from fedlearn import flower
 from fedlearn.crypto.certificates import authority_credential, server_credential
-from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
+from fedlearn.crypto.handshake import NO_TERMS, Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower import envelopes, private
@@ -46,8 +46,8 @@ def cpu_seconds(work: Callable[[], object], repeat: int) -> float:
 def channels() -> tuple[Channel, Channel]:
     """Both ends of a sealed channel, set up as between a coordinator and a site."""
     server, site, run = Identity.new(), Identity.new(), bytes(16)
-    offer = ServerOffer(server, run, "server")
-    link = Link(run_id=run, client="site", server="server")
+    offer = ServerOffer(server, run, NO_TERMS, "server")
+    link = Link(run_id=run, terms=NO_TERMS, client="site", server="server")
     near, accepted = accept_offer(site, link, server.public, offer.message)
     return offer.finish("site", site.public, accepted), near
 

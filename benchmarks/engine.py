@@ -116,7 +116,7 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
     sites = SiteGrid(InProcessGrid(app, contexts, staff=staff), names)
 
     def one(number: int, vector: Vector) -> Vector:
-        note = RoundNote(run_id="benchmark", round=number, cohort=CLIENTS)
+        note = RoundNote(terms="", run_id="benchmark", round=number, cohort=CLIENTS)
         nodes = [names[site] for site in sites.sites]
         messages = flower.round_messages("train", note, vector, nodes)
         mean = RunningSum.of_models(vector.size)

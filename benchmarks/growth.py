@@ -61,7 +61,7 @@ def measure(clients: int, parameters: int, rounds: int) -> Spread:
     taken = []
     for number in range(1, rounds + 2):
         began = time.process_time()
-        note = RoundNote(run_id="benchmark", round=number, cohort=clients)
+        note = RoundNote(terms="", run_id="benchmark", round=number, cohort=clients)
         nodes = [names[site] for site in sites.sites]
         messages = flower.round_messages("train", note, vector, nodes)
         mean = RunningSum.of_models(vector.size)

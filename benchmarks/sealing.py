@@ -49,8 +49,8 @@ def cpu(call: Callable[[], object]) -> float:
 def connect() -> tuple[Channel, Channel]:
     """A client's and a server's end."""
     server, client = Identity.new(), Identity.new()
-    link = Link(run_id=os.urandom(16), client="site", server="server")
-    offer = ServerOffer(server, link.run_id, "server", allow_classical=True)
+    link = Link(run_id=os.urandom(16), terms=os.urandom(32), client="site", server="server")
+    offer = ServerOffer(server, link.run_id, link.terms, "server", allow_classical=True)
     mine, answer = accept_offer(client, link, server.public, offer.message, allow_classical=True)
     return mine, offer.finish("site", client.public, answer)
 

@@ -19,19 +19,19 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from clients import joining, work
-from clients.owner import admit, deployed_owner, owner_of
+from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, secagg_step
 from clients.site import Site, name_of, open_site
 from clients.supernode.deployed import commitment, deployed_site
 from fedlearn import __version__, flower
-from fedlearn.agreement import route_of, sent_whole
+from fedlearn.agreement import request_digest, route_of
+from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
-from fedlearn.core.vector import vector_digest
 from fedlearn.data.tables.schema import reported
 from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
 from fedlearn.metrics.sums import Sums
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.rounds import Description, EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
 from fedlearn.training.local import grade
@@ -41,25 +41,35 @@ log = logging.getLogger(__name__)
 app = ClientApp(mods=[joining.sealing])
 
 Answer = Callable[[Message, Context, Site], RecordDict]
+Party = Callable[[RunConfig, Owner], RecordDict]
+"""What a site answers before it opens its records."""
 
 
 def _answer(message: Message, context: Context, answer: Answer) -> Message:
+    """The answer to a request under the terms that the site has joined."""
+
+    def opened(config: RunConfig, owner: Owner) -> RecordDict:
+        joining.check_request(message, context, config, owner)
+        _admit(message, config, owner)
+        with within_memory(f"site {owner.name}"):
+            return answer(message, context, open_site(owner, config))
+
+    return _guarded(message, context, opened)
+
+
+def _admit(message: Message, config: RunConfig, owner: Owner) -> None:
+    note = flower.read_note(message)
+    run_id, cohort = (note.run_id, note.cohort) if note else ("", None)
+    admit(owner, config, run_id=run_id, cohort=cohort, now=datetime.now(UTC))
+
+
+def _guarded(message: Message, context: Context, answer: Party) -> Message:
     site = str(context.node_config.get("partition-id", "?"))
     try:
         config = flower.config_of(context)
         own = deployed_site(context)
         site = own.name if own else name_of(context.node_config, config)
-        owner = deployed_owner(own) if own else owner_of(config, site)
-        note = flower.read_note(message)
-        admit(
-            owner,
-            config,
-            run_id=note.run_id if note else "",
-            cohort=note.cohort if note else None,
-            now=datetime.now(UTC),
-        )
-        with within_memory(f"site {site}"):
-            content = answer(message, context, open_site(owner, config))
+        content = answer(config, deployed_owner(own) if own else owner_of(config, site))
     except FedlearnError as error:
         log.info("refused: %s", error)
         content = flower.refusal_reply(
@@ -74,14 +84,31 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Who this site is and what its records look like."""
-    return _answer(message, context, _hello)
+    """Who this site is, where it takes part under the terms of the run; reads no record."""
+
+    def greeted(config: RunConfig, owner: Owner) -> RecordDict:
+        joining.check_offer(message, config, owner)
+        _admit(message, config, owner)
+        public = joining.identity_of(context).public if joining.needs_key(config, owner) else b""
+        return flower.hello_reply(
+            Hello(site=owner.name, public_key=public.hex(), version=__version__, code=code_digest())
+        )
+
+    return _guarded(message, context, greeted)
 
 
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Take part in a run: its roster, and the set-up of the channel."""
-    return _answer(message, context, joining.join)
+    return _guarded(
+        message, context, lambda config, owner: joining.join(message, context, config, owner)
+    )
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """What this site's records look like, to those with whom it has joined a run."""
+    return _answer(message, context, _describe)
 
 
 @app.query("afford")
@@ -112,20 +139,16 @@ def evaluate_round(message: Message, context: Context) -> Message:
     return _answer(message, context, _evaluate)
 
 
-def _hello(message: Message, context: Context, site: Site) -> RecordDict:
+def _describe(message: Message, context: Context, site: Site) -> RecordDict:
     if site.config.privacy.unit != "none" and site.owner.ledger.exists():
         site.ledger().close()  # a ledger that is altered, or another's, ends it here
-    return flower.hello_reply(
-        Hello(
-            site=site.name,
+    return flower.description_reply(
+        Description(
             task=site.task.form,
             data_sha256=_reported_hash(context, site),
             train_records=len(site.data.train),
             test_records=len(site.data.test),
             real_noise=site.noise(0).is_private,
-            public_key=joining.identity_of(context).public.hex() if site.needs_identity else "",
-            version=__version__,
-            code=code_digest(),
             schema=reported(site.data.schema, private=site.config.privacy.unit != "none"),
             device=site.device.type,
         )
@@ -165,12 +188,12 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
         model, weight = update.values, float(update.weight)
         reply = TrainReply(site=site.name, model=model, weight=weight, spent=spent)
         return flower.train_reply(reply)
-    return summing.reply(message, update, sent_hash(request), spent)
+    return summing.reply(message, update, digest_of(request), spent)
 
 
-def sent_hash(request: TrainRequest) -> bytes:
-    """SHA-256 of the global model that really arrived, and of what came with it."""
-    return bytes.fromhex(vector_digest(sent_whole(request.model, request.besides)))
+def digest_of(request: TrainRequest) -> bytes:
+    """What binds the masks to what really arrived."""
+    return request_digest(request.note, request.model, request.besides)
 
 
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
@@ -188,7 +211,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     # Of a sum over sites every group is counted: how many it has is known after it is opened.
     counters = tuple(count for one in (sums, *groups.values()) for count in one.counters())
     mine = Update(values=np.zeros(0, np.float32), counters=counters)
-    return summing.reply(message, mine, sent_hash(request), ())
+    return summing.reply(message, mine, digest_of(request), ())
 
 
 def _group_sums(site: Site, graded: NDArray[np.float64]) -> dict[str, Sums]:

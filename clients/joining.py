@@ -1,4 +1,4 @@
-"""A site joins a run: its identity, the roster that it takes, and its sealed channel.
+"""A site joins a run: its identity, the terms and the roster that it takes, its sealed channel.
 
 What must survive between two messages of a run lives in Flower's
 `Context.state`: it is secret, and stays at the site.
@@ -11,11 +11,18 @@ from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from clients.owner import Owner
 from clients.site import Site
-from clients.supernode.deployed import SERVER, check_pinned, deployed_site
+from clients.supernode.deployed import (
+    SERVER,
+    check_pinned,
+    coordinator_key,
+    deployed_site,
+)
 from fedlearn import flower
-from fedlearn.config import encode
-from fedlearn.core.errors import ProtocolError, UnauthenticatedError
+from fedlearn.config import RunConfig, encode
+from fedlearn.config.study import are_signed
+from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Roster
@@ -25,7 +32,18 @@ from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.rounds import Refusal
 
-__all__ = ["SERVER", "identity_of", "join", "joined_run", "plan_of", "roster_of", "sealing"]
+__all__ = [
+    "SERVER",
+    "check_offer",
+    "check_request",
+    "identity_of",
+    "join",
+    "joined_run",
+    "needs_key",
+    "plan_of",
+    "roster_of",
+    "sealing",
+]
 
 
 # --- who this site is --------------------------------------------------------------
@@ -45,8 +63,58 @@ def identity_of(context: Context) -> Identity:
 # --- joining a run ----------------------------------------------------------------
 
 
-def join(message: Message, context: Context, site: Site) -> RecordDict:
-    """Take the roster of a run, and set up the channel where one is wanted.
+def needs_key(config: RunConfig, owner: Owner) -> bool:
+    """Whether a site joins the run under its key: to sign, to know how many they are, or to bind.
+
+    A site on a machine of its own always does: it takes part under the terms that it has joined
+    and no others.
+    """
+    sealed = config.transport.kind == "sealed"
+    needed = config.secagg.hides or sealed or config.privacy.needs_population
+    return needed or owner.deployed is not None
+
+
+def check_offer(message: Message, config: RunConfig, owner: Owner) -> None:
+    """Refuse terms that are not this site's reading of the run's config, signed.
+
+    In a simulation all is one owner's, and the signature nobody's that a site knows.
+
+    Raises:
+        UnauthenticatedError: the coordinator of the pinned roster has not signed these terms.
+    """
+    try:
+        offer = flower.read_offer(message)
+        terms, signature = bytes.fromhex(offer.terms), bytes.fromhex(offer.signature)
+    except (ConfigError, KeyError, ValueError):
+        raise UnauthenticatedError from None
+    signed = owner.deployed is None or are_signed(coordinator_key(owner.deployed), terms, signature)
+    if terms != config.terms or not signed:
+        raise UnauthenticatedError
+
+
+def check_request(message: Message, context: Context, config: RunConfig, owner: Owner) -> None:
+    """Refuse what is not asked under the terms and in the run that this site has joined.
+
+    Raises:
+        ProtocolError: the site has not joined, or has joined another run or other terms; or
+            the round is none of the run's.
+    """
+    step, note = message.metadata.message_type, flower.read_note(message)
+    if note is not None and note.terms != config.terms.hex():
+        raise ProtocolError(SERVER, step, "was asked under other terms than those of the run")
+    if note is not None and not 1 <= note.round <= config.rounds:
+        raise ProtocolError(SERVER, step, f"round {note.round} is none of rounds={config.rounds}")
+    if not needs_key(config, owner):
+        return
+    joined = joined_run(context, step)
+    if joined["terms"] != config.terms:
+        raise ProtocolError(SERVER, step, "the site has joined under other terms")
+    if note is not None and note.run_id != secret_bytes(joined["run-id"]).hex():
+        raise ProtocolError(SERVER, step, "the site has joined another run")
+
+
+def join(message: Message, context: Context, config: RunConfig, owner: Owner) -> RecordDict:
+    """Take the roster of a run, and set up the channel where one is wanted; reads no record.
 
     In a simulation the roster's authority is trusted on first use; a deployed
     site compares the roster with the one that it has pinned. The first use is the
@@ -55,7 +123,8 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
 
     Raises:
         ConfigError: the roster is not valid.
-        UnauthenticatedError: the offer was not made by the roster's server for this run.
+        UnauthenticatedError: the offer was not made by the roster's server for this run and
+            these terms.
         ProtocolError: the site has joined, or is not on the roster under its own key.
     """
     invitation = flower.read_invitation(message)
@@ -66,14 +135,14 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
             raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
         return flower.small_bytes("accepted", secret_bytes(joined["accepted"]))
     roster = Roster.from_json(invitation.roster)
-    if site.owner.deployed:
-        check_pinned(site.owner.deployed.roster, roster)
-    if roster.public_of(site.name) != identity_of(context).public:
-        raise ProtocolError(SERVER, "join", f"the roster has another key for {site.name}")
+    if owner.deployed:
+        check_pinned(owner.deployed.roster, roster)
+    if roster.public_of(owner.name) != identity_of(context).public:
+        raise ProtocolError(SERVER, "join", f"the roster has another key for {owner.name}")
     run_id, accepted, channel = bytes.fromhex(invitation.run_id), b"", b""
-    match site.config.transport:
+    match config.transport:
         case TransportSealed(allow_classical=allow_classical):
-            link = Link(run_id=run_id, client=site.name, server=SERVER)
+            link = Link(run_id=run_id, terms=config.terms, client=owner.name, server=SERVER)
             opened, accepted = accept_offer(
                 identity_of(context),
                 link,
@@ -85,6 +154,7 @@ def join(message: Message, context: Context, site: Site) -> RecordDict:
     context.state["joined"] = ConfigRecord(
         {
             "run-id": run_id,
+            "terms": config.terms,
             "roster": invitation.roster,
             "helper": bytes.fromhex(invitation.helper),
             "channel": channel,

@@ -124,18 +124,21 @@ class SecAggClient(ABC, Generic[S]):
         return None
 
     def reply(
-        self, message: Message, mine: Update, model_hash: bytes, spent: tuple[Event, ...]
+        self, message: Message, mine: Update, asked: bytes, spent: tuple[Event, ...]
     ) -> RecordDict:
-        """The contribution, encoded and protected as the config says."""
+        """The contribution, encoded and protected as the config says.
+
+        `asked` is the digest of what arrived (`agreement.request_digest`).
+        """
         request = self._request(message)
         payload = self._payload(request)
         self._warn_of_cuts(payload, mine.values)
-        data = self._protect(request, payload, self._encoded(payload, mine), model_hash)
+        data = self._protect(request, payload, self._encoded(payload, mine), asked)
         return flower.summed_reply(self.site.name, data, spent)
 
     @abstractmethod
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, model_hash: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
     ) -> bytes:
         """What leaves the site."""
 
@@ -221,7 +224,7 @@ class RingClient(SecAggClient[SecAggRing]):
         return self._payload_of(sites) if sites else super()._payload(request)
 
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, model_hash: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
     ) -> bytes:
         return bytes(pack(vector, payload.ring))
 
@@ -235,10 +238,10 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
         return None
 
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, model_hash: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
     ) -> bytes:
         params = params_of(request)
-        self._check(params, payload, model_hash)
+        self._check(params, payload, asked)
         helper = secret_bytes(joined_run(self.context, "mask")["helper"])
         return bytes(contribute(self._identity, self.site.name, params, vector, helper))
 
@@ -250,8 +253,8 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
         if len(cohort) < self._least(self.settings.least):
             raise ProtocolError(SERVER, "mask", f"a cohort of {len(cohort)}")
 
-    def _check(self, params: Params, payload: AnyPayload, model_hash: bytes) -> None:
-        """Refuse a run, round, form, plan or model that is not this site's."""
+    def _check(self, params: Params, payload: AnyPayload, asked: bytes) -> None:
+        """Refuse a run, round, form, plan or request that is not this site's."""
         own = (
             secret_bytes(joined_run(self.context, "mask")["run-id"]),
             protocol_round(self.part, self.number),
@@ -259,7 +262,7 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
             payload.length,
             self._layout_hash,
             self._plan_hash(payload),
-            model_hash,
+            asked,
         )
         got = (
             params.run_id,
@@ -271,7 +274,7 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
             params.model_hash,
         )
         if got != own:
-            raise ProtocolError(SERVER, "mask", "run, round, form, plan or model differ")
+            raise ProtocolError(SERVER, "mask", "run, round, form, plan or request differ")
 
 
 class MaskedClient(SecAggClient[SecAggMasked]):
@@ -290,10 +293,10 @@ class MaskedClient(SecAggClient[SecAggMasked]):
         return stored
 
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, model_hash: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
     ) -> bytes:
         session = self._session()
-        return self._kept(session, lambda: session.mask(request, vector, model_hash))
+        return self._kept(session, lambda: session.mask(request, vector, asked))
 
     def step(self, step: str, request: bytes) -> bytes:
         """The answer to one of the steps without a vector."""

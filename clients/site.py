@@ -130,13 +130,6 @@ class Site:
         training = self.config.training
         return replace(training, max_batch=min(bound, training.max_batch)) if bound else training
 
-    @property
-    def needs_identity(self) -> bool:
-        """Whether sites join this run under their keys: to sign, or to know how many they are."""
-        config = self.config
-        sealed = config.transport.kind == "sealed"
-        return config.secagg.hides or sealed or config.privacy.needs_population
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the training records: whose ledger is whose."""

@@ -75,7 +75,7 @@ def pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[Ev
     if plan is None:
         return ()
     with site.ledger() as ledger:
-        ledger.reserve(_cost(site, plan, request), now=site.now(), of_run=promised(plan))
+        ledger.reserve(_cost(site, plan, request.note), now=site.now(), of_run=promised(plan))
         return ledger.spent_by(request.run_id)
 
 
@@ -94,12 +94,13 @@ def commit(site: Site, run_id: str) -> None:
             ledger.commit_all(run_id, now=site.now())
 
 
-def _cost(site: Site, plan: PrivacyPlan, of: RoundNote | TrainRequest) -> Cost:
+def _cost(site: Site, plan: PrivacyPlan, of: RoundNote) -> Cost:
     return Cost(
         event=plan.round_event,
         run_id=of.run_id,
         round_number=of.round,
         purpose=f"training {site.config.experiment}",
+        terms=of.terms,
     )
 
 

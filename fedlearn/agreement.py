@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.vector import Vector
+from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness
 from fedlearn.metrics.sums import SumLayout, Sums, length_of
 from fedlearn.models.custom import source_digest
+from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggSum
 from fedlearn.secagg.whole import AnyPayload, WholePayload
@@ -48,12 +49,14 @@ def stack_of(config: RunConfig, size: int) -> Stack:
     return Stack(size, config.strategy.travels)
 
 
-def sent_whole(model: Vector, besides: Mapping[str, Vector]) -> Vector:
-    """All that goes to the sites in a round, as one vector whose hash binds what they mask.
+def request_digest(note: RoundNote, model: Vector, besides: Mapping[str, Vector]) -> bytes:
+    """SHA-256 of all that shapes what a site answers in a round: it binds what the sites mask.
 
-    So nobody gets a model, or a vector beside it, that the others do not get.
+    So nobody is asked with another model, norm, cohort or terms than all the others.
     """
-    return np.concatenate([model, *(besides[name] for name in sorted(besides))])
+    sent = np.concatenate([model, *(besides[name] for name in sorted(besides))])
+    head = f"fedlearn/request/v1\n{encode(note)}\n{sorted(besides)}\n{vector_digest(sent)}"
+    return hashlib.sha256(head.encode()).digest()
 
 
 def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
@@ -154,11 +157,8 @@ def plan_digest(
     config: RunConfig, payload: AnyPayload, part: Part, plan: PrivacyPlan | None
 ) -> bytes:
     """SHA-256 of what happens to records before they are summed, and of the form of the sum."""
-    digest = hashlib.sha256(b"fedlearn/agreement/v2\n" + part.encode() + b"\n" + payload.hash())
-    last = config.fairness if part == "evaluate" else config.strategy
-    chosen = () if config.stage.idle else (config.stage,)
-    for piece in (plan, config.training, config.model, config.task, last, *chosen):
-        digest.update(encode(piece).encode() + b"\n")
+    digest = hashlib.sha256(b"fedlearn/agreement/v3\n" + part.encode() + b"\n" + payload.hash())
+    digest.update(config.terms + encode(plan).encode() + b"\n")
     # Equal fields say little of what packages, or somebody's own model, do with them.
     route = route_of(config, plan)
     done = (route.source, *route.at_site, *route.on_arrival, config.privacy, config.task)

@@ -1,10 +1,9 @@
 """What a coordinator and a site say to each other in a run, as data.
 
-A run is: `hello` to every node (who are you, what do your records look like),
-`join` where messages are masked or sealed (who takes part, under which keys),
-then per round `afford` (could you pay for it?) and `train` to the cohort, and
-`evaluate` to every site. How these
-travel is `fedlearn.flower`'s business.
+A run is: `hello` to every node (who are you, would you take part under these terms),
+`join` where sites have keys (who takes part, under which keys), `describe` (what do
+your records look like), then per round `afford` (could you pay for it?) and `train` to
+the cohort, and `evaluate` to every site. How these travel is `fedlearn.flower`'s business.
 """
 
 from __future__ import annotations
@@ -21,9 +20,20 @@ from fedlearn.tasks import TaskForm
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """How a site introduces itself before the first round."""
+    """Who a site is that takes part under the terms that it was asked for; nothing of its data."""
 
     site: str
+    public_key: str
+    """The site's Ed25519 key (hex) where it joins runs under one, else empty."""
+    version: str = ""
+    code: str = ""
+    """Version and SHA-256 (hex) of the fedlearn that runs there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a site's records look like; asked for once it has joined."""
+
     task: TaskForm
     data_sha256: str
     """In a simulation of the records; a deployed site's commitment to them."""
@@ -31,11 +41,6 @@ class Hello:
     test_records: int
     real_noise: bool
     """False when the site draws its noise from a test's seeded stand-in."""
-    public_key: str
-    """The site's Ed25519 key (hex) where messages are masked or sealed, else empty."""
-    version: str = ""
-    code: str = ""
-    """Version and SHA-256 (hex) of the fedlearn that runs there."""
     schema: Schema = ()
     """The columns of a table, as `fedlearn.data.tables.schema` describes them; no value of any."""
     device: str = "cpu"
@@ -43,8 +48,19 @@ class Hello:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TermsOffer:
+    """Under which terms a site is asked to take part: their hash, and who says so.
+
+    `signature` (hex) is the coordinator's on the hash; empty where a simulation has none.
+    """
+
+    terms: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Invitation:
-    """What a site needs before the first round of a run that masks or seals.
+    """What a site with a key of its own needs before it tells of its records.
 
     `run_id` (hex, 16 bytes) names the run, `roster` is the signed list of who
     takes part, `offer` (hex) the server's half of the set-up of a sealed channel,
@@ -62,10 +78,12 @@ class Invitation:
 class RoundNote:
     """What every message of a round says about it.
 
-    `cohort` is the number of sites that take part, by the coordinator's word;
-    `clip_norm` the norm of this round under client-level privacy, else zero.
+    `terms` (hex) is the hash of those of the study, `cohort` the number of sites that
+    take part, by the coordinator's word; `clip_norm` the norm of this round under
+    client-level privacy, else zero.
     """
 
+    terms: str
     run_id: str
     round: int
     cohort: int
@@ -74,19 +92,31 @@ class RoundNote:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """The global model of a round: `model` is `float32[d]`.
+    """What a round asks for, and its global model: `model` is `float32[d]`.
 
     `besides` are the vectors that the algorithm sends along, `float32[d]` each, by name.
     """
 
-    run_id: str
-    round: int
+    note: RoundNote
     model: Vector
     besides: Mapping[str, Vector] = field(default_factory=dict)
     counted: int = 0
     """The last round whose sum held what this site had sent, by the coordinator's word; 0: none."""
-    clip_norm: float = 0.0
-    """As in `RoundNote`."""
+
+    @property
+    def run_id(self) -> str:
+        """Which run this is."""
+        return self.note.run_id
+
+    @property
+    def round(self) -> int:
+        """Which of its rounds."""
+        return self.note.round
+
+    @property
+    def clip_norm(self) -> float:
+        """As in `RoundNote`."""
+        return self.note.clip_norm
 
 
 @dataclass(frozen=True, kw_only=True)

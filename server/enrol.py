@@ -1,4 +1,4 @@
-"""Before the first round: who the sites are, the model they start from, and their keys."""
+"""Before the first round: who takes part, under which keys, and the model they start from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fedlearn.agreement import dimension_of, least_of
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_learner_problems, task_problems
+from fedlearn.config.study import sign_terms
 from fedlearn.core.errors import (
     ConfigError,
     DataError,
@@ -34,7 +35,7 @@ from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
-from fedlearn.rounds import Hello, Invitation, Refusal
+from fedlearn.rounds import Description, Hello, Invitation, Refusal, TermsOffer
 from fedlearn.secagg.settings import sum_of
 from fedlearn.secagg.two_server import Helper
 from fedlearn.tasks import Task
@@ -46,12 +47,22 @@ from server.secagg import DRIVERS, SecAggDriver
 SERVER = "server"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The public keys of the sites that have joined under one, and the second server, if any."""
+
+    publics: Mapping[str, bytes]
+    helper: Helper | None = None
+
+
 @dataclass(frozen=True)
 class Enrolment:
     """The sites of a run and the model they start from."""
 
     grid: SiteGrid
-    hellos: dict[str, Hello]
+    sites: dict[str, Description]
+    """What every site has told of its records."""
+    keys: Keys
     task: Task
     """What all sites learn."""
     layout: Layout
@@ -72,21 +83,24 @@ def enrol(
     grid: Grid,
     config: RunConfig,
     stopping: Callable[[], bool],
+    run_id: bytes,
     admission: Admission = SIMULATED,
 ) -> Enrolment:
-    """Ask every node who it is, and build the model that all of them can train.
+    """Ask every node who it is, have it join, and build the model that all of them can train.
 
-    Under `privacy.on_exhausted=drop_site` sites whose budget or policy refuses are
+    A site hears the terms first, tells of its records last, and is not invited unless it takes
+    part. Under `privacy.on_exhausted=drop_site` sites whose budget or policy refuses are
     left out, while `strategy.min_sites` are there.
 
     Raises:
         ConfigError, DataError, PrivacyError: what the sites refused, all together.
-        ProtocolError: nodes did not answer, or two claim one name.
+        ProtocolError: nodes did not answer, two claim one name, or a site did not join.
     """
+    identity = admission.identity or Identity.new()
     nodes = _wait_for_nodes(grid, config.strategy.min_sites, admission, stopping)
     seconds = admission.seconds
     by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, seconds, stopping)
-    replies = by_node.ask(flower.HELLO, RecordDict(), by_node.sites, _hello)
+    replies = by_node.ask(flower.HELLO, _offer(config, identity), by_node.sites, check=_hello)
     declined = _left_out(config, replies)
     if replies.failures:
         raise ProtocolError("", "hello", listed(replies.failures))
@@ -101,7 +115,13 @@ def enrol(
     if refused:
         raise ProtocolError("", "hello", "; ".join(refused))
     sites = SiteGrid(grid, node_of, config.reply_timeout, stopping)
-    return _start_model(config, sites, dict(sorted(hellos.items())), declined)
+    keys = _join(sites, config, run_id, identity, hellos)
+    return _start_model(config, sites, keys, _described(sites), declined)
+
+
+def _offer(config: RunConfig, identity: Identity) -> RecordDict:
+    signature = sign_terms(identity, config.terms)
+    return flower.hello_request(TermsOffer(terms=config.terms.hex(), signature=signature.hex()))
 
 
 def _left_out(config: RunConfig, replies: Replies) -> tuple[str, ...]:
@@ -140,17 +160,35 @@ def _wait_for_nodes(
     return nodes
 
 
+def _described(grid: SiteGrid) -> dict[str, Description]:
+    """What the sites' records look like.
+
+    Raises:
+        ConfigError, DataError, PrivacyError: what the sites refused, all together.
+        ProtocolError: one did not answer.
+    """
+    replies = grid.ask(flower.DESCRIBE, RecordDict(), grid.sites, flower.read_description)
+    raise_refusals(replies.refusals)
+    if replies.failures:
+        raise ProtocolError("", "describe", listed(replies.failures))
+    return {site: flower.read_description(reply.content) for site, reply in replies.answers.items()}
+
+
 def _start_model(
-    config: RunConfig, grid: SiteGrid, hellos: dict[str, Hello], declined: tuple[str, ...]
+    config: RunConfig,
+    grid: SiteGrid,
+    keys: Keys,
+    sites: dict[str, Description],
+    declined: tuple[str, ...],
 ) -> Enrolment:
-    schemas = {site: hello.schema for site, hello in hellos.items()}
+    schemas = {site: one.schema for site, one in sites.items()}
     if found := differences(schemas):
         raise DataError("\n".join(found))
-    form = next(iter(hellos.values())).task
-    unlike = [site for site, hello in hellos.items() if hello.task != form]
+    form = next(iter(sites.values())).task
+    unlike = [site for site, one in sites.items() if one.task != form]
     if unlike:
         raise DataError(
-            f"records look different at {', '.join(unlike)} than at {next(iter(hellos))}: "
+            f"records look different at {', '.join(unlike)} than at {next(iter(sites))}: "
             "columns, categories and classes must be the same everywhere"
         )
     task = config.task.of(form)
@@ -166,7 +204,7 @@ def _start_model(
         raise ConfigError(found)
     notes = tuple(suspicions(schemas))
     layout, initial = layout_of(model), to_vector(model)
-    return Enrolment(grid, hellos, task, layout, parameters, initial, declined, notes)
+    return Enrolment(grid, sites, keys, task, layout, parameters, initial, declined, notes)
 
 
 def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
@@ -176,65 +214,65 @@ def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
         ConfigError: it cannot be had with so many sites and so large a model.
     """
     dimension = dimension_of(config, enrolment.layout.size)
-    return plan_of(config, sites=len(enrolment.hellos), dimension=dimension)
+    return plan_of(config, sites=len(enrolment.sites), dimension=dimension)
 
 
 # --- keys -------------------------------------------------------------------------
 
 
-def join(
-    enrolment: Enrolment,
+def _join(
+    grid: SiteGrid,
     config: RunConfig,
-    plan: PrivacyPlan | None,
     run_id: bytes,
-    identity: Identity | None = None,
-) -> SecAggDriver[Any] | None:
-    """Set up what `config.secagg` and `config.transport` need; None where updates stay in clear.
+    identity: Identity,
+    hellos: Mapping[str, Hello],
+) -> Keys:
+    """Have the sites with keys take the run's roster, and open the channels to them.
 
-    The coordinator's `identity`, one made for the run where there is no other, signs
-    the roster of the keys that the sites said in their hello.
+    The coordinator's `identity` signs the roster of the keys that the sites said in their hello.
 
     Raises:
-        ConfigError: the ring is too small, or the cohort for its threshold.
         ProtocolError: a site did not accept.
     """
-    wanted = [site for site, hello in enrolment.hellos.items() if hello.public_key]
-    if not wanted:
-        return _summing(enrolment, config, plan, run_id, {}, None)
-    identity, helper = identity or Identity.new(), None
-    publics = {site: bytes.fromhex(enrolment.hellos[site].public_key) for site in wanted}
+    publics = {
+        site: bytes.fromhex(hello.public_key) for site, hello in hellos.items() if hello.public_key
+    }
+    if not publics:
+        return Keys(publics={})
+    helper, offer = None, None
     if config.secagg.two_servers:
-        helper = Helper(run_id, publics, min_cohort=least_of(plan, config.secagg.least))
-    summing = _summing(enrolment, config, plan, run_id, publics, helper)
-    offer = None
+        helper = Helper(run_id, publics, min_cohort=config.secagg.least)
     if isinstance(config.transport, TransportSealed):
         classical = config.transport.allow_classical
-        offer = ServerOffer(identity, run_id, SERVER, allow_classical=classical)
+        offer = ServerOffer(identity, run_id, config.terms, SERVER, allow_classical=classical)
     invitation = Invitation(
         run_id=run_id.hex(),
         roster=_roster(config, publics, identity).to_json(),
         offer=offer.message.hex() if offer else "",
         helper=helper.public.hex() if helper else "",
     )
-    accepted = _invite(enrolment.grid, invitation)
+    accepted = _invite(grid, invitation)
     if offer and isinstance(config.transport, TransportSealed):
-        channels = {site: offer.finish(site, publics[site], accepted[site]) for site in wanted}
-        enrolment.grid.sealing = Sealing(channels, config.transport.max_bytes)
-    return summing
+        channels = {site: offer.finish(site, publics[site], accepted[site]) for site in publics}
+        grid.sealing = Sealing(channels, config.transport.max_bytes)
+    return Keys(publics=publics, helper=helper)
 
 
-def _summing(
-    enrolment: Enrolment,
-    config: RunConfig,
-    plan: PrivacyPlan | None,
-    run_id: bytes,
-    publics: Mapping[str, bytes],
-    helper: Helper | None,
+def secagg_driver(
+    enrolment: Enrolment, config: RunConfig, plan: PrivacyPlan | None, run_id: bytes
 ) -> SecAggDriver[Any] | None:
+    """Who sums over the sites of a run; None where updates stay in clear.
+
+    Raises:
+        ConfigError: the ring is too small, or the cohort for its threshold.
+    """
     settings = sum_of(config.secagg)
     if settings is None:
         return None
-    sites = publics or dict.fromkeys(enrolment.hellos, b"")
+    helper = enrolment.keys.helper
+    if helper:
+        helper.min_cohort = least_of(plan, config.secagg.least)
+    sites = enrolment.keys.publics or dict.fromkeys(enrolment.sites, b"")
     summing = DRIVERS[type(settings)](
         enrolment.grid, config, settings, plan, run_id, sites, enrolment.layout, helper
     )

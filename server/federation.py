@@ -17,7 +17,7 @@ from typing import Any, Literal
 from flwr.app import Message
 
 from fedlearn import flower
-from fedlearn.agreement import rotation_context, route_of, sent_whole, stack_of
+from fedlearn.agreement import request_digest, rotation_context, route_of, stack_of
 from fedlearn.algorithms import Algorithm, RoundMean, State, Vectors, cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import PrivacyError, ProtocolError
@@ -179,15 +179,19 @@ class Federation:
 
     def _note(self, number: int, cohort: int) -> RoundNote:
         clip_norm = self.mechanism.round_norm(self.progress.clip_norm)
-        return RoundNote(run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm)
+        terms = self.config.terms.hex()
+        return RoundNote(
+            terms=terms, run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm
+        )
 
     def _train(self, number: int, cohort: Sequence[str]) -> Replies:
         before = self.progress.model
         besides = self.algorithm.broadcast(self.progress.algorithm, before.size)
         # With nobody chosen the round goes on all the same: the noise alone is released.
-        wanted = self._messages("train", self._note(number, len(cohort)), before, cohort, besides)
-        at, sent = self._at(number), sent_whole(before, besides)
-        aggregate = self._collect(number, cohort, wanted, sent, at)
+        at, note = self._at(number), self._note(number, len(cohort))
+        wanted = self._messages("train", note, before, cohort, besides)
+        request = request_digest(note, before, besides)
+        aggregate = self._collect(number, cohort, wanted, request, at)
         replies = aggregate.replies
         self._account(aggregate.asked, replies)
         self._check_budget(replies)
@@ -214,19 +218,19 @@ class Federation:
         if not self.route.source.weighted:
             return len(self.grid.sites)
         most = getattr(self.config.secagg, "max_weight", math.inf)
-        return sum(min(hello.train_records, most) for hello in self.enrolment.hellos.values())
+        return sum(min(one.train_records, most) for one in self.enrolment.sites.values())
 
     def _collect(
         self,
         number: int,
         cohort: Sequence[str],
         messages: Sequence[Message],
-        sent: Vector,
+        request: bytes,
         at: ServerRound,
     ) -> Aggregate:
         """The sum of what the sites give, in clear or through secure aggregation."""
         if self.summing is not None:
-            return self.summing.train(number, messages, sent)
+            return self.summing.train(number, messages, request)
         size = self.route.form(self.stack).values
         arrived = RunningSum(self.route, at, size)
         replies = self.grid.exchange(
@@ -312,7 +316,8 @@ class Federation:
         layout, note = task.sum_layout, self._note(number, len(self.grid.sites))
         messages = self._messages("evaluate", note, shown, self.grid.sites)
         if self.summing and self.config.evaluation == "pooled":
-            tested, groups = self.summing.evaluate(number, messages, shown, layout)
+            request = request_digest(note, shown, {})
+            tested, groups = self.summing.evaluate(number, messages, request, layout)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
             replies = self.grid.exchange(

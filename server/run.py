@@ -45,7 +45,7 @@ from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.audit import append_seen
 from server.average import RunningMean
-from server.enrol import Enrolment, enrol, join, plan_for
+from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
 from server.federation import Federation, Progress
 from server.run_cost import privacy_result
@@ -99,14 +99,16 @@ def run(
     folder.check(config)
     check_tracking(config)
     config.strategy.prepare()
-    enrolment = enrol(grid, config, stop.now.is_set, admission)
+    before = folder.read_checkpoint()
+    run_id = before.run_id if before else secrets.token_hex(16)
+    enrolment = enrol(grid, config, stop.now.is_set, bytes.fromhex(run_id), admission)
     plan = plan_for(config, enrolment)
-    saved = folder.read_checkpoint() or Checkpoint.fresh(
-        run_id=secrets.token_hex(16),
+    saved = before or Checkpoint.fresh(
+        run_id=run_id,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=enrolment.initial,
     )
-    summing = join(enrolment, config, plan, bytes.fromhex(saved.run_id), admission.identity)
+    summing = secagg_driver(enrolment, config, plan, bytes.fromhex(run_id))
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
         mean=_mean(config, saved), algorithm=saved.strategy,
@@ -266,6 +268,7 @@ class Reporter:
         config, progress = federation.config, federation.progress
         return ResultFile(
             run_id=self.saved.run_id,
+            terms=config.terms.hex(),
             status=status,
             reason=reason,
             started_at=self.saved.started_at,
@@ -284,15 +287,15 @@ class Reporter:
 
 def _devices(enrolment: Enrolment) -> str:
     """The kinds of device that the sites compute on, by their word."""
-    return ", ".join(sorted({hello.device for hello in enrolment.hellos.values()}))
+    return ", ".join(sorted({one.device for one in enrolment.sites.values()}))
 
 
 def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:
     sizes = {
-        site: SiteSize(train=hello.train_records, test=hello.test_records)
-        for site, hello in enrolment.hellos.items()
+        site: SiteSize(train=one.train_records, test=one.test_records)
+        for site, one in enrolment.sites.items()
     }
-    digests = {hello.data_sha256 for hello in enrolment.hellos.values()}
+    digests = {one.data_sha256 for one in enrolment.sites.values()}
     return DataFacts(
         name=config.scenario.kind,
         sites=sizes,
@@ -324,7 +327,7 @@ def _final(task: Task, progress: Progress) -> FinalResult:
 
 def _privacy(federation: Federation) -> PrivacyResult:
     """What the run promises; noise that a test can repeat promises nothing."""
-    private = all(hello.real_noise for hello in federation.enrolment.hellos.values())
+    private = all(one.real_noise for one in federation.enrolment.sites.values())
     found = privacy_result(
         federation.plan,
         federation.progress.spent,

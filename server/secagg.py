@@ -32,12 +32,13 @@ from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import ConfigError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.ring import unpack
-from fedlearn.core.vector import Layout, Vector, vector_digest
+from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.metrics.sums import SumLayout, Sums
 from fedlearn.rounds import Refusal
+from fedlearn.secagg.framing import HASH_BYTES
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.server import ServerSession
@@ -102,14 +103,16 @@ class SecAggDriver(ABC, Generic[S]):
     layout: Layout
     helper: Helper | None
 
-    def train(self, number: int, messages: Sequence[Message], model: Vector) -> Aggregate:
+    def train(self, number: int, messages: Sequence[Message], request: bytes) -> Aggregate:
         """The sum over the surviving sites; with too few left, nothing but the reason.
+
+        `request` is the digest of what all of them are asked (`agreement.request_digest`).
 
         A failure is returned, not raised: what the sites have spent must still be accounted for.
         """
         payload, tally = self.train_payload(), Tally()
         try:
-            survivors, total = self._sum("train", number, messages, model, payload, tally)
+            survivors, total = self._sum("train", number, messages, request, payload, tally)
             if payload.counts_sites and total.weight != len(survivors):
                 raise ProtocolError("", "sum", "it does not hold what its sites say they added")
             if total.weight == 0:
@@ -120,7 +123,7 @@ class SecAggDriver(ABC, Generic[S]):
         return Aggregate(tally.asked, tally.replies(survivors), lambda: total, None)
 
     def evaluate(
-        self, number: int, messages: Sequence[Message], model: Vector, layout: SumLayout
+        self, number: int, messages: Sequence[Message], request: bytes, layout: SumLayout
     ) -> tuple[Sums, dict[str, Sums]]:
         """The test sums over all surviving sites, and those of every group of people.
 
@@ -130,7 +133,7 @@ class SecAggDriver(ABC, Generic[S]):
         fairness, tally = self.config.fairness, Tally()
         payload = evaluate_payload(self.settings, len(self.sites), layout, fairness)
         try:
-            _, total = self._sum("evaluate", number, messages, model, payload, tally)
+            _, total = self._sum("evaluate", number, messages, request, payload, tally)
         except ProtocolError as error:
             raise self._with_reasons(error, tally) from None
         return sums_of(total.counters, layout, fairness)
@@ -163,20 +166,20 @@ class SecAggDriver(ABC, Generic[S]):
                     "sites; invite more, raise strategy.fraction, or set secagg=off"
                 ]
             )
-        self._params("train", 0, cohort, np.zeros(0, np.float32), payload)
+        self._params("train", 0, cohort, bytes(HASH_BYTES), payload)
 
     def _sum(
         self,
         part: Part,
         number: int,
         messages: Sequence[Message],
-        model: Vector,
+        request: bytes,
         payload: AnyPayload,
         tally: Tally,
     ) -> tuple[Sequence[str], Total]:
         """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
         by_site = {self.grid.site_of(message): message for message in messages}
-        params = self._params(part, number, tuple(by_site), model, payload)
+        params = self._params(part, number, tuple(by_site), request, payload)
         return self._opened(by_site, params, payload, tally)
 
     @abstractmethod
@@ -194,7 +197,7 @@ class SecAggDriver(ABC, Generic[S]):
         part: Part,
         number: int,
         cohort: tuple[str, ...],
-        model: Vector,
+        request: bytes,
         payload: AnyPayload,
     ) -> Params:
         degree = self._degree(len(cohort))
@@ -208,7 +211,7 @@ class SecAggDriver(ABC, Generic[S]):
             length=payload.length,
             layout_hash=bytes.fromhex(self.layout.digest()),
             plan_hash=plan_digest(self.config, payload, part, self.plan),
-            model_hash=bytes.fromhex(vector_digest(model)),
+            model_hash=request,
         )
 
     def _least(self, params: Params) -> int:

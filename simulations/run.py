@@ -21,7 +21,7 @@ from fedlearn.data import Pool, SiteData
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.result import ResultFile, RoundResult
 from server.app import make_app
-from server.enrol import enrol, join, plan_for
+from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation
 from server.run import Listener
 from server.stop import Stop
@@ -137,8 +137,9 @@ def rehearse(config: RunConfig, *, only: str | None = None) -> None:
     if only is not None:
         names = list(simulated_sites(config))
         contexts = {n: c for n, c in contexts.items() if names[n - FIRST_NODE] == only}
-    enrolment = enrol(InProcessGrid(client, contexts), config, lambda: False)
-    join(enrolment, config, plan_for(config, enrolment), secrets.token_bytes(16))
+    run_id = secrets.token_bytes(16)
+    enrolment = enrol(InProcessGrid(client, contexts), config, lambda: False, run_id)
+    secagg_driver(enrolment, config, plan_for(config, enrolment), run_id)
 
 
 def with_absolute_paths(config: RunConfig, folder: Path) -> RunConfig:

@@ -76,7 +76,8 @@ class Ledger:
     def reserve(self, cost: Cost, *, now: datetime, of_run: Budget | None = None) -> Reservation:
         """Spend `cost`; call it before the data is read.
 
-        `of_run` is what the run as a whole has promised not to exceed.
+        `terms` names those of the study, `of_run` is what the run as a whole has
+        promised not to exceed.
 
         Raises PrivacyError, after writing the refusal down, if one of the budgets
         does not allow it; also if `now` lies before the last entry.
@@ -195,6 +196,7 @@ def _entry(cost: Cost) -> dict[str, object]:
         "purpose": cost.purpose,
         "round": cost.round_number,
         "run": cost.run_id,
+        **({"terms": cost.terms} if cost.terms else {}),
     }
 
 

@@ -5,9 +5,9 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 | kind | says |
 |---|---|
 | open | `schema`, `site`, `data`: whose ledger this is; once, before all that concerns data |
-| reserve | `number` (1, 2, ...), `event`, `run`, `round`, `purpose`: spent from here on |
+| reserve | `number` (1, 2, ...), `event`, `run`, `round`, `purpose`, `terms`: spent from here on |
 | commit | `number`: the reply of that reservation has left |
-| refuse | `event`, `run`, `round`, `purpose`, `reason`: asked for and not spent |
+| refuse | `event`, `run`, `round`, `purpose`, `terms`, `reason`: asked for and not spent |
 | decline | `run`, `purpose`, `reason`: the policy refused a run; may come before `open` |
 | repair | `bytes` (hex): a line that a crash had left unfinished was removed |
 """
@@ -34,6 +34,8 @@ _KEYS: Final = {
     "decline": {"kind", "time", "run", "purpose", "reason"},
     "repair": {"kind", "time", "bytes"},
 }
+_LATER: Final = {"reserve": {"terms"}, "refuse": {"terms"}}
+"""Keys that entries of before the terms of studies have not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Cost:
     run_id: str
     round_number: int
     purpose: str
+    terms: str = ""
+    """SHA-256 (hex) of the terms of the study; empty where none were agreed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ class Spending:
     def after(self, entry: Entry) -> Spending:
         """The state once `entry` is written; raises DataError if it may not come next."""
         kind = _text(entry, "kind")
-        if set(entry) != _KEYS.get(kind, set()):
+        if set(entry) - _LATER.get(kind, set()) != _KEYS.get(kind, set()):
             raise DataError(f"an entry of kind {kind!r} with the keys {sorted(entry)} is unknown")
         if kind != "decline" and (kind == "open") == self.opened:
             raise DataError(f"kind={kind!r}: the first entry, and only that, is of kind 'open'")
@@ -175,6 +179,7 @@ def _cost(entry: Entry) -> dict[str, Any]:
         "run_id": _text(entry, "run"),
         "round_number": _integer(entry, "round"),
         "purpose": _text(entry, "purpose"),
+        "terms": _text({"terms": "", **entry}, "terms"),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field
@@ -18,8 +18,9 @@ from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.auditing import Audit, NoAudit
 from fedlearn.config import contradictions
 from fedlearn.config.composition import compose_tree, sift
-from fedlearn.config.decoding import decode
+from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
+from fedlearn.config.study import study_hash, study_text
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Name, Natural, Positive, config
@@ -72,6 +73,11 @@ class RunConfig:
     out: Name
     """The folder that the run leaves behind."""
     resume: bool
+
+    @cached_property
+    def terms(self) -> bytes:
+        """The hash of the terms of the study, to which everything in a run is bound."""
+        return study_hash(study_text(to_tree(self)))
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:

@@ -38,10 +38,12 @@ from fedlearn.crypto.kdf import key_info
 from fedlearn.crypto.sealed import Channel
 
 HYBRID, CLASSICAL = 1, 2
-RUN_ID_BYTES = 16
+RUN_ID_BYTES, TERMS_BYTES = 16, 32
 _MLKEM_PUBLIC = 1184
 _PUBLIC_BYTES = {HYBRID: _MLKEM_PUBLIC + 32, CLASSICAL: 32}
-_OFFER, _ACCEPT = b"FLSO\x01", b"FLSC\x01"
+_OFFER, _ACCEPT = b"FLSO\x02", b"FLSC\x02"
+NO_TERMS = bytes(32)
+"""Where no config of fedlearn says what is done, as in Flower apps of others."""
 
 PrivateKey = MLKEM768X25519PrivateKey | X25519PrivateKey
 PublicKey = MLKEM768X25519PublicKey | X25519PublicKey
@@ -76,9 +78,13 @@ def choose_suite(allow_classical: bool) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """Who talks to whom in which run: `run_id` of 16 bytes, and two names."""
+    """Who talks to whom in which run, and under which terms.
+
+    `run_id` has 16 bytes, `terms` is the hash of those of the study, 32 bytes.
+    """
 
     run_id: bytes
+    terms: bytes
     client: str
     server: str
 
@@ -90,15 +96,26 @@ class ServerOffer:
     """
 
     def __init__(
-        self, identity: Identity, run_id: bytes, server: str, *, allow_classical: bool = False
+        self,
+        identity: Identity,
+        run_id: bytes,
+        terms: bytes,
+        server: str,
+        *,
+        allow_classical: bool = False,
     ) -> None:
-        if len(run_id) != RUN_ID_BYTES:
-            raise ValueError(f"run id has {len(run_id)} bytes; needed: {RUN_ID_BYTES}")
+        if (len(run_id), len(terms)) != (RUN_ID_BYTES, TERMS_BYTES):
+            raise ValueError(
+                f"run id and terms have {len(run_id)} and {len(terms)} bytes; needed: "
+                f"{RUN_ID_BYTES} and {TERMS_BYTES}"
+            )
         self._suite = choose_suite(allow_classical)
-        self._run_id, self._server = run_id, server
+        self._run_id, self._terms, self._server = run_id, terms, server
         self._private, public = _new_pair(self._suite)
         self._public = public
-        signature = identity.sign("seal/offer", *_offer_fields(self._suite, run_id, server, public))
+        signature = identity.sign(
+            "seal/offer", *_offer_fields(self._suite, run_id, terms, server, public)
+        )
         writer = Writer().raw(_OFFER).uint(self._suite, 1).raw(public).raw(signature)
         self.message = writer.done()
         self._accepted: set[bytes] = set()
@@ -112,7 +129,7 @@ class ServerOffer:
         Raises:
             UnauthenticatedError: it was not made by that client for this offer, or came before.
         """
-        link = Link(run_id=self._run_id, client=client, server=self._server)
+        link = Link(run_id=self._run_id, terms=self._terms, client=client, server=self._server)
         digest = hashlib.sha256(message).digest()
         try:
             reader = Reader(message)
@@ -145,8 +162,8 @@ def accept_offer(
     """The client's half: its channel, and the acceptance for the server (1.3 KB).
 
     Raises:
-        UnauthenticatedError: the offer was not made by that server for this run, or its
-            suite is weaker than the policy allows.
+        UnauthenticatedError: the offer was not made by that server for this run and
+            these terms, or its suite is weaker than the policy allows.
     """
     try:
         reader = Reader(message)
@@ -156,7 +173,7 @@ def accept_offer(
         reader.end()
     except ValueError:
         raise UnauthenticatedError from None
-    fields = _offer_fields(suite, link.run_id, link.server, public)
+    fields = _offer_fields(suite, link.run_id, link.terms, link.server, public)
     allowed = suite == HYBRID or (suite == CLASSICAL and allow_classical)
     if (
         prefix != _OFFER
@@ -174,14 +191,16 @@ def accept_offer(
     return channel, answer.blob(ciphertext).done()
 
 
-def _offer_fields(suite: int, run_id: bytes, server: str, public: bytes) -> tuple[bytes, ...]:
-    return bytes([suite]), run_id, name_bytes(server), public
+def _offer_fields(
+    suite: int, run_id: bytes, terms: bytes, server: str, public: bytes
+) -> tuple[bytes, ...]:
+    return bytes([suite]), run_id, terms, name_bytes(server), public
 
 
 def _info(suite: int, link: Link, public: bytes) -> bytes:
     names = name_bytes(link.client), name_bytes(link.server)
     offered = hashlib.sha256(public).digest()
-    return key_info("seal/setup", bytes([suite]), link.run_id, *names, offered)
+    return key_info("seal/setup", bytes([suite]), link.run_id, link.terms, *names, offered)
 
 
 def _hpke(suite: int) -> Suite:

@@ -33,17 +33,20 @@ from fedlearn.flower.records import (
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table
 from fedlearn.privacy import Event
 from fedlearn.rounds import (
+    Description,
     EvaluateReply,
     Hello,
     Invitation,
     Refusal,
     RoundNote,
+    TermsOffer,
     TrainReply,
     TrainRequest,
 )
 
 HELLO = "query.hello"
 JOIN = "query.join"
+DESCRIBE = "query.describe"
 AFFORD = "query.afford"
 SECAGG = "query.secagg_"
 """Beginning of the message types of secure aggregation; the protocol's step follows."""
@@ -56,6 +59,7 @@ MESSAGE_KINDS = {
     f"{SECAGG}agree": 5,
     f"{SECAGG}unmask": 6,
     AFFORD: 7,
+    DESCRIBE: 8,
 }
 """The number of a message type inside a sealed message's header."""
 
@@ -92,6 +96,16 @@ def run_config_of(config: RunConfig) -> dict[str, bool | float | int | str]:
 # --- What the coordinator asks ----------------------------------------------------
 
 
+def hello_request(offer: TermsOffer) -> RecordDict:
+    """The content of a `hello` message."""
+    return RecordDict({"offer": ConfigRecord({"json": encode(offer)})})
+
+
+def read_offer(message: Message) -> TermsOffer:
+    """The inverse of `hello_request`."""
+    return decode(TermsOffer, str(message.content.config_records["offer"]["json"]))
+
+
 def invitation(value: Invitation) -> RecordDict:
     """The content of a `join` message."""
     return RecordDict({"invitation": ConfigRecord({"json": encode(value)})})
@@ -106,6 +120,7 @@ def note_of(note: RoundNote) -> ConfigRecord:
     """What every message of a round says about it."""
     return ConfigRecord(
         {
+            "terms": note.terms,
             "run-id": note.run_id,
             "server-round": note.round,
             "cohort": note.cohort,
@@ -143,12 +158,13 @@ def afford_request(note: RoundNote) -> RecordDict:
 
 
 def read_note(message: Message) -> RoundNote | None:
-    """What a message says about its round; None if it belongs to none, or does not say."""
+    """What a message says about its round; None if it belongs to none."""
     config = config_record(message.content, "config")
-    if config is None or "cohort" not in config:
+    if config is None:
         return None
     return RoundNote(
-        run_id=read_run_id(message),
+        terms=str(config["terms"]),
+        run_id=str(config["run-id"]),
         round=integer(config["server-round"]),
         cohort=integer(config["cohort"]),
         clip_norm=number(config.get("clip-norm", 0.0)),
@@ -157,21 +173,15 @@ def read_note(message: Message) -> RoundNote | None:
 
 def read_train_request(message: Message) -> TrainRequest:
     """The request inside a train or evaluate message."""
-    config = config_in(message.content, "config")
+    note, config = read_note(message), config_in(message.content, "config")
+    assert note is not None  # noqa: S101  (`config_in` has found it)
     vectors = vectors_of(arrays_in(message.content))
     return TrainRequest(
-        run_id=read_run_id(message),
-        round=integer(config["server-round"]),
+        note=note,
         model=vectors.pop(MODEL),
         besides=vectors,
         counted=integer(config.get("counted", 0)),
-        clip_norm=number(config.get("clip-norm", 0.0)),
     )
-
-
-def read_run_id(message: Message) -> str:
-    """The id of the run that a message of a round belongs to."""
-    return str(config_in(message.content, "config")["run-id"])
 
 
 def with_request(message: Message, request: bytes) -> Message:
@@ -191,6 +201,16 @@ def hello_reply(hello: Hello) -> RecordDict:
 def read_hello(content: RecordDict) -> Hello:
     """The inverse of `hello_reply`."""
     return decode(Hello, str(content.config_records["hello"]["json"]))
+
+
+def description_reply(description: Description) -> RecordDict:
+    """What a site tells of its records."""
+    return RecordDict({"description": ConfigRecord({"json": encode(description)})})
+
+
+def read_description(content: RecordDict) -> Description:
+    """The inverse of `description_reply`."""
+    return decode(Description, str(content.config_records["description"]["json"]))
 
 
 def refusal_reply(refusal: Refusal) -> RecordDict:

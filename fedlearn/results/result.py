@@ -182,6 +182,9 @@ class ResultFile:
 
     schema: str = SCHEMA
     run_id: str
+    terms: str = ""
+    """SHA-256 (hex) of the study's terms, as every site has joined under them; empty in results of
+    before there were any."""
     status: Status
     reason: str | None = None
     """Why the run ended when it did not finish."""

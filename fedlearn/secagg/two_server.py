@@ -212,7 +212,7 @@ class Helper:
 
     def __init__(self, run_id: bytes, sites: Mapping[str, bytes], *, min_cohort: int = 3) -> None:
         self._private = X25519PrivateKey.generate()
-        self._run_id, self._sites, self._min_cohort = run_id, sites, min_cohort
+        self._run_id, self._sites, self.min_cohort = run_id, sites, min_cohort
         self._round = -1
         self.public = self._private.public_key().public_bytes_raw()
 
@@ -240,9 +240,9 @@ class Helper:
             table = decode(Seeds, request, context).table
         except ValueError as error:
             raise ProtocolError("server", "mask_sum", str(error)) from None
-        if len(table) < self._min_cohort:
+        if len(table) < self.min_cohort:
             raise ProtocolError(
-                "server", "mask_sum", f"{len(table)} clients; needed: {self._min_cohort}"
+                "server", "mask_sum", f"{len(table)} clients; needed: {self.min_cohort}"
             )
         seed_keys = [self._open(name, one, params, context) for name, one in table.items()]
         # From here on this round is spent: two different sets would tell a single client apart.

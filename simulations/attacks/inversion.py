@@ -37,7 +37,7 @@ from fedlearn.core.vector import Layout, Vector
 from fedlearn.crypto.sealed import HEADER_BYTES, Channel
 from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Seat, SeatView, to_text
 from fedlearn.results.result import ResultFile
-from server.enrol import enrol, join, plan_for
+from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation, Progress
 from server.run import logged
 from server.sealing import Sealing
@@ -223,9 +223,9 @@ class Watched:
             FedlearnError: what `simulate` would raise before its first round.
         """
         tap = Wiretap(make_contexts(sites, flower.run_config_of(config)))
-        enrolment = enrol(tap, config, lambda: False)
+        enrolment = enrol(tap, config, lambda: False, run_id)
         plan = plan_for(config, enrolment)
-        summing = join(enrolment, config, plan, run_id)
+        summing = secagg_driver(enrolment, config, plan, run_id)
         progress = Progress([], enrolment.initial)
         return cls(Federation(config, plan, enrolment, progress, run_id.hex(), summing), tap)
 

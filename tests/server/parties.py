@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from fedlearn import flower
 from fedlearn.config import RunConfig, compose
 from fedlearn.privacy import Event
-from fedlearn.rounds import EvaluateReply, Hello, TrainReply
+from fedlearn.rounds import Description, EvaluateReply, Hello, TrainReply
 from fedlearn.tasks import ClassificationTask, TableInput
 from simulations.engines.local import InProcessGrid, make_contexts
 
@@ -36,6 +36,7 @@ class Parties:
     on_train: dict[str, Callable[[Message], RecordDict]] = field(default_factory=dict)
     on_afford: dict[str, Callable[[Message], RecordDict]] = field(default_factory=dict)
     on_hello: dict[str, Callable[[], RecordDict]] = field(default_factory=dict)
+    on_describe: dict[str, Callable[[], RecordDict]] = field(default_factory=dict)
     lost: set[tuple[str, str]] = field(default_factory=set)
     """(kind of message, site): what gets no answer."""
     spent: dict[str, tuple[Event, ...]] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Parties:
     def grid(self) -> InProcessGrid:
         app = ClientApp()
         app.query("hello")(self._hello)
+        app.query("describe")(self._describe)
         app.query("afford")(self._afford)
         app.train()(self._train)
         app.evaluate()(self._evaluate)
@@ -57,6 +59,11 @@ class Parties:
     def _hello(self, message: Message, context: Context) -> Message:
         name = NAMES[int(context.node_config["partition-id"])]
         content = self.on_hello.get(name, lambda: flower.hello_reply(hello(name)))()
+        return Message(content, reply_to=message)
+
+    def _describe(self, message: Message, context: Context) -> Message:
+        name = NAMES[int(context.node_config["partition-id"])]
+        content = self.on_describe.get(name, lambda: flower.description_reply(description()))()
         return Message(content, reply_to=message)
 
     def _afford(self, message: Message, context: Context) -> Message:
@@ -82,13 +89,11 @@ class Parties:
         return Message(flower.evaluate_reply(EvaluateReply(site=name, sums=sums)), reply_to=message)
 
 
-def hello(name: str, task: ClassificationTask = TASK) -> Hello:
-    return Hello(
-        site=name,
-        task=task.form,
-        data_sha256="00",
-        train_records=5,
-        test_records=2,
-        real_noise=True,
-        public_key="",
+def hello(name: str) -> Hello:
+    return Hello(site=name, public_key="")
+
+
+def description(task: ClassificationTask = TASK) -> Description:
+    return Description(
+        task=task.form, data_sha256="00", train_records=5, test_records=2, real_noise=True
     )

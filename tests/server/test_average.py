@@ -52,7 +52,7 @@ def test_federation__tests_the_mean_and_trains_the_last() -> None:
         return answer(message, context)
 
     parties._evaluate = record  # type: ignore[method-assign]
-    enrolment = enrol(parties.grid(), parties.config, lambda: False)
+    enrolment = enrol(parties.grid(), parties.config, lambda: False, bytes(16))
     progress = Progress([], enrolment.initial, mean=RunningMean(0.5, np.zeros(6)))
     plan = plan_of(parties.config)
     federation = Federation(parties.config, plan, enrolment, progress, "run", None)

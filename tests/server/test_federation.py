@@ -22,7 +22,7 @@ from server.admission import SIMULATED, Admission
 from server.enrol import enrol
 from server.federation import Federation, Progress
 
-from .parties import NAMES, Parties, hello, make_config
+from .parties import NAMES, Parties, description, hello, make_config
 
 PRIVATE = ("privacy=record", "training.sample_rate=0.2", "privacy.on_exhausted=drop_site")
 
@@ -30,7 +30,7 @@ PRIVATE = ("privacy=record", "training.sample_rate=0.2", "privacy.on_exhausted=d
 def federate(parties: Parties, admission: Admission = SIMULATED) -> Federation:
     config = parties.config
     plan = plan_of(config)
-    enrolment = enrol(parties.grid(), config, lambda: False, admission)
+    enrolment = enrol(parties.grid(), config, lambda: False, bytes(16), admission)
     assert enrolment.grid.timeout == config.reply_timeout
     return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run", None)
 
@@ -52,7 +52,7 @@ def refuse(code: int, reason: str = "no") -> RecordDict:
 def test_enrol__knows_sites_by_the_names_they_give() -> None:
     federation = federate(Parties(make_config()))
     enrolment = federation.enrolment
-    assert list(enrolment.hellos) == sorted(NAMES)
+    assert list(enrolment.sites) == sorted(NAMES)
     assert enrolment.grid.node_of == {name: 1000 + i for i, name in enumerate(NAMES)}
     assert len(enrolment.initial) == enrolment.layout.size == enrolment.parameters == 6
 
@@ -89,20 +89,20 @@ def test_enrol__refuses_two_nodes_of_one_name() -> None:
 
 def test_enrol__refuses_sites_whose_records_look_different() -> None:
     other = ClassificationTask(input=TableInput(numeric=3), classes=("no", "yes"))
-    unlike = {"delta": lambda: flower.hello_reply(hello("delta", other))}
+    unlike = {"delta": lambda: flower.description_reply(description(other))}
     with pytest.raises(DataError, match="different at delta"):
-        federate(Parties(make_config(), on_hello=unlike))
+        federate(Parties(make_config(), on_describe=unlike))
 
 
 def test_enrol__names_the_column_that_differs_before_anything_is_trained() -> None:
     there = ColumnShape(name="age", kind="numeric", magnitude=6)
     also = ColumnShape(name="dose", kind="numeric", magnitude=4)
     told = dict.fromkeys(NAMES, (there, also)) | {"delta": (there,)}
-    hellos = {
-        name: partial(flower.hello_reply, replace(hello(name), schema=schema))
+    described = {
+        name: partial(flower.description_reply, replace(description(), schema=schema))
         for name, schema in told.items()
     }
-    parties = Parties(make_config(), on_hello=hellos)
+    parties = Parties(make_config(), on_describe=described)
     with pytest.raises(DataError, match="column 'dose': is missing at delta and there at alpha"):
         federate(parties)
     assert parties.trained == []
@@ -111,11 +111,11 @@ def test_enrol__names_the_column_that_differs_before_anything_is_trained() -> No
 def test_enrol__notes_other_units_and_goes_on() -> None:
     told = {name: ColumnShape(name="age", kind="numeric", magnitude=6) for name in NAMES}
     told["bravo"] = ColumnShape(name="age", kind="numeric", magnitude=14)
-    hellos = {
-        name: partial(flower.hello_reply, replace(hello(name), schema=(column,)))
+    described = {
+        name: partial(flower.description_reply, replace(description(), schema=(column,)))
         for name, column in told.items()
     }
-    (note,) = federate(Parties(make_config(), on_hello=hellos)).enrolment.notes
+    (note,) = federate(Parties(make_config(), on_describe=described)).enrolment.notes
     assert "column 'age': its numbers at bravo differ" in note
 
 
@@ -138,7 +138,7 @@ def test_enrol__waits_for_as_many_nodes_as_it_needs() -> None:
 
 def test_enrol__starts_without_the_late_once_there_are_enough() -> None:
     found = federate(Parties(make_config()), Admission(seconds=0.3, wanted=7))
-    assert len(found.enrolment.hellos) == 4
+    assert len(found.enrolment.sites) == 4
 
 
 def test_enrol__refuses_other_code_and_names_both() -> None:

@@ -20,7 +20,7 @@ CONFIG = make_config()
 
 
 def note() -> RecordDict:
-    config = ConfigRecord({"run-id": "r", "server-round": 1})
+    config = ConfigRecord({"terms": "", "run-id": "r", "server-round": 1, "cohort": 4})
     return RecordDict({"arrays": flower.arrays_of(np.ones(3, np.float32)), "config": config})
 
 

@@ -19,7 +19,7 @@ from clients.records import simulated_sites
 from fedlearn import flower
 from fedlearn.config import RunConfig, compose
 from fedlearn.flower import private
-from server.enrol import enrol, join, plan_for
+from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation, Progress
 from simulations.engines.local import FIRST_NODE, InProcessGrid, make_contexts
 
@@ -94,10 +94,10 @@ class Relay(InProcessGrid):
 
 def federate(config: RunConfig, relay: Relay) -> Federation:
     """The coordinator's real objects, with little patience."""
-    enrolment = enrol(relay, config, lambda: False)
+    enrolment = enrol(relay, config, lambda: False, RUN_ID)
     plan = plan_for(config, enrolment)
     enrolment.grid.timeout = 0.05
-    summing = join(enrolment, config, plan, RUN_ID)
+    summing = secagg_driver(enrolment, config, plan, RUN_ID)
     progress = Progress([], enrolment.initial)
     return Federation(config, plan, enrolment, progress, RUN_ID.hex(), summing)
 

@@ -288,7 +288,7 @@ def test_cohort__of_two_is_refused_before_anything_is_trained(
     relay = Relay(config)
     with pytest.raises(ConfigError, match=r"at least 3|min_cohort=3"):
         run_server(relay, config, Silent(), Stop())
-    assert {kind for kind, _ in relay.asked} == {"hello"}
+    assert {kind for kind, _ in relay.asked} == {"hello", "join", "describe"}
     assert not (tmp_path / "run").exists()
 
 
@@ -309,8 +309,7 @@ def test_failing_site__is_left_out_and_the_text_of_its_error_stays_there(
     config = config_of(tmp_path / "run", "rounds=1", *options)
     relay = Relay(config)
     sizes = {
-        name: hello.train_records
-        for name, hello in federate(config, relay).enrolment.hellos.items()
+        name: hello.train_records for name, hello in federate(config, relay).enrolment.sites.items()
     }
     monkeypatch.setattr(work, "train", fails_at_hungary)
     relay = Relay(config)
@@ -338,7 +337,7 @@ BREACHES = {
 def test_site_that_breaks_the_protocol__is_left_out_of_that_round_and_named(
     tmp_path: Path, step: str
 ) -> None:
-    config = config_of(tmp_path, "transport=plain")
+    config = config_of(tmp_path, "rounds=20", "transport=plain")
     relay = Relay(config)
     federation = federate(config, relay)
     for number, (how, breach) in enumerate(BREACHES.items(), start=1):
@@ -397,7 +396,7 @@ UNREADABLE = {
 def test_reply_that_cannot_be_read__is_that_sites_failure(
     tmp_path: Path, secagg: str, step: str
 ) -> None:
-    config = config_of(tmp_path, f"secagg={secagg}", "transport=plain")
+    config = config_of(tmp_path, "rounds=20", f"secagg={secagg}", "transport=plain")
     relay = Relay(config)
     federation = federate(config, relay)
     for number, (what, content) in enumerate(UNREADABLE.items(), start=1):
@@ -541,7 +540,7 @@ def train_request(federation: Any, node: int) -> Message:
     content = RecordDict(
         {
             "arrays": flower.arrays_of(federation.enrolment.initial),
-            "config": ConfigRecord({"server-round": 2, "run-id": RUN_ID.hex()}),
+            "config": flower.note_of(federation._note(2, 4)),
         }
     )
     return private.set_message_id(Message(content, dst_node_id=node, message_type="train"), "m")
@@ -638,7 +637,7 @@ TAMPER = {
 def test_sealed__what_was_changed_on_the_way_is_refused_at_both_ends(
     tmp_path: Path, secagg: str, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(tmp_path, f"secagg={secagg}")
+    config = config_of(tmp_path, "rounds=20", f"secagg={secagg}")
     relay = Relay(config)
     federation = federate(config, relay)
     kept: list[RecordDict] = []

@@ -27,7 +27,7 @@ from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.vector import Vector
 from fedlearn.flower import private
 from fedlearn.mechanisms import DistributedPlan
-from fedlearn.rounds import TrainRequest
+from fedlearn.rounds import RoundNote, TrainRequest
 from server.federation import Federation
 from server.run import Silent
 from server.stop import Stop
@@ -83,9 +83,7 @@ def own_states(federation: Federation) -> Sites:
     """What every site would train from in the next round."""
     found = {}
     for name in SITES:
-        request = TrainRequest(
-            run_id=federation.run_id, round=0, model=federation.progress.model, besides={}
-        )
+        request = TrainRequest(note=federation._note(0, 1), model=federation.progress.model)
         state = OwnState.of(site_of(federation.config, name), request)
         counted = federation.progress.counted.get(name, 0)
         zero = np.zeros(federation.progress.model.size, np.float32)
@@ -95,7 +93,7 @@ def own_states(federation: Federation) -> Sites:
 
 def weighted(federation: Federation, vectors: Sites) -> NDArray[np.float64]:
     """The mean over all sites by their records, or each alike where weights are secret."""
-    hellos = federation.enrolment.hellos
+    hellos = federation.enrolment.sites
     weights = [
         hellos[name].train_records if federation.plan is None else 1 for name in sorted(vectors)
     ]
@@ -364,7 +362,8 @@ def test_masked__a_control_that_others_did_not_get_is_not_masked(words: list[str
 
 def request(number: int, counted: int, run_id: str = "r") -> TrainRequest:
     model = np.zeros(3, np.float32)
-    return TrainRequest(run_id=run_id, round=number, model=model, counted=counted)
+    note = RoundNote(terms="", run_id=run_id, round=number, cohort=3)
+    return TrainRequest(note=note, model=model, counted=counted)
 
 
 def vector(value: float) -> dict[str, Vector]:

@@ -28,7 +28,7 @@ from fedlearn.core.errors import (
     UnauthenticatedError,
 )
 from fedlearn.crypto.codec import name_bytes
-from fedlearn.crypto.handshake import RUN_ID_BYTES, ServerOffer
+from fedlearn.crypto.handshake import NO_TERMS, RUN_ID_BYTES, ServerOffer
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Participant, Roster
@@ -414,7 +414,7 @@ class SecureGrid(Grid):
         return None
 
     def _invite(self, kind: str, node_of: Mapping[str, int]) -> None:
-        offer = ServerOffer(self._identity, self._run_id, SERVER)
+        offer = ServerOffer(self._identity, self._run_id, NO_TERMS, SERVER)
         sites = [Participant(name=s, role="site", public=key) for s, key in self._sites.items()]
         server = Participant(name=SERVER, role="server", public=self._identity.public)
         federation = self.pinned.federation if self.pinned else "flower"

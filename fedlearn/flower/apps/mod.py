@@ -29,7 +29,7 @@ from fedlearn.core.errors import (
     ProtocolError,
     UnauthenticatedError,
 )
-from fedlearn.crypto.handshake import Link, accept_offer
+from fedlearn.crypto.handshake import NO_TERMS, Link, accept_offer
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
@@ -169,7 +169,8 @@ class ProtectedSite:
         owner.check_roster(roster)
         if roster.public_of(owner.name) != owner.identity.public:
             raise ProtocolError(SERVER, "invite", f"the roster has another key for {owner.name}")
-        link = Link(run_id=bytes.fromhex(invitation.run_id), client=owner.name, server=SERVER)
+        run_id = bytes.fromhex(invitation.run_id)
+        link = Link(run_id=run_id, terms=NO_TERMS, client=owner.name, server=SERVER)
         public, offer = roster.public_of(SERVER, "server"), bytes.fromhex(invitation.offer)
         channel, accepted = accept_offer(owner.identity, link, public, offer)
         self.context.state[_RUN] = ConfigRecord(

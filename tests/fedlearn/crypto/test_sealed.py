@@ -1,6 +1,6 @@
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,8 @@ from fedlearn.crypto.sealed import HEADER_BYTES, WINDOW, Channel, ReplayWindow, 
 
 CHUNK = 16 * 1024
 RUN = bytes(range(16))
-LINK = Link(run_id=RUN, client="cleveland", server="coordinator")
+TERMS = bytes(range(32))
+LINK = Link(run_id=RUN, terms=TERMS, client="cleveland", server="coordinator")
 SERVER, CLIENT = Identity.new(), Identity.new()
 
 
@@ -25,7 +26,7 @@ class Ends:
 
 
 def connect() -> Ends:
-    offer = ServerOffer(SERVER, RUN, "coordinator")
+    offer = ServerOffer(SERVER, RUN, TERMS, "coordinator")
     client, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message)
     return Ends(client, offer.finish("cleveland", CLIENT.public, answer))
 
@@ -184,16 +185,21 @@ def test_channel__survives_as_bytes_and_hides_its_root() -> None:
 # --- Set-up ---------------------------------------------------------------------
 
 
-def test_setup__refuses_an_offer_of_somebody_else_or_for_another_run() -> None:
-    offer = ServerOffer(SERVER, RUN, "coordinator")
-    other_run = Link(run_id=bytes(16), client="cleveland", server="coordinator")
-    for link, key in ((LINK, CLIENT.public), (other_run, SERVER.public)):
+def test_setup__refuses_an_offer_of_somebody_else_or_for_another_run_or_other_terms() -> None:
+    offer = ServerOffer(SERVER, RUN, TERMS, "coordinator")
+    other_run = replace(LINK, run_id=bytes(16))
+    other_terms = replace(LINK, terms=bytes(32))
+    for link, key in (
+        (LINK, CLIENT.public),
+        (other_run, SERVER.public),
+        (other_terms, SERVER.public),
+    ):
         with pytest.raises(UnauthenticatedError):
             accept_offer(CLIENT, link, key, offer.message)
 
 
 def test_setup__refuses_every_flipped_byte_of_both_messages() -> None:
-    offer = ServerOffer(SERVER, RUN, "coordinator")
+    offer = ServerOffer(SERVER, RUN, TERMS, "coordinator")
     _, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message)
     for at in range(len(offer.message)):
         bad = bytearray(offer.message)
@@ -209,7 +215,7 @@ def test_setup__refuses_every_flipped_byte_of_both_messages() -> None:
 
 
 def test_setup__refuses_a_replayed_acceptance_and_one_of_another_client() -> None:
-    offer = ServerOffer(SERVER, RUN, "coordinator")
+    offer = ServerOffer(SERVER, RUN, TERMS, "coordinator")
     _, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message)
     with pytest.raises(UnauthenticatedError):
         offer.finish("budapest", CLIENT.public, answer)
@@ -223,8 +229,8 @@ def test_setup__falls_back_to_x25519_only_where_the_policy_allows_it(
 ) -> None:
     monkeypatch.setattr(handshake, "has_hybrid", lambda: False)
     with pytest.raises(ConfigError, match="allow_classical"):
-        ServerOffer(SERVER, RUN, "coordinator")
-    offer = ServerOffer(SERVER, RUN, "coordinator", allow_classical=True)
+        ServerOffer(SERVER, RUN, TERMS, "coordinator")
+    offer = ServerOffer(SERVER, RUN, TERMS, "coordinator", allow_classical=True)
     assert offer.message[5] == CLASSICAL
     with pytest.raises(UnauthenticatedError):
         accept_offer(CLIENT, LINK, SERVER.public, offer.message)

@@ -12,7 +12,7 @@ from fedlearn import flower
 from fedlearn.config import compose
 from fedlearn.flower import private
 from fedlearn.privacy.events import GaussianEvent
-from fedlearn.rounds import EvaluateReply, Hello, Refusal, RoundNote, TrainReply
+from fedlearn.rounds import Description, EvaluateReply, Hello, Refusal, RoundNote, TrainReply
 from fedlearn.tasks import ImageInput, Input, TableInput, TaskForm, TextInput
 from tests.fedlearn.metrics.test_sums import evaluation_sums
 
@@ -33,12 +33,17 @@ def over_the_wire(content: RecordDict) -> RecordDict:
         TextInput(vocabulary=100, max_length=7),
     ],
 )
-def test_hello__round_trip(input_: Input) -> None:
-    hello = Hello(
-        site='St. Mary\'s "é"', task=TaskForm(input=input_, classes=("no", "yes")),
-        data_sha256="ab" * 32, train_records=10, test_records=0, real_noise=True, public_key="",
+def test_description__round_trip(input_: Input) -> None:
+    one = Description(
+        task=TaskForm(input=input_, classes=("no", "yes")),
+        data_sha256="ab" * 32, train_records=10, test_records=0, real_noise=True,
     )  # fmt: skip
-    assert flower.read_hello(over_the_wire(flower.hello_reply(hello))) == hello
+    assert flower.read_description(over_the_wire(flower.description_reply(one))) == one
+
+
+def test_hello__round_trip() -> None:
+    one = Hello(site='St. Mary\'s "é"', public_key="ab" * 32, version="1", code="cd")
+    assert flower.read_hello(over_the_wire(flower.hello_reply(one))) == one
 
 
 def test_train_reply__round_trip_keeps_every_bit() -> None:
@@ -84,7 +89,7 @@ def test_refusal__round_trip() -> None:
 
 
 def test_round_messages__are_read_as_they_were_meant() -> None:
-    note = RoundNote(run_id="r", round=4, cohort=2, clip_norm=0.25)
+    note = RoundNote(terms="ab", run_id="r", round=4, cohort=2, clip_norm=0.25)
     model, besides = np.arange(5, dtype=np.float32), {"control": np.ones(5, np.float32)}
     private.new_run(run_id=1)
     messages = flower.round_messages("train", note, model, [7, 3], besides)

@@ -69,7 +69,7 @@ class Federation:
         self.failures: dict[str, str] = {}
 
     def round(self, number: int, vector: Vector) -> Vector:
-        note = RoundNote(run_id="r", round=number, cohort=len(self.grid.sites))
+        note = RoundNote(terms="", run_id="r", round=number, cohort=len(self.grid.sites))
         nodes = [self.grid.node_of[site] for site in self.grid.sites]
         messages = flower.round_messages("train", note, vector, nodes)
         mean = RunningSum.of_models(vector.size)
