@@ -18,7 +18,6 @@ from fedlearn import models
 from fedlearn.config import compose
 from fedlearn.config.composition import CONFIGS
 from fedlearn.core.rng import Streams
-from fedlearn.data.tables import csv
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges
 from fedlearn.models.tabular import FeatureTokens, OneHot
@@ -32,6 +31,8 @@ from fedlearn.tasks import (
     shape_of,
 )
 from simulations.explaining import _rows, explain
+
+from ..fedlearn.data.reading import loaded
 
 NEEDED = {
     "squeezenet": ["model.pretrained=false"],
@@ -259,6 +260,6 @@ def test_rows__have_the_numbers_of_training(tmp_path: Path) -> None:
                                                for i in range(40)))  # fmt: skip
     scaling = Ranges(columns={"age": (18, 100), "dose": (0, 50)})
     scenario = Csv(path=str(path), label="ill", scaling=scaling)
-    pool = csv.load(scenario, np.random.default_rng(0))
+    pool = loaded(scenario)
     run: Any = SimpleNamespace(task=pool.task, config=SimpleNamespace(scenario=scenario))
     np.testing.assert_array_equal(_rows(run, path), pool.features)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data.tables import csv
 from simulations.attacks.inversion_scene import ImageSet, choose, load_images, write_table
+
+from ...fedlearn.data.reading import loaded
 
 
 def some(count: int = 60, classes: int = 4, *, side: int = 8, channels: int = 1) -> ImageSet:
@@ -108,7 +109,7 @@ def test_write_table__brings_every_image_to_its_site_bit_for_bit(tmp_path: Path)
     images = some(60, 4, channels=3)
     chosen = choose(images, 12, np.random.default_rng(0))
     config = write_table(tmp_path / "a.csv", images, chosen, ("a", "b", "c"))
-    pool = csv.load(config, np.random.default_rng(0))
+    pool = loaded(config)
     assert pool.is_train.all()
     assert np.array_equal(pool.features, images.records[chosen])
     assert pool.natural_site is not None
