@@ -38,15 +38,7 @@ from fedlearn.models.tabular import widths
 from fedlearn.prediction import read_array, read_rows_of
 from fedlearn.report.explanations import Explanations, Of, RecordExplained, write_explanations
 from fedlearn.results.reading import read_bytes
-from fedlearn.tasks import (
-    ImageInput,
-    Input,
-    SeriesInput,
-    TableInput,
-    Task,
-    TextInput,
-    shape_of,
-)
+from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput, shape_of
 from simulations.attacks.audited_folder import AuditedRun, open_run
 from simulations.attacks.measure import trained_model
 

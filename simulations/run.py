@@ -64,13 +64,8 @@ def _run(
             run_locally(server, client, config, config.engine, sizes=sizes, only=only)
         case RayEngine():
             try:
-                run_on_ray(
-                    server,
-                    client,
-                    config.engine,
-                    sites=len(sizes),
-                    run_config=flower.run_config_of(config),
-                )
+                asked = flower.run_config_of(config)
+                run_on_ray(server, client, config.engine, sites=len(sizes), run_config=asked)
             except KeyboardInterrupt:
                 # The ServerApp runs in a thread of Flower's: let it write what is done.
                 ended.wait(STOP_SECONDS)

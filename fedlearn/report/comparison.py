@@ -67,10 +67,14 @@ class SweepPlan:
     """What is known of a point before it runs."""
 
     name: str
+    """Its folder inside that of the comparison."""
     overrides: tuple[str, ...]
+    """What `fedlearn simulate` takes to repeat it (with `out=`)."""
     swept: Mapping[str, str]
     reference: Reference | None
+    """Which reference line it belongs to, if any."""
     site: str | None
+    """The one site that trains, where it trains by itself."""
 
 
 def point_result(

@@ -27,7 +27,7 @@ from simulations.run import simulate
 
 
 def _inversion(words: Sequence[str]) -> None:
-    from simulations.attacks.inversion_command import command
+    from simulations.attacks.inversion_command import command  # matplotlib takes a second
 
     command(words)
 

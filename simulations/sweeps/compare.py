@@ -23,7 +23,6 @@ from fedlearn.report.comparison import (
     FILE,
     Comparison,
     PointResult,
-    SweepPlan,
     point_result,
     read_comparison,
     write_comparison,
@@ -72,11 +71,7 @@ class SweepListener(Protocol):
 
 
 def compare(
-    overrides: Sequence[str],
-    listener: SweepListener,
-    stop: Stop,
-    *,
-    holds_objects: bool = False,
+    overrides: Sequence[str], listener: SweepListener, stop: Stop, *, holds_objects: bool = False
 ) -> int:
     """Run all points of `overrides`; the exit code is 0, or that of the worst run.
 
@@ -279,15 +274,8 @@ class SweepFolder:
         return all_gaps({name: result for name, result in found if result is not None})
 
     def _entry(self, point: Point, gaps: Mapping[str, Gaps]) -> PointResult:
-        plan = SweepPlan(
-            name=point.name,
-            overrides=point.overrides,
-            swept=point.swept,
-            reference=point.reference,
-            site=point.site,
-        )
         reason = self._reasons.get(point.name)
-        return point_result(plan, self._results[point.name], reason, gaps.get(point.name))
+        return point_result(point, self._results[point.name], reason, gaps.get(point.name))
 
     def _freed(self, point: Point) -> Point:
         """Resume what ended cleanly after a round; set aside what did not."""

@@ -37,7 +37,7 @@ from clients.records import simulated_sites
 from fedlearn.config import RunConfig, compose, encode
 from fedlearn.config.composition import is_own_name, split
 from fedlearn.core.errors import ConfigError
-from fedlearn.report.comparison import Reference
+from fedlearn.report.comparison import Reference, SweepPlan
 
 _UNSAFE: Final = re.compile(r"[^\w.,=+-]+")
 _LONGEST_NAME: Final = 120
@@ -52,18 +52,9 @@ _GROUPS_OF_PLAIN = ("privacy", "secagg", "transport")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class Point(SweepPlan):
     """One run of a comparison."""
 
-    name: str
-    """Its folder inside that of the comparison."""
-    overrides: tuple[str, ...]
-    """What `fedlearn simulate` takes to repeat it (with `out=`)."""
-    swept: Mapping[str, str]
-    reference: Reference | None
-    """Which reference line it belongs to, if any."""
-    site: str | None
-    """The one site that trains, where it trains by itself."""
     config: RunConfig
 
 
