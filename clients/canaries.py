@@ -89,6 +89,12 @@ def training_set(site: Site, run_id: str) -> TrainingSet:
             assert_never(site.config.audit)
 
 
+def nobody() -> TrainingSet:
+    """No record and no canary."""
+    nothing = torch.zeros(0)
+    return TrainingSet(features=nothing, labels=nothing, slots=no_canaries())
+
+
 def note_change(site: Site, request: TrainRequest, model: Vector) -> None:
     """Keep what an update says in the site's own slots, as it is before any mask."""
     if not isinstance(site.config.audit, SlotAudit):

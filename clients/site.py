@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.metrics.fairness import column_problems
 from fedlearn.models import MODELS
 from fedlearn.models.slots import attach
+from fedlearn.models.validate import made_up_records
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.tasks import TASKS, Input, Loss, Task, TaskConfig, TaskForm
@@ -87,6 +89,19 @@ class Site:
     def test_tensors(self) -> tuple[Tensor, Tensor]:
         """What `model` is tested on: inputs and targets `[n, ...]`."""
         return self._inputs(self.data.test)
+
+    def made_up(self, count: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of `count` records that nobody has, in the form of this site's.
+
+        From fixed streams; of the site's own nothing but their form enters.
+        """
+        drawn = made_up_records(self.task, count, torch.Generator().manual_seed(0)).numpy()
+        like = self.data.train.labels
+        labels = np.zeros((count, *like.shape[1:]), like.dtype)
+        words = np.random.default_rng(0).integers(2**64, size=count // 2, dtype=np.uint64)
+        labels[: count // 2] = self.task.mislabelled(labels[: count // 2], words)
+        inputs = self._seen(Records(features=drawn, labels=labels))
+        return inputs.to(self.device), torch.from_numpy(labels).to(self.device)
 
     @cached_property
     def loss(self) -> Loss:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from clients.canaries import TrainingSet, note_change, training_set
+from clients.canaries import TrainingSet, nobody, note_change, training_set
 from clients.ledger.ledger import Budget
 from clients.ledger.state import Cost
 from clients.site import Site
@@ -34,15 +36,19 @@ from fedlearn.algorithms import Algorithm, Correction, LocalRound, Vectors
 from fedlearn.core.errors import DataError, FedlearnError, ProtocolError
 from fedlearn.core.files import PRIVATE, write_atomically
 from fedlearn.core.rng import Streams
-from fedlearn.core.vector import Vector, to_vector
+from fedlearn.core.vector import Vector, layout_of, to_vector
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import trained_values
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import RoundNote, TrainRequest
 from fedlearn.stages import MODEL, ClippedSteps, PaidSteps, Route, Stack
+from fedlearn.training.device import place, within_memory
 from fedlearn.training.local import diverged, train
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
 
 
@@ -157,6 +163,7 @@ class SiteRound:
         Raises:
             ProtocolError: what came beside the model is not what the algorithm sends.
             DataError: the site's own state of this run is lost.
+            ConfigError: the model, or the loss, would not keep records apart when trained.
         """
         wanted, size = set(self._algorithm.sends), self.request.model.size
         besides = self.request.besides
@@ -167,6 +174,17 @@ class SiteRound:
                 f"numbers each: {sorted(wanted)}",
             )  # fmt: skip
         _ = self._own
+        if self.site.config.privacy.clips_with(self.site.training.dp_engine) is not None:
+            self._try_out()
+
+    def _try_out(self) -> None:
+        """Try what clips on records that nobody has: once they are paid for, nothing is refused."""
+        from fedlearn.training.trials import try_out
+
+        site = self.site
+        place(site.model, site.device)
+        with within_memory(f"site {site.name}"):
+            try_out(site.model, site.made_up, site.training, loss=site.loss)
 
     def keep(self, route: Route, limit: float) -> None:
         """Write down the site's own state after the round, before its update leaves.
@@ -199,22 +217,35 @@ class SiteRound:
         return self._state.before(self.request.counted)
 
     def train(self) -> Vector:
-        """Without privacy, from the run's own streams, so that runs repeat."""
-        site, mine = self.site, self._mine
-        train(
-            site.model,
-            mine.features,
-            mine.labels,
-            site.training,
-            correct=self._correction(),
-            rng=Streams(site.config.seed).get("batches", site.name, self.request.round),
-            loss=site.loss,
-            canaries=mine.slots,
-        )
+        """Without clipping records, from the run's own streams, so that runs repeat.
+
+        Where whole clients are protected, what fails or diverges counts as no change at all.
+        """
+
+        def run() -> None:
+            site, mine = self.site, self._mine
+            train(
+                site.model,
+                mine.features,
+                mine.labels,
+                site.training,
+                correct=self._correction(),
+                rng=Streams(site.config.seed).get("batches", site.name, self.request.round),
+                loss=site.loss,
+                canaries=mine.slots,
+            )
+
+        if self._silent:
+            self._quietly(run, self._change_nothing)
+        else:
+            run()
         return self._whole
 
     def train_privately(self, plan: PaidSteps) -> Vector:
-        """By DP-SGD, in as many steps as the round has paid for."""
+        """By DP-SGD, in as many steps as the round has paid for.
+
+        Where something fails that is not one record's, the reply is the noise of these steps.
+        """
         from fedlearn.training.private import train_private  # Opacus takes a second
 
         steps = self.site.training.local_steps
@@ -223,36 +254,67 @@ class SiteRound:
                 f"training.local_steps={steps}: the plan of privacy pays for "
                 f"{plan.steps_per_round} steps a round"
             )
-        site, mine = self.site, self._mine
-        train_private(
-            site.model,
-            mine.features,
-            mine.labels,
-            site.training,
-            plan,
-            correct=self._correction(),
-            noise=self.noise,
-            loss=site.loss,
-            canaries=mine.slots,
-        )
+        site = self.site
+
+        def steps_on(mine: TrainingSet) -> None:
+            train_private(
+                site.model,
+                mine.features,
+                mine.labels,
+                site.training,
+                plan,
+                correct=self._correction(),
+                noise=self.noise,
+                loss=site.loss,
+                canaries=mine.slots,
+            )
+
+        def noise_alone() -> None:
+            site.load(self.request.model)
+            steps_on(nobody())
+
+        self._quietly(lambda: steps_on(self._mine), noise_alone)
         return self._whole
 
     def clipped_gradient_sum(self, plan: ClippedSteps) -> NDArray[np.float64]:
-        """Of one Poisson batch; the noise is still missing."""
+        """Of one Poisson batch; the noise is still missing. Zero where that fails."""
         from fedlearn.training.private import clipped_gradient_sum
 
-        site, mine = self.site, self._mine
-        total = clipped_gradient_sum(
-            site.model,
-            mine.features,
-            mine.labels,
-            site.training,
-            plan,
-            noise=self.noise,
-            loss=site.loss,
-            canaries=mine.slots,
-        )
-        return self._finite(total)
+        site = self.site
+
+        def of_records() -> NDArray[np.float64]:
+            mine = self._mine
+            total = clipped_gradient_sum(
+                site.model,
+                mine.features,
+                mine.labels,
+                site.training,
+                plan,
+                noise=self.noise,
+                loss=site.loss,
+                canaries=mine.slots,
+            )
+            return self._finite(total)
+
+        return self._quietly(of_records, lambda: np.zeros(layout_of(site.model).size))
+
+    @property
+    def _silent(self) -> bool:
+        """Whether no failure may be told, for it may be one record's, or one client's, doing."""
+        return self.site.config.privacy.unit != "none"
+
+    def _quietly(self, run: Callable[[], T], instead: Callable[[], T]) -> T:
+        """What `run` gives; where it fails, which only the log of the site says, `instead`."""
+        try:
+            return run()
+        except Exception:
+            log.exception("training failed at %s in round %s", self.site.name, self.request.round)
+            return instead()
+
+    def _change_nothing(self) -> None:
+        """An update of zeros, sent like any other."""
+        self.site.load(self.request.model)
+        vars(self)["_whole"] = self.base
 
     @cached_property
     def _here(self) -> LocalRound:
@@ -272,20 +334,38 @@ class SiteRound:
 
     @cached_property
     def _whole(self) -> Vector:
-        """What the site gives; asked for once it has trained."""
+        """What the site gives; asked for once it has trained.
+
+        Under privacy a change that is not finite is none, and only the log of the site says so.
+        """
+        try:
+            whole = self._stacked()
+        except DivergedError as error:
+            if not self._silent:
+                raise
+            log.warning("%s; no change is sent", error)
+            self.site.load(self.request.model)
+            whole = self.base
+        note_change(self.site, self.request, self.stack.split(whole)[MODEL])
+        return whole
+
+    def _stacked(self) -> Vector:
         model = self._finite(to_vector(self.site.model))
-        note_change(self.site, self.request, model)
         extra = self._algorithm.extra(self._here, model)
         return self._finite(self.stack.join({MODEL: model, **extra})) if extra else model
 
     def _finite(self, vector: V) -> V:
         if diverged(vector):
-            raise FedlearnError(
+            raise DivergedError(
                 f"training diverged at {self.site.name} in round {self.request.round}: the model "
                 "holds numbers that are not finite; lower "
                 f"training.learning_rate={self.site.config.training.learning_rate}"
             )
         return vector
+
+
+class DivergedError(FedlearnError):
+    """A trained model, or what goes with it, is not finite."""
 
 
 # --- what its algorithm keeps -----------------------------------------------------

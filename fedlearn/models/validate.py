@@ -126,7 +126,7 @@ def batch_problems(model: nn.Module, task: Task) -> Iterator[str]:
     for name, weight in model.named_parameters():
         state[name] = weight.detach().cpu() + 0.1 * torch.randn(weight.shape, generator=coins)
     before = {name: tensor.clone() for name, tensor in state.items()}
-    mine, others = (_records(task, coins) for _ in range(2))
+    mine, others = (made_up_records(task, _BATCH, coins) for _ in range(2))
     others[0] = mine[0]
 
     def first(batch: Tensor, seed: int = 0) -> Tensor:
@@ -165,18 +165,18 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def _records(task: Task, coins: torch.Generator) -> Tensor:
-    """Random records of the form of a task: `[4, *task.input_shape]`."""
+def made_up_records(task: Task, count: int, coins: torch.Generator) -> Tensor:
+    """Records that nobody has, of the form of a task: `[count, *task.input_shape]`."""
     match task.input:
         case TableInput() as table:
-            return _rows(table, (_BATCH,), coins)
+            return _rows(table, (count,), coins)
         case SeriesInput() as series:
-            rows = _rows(series.row, (_BATCH, series.steps), coins)
-            return torch.cat([rows, torch.ones(_BATCH, series.steps, 1)], dim=-1)
+            rows = _rows(series.row, (count, series.steps), coins)
+            return torch.cat([rows, torch.ones(count, series.steps, 1)], dim=-1)
         case ImageInput():
-            return torch.rand(_BATCH, *task.input_shape, generator=coins)
+            return torch.rand(count, *task.input_shape, generator=coins)
         case TextInput() as text:
-            return torch.randint(text.vocabulary, (_BATCH, *task.input_shape), generator=coins)
+            return torch.randint(text.vocabulary, (count, *task.input_shape), generator=coins)
 
 
 def _rows(table: TableInput, shape: tuple[int, ...], coins: torch.Generator) -> Tensor:

@@ -55,6 +55,10 @@ class ClippedGradients:
             `sensitivity` in Euclidean norm, whatever the sample, the scale or
             the precision of the forward pass. Norms and sums are computed in
             float32 (float64 for a float64 model) from the same kept tensors.
+        alone: what a sample adds is a function of that sample and of the number of rows,
+            and of no other sample, bit for bit, on a machine and for a number of rows where
+            `alike` says so. With a fixed number of rows the bound then holds whatever the
+            weights are, also those that turn the rounding of a product into a difference.
         finite: a sample whose gradient, or its squared norm, is not finite in
             that precision adds nothing and is reported as dropped.
         untouched: between calls the model carries no hook, no changed attribute
@@ -65,7 +69,9 @@ class ClippedGradients:
     mixes samples, and that a layer's gradient is what its kind says. Where the
     number of rows shows otherwise it refuses. The first batch of every kind (the
     layers that it goes through) is tried as `fedlearn.training.dp.trial` says,
-    which takes two more passes, once for a model; `trial=False` leaves that out.
+    which takes two more passes, once for a model, and says what it finds; who must not tell
+    what a batch shows tries made-up ones, and then goes on with `trial=False`: that tries
+    none, and refuses a batch of a kind that no trial has seen, where there was one.
 
     Raises: ConfigError for a model or a bound that cannot be handled exactly,
     with every problem and its way out.
@@ -86,12 +92,15 @@ class ClippedGradients:
         """Largest Euclidean norm of what one sample adds to the sum."""
         return self.clipping.sensitivity
 
-    def step(self, per_sample_loss: Callable[[], Tensor]) -> ClippedSum:
+    def step(
+        self, per_sample_loss: Callable[[], Tensor], *, first: int | None = None
+    ) -> ClippedSum:
         """The clipped sum of one batch.
 
         `per_sample_loss` runs the model and returns float[batch], one loss per
         sample (`reduction="none"`), the same ones if it is run again: a batch that
-        is tried takes it three times. An empty batch gives zeros.
+        is tried takes it three times. An empty batch gives zeros. Of a batch that
+        was filled up only the `first` rows count.
 
         Raises: ConfigError where the model changed since (frozen parts,
         BatchNorm in training mode); ValueError where losses are not one per
@@ -99,22 +108,53 @@ class ClippedGradients:
         with what the trial of a batch found.
         """
         self._check_unchanged()
-        clipped, calls = self._recorded(per_sample_loss)
-        if self._trial and len(clipped.losses):
-            done = _TRIED.setdefault(self._model, set())
-            of_layers = ((one.name, one.rule.name, calls.get(one.name, 0)) for one in self._layers)
-            kind = (frozenset(of_layers), len(clipped.losses) > 1)
-            if kind not in done and tried(self._model, self._layers, per_sample_loss):
-                done.add(kind)
+        contributions, losses, calls = self._recorded(per_sample_loss)
+        with torch.no_grad():
+            clipped = clipped_sum(self._parameters, self.clipping, contributions, losses, first)
+        if len(losses):
+            self._check_kind(self._kind(calls, len(losses)), per_sample_loss)
         return clipped
 
-    def _recorded(self, per_sample_loss: Callable[[], Tensor]) -> tuple[ClippedSum, dict[str, int]]:
+    def _check_kind(self, kind: Hashable, per_sample_loss: Callable[[], Tensor]) -> None:
+        done = _TRIED.setdefault(self._model, set())
+        if kind in done:
+            return
+        if self._trial:
+            if tried(self._model, self._layers, per_sample_loss):
+                done.add(kind)
+        elif done:
+            raise ValueError("the batch went through other layers than those that were tried")
+
+    def _kind(self, calls: Mapping[str, int], rows: int) -> Hashable:
+        """Which layers a batch went through, and whether it could have been mixed."""
+        of_layers = ((one.name, one.rule.name, calls.get(one.name, 0)) for one in self._layers)
+        return frozenset(of_layers), rows > 1
+
+    def alike(
+        self, per_sample_loss: Callable[[], Tensor], moved: Callable[[], Tensor], order: Tensor
+    ) -> bool:
+        """Whether a sample's gradient is the same, bit for bit, in whatever row it stands.
+
+        `moved` gives the losses of the same samples with `order: int64[batch]` of them in
+        its rows. Kernels choose how to compute by shapes and never by values, so what made-up
+        samples show of a machine holds for all others in as many rows.
+        """
+        one, losses, _ = self._recorded(per_sample_loss)
+        other, again, _ = self._recorded(moved)
+        pairs = [(losses, again)]
+        for name, found in one.items():
+            pairs.append((found.squared_norms, other[name].squared_norms))
+            pairs += zip(found.rows, other[name].rows, strict=True)
+        return all(_same(here[order], there) for here, there in pairs)
+
+    def _recorded(
+        self, per_sample_loss: Callable[[], Tensor]
+    ) -> tuple[Mapping[str, Contribution], Tensor, Mapping[str, int]]:
         with Tape(self._model, self._layers) as tape:
             losses = per_sample_loss()
             _check_losses(losses)
             contributions = tape.backward(losses) if len(losses) else {}
-        with torch.no_grad():
-            return self._clipped(contributions, losses.detach()), tape.calls
+        return contributions, losses.detach(), tape.calls
 
     def accumulate(self, per_sample_loss: Callable[[], Tensor]) -> ClippedSum:
         """As `step`, and adds the sums to every parameter's `summed_grad`.
@@ -150,37 +190,62 @@ class ClippedGradients:
                 ]
             )
 
-    def _clipped(self, contributions: Mapping[str, Contribution], losses: Tensor) -> ClippedSum:
-        squared = self._squared_norms(contributions, len(losses))
-        total = torch.stack(list(squared.values())).sum(0)
-        finite = total.isfinite()
-        dropped = ~finite
-        factors = self.clipping.factors(squared, finite)
-        # On a GPU a look at the answer would wait for it, and the CPU has noise to draw.
-        left_out = dropped if dropped.is_cuda or bool(dropped.any()) else None
-        sums = {
-            name: (
-                contributions[name].weighted_sum(factors[self.clipping.group_of[name]], left_out)
-                if name in contributions
-                else torch.zeros_like(parameter, dtype=_wide(parameter))
-            )
-            for name, parameter in self._parameters.items()
-        }
-        return ClippedSum(sums=sums, norms=total.sqrt(), losses=losses, dropped=dropped)
 
-    def _squared_norms(
-        self, contributions: Mapping[str, Contribution], batch: int
-    ) -> dict[str, Tensor]:
-        """Squared norms of each sample's gradient by group: group to float[batch]."""
-        any_parameter = next(iter(self._parameters.values()))
-        squared = {
-            group: any_parameter.new_zeros(batch, dtype=_wide(any_parameter))
-            for group in self.clipping.bounds
-        }
-        for name, one in contributions.items():
-            group = self.clipping.group_of[name]
-            squared[group] = squared[group] + one.squared_norms
-        return squared
+def clipped_sum(
+    parameters: Mapping[str, Tensor],
+    clipping: Clipping,
+    contributions: Mapping[str, Contribution],
+    losses: Tensor,
+    first: int | None = None,
+) -> ClippedSum:
+    """The sum over the `first` rows (or all) of what `contributions` say, each sample clipped.
+
+    A parameter without a contribution gets zeros.
+    """
+    squared = _squared_norms(parameters, clipping, contributions, len(losses))
+    total = torch.stack(list(squared.values())).sum(0)
+    finite = total.isfinite()
+    dropped = ~finite
+    counted = finite if first is None else finite & (_places(losses) < first)
+    factors = clipping.factors(squared, counted)
+    # On a GPU a look at the answer would wait for it, and the CPU has noise to draw.
+    left_out = dropped if dropped.is_cuda or bool(dropped.any()) else None
+    sums = {
+        name: (
+            contributions[name].weighted_sum(factors[clipping.group_of[name]], left_out)
+            if name in contributions
+            else torch.zeros_like(parameter, dtype=_wide(parameter))
+        )
+        for name, parameter in parameters.items()
+    }
+    return ClippedSum(sums=sums, norms=total.sqrt(), losses=losses, dropped=dropped)
+
+
+def _places(losses: Tensor) -> Tensor:
+    return torch.arange(len(losses), device=losses.device)
+
+
+def _squared_norms(
+    parameters: Mapping[str, Tensor],
+    clipping: Clipping,
+    contributions: Mapping[str, Contribution],
+    batch: int,
+) -> dict[str, Tensor]:
+    """Squared norms of each sample's gradient by group: group to float[batch]."""
+    any_parameter = next(iter(parameters.values()))
+    squared = {
+        group: any_parameter.new_zeros(batch, dtype=_wide(any_parameter))
+        for group in clipping.bounds
+    }
+    for name, one in contributions.items():
+        group = clipping.group_of[name]
+        squared[group] = squared[group] + one.squared_norms
+    return squared
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit, NaN like NaN."""
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _wide(parameter: Tensor) -> torch.dtype:

@@ -38,6 +38,7 @@ from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
+from fedlearn.training.trials import try_out
 from tests.far import CUDA, Far, far_device
 from tests.fedlearn.models.cases import CASES, COLOUR, Case, perturb
 
@@ -438,7 +439,7 @@ def test_within_memory__understands_the_driver_and_its_libraries(
 
 
 @pytest.mark.parametrize("engine", ["fast", "ghost", "opacus"])
-def test_private_step__without_memory_is_no_fault_of_the_model(
+def test_private_step__without_memory_is_told_before_records_are_seen_and_never_after(
     engine: Literal["fast", "ghost", "opacus"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **named: object) -> None:
@@ -448,8 +449,13 @@ def test_private_step__without_memory_is_no_fault_of_the_model(
     model, features, labels = fresh(case)
     config, noise = replace(TRAINING, dp_engine=engine), SeededNoise(b"full")
     monkeypatch.setattr("fedlearn.training.private.forward", full)
+    monkeypatch.setattr("fedlearn.training.trials.forward", full)
     with pytest.raises(torch.OutOfMemoryError):
-        train_private(model, features, labels, config, PLAN, loss=cross_entropy, noise=noise)
+        try_out(model, lambda _: (features, labels), config, loss=cross_entropy)
+    before = to_vector(model)
+    still = replace(PLAN, noise_multiplier=0.0)
+    train_private(model, features, labels, config, still, loss=cross_entropy, noise=noise)
+    np.testing.assert_array_equal(to_vector(model), before)
 
 
 def test_within_memory__leaves_other_errors_alone() -> None:

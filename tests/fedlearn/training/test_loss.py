@@ -16,6 +16,7 @@ from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.training.local import train
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
+from fedlearn.training.trials import try_out
 
 CLASSES = ("no", "perhaps", "yes")
 WEIGHTS = {"yes": 5.0, "no": 0.5}
@@ -103,10 +104,7 @@ def test_private_step__clips_what_the_weights_have_made_of_each_gradient() -> No
     np.testing.assert_allclose(vector(trained), expected, atol=1e-6)
 
 
-def test_private_step__refuses_a_loss_that_mixes_records() -> None:
-    plan = RecordPlan(clip_norm=1.0, noise_multiplier=0.0, delta=1e-5, sample_rate=1.0,
-                      steps_per_round=1, rounds=1)  # fmt: skip
-
+def test_trial__refuses_a_loss_that_mixes_records() -> None:
     def mean(outputs: Tensor, targets: Tensor) -> Tensor:
         return TASK.loss(outputs, targets).mean()
 
@@ -125,7 +123,7 @@ def test_private_step__refuses_a_loss_that_mixes_records() -> None:
 
     for loss in (mean, ranked, shared, rare, rarer):
         with pytest.raises(ConfigError, match="mixes the records"):
-            train_private(model(), *records(), CONFIG, plan, loss=loss, noise=SeededNoise(b"s"))
+            try_out(model(), lambda _: records(), CONFIG, loss=loss)
 
 
 def test_config__names_classes_that_there_are_and_weights_above_zero() -> None:

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from fedlearn import models
 from fedlearn.algorithms.fedprox import pull
-from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, load_vector, to_vector
 from fedlearn.mechanisms import RecordPlan
@@ -119,10 +118,12 @@ def test_private__equals_a_loop_over_records(
     np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
 
 
-def test_private__says_where_opacus_ghost_clipping_fails_and_what_does_not() -> None:
+def test_private__without_a_gradient_from_opacus_ghost_clipping_is_still(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     config = replace(CONFIG, dp_engine="ghost")
-    with pytest.raises(ConfigError, match=r"dp_engine=ghost: .* choose training\.dp_engine=fast"):
-        update(network("ft_transformer"), records(), config)
+    assert not update(network("ft_transformer"), records(), config).any()
+    assert "a record could not be trained on" in caplog.text
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -353,7 +354,9 @@ def test_shared_sum__of_no_records_is_zero_and_of_full_length() -> None:
     assert shared_sum(model, 0).shape == (layout_of(model).size,)
 
 
-def test_private_step__releases_no_buffer_that_it_has_changed() -> None:
+def test_private_step__releases_no_buffer_that_it_has_changed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Centre(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -364,8 +367,9 @@ def test_private_step__releases_no_buffer_that_it_has_changed() -> None:
             return x
 
     model, config = nn.Sequential(Centre(), nn.Linear(5, 3)), replace(CONFIG, dp_engine="opacus")
-    with pytest.raises(ConfigError, match=r"training changed 0\.centre, which no clip covers"):
-        train_private(model, *records(), config, PLAN, loss=cross_entropy, noise=SeededNoise(b"s"))
+    train_private(model, *records(), config, PLAN, loss=cross_entropy, noise=SeededNoise(b"s"))
+    assert not model.get_buffer("0.centre").any()
+    assert "training changed 0.centre" in caplog.text
 
 
 @pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
