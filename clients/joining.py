@@ -16,7 +16,6 @@ from clients.site import Site
 from clients.supernode.deployed import (
     SERVER,
     check_pinned,
-    coordinator_key,
     deployed_site,
 )
 from fedlearn import flower
@@ -25,6 +24,7 @@ from fedlearn.config.study import are_signed
 from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
@@ -81,14 +81,18 @@ def check_offer(message: Message, config: RunConfig, owner: Owner) -> None:
 
     Raises:
         UnauthenticatedError: the coordinator of the pinned roster has not signed these terms.
+        ConfigError: the pinned roster is not in order.
     """
     try:
         offer = flower.read_offer(message)
         terms, signature = bytes.fromhex(offer.terms), bytes.fromhex(offer.signature)
     except (ConfigError, KeyError, ValueError):
         raise UnauthenticatedError from None
-    signed = owner.deployed is None or are_signed(coordinator_key(owner.deployed), terms, signature)
-    if terms != config.terms or not signed:
+    if terms != config.terms:
+        raise UnauthenticatedError
+    if owner.deployed is None:
+        return
+    if not are_signed(load_pinned(owner.deployed.roster).coordinator, terms, signature):
         raise UnauthenticatedError
 
 

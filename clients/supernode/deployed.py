@@ -68,16 +68,6 @@ def check_pinned(path: Path, invited: Roster) -> None:
         )
 
 
-def coordinator_key(site: SiteFile) -> bytes:
-    """The key of the coordinator on the pinned roster.
-
-    Raises:
-        ConfigError: the pinned roster is not in order.
-        ProtocolError: it has no coordinator.
-    """
-    return load_pinned(site.roster).public_of(SERVER, "server")
-
-
 def commitment(identity: Identity, data_sha256: str) -> str:
     """What a site says of its records instead of their hash.
 

@@ -85,6 +85,12 @@ class Roster:
         """Public keys of all sites by name, in canonical order."""
         return {one.name: one.public for one in self.participants if one.role == "site"}
 
+    @property
+    def coordinator(self) -> bytes:
+        """The key of who carries out runs: of the server on the list, else of who signed it."""
+        servers = [one.public for one in self.participants if one.role == "server"]
+        return servers[0] if servers else self.authority
+
     def to_json(self) -> str:
         """The roster as JSON, for people."""
         document = {
