@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
-from clients import joining, work
+from clients import evaluation, joining, work
 from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, secagg_step
 from clients.site import Site, name_of, open_site
@@ -29,12 +28,9 @@ from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.data.tables.schema import reported
-from fedlearn.metrics.fairness import GroupFairness, group_sums, shown
-from fedlearn.metrics.sums import Sums
-from fedlearn.rounds import Description, EvaluateReply, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.rounds import Description, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
-from fedlearn.training.local import grade
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +178,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     here.check()
     site.load(request.model)
     spent = work.pay(site, plan, request)
+    evaluation.note_trained(context, request.round)
     update = route.forward(here)
     here.keep(route, summing.limit(message) if summing else math.inf)
     if summing is None:
@@ -202,31 +199,19 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     summing = client_of(site, context, "evaluate", request.round)
     if summing and (stored := summing.answered(message)):
         return flower.summed_reply(site.name, stored, ())
-    site.load(request.model)
-    features, targets = site.test_tensors[0], site.data.test.labels
-    graded = grade(site.model, site.task, features, targets, site.training.max_batch)
-    sums, groups = site.task.sums(graded, targets), _group_sums(site, graded)
-    if summing is None:
-        return flower.evaluate_reply(_released(site, sums, groups))
-    # Of a sum over sites every group is counted: how many it has is known after it is opened.
-    counters = tuple(count for one in (sums, *groups.values()) for count in one.counters())
+    evaluation.check(site, context, request)
+    plan = joining.plan_of(site, context)
+    spent = evaluation.begin(site, context, plan, request)
+    answers = evaluation.graded(site, request)
+    if site.config.evaluation == "private":
+        noised = evaluation.noised(site, evaluation.plan_in(plan), request, answers)
+        if summing is None:
+            return flower.noised_reply(site.name, noised, spent)
+        counters = tuple(noised.tolist())
+    else:
+        exact = evaluation.exact(site, answers)
+        if summing is None:
+            return flower.evaluate_reply(exact)
+        counters = evaluation.counters_of(site, exact)
     mine = Update(values=np.zeros(0, np.float32), counters=counters)
-    return summing.reply(message, mine, digest_of(request), ())
-
-
-def _group_sums(site: Site, graded: NDArray[np.float64]) -> dict[str, Sums]:
-    """The test sums of the groups of people that the run tells apart, if any."""
-    fairness, targets = site.config.fairness, site.data.test.labels
-    if not isinstance(fairness, GroupFairness):
-        return {}
-    attribute = site.data.test_attributes[fairness.column]
-    return group_sums(fairness, attribute, lambda who: site.task.sums(graded[who], targets[who]))
-
-
-def _released(site: Site, sums: Sums, groups: dict[str, Sums]) -> EvaluateReply:
-    """What leaves the site in clear: groups that are too small stay here."""
-    fairness = site.config.fairness
-    if not isinstance(fairness, GroupFairness):
-        return EvaluateReply(site=site.name, sums=sums)
-    seen, hidden = shown(groups, fairness.smallest)
-    return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden)
+    return summing.reply(message, mine, digest_of(request), spent)

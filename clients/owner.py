@@ -25,6 +25,7 @@ from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.data.partition import Files
+from fedlearn.metrics.fairness import GroupFairness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def admit(
     Raises:
         PrivacyError: with every demand that is not met.
     """
-    run = describe(config, cohort)
+    run = describe(config, cohort, owner.deployed)
     found = []
     for one in (owner, *owner.contributors):
         demands = [] if one.policy is None else refusals(one.policy, run)
@@ -144,8 +145,11 @@ def admit(
         raise PrivacyError("\n".join(found))
 
 
-def describe(config: RunConfig, cohort: int | None) -> RunDescription:
-    """A run in the terms of a policy."""
+def describe(
+    config: RunConfig, cohort: int | None, deployed: SiteFile | None = None
+) -> RunDescription:
+    """A run in the terms of a policy, at a site that has a file of its own or is simulated."""
+    groups = config.fairness if isinstance(config.fairness, GroupFairness) else None
     return RunDescription(
         model=config.model.kind,
         unit=config.privacy.unit,
@@ -156,4 +160,10 @@ def describe(config: RunConfig, cohort: int | None) -> RunDescription:
         corrupt_fraction=config.secagg.corrupt_fraction,
         code=code_digest(),
         custom=code_besides(config),
+        deployed=deployed is not None,
+        evaluation=config.evaluation,
+        evaluations=sum(config.evaluates(number) for number in range(1, config.rounds + 1)),
+        group_column=groups.column if groups else "",
+        smallest_group=groups.smallest if groups else 0,
+        never_groups=deployed.data.never_groups() if deployed else (),
     )

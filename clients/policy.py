@@ -16,6 +16,9 @@ from fedlearn.core.settings import Count, Name, Portion, Positive, Probability, 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]
 Unit = Literal["none", "record", "client"]
+Evaluation = Literal["none", "private", "pooled", "per_site"]
+
+_EXACT = ("pooled", "per_site")
 
 
 @config
@@ -35,6 +38,13 @@ class Policy:
     `allow_custom` what may touch the data besides fedlearn: functions that make a model
     (`model=custom`) and classes of installed packages, each with the SHA-256 of its source,
     which a refusal names; none unless they are listed.
+    `evaluation` are the kinds of evaluation that may read test records (None: any in a
+    simulation and where no unit is protected, else `none` and `private`); `max_evaluations`
+    how many of them a run may ask for (None: as many as its config implies);
+    `min_test_records` how many test records an exact sum has at the least; `group_columns` the
+    columns by which test sums may be told apart (None: any in a simulation, else none; one that
+    is dropped or identifies people never), and `smallest_group` the test records of a group
+    whose exact sum is shown.
     """
 
     epsilon_total: Positive | None = None
@@ -47,6 +57,11 @@ class Policy:
     allow_models: tuple[Name, ...] | None = None
     approved_code: tuple[Name, ...] | None = None
     allow_custom: dict[Name, Name] = field(default_factory=dict)
+    evaluation: tuple[Evaluation, ...] | None = None
+    max_evaluations: Count | None = None
+    min_test_records: Count = 10
+    group_columns: tuple[Name, ...] | None = None
+    smallest_group: Count = 10
 
     @property
     def budget(self) -> Budget:
@@ -76,6 +91,16 @@ class RunDescription:
     custom: tuple[tuple[str, str], ...] = ()
     """Functions and classes that are no part of fedlearn, such as what makes the model, and the
     SHA-256 of their source on this machine; empty where it is not here."""
+    deployed: bool = False
+    """Whether the site is a machine of its own."""
+    evaluation: Evaluation = "none"
+    evaluations: int = 0
+    """Rounds that are evaluated."""
+    group_column: str = ""
+    """What test sums are told apart by, if by anything, and the smallest group that is shown."""
+    smallest_group: int = 0
+    never_groups: tuple[str, ...] = ()
+    """Columns of the site's data that nobody is told apart by: dropped, or identifying."""
 
 
 def refusals(policy: Policy, run: RunDescription) -> list[str]:
@@ -86,6 +111,8 @@ def refusals(policy: Policy, run: RunDescription) -> list[str]:
         *_model_refusals(policy, run),
         *_custom_refusals(policy, run),
         *_code_refusals(policy, run),
+        *_evaluation_refusals(policy, run),
+        *_group_refusals(policy, run),
     ]
 
 
@@ -161,3 +188,48 @@ def _code_refusals(policy: Policy, run: RunDescription) -> list[str]:
         f"policy.approved_code: fedlearn with the code {run.code} is installed here, and approved "
         f"is {approved}. Install an approved version, or approve this one"
     ]
+
+
+def evaluation_allowed(policy: Policy, run: RunDescription) -> tuple[str, ...]:
+    """The kinds of evaluation that the owner allows in such a run."""
+    if policy.evaluation is not None:
+        return policy.evaluation
+    if run.deployed and policy.unit != "none":
+        return ("none", "private")
+    return ("none", "private", *_EXACT)
+
+
+def _evaluation_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    found, allowed = [], evaluation_allowed(policy, run)
+    if run.evaluation not in allowed:
+        found.append(
+            f"policy.evaluation={list(allowed)}: the run has evaluation={run.evaluation}. Choose "
+            f"evaluation={'private' if 'private' in allowed else allowed[0] if allowed else 'none'}"
+        )
+    most = policy.max_evaluations
+    if most is not None and run.evaluations > most:
+        found.append(
+            f"policy.max_evaluations={most}: the run evaluates {run.evaluations} times. "
+            "Raise evaluate_every, or set evaluation=none"
+        )
+    return found
+
+
+def _group_refusals(policy: Policy, run: RunDescription) -> list[str]:
+    if not run.group_column or run.evaluation == "none":
+        return []
+    allowed, column, found = policy.group_columns, run.group_column, list[str]()
+    if allowed is None and run.deployed:
+        allowed = ()
+    if allowed is not None and (column not in allowed or column in run.never_groups):
+        # The same words whether there is such a column, and whatever it is here.
+        found.append(
+            f"policy.group_columns: test sums may not be told apart by fairness.column={column}. "
+            "Set fairness=sites, or ask the owner of the data to allow the column"
+        )
+    if run.evaluation in _EXACT and run.smallest_group < policy.smallest_group:
+        found.append(
+            f"policy.smallest_group={policy.smallest_group}: the run shows groups of "
+            f"fairness.smallest={run.smallest_group}. Raise it"
+        )
+    return found

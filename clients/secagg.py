@@ -28,6 +28,7 @@ from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     evaluate_payload,
+    evaluates_in_sum,
     least_of,
     part_of,
     payload_of,
@@ -191,7 +192,7 @@ class SecAggClient(ABC, Generic[S]):
         if self.part == "train":
             return payload_of(self._form, self.settings, sites)
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
-        return evaluate_payload(self.settings, sites, layout, fairness)
+        return evaluate_payload(self.settings, sites, layout, fairness, self._plan)
 
     def _roster(self) -> Roster:
         return roster_of(str(joined_run(self.context, self.part)["roster"]))
@@ -206,7 +207,7 @@ class SecAggClient(ABC, Generic[S]):
     def _least(self, min_cohort: int) -> int:
         """The fewest sites: of the settings, the noise that the plan counts on, and the owner."""
         policy = self.site.owner.policy
-        planned = least_of(self._plan, min_cohort) if self.part == "train" else min_cohort
+        planned = least_of(self._plan, min_cohort, self.part)
         return max(planned, policy.min_cohort if policy else 0)
 
 
@@ -378,6 +379,6 @@ CLIENTS: Final[Mapping[type, type[SecAggClient[Any]]]] = {
 def client_of(site: Site, context: Context, part: Part, number: int) -> SecAggClient[Any] | None:
     """A site in one sum; None where the server takes this part of a round in clear."""
     settings = sum_of(site.config.secagg)
-    if settings is None or not (part == "train" or site.config.evaluation == "pooled"):
+    if settings is None or not (part == "train" or evaluates_in_sum(site.config)):
         return None
     return CLIENTS[type(settings)](site, context, settings, part, number)

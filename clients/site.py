@@ -153,7 +153,7 @@ class Site:
     def plan(self, sites: int) -> PrivacyPlan | None:
         """What this site promises in a run that `sites` sites have joined; derived by itself."""
         dimension = dimension_of(self.config, layout_of(self.model).size)
-        return plan_of(self.config, sites=sites, dimension=dimension)
+        return plan_of(self.config, sites=sites, dimension=dimension, task=self.task)
 
     def ledger(self) -> Ledger:
         """The ledger of the training records, open for spending; close it soon."""
@@ -169,6 +169,10 @@ class Site:
     def noise(self, round_number: int) -> NoiseSource:
         """Where this round's sampling and noise come from."""
         return noise_of(os.environ, self.name, round_number)
+
+    def noise_of_tests(self, round_number: int) -> NoiseSource:
+        """Where the noise on the test sums of a round comes from."""
+        return noise_of(os.environ, self.name, "evaluation", round_number)
 
 
 def name_of(node_config: Mapping[str, object], config: RunConfig) -> str:

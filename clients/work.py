@@ -57,7 +57,7 @@ V = TypeVar("V", bound=NDArray[np.floating[Any]])
 
 def promised(plan: PrivacyPlan) -> Budget:
     """What a run may cost a site that takes part in all rounds, whoever knows of it."""
-    total = epsilon([plan.total_event], plan.delta, unit=plan.unit)
+    total = epsilon(plan.events, plan.delta, unit=plan.unit)
     return Budget(epsilon=total, delta=plan.delta, unit=plan.unit)
 
 

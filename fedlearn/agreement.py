@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Literal
@@ -20,15 +21,16 @@ from fedlearn.config import RunConfig, encode
 from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector, vector_digest
-from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
-from fedlearn.metrics.fairness import Fairness, GroupFairness
+from fedlearn.mechanisms import UNPROTECTED, EvaluationPlan, PrivacyPlan
+from fedlearn.metrics.fairness import Fairness, groups_of
 from fedlearn.metrics.sums import SumLayout, Sums, length_of
 from fedlearn.models.custom import source_digest
 from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Payload
-from fedlearn.secagg.settings import SecAggMasked, SecAggSum
+from fedlearn.secagg.settings import SecAggMasked, SecAggSum, sum_of
 from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.stages import Difference, Form, Route, Stack, Stage
+from fedlearn.tasks import Task
 
 Part = Literal["train", "evaluate"]
 """What of a round is summed: the sites' models, or their test metrics."""
@@ -116,9 +118,16 @@ def settings_of(settings: SecAggMasked, form: Form, plan: PrivacyPlan | None) ->
     return dataclasses.replace(settings, bits=form.bits or settings.bits, min_cohort=least)
 
 
-def least_of(plan: PrivacyPlan | None, min_cohort: int) -> int:
-    """The fewest sites whose sum may be opened."""
-    return max(min_cohort, plan.min_survivors if plan else 0)
+def least_of(plan: PrivacyPlan | None, min_cohort: int, part: Part = "train") -> int:
+    """The fewest sites whose sum may be opened; of test sums, where noise in shares counts on
+    them."""
+    counts = plan is not None and (part == "train" or plan.evaluation is not None)
+    return max(min_cohort, plan.min_survivors if plan and counts else 0)
+
+
+def evaluates_in_sum(config: RunConfig) -> bool:
+    """Whether test sums of single sites stay closed, as their updates do."""
+    return sum_of(config.secagg) is not None and config.evaluation in ("pooled", "private")
 
 
 def rotation_context(config: RunConfig, number: int) -> bytes:
@@ -127,19 +136,21 @@ def rotation_context(config: RunConfig, number: int) -> bytes:
 
 
 def evaluate_payload(
-    settings: SecAggSum, sites: int, layout: SumLayout, fairness: Fairness
+    settings: SecAggSum,
+    sites: int,
+    layout: SumLayout,
+    fairness: Fairness,
+    plan: PrivacyPlan | None = None,
 ) -> Payload:
     """The form of a site's test sums: no values, and counters.
 
-    The counters are those of `Sums.counters`; then the same for every group.
+    The counters are those of `Sums.counters`; then the same for every group. Where the plan
+    adds noise to them, they are its whole numbers.
     """
     counters = (1 + len(groups_of(fairness))) * length_of(layout)
+    if plan and plan.evaluation:
+        counters = plan.evaluation.dimension
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=counters)
-
-
-def groups_of(fairness: Fairness) -> tuple[str, ...]:
-    """The groups of people that are told apart, in the order in which they are counted."""
-    return fairness.names if isinstance(fairness, GroupFairness) else ()
 
 
 def sums_of(
@@ -151,6 +162,38 @@ def sums_of(
         Sums.of_counters(layout, counters[at : at + size]) for at in range(0, len(counters), size)
     )
     return total, dict(zip(groups_of(fairness), parts, strict=True))
+
+
+def noised_sums_of(
+    counters: NDArray[np.int64],
+    task: Task,
+    fairness: Fairness,
+    plan: EvaluationPlan,
+    number: int,
+    sites: int,
+) -> tuple[Sums, dict[str, Sums]]:
+    """The test sums in whole numbers with the noise of so many `sites`: of all, and by group.
+
+    Raises:
+        ValueError: they are not as many as the plan says.
+    """
+    if counters.shape != (plan.dimension,):
+        raise ValueError(f"{counters.shape} noisy numbers, expected {plan.dimension}")
+    layout, stddev = task.noised_layout, plan.stddev_at(number) * math.sqrt(sites)
+    steps = {s.name: s.bound / step for s, step in zip(layout, plan.steps, strict=False)}
+    noise = {name: stddev * step for name, step in steps.items()}
+
+    def read(part: NDArray[np.int64]) -> Sums:
+        arrays, at = {}, 0
+        for spec in layout:
+            numbers = part[at : at + spec.size].reshape(spec.shape)
+            arrays[spec.name] = np.asarray(numbers * steps[spec.name], np.float64)
+            at += spec.size
+        return task.noised(arrays, noise)
+
+    names = groups_of(fairness)
+    total, *parts = map(read, np.split(counters, 1 + len(names)))
+    return total, dict(zip(names, parts, strict=True))
 
 
 def plan_digest(

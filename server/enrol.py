@@ -214,7 +214,7 @@ def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
         ConfigError: it cannot be had with so many sites and so large a model.
     """
     dimension = dimension_of(config, enrolment.layout.size)
-    return plan_of(config, sites=len(enrolment.sites), dimension=dimension)
+    return plan_of(config, sites=len(enrolment.sites), dimension=dimension, task=enrolment.task)
 
 
 # --- keys -------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from typing import Final
 from flwr.app import RecordDict
 
 from fedlearn import flower
-from fedlearn.agreement import groups_of
+from fedlearn.agreement import noised_sums_of
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.rng import Streams
-from fedlearn.metrics.fairness import Fairness, GroupFairness, shown
+from fedlearn.mechanisms import EvaluationPlan
+from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
 from fedlearn.metrics.sums import SumLayout, Sums, added
 from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
@@ -48,6 +49,23 @@ def check_sums(content: RecordDict, layout: SumLayout, fairness: Fairness) -> No
     reply = flower.read_evaluate_reply(content, layout)
     if not {*reply.groups, *reply.withheld} <= set(groups_of(fairness)):
         raise ValueError("test sums of a group that nobody asked for")
+
+
+def noised_reply(
+    content: RecordDict, task: Task, fairness: Fairness, plan: EvaluationPlan, number: int
+) -> EvaluateReply:
+    """What a single site has told with all of its noise; groups that noise leaves too few
+    records are not shown.
+
+    Raises:
+        ValueError: it has another form; other errors where parts are missing.
+    """
+    counters = flower.read_noised_reply(content, plan.dimension)
+    sums, groups = noised_sums_of(counters, task, fairness, plan, number, 1)
+    smallest = fairness.smallest if isinstance(fairness, GroupFairness) else 1
+    seen, hidden = shown(groups, smallest)
+    site = str(content.config_records["site"]["name"])
+    return EvaluateReply(site=site, sums=sums, groups=seen, withheld=hidden)
 
 
 def group_sums(reported: Mapping[str, EvaluateReply]) -> GroupSums:
@@ -97,7 +115,8 @@ class _Intervals:
 
     def of(self, sums: Sums, *path: str) -> dict[str, Measured]:
         """The metrics of `sums` with intervals, by the stream of this path."""
-        drawn = self.task.resampled(sums, self.streams.get("bootstrap", *path))
+        resampled = self.task.resampled_noised if sums.noise else self.task.resampled
+        drawn = resampled(sums, self.streams.get("bootstrap", *path))
         return measured(self.task.metrics(sums), drawn)
 
     def gap(self, groups: Mapping[str, Sums], name: str) -> Gap | None:

@@ -12,12 +12,19 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from flwr.app import Message
 
 from fedlearn import flower
-from fedlearn.agreement import request_digest, rotation_context, route_of, stack_of
+from fedlearn.agreement import (
+    evaluates_in_sum,
+    request_digest,
+    rotation_context,
+    route_of,
+    stack_of,
+)
 from fedlearn.algorithms import Algorithm, RoundMean, State, Vectors, cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import PrivacyError, ProtocolError
@@ -28,14 +35,14 @@ from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.noise import noise_of
 from fedlearn.results.result import Attendance, RoundResult
-from fedlearn.rounds import RoundNote
+from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.audit import SlotsSeen, seen_in_slots
 from server.average import RunningMean, RunningSum
 from server.enrol import Enrolment, listed, raise_refusals
-from server.evaluation import GroupSums, check_sums, group_sums, pooled
+from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.grid import Replies, SiteGrid
-from server.run_cost import epsilon_of, spent_in_round
+from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
 from server.secagg import Aggregate, SecAggDriver
 
 
@@ -116,10 +123,7 @@ class Federation:
         invited = self._cohort(number)
         cohort, unable = self._able(number, invited)
         train = self._train(number, cohort)
-        last = number == self.config.rounds
-        evaluated = (
-            self._evaluate(number) if last or not number % self.config.evaluate_every else {}
-        )
+        evaluated = self._evaluate(number) if self.config.evaluates(number) else {}
         dropped = unable | train.failures | {r.site: r.reason for r in train.refusals}
         entry = RoundResult(
             round=number,
@@ -311,23 +315,41 @@ class Federation:
         return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
 
     def _evaluate(self, number: int) -> dict[str, float]:
-        shown = self.progress.shown
-        task, fairness = self.enrolment.task, self.config.fairness
-        layout, note = task.sum_layout, self._note(number, len(self.grid.sites))
+        shown, task = self.progress.shown, self.enrolment.task
+        note = self._note(number, len(self.grid.sites))
         messages = self._messages("evaluate", note, shown, self.grid.sites)
-        if self.summing and self.config.evaluation == "pooled":
+        if self.summing and evaluates_in_sum(self.config):
             request = request_digest(note, shown, {})
-            tested, groups = self.summing.evaluate(number, messages, request, layout)
+            self._account_evaluation(number, self.grid.sites)
+            tested, groups = self.summing.evaluate(number, messages, request, task)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
-            replies = self.grid.exchange(
-                messages, check=lambda content: check_sums(content, layout, fairness)
-            )
-            read = flower.read_evaluate_reply
-            reported = {
-                site: read(reply.content, layout) for site, reply in replies.answers.items()
-            }
+            reported = self._reported(number, messages)
             self.progress.per_site = {site: reply.sums for site, reply in reported.items()}
             self.progress.tested = pooled(self.progress.per_site)
             self.progress.groups = group_sums(reported)
         return task.metrics(self.progress.tested)
+
+    def _reported(self, number: int, messages: Sequence[Message]) -> dict[str, EvaluateReply]:
+        """What every site has told of its own."""
+        task, fairness = self.enrolment.task, self.config.fairness
+        evaluation = self.mechanism.evaluation
+        if evaluation is None:
+            read = partial(flower.read_evaluate_reply, layout=task.sum_layout)
+            check = partial(check_sums, layout=task.sum_layout, fairness=fairness)
+            replies = self.grid.exchange(messages, check=check)
+            return {site: read(reply.content) for site, reply in replies.answers.items()}
+        read_noised = partial(
+            noised_reply, task=task, fairness=fairness, plan=evaluation, number=number
+        )
+        replies = self.grid.exchange(messages, check=read_noised)
+        refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
+        self._account_evaluation(number, [s for s in self.grid.sites if s not in refused])
+        self._check_budget(replies)
+        return {site: read_noised(reply.content) for site, reply in replies.answers.items()}
+
+    def _account_evaluation(self, number: int, asked: Sequence[str]) -> None:
+        """Keep what private test figures have cost every site that was asked for them."""
+        if self.plan is not None and self.plan.evaluation is not None:
+            event = self.plan.evaluation.event_at(number)
+            self.progress.spent = spent_in_evaluation(event, self.progress.spent, asked)

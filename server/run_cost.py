@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fedlearn import flower
@@ -38,22 +38,46 @@ def spent_in_round(
     after = {site: merged((*before.get(site, ()), cost)) for site in plan.payers(sites, paying)}
     for site, message in replies.answers.items():
         known = after.get(site, before.get(site, ()))
-        after[site] = _at_least(known, flower.read_spent(message.content), plan.round_event)
+        after[site] = _at_least(plan, known, flower.read_spent(message.content))
     return before | after
 
 
+def spent_in_evaluation(
+    event: Event, before: Mapping[str, tuple[Event, ...]], asked: Sequence[str]
+) -> dict[str, tuple[Event, ...]]:
+    """What every site has spent once those that were `asked` have told private test figures."""
+    return {**before, **{site: merged((*before.get(site, ()), event)) for site in asked}}
+
+
 def _at_least(
-    known: tuple[Event, ...], reported: tuple[Event, ...], round_event: Event
+    plan: PrivacyPlan, known: tuple[Event, ...], reported: tuple[Event, ...]
 ) -> tuple[Event, ...]:
-    """What is known here, and the rounds that only the site knows of: paid for, then lost."""
-    lost = _steps(reported) - _steps(known)
-    if lost <= 0:
-        return known
-    return merged((*known, replace(round_event, steps=lost)))
+    """What is known here, and what only the site knows of: paid for, then lost."""
+    of_tests = _of_tests(plan)
+    mine, told = (_steps_by(events) for events in (known, reported))
+    lost = sum(told[e] for e in told if e not in of_tests)
+    lost -= sum(mine[e] for e in mine if e not in of_tests)
+    more = [replace(plan.round_event, steps=lost)] if lost > 0 else []
+    for event in of_tests:
+        unknown = told.get(event, 0) - mine.get(event, 0)
+        more += [replace(event, steps=unknown)] if unknown > 0 else []
+    return merged((*known, *more))
 
 
-def _steps(events: Iterable[Event]) -> int:
-    return sum(event.steps for event in events)
+def _of_tests(plan: PrivacyPlan) -> set[Event]:
+    """The events of private evaluations, one step each."""
+    found = plan.evaluation.events if plan.evaluation else ()
+    return {replace(event, steps=1) for event in found}
+
+
+def _steps_by(events: Iterable[Event]) -> dict[Event, int]:
+    return {replace(event, steps=1): event.steps for event in merged(events)}
+
+
+def _steps(plan: PrivacyPlan, events: Iterable[Event]) -> int:
+    """Steps of training."""
+    of_tests = _of_tests(plan)
+    return sum(count for event, count in _steps_by(events).items() if event not in of_tests)
 
 
 def epsilon_of(plan: PrivacyPlan, events: Iterable[Event]) -> float:
@@ -102,7 +126,7 @@ def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
         epsilon=epsilon_of(plan, events),
         epsilon_rdp=None if math.isinf(cruder) else cruder,
         delta=plan.delta,
-        steps=_steps(events),
+        steps=_steps(plan, events),
         sample_rate=plan.sample_rate,
     )
 

@@ -20,6 +20,7 @@ from fedlearn.agreement import (
     Part,
     evaluate_payload,
     least_of,
+    noised_sums_of,
     part_of,
     payload_of,
     plan_digest,
@@ -36,7 +37,7 @@ from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
-from fedlearn.metrics.sums import SumLayout, Sums
+from fedlearn.metrics.sums import Sums
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.framing import HASH_BYTES
 from fedlearn.secagg.graph import Degree, choose_degree
@@ -46,6 +47,7 @@ from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAgg
 from fedlearn.secagg.two_server import FirstServer, Helper
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Total
+from fedlearn.tasks import Task
 from server.grid import Replies, SiteGrid
 
 
@@ -123,20 +125,24 @@ class SecAggDriver(ABC, Generic[S]):
         return Aggregate(tally.asked, tally.replies(survivors), lambda: total, None)
 
     def evaluate(
-        self, number: int, messages: Sequence[Message], request: bytes, layout: SumLayout
+        self, number: int, messages: Sequence[Message], request: bytes, task: Task
     ) -> tuple[Sums, dict[str, Sums]]:
         """The test sums over all surviving sites, and those of every group of people.
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
         """
-        fairness, tally = self.config.fairness, Tally()
-        payload = evaluate_payload(self.settings, len(self.sites), layout, fairness)
+        layout, fairness, tally = task.sum_layout, self.config.fairness, Tally()
+        count = len(self.sites)
+        payload = evaluate_payload(self.settings, count, layout, fairness, self.plan)
         try:
-            _, total = self._sum("evaluate", number, messages, request, payload, tally)
+            survivors, total = self._sum("evaluate", number, messages, request, payload, tally)
         except ProtocolError as error:
             raise self._with_reasons(error, tally) from None
-        return sums_of(total.counters, layout, fairness)
+        evaluation = self.plan.evaluation if self.plan else None
+        if evaluation is None:
+            return sums_of(total.counters, layout, fairness)
+        return noised_sums_of(total.counters, task, fairness, evaluation, number, len(survivors))
 
     def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.
@@ -216,8 +222,7 @@ class SecAggDriver(ABC, Generic[S]):
 
     def _least(self, params: Params) -> int:
         """The fewest sites whose sum may be opened."""
-        least = self.settings.least
-        return least_of(self.plan, least) if part_of(params.round)[0] == "train" else least
+        return least_of(self.plan, self.settings.least, part_of(params.round)[0])
 
     def _contributions(
         self,

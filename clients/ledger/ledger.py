@@ -112,6 +112,16 @@ class Ledger:
             if reservation.run_id == run_id:
                 self.commit(reservation, now=now)
 
+    def note_evaluation(self, run_id: str, number: int, kind: str, *, now: datetime) -> None:
+        """Write down that test records are read for a run; call it before they are."""
+        entry = {"evaluation": kind, "kind": "evaluate", "round": number, "run": run_id}
+        self._append({**entry, "time": self._stamp(now)})
+
+    def evaluated(self, run_id: str) -> int:
+        """The last round that was evaluated for a run; zero before there was one."""
+        found = (e.round_number for e in self._state.evaluations if e.run_id == run_id)
+        return max(found, default=0)
+
     def spent(self) -> tuple[Event, ...]:
         """Everything spent so far, equal mechanisms put together."""
         return self._state.spent

@@ -151,6 +151,11 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> str:
 
 def _notes(report: LedgerReport) -> list[str]:
     notes = []
+    kinds = Counter((noted.run_id, noted.evaluation) for noted in report.evaluations)
+    notes += [
+        escape(f"run {run}: test records were read {times} times, for evaluation={kind}")
+        for (run, kind), times in kinds.items()
+    ]
     if report.pending:
         notes.append(
             f"{len(report.pending)} reserved and not committed: a run is going on, or was cut "

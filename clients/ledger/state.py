@@ -7,6 +7,7 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 | open | `schema`, `site`, `data`: whose ledger this is; once, before all that concerns data |
 | reserve | `number` (1, 2, ...), `event`, `run`, `round`, `purpose`, `terms`: spent from here on |
 | commit | `number`: the reply of that reservation has left |
+| evaluate | `run`, `round`, `evaluation`: test records are read, for sums of this kind |
 | refuse | `event`, `run`, `round`, `purpose`, `terms`, `reason`: asked for and not spent |
 | decline | `run`, `purpose`, `reason`: the policy refused a run; may come before `open` |
 | repair | `bytes` (hex): a line that a crash had left unfinished was removed |
@@ -30,6 +31,7 @@ _KEYS: Final = {
     "open": {"kind", "time", "schema", "site", "data"},
     "reserve": {"kind", "time", "number", "event", "run", "round", "purpose"},
     "commit": {"kind", "time", "number"},
+    "evaluate": {"kind", "time", "run", "round", "evaluation"},
     "refuse": {"kind", "time", "event", "run", "round", "purpose", "reason"},
     "decline": {"kind", "time", "run", "purpose", "reason"},
     "repair": {"kind", "time", "bytes"},
@@ -75,6 +77,15 @@ class BudgetRefusal(Cost):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotedEvaluation:
+    """Test sums that left the site, or were about to: which run's, of which round and kind."""
+
+    run_id: str
+    round_number: int
+    evaluation: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spending:
     """The state of a ledger after some of its entries.
 
@@ -92,6 +103,7 @@ class Spending:
     pending: Mapping[int, Reservation] = field(default_factory=dict)
     refusals: tuple[BudgetRefusal, ...] = ()
     declined: tuple[Declined, ...] = ()
+    evaluations: tuple[NotedEvaluation, ...] = ()
     opened: bool = False
     repairs: int = 0
     last: datetime | None = None
@@ -116,6 +128,8 @@ class Spending:
                 return self._reserved(entry)
             case "commit":
                 return self._committed(entry)
+            case "evaluate":
+                return replace(self, evaluations=(*self.evaluations, _evaluation(entry)))
             case "refuse":
                 refusal = BudgetRefusal(**_cost(entry), reason=_text(entry, "reason"))
                 return replace(self, refusals=(*self.refusals, refusal))
@@ -181,6 +195,14 @@ def _cost(entry: Entry) -> dict[str, Any]:
         "purpose": _text(entry, "purpose"),
         "terms": _text({"terms": "", **entry}, "terms"),
     }
+
+
+def _evaluation(entry: Entry) -> NotedEvaluation:
+    return NotedEvaluation(
+        run_id=_text(entry, "run"),
+        round_number=_integer(entry, "round"),
+        evaluation=_text(entry, "evaluation"),
+    )
 
 
 def _text(entry: Entry, key: str) -> str:

@@ -65,13 +65,13 @@ class Promise:
 
 def promise_of(plan: PrivacyPlan) -> Promise | None:
     """What `plan` promises to one record; None where nothing finite is promised."""
-    promised = epsilon([plan.total_event], plan.delta)
+    promised = epsilon(plan.events, plan.delta)
     if not math.isfinite(promised):
         return None
     return Promise(
         epsilon=promised,
         delta=plan.delta,
-        points=((promised, plan.delta), *_points([plan.total_event], promised, plan.delta)),
+        points=((promised, plan.delta), *_points(plan.events, promised, plan.delta)),
     )
 
 

@@ -33,6 +33,11 @@ def problems(config: RunConfig) -> list[str]:
     found += [*ways_around(config.privacy.unit, terms), *config.privacy.conflicts(terms)]
     found += _device_problems(config)
     found += [*fairness_problems(config.fairness), *_algorithm_problems(config)]
+    if config.evaluation == "private" and config.privacy.unit == "none":
+        found.append(
+            f"evaluation=private: is paid from a privacy budget, and privacy={config.privacy.kind} "
+            "has none. Choose a privacy, or evaluation=pooled, per_site or none"
+        )
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
     return [*found, *_stage_problems(config), *_audit_problems(config)]

@@ -23,15 +23,24 @@ from fedlearn.config.engine import Engine
 from fedlearn.config.study import study_hash, study_text
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Name, Natural, Positive, config
+from fedlearn.core.settings import Count, Name, Natural, Positive, Probability, config
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
-from fedlearn.mechanisms import MECHANISMS, Population, Privacy, PrivacyPlan, derive
-from fedlearn.metrics.fairness import Fairness, SiteFairness
+from fedlearn.mechanisms import (
+    MECHANISMS,
+    Evaluations,
+    Population,
+    Privacy,
+    PrivacyPlan,
+    derive,
+)
+from fedlearn.mechanisms.evaluation import due
+from fedlearn.metrics.fairness import Fairness, SiteFairness, groups_of
+from fedlearn.metrics.sums import shares_of
 from fedlearn.models import MODELS, Model
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.stages import STAGES, NoStage, Stage
-from fedlearn.tasks import TASKS, Classification, TaskConfig
+from fedlearn.tasks import TASKS, Classification, Task, TaskConfig
 from fedlearn.training.settings import Training
 
 KIND = Discriminator("kind")
@@ -58,13 +67,16 @@ class RunConfig:
     tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)
     stage: Annotated[Stage, STAGES, Field(exclude_if=lambda stage: stage.idle)] = NoStage()
     """What is done to an update besides privacy and masks; not written where it is nothing."""
+    evaluation_share: Annotated[Probability, Field(exclude_if=lambda share: share == 0.1)] = 0.1
+    """What `evaluation=private` gets of the squared signal-to-noise ratio of the budget."""
     purpose: str = ""
     """What the model is meant for, in a sentence; model card and report say it."""
     rounds: Count
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
-    evaluation: Literal["per_site", "pooled"]
-    """`per_site`: every site releases its test metrics; `pooled`: the sum alone is opened."""
+    evaluation: Literal["none", "private", "pooled", "per_site"]
+    """`per_site`: every site releases its test metrics; `pooled`: the sum alone is opened;
+    `private`: either, with noise that the run's budget pays for; `none`: nothing is tested."""
     reply_timeout: Positive
     """Seconds that the coordinator waits for replies; who is later has dropped out of that step."""
     seed: Natural
@@ -78,6 +90,10 @@ class RunConfig:
     def terms(self) -> bytes:
         """The hash of the terms of the study, to which everything in a run is bound."""
         return study_hash(study_text(to_tree(self)))
+
+    def evaluates(self, number: int) -> bool:
+        """Whether a round is evaluated."""
+        return self.evaluation != "none" and due(number, self.rounds, self.evaluate_every)
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
@@ -120,28 +136,54 @@ def load(tree: dict[str, Any]) -> RunConfig:
     return config
 
 
-def plan_of(config: RunConfig, *, sites: int = 0, dimension: int = 0) -> PrivacyPlan | None:
+def plan_of(
+    config: RunConfig, *, sites: int = 0, dimension: int = 0, task: Task | None = None
+) -> PrivacyPlan | None:
     """The privacy of the whole run; the noise is calibrated once, over all rounds.
 
     Every party derives it by itself from public constants: none takes it from
     another. Only distributed privacy needs to know how many `sites` have joined
-    and the `dimension` of an update.
+    and the `dimension` of an update, and only private evaluation the `task`.
 
     Raises:
         ConfigError: the config is contradictory or its epsilon cannot be met.
-        ValueError: distributed privacy without sites.
+        ValueError: distributed privacy without sites, private evaluation without a task.
     """
     training, population = config.training, None
     if config.privacy.needs_population and sites:
         records = training.sample_rate * training.nominal_records
         population = Population(num_clients=sites, dimension=dimension, records_per_step=records)
     rates = training.sample_rate, training.local_steps, config.rounds
-    return _derived(config.privacy, *rates, population)
+    return _derived(config.privacy, *rates, population, _evaluations(config, task))
+
+
+def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:
+    """What the plan has to pay for beside training."""
+    if config.evaluation != "private" or config.privacy.unit == "none":
+        return None
+    if task is None:
+        raise ValueError("private evaluation is planned for a task")
+    layout, groups = task.noised_layout, len(groups_of(config.fairness))
+    # A record is in the sums of all records, and in those of one group.
+    times = 2 if groups else 1
+    return Evaluations(
+        rounds=config.rounds,
+        every=config.evaluate_every,
+        share=config.evaluation_share,
+        weights=tuple(share / times for share in shares_of(layout)) * times,
+        dimension=sum(spec.size for spec in layout) * (1 + groups),
+        hidden=config.secagg.hides and not config.secagg.two_servers,
+    )
 
 
 @lru_cache(maxsize=64)
 def _derived(
-    privacy: Privacy, sample_rate: float, steps: int, rounds: int, population: Population | None
+    privacy: Privacy,
+    sample_rate: float,
+    steps: int,
+    rounds: int,
+    population: Population | None,
+    evaluations: Evaluations | None,
 ) -> PrivacyPlan | None:
     # Calibration takes up to a second, and every message of a site asks for the plan.
     return derive(
@@ -150,4 +192,5 @@ def _derived(
         steps_per_round=steps,
         rounds=rounds,
         population=population,
+        evaluations=evaluations,
     )

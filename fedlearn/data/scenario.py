@@ -111,6 +111,10 @@ class Scenario:
         mine = {"path": self.path} if hasattr(self, "path") else {}  # never where others say
         return replace(of_run, **mine)  # type: ignore[type-var]
 
+    def never_groups(self) -> tuple[str, ...]:
+        """Columns that test records are never told apart by at a site: dropped, or identifying."""
+        return ()
+
     def one_record(self) -> str:
         """What one record is, where it is more than a row, an image or a text; else empty."""
         return ""

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.core.vector import Vector
@@ -321,6 +322,25 @@ def _table(value: object, spec: SumSpec) -> Table:
 
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def noised_reply(site: str, noised: NDArray[np.int64], spent: tuple[Event, ...]) -> RecordDict:
+    """A site's test sums in whole numbers with noise, and what it has spent in this run."""
+    note = ConfigRecord({"name": site, "spent": encode(_Spent(events=spent))})
+    return RecordDict({"metrics": MetricRecord({"noised": noised.tolist()}), "site": note})
+
+
+def read_noised_reply(content: RecordDict, length: int) -> NDArray[np.int64]:
+    """The numbers of `noised_reply`.
+
+    Raises:
+        ValueError: they are not `length` whole numbers; other errors where parts are missing.
+    """
+    found = np.asarray(content.metric_records["metrics"]["noised"])
+    if found.shape != (length,) or found.dtype != np.int64:
+        raise ValueError("noisy test sums of another form")
+    read_spent(content)
+    return found
 
 
 def summed_reply(site: str, data: bytes, spent: tuple[Event, ...]) -> RecordDict:

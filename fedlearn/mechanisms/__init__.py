@@ -12,6 +12,7 @@ from fedlearn.core.registry import Family
 from fedlearn.mechanisms.base import Mechanism, Plan, Population, StudyTerms, refuse, ways_around
 from fedlearn.mechanisms.client import ClientPlan, ClientPrivacy
 from fedlearn.mechanisms.distributed import DistributedPlan, DistributedPrivacy
+from fedlearn.mechanisms.evaluation import EvaluationPlan, Evaluations, planned
 from fedlearn.mechanisms.none import UNPROTECTED, NoPrivacy
 from fedlearn.mechanisms.record import RecordPlan, RecordPrivacy
 
@@ -22,6 +23,8 @@ __all__ = [
     "ClientPrivacy",
     "DistributedPlan",
     "DistributedPrivacy",
+    "EvaluationPlan",
+    "Evaluations",
     "NoPrivacy",
     "Population",
     "Privacy",
@@ -60,12 +63,14 @@ def derive(
     steps_per_round: int,
     rounds: int,
     population: Population | None = None,
+    evaluations: Evaluations | None = None,
 ) -> PrivacyPlan | None:
     """The plan of a run, None if it has no privacy.
 
     `sample_rate`, `steps_per_round` and `rounds` must be public constants, the
     same whatever the number of records: a rate computed from a private count is
-    itself a leak. Only distributed privacy needs the `population`.
+    itself a leak. Only distributed privacy needs the `population`. With `evaluations` the
+    plan pays for private test figures as well.
 
     Raises:
         ConfigError: the config is contradictory, its epsilon cannot be met, or the plan is not
@@ -73,12 +78,16 @@ def derive(
         ValueError: distributed privacy without a population.
     """
     refuse(config.problems())
-    plan = config.plan(
-        sample_rate=sample_rate,
-        steps_per_round=steps_per_round,
-        rounds=rounds,
-        population=population,
-    )
+
+    def train(settings: Mechanism) -> PrivacyPlan | None:
+        return settings.plan(
+            sample_rate=sample_rate,
+            steps_per_round=steps_per_round,
+            rounds=rounds,
+            population=population,
+        )
+
+    plan = planned(config, evaluations, train) if evaluations else train(config)
     refuse([*_broken(config, plan)])
     return plan
 

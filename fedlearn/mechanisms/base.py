@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Positive, config
+from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
 from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.privacy.calibration import noise_multiplier as calibrate
@@ -235,11 +236,19 @@ class Plan:
 
         @property
         def round_event(self) -> Event:
-            """What one round costs a site, at most."""
+            """What training in one round costs a site, at most."""
 
         @property
         def total_event(self) -> Event:
-            """What the whole run costs a site that takes part in all rounds."""
+            """What training costs a site that takes part in all rounds."""
+
+    evaluation: EvaluationPlan | None = None
+    """The noise of test figures, where they are private; a plan that can have it has a field."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What the whole run costs a site that takes part in all rounds, evaluations included."""
+        return (self.total_event, *(self.evaluation.events if self.evaluation else ()))
 
     @property
     def accountant(self) -> str:
@@ -269,9 +278,7 @@ class Plan:
     @property
     def epsilon(self) -> float:
         """The epsilon of the whole run at `delta`, against those that the promise is for."""
-        return account(
-            [self.total_event], self.delta, unit=self.unit, cohort_known=self.cohort_known
-        )
+        return account(self.events, self.delta, unit=self.unit, cohort_known=self.cohort_known)
 
     # --- what is done -------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate, config
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
 from fedlearn.mechanisms.encoding import clipped, length
+from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.stages import Form, Round, ServerRound, Stage, Total, Update
@@ -160,6 +161,7 @@ class ClientPlan(Plan):
     adaptive: AdaptiveClip | None
     steps_per_round: Literal[1] = 1
     unit: Literal["client"] = "client"
+    evaluation: EvaluationPlan | None = None
 
     @property
     def update_noise_multiplier(self) -> float:

@@ -41,6 +41,7 @@ from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate, config
 from fedlearn.mechanisms import encoding
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
+from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.privacy.accounting import ACCOUNTANT
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.discrete import LARGEST_STDDEV, SMALLEST_STDDEV, Law
@@ -165,6 +166,7 @@ class DistributedPlan(Plan):
     sample_rate: Rate
     rounds: Count
     steps_per_round: Literal[1] = 1
+    evaluation: EvaluationPlan | None = None
 
     @property
     def min_survivors(self) -> int:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
+from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.privacy.events import GaussianEvent, Unit
 from fedlearn.stages import SiteContext, Source, Update
 
@@ -94,6 +95,7 @@ class RecordPlan(Plan):
     steps_per_round: Count
     rounds: Count
     unit: Literal["record"] = "record"
+    evaluation: EvaluationPlan | None = None
 
     @property
     def noise_stddev(self) -> float:

@@ -65,6 +65,11 @@ Fairness = SiteFairness | GroupFairness
 """The union of settings, told apart by `kind`."""
 
 
+def groups_of(fairness: Fairness) -> tuple[str, ...]:
+    """The groups of people that are told apart, in the order in which they are counted."""
+    return fairness.names if isinstance(fairness, GroupFairness) else ()
+
+
 def problems(config: Fairness) -> list[str]:
     """What is wrong with the settings by themselves."""
     if isinstance(config, SiteFairness):

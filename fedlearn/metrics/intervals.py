@@ -77,8 +77,15 @@ def _measured(value: float, drawn: NDArray[np.float64]) -> Measured:
     return Measured(value=value, low=float(low), high=float(high))
 
 
-def gap_of_shares(shares: Mapping[str, tuple[int, int]], rng: np.random.Generator) -> Gap | None:
-    """The gap between groups with `(right, all)` records; None with fewer than two groups."""
+def gap_of_shares(
+    shares: Mapping[str, tuple[int, int]],
+    rng: np.random.Generator,
+    noise: Mapping[str, float] | None = None,
+) -> Gap | None:
+    """The gap between groups with `(right, all)` records; None with fewer than two groups.
+
+    `noise` is the standard deviation of what was added to the numbers that are right.
+    """
     known = {name: of for name, of in shares.items() if of[1]}
     if len(known) < 2:
         return None
@@ -86,6 +93,9 @@ def gap_of_shares(shares: Mapping[str, tuple[int, int]], rng: np.random.Generato
     found = right / sizes
     alike = rng.binomial(sizes, right.sum() / sizes.sum(), (RESAMPLES, len(sizes))) / sizes
     names = list(known)
+    added = np.array([(noise or {}).get(name, 0.0) for name in names])
+    if added.any():
+        alike = alike + added / sizes * rng.standard_normal(alike.shape)
     return Gap(
         value=float(np.ptp(found)),
         by_chance=float(np.quantile(np.ptp(alike, axis=1), CONFIDENCE)),

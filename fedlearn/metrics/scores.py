@@ -26,6 +26,9 @@ from fedlearn.metrics.intervals import CONFIDENCE, RESAMPLES
 
 SCORE_BINS: Final = 512
 
+NOISED_BINS: Final = 16
+"""Where noise is added to every bin; an even number, so that one half is between two."""
+
 SMALLEST: Final = 25
 """Records of a group, at the least: its share says nothing of a single one."""
 MOST: Final = 16
@@ -69,14 +72,18 @@ class Calibration:
 def histogram(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.int64]:
     """Scores `float64[n]` in [0, 1], NaN as 0, of records that are `truth: int64[n]` (0 or 1)."""
     counts = np.zeros((2, SCORE_BINS), np.int64)
-    score = np.nan_to_num(scores)
-    bins = np.minimum((score * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
-    np.add.at(counts, (truth, bins), 1)
+    np.add.at(counts, (truth, bins_of(scores, SCORE_BINS)), 1)
     return counts
 
 
-def auc(scores: NDArray[np.int64]) -> NDArray[np.float64]:
-    """AUC of histograms `int64[..., 2, bins]` as `float64[...]`; NaN without both kinds."""
+def bins_of(scores: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """The bin, of so many, that each score is in: `int64[n]`."""
+    score = np.nan_to_num(scores)
+    return np.minimum((score * bins).astype(np.int64), bins - 1)
+
+
+def auc(scores: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUC of histograms `[..., 2, bins]` as `float64[...]`, in [0, 1]; NaN without both kinds."""
     negatives = scores[..., 0, :].astype(np.float64)
     positives = scores[..., 1, :].astype(np.float64)
     below = np.cumsum(negatives, -1) - negatives
@@ -84,7 +91,7 @@ def auc(scores: NDArray[np.int64]) -> NDArray[np.float64]:
         area: NDArray[np.float64] = (positives * (below + negatives / 2)).sum(-1) / (
             negatives.sum(-1) * positives.sum(-1)
         )
-    return area
+    return np.asarray(np.clip(area, 0.0, 1.0))  # noise may lead out of it
 
 
 def calibration(scores: NDArray[np.int64], rng: np.random.Generator) -> Calibration | None:

@@ -9,8 +9,8 @@ from them in one place, by the task, for a site and for all sites together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field
+from math import hypot, prod
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ class SumSpec:
     `unit`: a real number travels under masks as a whole number of these; None for counts.
     `bound`: what one record adds has at most this Euclidean norm, which is what noise on
     the array has to hide.
+    `share`: where noise is added, its part of the precision beside the other arrays.
     """
 
     name: str
     shape: tuple[int, ...] = ()
     unit: float | None = None
     bound: float = 1.0
+    share: float = 1.0
 
     @property
     def size(self) -> int:
@@ -52,6 +54,9 @@ def length_of(layout: SumLayout) -> int:
 class Sums:
     """What one evaluation adds up to: the number of records, and the arrays of `layout`.
 
+    Of a private evaluation all of it is with `noise`: any number may be negative, and `count` is
+    what the arrays say of it, at least zero.
+
     Raises:
         ValueError: the arrays are not those of the layout.
     """
@@ -59,6 +64,8 @@ class Sums:
     layout: SumLayout
     count: int
     arrays: Mapping[str, Table]
+    noise: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviation of the noise on every number of an array; empty for exact sums."""
 
     def __post_init__(self) -> None:
         found = {name: (array.shape, array.dtype.kind) for name, array in self.arrays.items()}
@@ -75,6 +82,7 @@ class Sums:
             layout=self.layout,
             count=self.count + other.count,
             arrays={name: np.asarray(self[name] + other[name]) for name in self.arrays},
+            noise={name: hypot(found, other.noise[name]) for name, found in self.noise.items()},
         )
 
     def counters(self) -> list[int]:
@@ -102,6 +110,12 @@ def added(parts: Sequence[Sums]) -> Sums:
     for more in rest:
         total = total + more
     return total
+
+
+def shares_of(layout: SumLayout) -> tuple[float, ...]:
+    """The parts of all precision that the arrays of a layout get; they add up to one."""
+    total = sum(spec.share for spec in layout)
+    return tuple(spec.share / total for spec in layout)
 
 
 def _kind(spec: SumSpec) -> str:

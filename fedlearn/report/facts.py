@@ -27,6 +27,7 @@ from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
 from fedlearn.metrics.fairness import GroupFairness
 from fedlearn.metrics.scores import FEWEST
 from fedlearn.privacy.accounting import ACCOUNTANT
+from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
@@ -69,6 +70,16 @@ class Setup:
     def pooled(self) -> bool:
         """Whether nothing of an evaluation is opened but the sum over all sites."""
         return self.config.evaluation == "pooled" and self.sum_only
+
+    @property
+    def private_tests(self) -> bool:
+        """Whether epsilon covers the test metrics."""
+        return self.config.evaluation == "private" and self.unit != "none"
+
+    @property
+    def summed_tests(self) -> bool:
+        """Whether no test sums of a single site were opened."""
+        return self.config.evaluation in ("pooled", "private") and self.sum_only
 
     @property
     def groups(self) -> GroupFairness | None:
@@ -283,14 +294,22 @@ def statement(
         "sum_only": sum_only,
         "record": record,
         "accountant": ACCOUNTANT,
+        "tests_epsilon": _of_tests(plan),
     }
     found = texts(values, "promise", mechanism=NoPrivacy() if plan is None else plan)
     text: str = found["promise"]["promise"]
     return text
 
 
+def _of_tests(plan: PrivacyPlan | None) -> float | None:
+    """What the test metrics of a whole run would cost by themselves; None where nothing pays."""
+    if plan is None or plan.evaluation is None:
+        return None
+    return account(plan.evaluation.events, plan.delta, unit=plan.unit)
+
+
 def beside_the_model(config: RunConfig) -> str:
-    """What a run lets out beside the model: all that is exact and outside of any epsilon."""
+    """What a run lets out beside the model, and whether any epsilon covers it."""
     released = Setup.of(config).texts({})["released"]
     return " ".join(filter(None, (released["tests"], released["before_training"])))
 

@@ -8,9 +8,9 @@ the histogram of scores (`fedlearn.metrics.scores`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import isclose
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from dataclasses import dataclass, replace
+from math import isclose, log, sqrt
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from fedlearn.core.settings import config
 from fedlearn.metrics import intervals
 from fedlearn.metrics.intervals import Gap, gap_of_shares, spread
-from fedlearn.metrics.scores import SCORE_BINS, Calibration, auc, calibration, histogram
+from fedlearn.metrics.scores import (
+    NOISED_BINS,
+    SCORE_BINS,
+    Calibration,
+    auc,
+    bins_of,
+    calibration,
+    histogram,
+)
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
 from fedlearn.tasks.inputs import Input
 from fedlearn.tasks.task import LabelColumn, Loss, Metric, Targets, Task, TaskForm
@@ -214,15 +222,96 @@ class ClassificationTask(Task):
         A metric that does not exist is left out: everything but nothing for zero
         records, and AUC where one class is absent. Balanced accuracy and macro-F1
         are means over the classes that occur (macro-F1: as truth or prediction).
+        Of sums with noise every metric is within its range, whatever the noise.
         """
         if not sums.count:
             return {}
         of_counts = counted_metrics(sums["confusion"]).items()
-        found = {"loss": float(sums["loss"]) / sums.count}
+        found = {"loss": self._loss(sums)}
         found |= {name: float(value) for name, value in of_counts}
-        if self._binary and sums["scores"].sum(1).all():
+        if self._binary and (sums["scores"].sum(1) > 0).all():
             found["auc"] = float(auc(sums["scores"]))
         return found
+
+    def _loss(self, sums: Sums) -> float:
+        mean = float(sums["loss"]) / sums.count
+        return min(max(mean, 0.0), self._largest_loss) if sums.noise else mean
+
+    # --- private evaluation ---
+
+    @property
+    def _largest_loss(self) -> float:
+        """Nats: what a record's loss counts at the most; well above that of guessing a class."""
+        return 1 + 1.5 * log(len(self.classes))
+
+    @property
+    def noised_layout(self) -> SumLayout:
+        """As `sum_layout`, with a bounded loss and few bins: noise is added to every number."""
+        bins = (SumSpec(name="scores", shape=(2, NOISED_BINS)),) if self._binary else ()
+        return (
+            SumSpec(name="confusion", shape=(len(self.classes),) * 2, share=2.0),
+            SumSpec(name="loss", bound=self._largest_loss),
+            *bins,
+        )
+
+    def contributions(self, graded: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
+        """One cell of the confusion matrix, the loss up to its bound, and one bin."""
+        records, classes = len(targets), len(self.classes)
+        row = np.arange(records)
+        confusion = np.zeros((records, classes * classes))
+        confusion[row, targets * classes + graded.argmax(1)] = 1
+        true = np.nan_to_num(self.likelihood(graded, targets), nan=0.0)
+        loss = np.minimum(-np.log(np.maximum(true, _TINY)), self._largest_loss)
+        parts = [confusion, loss[:, None]]
+        if self._binary:
+            # A tie at one half is predicted as the first class: there its bin is, too.
+            most = np.where(graded.argmax(1) == 0, NOISED_BINS // 2 - 1, NOISED_BINS - 1)
+            bins = np.minimum(bins_of(graded[:, 1], NOISED_BINS), most)
+            scores = np.zeros((records, 2 * NOISED_BINS))
+            scores[row, targets * NOISED_BINS + bins] = 1
+            parts.append(scores)
+        return np.concatenate(parts, axis=1)
+
+    def noised(self, arrays: Mapping[str, NDArray[np.float64]], noise: Mapping[str, float]) -> Sums:
+        """The arrays without cutting off what is negative: what is linear in them has no bias.
+
+        The bins of scores below and above one half add up to the cells of the confusion matrix,
+        which have less noise than so many bins together.
+        """
+        layout = tuple(replace(spec, unit=1.0) for spec in self.noised_layout)
+        if self._binary:
+            arrays = {**arrays, "scores": _fitted(arrays["scores"], arrays["confusion"])}
+        else:
+            layout = (*layout, SumSpec(name="scores", shape=(2, 0), unit=1.0))
+            arrays = {**arrays, "scores": np.zeros((2, 0))}
+            noise = {**noise, "scores": 0.0}
+        count = max(0, round(float(arrays["confusion"].sum())))
+        return Sums(layout=layout, count=count, arrays=arrays, noise=noise)
+
+    def resampled_noised(
+        self, sums: Sums, rng: np.random.Generator
+    ) -> dict[str, NDArray[np.float64]]:
+        """Around each metric, as far as records and noise that are drawn anew move it.
+
+        Records are drawn from the nearest table without negative cells.
+        """
+        if not sums.count:
+            return {}
+        drawn, nearest = _redrawn(sums["confusion"], sums.noise["confusion"], rng)
+        found, around = counted_metrics(drawn), counted_metrics(nearest)
+        if self._binary and (sums["scores"].sum(1) > 0).all():
+            records, nearest = _redrawn(sums["scores"], 0.0, rng)
+            cells, bins = (
+                table + sums.noise[name] * rng.standard_normal(table.shape)
+                for name, table in (("confusion", _halves(records)), ("scores", records))
+            )
+            found["auc"], around["auc"] = _auc_in_range(_fitted(bins, cells)), auc(nearest)
+        value = self.metrics(sums)
+        return {
+            name: np.clip(value[name] + found[name] - around[name], 0.0, 1.0)
+            for name in found
+            if name in value
+        }
 
     def resampled(self, sums: Sums, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
         """All metrics but the loss, which needs more than its sum."""
@@ -236,8 +325,16 @@ class ClassificationTask(Task):
 
     def gap(self, groups: Mapping[str, Sums], rng: np.random.Generator) -> Gap | None:
         """Between the groups that have records, in accuracy; None with fewer than two."""
-        right = {n: (int(np.trace(one["confusion"])), one.count) for n, one in groups.items()}
-        return gap_of_shares(right, rng)
+        right = {
+            n: (min(max(round(np.trace(one["confusion"])), 0), one.count), one.count)
+            for n, one in groups.items()
+        }
+        noise = {n: self._noise_of_right(one) for n, one in groups.items()}
+        return gap_of_shares(right, rng, noise)
+
+    def _noise_of_right(self, sums: Sums) -> float:
+        """Standard deviation of the noise on the number of records that are right."""
+        return sums.noise["confusion"] * sqrt(len(self.classes)) if sums.noise else 0.0
 
     def decisions(self, groups: Mapping[str, Sums]) -> dict[str, float]:
         """How much the decisions of a classifier of two classes differ between groups.
@@ -251,7 +348,8 @@ class ClassificationTask(Task):
         tables = [one["confusion"] for one in groups.values() if one.count]
         if len(tables) < 2 or not self._binary:
             return {}
-        stack = np.stack(tables).astype(np.float64)
+        # Noise may have made cells negative; of exact tables nothing changes.
+        stack = np.maximum(np.stack(tables).astype(np.float64), 0.0)
         with np.errstate(invalid="ignore"):
             chosen = stack[:, :, 1].sum(1) / stack.sum((1, 2))
             rates = stack[:, :, 1] / stack.sum(2)  # wrongly (true class 0), rightly (true class 1)
@@ -262,8 +360,8 @@ class ClassificationTask(Task):
         return {name: value for name, value in found.items() if value is not None}
 
     def calibration(self, sums: Sums, rng: np.random.Generator) -> Calibration | None:
-        """Of the second of two classes."""
-        return calibration(sums["scores"], rng) if self._binary else None
+        """Of the second of two classes; none of sums with noise, whose bins are too few."""
+        return calibration(sums["scores"], rng) if self._binary and not sums.noise else None
 
     # --- what a report says ---
 
@@ -370,7 +468,9 @@ class _Weighed:
         return functional.cross_entropy(outputs, targets, weight=self.weights, reduction="none")
 
 
-def counted_metrics(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+def counted_metrics(
+    confusion: NDArray[np.int64] | NDArray[np.float64],
+) -> dict[str, NDArray[np.float64]]:
     """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
 
     `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
@@ -379,9 +479,10 @@ def counted_metrics(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float6
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     truth, predicted = confusion.sum(-1), confusion.sum(-2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall, f1 = hits / truth, 2 * hits / (truth + predicted)
+        # Noise may have taken cells below zero; of exact tables all shares are in range.
+        recall, f1 = _share(hits, truth), _share(2 * hits, truth + predicted)
         return {
-            "accuracy": hits.sum(-1) / truth.sum(-1),
+            "accuracy": _share(hits.sum(-1), truth.sum(-1)),
             "balanced_accuracy": _mean(recall, truth > 0),
             "macro_f1": _mean(f1, (truth + predicted) > 0),
         }
@@ -398,6 +499,39 @@ def names_one_class_only(found: Mapping[str, float], classes: int) -> bool:
     accuracy = found["accuracy"]
     alike = isclose(found["balanced_accuracy"], 1 / classes)
     return alike and isclose(found["macro_f1"], 2 * accuracy / (1 + accuracy) / classes)
+
+
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(np.clip(part / whole, 0.0, 1.0))
+
+
+def _auc_in_range(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUC of noisy histograms; NaN where noise left one of the classes no record."""
+    known = (scores.sum(-1) > 0).all(-1)
+    return np.where(known, auc(scores), np.nan)
+
+
+def _halves(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The numbers below and above one half: `[..., 2, bins]` to `[..., 2, 2]`."""
+    return np.asarray(scores.reshape(*scores.shape[:-1], 2, -1).sum(-1))
+
+
+def _fitted(scores: NDArray[np.float64], cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bins whose halves add up to `cells`: the nearest to those that were found."""
+    half = scores.shape[-1] // 2
+    missing = (cells - _halves(scores)) / half
+    return np.asarray(scores + np.repeat(missing, half, axis=-1))
+
+
+def _redrawn(
+    table: NDArray[np.float64], noise: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Tables of records and noise that were drawn anew, and the table that records came from."""
+    nearest = np.rint(np.maximum(table, 0.0)).astype(np.int64)
+    if not nearest.sum():
+        return np.full((1, *table.shape), np.nan), nearest
+    drawn = intervals.resampled(nearest, rng).astype(np.float64)
+    return drawn + noise * rng.standard_normal(drawn.shape), nearest
 
 
 def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedlearn.metrics.intervals import Gap
 from fedlearn.metrics.scores import Calibration
-from fedlearn.metrics.sums import SumLayout, Sums
+from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table
 from fedlearn.tasks.inputs import Input, shape_of
 
 if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a second
@@ -220,6 +220,36 @@ class Task(Protocol):
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Every metric that exists for `sums`, in a fixed order; none for no records."""
 
+    @property
+    def noised_layout(self) -> SumLayout:
+        """The arrays that a private evaluation adds up, with what one record adds at the most.
+
+        Of all that are not empty, the number of records first.
+        """
+        return (SumSpec(name="count"), *(spec for spec in self.sum_layout if spec.size))
+
+    def contributions(self, graded: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
+        """What every record adds to these arrays, one after the other: `float64[n, size]`.
+
+        Whoever adds noise cuts it to the bounds of the layout.
+        """
+        names = [spec.name for spec in self.noised_layout[1:]]
+        rows = [np.zeros((0, sum(spec.size for spec in self.noised_layout)))]
+        for i in range(len(targets)):
+            one = self.sums(graded[i : i + 1], targets[i : i + 1])
+            numbers = [np.asarray(one[name], np.float64).reshape(-1) for name in names]
+            rows.append(np.concatenate([[float(one.count)], *numbers])[None])
+        return np.concatenate(rows)
+
+    def noised(self, arrays: Mapping[str, NDArray[np.float64]], noise: Mapping[str, float]) -> Sums:
+        """The sums that noisy arrays of `noised_layout` come nearest to.
+
+        Counts become whole numbers, and nothing is negative, so that `metrics` knows them.
+        """
+        found = {spec.name: _exact(spec, arrays.get(spec.name)) for spec in self.sum_layout}
+        count = max(0, round(float(arrays["count"])))
+        return Sums(layout=self.sum_layout, count=count, arrays=found, noise=noise)
+
     def score(self, graded: NDArray[np.float64], targets: Targets) -> dict[str, float]:
         """The metrics of records at hand."""
         return self.metrics(self.sums(graded, targets))
@@ -229,6 +259,12 @@ class Task(Protocol):
 
         A metric that is left out gets no interval.
         """
+        return {}
+
+    def resampled_noised(
+        self, sums: Sums, rng: np.random.Generator
+    ) -> dict[str, NDArray[np.float64]]:
+        """The same for sums with noise: had the records and the noise been drawn anew."""
         return {}
 
     def gap(self, groups: Mapping[str, Sums], rng: np.random.Generator) -> Gap | None:
@@ -265,6 +301,12 @@ class Task(Protocol):
     def probable(self) -> str:
         """What `calibration` speaks of."""
         return "it"
+
+
+def _exact(spec: SumSpec, noisy: NDArray[np.float64] | None) -> Table:
+    """A noisy array as one that exact sums could be; one that was not added up is empty."""
+    found = np.zeros(spec.shape) if noisy is None else np.maximum(noisy, 0.0)
+    return found if spec.unit is not None else np.rint(found).astype(np.int64)
 
 
 class TaskConfig(Protocol):

@@ -37,6 +37,7 @@ from fedlearn.core.vector import Vector, load_vector
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.report.export import read_model
+from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task
 from fedlearn.training.local import predict
@@ -143,7 +144,8 @@ def promise_in(plan: PrivacyPlan | None, result: ResultFile) -> Promise | None:
 def plan_in(config: RunConfig, result: ResultFile) -> PrivacyPlan | None:
     """The plan of the run, as its parties derived it."""
     dimension = dimension_of(config, result.model.trainable + slots_of(config.audit))
-    return plan_of(config, sites=len(result.data.sites), dimension=dimension)
+    sites, task = len(result.data.sites), task_of(result)
+    return plan_of(config, sites=sites, dimension=dimension, task=task)
 
 
 def _of_summing(found: Findings, result: ResultFile) -> list[str]:

@@ -165,6 +165,11 @@ class Csv(Scenario):
             keep=of_run.keep,
         )
 
+    def never_groups(self) -> tuple[str, ...]:
+        """What is dropped, whatever it is; what says who somebody is."""
+        named = (self.record, self.time)
+        return (*self.drop, *self.allow_identifiers, *self.deidentify.hash, *filter(None, named))
+
     def one_record(self) -> str:
         """All rows of one value of the column `record`, where one is named."""
         return f"all rows of one {self.record!r}" if self.record else ""

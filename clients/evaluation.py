@@ -1,0 +1,193 @@
+"""What a site does with its test records: asked, limited, paid for, and only then computed.
+
+Whatever a coordinator asks, a run's config says which rounds are evaluated, each of them is
+evaluated once and in its order, and none with a model of an earlier round than the site has
+trained in. Private sums are paid for in the ledger before a test record is read; every other
+evaluation of a site with a policy is written down there as well.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from flwr.app import ConfigRecord, Context
+from numpy.typing import NDArray
+
+from clients import work
+from clients.ledger.state import Cost
+from clients.site import Site
+from clients.supernode.deployed import SERVER
+from fedlearn import flower
+from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
+from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
+from fedlearn.mechanisms.evaluation import noisy, summed, whole_numbers
+from fedlearn.metrics.fairness import GroupFairness, group_of, group_sums, groups_of, shown
+from fedlearn.metrics.sums import length_of
+from fedlearn.privacy import Event
+from fedlearn.rounds import EvaluateReply, TrainRequest
+from fedlearn.training.local import grade
+
+_STATE: Final = "evaluation"
+_PIECE: Final = 1 << 12
+"""Test records that are turned into whole numbers at a time."""
+
+
+# --- what is asked ---------------------------------------------------------------------
+
+
+def note_trained(context: Context, number: int) -> None:
+    """Remember the last round that this site was asked to train in."""
+    _remember(context, trained=max(number, _known(context)["trained"]))
+
+
+def check(site: Site, context: Context, request: TrainRequest) -> None:
+    """Refuse an evaluation that the run does not have, or has had; spends and reads nothing.
+
+    Raises:
+        ProtocolError: the run does not evaluate this round, has done so, or has gone on.
+        PrivacyError: the site has too few test records for an exact sum.
+    """
+    number, known = request.round, _known(context)
+    if not site.config.evaluates(number):
+        raise ProtocolError(SERVER, "evaluate", f"the run does not evaluate round {number}")
+    if number <= max(known["evaluated"], _written(site, request.run_id)):
+        raise ProtocolError(SERVER, "evaluate", "this round, or a later one, was evaluated")
+    if number < known["trained"]:
+        raise ProtocolError(SERVER, "evaluate", "the model is of a round before the last")
+    _check_records(site)
+
+
+def _check_records(site: Site) -> None:
+    policy = site.owner.policy
+    if policy is None or site.config.evaluation == "private":
+        return  # noise hides how many there are, and so must an answer
+    if len(site.data.test) < policy.min_test_records:
+        raise PrivacyError(
+            f"site {site.name}: policy.min_test_records={policy.min_test_records}: too few test "
+            "records for exact sums. Choose evaluation=private or none"
+        )
+
+
+def begin(
+    site: Site, context: Context, plan: PrivacyPlan | None, request: TrainRequest
+) -> tuple[Event, ...]:
+    """Pay for an evaluation and write it down; what the run has spent here so far.
+
+    Raises:
+        PrivacyError: the ledger does not allow it.
+    """
+    spent: tuple[Event, ...] = ()
+    if site.config.evaluation == "private":
+        spent = _pay(site, plan, request)
+    if site.owner.policy is not None:
+        with site.ledger() as ledger:
+            ledger.note_evaluation(
+                request.run_id, request.round, site.config.evaluation, now=site.now()
+            )
+    _remember(context, evaluated=request.round)
+    return spent
+
+
+def _pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[Event, ...]:
+    evaluation = plan_in(plan)
+    if plan is None:
+        return ()
+    cost = Cost(
+        event=evaluation.event_at(request.round),
+        run_id=request.run_id,
+        round_number=request.round,
+        purpose=f"evaluation {site.config.experiment}",
+    )
+    with site.ledger() as ledger:
+        ledger.reserve(cost, now=site.now(), of_run=work.promised(plan))
+        return ledger.spent_by(request.run_id)
+
+
+def plan_in(plan: PrivacyPlan | None) -> EvaluationPlan:
+    """The evaluation that a plan pays for.
+
+    Raises:
+        ConfigError: it pays for none.
+    """
+    if plan is None or plan.evaluation is None:
+        raise ConfigError(["evaluation=private: no privacy budget pays for it"])
+    return plan.evaluation
+
+
+def _written(site: Site, run_id: str) -> int:
+    """The last round of a run that the ledger knows was evaluated."""
+    if site.owner.policy is None or not site.owner.ledger.exists():
+        return 0
+    with site.ledger() as ledger:
+        return ledger.evaluated(run_id)
+
+
+def _known(context: Context) -> dict[str, int]:
+    stored = flower.config_record(context.state, _STATE)
+    names = ("trained", "evaluated")
+    return {name: int(str(stored[name])) if stored else 0 for name in names}
+
+
+def _remember(context: Context, **changed: int) -> None:
+    context.state[_STATE] = ConfigRecord({**_known(context), **changed})
+
+
+# --- what is computed ------------------------------------------------------------------
+
+
+def graded(site: Site, request: TrainRequest) -> NDArray[np.float64]:
+    """What the model of a request makes of the test records."""
+    site.load(request.model)
+    features, targets = site.test_tensors[0], site.data.test.labels
+    return grade(site.model, site.task, features, targets, site.training.max_batch)
+
+
+def noised(
+    site: Site, plan: EvaluationPlan, request: TrainRequest, answers: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The site's whole numbers with its noise: of all test records, then of every group."""
+    layout, targets = site.task.noised_layout, site.data.test.labels
+    sizes, bounds = [spec.size for spec in layout], [spec.bound for spec in layout]
+    masks = _masks(site)
+    totals = np.zeros((len(masks), sum(sizes)), np.int64)
+    for start in range(0, len(targets), _PIECE):
+        rows = slice(start, start + _PIECE)
+        added = site.task.contributions(answers[rows], targets[rows])
+        whole = whole_numbers(added, sizes, bounds, plan)
+        for total, mask in zip(totals, masks, strict=True):
+            total += whole[mask[rows]].sum(0, dtype=np.int64)
+    given = np.concatenate([summed(total, len(targets), plan) for total in totals])
+    return noisy(given, plan, request.round, site.noise_of_tests(request.round).stream())
+
+
+def _masks(site: Site) -> list[NDArray[np.bool_]]:
+    """Which test records are in which sum: all of them, then those of every group."""
+    everybody, fairness = np.ones(len(site.data.test), np.bool_), site.config.fairness
+    if not isinstance(fairness, GroupFairness):
+        return [everybody]
+    groups = group_of(fairness, site.data.test_attributes[fairness.column])
+    return [everybody, *(groups == i for i in range(len(fairness.names)))]
+
+
+def exact(site: Site, answers: NDArray[np.float64]) -> EvaluateReply:
+    """The site's exact sums, and those of its groups that are large enough to be shown."""
+    fairness, targets = site.config.fairness, site.data.test.labels
+    sums = site.task.sums(answers, targets)
+    if not isinstance(fairness, GroupFairness):
+        return EvaluateReply(site=site.name, sums=sums)
+    attribute = site.data.test_attributes[fairness.column]
+    groups = group_sums(fairness, attribute, lambda who: site.task.sums(answers[who], targets[who]))
+    policy = site.owner.policy
+    smallest = max(fairness.smallest, policy.smallest_group if policy else 0)
+    seen, hidden = shown(groups, smallest)
+    return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden)
+
+
+def counters_of(site: Site, reply: EvaluateReply) -> tuple[int, ...]:
+    """Exact sums as they enter a sum over sites; of a group that is not shown, zeros."""
+    layout, total = site.task.sum_layout, reply.sums.counters()
+    hidden = [0] * length_of(layout)
+    named = groups_of(site.config.fairness)
+    groups = [reply.groups[n].counters() if n in reply.groups else hidden for n in named]
+    return tuple(count for one in (total, *groups) for count in one)
