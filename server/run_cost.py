@@ -54,12 +54,12 @@ def _at_least(
 ) -> tuple[Event, ...]:
     """What is known here, and what only the site knows of: paid for, then lost."""
     of_tests = _of_tests(plan)
-    mine, told = (_steps_by(events) for events in (known, reported))
-    lost = sum(told[e] for e in told if e not in of_tests)
+    mine, theirs = (_steps_by(events) for events in (known, reported))
+    lost = sum(theirs[e] for e in theirs if e not in of_tests)
     lost -= sum(mine[e] for e in mine if e not in of_tests)
     more = [replace(plan.round_event, steps=lost)] if lost > 0 else []
     for event in of_tests:
-        unknown = told.get(event, 0) - mine.get(event, 0)
+        unknown = theirs.get(event, 0) - mine.get(event, 0)
         more += [replace(event, steps=unknown)] if unknown > 0 else []
     return merged((*known, *more))
 
