@@ -98,6 +98,7 @@ def _pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[E
         run_id=request.run_id,
         round_number=request.round,
         purpose=f"evaluation {site.config.experiment}",
+        terms=request.note.terms,
     )
     with site.ledger() as ledger:
         ledger.reserve(cost, now=site.now(), of_run=work.promised(plan))

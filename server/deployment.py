@@ -27,7 +27,7 @@ from typing import Final
 import httpx
 
 from fedlearn import __version__, flower
-from fedlearn.config import RunConfig
+from fedlearn.config import RunConfig, compose
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.files import PRIVATE, write_atomically
@@ -83,6 +83,20 @@ def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
     if parties is None or found:
         raise ConfigError(found)
     return parties
+
+
+def composed(overrides: Sequence[str]) -> RunConfig:
+    """The config of a deployment: under privacy its test metrics are private unless it is asked
+    for others.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    config = compose(overrides)
+    chosen = any(one.partition("=")[0].lstrip("+") == "evaluation" for one in overrides)
+    if chosen or config.privacy.unit == "none":
+        return config
+    return replace(config, evaluation="private")
 
 
 def deployed(config: RunConfig, folder: Path) -> RunConfig:

@@ -143,7 +143,6 @@ def _compare(options: argparse.Namespace) -> int:
 def _server(options: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
-    from fedlearn.config import compose
     from fedlearn.core.logs import log_json
     from server import deployment, serverfile
     from server.run import telling_what_is_kept
@@ -151,7 +150,7 @@ def _server(options: argparse.Namespace) -> int:
     from simulations.display import Display
 
     file = serverfile.load(Path(options.file))
-    config = deployment.deployed(compose(options.overrides), Path.cwd())
+    config = deployment.deployed(deployment.composed(options.overrides), Path.cwd())
     parties = deployment.check(file, config, datetime.now(UTC))
     if options.check:
         for line in (f"sites: {', '.join(parties.certificates)}", *parties.warnings):

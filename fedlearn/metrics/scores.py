@@ -78,7 +78,7 @@ def histogram(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[
 
 def bins_of(scores: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     """The bin, of so many, that each score is in: `int64[n]`."""
-    score = np.nan_to_num(scores)
+    score = np.clip(np.nan_to_num(scores), 0.0, 1.0)
     return np.minimum((score * bins).astype(np.int64), bins - 1)
 
 

@@ -29,7 +29,6 @@ from flwr.app import Context, Message
 
 from clients.app import app
 from clients.supernode.node import serve
-from fedlearn.config import compose
 from fedlearn.core.logs import log_json
 from fedlearn.flower import read_refusal
 from fedlearn.results.result import RoundResult
@@ -131,7 +130,7 @@ def server(path: Path, overrides: list[str]) -> None:
     grid.push_messages = lambda self, messages: copyist.push_messages(self, messages)
     grid.pull_messages = lambda self, message_ids: copyist.pull_messages(self, message_ids)
     file = serverfile.load(path)
-    config = deployment.deployed(compose(overrides), Path.cwd())
+    config = deployment.deployed(deployment.composed(overrides), Path.cwd())
     deployment.check(file, config, datetime.now(UTC))
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (file.state / "server.jsonl").open("a", encoding="utf-8") as log:
