@@ -16,11 +16,12 @@ from flwr.app import Context, Message, RecordDict
 from clients.app import app as client
 from clients.supernode.deployed import SITE_FILE
 from fedlearn import flower
-from fedlearn.config import RunConfig, compose
+from fedlearn.config import RunConfig
 from fedlearn.crypto.identity import Identity
 from fedlearn.flower import private
 from fedlearn.rounds import Refusal
 from server.admission import Admission
+from server.deployment import composed
 from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation, Progress
 from simulations.engines.local import FIRST_NODE, InProcessGrid
@@ -102,7 +103,7 @@ class Lab(InProcessGrid):
             write_table(root / name / "table.csv", rows, seed)
             text = SITE.format(name=name, port=world.port, policy=policy)
             world.site_file(name).write_text(text)
-        config = compose([*STUDY, *overrides])
+        config = composed([*STUDY, *overrides])
         return cls(world, replace(config, out=str(root / "run")), policy)
 
     def again(self, config: RunConfig | None = None, **shown: RunConfig) -> Lab:
@@ -166,9 +167,14 @@ class Lab(InProcessGrid):
         return Federation(self.config, plan, enrolment, progress, RUN_ID.hex(), summing)
 
     def spent_at(self, site: str) -> int:
-        """How many reservations the ledger of a site holds."""
+        """How many reservations for training the ledger of a site holds."""
+        return self.reserved(site, "training")
+
+    def reserved(self, site: str, purpose: str) -> int:
+        """How many reservations for `training` or `evaluation` the ledger of a site holds."""
         path = self.world.ledger(site)
-        return path.read_text().count('"reserve"') if path.exists() else 0
+        lines = path.read_text().splitlines() if path.exists() else []
+        return sum('"reserve"' in line and f'"purpose":"{purpose}' in line for line in lines)
 
     def opened(self) -> bool:
         """Whether any site has made a ledger, and so has looked at a record."""
