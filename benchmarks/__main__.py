@@ -6,110 +6,82 @@ python -m benchmarks [NAME ...] [--quick] [--out FOLDER]
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.peers import PEERS, missing
+from benchmarks.table import environment
 
 HERE = Path(__file__).resolve().parent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Program:
+class Program(NamedTuple):
     """What makes a table: a file beside this one, which takes `--json PATH`."""
 
     file: str
     about: str
-    arguments: tuple[str, ...] = ()
-    quick: tuple[str, ...]
+    quick: str
     """The smallest setting: shows that it runs, and measures nothing that could be quoted."""
+    arguments: str = ""
 
 
 TABLES: Mapping[str, Program] = {
-    "start": Program(
-        file="start.py", about="a whole command until its first round", quick=("--runs", "1")
-    ),
+    "start": Program("start.py", "a whole command until its first round", "--runs 1"),
     "engine": Program(
-        file="engine.py",
-        about="a simulated round over a bare training loop; pfl",
-        quick=("--rounds", "3", "--workers", "1"),
+        "engine.py", "a simulated round over a bare training loop; pfl", "--rounds 3 --workers 1"
     ),
     "cohort": Program(
-        file="cohort.py",
-        about="what each of 1,000 tiny clients adds to a round",
-        quick=("--clients", "20", "--rounds", "3"),
+        "cohort.py", "what each of 1,000 tiny clients adds to a round", "--clients 20 --rounds 3"
     ),
-    "growth": Program(
-        file="growth.py",
-        about="the engine's cost by clients and parameters",
-        quick=("--rounds", "1"),
-    ),
-    "ray": Program(
-        file="ray.py",
-        about="the engine beside Flower's Ray simulation",
-        quick=("--runs", "1", "--sizes", "tiny"),
-    ),
+    "growth": Program("growth.py", "the engine's cost by clients and parameters", "--rounds 1"),
+    "ray": Program("ray.py", "the engine beside Flower's Ray simulation", "--runs 1 --sizes tiny"),
     "batched": Program(
-        file="batched_clients.py",
-        about="many small clients as one computation",
-        quick=("--clients", "3", "--repetitions", "1"),
+        "batched_clients.py",
+        "many small clients as one computation",
+        "--clients 3 --repetitions 1",
     ),
     "dp": Program(
-        file="dp_step.py",
-        about="a private step over a plain one; Opacus",
-        quick=("--quick", "--repetitions", "2", "--no-memory", "--only", "CNN"),
+        "dp_step.py",
+        "a private step over a plain one; Opacus",
+        "--smallest --repetitions 2 --no-memory --only CNN",
     ),
     "gpu": Program(
-        file="gpu.py",
-        about="private steps, and clients side by side, on a GPU where there is one",
-        quick=(
-            "--device",
-            "cpu",
-            "--only",
-            "CNN 1x28x28",
-            "--steps",
-            "1",
-            "--turns",
-            "1",
-            "--processes",
-            "1",
-            "2",
-        ),
+        "gpu.py",
+        "private steps, and clients side by side, on a GPU where there is one",
+        "--device cpu --only 1x28x28 --steps 1 --turns 1 --processes 1 2",
     ),
     "masking": Program(
-        file="masking.py",
-        about="masked sums beside flwr's SecAgg+",
-        quick=("--quick", "--parameters", "20000", "--repeats", "1"),
+        "masking.py",
+        "masked sums beside flwr's SecAgg+",
+        "--clients 10 --parameters 20000 --repeats 1",
     ),
     "sealing": Program(
-        file="sealing.py",
-        about="sealed messages over in-place AES-GCM",
-        quick=("--megabytes", "0.1", "--repeats", "2"),
+        "sealing.py", "sealed messages over in-place AES-GCM", "--megabytes 0.1 --repeats 2"
     ),
     "audit": Program(
-        file="audit.py",
-        about="what audits find at each promise, and cost",
-        quick=("--repeats", "1", "--runs", "1"),
+        "audit.py", "what audits find at each promise, and cost", "--repeats 1 --runs 1"
     ),
     "deployment": Program(
-        file="deployment.py",
-        about="what machines of their own add to a round",
-        quick=("--rounds", "2", "--width", "16"),
+        "deployment.py", "what machines of their own add to a round", "--rounds 2 --width 16"
+    ),
+    "parts": Program(
+        "deployment_parts.py",
+        "what a message with a model costs, part by part",
+        "--parameters 1000 --repeats 1",
     ),
     "flower_app": Program(
-        file="flower_app.py",
-        about="a Flower app of somebody else's, before and after it is protected",
-        quick=("--quick", "--rounds", "1"),
+        "flower_app.py",
+        "a Flower app of somebody else's, before and after it is protected",
+        "--sizes 1 --turns 1 --rounds 1",
     ),
     "modes": Program(
-        file="modes.py",
-        about="a whole run under every protection",
-        arguments=("--command",),
-        quick=("--repeats", "1", "--rounds", "2"),
+        "modes.py",
+        "a whole run under every protection",
+        "--repeats 1 --rounds 2",
+        arguments="--command",
     ),
 }
 
@@ -144,25 +116,19 @@ def main() -> int:
     """Run the tables one after another; 1 if one of them failed."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": _path()}
     failed = []
     for name in options.names or TABLES:
         program = TABLES[name]
         print(f"== {name}: {program.about}\n", flush=True)
         arguments = program.quick if options.quick else program.arguments
         report = str(options.out / f"{name}.json")
-        command = [sys.executable, str(HERE / program.file), *arguments, "--json", report]
-        if subprocess.run(command, env=environment, check=False).returncode:
+        command = [sys.executable, str(HERE / program.file), *arguments.split(), "--json", report]
+        if subprocess.run(command, env=environment(), check=False).returncode:
             failed.append(name)
         print(flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)
-
-
-def _path() -> str:
-    """This project first, and what the caller had: peers may lie beside it."""
-    return os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH", ""))))
 
 
 if __name__ == "__main__":

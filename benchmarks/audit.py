@@ -13,17 +13,13 @@ some percent.
 from __future__ import annotations
 
 import itertools
-import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from table import Spread, Table, in_turns, parser, ratios, spread, write
+from table import Spread, Table, cpu_of_all, in_turns, parser, python, ratios, spread, taken, write
 
 from fedlearn.auditing.findings import Bound, Findings, Seat
 from fedlearn.config import compose, to_tree
@@ -108,21 +104,17 @@ def measure(folder: Path, runs: int) -> dict[str, Findings]:
 
 def command(kind: str, out: Iterator[Path]) -> float:
     """CPU seconds of `fedlearn simulate` with that audit."""
-    before = children()
     words = [EXPERIMENT, f"audit={kind}", f"out={next(out)}"]
-    subprocess.run(
-        [sys.executable, "-m", "fedlearn", "simulate", *words], check=True, capture_output=True
-    )
-    return children() - before
+    return taken(lambda: python("-m", "fedlearn", "simulate", *words), cpu_of_all)
 
 
 def cost(repeats: int, folder: Path) -> dict[str, Spread]:
     """CPU time of the command with an audit and without, in turns."""
     out = (folder / f"cost-{number}" for number in itertools.count())
     sides = {kind: partial(command, kind, out) for kind in ("none", "slots")}
-    taken = in_turns(sides, repeats)
-    found = {kind: spread(seconds) for kind, seconds in taken.items()}
-    found["ratio"] = ratios(taken["slots"], taken["none"])
+    times = in_turns(sides, repeats)
+    found = {kind: spread(seconds) for kind, seconds in times.items()}
+    found["ratio"] = ratios(times["slots"], times["none"])
     table = Table("CPU of the command without", "with the audit", "ratio")
     table.row(
         found["none"].shown(".2f", " s"),
@@ -130,12 +122,6 @@ def cost(repeats: int, folder: Path) -> dict[str, Spread]:
         found["ratio"].shown(".3f"),
     )
     return found
-
-
-def children() -> float:
-    """CPU seconds of all processes that have been waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -148,7 +134,7 @@ def main() -> None:
         found = measure(Path(name), options.runs)
         costs = cost(options.repeats, Path(name))
     runs = {key: to_tree(value) for key, value in found.items()}
-    write(options.json, {"cost": {key: asdict(one) for key, one in costs.items()}, "runs": runs})
+    write(options.json, {"cost": costs, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ this way; why, is in `docs/decisions.md`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from engine import TRAINING, make_model
-from table import Spread, Table, in_turns, parser, ratios, spread, write
+from table import Table, in_turns, parser, ratios, spread, taken, write
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
@@ -41,18 +41,6 @@ class Case:
     shape: tuple[int, ...]
     records: int
     batch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """CPU milliseconds of a client both ways, their ratio, and how far apart the models end."""
-
-    model: str
-    records: int
-    loop_ms: Spread
-    batched_ms: Spread
-    gain: Spread
-    apart: float
 
 
 def _made(model: nn.Module) -> nn.Module:
@@ -124,30 +112,23 @@ def all_at_once(case: Case, clients: int) -> Callable[[], list[Vector]]:
     return run
 
 
-def measure(case: Case, clients: int, repetitions: int) -> Row:
-    """Both ways in turns, and how far apart they end, relative to how far they went."""
+def measure(case: Case, clients: int, repetitions: int) -> dict[str, Any]:
+    """CPU milliseconds of a client both ways, in turns, and how far apart the models end."""
     ways = {"loop": one_by_one(case, clients), "batched": all_at_once(case, clients)}
     models = {name: np.stack(run()) for name, run in ways.items()}
     apart = models["batched"] - models["loop"], models["loop"] - to_vector(case.build())
     # A rounding may decide a maximum or a ReLU, and then more than a rounding follows.
     relative = float(np.linalg.norm(apart[0]) / np.linalg.norm(apart[1]))
     assert relative < 0.01, "both must compute the same"
-
-    def milliseconds(run: Callable[[], object]) -> float:
-        began = time.process_time()
-        run()
-        return (time.process_time() - began) / clients * 1e3
-
-    sides = {name: partial(milliseconds, run) for name, run in ways.items()}
-    taken = in_turns(sides, repetitions)
-    return Row(
-        model=case.name,
-        records=case.records,
-        loop_ms=spread(taken["loop"]),
-        batched_ms=spread(taken["batched"]),
-        gain=ratios(taken["loop"], taken["batched"]),
-        apart=relative,
-    )
+    times = in_turns({name: partial(taken, run) for name, run in ways.items()}, repetitions)
+    return {
+        "model": case.name,
+        "records": case.records,
+        "loop_ms": spread(times["loop"]).times(1e3 / clients),
+        "batched_ms": spread(times["batched"]).times(1e3 / clients),
+        "gain": ratios(times["loop"], times["batched"]),
+        "apart": relative,
+    }
 
 
 def main() -> None:
@@ -162,10 +143,11 @@ def main() -> None:
     table = Table("model", "records", "loop, a client", "batched, a client", "gain", "apart")
     for case in CASES:
         row = measure(case, options.clients, options.repetitions)
-        rows.append(asdict(row))
+        rows.append(row)
         table.row(
-            row.model, str(row.records), row.loop_ms.shown(".2f", " ms"),
-            row.batched_ms.shown(".2f", " ms"), row.gain.shown(".1f", "x"), f"{row.apart:.0e}",
+            case.name, str(case.records), row["loop_ms"].shown(".2f", " ms"),
+            row["batched_ms"].shown(".2f", " ms"), row["gain"].shown(".1f", "x"),
+            f"{row['apart']:.0e}",
         )  # fmt: skip
     write(options.json, {"clients": options.clients, "rows": rows})
 

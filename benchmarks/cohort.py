@@ -14,12 +14,12 @@ import csv
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from table import Spread, Table, parser, ratios, spread, write
+from table import Table, parser, ratios, spread, write
 
 from clients.records import simulated_sites, simulated_task
 from fedlearn import models
@@ -33,17 +33,6 @@ from fedlearn.training.local import train
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """Both sides over the rounds that count: seconds, their ratio, milliseconds for a client."""
-
-    clients: int
-    engine: Spread
-    bare: Spread
-    ratio: Spread
-    added_ms: Spread
 
 
 class InTurns(Silent):
@@ -104,8 +93,8 @@ class Bare:
         return time.perf_counter() - began
 
 
-def compare(config: RunConfig, clients: int) -> Row:
-    """The run and the loop, round by round."""
+def compare(config: RunConfig, clients: int) -> dict[str, Any]:
+    """Seconds of the run and the loop, round by round, and milliseconds more for a client."""
     bare = Bare(config)
     rounds = InTurns(bare.round)
     simulate(config, rounds, Stop())
@@ -115,13 +104,13 @@ def compare(config: RunConfig, clients: int) -> Row:
     # The first round warms up, the last one evaluates.
     engine, plain = zip(*rounds.seconds[1:-1], strict=True)
     added = [(ours - loop) / clients * 1e3 for ours, loop in rounds.seconds[1:-1]]
-    return Row(
-        clients=clients,
-        engine=spread(engine),
-        bare=spread(plain),
-        ratio=ratios(engine, plain),
-        added_ms=spread(added),
-    )
+    return {
+        "clients": clients,
+        "engine": spread(engine),
+        "bare": spread(plain),
+        "ratio": ratios(engine, plain),
+        "added_ms": spread(added),
+    }
 
 
 def main() -> None:
@@ -139,10 +128,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             config = make_config(Path(name), clients, options.rounds, options.workers)
             row = compare(config, clients)
-        rows.append(asdict(row))
+        rows.append(row)
         table.row(
-            f"{clients:,}", str(options.workers), row.engine.shown(".3f", " s"),
-            row.bare.shown(".3f", " s"), row.ratio.shown(".2f"), row.added_ms.shown(".2f", " ms"),
+            f"{clients:,}", str(options.workers), row["engine"].shown(".3f", " s"),
+            row["bare"].shown(".3f", " s"), row["ratio"].shown(".2f"),
+            row["added_ms"].shown(".2f", " ms"),
         )  # fmt: skip
     write(options.json, {"workers": options.workers, "rows": rows})
 

@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,11 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from table import Spread, Table, parser, spread, write
+from table import Table, environment, parser, python, result_of, spread, write
 
 SITES = ("cleveland", "hungary", "switzerland", "va_long_beach")
-PROJECT = Path(__file__).resolve().parents[1]
+FEDLEARN = (sys.executable, "-m", "fedlearn")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SITE = """\
 name: {name}
 data: {{kind: heart}}
@@ -55,18 +55,9 @@ wait_seconds: 300.0
 """
 
 
-def fedlearn(folder: Path, *arguments: str) -> str:
-    """Run a command to its end; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fedlearn", *arguments],
-        cwd=folder, env=environment(), check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return done.stdout
-
-
-def environment() -> dict[str, str]:
-    """That of this process, with the project on the path and one thread each."""
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+def fedlearn(folder: Path, *words: str) -> str:
+    """Run a command to its end, on one thread; what it printed."""
+    return python("-m", "fedlearn", *words, folder=folder, **ONE_THREAD)
 
 
 def free_port() -> int:
@@ -120,20 +111,15 @@ def start_stock(folder: Path, port: int) -> subprocess.Popen[bytes]:
     ]  # fmt: skip
     # It starts its other programs by name.
     paths = os.pathsep.join([str(Path(program).parent), os.environ["PATH"]])
-    own = {"FLWR_HOME": str(folder / "flower"), "PATH": paths}
-    with (folder / "output.log").open("ab") as log:
-        return subprocess.Popen(
-            command, cwd=folder, env=environment() | own,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
+    return start(folder, *command, FLWR_HOME=str(folder / "flower"), PATH=paths)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, *command: str, **own: str) -> subprocess.Popen[bytes]:
     """Start a process that writes its output to a file."""
     with (folder / "output.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "fedlearn", *arguments],
-            cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command, cwd=folder, env=environment() | ONE_THREAD | own,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
 
 
@@ -174,10 +160,11 @@ def deploy(
     """One run over real processes, and what it cost."""
     out = root / "coordinator" / "run"
     if stock_port is None:
-        sites = {name: start(root / name, "client", "site.yaml") for name in SITES}
+        sites = {name: start(root / name, *FEDLEARN, "client", "site.yaml") for name in SITES}
     else:
         sites = {name: start_stock(root / name, stock_port) for name in SITES}
-    server = start(root / "coordinator", "server", "server.yaml", *overrides, "out=run")
+    command = (*FEDLEARN, "server", "server.yaml", *overrides, "out=run")
+    server = start(root / "coordinator", *command)
     try:
         before = _after(out, 1, server)
         who = programs(server.pid) | {"site": sites[SITES[0]].pid}
@@ -223,15 +210,10 @@ def site_seconds(log: Path) -> dict[str, float]:
 def simulate(root: Path, overrides: Sequence[str]) -> list[float]:
     """Seconds of every round but the first of the same run in one process, on the same model."""
     fedlearn(root, "simulate", *overrides, "out=simulated")
-    models = {model_of(root / "coordinator" / "run"), model_of(root / "simulated")}
+    runs = root / "coordinator" / "run", root / "simulated"
+    models = {result_of(run)["model"]["sha256"] for run in runs}
     assert len(models) == 1, "both must compute the same"
     return [one["seconds"] for one in rounds_in(root / "simulated")[1:]]
-
-
-def model_of(run: Path) -> str:
-    """The hash of the model that a run ended with."""
-    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    return str(result["model"]["sha256"])
 
 
 def show(found: dict[str, Any]) -> None:
@@ -273,8 +255,7 @@ def main() -> None:
         if not options.alone:
             found["simulated_seconds"] = spread(simulate(Path(folder), overrides))
     show(found)
-    spreads = {name: asdict(one) for name, one in found.items() if isinstance(one, Spread)}
-    write(options.json, found | spreads | {"overrides": overrides})
+    write(options.json, found | {"overrides": overrides})
 
 
 if __name__ == "__main__":

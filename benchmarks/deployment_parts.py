@@ -1,6 +1,6 @@
 """What one message with a model costs, part by part: CPU seconds of both ends together.
 
-    python benchmarks/deployment_parts.py [--parameters 1000000] [--repeat 7]
+    python benchmarks/deployment_parts.py [--parameters 1000000] [--repeats 7] [--json PATH]
 
 Taking it apart into Flower's objects and putting it together again, sealing and opening,
 TLS 1.3 once (it passes two connections, one at the gateway and one at the SuperLink), the
@@ -10,19 +10,17 @@ measures beyond these is Flower's request handling, and processes that wait for 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import ssl
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Message, RecordDict
+from table import Table, in_turns, parser, spread, taken, write
 
 from fedlearn import flower
 from fedlearn.crypto.certificates import authority_credential, server_credential
@@ -31,16 +29,6 @@ from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower import envelopes, private
 from fedlearn.flower.envelope import Capacity, Envelope
-
-
-def cpu_seconds(work: Callable[[], object], repeat: int) -> float:
-    """Median CPU seconds of this process for one call."""
-    taken = []
-    for _ in range(repeat):
-        started = time.process_time()
-        work()
-        taken.append(time.process_time() - started)
-    return statistics.median(taken)
 
 
 def channels() -> tuple[Channel, Channel]:
@@ -96,10 +84,10 @@ def tls(data: bytes) -> Callable[[], None]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parameters", type=int, default=1_000_000)
-    parser.add_argument("--repeat", type=int, default=7)
-    options = parser.parse_args()
+    options_of = parser(__doc__)
+    options_of.add_argument("--parameters", type=int, default=1_000_000)
+    options_of.add_argument("--repeats", type=int, default=7)
+    options = options_of.parse_args()
     private.new_run(run_id=1)
     model = np.random.default_rng(0).normal(size=options.parameters).astype(np.float32)
     plain = private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
@@ -123,8 +111,12 @@ def main() -> None:
         "an envelope's copies": lambda: Envelope.decode(envelope.encode()),
         "one SHA-256 of it": lambda: hashlib.sha256(plain).digest(),
     }
-    found = {name: round(cpu_seconds(work, options.repeat), 4) for name, work in parts.items()}
-    print(json.dumps({"parameters": options.parameters, "cpu_seconds": found}, indent=2))
+    times = in_turns({name: partial(taken, work) for name, work in parts.items()}, options.repeats)
+    found = {name: spread(seconds) for name, seconds in times.items()}
+    table = Table("part", "CPU")
+    for name, seconds in found.items():
+        table.row(name, seconds.times(1e3).shown(".1f", " ms"))
+    write(options.json, {"parameters": options.parameters, "cpu_seconds": found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What one DP-SGD step costs beside one plain step: time and peak memory, and that sums agree.
 
-    python benchmarks/dp_step.py --quick
+    python benchmarks/dp_step.py --smallest --repetitions 5
     python benchmarks/dp_step.py --json dp_step.json
 
 Every repetition times plain SGD and each way to clip, one after the other in
@@ -20,43 +20,21 @@ clipped by norms in float64.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import re
 import resource
-import statistics
-import subprocess
-import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from dp_models import CASES, Case
+from dp_ways import WAYS, step_of, truth
+from table import Table, in_turns, parser, python, ratios, spread, taken, write
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.dp_models import CASES, Case
-from benchmarks.dp_ways import WAYS, step_of, truth
 from fedlearn.training.device import keep_freed_memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One model, batch and way: ratios to plain SGD in the same process."""
-
-    model: str
-    batch: int
-    way: str
-    plain_ms: float
-    ratio: float
-    quartiles: tuple[float, float]
-    repetitions: int
-    difference: float
-    memory_mb: float | None
-    memory_ratio: float | None
 
 
 def main() -> None:
@@ -69,99 +47,62 @@ def main() -> None:
     if options.peak:
         print(peak_growth(_case(options.peak[0]), int(options.peak[1]), options.peak[2]))
         return
-    rows: list[Row] = []
-    print("| model | batch | plain SGD | way | time | quartiles | memory | apart |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows, table = [], Table("model", "batch", "plain SGD", "way", "time", "memory", "apart")
     for case in CASES:
         if options.only and not any(part in case.name for part in options.only):
             continue
-        for batch in case.batches[:1] if options.quick else case.batches:
-            rows += measure(case, batch, options)
-            for row in rows[-(len(options.ways) - 1) :]:
-                print(_line(row), flush=True)
-    if options.json:
-        environment = {
-            "torch": torch.__version__,
-            "machine": platform.processor() or platform.machine(),
-            "threads": options.threads,
-            "allocator": options.allocator,
-        }
-        text = json.dumps({"environment": environment, "rows": [asdict(r) for r in rows]}, indent=1)
-        options.json.write_text(text + "\n")
+        for batch in case.batches[:1] if options.smallest else case.batches:
+            for row in measure(case, batch, options):
+                rows.append(row)
+                memory = row["memory_ratio"]
+                table.row(
+                    case.name, str(batch), row["plain_ms"].shown(".0f", " ms"), row["way"],
+                    row["ratio"].shown(".2f"), "" if memory is None else f"{memory:.2f}",
+                    f"{row['difference']:.0e}",
+                )  # fmt: skip
+    used = {name: getattr(options, name) for name in ("threads", "allocator")}
+    write(options.json, {"torch": torch.__version__, **used, "rows": rows})
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="smallest batches, few repetitions")
-    parser.add_argument("--repetitions", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--allocator", choices=("default", "keep"), default="keep")
-    parser.add_argument("--only", nargs="*", help="parts of names of models")
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument(
+    options_of = parser(__doc__)
+    options_of.add_argument("--smallest", action="store_true", help="smallest batches only")
+    options_of.add_argument("--repetitions", type=int, default=15)
+    options_of.add_argument("--threads", type=int, default=1)
+    options_of.add_argument("--allocator", choices=("default", "keep"), default="keep")
+    options_of.add_argument("--only", nargs="*", help="parts of names of models")
+    options_of.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    options_of.add_argument("--no-memory", action="store_true")
+    options_of.add_argument(
         "--peak", nargs=3, metavar=("MODEL", "BATCH", "WAY"), help=argparse.SUPPRESS
     )
-    options = parser.parse_args()
-    options.repetitions = options.repetitions or (5 if options.quick else 15)
+    options = options_of.parse_args()
     options.ways = ["plain", *(way for way in options.ways if way != "plain")]
     return options
 
 
-def measure(case: Case, batch: int, options: argparse.Namespace) -> list[Row]:
-    """Interleaved repetitions of every way on one batch."""
+def measure(case: Case, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every way to clip on one batch: ratios to plain SGD in the same process."""
     steps = {way: step_of(way, case, batch) for way in options.ways}
     sums = {way: step() for way, step in steps.items() if way != "plain"}
-    times: dict[str, list[float]] = {way: [] for way in steps}
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    for repetition in range(options.repetitions + 2):
-        order = list(steps)[repetition % len(steps) :] + list(steps)[: repetition % len(steps)]
-        for way in order:
-            start = clock()
-            steps[way]()
-            times[way].append(clock() - start)
+    sides = {way: partial(taken, step, clock) for way, step in steps.items()}
+    times = in_turns(sides, options.repetitions, warm_up=2)  # of caches and allocator
     memory = {} if options.no_memory else {w: _peak(case, batch, w, options) for w in steps}
     reference = truth(case, batch)
     return [
-        _row(case, batch, way, times, _difference(sums[way], reference), memory)
-        for way in steps
-        if way != "plain"
+        {
+            "model": case.name,
+            "batch": batch,
+            "way": way,
+            "plain_ms": spread(times["plain"]).times(1e3),
+            "ratio": ratios(times[way], times["plain"]),
+            "difference": _difference(sums[way], reference),
+            "memory_mb": memory.get(way),
+            "memory_ratio": memory[way] / memory["plain"] if memory else None,
+        }
+        for way in sums
     ]
-
-
-def _row(
-    case: Case,
-    batch: int,
-    way: str,
-    times: dict[str, list[float]],
-    difference: float,
-    memory: dict[str, float],
-) -> Row:
-    # The first two repetitions warm caches and allocator.
-    ratios = [mine / plain for mine, plain in zip(times[way], times["plain"], strict=True)][2:]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return Row(
-        model=case.name,
-        batch=batch,
-        way=way,
-        plain_ms=statistics.median(times["plain"][2:]) * 1e3,
-        ratio=middle,
-        quartiles=(low, high),
-        repetitions=len(ratios),
-        difference=difference,
-        memory_mb=memory.get(way),
-        memory_ratio=memory[way] / memory["plain"] if memory else None,
-    )
-
-
-def _line(row: Row) -> str:
-    low, high = row.quartiles
-    memory = "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}"
-    return (
-        f"| {row.model} | {row.batch} | {row.plain_ms:.0f} ms | {row.way} | {row.ratio:.2f} "
-        f"| {low:.2f} to {high:.2f} | {memory} | {row.difference:.0e} |"
-    )
 
 
 def _difference(sums: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
@@ -172,11 +113,9 @@ def _difference(sums: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
 
 
 def _peak(case: Case, batch: int, way: str, options: argparse.Namespace) -> float:
-    command = [sys.executable, __file__, "--threads", str(options.threads)]
-    command += ["--allocator", "default", "--peak", case.name, str(batch), way]
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return float(done.stdout)
+    words = ("--threads", str(options.threads), "--allocator", "default")
+    peak = ("--peak", case.name, str(batch), way)
+    return float(python(__file__, *words, *peak, MALLOC_MMAP_THRESHOLD_="131072"))
 
 
 def peak_growth(case: Case, batch: int, way: str) -> float:

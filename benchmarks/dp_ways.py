@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from dp_models import Case
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.dp_models import Case
 from fedlearn.training.dp import ClippedGradients
 
 CLIP_NORM = 1.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -94,8 +93,26 @@ def bare_round() -> Callable[[int, Vector], Vector]:
     return one
 
 
+def rounds_of(
+    app: ClientApp, clients: int, staff: Workers | None = None
+) -> Callable[[int, Vector], Vector]:
+    """Rounds of `app` at so many sites, through in-process grid, site grid and running mean."""
+    contexts = make_contexts(clients, {})
+    names = {f"site-{i}": node for i, node in enumerate(contexts)}
+    sites = SiteGrid(InProcessGrid(app, contexts, staff=staff), names)
+    nodes = [names[site] for site in sites.sites]
+
+    def one(number: int, vector: Vector) -> Vector:
+        note = RoundNote(terms="", run_id="benchmark", round=number, cohort=clients)
+        mean = RunningSum.of_models(vector.size)
+        sites.exchange(flower.round_messages("train", note, vector, nodes), keep=mean.take)
+        return mean.result()
+
+    return one
+
+
 def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vector], Vector]:
-    """The same through ClientApp, in-process grid and site grid.
+    """The same through ClientApp and the engine.
 
     On a GPU in `workers` processes, or in this one: it must not have used it before.
     """
@@ -110,20 +127,7 @@ def engine_round(workers: int, device: torch.device = CPU) -> Callable[[int, Vec
         reply = TrainReply(site=str(client), model=vector, weight=float(RECORDS), spent=())
         return Message(flower.train_reply(reply), reply_to=message)
 
-    contexts = make_contexts(CLIENTS, {})
-    names = {f"site-{i}": node for i, node in enumerate(contexts)}
-    staff = Workers(workers=workers, pays=0.0)
-    sites = SiteGrid(InProcessGrid(app, contexts, staff=staff), names)
-
-    def one(number: int, vector: Vector) -> Vector:
-        note = RoundNote(terms="", run_id="benchmark", round=number, cohort=CLIENTS)
-        nodes = [names[site] for site in sites.sites]
-        messages = flower.round_messages("train", note, vector, nodes)
-        mean = RunningSum.of_models(vector.size)
-        sites.exchange(messages, keep=mean.take)
-        return mean.result()
-
-    return one
+    return rounds_of(app, CLIENTS, Workers(workers=workers, pays=0.0))
 
 
 def peer() -> Callable[[int, Vector], Vector]:
@@ -164,7 +168,7 @@ def main() -> None:
         for clock in clocks if side in ("bare", "1 workers", "pfl") else ("wall",):
             times, own = taken[side][clock][1:], taken["bare"][clock][1:]  # the first warms up
             seconds, over = spread(times), ratios(times, own)
-            rows[f"{side}, {clock}"] = {"seconds": asdict(seconds), "ratio": asdict(over)}
+            rows[f"{side}, {clock}"] = {"seconds": seconds, "ratio": over}
             table.row(side, clock, seconds.shown(".3f", " s"), over.shown(".3f"))
     print(*("", *skipped("engine")), sep="\n")
     write(options.json, {"parameters": len(vectors["bare"]), "rows": rows})

@@ -1,6 +1,6 @@
 """What protection adds to a Flower app that is not ours: examples/flower-quickstart, both ways.
 
-    python benchmarks/flower_app.py [--quick] [--command] [--json PATH]
+    python benchmarks/flower_app.py [--command] [--json PATH]
 
 The plain and the protected app take turns in one process, on our engine: the same model,
 records and rounds. Seconds are of a whole run; ratios are of neighbours. Bytes are what the
@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,8 @@ from simulations.engines.local import InProcessGrid, make_contexts
 
 APPS = Path(__file__).resolve().parents[1] / "examples" / "flower-quickstart"
 KINDS = ("plain", "protected")
+SIZES = ((5, 2), (5, 10), (20, 2))
+"""Sites and epochs."""
 
 
 class CountingGrid(InProcessGrid):
@@ -125,36 +126,34 @@ def main() -> None:
     options_of = parser(__doc__)
     options_of.add_argument("--rounds", type=int, default=3)
     options_of.add_argument("--turns", type=int, default=7)
-    options_of.add_argument("--quick", action="store_true", help="one size, one turn")
+    options_of.add_argument("--sizes", type=int, default=len(SIZES), help="how many of them")
     options_of.add_argument("--command", action="store_true", help="`flwr run` as well")
     options = options_of.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     pairs, rows = {kind: apps(kind) for kind in KINDS}, []
-    sizes = [(5, 2)] if options.quick else [(5, 2), (5, 10), (20, 2)]
-    turns = 1 if options.quick else options.turns
     table = Table("sites", "epochs", "plain", "protected", "ratio", "bytes, plain", "protected")
-    for sites, epochs in sizes:
+    for sites, epochs in SIZES[: options.sizes]:
         crossed: dict[str, list[int]] = {kind: [] for kind in KINDS}
         sides = {
             kind: partial(run, pairs[kind], sites, epochs, options.rounds, crossed[kind])
             for kind in KINDS
         }
-        taken = in_turns(sides, turns, warm_up=1)
+        taken = in_turns(sides, options.turns, warm_up=1)
         ratio = ratios(taken["protected"], taken["plain"])
         shown = [spread(taken[kind]).shown(".2f", " s") for kind in KINDS]
         size = [crossed[kind][0] for kind in KINDS]
         held = [f"{n / 1e6:.2f} MB" for n in size]
         table.row(str(sites), str(epochs), *shown, ratio.shown(".2f"), *held)
         rows.append(
-            {"sites": sites, "epochs": epochs, "ratio": asdict(ratio), "bytes": size}
-            | {kind: asdict(spread(taken[kind])) for kind in KINDS}
+            {"sites": sites, "epochs": epochs, "ratio": ratio, "bytes": size}
+            | {kind: spread(taken[kind]) for kind in KINDS}
         )
     found: dict[str, Any] = {"rows": rows}
     if options.command:
         sides = {kind: partial(flwr_run, kind, 39210 + i) for i, kind in enumerate(KINDS)}
-        taken = in_turns(sides, 1 if options.quick else 3)
-        found["flwr_run"] = {kind: asdict(spread(taken[kind])) for kind in KINDS}
+        taken = in_turns(sides, min(3, options.turns))
+        found["flwr_run"] = {kind: spread(taken[kind]) for kind in KINDS}
         shown = [f"{kind} {spread(taken[kind]).shown('.1f', ' s')}" for kind in KINDS]
         print(f"\n`flwr run`, 5 sites, 3 rounds: {', '.join(shown)}")
     write(options.json, found)

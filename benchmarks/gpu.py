@@ -15,22 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from table import Spread, Table, in_turns, parser, ratios, spread, write
+from dp_models import CASES, Case
+from table import Table, in_turns, parser, python, ratios, spread, taken, write
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.dp_models import CASES, Case
 from fedlearn.core.vector import Vector, to_vector
 from fedlearn.mechanisms import RecordPlan
 from fedlearn.privacy import SystemNoise
@@ -46,19 +41,6 @@ PLAN = RecordPlan(
 WAYS = ("plain", "fast", "opacus")
 APART = 1e-3
 """Most that weights after three noiseless steps may differ between ways to clip, relative."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One way to make a step: milliseconds, over the plain step, and the device's memory."""
-
-    model: str
-    batch: int
-    precision: str
-    way: str
-    step_ms: Spread
-    ratio: Spread
-    memory_mb: float | None
 
 
 def main() -> None:
@@ -85,14 +67,14 @@ def main() -> None:
     steps = [row for case in wanted for row in steps_of(case, device, options.steps, options.turns)]
     print()
     shared = clients(options.processes, options.device, options.turns)
-    found = {"device": name, "torch": torch.__version__, "steps": [asdict(row) for row in steps]}
+    found = {"device": name, "torch": torch.__version__, "steps": steps}
     write(options.json, {**found, "clients": shared})
 
 
 # --- steps --------------------------------------------------------------------------
 
 
-def steps_of(case: Case, device: torch.device, steps: int, turns: int) -> list[Row]:
+def steps_of(case: Case, device: torch.device, steps: int, turns: int) -> list[dict[str, Any]]:
     """All ways and precisions on the largest batch of a case; prints its part of the table."""
     batch, rows = case.batches[-1], []
     table = Table("model", "batch", "precision", "way", "a step", "over plain", "memory")
@@ -102,21 +84,17 @@ def steps_of(case: Case, device: torch.device, steps: int, turns: int) -> list[R
         sides = {way: partial(timed, way, case, batch, precision, device, steps) for way in ways}
         _agree(case, batch, device, [way for way in ways if way != "plain"])
         memory = {way: _memory(side, device) for way, side in sides.items()}
-        taken = in_turns(sides, turns, warm_up=1)
+        times = in_turns(sides, turns, warm_up=1)
         for way in ways:
-            row = Row(
-                model=case.name,
-                batch=batch,
-                precision=precision,
-                way=way,
-                step_ms=spread(taken[way]).times(1e3 / steps),
-                ratio=ratios(taken[way], taken["plain"]),
-                memory_mb=memory[way],
-            )
-            used = "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB"
-            shown = row.step_ms.shown(".2f", " ms"), row.ratio.shown(".2f")
+            step_ms = spread(times[way]).times(1e3 / steps)
+            ratio, held = ratios(times[way], times["plain"]), memory[way]
+            shown = step_ms.shown(".2f", " ms"), ratio.shown(".2f")
+            used = "" if held is None else f"{held:.0f} MB"
             table.row(case.name, str(batch), precision, way, *shown, used)
-            rows.append(row)
+            rows.append(
+                {"model": case.name, "batch": batch, "precision": precision, "way": way,
+                 "step_ms": step_ms, "ratio": ratio, "memory_mb": held}
+            )  # fmt: skip
     return rows
 
 
@@ -126,10 +104,12 @@ def timed(
     """Seconds of `steps` steps, on weights and records that are there already."""
     work = _work(way, case, batch, precision, device, steps, noise=1.0)
     _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
+
+    def done() -> None:
+        work()
+        _wait(device)
+
+    return taken(done, time.perf_counter)
 
 
 def _work(
@@ -188,17 +168,13 @@ def clients(counts: list[int], device: str, turns: int) -> list[dict[str, object
     """A round of ten clients by number of processes, each number in a program of its own."""
     table, rows, models, alone = Table("processes", "a round", "over one"), [], set(), 0.0
     for count in counts:
-        command = [sys.executable, __file__, "--device", device, "--round", str(count)]
-        done = subprocess.run(
-            [*command, "--turns", str(turns)], check=True, capture_output=True, text=True,
-            env=os.environ,
-        )  # fmt: skip
-        told = json.loads(done.stdout.splitlines()[-1])
+        words = (__file__, "--device", device, "--round", str(count), "--turns", str(turns))
+        told = json.loads(python(*words).splitlines()[-1])
         models.add(told["model"])
         seconds = spread(told["seconds"])
         alone = alone or seconds.median
         table.row(str(count), seconds.shown(".3f", " s"), f"{seconds.median / alone:.2f}")
-        rows.append({"processes": count, "seconds": asdict(seconds)})
+        rows.append({"processes": count, "seconds": seconds})
     assert len(models) == 1, "the number of processes must not show in the model"
     return rows
 

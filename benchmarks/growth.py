@@ -10,31 +10,20 @@ time, medians; the mean is checked.
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import asdict
+from functools import partial
 
 import numpy as np
+from engine import rounds_of
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from table import Spread, Table, parser, spread, write
+from table import Spread, Table, parser, spread, taken, write
 
 from fedlearn import flower
 from fedlearn.flower import private
-from fedlearn.rounds import RoundNote, TrainReply
+from fedlearn.rounds import TrainReply
 from fedlearn.training.device import keep_freed_memory
-from server.average import RunningSum
-from server.grid import SiteGrid
-from simulations.engines.local import InProcessGrid, make_contexts
 
-CASES = [
-    (10, 10**3),
-    (100, 10**3),
-    (1000, 10**3),
-    (10, 10**4),
-    (10, 10**5),
-    (10, 10**6),
-    (10, 10**7),
-]
+CASES = [*((clients, 10**3) for clients in (10, 100, 1000)), *((10, 10**n) for n in range(4, 8))]
 """Clients and parameters."""
 
 
@@ -54,22 +43,13 @@ def idle_app() -> ClientApp:
 
 def measure(clients: int, parameters: int, rounds: int) -> Spread:
     """CPU milliseconds of a round for each client."""
-    contexts = make_contexts(clients, {})
-    names = {f"site-{i}": node for i, node in enumerate(contexts)}
-    sites = SiteGrid(InProcessGrid(idle_app(), contexts), names)
-    vector = np.arange(parameters, dtype=np.float32)
-    taken = []
-    for number in range(1, rounds + 2):
-        began = time.process_time()
-        note = RoundNote(terms="", run_id="benchmark", round=number, cohort=clients)
-        nodes = [names[site] for site in sites.sites]
-        messages = flower.round_messages("train", note, vector, nodes)
-        mean = RunningSum.of_models(vector.size)
-        sites.exchange(messages, keep=mean.take)
-        found = mean.result()
-        taken.append(time.process_time() - began)
-        assert np.array_equal(found, vector)
-    return spread(taken[1:]).times(1e3 / clients)
+    one, vector = rounds_of(idle_app(), clients), np.arange(parameters, dtype=np.float32)
+
+    def checked(number: int) -> None:
+        assert np.array_equal(one(number, vector), vector)
+
+    times = [taken(partial(checked, number)) for number in range(1, rounds + 2)]
+    return spread(times[1:]).times(1e3 / clients)
 
 
 def main() -> None:
@@ -83,7 +63,7 @@ def main() -> None:
     table = Table("clients", "parameters", "CPU of a client and round", "of 1 MB of parameters")
     for clients, parameters in CASES:
         spent = measure(clients, parameters, options.rounds)
-        rows.append({"clients": clients, "parameters": parameters, "ms": asdict(spent)})
+        rows.append({"clients": clients, "parameters": parameters, "ms": spent})
         large = parameters >= 10**5
         of_megabyte = f"{spent.median / (4e-6 * parameters):.2f} ms" if large else ""
         table.row(f"{clients:,}", f"{parameters:,}", spent.shown(".2f", " ms"), of_megabyte)

@@ -1,6 +1,6 @@
 """Secure aggregation against flwr's own SecAgg+ functions, on the same job, in one run.
 
-    python benchmarks/masking.py [--quick] [--json PATH]
+    python benchmarks/masking.py [--json PATH]
 
 Both sides quantise and mask real updates with the same number of neighbours and
 the same threshold, and remove the masks again; both sums are checked before a
@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -28,16 +28,9 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_mod
 from flwr_secagg import CLIP, MOD_RANGE, TARGET_RANGE, Flwr
 from numpy.typing import NDArray
 from own_secagg import MODEL, Ours
-from table import Spread, Table, parser, ratios, spread, write
+from table import Table, in_turns, parser, ratios, spread, taken, write
 
 from fedlearn.crypto.keystream import BLOCK_BYTES
-
-
-def cpu(call: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def keystream_limit(num_bytes: int, keystreams: int) -> float:
@@ -51,37 +44,14 @@ def keystream_limit(num_bytes: int, keystreams: int) -> float:
             for start in range(0, num_bytes, BLOCK_BYTES):
                 stream.update_into(zeros[: min(BLOCK_BYTES, num_bytes - start)], out)
 
-    return median(cpu(generate) for _ in range(3))
+    return median(taken(generate) for _ in range(3))
 
 
 # --- The comparison -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table; seconds of CPU time."""
-
-    clients: int
-    neighbours: int
-    threshold: int
-    dropped: int
-    parameters: int
-    client_ours: Spread
-    client_flwr: Spread
-    client_ratio: Spread
-    client_of_limit: float
-    server_ours: Spread
-    server_flwr: Spread
-    server_ratio: Spread
-    server_of_limit: float
-    server_wall_1_thread: float
-    server_wall_2_threads: float
-    client_agree_and_unmask: float
-    bytes_per_client: int
-
-
-def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> Row:
-    """Runs one round on both sides with the same updates."""
+def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> dict[str, Any]:
+    """One round on both sides with the same updates; seconds of CPU time."""
     ours = Ours(count, parameters).share_keys()
     place = {name: index for index, name in enumerate(ours.names)}
     graph = {
@@ -111,11 +81,13 @@ def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> 
     extra = ours.settle(alive)
     numbers = {place[name] for name in alive}
     held = flwr.shares(numbers)
-    servers: dict[str, list[float]] = {"ours": [], "flwr": []}
-    for _ in range(repeats):
-        again = ours.fresh_server()
-        servers["ours"].append(cpu(again.total))
-        servers["flwr"].append(cpu(lambda: flwr.unmask(held, numbers)))
+    servers = in_turns(
+        {
+            "ours": lambda: taken(ours.fresh_server().total),
+            "flwr": partial(taken, partial(flwr.unmask, held, numbers)),
+        },
+        repeats,
+    )
     _check(ours, flwr, held, numbers, mean)
     wall = {threads: _wall(ours, threads) for threads in (1, 2)}
     plus, minus = ours.server._correction()
@@ -123,25 +95,25 @@ def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> 
     row_bytes = ours.payload.ring.dtype.itemsize * ours.params.length
     client_limit = keystream_limit(row_bytes, degree + 1)
     server_limit = keystream_limit(row_bytes, len(plus) + len(minus))
-    return Row(
-        clients=count,
-        neighbours=degree,
-        threshold=ours.params.threshold,
-        dropped=dropped,
-        parameters=parameters,
-        client_ours=spread(times["ours"]),
-        client_flwr=spread(times["flwr"]),
-        client_ratio=ratios(times["flwr"], times["ours"]),
-        client_of_limit=client_limit / median(times["mask"]),
-        server_ours=spread(servers["ours"]),
-        server_flwr=spread(servers["flwr"]),
-        server_ratio=ratios(servers["flwr"], servers["ours"]),
-        server_of_limit=server_limit / median(servers["ours"]),
-        server_wall_1_thread=wall[1],
-        server_wall_2_threads=wall[2],
-        client_agree_and_unmask=extra,
-        bytes_per_client=size,
-    )
+    return {
+        "clients": count,
+        "neighbours": degree,
+        "threshold": ours.params.threshold,
+        "dropped": dropped,
+        "parameters": parameters,
+        "client_ours": spread(times["ours"]),
+        "client_flwr": spread(times["flwr"]),
+        "client_ratio": ratios(times["flwr"], times["ours"]),
+        "client_of_limit": client_limit / median(times["mask"]),
+        "server_ours": spread(servers["ours"]),
+        "server_flwr": spread(servers["flwr"]),
+        "server_ratio": ratios(servers["flwr"], servers["ours"]),
+        "server_of_limit": server_limit / median(servers["ours"]),
+        "server_wall_1_thread": wall[1],
+        "server_wall_2_threads": wall[2],
+        "client_agree_and_unmask": extra,
+        "bytes_per_client": size,
+    }
 
 
 def _check(
@@ -167,13 +139,9 @@ def _check(
 
 def _wall(ours: Ours, threads: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
-        seconds = []
-        for _ in range(3):
-            again = ours.fresh_server()
-            start = time.perf_counter()
-            again.total(parts=threads, run=pool.map)
-            seconds.append(time.perf_counter() - start)
-    return median(seconds)
+        servers = [ours.fresh_server() for _ in range(3)]
+        calls = [partial(again.total, parts=threads, run=pool.map) for again in servers]
+        return median(taken(call, time.perf_counter) for call in calls)
 
 
 def wire_bytes(parameters: int) -> dict[str, float]:
@@ -206,20 +174,20 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def shown(row: Row) -> tuple[str, ...]:
+def shown(row: dict[str, Any]) -> tuple[str, ...]:
     """The cells of a row."""
-    walls = 1e3 * row.server_wall_1_thread, 1e3 * row.server_wall_2_threads
+    walls = 1e3 * row["server_wall_1_thread"], 1e3 * row["server_wall_2_threads"]
     return (
-        f"{row.clients} ({row.neighbours}, {row.threshold})",
-        str(row.dropped),
-        f"{1e3 * row.client_ours.median:.1f} ms",
-        row.client_ratio.shown(".1f", "x"),
-        f"{row.client_of_limit:.0%}",
-        f"{1e3 * row.server_ours.median:.0f} ms",
-        row.server_ratio.shown(".0f", "x"),
-        f"{row.server_of_limit:.0%}",
+        f"{row['clients']} ({row['neighbours']}, {row['threshold']})",
+        str(row["dropped"]),
+        f"{1e3 * row['client_ours'].median:.1f} ms",
+        row["client_ratio"].shown(".1f", "x"),
+        f"{row['client_of_limit']:.0%}",
+        f"{1e3 * row['server_ours'].median:.0f} ms",
+        row["server_ratio"].shown(".0f", "x"),
+        f"{row['server_of_limit']:.0%}",
         f"{walls[0]:.0f} ms, {walls[1]:.0f} ms",
-        f"{1e3 * row.client_agree_and_unmask:.1f} ms",
+        f"{1e3 * row['client_agree_and_unmask']:.1f} ms",
     )
 
 
@@ -230,13 +198,12 @@ def main() -> None:
     options_of.add_argument("--dropped", type=float, nargs="+", default=[0.0, 0.2])
     options_of.add_argument("--parameters", type=int, default=1_000_000)
     options_of.add_argument("--repeats", type=int, default=3)
-    options_of.add_argument("--quick", action="store_true", help="10 clients only")
     options = options_of.parse_args()
     rows, table = [], Table(*COLUMNS)
-    for count in [10] if options.quick else options.clients:
+    for count in options.clients:
         for fraction in options.dropped:
             row = compare(count, fraction, options.parameters, options.repeats)
-            rows.append(asdict(row))
+            rows.append(row)
             table.row(*shown(row))
     wire = wire_bytes(options.parameters)
     print("\n100 clients, 20 bits:", ", ".join(f"{key} {value:.4g}" for key, value in wire.items()))

@@ -15,16 +15,13 @@ the last round (the first also carries the set-up).
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from table import Spread, Table, parser, ratios, spread, write
+from table import Table, cpu_of_all, parser, python, ratios, result_of, spread, write
 
 from fedlearn.config import compose
 from server.run import Silent
@@ -32,8 +29,6 @@ from server.stop import Stop
 from simulations.run import simulate
 
 MODES = tuple(itertools.product(("off", "ring", "masked", "two_server"), ("plain", "sealed")))
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,33 +45,24 @@ class Measured:
     """What all runs must have in common: rounds, records and epsilon."""
 
 
-def run_here(options: list[str]) -> None:
-    """The run in this process."""
-    simulate(compose(options), Silent(), Stop())
-
-
-def run_command(options: list[str]) -> None:
-    """The command line, from start to end."""
-    command = [sys.executable, "-m", "fedlearn", "simulate", *options]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-
-
-def cpu_seconds() -> float:
-    """CPU seconds of this process and of its ended children."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
-
-
 def measure(
     folder: Path, secagg: str, transport: str, rounds: int, *, command: bool = False
 ) -> Measured:
     """Run the experiment once."""
-    options = [f"secagg={secagg}", f"transport={transport}", f"rounds={rounds}", f"out={folder}"]
-    run = run_command if command else run_here
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    run(["experiment=medical_heart", *options])
-    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    words = [
+        "experiment=medical_heart",
+        f"secagg={secagg}",
+        f"transport={transport}",
+        f"rounds={rounds}",
+        f"out={folder}",
+    ]
+    wall, cpu = time.perf_counter(), cpu_of_all()
+    if command:
+        python("-m", "fedlearn", "simulate", *words)
+    else:
+        simulate(compose(words), Silent(), Stop())
+    wall, cpu = time.perf_counter() - wall, cpu_of_all() - cpu
+    result = result_of(folder)
     entries = result["rounds"]
     first, last = entries[0]["bytes"], entries[-1]["bytes"]
     return Measured(
@@ -89,35 +75,20 @@ def measure(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One mode; ratios to the neighbours with `off` and `plain`."""
-
-    secagg: str
-    transport: str
-    wall_seconds: Spread
-    cpu_seconds: Spread
-    wall_ratio: Spread
-    cpu_ratio: Spread
-    down_bytes_per_round: int
-    up_bytes_per_round: int
-    setup_bytes: int
-
-
-def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -> Row:
-    """The row of one mode; `base` are the runs of `off` and `plain`."""
+def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -> dict[str, Any]:
+    """The row of one mode; `base` are the runs of `off` and `plain` in the same turns."""
     wall, cpu = [run.wall for run in runs], [run.cpu for run in runs]
-    return Row(
-        secagg=mode[0],
-        transport=mode[1],
-        wall_seconds=spread(wall),
-        cpu_seconds=spread(cpu),
-        wall_ratio=ratios(wall, [run.wall for run in base]),
-        cpu_ratio=ratios(cpu, [run.cpu for run in base]),
-        down_bytes_per_round=runs[-1].down,
-        up_bytes_per_round=runs[-1].up,
-        setup_bytes=runs[-1].setup,
-    )
+    return {
+        "secagg": mode[0],
+        "transport": mode[1],
+        "wall_seconds": spread(wall),
+        "cpu_seconds": spread(cpu),
+        "wall_ratio": ratios(wall, [run.wall for run in base]),
+        "cpu_ratio": ratios(cpu, [run.cpu for run in base]),
+        "down_bytes_per_round": runs[-1].down,
+        "up_bytes_per_round": runs[-1].up,
+        "setup_bytes": runs[-1].setup,
+    }
 
 
 def main() -> None:
@@ -141,13 +112,13 @@ def main() -> None:
     )
     for row in rows:
         table.row(
-            row.secagg, row.transport,
-            row.wall_seconds.shown(".2f", " s"), row.wall_ratio.shown(".2f"),
-            row.cpu_seconds.shown(".2f", " s"), row.cpu_ratio.shown(".2f"),
-            f"{row.down_bytes_per_round:,}", f"{row.up_bytes_per_round:,}",
+            row["secagg"], row["transport"],
+            row["wall_seconds"].shown(".2f", " s"), row["wall_ratio"].shown(".2f"),
+            row["cpu_seconds"].shown(".2f", " s"), row["cpu_ratio"].shown(".2f"),
+            f"{row['down_bytes_per_round']:,}", f"{row['up_bytes_per_round']:,}",
         )  # fmt: skip
-    each = {"/".join(mode): [asdict(run) for run in found] for mode, found in runs.items()}
-    write(options.json, {"rows": [asdict(row) for row in rows], "runs": each})
+    each = {"/".join(mode): found for mode, found in runs.items()}
+    write(options.json, {"rows": rows, "runs": each})
 
 
 if __name__ == "__main__":

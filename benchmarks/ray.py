@@ -12,21 +12,17 @@ the start of Python, torch and Ray.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peers import missing
-from table import Table, parser, ratios, spread, write
+from table import Table, parser, python, ratios, result_of, spread, taken, write
 
-ROOT = Path(__file__).resolve().parent.parent
+MEASURES = ("round", "command")
 SAME = [
     "experiment=medical_heart", "privacy=none", "secagg=off", "transport=plain",
     "partition=iid", "partition.num_sites=10", "rounds=8",
@@ -38,35 +34,17 @@ SIZES = {
 """What a client trains: an MLP in a few steps; an FT-Transformer in twenty."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
+def one(engine: str, size: str, out: Path) -> dict[str, Any]:
     """One command: seconds of a round (median, without the first) and of all of it."""
-
-    round: float
-    command: float
-    parameters: int
-    sha256: str
-
-
-def one(engine: str, size: str, out: Path) -> Run:
-    """Run one command to its end."""
-    command = [sys.executable, "-m", "fedlearn", "simulate", *SAME, *SIZES[size]]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    began = time.perf_counter()
-    subprocess.run(
-        [*command, f"engine={engine}", f"out={out}"],
-        check=True,
-        capture_output=True,
-        env=environment,
-    )
-    seconds = time.perf_counter() - began
-    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    return Run(
-        round=statistics.median([entry["seconds"] for entry in result["rounds"]][1:]),
-        command=seconds,
-        parameters=result["model"]["parameters"],
-        sha256=result["model"]["sha256"],
-    )
+    words = (*SAME, *SIZES[size], f"engine={engine}", f"out={out}")
+    seconds = taken(partial(python, "-m", "fedlearn", "simulate", *words), time.perf_counter)
+    result = result_of(out)
+    return {
+        "round": statistics.median([entry["seconds"] for entry in result["rounds"]][1:]),
+        "command": seconds,
+        "parameters": result["model"]["parameters"],
+        "sha256": result["model"]["sha256"],
+    }
 
 
 def compare(size: str, runs: int, folder: Path) -> dict[str, Any]:
@@ -74,19 +52,14 @@ def compare(size: str, runs: int, folder: Path) -> dict[str, Any]:
     pairs = []
     for number in range(runs):
         local, ray = (one(e, size, folder / f"{size}-{e}-{number}") for e in ("local", "ray"))
-        assert local.sha256 == ray.sha256, "both must compute the same"
+        assert local["sha256"] == ray["sha256"], "both must compute the same"
         pairs.append((local, ray))
-    found: dict[str, Any] = {"parameters": pairs[0][0].parameters}
-    for measure in ("round", "command"):
-        own, theirs = zip(
-            *((getattr(a, measure), getattr(b, measure)) for a, b in pairs), strict=True
-        )
+    found: dict[str, Any] = {"parameters": pairs[0][0]["parameters"], "runs": pairs}
+    for measure in MEASURES:
+        own, theirs = ([pair[side][measure] for pair in pairs] for side in (0, 1))
         found[measure] = {
-            "local": spread(own),
-            "ray": spread(theirs),
-            "ratio": ratios(theirs, own),
-        }
-    found["runs"] = [[asdict(local), asdict(ray)] for local, ray in pairs]
+            "local": spread(own), "ray": spread(theirs), "ratio": ratios(theirs, own)
+        }  # fmt: skip
     return found
 
 
@@ -105,12 +78,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             found = report[size] = compare(size, options.runs, Path(folder))
-            for measure in ("round", "command"):
+            for measure in MEASURES:
                 row = found[measure]
                 client = f"{size}, {found['parameters']} parameters"
                 sides = (row[side].shown(".3f", " s") for side in ("local", "ray"))
                 table.row(client, measure, *sides, row["ratio"].shown(".1f", "x"))
-                found[measure] = {name: asdict(value) for name, value in row.items()}
     write(options.json, report)
 
 

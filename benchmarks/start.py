@@ -11,30 +11,34 @@ Python and importing the two. Every run must have finished with the same promise
 
 from __future__ import annotations
 
-import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-from table import Table, parser, ratios, spread, write
+from table import (
+    Table,
+    cpu_of_all,
+    environment,
+    parser,
+    python,
+    ratios,
+    result_of,
+    spread,
+    taken,
+    write,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
 MARKS = {"started": "medical_heart:", "round 1": "round 1:"}
 
 
 def one(out: Path) -> dict[str, float]:
     """Seconds from the start of one command to each mark and to its end, and its CPU time."""
     command = [sys.executable, "-u", "-m", "fedlearn", "simulate", "experiment=medical_heart"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began, found = time.perf_counter(), dict[str, float]()
+    began, before, found = time.perf_counter(), cpu_of_all(), dict[str, float]()
     with subprocess.Popen(
-        [*command, f"out={out}"], stdout=subprocess.PIPE, text=True, env=environment
+        [*command, f"out={out}"], stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -42,18 +46,14 @@ def one(out: Path) -> dict[str, float]:
                 if line.startswith(mark):
                     found.setdefault(name, time.perf_counter() - began)
     assert process.returncode == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {**found, "whole command": time.perf_counter() - began, "CPU of the command": cpu}
+    whole, cpu = time.perf_counter() - began, cpu_of_all() - before
+    return {**found, "whole command": whole, "CPU of the command": cpu}
 
 
 def imports() -> float:
     """Seconds of Python with torch and Flower and nothing else."""
     code = "import torch, flwr.app, flwr.clientapp, flwr.serverapp"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    return time.perf_counter() - began
+    return taken(lambda: python("-c", code), time.perf_counter)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / str(number) for number in range(options.runs)]
         pairs = [(one(out), imports()) for out in outs]
-        ends = [json.loads((out / "result.json").read_text(encoding="utf-8")) for out in outs]
+        ends = [result_of(out) for out in outs]
     promises = {(end["status"], len(end["rounds"]), end["privacy"]["epsilon"]) for end in ends}
     assert len(promises) == 1, f"all runs must do the same: {promises}"
     bare = [seconds for _, seconds in pairs]
@@ -76,8 +76,7 @@ def main() -> None:
         rows[name] = {"seconds": spread(seconds), "ratio": ratios(seconds, bare)}
         ratio = "" if seconds is bare else rows[name]["ratio"].shown(".2f")
         table.row(name, rows[name]["seconds"].shown(".2f"), ratio)
-    plain = {name: {k: asdict(v) for k, v in row.items()} for name, row in rows.items()}
-    write(options.json, {"rows": plain, "runs": [run for run, _ in pairs]})
+    write(options.json, {"rows": rows, "runs": [run for run, _ in pairs]})
 
 
 if __name__ == "__main__":

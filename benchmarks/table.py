@@ -1,4 +1,4 @@
-"""What all tables have in common: taking turns, medians with their spread, Markdown, JSON.
+"""What all tables have in common: clocks, turns, medians with their spread, Markdown, JSON.
 
 A program measures its sides in turns (`in_turns`), checks that they computed the
 same, prints a `Table` as its rows come, and writes what it found (`write`).
@@ -11,10 +11,15 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,46 @@ def in_turns(
     return {name: values[warm_up:] for name, values in taken.items()}
 
 
+# --- clocks and commands -----------------------------------------------------------------
+
+
+def taken(call: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """Seconds of one call: of CPU, or by another clock."""
+    began = clock()
+    call()
+    return clock() - began
+
+
+def cpu_of_all() -> float:
+    """CPU seconds so far of this process and of the children that it has waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def environment() -> dict[str, str]:
+    """That of this process, with the project first on the path; peers may lie beside it."""
+    path = (str(ROOT), os.environ.get("PYTHONPATH", ""))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def python(*words: str, folder: Path = ROOT, **own: str) -> str:
+    """Run Python with these arguments to its end, `own` in its environment; what it printed."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder, env=environment() | own, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """The `result.json` of a run."""
+    found: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+# --- what is shown and written -----------------------------------------------------------
+
+
 class Table:
     """A Markdown table that is printed row by row, for what takes an hour is watched."""
 
@@ -97,15 +142,16 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def write(path: Path | None, found: Mapping[str, Any]) -> None:
     """Say on what machine this was, and write all of it where a path is given."""
-    environment = {
+    here = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
     }
     print(
-        f"\n{environment['cores']} cores, {environment['machine']}, Python "
-        f"{environment['python']}; load at the end {environment['load']}"
+        f"\n{here['cores']} cores, {here['machine']}, Python {here['python']}; "
+        f"load at the end {here['load']}"
     )
     if path is not None:
-        path.write_text(json.dumps({**found, "environment": environment}, indent=1) + "\n")
+        # Dataclasses, of which `Spread` is one, as their fields.
+        path.write_text(json.dumps({**found, "environment": here}, indent=1, default=asdict) + "\n")
