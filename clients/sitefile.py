@@ -8,7 +8,7 @@ the file, so that a site's folder can be moved as a whole.
 name: cleveland
 data: {kind: csv, path: /data/heart.csv, label: disease}
 keys: keys/cleveland            # the private identity; made by `fedlearn keys new`
-roster: roster.json             # signed by the coordinator, pinned by `fedlearn keys roster pin`
+roster: roster.json             # signed by an authority, pinned by `fedlearn keys roster pin`
 ledger: state/ledger.jsonl      # belongs to the data, not to a run
 policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
 server: {address: "fed.example.org:8443", authority: ca.crt}   # for `fedlearn client`
@@ -29,6 +29,7 @@ from clients.policy import Policy
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.names import site_name_problem
 from fedlearn.core.settings import Count, Name, config
 from fedlearn.crypto.certificate_files import tls_path
 from fedlearn.crypto.identity import Identity
@@ -94,6 +95,8 @@ def load(path: Path) -> SiteFile:
     rest, data, found = _decoded(tree)
     if rest is not None and rest.policy.delta < SMALLEST_DELTA:
         found.append(f"policy.delta={rest.policy.delta}: must be at least {SMALLEST_DELTA}")
+    if rest is not None and (problem := site_name_problem(rest.name)):
+        found.append(f"name: {problem}")
     if rest and rest.server and not _ADDRESS.fullmatch(rest.server.address):
         found.append(f"server.address={rest.server.address}: must be host:port")
     if rest is None or data is None or found:

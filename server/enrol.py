@@ -24,9 +24,9 @@ from fedlearn.core.errors import (
     ProtocolError,
     StoppedError,
 )
+from fedlearn.core.names import checked_site_name, name_problem
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, to_vector
-from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
@@ -137,9 +137,7 @@ def _left_out(config: RunConfig, replies: Replies) -> tuple[str, ...]:
 def _hello(content: RecordDict) -> Hello:
     """A site's introduction; ValueError for a name or a key that cannot be one."""
     hello = flower.read_hello(content)
-    name_bytes(hello.site)
-    if hello.site == SERVER:
-        raise ValueError("the coordinator's own name")
+    checked_site_name(hello.site)
     if hello.public_key and len(bytes.fromhex(hello.public_key)) != PUBLIC_BYTES:
         raise ValueError("not a public key")
     return hello
@@ -283,7 +281,8 @@ def secagg_driver(
 def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity) -> Roster:
     sites = tuple(Participant(name=s, role="site", public=key) for s, key in publics.items())
     coordinator = Participant(name=SERVER, role="server", public=identity.public)
-    return Roster.sign(config.experiment, (*sites, coordinator), identity)
+    federation = "run" if name_problem(config.experiment) else config.experiment
+    return Roster.sign(federation, (*sites, coordinator), identity)
 
 
 def _invite(grid: SiteGrid, value: Invitation) -> dict[str, bytes]:

@@ -2,8 +2,8 @@
 
 ```yaml
 listen: "0.0.0.0:8443"
-keys: keys/coordinator          # the identity that signed the roster
-roster: roster.json
+keys: keys/coordinator          # the identity that the roster names, in the role `server`
+roster: roster.json             # pinned as at the sites, where somebody else has signed it
 introductions: keys             # the folder of the sites' NAME.pub
 tls: keys/server.tls            # key and certificate chain, PEM, mode 0600
 state: state                    # what the coordinator's programs write
@@ -27,10 +27,10 @@ from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Name, Positive
 from fedlearn.crypto.certificate_files import credential_problems
-from fedlearn.crypto.certificates import read_certificate, validity_problems
+from fedlearn.crypto.certificates import own_certificate, validity_problems
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.introduction import Introduction, read_certified
-from fedlearn.crypto.keyring import PUBLIC_SUFFIX
+from fedlearn.crypto.keyring import PUBLIC_SUFFIX, load_pinned, read_pin
 from fedlearn.crypto.roster import Roster
 
 _LISTEN: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s/]+):(?P<port>[0-9]{1,5})")
@@ -117,7 +117,7 @@ def federation(file: ServerFile, now: datetime) -> Participants:
         found += [f"keys: {problem}" for problem in error.problems]
     if identity is not None:
         try:
-            roster = Roster.load(file.roster, identity.fingerprint)
+            roster = _roster(file.roster, identity)
         except ConfigError as error:
             found += [f"roster: {problem}" for problem in error.problems]
     certificates, warnings = dict[str, str](), list[str]()
@@ -125,7 +125,7 @@ def federation(file: ServerFile, now: datetime) -> Participants:
         path = file.introductions / f"{name}{PUBLIC_SUFFIX}"
         try:
             sent = _matching(path, name, key)
-            certificate = read_certificate(sent.certificate, str(path))
+            certificate = own_certificate(sent.certificate, str(path))
         except ConfigError as error:
             found += [f"introductions: {problem}" for problem in error.problems]
             continue
@@ -136,6 +136,18 @@ def federation(file: ServerFile, now: datetime) -> Participants:
     return Participants(
         identity=identity, roster=roster, certificates=certificates, warnings=tuple(warnings)
     )
+
+
+def _roster(path: Path, identity: Identity) -> Roster:
+    """The list as it is pinned; where nothing is pinned, as the coordinator itself signed it."""
+    pinned = read_pin(path) is not None
+    roster = load_pinned(path) if pinned else Roster.load(path, identity.fingerprint)
+    if identity.public not in roster.coordinators():
+        raise ConfigError(
+            [f"{path}: has another coordinator than keys, whose fingerprint is "
+             f"{identity.fingerprint}; ask for a roster with this key in the role `server`"]
+        )  # fmt: skip
+    return roster
 
 
 def _matching(path: Path, name: str, key: bytes) -> Introduction:

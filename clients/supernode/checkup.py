@@ -81,6 +81,7 @@ def _facts(site: SiteFile) -> list[str]:
     facts = [
         f"site: {site.name}, fingerprint {Identity.load(site.keys).fingerprint}",
         f"federation: {roster.federation}, {len(roster.sites())} sites, signature as pinned",
+        f"sites: {', '.join(roster.sites())}",
         f"coordinator: {site.server.address}" if site.server else "",
         f"policy: epsilon {site.policy.epsilon_total or 'unlimited'} over all runs, "
         f"unit {site.policy.unit}, cohorts of at least {site.policy.min_cohort}",

@@ -46,25 +46,28 @@ def _loaded(path: str, version: int) -> SiteFile:
 def check_pinned(path: Path, invited: Roster) -> None:
     """Refuse the roster of a run that the site's own, pinned roster does not bear out.
 
-    The run's roster must be signed by the same authority, and every site in it must
-    stand in the pinned one under the same key: the coordinator cannot surround a site
-    with keys that nobody has compared.
+    The run's roster must be signed by the coordinator that the pinned one names, as itself,
+    and be a part of the pinned one: every site in it stands there under the same key. So the
+    coordinator cannot surround a site with keys that nobody has compared.
 
     Raises:
         ConfigError: the pinned roster is not in order.
-        ProtocolError: the run's roster is another authority's, or has an unknown site.
+        ProtocolError: the run's roster is somebody else's, or has an unknown site.
     """
     pinned = load_pinned(path)
-    if invited.authority != pinned.authority:
-        raise ProtocolError(SERVER, "join", "the run's roster is not signed as the pinned one is")
+    servers = [one.public for one in invited.participants if one.role != "site"]
+    if invited.authority not in pinned.coordinators() or servers != [invited.authority]:
+        raise ProtocolError(
+            SERVER, "join", "the run's roster is not signed by the coordinator of the pinned one"
+        )
     known = pinned.sites()
     strangers = [name for name, key in invited.sites().items() if known.get(name) != key]
     if strangers:
         raise ProtocolError(
             SERVER,
             "join",
-            f"the pinned roster {path} does not have {', '.join(strangers)} with that key; "
-            "ask the coordinator for the roster of this run",
+            f"the pinned roster does not have {', '.join(strangers)} with that key; ask who "
+            "signs it for a newer one, look at who is on it, and pin it",
         )
 
 

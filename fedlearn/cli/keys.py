@@ -26,7 +26,7 @@ def add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
     new = add(
         tasks,
         "keys new",
-        "make an identity: NAME, which stays here, and NAME.pub for the coordinator",
+        "make an identity: NAME, which stays here, and NAME.pub for the roster",
         "keys new cleveland --folder keys",
         _keys_new,
     )
@@ -34,9 +34,9 @@ def add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
     new.add_argument("--folder", default="keys", help="where both files go (default: keys)")
     new.add_argument(
         "--role",
-        choices=("site", "server", "helper"),
+        choices=("site", "server", "helper", "authority"),
         default="site",
-        help="what it does in a federation (default: site)",
+        help="what it does in a federation (default: site); an authority signs rosters",
     )
     show = add(
         tasks,
@@ -65,11 +65,13 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
         tasks,
         "keys roster sign",
         "sign public identities into a new roster; compare their fingerprints first",
-        "keys roster sign keys/*.pub --by keys/coordinator --federation heart --to roster.json",
+        "keys roster sign keys/*.pub --by keys/authority --federation heart --to roster.json",
         _roster_sign,
     )
     sign.add_argument("public", nargs="+", metavar="NAME.pub", help="who takes part")
-    sign.add_argument("--by", required=True, metavar="KEY", help="the coordinator's identity")
+    sign.add_argument(
+        "--by", required=True, metavar="KEY", help="the identity of who vouches for the list"
+    )
     sign.add_argument(
         "--federation", required=True, metavar="NAME", help="what the roster is of, for its readers"
     )
@@ -80,13 +82,13 @@ def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
     pin = add(
         tasks,
         "keys roster pin",
-        "accept a roster, now and later, only with this signature; ask for the "
-        "fingerprint in person or by telephone",
+        "accept this roster and no other, with this signature; ask for the fingerprint in "
+        "person or by telephone; once more for a newer roster",
         f"keys roster pin roster.json {fingerprint}",
         _roster_pin,
     )
     pin.add_argument("path", metavar="ROSTER", help="as `keys roster sign` wrote it")
-    pin.add_argument("fingerprint", metavar="FINGERPRINT", help="of the coordinator's identity")
+    pin.add_argument("fingerprint", metavar="FINGERPRINT", help="of who has signed it")
     show = add(
         tasks,
         "keys roster show",
@@ -113,11 +115,11 @@ def _keys_new(options: argparse.Namespace) -> int:
     print(f"{private}: the private identity; it stays on this machine, and only you can read it")
     if role == "site":
         print(f"{tls_path(private)}: the key of its connection; it stays on this machine, too")
-    own = role == "server"
-    public = "it goes into the roster" if own else "send this file to the coordinator"
+    offline = role == "authority"
+    public = _KEPT if offline else "send this file to whoever signs the roster"
     print(f"{keyring.public_path(private)}: {public}")
     print(f"fingerprint: {fingerprint(made.public)}")
-    whom = "every site" if own else "the coordinator"
+    whom = "every site" if offline else "whoever signs the roster"
     print(f"Tell {whom} the fingerprint by another way than the file, such as a telephone.")
     return 0
 
@@ -162,6 +164,7 @@ def _roster_sign(options: argparse.Namespace) -> int:
     _print(path, roster)
     print(f"signed by {fingerprint(roster.authority)}; every participant pins this fingerprint:")
     print(f"fedlearn keys roster pin {path} {fingerprint(roster.authority)}")
+    _print_caution(roster)
     return 0
 
 
@@ -170,8 +173,11 @@ def _roster_pin(options: argparse.Namespace) -> int:
     from fedlearn.crypto.keyring import pin_path, pin_roster
 
     path, pinned = Path(options.path), options.fingerprint
-    _print(path, pin_roster(path, pinned))
-    print(f"signed by {pinned}, which is pinned in {pin_path(path)}")
+    roster = pin_roster(path, pinned)
+    _print(path, roster)
+    print(f"signed by {pinned}, which is pinned in {pin_path(path)} with this list")
+    print("From now on a run may have these sites and no other: are they whom you expect?")
+    _print_caution(roster)
     return 0
 
 
@@ -182,15 +188,31 @@ def _roster_show(options: argparse.Namespace) -> int:
     from fedlearn.crypto.roster import Roster
 
     path = Path(options.path)
-    pinned = keyring.checked_fingerprint(options.pin) if options.pin else keyring.read_pin(path)
-    roster = Roster.load(path, pinned) if pinned else keyring.load_unpinned(path)
+    pin, given = keyring.read_pin(path), options.pin
+    signer = keyring.checked_fingerprint(given) if given else pin.authority if pin else ""
+    roster = Roster.load(path, signer) if signer else keyring.load_unpinned(path)
     _print(path, roster)
-    if pinned:
-        print(f"signed by {pinned}, as pinned")
+    if signer:
+        print(f"signed by {signer}, as pinned")
     else:
         print(f"signed by {fingerprint(roster.authority)}, which is NOT pinned: compare it with")
-        print(f"the coordinator, then run: fedlearn keys roster pin {path} FINGERPRINT")
+        print(f"whoever signs it, then run: fedlearn keys roster pin {path} FINGERPRINT")
+    if pin and pin.roster != roster.digest():
+        print("It is NOT the list that was pinned: see who is new, and pin it if that is right")
     return 0
+
+
+def _print_caution(roster: Roster) -> None:
+    """Where the coordinator vouches for the sites itself."""
+    if roster.authority in roster.coordinators():
+        print(
+            "The coordinator has signed its own roster, and could put sites of its own making on "
+            "one. Where sites need not trust it, somebody else signs: "
+            "fedlearn keys new NAME --role authority"
+        )
+
+
+_KEPT = "keep it with the private half, on a machine that is on no network"
 
 
 def _print(path: Path, roster: Roster) -> None:

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -128,6 +129,43 @@ def read_certificate(pem: str | bytes, what: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
     except ValueError:
         raise ConfigError([f"{what}: not a certificate in PEM"]) from None
+
+
+def own_certificate(pem: str, what: str) -> x509.Certificate:
+    """The certificate of a site's own key, as it stands in an introduction.
+
+    What is here goes into the list of those whom the gateway trusts, so there is exactly one,
+    in the form in which `fedlearn keys new` writes it, signed by its own key, that may certify
+    nobody else.
+
+    Raises:
+        ConfigError: it is another thing.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        raise ConfigError([f"{what}: not a certificate in PEM"]) from None
+    if len(found) != 1 or found[0].public_bytes(Encoding.PEM).decode() != pem:
+        raise ConfigError([f"{what}: must be one certificate in PEM, and nothing beside it"])
+    try:
+        found[0].verify_directly_issued_by(found[0])
+        node_public_key(found[0])
+        limits = found[0].extensions.get_extension_for_class(x509.BasicConstraints).value
+    except _UNLIKE_OWN:
+        raise ConfigError([f"{what}: {_NOT_OWN}"]) from None
+    if limits.ca:
+        raise ConfigError([f"{what}: {_NOT_OWN}"])
+    return found[0]
+
+
+_UNLIKE_OWN: Final = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    *(x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+_NOT_OWN: Final = (
+    "must be certified by its own EC key and may certify nobody else (CA:false); "
+    "make it anew with `fedlearn keys new`"
+)
 
 
 def validity_problems(certificate: x509.Certificate, what: str, now: datetime) -> list[str]:

@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.crypto.certificates import own_certificate
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import PUBLIC_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
 from fedlearn.crypto.roster import Participant, Role
 
 SCHEMA: Final = "fedlearn/introduction/v1"
 _PURPOSE: Final = "introduction"
-_ROLES: Final[dict[str, Role]] = {"site": "site", "server": "server", "helper": "helper"}
+_ROLES: Final[dict[str, Role]] = {role: role for role in get_args(Role)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ def read_certified(path: Path) -> Introduction:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else error
         raise ConfigError([f"{path}: not a public identity: {reason}"]) from None
@@ -81,8 +84,6 @@ def _parse(document: dict[str, Any]) -> Introduction:
         raise ValueError(f"schema is {document['schema']!r}, expected {SCHEMA!r}")
     name, public = str(document["name"]), bytes.fromhex(document["public"])
     role, certificate = _ROLES[document["role"]], str(document.get("certificate", ""))
-    if not name.isprintable():  # it is shown on the coordinator's terminal
-        raise ValueError("its name cannot be printed")
     signature = bytes.fromhex(document["signature"])
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
         raise ValueError("a key or signature has the wrong length")
@@ -92,4 +93,6 @@ def _parse(document: dict[str, Any]) -> Introduction:
     if document["fingerprint"] != fingerprint(public):
         raise ValueError("the fingerprint in it is not that of its key")
     participant = Participant(name=name, role=role, public=public)
+    if certificate:
+        own_certificate(certificate, "its certificate")
     return Introduction(participant=participant, certificate=certificate)

@@ -6,9 +6,9 @@
 | `keys/NAME.pub` | its introduction, to send to the coordinator |
 | `keys/NAME.tls` | a site's key for the transport, see `fedlearn.crypto.certificate_files` |
 | `roster.json` | the signed list of who takes part |
-| `roster.json.pin` | the fingerprint of who may sign that list, as its reader has compared it |
+| `roster.json.pin` | who may sign that list, and the hash of the list that its reader has seen |
 
-Nothing here replaces a file that exists.
+Nothing here replaces a file that exists but a pin, by the hand of who pins.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.names import lookalikes, name_problem, site_name_problem
 from fedlearn.crypto.certificate_files import new_site_credential, tls_path
-from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.introduction import introduce, read_introduction
 from fedlearn.crypto.roster import Participant, Role, Roster
@@ -42,7 +43,7 @@ def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Particip
         ConfigError: the name cannot be a file's, one of the files exists, or the
             folder cannot be written to.
     """
-    _check_name(name)
+    _check_name(name, role)
     private, public = folder / name, public_path(folder / name)
     if there := [str(path) for path in (public, tls_path(private)) if path.exists()]:
         raise ConfigError([f"{path}: exists; an identity is never replaced" for path in there])
@@ -90,10 +91,13 @@ def sign_roster(
             problems += error.problems
     if path.exists():
         problems.append(f"{path}: exists; write the new roster beside it, then move it there")
+    # The authority's own introduction lies beside the others, as often as not.
+    listed = [one for one in participants if one != _as_authority(one, authority)]
+    problems += lookalikes(one.name for one in listed)
     if problems:
         raise ConfigError(problems)
     try:
-        roster = Roster.sign(federation, tuple(participants), authority)
+        roster = Roster.sign(federation, tuple(listed), authority)
         roster.save(path)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be written ({error.strerror})"]) from None
@@ -102,39 +106,65 @@ def sign_roster(
     return roster
 
 
+def _as_authority(one: Participant, authority: Identity) -> Participant:
+    return replace(one, role="authority", public=authority.public)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """What somebody has compared: whose signature (a fingerprint), and on which list (its hash).
+
+    `roster` is empty in a pin of a release before 0.3.0.
+    """
+
+    authority: str
+    roster: str
+
+
 def pin_roster(path: Path, pinned: str) -> Roster:
-    """Note beside a roster whose signature it must carry, from now on.
+    """Note beside a roster whose signature it must carry, and that it is the one that was read.
+
+    A newer list of the same authority takes the place of the one that was pinned.
 
     Raises:
         ConfigError: the roster is not in order or signed by somebody else, or
             another fingerprint is pinned already.
     """
     roster = Roster.load(path, checked_fingerprint(pinned))
-    pin = pin_path(path)
-    if pin.exists():
-        if read_pin(path) == pinned:
-            return roster
+    pin, before = pin_path(path), read_pin(path)
+    if before is not None and before.authority != pinned:
         raise ConfigError(
-            [f"{pin}: another fingerprint is pinned; remove the file only if the coordinator "
+            [f"{pin}: another fingerprint is pinned; remove the file only if who signs the roster "
              "has changed its identity and said so in person"]
         )  # fmt: skip
-    _write_new(pin, pinned + "\n")
+    if before is None or before.roster != roster.digest():
+        fresh = pin.with_name(f".{pin.name}.new")
+        fresh.unlink(missing_ok=True)
+        _write_new(fresh, f"{pinned}\n{roster.digest()}\n")
+        fresh.replace(pin)
     return roster
 
 
 def load_pinned(path: Path) -> Roster:
-    """A roster, if it carries the signature that is pinned beside it.
+    """A roster, if it is the one that is pinned beside it.
 
     Raises:
-        ConfigError: not in order, signed by somebody else, or nothing is pinned.
+        ConfigError: not in order, signed by somebody else, another list than the one that
+            was pinned, or nothing is pinned.
     """
     pinned = read_pin(path)
     if pinned is None:
         raise ConfigError(
-            [f"{path}: nobody's signature is pinned; compare the fingerprint with the "
-             f"coordinator, then run: fedlearn keys roster pin {path} FINGERPRINT"]
+            [f"{path}: nobody's signature is pinned; compare the fingerprint with who signs the "
+             f"roster, then run: fedlearn keys roster pin {path} FINGERPRINT"]
         )  # fmt: skip
-    return Roster.load(path, pinned)
+    roster = Roster.load(path, pinned.authority)
+    if roster.digest() != pinned.roster:
+        raise ConfigError(
+            [f"{path}: is not the list that was pinned; look at who is on it with `fedlearn keys "
+             f"roster show {path}`, then run: fedlearn keys roster pin {path} {pinned.authority}"]
+        )  # fmt: skip
+    return roster
 
 
 def load_unpinned(path: Path) -> Roster:
@@ -157,13 +187,14 @@ def pin_path(roster: Path) -> Path:
     return roster.with_name(roster.name + PIN_SUFFIX)
 
 
-def read_pin(roster: Path) -> str | None:
-    """The fingerprint that is pinned for a roster, None if nothing is."""
+def read_pin(roster: Path) -> Pin | None:
+    """What is pinned for a roster, None if nothing is."""
     path = pin_path(roster)
     if not path.exists():
         return None
     try:
-        return checked_fingerprint(path.read_text(encoding="utf-8").strip())
+        authority, _, digest = path.read_text(encoding="utf-8").strip().partition("\n")
+        return Pin(authority=checked_fingerprint(authority), roster=digest)
     except (OSError, UnicodeDecodeError, ConfigError):
         raise ConfigError([f"{path}: holds no fingerprint"]) from None
 
@@ -178,18 +209,10 @@ def checked_fingerprint(text: str) -> str:
     return text
 
 
-def _check_name(name: str) -> None:
-    try:
-        length = len(name_bytes(name + PUBLIC_SUFFIX))
-    except ValueError:
-        length = 0
-    # A name becomes two file names and a line on a terminal.
-    fit = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip(" .")
-    if not fit or not length or not name or name[0] == "-" or name.endswith(PUBLIC_SUFFIX):
-        raise ConfigError(
-            [f"{name!r}: cannot be the name of a participant; use letters, digits, '-' and '_', "
-             f"at most {255 - len(PUBLIC_SUFFIX)} bytes"]
-        )  # fmt: skip
+def _check_name(name: str, role: Role) -> None:
+    problem = site_name_problem(name) if role == "site" else name_problem(name)
+    if problem:
+        raise ConfigError([f"cannot be the name of a participant: {problem}"])
 
 
 def _write_new(path: Path, text: str) -> None:

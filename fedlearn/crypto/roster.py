@@ -1,23 +1,31 @@
 """The signed list of who takes part: names, roles and public keys, signed by one authority.
 
-Everybody pins the authority's fingerprint out of band (a phone call, a contract)
-and takes all other keys from here. The file is JSON for people; the signature
-covers the canonical binary encoding, so no reading of the JSON is trusted.
+Everybody pins the authority's fingerprint out of band (a phone call, a contract), and the
+hash of the list as it has been read, and takes all other keys from here. The authority need
+not be the coordinator, and should not: who signs the list could put in sites of its own.
+The file is JSON for people; the signature covers the canonical binary encoding, so no reading
+of the JSON is trusted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.names import lookalikes, name_problem, site_name_problem
 from fedlearn.crypto.codec import Writer, name_bytes
 from fedlearn.crypto.identity import PUBLIC_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
+from fedlearn.crypto.kdf import key_info
 
 SCHEMA = "fedlearn/roster/v1"
-Role = Literal["site", "server", "helper"]
+Role = Literal["site", "server", "helper", "authority"]
+"""`authority` signs rosters, and is on none."""
+
+_ON_ROSTERS: Final = ("site", "server", "helper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,11 @@ class Participant:
     name: str
     role: Role
     public: bytes
+
+    def __post_init__(self) -> None:
+        problem = site_name_problem if self.role == "site" else name_problem
+        if found := problem(self.name):
+            raise ValueError(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +58,10 @@ class Roster:
             raise ValueError("roster names must be distinct and sorted by their bytes")
         if len(keys) != len(names) or any(len(key) != PUBLIC_BYTES for key in keys):
             raise ValueError("roster keys must be distinct, of 32 bytes each")
-        if any(one.role not in get_args(Role) for one in self.participants):
-            raise ValueError(f"roster roles must be of {get_args(Role)}")
+        if any(one.role not in _ON_ROSTERS for one in self.participants):
+            raise ValueError(f"roster roles must be of {_ON_ROSTERS}")
+        if problem := name_problem(self.federation):
+            raise ValueError(f"federation: {problem}")
         if not verify(self.authority, self.signature, "roster", self._body()):
             raise ValueError("the authority's signature does not match")
 
@@ -80,6 +95,19 @@ class Roster:
             if one.name == name and one.role == role:
                 return one.public
         raise ConfigError([f"roster of {self.federation}: no {role} is called {name!r}"])
+
+    def coordinators(self) -> tuple[bytes, ...]:
+        """The keys that may coordinate a run of these sites.
+
+        Those in the role `server`; where there are none, the authority itself.
+        """
+        listed = tuple(one.public for one in self.participants if one.role == "server")
+        return listed or (self.authority,)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that is signed and of who has signed it: what is pinned."""
+        fields = key_info("roster-digest", self.authority, self._body())
+        return hashlib.sha256(fields).hexdigest()
 
     def sites(self) -> dict[str, bytes]:
         """Public keys of all sites by name, in canonical order."""
@@ -118,7 +146,7 @@ class Roster:
         """
         try:
             return _parse(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError([f"not a valid roster: {error}"]) from None
 
     @classmethod
@@ -142,9 +170,11 @@ class Roster:
             raise ConfigError(
                 [
                     f"{path}: signed by {fingerprint(roster.authority)}, pinned is {pinned}; "
-                    "compare the fingerprint with the coordinator before changing the pin"
+                    "compare the fingerprint with who signs it before changing the pin"
                 ]
             )
+        if found := lookalikes(one.name for one in roster.participants):
+            raise ConfigError([f"{path}: {problem}" for problem in found])
         return roster
 
 

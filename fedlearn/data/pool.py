@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import refuse
+from fedlearn.core.names import site_name_problem
 from fedlearn.data.tables.scaling import standardise
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Attribute, take
@@ -157,6 +158,8 @@ def _check_assignment(pool: Pool, assignment: Mapping[str, Indices]) -> None:
 
 def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) -> Iterator[str]:
     for site in sorted(assignment):
+        if wrong := site_name_problem(site):
+            yield f"{wrong}; call the site otherwise in the data"
         rows = assignment[site]
         train = rows[pool.is_train[rows]]
         if not len(train):

@@ -196,8 +196,8 @@ def test_site__with_another_key_than_the_roster_says_is_told(site: SiteFile) -> 
 
 
 def test_site__that_the_roster_does_not_name_is_told(site: SiteFile, tmp_path: Path) -> None:
-    other = sitefile.load(write(tmp_path, TEXT.replace("name: cleveland", "name: coordinator")))
-    assert sitefile.problems(other) == ["name=coordinator: the roster of heart names no such site"]
+    other = sitefile.load(write(tmp_path, TEXT.replace("name: cleveland", "name: switzerland")))
+    assert sitefile.problems(other) == ["name=switzerland: the roster of heart names no such site"]
 
 
 def test_site__whose_roster_nobody_has_compared_is_told_how(site: SiteFile) -> None:

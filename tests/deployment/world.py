@@ -59,21 +59,32 @@ class World:
     def ledger(self, name: str) -> Path:
         return self.root / name / "state" / "ledger.jsonl"
 
-    def sign(self, sites: Sequence[str]) -> None:
-        """A roster of these sites, at the coordinator and at every one of them."""
+    @property
+    def authority(self) -> Identity:
+        """Who signs rosters: nobody of those who take part."""
+        return Identity.load(self.root / "board" / "keys" / "authority")
+
+    def sign(self, sites: Sequence[str], *, everywhere: bool = True) -> None:
+        """A roster of these sites, at the coordinator and, `everywhere`, at each of them."""
         keys, roster = self.coordinator / "keys", self.coordinator / "roster.json"
         roster.unlink(missing_ok=True)
-        introductions = [str(keys / f"{name}.pub") for name in sites]
-        signed = ["--by", str(keys / "coordinator"), "--federation", "heart", "--to", str(roster)]
+        introductions = [str(keys / f"{name}.pub") for name in (*sites, "coordinator")]
+        by = str(self.root / "board" / "keys" / "authority")
+        signed = ["--by", by, "--federation", "heart", "--to", str(roster)]
         command(["keys", "roster", "sign", *introductions, *signed])
-        for name in sites:
-            shutil.copy(roster, self.root / name / "roster.json")
+        command(["keys", "roster", "pin", str(roster), self.authority.fingerprint])
+        for name in sites if everywhere else ():
+            own = self.root / name / "roster.json"
+            shutil.copy(roster, own)
+            command(["keys", "roster", "pin", str(own), self.authority.fingerprint])
 
 
 def make_world(root: Path, sites: tuple[str, ...] = HOSPITALS, wait: float = 120.0) -> World:
     """Keys, certificates, roster, pins, and the two kinds of files."""
     world = World(root, free_port(), sites)
     keys = world.coordinator / "keys"
+    board = str(root / "board" / "keys")
+    command(["keys", "new", "authority", "--role", "authority", "--folder", board])
     command(["keys", "new", "coordinator", "--role", "server", "--folder", str(keys)])
     command(["keys", "certificate", "localhost", "127.0.0.1", "--folder", str(keys)])
     for name in sites:
@@ -81,9 +92,7 @@ def make_world(root: Path, sites: tuple[str, ...] = HOSPITALS, wait: float = 120
         shutil.copy(root / name / "keys" / f"{name}.pub", keys)
         shutil.copy(keys / "ca.crt", root / name)
     world.sign(sites)
-    fingerprint = Identity.load(keys / "coordinator").fingerprint
     for name in sites:
-        command(["keys", "roster", "pin", str(root / name / "roster.json"), fingerprint])
         text = SITE.format(name=name, port=world.port, budget=20.0)
         world.site_file(name).write_text(text)
     world.server_file.write_text(SERVER.format(port=world.port, wait=wait))

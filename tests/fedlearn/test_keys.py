@@ -121,7 +121,7 @@ def test_introduction__that_is_none_is_refused(tmp_path: Path, text: str) -> Non
 
 def test_introduction__cannot_draw_on_the_terminal_of_its_reader(tmp_path: Path) -> None:
     (tmp_path / "a.pub").write_text(introduce(Identity.new(), "a\x1b[2J", "site"))
-    with pytest.raises(ConfigError, match="cannot be printed"):
+    with pytest.raises(ConfigError, match="is not allowed"):
         read_introduction(tmp_path / "a.pub")
 
 

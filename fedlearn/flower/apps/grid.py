@@ -27,6 +27,7 @@ from fedlearn.core.errors import (
     ProtocolError,
     UnauthenticatedError,
 )
+from fedlearn.core.names import site_name_problem
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import NO_TERMS, RUN_ID_BYTES, ServerOffer
 from fedlearn.crypto.identity import Identity, fingerprint
@@ -393,7 +394,8 @@ class SecureGrid(Grid):
 
     def _refusal(self, greeting: sealing.Greeting, node: int) -> str | None:
         """Why a site is not enrolled, if so."""
-        name_bytes(greeting.site)
+        if problem := site_name_problem(greeting.site):
+            return problem
         key = bytes.fromhex(greeting.public_key)
         if (greeting.version, greeting.code) != (__version__, code_digest()):
             return (
@@ -402,8 +404,6 @@ class SecureGrid(Grid):
             )
         if other := self.protection.differences(greeting.protection):
             return f"the protections of server and site differ in {'; '.join(other)}"
-        if greeting.site == SERVER:
-            return "has the server's own name"
         if self.pinned is None:
             return None
         listed = self.pinned.sites().get(greeting.site)

@@ -25,6 +25,7 @@ from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.logs import log_json
 from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.data import Csv
 from fedlearn.data.tables.scaling import Ranges
@@ -111,11 +112,11 @@ def test_sitefile__refuses_an_address_without_host_or_port(
 def test_roster_of_a_run__must_be_borne_out_by_the_pinned_one(world: World) -> None:
     site = sitefile.load(world.site_file("cleveland"))
     authority = Identity.load(world.coordinator / "keys" / "coordinator")
-    keys = Roster.load(site.roster, authority.fingerprint).sites()
+    keys = load_pinned(site.roster).sites()
     ours = [Participant(name=name, role="site", public=key) for name, key in keys.items()]
     server = Participant(name="server", role="server", public=authority.public)
     check_pinned(site.roster, Roster.sign("run", (*ours[:2], server), authority))
-    with pytest.raises(ProtocolError, match="not signed as the pinned one"):
+    with pytest.raises(ProtocolError, match="not signed by the coordinator of the pinned"):
         check_pinned(site.roster, Roster.sign("run", (*ours, server), Identity.new()))
     stranger = Participant(name="zebra", role="site", public=Identity.new().public)
     with pytest.raises(ProtocolError, match="does not have zebra"):

@@ -464,7 +464,7 @@ def test_deployment__runs_under_long_lived_keys_and_a_pinned_roster(tmp_path: Pa
 def test_site__refuses_a_server_that_is_not_the_one_it_has_pinned(tmp_path: Path) -> None:
     federation(tmp_path, NAMES)
     app = make_client(protect(site=str(tmp_path / "{partition-id}.yaml")))
-    with pytest.raises(ProtocolError, match="not signed as the pinned one is"):
+    with pytest.raises(ProtocolError, match="not signed by the coordinator of the pinned"):
         run(TappedGrid(app, 4), protection=Protection())
 
 
