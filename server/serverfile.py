@@ -142,7 +142,7 @@ def _roster(path: Path, identity: Identity) -> Roster:
     """The list as it is pinned; where nothing is pinned, as the coordinator itself signed it."""
     pinned = read_pin(path) is not None
     roster = load_pinned(path) if pinned else Roster.load(path, identity.fingerprint)
-    if identity.public not in roster.coordinators():
+    if identity.public != roster.coordinator:
         raise ConfigError(
             [f"{path}: has another coordinator than keys, whose fingerprint is "
              f"{identity.fingerprint}; ask for a roster with this key in the role `server`"]

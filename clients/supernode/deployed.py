@@ -56,7 +56,7 @@ def check_pinned(path: Path, invited: Roster) -> None:
     """
     pinned = load_pinned(path)
     servers = [one.public for one in invited.participants if one.role != "site"]
-    if invited.authority not in pinned.coordinators() or servers != [invited.authority]:
+    if invited.authority != pinned.coordinator or servers != [invited.authority]:
         raise ProtocolError(
             SERVER, "join", "the run's roster is not signed by the coordinator of the pinned one"
         )

@@ -204,7 +204,7 @@ def _roster_show(options: argparse.Namespace) -> int:
 
 def _print_caution(roster: Roster) -> None:
     """Where the coordinator vouches for the sites itself."""
-    if roster.authority in roster.coordinators():
+    if roster.authority == roster.coordinator:
         print(
             "The coordinator has signed its own roster, and could put sites of its own making on "
             "one. Where sites need not trust it, somebody else signs: "

@@ -60,6 +60,8 @@ class Roster:
             raise ValueError("roster keys must be distinct, of 32 bytes each")
         if any(one.role not in _ON_ROSTERS for one in self.participants):
             raise ValueError(f"roster roles must be of {_ON_ROSTERS}")
+        if sum(one.role == "server" for one in self.participants) > 1:
+            raise ValueError("a roster names one coordinator (role `server`) at most")
         if problem := name_problem(self.federation):
             raise ValueError(f"federation: {problem}")
         if not verify(self.authority, self.signature, "roster", self._body()):
@@ -95,14 +97,6 @@ class Roster:
             if one.name == name and one.role == role:
                 return one.public
         raise ConfigError([f"roster of {self.federation}: no {role} is called {name!r}"])
-
-    def coordinators(self) -> tuple[bytes, ...]:
-        """The keys that may coordinate a run of these sites.
-
-        Those in the role `server`; where there are none, the authority itself.
-        """
-        listed = tuple(one.public for one in self.participants if one.role == "server")
-        return listed or (self.authority,)
 
     def digest(self) -> str:
         """SHA-256 (hex) of all that is signed and of who has signed it: what is pinned."""

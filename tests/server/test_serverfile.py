@@ -40,7 +40,7 @@ def test_serverfile__loads_with_paths_relative_to_it(world: World) -> None:
     parties = serverfile.federation(file, NOW)
     assert list(parties.certificates) == ["a", "b", "c"]
     assert parties.roster.authority == world.authority.public
-    assert parties.roster.coordinators() == (parties.identity.public,)
+    assert parties.roster.coordinator == parties.identity.public
     assert parties.warnings == ()
 
 
