@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
         DataError,
         FedlearnError,
         PrivacyError,
+        PromiseBrokenError,
         ProtocolError,
         StoppedError,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "FedlearnError",
     "NoPrivacy",
     "PrivacyError",
+    "PromiseBrokenError",
     "ProtocolError",
     "Record",
     "Result",

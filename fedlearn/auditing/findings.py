@@ -6,12 +6,17 @@ added but never renamed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from fedlearn.core.errors import PromiseBrokenError
 
 Estimator = Literal["one_run", "f_dp", "clopper_pearson", "gaussian"]
 
 VerdictText = Literal["consistent with the promise", "PROMISE BROKEN", "no promise was made"]
+
+BROKEN: Final = "PROMISE BROKEN"
 
 NOT_JUDGED: Final = "not judged: the run carried no canaries"
 
@@ -97,3 +102,24 @@ class Findings:
     views: list[View] = field(default_factory=list)
     attacks: list[Attack] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the run gives away more than it promises."""
+        return self.verdict == BROKEN
+
+
+def refuse_broken(found: Mapping[str, Findings | None]) -> None:
+    """Let nobody take a broken promise for a finished run; `found` is by the name of the run.
+
+    Raises:
+        PromiseBrokenError: with every run whose audit says so.
+    """
+    broken = [name for name, one in found.items() if one is not None and one.broken]
+    if broken:
+        raise PromiseBrokenError(
+            "\n".join(
+                f"{BROKEN}: {name} gives away more than its epsilon; its report has the numbers"
+                for name in broken
+            )
+        )

@@ -46,7 +46,8 @@ def add_audit(commands: Commands[argparse.ArgumentParser]) -> None:
         help="the folder of a run, refused if its model, data or config have changed; or what to "
         "run and measure, as Hydra overrides (audit=slots unless said otherwise); or a "
         "demonstration and its own key=value. references=N (default 4, from 8 with LiRA) trains "
-        "so many models for membership inference",
+        "so many models for membership inference. Ends with exit code 6 where the verdict is "
+        "PROMISE BROKEN",
     )
 
 

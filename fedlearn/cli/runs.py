@@ -117,7 +117,17 @@ def _simulate(options: argparse.Namespace) -> int:
             display.note(note)
         with telling_what_is_kept(config, "the same command with resume=true"):
             simulate(config, display, stop)
+    _refuse_broken(config)
     return 0
+
+
+def _refuse_broken(config: RunConfig) -> None:
+    """A run whose own audit says that its promise is broken has not ended well."""
+    if config.audit.kind != "none":
+        from fedlearn.auditing.findings import refuse_broken
+        from fedlearn.results.reading import read_result
+
+        refuse_broken({config.out: read_result(Path(config.out)).audit})
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

@@ -51,6 +51,12 @@ class DataError(FedlearnError):
     exit_code = 5
 
 
+class PromiseBrokenError(FedlearnError):
+    """An audit says that a run gives away more than it promises; what it found is written down."""
+
+    exit_code = 6
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raise `DataError` with all problems that data has, if it has any."""
     if found := list(problems):

@@ -35,7 +35,7 @@ class MeasuredPrivacy:
     @property
     def broken(self) -> bool:
         """Whether the promise did not hold."""
-        return self.found.verdict == "PROMISE BROKEN"
+        return self.found.broken
 
     @property
     def columns(self) -> Row:

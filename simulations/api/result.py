@@ -115,7 +115,9 @@ class Result:
     def __repr__(self) -> str:
         shown = [f"{name}={self.metrics[name]:.3f}" for name in shown_of(self.metrics)]
         spent = "none" if self.epsilon is None else f"{self.epsilon:.3g}"
-        facts = [self.status, *shown, f"epsilon={spent}", f"folder={short_path(self.folder)!r}"]
+        broken = [self.audit.verdict] if self.audit and self.audit.broken else []
+        facts = [self.status, *broken, *shown, f"epsilon={spent}"]
+        facts.append(f"folder={short_path(self.folder)!r}")
         return f"Result({', '.join(facts)})"
 
     def _repr_html_(self) -> str:

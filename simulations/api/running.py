@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -220,7 +221,8 @@ def audit(
         out, progress, settings: of a new run, as for `fl.simulate`.
 
     Returns:
-        The run with what was found in `audit`.
+        The run with what was found in `audit`. Where that is a broken promise, a RuntimeWarning
+        says so, and `audit.broken` is true.
 
     Raises:
         ConfigError: what was asked for is wrong, or the config of the run was changed.
@@ -239,5 +241,8 @@ def audit(
         raise ConfigError(["audit: the config of a run is its own; give nothing besides"])
     folder = run.folder if isinstance(run, Result) else Path(run).resolve()
     with ONE_AT_A_TIME, torch_for_a_run():
-        measure_run(folder, checked_references(references))
+        found = measure_run(folder, checked_references(references))
+    if found.broken:
+        said = f"{found.verdict}: {folder} gives away more than its epsilon"
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
     return load_run(folder)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedlearn.auditing.findings import NOT_JUDGED, Findings
+from fedlearn.auditing.findings import NOT_JUDGED, Findings, refuse_broken
 from fedlearn.config import compose
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError
@@ -44,6 +44,7 @@ def audit(words: Sequence[str]) -> None:
 
     Raises:
         FedlearnError: the words make no sense, or what they name cannot be measured.
+        PromiseBrokenError: it was measured, and the run gives away more than it promises.
     """
     demos = [word.removeprefix("demo=") for word in words if word.startswith("demo=")]
     if demos:
@@ -52,14 +53,12 @@ def audit(words: Sequence[str]) -> None:
     own = [word for word in words if word.startswith(_REFERENCES)]
     rest, references = [word for word in words if word not in own], _references(own)
     folders = [word for word in rest if "=" not in word]
-    if not folders:
-        measure_folder(_run(rest), references)
-    elif len(rest) == 1:
-        measure_folder(Path(folders[0]), references)
-    else:
+    if folders and len(rest) > 1:
         raise ConfigError(
             [f"audit {folders[0]}: the config of a run is its own; leave out {', '.join(rest[1:])}"]
         )
+    folder = Path(folders[0]) if folders else _run(rest)
+    refuse_broken({str(folder): measure_folder(folder, references)})
 
 
 def _demonstrate(name: str, words: Sequence[str]) -> None:

@@ -14,10 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from fedlearn.auditing.findings import BROKEN
 from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.saved import read_value
-from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, StoppedError
+from fedlearn.core.errors import (
+    ConfigError,
+    DataError,
+    FedlearnError,
+    PrivacyError,
+    PromiseBrokenError,
+    StoppedError,
+)
 from fedlearn.core.settings import Count
 from fedlearn.report.comparison import (
     FILE,
@@ -73,7 +81,7 @@ class SweepListener(Protocol):
 def compare(
     overrides: Sequence[str], listener: SweepListener, stop: Stop, *, holds_objects: bool = False
 ) -> int:
-    """Run all points of `overrides`; the exit code is 0, or that of the worst run.
+    """Run all points of `overrides`; the exit code is 0, or that of the worst run, or of an audit.
 
     `holds_objects` says that the points name what this process holds: where no fork of it can
     be made, it runs them itself, one after the other.
@@ -109,6 +117,9 @@ def compare(
     listener.finished(comparison, folder)
     if not study.is_settled():
         raise StoppedError("stopped; the same command does the rest")
+    if broken := [point.name for point in comparison.points if point.audit and point.audit.broken]:
+        listener.say(f"{BROKEN}: {', '.join(broken)}")
+        return study.exit_code or PromiseBrokenError.exit_code
     return study.exit_code
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from opacus.optimizers import DPOptimizer
 
+import fedlearn as fl
 from clients.canaries import canary_file, read_canaries
 from clients.owner import owner_of
 from clients.site import TEST_NOISE
@@ -54,9 +55,12 @@ def words(folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south"))
     return [*(word for word in own if word.partition("=")[0] not in keys), *more]
 
 
-def run(folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south")) -> ResultFile:
+def run(
+    folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south"), code: int = 0
+) -> ResultFile:
+    """A run that ends with this exit code."""
     out = folder / f"run-{len(list(folder.iterdir()))}"
-    assert main(["simulate", *words(folder, *more, sites=sites), f"out={out}"]) == 0
+    assert main(["simulate", *words(folder, *more, sites=sites), f"out={out}"]) == code
     return read_result(out)
 
 
@@ -144,7 +148,10 @@ def test_audit__is_part_of_a_comparison(five: ResultFile, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("epsilon", [4, 8])
 def test_audit__finds_noise_that_was_halved_behind_the_accountants_back(
-    epsilon: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epsilon: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     honest = PrivateOptimizer.add_noise
 
@@ -154,13 +161,35 @@ def test_audit__finds_noise_that_was_halved_behind_the_accountants_back(
         self.noise_multiplier *= 2
 
     monkeypatch.setattr(PrivateOptimizer, "add_noise", halved)
-    result = run(tmp_path, f"privacy.epsilon={epsilon}")
+    result = run(tmp_path, f"privacy.epsilon={epsilon}", code=6)
+    assert "fedlearn: PROMISE BROKEN: " in capsys.readouterr().err
     assert result.privacy.epsilon == pytest.approx(epsilon, abs=0.01)
     found = findings(result)
     assert found.verdict == "PROMISE BROKEN"
     assert found.lower_bound is not None
     assert found.lower_bound > epsilon
-    assert "PROMISE BROKEN" in write_report(Path(result.config["out"])).read_text()
+    out = Path(result.config["out"])
+    assert "PROMISE BROKEN" in write_report(out).read_text()
+    assert main(["audit", str(out)]) == 6
+    with pytest.warns(RuntimeWarning, match="PROMISE BROKEN"):
+        again = fl.audit(out)
+    assert again.audit
+    assert again.audit.broken
+    assert "PROMISE BROKEN" in repr(again)
+
+
+def test_compare__ends_with_six_where_an_audit_says_that_a_promise_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(PrivateOptimizer, "add_noise", _without_noise)
+    chosen = [*words(tmp_path), f"out={tmp_path / 'sweep'}", "seed=0,1", "compare.workers=1"]
+    assert main(["compare", *chosen]) == 6
+    assert "PROMISE BROKEN: " in capsys.readouterr().out
+
+
+def _without_noise(self: DPOptimizer) -> None:
+    for parameter in self.params:
+        parameter.grad = parameter.summed_grad.to(parameter.dtype)
 
 
 def test_audit__without_privacy_reports_the_ceiling(tmp_path: Path) -> None:
