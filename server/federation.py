@@ -7,6 +7,7 @@ and a result that is true whenever the run ends.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -44,6 +45,8 @@ from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, p
 from server.grid import Replies, SiteGrid
 from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
 from server.secagg import Aggregate, SecAggDriver
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,11 +90,16 @@ class Federation:
     progress: Progress
     run_id: str
     summing: SecAggDriver[Any] | None
+    resumed: bool = False
+    """Whether the run goes on from a checkpoint."""
     route: Route = field(init=False)
     """What happens to an update; the same list as at the sites."""
     stack: Stack = field(init=False)
+    first: int = field(init=False)
+    """The first round of this process."""
 
     def __post_init__(self) -> None:
+        self.first = len(self.progress.rounds) + 1
         self.route = route_of(self.config, self.plan)
         self.stack = stack_of(self.config, self.enrolment.layout.size)
 
@@ -123,7 +131,7 @@ class Federation:
         invited = self._cohort(number)
         cohort, unable = self._able(number, invited)
         train = self._train(number, cohort)
-        evaluated = self._evaluate(number) if self.config.evaluates(number) else {}
+        evaluated = self._evaluated(number) if self.config.evaluates(number) else {}
         dropped = unable | train.failures | {r.site: r.reason for r in train.refusals}
         entry = RoundResult(
             round=number,
@@ -313,6 +321,21 @@ class Federation:
     def _rule(self, wanted: int) -> str:
         own = self.config.strategy.min_sites
         return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
+
+    def _evaluated(self, number: int) -> dict[str, float]:
+        """The test metrics of a round; none where sites gave them before the run was cut off.
+
+        Sites evaluate a round once. Of the round that a resumed run repeats they may have given
+        what was lost with the coordinator.
+        """
+        first = self.resumed and number == self.first
+        try:
+            return self._evaluate(number)
+        except ProtocolError as error:
+            if not first:
+                raise
+            log.warning("round %d is not evaluated: %s", number, error)
+            return {}
 
     def _evaluate(self, number: int) -> dict[str, float]:
         shown, task = self.progress.shown, self.enrolment.task

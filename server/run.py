@@ -114,7 +114,9 @@ def run(
         mean=_mean(config, saved), algorithm=saved.strategy,
         counted=dict(saved.counted),
     )  # fmt: skip
-    federation = Federation(config, plan, enrolment, progress, saved.run_id, summing)
+    federation = Federation(
+        config, plan, enrolment, progress, saved.run_id, summing, resumed=before is not None
+    )
     with tracked(config, saved.run_id, listener) as reported:
         # Nothing is written until everything that can be refused has been asked.
         folder.create(config)

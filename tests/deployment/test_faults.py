@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from clients.ledger.report import verify
+from fedlearn.privacy.events import GaussianEvent
 
 from .processes import Stage, staged
 from .world import HOSPITALS, make_world
@@ -47,7 +48,7 @@ def paid(stage: Stage, name: str, run_id: str) -> int:
     """How many rounds of a run a site's own ledger has paid for; the ledger is intact."""
     report = verify(stage.world.ledger(name))
     assert not report.torn
-    return sum(event.steps for event in report.by_run.get(run_id, ()))
+    return sum(e.steps for e in report.by_run.get(run_id, ()) if isinstance(e, GaussianEvent))
 
 
 def steps_known(found: dict[str, Any], name: str) -> int:

@@ -27,6 +27,7 @@ from clients.ledger.report import verify
 from fedlearn.crypto.certificates import site_credential
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.introduction import introduce
+from fedlearn.privacy.events import GaussianEvent
 
 from .cable import Cable
 from .processes import PATIENCE, Stage, staged, wait_for
@@ -191,7 +192,8 @@ def check_accounts(stage: Stage, found: dict[str, Any]) -> None:
     """Ledgers are whole; what a site has paid is what it gave, and the coordinator knows of it."""
     for name in ALL:
         report = verify(stage.world.ledger(name))
-        paid = sum(event.steps for event in report.by_run[found["run_id"]])
+        events = report.by_run[found["run_id"]]
+        paid = sum(event.steps for event in events if isinstance(event, GaussianEvent))
         gave = sum(name not in one["clients"]["dropped"] for one in found["rounds"])
         known = found["privacy"]["per_site"][name]["steps"]
         # A cut may come after it has trained and before that is known.

@@ -1,0 +1,285 @@
+"""What a lying coordinator gets from the test records of deployed sites: paid noise, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from clients import evaluation
+from clients.ledger.report import verify
+from clients.site import Site
+from fedlearn import flower
+from fedlearn.core.errors import PrivacyError
+from fedlearn.privacy import accounting
+from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
+from server.federation import Federation
+from tests.attacks.lab import SITES, STRICT, Lab
+
+VICTIM = SITES[0]
+CLEAR = STRICT.replace("  require_secagg: masked\n", "")
+"""The same owner, who lets updates be seen by the coordinator (each has all of its noise)."""
+OFF = ("secagg=off", "rounds=4", "evaluate_every=2")
+"""Rounds 2 and 4 are evaluated."""
+NAMES = [f"Person 0-{i:03d}" for i in range(60)]
+BY_NAME = (
+    "fairness=groups",
+    "fairness.column=name",
+    f"fairness.values=[{','.join(NAMES)}]",
+    "fairness.smallest=1",
+)
+
+
+@pytest.fixture
+def clear(tmp_path: Path) -> Lab:
+    return Lab.make(tmp_path, *OFF, policy=CLEAR)
+
+
+def untouched(lab: Lab) -> bool:
+    """Whether no site has opened the ledger of its records: a refusal alone may stand in it."""
+    ledgers = [lab.world.ledger(site) for site in SITES]
+    return not any('"kind":"open"' in path.read_text() for path in ledgers if path.exists())
+
+
+def asked(
+    federation: Federation, number: int, model: NDArray[np.float32] | None = None
+) -> RecordDict | Refusal:
+    """What the victim answers to an evaluation of a round."""
+    federation.grid.sealing.round += 1  # type: ignore[union-attr]
+    weights = federation.progress.model if model is None else model
+    note = federation._note(number, len(SITES))
+    messages = federation._messages("evaluate", note, weights, [VICTIM])
+    replies = federation.grid.exchange(messages)
+    return replies.answers[VICTIM].content if replies.answers else replies.refusals[0]
+
+
+def numbers(federation: Federation, content: RecordDict | Refusal) -> list[int]:
+    assert not isinstance(content, Refusal), content
+    plan = federation.mechanism.evaluation
+    assert plan is not None
+    found: list[int] = flower.read_noised_reply(content, plan.dimension).tolist()
+    return found
+
+
+# --- what may be asked at all ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["per_site", "pooled"])
+def test_exact_sums__of_test_records_do_not_leave_unless_the_owner_allows_them(
+    tmp_path: Path, kind: str
+) -> None:
+    lab = Lab.make(tmp_path, f"evaluation={kind}")
+    with pytest.raises(PrivacyError, match=r"policy\.evaluation"):
+        lab.federate()
+    assert untouched(lab)
+
+
+@pytest.mark.parametrize("kind", ["private", "per_site"])
+def test_named_people__are_no_groups_though_their_column_is_dropped(
+    tmp_path: Path, kind: str
+) -> None:
+    allowing = f"{STRICT}  evaluation: [private, pooled, per_site]\n"
+    lab = Lab.make(tmp_path, *BY_NAME, f"evaluation={kind}", policy=allowing)
+    with pytest.raises(PrivacyError, match=r"policy\.group_columns"):
+        lab.federate()
+    assert untouched(lab)
+
+
+def test_dropped_column__is_no_group_though_the_owner_has_listed_it(tmp_path: Path) -> None:
+    allowing = f"{STRICT}  group_columns: [name, sex]\n"
+    lab = Lab.make(tmp_path, *BY_NAME, policy=allowing)
+    with pytest.raises(PrivacyError, match=r"policy\.group_columns"):
+        lab.federate()
+    assert untouched(lab)
+
+
+def test_groups__smaller_than_the_owner_allows_do_not_leave_in_a_sum_either(
+    tmp_path: Path,
+) -> None:
+    allowing = (
+        f"{STRICT}  evaluation: [pooled]\n  group_columns: [sex]\n  smallest_group: 5\n"
+        "  min_test_records: 5\n"
+    )
+    by_sex = ("fairness=groups", "fairness.column=sex", "fairness.values=[f,m]")
+    lab = Lab.make(tmp_path, *by_sex, "fairness.smallest=1", "evaluation=pooled", policy=allowing)
+    with pytest.raises(PrivacyError, match=r"policy\.smallest_group"):
+        lab.federate()
+    fitting = replace(lab.config.fairness, smallest=5)
+    federation = lab.again(replace(lab.config, fairness=fitting)).federate()
+    federation.run_round(1)
+    for name, sums in federation.progress.groups.pooled.items():
+        assert sums.count == 0 or sums.count >= 5, name
+    with pytest.raises(PrivacyError, match=r"policy\.smallest_group"):
+        lab.again().federate()
+
+
+def test_run_without_evaluation__answers_none(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path, *OFF, "evaluation=none", policy=CLEAR)
+    federation = lab.federate()
+    entry = federation.run_round(1)
+    assert entry.evaluate == {}
+    assert isinstance(asked(federation, 2), Refusal)
+    assert lab.reserved(VICTIM, "evaluation") == 0
+
+
+def test_more_evaluations__than_the_owner_allows_are_refused_before_the_run(
+    tmp_path: Path,
+) -> None:
+    lab = Lab.make(tmp_path, "rounds=9", policy=f"{STRICT}  max_evaluations: 3\n")
+    with pytest.raises(PrivacyError, match=r"policy\.max_evaluations"):
+        lab.federate()
+    lab.again(replace(lab.config, evaluate_every=3)).federate()
+
+
+# --- how often -------------------------------------------------------------------------
+
+
+def test_evaluation__of_a_round_is_answered_once_and_in_its_order(clear: Lab) -> None:
+    federation = clear.federate()
+    planted = np.full_like(federation.progress.model, 7.0)
+    wrong = [0, 1, 3, 5, 200]
+    assert all(isinstance(asked(federation, n, planted), Refusal) for n in wrong)
+    assert clear.reserved(VICTIM, "evaluation") == 0
+    assert isinstance(asked(federation, 4), RecordDict)
+    assert all(isinstance(asked(federation, n, planted), Refusal) for n in [*range(6), 4, 2])
+    assert clear.reserved(VICTIM, "evaluation") == 1
+
+
+def test_evaluation__of_a_model_before_the_last_round_is_refused(clear: Lab) -> None:
+    federation = clear.federate()
+    for number in (1, 2, 3):
+        federation._train(number, SITES)
+    assert isinstance(asked(federation, 2), Refusal)
+    assert isinstance(asked(federation, 4), RecordDict)
+
+
+def test_restarted_run__is_not_told_a_round_again(clear: Lab) -> None:
+    first = clear.federate()
+    assert isinstance(asked(first, 2), RecordDict)
+    again = clear.again().federate()  # a new run of Flower's: the site's memory of it is empty
+    assert isinstance(asked(again, 2), Refusal), "its ledger remembers"
+    assert isinstance(asked(again, 4), RecordDict)
+    noted = [one.round_number for one in verify(clear.world.ledger(VICTIM)).evaluations]
+    assert noted == [2, 4]
+
+
+def test_resumed_run__goes_on_without_the_figures_that_were_lost(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path)
+    lab.federate().run_round(1)
+    federation = lab.again().federate()
+    federation.resumed = True
+    assert federation.run_round(1).evaluate == {}
+    assert lab.reserved(VICTIM, "evaluation") == 1
+
+
+# --- paid for, and only then read -------------------------------------------------------
+
+
+def test_test_records__are_not_read_before_their_cost_is_on_the_disk(
+    clear: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid: list[int] = []
+
+    def graded(site: Site, request: TrainRequest) -> NDArray[np.float64]:
+        paid.append(clear.reserved(site.name, "evaluation"))
+        raise RuntimeError("somebody trips over the cable")
+
+    monkeypatch.setattr(evaluation, "graded", graded)
+    federation = clear.federate()
+    assert isinstance(asked(federation, 2), Refusal)
+    assert paid == [1]
+    assert isinstance(asked(federation, 2), Refusal)
+    assert clear.reserved(VICTIM, "evaluation") == 1, "what failed after it was paid stays paid"
+    assert paid == [1]
+
+
+def test_test_records__are_not_read_where_the_budget_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab.make(tmp_path, *OFF, policy=CLEAR.replace("8.0", "0.05"))
+
+    def graded(site: Site, request: TrainRequest) -> NDArray[np.float64]:
+        raise AssertionError("was read")
+
+    monkeypatch.setattr(evaluation, "graded", graded)
+    answer = asked(lab.federate(), 4)
+    assert isinstance(answer, Refusal)
+    assert answer.exit_code == PrivacyError.exit_code
+    assert lab.reserved(VICTIM, "evaluation") == 0
+
+
+def test_what_leaves__has_noise_that_nobody_can_take_off(clear: Lab, tmp_path: Path) -> None:
+    federation = clear.federate()
+    plan = federation.mechanism.evaluation
+    assert plan is not None
+    model = np.zeros_like(federation.progress.model)
+    first = numbers(federation, asked(federation, 2, model))
+    # The same records, model and noise level once more, in a federation of the same tables.
+    other = Lab.make(tmp_path / "other", *OFF, policy=CLEAR).federate()
+    second = numbers(other, asked(other, 2, model))
+    moved = np.array(first) - np.array(second)
+    expected = np.sqrt(2) * plan.stddev
+    assert np.count_nonzero(moved) > len(moved) // 2
+    assert 0.5 * expected < moved.std() < 2 * expected
+
+
+def test_ledger__books_no_less_than_an_independent_accountant_for_all_that_left(
+    tmp_path: Path,
+) -> None:
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    lab = Lab.make(tmp_path)
+    federation = lab.federate()
+    for number in (1, 2):
+        federation.run_round(number)
+    assert federation.plan is not None
+    report = verify(lab.world.ledger(VICTIM))
+    composed = None
+    for event in report.spent:
+        one = pld.from_gaussian_mechanism(
+            event.noise_multiplier,
+            sampling_prob=event.sample_rate,
+            value_discretization_interval=1e-4,
+        ).self_compose(event.steps)
+        composed = one if composed is None else composed.compose(one)
+    assert composed is not None
+    alone = composed.get_epsilon_for_delta(1e-5)
+    assert sum(event.steps for event in federation.plan.evaluation.events) == 2  # type: ignore[union-attr]
+    booked = accounting.epsilon(report.spent, 1e-5)
+    assert alone <= booked * 1.001
+    assert booked <= federation.plan.epsilon <= 4.0
+    assert federation.epsilons()[VICTIM] == pytest.approx(booked)
+
+
+# --- what it is good for ----------------------------------------------------------------
+
+
+def test_sum_of_private_figures__is_opened_as_one_and_read_with_its_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact: dict[str, EvaluateReply] = {}
+    whole = evaluation.noised
+
+    def noised(
+        site: Site, plan: object, request: TrainRequest, answers: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        exact[site.name] = evaluation.exact(site, answers)
+        return whole(site, plan, request, answers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "noised", noised)
+    lab = Lab.make(tmp_path, "rounds=1")
+    federation = lab.federate()
+    federation.run_round(1)
+    sums, plan = federation.progress.tested, federation.mechanism.evaluation
+    assert sums is not None
+    assert plan is not None
+    assert federation.progress.per_site == {}, "of no site alone"
+    stddev = plan.last_stddev / plan.steps[0] * 2  # four sites with all of the noise each
+    assert sums.noise["confusion"] == pytest.approx(stddev)
+    confusion = np.sum([one.sums["confusion"] for one in exact.values()], axis=0)
+    off = np.abs(sums["confusion"] - confusion)
+    assert 0 < off.max() < 6 * stddev
