@@ -44,6 +44,11 @@ class RecordPrivacy(Private):
                 "training.precision=fp32"
             )
         if terms.engine == "ghost":
+            found.append(
+                "training.dp_engine=ghost: where terms of its float32 norms cancel they fall "
+                "short, and what is clipped by them exceeds its bound; it is for tests and "
+                "benchmarks. Set training.dp_engine=fast"
+            )
             found += [
                 f"{setting}: uses a layer several times, which Opacus' ghost clipping refuses. Set "
                 "training.dp_engine=fast"

@@ -33,8 +33,9 @@ class Training:
     nominal_records: Count
     """Public constant of the order of a site's size: the scale of private gradient sums."""
     dp_engine: Literal["fast", "opacus", "ghost"]
-    """What clips under record-level privacy: our one-pass engine, Opacus' hooks, or Opacus' ghost
-    clipping in two passes. Same result."""
+    """What computes gradients under record-level privacy: our one-pass engine, or Opacus' hooks, to
+    the same result. Opacus' ghost clipping (two passes) is for tests and benchmarks, and no run's:
+    its norms may fall short."""
     max_batch: Count
     """Most records in one forward pass; larger batches are accumulated exactly."""
     precision: Precision = "fp32"

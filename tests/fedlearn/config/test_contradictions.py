@@ -8,6 +8,7 @@ from torch import nn
 
 from fedlearn.config import compose
 from fedlearn.config.contradictions import private_model_problems
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
 
 FAST = ("privacy=record", "training.dp_engine=fast")
@@ -32,9 +33,14 @@ def test_model__the_fast_engine_takes_what_it_can_train() -> None:
     assert all(value.any() for value in found.sums.values())
 
 
-@pytest.mark.parametrize("engine", ["opacus", "ghost"])
-def test_model__opacus_is_not_asked_for_what_it_cannot_do(engine: str) -> None:
-    config = compose(["privacy=record", f"training.dp_engine={engine}"])
+def test_problems__refuse_an_engine_whose_norms_may_fall_short() -> None:
+    with pytest.raises(ConfigError, match=r"^training\.dp_engine=ghost: .*dp_engine=fast"):
+        compose(["privacy=record", "training.dp_engine=ghost"])
+    assert compose(["privacy=none", "training.dp_engine=ghost"]).training.dp_engine == "ghost"
+
+
+def test_model__opacus_is_not_asked_for_what_it_cannot_do() -> None:
+    config = compose(["privacy=record", "training.dp_engine=opacus"])
     attention, gate = private_model_problems(config, Read())
     assert "layer attend (MultiheadAttention)" in attention
     assert "training.dp_engine=fast" in attention

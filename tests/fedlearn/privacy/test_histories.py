@@ -19,6 +19,7 @@ from fedlearn.privacy.events import (
     merged,
     to_json,
 )
+from fedlearn.privacy.integer_bounds import gaussian_gap
 from tests.fedlearn.privacy import tight
 
 DELTA = 1e-5
@@ -83,6 +84,19 @@ def test_epsilon__of_few_bits_counts_the_distance_to_a_gaussian() -> None:
     coarse = replace(DISCRETE, share_stddev=8, l2_sensitivity=4.0, dimension=10**6)
     assert epsilon([coarse], DELTA) > 1.02 * epsilon([as_gaussian(coarse)], DELTA)
     assert epsilon([coarse], DELTA) <= epsilon_rdp([coarse], DELTA)
+
+
+@pytest.mark.parametrize("stddev", [100, 200, 400])
+def test_epsilon__counts_the_distance_to_a_gaussian_in_both_directions(stddev: int) -> None:
+    """Once from the real noise to the Gaussian, and once back (`gaussian_gap`): not half of it."""
+    coarse = replace(
+        DISCRETE, share_stddev=stddev, l2_sensitivity=3.0 * stddev, dimension=100_000,
+        sample_rate=0.02, steps=200,
+    )  # fmt: skip
+    gap = gaussian_gap(stddev, coarse.shares, coarse.dimension * coarse.steps)
+    plain, found = epsilon([as_gaussian(coarse)], DELTA), epsilon([coarse], DELTA)
+    assert found < epsilon_rdp([coarse], DELTA), "Renyi divergences are closer: this shows nothing"
+    assert plain + 2 * gap <= found <= plain + 2.5 * gap
 
 
 def test_epsilon__adds_the_chance_that_rounding_fails() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,26 @@ def test_renyi_curve__bounds_sampled_integer_noise(rate: float) -> None:
     for order in (2, 3, 8, 16):
         assert exact_renyi(mixture, here, order) <= found[order] * (1 + 1e-9)
         assert exact_renyi(here, mixture, order) <= found[order] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("law", ["skellam", "discrete_gaussian"])
+@pytest.mark.parametrize("rate", [0.01, 0.2, 0.9])
+def test_renyi_curve__of_sampled_integer_noise_is_the_theorem(law: str, rate: float) -> None:
+    """Zhu and Wang 2019, theorem 5, written down again in whole numbers and plain sums: from the
+    third term on the factor 3, which only Gaussians do without."""
+    event = DiscreteSumEvent(
+        law=law, unit="record", l2_sensitivity=12.0, share_stddev=10, shares=2,
+        dimension=16, rounding_failure=0.0, sample_rate=rate, steps=3,
+    )  # fmt: skip
+    whole = dict(zip(ORDERS, renyi_curve(replace(event, sample_rate=1.0, steps=1)), strict=True))
+    found = dict(zip(ORDERS, renyi_curve(event), strict=True))
+    for order in (2, 3, 4, 7, 16, 33):
+        terms = [(1 - rate) ** (order - 1) * (order * rate - rate + 1)]
+        for k in range(2, order + 1):
+            chance = math.comb(order, k) * (1 - rate) ** (order - k) * rate**k
+            terms.append((3 if k > 2 else 1) * chance * math.exp((k - 1) * whole[k]))
+        wanted = 3 * math.log(math.fsum(terms)) / (order - 1)
+        assert found[order] == pytest.approx(wanted, rel=1e-9)
 
 
 def test_gap_failure__stays_small_beside_any_delta() -> None:
