@@ -243,6 +243,6 @@ def audit(
     with ONE_AT_A_TIME, torch_for_a_run():
         found = measure_run(folder, checked_references(references))
     if found.broken:
-        said = f"{found.verdict}: {folder} gives away more than its epsilon"
-        warnings.warn(said, RuntimeWarning, stacklevel=2)
+        text = f"{found.verdict}: {folder} gives away more than its epsilon"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return load_run(folder)
