@@ -161,7 +161,8 @@ class SiteRound:
         """Refuse what came and what the site keeps, before anything is paid for.
 
         Raises:
-            ProtocolError: what came beside the model is not what the algorithm sends.
+            ProtocolError: the model is not finite, or what came beside it is not what the algorithm
+                sends.
             DataError: the site's own state of this run is lost.
             ConfigError: the model, or the loss, would not keep records apart when trained.
         """
@@ -173,6 +174,8 @@ class SiteRound:
                 SERVER, "train", f"beside the model came {sorted(besides)}; wanted, of {size} "
                 f"numbers each: {sorted(wanted)}",
             )  # fmt: skip
+        if diverged(self.request.model):
+            raise ProtocolError(SERVER, "train", "the model holds numbers that are not finite")
         _ = self._own
         if self.site.config.privacy.clips_with(self.site.training.dp_engine) is not None:
             self._try_out()

@@ -23,3 +23,25 @@ def test_train_privately__makes_no_step_that_the_plan_has_not_paid_for(
     monkeypatch.setattr(work.SiteRound, "train_privately", of_other_plan)
     with pytest.raises(fl.FedlearnError, match=r"local_steps=1.*pays for 2 steps"):
         fl.simulate("experiment=medical_heart", "rounds=1", "secagg=off", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        ("privacy=client", "privacy.epsilon=4", "secagg=off"),
+        ("privacy=record", "secagg=off"),
+        ("privacy=distributed", "privacy.unit=client", "privacy.epsilon=4"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_training__that_diverges_under_privacy_is_an_update_like_any_other(
+    privacy: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Who diverges may be one client's, or one record's, doing: the coordinator learns nothing."""
+    result = fl.simulate(
+        "experiment=medical_heart", "rounds=1", *privacy, "training.learning_rate=1e38",
+        "training.local_steps=3" if "client" in " ".join(privacy) else "training.local_steps=1",
+        out=tmp_path / "run",
+    )  # fmt: skip
+    assert result.status == "finished"
+    assert not result.rounds[0].clients.dropped
