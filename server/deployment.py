@@ -199,10 +199,11 @@ def gateway(file: ServerFile, link_address: str, federation: Participants) -> It
         *("--upstream", link_address),
         *("--authority", str(file.state / "superlink" / "ca.crt")),
     ]
-    if file.client_certificates:
-        sites = file.state / "sites.pem"
-        sites.write_text("".join(federation.certificates.values()))
-        arguments += ["--sites", str(sites)]
+    sites = file.state / "sites.pem"
+    sites.write_text("".join(federation.certificates.values()))
+    arguments += ["--sites", str(sites)]
+    if not file.client_certificates:
+        arguments.append("--without-certificates")
     with _child("gateway", arguments, file.state) as process:
         _wait("the gateway", process, lambda: _listens(file), file.state / "gateway.log")
         yield

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from flwr.supercore.primitives.asymmetric import sign_message
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.router import router as fleet_router
 
-from server.superlink.gateway import FLEET_PATHS, MAX_BODY, Gateway
+from fedlearn.crypto.certificates import Credential, node_public_key, site_credential
+from server.superlink.gateway import FLEET_PATHS, MAX_BODY, Gateway, may_ask
+
+SITE, OTHER = (site_credential(name, datetime.now(UTC)) for name in ("a", "b"))
+
+
+def signed(site: Credential, now: datetime) -> dict[str, str]:
+    """The head by which a node says who it is, as Flower's client writes it."""
+    stamp = now.isoformat()
+    return {
+        "flwr-public-key": b64encode(node_public_key(site.certificate)).decode(),
+        "flwr-signature": b64encode(sign_message(site.key, stamp.encode())).decode(),
+        "flwr-timestamp": stamp,
+    }
 
 
 def ask(
@@ -26,9 +42,11 @@ def ask(
         extra = {"content-type": "application/x-protobuf", "flwr-a": "b", "server": "secret"}
         return httpx.Response(upstream, content=b"\x00answer", headers=extra)
 
+    headers = signed(SITE, datetime.now(UTC)) | headers
+
     async def run() -> httpx.Response:
         inner = httpx.AsyncClient(transport=httpx.MockTransport(superlink))
-        app: Any = Gateway("https://127.0.0.1:1", inner)
+        app: Any = Gateway("https://127.0.0.1:1", inner, [node_public_key(SITE.certificate)])
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as client:
             return await client.request(method, path, content=body, headers=headers)
@@ -54,9 +72,10 @@ def test_gateway__is_closed_for_everything_else_that_a_superlink_serves() -> Non
 @pytest.mark.parametrize("path", sorted(FLEET_PATHS))
 def test_gateway__passes_bodies_on_and_back_unchanged(path: str) -> None:
     body = bytes(range(256)) * 40
-    answer, [seen] = ask("POST", path, body, **{"flwr-signature": "s", "x-other": "o"})
+    answer, [seen] = ask("POST", path, body, **{"flwr-other": "s", "x-other": "o"})
     assert (seen.url.path, seen.content) == (path, body)
-    assert seen.headers["flwr-signature"] == "s"
+    assert seen.headers["flwr-other"] == "s"
+    assert seen.headers["flwr-public-key"]
     assert "x-other" not in seen.headers
     assert answer.content == b"\x00answer"
     assert (answer.headers["content-type"], answer.headers["flwr-a"]) == (
@@ -64,6 +83,34 @@ def test_gateway__passes_bodies_on_and_back_unchanged(path: str) -> None:
         "b",
     )
     assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        signed(OTHER, datetime.now(UTC)),
+        signed(SITE, datetime.now(UTC) - timedelta(minutes=6)),
+        signed(SITE, datetime.now(UTC) + timedelta(minutes=6)),
+        {"flwr-public-key": "?"},
+        {"flwr-timestamp": "2026-11-30"},
+        {"flwr-timestamp": "2026-11-30T00:00:00"},
+        {"flwr-signature": ""},
+        {"flwr-signature": signed(OTHER, datetime.now(UTC))["flwr-signature"]},
+    ],
+)
+def test_gateway__reads_no_body_of_whom_it_does_not_know(head: dict[str, str]) -> None:
+    answer, seen = ask("POST", "/v1/fleet/pull-messages", b"x", **head)
+    assert (answer.status_code, seen) == (401, [])
+
+
+def test_head__on_a_certified_connection_is_of_that_certificate() -> None:
+    mine, other = (node_public_key(one.certificate) for one in (SITE, OTHER))
+    now = datetime.now(UTC)
+    head = {name.encode(): value.encode() for name, value in signed(SITE, now).items()}
+    assert may_ask(head, [mine, other], mine, now)
+    assert not may_ask(head, [mine, other], other, now)
+    assert not may_ask(head, [other], mine, now)
+    assert not may_ask({}, [mine], mine, now)
 
 
 def test_gateway__passes_a_refusal_back() -> None:
