@@ -1,9 +1,8 @@
 """The Flower ClientApp: what a site answers to the coordinator.
 
 A site's no is an answer like any other: whatever it refuses (its config, its
-budget, its data) travels back as a `Refusal` with the reason. When the app itself
-fails, only the kind of error travels: the text of an exception that nobody wrote
-for a reader outside may hold records.
+budget, its data) travels back as a `Refusal`. The whole reason is for the site's own
+log: what leaves a deployed site names at most settings (`clients.outside`).
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import evaluation, joining, work
+from clients.outside import of_records, outside
 from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, secagg_step
 from clients.site import Site, name_of, open_site
-from clients.supernode.deployed import commitment, deployed_site
+from clients.supernode.deployed import commitment, deployed_site, is_deployed
 from fedlearn import __version__, flower
 from fedlearn.agreement import request_digest, route_of
 from fedlearn.config import RunConfig
@@ -47,7 +47,7 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
     def opened(config: RunConfig, owner: Owner) -> RecordDict:
         joining.check_request(message, context, config, owner)
         _admit(message, config, owner)
-        with within_memory(f"site {owner.name}"):
+        with within_memory(f"site {owner.name}"), of_records(owner):
             return answer(message, context, open_site(owner, config))
 
     return _guarded(message, context, opened)
@@ -68,14 +68,18 @@ def _guarded(message: Message, context: Context, answer: Party) -> Message:
         content = answer(config, deployed_owner(own) if own else owner_of(config, site))
     except FedlearnError as error:
         log.info("refused: %s", error)
-        content = flower.refusal_reply(
-            Refusal(site=site, exit_code=error.exit_code, reason=str(error))
-        )
+        content = flower.refusal_reply(_refusal(site, error, context))
     except Exception as error:  # Flower would send its text to the server
         log.exception("the app failed on %s", message.metadata.message_type)
-        reason = f"its app failed ({type(error).__name__})"
-        content = flower.refusal_reply(Refusal(site=site, exit_code=1, reason=reason))
+        own_code = FedlearnError(f"its app failed ({type(error).__name__})")
+        content = flower.refusal_reply(_refusal(site, own_code, context))
     return Message(content, reply_to=message)
+
+
+def _refusal(site: str, error: FedlearnError, context: Context) -> Refusal:
+    """The no that travels; of a simulation all is one owner's, and the whole text is told."""
+    reason = outside(error) if is_deployed(context) else str(error)
+    return Refusal(site=site, exit_code=error.exit_code, reason=reason)
 
 
 @app.query("hello")

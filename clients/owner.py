@@ -39,6 +39,8 @@ class Owner:
     """What the site's machine can hold, by its own file."""
     deployed: SiteFile | None = None
     """The site's own file, where it is a machine of its own."""
+    dataset: str = ""
+    """What the owner calls the data; empty where it lives no longer than the run."""
     contributors: tuple[Owner, ...] = ()
     """Whose records are in one place, where a simulation has pooled them; each has a say."""
 
@@ -65,7 +67,13 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     site = sitefile.load(path)
     if site.name != name:
         raise ConfigError([f"{path}: name={site.name}: is not that of the site, {name}"])
-    return Owner(name=name, ledger=site.ledger, policy=site.policy, machine=site.machine)
+    return Owner(
+        name=name,
+        ledger=site.ledger,
+        policy=site.policy,
+        machine=site.machine,
+        dataset=site.dataset,
+    )
 
 
 def _file_name(site: str) -> str:
@@ -93,6 +101,7 @@ def deployed_owner(site: SiteFile) -> Owner:
         policy=site.policy,
         machine=site.machine,
         deployed=site,
+        dataset=site.dataset,
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from clients.ledger.ledger import Budget
 from fedlearn.core.settings import Count, Name, Portion, Positive, Probability, config
+from fedlearn.privacy.accounting import SMALLEST_DELTA
 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]
@@ -24,6 +25,8 @@ _EXACT = ("pooled", "per_site")
 @config
 class Policy:
     """What the owner of a data set demands of every run on it; None demands nothing.
+
+    What is left out is strict: to loosen it takes a word.
 
     `epsilon_total` at `delta` is for the life of the data, over all runs;
     `unit` the unit of privacy ("none": any or none; "client" does not stand for
@@ -50,9 +53,9 @@ class Policy:
     epsilon_total: Positive | None = None
     delta: Probability = 1e-5
     unit: Unit = "record"
-    min_cohort: Count = 1
-    require_transport: Transport | None = None
-    require_secagg: SecAgg | None = None
+    min_cohort: Count = 3
+    require_transport: Transport | None = "sealed"
+    require_secagg: SecAgg | None = "masked"
     min_corrupt_fraction: Portion = 0.2
     allow_models: tuple[Name, ...] | None = None
     approved_code: tuple[Name, ...] | None = None
@@ -69,6 +72,29 @@ class Policy:
         total = float("inf") if self.epsilon_total is None else self.epsilon_total
         unit: Literal["record", "client"] = "client" if self.unit == "client" else "record"
         return Budget(epsilon=total, delta=self.delta, unit=unit)
+
+
+STRICT: Final = Policy(epsilon_total=1.0)
+"""What an owner demands who has written nothing."""
+
+
+def policy_problems(policy: Policy) -> list[str]:
+    """What in a policy promises less than it seems to, with the way out."""
+    found = []
+    if policy.delta < SMALLEST_DELTA:
+        found.append(f"policy.delta={policy.delta}: must be at least {SMALLEST_DELTA}")
+    if policy.unit != "none" and policy.epsilon_total is None:
+        found.append(
+            f"policy.epsilon_total: must be given where policy.unit={policy.unit}: without a "
+            "limit a run may add no noise at all. Set it, such as to 8.0, or policy.unit to none"
+        )
+    if policy.unit == "none" and policy.epsilon_total is not None:
+        found.append(
+            f"policy.epsilon_total={policy.epsilon_total:g}: limits nothing where "
+            "policy.unit=none: a run without privacy costs none. Set "
+            "policy.unit to record, or leave it out"
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

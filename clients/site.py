@@ -147,7 +147,7 @@ class Site:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the training records: whose ledger is whose."""
+        """SHA-256 of the training records."""
         return records_digest(self.data.train)
 
     def plan(self, sites: int) -> PrivacyPlan | None:
@@ -159,7 +159,12 @@ class Site:
         """The ledger of the training records, open for spending; close it soon."""
         budget = self.owner.budget or UNLIMITED
         return Ledger(
-            self.owner.ledger, site=self.name, data=self.digest, budget=budget, now=self.now()
+            self.owner.ledger,
+            site=self.name,
+            data=self.owner.dataset or self.digest,
+            budget=budget,
+            now=self.now(),
+            records=self.digest if self.owner.dataset else "",
         )
 
     def now(self) -> datetime:

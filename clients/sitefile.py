@@ -9,6 +9,7 @@ name: cleveland
 data: {kind: csv, path: /data/heart.csv, label: disease}
 keys: keys/cleveland            # the private identity; made by `fedlearn keys new`
 roster: roster.json             # signed by an authority, pinned by `fedlearn keys roster pin`
+dataset: registry 2019-2024     # what the data is called (left out: as the site), for life
 ledger: state/ledger.jsonl      # belongs to the data, not to a run
 policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
 server: {address: "fed.example.org:8443", authority: ca.crt}   # for `fedlearn client`
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from clients.ledger.report import verify
-from clients.policy import Policy
+from clients.policy import STRICT, Policy, policy_problems
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, DataError
@@ -35,7 +36,6 @@ from fedlearn.crypto.certificate_files import tls_path
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.data import SCENARIOS, Scenario
-from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.training.device import Device, device_of
 
 
@@ -65,9 +65,10 @@ class Machine:
 class SiteFile:
     """One site as its owner describes it; all paths are absolute.
 
-    `keys` is the private identity, `roster` the signed list that is pinned
-    beside itself, `ledger` the file that outlives every run. `server` is None
-    where the site only takes part in simulations.
+    `keys` is the private identity, `roster` the signed list that is pinned beside
+    itself, `ledger` the file that outlives every run, `dataset` what the records are
+    called in it for as long as there are any of the same people. `server` is None where
+    the site only takes part in simulations.
     """
 
     name: Name
@@ -76,6 +77,7 @@ class SiteFile:
     roster: Path
     ledger: Path
     policy: Policy
+    dataset: Name
     server: Server | None = None
     machine: Machine = field(default_factory=Machine)
 
@@ -93,8 +95,8 @@ def load(path: Path) -> SiteFile:
     """
     tree = yaml_file.read(path)
     rest, data, found = _decoded(tree)
-    if rest is not None and rest.policy.delta < SMALLEST_DELTA:
-        found.append(f"policy.delta={rest.policy.delta}: must be at least {SMALLEST_DELTA}")
+    if rest is not None:
+        found += policy_problems(rest.policy)
     if rest is not None and (problem := site_name_problem(rest.name)):
         found.append(f"name: {problem}")
     if rest and rest.server and not _ADDRESS.fullmatch(rest.server.address):
@@ -109,6 +111,7 @@ def load(path: Path) -> SiteFile:
         roster=folder / rest.roster,
         ledger=folder / rest.ledger,
         policy=rest.policy,
+        dataset=rest.dataset or rest.name,
         server=rest.server and replace(rest.server, authority=folder / rest.server.authority),
         machine=rest.machine,
     )
@@ -180,7 +183,8 @@ class _Rest:
     keys: Name
     roster: Name
     ledger: Name
-    policy: Policy
+    policy: Policy = STRICT
+    dataset: Name | None = None
     server: Server | None = None
     machine: Machine = field(default_factory=Machine)
 

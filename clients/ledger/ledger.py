@@ -11,6 +11,7 @@ computed over all of it when asked. Time and names come from the caller.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ from clients.ledger.state import SCHEMA, Cost, Declined, Reservation, replay, ut
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event, Unit, to_json
+
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """How far a clock may be set back between two entries, as time servers do."""
@@ -45,7 +48,9 @@ class Budget:
 class Ledger:
     """The ledger of one data set, open for spending by one process at a time.
 
-    `data` identifies the records (their SHA-256). Creates the file if there is none.
+    `data` names the data set: by its owner's word, or, where it lives no longer than a run, by
+    the SHA-256 of its records. `records` is that of the records as they are now: a change is
+    written down, and what was spent on them before stays spent. Creates the file if there is none.
 
     Guarantees:
     - what was reserved is on the disk before `reserve` returns;
@@ -57,12 +62,22 @@ class Ledger:
     PrivacyError if another run has it open.
     """
 
-    def __init__(self, path: Path, *, site: str, data: str, budget: Budget, now: datetime) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        site: str,
+        data: str,
+        budget: Budget,
+        now: datetime,
+        records: str = "",
+    ) -> None:
         self._path, self._budget = path, budget
         self._file = hash_chain.ChainFile(path)
         try:
             self._state = replay(self._file.entries, str(path))
             self._start(site, data, now)
+            self._note_change(records, now)
         except BaseException:
             self._file.close()
             raise
@@ -150,7 +165,7 @@ class Ledger:
             self._append(
                 {"data": data, "kind": "open", "schema": SCHEMA, "site": site, "time": utc(now)}
             )
-        elif (state.site, state.data) != (site, data):
+        elif state.site != site or not _same(state.data, data):
             raise DataError(
                 f"{self._path}: belongs to data {state.data} of site {state.site}, not to data "
                 f"{data} of site {site}. Every data set has its own ledger"
@@ -159,6 +174,10 @@ class Ledger:
             self._append(
                 {"bytes": self._file.torn.hex(), "kind": "repair", "time": self._stamp(now)}
             )
+
+    def _note_change(self, records: str, now: datetime) -> None:
+        if records not in ("", self._state.records):
+            self._append({"kind": "records", "sha256": records, "time": self._stamp(now)})
 
     def _stamp(self, now: datetime) -> str:
         """The time of the next entry, never before that of the last."""
@@ -198,6 +217,15 @@ def decline(path: Path, declined: Declined, *, now: datetime) -> None:
         }
         state.after(entry)
         file.append(entry)
+
+
+def _same(before: str, data: str) -> bool:
+    """Whether a ledger of `before` is that of `data`.
+
+    One from the time when ledgers were told apart by their records is that of the data set which
+    its owner keeps it for: to refuse it would lead to a fresh one for the same people.
+    """
+    return before == data or bool(_SHA256.fullmatch(before) and not _SHA256.fullmatch(data))
 
 
 def _entry(cost: Cost) -> dict[str, object]:

@@ -11,6 +11,7 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 | refuse | `event`, `run`, `round`, `purpose`, `terms`, `reason`: asked for and not spent |
 | decline | `run`, `purpose`, `reason`: the policy refused a run; may come before `open` |
 | repair | `bytes` (hex): a line that a crash had left unfinished was removed |
+| records | `sha256`: what the data set holds from here on; its people stay those of before |
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _KEYS: Final = {
     "refuse": {"kind", "time", "event", "run", "round", "purpose", "reason"},
     "decline": {"kind", "time", "run", "purpose", "reason"},
     "repair": {"kind", "time", "bytes"},
+    "records": {"kind", "time", "sha256"},
 }
 _LATER: Final = {"reserve": {"terms"}, "refuse": {"terms"}}
 """Keys that entries of before the terms of studies have not."""
@@ -89,6 +91,7 @@ class NotedEvaluation:
 class Spending:
     """The state of a ledger after some of its entries.
 
+    `data` names the data set, `records` is the SHA-256 of what it held when it was last read;
     `by_run` is what was spent by run id, in the order of their first entry; `pending` the
     reservations without a commit, by number: spent like all others. `repairs` counts the torn
     lines that crashes left; `last` is the time of the last entry, None before the first.
@@ -96,6 +99,7 @@ class Spending:
 
     site: str = ""
     data: str = ""
+    records: str = ""
     entries: int = 0
     reserved: int = 0
     spent: tuple[Event, ...] = ()
@@ -137,6 +141,8 @@ class Spending:
                 run, purpose = _text(entry, "run"), _text(entry, "purpose")
                 declined = Declined(run_id=run, purpose=purpose, reason=_text(entry, "reason"))
                 return replace(self, declined=(*self.declined, declined))
+            case "records":
+                return replace(self, records=_text(entry, "sha256"))
             case "repair":
                 return replace(self, repairs=self.repairs + 1)
             case _:

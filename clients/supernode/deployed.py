@@ -25,6 +25,11 @@ SITE_FILE = "site-file"
 SERVER = "server"
 
 
+def is_deployed(context: Context) -> bool:
+    """Whether the site is a machine of its own, whatever its file says."""
+    return SITE_FILE in context.node_config
+
+
 def deployed_site(context: Context) -> SiteFile | None:
     """The site's own file; None in a simulation.
 

@@ -75,7 +75,7 @@ def test_refusals__are_listed_all_together() -> None:
     assert len(refusals(STRICT, bad)) == 6
 
 
-def test_policy__protects_records_by_default_and_limits_nothing_else() -> None:
+def test_policy__protects_records_masked_sealed_and_among_three_by_default() -> None:
     anything = RunDescription(
         model="llm",
         unit="record",
@@ -85,10 +85,12 @@ def test_policy__protects_records_by_default_and_limits_nothing_else() -> None:
         secagg="off",
         code="ab12",
     )
-    assert refusals(Policy(), anything) == []
-    (refusal,) = refusals(Policy(approved_code=()), anything)
+    loose = Policy(min_cohort=1, require_transport=None, require_secagg=None)
+    assert refusals(loose, anything) == []
+    (refusal,) = refusals(replace(loose, approved_code=()), anything)
     assert "approved is none" in refusal
-    assert len(refusals(Policy(), replace(anything, unit="none", delta=None))) == 1
+    assert len(refusals(loose, replace(anything, unit="none", delta=None))) == 1
+    assert len(refusals(Policy(), anything)) == 3
     assert Policy().budget.epsilon == math.inf
 
 

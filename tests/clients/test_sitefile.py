@@ -10,7 +10,7 @@ import pytest
 
 from clients import sitefile
 from clients.ledger.ledger import Budget, Ledger
-from clients.policy import Policy
+from clients.policy import STRICT, Policy
 from clients.sitefile import SiteFile
 from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError
@@ -59,6 +59,7 @@ def test_sitefile__of_the_contract_loads_with_paths_relative_to_it(
         keys=tmp_path / "keys" / "cleveland",
         roster=tmp_path / "roster.json",
         ledger=tmp_path / "state" / "ledger.jsonl",
+        dataset="cleveland",
         policy=Policy(
             epsilon_total=8.0,
             delta=1e-5,
@@ -125,12 +126,41 @@ def test_sitefile__refuses_what_would_weaken_a_policy_silently(
     assert message in mistakes(tmp_path, TEXT.replace(old, new))[0]
 
 
-def test_sitefile__needs_data_and_policy(tmp_path: Path) -> None:
+def test_sitefile__needs_data(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "name: a\nkeys: k\nroster: r\nledger: l\n")
-    assert found == [
-        "data: must be given, as data=...",
-        "policy: must be given, as policy=...",
-    ]
+    assert found == ["data: must be given, as data=..."]
+
+
+def test_sitefile__without_a_policy_has_the_strict_one(tmp_path: Path) -> None:
+    head, _, _ = TEXT.partition("policy:")
+    policy = sitefile.load(write(tmp_path, head)).policy
+    assert policy == STRICT
+    assert (policy.epsilon_total, policy.unit, policy.min_cohort) == (1.0, "record", 3)
+    assert (policy.require_transport, policy.require_secagg) == ("sealed", "masked")
+    assert (policy.allow_custom, policy.min_corrupt_fraction) == ({}, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "way_out"),
+    [
+        ("{}", "must be given where policy.unit=record"),
+        ("{unit: client}", "must be given where policy.unit=client"),
+        ("{epsilon_total: null}", "such as to 8.0"),
+        ("{unit: none, epsilon_total: 3.0}", "limits nothing where policy.unit=none"),
+    ],
+)
+def test_sitefile__refuses_a_limit_that_limits_nothing(
+    tmp_path: Path, policy: str, way_out: str
+) -> None:
+    head, _, _ = TEXT.partition("policy:")
+    (found,) = mistakes(tmp_path, f"{head}policy: {policy}\n")
+    assert way_out in found
+
+
+def test_sitefile__names_its_data_set_for_the_ledger(tmp_path: Path) -> None:
+    assert (
+        sitefile.load(write(tmp_path, f"dataset: registry 2024{TEXT}")).dataset == "registry 2024"
+    )
 
 
 def test_sitefile__with_a_limit_given_twice_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "ledger.jsonl"
 
 
-def three_rounds(path: Path) -> None:
-    with open_ledger(path) as ledger:
+def three_rounds(path: Path, **of: object) -> None:
+    with open_ledger(path, **of) as ledger:
         for number in (1, 2, 3):
             ledger.commit(spend(ledger, number=number), now=NOW)
 
@@ -144,6 +145,23 @@ def test_ledger__refuses_another_data_set(path: Path, foreign: dict[str, object]
         open_ledger(path, **foreign)
     assert path.read_bytes() == before
     open_ledger(path).close()
+
+
+def test_ledger__of_a_named_data_set_goes_on_when_its_records_change(path: Path) -> None:
+    three_rounds(path, data="registry", records="ab" * 32)
+    with open_ledger(path, data="registry", records="cd" * 32) as ledger:
+        assert ledger.spent() == (replace(ROUND, steps=30),)
+    assert path.read_text().count('"records"') == 2
+    open_ledger(path, data="registry", records="cd" * 32).close()
+    assert path.read_text().count('"records"') == 2
+
+
+def test_ledger__from_before_data_sets_had_names_is_that_of_its_owners_data_set(path: Path) -> None:
+    three_rounds(path)
+    with open_ledger(path, data="registry") as ledger:
+        assert ledger.spent() == (replace(ROUND, steps=30),)
+    with pytest.raises(DataError, match="belongs to data"):
+        open_ledger(path, data="registry", site="hungary")
 
 
 def _edit_noise(lines: list[bytes]) -> list[bytes]:
