@@ -78,7 +78,7 @@ def _guarded(message: Message, context: Context, answer: Party) -> Message:
 
 def _refusal(site: str, error: FedlearnError, context: Context) -> Refusal:
     """The no that travels; of a simulation all is one owner's, and the whole text is told."""
-    reason = outside(error) if is_deployed(context) else str(error)
+    reason = f"site {site}: {outside(error)}" if is_deployed(context) else str(error)
     return Refusal(site=site, exit_code=error.exit_code, reason=reason)
 
 

@@ -43,7 +43,7 @@ def no_secret_in(reason: str, *secrets: str) -> None:
         ["scenario.classes=['0','2']"],
         ["scenario.numeric=[sex]"],
         ["scenario.numeric=[nothing]"],
-        ["scenario.record=name"],
+        ["scenario.label=pressure", "scenario.scaling.columns={age:[0,100],ill:[0,1]}"],
     ],
 )
 def test_refusal__for_records_is_the_same_whatever_is_in_them(
@@ -57,11 +57,11 @@ def test_refusal__for_records_is_the_same_whatever_is_in_them(
 
 def test_refusal__names_the_demand_of_a_policy_and_not_its_value(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path, policy=STRICT + "  allow_models: [cnn]\n")
-    (reason,) = heard(lab)
-    assert reason == (
-        "its owner does not allow it (policy.allow_models); its owner finds the reason in the "
-        "site's log"
-    )
+    assert sorted(heard(lab)) == [
+        f"site {name}: its owner does not allow it (policy.allow_models); "
+        "its owner finds the reason in the site's log"
+        for name in SITES
+    ]
 
 
 def test_refusal__for_an_empty_budget_tells_no_number(tmp_path: Path) -> None:

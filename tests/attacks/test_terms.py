@@ -61,7 +61,7 @@ def test_hello__is_answered_to_the_pinned_coordinator_alone(lab: Lab) -> None:
         answer = lab.again().ask(flower.HELLO, VICTIM, flower.hello_request(offer))
         refusal = flower.read_refusal(answer)
         assert refusal is not None
-        assert refusal.reason == "message could not be authenticated"
+        assert refusal.reason == f"site {VICTIM}: message could not be authenticated"
     answer = lab.again().ask(flower.HELLO, VICTIM, RecordDict())
     assert flower.read_refusal(answer) is not None
 
