@@ -21,7 +21,7 @@ from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
 
 VICTIM = SITES[0]
-CLEAR = STRICT.replace("  require_secagg: masked\n", "")
+CLEAR = STRICT.replace("require_secagg: masked", "require_secagg: null")
 """The same owner, who lets updates be seen by the coordinator (each has all of its noise)."""
 OFF = ("secagg=off", "rounds=4", "evaluate_every=2")
 """Rounds 2 and 4 are evaluated."""

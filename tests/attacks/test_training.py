@@ -20,7 +20,7 @@ from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
 
 VICTIM = SITES[0]
-CLEAR = STRICT.replace("  require_secagg: masked\n", "")
+CLEAR = STRICT.replace("require_secagg: masked", "require_secagg: null")
 """Updates come one by one, each with all of its noise."""
 STUDY = (
     "secagg=off",
