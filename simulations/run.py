@@ -91,9 +91,13 @@ class _Measuring:
 
     def finished(self, result: ResultFile) -> None:
         """Measure, write it into `result.json`, and pass it on."""
-        from simulations.attacks.measure import measure  # SciPy's statistics take a second
+        # SciPy's statistics take a second.
+        from simulations.attacks.measure import measure
+        from simulations.attacks.whole_update import checks_of_run
 
         found = measure(self.config, result)
+        if found is not None:
+            found = found.checked(checks_of_run(self.config, result))
         result = replace(result, audit=found)
         RunFolder(Path(self.config.out)).write_result(result)
         self.listener.finished(result)

@@ -6,8 +6,8 @@ added but never renamed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from fedlearn.core.errors import PromiseBrokenError
@@ -82,6 +82,50 @@ class Attack:
     tpr_01_ceiling: float | None
 
 
+CheckName = Literal[
+    "noise_size",
+    "noise_of_layers",
+    "noise_of_draws",
+    "noise_at_a_distance",
+    "noise_law",
+    "draws",
+    "draws_of_records",
+    "draws_of_steps",
+    "clipped_sum",
+    "accounting",
+    "source",
+]
+
+CHECKS: Final[dict[CheckName, str]] = {
+    "noise_size": "the noise has the size that was promised, on every layer and in every draw",
+    "noise_of_layers": "no two layers have the same noise",
+    "noise_of_draws": "no two steps or rounds have the same noise",
+    "noise_at_a_distance": "noise does not begin again within an update",
+    "noise_law": "the noise is normal",
+    "draws": "a record takes part once at most in a step",
+    "draws_of_records": "every record takes part as often as was planned",
+    "draws_of_steps": "records take part by coins of their own, fresh in every step",
+    "clipped_sum": "the sum is that of clipped gradients, by another computation of it",
+    "accounting": "epsilon is no less than another accountant gives for what is done",
+    "source": "noise and coins come from the operating system",
+}
+"""What is looked at in whole updates, as it should be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Whether one of `CHECKS` holds; `where` it does not.
+
+    `p_value` is the chance of something as strange if all is as promised, for all tests of the
+    check together; null where chance plays no part.
+    """
+
+    name: CheckName
+    holds: bool
+    p_value: float | None
+    where: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Findings:
     """The first bound in a line (of one seat and one estimator), and everything else below it."""
@@ -102,11 +146,18 @@ class Findings:
     views: list[View] = field(default_factory=list)
     attacks: list[Attack] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    """Of whole updates; empty where nothing is promised to a record, and in results of before."""
 
     @property
     def broken(self) -> bool:
         """Whether the run gives away more than it promises."""
         return self.verdict == BROKEN
+
+    def checked(self, checks: Sequence[Check]) -> Findings:
+        """The same with `checks`; one that does not hold breaks the promise."""
+        broken = self.broken or not all(check.holds for check in checks)
+        return replace(self, checks=list(checks), verdict=BROKEN if broken else self.verdict)
 
 
 def refuse_broken(found: Mapping[str, Findings | None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fedlearn.auditing.findings import SEATS, Attack, Bound, Estimator, Findings
+from fedlearn.auditing.findings import CHECKS, SEATS, Attack, Bound, Check, Estimator, Findings
 from fedlearn.report.texts import Texts, finite, texts
 
 ESTIMATORS: Final[Mapping[Estimator, str]] = {
@@ -51,6 +51,14 @@ class MeasuredPrivacy:
         )
 
     @property
+    def checks(self) -> tuple[Row, ...]:
+        """What was looked at in whole updates, its chance, and whether it is as promised."""
+        return tuple(
+            (CHECKS[check.name], _chance(check.p_value), _outcome(check))
+            for check in self.found.checks
+        )
+
+    @property
     def attacks(self) -> tuple[Row, ...]:
         """How well attacks tell training from test records, and the most that is allowed."""
         return tuple(map(_attack, self.found.attacks))
@@ -80,6 +88,14 @@ def _bound(bound: Bound | None) -> str:
     if bound.estimator == "gaussian":
         return f"{finite(bound.lower_bound)}, likely {finite(bound.estimate)} (no ceiling)"
     return f"{finite(bound.lower_bound)} ({finite(bound.ceiling)})"
+
+
+def _chance(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _outcome(check: Check) -> str:
+    return "holds" if check.holds else f"DOES NOT HOLD: {check.where}"
 
 
 def _rate(value: float | None) -> str:

@@ -232,7 +232,8 @@ def audit(
         >>> import fedlearn as fl
         >>> fl.audit(fl.load_run("runs/heart")).audit.verdict     # doctest: +SKIP
     """
-    if isinstance(run, Study) or (isinstance(run, str) and "=" in run):
+    fresh = isinstance(run, Study) or (isinstance(run, str) and "=" in run)
+    if isinstance(run, Study) or (isinstance(run, str) and fresh):
         texts = [word for word in (run, *words) if isinstance(word, str)]
         asked = any(word.lstrip("+").startswith("audit=") for word in texts)
         slots: dict[str, Any] = {} if asked or "audit" in settings else {"audit": "slots"}
@@ -241,7 +242,7 @@ def audit(
         raise ConfigError(["audit: the config of a run is its own; give nothing besides"])
     folder = run.folder if isinstance(run, Result) else Path(run).resolve()
     with ONE_AT_A_TIME, torch_for_a_run():
-        found = measure_run(folder, checked_references(references))
+        found = measure_run(folder, checked_references(references), fresh=fresh)
     if found.broken:
         text = f"{found.verdict}: {folder} gives away more than its epsilon"
         warnings.warn(text, RuntimeWarning, stacklevel=2)

@@ -22,6 +22,7 @@ from server.stop import Stop, stop_on_interrupt
 from simulations.attacks.audited_folder import open_run
 from simulations.attacks.measure import DELTA, measure, plan_in, promise_in, trained_model
 from simulations.attacks.membership import REFERENCES, attacks
+from simulations.attacks.whole_update import checks_of_run
 from simulations.display import Display
 from simulations.run import simulate
 
@@ -58,7 +59,8 @@ def audit(words: Sequence[str]) -> None:
             [f"audit {folders[0]}: the config of a run is its own; leave out {', '.join(rest[1:])}"]
         )
     folder = Path(folders[0]) if folders else _run(rest)
-    refuse_broken({str(folder): measure_folder(folder, references)})
+    found = measure_folder(folder, references, fresh=not folders)
+    refuse_broken({str(folder): found})
 
 
 def _demonstrate(name: str, words: Sequence[str]) -> None:
@@ -93,15 +95,17 @@ def _run(overrides: Sequence[str]) -> Path:
     return Path(config.out)
 
 
-def measure_folder(folder: Path, references: int) -> Findings:
+def measure_folder(folder: Path, references: int, *, fresh: bool = False) -> Findings:
     """Measure the run in `folder` as `measure_run` does, and show what was found."""
-    found = measure_run(folder, references)
+    found = measure_run(folder, references, fresh=fresh)
     show_findings(found, terminal.console())
     return found
 
 
-def measure_run(folder: Path, references: int) -> Findings:
+def measure_run(folder: Path, references: int, *, fresh: bool = False) -> Findings:
     """Measure the run in `folder`, and write what was found into its result and report.
+
+    A `fresh` run has looked at whole updates itself, with the program as it is now.
 
     Raises:
         FedlearnError: the run has not finished, or is not any more what it was.
@@ -125,7 +129,9 @@ def measure_run(folder: Path, references: int) -> Findings:
     )
     model = trained_model(config, run.task, run.model)
     met = attacks(run, model, promise_in(plan, run.result), references)
-    found = replace(found, attacks=met)
+    done = run.result.audit.checks if fresh and run.result.audit else None
+    checks = checks_of_run(config, run.result) if done is None else done
+    found = replace(found, attacks=met).checked(checks)
     RunFolder(folder).write_result(replace(run.result, audit=found))
     write_report(folder)
     return found
@@ -141,6 +147,9 @@ def show_findings(found: Findings, console: Console) -> None:
         console.print(shown.texts["attacks"])
         columns = ("attack", "AUC", "found at 1% false alarms", "at .1%")
         terminal.show(console, _table(columns, shown.attacks))
+    if shown.checks:
+        console.print(shown.texts["updates"])
+        terminal.show(console, _table(("of whole updates", "p", ""), shown.checks))
     for note in found.notes:
         console.print(escape(note))
     style = "bold red" if shown.broken else "bold"
