@@ -8,11 +8,12 @@ that the accountant sees.
 
 What a record adds to the sum is its own affair:
 
-- A batch is computed in parts of a fixed, public number of rows, the last one filled up.
-  Libraries choose how to compute by shapes and never by values, so that who else is there
-  changes no bit of a record's gradient (`fedlearn.training.trials` looks whether rows are
-  alike on this machine; where not, records go one by one). Without that, weights that a
-  coordinator plants turn the other order of a float32 sum into another gradient for everybody.
+- A batch is computed in parts of a few public sizes, the last one filled up. Libraries choose
+  how to compute by shapes and never by values, so that who else is there changes no bit of a
+  record's gradient (`fedlearn.training.trials` looks whether rows are alike on this machine,
+  in parts of one size and of all; where not, one size is used, or records go one by one).
+  Without that, weights that a coordinator plants turn the other order of a float32 sum into
+  another gradient for everybody.
 - A record whose gradient is not finite adds nothing.
 - A part that fails is made again record by record, and a record that fails adds nothing.
 - Nothing raises for what records hold: what happened stands in the log of the site.
@@ -21,9 +22,8 @@ What a record adds to the sum is its own affair:
 from __future__ import annotations
 
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,7 +49,7 @@ from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.dp.clipping import Clipping, clipping_of
 from fedlearn.training.dp.contribution import instantiated
 from fedlearn.training.dp.engine import clipped_sum
-from fedlearn.training.local import forward, pieces
+from fedlearn.training.local import forward
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.settings import Precision, Training
 
@@ -108,8 +108,11 @@ _STEEPNESS = 10.0
 """Gradient of a canary over the clip norm: a clip that is missing shows in an audit."""
 
 ROWS: Final = 32
-"""Parts have a multiple of so many rows where a machine holds them: rows of such parts are alike,
-bit for bit, on every machine that was tried."""
+"""Parts have this many rows, or twice as many, or four times, where a machine holds them: rows of
+such parts are alike, bit for bit, on every machine that was tried."""
+
+_MOST_ROWS: Final = 512
+"""Of a part on the CPU, which gains nothing from more; they are all tried once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,16 +147,37 @@ def _filled(values: Tensor, rows: int) -> Tensor:
     return torch.cat([values, values[:1].expand(spare, *values.shape[1:])]) if spare else values
 
 
-def rows_of(config: Training) -> int:
-    """How many rows a part has: from public constants alone, never from the records at hand.
+def sizes_of(config: Training, device: torch.device = CPU) -> tuple[int, ...]:
+    """How many rows parts may have: from public constants alone, never from the records at hand.
 
-    Enough for most batches, in multiples of `ROWS`, as far as `max_batch` and views allow.
+    From `ROWS` up by twos until most batches fit, as far as `max_batch` and views allow.
     """
     expected = config.sample_rate * config.nominal_records
-    likely = expected + 2 * math.sqrt(expected * (1 - config.sample_rate))
-    wanted = ROWS * max(1, math.ceil(likely / ROWS))
     most = max(1, config.max_batch // max(1, config.augmentations))
-    return min(wanted, most - most % ROWS if most > ROWS else most)
+    if device == CPU:
+        most = min(most, _MOST_ROWS)
+    if most < ROWS:
+        return (most,)
+    sizes = [ROWS]
+    while sizes[-1] < 1.5 * expected and 2 * sizes[-1] <= most:
+        sizes.append(2 * sizes[-1])
+    return tuple(sizes)
+
+
+def split(count: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes of the parts that `count` records go through: few rows to spare, and few parts."""
+    whole, rest = divmod(count, sizes[-1])
+    return [sizes[-1]] * whole + _rest(rest, sizes)
+
+
+def _rest(count: int, sizes: Sequence[int]) -> list[int]:
+    if not count:
+        return []
+    ways = [[size] for size in sizes if size >= count][:1]
+    if smaller := [size for size in sizes if size < count]:
+        ways.append([smaller[-1], *_rest(count - smaller[-1], sizes)])
+    # A part costs about as much as so many rows, however few it has.
+    return min(ways, key=lambda way: sum(way) + ROWS * len(way))
 
 
 def train_private(
@@ -199,7 +223,7 @@ def train_private(
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)
             for part in _batch(model, features, labels, config, plan, noise, loss, canaries):
-                for sums in _added(model, part, clip):
+                for sums in _added(part, clip):
                     _add(parameters, sums)
             optimizer.release()
     _put_back(model, still)
@@ -265,7 +289,7 @@ def clipped_gradient_sum(
     fast = replace(config, dp_engine="fast")
     with _clipping(model, fast, plan.clip_norm) as clip, _own_coins(model):
         for part in _batch(model, features, labels, config, plan, noise, loss, canaries):
-            for sums in _added(model, part, clip):
+            for sums in _added(part, clip):
                 flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
                 total[: flat.numel()] += flat
     return total.cpu().numpy()
@@ -287,14 +311,22 @@ def _batch(
     batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
     rng = _secret_coins(noise)
     _seed_torch(rng, model)
-    device, rows = home(model), rows_of(config)
+    device, sizes = home(model), _sizes(model, config)
     run = partial(losses_of, model, config.precision, loss)
-    for some in pieces(batch[batch < records], rows):
+    for rows, some in _dealt(batch[batch < records], sizes):
         seen = views(fetch(features, some, device), config, rng)
         yield BatchPart(inputs=(fetch(labels, some, device), *seen), run=run, rows=rows)
     probed = partial(canary_losses, model, slope=slope)
-    for some in pieces(batch[batch >= records] - records, rows):
+    for rows, some in _dealt(batch[batch >= records] - records, sizes):
         yield BatchPart(inputs=(send(canaries[some], device),), run=probed, rows=rows)
+
+
+def _dealt(batch: NDArray[np.int64], sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """The rows of every part, and which records are in it."""
+    start = 0
+    for rows in split(len(batch), sizes):
+        yield rows, torch.from_numpy(batch[start : start + rows])
+        start += rows
 
 
 def losses_of(
@@ -341,26 +373,33 @@ def poisson_batch(n: int, rate: float, noise: NoiseSource) -> NDArray[np.int64]:
 Clip = Callable[[BatchPart], Sums]
 """The sum of the clipped gradients of the records of a part."""
 
-_apart: WeakKeyDictionary[nn.Module, set[int]] = WeakKeyDictionary()
-"""Models whose rows are not alike here, each with the numbers of rows: records go one by one."""
+_alike: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[int, ...]]] = WeakKeyDictionary()
+"""What a trial has found of a model's sizes: those among which rows are alike; maybe none."""
 
 
-def keep_apart(model: nn.Module, rows: int, *, alone: bool) -> None:
-    """Have the records of `model` computed together in parts of `rows`, or each `alone`."""
-    known = _apart.setdefault(model, set())
-    known.add(rows) if alone else known.discard(rows)
+def note_alike(model: nn.Module, sizes: tuple[int, ...], found: tuple[int, ...]) -> None:
+    """Have `model` computed in parts of the sizes that were `found` alike; if none, one by one."""
+    _alike.setdefault(model, {})[sizes] = found
 
 
-def _added(model: nn.Module, part: BatchPart, clip: Clip) -> Iterator[Sums]:
-    """What a part adds: as one, or record by record where it fails or has to be.
+def _sizes(model: nn.Module, config: Training) -> tuple[int, ...]:
+    wanted = sizes_of(config, home(model))
+    return _alike.get(model, {}).get(wanted, wanted) or (_ALONE,)
+
+
+_ALONE: Final = 1
+"""A part of one row: who else is there cannot matter."""
+
+
+def _added(part: BatchPart, clip: Clip) -> Iterator[Sums]:
+    """What a part adds: as one, or where it fails record by record.
 
     A part may fail by one record, and without the others would be told by it.
     """
-    if part.rows not in _apart.get(model, ()):
-        whole = _tried(clip, part, "a part of a batch failed: its records are taken one by one")
-        if whole is not None:
-            yield whole
-            return
+    whole = _tried(clip, part, "a part of a batch failed: its records are taken one by one")
+    if whole is not None:
+        yield whole
+        return
     for one in part.single():
         sums = _tried(clip, one, "a record could not be trained on: it adds nothing")
         if sums is not None:

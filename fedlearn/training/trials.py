@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ from fedlearn.training.augmentation import views
 from fedlearn.training.device import home
 from fedlearn.training.dp import ClippedGradients, refusals
 from fedlearn.training.local import forward
-from fedlearn.training.private import keep_apart, losses_of, rows_of
+from fedlearn.training.private import losses_of, note_alike, sizes_of
 from fedlearn.training.settings import Training
 
 Records = Callable[[int], tuple[Tensor, Tensor]]
@@ -44,47 +45,75 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
     """Refuse a model or a loss under which what is clipped would not be one record's.
 
     Leaves weights, buffers, modes and torch's generators as they were. Where rows turn out
-    not to be alike on this machine, records will be taken one by one.
+    not to be alike on this machine in parts of several sizes, one size will be used; where
+    they are not in that one, records will be taken one by one.
 
     Raises:
         ConfigError: with what was found, and the way out.
     """
-    rows, device = rows_of(config), home(model)
-    key = (loss, rows, device, config.precision, config.augmentations)
+    device = home(model)
+    sizes = sizes_of(config, device)
+    key = (loss, sizes, device, config.precision, config.augmentations)
     if key in (done := _done.setdefault(model, set())):
         return
-    features, labels = (values.to(device) for values in records(rows))
+    features, labels = (values.to(device) for values in records(sizes[-1]))
     seen = views(features, config, np.random.default_rng(0))
-    run = partial(losses_of, model, config.precision, loss)
+    made_up = _MadeUp(model, partial(losses_of, model, config.precision, loss), (labels, *seen))
     with _as_before(model):
         for spread in _SPREAD:
             _draw(model, spread)
-            check_loss(loss, forward(model, seen[0], config.precision), labels)
+            few = slice(0, max(2, sizes[0]))
+            check_loss(loss, forward(model, seen[0][few], config.precision), labels[few])
             # Opacus may know a layer that ours refuses; what a site runs has been checked by then.
-            if not refusals(model) and _finite(model, run, labels, seen):
+            if refusals(model) or made_up.apart(few):
                 break
+        if not refusals(model):
+            model.eval()  # dropout draws by place
+            note_alike(model, sizes, made_up.alike(sizes))
     done.add(key)
 
 
-def _finite(
-    model: nn.Module, run: Callable[..., Tensor], labels: Tensor, seen: list[Tensor]
-) -> bool:
-    """Try the model with the weights that it has; whether all gradients were finite."""
-    engine, losses = ClippedGradients(model, clip_norm=1.0), partial(run, labels, *seen)
-    try:
-        found = engine.step(losses)
-        if hasattr(model, SLOTS):
-            slots = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
-            engine.step(lambda: canary_losses(model, slots, 1.0))
-    except ValueError as error:
-        raise ConfigError([f"model: {error}"]) from error
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
-    order = order.to(labels.device)
-    moved = partial(run, labels[order], *(view[order] for view in seen))
-    model.eval()  # dropout draws by place
-    keep_apart(model, len(labels), alone=not engine.alike(losses, moved, order))
-    model.train()
-    return bool(found.norms.isfinite().all())
+@dataclass(frozen=True, eq=False)
+class _MadeUp:
+    """Records that nobody has, `inputs: [n, ...]` each, and the losses that `run` makes of them."""
+
+    model: nn.Module
+    run: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+
+    def losses(self, rows: slice | Tensor) -> Callable[[], Tensor]:
+        """Those of some of them."""
+        return partial(self.run, *(values[rows] for values in self.inputs))
+
+    def apart(self, rows: slice) -> bool:
+        """Try with the weights of now whether records are kept apart; whether all was finite.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        engine = ClippedGradients(self.model, clip_norm=1.0)
+        try:
+            found = engine.step(self.losses(rows))
+            if hasattr(self.model, SLOTS):
+                device = self.inputs[0].device
+                slots = torch.zeros(len(found.losses), dtype=torch.int64, device=device)
+                engine.step(lambda: canary_losses(self.model, slots, 1.0))
+        except ValueError as error:
+            raise ConfigError([f"model: {error}"]) from error
+        return bool(found.norms.isfinite().all())
+
+    def alike(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes among which every row is alike: all, the largest, or none."""
+        engine, largest = ClippedGradients(self.model, clip_norm=1.0, trial=False), sizes[-1]
+        order = torch.randperm(largest, generator=torch.Generator().manual_seed(1))
+        order, whole = order.to(self.inputs[0].device), self.losses(slice(0, largest))
+        if not engine.alike(whole, self.losses(order), order):
+            return ()
+        # Every row in one place of each size is enough: in the largest all places are alike.
+        for size in sizes[:-1]:
+            if not engine.alike(whole, self.losses(slice(0, size)), order.sort().values[:size]):
+                return (largest,)
+        return sizes
 
 
 @contextmanager

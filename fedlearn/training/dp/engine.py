@@ -23,7 +23,7 @@ from fedlearn.training.dp.plan import layers_of, mixing
 from fedlearn.training.dp.tape import Tape
 from fedlearn.training.dp.trial import tried
 
-_TRIED: WeakKeyDictionary[nn.Module, set[Hashable]] = WeakKeyDictionary()
+_TRIED: WeakKeyDictionary[nn.Module, set[tuple[Hashable, bool]]] = WeakKeyDictionary()
 """Models for which a batch was tried, each with the layers that such a batch went through."""
 
 
@@ -112,23 +112,22 @@ class ClippedGradients:
         with torch.no_grad():
             clipped = clipped_sum(self._parameters, self.clipping, contributions, losses, first)
         if len(losses):
-            self._check_kind(self._kind(calls, len(losses)), per_sample_loss)
+            of_layers = ((one.name, one.rule.name, calls.get(one.name, 0)) for one in self._layers)
+            self._check_kind(frozenset(of_layers), len(losses) > 1, per_sample_loss)
         return clipped
 
-    def _check_kind(self, kind: Hashable, per_sample_loss: Callable[[], Tensor]) -> None:
+    def _check_kind(
+        self, layers: Hashable, several: bool, per_sample_loss: Callable[[], Tensor]
+    ) -> None:
+        """`layers` a batch went through, and whether it could have been mixed."""
         done = _TRIED.setdefault(self._model, set())
-        if kind in done:
+        if (layers, several) in done:
             return
         if self._trial:
             if tried(self._model, self._layers, per_sample_loss):
-                done.add(kind)
-        elif done:
+                done.add((layers, several))
+        elif done and layers not in {seen for seen, _ in done}:
             raise ValueError("the batch went through other layers than those that were tried")
-
-    def _kind(self, calls: Mapping[str, int], rows: int) -> Hashable:
-        """Which layers a batch went through, and whether it could have been mixed."""
-        of_layers = ((one.name, one.rule.name, calls.get(one.name, 0)) for one in self._layers)
-        return frozenset(of_layers), rows > 1
 
     def alike(
         self, per_sample_loss: Callable[[], Tensor], moved: Callable[[], Tensor], order: Tensor

@@ -33,7 +33,7 @@ from fedlearn.tasks import ClassificationTask, ImageInput, Input, TableInput, Te
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import private
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.training.private import ROWS, clipped_gradient_sum, rows_of, train_private
+from fedlearn.training.private import ROWS, clipped_gradient_sum, sizes_of, split, train_private
 from fedlearn.training.settings import Training
 from fedlearn.training.trials import try_out
 
@@ -221,32 +221,48 @@ def test_neighbours__a_record_that_fails_adds_nothing_and_takes_nobody_with_it(
     assert caplog.text.count("a record could not be trained on") == 1
 
 
-def test_neighbours__rows_depend_on_public_constants_alone() -> None:
-    assert rows_of(replace(CONFIG, nominal_records=1)) == ROWS
-    assert rows_of(replace(CONFIG, nominal_records=60)) == 2 * ROWS
-    assert rows_of(replace(CONFIG, nominal_records=1000, sample_rate=0.1)) == 4 * ROWS
-    assert rows_of(replace(CONFIG, nominal_records=10**6, max_batch=100)) == 3 * ROWS
-    assert rows_of(replace(CONFIG, max_batch=7)) == 7
-    assert rows_of(replace(CONFIG, max_batch=64, augmentations=4)) == 16
+def test_neighbours__sizes_of_parts_depend_on_public_constants_alone() -> None:
+    assert sizes_of(replace(CONFIG, nominal_records=1)) == (ROWS,)
+    assert sizes_of(replace(CONFIG, nominal_records=125)) == (32, 64, 128, 256)
+    assert sizes_of(replace(CONFIG, nominal_records=1000, sample_rate=0.1)) == (32, 64, 128, 256)
+    assert sizes_of(replace(CONFIG, nominal_records=10**6, max_batch=100)) == (32, 64)
+    assert sizes_of(replace(CONFIG, nominal_records=10**6))[-1] == 512
+    assert sizes_of(replace(CONFIG, nominal_records=10**6), torch.device("cuda"))[-1] == 1024
+    assert sizes_of(replace(CONFIG, max_batch=7)) == (7,)
+    assert sizes_of(replace(CONFIG, max_batch=64, augmentations=4)) == (16,)
 
 
-def test_neighbours__where_rows_are_not_alike_records_go_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
+@given(count=st.integers(0, 5000), most=st.integers(0, 6))
+def test_parts__have_rows_for_all_and_few_to_spare(count: int, most: int) -> None:
+    sizes = tuple(ROWS * 2**i for i in range(most + 1))
+    found = split(count, sizes)
+    assert set(found) <= set(sizes)
+    assert sum(found[:-1]) < max(1, count) <= max(1, sum(found))
+    assert sum(found) <= 1.5 * count + ROWS
+
+
+@pytest.mark.parametrize("sizes", ["one", "none"])
+def test_neighbours__where_rows_are_not_alike_parts_have_one_size_or_one_record(
+    sizes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, config = World("mlp", 1.0, 3), CONFIG
-    data = world.records(40)
+    data = world.records(70)
     together = world.sum(data, config)
-    monkeypatch.setattr(ClippedGradients, "alike", lambda *_: False)
+
+    def alike(*seen: object) -> bool:
+        return sizes == "one" and len(seen[-1]) == sizes_of(config)[-1]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ClippedGradients, "alike", alike)
     try_out(world.model, world.records, config, loss=cross_entropy)
-    counts, real = list[int](), private.BatchPart.losses
+    counts, real = list[tuple[int, int]](), private.BatchPart.losses
 
     def counting(part: private.BatchPart) -> Tensor:
-        counts.append(part.count)
+        counts.append((part.count, part.rows))
         return real(part)
 
     monkeypatch.setattr(private.BatchPart, "losses", counting)
     np.testing.assert_allclose(world.sum(data, config), together, rtol=1e-4, atol=1e-9)
-    assert counts == [1] * 40
+    assert counts == ([(70, 128)] if sizes == "one" else [(1, 1)] * 70)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -256,7 +272,8 @@ def test_trial__finds_rows_alike_on_this_machine_and_leaves_the_model_as_it_was(
     before, modes = to_vector(world.model), [m.training for m in world.model.modules()]
     state = torch.random.get_rng_state()
     try_out(world.model, world.records, CONFIG, loss=cross_entropy)
-    assert not private._apart.get(world.model)
+    sizes = sizes_of(CONFIG)
+    assert private._alike[world.model] == {sizes: sizes}
     np.testing.assert_array_equal(to_vector(world.model), before)
     assert [m.training for m in world.model.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -271,7 +288,7 @@ def test_trial__is_made_on_records_that_nobody_has_and_once() -> None:
 
     for _ in range(3):
         try_out(world.model, records, CONFIG, loss=cross_entropy)
-    assert asked == [rows_of(CONFIG)]
+    assert asked == [sizes_of(CONFIG)[-1]]
 
 
 def test_private__dropout_draws_from_secret_coins_and_not_from_torchs_seed() -> None:
