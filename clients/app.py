@@ -7,6 +7,7 @@ log: what leaves a deployed site names at most settings (`clients.outside`).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import evaluation, joining, work
+from clients.form import hold_form
 from clients.outside import of_records, outside
 from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, secagg_step
@@ -47,6 +49,7 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
     def opened(config: RunConfig, owner: Owner) -> RecordDict:
         joining.check_request(message, context, config, owner)
         _admit(message, config, owner)
+        hold_form(owner, config)
         with within_memory(f"site {owner.name}"), of_records(owner):
             return answer(message, context, open_site(owner, config))
 
@@ -62,10 +65,17 @@ def _admit(message: Message, config: RunConfig, owner: Owner) -> None:
 def _guarded(message: Message, context: Context, answer: Party) -> Message:
     site = str(context.node_config.get("partition-id", "?"))
     try:
-        config = flower.config_of(context)
         own = deployed_site(context)
-        site = own.name if own else name_of(context.node_config, config)
-        content = answer(config, deployed_owner(own) if own else owner_of(config, site))
+        if own is None:
+            config = flower.config_of(context)
+            site = name_of(context.node_config, config)
+            owner = owner_of(config, site)
+        else:
+            site = own.name
+            # Before the config is read: what it names is imported only if it is the coordinator's.
+            joining.check_terms(message, context, own)
+            config, owner = flower.config_of(context), deployed_owner(own)
+        content = answer(config, owner)
     except FedlearnError as error:
         log.info("refused: %s", error)
         content = flower.refusal_reply(_refusal(site, error, context))
@@ -87,7 +97,6 @@ def hello(message: Message, context: Context) -> Message:
     """Who this site is, where it takes part under the terms of the run; reads no record."""
 
     def greeted(config: RunConfig, owner: Owner) -> RecordDict:
-        joining.check_offer(message, config, owner)
         _admit(message, config, owner)
         public = joining.identity_of(context).public if joining.needs_key(config, owner) else b""
         return flower.hello_reply(
@@ -142,12 +151,13 @@ def evaluate_round(message: Message, context: Context) -> Message:
 def _describe(message: Message, context: Context, site: Site) -> RecordDict:
     if site.config.privacy.unit != "none" and site.owner.ledger.exists():
         site.ledger().close()  # a ledger that is altered, or another's, ends it here
+    counted = site.owner.deployed is None or site.config.privacy.unit == "none"
     return flower.description_reply(
         Description(
             task=site.task.form,
             data_sha256=_reported_hash(context, site),
-            train_records=len(site.data.train),
-            test_records=len(site.data.test),
+            train_records=len(site.data.train) if counted else None,
+            test_records=len(site.data.test) if counted else None,
             real_noise=site.noise(0).is_private,
             schema=reported(site.data.schema, private=site.config.privacy.unit != "none"),
             device=site.device.type,
@@ -156,10 +166,16 @@ def _describe(message: Message, context: Context, site: Site) -> RecordDict:
 
 
 def _reported_hash(context: Context, site: Site) -> str:
-    """SHA-256 of the records in a simulation; a deployed site only commits itself to it."""
+    """SHA-256 of the records in a simulation; a deployed site only commits itself to it.
+
+    Under privacy it commits itself to the name of the data set: that records have changed
+    since another run is more than anybody has paid for.
+    """
     if site.owner.deployed is None:
         return site.data_sha256
-    return commitment(joining.identity_of(context), site.data_sha256)
+    named = hashlib.sha256(site.owner.dataset.encode()).hexdigest()
+    content = site.data_sha256 if site.config.privacy.unit == "none" else named
+    return commitment(joining.identity_of(context), content)
 
 
 def _afford(message: Message, context: Context, site: Site) -> RecordDict:

@@ -7,12 +7,14 @@ What must survive between two messages of a run lives in Flower's
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.owner import Owner
 from clients.site import Site
+from clients.sitefile import SiteFile
 from clients.supernode.deployed import (
     SERVER,
     check_pinned,
@@ -20,8 +22,8 @@ from clients.supernode.deployed import (
 )
 from fedlearn import flower
 from fedlearn.config import RunConfig, encode
-from fedlearn.config.study import are_signed
-from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError
+from fedlearn.config.study import are_signed, study_hash, study_text
+from fedlearn.core.errors import ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
@@ -34,8 +36,8 @@ from fedlearn.rounds import Refusal
 
 __all__ = [
     "SERVER",
-    "check_offer",
     "check_request",
+    "check_terms",
     "identity_of",
     "join",
     "joined_run",
@@ -74,25 +76,31 @@ def needs_key(config: RunConfig, owner: Owner) -> bool:
     return needed or owner.deployed is not None
 
 
-def check_offer(message: Message, config: RunConfig, owner: Owner) -> None:
-    """Refuse terms that are not this site's reading of the run's config, signed.
+def check_terms(message: Message, context: Context, site: SiteFile) -> None:
+    """Refuse a run whose config, as it came, has not been signed by the pinned coordinator.
 
-    In a simulation all is one owner's, and the signature nobody's that a site knows.
+    The signature comes with `hello`; from then on the terms are those of that message. Text alone
+    is looked at: a site composes no config, and reads none before it is known to be the
+    coordinator's.
 
     Raises:
-        UnauthenticatedError: the coordinator of the pinned roster has not signed these terms.
+        UnauthenticatedError: the config is not that of terms which the coordinator has signed.
         ConfigError: the pinned roster is not in order.
     """
     try:
-        offer = flower.read_offer(message)
-        terms, signature = bytes.fromhex(offer.terms), bytes.fromhex(offer.signature)
-    except (ConfigError, KeyError, ValueError):
+        tree = json.loads(str(context.run_config.get("config", "")))
+        terms = study_hash(study_text(tree))
+        if message.metadata.message_type == flower.HELLO:
+            offer = flower.read_offer(message)
+            signature = bytes.fromhex(offer.signature)
+            signed = are_signed(load_pinned(site.roster).coordinator, terms, signature)
+            if not signed or offer.terms != terms.hex():
+                raise UnauthenticatedError
+            context.state["offered"] = ConfigRecord({"terms": terms})
+    except (KeyError, ValueError, AttributeError, RecursionError):
         raise UnauthenticatedError from None
-    if terms != config.terms:
-        raise UnauthenticatedError
-    if owner.deployed is None:
-        return
-    if not are_signed(load_pinned(owner.deployed.roster).coordinator, terms, signature):
+    offered = flower.config_record(context.state, "offered")
+    if offered is None or offered["terms"] != terms:
         raise UnauthenticatedError
 
 
@@ -202,9 +210,11 @@ def sealing(message: Message, context: Context, call_next: private.AppFunction) 
 
     Guarantees: the app is called at most once for a sealed message, even if it fails.
     """
-    transport = flower.config_of(context).transport
     kind = flower.MESSAGE_KINDS.get(message.metadata.message_type)
-    if not isinstance(transport, TransportSealed) or kind is None:
+    if kind is None or flower.config_record(context.state, "joined") is None:
+        return call_next(message, context)  # which takes what comes before a channel, and no more
+    transport = flower.config_of(context).transport
+    if not isinstance(transport, TransportSealed):
         return call_next(message, context)
     try:
         joined = joined_run(context, "sealed")

@@ -37,8 +37,9 @@ class Description:
     task: TaskForm
     data_sha256: str
     """In a simulation of the records; a deployed site's commitment to them."""
-    train_records: int
-    test_records: int
+    train_records: int | None
+    test_records: int | None
+    """None where a site on a machine of its own keeps them to itself, as it does under privacy."""
     real_noise: bool
     """False when the site draws its noise from a test's seeded stand-in."""
     schema: Schema = ()

@@ -230,7 +230,7 @@ class Federation:
         if not self.route.source.weighted:
             return len(self.grid.sites)
         most = getattr(self.config.secagg, "max_weight", math.inf)
-        return sum(min(one.train_records, most) for one in self.enrolment.sites.values())
+        return sum(min(one.train_records or 0, most) for one in self.enrolment.sites.values())
 
     def _collect(
         self,

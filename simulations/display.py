@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fedlearn.core import terminal
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import ResultFile, RoundResult
+from fedlearn.results.result import ResultFile, RoundResult, total_of
 from fedlearn.tasks import metric_called
 from server.federation import Federation
 
@@ -119,8 +119,8 @@ def final_table(result: ResultFile) -> Table:
         mark = " *" if site == result.final.worst_site else ""
         table.add_row(
             escape(site) + mark,
-            str(size.train),
-            str(size.test),
+            _count(size.train),
+            _count(size.test),
             *(f"{found[name]:.3f}" if name in found else "-" for name in names),
             f"{privacy.epsilon:.2f}" if privacy else "-",
         )
@@ -128,13 +128,17 @@ def final_table(result: ResultFile) -> Table:
     sizes = result.data.sites.values()
     table.add_row(
         "all sites",
-        str(sum(size.train for size in sizes)),
-        str(sum(size.test for size in sizes)),
+        _count(total_of(size.train for size in sizes)),
+        _count(total_of(size.test for size in sizes)),
         *(f"{result.final.evaluate[name]:.3f}" for name in names),
         "-" if result.privacy.epsilon is None else f"{result.privacy.epsilon:.2f}",
         style="bold",
     )
     return table
+
+
+def _count(records: int | None) -> str:
+    return "-" if records is None else str(records)
 
 
 def shortest(path: Path) -> str:

@@ -31,7 +31,7 @@ from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import ResultFile
+from fedlearn.results.result import ResultFile, total_of
 from fedlearn.secagg.graph import Degree, choose_degree
 from fedlearn.secagg.settings import SecAgg, SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
@@ -167,7 +167,8 @@ class Facts:
         """How many are protected."""
         sites = self.result.data.sites
         if self.result.privacy.unit == "record":
-            return sum(size.train for size in sites.values())
+            planned = math.ceil(self.config.training.nominal_records) * len(sites)
+            return self.train_records if self.train_records is not None else planned
         return len(sites)
 
     @property
@@ -202,14 +203,14 @@ class Facts:
         )
 
     @property
-    def train_records(self) -> int:
-        """Over all sites."""
-        return sum(size.train for size in self.result.data.sites.values())
+    def train_records(self) -> int | None:
+        """Over all sites; None where one keeps it to itself."""
+        return total_of(size.train for size in self.result.data.sites.values())
 
     @property
-    def test_records(self) -> int:
-        """Over all sites."""
-        return sum(size.test for size in self.result.data.sites.values())
+    def test_records(self) -> int | None:
+        """Over all sites; None where one keeps it to itself."""
+        return total_of(size.test for size in self.result.data.sites.values())
 
     @property
     def missed(self) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ from fedlearn.report.gaps import Gaps
 from fedlearn.report.runs import Run, RunGroup
 from fedlearn.report.texts import up
 from fedlearn.results.reading import leading_of, task_of
-from fedlearn.results.result import GroupResult, GroupsResult
+from fedlearn.results.result import GroupResult, GroupsResult, total_of
 from fedlearn.tasks import Task
 
 # --- one run ---------------------------------------------------------------------------
@@ -29,7 +29,7 @@ class WhomRow:
     """A site or a group: test records, and metrics with their intervals."""
 
     name: str
-    records: int
+    records: int | None
     values: tuple[str, ...]
 
 
@@ -60,7 +60,7 @@ def _tables(facts: Facts) -> Iterator[WhomTable]:
         ),
         total=WhomRow(
             name="",
-            records=sum(size.test for size in sizes.values()),
+            records=total_of(size.test for size in sizes.values()),
             values=_cells(task, fairness.all_sites),
         ),
         plot=_plot(task, fairness.per_site, fairness.all_sites, "site"),

@@ -11,7 +11,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.report.comparison import FILE, PointResult, Reference, read_comparison
 from fedlearn.report.gaps import settings_of
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import ResultFile
+from fedlearn.results.result import ResultFile, total_of
 
 REFERENCES: Final = {
     "non_private": "federated, no privacy",
@@ -188,7 +188,9 @@ def reference_levels(runs: Sequence[Run], points: Sequence[Run]) -> dict[str, di
 
 def _pooled(runs: Sequence[Run]) -> dict[str, float]:
     """Every metric over the test records of all runs: a site alone counts by its records."""
-    weights = [sum(s.test for s in run.result.data.sites.values()) for run in runs]
+    sizes = [total_of(s.test for s in run.result.data.sites.values()) for run in runs]
+    # Where they are not known, every run counts alike.
+    weights = [1 if None in sizes else size or 0 for size in sizes]
     names = dict.fromkeys(name for run in runs for name in run.result.final.evaluate)
     pooled = {}
     for name in names:

@@ -167,7 +167,7 @@ def _environment(form: str = "text") -> Environment:
         keep_trailing_newline=form == "markdown",
     )
     environment.filters |= {
-        "fmt": lambda value, form: format(value, form),
+        "fmt": lambda value, form: "-" if value is None else format(value, form),
         "up": up,
         "three_digits_up": three_digits_up,
         "bytes": bytes_text,

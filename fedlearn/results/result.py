@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,10 +25,20 @@ Status = Literal["finished", "stopped_budget", "interrupted", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class SiteSize:
-    """How many records a site trains and tests on."""
+    """How many records a site trains and tests on; null where it keeps that to itself.
 
-    train: int
-    test: int
+    A site on a machine of its own does under privacy: a number of records that is told
+    tells of one record who has counted the others.
+    """
+
+    train: int | None
+    test: int | None
+
+
+def total_of(sizes: Iterable[int | None]) -> int | None:
+    """The sum of numbers of records; None where one is not known."""
+    known = list(sizes)
+    return None if None in known else sum(size or 0 for size in known)
 
 
 @dataclass(frozen=True, kw_only=True)

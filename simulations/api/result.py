@@ -123,11 +123,13 @@ class Result:
     def _repr_html_(self) -> str:
         found = self._stored
         names = shown_of(self.metrics)
-        rows = [[site, size.train, size.test, *self._numbers(site, names)]
+        rows = [[site, _count(size.train), _count(size.test), *self._numbers(site, names)]
                 for site, size in found.data.sites.items()]  # fmt: skip
         sizes = found.data.sites.values()
         numbers = [f"{self.metrics[name]:.3f}" for name in names] + [_spent(self.epsilon)]
-        total = ["all sites", sum(s.train for s in sizes), sum(s.test for s in sizes), *numbers]
+        train = stored.total_of(size.train for size in sizes)
+        test = stored.total_of(size.test for size in sizes)
+        total = ["all sites", _count(train), _count(test), *numbers]
         heads = ["site", "train", "test", *names, "epsilon"]
         first = self.statement.split(". ")[0].rstrip(".") + "."
         title = f"{found.config['experiment']}: {found.status}, {len(found.rounds)} rounds"
@@ -206,6 +208,10 @@ def _cells(tag: str, cells: Sequence[object], style: str) -> str:
         f'<{tag} style="text-align:{side};padding:.1em .7em;{style}">{escape(str(cell))}</{tag}>'
         for side, cell in zip(sides, cells, strict=True)
     )
+
+
+def _count(records: int | None) -> str:
+    return "" if records is None else str(records)
 
 
 def _spent(epsilon: float | None) -> str:

@@ -13,12 +13,13 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn import flower
-from fedlearn.config import RunConfig, compose, decode, encode
+from fedlearn.config import RunConfig, decode, encode
 from fedlearn.config.study import OF_ONE_MACHINE, study_text
 from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.flower import private
 from fedlearn.rounds import TermsOffer
+from server.deployment import composed
 from tests.attacks.lab import SITES, STUDY, Lab
 
 VICTIM, LAST = SITES[0], SITES[-1]
@@ -32,7 +33,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def loosened(config: RunConfig) -> RunConfig:
     """What a relay would like a site to believe: nothing is masked, sealed or noised."""
     words = [word for word in STUDY if not word.startswith("privacy")]
-    return compose([*words, "secagg=off", "transport=plain", "privacy=none", f"out={config.out}"])
+    return composed([*words, "secagg=off", "transport=plain", "privacy=none", f"out={config.out}"])
 
 
 def test_honest_study__trains(lab: Lab) -> None:
@@ -157,7 +158,7 @@ def test_masked_sum__is_of_nobody_where_the_others_get_another_model(tmp_path: P
 def test_site__that_was_shown_other_terms_never_joins(tmp_path: Path, other: str) -> None:
     words = [*STUDY, *(("strategy=fedprox",) if "mu" in other else ()), other]
     lab = Lab.make(tmp_path)
-    shown = replace(compose(words), out=lab.config.out)
+    shown = replace(composed(words), out=lab.config.out)
     attacked = lab.again(**dict.fromkeys(SITES[1:], shown))
     with pytest.raises(ProtocolError, match="could not be authenticated"):
         attacked.federate()

@@ -1,0 +1,67 @@
+"""The form in which a deployed site's records become numbers: the first that is told is the last.
+
+Which columns are read, in which ranges, categories and classes: the run has a word in it, and
+what a site answers about another form is an answer about its records. So the form is written
+down beside the ledger before anything of it is told, and a run that would have another one is
+refused until the owner takes the file away.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from clients.owner import Owner
+from fedlearn.config import RunConfig, encode
+from fedlearn.core.errors import PrivacyError
+from fedlearn.core.files import write_atomically
+from fedlearn.data import SCENARIOS, Scenario
+from fedlearn.tasks import TASKS, TaskConfig
+
+FORM: Final = "form.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    scenario: Annotated[Scenario, SCENARIOS]
+    task: Annotated[TaskConfig, TASKS]
+
+
+def hold_form(owner: Owner, config: RunConfig) -> None:
+    """Write down the form of a site's records at its first run; refuse any other one later.
+
+    Where the owner asks for no privacy, or in a simulation, there is nothing to hold.
+
+    Raises:
+        PrivacyError: the run would read the records in another form.
+        ConfigError: a record is not the same in the run and at the site.
+    """
+    site = owner.deployed
+    if site is None or site.policy.unit == "none":
+        return
+    scenario = site.data.agreed(config.scenario)
+    placed: dict[str, Any] = {"path": "records"} if hasattr(scenario, "path") else {}
+    text = encode(_Form(scenario=replace(scenario, **placed), task=config.task))  # type: ignore[type-var]
+    path = site.ledger.with_name(FORM)
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+        return
+    _compare(owner.name, path, text)
+
+
+def _compare(name: str, path: Path, text: str) -> None:
+    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    changed = [
+        f"{part}.{key}"
+        for part in ("scenario", "task")
+        for key in sorted({*before[part], *now[part]})
+        if before[part].get(key) != now[part].get(key)
+    ]
+    if changed:
+        raise PrivacyError(
+            f"site {name}: the run would read the records in another form than before: "
+            f"{', '.join(changed)} differ from {path}. If that is what you want, remove the file"
+        )

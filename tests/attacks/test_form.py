@@ -1,0 +1,80 @@
+"""A coordinator cannot learn of records by asking for them in one form after another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedlearn import flower
+from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.rounds import Description
+from server.deployment import composed
+from tests.attacks.lab import SITES, STUDY, Lab, write_table
+
+VICTIM = SITES[0]
+
+
+def described(lab: Lab) -> dict[str, Description]:
+    return lab.federate().enrolment.sites
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scenario.scaling.columns={age:[0,55],pressure:[60,220]}"],
+        ["scenario.classes=['1','0']"],
+        ["scenario.gaps=[age]"],
+        ["scenario.numeric=[age]"],
+        ["scenario.categories.sex=[f]"],
+    ],
+)
+def test_second_form__is_refused_whatever_the_records_are(tmp_path: Path, words: list[str]) -> None:
+    lab = Lab.make(tmp_path)
+    described(lab)
+    other = replace(composed([*STUDY, *words]), out=lab.config.out)
+    with pytest.raises(PrivacyError, match="its owner does not allow it"):
+        lab.again(other).federate()
+    described(lab.again())
+
+
+def test_form__is_the_owners_to_change(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path)
+    described(lab)
+    other = composed([*STUDY, "scenario.scaling.columns={age:[0,99],pressure:[60,220]}"])
+    for site in SITES:
+        lab.world.ledger(site).with_name("form.json").unlink()
+    described(lab.again(replace(other, out=lab.config.out)))
+
+
+def test_other_studies__on_records_of_the_same_form_go_on(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path)
+    described(lab)
+    other = composed([*STUDY, "rounds=5", "seed=3", "model.architecture=mlp"])
+    described(lab.again(replace(other, out=lab.config.out)))
+
+
+def test_description__of_a_private_run_is_equal_for_neighbours(tmp_path: Path) -> None:
+    """One person more, one less, or another in the place of one: nothing that is told differs."""
+    lab = Lab.make(tmp_path)
+    before = described(lab)
+    for rows, seed in ((61, 0), (59, 0), (60, 9)):
+        write_table(lab.world.root / VICTIM / "table.csv", rows, seed)
+        assert described(lab.again()) == before
+    assert before[VICTIM].train_records is None
+    assert before[VICTIM].test_records is None
+
+
+def test_config__that_is_not_the_coordinators_is_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab.make(tmp_path)
+    monkeypatch.setattr("clients.app.flower.config_of", lambda context: pytest.fail("was read"))
+    for context in lab.contexts.values():
+        context.run_config["overrides"] = "scenario.path=${oc.env:HOME}"
+        context.run_config["config"] = ""
+    with pytest.raises(ProtocolError, match="could not be authenticated"):
+        lab.federate()
+    assert {kind for kind, _, _ in lab.refused} == {"hello"}
+    assert flower.HELLO == "query.hello"
