@@ -84,14 +84,19 @@ def bins_of(scores: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
 
 def auc(scores: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
     """AUC of histograms `[..., 2, bins]` as `float64[...]`, in [0, 1]; NaN without both kinds."""
+    return np.asarray(np.clip(area(scores), 0.0, 1.0))
+
+
+def area(scores: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same, which noise on the bins may have led out of its range."""
     negatives = scores[..., 0, :].astype(np.float64)
     positives = scores[..., 1, :].astype(np.float64)
     below = np.cumsum(negatives, -1) - negatives
     with np.errstate(invalid="ignore"):
-        area: NDArray[np.float64] = (positives * (below + negatives / 2)).sum(-1) / (
+        found: NDArray[np.float64] = (positives * (below + negatives / 2)).sum(-1) / (
             negatives.sum(-1) * positives.sum(-1)
         )
-    return np.asarray(np.clip(area, 0.0, 1.0))  # noise may lead out of it
+    return found
 
 
 def calibration(scores: NDArray[np.int64], rng: np.random.Generator) -> Calibration | None:

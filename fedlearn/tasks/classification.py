@@ -22,6 +22,7 @@ from fedlearn.metrics.scores import (
     NOISED_BINS,
     SCORE_BINS,
     Calibration,
+    area,
     auc,
     bins_of,
     calibration,
@@ -297,16 +298,20 @@ class ClassificationTask(Task):
         """
         if not sums.count:
             return {}
-        drawn, nearest = _redrawn(sums["confusion"], sums.noise["confusion"], rng)
-        found, around = counted_metrics(drawn), counted_metrics(nearest)
-        if self._binary and (sums["scores"].sum(1) > 0).all():
-            records, nearest = _redrawn(sums["scores"], 0.0, rng)
+        count, noise = sums.count, sums.noise
+        drawn, nearest = _redrawn(sums["confusion"], count, noise["confusion"], rng)
+        value, found, around = self.metrics(sums), counted_metrics(drawn), counted_metrics(nearest)
+        # What is cut off at its range says too little of how far noise has led out of it.
+        value["accuracy"], found["accuracy"] = _right(sums["confusion"]), _right(drawn)
+        if "auc" in value:
+            scores = _without_negatives(sums["scores"])
+            records, nearest = _redrawn(scores, count, 0.0, rng)
             cells, bins = (
-                table + sums.noise[name] * rng.standard_normal(table.shape)
+                table + noise[name] * rng.standard_normal(table.shape)
                 for name, table in (("confusion", _halves(records)), ("scores", records))
             )
-            found["auc"], around["auc"] = _auc_in_range(_fitted(bins, cells)), auc(nearest)
-        value = self.metrics(sums)
+            value["auc"], around["auc"] = float(area(sums["scores"])), auc(nearest)
+            found["auc"] = _known_area(_fitted(bins, cells))
         return {
             name: np.clip(value[name] + found[name] - around[name], 0.0, 1.0)
             for name in found
@@ -505,10 +510,17 @@ def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.clip(part / whole, 0.0, 1.0))
 
 
-def _auc_in_range(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _right(confusion: NDArray[np.float64]) -> Any:
+    """The share that is right, wherever noise has led it; NaN where noise left no record."""
+    total = confusion.sum((-2, -1))
+    hits = np.trace(confusion, axis1=-2, axis2=-1)
+    return np.where(total > 0, hits / np.where(total > 0, total, 1.0), np.nan)
+
+
+def _known_area(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """AUC of noisy histograms; NaN where noise left one of the classes no record."""
     known = (scores.sum(-1) > 0).all(-1)
-    return np.where(known, auc(scores), np.nan)
+    return np.where(known, area(np.where(known[..., None, None], scores, 1.0)), np.nan)
 
 
 def _halves(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -524,14 +536,24 @@ def _fitted(scores: NDArray[np.float64], cells: NDArray[np.float64]) -> NDArray[
 
 
 def _redrawn(
-    table: NDArray[np.float64], noise: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Tables of records and noise that were drawn anew, and the table that records came from."""
-    nearest = np.rint(np.maximum(table, 0.0)).astype(np.int64)
-    if not nearest.sum():
+    table: NDArray[np.float64], records: int, noise: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Tables of so many records and noise that were drawn anew, and the table they came from."""
+    nearest = np.maximum(table, 0.0)
+    if not nearest.any():
         return np.full((1, *table.shape), np.nan), nearest
-    drawn = intervals.resampled(nearest, rng).astype(np.float64)
-    return drawn + noise * rng.standard_normal(drawn.shape), nearest
+    chances = nearest / nearest.sum()
+    drawn = rng.multinomial(records, chances.reshape(-1), size=intervals.RESAMPLES)
+    tables = drawn.reshape(-1, *table.shape).astype(np.float64)
+    return tables + noise * rng.standard_normal(tables.shape), chances * records
+
+
+def _without_negatives(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The bins with as many records in every half, which what noise has added would exceed."""
+    half, kept = scores.shape[-1] // 2, np.maximum(scores, 0.0)
+    wanted, there = np.maximum(_halves(scores), 0.0), _halves(kept)
+    scale = np.divide(wanted, there, out=np.zeros_like(there), where=there > 0)
+    return np.asarray(kept * np.repeat(scale, half, axis=-1))
 
 
 def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
