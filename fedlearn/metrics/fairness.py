@@ -7,7 +7,8 @@ the sites' own test sums.
 A group that is too small is withheld together with the next larger one, so that
 nobody finds it by subtracting the groups that are shown from the total (secondary
 suppression; Hundepool et al. 2012, Statistical Disclosure Control, section 4.2).
-Sums over groups are exact and outside differential privacy, shown or not.
+Exact sums over groups are outside differential privacy, shown or not; under
+`evaluation=private` groups have noise like everything else, and none is withheld at a site.
 """
 
 from __future__ import annotations
