@@ -80,7 +80,8 @@ def noise_checks(noise: Noise, *, rounding: float = 0.0) -> list[Check]:
 
 
 def _sizes(noise: Noise, rounding: float) -> Iterator[_Found]:
-    """The variance of every layer, and of every draw over all of them."""
+    """The variance of all together, of every layer, and of every draw."""
+    yield _Found(chance=_variance(_rows(noise), rounding), where="the noise of all layers")
     for layer, values in noise.items():
         yield _Found(chance=_variance(values, rounding), where=f"the noise on {layer}")
     for draw, values in enumerate(_rows(noise)):

@@ -69,9 +69,12 @@ Floats = NDArray[np.float64]
 _LARGE: Final = 200_000
 """Of a model with more values fewer updates say as much, and each takes longer."""
 
-_RECORDS: Final = 256
-"""Made-up records whose draws are counted, and as many canaries as `_CANARIES`."""
+_DRAWN: Final = 32
+"""Of the made-up records whose draws are counted, so many take part in a step on the average."""
+_FEWEST, _MOST = 256, 4096
+"""How many they may be."""
 _CANARIES: Final = 32
+"""Besides."""
 _SINGLE, _SEVERAL, _MOST_STEPS = 64, 8, 16
 """Steps, and rounds of steps, in which they are."""
 
@@ -300,12 +303,13 @@ class Bench:
     @cached_property
     def counting(self) -> tuple[Bench, TrainingSet, Loss]:
         """A model on which every record, and every canary, has a coordinate of its own."""
-        table = nn.Embedding(_RECORDS, 1)
+        records = int(min(_MOST, max(_FEWEST, _DRAWN / self.plan.sample_rate)))
+        table = nn.Embedding(records, 1)
         nn.init.zeros_(table.weight)
         model = nn.Sequential(table)
         attach(model, _CANARIES)
         device, slope = home(self.model), _STEEP * self.plan.clip_norm
-        numbers = torch.arange(_RECORDS, device=device)
+        numbers = torch.arange(records, device=device)
         given = TrainingSet(features=numbers, labels=numbers, slots=torch.arange(_CANARIES))
 
         def loss(outputs: Tensor, _: Tensor) -> Tensor:
@@ -412,7 +416,8 @@ def _placed(site: Site, learner: Learner, plan: PrivacyPlan) -> Site:
         momentum=0.0,
         weight_decay=0.0,
         learning_rate=divisor / plan.clip_norm,
-        augmentations=0,
+        shifts=0,  # as many views as in the run, each of them the record itself
+        flips=False,
         precision="fp32",
     )
     config = replace(

@@ -1,0 +1,146 @@
+"""Checks of whole updates by numbers whose law is known: what is as promised passes, and how far
+off something must be to be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedlearn.auditing.findings import CHECKS, Check, CheckName
+from fedlearn.auditing.whole_update import Draws, draw_checks, noise_checks
+
+SIZES = {"weight": 64, "bias": 8, "other": 64, "head": 2, "one": 1}
+Noise = dict[str, NDArray[np.float64]]
+
+
+def noise(seed: int, draws: int = 16) -> Noise:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=(draws, size)) for name, size in SIZES.items()}
+
+
+def drawn(seed: int, rate: float, *, records: int = 200, singles: int = 64) -> Draws:
+    rng, steps = np.random.default_rng(seed), 5
+    single = (rng.random((singles, records)) < rate).astype(np.int64)
+    return Draws(single=single, several=rng.binomial(steps, rate, (8, records)), steps=steps)
+
+
+def failed(found: list[Check]) -> set[CheckName]:
+    return {check.name for check in found if not check.holds}
+
+
+def of_draws(draws: Draws, rate: float, coins: int = 9) -> list[Check]:
+    return draw_checks(draws, rate, np.random.default_rng([coins, 1]))
+
+
+def chances(found: list[list[Check]]) -> NDArray[np.float64]:
+    return np.array([check.p_value for checks in found for check in checks if check.p_value])
+
+
+def test_noise_checks__accuse_nobody_of_standard_normals() -> None:
+    found = chances([noise_checks(noise(seed)) for seed in range(300)])
+    assert found.min() > 1e-6
+    # Of chances as they should be at most a hundredth lies below .01, and four deviations more.
+    assert (found < 0.01).mean() < 0.01 + 4 * np.sqrt(0.01 / len(found))
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.02, 0.5, 0.97])
+def test_draw_checks__accuse_nobody_of_independent_coins(rate: float) -> None:
+    found = chances([of_draws(drawn(seed, rate), rate, seed) for seed in range(150)])
+    assert found.min() > 1e-6
+    assert (found < 0.01).mean() < 0.01 + 4 * np.sqrt(0.01 / len(found))
+
+
+def test_noise_checks__see_a_tenth_of_the_noise_missing_on_one_layer() -> None:
+    less = noise(0, draws=64)
+    assert failed(noise_checks(less | {"weight": 0.9 * less["weight"]})) == {"noise_size"}
+
+
+def test_noise_checks__see_too_much_of_it_too_but_not_what_rounding_adds() -> None:
+    more = {name: 1.1 * values for name, values in noise(0).items()}
+    assert failed(noise_checks(more)) == {"noise_size"}
+    assert failed(noise_checks(more, rounding=0.21)) == set()
+
+
+def test_noise_checks__see_the_same_noise_on_two_layers() -> None:
+    same = noise(0)
+    found = failed(noise_checks(same | {"other": same["weight"]}))
+    assert "noise_of_layers" in found
+    assert "noise_of_layers" in failed(noise_checks(same | {"other": -same["weight"]}))
+    assert "noise_of_layers" in failed(noise_checks(same | {"bias": same["other"][:, :8]}))
+
+
+def test_noise_checks__see_noise_of_the_same_size_under_other_signs() -> None:
+    same, rng = noise(0, draws=32), np.random.default_rng(1)
+    signs = rng.choice([-1, 1], same["weight"].shape)
+    found = failed(noise_checks(same | {"other": signs * same["weight"]}))
+    assert found == {"noise_of_layers"}
+
+
+def test_noise_checks__see_a_draw_that_comes_again() -> None:
+    again = {name: np.concatenate([values, values[:1]]) for name, values in noise(0).items()}
+    assert failed(noise_checks(again)) == {"noise_of_draws"}
+
+
+def test_noise_checks__see_a_block_that_begins_again_within_a_layer() -> None:
+    block = np.random.default_rng(0).normal(size=(16, 50))
+    found = failed(noise_checks({"layer": np.tile(block, (1, 4))}))
+    assert "noise_at_a_distance" in found
+
+
+def test_noise_checks__see_another_law_of_the_same_deviation() -> None:
+    rng = np.random.default_rng(0)
+    equal = {name: rng.uniform(-(3**0.5), 3**0.5, (200, size)) for name, size in SIZES.items()}
+    assert "noise_law" in failed(noise_checks(equal))
+
+
+def test_draw_checks__see_first_rows_in_place_of_a_sample() -> None:
+    fair = drawn(0, 0.2)
+    first = (np.arange(200) < fair.single.sum(1)[:, None]).astype(np.int64)
+    found = of_draws(Draws(single=first, several=fair.several, steps=5), 0.2)
+    assert "draws_of_records" in failed(found)
+
+
+def test_draw_checks__see_batches_of_one_size() -> None:
+    rng, fair = np.random.default_rng(0), drawn(0, 0.1)
+    single = np.stack([rng.permutation(200) < 20 for _ in range(64)]).astype(np.int64)
+    found = failed(of_draws(Draws(single=single, several=fair.several, steps=5), 0.1))
+    assert found == {"draws_of_steps"}
+
+
+def test_draw_checks__see_a_pass_and_a_batch_that_comes_again() -> None:
+    fair = drawn(0, 0.5)
+    half = fair.single[::2]
+    for other in (1 - half, half):
+        turns = np.stack([half, other], axis=1).reshape(-1, 200)
+        found = of_draws(Draws(single=turns, several=fair.several, steps=5), 0.5)
+        assert "draws_of_steps" in failed(found)
+
+
+def test_draw_checks__see_coins_that_are_kept_for_a_round() -> None:
+    fair = drawn(0, 0.3)
+    kept = 5 * fair.single[:8]
+    found = of_draws(Draws(single=fair.single, several=kept, steps=5), 0.3)
+    assert "draws_of_records" in failed(found)
+
+
+def test_draw_checks__see_a_record_that_takes_part_twice_or_by_halves() -> None:
+    fair = drawn(0, 0.3)
+    for wrong in (2, -1):
+        single = np.where(np.arange(200) == 3, wrong, fair.single)
+        found = of_draws(Draws(single=single, several=fair.several, steps=5), 0.3)
+        assert failed(found) == {"draws"}
+
+
+def test_draw_checks__of_whole_batches_want_everybody_in_every_step() -> None:
+    everybody = Draws(
+        single=np.ones((4, 50), np.int64), several=np.full((4, 50), 5, np.int64), steps=5
+    )
+    assert failed(of_draws(everybody, 1.0)) == set()
+    fewer = Draws(single=everybody.single, several=everybody.several - 1, steps=5)
+    assert failed(of_draws(fewer, 1.0)) == {"draws"}
+
+
+def test_checks__have_a_sentence_each() -> None:
+    names = {check.name for check in [*noise_checks(noise(0)), *of_draws(drawn(0, 0.5), 0.5)]}
+    assert names < set(CHECKS)
