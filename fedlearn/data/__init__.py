@@ -25,7 +25,7 @@ from fedlearn.data.datasets.risk import Risk
 from fedlearn.data.images.folders import Images
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.partition import Dirichlet, Files, Iid, Natural, Partition, Quantity
-from fedlearn.data.pool import Pool, Records, SiteData, deal
+from fedlearn.data.pool import Pool, Records, SiteData, deal, split_notes
 from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.texts.files import OwnText
@@ -102,4 +102,5 @@ def load_pool(
             f"task={task.kind}: the labels of scenario={scenario.kind} are for "
             f"task={pool.task.kind}; choose that, or a table or texts of your own"
         )
-    return replace(pool, task=task.of(pool.task.form))
+    notes = (*pool.notes, *split_notes(pool))
+    return replace(pool, task=task.of(pool.task.form), notes=notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ from fedlearn.core.errors import DataError, refuse
 from fedlearn.core.settings import Name, Probability, config
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.data.split import stratified
+from fedlearn.data.split import by_content
 from fedlearn.tasks import ClassificationTask, ImageInput, TableInput, Task
 
 PREFIX: Final = "python:"
@@ -39,19 +39,18 @@ class Given(Scenario):
         return True
 
     def load(self, reading: Reading) -> Pool:
-        """The records, split within site and class.
+        """The records; the values of one and the name of its class decide whether it is tested on.
 
         Raises:
             ConfigError: the process that had them is gone.
         """
         kept: _Kept = objects.find(self.records, f"scenario.records={self.records}")
-        rng = reading.streams.get("split")
         return Pool(
             name=kept.name,
             task=kept.task,
             features=kept.features,
             labels=kept.labels,
-            is_train=stratified(kept.labels, kept.sites, self.test_fraction, rng),
+            is_train=by_content(kept.contents(), self.test_fraction, reading.streams),
             natural_site=kept.sites,
             notes=kept.notes,
         )
@@ -65,6 +64,13 @@ class _Kept:
     labels: NDArray[np.int64]
     sites: NDArray[np.str_]
     notes: tuple[str, ...]
+
+    def contents(self) -> Iterator[bytes]:
+        """The values of every record, and the name of its class."""
+        names = [name.encode() for name in self.task.classes]
+        values = (self.features + 0.0).astype("<f4")  # zero has one sign
+        for record, label in zip(values, self.labels.tolist(), strict=True):
+            yield record.tobytes() + names[label]
 
 
 def keep_arrays(name: str, arrays: Arrays, classes: Sequence[Any]) -> str:

@@ -49,7 +49,7 @@ class Partition:
         again, up to 100 times.
 
         Raises:
-            DataError: a site would have no training rows, or the scenario has no natural sites.
+            DataError: a drawn site would have no training rows, or there are no natural sites.
             ConfigError: `alpha` is infinite.
         """
         raise NotImplementedError
@@ -164,12 +164,6 @@ def natural_sites(pool: Pool) -> Assignment:
             "(scenario.site) or choose partition=iid, dirichlet or quantity"
         )
     names, owner = np.unique(pool.natural_site, return_inverse=True)
-    untrained = [str(names[i]) for i in _without_training(owner, len(names), pool)]
-    if untrained:
-        raise DataError(
-            f"{pool.name}: no training records at {', '.join(untrained)}; "
-            "leave these sites out of the table or lower the share of test records"
-        )
     return _by_owner([str(name) for name in names], owner)
 
 

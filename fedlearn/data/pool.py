@@ -84,6 +84,23 @@ class Pool:
         return digest.hexdigest()
 
 
+def split_notes(pool: Pool) -> Iterator[str]:
+    """Which classes have records in one part alone, as each record is drawn by itself."""
+    strata = pool.task.strata(pool.labels)
+    if not len(pool) or pool.is_train.all():
+        yield f"{pool.name}: no test records, so nothing is measured"
+        return
+    for what, part in (("training", pool.is_train), ("test", ~pool.is_train)):
+        for stratum in np.setdiff1d(strata, strata[part]):
+            these = strata == stratum
+            if name := pool.task.alike(pool.labels[these]):
+                yield (
+                    f"{pool.name}: no {what} records of {name}, of which there are {these.sum()}: "
+                    "each record is drawn by itself; another seed or share of test records draws "
+                    "others"
+                )
+
+
 def taken(pool: Pool, rows: Indices) -> Pool:
     """The pool of some of the records."""
     return replace(
@@ -132,12 +149,12 @@ def deal(
 
     A site whose training records are all of one class takes part, with a note,
     as long as other sites have another class; so does a site without test
-    records.
+    records, or without training records: which records it has decides nothing
+    but what it adds to a sum.
 
     Raises:
-        DataError: a site has no training records or a feature that is NaN or
-            infinite, or all training records are of one class. Every such
-            problem is listed.
+        DataError: a site has a feature that is NaN or infinite, there are no training
+            records at all, or all are of one class. Every such problem is listed.
         ValueError: the assignment names a record twice or one that is not there.
 
     """
@@ -161,12 +178,6 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) ->
         if wrong := site_name_problem(site):
             yield f"{wrong}; call the site otherwise in the data"
         rows = assignment[site]
-        train = rows[pool.is_train[rows]]
-        if not len(train):
-            yield (
-                f"site {site}: no training records ({len(rows)} in all); "
-                "leave the site out or use fewer sites"
-            )
         bad = rows[~_usable(pool, pool.features[rows])]
         if len(bad):
             yield (
@@ -175,6 +186,11 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) ->
             )
     every = np.concatenate([assignment[site] for site in sorted(assignment)])
     learned = pool.labels[every[pool.is_train[every]]]
+    if all_sites and not len(learned):
+        yield (
+            f"no training records ({len(every)} in all, which are for the test); take more records "
+            "or a smaller scenario.test_fraction"
+        )
     if all_sites and (only := pool.task.alike(learned)):
         yield f"all training records are of one {only}: there is nothing to learn"
 
@@ -197,6 +213,8 @@ def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
             features["train"], features["test"], pool.task.input.numeric
         )
     notes = []
+    if not len(train):
+        notes.append(f"site {site}: no training records, so nothing is learned from it")
     if only := pool.task.alike(pool.labels[train]):
         notes.append(f"site {site}: only {only} to learn from")
     if not len(test):

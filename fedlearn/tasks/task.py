@@ -171,7 +171,7 @@ class Task(Protocol):
         """
 
     def strata(self, targets: Targets) -> NDArray[np.int64]:
-        """`int64[n]`: of each stratum the same share is tested, and sites may differ in them."""
+        """`int64[n]`: what sites may differ in, such as classes; of each some should be tested."""
         return np.zeros(len(targets), np.int64)
 
     def alike(self, targets: Targets) -> str:

@@ -57,7 +57,7 @@ def table(path: Path, header: str, cells: list[tuple[Any, ...]], separator: str 
 def site(folder: Path, name: str, data: dict[str, Any]) -> None:
     (folder / f"{name}.yaml").write_text(
         f"name: {name}\ndata: {json.dumps(data)}\nkeys: keys/{name}\nroster: roster.json\n"
-        f"ledger: state/{name}.jsonl\npolicy: {{epsilon_total: 50.0}}\n"
+        f"ledger: state/{name}.jsonl\npolicy: {{epsilon_total: 50.0, min_test_records: 1}}\n"
     )
 
 
@@ -191,7 +191,7 @@ def test_compare__measures_files_against_each_alone_and_all_together(
     assert "references train without privacy" in said
     assert not (tmp_path / "run").exists()
     for name in ("east", "nord", "west"):
-        policy(sites / f"{name}.yaml", "unit: none, epsilon_total: 50.0")
+        policy(sites / f"{name}.yaml", f"{LOOSE}, min_test_records: 1")
     assert main(command) == 0
     points = json.loads((tmp_path / "run" / "compare.json").read_text())["points"]
     assert [point["status"] for point in points] == ["finished"] * 6
@@ -234,6 +234,9 @@ def test_simulate__trains_on_the_files_of_the_sites_and_writes_their_ledgers(
     out = tmp_path / "run"
     command = ["simulate", *RUN, f"sites={sites}", f"out={out}", "rounds=2", "secagg=off",
                "transport=plain", "training.nominal_records=18"]  # fmt: skip
+    for name in ("east", "nord", "west"):
+        loose = LOOSE.replace("unit: none", "unit: record, epsilon_total: 50.0")
+        policy(sites / f"{name}.yaml", f"{loose}, min_test_records: 1")
     assert main(command) == 0
     result = json.loads((out / "result.json").read_text())
     assert set(result["data"]["sites"]) == {"nord", "east", "west"}

@@ -102,14 +102,15 @@ class Credit(Scenario):
     def load(self, reading: Reading) -> Pool:
         """The applications whose outcome is known, fetched when they are not in the cache.
 
-        **Guarantees:** the same split for every seed: 75 to 25 within every shop and
-        outcome. Twelve applications of 40,000 have no outcome and are left out.
+        **Guarantees:** the same split for every seed. Twelve applications of 40,000 have no
+        outcome and are left out.
         """
         table = lending.read("creditscoring2", "tab", reading.cache)
         outcome = table.cells("TARGET_LABEL_BAD=1")
         known = table.take(outcome.rows(outcome.among(("0", "1"))))
         column = {name: known.column(name) for name in known.header if name}
         found = Applications(
+            table=known,
             numbers=_numbers(column),
             categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(column).items()},
             labels=np.array(column["TARGET_LABEL_BAD=1"], np.int64),

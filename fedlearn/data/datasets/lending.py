@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedlearn.core.rng import Streams
 from fedlearn.data.datasets import archives
 from fedlearn.data.pool import Pool
-from fedlearn.data.split import stratified
+from fedlearn.data.split import by_content, rows_of
 from fedlearn.data.tables import scaling
 from fedlearn.data.tables.cells import codes_of, encode
 from fedlearn.data.tables.scaling import Scaling
@@ -39,10 +39,11 @@ seed's training records would otherwise be tested on by another."""
 class Applications:
     """What is known of every application, by name; all arrays have one entry per application.
 
-    `numbers` are in their own units, NaN where the table has a gap;
-    `categories` are `(cells, the categories that there can be)`.
+    `table` has them as they are read; `numbers` are in their own units, NaN where the
+    table has a gap; `categories` are `(cells, the categories that there can be)`.
     """
 
+    table: Table
     numbers: Mapping[str, NDArray[np.float64]]
     categories: Mapping[str, tuple[Sequence[str], tuple[str, ...]]]
     labels: NDArray[np.int64]
@@ -72,7 +73,7 @@ def banded(values: NDArray[np.float64], highest: Sequence[float]) -> list[str]:
 
 
 def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
-    """Scaled and coded features, split 75 to 25 within every class of every site.
+    """Scaled and coded features; a quarter of the records, by what each holds, are for the test.
 
     A gap becomes 0, the middle of its range, unless sites standardise.
 
@@ -90,13 +91,13 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
         names=(*found.numbers, *found.categories),
         squashed=scaling.squashed(how, tuple(found.numbers)),
     )
-    rng = Streams(_SPLIT_SEED).get("split", name)
+    contents = rows_of(found.table)
     return Pool(
         name=name,
         task=ClassificationTask(input=shape, classes=CLASSES),
         features=np.column_stack([scaled, *coded]).astype(np.float32),
         labels=found.labels,
-        is_train=stratified(found.labels, found.sites, TEST_FRACTION, rng),
+        is_train=by_content(contents, TEST_FRACTION, Streams(_SPLIT_SEED)),
         natural_site=found.sites,
         standardise_per_site=scaling.reads_records(how),
         attributes={

@@ -121,10 +121,11 @@ class Risk(Scenario):
     def load(self, reading: Reading) -> Pool:
         """All borrowers, fetched when they are not in the cache.
 
-        **Guarantees:** the same split for every seed: 75 to 25 within each outcome.
+        **Guarantees:** the same split for every seed.
         """
         table = lending.read("creditscoring1", "comma", reading.cache)
         found = Applications(
+            table=table,
             numbers=_numbers(table),
             categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(table).items()},
             labels=numbers(table.column("SeriousDlqin2yrs")).astype(np.int64),

@@ -31,7 +31,7 @@ from fedlearn.core.settings import Count, Name, Positive, Probability, config
 from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.data.split import stratified
+from fedlearn.data.split import by_content
 from fedlearn.tasks import ClassificationTask, ImageInput
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Images(Scenario):
     """Largest size of the images in memory, as float32."""
 
     def load(self, reading: Reading) -> Pool:
-        """The images of the folder, split within site and class.
+        """The images of the folder; the bytes of a file decide whether it is for the test.
 
         Raises:
             DataError: the folder is none, is laid out otherwise, holds an empty class, one class
@@ -90,7 +90,7 @@ class Images(Scenario):
             task=ClassificationTask(input=form, classes=classes),
             features=as_records(images),
             labels=labels,
-            is_train=stratified(labels, sites, self.test_fraction, reading.streams.get("split")),
+            is_train=by_content(digests, self.test_fraction, reading.streams),
             natural_site=sites,
             notes=tuple(_notes(root, found, digests)),
         )
@@ -253,7 +253,7 @@ def _notes(root: Path, found: Sequence[ImageFile], digests: Sequence[bytes]) -> 
     if copies:
         yield (
             f"{root}: {len(copies)} images are copies of others (first: {copies[0].path}); they "
-            "weigh twice, and may be in training and test alike"
+            "weigh twice, and are in training or in the test together"
         )
     if contradictions:
         yield (

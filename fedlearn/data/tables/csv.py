@@ -28,7 +28,7 @@ from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.data.split import stratified
+from fedlearn.data.split import by_content, rows_of
 from fedlearn.data.tables import columns, scaling, series
 from fedlearn.data.tables.cells import Cells, codes_of
 from fedlearn.data.tables.columns import Column
@@ -113,10 +113,10 @@ class Csv(Scenario):
             yield f"path={self.path}: there is no such file"
 
     def load(self, reading: Reading) -> Pool:
-        """The records of the table that have a label, split within site and class.
+        """The records of the table that have a label; about `test_fraction` are for the test.
 
-        Of every class at every site about `test_fraction` are test records, and at
-        least one is a training record.
+        Which, is decided by the cells of a row alone, as they are read, but for its site; over
+        time by the value of `record`.
 
         Raises:
             DataError: the file cannot be read, or its contents cannot be learned
@@ -124,12 +124,14 @@ class Csv(Scenario):
             ConfigError: the config names columns that are not there, or ranges
                 that do not fit.
         """
-        group_by, task, rng = reading.group_by, reading.task, reading.streams.get("split")
+        group_by, task = reading.group_by, reading.task
         table = read_rows(self)
         check_names(self, table, group_by)
+        is_train = by_content(_contents(self, table), self.test_fraction, reading.streams)
         table = series.spread(self, table) if self.record else table
         table = deidentified(self.deidentify, table, self.missing, self.decimal)
-        table, notes = _with_label(self, table)
+        labelled, notes = _with_label(self, table)
+        table, is_train = table.take(labelled), is_train[labelled]
         labels = label_column(self, table)
         features = [_describe(self, table, name) for name in feature_names(self, table)]
         refuse([*task.problems(labels), *site_problems(self, table),
@@ -138,10 +140,10 @@ class Csv(Scenario):
         raw = numbers_of(self, table, [column.name for column in numeric])
         sites = np.array(table.column(self.site)) if self.site else None
         refuse(range_problems(self, numeric, raw, sites))
-        pool = _pool(self, task, labels, features, raw, table, sites, rng)
+        pool = _pool(self, task, labels, features, raw, table, sites, is_train)
         notes += _notes(self, table, features)
         pool = replace(pool, attributes=_attributes(self, table, group_by), notes=(*notes,))
-        return series.as_series(self, task, pool, table, rng) if self.record else pool
+        return series.as_series(self, task, pool, table) if self.record else pool
 
     @property
     def in_memory(self) -> bool:
@@ -202,7 +204,7 @@ def _pool(
     raw: NDArray[np.float64],
     table: Table,
     sites: NDArray[np.str_] | None,
-    rng: np.random.Generator,
+    is_train: NDArray[np.bool_],
 ) -> Pool:
     numeric = [column for column in features if column.kind == "numeric"]
     categorical = [column for column in features if column.kind == "categorical"]
@@ -221,13 +223,12 @@ def _pool(
         ),
         squashed=scaling.squashed(config.scaling, [column.name for column in numeric]),
     )
-    meant = task.of(TaskForm(input=shape, classes=classes))
     return Pool(
         name=Path(config.path).stem,
-        task=meant,
+        task=task.of(TaskForm(input=shape, classes=classes)),
         features=np.column_stack([values, absent, *coded]).astype(np.float32),
         labels=labels,
-        is_train=stratified(meant.strata(labels), sites, config.test_fraction, rng),
+        is_train=is_train,
         natural_site=sites,
         standardise_per_site=scaling.reads_records(config.scaling),
         schemas=_schemas(numeric, gaps, categorical, raw, sites),
@@ -265,15 +266,20 @@ def _schemas(
     return found
 
 
-def _with_label(config: Csv, table: Table) -> tuple[Table, list[str]]:
-    """The table without the records that have no label, and a note about them."""
+def _with_label(config: Csv, table: Table) -> tuple[NDArray[np.int64], list[str]]:
+    """The rows that have a label, and a note about the others."""
     labels = table.cells(config.label)
     absent = labels.among(config.missing)
     unlabelled = labels.rows(absent)
-    if not unlabelled.size:
-        return table, []
-    note = f"{config.path}: {table.places(unlabelled)}: no label, left out"
-    return table.take(labels.rows(~absent)), [note]
+    notes = [f"{config.path}: {table.places(unlabelled)}: no label, left out"]
+    return labels.rows(~absent), notes if unlabelled.size else []
+
+
+def _contents(config: Csv, table: Table) -> Iterator[bytes]:
+    """What decides whether a row is trained on or tested on."""
+    if config.record:
+        return map(str.encode, table.cells(config.record).each())
+    return rows_of(table, config.decimal, aside=(config.site,))
 
 
 def _describe(config: Csv, table: Table, name: str) -> Column:
@@ -357,5 +363,6 @@ def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
     if copies:
         yield (
             f"{config.path}: {table.places(copies)}: copies of an earlier record; a person in the "
-            "table twice weighs twice, and may be in training and test alike"
+            "table twice weighs twice, and may be in training and test alike where dropped columns "
+            "differ"
         )

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import refuse
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
-from fedlearn.data.split import stratified
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.csv_problems import label_column
 from fedlearn.data.tables.table import Table
@@ -56,10 +55,10 @@ def spread(config: Csv, table: Table) -> Table:
     return table
 
 
-def as_series(
-    config: Csv, task: TaskConfig, pool: Pool, table: Table, rng: np.random.Generator
-) -> Pool:
-    """The records of a pool of rows; `table` has the same rows, and `rng` draws the test records.
+def as_series(config: Csv, task: TaskConfig, pool: Pool, table: Table) -> Pool:
+    """The records of a pool of rows; `table` has the same rows.
+
+    All rows of a record are for training, or all are for the test.
 
     Raises:
         DataError: a row has no record or no time, two rows have the same, a record has two
@@ -77,14 +76,13 @@ def as_series(
     memory.require(Path(config.path), 2 * size)
     features = _padded(config, pool.features, rows)
     first = np.array([mine[0] for mine in rows.values()])
-    labels = pool.labels[first]
     sites = None if pool.natural_site is None else pool.natural_site[first]
     return replace(
         pool,
         task=pool.task.on(shape),
         features=features,
-        labels=labels,
-        is_train=stratified(pool.task.strata(labels), sites, config.test_fraction, rng),
+        labels=pool.labels[first],
+        is_train=pool.is_train[first],
         natural_site=sites,
         attributes={name: values[first] for name, values in pool.attributes.items()},
         notes=(*pool.notes, *_notes(config, rows, features)),

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,12 @@ from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.data.split import stratified
+from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
 from fedlearn.data.texts.documents import pool_of
 from fedlearn.data.texts.tokens import Tokenizer
-from fedlearn.tasks import LabelColumn, TaskForm, TextInput
-
-_ANY: Final = TextInput(vocabulary=1, max_length=1)
-"""What strata labels have does not hang on the form of a text."""
+from fedlearn.tasks import LabelColumn
 
 Flags = NDArray[np.bool_]
 Objects = list[tuple[int, dict[str, Any]]]
@@ -80,7 +77,7 @@ class OwnText(OwnTexts):
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def load(self, reading: Reading) -> Pool:
-        """The records of the file that have a text and a label, split within site and stratum."""
+        """The records of the file that have a text and a label."""
         path = Path(self.path)
         if is_lines(path):
             rows = read_objects(path, self.encoding)
@@ -100,7 +97,7 @@ class OwnText(OwnTexts):
 def pool_of_table(
     table: Table, config: OwnTexts, reading: Reading, is_train: Flags | None = None
 ) -> Pool:
-    """The rows that can be learned from, split into training and test unless `is_train` says how.
+    """The rows that can be learned from; a text decides whether it is tested on, or `is_train`.
 
     Raises:
         DataError: labels that `task` cannot learn from, or a record without a site.
@@ -114,16 +111,17 @@ def pool_of_table(
     refuse([*task.problems(column), *_site_problems(kept, config)])
     classes, labels = task.encode(column)
     sites = np.array(kept.column(config.site)) if config.site else None
+    words = kept.column(config.text)
     if is_train is None:
-        strata = task.of(TaskForm(input=_ANY, classes=classes)).strata(labels)
-        is_train = stratified(strata, sites, config.test_fraction, reading.streams.get("split"))
+        contents = map(str.encode, words)
+        is_train = by_content(contents, config.test_fraction, reading.streams)
     else:
         is_train = is_train[usable]
     return pool_of(
         config.tokenizer,
         reading.cache,
         name=Path(config.path).stem,
-        texts=kept.column(config.text),
+        texts=words,
         task=task,
         classes=classes,
         labels=labels,
@@ -254,7 +252,8 @@ def _notes(table: Table, usable: Flags, kept: Table, config: OwnTexts) -> Iterat
     if copies := copies_in(kept.column(config.text)):
         yield (
             f"{config.path}: {kept.places(copies)}: copies of an earlier text; it weighs twice, "
-            "and may be in training and test alike"
+            "and is in training or in the test with all its copies, unless the data says which "
+            "records are for the test"
         )
 
 

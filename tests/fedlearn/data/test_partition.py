@@ -100,13 +100,9 @@ def test_natural__is_the_site_column(heart_pool: Pool) -> None:
         np.testing.assert_array_equal(rows, np.flatnonzero(heart_pool.natural_site == site))
 
 
-def test_natural__refuses_records_without_sites_and_sites_without_training(
-    make_pool: Make,
-) -> None:
+def test_natural__refuses_records_without_sites(make_pool: Make) -> None:
     with pytest.raises(DataError, match="partition=iid"):
         Natural().assign(replace(make_pool(), natural_site=None), rng())
-    with pytest.raises(DataError, match="no training records at hospital 2, hospital 3"):
-        Natural().assign(make_pool(train=2), rng())
 
 
 @pytest.mark.parametrize("num_sites", [2, 3, 7, 59])

@@ -9,7 +9,7 @@ import pytest
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.partition import Natural
-from fedlearn.data.pool import Indices, Pool, deal
+from fedlearn.data.pool import Indices, Pool, deal, split_notes
 
 Make = Callable[..., Pool]
 
@@ -46,11 +46,9 @@ def test_deal__lists_every_problem_by_site(make_pool: Make) -> None:
     assert [problem.split(":")[0] for problem in problems] == [
         "site hospital 1",
         "site hospital 2",
-        "site hospital 3",
     ]
     assert "2 of 15 records hold NaN or infinite" in problems[0]
     assert "record 5" in problems[0]
-    assert "no training records (15 in all)" in problems[2]
 
 
 def test_deal__notes_a_site_with_one_class_where_others_have_more(make_pool: Make) -> None:
@@ -67,6 +65,36 @@ def test_deal__refuses_a_pool_with_one_class_to_train_on(make_pool: Make) -> Non
     labels = np.where(pool.is_train, 1, pool.labels)
     with pytest.raises(DataError, match="of one class"):
         deal(replace(pool, labels=labels), natural(pool))
+
+
+def test_deal__refuses_a_pool_without_training_records(make_pool: Make) -> None:
+    pool = make_pool(train=0)
+    with pytest.raises(DataError, match=r"no training records \(60 in all"):
+        deal(pool, natural(pool))
+
+
+def test_deal__notes_a_site_without_training_records(make_pool: Make) -> None:
+    pool = make_pool(size=60, sites=4, train=3)
+    sites = deal(pool, natural(pool))
+    assert "no training records" in sites["hospital 3"].notes[0]
+    assert [len(site.train) for site in sites.values()] == [1, 1, 1, 0]
+
+
+def test_deal__takes_a_deployed_site_whatever_its_training_records(make_pool: Make) -> None:
+    pool = make_pool(size=8, train=0)
+    alone = deal(pool, {"own": np.arange(8)}, all_sites=False)["own"]
+    assert (len(alone.train), len(alone.test)) == (0, 8)
+
+
+def test_notes__name_a_class_that_is_in_one_part_alone(make_pool: Make) -> None:
+    pool = make_pool(size=60, classes=3)
+    assert [*split_notes(pool)] == []
+    lone = replace(pool, is_train=pool.labels != 1)
+    (said,) = split_notes(replace(lone, is_train=lone.is_train & (np.arange(60) > 2)))
+    assert said.startswith("made: no training records of class 'class 1', of which there are 20:")
+    found = [*split_notes(lone)]
+    assert ["no test records of class 'class 0'" in note for note in found] == [False, True, False]
+    assert [*split_notes(make_pool(train=60))] == ["made: no test records, so nothing is measured"]
 
 
 def test_deal__notes_a_site_without_test_records(make_pool: Make) -> None:

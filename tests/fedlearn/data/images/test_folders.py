@@ -37,16 +37,27 @@ def load(path: Path, seed: int = 0, **settings: Any) -> Pool:
     return loaded(config, seed=seed)
 
 
-def test_images__are_labelled_by_their_folder_and_split_within_it(tmp_path: Path) -> None:
+def test_images__are_labelled_by_their_folder(tmp_path: Path) -> None:
     pool = load(folder(tmp_path, per_class=8))
     assert pool.task.classes == ("cat", "dog")
     assert pool.features.shape == (16, 3, 3, 3)
     reddish = pool.features[:, 0].mean((1, 2)) > pool.features[:, 2].mean((1, 2))
     np.testing.assert_array_equal(pool.labels, (~reddish).astype(int))
-    for label in (0, 1):
-        assert (~pool.is_train[pool.labels == label]).sum() == 2
     assert pool.natural_site is None
-    assert pool.notes == ()
+
+
+def test_images__are_for_training_or_the_test_by_the_bytes_of_their_file(tmp_path: Path) -> None:
+    pool = load(folder(tmp_path, per_class=40))
+    assert 0 < pool.is_train.sum() < 80
+    assert not any("may be in training and test" in note for note in pool.notes)
+    for number in range(40):
+        (tmp_path / "dog" / f"{number}.png").rename(tmp_path / "dog" / f"{99 - number}.png")
+        copy = (tmp_path / "cat" / f"{number}.png").read_bytes()
+        (tmp_path / "cat" / f"{number}-again.png").write_bytes(copy)
+    again = load(tmp_path)
+    cats, dogs = again.is_train[again.labels == 0], again.is_train[again.labels == 1]
+    np.testing.assert_array_equal(cats[::2], cats[1::2])
+    assert dogs.sum() == pool.is_train[pool.labels == 1].sum()
 
 
 def test_images__lie_in_folders_of_sites_where_told(tmp_path: Path) -> None:
@@ -55,7 +66,7 @@ def test_images__lie_in_folders_of_sites_where_told(tmp_path: Path) -> None:
     pool = load(tmp_path, sites=True)
     sites = deal(pool, Natural().assign(pool, np.random.default_rng(0)))
     assert list(sites) == ["north", "south"]
-    assert [len(s.train) for s in sites.values()] == [6, 6]
+    assert [len(s.train) + len(s.test) for s in sites.values()] == [8, 8]
     assert pool.task.classes == ("cat", "dog")
 
 

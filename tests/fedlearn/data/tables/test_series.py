@@ -89,7 +89,7 @@ def test_series__is_dealt_and_split_by_record(tmp_path: Path) -> None:
             for i in range(40) for t in range(1 + i % 3)]  # fmt: skip
     pool = read(tmp_path, rows)
     assert len(pool) == 40
-    assert (~pool.is_train).sum() == 10
+    assert 0 < (~pool.is_train).sum() < 20
     sites = deal(pool, Natural().assign(pool, np.random.default_rng(0)))
     assert {name: len(site.train) + len(site.test) for name, site in sites.items()} == {
         "n": 20, "s": 20,

@@ -54,12 +54,6 @@ def test_text__is_the_same_from_a_table_from_parquet_and_from_lines_of_json(tmp_
     assert one.features.shape == (8, 8)
 
 
-def test_text__of_every_class_at_every_site_a_part_is_tested(tmp_path: Path) -> None:
-    pool = read(table(tmp_path / "a.csv"))
-    for label in (0, 1):
-        assert (~pool.is_train[pool.labels == label]).sum() == 1
-
-
 def test_text__records_without_text_or_label_are_left_out_with_a_note(tmp_path: Path) -> None:
     rows = [*ROWS, {"text": "", "kind": "w", "firm": "north"}]
     rows += [{"text": "a title", "kind": None, "firm": "north"}, ROWS[0]]
