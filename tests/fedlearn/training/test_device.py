@@ -447,7 +447,7 @@ def test_private_step__without_memory_is_told_before_records_are_seen_and_never_
 
     (case,) = (case for case in CASES if case.name == "cnn-grey")
     model, features, labels = fresh(case)
-    config, noise = replace(TRAINING, dp_engine=engine), SeededNoise(b"full")
+    config, noise = replace(TRAINING, dp_engine=engine, weight_decay=0.0), SeededNoise(b"full")
     monkeypatch.setattr("fedlearn.training.private.forward", full)
     monkeypatch.setattr("fedlearn.training.trials.forward", full)
     with pytest.raises(torch.OutOfMemoryError):
