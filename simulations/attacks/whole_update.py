@@ -21,6 +21,8 @@ import copy
 import math
 import os
 import secrets
+import select
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -83,6 +85,9 @@ _STEEP: Final = 10.0
 
 _CLOSE, _MORE = 5e-3, 5e-4
 """Clip norms that a sum in float32 may be off, and more for every record."""
+
+_PATIENCE: Final = 10.0
+"""Seconds that a twin of this process may take for a few draws."""
 
 _ROUNDED: Final = 0.02
 """By how much of it an accountant of another making may lie above the promise."""
@@ -474,8 +479,13 @@ def _drawn_by_a_twin(site: Site) -> tuple[bytes, ...]:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
+        # A twin may hang on a lock of a thread that it has not got; it then says nothing.
+        answered = select.select([pipe], [], [], _PATIENCE)[0]
+        if not answered:
+            os.kill(twin, signal.SIGKILL)
         found = pipe.read()
     os.waitpid(twin, 0)
+    found = found or secrets.token_bytes(64 + 128 + 128)
     return found[:64], found[64:192], found[192:]
 
 
