@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Final, Self
 
 from clients.ledger import hash_chain
-from clients.ledger.state import SCHEMA, Cost, Declined, Reservation, replay, utc
+from clients.ledger.state import (
+    MOST_REASON,
+    SCHEMA,
+    Cost,
+    Declined,
+    Reservation,
+    plain,
+    replay,
+    utc,
+)
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event, Unit, to_json
@@ -108,7 +117,9 @@ class Ledger:
         reason = self._reason(cost, of_run)
         if reason is None:
             return
-        self._append({"kind": "refuse", "reason": reason, "time": stamp, **_entry(cost)})
+        noted = (reason, cost.run_id, str(cost.round_number), plain(cost.purpose))
+        if self._state.may_note(noted, now):
+            self._append({"kind": "refuse", "reason": reason, "time": stamp, **_entry(cost)})
         raise PrivacyError(
             f"site {self._state.site}: refused {cost.purpose} "
             f"(run {cost.run_id}, round {cost.round_number}): {reason}"
@@ -201,6 +212,8 @@ class Ledger:
 def decline(path: Path, declined: Declined, *, now: datetime) -> None:
     """Note that the owner's policy refused a run; needs no records, and no ledger yet.
 
+    What the run says of itself is cut short, and neither noted twice nor without end.
+
     Raises DataError and PrivacyError as `Ledger`.
     """
     with closing(hash_chain.ChainFile(path)) as file:
@@ -210,11 +223,13 @@ def decline(path: Path, declined: Declined, *, now: datetime) -> None:
             return
         entry = {
             "kind": "decline",
-            "purpose": declined.purpose,
-            "reason": declined.reason,
-            "run": declined.run_id,
+            "purpose": plain(declined.purpose),
+            "reason": plain(declined.reason, MOST_REASON),
+            "run": plain(declined.run_id),
             "time": utc(now),
         }
+        if not state.may_note((entry["reason"], entry["run"], entry["purpose"]), now):
+            return
         state.after(entry)
         file.append(entry)
 
@@ -231,7 +246,7 @@ def _same(before: str, data: str) -> bool:
 def _entry(cost: Cost) -> dict[str, object]:
     return {
         "event": to_json(cost.event),
-        "purpose": cost.purpose,
+        "purpose": plain(cost.purpose),
         "round": cost.round_number,
         "run": cost.run_id,
         **({"terms": cost.terms} if cost.terms else {}),

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clients.ledger import hash_chain
-from clients.ledger.state import Spending, replay
+from clients.ledger.state import MOST_REASON, Spending, plain, replay
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.privacy import accounting
@@ -58,19 +58,22 @@ def show(path: Path, delta: float) -> None:
         raise ConfigError([f"--delta={delta}: must be in [{accounting.SMALLEST_DELTA}, 1)"])
     report = _read(path)
     console = terminal.console()
-    console.print(f"[bold]{escape(str(path))}[/]: site {escape(report.site)}", soft_wrap=True)
-    console.print(f"data {escape(report.data)}", soft_wrap=True)
+    console.print(
+        f"[bold]{escape(str(path))}[/]: site {escape(plain(report.site))}", soft_wrap=True
+    )
+    console.print(f"data {escape(plain(report.data))}", soft_wrap=True)
     terminal.show(console, _table(report, delta))
     for refusal in report.refusals:
         console.print(
             escape(
-                f"refused: run {refusal.run_id}, round {refusal.round_number}, "
-                f"{refusal.purpose}: {refusal.reason}"
+                f"refused: run {plain(refusal.run_id)}, round {refusal.round_number}, "
+                f"{plain(refusal.purpose)}: {plain(refusal.reason, MOST_REASON)}"
             )
         )
     for declined in report.declined:
-        run = f"run {declined.run_id}" if declined.run_id else "a run"
-        console.print(escape(f"declined: {run}, {declined.purpose}: {declined.reason}"))
+        run = f"run {plain(declined.run_id)}" if declined.run_id else "a run"
+        reason = plain(declined.reason, MOST_REASON)
+        console.print(escape(f"declined: {run}, {plain(declined.purpose)}: {reason}"))
     for note in _notes(report):
         console.print(note)
 
@@ -118,7 +121,7 @@ def _table(report: LedgerReport, delta: float) -> Table:
     for run in dict.fromkeys([*report.by_run, *refused]):
         events = report.by_run.get(run, ())
         counts = [str(pending[run] or "-"), str(refused[run] or "-")]
-        table.add_row(escape(run), *_mechanism(events), _epsilon(events, delta), *counts)
+        table.add_row(escape(plain(run)), *_mechanism(events), _epsilon(events, delta), *counts)
     table.add_section()
     table.add_row(
         "all runs",
@@ -153,7 +156,7 @@ def _notes(report: LedgerReport) -> list[str]:
     notes = []
     kinds = Counter((noted.run_id, noted.evaluation) for noted in report.evaluations)
     notes += [
-        escape(f"run {run}: test records were read {times} times, for evaluation={kind}")
+        escape(f"run {plain(run)}: test records were read {times} times, for evaluation={kind}")
         for (run, kind), times in kinds.items()
     ]
     if report.pending:

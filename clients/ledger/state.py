@@ -18,13 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
 from fedlearn.core.errors import DataError
 from fedlearn.privacy.events import Event, from_json, merged
 
 SCHEMA: Final = "fedlearn/ledger/v1"
+
+MOST_TEXT: Final = 200
+"""Characters of what a run says of itself."""
+MOST_REASON: Final = 2000
+MOST_A_DAY: Final = 50
+"""Refusals that are written down."""
 
 Entry = Mapping[str, object]
 
@@ -109,8 +115,22 @@ class Spending:
     declined: tuple[Declined, ...] = ()
     evaluations: tuple[NotedEvaluation, ...] = ()
     opened: bool = False
+    refused_on: tuple[date, int] = (date.min, 0)
+    """The day of the last refusal that was written down, and how many there were on it."""
     repairs: int = 0
     last: datetime | None = None
+
+    def may_note(self, said: tuple[str, ...], now: datetime) -> bool:
+        """Whether a refusal is to be written down: not twice, and not without end.
+
+        Whoever asks can make a site refuse as often as he likes; what is not written is
+        refused all the same.
+        """
+        told = {(r.reason, r.run_id, str(r.round_number), r.purpose) for r in self.refusals}
+        if said in told or said in {(d.reason, d.run_id, d.purpose) for d in self.declined}:
+            return False
+        day, count = self.refused_on
+        return day != now.astimezone(UTC).date() or count < MOST_A_DAY
 
     def after(self, entry: Entry) -> Spending:
         """The state once `entry` is written; raises DataError if it may not come next."""
@@ -122,7 +142,12 @@ class Spending:
         time = _time(_text(entry, "time"))
         if self.last is not None and time < self.last:
             raise DataError(f"time={time.isoformat()}: lies before that of the entry above")
-        return replace(self._after(kind, entry), entries=self.entries + 1, last=time)
+        refused_on = self.refused_on
+        if kind in ("refuse", "decline"):
+            day, count = time.astimezone(UTC).date(), refused_on[1]
+            refused_on = (day, count + 1 if day == refused_on[0] else 1)
+        state = self._after(kind, entry)
+        return replace(state, entries=self.entries + 1, last=time, refused_on=refused_on)
 
     def _after(self, kind: str, entry: Entry) -> Spending:
         match kind:
@@ -158,12 +183,17 @@ class Spending:
         reservation = Reservation(number=_integer(entry, "number"), **_cost(entry))
         if reservation.number != self.reserved + 1:
             raise DataError(f"number={reservation.number}: must be {self.reserved + 1}")
-        run = reservation.run_id
+        run, event = reservation.run_id, reservation.event
+        try:
+            spent = merged((*self.spent, event))
+            of_run = merged((*self.by_run.get(run, ()), event))
+        except ValueError as error:
+            raise DataError(f"event: with those before it, {error}") from error
         return replace(
             self,
             reserved=reservation.number,
-            spent=merged((*self.spent, reservation.event)),
-            by_run={**self.by_run, run: merged((*self.by_run.get(run, ()), reservation.event))},
+            spent=spent,
+            by_run={**self.by_run, run: of_run},
             pending={**self.pending, reservation.number: reservation},
         )
 
@@ -183,6 +213,12 @@ def replay(entries: Iterable[Entry], source: str) -> Spending:
         except DataError as error:
             raise DataError(f"{source}, line {number}: {error}") from error
     return state
+
+
+def plain(text: str, most: int = MOST_TEXT) -> str:
+    """A text of anybody's as a ledger holds and shows it: one line, cut short, that cannot draw."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def utc(time: datetime) -> str:

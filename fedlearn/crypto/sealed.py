@@ -37,6 +37,8 @@ _CHUNK_BYTES, _TAG_BYTES = 16 * 1024, 16
 _STEP = 1 << 20
 # A jump of more rounds than a run can have is a forgery or a bug; each costs one hash.
 _MAX_ROUND_JUMP = 10_000
+# The number after the last one must fit its eight bytes as well.
+_LAST_SEQUENCE = 2**64 - 1
 WINDOW = 1024
 """How many of the latest sequence numbers are told apart."""
 
@@ -276,7 +278,7 @@ class Channel:
             raise UnauthenticatedError
         if round_number is not None and at != round_number:
             raise UnauthenticatedError
-        if not 0 <= at - self._round <= _MAX_ROUND_JUMP:
+        if not 0 <= at - self._round <= _MAX_ROUND_JUMP or sequence >= _LAST_SEQUENCE:
             raise UnauthenticatedError
         if length > max_bytes or len(view) != sealed_size(length):
             raise UnauthenticatedError

@@ -116,6 +116,10 @@ def epsilon_rdp(
     return math.inf if history is None else _by_moments(history, delta)
 
 
+_NO_NOISE: Final = 1e-100
+"""A noise multiplier whose square no float holds, alone or with others: as if in clear."""
+
+
 def _seen(
     events: Iterable[Event], unit: Unit, cohort_known: bool
 ) -> tuple[GaussianEvent | DiscreteSumEvent, ...] | None:
@@ -137,7 +141,7 @@ def _seen(
                 own, plain = event.unit, event
             case _:
                 assert_never(event)
-        if own == "record" and unit == "client":
+        if (own == "record" and unit == "client") or 0 < plain.noise_multiplier < _NO_NOISE:
             return None
         history.append(_twice(plain) if own != unit else plain)
     # `merged` returns the kinds that it is given.

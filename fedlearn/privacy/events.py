@@ -94,10 +94,10 @@ class DiscreteSumEvent:
             raise ValueError(f"law={self.law!r}, unit={self.unit!r}: unknown")
         if self.share_stddev < SMALLEST_STDDEV:
             raise ValueError(f"share_stddev={self.share_stddev}: must be >= {SMALLEST_STDDEV}")
-        if min(self.shares, self.dimension) < 1:
-            raise ValueError(f"shares={self.shares}, dimension={self.dimension}: must be >= 1")
-        if not (math.isfinite(self.l2_sensitivity) and self.l2_sensitivity > 0):
-            raise ValueError(f"l2_sensitivity={self.l2_sensitivity}: must be finite and > 0")
+        for name in ("shares", "dimension", "share_stddev"):
+            _check_whole(name, getattr(self, name))
+        if not 1 / _LARGEST <= self.l2_sensitivity <= _LARGEST:
+            raise ValueError(f"l2_sensitivity={self.l2_sensitivity}: must be a number > 0")
         if not 0 <= self.rounding_failure < 1:
             raise ValueError(f"rounding_failure={self.rounding_failure}: must be in [0, 1)")
         _check_common(self.noise_multiplier, self.sample_rate, self.steps)
@@ -114,12 +114,21 @@ class DiscreteSumEvent:
 
 
 def _check_common(noise_multiplier: float, sample_rate: float, steps: int) -> None:
-    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+    if not 0 <= noise_multiplier <= _LARGEST:
         raise ValueError(f"noise_multiplier={noise_multiplier}: must be finite and >= 0")
     if not 0 < sample_rate <= 1:
         raise ValueError(f"sample_rate={sample_rate}: must be in (0, 1]")
-    if steps < 1:
-        raise ValueError(f"steps={steps}: must be >= 1")
+    _check_whole("steps", steps)
+
+
+def _check_whole(name: str, value: int) -> None:
+    if not 1 <= value <= _MOST:
+        raise ValueError(f"{name}={value}: must be from 1 to {_MOST}")
+
+
+_MOST: Final = 2**53
+_LARGEST: Final = 1e150
+"""Beyond these an accountant's floats overflow, and no mechanism means it."""
 
 
 Event = GaussianEvent | ClientGaussianEvent | DiscreteSumEvent
