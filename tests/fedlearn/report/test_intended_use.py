@@ -81,7 +81,7 @@ def test_limits__follow_from_partition_privacy_and_sizes(run: Path) -> None:
     result = read_result(run)
     text = " ".join(limits(result))
     assert "without differential privacy" in text
-    assert "north has only 10 test records: one of them counts for 10.0% of its results" in text
+    assert "north has only 12 test records: one of them counts for 8.3% of its results" in text
     assert "dealt out" not in text
     private = replace(result, privacy=replace(result.privacy, epsilon=1.0))
     assert "without differential privacy" not in " ".join(limits(private))
