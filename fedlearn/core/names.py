@@ -5,8 +5,8 @@ a key that programs look up. So two names that look the same must be the same, a
 more than a name:
 
 - letters of one script (those of Chinese, Japanese and Korean count as one, and Latin ones may
-  stand among them), decimal digits of one kind, `.`, `_`, `-`, `'`, and single spaces inside;
-- in the normal form NFKC, of at most 64 characters; a letter or digit first, and one last;
+  stand among them), decimal digits of one kind, and inside `. _ - ' , & + ( )` and single spaces;
+- in the normal form NFKC, of at most 64 characters; a letter or digit first, and one or `)` last;
 - no word that means somebody else (`server`), no name of a device, no suffix of a key file;
 - no name in Cyrillic, Greek or Armenian letters all of which look Latin.
 
@@ -41,7 +41,8 @@ _SCRIPTS: Final = frozenset(
 _LATIN: Final = frozenset("ßæœøđłþðħŋıəÆŒØĐŁÞÐĦŊƏ")
 """Latin letters of living orthographies that are no ASCII letter with marks."""
 
-_MARKS: Final = "._-' "
+_MARKS: Final = "._-' ,&+()"
+"""Signs of names as people write them: `St. Mary's, Ward 3 (East)`."""
 _RESERVED: Final = frozenset(
     {"server", "coordinator", "helper", "authority", "superlink", "gateway", "everybody"}
 )
@@ -109,11 +110,15 @@ def _reasons(name: str) -> Iterator[str]:
         yield f"must have 1 to {MOST} characters"
         return
     if wrong := [sign for sign in name if not (_is_letter(sign) or _is_plain(sign))]:
-        yield f"{wrong[0]!a} is not allowed: letters, digits, '.', '_', '-', and inner spaces"
+        yield f"{wrong[0]!a} is not allowed: letters, digits, ._-',&+() and inner spaces are"
         return
     if unicodedata.normalize("NFKC", name) != name or len(name.encode()) > _MOST_BYTES:
         yield f"must be in Unicode's form NFKC and have at most {_MOST_BYTES} bytes"
-    if name[0] in _MARKS or name[-1] in _MARKS or unicodedata.category(name[0])[0] == "M":
+    if (
+        name[0] in _MARKS
+        or name[-1] in _MARKS.rstrip(")")
+        or unicodedata.category(name[0])[0] == "M"
+    ):
         yield "must begin and end with a letter or a digit"
     if ".." in name or "  " in name:
         yield "has two dots or spaces in a row"

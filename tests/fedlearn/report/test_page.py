@@ -16,7 +16,7 @@ from fedlearn.cli import main
 from fedlearn.report.comparison import Comparison, SweepPlan, point_result, write_comparison
 from fedlearn.report.page import write_report
 from fedlearn.report.runs import differences, grouped, read_runs, telling
-from tests.simulations.small import table
+from tests.simulations.small import rename, table
 
 Output = pytest.CaptureFixture[str]
 
@@ -27,13 +27,15 @@ SITES = ("<b>north</b>", 'south" onload="alert(1)')
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two private runs and one of another experiment; names of sites are markup."""
     folder = tmp_path_factory.mktemp("runs")
-    base = table(folder, sites=SITES)
+    base = table(folder)
     private = [*base, "privacy.delta=1e-3"]
     out = folder / "runs"
     assert main(["simulate", *private, "privacy.epsilon=8", f"out={out / 'a'}"]) == 0
     assert main(["simulate", *private, "privacy.epsilon=8", "seed=1", f"out={out / 'b'}"]) == 0
     other = ["privacy=none", "experiment=custom", "evaluation=pooled", "training.learning_rate=0.1"]
     assert main(["simulate", *base, *other[:1], *other[2:], f"out={out / 'c'}"]) == 0
+    for run in ("a", "b", "c"):
+        rename(out / run, dict(zip(("north", "south"), SITES, strict=True)))
     return out
 
 
