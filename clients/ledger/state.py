@@ -120,14 +120,14 @@ class Spending:
     repairs: int = 0
     last: datetime | None = None
 
-    def may_note(self, said: tuple[str, ...], now: datetime) -> bool:
+    def may_note(self, refusal: tuple[str, ...], now: datetime) -> bool:
         """Whether a refusal is to be written down: not twice, and not without end.
 
         Whoever asks can make a site refuse as often as he likes; what is not written is
         refused all the same.
         """
-        told = {(r.reason, r.run_id, str(r.round_number), r.purpose) for r in self.refusals}
-        if said in told or said in {(d.reason, d.run_id, d.purpose) for d in self.declined}:
+        noted = {(r.reason, r.run_id, str(r.round_number), r.purpose) for r in self.refusals}
+        if refusal in noted or refusal in {(d.reason, d.run_id, d.purpose) for d in self.declined}:
             return False
         day, count = self.refused_on
         return day != now.astimezone(UTC).date() or count < MOST_A_DAY
