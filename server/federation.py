@@ -129,10 +129,13 @@ class Federation:
         if self.grid.sealing:
             self.grid.sealing.round = number
         invited = self._cohort(number)
-        cohort, unable = self._able(number, invited)
+        cohort, asked = self._able(number, invited)
         train = self._train(number, cohort)
-        evaluated = self._evaluated(number) if self.config.evaluates(number) else {}
-        dropped = unable | train.failures | {r.site: r.reason for r in train.refusals}
+        silent = asked.failures | train.failures
+        there = [site for site in self.grid.sites if site not in silent]
+        evaluated = self._evaluated(number, there) if self.config.evaluates(number) else {}
+        refused = {one.site: one.reason for one in (*asked.refusals, *train.refusals)}
+        dropped = silent | refused
         entry = RoundResult(
             round=number,
             seconds=time.monotonic() - started,
@@ -167,22 +170,21 @@ class Federation:
         drawn = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
         return [sites[i] for i in sorted(drawn)]
 
-    def _able(self, number: int, invited: list[str]) -> tuple[list[str], dict[str, str]]:
-        """Those who can pay for the round, and why the others cannot; nothing is spent to ask.
+    def _able(self, number: int, invited: list[str]) -> tuple[list[str], Replies]:
+        """Those who can pay for the round, and what all said; nothing is spent to ask.
 
         Raises:
             PrivacyError, DataError: one cannot and the run stops for it, or too few can.
         """
         if self.plan is None:
-            return invited, {}
+            return invited, Replies({}, [], {})
         question = flower.afford_request(self._note(number, len(invited)))
         replies = self.grid.ask(flower.AFFORD, question, invited)
         if not self.config.privacy.drops_sites:
             raise_refusals(replies.refusals)
         if len(replies.answers) < self._least(invited):
             raise_refusals(replies.refusals)
-        unable = replies.failures | {r.site: r.reason for r in replies.refusals}
-        return list(replies.answers), unable
+        return list(replies.answers), replies
 
     def _least(self, invited: Sequence[str]) -> int:
         """The fewest sites for a round; secret coins may invite fewer than the config asks for."""
@@ -322,7 +324,7 @@ class Federation:
         own = self.config.strategy.min_sites
         return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
 
-    def _evaluated(self, number: int) -> dict[str, float]:
+    def _evaluated(self, number: int, there: Sequence[str]) -> dict[str, float]:
         """The test metrics of a round; none where sites gave them before the run was cut off.
 
         Sites evaluate a round once. Of the round that a resumed run repeats they may have given
@@ -330,20 +332,23 @@ class Federation:
         """
         first = self.resumed and number == self.first
         try:
-            return self._evaluate(number)
+            return self._evaluate(number, there)
         except ProtocolError as error:
             if not first:
                 raise
             log.warning("round %d is not evaluated: %s", number, error)
             return {}
 
-    def _evaluate(self, number: int) -> dict[str, float]:
+    def _evaluate(self, number: int, there: Sequence[str]) -> dict[str, float]:
         shown, task = self.progress.shown, self.enrolment.task
-        note = self._note(number, len(self.grid.sites))
-        messages = self._messages("evaluate", note, shown, self.grid.sites)
-        if self.summing and evaluates_in_sum(self.config):
+        summed = self.summing and evaluates_in_sum(self.config)
+        # Who did not answer a moment ago would be missed by the masks of the others.
+        sites = there if summed else self.grid.sites
+        note = self._note(number, len(sites))
+        messages = self._messages("evaluate", note, shown, sites)
+        if self.summing and summed:
             request = request_digest(note, shown, {})
-            self._account_evaluation(number, self.grid.sites)
+            self._account_evaluation(number, sites)
             tested, groups = self.summing.evaluate(number, messages, request, task)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:

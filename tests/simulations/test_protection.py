@@ -217,6 +217,22 @@ def test_dropouts__within_the_threshold_leave_the_exact_sum_of_the_survivors(
     assert np.array_equal(federation.progress.model, expected)
 
 
+def test_dropouts__who_are_gone_in_training_are_not_waited_for_in_the_sum_of_tests(
+    tmp_path: Path,
+) -> None:
+    # Of seven sites three are one too many for masks that count on all of them.
+    config = config_of(tmp_path, *SEVEN, "transport=plain", "evaluation=pooled", "privacy=record")
+    relay = Relay(config)
+    federation = federate(config, relay)
+    gone = relay.names[:3]
+    relay.lose(*((step, name) for step in ("afford", *STEPS) for name in gone))
+    entry = federation.run_round(1)
+    assert set(entry.clients.dropped) == set(gone)
+    assert entry.evaluate
+    assert federation.progress.tested is not None
+    assert federation.progress.tested.count > 0
+
+
 def lost_at(name: str, step: str, lost: list[Step]) -> bool:
     return (step, name) in lost
 
