@@ -30,6 +30,7 @@ from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.data.tables.schema import reported
+from fedlearn.mechanisms import UNPROTECTED
 from fedlearn.rounds import Description, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
@@ -65,6 +66,8 @@ def _admit(message: Message, config: RunConfig, owner: Owner) -> None:
 def _guarded(message: Message, context: Context, answer: Party) -> Message:
     site = str(context.node_config.get("partition-id", "?"))
     try:
+        if message.metadata.message_type not in flower.KNOWN:
+            raise ProtocolError(joining.SERVER, "message", "is of a kind that the protocol has not")
         own = deployed_site(context)
         if own is None:
             config = flower.config_of(context)
@@ -195,6 +198,8 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
     here, route = work.SiteRound(site, request), route_of(site.config, plan)
+    if not (plan or UNPROTECTED).takes_norm(request.clip_norm):
+        raise ProtocolError(joining.SERVER, "train", "the norm of the round is none of the plan's")
     here.check()
     site.load(request.model)
     spent = work.pay(site, plan, request)

@@ -20,7 +20,7 @@ from fedlearn.core.files import write_atomically
 from fedlearn.data import SCENARIOS, Scenario
 from fedlearn.tasks import TASKS, TaskConfig
 
-FORM: Final = "form.json"
+FORM: Final = ".form.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def hold_form(owner: Owner, config: RunConfig) -> None:
     scenario = site.data.agreed(config.scenario)
     placed: dict[str, Any] = {"path": "records"} if hasattr(scenario, "path") else {}
     text = encode(_Form(scenario=replace(scenario, **placed), task=config.task))  # type: ignore[type-var]
-    path = site.ledger.with_name(FORM)
+    path = site.ledger.with_suffix(FORM)
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, text.encode())

@@ -169,6 +169,8 @@ def describe(
         corrupt_fraction=config.secagg.corrupt_fraction,
         code=code_digest(),
         custom=code_besides(config),
+        in_shares=config.privacy.noise_from == "shares",
+        colluders=getattr(config.privacy, "max_colluders", 0),
         deployed=deployed is not None,
         evaluation=config.evaluation,
         evaluations=sum(config.evaluates(number) for number in range(1, config.rounds + 1)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from clients.ledger.ledger import Budget
-from fedlearn.core.settings import Count, Name, Portion, Positive, Probability, config
+from fedlearn.core.settings import Count, Name, Natural, Portion, Positive, Probability, config
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 
 Transport = Literal["plain", "sealed"]
@@ -38,6 +38,7 @@ class Policy:
     `min_corrupt_fraction` is how many sites of a masked sum, at least, may work with the
     coordinator without opening this one's update: the run's `secagg.corrupt_fraction` must not
     be less. The default is that of runs, so that no coordinator lowers it unasked.
+    `min_colluders` is the same for noise that comes in shares: `privacy.max_colluders`.
     `allow_custom` what may touch the data besides fedlearn: functions that make a model
     (`model=custom`) and classes of installed packages, each with the SHA-256 of its source,
     which a refusal names; none unless they are listed.
@@ -57,6 +58,7 @@ class Policy:
     require_transport: Transport | None = "sealed"
     require_secagg: SecAgg | None = "masked"
     min_corrupt_fraction: Portion = 0.2
+    min_colluders: Natural = 1
     allow_models: tuple[Name, ...] | None = None
     approved_code: tuple[Name, ...] | None = None
     allow_custom: dict[Name, Name] = field(default_factory=dict)
@@ -117,6 +119,9 @@ class RunDescription:
     custom: tuple[tuple[str, str], ...] = ()
     """Functions and classes that are no part of fedlearn, such as what makes the model, and the
     SHA-256 of their source on this machine; empty where it is not here."""
+    in_shares: bool = False
+    """Whether every site adds a share of the noise alone, and how many sites may know theirs."""
+    colluders: int = 0
     deployed: bool = False
     """Whether the site is a machine of its own."""
     evaluation: Evaluation = "none"
@@ -147,6 +152,16 @@ def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
         return [
             f"policy.unit={policy.unit}: the run protects the unit {run.unit!r}. "
             f"Choose privacy={policy.unit}"
+        ]
+    if run.deployed and run.in_shares and run.secagg != "masked":
+        return [
+            f"policy.unit={policy.unit}: the run's noise comes in shares, and secagg={run.secagg} "
+            "lets one place see a single one. Choose secagg=masked"
+        ]
+    if run.deployed and run.in_shares and run.colluders < policy.min_colluders:
+        return [
+            f"policy.min_colluders={policy.min_colluders}: the run's noise holds against "
+            f"{run.colluders} sites that work with the coordinator. Raise privacy.max_colluders"
         ]
     if run.delta is not None and run.delta > policy.delta:
         return [
@@ -242,7 +257,7 @@ def _evaluation_refusals(policy: Policy, run: RunDescription) -> list[str]:
 
 
 def _group_refusals(policy: Policy, run: RunDescription) -> list[str]:
-    if not run.group_column or run.evaluation == "none":
+    if not run.group_column:
         return []
     allowed, column, found = policy.group_columns, run.group_column, list[str]()
     if allowed is None and run.deployed:

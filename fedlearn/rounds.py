@@ -66,13 +66,14 @@ class Invitation:
     `run_id` (hex, 16 bytes) names the run, `roster` is the signed list of who
     takes part, `offer` (hex) the server's half of the set-up of a sealed channel,
     `helper` (hex) the second server's key under `secagg=two_server`; empty where
-    not needed.
+    not needed. `signature` (hex) is the coordinator's on the run, its terms and that key.
     """
 
     run_id: str
     roster: str
     offer: str
     helper: str
+    signature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

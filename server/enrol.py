@@ -16,7 +16,7 @@ from fedlearn.agreement import dimension_of, least_of
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_learner_problems, task_problems
-from fedlearn.config.study import sign_terms
+from fedlearn.config.study import sign_run, sign_terms
 from fedlearn.core.errors import (
     ConfigError,
     DataError,
@@ -248,6 +248,7 @@ def _join(
         roster=_roster(config, publics, identity).to_json(),
         offer=offer.message.hex() if offer else "",
         helper=helper.public.hex() if helper else "",
+        signature=sign_run(identity, config.terms, run_id, helper.public if helper else b"").hex(),
     )
     accepted = _invite(grid, invitation)
     if offer and isinstance(config.transport, TransportSealed):

@@ -17,7 +17,10 @@ from fedlearn.crypto.identity import Identity, verify
 SCHEMA: Final = "fedlearn/study/v1"
 
 OF_ONE_MACHINE: Final = ("engine", "out", "resume", "sites", "tracking")
-"""The keys of a config that change nothing of what a site computes or sends."""
+"""The keys of a config that change nothing of what a site computes or sends.
+
+But for `engine.threads`: sums are split by thread, so that it is in the last bits of a result.
+"""
 
 
 def study_text(tree: dict[str, Any]) -> str:
@@ -26,6 +29,7 @@ def study_text(tree: dict[str, Any]) -> str:
     Keys are sorted, there are no blanks, and numbers are the shortest that are read back.
     """
     config = {key: value for key, value in tree.items() if key not in OF_ONE_MACHINE}
+    config["threads"] = tree["engine"]["threads"]
     terms = {"schema": SCHEMA, "config": config}
     return json.dumps(terms, sort_keys=True, separators=(",", ":"))
 
@@ -43,3 +47,15 @@ def sign_terms(identity: Identity, terms: bytes) -> bytes:
 def are_signed(public: bytes, terms: bytes, signature: bytes) -> bool:
     """Whether the owner of `public` has signed these terms."""
     return verify(public, signature, "study/terms", terms)
+
+
+def sign_run(identity: Identity, terms: bytes, run_id: bytes, helper: bytes) -> bytes:
+    """The coordinator's signature on one run under these terms, and on its second server's key."""
+    return identity.sign("study/run", terms, run_id, helper)
+
+
+def is_run_signed(
+    public: bytes, terms: bytes, run_id: bytes, helper: bytes, signature: bytes
+) -> bool:
+    """Whether the owner of `public` has signed this run."""
+    return verify(public, signature, "study/run", terms, run_id, helper)

@@ -64,6 +64,9 @@ MESSAGE_KINDS = {
 }
 """The number of a message type inside a sealed message's header."""
 
+KNOWN = frozenset({HELLO, JOIN, *MESSAGE_KINDS})
+"""All that a site answers."""
+
 WEIGHT = "num-examples"
 """The key of a site's weight, as Flower's strategies name it."""
 

@@ -294,6 +294,10 @@ class Plan:
         """The norm that a whole update is clipped to; `moved` is where the last round left it."""
         return 0.0
 
+    def takes_norm(self, norm: float) -> bool:
+        """Whether a site may be asked to clip a whole update to `norm` in some round."""
+        return norm == self.round_norm(None)
+
     # --- who takes part and who pays ------------------------------------------------
 
     def cohort(self, sites: Sequence[str], noise: NoiseSource) -> list[str] | None:

@@ -216,6 +216,12 @@ class ClientPlan(Plan):
         """The norm of a round: it moves if clipping is adaptive."""
         return self.clip_norm if moved is None else moved
 
+    def takes_norm(self, norm: float) -> bool:
+        """The planned one; where clipping is adaptive, any that can be one."""
+        if self.adaptive is None:
+            return norm == self.clip_norm
+        return math.isfinite(norm) and norm > 0
+
     def cohort(self, sites: Sequence[str], noise: NoiseSource) -> list[str] | None:
         """By secret coins, where clients are sampled: the sampling that is accounted."""
         return poisson_cohort(sites, self.sample_rate, noise) if self.sample_rate < 1 else None

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
+from torch import nn
 
 from clients import evaluation
 from clients.ledger.report import verify
@@ -17,6 +19,8 @@ from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
 from fedlearn.privacy import accounting
 from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
+from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.training.local import grade
 from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
 
@@ -283,3 +287,21 @@ def test_sum_of_private_figures__is_opened_as_one_and_read_with_its_noise(
     confusion = np.sum([one.sums["confusion"] for one in exact.values()], axis=0)
     off = np.abs(sums["confusion"] - confusion)
     assert 0 < off.max() < 6 * stddev
+
+
+def test_evaluation__grades_a_record_as_it_would_among_any_others() -> None:
+    """Planted weights turn the last bits of a sum into a prediction; the shape decides those."""
+    rng = np.random.default_rng(0)
+    first, second, third = nn.Linear(13, 64), nn.Linear(64, 2), nn.Linear(2, 2)
+    task = ClassificationTask(input=TableInput(numeric=13), classes=("no", "yes"))
+    records = torch.from_numpy(rng.normal(size=(40, 13)).astype(np.float32))
+    targets = rng.integers(0, 2, 40)
+    for seed in range(20):
+        of = torch.Generator().manual_seed(seed)
+        for layer, std in ((first, 1e3), (second, 1e3), (third, 1e6)):
+            nn.init.normal_(layer.weight, std=std, generator=of)
+        model = nn.Sequential(first, nn.ReLU(), second, third)
+        whole = grade(model, task, records, targets, 1024, alike=True)
+        for count in (1, 2, 5, 10, 15, 16, 17, 39):
+            part = grade(model, task, records[:count], targets[:count], 1024, alike=True)
+            assert np.array_equal(part, whole[:count])

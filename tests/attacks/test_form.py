@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedlearn import flower
-from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.rounds import Description
 from server.deployment import composed
-from tests.attacks.lab import SITES, STUDY, Lab, write_table
+from tests.attacks.lab import SITES, STRICT, STUDY, Lab, write_table
 
 VICTIM = SITES[0]
 
@@ -44,7 +44,7 @@ def test_form__is_the_owners_to_change(tmp_path: Path) -> None:
     described(lab)
     other = composed([*STUDY, "scenario.scaling.columns={age:[0,99],pressure:[60,220]}"])
     for site in SITES:
-        lab.world.ledger(site).with_name("form.json").unlink()
+        lab.world.ledger(site).with_suffix(".form.json").unlink()
     described(lab.again(replace(other, out=lab.config.out)))
 
 
@@ -78,3 +78,25 @@ def test_config__that_is_not_the_coordinators_is_not_even_read(
         lab.federate()
     assert {kind for kind, _, _ in lab.refused} == {"hello"}
     assert flower.HELLO == "query.hello"
+
+
+def test_records__are_not_counted_by_asking_for_one_delta_after_another(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path, policy=STRICT.replace("1.0e-5", "0.1"))
+    answered = []
+    for delta in (1 / 20, 1 / 44, 1 / 45, 1 / 60, 1 / 100):
+        words = composed([*STUDY, f"privacy.delta={delta}"])
+        try:
+            lab.again(replace(words, out=lab.config.out)).federate()
+        except FedlearnError:
+            answered.append(False)
+        else:
+            answered.append(True)
+    assert len(set(answered)) == 1
+
+
+def test_dropped_column__is_not_looked_at_where_nothing_is_evaluated_either(
+    tmp_path: Path,
+) -> None:
+    words = ("evaluation=none", "fairness=groups", "fairness.column=name", "fairness.values=[x,y]")
+    with pytest.raises(PrivacyError, match=r"policy\.group_columns"):
+        Lab.make(tmp_path, *words).federate()

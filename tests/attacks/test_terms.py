@@ -20,7 +20,7 @@ from fedlearn.crypto.identity import Identity
 from fedlearn.flower import private
 from fedlearn.rounds import TermsOffer
 from server.deployment import composed
-from tests.attacks.lab import SITES, STUDY, Lab
+from tests.attacks.lab import SITES, STRICT, STUDY, Lab
 
 VICTIM, LAST = SITES[0], SITES[-1]
 
@@ -164,6 +164,51 @@ def test_site__that_was_shown_other_terms_never_joins(tmp_path: Path, other: str
         attacked.federate()
 
 
+@pytest.mark.parametrize("transport", ["sealed", "plain"])
+@pytest.mark.parametrize("kind", ["train.default", "evaluate.default"])
+def test_other_names_of_a_handler__are_none_of_the_protocols(
+    tmp_path: Path, transport: str, kind: str
+) -> None:
+    policy = STRICT.replace("sealed", "null").replace("masked", "null")
+    lab = Lab.make(tmp_path, f"transport={transport}", "secagg=off", policy=policy)
+    federation = lab.federate()
+    note = federation._note(1, len(SITES))
+    arrays = flower.arrays_of(federation.enrolment.initial)
+    content = RecordDict({"arrays": arrays, "config": flower.note_of(note)})
+    refusal = flower.read_refusal(lab.ask(kind, VICTIM, content))
+    assert refusal is not None
+    assert lab.spent_at(VICTIM) == 0
+
+
+def test_site__takes_no_clip_norm_that_is_not_the_plans(tmp_path: Path) -> None:
+    policy = STRICT.replace("unit: record", "unit: client")
+    words = [word for word in STUDY if not word.startswith("privacy")]
+    config = composed([*words, "privacy=client", "privacy.epsilon=4", "privacy.clip_norm=0.01"])
+    lab = Lab.make(tmp_path, policy=policy)
+    lab = lab.again(replace(config, out=lab.config.out))
+    federation = lab.federate()
+    honest = federation._note
+    federation._note = lambda *of: replace(honest(*of), clip_norm=1e4)  # type: ignore[method-assign]
+    with pytest.raises(ProtocolError):
+        federation._train(1, list(SITES))
+    assert {lab.spent_at(site) for site in SITES} == {0}
+
+
+def test_run__that_the_coordinator_has_not_signed_is_not_joined(tmp_path: Path) -> None:
+    """A relay that has the coordinator's terms cannot start runs of its own under them."""
+    lab = Lab.make(tmp_path)
+
+    def another_run(kind: str, site: str, message: Message) -> Message:
+        if kind != "join":
+            return message
+        told = replace(flower.read_invitation(message), run_id="11" * 16, helper="22" * 32)
+        return private.with_content(message, flower.invitation(told))
+
+    lab.on_request = another_run
+    with pytest.raises(ProtocolError, match="could not be authenticated"):
+        lab.federate()
+
+
 # --- The terms themselves -----------------------------------------------------------
 
 
@@ -183,7 +228,8 @@ def test_terms__change_with_every_value_of_a_config_that_is_not_of_one_machine(l
         for key in path[:-1]:
             node = node[key]
         node[path[-1]] = [node[path[-1]], "other"]
-        assert (study_text(changed) == before) == (path[0] in OF_ONE_MACHINE), path
+        free = path[0] in OF_ONE_MACHINE and path != ("engine", "threads")
+        assert (study_text(changed) == before) == free, path
 
 
 def test_terms__are_the_same_at_both_ends_of_a_round_trip(lab: Lab) -> None:
