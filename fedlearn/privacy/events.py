@@ -116,8 +116,8 @@ class DiscreteSumEvent:
 def _check_common(noise_multiplier: float, sample_rate: float, steps: int) -> None:
     if not 0 <= noise_multiplier <= _LARGEST:
         raise ValueError(f"noise_multiplier={noise_multiplier}: must be finite and >= 0")
-    if not 0 < sample_rate <= 1:
-        raise ValueError(f"sample_rate={sample_rate}: must be in (0, 1]")
+    if not _SMALLEST_RATE <= sample_rate <= 1:
+        raise ValueError(f"sample_rate={sample_rate}: must be in (0, 1], at least {_SMALLEST_RATE}")
     _check_whole("steps", steps)
 
 
@@ -128,6 +128,7 @@ def _check_whole(name: str, value: int) -> None:
 
 _MOST: Final = 2**53
 _LARGEST: Final = 1e150
+_SMALLEST_RATE: Final = 1e-100
 """Beyond these an accountant's floats overflow, and no mechanism means it."""
 
 

@@ -23,6 +23,7 @@ from .world import World, command, make_world
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SITES = ("cleveland", "hungary")
+LOOSE = "{unit: none, min_cohort: 1, require_transport: null, require_secagg: null}"
 OPTIONS = (
     "experiment=medical_heart", "privacy=none", "secagg=off", "rounds=1", "out=runs/apart",
 )  # fmt: skip
@@ -112,7 +113,7 @@ def world(machines: Sequence[Machine], tmp_path: Path, heart_archive: Path) -> W
         text = path.read_text().replace("127.0.0.1", host)
         head, _, _ = text.partition("policy:")
         server = text[text.index("server:") :]
-        path.write_text(f"{head}policy: {{unit: none}}\n{server}")
+        path.write_text(f"{head}policy: {LOOSE}\n{server}")
     return made
 
 

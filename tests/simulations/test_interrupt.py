@@ -119,7 +119,7 @@ def cut_off(place: str, *command: str) -> str:
     [
         ("fedlearn.cli:parse", None),
         ("clients.records:load_pool", None),
-        ("server.run:join", None),
+        ("server.run:secagg_driver", None),
         ("server.run:Reporter.end", 2),
         ("fedlearn.report.page:write_report", 2),
     ],

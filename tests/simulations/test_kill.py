@@ -29,7 +29,9 @@ def write_sites(folder: Path) -> None:
     for name in SITES:
         (folder / f"{name}.yaml").write_text(
             f"name: {name}\ndata: {{kind: csv, path: x.csv, label: y}}\nkeys: k\n"
-            f"roster: r\nledger: state/{name}.jsonl\npolicy: {{epsilon_total: null}}\n"
+            f"roster: r\nledger: state/{name}.jsonl\n"
+            "policy: {epsilon_total: 1000.0, min_cohort: 1, require_transport: null, "
+            "require_secagg: null}\n"
         )
 
 

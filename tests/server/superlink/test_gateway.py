@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -85,21 +86,23 @@ def test_gateway__passes_bodies_on_and_back_unchanged(path: str) -> None:
     assert "server" not in answer.headers
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        signed(OTHER, datetime.now(UTC)),
-        signed(SITE, datetime.now(UTC) - timedelta(minutes=6)),
-        signed(SITE, datetime.now(UTC) + timedelta(minutes=6)),
-        {"flwr-public-key": "?"},
-        {"flwr-timestamp": "2026-11-30"},
-        {"flwr-timestamp": "2026-11-30T00:00:00"},
-        {"flwr-signature": ""},
-        {"flwr-signature": signed(OTHER, datetime.now(UTC))["flwr-signature"]},
-    ],
-)
-def test_gateway__reads_no_body_of_whom_it_does_not_know(head: dict[str, str]) -> None:
-    answer, seen = ask("POST", "/v1/fleet/pull-messages", b"x", **head)
+STRANGE: Mapping[str, Callable[[], dict[str, str]]] = {
+    "of another site": lambda: signed(OTHER, datetime.now(UTC)),
+    "old": lambda: signed(SITE, datetime.now(UTC) - timedelta(minutes=6)),
+    "of the future": lambda: signed(SITE, datetime.now(UTC) + timedelta(minutes=6)),
+    "no key": lambda: {"flwr-public-key": "?"},
+    "no time of day": lambda: {"flwr-timestamp": "2026-11-30"},
+    "no zone": lambda: {"flwr-timestamp": "2026-11-30T00:00:00"},
+    "no signature": lambda: {"flwr-signature": ""},
+    "the signature of another": lambda: {
+        "flwr-signature": signed(OTHER, datetime.now(UTC))["flwr-signature"]
+    },
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_gateway__reads_no_body_of_whom_it_does_not_know(what: str) -> None:
+    answer, seen = ask("POST", "/v1/fleet/pull-messages", b"x", **STRANGE[what]())
     assert (answer.status_code, seen) == (401, [])
 
 
