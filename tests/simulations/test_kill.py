@@ -87,7 +87,11 @@ def test_kill__at_any_moment_leaves_ledgers_that_verify_and_hold_all_that_was_re
                        state / f"{SITES[number % 4]}.jsonl", moment)  # fmt: skip
         total += max(0, released(out) - before)
         for name in SITES:
-            report = verify(state / f"{name}.jsonl")
+            ledger = state / f"{name}.jsonl"
+            if not ledger.exists():  # killed before this site was asked for the first round
+                assert total == 0
+                continue
+            report = verify(ledger)
             assert sum(event.steps for event in report.spent) >= total
             if (out / "result.json").exists():
                 run_id = json.loads((out / "result.json").read_text())["run_id"]

@@ -15,7 +15,7 @@ from fedlearn.privacy.events import GaussianEvent, from_json, merged, to_json
 EVENTS = st.builds(
     GaussianEvent,
     noise_multiplier=st.floats(0, 1e6),
-    sample_rate=st.floats(0, 1, exclude_min=True),
+    sample_rate=st.floats(1e-100, 1),
     steps=st.integers(1, 10**9),
 )
 
