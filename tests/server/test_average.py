@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,10 @@ def test_result__names_the_model_of_the_folder_where_a_round_failed_to_evaluate(
 ) -> None:
     evaluate = Federation._evaluate
 
-    def fails_in_two(self: Federation, number: int) -> dict[str, float]:
+    def fails_in_two(self: Federation, number: int, there: Sequence[str]) -> dict[str, float]:
         if number == 2:
             raise ProtocolError("", "evaluate", "no site answered")
-        return evaluate(self, number)
+        return evaluate(self, number, there)
 
     monkeypatch.setattr(Federation, "_evaluate", fails_in_two)
     out = tmp_path / "run"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,10 +47,10 @@ def test_exit_4__says_from_where_which_command_goes_on(
 ) -> None:
     evaluate = Federation._evaluate
 
-    def fails_in_two(self: Federation, number: int) -> dict[str, float]:
+    def fails_in_two(self: Federation, number: int, there: Sequence[str]) -> dict[str, float]:
         if number == 2:
             raise ProtocolError("", "evaluate", "no site answered")
-        return evaluate(self, number)
+        return evaluate(self, number, there)
 
     run = [*RUN, f"out={tmp_path / 'run'}"]
     with monkeypatch.context() as patched:
