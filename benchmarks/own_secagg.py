@@ -42,7 +42,7 @@ class Ours:
             length=self.payload.length,
             layout_hash=bytes(32),
             plan_hash=self.payload.hash(),
-            model_hash=MODEL,
+            request_hash=MODEL,
         )
         self.clients = {
             name: ClientSession(identities[name], self._policy(name)) for name in self.names

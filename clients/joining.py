@@ -15,11 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from clients.owner import Owner
 from clients.site import Site
 from clients.sitefile import SiteFile
-from clients.supernode.deployed import (
-    SERVER,
-    check_pinned,
-    deployed_site,
-)
+from clients.supernode.deployed import SERVER, check_pinned, deployed_site
 from fedlearn import flower
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.study import are_signed, is_run_signed, study_hash, study_text

@@ -272,7 +272,7 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
             params.length,
             params.layout_hash,
             params.plan_hash,
-            params.model_hash,
+            params.request_hash,
         )
         if got != own:
             raise ProtocolError(SERVER, "mask", "run, round, form, plan or request differ")

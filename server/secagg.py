@@ -217,7 +217,7 @@ class SecAggDriver(ABC, Generic[S]):
             length=payload.length,
             layout_hash=bytes.fromhex(self.layout.digest()),
             plan_hash=plan_digest(self.config, payload, part, self.plan),
-            model_hash=request,
+            request_hash=request,
         )
 
     def _least(self, params: Params) -> int:

@@ -144,14 +144,14 @@ class ClientSession:
         self,
         request: bytes,
         vector: RingVector,
-        model_hash: bytes,
+        request_hash: bytes,
         *,
         parts: int = 1,
         run: RunRanges = map,
     ) -> bytes:
         """Masks a contribution: `vector: word[length]`, reduced to the ring, left unchanged.
 
-        `model_hash` is SHA-256 of the model that really arrived. A retry of an
+        `request_hash` is SHA-256 of the model that really arrived. A retry of an
         answered request returns the stored bytes and does not look at `vector`:
         two different vectors never leave under one mask.
 
@@ -169,7 +169,9 @@ class ClientSession:
         return self._answer(
             Shared,
             request,
-            lambda state: _mask(state, request, vector, model_hash, own=own, parts=parts, run=run),
+            lambda state: _mask(
+                state, request, vector, request_hash, own=own, parts=parts, run=run
+            ),
         )
 
     def agree(self, request: bytes) -> bytes:
@@ -300,7 +302,7 @@ def _mask(
     state: Shared,
     request: bytes,
     vector: RingVector,
-    model_hash: bytes,
+    request_hash: bytes,
     *,
     own: str,
     parts: int,
@@ -308,11 +310,11 @@ def _mask(
 ) -> tuple[MaskedState, bytes]:
     """Open the neighbours' shares; the contribution under its masks, packed.
 
-    `vector: word[length]` is left unchanged; `model_hash` is of the model that arrived.
+    `vector: word[length]` is left unchanged; `request_hash` is of the model that arrived.
     """
     params = state.params
     inbox = _decode(Inbox, request, state.context, "mask").sealed
-    if not hmac.compare_digest(model_hash, params.model_hash):
+    if not hmac.compare_digest(request_hash, params.request_hash):
         raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
     if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
         raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")

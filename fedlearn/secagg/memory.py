@@ -101,7 +101,7 @@ def _reply(step: str, client: ClientSession, request: bytes, party: Party, param
         case "share":
             return client.share(request)
         case "mask":
-            return client.mask(request, party.vector, params.model_hash)
+            return client.mask(request, party.vector, params.request_hash)
         case "agree":
             return client.agree(request)
         case "unmask":

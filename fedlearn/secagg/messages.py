@@ -31,7 +31,7 @@ class Params:
     """Step 0, to the client: everything the round depends on. Its hash is the context.
 
     `plan_hash` covers how updates are clipped, weighted, encoded and noised,
-    `model_hash` is SHA-256 of the global model that the round starts from.
+    `request_hash` is SHA-256 of all that the sites are asked, the global model included.
     """
 
     run_id: bytes
@@ -43,7 +43,7 @@ class Params:
     length: int
     layout_hash: bytes
     plan_hash: bytes
-    model_hash: bytes
+    request_hash: bytes
     KIND: ClassVar[int] = 1
 
     def encode(self) -> bytes:
@@ -53,7 +53,7 @@ class Params:
         write_names(writer, self.cohort)
         writer.uint(self.neighbours, 4).uint(self.threshold, 4).uint(self.bits, 1)
         writer.uint(self.length, 8)
-        return writer.raw(self.layout_hash).raw(self.plan_hash).raw(self.model_hash).done()
+        return writer.raw(self.layout_hash).raw(self.plan_hash).raw(self.request_hash).done()
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Params:
@@ -70,7 +70,7 @@ class Params:
             length=reader.uint(8),
             layout_hash=reader.raw(HASH_BYTES),
             plan_hash=reader.raw(HASH_BYTES),
-            model_hash=reader.raw(HASH_BYTES),
+            request_hash=reader.raw(HASH_BYTES),
         )
         reader.end()
         return params

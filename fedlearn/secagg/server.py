@@ -62,7 +62,7 @@ def plan_round(
     length: int,
     layout_hash: bytes,
     plan_hash: bytes,
-    model_hash: bytes,
+    request_hash: bytes,
 ) -> Params:
     """The parameters of a round, with neighbours and threshold by the rule that clients check.
 
@@ -80,7 +80,7 @@ def plan_round(
         length=length,
         layout_hash=layout_hash,
         plan_hash=plan_hash,
-        model_hash=model_hash,
+        request_hash=request_hash,
     )
 
 

@@ -472,7 +472,7 @@ def other_announcement(message: Message) -> Message:
     """The parameters of the round, announcing that other model."""
 
     def change(data: bytes) -> bytes:
-        return replace(Params.decode(data), model_hash=b"m" * 32).encode()
+        return replace(Params.decode(data), request_hash=b"m" * 32).encode()
 
     return with_blob(message, change)
 

@@ -38,7 +38,7 @@ PARAMS = Params(
     length=5,
     layout_hash=b"\x11" * 32,
     plan_hash=b"\x22" * 32,
-    model_hash=b"\x33" * 32,
+    request_hash=b"\x33" * 32,
 )
 ROOT = bytes(range(32))
 PRIVATE = {"athens": b"\x01" * 32, "basel": b"\x02" * 32}

@@ -240,7 +240,7 @@ class SecureGrid(Grid):
             length=payload.length,
             layout_hash=layout.hash(),
             plan_hash=self.protection.plan_hash(sites, kind),
-            model_hash=model.digest,
+            request_hash=model.digest,
         )
         session = ServerSession(params, self._sites, settings.min_cohort)
         answers, forms = Answers(), dict[str, ReplyForm]()

@@ -338,7 +338,7 @@ class Exchange:
         # Before anything is trained or paid for.
         if (params.length, params.layout_hash) != (payload.length, layout.hash()):
             raise ProtocolError(SERVER, "mask", "the model is not of the form that was announced")
-        if params.model_hash != model.digest:
+        if params.request_hash != model.digest:
             raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
         if self._is_training and self.site.mod.spends:
             self._pay(self.site.mod.spends)

@@ -52,7 +52,7 @@ class Federation:
             length=self.length,
             layout_hash=b"l" * 32,
             plan_hash=b"p" * 32,
-            model_hash=MODEL,
+            request_hash=MODEL,
         )
 
     def policy(self, name: str, after_round: int = 0) -> ClientPolicy:

@@ -189,7 +189,7 @@ def test_client__refuses_another_model_than_was_announced() -> None:
 def test_models__that_differ_between_clients_give_no_usable_keys() -> None:
     """Announcing each client its own model puts each in its own context: signatures fail."""
     clients, server = FED.clients(), FED.server()
-    other = replace(server.params, model_hash=b"x" * 32)
+    other = replace(server.params, request_hash=b"x" * 32)
     replies = {name: clients[name].advertise(server.params.encode()) for name in FED.names[1:]}
     replies[A] = clients[A].advertise(other.encode())
     table = {
@@ -486,7 +486,7 @@ def test_params__bind_every_field_into_the_context() -> None:
         {"length": 10},
         {"layout_hash": b"x" * 32},
         {"plan_hash": b"x" * 32},
-        {"model_hash": b"x" * 32},
+        {"request_hash": b"x" * 32},
     ]
     contexts = {replace(params, **change).context() for change in changes}  # type: ignore[arg-type]
     assert len(contexts | {params.context()}) == len(changes) + 1
