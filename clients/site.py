@@ -215,8 +215,10 @@ def _open(
     name: str, config_text: str, choice_text: str
 ) -> tuple[Task, SiteData, str, models.Learner]:
     """What is learned, the site's records, their hash with all others', and the model."""
-    config = decode(RunConfig, config_text)
+    config, alone = decode(RunConfig, config_text), bool(decode(Choice, choice_text).only)
     pool, sites = kept(choice_text)
+    if alone and config.privacy.unit == "record" and pool.left_open:
+        raise ConfigError([_must_be_given(setting) for setting in pool.left_open])
     # Also what the coordinator should have refused: a site relies on nobody's word for it.
     found = problems(config) + task_problems(config, pool.task)
     if found := found + column_problems(config.fairness, pool.attributes):
@@ -225,12 +227,18 @@ def _open(
     found = private_learner_problems(config, learner, pool.task)
     # Its own number of records a site of its own compares with nothing that a run has named: what
     # it answers would tell it.
-    alone = bool(decode(Choice, choice_text).only)
     found += config.privacy.problems(records=None if alone else _smallest(sites))
     found += _canary_problems(config, sites)
     if found:
         raise ConfigError(found)
     return pool.task, sites[name], pool.sha256, learner
+
+
+def _must_be_given(setting: str) -> str:
+    return (
+        f"{setting}: must be given where a run promises privacy to records: what is found in all "
+        "of them lets one change what the others become. `fedlearn data check` shows what there is"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,8 @@ policy:
 STUDY = (
     *("scenario=csv", "scenario.path=table.csv", "scenario.label=ill", "scenario.drop=[name]"),
     "scenario.scaling.columns={age:[0,100],pressure:[60,220]}",
+    *("scenario.numeric=[age,pressure]", "scenario.categories.sex=[f,m]"),
+    *("scenario.gaps=[]", "scenario.classes=['0','1']"),
     *("partition=natural", "model=tabular", "model.architecture=linear", "rounds=2"),
     *("privacy=record", "privacy.epsilon=4", "training.local_steps=2", "training.sample_rate=0.2"),
     *("training.nominal_records=40", "reply_timeout=5"),

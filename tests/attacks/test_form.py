@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn import flower
-from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.errors import DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.rounds import Description
 from server.deployment import composed
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab, write_table
@@ -100,3 +100,38 @@ def test_dropped_column__is_not_looked_at_where_nothing_is_evaluated_either(
     words = ("evaluation=none", "fairness=groups", "fairness.column=name", "fairness.values=[x,y]")
     with pytest.raises(PrivacyError, match=r"policy\.group_columns"):
         Lab.make(tmp_path, *words).federate()
+
+
+@pytest.mark.parametrize(
+    ("left_out", "instead"),
+    [
+        ("scenario.numeric", "scenario.numeric=[pressure]"),
+        ("scenario.categories", "scenario.categories={}"),
+        ("scenario.gaps", "scenario.gaps=null"),
+        ("scenario.classes", "scenario.classes=[]"),
+    ],
+)
+def test_form__that_would_be_found_in_records_is_refused_whatever_they_hold(
+    tmp_path: Path, left_out: str, instead: str
+) -> None:
+    words = [*(word for word in STUDY if not word.startswith(left_out)), instead]
+    said = set()
+    for rows in (60, 61):
+        lab = Lab.make(tmp_path / str(rows), rows=rows)
+        lab = lab.again(replace(composed(words), out=lab.config.out))
+        with pytest.raises(DataError) as refused:
+            lab.federate()
+        said.add(str(refused.value))
+        assert {lab.spent_at(site) for site in SITES} == {0}
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("cells", ["44,120,x,1", ",120,f,1", "44,,m,0", "44,120,,0"])
+def test_record__that_is_like_no_other_changes_nothing_that_is_told(
+    tmp_path: Path, cells: str
+) -> None:
+    lab = Lab.make(tmp_path)
+    before = described(lab)
+    table = lab.world.root / VICTIM / "table.csv"
+    table.write_text(f"{table.read_text()}Somebody,{cells}\n")
+    assert described(lab.again()) == before

@@ -46,6 +46,7 @@ HOUR = 3600
 Fill = Callable[[], None]
 OPTIONS = (
     "scenario=csv", "scenario.path=unused", "scenario.label=ill", "model=tabular",
+    "scenario.numeric=[u,v,w]", "scenario.gaps=[]", "scenario.classes=['0','1']",
     "training.nominal_records=60", "training.dp_engine=fast", "strategy.min_sites=3",
 )  # fmt: skip
 ROUNDS = 100

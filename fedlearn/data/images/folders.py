@@ -93,6 +93,7 @@ class Images(Scenario):
             is_train=by_content(digests, self.test_fraction, reading.streams),
             natural_site=sites,
             notes=tuple(_notes(root, found, digests)),
+            left_open=() if self.classes else ("scenario.classes",),
         )
 
     def agreed(self, of_run: Scenario) -> Scenario:

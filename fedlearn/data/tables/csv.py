@@ -15,7 +15,7 @@ With `record` and `time` the table is in long form, see `fedlearn.data.tables.se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -143,7 +143,8 @@ class Csv(Scenario):
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
         notes += _notes(self, table, features)
         pool = replace(pool, attributes=_attributes(self, table, group_by), notes=(*notes,))
-        return series.as_series(self, task, pool, table) if self.record else pool
+        pool = series.as_series(self, task, pool, table) if self.record else pool
+        return replace(pool, left_open=tuple(_left_open(self, features)))
 
     @property
     def in_memory(self) -> bool:
@@ -273,6 +274,20 @@ def _with_label(config: Csv, table: Table) -> tuple[NDArray[np.int64], list[str]
     unlabelled = labels.rows(absent)
     notes = [f"{config.path}: {table.places(unlabelled)}: no label, left out"]
     return labels.rows(~absent), notes if unlabelled.size else []
+
+
+def _left_open(config: Csv, features: Sequence[Column]) -> Iterator[str]:
+    """The settings without which a column, or a class, is what the records make of it.
+
+    A column that holds nothing counts as well: the first value in it makes it one.
+    """
+    named = {*config.numeric, *config.categories}
+    if any(column.name not in named for column in features):
+        yield "scenario.numeric and scenario.categories"
+    if config.gaps is None:
+        yield "scenario.gaps"
+    if not config.classes:
+        yield "scenario.classes"
 
 
 def _contents(config: Csv, table: Table) -> Iterator[bytes]:

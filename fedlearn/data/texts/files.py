@@ -117,7 +117,7 @@ def pool_of_table(
         is_train = by_content(contents, config.test_fraction, reading.streams)
     else:
         is_train = is_train[usable]
-    return pool_of(
+    pool = pool_of(
         config.tokenizer,
         reading.cache,
         name=Path(config.path).stem,
@@ -129,6 +129,7 @@ def pool_of_table(
         sites=sites,
         notes=tuple(_notes(table, usable, kept, config)),
     )
+    return replace(pool, left_open=() if config.classes else ("scenario.classes",))
 
 
 def is_lines(path: Path) -> bool:
