@@ -99,7 +99,7 @@ def epsilon(
         for share in _SPLITS
         if min(share, 1 - share) * delta >= SMALLEST_DELTA
     )
-    return min(_by_moments(history, delta), *parts)
+    return min([_by_moments(history, delta), *parts])  # no part where delta is next to nothing
 
 
 def epsilon_rdp(

@@ -77,7 +77,8 @@ def discrete_gaussian_rho(l2_sensitivity: float, dimension: int, stddev: int, sh
     """The zero-concentrated DP of one sum with noise of `shares` discrete Gaussians of `stddev`.
 
     Kairouz et al., theorem 1 (rho = epsilon^2 / 2); the L1 sensitivity of an
-    integer vector is at most its squared L2 norm.
+    integer vector is at most its squared L2 norm. The theorem's third bound,
+    (ratio + tau sqrt(dimension))^2, is never below the second.
     """
     tau, stddev_of_sum = _convolution_gap(stddev, shares), math.sqrt(shares) * stddev
     ratio = l2_sensitivity / stddev_of_sum
@@ -85,7 +86,6 @@ def discrete_gaussian_rho(l2_sensitivity: float, dimension: int, stddev: int, sh
     return 0.5 * min(
         ratio**2 + tau * dimension / 2,
         ratio**2 + 2 * l1 * tau / stddev_of_sum + tau**2 * dimension,
-        (ratio + tau * math.sqrt(dimension)) ** 2,
     )
 
 

@@ -7,9 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dp_accounting.rdp import rdp_privacy_accountant
 
 from fedlearn.core.errors import DataError
-from fedlearn.privacy.accounting import epsilon, epsilon_rdp, renyi_curve, renyi_epsilon
+from fedlearn.privacy.accounting import (
+    ORDERS,
+    epsilon,
+    epsilon_rdp,
+    renyi_curve,
+    renyi_epsilon,
+)
+from fedlearn.privacy.discrete import draw_error
 from fedlearn.privacy.events import (
     ClientGaussianEvent,
     DiscreteSumEvent,
@@ -99,6 +107,68 @@ def test_epsilon__counts_the_distance_to_a_gaussian_in_both_directions(stddev: i
     assert plain + 2 * gap <= found <= plain + 2.5 * gap
 
 
+def test_epsilon__of_tabled_noise_spends_delta_once_and_all_of_it() -> None:
+    """What Renyi divergences take and what the tables may be off are together at most delta.
+
+    The most steps for which there is an answer, where the two are nearest to delta.
+    """
+    one = replace(SKELLAM, rounding_failure=0.0, shares=1, steps=1)
+
+    def answer(steps: int) -> float:
+        return epsilon([replace(one, steps=steps)], DELTA)
+
+    low, high = 1, 1000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if answer(middle) < math.inf else (low, middle)
+    found = answer(low)
+    # Canonne, Kamath, Steinke 2020, proposition 12, solved for delta.
+    logs = np.log1p(-1 / ORDERS) + low * renyi_curve(one) - found
+    divergences = np.exp(np.min((ORDERS - 1) * logs - np.log(ORDERS)))
+    tables = low * one.dimension * draw_error(one.share_stddev) * (1 + math.exp(found))
+    assert 0.9999 * DELTA < divergences + tables <= DELTA * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("stddev", "dimension"), [(40, 10**5), (20, 10**4), (20, 10**3)])
+def test_epsilon__of_few_bits_spends_delta_once(stddev: int, dimension: int) -> None:
+    """Its Gaussian history has e^gap less of delta (`gaussian_gap`), by the closed form."""
+    coarse = replace(
+        DISCRETE, share_stddev=stddev, l2_sensitivity=2.0 * stddev, dimension=dimension, steps=20
+    )
+    found, gap = epsilon([coarse], DELTA), gaussian_gap(stddev, 9, 20 * dimension)
+    assert found < epsilon_rdp([coarse], DELTA), "Renyi divergences are closer: this shows nothing"
+    noise = coarse.noise_multiplier / math.sqrt(20)
+    assert 0.98 * DELTA < math.exp(gap) * tight.gaussian_delta(noise, found - 2 * gap) <= DELTA
+
+
+@pytest.mark.parametrize("much", [GAUSSIAN, SAMPLED, SKELLAM, replace(SKELLAM, sample_rate=0.1)])
+def test_epsilon__of_a_history_is_not_below_that_of_its_parts(much: Event) -> None:
+    """Nor much above, where the other part is next to nothing: delta is shared, not counted twice.
+
+    Half of it, or a tenth, would be too dear for one of the two.
+    """
+    little = GaussianEvent(noise_multiplier=1e4, sample_rate=1.0, steps=1)
+    if isinstance(much, GaussianEvent):
+        little = replace(
+            SKELLAM, rounding_failure=0.0, share_stddev=60_000, l2_sensitivity=1.0, dimension=1
+        )  # type: ignore[assignment]
+    alone = epsilon([much], DELTA)
+    assert alone < epsilon([much, little], DELTA) < 1.01 * alone
+
+
+@pytest.mark.parametrize("delta", [1e-12, 1.9e-12, 3e-12])
+def test_epsilon__of_a_mixed_history_answers_at_the_smallest_deltas(delta: float) -> None:
+    """Where no part of delta is large enough for a loss distribution."""
+    history = [GAUSSIAN, replace(SKELLAM, rounding_failure=0.0)]
+    assert epsilon(history[:1], delta) < epsilon(history, delta) <= epsilon_rdp(history, delta)
+
+
+@pytest.mark.parametrize("delta", [-1e-5, 0.0, 1.0, math.nan])
+def test_epsilon_rdp__refuses_a_delta_that_is_none(delta: float) -> None:
+    with pytest.raises(ValueError, match="delta="):
+        epsilon_rdp([GAUSSIAN], delta)
+
+
 def test_epsilon__adds_the_chance_that_rounding_fails() -> None:
     assert epsilon([replace(DISCRETE, rounding_failure=1e-6)], DELTA) > epsilon([DISCRETE], DELTA)
     for law in (DISCRETE, SKELLAM):
@@ -167,6 +237,14 @@ def test_event__refuses_json_that_it_would_not_have_written(event: Event) -> Non
 def test_discrete_sum_event__refuses_values_that_no_sum_has(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(DISCRETE, **change)
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 8.0, 500.0])
+@pytest.mark.parametrize("delta", [1e-12, 1e-5, 0.1])
+def test_renyi_epsilon__is_that_of_dp_accounting(noise: float, delta: float) -> None:
+    curve = renyi_curve(GaussianEvent(noise_multiplier=noise, sample_rate=1.0, steps=3))
+    theirs, _ = rdp_privacy_accountant.compute_epsilon(ORDERS, curve, delta)
+    assert renyi_epsilon([curve], delta) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_renyi_epsilon__adds_curves() -> None:

@@ -110,6 +110,65 @@ def test_rounded_sensitivity__fails_no_more_often_than_it_says() -> None:
     assert failed < 2300
 
 
+@pytest.mark.parametrize(
+    ("log_failure", "bound"), [(-0.5, math.sqrt(18)), (-2, math.sqrt(23)), (-200, 7)]
+)
+def test_rounded_sensitivity__of_worked_examples(log_failure: float, bound: float) -> None:
+    """Distance 3 in 16 dimensions: 9 + 4 + sqrt(-2 ln failure) * (3 + 2), and at most 3 + 4."""
+    assert rounded_sensitivity(3.0, 16, math.exp(log_failure)) == pytest.approx(bound)
+
+
+TAU = 5.172318620381234e-4  # 10 exp(-pi^2): of two shares of stddev 1, where it still counts
+TAU_OF_100 = 5.477886990601484e-4  # the sum of 99 exponentials, with 40 digits
+
+
+@pytest.mark.parametrize(
+    ("stddev", "shares", "draws", "gap"),
+    [
+        (4, 1, 1, 160 / 48 + 49 / 36_864),  # theta = 3 s^2
+        (4, 1, 36_864 * 160, 160 + 2 * 160),  # theta = 1
+        (4, 4, 16 * 36_864 * 160, 160 + 2 * 160),
+        (1, 2, 576, 160 / 6 + 7 + 576 * TAU),
+    ],
+)
+def test_gaussian_gap__of_worked_examples(stddev: int, shares: int, draws: int, gap: float) -> None:
+    assert gaussian_gap(stddev, shares, draws) == pytest.approx(gap, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "dimension", "shares", "twice"),
+    [
+        (3.0, 1, 2, 9 / 2 + TAU / 2),
+        # One coordinate moves by one: L1 sensitivity 1.
+        (1.0, 10_000, 2, 1 / 2 + 2 * TAU / math.sqrt(2) + 10_000 * TAU**2),
+        # All sixteen move: L1 sensitivity 20.
+        (5.0, 16, 100, 1 / 4 + 4 * TAU_OF_100 + 16 * TAU_OF_100**2),
+    ],
+)
+def test_discrete_gaussian_rho__of_worked_examples(
+    sensitivity: float, dimension: int, shares: int, twice: float
+) -> None:
+    """Theorem 1 of Kairouz et al. by hand, at a stddev of 1, where shares are far from Gaussian."""
+    found = discrete_gaussian_rho(sensitivity, dimension, 1, shares)
+    assert 2 * found == pytest.approx(twice, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("order", "sensitivity", "dimension", "variance", "divergence"),
+    [
+        (2, 2.0, 10**6, 10.0, 0.4 + 36 / 400),
+        (3, 2.0, 10**6, 0.5, 12 + 12),
+        (2, 12.0, 16, 100.0, 1.44 + 720 / 40_000),
+    ],
+)
+def test_skellam_rdp__of_worked_examples(
+    order: int, sensitivity: float, dimension: int, variance: float, divergence: float
+) -> None:
+    """Theorem 3.5 of Agarwal et al. by hand, with L1 sensitivities 4, 4 and 48."""
+    found = skellam_rdp(np.array([order], float), sensitivity, dimension, variance)
+    assert found == pytest.approx([divergence], rel=1e-12)
+
+
 def exact_renyi(p: np.ndarray, q: np.ndarray, order: int) -> float:
     seen = p > 0
     return math.log(np.sum(p[seen] * np.exp((order - 1) * np.log(p[seen] / q[seen])))) / (order - 1)

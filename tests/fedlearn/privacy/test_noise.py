@@ -184,7 +184,7 @@ def test_normals__are_those_of_the_cpu(sizes: list[int]) -> None:
 
 
 def test_normals__on_the_cpu_are_the_sources_own() -> None:
-    sizes = [4, 3]
+    sizes = [4, 3, 4]
     found = normals(SeededNoise(b"here"), sizes, 2.0, torch.device("cpu"))
     one = SeededNoise(b"here")
     for part, size in zip(found, sizes, strict=True):
