@@ -64,13 +64,17 @@ __all__ = [
 
 # Flower phones home, looks for updates and installs packages at run time by default,
 # and Ray and MLflow report their use. All of that is off unless the user has turned it
-# on. It has to be said before they are imported, so every package of the project imports this one.
+# on. Such things have to be said before libraries start, so every package of the project
+# imports this one.
 SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Unless it is told to repeat itself, MKL adds up a row of a matrix by where the row begins in
+    # memory, and a record's gradient then depends on who stands before it. Costs no time.
+    "MKL_CBWR": "AUTO",
     # Ray's future default, and its way to say that it has been heard.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,10 +144,6 @@ def predict(model: nn.Module, task: Task, features: Tensor, max_batch: int) -> N
     return _in_batches(model, features, max_batch, lambda outputs, _: task.answers(outputs))
 
 
-ALIKE: Final = 128
-"""Rows of a part where every record must be graded as it would be among any others."""
-
-
 def grade(
     model: nn.Module,
     task: Task,
@@ -155,25 +151,26 @@ def grade(
     targets: NDArray[Any],
     max_batch: int,
     *,
-    alike: bool = False,
+    filled: bool = False,
 ) -> NDArray[np.float64]:
     """What `Task.sums` adds up, a row a record: `float64[n, ...]`; n may be 0.
 
-    With `alike` every part has the same public size, the last one filled up with a record of
-    its own, whose grade is dropped: how a library adds up depends on the shape of what it is
-    given, and with the right weights its last bits decide how every record is graded.
+    Parts have at most `max_batch` rows. Where they are `filled` up all have so many, the last
+    one by a record of its own, whose grade is dropped: how a library adds up depends on the
+    shape of what it is given, and with the right weights its last bits decide how every record
+    is graded (`fedlearn.training.trials.even_rows` says how many rows are safe).
     """
 
     def graded(outputs: Tensor, rows: slice) -> Tensor:
         return task.graded(outputs, torch.from_numpy(targets[rows]).to(outputs.device))
 
-    if not alike:
+    count = len(features)
+    if not filled or not count:
         return _in_batches(model, features, max_batch, graded)
-    size, count = min(max_batch, ALIKE), len(features)
-    spare = -count % size if count else 0
-    rows = np.append(np.arange(count), np.full(spare, count - count % size, dtype=np.int64))
+    spare = -count % max_batch
+    rows = np.append(np.arange(count), np.full(spare, count - count % max_batch, dtype=np.int64))
     features, targets = features[torch.from_numpy(rows)], targets[rows]
-    return _in_batches(model, features, size, graded)[:count]
+    return _in_batches(model, features, max_batch, graded)[:count]
 
 
 def _in_batches(

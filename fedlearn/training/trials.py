@@ -9,6 +9,7 @@ records are looked at.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +32,18 @@ from fedlearn.training.local import forward
 from fedlearn.training.private import losses_of, note_alike, sizes_of
 from fedlearn.training.settings import Training
 
+log = logging.getLogger(__name__)
+
 Records = Callable[[int], tuple[Tensor, Tensor]]
 """So many made-up records, inputs and targets `[n, ...]`, in the form of a site's own."""
 
 _done: WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = WeakKeyDictionary()
 """What was tried: all sites of a process share one model, and it is the same in every round."""
+
+_even: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
+"""By how many rows parts may have: how many they have, that answers are the same in all places."""
+
+_ALONE: Final = 1
 
 _SPREAD: Final = (1.0, 0.1)
 """Weights are drawn as layers usually begin; smaller ones where those give no finite gradient."""
@@ -69,8 +77,45 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
                 break
         if not refusals(model):
             model.eval()  # dropout draws by place
-            note_alike(model, sizes, made_up.alike(sizes))
+            found = made_up.alike(sizes)
+            note_alike(model, sizes, found)
+            if not found:
+                _say_slow("records are trained on")
     done.add(key)
+
+
+def even_rows(model: nn.Module, records: Records, most: int) -> int:
+    """How many rows parts may have in which a record's answer does not depend on its place.
+
+    `most`, or 1 where this machine tells places apart. Leaves the model as it was.
+    """
+    known = _even.setdefault(model, {})
+    if most not in known:
+        features, _ = records(most)
+        order = torch.randperm(most, generator=torch.Generator().manual_seed(1))
+        order = order.to(features.device)
+        known[most] = _ALONE
+        with _as_before(model), torch.no_grad():
+            model.eval()
+            for spread in _SPREAD:
+                _draw(model, spread)
+                answers = model(features)
+                if answers.isfinite().all():
+                    if torch.equal(answers[order], model(features[order])):
+                        known[most] = most
+                    break
+        if known[most] < most:
+            _say_slow("test records are graded")
+    return known[most]
+
+
+def _say_slow(what: str) -> None:
+    log.warning(
+        "this machine computes a record otherwise in another row of a batch: %s one by one, "
+        "which takes long. Set MKL_CBWR=AUTO before Python starts, or import fedlearn before "
+        "torch computes anything",
+        what,
+    )
 
 
 @dataclass(frozen=True, eq=False)

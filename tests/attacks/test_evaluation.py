@@ -12,7 +12,6 @@ import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 from clients import evaluation
 from clients.ledger.report import verify
@@ -23,6 +22,7 @@ from fedlearn.privacy import accounting
 from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.training.local import grade
+from fedlearn.training.trials import even_rows
 from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
 
@@ -291,49 +291,58 @@ def test_sum_of_private_figures__is_opened_as_one_and_read_with_its_noise(
     assert 0 < off.max() < 6 * stddev
 
 
-HIDDEN = 64
+class Uneven(nn.Module):
+    """Computes in the last bits what depends on a batch, as libraries may do: on how many rows
+    there are, or on a record's row. And blows that up, as weights do that were planted."""
 
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.linear, self.by = nn.Linear(13, 2), by
 
-def planted() -> nn.Sequential:
-    """A model that predicts by the last bit of a sum, which 15 and 16 rows round differently.
-
-    It sees nothing of a record: who plants it needs to know nothing.
-    """
-    for seed in range(4000):
-        of = torch.Generator().manual_seed(seed)
-        inputs, weights = torch.rand(HIDDEN, generator=of) + 0.5, torch.randn(HIDDEN, generator=of)
-        both = torch.stack([weights, weights])
-        few, more = (F.linear(inputs.expand(n, -1).contiguous(), both)[0, 0] for n in (15, 16))
-        if few != more:
-            break
-    else:
-        pytest.skip("this machine adds up 15 and 16 rows alike")
-    model = nn.Sequential(nn.Linear(13, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2), nn.Linear(2, 2))
-    first, _, second, third = model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        first.bias.copy_(inputs)
-        second.weight.copy_(both)
-        third.weight[1, 1] = 1e6
-        second.bias.fill_(-float(few.double() + more.double()) / 2)
-    return model
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        of = torch.arange(len(x)) if self.by == "place" else torch.tensor([len(x)])
+        return self.linear(torch.sin(x * (1 + of.view(-1, 1) * 2.0**-23) * 1e8))
 
 
 def test_evaluation__grades_a_record_as_it_would_among_any_others() -> None:
-    model, rng = planted(), np.random.default_rng(0)
+    torch.random.default_generator.manual_seed(1)
+    model, rng = Uneven("number"), np.random.default_rng(0)
     task = ClassificationTask(input=TableInput(numeric=13), classes=("no", "yes"))
     records = torch.from_numpy(rng.normal(size=(300, 13)).astype(np.float32))
     targets = rng.integers(0, 2, 300)
 
-    def graded(count: int, *, alike: bool) -> NDArray[np.float64]:
-        return grade(model, task, records[:count], targets[:count], 1024, alike=alike)
+    def graded(count: int, *, filled: bool) -> NDArray[np.float64]:
+        rows = 128 if filled else 1024
+        return grade(model, task, records[:count], targets[:count], rows, filled=filled)
 
-    whole = graded(300, alike=True)
+    whole = graded(300, filled=True)
     for count in (1, 2, 15, 16, 17, 127, 128, 129, 271, 272):
-        assert np.array_equal(graded(count, alike=True), whole[:count])
+        assert np.array_equal(graded(count, filled=True), whole[:count])
     # What it is for: otherwise one record more is a change of all others.
-    assert not np.array_equal(graded(15, alike=False), graded(16, alike=False)[:15])
+    assert not np.array_equal(graded(15, filled=False), graded(16, filled=False)[:15])
+
+
+@pytest.mark.parametrize("kind", ["place", "linear"])
+def test_evaluation__grades_a_record_as_it_would_in_any_other_row(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.random.default_generator.manual_seed(1)
+    model = Uneven("place") if kind == "place" else nn.Linear(13, 2)
+    task = ClassificationTask(input=TableInput(numeric=13), classes=("no", "yes"))
+    records = torch.randn(200, 13, generator=torch.Generator().manual_seed(2))
+    targets = np.arange(200) % 2
+    before = [p.clone() for p in model.parameters()]
+    rows = even_rows(model, lambda n: (records[:n], torch.from_numpy(targets[:n])), 64)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+    def graded(who: slice, most: int) -> NDArray[np.float64]:
+        return grade(model, task, records[who], targets[who], most, filled=True)
+
+    assert np.array_equal(graded(slice(1, None), rows), graded(slice(None), rows)[1:])
+    if kind == "place":
+        assert rows == 1
+        assert "MKL_CBWR=AUTO" in caplog.text, "slow, with a way out"
+        assert not np.array_equal(graded(slice(1, None), 64), graded(slice(None), 64)[1:])
 
 
 def test_record__that_a_model_fails_on_adds_nothing_to_a_private_evaluation_and_tells_nobody(
