@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from clients.ledger import ledger
 from clients.ledger.ledger import Ledger
 from clients.ledger.state import Cost, Declined
 from clients.policy import Policy, RunDescription, refusals
+from clients.policy import Unit as Protected
 from clients.supernode.deployed import check_pinned
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
@@ -123,29 +124,21 @@ class FileOwner:
         if self.site.roster is not None:
             check_pinned(self.folder / self.site.roster, roster)
 
-    def admit(self, expense: Expense, *, masked: bool, cohort: int | None) -> None:
+    def admit(self, expense: Expense, *, masked: bool) -> None:
         """Refuse what the policy does not allow; the refusal is written to the ledger."""
-        policy = self.site.policy
-        run = RunDescription(
-            model=APP_MODEL,
-            unit=policy.unit,  # what is spent says its own unit, when it is spent
-            delta=None,
-            cohort=cohort,
-            transport="sealed",
-            secagg="masked" if masked else "off",
-            code=code_digest(),
-        )
-        self._decline(refusals(policy, run), expense)
+        # What is spent says its own unit, when it is spent.
+        run = self._described(expense, self.site.policy.unit, masked=masked)
+        self._decline(refusals(self.site.policy, run), expense)
 
     def require(self, event: Event, expense: Expense) -> None:
         """Refuse what the budget has no room for."""
-        self._check_unit(event, expense)
+        self._check(event, expense)
         with self._ledger() as ledger_:
             ledger_.require(_cost(event, expense), now=_now())
 
     def reserve(self, event: Event, expense: Expense) -> None:
         """Spend, before a record is read."""
-        self._check_unit(event, expense)
+        self._check(event, expense)
         with self._ledger() as ledger_:
             ledger_.reserve(_cost(event, expense), now=_now())
 
@@ -165,11 +158,37 @@ class FileOwner:
         budget = self.site.policy.budget
         return Ledger(self._path, site=self.name, data=data, budget=budget, now=_now())
 
-    def _check_unit(self, event: Event, expense: Expense) -> None:
+    def _check(self, event: Event, expense: Expense) -> None:
+        """Refuse a mechanism for another unit, and noise in shares that a sum may lack."""
         wanted, unit = self.site.policy.unit, unit_of(event)
         if wanted not in ("none", unit):
             demand = f"policy.unit={wanted}: the app spends for the unit {unit!r}"
             self._decline([demand], expense)
+        if not isinstance(event, DiscreteSumEvent) or event.shares == 1:
+            return
+        entered, fewest = expense.sum, self.min_cohort
+        if entered is not None:
+            fewest = max(entered.masks.min_cohort, fewest)
+        run = replace(
+            self._described(expense, unit, masked=entered is not None),
+            in_shares=True,
+            colluders=max(0, fewest - event.shares),
+            missing_shares=max(0, event.shares - fewest),
+        )
+        self._decline(refusals(self.site.policy, run), expense)
+
+    def _described(self, expense: Expense, unit: Protected, *, masked: bool) -> RunDescription:
+        entered = expense.sum
+        return RunDescription(
+            model=APP_MODEL,
+            unit=unit,
+            delta=None,
+            cohort=entered.cohort if entered else None,
+            transport="sealed",
+            secagg="masked" if masked else "off",
+            masks=entered.masks if entered else None,
+            code=code_digest(),
+        )
 
     def _decline(self, demands: list[str], expense: Expense) -> None:
         if not demands:

@@ -13,6 +13,8 @@ from typing import Final, Literal
 from clients.ledger.ledger import Budget
 from fedlearn.core.settings import Count, Name, Natural, Portion, Positive, Probability, config
 from fedlearn.privacy.accounting import SMALLEST_DELTA
+from fedlearn.secagg.graph import part_of, withstood
+from fedlearn.secagg.settings import SecAggMasked
 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]
@@ -35,10 +37,10 @@ class Policy:
     `approved_code` the hashes of the fedlearn versions that may touch the data,
     as `fedlearn --version` prints them (None: any). It binds where a site runs
     the code that it has installed; code that a coordinator delivers could lie.
-    `min_corrupt_fraction` is how many sites of a masked sum, at least, may work with the
-    coordinator without opening this one's update: the run's `secagg.corrupt_fraction` must not
+    `min_corrupt_fraction` is how much of the cohort of a masked sum, at least, may work with the
+    coordinator without opening this one's update: what the masks of a round withstand must not
     be less. The default is that of runs, so that no coordinator lowers it unasked.
-    `min_colluders` is the same for noise that comes in shares: `privacy.max_colluders`.
+    `min_colluders` is the same for noise that comes in shares: so many may tell theirs.
     `allow_custom` what may touch the data besides fedlearn: functions that make a model
     (`model=custom`) and classes of installed packages, each with the SHA-256 of its source,
     which a refusal names; none unless they are listed.
@@ -114,14 +116,17 @@ class RunDescription:
     transport: Transport
     secagg: SecAgg
     code: str
-    corrupt_fraction: float | None = None
-    """Of a masked sum; None for any other."""
+    masks: SecAggMasked | None = None
+    """Of a masked sum, sized for those who may know their shares of the noise; None for any
+    other."""
     custom: tuple[tuple[str, str], ...] = ()
     """Functions and classes that are no part of fedlearn, such as what makes the model, and the
     SHA-256 of their source on this machine; empty where it is not here."""
     in_shares: bool = False
     """Whether every site adds a share of the noise alone, and how many sites may know theirs."""
     colluders: int = 0
+    missing_shares: int = 0
+    """By how many sites a sum may be smaller than the noise counts on."""
     deployed: bool = False
     """Whether the site is a machine of its own."""
     evaluation: Evaluation = "none"
@@ -153,15 +158,22 @@ def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
             f"policy.unit={policy.unit}: the run protects the unit {run.unit!r}. "
             f"Choose privacy={policy.unit}"
         ]
-    if run.deployed and run.in_shares and run.secagg != "masked":
+    if policy.unit != "none" and run.in_shares and run.masks is None:
+        # Two servers are one place as long as both run inside the coordinator.
         return [
             f"policy.unit={policy.unit}: the run's noise comes in shares, and secagg={run.secagg} "
-            "lets one place see a single one. Choose secagg=masked"
+            "lets one place see a single one. Choose secagg=masked, or a mechanism by which each "
+            "site adds all of its noise"
         ]
-    if run.deployed and run.in_shares and run.colluders < policy.min_colluders:
+    if policy.unit != "none" and run.in_shares and run.missing_shares > 0:
+        return [
+            f"policy.unit={policy.unit}: the run's noise counts on {run.missing_shares} more sites "
+            "than a sum must hold. Raise secagg.min_cohort"
+        ]
+    if policy.unit != "none" and run.in_shares and _known(run) < policy.min_colluders:
         return [
             f"policy.min_colluders={policy.min_colluders}: the run's noise holds against "
-            f"{run.colluders} sites that work with the coordinator. Raise privacy.max_colluders"
+            f"{_known(run)} sites that work with the coordinator. Raise privacy.max_colluders"
         ]
     if run.delta is not None and run.delta > policy.delta:
         return [
@@ -188,13 +200,32 @@ def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
             f"policy.require_secagg={policy.require_secagg}: the run uses {run.secagg!r}. "
             f"Choose secagg={policy.require_secagg}"
         )
-    corrupt = run.corrupt_fraction
-    if corrupt is not None and corrupt < policy.min_corrupt_fraction:
-        found.append(
-            f"policy.min_corrupt_fraction={policy.min_corrupt_fraction:g}: the run counts on "
-            f"{corrupt:g}. Set secagg.corrupt_fraction to {policy.min_corrupt_fraction:g} or more"
+    return [*found, *_mask_refusals(policy, run)]
+
+
+def _mask_refusals(policy: Policy, run: RunDescription) -> Iterator[str]:
+    """By what the masks of the round really withstand, once it is known who is in it."""
+    least = policy.min_corrupt_fraction
+    if run.masks is None:
+        return
+    if run.cohort is None:
+        loose = run.masks.corrupt_fraction < least and not run.masks.corrupt_sites
+        holds = f"counts on {run.masks.corrupt_fraction:g}" if loose else ""
+    else:
+        wanted, found = part_of(least, run.cohort), withstood(run.masks, run.cohort)
+        holds = f"withstands {found} of {run.cohort} sites" if found < wanted else ""
+    if holds:
+        yield (
+            f"policy.min_corrupt_fraction={least:g}: the run {holds} that work with the "
+            f"coordinator. Set secagg.corrupt_fraction to {least:g} or more"
         )
-    return found
+
+
+def _known(run: RunDescription) -> int:
+    """How many sites may tell their shares: no more than the masks withstand."""
+    if run.masks is None or run.cohort is None:
+        return run.colluders
+    return min(run.colluders, withstood(run.masks, run.cohort))
 
 
 def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:

@@ -14,7 +14,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -30,12 +30,12 @@ from fedlearn.agreement import (
     evaluate_payload,
     evaluates_in_sum,
     least_of,
+    masks_of,
     part_of,
     payload_of,
     plan_digest,
     protocol_round,
     route_of,
-    settings_of,
     stack_of,
 )
 from fedlearn.core.errors import ProtocolError
@@ -332,20 +332,19 @@ class MaskedClient(SecAggClient[SecAggMasked]):
         return ClientPolicy(
             name=self.site.name,
             sites=self._roster().sites(),
-            settings=self._rules(),
+            settings=self._masks(),
             run_id=secret_bytes(joined_run(self.context, self.part)["run-id"]),
             after_round=self._last_round(),
             length=payload.length,
             layout_hash=self._layout_hash,
             plan_hash=self._plan_hash(payload),
+            min_cohort=self._least(self.settings.least),
         )
 
-    def _rules(self) -> SecAggMasked:
-        """The ring, and the fewest sites in whose sum this site lets itself be hidden."""
-        rules = self.settings
-        if self.part == "train":
-            rules = settings_of(rules, self._form, self._plan)
-        return replace(rules, min_cohort=self._least(rules.min_cohort))
+    def _masks(self) -> SecAggMasked:
+        """The ring, and what the masks of everybody in this sum withstand."""
+        bits = self._form.bits if self.part == "train" else None
+        return masks_of(self.settings, self._plan, self.part, bits)
 
     @property
     def _now(self) -> int:

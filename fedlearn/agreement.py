@@ -109,13 +109,18 @@ def payload_of(form: Form, settings: SecAggSum, sites: int) -> AnyPayload:
     return Payload.plan(even, num_clients=sites, num_values=form.values, num_counters=counters)
 
 
-def settings_of(settings: SecAggMasked, form: Form, plan: PrivacyPlan | None) -> SecAggMasked:
-    """The settings for the sum of a training round: of the ring of its form, for enough sites.
+def masks_of(
+    settings: SecAggMasked, plan: PrivacyPlan | None, part: Part = "train", bits: int | None = None
+) -> SecAggMasked:
+    """The settings of a masked sum, with all that the privacy of the run rests on.
 
-    With fewer sites than the noise of the plan counts on no honest site unmasks their sum.
+    Where sites that work with the coordinator may know their shares of the noise, the masks
+    withstand as many: a promise is worth no more than the sum that it relies on. With fewer
+    sites than the noise counts on no honest site unmasks a sum. `bits` are those of its form.
     """
-    least = least_of(plan, settings.min_cohort)
-    return dataclasses.replace(settings, bits=form.bits or settings.bits, min_cohort=least)
+    least = least_of(plan, settings.min_cohort, part)
+    sized = settings.against(plan.colluders if plan else 0, least)
+    return dataclasses.replace(sized, bits=bits or settings.bits)
 
 
 def least_of(plan: PrivacyPlan | None, min_cohort: int, part: Part = "train") -> int:

@@ -27,7 +27,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.flower import private
 from fedlearn.models.slots import trained
-from fedlearn.report.facts import beside_the_model, record_of
+from fedlearn.report.facts import Setup, beside_the_model, record_of
 from fedlearn.results.folder import Checkpoint, RunFolder
 from fedlearn.results.result import (
     DataFacts,
@@ -334,7 +334,7 @@ def _privacy(federation: Federation) -> PrivacyResult:
         federation.plan,
         federation.progress.spent,
         noise_is_private=private and federation.noise(0).is_private,
-        sum_only=federation.config.secagg.hides,
+        sum_only=Setup.of(federation.config).sum_only,
         record=record_of(federation.config, federation.enrolment.task.input),
     )
     return replace(found, statement=f"{found.statement} {beside_the_model(federation.config)}")

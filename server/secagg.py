@@ -7,6 +7,7 @@ while the threshold holds. There is never more than one running sum here.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from fedlearn.agreement import (
     Part,
     evaluate_payload,
     least_of,
+    masks_of,
     noised_sums_of,
     part_of,
     payload_of,
@@ -39,8 +41,7 @@ from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.metrics.sums import Sums
 from fedlearn.rounds import Refusal
-from fedlearn.secagg.framing import HASH_BYTES
-from fedlearn.secagg.graph import Degree, choose_degree
+from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
@@ -85,6 +86,8 @@ class Aggregate:
     total: Callable[[], Total]
     failure: FedlearnError | None
 
+
+log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=SecAggSum)
 
@@ -161,18 +164,25 @@ class SecAggDriver(ABC, Generic[S]):
             ConfigError: too few bits, steps too coarse, or a cohort too small for its
                 threshold or for `secagg.min_cohort`.
         """
-        payload = self.train_payload()
+        self.train_payload()
         route_of(self.config, self.plan).check(stack_of(self.config, self.layout.size))
-        cohort = tuple(self.sites)[: cohort_size(self.config.strategy, len(self.sites))]
+        cohort = cohort_size(self.config.strategy, len(self.sites))
         least = self.settings.least
-        if len(cohort) < least:
+        if cohort < least:
             raise ConfigError(
                 [
-                    f"secagg.min_cohort={least}: a round has {len(cohort)} of {len(self.sites)} "
+                    f"secagg.min_cohort={least}: a round has {cohort} of {len(self.sites)} "
                     "sites; invite more, raise strategy.fraction, or set secagg=off"
                 ]
             )
-        self._params("train", 0, cohort, bytes(HASH_BYTES), payload)
+        self.check_cohorts(cohort)
+
+    def check_cohorts(self, cohort: int) -> None:
+        """Refuse what cannot be summed by `cohort` sites, or by those that a round may have left.
+
+        Raises:
+            ConfigError: masks cannot withstand what they should and let a round finish.
+        """
 
     def _sum(
         self,
@@ -185,6 +195,9 @@ class SecAggDriver(ABC, Generic[S]):
     ) -> tuple[Sequence[str], Total]:
         """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
         by_site = {self.grid.site_of(message): message for message in messages}
+        least = self._fewest(part)
+        if len(by_site) < least:
+            raise ProtocolError("", "advertise", f"{len(by_site)} sites; needed: {least}")
         params = self._params(part, number, tuple(by_site), request, payload)
         return self._opened(by_site, params, payload, tally)
 
@@ -194,9 +207,9 @@ class SecAggDriver(ABC, Generic[S]):
     ) -> tuple[Sequence[str], Total]:
         """The protocol of this kind of sum."""
 
-    def _degree(self, cohort: int) -> Degree:
+    def _degree(self, cohort: int, part: Part) -> Degree:
         """With how many others a site shares its secrets, and how many are needed to open them."""
-        return Degree(neighbours=0, threshold=0)
+        return Degree(neighbours=0, threshold=0, corrupt=0, dropped=cohort)
 
     def _params(
         self,
@@ -206,7 +219,7 @@ class SecAggDriver(ABC, Generic[S]):
         request: bytes,
         payload: AnyPayload,
     ) -> Params:
-        degree = self._degree(len(cohort))
+        degree = self._degree(len(cohort), part)
         return Params(
             run_id=self.run_id,
             round=protocol_round(part, number),
@@ -220,9 +233,9 @@ class SecAggDriver(ABC, Generic[S]):
             request_hash=request,
         )
 
-    def _least(self, params: Params) -> int:
+    def _fewest(self, part: Part) -> int:
         """The fewest sites whose sum may be opened."""
-        return least_of(self.plan, self.settings.least, part_of(params.round)[0])
+        return least_of(self.plan, self.settings.least, part)
 
     def _contributions(
         self,
@@ -274,7 +287,7 @@ class RingDriver(SecAggDriver[SecAggRing]):
             np.add(total, unpack(data, payload.length, payload.ring), out=total)
 
         taken = self._contributions(by_site, requests, tally, add)
-        least = self._least(params)
+        least = self._fewest(part_of(params.round)[0])
         if len(taken) < least:
             raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
         return taken, payload.decode(payload.ring.reduce(total))
@@ -298,15 +311,41 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
 class MaskedDriver(SecAggDriver[SecAggMasked]):
     """The steps of the protocol with masks."""
 
-    def _degree(self, cohort: int) -> Degree:
+    def _masks(self, part: Part) -> SecAggMasked:
+        return masks_of(self.settings, self.plan, part)
+
+    def _fewest(self, part: Part) -> int:
+        return self._masks(part).min_cohort
+
+    def _degree(self, cohort: int, part: Part) -> Degree:
         """As few neighbours as hide a site among the honest."""
-        fractions = self.settings.corrupt_fraction, self.settings.dropout_fraction
-        return choose_degree(cohort, *fractions)
+        return degree_of(self._masks(part), cohort)
+
+    def check_cohorts(self, cohort: int) -> None:
+        """Every size from the smallest that is summed; and all dropouts that noise is added for."""
+        found = self._degree(cohort, "train")
+        for size in range(self._fewest("train"), min(cohort, COMPLETE_UP_TO)):
+            self._degree(size, "train")
+        log.info(
+            "masks of %d sites withstand %d that work with the coordinator; %d may fall silent",
+            *(cohort, found.corrupt, found.dropped),
+        )
+        silent = cohort - self.plan.min_survivors if self.plan and self.plan.needs_sum else 0
+        if silent > found.dropped:
+            raise ConfigError(
+                [
+                    f"privacy.max_dropouts={silent}: masks of {cohort} sites that withstand "
+                    f"{found.corrupt} that work with the coordinator let a round finish without "
+                    f"{found.dropped} at most. Set privacy.max_dropouts to that, lower "
+                    "privacy.max_colluders or secagg.corrupt_fraction, or invite more sites"
+                ]
+            )
 
     def _opened(
         self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
     ) -> tuple[Sequence[str], Total]:
-        session = ServerSession(params, self.sites, self._least(params))
+        least = self._fewest(part_of(params.round)[0])
+        session = ServerSession(params, self.sites, least)
         while session.step != "done":
             if session.step == "mask":
                 self._contributions(by_site, session.requests(), tally, session.receive)

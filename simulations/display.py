@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedlearn.algorithms import cohort_size
 from fedlearn.core import terminal
+from fedlearn.report.facts import degree_in
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, RoundResult, total_of
 from fedlearn.tasks import metric_called
@@ -65,6 +67,12 @@ class Display:
             )
         else:
             self.console.print("privacy: none")
+        cohort = cohort_size(config.strategy, len(sites))
+        if masks := degree_in(config, cohort):
+            self.console.print(
+                f"masks: of {cohort} sites in a round {masks.corrupt} may work with the "
+                f"coordinator, and {masks.dropped} fall silent"
+            )
         for note in federation.enrolment.notes:
             self.note(note)
         self.progress.update(

@@ -104,6 +104,11 @@ def _broken(config: Privacy, plan: PrivacyPlan | None) -> Iterator[str]:
             f"{name}: its plan is for a {plan.unit} at delta {plan.delta:g}, and promised is one "
             f"for a {config.unit} at {config.delta}"
         )
+    if plan.colluders != config.colluders:
+        yield (
+            f"{name}: its plan holds against {plan.colluders} colluding sites, and promised are "
+            f"{config.colluders}"
+        )
     asked: float | None = getattr(config, "epsilon", None)
     if asked is not None and plan.epsilon > asked * (1 + 1e-6):
         yield (

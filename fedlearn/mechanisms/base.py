@@ -96,6 +96,16 @@ class Mechanism:
             """The delta of the promise; None where there is none."""
 
     @property
+    def colluders(self) -> int:
+        """Sites that may tell the coordinator what they know before the promise breaks; where it
+        rests on a sum, the masks of that sum must withstand as many."""
+        return 0
+
+    def fewest(self, sites: int) -> int:
+        """How many of the `sites` of a round its noise counts on in the sum; 0 for any number."""
+        return 0
+
+    @property
     def drops_sites(self) -> bool:
         """Whether a run goes on without a site that cannot pay for a round."""
         return getattr(self, "on_exhausted", "stop") == "drop_site"
@@ -263,6 +273,11 @@ class Plan:
     @property
     def min_survivors(self) -> int:
         """With fewer sites in the sum nothing may be released."""
+        return 0
+
+    @property
+    def colluders(self) -> int:
+        """As the settings say."""
         return 0
 
     @property

@@ -92,6 +92,15 @@ class DistributedPrivacy(Private):
     needs_population: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
+    @property
+    def colluders(self) -> int:
+        """They can subtract their shares, and no others: all else rests on the masks."""
+        return self.max_colluders
+
+    def fewest(self, sites: int) -> int:
+        """All but those that may fall silent."""
+        return sites - self.max_dropouts
+
     def conflicts(self, terms: StudyTerms) -> list[str]:
         """The noise is planned for one unseen sum over all sites; of single records, one step."""
         found = list[str]()
@@ -211,6 +220,11 @@ class DistributedPlan(Plan):
         if self.unit == "record":
             return "add or remove one record"
         return "replace all data of one client by none"
+
+    @property
+    def colluders(self) -> int:
+        """Of the noise that is counted, none is theirs."""
+        return self.max_colluders
 
     @property
     def needs_sum(self) -> bool:

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Final, Literal, assert_never
@@ -32,7 +31,7 @@ from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, total_of
-from fedlearn.secagg.graph import Degree, choose_degree
+from fedlearn.secagg.graph import Degree, degree_of
 from fedlearn.secagg.settings import SecAgg, SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
@@ -63,13 +62,17 @@ class Setup:
 
     @property
     def sum_only(self) -> bool:
-        """Whether a single update stays closed."""
-        return self.secagg.hides
+        """Whether a single update stays closed, as far as the mechanism relies on it.
+
+        Two servers in one place are one, to noise of which a single update carries a share.
+        """
+        alone = self.mechanism.noise_from == "shares"
+        return self.secagg.hides and not (alone and self.secagg.two_servers)
 
     @property
     def pooled(self) -> bool:
         """Whether nothing of an evaluation is opened but the sum over all sites."""
-        return self.config.evaluation == "pooled" and self.sum_only
+        return self.config.evaluation == "pooled" and self.secagg.hides
 
     @property
     def private_tests(self) -> bool:
@@ -79,7 +82,7 @@ class Setup:
     @property
     def summed_tests(self) -> bool:
         """Whether no test sums of a single site were opened."""
-        return self.config.evaluation in ("pooled", "private") and self.sum_only
+        return self.config.evaluation in ("pooled", "private") and self.secagg.hides
 
     @property
     def groups(self) -> GroupFairness | None:
@@ -144,8 +147,6 @@ class Facts:
             "fairness": self.result.fairness,
             "measured": measured_texts(self.result.audit),
             "fewest_scores": FEWEST,
-            "degree_of": degree_of,
-            "part_of": part_of,
         }
         return self.setup.texts(values, "card", "statement", "checklist", "whom")
 
@@ -191,6 +192,17 @@ class Facts:
     def cohort(self) -> int:
         """Sites of a round."""
         return cohort_size(self.config.strategy, len(self.result.data.sites))
+
+    @property
+    def degree(self) -> Degree | None:
+        """What the masks of a round withstand; None without masks, or if too few sites are left."""
+        return degree_in(self.config, self.cohort)
+
+    @property
+    def fewest(self) -> int:
+        """Sites in a sum that is opened."""
+        masks = _masks_of(self.config, self.cohort)
+        return self.config.secagg.least if masks is None else masks.min_cohort
 
     # --- data and model ---
 
@@ -333,14 +345,18 @@ def record_of(config: RunConfig, shape: Input) -> str:
     return text
 
 
-def degree_of(cohort: int, masks: SecAggMasked) -> Degree | None:
-    """Who holds shares of the masks of a site; None if sites have left and none could go on."""
+def degree_in(config: RunConfig, cohort: int) -> Degree | None:
+    """Who holds shares of the masks of a site in a round of that cohort, and how many may lie.
+
+    None without masks, and where no such round could be summed.
+    """
+    masks = _masks_of(config, cohort)
     try:
-        return choose_degree(cohort, masks.corrupt_fraction, masks.dropout_fraction)
+        return None if masks is None else degree_of(masks, cohort)
     except ConfigError:
         return None
 
 
-def part_of(fraction: float, cohort: int) -> int:
-    """A fraction of the cohort as a number of sites; the decimal that the user wrote, cut off."""
-    return math.floor(Fraction(str(fraction)) * cohort)
+def _masks_of(config: RunConfig, cohort: int) -> SecAggMasked | None:
+    privacy = config.privacy
+    return config.secagg.against(privacy.colluders, privacy.fewest(cohort))

@@ -38,7 +38,7 @@ from fedlearn.crypto.keystream import RunRanges, add_masks
 from fedlearn.crypto.shamir import split
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import B, decode, encode
-from fedlearn.secagg.graph import most_missing, neighbours_of
+from fedlearn.secagg.graph import degree_of, most_missing, neighbours_of
 from fedlearn.secagg.messages import (
     SHARE_BYTES,
     Advertisement,
@@ -82,9 +82,9 @@ STEP_OF: dict[type[object], str] = {
 class ClientSession:
     """The client's side of one round; see the table at the top of the module.
 
-    Guarantees, if at most `corrupt_fraction` of the cohort works with the server:
+    Guarantees, if at most `degree_of(...).corrupt` of the cohort work with the server:
         the server learns nothing about this client's vector but the sum over at
-        least `min_cohort` survivors, all of which started from the same model.
+        least `policy.least` survivors, all of which started from the same model.
     """
 
     def __init__(self, identity: Identity, policy: ClientPolicy) -> None:
@@ -344,12 +344,11 @@ def _agree(
         raise ProtocolError(SERVER, "agree", "the list lacks this client or has strangers")
     if not names.intersection(state.neighbours) <= state.shares.keys():
         raise ProtocolError(SERVER, "agree", "a survivor's shares were held back")
-    if len(names) < policy.settings.min_cohort:
+    if len(names) < policy.least:
         raise ProtocolError(SERVER, "agree", f"a sum over {len(names)} clients is too telling")
     if len(names & state.shares.keys()) < params.threshold:
         raise ProtocolError(SERVER, "agree", "fewer surviving neighbours than the threshold")
-    corrupt = policy.settings.corrupt_fraction
-    most = most_missing(len(state.listed), len(params.cohort), params.neighbours, corrupt)
+    most = most_missing(len(state.listed), degree_of(policy.settings, len(params.cohort)))
     if len(state.listed) - len(names) > most:
         raise ProtocolError(SERVER, "agree", f"more than {most} are missing: the rest may be split")
     signature = identity.sign("secagg/survivors", state.context, survivors.hash())

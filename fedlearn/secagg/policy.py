@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import verify
-from fedlearn.secagg.graph import choose_degree
+from fedlearn.secagg.graph import degree_of
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
 from fedlearn.secagg.settings import SecAggMasked, ring_of
 
@@ -26,7 +26,8 @@ class ClientPolicy:
     `sites` is the pinned roster (name to Ed25519 public key), `length` the ring
     elements of a contribution, `after_round` the last round that the client took
     part in (-1 for none). The caller stores a round as taken before it sends the
-    first reply, so that a restart cannot take it twice.
+    first reply, so that a restart cannot take it twice. `min_cohort` is what the client
+    demands beside the settings, which are those of all.
     """
 
     name: str
@@ -37,6 +38,12 @@ class ClientPolicy:
     length: int
     layout_hash: bytes
     plan_hash: bytes
+    min_cohort: int = 0
+
+    @property
+    def least(self) -> int:
+        """The fewest clients in a sum that this one helps to open."""
+        return max(self.min_cohort, self.settings.min_cohort)
 
 
 def check_params(params: Params, policy: ClientPolicy) -> None:
@@ -52,25 +59,29 @@ def check_params(params: Params, policy: ClientPolicy) -> None:
     strangers = [name for name in params.cohort if name not in policy.sites]
     if strangers:
         raise refuse(f"not on the roster: {', '.join(strangers)}")
-    if policy.name not in params.cohort or len(params.cohort) < policy.settings.min_cohort:
+    if policy.name not in params.cohort or len(params.cohort) < policy.least:
         raise refuse(
             f"the cohort of {len(params.cohort)} lacks this client, or has fewer than "
-            f"{policy.settings.min_cohort}"
+            f"{policy.least}"
         )
     if params.run_id != policy.run_id or params.round <= policy.after_round:
         raise refuse(f"another run, or round {params.round} again (last: {policy.after_round})")
     own = (ring_of(policy.settings).bits, policy.length, policy.layout_hash, policy.plan_hash)
     if (params.bits, params.length, params.layout_hash, params.plan_hash) != own:
         raise refuse("bits, length, layout or plan differ from this client's configuration")
-    fractions = policy.settings.corrupt_fraction, policy.settings.dropout_fraction
     try:
-        degree = choose_degree(len(params.cohort), *fractions)
+        degree = degree_of(policy.settings, len(params.cohort))
     except ConfigError as error:
         raise refuse(str(error)) from None
     if (params.neighbours, params.threshold) != (degree.neighbours, degree.threshold):
         raise refuse(
             f"{params.threshold} of {params.neighbours} is not this client's rule for "
             f"{len(params.cohort)} clients ({degree.threshold} of {degree.neighbours})"
+        )
+    if degree.neighbours < len(params.cohort) - 1 and policy.least > degree.threshold + 1:
+        raise refuse(
+            f"parts of {degree.threshold + 1} could be opened, and this client wants to be among "
+            f"{policy.least}: set secagg.min_cohort to that"
         )
 
 
@@ -85,7 +96,7 @@ def check_roll(
     own = roll.get(policy.name)
     if own is None or (own.cipher_key, own.mask_key) != mine:
         raise ProtocolError(SERVER, "share", "the own keys were left out or replaced")
-    if len(roll) < policy.settings.min_cohort:
+    if len(roll) < policy.least:
         raise ProtocolError(SERVER, "share", f"only {len(roll)} clients are left")
     public = [key for one in roll.values() for key in (one.cipher_key, one.mask_key)]
     if len(set(public)) != len(public):

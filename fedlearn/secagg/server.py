@@ -30,7 +30,7 @@ from fedlearn.crypto.keystream import RunRanges, add_masks
 from fedlearn.crypto.shamir import combine
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import B, decode, encode
-from fedlearn.secagg.graph import choose_degree, neighbours_of
+from fedlearn.secagg.graph import degree_of, neighbours_of
 from fedlearn.secagg.messages import (
     Advertisement,
     Agreement,
@@ -67,9 +67,9 @@ def plan_round(
     """The parameters of a round, with neighbours and threshold by the rule that clients check.
 
     Raises:
-        ConfigError: the cohort is too small for the fractions in the settings.
+        ConfigError: the cohort is too small for what the settings are to withstand.
     """
-    degree = choose_degree(len(cohort), settings.corrupt_fraction, settings.dropout_fraction)
+    degree = degree_of(settings, len(cohort))
     return Params(
         run_id=run_id,
         round=round_number,
@@ -98,7 +98,8 @@ class ServerSession:
         self.params = params
         self.step = STEPS[0]
         self.survivors: tuple[str, ...] = ()
-        self._sites, self._least = sites, max(min_cohort, params.threshold)
+        # Nobody answers without `threshold` others that have signed the same list.
+        self._sites, self._least = sites, max(min_cohort, params.threshold + 1)
         self._context = params.context()
         self._ring = Ring(bits=params.bits)
         self._replied: set[str] = set()

@@ -7,12 +7,13 @@ who could see what on the way.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
 from fedlearn.core.ring import FixedPoint, Ring, Rounding
-from fedlearn.core.settings import Count, Portion, Positive, config
+from fedlearn.core.settings import Count, Natural, Portion, Positive, config
 
 Bits = Annotated[int, Ge(8), Le(64)]
 """Width of one value in the sum: 8 to 64 bits; what a value costs on the wire."""
@@ -30,13 +31,12 @@ class SecAggOff:
     """Whether nobody sees a single update."""
 
     two_servers: ClassVar[bool] = False
-    corrupt_fraction: ClassVar[float | None] = None
-    """Which part of a cohort may lie without opening a site's masks; None where that says nothing.
-    """
-
     least: ClassVar[int] = 1
     """The fewest sites whose sum may be opened."""
     resolution: ClassVar[float | None] = None
+
+    def against(self, colluders: int, least: int = 0) -> None:
+        """There are no masks."""
 
 
 @config
@@ -52,17 +52,19 @@ class SecAggRing:
     rounding: Rounding = "stochastic"
 
     two_servers: ClassVar[bool] = False
-    corrupt_fraction: ClassVar[float | None] = None
     least: ClassVar[int] = 1
+
+    def against(self, colluders: int, least: int = 0) -> None:
+        """There are no masks."""
 
 
 @config
 class SecAggMasked:
     """Pairwise and self masks after Bonawitz et al. 2017 and Bell et al. 2020.
 
-    `corrupt_fraction` of the cohort may work with a malicious server, and
-    `dropout_fraction` may vanish at any step; neighbours and threshold follow
-    from the two (`fedlearn.secagg.graph`).
+    `corrupt_fraction` of the cohort, and at least `corrupt_sites` of it, may work with a
+    malicious server, and `dropout_fraction` may vanish at any step (None: as many as the
+    corrupt ones leave room for); neighbours and threshold follow (`fedlearn.secagg.graph`).
     """
 
     kind: Literal["masked"] = "masked"
@@ -73,7 +75,8 @@ class SecAggMasked:
     max_weight: Count = 1024
     rounding: Rounding = "stochastic"
     corrupt_fraction: Portion = 0.2
-    dropout_fraction: Portion = 0.2
+    corrupt_sites: Natural = 0
+    dropout_fraction: Portion | None = None
     min_cohort: Cohort = 3
 
     two_servers: ClassVar[bool] = False
@@ -82,6 +85,16 @@ class SecAggMasked:
     def least(self) -> int:
         """The fewest sites whose sum may be opened."""
         return self.min_cohort
+
+    def against(self, colluders: int, least: int = 0) -> SecAggMasked:
+        """The same, with what the privacy of a run rests on.
+
+        At least so many sites may work with the coordinator, and no sum of fewer than `least`
+        is opened. Two more than those are in a cohort, or there is nobody to be hidden among.
+        """
+        sites = max(self.corrupt_sites, colluders)
+        fewest = max(self.min_cohort, least, sites + 2)
+        return replace(self, corrupt_sites=sites, min_cohort=fewest)
 
 
 @config
@@ -98,12 +111,14 @@ class SecAggTwoServer:
     min_cohort: Cohort = 3
 
     two_servers: ClassVar[bool] = True
-    corrupt_fraction: ClassVar[float | None] = None
 
     @property
     def least(self) -> int:
         """The fewest sites whose sum may be opened."""
         return self.min_cohort
+
+    def against(self, colluders: int, least: int = 0) -> None:
+        """There are no masks."""
 
 
 SecAgg = SecAggOff | SecAggRing | SecAggMasked | SecAggTwoServer

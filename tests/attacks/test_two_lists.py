@@ -1,16 +1,19 @@
-"""A coordinator with corrupt sites shows two lists of survivors, or two rolls, above 64 sites."""
+"""A coordinator with corrupt sites shows two lists of survivors, or two rolls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pytest
 
+from fedlearn.agreement import masks_of
 from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.shamir import combine
+from fedlearn.mechanisms.base import Plan
 from fedlearn.secagg import keys
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.framing import decode, encode
@@ -41,11 +44,10 @@ class Ring:
     corrupt: frozenset[str]
 
     @classmethod
-    def of(cls, fed: Federation) -> Ring:
+    def of(cls, fed: Federation, corrupt: Sequence[str]) -> Ring:
         clients, server = fed.clients(), fed.server()
         run_until(fed, "agree", clients, server)
-        corrupt = frozenset(fed.names[3::5])
-        return cls(fed, clients, server, corrupt)
+        return cls(fed, clients, server, frozenset(corrupt))
 
     @property
     def graph(self) -> dict[str, tuple[str, ...]]:
@@ -119,7 +121,8 @@ class Ring:
 def attack(sites: int, fraction: float) -> tuple[Ring, str, list[tuple[list[bytes], list[bytes]]]]:
     """A round of so many sites and so large a `corrupt_fraction`; what every split gave."""
     settings = {"corrupt_fraction": fraction, "dropout_fraction": 0.2}
-    ring = Ring.of(federation(sites, length=2, **settings))
+    fed = federation(sites, length=2, **settings)
+    ring = Ring.of(fed, fed.names[3::5])
     victim = ring.weakest()
     return ring, victim, [ring.shares(victim, split) for split in ring.splits(victim)]
 
@@ -147,10 +150,69 @@ def test_two_survivor_lists__open_a_site_where_nobody_was_counted_as_corrupt() -
     ring, victim, tries = attack(66, 0.0)
     threshold = ring.server.params.threshold
     seeds, masks = max(tries, key=lambda one: min(len(one[0]), len(one[1])))
+    assert min(len(seeds), len(masks)) >= threshold
+    assert_opened(ring, victim, seeds, masks)
+
+
+def assert_opened(ring: Ring, victim: str, seeds: Sequence[bytes], masks: Sequence[bytes]) -> None:
+    """Both masks of the victim are known: those are its own seed and its own key."""
+    threshold = ring.server.params.threshold
     public = ring.server._keys[victim].mask_key
     assert keys.public_of(secret(masks, threshold)) == public
     known = keys.commitment(secret(seeds, threshold), ring.server.context, victim)
     assert known == ring.server._commitments[victim]
+
+
+COLLUDERS = [(5, 3), (6, 2), (9, 4), (12, 5)]
+"""Sites, and `privacy.max_colluders`: more than a fifth, which is all that masks counted on."""
+
+
+@pytest.mark.parametrize(("sites", "colluders"), COLLUDERS)
+def test_colluders__open_a_site_where_masks_count_on_fewer_than_the_noise(
+    sites: int, colluders: int
+) -> None:
+    fed = federation(sites, length=2)
+    ring = Ring.of(fed, fed.names[-colluders:])
+    victim = ring.weakest()
+    opened = [ring.shares(victim, split) for split in ring.splits(victim)]
+    seeds, masks = max(opened, key=lambda one: min(len(one[0]), len(one[1])))
+    assert_opened(ring, victim, seeds, masks)
+
+
+@pytest.mark.parametrize(("sites", "colluders"), COLLUDERS)
+def test_colluders__open_nobody_where_masks_are_sized_by_the_noise(
+    sites: int, colluders: int
+) -> None:
+    plain = federation(sites, length=2)
+    fed = replace(plain, settings=masks_of(plain.settings, _Plan(colluders)))
+    ring = Ring.of(fed, fed.names[-colluders:])
+    victim, threshold = ring.weakest(), ring.server.params.threshold
+    others = [name for name in ring.honest if name != victim]
+    for lists in product((0, 1), repeat=len(others)):
+        split = {**dict(zip(others, lists, strict=True)), victim: 0}
+        seeds, masks = ring.shares(victim, split)
+        assert min(len(seeds), len(masks)) < threshold
+
+
+@pytest.mark.parametrize(("sites", "colluders"), COLLUDERS)
+def test_coordinator__that_counts_on_fewer_colluders_than_the_noise_is_refused(
+    sites: int, colluders: int
+) -> None:
+    plain = federation(sites)
+    sized = replace(plain, settings=masks_of(plain.settings, _Plan(colluders)))
+    with pytest.raises(ProtocolError, match="is not this client's rule"):
+        sized.client(sized.names[0]).advertise(plain.params().encode())
+
+
+class _Plan(Plan):
+    """Noise that so many sites may know their shares of."""
+
+    def __init__(self, colluders: int) -> None:
+        self._colluders = colluders
+
+    @property
+    def colluders(self) -> int:
+        return self._colluders
 
 
 def test_two_rolls__give_sites_that_understand_nothing_of_each_other() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from clients.policy import Policy, RunDescription, refusals
+from fedlearn.secagg.settings import SecAggMasked
 
 STRICT = Policy(
     epsilon_total=8.0,
@@ -20,6 +21,8 @@ STRICT = Policy(
     approved_code=("ab12", "cd34"),
     allow_custom={"nets:wide": "ab"},
 )
+NONE = SecAggMasked(corrupt_fraction=0.0)
+SHARES = {"in_shares": True, "colluders": 1, "masks": SecAggMasked(), "cohort": 5}
 GOOD = RunDescription(
     model="cnn",
     unit="record",
@@ -34,9 +37,13 @@ GOOD = RunDescription(
 def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
     assert refusals(STRICT, GOOD) == []
     assert refusals(STRICT, replace(GOOD, delta=1e-6, cohort=9)) == []
-    assert refusals(STRICT, replace(GOOD, corrupt_fraction=0.2)) == []
+    assert refusals(STRICT, replace(GOOD, masks=SecAggMasked(), cohort=10)) == []
+    assert refusals(STRICT, replace(GOOD, masks=SecAggMasked(), cohort=None)) == []
     loose = replace(STRICT, min_corrupt_fraction=0.0)
-    assert refusals(loose, replace(GOOD, corrupt_fraction=0.0)) == []
+    assert refusals(loose, replace(GOOD, masks=NONE, cohort=10)) == []
+    # What holds counts: of so many sites as these, without asking for it.
+    assert refusals(STRICT, replace(GOOD, masks=NONE, cohort=4)) == []
+    assert refusals(STRICT, replace(GOOD, masks=NONE.against(2), cohort=10)) == []
     assert refusals(STRICT, replace(GOOD, custom=(("nets:wide", "ab"),))) == []
 
 
@@ -49,7 +56,12 @@ def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
         ({"cohort": 2}, "policy.min_cohort=3"),
         ({"transport": "plain"}, "policy.require_transport=sealed"),
         ({"secagg": "off"}, "policy.require_secagg=masked"),
-        ({"corrupt_fraction": 0.19}, "policy.min_corrupt_fraction=0.2"),
+        ({"masks": NONE, "cohort": 10}, "policy.min_corrupt_fraction=0.2"),
+        ({"masks": NONE, "cohort": None}, "policy.min_corrupt_fraction=0.2"),
+        ({"masks": NONE.against(1), "cohort": 10}, "policy.min_corrupt_fraction=0.2"),
+        ({"in_shares": True, "colluders": 1}, "policy.unit=record"),
+        ({**SHARES, "colluders": 0}, "policy.min_colluders=1"),
+        ({**SHARES, "missing_shares": 1}, "policy.unit=record"),
         ({"code": "ef56"}, "policy.approved_code"),
         ({"model": "llm"}, "policy.allow_models=['tabular', 'cnn']"),
         ({"custom": (("mine:net", "12"),)}, "policy.allow_custom"),

@@ -126,7 +126,7 @@ def test_budget__already_spent_starts_no_round(sites: Path) -> None:
 
 def test_budget__a_site_whose_share_of_the_noise_is_needed_cannot_be_dropped(sites: Path) -> None:
     write(sites, "hungary", epsilon_total=3.0)
-    shared = ("privacy=distributed", "secagg=ring", "privacy.on_exhausted=drop_site")
+    shared = ("privacy=distributed", "secagg=masked", "privacy.on_exhausted=drop_site")
     assert simulate(sites, "strict", *shared) == 3
     assert len(read(sites, "strict")["rounds"]) == 1
     write_all(sites, epsilon_total=20.0)

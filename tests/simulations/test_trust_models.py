@@ -14,7 +14,7 @@ import fedlearn as fl
 from clients import work
 from clients.ledger.report import verify
 from clients.site import TEST_NOISE
-from fedlearn.agreement import route_of, settings_of
+from fedlearn.agreement import masks_of, route_of
 from fedlearn.cli import main
 from fedlearn.config import compose, plan_of
 from fedlearn.mechanisms import ClientPlan, DistributedPlan
@@ -193,8 +193,8 @@ def test_distributed__sites_refuse_to_open_a_sum_with_too_little_noise(tmp_path:
     options = "privacy=distributed", "privacy.max_dropouts=0"
     plan = distributed_plan(options[1])
     form = route_of(compose([HEART, *options]), plan).form(Stack(DIMENSION))
-    assert settings_of(SecAggMasked(min_cohort=3), form, plan).min_cohort == 4
-    assert settings_of(SecAggMasked(), form, plan).bits == plan.bits
+    assert masks_of(SecAggMasked(min_cohort=3), plan).min_cohort == 4
+    assert masks_of(SecAggMasked(), plan, bits=form.bits).bits == plan.bits
 
 
 def test_client__sampling_is_counted_for_outsiders_alone(tmp_path: Path) -> None:
@@ -266,7 +266,8 @@ SAID = [
     (["privacy=client", "secagg=off"], "sees the updates in clear"),
     (["privacy=client"], "sees the sum of the updates"),
     (["privacy=distributed"], "provided that secure aggregation shows nothing but the sum"),
-    (["privacy=distributed", "secagg=ring"], "the coordinator saw every single one"),
+    (["privacy=distributed", "secagg=ring"], "the coordinator could see every single one"),
+    (["privacy=distributed", "secagg=two_server"], "the coordinator could see every single one"),
 ]
 
 
@@ -285,6 +286,16 @@ IMPOSSIBLE = [
     (["privacy=distributed", "training.optimizer=adam"], "training.optimizer=adam"),
     (["privacy=distributed", "privacy.bits=9"], "privacy.bits=9: too few"),
     (["privacy=distributed", "privacy.max_dropouts=3"], "privacy.max_dropouts=3"),
+    (["privacy=distributed", "privacy.max_dropouts=2"], "let a round finish without 1 at most"),
+    (
+        ["privacy=distributed", "privacy.max_colluders=2", "privacy.max_dropouts=1"],
+        "Set privacy.max_dropouts to that, lower privacy.max_colluders",
+    ),
+    (["privacy=distributed", "privacy.max_colluders=3"], "too few are left to hide among"),
+    (
+        ["secagg.corrupt_fraction=0.5", "secagg.dropout_fraction=0.4"],
+        "secagg.dropout_fraction (null: as many as there is room for)",
+    ),
     (["privacy=client", "privacy.client_sample_rate=0.5"], "secagg=masked: secret coins"),
     (["privacy=client", "secagg.resolution=1.0", "secagg.clip=2.0"], "Lower secagg.resolution"),
     (["privacy=client", "privacy.noise_multiplier=0.0"], "without noise no epsilon holds"),

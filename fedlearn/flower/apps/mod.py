@@ -34,7 +34,7 @@ from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
-from fedlearn.flower.apps.owner import AppOwner, Expense, owner_of, spending
+from fedlearn.flower.apps.owner import AppOwner, Expense, MaskedSum, owner_of, spending
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sealing import Sealed
 from fedlearn.flower.apps.sums import NOTHING, SERVER, GlobalModel, part_of_reply
@@ -300,7 +300,7 @@ class Exchange:
     def _asked(self) -> RecordDict:
         if self._protection.sums(self._kind):
             raise ProtocolError(SERVER, "ask", f"wants a reply to {self._kind} without a mask")
-        self._admit(None)
+        self._admit()
         if self._is_training and self.site.mod.spends:
             self._pay(self.site.mod.spends)
         content = self._called()
@@ -317,7 +317,8 @@ class Exchange:
 
     def _advertise(self, request: bytes) -> bytes:
         params = _params(request)
-        self._admit(len(params.cohort))
+        self._enter(params)
+        self._admit()
         if self._is_training and self.site.mod.spends:
             self.site.owner.require(self.site.mod.spends, self.expense)
         # Length and layout are the model's, which is not here yet; `_masked` compares them.
@@ -331,6 +332,7 @@ class Exchange:
         stored = session.answered(request)
         if stored is not None or session.step != "mask":
             raise ProtocolError(SERVER, "mask", f"expected was {session.step!r}")
+        self._enter(params)
         model = GlobalModel.of(self.asked.content)
         layout = model.layout if self._is_training else NOTHING
         sites = len(self.site.roster.sites())
@@ -387,23 +389,28 @@ class Exchange:
 
     def _policy(self, params: Params, after_round: int) -> ClientPolicy:
         sites = self.site.roster.sites()
-        settings = self._protection.secagg(len(sites))
-        least = max(settings.min_cohort, self.site.owner.min_cohort)
         return ClientPolicy(
             name=self.site.owner.name,
             sites=sites,
-            settings=replace(settings, min_cohort=least),
+            settings=self._protection.secagg(len(sites)),
             run_id=self.site.run_id,
             after_round=after_round,
             length=params.length,
             layout_hash=params.layout_hash,
             plan_hash=self._protection.plan_hash(len(sites), self._kind),
+            min_cohort=self.site.owner.min_cohort,
         )
 
     # --- The app, and what it may cost ---------------------------------------------
 
-    def _admit(self, cohort: int | None) -> None:
-        self.site.owner.admit(self.expense, masked=self._protection.masked, cohort=cohort)
+    def _enter(self, params: Params) -> None:
+        """What is spent from here on is hidden in a sum of that cohort."""
+        masks = self._protection.secagg(len(self.site.roster.sites()))
+        entered = MaskedSum(cohort=len(params.cohort), masks=masks)
+        self.expense = replace(self.expense, sum=entered)
+
+    def _admit(self) -> None:
+        self.site.owner.admit(self.expense, masked=self._protection.masked)
 
     def _pay(self, event: Event) -> None:
         """Charge the ledger; a refusal holds, whatever the app makes of it."""

@@ -21,11 +21,20 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps.local import room_above
 from fedlearn.flower.records import config_record
 from fedlearn.privacy import Event
+from fedlearn.secagg.settings import SecAggMasked
 
 SITE_FILE: Final = "site-file"
 """The key of a node's own config under which it names the file of its owner."""
 
 _IDENTITY: Final = "fedlearn.identity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSum:
+    """What a reply enters: the sum of a cohort, and the masks that this site holds it to."""
+
+    cohort: int
+    masks: SecAggMasked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,8 @@ class Expense:
     run_id: str
     number: int
     purpose: str
+    sum: MaskedSum | None = None
+    """None where a reply is no part of a sum."""
 
 
 class AppOwner(Protocol):
@@ -64,7 +75,7 @@ class AppOwner(Protocol):
         """Refuse the roster of a run that the pinned one does not bear out."""
         ...
 
-    def admit(self, expense: Expense, *, masked: bool, cohort: int | None) -> None:
+    def admit(self, expense: Expense, *, masked: bool) -> None:
         """Refuse what the owner's policy does not allow, before the app sees the message."""
         ...
 
@@ -93,7 +104,7 @@ class NobodysData:
     def check_roster(self, roster: Roster) -> None:
         """Trust on first use."""
 
-    def admit(self, expense: Expense, *, masked: bool, cohort: int | None) -> None:
+    def admit(self, expense: Expense, *, masked: bool) -> None:
         """Everything."""
 
     def require(self, event: Event, expense: Expense) -> None:

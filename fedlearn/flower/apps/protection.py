@@ -42,7 +42,9 @@ class Protection:
         weighted_by: the metric that replies are weighted by, as the strategy's `weighted_by_key`.
         min_cohort: the fewest sites whose sum may be opened, at least 3.
         corrupt_fraction: of the cohort may work together with a server that breaks the rules.
-        dropout_fraction: of the cohort may vanish at any step without ending the round.
+        corrupt_sites: and at least so many, however small the cohort.
+        dropout_fraction: of the cohort may vanish at any step without ending the round; None: as
+            many as the corrupt ones leave room for.
 
     Raises:
         ConfigError: values that cannot be, all of them.
@@ -61,16 +63,19 @@ class Protection:
     weighted_by: str = "num-examples"
     min_cohort: int = 3
     corrupt_fraction: float = 0.2
-    dropout_fraction: float = 0.2
+    corrupt_sites: int = 0
+    dropout_fraction: float | None = None
 
     def __post_init__(self) -> None:
         if found := self._problems():
             raise ConfigError(found)
 
     def _problems(self) -> list[str]:
-        whole = {name: getattr(self, name) for name in ("max_weight", "metrics", "min_cohort")}
-        least = {"min_cohort": 3, "metrics": 0, "max_weight": 1}
-        fractions = ("corrupt_fraction", "dropout_fraction")
+        least = {"min_cohort": 3, "metrics": 0, "max_weight": 1, "corrupt_sites": 0}
+        whole = {name: getattr(self, name) for name in least}
+        fractions = ["corrupt_fraction"]
+        if self.dropout_fraction is not None:
+            fractions.append("dropout_fraction")
         rules = [
             (self.evaluation in get_args(Evaluation), "evaluation", "per_site or pooled"),
             (_positive(self.clip), "clip", "a number above 0"),
@@ -117,8 +122,9 @@ class Protection:
             resolution=self.resolution,
             max_weight=self.max_weight,
             corrupt_fraction=self.corrupt_fraction,
+            corrupt_sites=self.corrupt_sites,
             dropout_fraction=self.dropout_fraction,
-            min_cohort=self.min_cohort,
+            min_cohort=max(self.min_cohort, self.corrupt_sites + 2),
         )
 
     def payload(self, sites: int, layout: SumLayout) -> Payload:

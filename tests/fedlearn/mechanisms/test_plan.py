@@ -58,6 +58,14 @@ def test_derive__refuses_a_mechanism_that_breaks_its_own_promise() -> None:
         def plan(self, **numbers: Any) -> RecordPlan:
             return replace(super().plan(**numbers), delta=1e-3)
 
+    @config
+    class Lonely(RecordPrivacy):
+        """Of a promise that masks are not sized for."""
+
+        colluders = 2
+
+    with pytest.raises(ConfigError, match="holds against 0 colluding sites, and promised are 2"):
+        plan_for(Lonely(epsilon=3.0))
     with pytest.raises(ConfigError, match=r"at delta 0.001, and promised is one for a record at"):
         plan_for(Other(epsilon=3.0))
     with pytest.raises(ConfigError, match=r"privacy.epsilon=3: the plan of privacy=record costs"):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from hashlib import sha256
 from itertools import combinations, product
 
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.secagg.graph import Degree, choose_degree, most_missing, neighbours_of
+from fedlearn.secagg.graph import Degree, choose_degree, degree_of, most_missing, neighbours_of
+from fedlearn.secagg.settings import SecAggMasked
 
 FRACTIONS = [(0.05, 0.1), (0.1, 0.1), (0.1, 0.2), (0.2, 0.2), (0.33, 0.2)]
 TABLE = {
@@ -20,7 +22,8 @@ TABLE = {
 @pytest.mark.parametrize("total", TABLE)
 def test_degree__equals_the_table(total: int) -> None:
     for fractions, expected in zip(FRACTIONS, TABLE[total], strict=False):
-        degree = choose_degree(total, *fractions)
+        degree = _degree(total, *fractions)
+        assert degree is not None
         assert (degree.neighbours, degree.threshold) == expected
 
 
@@ -39,7 +42,7 @@ def test_degree__above_64_is_the_smallest_by_another_implementation(
 
 def _degree(total: int, corrupt: float, dropped: float) -> Degree | None:
     try:
-        return choose_degree(total, corrupt, dropped)
+        return degree_of(SecAggMasked(corrupt_fraction=corrupt, dropout_fraction=dropped), total)
     except ConfigError:
         return None
 
@@ -51,7 +54,7 @@ def by_scipy(total: int, corrupt: int, dropped: int) -> Degree | None:
         fit = [t for t in range(2, 2 * half + 1) if 2 * t > 2 * half + corrupt]
         connected = 2 * half > corrupt + dropped
         if fit and connected and total * alive.cdf(fit[0] - 1) <= 2**-20:
-            return Degree(neighbours=2 * half, threshold=fit[0])
+            return Degree(neighbours=2 * half, threshold=fit[0], corrupt=corrupt, dropped=dropped)
     return None
 
 
@@ -127,7 +130,8 @@ def test_graph__stays_connected_when_as_many_are_missing_as_may_be(data: st.Data
     names = [f"n{index}" for index in range(total)]
     graph = neighbours_of(names, neighbours, b"seed")
     ring = sorted(names, key=lambda name: sha256(b"seed" + name.encode()).digest())
-    most = min(most_missing(total, total, neighbours, 0.0), total - 1)
+    degree = Degree(neighbours=neighbours, threshold=2, corrupt=0, dropped=0)
+    most = min(most_missing(total, degree), total - 1)
     first, start = data.draw(st.integers(0, most)), data.draw(st.integers(0, total - 1))
     gone = set(ring[:first]) | {ring[(start + step) % total] for step in range(most - first)}
     assert _connected(graph, set(names) - gone)
@@ -137,10 +141,11 @@ def test_graph__falls_apart_when_one_more_is_missing() -> None:
     names = [f"n{index}" for index in range(20)]
     graph = neighbours_of(names, 6, b"seed")
     between = set(graph["n0"])  # all neighbours of one client
-    assert len(between) == most_missing(20, 20, 6, 0.0) + 1
+    degree = Degree(neighbours=6, threshold=4, corrupt=0, dropped=0)
+    assert len(between) == most_missing(20, degree) + 1
     assert not _connected(graph, set(names) - between)
-    assert most_missing(20, 20, 6, 0.1) == 3  # two of twenty may be corrupt
-    assert most_missing(20, 40, 19, 0.1) == 20  # complete: nothing cuts it
+    assert most_missing(20, replace(degree, corrupt=2)) == 3
+    assert most_missing(20, replace(degree, neighbours=19, corrupt=4)) == 20  # nothing cuts it
 
 
 def _connected(graph: dict[str, tuple[str, ...]], left: set[str]) -> bool:
@@ -151,41 +156,51 @@ def _connected(graph: dict[str, tuple[str, ...]], left: set[str]) -> bool:
     return reached == left
 
 
-# --- Complete graphs ----------------------------------------------------------------
-
-
-@given(
-    total=st.integers(3, 64),
-    corrupt=st.sampled_from([0.0, 0.1, 0.2, 0.33]),
-    dropped=st.sampled_from([0.0, 0.1, 0.2, 0.4]),
-)
-def test_degree__of_a_complete_graph_holds_in_the_worst_case(
-    total: int, corrupt: float, dropped: float
-) -> None:
-    bad, gone = int(corrupt * total + 1e-9), int(dropped * total + 1e-9)
-    try:
-        degree = choose_degree(total, corrupt, dropped)
-    except ConfigError:
-        smallest = (total - 1 + bad) // 2 + 1
-        assert max(smallest, 2) > total - 1 - gone  # there really is none
-        return
-    assert degree.neighbours == total - 1
-    assert 2 * degree.threshold > total - 1 + bad  # never two survivor lists
-    assert degree.threshold > bad  # corrupt clients alone open nothing
-    assert degree.threshold <= total - 1 - gone  # survivors finish
+# --- What is refused, and the graph itself ---------------------------------------------
 
 
 @pytest.mark.parametrize("total", [0, 1, 2])
 def test_degree__refuses_one_or_two_clients(total: int) -> None:
     with pytest.raises(ConfigError, match="at least 3"):
-        choose_degree(total, 0.0, 0.0)
+        degree_of(SecAggMasked(), total)
 
 
 def test_degree__refuses_what_cannot_be_safe_and_says_why() -> None:
-    with pytest.raises(ConfigError, match=r"corrupt_fraction=0.5.*dropout_fraction=0.4"):
-        choose_degree(10, 0.5, 0.4)
-    with pytest.raises(ConfigError, match="no safe threshold"):
-        choose_degree(1000, 0.2, 0.2)  # 400 may be gone; a byte addresses 255 shares
+    fixed = SecAggMasked(corrupt_fraction=0.5, dropout_fraction=0.4)
+    with pytest.raises(ConfigError, match=r"10 sites withstand 5 .* without 4 .*dropout_fraction"):
+        degree_of(fixed, 10)
+    with pytest.raises(ConfigError, match="255 neighbours"):
+        # 400 may be gone; a byte addresses 255 shares
+        degree_of(replace(fixed, corrupt_fraction=0.2, dropout_fraction=0.2), 1000)
+    with pytest.raises(ConfigError, match="1300 sites withstand 260"):
+        degree_of(SecAggMasked(), 1300)
+
+
+@settings(max_examples=40, deadline=None)
+@given(total=st.integers(65, 800), corrupt=st.sampled_from([0.0, 0.1, 0.2, 0.3]))
+def test_degree__of_a_large_cohort_gives_up_dropouts_before_safety(
+    total: int, corrupt: float
+) -> None:
+    found = degree_of(SecAggMasked(corrupt_fraction=corrupt), total)
+    asked = SecAggMasked(corrupt_fraction=corrupt, dropout_fraction=0.2)
+    if (fixed := _degree(total, corrupt, 0.2)) is not None:
+        assert found == fixed
+        return
+    assert found.corrupt == round(corrupt * 10) * total // 10
+    with pytest.raises(ConfigError, match="dropout_fraction"):
+        degree_of(asked, total)
+
+
+@settings(max_examples=40, deadline=None)
+@given(total=st.integers(65, 300), least=st.integers(3, 300))
+def test_degree__has_no_part_of_a_graph_smaller_than_the_smallest_sum(
+    total: int, least: int
+) -> None:
+    degree = choose_degree(total, total // 5, None, least)
+    if degree is None:
+        assert total > 256
+        return
+    assert degree.neighbours == total - 1 or degree.threshold + 1 >= least
 
 
 @pytest.mark.parametrize(("total", "degree"), [(10, 9), (10, 4), (70, 38), (9, 8), (101, 20)])
