@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_client_sum__is_the_mean_of_clipped_updates() -> None:
     assert np.allclose(released.mean, np.array([0.9, 1.2]) / 4, rtol=1e-6)
     assert released.mean.dtype == np.float32
     assert released.next_clip_norm == 1.0
+
+
+@pytest.mark.parametrize("size", [2, 3, 40])
+def test_client_sum__moves_by_at_most_the_norm_in_exact_numbers(size: int) -> None:
+    """Squares of fractions, which do not round: of 210 updates none is a last bit too long."""
+    rng = np.random.default_rng(size)
+    for norm in (1.0, 0.3, 1e-3):
+        for _ in range(70):
+            total = ClientSum(flat(), size, norm)
+            total.add(rng.normal(size=size) * 10 ** rng.uniform(2, 6))
+            length = sum(Fraction(float(value)) ** 2 for value in total.total)
+            assert Fraction(norm) ** 2 * (1 - Fraction(1, 10**6)) < length <= Fraction(norm) ** 2
 
 
 def test_adaptive_clip__splits_the_noise_as_theorem_1_says() -> None:
@@ -146,8 +159,11 @@ def test_poisson_cohort__flips_a_coin_per_client() -> None:
 
 @pytest.mark.parametrize("size", [1, 28, 10_000])
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 1e6])
-def test_clip_own__stays_within_the_norm_after_rounding_up_or_down(size: int, scale: float) -> None:
-    resolution, norm = 2.0**-12, 1.0
+@pytest.mark.parametrize("resolution", [2.0**-12, 2.0**-30])
+def test_clip_own__stays_within_the_norm_after_rounding_up_or_down(
+    size: int, scale: float, resolution: float
+) -> None:
+    norm = 0.1  # whose nearest float32 is above it
     update = scale * np.random.default_rng(size).normal(size=size).astype(np.float32)
     own = clip_own(update, norm, resolution=resolution)
     steps = np.abs(own.update.astype(np.float64)) / resolution

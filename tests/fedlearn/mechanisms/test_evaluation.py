@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from fedlearn.agreement import noised_sums_of
 from fedlearn.core.errors import ConfigError
@@ -251,6 +252,18 @@ def test_intervals__hold_the_truth_about_as_often_as_they_say() -> None:
             held[name] += low is None or high is None or low <= truth[name] <= high
     # 95 percent, and 120 draws of that are fewer than 104 once in 1000 times.
     assert min(held.values()) >= 104, held
+
+
+@pytest.mark.parametrize("number", [1, 9, 10])
+def test_noisy__adds_the_noise_of_that_round_to_the_sum(number: int) -> None:
+    """Chi-squared of 20,000 draws, 1e-8 at either end."""
+    plan = replace(evaluation_of("record", TWO), dimension=20_000)
+    total = np.arange(20_000) - 10_000
+    drawn = noisy(total, plan, number, SystemNoise().stream()) - total
+    event = plan.event_at(number)
+    low, high = chi2.ppf([1e-8, 1 - 1e-8], drawn.size)
+    assert low < np.sum((drawn / event.noise_stddev) ** 2) < high
+    assert (event.noise_stddev < plan.events[0].noise_stddev) == (number == 10)
 
 
 def test_noisy__refuses_a_sum_of_another_length() -> None:
