@@ -182,7 +182,7 @@ def _by_loss(history: Sequence[GaussianEvent | DiscreteSumEvent], delta: float) 
         return loss_distribution.epsilon(gaussians, delta)
     left = delta - math.fsum(map(_rounding_failure, discrete))
     gap = math.fsum(gaussian_gap(e.share_stddev, e.shares, e.dimension * e.steps) for e in discrete)
-    inner = left * (1 - _RESERVE) * math.exp(-min(gap, 700.0))
+    inner = left * (1 - _RESERVE) * math.exp(-gap)
     if inner < SMALLEST_DELTA / 2:
         return _by_moments(history, delta)
     found = loss_distribution.epsilon(gaussians, inner) + 2 * gap

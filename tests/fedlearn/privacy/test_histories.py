@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dp_accounting import dp_event
 from dp_accounting.rdp import rdp_privacy_accountant
 
 from fedlearn.core.errors import DataError
@@ -112,7 +113,7 @@ def test_epsilon__of_tabled_noise_spends_delta_once_and_all_of_it() -> None:
 
     The most steps for which there is an answer, where the two are nearest to delta.
     """
-    one = replace(SKELLAM, rounding_failure=0.0, shares=1, steps=1)
+    one = replace(SKELLAM, rounding_failure=0.0, shares=2, steps=1)
 
     def answer(steps: int) -> float:
         return epsilon([replace(one, steps=steps)], DELTA)
@@ -125,7 +126,8 @@ def test_epsilon__of_tabled_noise_spends_delta_once_and_all_of_it() -> None:
     # Canonne, Kamath, Steinke 2020, proposition 12, solved for delta.
     logs = np.log1p(-1 / ORDERS) + low * renyi_curve(one) - found
     divergences = np.exp(np.min((ORDERS - 1) * logs - np.log(ORDERS)))
-    tables = low * one.dimension * draw_error(one.share_stddev) * (1 + math.exp(found))
+    draws = low * one.dimension * one.shares
+    tables = draws * draw_error(one.share_stddev) * (1 + math.exp(found))
     assert 0.9999 * DELTA < divergences + tables <= DELTA * (1 + 1e-9)
 
 
@@ -161,6 +163,16 @@ def test_epsilon__of_a_mixed_history_answers_at_the_smallest_deltas(delta: float
     """Where no part of delta is large enough for a loss distribution."""
     history = [GAUSSIAN, replace(SKELLAM, rounding_failure=0.0)]
     assert epsilon(history[:1], delta) < epsilon(history, delta) <= epsilon_rdp(history, delta)
+
+
+@pytest.mark.parametrize("event", [GAUSSIAN, SAMPLED])
+def test_epsilon_rdp__is_that_of_dp_accounting(event: GaussianEvent) -> None:
+    """But for a ten-thousandth of delta, which is kept for what tables may be off."""
+    theirs = rdp_privacy_accountant.RdpAccountant(ORDERS.astype(int).tolist())
+    step = dp_event.GaussianDpEvent(event.noise_multiplier)
+    theirs.compose(dp_event.PoissonSampledDpEvent(event.sample_rate, step), event.steps)
+    assert theirs.get_epsilon(DELTA) <= epsilon_rdp([event], DELTA)
+    assert epsilon_rdp([event], DELTA) <= theirs.get_epsilon(DELTA * 0.9998)
 
 
 @pytest.mark.parametrize("delta", [-1e-5, 0.0, 1.0, math.nan])

@@ -105,6 +105,10 @@ def test_bernoulli__compares_all_64_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     words = np.array([threshold - 1, threshold, threshold + 1], dtype=np.uint64)
     monkeypatch.setattr(noise.Keystream, "words", lambda self, count: words)
     assert SystemNoise().bernoulli(3, probability).tolist() == [True, False, False]
+    words[:] = 0
+    assert SystemNoise().bernoulli(3, 2.0**-64).all()
+    # Less than one word in all of them: rounded down, to never.
+    assert not SystemNoise().bernoulli(3, 0.9 * 2.0**-64).any()
 
 
 def test_system_noise__never_repeats() -> None:
