@@ -149,10 +149,10 @@ def test_epsilon__of_nothing_is_zero() -> None:
 @pytest.mark.parametrize("rate", [1.0, 0.1])
 @pytest.mark.parametrize("noise", [0.0, 1e-290, 1e-170, 1e-9, 0.005])
 def test_epsilon__without_noise_is_infinite(noise: float, rate: float) -> None:
-    harmless = gaussian(100.0, 0.01)
-    assert epsilon([harmless, gaussian(noise, rate)], 1e-5) == math.inf
+    history = [gaussian(100.0, 0.01), gaussian(100.0), gaussian(noise, rate)]
+    assert epsilon(history, 1e-5) == math.inf
     if noise < 1e-9:
-        assert epsilon_rdp([harmless, gaussian(noise, rate)], 1e-5) == math.inf
+        assert epsilon_rdp(history, 1e-5) == math.inf
 
 
 @pytest.mark.parametrize("delta", [0.0, 1e-13, -1e-5, 1.0, math.nan, math.inf])

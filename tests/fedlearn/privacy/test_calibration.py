@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.privacy import calibration
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import GaussianEvent
@@ -36,6 +37,24 @@ def test_noise_multiplier__is_the_least_in_four_digits_that_keeps_the_target(
     assert cost(noise, delta, rate, steps) <= target
     unit = 10.0 ** (math.floor(math.log10(noise)) - 3)
     assert cost(noise - unit, delta, rate, steps) > target
+
+
+@pytest.mark.parametrize("near", [1.2, 1.2341, 1.234501, 1.2349, 1.3])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e4])
+def test_smallest_in_digits__is_found_from_either_side(near: float, scale: float) -> None:
+    """Where 1.2345 is too little by a hair; the root is looked for to fewer digits than that."""
+
+    def excess(noise: float) -> float:
+        return math.log(1.2345001 * scale / noise)
+
+    found = calibration._smallest_in_digits(excess, near * scale)
+    assert found == pytest.approx(1.235 * scale, rel=1e-12)
+
+
+def test_root__is_near_the_least_noise_wherever_it_is() -> None:
+    for least in (0.0101, 0.9, 1.0, 3.0, 99_000.0):
+        near = calibration._root(lambda noise, least=least: math.log(least / noise))  # type: ignore[misc]
+        assert near == pytest.approx(least, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,9 @@ def test_epsilon__of_few_bits_spends_delta_once(stddev: int, dimension: int) -> 
     )
     found, gap = epsilon([coarse], DELTA), gaussian_gap(stddev, 9, 20 * dimension)
     assert found < epsilon_rdp([coarse], DELTA), "Renyi divergences are closer: this shows nothing"
+    # Beside it a ten-thousandth for the chance that tables or the bound fail.
+    inner = DELTA * (1 - 1e-4) * math.exp(-gap)
+    assert found - 2 * gap == pytest.approx(epsilon([as_gaussian(coarse)], inner), rel=1e-8)
     noise = coarse.noise_multiplier / math.sqrt(20)
     assert 0.98 * DELTA < math.exp(gap) * tight.gaussian_delta(noise, found - 2 * gap) <= DELTA
 
@@ -185,6 +188,7 @@ def test_epsilon__adds_the_chance_that_rounding_fails() -> None:
     assert epsilon([replace(DISCRETE, rounding_failure=1e-6)], DELTA) > epsilon([DISCRETE], DELTA)
     for law in (DISCRETE, SKELLAM):
         assert epsilon([replace(law, rounding_failure=3e-6)], DELTA) == math.inf
+        assert epsilon([replace(law, rounding_failure=DELTA, steps=1)], DELTA) == math.inf
 
 
 def test_epsilon__counts_client_sampling_only_for_outsiders() -> None:
@@ -203,6 +207,9 @@ def test_epsilon__of_a_record_under_client_level_noise_has_twice_the_sensitivity
     shared = replace(DISCRETE, unit="client")
     doubled = replace(DISCRETE, l2_sensitivity=2000.0)
     assert epsilon([shared], DELTA) == epsilon([doubled], DELTA)
+    for law in ("discrete_gaussian", "skellam"):
+        sampled = replace(shared, law=law, sample_rate=0.1)
+        assert epsilon([sampled], DELTA) == epsilon([replace(doubled, law=law)], DELTA)
 
 
 def test_epsilon__promises_nothing_to_clients_after_a_record_level_release() -> None:
@@ -234,6 +241,10 @@ def test_event__refuses_json_that_it_would_not_have_written(event: Event) -> Non
     ):  # fmt: skip
         with pytest.raises(DataError, match="event"):
             from_json(good | change)
+    if isinstance(event, DiscreteSumEvent):
+        for key in ("law", "unit"):
+            with pytest.raises(DataError, match="is not a name"):
+                from_json(good | {key: 3})
     with pytest.raises(DataError, match="needs exactly"):
         from_json({key: value for key, value in good.items() if key != "steps"})
 

@@ -17,7 +17,15 @@ import torch
 from scipy import stats
 
 from fedlearn.privacy import noise
-from fedlearn.privacy.noise import WORDS, NoiseSource, SeededNoise, SystemNoise, normals
+from fedlearn.privacy.noise import (
+    TEST_NOISE,
+    WORDS,
+    NoiseSource,
+    SeededNoise,
+    SystemNoise,
+    noise_of,
+    normals,
+)
 from tests.far import CUDA, far_device
 
 SOURCES = [SystemNoise(), SeededNoise(b"seed")]
@@ -134,6 +142,24 @@ def test_system_noise__differs_in_a_forked_process() -> None:
     os.close(writer)
     assert len(theirs) == 32
     assert theirs != source.normal(8, 1.0).tobytes()
+
+
+def test_noise_of__is_the_systems_unless_a_test_names_a_seed() -> None:
+    """A site that takes its noise from a seed which nobody has set would promise nothing."""
+    assert isinstance(noise_of({}, "north", 3), SystemNoise)
+    names: list[tuple[str | int, ...]] = [("north", 3), ("north", 4), ("south", 3), ("north",)]
+    seeded = [noise_of({TEST_NOISE: "7"}, *name) for name in names]
+    assert not any(source.is_private for source in seeded)
+    assert len({source.normal(4, 1.0).tobytes() for source in seeded}) == 4
+    again = noise_of({TEST_NOISE: "7"}, "north", 3).normal(4, 1.0)
+    assert np.array_equal(again, SeededNoise(b"7/north/3").normal(4, 1.0))
+
+
+@pytest.mark.parametrize("stddev", [0.0, 0.5, 1e37])
+def test_normal__takes_every_deviation_that_float32_holds(stddev: float) -> None:
+    drawn = SystemNoise().normal(1000, stddev)
+    assert np.isfinite(drawn).all()
+    assert drawn.any() == (stddev > 0)
 
 
 def test_seeded_noise__repeats_from_its_seed_and_is_not_private() -> None:
