@@ -98,10 +98,17 @@ class Lab(InProcessGrid):
         """Everything that has left a site."""
 
     @classmethod
-    def make(cls, root: Path, *overrides: str, policy: str = STRICT, rows: int = 60) -> Lab:
+    def make(
+        cls,
+        root: Path,
+        *overrides: str,
+        policy: str = STRICT,
+        rows: int = 60,
+        sites: tuple[str, ...] = SITES,
+    ) -> Lab:
         """Sites with tables, keys, a roster and files; and the study that they are asked for."""
-        world = make_world(root, SITES)
-        for seed, name in enumerate(SITES):
+        world = make_world(root, sites)
+        for seed, name in enumerate(sites):
             write_table(root / name / "table.csv", rows, seed)
             text = SITE.format(name=name, port=world.port, policy=policy)
             world.site_file(name).write_text(text)
@@ -158,15 +165,15 @@ class Lab(InProcessGrid):
         )
         return self._answer(message).content
 
-    def federate(self) -> Federation:
+    def federate(self, run_id: bytes = RUN_ID) -> Federation:
         """The coordinator's real objects over these sites, enrolled and joined."""
         admission = Admission(identity=self.identity)
-        enrolment = enrol(self, self.config, lambda: False, RUN_ID, admission)
+        enrolment = enrol(self, self.config, lambda: False, run_id, admission)
         plan = plan_for(self.config, enrolment)
         enrolment.grid.timeout = 0.05
-        summing = secagg_driver(enrolment, self.config, plan, RUN_ID)
+        summing = secagg_driver(enrolment, self.config, plan, run_id)
         progress = Progress([], enrolment.initial)
-        return Federation(self.config, plan, enrolment, progress, RUN_ID.hex(), summing)
+        return Federation(self.config, plan, enrolment, progress, run_id.hex(), summing)
 
     def spent_at(self, site: str) -> int:
         """How many reservations for training the ledger of a site holds."""
