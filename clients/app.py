@@ -202,7 +202,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
         raise ProtocolError(joining.SERVER, "train", "the norm of the round is none of the plan's")
     here.check()
     site.load(request.model)
-    spent = work.pay(site, plan, request)
+    spent = work.pay(site, plan, request.note, "training", plan.round_event) if plan else ()
     evaluation.note_trained(context, request.round)
     update = route.forward(here)
     here.keep(route, summing.limit(message) if summing else math.inf)

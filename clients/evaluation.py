@@ -16,11 +16,10 @@ from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
 from clients import work
-from clients.ledger.state import Cost
 from clients.site import Site
 from clients.supernode.deployed import SERVER
 from fedlearn import flower
-from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.evaluation import noisy, summed, whole_numbers
 from fedlearn.metrics.fairness import GroupFairness, group_of, group_sums, groups_of, shown
@@ -50,7 +49,6 @@ def check(site: Site, context: Context, request: TrainRequest) -> None:
 
     Raises:
         ProtocolError: the run does not evaluate this round, has done so, or has gone on.
-        PrivacyError: the site has too few test records for an exact sum.
     """
     number, known = request.round, _known(context)
     if not site.config.evaluates(number):
@@ -59,18 +57,6 @@ def check(site: Site, context: Context, request: TrainRequest) -> None:
         raise ProtocolError(SERVER, "evaluate", "this round, or a later one, was evaluated")
     if number < known["trained"]:
         raise ProtocolError(SERVER, "evaluate", "the model is of a round before the last")
-    _check_records(site)
-
-
-def _check_records(site: Site) -> None:
-    policy = site.owner.policy
-    if policy is None or site.config.evaluation == "private":
-        return  # noise hides how many there are, and so must an answer
-    if len(site.data.test) < policy.min_test_records:
-        raise PrivacyError(
-            f"site {site.name}: policy.min_test_records={policy.min_test_records}: too few test "
-            "records for exact sums. Choose evaluation=private or none"
-        )
 
 
 def begin(
@@ -83,7 +69,8 @@ def begin(
     """
     spent: tuple[Event, ...] = ()
     if site.config.evaluation == "private":
-        spent = _pay(site, plan, request)
+        event = plan_in(plan).event_at(request.round)
+        spent = work.pay(site, plan, request.note, "evaluation", event) if plan else ()
     if site.owner.policy is not None:
         with site.ledger() as ledger:
             ledger.note_evaluation(
@@ -91,22 +78,6 @@ def begin(
             )
     _remember(context, evaluated=request.round)
     return spent
-
-
-def _pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[Event, ...]:
-    evaluation = plan_in(plan)
-    if plan is None:
-        return ()
-    cost = Cost(
-        event=evaluation.event_at(request.round),
-        run_id=request.run_id,
-        round_number=request.round,
-        purpose=f"evaluation {site.config.experiment}",
-        terms=request.note.terms,
-    )
-    with site.ledger() as ledger:
-        ledger.reserve(cost, now=site.now(), of_run=work.promised(plan))
-        return ledger.spent_by(request.run_id)
 
 
 def plan_in(plan: PrivacyPlan | None) -> EvaluationPlan:
@@ -210,14 +181,22 @@ def _masks(site: Site) -> list[NDArray[np.bool_]]:
 
 
 def exact(site: Site, answers: NDArray[np.float64]) -> EvaluateReply:
-    """The site's exact sums, and those of its groups that are large enough to be shown."""
-    fairness, targets = site.config.fairness, site.data.test.labels
+    """The site's exact sums, and those of its groups that are large enough to be shown.
+
+    Those of fewer records than the owner allows are the sums of nobody: a refusal would tell how
+    many there are, in a sum over sites too, where nothing else does.
+    """
+    fairness, policy = site.config.fairness, site.owner.policy
+    shown_of = slice(None)
+    if policy is not None and len(site.data.test) < policy.min_test_records:
+        log.info("policy.min_test_records=%d: no test record is shown", policy.min_test_records)
+        shown_of = slice(0)
+    answers, targets = answers[shown_of], site.data.test.labels[shown_of]
     sums = site.task.sums(answers, targets)
     if not isinstance(fairness, GroupFairness):
         return EvaluateReply(site=site.name, sums=sums)
-    attribute = site.data.test_attributes[fairness.column]
+    attribute = site.data.test_attributes[fairness.column][shown_of]
     groups = group_sums(fairness, attribute, lambda who: site.task.sums(answers[who], targets[who]))
-    policy = site.owner.policy
     smallest = max(fairness.smallest, policy.smallest_group if policy else 0)
     seen, hidden = shown(groups, smallest)
     return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden)

@@ -47,7 +47,8 @@ class Policy:
     `evaluation` are the kinds of evaluation that may read test records (None: any in a
     simulation and where no unit is protected, else `none` and `private`); `max_evaluations`
     how many of them a run may ask for (None: as many as its config implies);
-    `min_test_records` how many test records an exact sum has at the least; `group_columns` the
+    `min_test_records` how many test records an exact sum has at the least (of fewer it is the sum
+    of nobody, and no refusal tells); `group_columns` the
     columns by which test sums may be told apart (None: any in a simulation, else none; one that
     is dropped or identifies people never), and `smallest_group` the test records of a group
     whose exact sum is shown.

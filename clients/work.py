@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import trained_values
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.accounting import epsilon
+from fedlearn.privacy.events import merged
 from fedlearn.rounds import RoundNote, TrainRequest
 from fedlearn.stages import MODEL, ClippedSteps, PaidSteps, Route, Stack
 from fedlearn.training.device import place, within_memory
@@ -64,8 +65,10 @@ def promised(plan: PrivacyPlan) -> Budget:
 def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
     """Ask the ledger whether the site can pay for a round; spends nothing.
 
-    What this run has reserved before is committed: its replies have left, or the
-    coordinator would not be at the next round.
+    A run whose test figures are private has planned them at its start, most of them for its end:
+    the site must be able to pay for all that the run has not spent yet, or figures of a model
+    that was paid for would be missing. What this run has reserved before is committed: its
+    replies have left, or the coordinator would not be at the next round.
 
     Raises:
         PrivacyError: it cannot; the refusal is in the ledger.
@@ -73,16 +76,33 @@ def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
     """
     with site.ledger() as ledger:
         ledger.commit_all(note.run_id, now=site.now())
-        ledger.require(_cost(site, plan, note), now=site.now(), of_run=promised(plan))
+        cost = cost_of(site, note, "training", plan.round_event)
+        ledger.require(cost, now=site.now(), of_run=promised(plan))
+        if plan.evaluation is not None:
+            rest = unspent(plan.events, ledger.spent_by(note.run_id))
+            purpose = f"the rest of the run, {site.config.experiment}, with its evaluations"
+            ledger.require_all(replace(cost, purpose=purpose), rest, now=site.now())
 
 
-def pay(site: Site, plan: PrivacyPlan | None, request: TrainRequest) -> tuple[Event, ...]:
-    """Reserve what the round costs; what this run has spent here so far, the round included."""
-    if plan is None:
-        return ()
+def unspent(planned: Iterable[Event], spent: Iterable[Event]) -> tuple[Event, ...]:
+    """What is left of a plan once `spent` has been."""
+    steps = {replace(event, steps=1): event.steps for event in merged(spent)}
+    left = ((event, event.steps - steps.get(replace(event, steps=1), 0)) for event in planned)
+    return tuple(replace(event, steps=count) for event, count in left if count > 0)
+
+
+def pay(
+    site: Site, plan: PrivacyPlan, note: RoundNote, purpose: str, event: Event
+) -> tuple[Event, ...]:
+    """Reserve what a round costs; what this run has spent here so far, the round included.
+
+    Raises:
+        PrivacyError: the ledger does not allow it.
+    """
     with site.ledger() as ledger:
-        ledger.reserve(_cost(site, plan, request.note), now=site.now(), of_run=promised(plan))
-        return ledger.spent_by(request.run_id)
+        cost = cost_of(site, note, purpose, event)
+        ledger.reserve(cost, now=site.now(), of_run=promised(plan))
+        return ledger.spent_by(note.run_id)
 
 
 def spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
@@ -100,12 +120,13 @@ def commit(site: Site, run_id: str) -> None:
             ledger.commit_all(run_id, now=site.now())
 
 
-def _cost(site: Site, plan: PrivacyPlan, of: RoundNote) -> Cost:
+def cost_of(site: Site, of: RoundNote, purpose: str, event: Event) -> Cost:
+    """What is asked of the ledger for a round: for `training` or an `evaluation`."""
     return Cost(
-        event=plan.round_event,
+        event=event,
         run_id=of.run_id,
         round_number=of.round,
-        purpose=f"training {site.config.experiment}",
+        purpose=f"{purpose} {site.config.experiment}",
         terms=of.terms,
     )
 

@@ -113,8 +113,21 @@ class Ledger:
 
     def require(self, cost: Cost, *, now: datetime, of_run: Budget | None = None) -> None:
         """Ask whether `cost` could be paid, and spend nothing; raises as `reserve`."""
+        reason = _too_much("this data", self._budget, self.spent(), (cost.event,))
+        if reason is None and of_run is not None:
+            reason = _too_much("this run", of_run, self.spent_by(cost.run_id), (cost.event,))
+        self._refuse(cost, reason, now)
+
+    def require_all(self, cost: Cost, events: tuple[Event, ...], *, now: datetime) -> None:
+        """The same for all of `events` together, of which `cost` is the next; raises as `reserve`.
+
+        Of a refusal the ledger notes `cost` and the reason, which counts all events.
+        """
+        self._refuse(cost, _too_much("this data", self._budget, self.spent(), events), now)
+
+    def _refuse(self, cost: Cost, reason: str | None, now: datetime) -> None:
+        """Write down a reason not to pay, and raise it, if there is one."""
         stamp = self._stamp(now)
-        reason = self._reason(cost, of_run)
         if reason is None:
             return
         noted = (reason, cost.run_id, str(cost.round_number), plain(cost.purpose))
@@ -159,16 +172,6 @@ class Ledger:
     def close(self) -> None:
         """Let others open the ledger."""
         self._file.close()
-
-    def _reason(self, cost: Cost, of_run: Budget | None) -> str | None:
-        """Why `cost` cannot be paid; None if it can."""
-        spent = self.spent()
-        if _exceeds((*spent, cost.event), self._budget):
-            return _explain("this data", self._budget, spent, cost.event)
-        mine = self.spent_by(cost.run_id)
-        if of_run is not None and _exceeds((*mine, cost.event), of_run):
-            return _explain("this run", of_run, mine, cost.event)
-        return None
 
     def _start(self, site: str, data: str, now: datetime) -> None:
         state = self._state
@@ -253,15 +256,16 @@ def _entry(cost: Cost) -> dict[str, object]:
     }
 
 
-def _exceeds(events: tuple[Event, ...], budget: Budget) -> bool:
+def _too_much(
+    whose: str, budget: Budget, spent: tuple[Event, ...], events: tuple[Event, ...]
+) -> str | None:
+    """Why `events` cannot be paid from a budget of which `spent` is gone; None if they can."""
     if budget.epsilon == math.inf:
-        return False
-    return accounting.epsilon(events, budget.delta, unit=budget.unit) > budget.epsilon
-
-
-def _explain(whose: str, budget: Budget, spent: tuple[Event, ...], event: Event) -> str:
+        return None
+    after = accounting.epsilon((*spent, *events), budget.delta, unit=budget.unit)
+    if after <= budget.epsilon:
+        return None
     before = accounting.epsilon(spent, budget.delta, unit=budget.unit)
-    after = accounting.epsilon((*spent, event), budget.delta, unit=budget.unit)
     left = max(budget.epsilon - before, 0.0)
     return (
         f"it would bring the total to epsilon {after:.4g}; the budget of {whose} is "

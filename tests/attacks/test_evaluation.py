@@ -13,9 +13,10 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import nn
 
-from clients import evaluation
+from clients import evaluation, sitefile
 from clients.ledger.report import verify
-from clients.site import Site
+from clients.owner import deployed_owner
+from clients.site import Site, open_site
 from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
 from fedlearn.privacy import accounting
@@ -216,6 +217,65 @@ def test_test_records__are_not_read_where_the_budget_has_no_room(
     assert isinstance(answer, Refusal)
     assert answer.exit_code == PrivacyError.exit_code
     assert lab.reserved(VICTIM, "evaluation") == 0
+
+
+def test_run__that_could_not_pay_for_the_evaluations_it_has_planned_is_refused_at_its_start(
+    tmp_path: Path,
+) -> None:
+    lab = Lab.make(tmp_path, *OFF, policy=CLEAR.replace("8.0", "3.95"))
+    federation = lab.federate()
+    plan = federation.plan
+    assert plan is not None
+    assert accounting.epsilon([plan.total_event], 1e-5) < 3.95 < plan.epsilon
+    with pytest.raises(PrivacyError):
+        federation.run_round(1)
+    refusal = verify(lab.world.ledger(VICTIM)).refusals[0]
+    assert "the rest of the run" in refusal.purpose
+    assert f"to epsilon {plan.epsilon:.4g}" in refusal.reason
+    assert lab.spent_at(VICTIM) == lab.reserved(VICTIM, "evaluation") == 0
+    # Without evaluations that are paid for, a run goes as far as the budget does.
+    other = lab.again(replace(lab.config, evaluation="none"))
+    other.federate().run_round(1)
+    assert lab.spent_at(VICTIM) == 1
+
+
+def test_run__whose_round_was_cut_off_still_has_room_for_what_is_left_of_its_promise(
+    tmp_path: Path,
+) -> None:
+    lab = Lab.make(tmp_path, *OFF, policy=CLEAR.replace("8.0", "4.0"))
+    federation = lab.federate()
+    federation._train(1, SITES)  # and the coordinator dies
+    again = lab.again().federate()
+    for number in (1, 2, 3):
+        again.run_round(number)
+    assert lab.spent_at(VICTIM) == 4
+    with pytest.raises(PrivacyError):
+        again.run_round(4)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "per_site"])
+def test_exact_sums__of_too_few_test_records_are_nobodys_and_no_refusal_tells(
+    tmp_path: Path, kind: str
+) -> None:
+    exact = f"{STRICT}  evaluation: [{kind}]\n"
+    lab = Lab.make(tmp_path, f"evaluation={kind}", "fairness=sites", policy=exact)
+    few = lab.world.site_file(VICTIM)
+    few.write_text(few.read_text().replace("policy:\n", "policy:\n  min_test_records: 1000\n"))
+    federation = lab.federate()
+    federation.run_round(1)
+    assert lab.refused == []
+    tested = federation.progress.tested
+    assert tested is not None
+    if kind == "per_site":
+        assert federation.progress.per_site[VICTIM].count == 0
+    without = [len(site.data.test) for site in opened(lab) if site.name != VICTIM]
+    assert tested.count == sum(without) > 0
+
+
+def opened(lab: Lab) -> list[Site]:
+    """The sites with their records."""
+    owners = [deployed_owner(sitefile.load(lab.world.site_file(name))) for name in SITES]
+    return [open_site(owner, lab.config) for owner in owners]
 
 
 def test_what_leaves__has_noise_that_nobody_can_take_off(clear: Lab, tmp_path: Path) -> None:
