@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 
 from clients import evaluation, joining, work
 from clients.form import hold_form
+from clients.ledger.receipts import check_grown, sign
 from clients.outside import of_records, outside
 from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, secagg_step
@@ -29,8 +30,10 @@ from fedlearn.agreement import request_digest, route_of
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
+from fedlearn.crypto.identity import Identity
 from fedlearn.data.tables.schema import reported
 from fedlearn.mechanisms import UNPROTECTED
+from fedlearn.results.receipts import to_json
 from fedlearn.rounds import Description, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
@@ -129,6 +132,12 @@ def afford(message: Message, context: Context) -> Message:
     return _answer(message, context, _afford)
 
 
+@app.query("receipt")
+def receipt(message: Message, context: Context) -> Message:
+    """This site's signature on its ledger as it is, where that has grown from the last one."""
+    return _answer(message, context, _receipt)
+
+
 @app.query("secagg_advertise")
 @app.query("secagg_share")
 @app.query("secagg_agree")
@@ -176,9 +185,26 @@ def _reported_hash(context: Context, site: Site) -> str:
     """
     if site.owner.deployed is None:
         return site.data_sha256
-    named = hashlib.sha256(site.owner.dataset.encode()).hexdigest()
-    content = site.data_sha256 if site.config.privacy.unit == "none" else named
-    return commitment(joining.identity_of(context), content)
+    identity = joining.identity_of(context)
+    if site.config.privacy.unit == "none":
+        return commitment(identity, site.data_sha256)
+    return _named(site, identity)
+
+
+def _named(site: Site, identity: Identity) -> str:
+    """A site's commitment to what it calls its data."""
+    return commitment(identity, hashlib.sha256(site.owner.dataset.encode()).hexdigest())
+
+
+def _receipt(message: Message, context: Context, site: Site) -> RecordDict:
+    identity, known = joining.identity_of(context), flower.read_receipt(message.content)
+    data, run = _named(site, identity), joining.joined_run(context, "receipt")
+    run_id, terms = joining.secret_bytes(run["run-id"]).hex(), site.config.terms.hex()
+    with site.ledger() as ledger:
+        if known:
+            check_grown(ledger, known, key=identity.public, data=data)
+        mine = sign(ledger, identity, data=data, run_id=run_id, terms=terms, now=site.now())
+    return flower.receipt_content(to_json(mine))
 
 
 def _afford(message: Message, context: Context, site: Site) -> RecordDict:

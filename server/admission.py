@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.roster import Roster
@@ -23,7 +24,8 @@ class Admission:
     should be (0: as many as `strategy.min_sites`), though `strategy.min_sites` suffice
     once the time is over. `identity` signs the run's roster (None: one made for the
     run). `roster`, `nodes` (Flower's node ids and the sites that they were registered
-    for), `version` and `code` are what hellos are compared with, where given.
+    for), `version` and `code` are what hellos are compared with, where given. `receipts` is
+    the folder with the last receipt of every site (None: sites are not asked for any).
     """
 
     seconds: float = 120.0
@@ -33,6 +35,7 @@ class Admission:
     nodes: Mapping[int, str] = field(default_factory=dict)
     version: str = ""
     code: str = ""
+    receipts: Path | None = None
 
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""

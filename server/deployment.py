@@ -37,6 +37,7 @@ from fedlearn.crypto.certificates import (
     read_certificate,
     server_credential,
 )
+from fedlearn.results import receipts
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
@@ -147,6 +148,7 @@ def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -
         nodes=nodes,
         version=__version__,
         code=code_digest(),
+        receipts=file.state / receipts.FOLDER,
     )
 
 

@@ -29,6 +29,7 @@ from fedlearn.flower import private
 from fedlearn.models.slots import trained
 from fedlearn.report.facts import Setup, beside_the_model, record_of
 from fedlearn.results.folder import Checkpoint, RunFolder
+from fedlearn.results.receipts import FOLDER
 from fedlearn.results.result import (
     DataFacts,
     FinalResult,
@@ -48,6 +49,7 @@ from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
 from server.federation import Federation, Progress
+from server.receipts import Receipts
 from server.run_cost import privacy_result
 from server.stop import Stop
 from server.tracking import check_tracking, tracked
@@ -126,7 +128,22 @@ def run(
             folder.write_checkpoint(saved)
         folder.trim_metrics(len(saved.rounds))
         with logged(folder.path / "run.log"):
-            return _train(folder, federation, saved, reported, stop)
+            signed = _receipts(folder, federation, admission)
+            return _train(folder, federation, saved, reported, stop, signed)
+
+
+def _receipts(folder: RunFolder, federation: Federation, admission: Admission) -> Receipts | None:
+    """Who asks sites to sign their ledgers; None where nothing is paid for, or all is one's own."""
+    if admission.receipts is None or federation.plan is None:
+        return None
+    return Receipts(
+        run=folder.path / FOLDER,
+        last=admission.receipts,
+        grid=federation.grid,
+        publics=federation.enrolment.keys.publics,
+        run_id=federation.run_id,
+        terms=federation.config.terms.hex(),
+    )
 
 
 @contextmanager
@@ -153,12 +170,19 @@ def _mean(config: RunConfig, saved: Checkpoint) -> RunningMean | None:
 
 
 def _train(
-    folder: RunFolder, federation: Federation, saved: Checkpoint, listener: Listener, stop: Stop
+    folder: RunFolder,
+    federation: Federation,
+    saved: Checkpoint,
+    listener: Listener,
+    stop: Stop,
+    signed: Receipts | None,
 ) -> ResultFile:
     config = federation.config
     report = Reporter(folder, federation, saved)
     listener.started(federation, first_round=len(saved.rounds) + 1)
     try:
+        if signed:
+            signed.at_start()
         for number in range(len(saved.rounds) + 1, config.rounds + 1):
             with stop.ending_first():
                 entry = federation.run_round(number)
@@ -171,11 +195,15 @@ def _train(
         raise
     except PrivacyError as error:
         report.end("stopped_budget", str(error))
+        if signed:
+            signed.at_end()
         raise
     except FedlearnError as error:
         report.end("failed", str(error))
         raise
     result = report.end("finished")
+    if signed:
+        signed.at_end()
     listener.finished(result)
     return result
 

@@ -107,7 +107,7 @@ class ChainFile:
             self._lock()
             chain = read(path)
             self.entries, self.torn = chain.entries, chain.torn
-            self._head, self._count = chain.head, len(chain.entries)
+            self._hashes = [*chain.hashes]
             self._unmended: Chain | None = chain
         except BaseException:
             os.close(self._file)
@@ -117,17 +117,22 @@ class ChainFile:
         """Add one entry at the end; on return it has reached the disk."""
         if self._file < 0:
             raise RuntimeError("append to a closed file")
-        line, head = _line(entry, self._head)
+        line, head = _line(entry, self._hashes[-1] if self._hashes else _START)
         try:
             self._mend()
             _write(self._file, line)
             os.fsync(self._file)
-            self._head, self._count = head, self._count + 1
+            self._hashes.append(head)
             self._write_head()
         except BaseException:
             # A line may be half written (disk full): opening the file again repairs it.
             self.close()
             raise
+
+    @property
+    def hashes(self) -> Sequence[str]:
+        """The hash of every line, those that were appended included."""
+        return self._hashes
 
     def close(self) -> None:
         """Give the file back; nothing is lost by never getting here."""
@@ -145,7 +150,7 @@ class ChainFile:
 
     def _write_head(self) -> None:
         """Replace the head, so that after a crash either the old or the new one is there."""
-        head = _canonical({"hash": self._head, "lines": self._count})
+        head = _canonical({"hash": self._hashes[-1], "lines": len(self._hashes)})
         write_atomically(_head_path(self._path), head, PRIVATE)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:

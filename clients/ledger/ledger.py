@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from clients.ledger.state import (
     SCHEMA,
     Cost,
     Declined,
+    NotedReceipt,
     Reservation,
     plain,
     replay,
@@ -160,6 +162,32 @@ class Ledger:
         """The last round that was evaluated for a run; zero before there was one."""
         found = (e.round_number for e in self._state.evaluations if e.run_id == run_id)
         return max(found, default=0)
+
+    def receipt(
+        self, run_id: str, terms: str, data: str, *, now: datetime
+    ) -> tuple[NotedReceipt, str]:
+        """A line for a run to sign, and its hash (hex); `data` is the site's commitment to it.
+
+        The same one again while the run has reserved nothing more: nobody makes a ledger grow by
+        asking. Its salt hides from whoever sees the hash what the lines above it say.
+        """
+        asked, spent = (run_id, terms, data), self.spent_by(run_id)
+        found = [r for r in self._state.receipts if (r.run_id, r.terms, r.data) == asked]
+        if not found or found[-1].spent != spent:
+            line = {"data": data, "run": run_id, "terms": terms, "salt": secrets.token_hex(32)}
+            number = len(self._state.receipts) + 1
+            self._append({"kind": "receipt", "number": number, "time": self._stamp(now), **line})
+            found = [self._state.receipts[-1]]
+        return found[-1], self._file.hashes[found[-1].line - 1]
+
+    def holds(self, head: str) -> bool:
+        """Whether a line has this hash (hex): the ledger has grown from there."""
+        return head in self._file.hashes
+
+    @property
+    def site(self) -> str:
+        """Whose it is."""
+        return self._state.site
 
     def spent(self) -> tuple[Event, ...]:
         """Everything spent so far, equal mechanisms put together."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from clients.ledger import hash_chain
+from clients.ledger.receipts import contradictions, key_of, misfits, of_other_data
 from clients.ledger.state import MOST_REASON, Spending, plain, replay
 from fedlearn.core import terminal
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, ReceiptError
+from fedlearn.crypto.identity import fingerprint
+from fedlearn.crypto.keyring import load_pinned
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import Event
+from fedlearn.results import receipts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,35 @@ def show_head(path: Path, noted: str | None) -> None:
         print("Note the head where nobody can change both, and pass it next time with --head.")
     else:
         print("It has grown from the noted head; note the new one in its place.")
+
+
+def check_receipts(path: Path, places: Sequence[Path], roster: Path | None) -> None:
+    """Print whether a ledger has grown from all its receipts in `places`: files, or folders.
+
+    Of a folder those count that are of its site and data. `roster` is the pinned list with the
+    key of the site; without one the fingerprint is printed.
+
+    Raises:
+        ConfigError: the roster is not in order, or has no such site.
+        DataError: the ledger or a receipt is not intact, or a receipt is another's.
+        ReceiptError: the ledger is not the one that was signed, with everything that does not fit.
+    """
+    site = _read(path).site
+    given = {file: one for place in places for file, one in receipts.read(place).items()}
+    named = {file: one for file, one in given.items() if file in places or one.site == site}
+    others = of_other_data(path, named)
+    mine = {file: one for file, one in named.items() if file not in others}
+    if not mine:
+        raise DataError(f"none of {len(given)} receipts is of site {site} and this ledger's data")
+    key = None if roster is None else load_pinned(roster).public_of(site)
+    signer = f"signed under the fingerprint {fingerprint(key_of(mine, key))}"
+    if found := [*misfits(path, mine), *contradictions(mine)]:
+        raise ReceiptError("\n".join([*found, f"all {len(mine)} receipts are {signer}"]))
+    print(f"{path}: has grown from {len(mine)} receipts of site {site}, {signer}")
+    if key is None:
+        print("Compare it with that of the site in the roster, or give that with --roster.")
+    if others:
+        print(f"{len(others)} receipts are of other data of the site: each has its own ledger")
 
 
 def _read(path: Path) -> LedgerReport:

@@ -12,6 +12,7 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 | decline | `run`, `purpose`, `reason`: the policy refused a run; may come before `open` |
 | repair | `bytes` (hex): a line that a crash had left unfinished was removed |
 | records | `sha256`: what the data set holds from here on; its people stay those of before |
+| receipt | `number` (1, 2, ...), `data`, `run`, `terms`, `salt`: this line's hash was signed |
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _KEYS: Final = {
     "decline": {"kind", "time", "run", "purpose", "reason"},
     "repair": {"kind", "time", "bytes"},
     "records": {"kind", "time", "sha256"},
+    "receipt": {"kind", "time", "number", "data", "run", "terms", "salt"},
 }
 _LATER: Final = {"reserve": {"terms"}, "refuse": {"terms"}}
 """Keys that entries of before the terms of studies have not."""
@@ -94,6 +96,21 @@ class NotedEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotedReceipt:
+    """A line of the ledger whose hash the site has signed: for which run, and what that had spent.
+
+    `line` is its number among all lines, from 1, `data` the site's commitment to the data.
+    """
+
+    number: int
+    line: int
+    data: str
+    run_id: str
+    terms: str
+    spent: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spending:
     """The state of a ledger after some of its entries.
 
@@ -114,6 +131,7 @@ class Spending:
     refusals: tuple[BudgetRefusal, ...] = ()
     declined: tuple[Declined, ...] = ()
     evaluations: tuple[NotedEvaluation, ...] = ()
+    receipts: tuple[NotedReceipt, ...] = ()
     opened: bool = False
     refused_on: tuple[date, int] = (date.min, 0)
     """The day of the last refusal that was written down, and how many there were on it."""
@@ -168,6 +186,8 @@ class Spending:
                 return replace(self, declined=(*self.declined, declined))
             case "records":
                 return replace(self, records=_text(entry, "sha256"))
+            case "receipt":
+                return self._signed(entry)
             case "repair":
                 return replace(self, repairs=self.repairs + 1)
             case _:
@@ -180,9 +200,8 @@ class Spending:
         return replace(self, site=site, data=data, opened=True)
 
     def _reserved(self, entry: Entry) -> Spending:
-        reservation = Reservation(number=_integer(entry, "number"), **_cost(entry))
-        if reservation.number != self.reserved + 1:
-            raise DataError(f"number={reservation.number}: must be {self.reserved + 1}")
+        number = _next(entry, self.reserved)
+        reservation = Reservation(number=number, **_cost(entry))
         run, event = reservation.run_id, reservation.event
         try:
             spent = merged((*self.spent, event))
@@ -196,6 +215,18 @@ class Spending:
             by_run={**self.by_run, run: of_run},
             pending={**self.pending, reservation.number: reservation},
         )
+
+    def _signed(self, entry: Entry) -> Spending:
+        run = _text(entry, "run")
+        receipt = NotedReceipt(
+            number=_next(entry, len(self.receipts)),
+            line=self.entries + 1,
+            data=_text(entry, "data"),
+            run_id=run,
+            terms=_text(entry, "terms"),
+            spent=self.by_run.get(run, ()),
+        )
+        return replace(self, receipts=(*self.receipts, receipt))
 
     def _committed(self, entry: Entry) -> Spending:
         number = _integer(entry, "number")
@@ -245,6 +276,14 @@ def _evaluation(entry: Entry) -> NotedEvaluation:
         round_number=_integer(entry, "round"),
         evaluation=_text(entry, "evaluation"),
     )
+
+
+def _next(entry: Entry, last: int) -> int:
+    """The number of an entry of a kind that is counted."""
+    number = _integer(entry, "number")
+    if number != last + 1:
+        raise DataError(f"number={number}: must be {last + 1}")
+    return number
 
 
 def _text(entry: Entry, key: str) -> str:

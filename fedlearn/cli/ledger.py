@@ -24,14 +24,22 @@ def add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
     verify = add(
         tasks,
         "ledger verify",
-        "whether a ledger is intact; prints the hash to note elsewhere",
-        "ledger verify state/ledger.jsonl",
+        "whether a ledger is intact, and what its site has signed for others",
+        "ledger verify state/ledger.jsonl --receipts runs/heart/receipts",
         _ledger_verify,
     )
-    verify.add_argument("path", metavar="LEDGER", help="ledger.jsonl of a site")
+    verify.add_argument("path", metavar="LEDGER", help="ledger.jsonl of a site, or its folder")
     verify.add_argument(
         "--head", metavar="HASH", help="a hash noted earlier: the ledger must have grown from it"
     )
+    verify.add_argument(
+        "--receipts",
+        metavar="PATH",
+        nargs="+",
+        default=[],
+        help="files, or folders of runs: the ledger must have grown from each (else exit code 7)",
+    )
+    verify.add_argument("--roster", metavar="PATH", help="the pinned roster with the site's key")
 
 
 def _ledger_show(options: argparse.Namespace) -> int:
@@ -44,5 +52,10 @@ def _ledger_show(options: argparse.Namespace) -> int:
 def _ledger_verify(options: argparse.Namespace) -> int:
     from clients.ledger import report
 
-    report.show_head(Path(options.path), options.head)
+    path = Path(options.path)
+    path = path / "ledger.jsonl" if path.is_dir() else path
+    report.show_head(path, options.head)
+    if options.receipts:
+        roster = Path(options.roster) if options.roster else None
+        report.check_receipts(path, [Path(place) for place in options.receipts], roster)
     return 0

@@ -57,6 +57,12 @@ class PromiseBrokenError(FedlearnError):
     exit_code = 6
 
 
+class ReceiptError(FedlearnError):
+    """A ledger is not the one that its site has signed receipts for: set back, or written anew."""
+
+    exit_code = 7
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raise `DataError` with all problems that data has, if it has any."""
     if found := list(problems):

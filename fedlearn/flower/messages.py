@@ -49,6 +49,7 @@ HELLO = "query.hello"
 JOIN = "query.join"
 DESCRIBE = "query.describe"
 AFFORD = "query.afford"
+RECEIPT = "query.receipt"
 SECAGG = "query.secagg_"
 """Beginning of the message types of secure aggregation; the protocol's step follows."""
 
@@ -61,6 +62,7 @@ MESSAGE_KINDS = {
     f"{SECAGG}unmask": 6,
     AFFORD: 7,
     DESCRIBE: 8,
+    RECEIPT: 9,
 }
 """The number of a message type inside a sealed message's header."""
 
@@ -159,6 +161,17 @@ def round_messages(
 def afford_request(note: RoundNote) -> RecordDict:
     """The content of an `afford` message."""
     return RecordDict({"config": note_of(note)})
+
+
+def receipt_content(text: str) -> RecordDict:
+    """The content of a `receipt` message, the last one of the site that is known or none, and of
+    its answer."""
+    return RecordDict({"receipt": ConfigRecord({"json": text})})
+
+
+def read_receipt(content: RecordDict) -> str:
+    """The text of the receipt that a question or an answer holds; empty where there is none."""
+    return str(content.config_records["receipt"]["json"])
 
 
 def read_note(message: Message) -> RoundNote | None:
