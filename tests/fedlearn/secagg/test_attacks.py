@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.ring import unpack
+from fedlearn.crypto.keystream import add_masks
 from fedlearn.crypto.shamir import combine
 from fedlearn.secagg import keys
-from fedlearn.secagg.client import ClientSession
+from fedlearn.secagg.client import ClientSession, _agree
 from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.messages import (
     Advertisement,
@@ -25,6 +27,7 @@ from fedlearn.secagg.messages import (
     Survivors,
 )
 from fedlearn.secagg.server import ServerSession
+from fedlearn.secagg.states import MaskedState, Shared
 from tests.fedlearn.secagg.federation import (
     MODEL,
     Federation,
@@ -221,6 +224,80 @@ def test_masked_vector__is_uniform_whatever_the_update() -> None:
     data = np.frombuffer(decode(Masked, reply, context).packed, np.uint8)
     counts = np.bincount(data, minlength=256)
     assert ((counts - data.size / 256) ** 2 / (data.size / 256)).sum() < 420
+
+
+def test_masked_vector__is_hidden_by_its_own_mask_and_by_that_of_every_neighbour() -> None:
+    """Without all of them it is the vector, and with any one of them left it is not."""
+    clients, _, requests = at_step("mask")
+    state = clients[C]._state
+    assert isinstance(state, Shared)
+    private = keys.load_private(state.mask_private)
+    added, taken = [keys.self_mask_key(state.self_seed, state.context, C)], list[bytes]()
+    for peer, public in state.peers.items():
+        key = keys.pair_mask_key(private, public.mask_key, state.context, C, peer)
+        (added if peer < C else taken).append(key)
+    assert (len(added), len(taken)) == (3, 2)
+    reply = clients[C].mask(requests[C], FED.vector(C), MODEL)
+    sent = unpack(decode(Masked, reply, state.context).packed, FED.length, FED.ring)
+
+    def without(plus: list[bytes], minus: list[bytes]) -> bool:
+        vector = sent.copy()
+        add_masks(vector, plus, minus)
+        return np.array_equal(FED.ring.reduce(vector), FED.vector(C))
+
+    assert without(taken, added)
+    for left in range(3):
+        assert not without(taken, added[:left] + added[left + 1 :])
+    for left in range(2):
+        assert not without(taken[:left] + taken[left + 1 :], added)
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_client__counts_exactly_to_the_threshold_in_every_step(less: int) -> None:
+    few = FED.params().threshold - less
+
+    def answers(reason: str, call: Callable[[], object]) -> None:
+        if less:
+            refuse(reason, call)
+        else:
+            assert call()
+
+    clients, server, requests = at_step("mask")
+    sealed = list(decode(Inbox, requests[A], server.context).sealed.items())
+    inbox = encode(Inbox(sealed=dict(sealed[:few])), server.context)
+    answers("too few neighbours", lambda: clients[A].mask(inbox, FED.vector(A), MODEL))
+
+    clients, server, requests = at_step("agree")
+    survivors = encode(Survivors(names=FED.names[: 1 + few]), server.context)
+    answers("fewer surviving neighbours", lambda: clients[A].agree(survivors))
+
+    clients, server, requests = at_step("agree")
+    signed = {name: clients[name].agree(requests[name])[-64:] for name in FED.names}
+    some = encode(
+        Endorsements(signatures={name: signed[name] for name in FED.names[1 : 1 + few]}),
+        server.context,
+    )
+    answers("too few signatures", lambda: clients[A].unmask(some))
+
+
+@pytest.mark.parametrize("listed", [100, 90])
+def test_client__signs_no_list_that_could_leave_the_rest_in_two_parts(listed: int) -> None:
+    """Of 100 clients on a ring of 26 neighbours 5 may be corrupt: 20 more do not cut it, 21 may."""
+    fed = federation(100, corrupt_fraction=0.05, dropout_fraction=0.1)
+    own, names = fed.names[0], fed.names[:listed]
+    neighbours = names[1:27]
+    state = MaskedState(
+        params=fed.params(), context=b"c" * 32, listed=names, neighbours=neighbours,
+        shares={name: bytes(65) for name in neighbours},
+    )  # fmt: skip
+    assert state.params.neighbours == 26
+
+    def agree(missing: int) -> object:
+        survivors = encode(Survivors(names=names[: listed - missing]), state.context)
+        return _agree(state, survivors, identity(own), fed.policy(own))
+
+    assert agree(20)
+    refuse("more than 20 are missing", lambda: agree(21))
 
 
 # --- Survivors and shares -------------------------------------------------------------
@@ -426,6 +503,36 @@ def test_server__one_false_share_does_not_end_the_round() -> None:
         server.receive(name, reply)
     server.close_step()
     assert np.array_equal(server.total(), FED.sum_of(FED.names))
+
+
+def test_server__takes_the_shares_that_it_asked_for_and_no_others() -> None:
+    """Of survivors the seed, of the dropped the mask key, each where its owner had put it."""
+    clients, server = FED.clients(), FED.server()
+    requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
+    context = server.context
+    good = decode(Opening, clients[A].unmask(requests[A]), context)
+    seeds, masks = dict(good.self_shares), dict(good.key_shares)
+    assert (set(seeds), set(masks)) == ({B, C, D}, {E})
+    moved = bytes([seeds[B][0] ^ 7]) + seeds[B][1:]
+    for self_shares, key_shares, reason in (
+        (seeds | {E: masks[E]}, {}, "not those that were asked for"),
+        (seeds, {}, "not those that were asked for"),
+        ({B: seeds[B]}, masks, "not those that were asked for"),
+        (seeds | {B: moved}, masks, "lies at another point"),
+        (seeds, {E: bytes([masks[E][0] ^ 7]) + masks[E][1:]}, "lies at another point"),
+    ):
+        message = encode(Opening(self_shares=self_shares, key_shares=key_shares), context)
+        refuse(reason, lambda: server.receive(A, message))  # noqa: B023
+    server.receive(A, encode(good, context))
+
+
+def test_server__ends_a_round_that_is_smaller_than_the_smallest_cohort() -> None:
+    clients = FED.clients()
+    server = ServerSession(FED.params(), FED.sites, min_cohort=5)
+    for name, request in server.requests().items():
+        if name != E:
+            server.receive(name, clients[name].advertise(request))
+    refuse("4 of 5 clients replied; needed: 5", server.close_step)
 
 
 def test_server__false_shares_without_spare_ones_release_nothing() -> None:

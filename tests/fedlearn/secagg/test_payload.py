@@ -143,6 +143,13 @@ def test_layout__counts_what_is_averaged_and_what_is_summed() -> None:
     assert (layout.num_reals, layout.num_integers) == (6 + 2 + 1, 1 + 3)
 
 
+def test_layout__takes_every_dtype_that_it_names() -> None:
+    real = ("float16", "float32", "float64")
+    whole = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+    layout = SumLayout.of({name: np.zeros(2, name) for name in real + whole})
+    assert (layout.num_reals, layout.num_integers) == (2 * len(real), 2 * len(whole))
+
+
 def test_layout__refuses_what_cannot_be_summed() -> None:
     for bad in (np.zeros(2, complex), np.array(["a"]), np.zeros(1, np.uint64)):
         with pytest.raises(ValueError, match="cannot be summed"):
