@@ -27,6 +27,7 @@ from clients.ledger.state import (
     Declined,
     NotedReceipt,
     Reservation,
+    Spending,
     plain,
     replay,
     utc,
@@ -238,6 +239,17 @@ class Ledger:
         after = self._state.after(entry)
         self._file.append(entry)
         self._state = after
+
+
+def load(path: Path) -> tuple[hash_chain.Chain, Spending]:
+    """What a ledger holds and what that means, changing and locking nothing.
+
+    Raises DataError, with file and line, if it is missing or not intact.
+    """
+    chain = hash_chain.read(path)
+    if not chain.entries:
+        raise DataError(f"{path}: there is no ledger here")
+    return chain, replay(chain.entries, str(path))
 
 
 def decline(path: Path, declined: Declined, *, now: datetime) -> None:

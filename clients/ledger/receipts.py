@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from clients.ledger import hash_chain
-from clients.ledger.ledger import Ledger
-from clients.ledger.state import NotedReceipt, Spending, replay
+from clients.ledger.ledger import Ledger, load
+from clients.ledger.state import NotedReceipt, Spending
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.crypto.identity import Identity
 from fedlearn.results import receipts
@@ -59,8 +58,7 @@ def misfits(path: Path, given: Mapping[Path, Receipt]) -> list[str]:
     Raises:
         DataError: the ledger is not intact.
     """
-    chain = hash_chain.read(path)
-    state = replay(chain.entries, str(path))
+    chain, state = load(path)
     numbered = {noted.number: noted for noted in state.receipts}
     found = (
         (file, _misfit(receipt, state, numbered.get(receipt.number), chain.hashes))
@@ -97,8 +95,7 @@ def _misfit(
 def of_other_data(path: Path, given: Mapping[Path, Receipt]) -> set[Path]:
     """Receipts of other data sets than a ledger's, by what its own receipts say; each has a
     ledger of its own."""
-    state = replay(hash_chain.read(path).entries, str(path))
-    mine = {noted.data for noted in state.receipts}
+    mine = {noted.data for noted in load(path)[1].receipts}
     return {file for file, receipt in given.items() if mine and receipt.data not in mine}
 
 

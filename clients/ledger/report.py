@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from clients.ledger import hash_chain
+from clients.ledger.ledger import load
 from clients.ledger.receipts import contradictions, key_of, misfits, of_other_data
-from clients.ledger.state import MOST_REASON, Spending, plain, replay
+from clients.ledger.state import MOST_REASON, Spending, plain
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError, DataError, ReceiptError
 from fedlearn.crypto.identity import fingerprint
@@ -44,11 +44,8 @@ def verify(path: Path) -> LedgerReport:
 
     Raises DataError, with file and line, if it is missing or not intact.
     """
-    content = hash_chain.read(path)
-    if not content.entries:
-        raise DataError(f"{path}: there is no ledger here")
-    state = replay(content.entries, str(path))
-    return LedgerReport(**vars(state), head=content.head, torn=bool(content.torn))
+    chain, state = load(path)
+    return LedgerReport(**vars(state), head=chain.head, torn=bool(chain.torn))
 
 
 def show(path: Path, delta: float) -> None:
@@ -92,7 +89,7 @@ def show_head(path: Path, noted: str | None) -> None:
     if noted is not None and not re.fullmatch(r"[0-9a-f]{64}", noted):
         raise ConfigError([f"--head={noted}: must be 64 hex digits, as this command prints them"])
     report = _read(path)
-    if noted is not None and noted not in hash_chain.read(path).hashes:
+    if noted is not None and noted not in load(path)[0].hashes:
         raise DataError(
             f"{path}: is intact by itself, but no line has the hash {noted}: it was replaced by "
             "another ledger or an older copy. Restore the file from a backup"
@@ -192,6 +189,8 @@ def _notes(report: LedgerReport) -> list[str]:
         escape(f"run {plain(run)}: test records were read {times} times, for evaluation={kind}")
         for (run, kind), times in kinds.items()
     ]
+    if report.receipts:
+        notes.append(f"{len(report.receipts)} receipts of it were signed for coordinators to keep")
     if report.pending:
         notes.append(
             f"{len(report.pending)} reserved and not committed: a run is going on, or was cut "

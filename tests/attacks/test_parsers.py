@@ -35,6 +35,8 @@ from fedlearn.flower.envelope import Envelope
 from fedlearn.flower.private import content_from_bytes, content_to_bytes
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import DiscreteSumEvent, GaussianEvent, to_json
+from fedlearn.results import receipts
+from fedlearn.results.receipts import Receipt
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.messages import Params
@@ -162,6 +164,10 @@ _EVENTS = (
         rounding_failure=0.0, sample_rate=1.0, steps=2,
     ),
 )  # fmt: skip
+_RECEIPT = Receipt(
+    site="alder", data="00" * 32, number=1, head="11" * 32, run_id="22" * 16, terms="33" * 32,
+    spent=_EVENTS, key=identity("a").public.hex(),
+).signed(identity("a"))  # fmt: skip
 _CONTENT = RecordDict({"a": ConfigRecord({"b": 1, "c": [1.0, 2.0]}), "m": MetricRecord({"x": 1.0})})
 SITE_TEXT = (
     b"name: a\ndata: {kind: csv, path: x, label: y}\nkeys: k\nroster: r\nledger: l\npolicy: {}\n"
@@ -234,6 +240,10 @@ PARSERS = [
     Parser("site file", lambda _: SITE_TEXT, _file("s.yaml", sitefile.load), (ConfigError,)),
     Parser("server file", lambda _: SERVER_TEXT, _file("v.yaml", serverfile.load), (ConfigError,)),
     Parser("ledger", _ledger, _read_ledger, (DataError,)),
+    Parser(
+        "receipt", lambda _: receipts.to_json(_RECEIPT).encode(),
+        lambda d, _: receipts.from_json(d.decode("utf-8", "replace")), (DataError,),
+    ),
 ]  # fmt: skip
 
 

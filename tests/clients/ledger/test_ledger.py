@@ -378,3 +378,51 @@ def test_ledger__never_shows_less_than_was_released_after_100_kills(tmp_path: Pa
             assert count <= spent <= count + kills, "each kill may cost one reservation too many"
         client.stdin.close()
     assert count > 30, "too slow a disk: nearly nothing was released, so nothing was shown"
+
+
+BOTH = """
+import os, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.state import Cost
+from fedlearn.core.errors import PrivacyError
+from fedlearn.privacy.events import GaussianEvent
+
+def spend_until_nothing_is_left(run):
+    event = GaussianEvent(noise_multiplier=20.0, sample_rate=1.0, steps=1)
+    cost = Cost(event=event, run_id=run, round_number=1, purpose="training")
+    released = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    budget = Budget(epsilon=1.2, delta=1e-5)
+    while True:
+        now = datetime.now(UTC)
+        try:
+            with Ledger(Path(sys.argv[1]), site="s", data="d", budget=budget, now=now) as ledger:
+                ledger.reserve(cost, now=now)
+                os.write(released, run.encode())
+        except PrivacyError as error:
+            if "in use" not in str(error):
+                os._exit(0)
+
+children = []
+for run in "ab":
+    if (child := os.fork()) == 0:
+        spend_until_nothing_is_left(run)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.slow
+def test_ledger__of_two_processes_at_once_is_spent_to_its_end_and_no_further(
+    tmp_path: Path,
+) -> None:
+    path, released = tmp_path / "ledger.jsonl", tmp_path / "released"
+    subprocess.run([sys.executable, "-c", BOTH, str(path), str(released)], check=True, timeout=300)
+    report, runs = verify(path), released.read_text()
+    assert sum(event.steps for event in report.spent) == len(runs)
+    assert set(runs) == {"a", "b"}
+    (spent,) = report.spent
+    one_more = replace(spent, steps=spent.steps + 1)
+    assert epsilon([spent], 1e-5) <= 1.2 < epsilon([one_more], 1e-5)
