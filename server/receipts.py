@@ -78,7 +78,8 @@ class Receipts:
         if receipt.site != site:
             log.warning("%s has sent a receipt of %s", site, receipt.site)
             return
-        receipts.keep(self.run, receipt)
+        if not receipts.keep(self.run, receipt):
+            return  # a run that goes on, and has spent nothing since
         comparable = known and (known.key, known.data) == (receipt.key, receipt.data)
         if known and comparable and known.number >= receipt.number and known != receipt:
             # Both are kept: of one number, they are a proof.

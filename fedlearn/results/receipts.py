@@ -94,9 +94,12 @@ def from_json(text: str) -> Receipt:
     return receipt
 
 
-def keep(folder: Path, receipt: Receipt) -> None:
-    """Write a receipt into the folder of a run."""
-    _write(folder / f"{receipt.site}.{receipt.number}.{receipt.head[:8]}.json", receipt)
+def keep(folder: Path, receipt: Receipt) -> bool:
+    """Write a receipt into the folder of a run; whether it was not there before."""
+    path = folder / f"{receipt.site}.{receipt.number}.{receipt.head[:8]}.json"
+    fresh = not path.exists()
+    _write(path, receipt)
+    return fresh
 
 
 def keep_last(folder: Path, receipt: Receipt) -> None:

@@ -19,6 +19,7 @@ from fedlearn.core.errors import PrivacyError
 from fedlearn.results import receipts
 from fedlearn.results.receipts import Receipt
 from server.admission import Admission
+from server.receipts import Receipts
 from server.run import Silent, run
 from server.stop import Stop
 from tests.attacks.lab import SITES, Lab, write_table
@@ -150,6 +151,29 @@ def test_run__ends_well_where_a_site_gives_no_receipt_at_its_end(study: Study) -
     assert [r.number for r in of_victim(folder)] == [1]
     assert f"{VICTIM} gives no receipt" in (folder / "run.log").read_text()
     assert verified(study, folder) == 0
+
+
+def test_run__that_goes_on_after_another_has_ended_accuses_nobody(
+    study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its receipt of before is still true, and older than the last one."""
+    first, _ = study.run(), study.run()
+    run_id = of_victim(first)[0].run_id
+    federation = study.lab.federate(bytes.fromhex(run_id))
+    again = Receipts(
+        run=first / "receipts",
+        last=study.last,
+        grid=federation.grid,
+        publics=federation.enrolment.keys.publics,
+        run_id=run_id,
+        terms=study.lab.config.terms.hex(),
+    )
+    again.at_start()
+    assert "set back" not in caplog.text
+    assert [r.number for r in of_victim(first)] == [1, 2]
+    last = receipts.last_of(study.last, VICTIM)
+    assert last is not None
+    assert last.number == 4
 
 
 def test_coordinator__cannot_make_a_ledger_grow_by_asking(study: Study) -> None:
