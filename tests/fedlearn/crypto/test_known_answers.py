@@ -1,6 +1,7 @@
 """The primitives that we build on, against published vectors, through the calls that we use."""
 
 import hashlib
+import hmac
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519Pr
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedlearn.crypto.handshake import has_hybrid
+from fedlearn.crypto.kdf import derive, expand
 from fedlearn.crypto.keystream import _stream
 from tests.vectors import load
 
@@ -57,6 +59,32 @@ def test_hkdf__matches_wycheproof(case: Case) -> None:
             HKDF(hashes.SHA256(), case["size"], salt, info)
     else:
         assert HKDF(hashes.SHA256(), case["size"], salt, info).derive(ikm).hex() == case["okm"]
+
+
+def _expanded(key: bytes, fields: list[bytes], length: int) -> bytes:
+    """HKDF-Expand by hand (RFC 5869, section 2.3); the info is every field behind its length."""
+    info = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
+    block = found = b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(key, block + info + bytes([counter]), "sha256")
+        found += block
+    return found[:length]
+
+
+@pytest.mark.parametrize("length", [12, 32, 80])
+@pytest.mark.parametrize("context", [(), (b"one",), (b"one", b""), (b"on", b"e")])
+def test_derived_keys__are_hkdf_of_the_label_and_of_every_field(
+    context: tuple[bytes, ...], length: int
+) -> None:
+    secret = bytes(range(32))
+    fields = [b"fedlearn/v1/a label", *context]
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    assert expand(secret, "a label", *context, length=length) == _expanded(secret, fields, length)
+    assert derive(secret, "a label", *context, length=length) == _expanded(
+        extracted, fields, length
+    )
+    assert expand(secret, "a label", *context) == _expanded(secret, fields, 32)
+    assert derive(secret, "a label", *context) == _expanded(extracted, fields, 32)
 
 
 @pytest.mark.parametrize("case", load("aes_256_ctr"))

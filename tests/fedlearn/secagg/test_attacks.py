@@ -10,7 +10,7 @@ import pytest
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.ring import unpack
 from fedlearn.crypto.keystream import add_masks
-from fedlearn.crypto.shamir import combine
+from fedlearn.crypto.shamir import combine, split
 from fedlearn.secagg import keys
 from fedlearn.secagg.client import ClientSession, _agree
 from fedlearn.secagg.framing import decode, encode
@@ -26,7 +26,7 @@ from fedlearn.secagg.messages import (
     Shares,
     Survivors,
 )
-from fedlearn.secagg.server import ServerSession
+from fedlearn.secagg.server import ServerSession, reopen
 from fedlearn.secagg.states import MaskedState, Shared
 from tests.fedlearn.secagg.federation import (
     MODEL,
@@ -142,6 +142,59 @@ def test_client__refuses_keys_signed_by_another_site_or_in_another_round() -> No
     roll = decode(Roll, requests[A], server.params.context())
     request = encode(forge(roll, C, stale), server.params.context())
     refuse("signature on its keys", lambda: clients[A].share(request))
+
+
+def signed_by(name: str, params: Params, cipher_key: bytes, mask_key: bytes) -> RoundKeys:
+    """Keys that a site of the roster has chosen and signed, as it should not."""
+    fields = params.context(), name.encode(), cipher_key, mask_key
+    signature = identity(name).sign("secagg/keys", *fields)
+    return RoundKeys(cipher_key=cipher_key, mask_key=mask_key, signature=signature)
+
+
+def test_keys__that_are_signed_twice_are_refused_by_clients_and_server() -> None:
+    clients, server, requests = at_step("share")
+    params = server.params
+    roll = decode(Roll, requests[A], params.context())
+    copies = [
+        (roll.keys[D].cipher_key, roll.keys[C].mask_key),
+        (roll.keys[C].cipher_key, roll.keys[D].mask_key),
+        (roll.keys[C].cipher_key, roll.keys[C].cipher_key),
+    ]
+    for copy in copies:
+        keys_of_c = signed_by(C, params, *copy)
+        request = encode(forge(roll, C, keys_of_c), params.context())
+        fresh = ClientSession.from_bytes(clients[A].to_bytes(), identity(A), FED.policy(A))
+        refuse("a key appears twice", lambda: fresh.share(request))  # noqa: B023
+        other = FED.server()
+        for name in (A, B, D):
+            message = Advertisement(keys=roll.keys[name])
+            other.receive(name, encode(message, params.context()))
+        twice = encode(Advertisement(keys=keys_of_c), params.context())
+        refuse("a key appears twice", lambda: other.receive(C, twice))  # noqa: B023
+
+
+@pytest.mark.parametrize("kind", ["cipher", "mask"])
+def test_client__refuses_keys_of_small_order_that_their_site_has_signed(kind: str) -> None:
+    """The shared key would be the same for everybody, and known to all."""
+    clients, server, requests = at_step("share")
+    params = server.params
+    roll = decode(Roll, requests[A], params.context())
+    good = roll.keys[C]
+    one = (bytes(32), good.mask_key) if kind == "cipher" else (good.cipher_key, bytes(32))
+    request = encode(forge(roll, C, signed_by(C, params, *one)), params.context())
+    if kind == "cipher":
+        assert refuse("of small order", lambda: clients[A].share(request)).peer == C
+        return
+    clients[A].share(request)
+    state = clients[A]._state
+    assert isinstance(state, Shared)
+    sealed = {
+        peer: keys.seal_share(key, bytes([state.points[peer]]) + bytes(64), state.context)
+        for peer, key in state.inbox_keys.items()
+    }
+    inbox = encode(Inbox(sealed=sealed), state.context)
+    error = refuse("of small order", lambda: clients[A].mask(inbox, FED.vector(A), MODEL))
+    assert error.peer == C
 
 
 def test_client__refuses_its_own_keys_replaced_or_missing() -> None:
@@ -561,6 +614,19 @@ def test_server__false_mask_key_of_a_dropped_client_is_noticed() -> None:
     assert refuse("do not give its secret", server.total).peer == E
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_reopen__needs_as_many_shares_as_the_threshold(count: int) -> None:
+    rows = [(point, row.tobytes()) for point, row in enumerate(split(bytes(32), 3, 4), start=1)]
+    held = {A: rows[:3], B: rows[:count]}
+    error = refuse(f"{count} shares of its secret, 3 needed", lambda: reopen(held, 3, _any))
+    assert error.peer == B
+    assert reopen(held | {B: rows[1:]}, 3, _any) == {A: bytes(32), B: bytes(32)}
+
+
+def _any(_: str, secret: bytes) -> bool:
+    return len(secret) == 32
+
+
 def test_server__refuses_shares_that_are_not_for_the_neighbours() -> None:
     clients, server, requests = at_step("share")
     context = server.context
@@ -572,8 +638,10 @@ def test_server__refuses_shares_that_are_not_for_the_neighbours() -> None:
 
 def test_server__called_out_of_order_is_our_own_mistake() -> None:
     clients, server, _ = at_step("mask")
-    with pytest.raises(RuntimeError, match="no sum to take"):
-        server.total()
+    for step in ("mask", "agree", "unmask"):  # from `agree` on there is a masked sum
+        run_until(FED, step, clients, server)
+        with pytest.raises(RuntimeError, match="no sum to take"):
+            server.total()
     run_until(FED, "done", clients, server)
     with pytest.raises(RuntimeError, match="done"):
         server.close_step()

@@ -50,6 +50,7 @@ def test_payload__every_lane_may_reach_both_ends_of_its_range() -> None:
     count = 31
     payload = Payload.plan(NARROW, num_clients=count, num_values=9)
     assert payload.packing == 3
+    assert payload.lane_length == payload._packing.length(9) == 3
     extremes = np.array([-1, 1, -1, 1, -1, 1, -1, -1, 1], np.float32)
     total = payload.ring.zeros(payload.length)
     for _ in range(count):

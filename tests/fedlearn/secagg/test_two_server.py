@@ -121,6 +121,12 @@ def test_first_server__alone_sees_uniform_bytes() -> None:
     assert ((counts - data.size / 256) ** 2 / (data.size / 256)).sum() < 420
 
 
+def test_contribution__is_of_the_length_and_the_word_of_the_round() -> None:
+    for wrong in (FED.ring.zeros(FED.length + 1), np.zeros(FED.length, np.int64)):
+        with pytest.raises(ValueError, match="not of this round"):
+            contribute(identity(A), A, FED.params(), wrong, Helper(RUN_ID, FED.sites).public)
+
+
 def test_messages__of_two_servers_are_canonical() -> None:
     context = os.urandom(32)
     data = encode(MaskSum(packed=memoryview(b"abc")), context)
