@@ -406,6 +406,35 @@ def test_client__refuses_a_survivor_whose_shares_were_held_back() -> None:
     refuse("held back", lambda: clients[A].agree(request))
 
 
+def test_client__counts_no_signature_of_who_is_no_surviving_neighbour() -> None:
+    """E fell silent, and signs the list of the others all the same; so does a stranger."""
+    clients, server = FED.clients(), FED.server()
+    requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
+    context = server.context
+    signed = dict(decode(Endorsements, requests[A], context).signatures)
+    survivors = Survivors(names=(A, B, C, D))
+    for name in (E, "stranger"):
+        late = identity(name).sign("secagg/survivors", context, survivors.hash())
+        request = encode(Endorsements(signatures=signed | {name: late}), context)
+        fresh = ClientSession.from_bytes(clients[A].to_bytes(), identity(A), FED.policy(A))
+        error = refuse("no surviving neighbour", lambda: fresh.unmask(request))  # noqa: B023
+        assert error.peer == name
+
+
+def test_client__refuses_a_share_at_another_point_than_its_own() -> None:
+    """Two shares at one point would leave the secret closed, to whom it was shared with."""
+    clients, server, requests = at_step("mask")
+    state = clients[A]._state
+    assert isinstance(state, Shared)
+    sealed = dict(decode(Inbox, requests[A], server.context).sealed)
+    good = keys.open_share(state.inbox_keys[B], sealed[B], server.context)
+    assert good[0] == state.points[B]
+    sealed[B] = keys.seal_share(state.inbox_keys[B], bytes([good[0] ^ 1]) + good[1:], state.context)
+    request = encode(Inbox(sealed=sealed), server.context)
+    error = refuse("at another point", lambda: clients[A].mask(request, FED.vector(A), MODEL))
+    assert error.peer == B
+
+
 def test_client__never_releases_both_shares_of_one_client() -> None:
     clients, server = FED.clients(), FED.server()
     requests = run_until(FED, "unmask", clients, server, {"mask": [E]})
@@ -579,13 +608,16 @@ def test_server__takes_the_shares_that_it_asked_for_and_no_others() -> None:
     server.receive(A, encode(good, context))
 
 
-def test_server__ends_a_round_that_is_smaller_than_the_smallest_cohort() -> None:
+@pytest.mark.parametrize(("min_cohort", "came", "needed"), [(5, 4, 5), (3, 3, 4)])
+def test_server__ends_a_round_in_which_clients_would_not_answer(
+    min_cohort: int, came: int, needed: int
+) -> None:
+    """Fewer than the smallest cohort, or than the threshold and the client itself."""
     clients = FED.clients()
-    server = ServerSession(FED.params(), FED.sites, min_cohort=5)
-    for name, request in server.requests().items():
-        if name != E:
-            server.receive(name, clients[name].advertise(request))
-    refuse("4 of 5 clients replied; needed: 5", server.close_step)
+    server = ServerSession(FED.params(), FED.sites, min_cohort=min_cohort)
+    for name, request in list(server.requests().items())[:came]:
+        server.receive(name, clients[name].advertise(request))
+    refuse(f"{came} of 5 clients replied; needed: {needed}", server.close_step)
 
 
 def test_server__false_shares_without_spare_ones_release_nothing() -> None:

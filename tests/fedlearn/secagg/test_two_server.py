@@ -71,6 +71,35 @@ def test_helper__refuses_clients_that_the_first_server_invented() -> None:
     assert caught.value.peer == B
 
 
+def test_helper__refuses_strangers_and_sites_of_another_cohort() -> None:
+    """Each with a signature of its own that is good."""
+    params = FED.params(cohort=(A, B, C, D))
+    sites = {name: key for name, key in FED.sites.items() if name != D}
+    helper = Helper(RUN_ID, sites)
+    for name in (D, E):  # one that the helper does not know, one that was not invited
+        table = {}
+        for sender in (A, B, C, name):
+            vector = FED.vector(sender)
+            message = contribute(identity(sender), sender, params, vector, helper.public)
+            table[sender] = decode(MaskedContribution, message, params.context()).seed
+        request = encode(Seeds(table=table), params.context())
+        with pytest.raises(ProtocolError, match="not on the roster or not in the cohort") as caught:
+            helper.sum_masks(params, request)
+        assert caught.value.peer == name
+
+
+def test_helper__refuses_a_seed_that_it_cannot_open() -> None:
+    helper, other = Helper(RUN_ID, FED.sites), Helper(RUN_ID, FED.sites)
+    params, table = FED.params(), {}
+    for name in (A, B, C):
+        key = other.public if name == B else helper.public
+        message = contribute(identity(name), name, params, FED.vector(name), key)
+        table[name] = decode(MaskedContribution, message, params.context()).seed
+    with pytest.raises(ProtocolError, match="could not be opened") as caught:
+        helper.sum_masks(params, encode(Seeds(table=table), params.context()))
+    assert caught.value.peer == B
+
+
 def test_helper__refuses_a_seed_of_another_round_or_client() -> None:
     helper = Helper(RUN_ID, FED.sites)
     context = FED.params().context()
