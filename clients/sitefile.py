@@ -163,8 +163,6 @@ def _ledger_problems(site: SiteFile) -> list[str]:
         report = verify(site.ledger)
     except DataError as error:
         return [f"ledger: {error}"]
-    except OSError as error:
-        return [f"ledger={site.ledger}: cannot be read ({error.strerror})"]
     if report.site != site.name:
         return [f"ledger={site.ledger}: belongs to site {report.site}, not to {site.name}"]
     return []

@@ -244,9 +244,12 @@ class Ledger:
 def load(path: Path) -> tuple[hash_chain.Chain, Spending]:
     """What a ledger holds and what that means, changing and locking nothing.
 
-    Raises DataError, with file and line, if it is missing or not intact.
+    Raises DataError, with file and line, if it is missing, cannot be read, or is not intact.
     """
-    chain = hash_chain.read(path)
+    try:
+        chain = hash_chain.read(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if not chain.entries:
         raise DataError(f"{path}: there is no ledger here")
     return chain, replay(chain.entries, str(path))

@@ -57,7 +57,7 @@ def show(path: Path, delta: float) -> None:
     """
     if not accounting.SMALLEST_DELTA <= delta < 1:
         raise ConfigError([f"--delta={delta}: must be in [{accounting.SMALLEST_DELTA}, 1)"])
-    report = _read(path)
+    report = verify(path)
     console = terminal.console()
     console.print(
         f"[bold]{escape(str(path))}[/]: site {escape(plain(report.site))}", soft_wrap=True
@@ -88,7 +88,7 @@ def show_head(path: Path, noted: str | None) -> None:
     """
     if noted is not None and not re.fullmatch(r"[0-9a-f]{64}", noted):
         raise ConfigError([f"--head={noted}: must be 64 hex digits, as this command prints them"])
-    report = _read(path)
+    report = verify(path)
     if noted is not None and noted not in load(path)[0].hashes:
         raise DataError(
             f"{path}: is intact by itself, but no line has the hash {noted}: it was replaced by "
@@ -116,7 +116,7 @@ def check_receipts(path: Path, places: Sequence[Path], roster: Path | None) -> N
         DataError: the ledger or a receipt is not intact, or a receipt is another's.
         ReceiptError: the ledger is not the one that was signed, with everything that does not fit.
     """
-    site = _read(path).site
+    site = verify(path).site
     given = {file: one for place in places for file, one in receipts.read(place).items()}
     named = {file: one for file, one in given.items() if file in places or one.site == site}
     others = of_other_data(path, named)
@@ -132,13 +132,6 @@ def check_receipts(path: Path, places: Sequence[Path], roster: Path | None) -> N
         print("Compare it with that of the site in the roster, or give that with --roster.")
     if others:
         print(f"{len(others)} receipts are of other data of the site: each has its own ledger")
-
-
-def _read(path: Path) -> LedgerReport:
-    try:
-        return verify(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _table(report: LedgerReport, delta: float) -> Table:

@@ -17,7 +17,7 @@ def add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
         "ledger show state/ledger.jsonl --delta 1e-5",
         _ledger_show,
     )
-    show.add_argument("path", metavar="LEDGER", help="ledger.jsonl of a site")
+    show.add_argument("path", metavar="LEDGER", help="ledger.jsonl of a site, or its folder")
     show.add_argument(
         "--delta", type=float, default=1e-5, help="at which epsilon is stated (default: 1e-5)"
     )
@@ -45,17 +45,21 @@ def add_ledger(tasks: Commands[argparse.ArgumentParser]) -> None:
 def _ledger_show(options: argparse.Namespace) -> int:
     from clients.ledger import report
 
-    report.show(Path(options.path), options.delta)
+    report.show(_ledger_at(options.path), options.delta)
     return 0
 
 
 def _ledger_verify(options: argparse.Namespace) -> int:
     from clients.ledger import report
 
-    path = Path(options.path)
-    path = path / "ledger.jsonl" if path.is_dir() else path
+    path = _ledger_at(options.path)
     report.show_head(path, options.head)
     if options.receipts:
         roster = Path(options.roster) if options.roster else None
         report.check_receipts(path, [Path(place) for place in options.receipts], roster)
     return 0
+
+
+def _ledger_at(given: str) -> Path:
+    path = Path(given)
+    return path / "ledger.jsonl" if path.is_dir() else path

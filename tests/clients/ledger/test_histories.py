@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,17 @@ import clients.site
 from clients import records
 from clients.ledger import hash_chain
 from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.receipts import contradictions, misfits
 from clients.ledger.report import verify
 from clients.ledger.state import Cost
+from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import FedlearnError
 from fedlearn.flower import private
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import GaussianEvent
+from fedlearn.results import receipts
+from fedlearn.results.receipts import Receipt
 from server.deployment import composed
 from server.federation import Federation
 from tests.attacks.lab import STUDY, Lab, write_table
@@ -92,6 +97,7 @@ class History:
         self.ids = [self.rng.bytes(16) for _ in range(3)]
         self.sent: list[tuple[Lab, Message]] = []
         self.left: set[bytes] = set()
+        self.receipts: dict[Path, Receipt] = {}
         for name in lab.world.sites:
             shutil.rmtree(lab.world.ledger(name).parent, ignore_errors=True)
             file = lab.world.site_file(name)
@@ -126,6 +132,7 @@ class History:
             (self._train, 7),
             (self._evaluate, 7),
             (self._afford, 1),
+            (self._sign, 2),
             (self._replay, 1),
             (self._lie, 1),
             (self._busy, 1),
@@ -180,6 +187,15 @@ class History:
     def _afford(self) -> None:
         run = self._any_run()
         run._able(1, [VICTIM])
+
+    def _sign(self) -> None:
+        """A receipt, shown the last one: both stay true whatever happens later."""
+        known = [*self.receipts.values()]
+        shown = receipts.to_json(known[-1]) if known else ""
+        replies = self._any_run().grid.ask(flower.RECEIPT, flower.receipt_content(shown), [VICTIM])
+        for message in replies.answers.values():
+            receipt = receipts.from_json(flower.read_receipt(message.content))
+            self.receipts[Path(f"{receipt.number}.{receipt.head}")] = receipt
 
     def _lie(self) -> None:
         """Other terms, another run, or a cohort of nobody."""
@@ -303,6 +319,8 @@ class History:
     def _added_up(self) -> Outcome:
         path = self.lab.world.ledger(VICTIM)
         spent = verify(path).spent if hash_chain.read(path).entries else ()
+        assert not self.receipts or misfits(path, self.receipts) == []
+        assert contradictions(self.receipts) == []
         booked = accounting.epsilon(spent, DELTA)
         return Outcome(booked, true_epsilon(self.watch.releases, DELTA), self.total)
 

@@ -145,6 +145,19 @@ def test_ledger__that_was_cut_or_is_missing_ends_with_5(path: Path, capsys: Outp
     assert "there is no ledger here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_ledger__in_a_folder_is_found_and_one_that_cannot_be_read_ends_with_5(
+    path: Path, command: str, capsys: Output
+) -> None:
+    assert main(["ledger", command, str(path.parent)]) == 0
+    assert "cleveland" in capsys.readouterr().out
+    head = path.with_name("ledger.jsonl.head")
+    head.unlink()
+    head.mkdir()
+    assert main(["ledger", command, str(path)]) == 5
+    assert "cannot be read" in capsys.readouterr().err
+
+
 def test_ledger_verify__tells_a_crash_from_tampering(path: Path, capsys: Output) -> None:
     with path.open("ab") as file:
         file.write(b'{"entry":{"kind":"res')
