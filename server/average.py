@@ -67,27 +67,39 @@ class RunningSum:
     values: NDArray[np.float64] = field(init=False, repr=False)
     weight: float = field(init=False, default=0.0)
     counters: NDArray[np.int64] = field(init=False, repr=False)
-    problem: ProtocolError | None = field(init=False, default=None)
-    """Of the first update that cannot be added."""
 
     def __post_init__(self) -> None:
         self.values = np.zeros(self.size)
         self.counters = np.zeros(self.route.counters, np.int64)
 
     def take(self, site: str, reply: Message) -> Message:
-        """Add the update of a train reply; returns the reply without it."""
+        """Add the update of a train reply; returns the reply without it.
+
+        Guarantees: an update that is refused has changed nothing.
+
+        Raises:
+            ProtocolError: it has another length, or a number that is not finite.
+        """
         content = reply.content
+        weight = flower.weight_of(content) if self.route.source.weighted else 1
         try:
-            update = Update(values=flower.model_of(content), weight=flower.weight_of(content))
-            self._add(self.route.arrived(update, self.at))
+            self._add(
+                self.route.arrived(Update(values=flower.model_of(content), weight=weight), self.at)
+            )
         except ValueError as error:
-            self.problem = self.problem or ProtocolError(site, "train", str(error))
+            raise ProtocolError(site, "train", str(error)) from None
         return private.without(reply, "arrays")
 
     def _add(self, update: Update) -> None:
-        self.values += np.multiply(update.values, update.weight, dtype=np.float64)
+        weighed = np.multiply(update.values, update.weight, dtype=np.float64)
+        counters = np.array(update.counters, np.int64)
+        if weighed.shape != self.values.shape or counters.shape != self.counters.shape:
+            raise ValueError("the update is of another form")
+        if not np.isfinite(weighed).all():
+            raise ValueError("the update holds NaN or infinite values")
+        self.values += weighed
         self.weight += update.weight
-        self.counters += np.array(update.counters, np.int64)
+        self.counters += counters
 
     @classmethod
     def of_models(cls, size: int) -> RunningSum:
@@ -104,11 +116,5 @@ class RunningSum:
         return self.route.backward(self.total(), self.at)
 
     def total(self) -> Total:
-        """The sum; one update that cannot be added ends it for all.
-
-        Raises:
-            ProtocolError: an update has another length, or a number that is not finite.
-        """
-        if self.problem is not None:
-            raise self.problem
+        """The sum of all that could be added."""
         return Total(values=self.values, weight=self.weight, counters=self.counters)

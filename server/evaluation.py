@@ -19,7 +19,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.mechanisms import EvaluationPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
-from fedlearn.metrics.sums import SumLayout, Sums, added
+from fedlearn.metrics.sums import Sums, added
 from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
@@ -40,15 +40,18 @@ class GroupSums:
     pooled: dict[str, Sums] = field(default_factory=dict)
 
 
-def check_sums(content: RecordDict, layout: SumLayout, fairness: Fairness) -> None:
+def check_sums(content: RecordDict, task: Task, fairness: Fairness) -> None:
     """Refuse test sums that cannot be added to those of the other sites.
 
     Raises:
-        ValueError: they are of another form, or of a group that nobody asked for.
+        ValueError: they are of another form, of no possible records, or of a group that nobody
+            asked for.
     """
-    reply = flower.read_evaluate_reply(content, layout)
+    reply = flower.read_evaluate_reply(content, task.sum_layout)
     if not {*reply.groups, *reply.withheld} <= set(groups_of(fairness)):
         raise ValueError("test sums of a group that nobody asked for")
+    for sums in (reply.sums, *reply.groups.values()):
+        task.check_sums(sums)
 
 
 def noised_reply(
@@ -62,6 +65,8 @@ def noised_reply(
     """
     counters = flower.read_noised_reply(content, plan.dimension)
     sums, groups = noised_sums_of(counters, task, fairness, plan, number, 1)
+    for one in (sums, *groups.values()):
+        task.check_sums(one)
     smallest = fairness.smallest if isinstance(fairness, GroupFairness) else 1
     seen, hidden = shown(groups, smallest)
     site = str(content.config_records["site"]["name"])

@@ -44,7 +44,7 @@ from server.enrol import Enrolment, listed, raise_refusals
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.grid import Replies, SiteGrid
 from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
-from server.secagg import Aggregate, SecAggDriver
+from server.secagg import Aggregate, SecAggDriver, UnusableError
 
 log = logging.getLogger(__name__)
 
@@ -334,9 +334,12 @@ class Federation:
         try:
             return self._evaluate(number, there)
         except ProtocolError as error:
-            if not first:
+            if not first and not isinstance(error, UnusableError):
                 raise
             log.warning("round %d is not evaluated: %s", number, error)
+            # What an earlier round gave is of another model.
+            self.progress.tested, self.progress.groups = None, GroupSums()
+            self.progress.per_site = {}
             return {}
 
     def _evaluate(self, number: int, there: Sequence[str]) -> dict[str, float]:
@@ -364,13 +367,15 @@ class Federation:
         evaluation = self.mechanism.evaluation
         if evaluation is None:
             read = partial(flower.read_evaluate_reply, layout=task.sum_layout)
-            check = partial(check_sums, layout=task.sum_layout, fairness=fairness)
+            check = partial(check_sums, task=task, fairness=fairness)
             replies = self.grid.exchange(messages, check=check)
+            _warn_of(number, replies)
             return {site: read(reply.content) for site, reply in replies.answers.items()}
         read_noised = partial(
             noised_reply, task=task, fairness=fairness, plan=evaluation, number=number
         )
         replies = self.grid.exchange(messages, check=read_noised)
+        _warn_of(number, replies)
         refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
         self._account_evaluation(number, [s for s in self.grid.sites if s not in refused])
         self._check_budget(replies)
@@ -381,3 +386,9 @@ class Federation:
         if self.plan is not None and self.plan.evaluation is not None:
             event = self.plan.evaluation.event_at(number)
             self.progress.spent = spent_in_evaluation(event, self.progress.spent, asked)
+
+
+def _warn_of(number: int, replies: Replies) -> None:
+    """Name the sites whose test figures are missing."""
+    for site, reason in replies.failures.items():
+        log.warning("round %d is evaluated without %s: %s", number, site, reason)

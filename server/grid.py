@@ -8,6 +8,7 @@ The wrapper also counts bytes and sorts refusals and failures from answers.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,13 @@ from typing import Final
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.core.errors import FedlearnError, StoppedError, UnauthenticatedError
+from fedlearn.core.errors import ProtocolError, StoppedError, UnauthenticatedError
 from fedlearn.flower import read_refusal, size_of
 from fedlearn.flower.private import NODE_UNAVAILABLE
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 """How soon an exchange looks again for replies."""
@@ -36,13 +39,8 @@ Check = Callable[[RecordDict], object]
 """Reads a reply as far as it will be read later, and raises where that is not possible."""
 
 Keep = Callable[[str, Message], Message]
-"""(site, answer) to what is kept of it until the exchange is over."""
-
-UNREADABLE: Final = (
-    *(KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError),
-    FedlearnError,
-)
-"""What reading a reply raises that its sender did not make as agreed."""
+"""(site, answer) to what is kept of it until the exchange is over; it raises where that cannot be
+used, before it has changed anything."""
 
 
 @dataclass
@@ -108,7 +106,8 @@ class SiteGrid:
         A grid with a `window`, as the simulation's, is asked for that many sites at a time;
         one that `holds`, as a deployment's, waits for replies itself.
 
-        Guarantees: `check` holds for every answer; a site whose reply it refuses is a failure.
+        Guarantees: `check` holds for every answer; a site whose reply it or `keep` refuses, by
+        whatever error, is a failure, and all others are taken.
 
         Raises:
             StoppedError: `stopping` said so.
@@ -190,17 +189,18 @@ class SiteGrid:
                 refusal = read_refusal(opened.content)
                 if refusal is None:
                     check(opened.content)
-            except UnauthenticatedError as error:
-                failures[site] = str(error)
-            except UNREADABLE as error:
-                failures[site] = f"its reply cannot be read ({type(error).__name__})"
-            else:
-                if refusal is None:
                     answers[site] = keep(site, opened)
                 else:
                     # Named by who was asked: a site cannot refuse in the name of another.
                     reason = refusal.reason[:MAX_REASON]
                     refusals.append(replace(refusal, site=site, reason=reason))
+            except UnauthenticatedError as error:
+                failures[site] = str(error)
+            except ProtocolError as error:
+                failures[site] = error.reason[:MAX_REASON]
+            except Exception as error:
+                log.debug("the reply of %s", site, exc_info=True)
+                failures[site] = f"its reply cannot be read ({type(error).__name__})"
         return Replies(answers, refusals, failures)
 
     def _opened(self, site: str, message: Message, reply: Message) -> Message:

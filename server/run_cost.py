@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
@@ -15,6 +16,9 @@ from fedlearn.privacy.events import merged
 from fedlearn.report.facts import statement
 from fedlearn.results.result import PrivacyResult, SitePrivacy
 from server.grid import Replies
+
+MOST_RESUMED: Final = 10
+"""Times over that a site is believed to have paid for a run."""
 
 
 def spent_in_round(
@@ -52,22 +56,26 @@ def spent_in_evaluation(
 def _at_least(
     plan: PrivacyPlan, known: tuple[Event, ...], reported: tuple[Event, ...]
 ) -> tuple[Event, ...]:
-    """What is known here, and what only the site knows of: paid for, then lost."""
+    """What is known here, and what only the site knows of: paid for, then lost.
+
+    A run that is cut off and resumed pays for rounds again, but not for hundreds of runs: who says
+    so may lie about himself, and ends nothing for the others.
+    """
     of_tests = _of_tests(plan)
     mine, theirs = (_steps_by(events) for events in (known, reported))
     lost = sum(theirs[e] for e in theirs if e not in of_tests)
     lost -= sum(mine[e] for e in mine if e not in of_tests)
+    lost = min(lost, MOST_RESUMED * plan.total_event.steps)
     more = [replace(plan.round_event, steps=lost)] if lost > 0 else []
-    for event in of_tests:
-        unknown = theirs.get(event, 0) - mine.get(event, 0)
+    for event, most in of_tests.items():
+        unknown = min(theirs.get(event, 0), MOST_RESUMED * most) - mine.get(event, 0)
         more += [replace(event, steps=unknown)] if unknown > 0 else []
     return merged((*known, *more))
 
 
-def _of_tests(plan: PrivacyPlan) -> set[Event]:
-    """The events of private evaluations, one step each."""
-    found = plan.evaluation.events if plan.evaluation else ()
-    return {replace(event, steps=1) for event in found}
+def _of_tests(plan: PrivacyPlan) -> dict[Event, int]:
+    """The events of private evaluations, one step each, and how many there are of them."""
+    return _steps_by(plan.evaluation.events) if plan.evaluation else {}
 
 
 def _steps_by(events: Iterable[Event]) -> dict[Event, int]:

@@ -52,6 +52,13 @@ from fedlearn.tasks import Task
 from server.grid import Replies, SiteGrid
 
 
+class UnusableError(ProtocolError):
+    """A sum was opened and is none of what it should be; whose fault that is the masks hide."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("", "sum", f"of the sites one has lied: {reason}")
+
+
 @dataclass
 class Tally:
     """What became of every site in one protocol run."""
@@ -134,6 +141,7 @@ class SecAggDriver(ABC, Generic[S]):
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
+            UnusableError: one of them has added what are no test sums.
         """
         layout, fairness, tally = task.sum_layout, self.config.fairness, Tally()
         count = len(self.sites)
@@ -144,8 +152,16 @@ class SecAggDriver(ABC, Generic[S]):
             raise self._with_reasons(error, tally) from None
         evaluation = self.plan.evaluation if self.plan else None
         if evaluation is None:
-            return sums_of(total.counters, layout, fairness)
-        return noised_sums_of(total.counters, task, fairness, evaluation, number, len(survivors))
+            tested, groups = sums_of(total.counters, layout, fairness)
+        else:
+            numbers, sites = total.counters, len(survivors)
+            tested, groups = noised_sums_of(numbers, task, fairness, evaluation, number, sites)
+        try:
+            for sums in (tested, *groups.values()):
+                task.check_sums(sums)
+        except ValueError as error:
+            raise UnusableError(str(error)) from None
+        return tested, groups
 
     def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.
@@ -246,24 +262,20 @@ class SecAggDriver(ABC, Generic[S]):
     ) -> list[str]:
         """Ask for vectors and `add` each as it comes; the sites whose vector is in the sum."""
         asked = [flower.with_request(by_site[site], request) for site, request in requests.items()]
-        tally.asked, taken = list(requests), []
-        refused: dict[str, str] = {}
+        tally.asked = list(requests)
 
         def keep(site: str, reply: Message) -> Message:
+            data = _contribution(reply.content)
             try:
-                add(site, _contribution(reply.content))
-                taken.append(site)
-            except ProtocolError as error:
-                refused[site] = error.reason
+                add(site, data)
             except ValueError as error:
-                refused[site] = str(error)
+                raise ProtocolError(site, "mask", str(error)) from None
             return private.without(reply, "contribution")
 
         replies = self.grid.exchange(asked, _contribution, keep)
         tally.note(replies)
-        tally.failures |= refused
         tally.contributed |= replies.answers
-        return taken
+        return list(replies.answers)
 
     def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
         exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]

@@ -31,7 +31,7 @@ from fedlearn.flower.records import (
     number,
     vectors_of,
 )
-from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table
+from fedlearn.metrics.sums import MOST_RECORDS, SumLayout, Sums, SumSpec, Table
 from fedlearn.privacy import Event
 from fedlearn.rounds import (
     Description,
@@ -268,8 +268,8 @@ def check_train_reply(content: RecordDict, size: int) -> None:
         raise ValueError("the model is larger than the one that was sent")
     if model_of(content).shape != (size,):
         raise ValueError(f"the model has not {size} values")
-    if not weight_of(content) >= 0:
-        raise ValueError("the weight is not a number above zero")
+    if not 0 <= weight_of(content) <= MOST_RECORDS:
+        raise ValueError("the weight is no number of records")
     read_spent(content)
 
 

@@ -336,15 +336,20 @@ class Clip(Stage):
     def forward(self, update: Update, at: Round) -> Update:
         """Clipped to the norm of the round; a weight that was asked for does not count.
 
+        An update with a number that is not finite counts as one of zeros: to leave its client
+        out would tell that it diverged, and to stop would let one client end the run.
+
         Raises:
-            ValueError: a value is not finite.
             ConfigError: rounding alone could move the update further than the norm.
         """
+        values = update.values
+        if not np.isfinite(values).all():
+            values = np.zeros_like(values)
         if self.resolution is not None:
-            own = clip_own(update.values, at.clip_norm, resolution=self.resolution)
+            own = clip_own(values, at.clip_norm, resolution=self.resolution)
             return Update(values=own.update, counters=(*update.counters, int(own.within)))
-        one = ClientSum(self.plan, len(update.values), at.clip_norm)
-        one.add(update.values)
+        one = ClientSum(self.plan, len(values), at.clip_norm)
+        one.add(values)
         return Update(values=one.total, counters=(*update.counters, int(one.centred_count > 0)))
 
     def bounded(self, change: NDArray[np.floating], at: Round) -> NDArray[np.floating]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot, prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+MOST_RECORDS: Final = 2**40
+"""Of a site, or of all together: with more, sums would not be exact."""
 
 Table = NDArray[np.int64] | NDArray[np.float64]
 
@@ -84,6 +87,21 @@ class Sums:
             arrays={name: np.asarray(self[name] + other[name]) for name in self.arrays},
             noise={name: hypot(found, other.noise[name]) for name, found in self.noise.items()},
         )
+
+    def check(self) -> None:
+        """Refuse sums that no records add up to: counts below zero, or beyond any number of them.
+
+        With noise a number may be negative. Real sums are not looked at: a loss may be infinite.
+
+        Raises:
+            ValueError: they are.
+        """
+        least = -MOST_RECORDS if self.noise else 0
+        counts = [np.asarray(self.count), *(self[s.name] for s in self.layout if s.unit is None)]
+        if self.noise:
+            counts = [np.asarray(self.count), *self.arrays.values()]
+        if not all(((least <= part) & (part <= MOST_RECORDS)).all() for part in counts):
+            raise ValueError("test sums of no possible number of records")
 
     def counters(self) -> list[int]:
         """All of it as whole numbers, in the order of the layout; real sums in their units.

@@ -33,6 +33,14 @@ def _agree(private: X25519PrivateKey, public: bytes) -> bytes:
     return private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
+def is_usable(public: bytes) -> bool:
+    """Whether a key can be agreed on with the owner of a public one: its order is not small."""
+    try:
+        return bool(_agree(X25519PrivateKey.generate(), public))
+    except ValueError:
+        return False
+
+
 def pair_mask_key(
     private: X25519PrivateKey, public: bytes, context: bytes, one: str, other: str
 ) -> bytes:

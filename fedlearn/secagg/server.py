@@ -217,6 +217,9 @@ class ServerSession:
     def _receive_keys(self, name: str, one: RoundKeys) -> None:
         if not check_keys(self._sites[name], name, one, self._context):
             raise ProtocolError(name, self.step, "the signature on its keys is wrong")
+        if not all(map(keys.is_usable, (one.cipher_key, one.mask_key))):
+            # Nobody could agree with it on a key: all others would break off.
+            raise ProtocolError(name, self.step, "a key is a point of small order")
         known = {key for other in self._keys.values() for key in (other.cipher_key, other.mask_key)}
         if known & {one.cipher_key, one.mask_key} or one.cipher_key == one.mask_key:
             raise ProtocolError(name, self.step, "a key appears twice")

@@ -217,6 +217,13 @@ class ClassificationTask(Task):
             },
         )
 
+    def check_sums(self, sums: Sums) -> None:
+        """Every record is in one cell of the confusion matrix, and of two classes in one bin."""
+        super().check_sums(sums)
+        tables = ("confusion", "scores") if self._binary else ("confusion",)
+        if not sums.noise and any(sums[name].sum() != sums.count for name in tables):
+            raise ValueError("test sums that do not add up to the number of records")
+
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Loss, accuracy, balanced accuracy, macro-F1 and, for two classes, AUC.
 

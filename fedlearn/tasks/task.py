@@ -216,6 +216,14 @@ class Task(Protocol):
     def sums(self, graded: NDArray[np.float64], targets: Targets) -> Sums:
         """What test records add up to; there may be none."""
 
+    def check_sums(self, sums: Sums) -> None:
+        """Refuse what no test records add up to: a site may say anything.
+
+        Raises:
+            ValueError: they do not.
+        """
+        sums.check()
+
     @abstractmethod
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Every metric that exists for `sums`, in a fixed order; none for no records."""

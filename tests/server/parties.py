@@ -35,6 +35,8 @@ class Parties:
     """What a round costs at a site."""
     on_train: dict[str, Callable[[Message], RecordDict]] = field(default_factory=dict)
     on_afford: dict[str, Callable[[Message], RecordDict]] = field(default_factory=dict)
+    on_evaluate: dict[str, Callable[[RecordDict], RecordDict]] = field(default_factory=dict)
+    """What a site makes of its honest answer."""
     on_hello: dict[str, Callable[[], RecordDict]] = field(default_factory=dict)
     on_describe: dict[str, Callable[[], RecordDict]] = field(default_factory=dict)
     lost: set[tuple[str, str]] = field(default_factory=set)
@@ -86,7 +88,9 @@ class Parties:
     def _evaluate(self, message: Message, context: Context) -> Message:
         name = NAMES[int(context.node_config["partition-id"])]
         sums = TASK.sums(np.array([[0.2, 0.8], [0.7, 0.3]]), np.array([1, 1]))
-        return Message(flower.evaluate_reply(EvaluateReply(site=name, sums=sums)), reply_to=message)
+        honest = flower.evaluate_reply(EvaluateReply(site=name, sums=sums))
+        content = self.on_evaluate.get(name, lambda content: content)(honest)
+        return Message(content, reply_to=message)
 
 
 def hello(name: str) -> Hello:

@@ -1,0 +1,219 @@
+"""One site that says what no honest one would: the run goes on without it, and names it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from fedlearn import flower
+from fedlearn.config import plan_of
+from fedlearn.core.errors import ProtocolError
+from fedlearn.crypto.codec import name_bytes
+from fedlearn.metrics.intervals import measured
+from fedlearn.metrics.sums import Sums
+from fedlearn.privacy.events import GaussianEvent
+from fedlearn.results.result import ResultFile
+from fedlearn.rounds import TrainReply
+from fedlearn.secagg.framing import encode
+from fedlearn.secagg.keys import is_usable
+from fedlearn.secagg.messages import Advertisement, RoundKeys
+from fedlearn.tasks import ClassificationTask
+from server.run import Silent, run
+from server.stop import Stop
+from tests.fedlearn.secagg.federation import federation, identity, run_until
+from tests.server.parties import NAMES, TASK, Parties, make_config
+
+LIAR = "bravo"
+HONEST = set(NAMES) - {LIAR}
+OPTIONS = {
+    "none": ("privacy=none",),
+    "record": ("privacy=record", "training.sample_rate=0.2", "training.local_steps=1"),
+    "client": ("privacy=client",),
+}
+
+Lie = Callable[[Message], RecordDict]
+
+
+def trained(message: Message, **change: object) -> RecordDict:
+    model = flower.read_train_request(message).model
+    honest = {"site": LIAR, "model": model + np.float32(1), "weight": 1.0, "spent": ()}
+    return flower.train_reply(TrainReply(**{**honest, **change}))  # type: ignore[arg-type]
+
+
+def of_model(value: float) -> Lie:
+    def lie(message: Message) -> RecordDict:
+        size = flower.read_train_request(message).model.size
+        return trained(message, model=np.full(size, value, np.float32))
+
+    return lie
+
+
+def of_bytes(data: bytes, stype: str = "numpy.ndarray") -> Lie:
+    def lie(message: Message) -> RecordDict:
+        content = trained(message)
+        array = Array(dtype="float32", shape=(6,), stype=stype, data=data)
+        content["arrays"] = ArrayRecord({"model": array})
+        return content
+
+    return lie
+
+
+def spent_text(text: str) -> Lie:
+    def lie(message: Message) -> RecordDict:
+        content = trained(message)
+        content["site"] = ConfigRecord({"name": LIAR, "spent": text})
+        return content
+
+    return lie
+
+
+LIES: dict[str, Lie] = {
+    "NaN": of_model(math.nan),
+    "infinite": of_model(-math.inf),
+    "another length": lambda message: trained(message, model=np.ones(7, np.float32)),
+    "no bytes": of_bytes(b""),
+    "half a header": of_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fort"),
+    "a header of brackets": of_bytes(b"\x93NUMPY\x01\x00\xff\x7f" + b"(" * 32767),
+    "a pickle": of_bytes(b"\x80\x04K\x01.", "pickle"),
+    "infinite weight": lambda message: trained(message, weight=math.inf),
+    "NaN for a weight": lambda message: trained(message, weight=math.nan),
+    "negative weight": lambda message: trained(message, weight=-1.0),
+    "spending of no kind": spent_text('{"events": [{"kind": "free"}]}'),
+    "spending of brackets": spent_text("[" * 100_000),
+    "steps of spending beyond numbers": spent_text(
+        '{"events": [{"kind": "gaussian", "noise_multiplier": 1.0, "sample_rate": 1.0, '
+        '"steps": 1e400}]}'
+    ),
+}
+
+
+def result_of(tmp_path: Path, *options: str, **lies: dict[str, object]) -> ResultFile:
+    config = make_config(*options, "rounds=2", f"out={tmp_path / 'run'}")
+    plan = plan_of(config)
+    parties = Parties(config, event=plan.round_event if plan else None, **lies)  # type: ignore[arg-type]
+    return run(parties.grid(), config, Silent(), Stop())
+
+
+@pytest.mark.parametrize("privacy", OPTIONS)
+@pytest.mark.parametrize("what", LIES)
+def test_lie_of_a_site__ends_no_run(tmp_path: Path, what: str, privacy: str) -> None:
+    result = result_of(tmp_path, *OPTIONS[privacy], on_train={LIAR: LIES[what]})
+    assert (result.status, len(result.rounds)) == ("finished", 2)
+    # An update that diverged counts as none where a client may not be told apart by it.
+    counted = privacy == "client" and what in ("NaN", "infinite")
+    for entry in result.rounds:
+        assert set(entry.clients.dropped) == (set() if counted else {LIAR})
+
+
+@pytest.mark.parametrize("privacy", ["record", "client"])
+def test_weight_of_a_site__counts_nothing_under_privacy(tmp_path: Path, privacy: str) -> None:
+    """Nothing is scaled by what a site says of its records: all models are one further."""
+    lie = {LIAR: lambda message: trained(message, weight=1e9)}
+    noise = ("privacy.epsilon=null", "privacy.noise_multiplier=1e-3", "privacy.clip_norm=100.0")
+    result_of(tmp_path, *OPTIONS[privacy], *noise, on_train=lie)
+    tensors = load_file(tmp_path / "run" / "model.safetensors")
+    bias = next(value for name, value in tensors.items() if name.endswith("bias"))
+    # Two rounds of (1 + 2 + 3 + 1) / 4, whatever bravo weighs; it alone would move them by two.
+    assert bias == pytest.approx(2 * (1 + 2 + 3 + 1) / 4, abs=0.5)
+
+
+@pytest.mark.parametrize("steps", [10**9, 2**53])
+def test_spending_that_cannot_be__costs_the_others_nothing(tmp_path: Path, steps: int) -> None:
+    event = GaussianEvent(noise_multiplier=1.0, sample_rate=0.2, steps=steps)
+    lie = {LIAR: lambda message: trained(message, spent=(event,))}
+    result = result_of(tmp_path, *OPTIONS["record"], on_train=lie)
+    assert result.status == "finished"
+    told = {site: one.epsilon for site, one in result.privacy.per_site.items()}
+    assert told[LIAR] > 2 * max(told[site] for site in HONEST)
+    assert len({told[site] for site in HONEST}) == 1
+    assert result.privacy.epsilon == told[LIAR]
+
+
+SUMS = {
+    "negative counts": {"confusion": [-1, 0, 0, 3]},
+    "more than all records": {"confusion": [2**62, 0, 0, 2**62], "count": 2**63 - 1},
+    "cells beside the records": {"confusion": [0, 0, 0, 0]},
+    "bins beside the records": {"scores": [0] * 512},
+    "fewer records than none": {"count": -2},
+    "texts": {"confusion": ["a"] * 4},
+}
+
+
+@pytest.mark.parametrize("what", SUMS)
+def test_test_sums_that_cannot_be__are_left_out_and_their_site_is_named(
+    tmp_path: Path, what: str
+) -> None:
+    def lie(content: RecordDict) -> RecordDict:
+        record = dict(content.metric_records["metrics"]) | SUMS[what]
+        kind = ConfigRecord if what == "texts" else MetricRecord
+        content["metrics"] = kind(record)  # type: ignore[arg-type]
+        return content
+
+    result = result_of(tmp_path, "evaluation=per_site", on_evaluate={LIAR: lie})
+    assert (result.status, len(result.rounds)) == ("finished", 2)
+    assert set(result.final.per_site) == HONEST
+    assert f"is evaluated without {LIAR}" in (tmp_path / "run" / "run.log").read_text()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_sums_that_pass__have_metrics_and_intervals(data: st.DataObject) -> None:
+    """Whatever is let through can be computed with; and what honest sites send is let through."""
+    big = st.sampled_from([0, 1, 2, 2**40, 2**40 + 1, 2**62, -1])
+    count = data.draw(st.one_of(big, st.integers(0, 50)))
+    cells = data.draw(st.lists(st.one_of(big, st.just(count)), min_size=4, max_size=4))
+    honest = TASK.sums(np.array([[0.2, 0.8]] * 3), np.array([0, 1, 1]))
+    TASK.check_sums(honest)
+    scores = np.zeros_like(honest["scores"])
+    scores[0, 0] = count
+    arrays = {
+        "loss": np.asarray(data.draw(st.floats())),
+        "confusion": np.array(cells, np.int64).reshape(2, 2),
+        "scores": scores,
+    }
+    sums = Sums(layout=TASK.sum_layout, count=count, arrays=arrays)
+    try:
+        TASK.check_sums(sums)
+    except ValueError:
+        return
+    _graded(TASK, sums + honest)
+    _graded(TASK, sums)
+
+
+def _graded(task: ClassificationTask, sums: Sums) -> None:
+    rng = np.random.default_rng(0)
+    found = task.metrics(sums)
+    measured(found, task.resampled(sums, rng))
+    task.gap({"a": sums, "b": sums}, rng)
+    task.calibration(sums, rng)
+
+
+def test_key_of_small_order__is_refused_before_it_drives_away_all_others() -> None:
+    fed = federation(4)
+    clients, server = fed.clients(), fed.server()
+    run_until(fed, "advertise", clients, server)
+    weak = bytes(32)
+    assert not is_usable(weak)
+    liar, *others = fed.names
+    for name in others:
+        server.receive(name, clients[name].advertise(server.requests()[name]))
+    context = server.params.context()
+    for pair in ((weak, b"k" * 32), (b"k" * 32, weak)):
+        signature = identity(liar).sign("secagg/keys", context, *_signed(liar, pair))
+        keys = RoundKeys(cipher_key=pair[0], mask_key=pair[1], signature=signature)
+        with pytest.raises(ProtocolError, match="small order"):
+            server.receive(liar, encode(Advertisement(keys=keys), context))
+    server.close_step()
+    assert set(server.requests()) == set(others)
+
+
+def _signed(name: str, pair: tuple[bytes, bytes]) -> tuple[bytes, ...]:
+    return (name_bytes(name), *pair)
