@@ -65,10 +65,10 @@ def test_combine__reopens_many_owners_at_once_from_different_points() -> None:
     assert [secret.tobytes() for secret in combine(points, shares)] == secrets
 
 
-@pytest.mark.parametrize("points", [[0, 1], [5, 5]])
+@pytest.mark.parametrize("points", [[0, 1], [5, 5], [1, 5, 5], [5, 7, 5]])
 def test_combine__refuses_zero_and_repeated_points(points: list[int]) -> None:
     with pytest.raises(ValueError, match="distinct and not zero"):
-        combine(np.array([points], np.uint8), np.zeros((1, 2, 4), np.uint8))
+        combine(np.array([points], np.uint8), np.zeros((1, len(points), 4), np.uint8))
 
 
 @pytest.mark.parametrize(("threshold", "shares"), [(0, 3), (4, 3), (2, 256)])
