@@ -241,6 +241,27 @@ def test_parts__have_rows_for_all_and_few_to_spare(count: int, most: int) -> Non
     assert sum(found) <= 1.5 * count + ROWS
 
 
+@pytest.mark.parametrize("rows", [5, 8])
+def test_part__goes_through_the_model_filled_up_to_its_rows(rows: int) -> None:
+    """With its first record, whoever else there is: shapes decide how a library computes."""
+    labels, values = torch.arange(5), torch.arange(15.0).view(5, 3)
+    seen = list[tuple[Tensor, Tensor]]()
+
+    def run(some_labels: Tensor, some_values: Tensor) -> Tensor:
+        seen.append((some_labels, some_values))
+        return some_values.sum(1)
+
+    part = private.BatchPart(inputs=(labels, values), run=run, rows=rows)
+    assert (part.count, len(part.losses())) == (5, rows)
+    assert [len(one.losses()) for one in part.single()] == [rows] * 5
+    order = [*range(5), *[0] * (rows - 5)]
+    for places, (some_labels, some_values) in zip(
+        [order, *([i] * rows for i in range(5))], seen, strict=True
+    ):
+        assert some_labels.tolist() == places
+        assert torch.equal(some_values, values[places])
+
+
 @pytest.mark.parametrize("sizes", ["one", "none"])
 def test_neighbours__where_rows_are_not_alike_parts_have_one_size_or_one_record(
     sizes: str, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,12 @@ from fedlearn.models.tabular import Tabular
 from fedlearn.privacy import SeededNoise, SystemNoise
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.tasks.classification import cross_entropy
-from fedlearn.training.private import clipped_gradient_sum, poisson_batch, train_private
+from fedlearn.training.private import (
+    PrivateOptimizer,
+    clipped_gradient_sum,
+    poisson_batch,
+    train_private,
+)
 from fedlearn.training.settings import Training
 
 CONFIG = Training(
@@ -219,6 +224,21 @@ def test_private__noise_has_the_promised_deviation_however_many_records(n: int) 
     low, high = chi2.ppf([1e-8, 1 - 1e-8], len(z))
     assert low < (z**2).sum() < high
     assert kstest(z, "norm").pvalue > 1e-8
+
+
+def test_optimizer__noise_is_the_multiplier_times_the_norm_over_the_expected_batch() -> None:
+    """The gradient that is released, of 20,000 parameters and an empty batch."""
+    model = nn.Linear(200, 100, bias=False)
+    optimizer = PrivateOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.0), noise=SystemNoise(),
+        noise_multiplier=2.5, max_grad_norm=4.0, expected_batch_size=8,
+    )  # fmt: skip
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.release()
+    assert model.weight.grad is not None
+    z = model.weight.grad.double().ravel() / (2.5 * 4.0 / 8)
+    low, high = chi2.ppf([1e-8, 1 - 1e-8], len(z))
+    assert low < float((z**2).sum()) < high
 
 
 def test_private__every_parameter_gets_noise_and_every_step_its_own() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
+from fedlearn.training.dp.clipping import clipping_of
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import losses_of, small_cnn
 
@@ -42,6 +43,37 @@ def test_clipping__bounds_each_group_on_its_own(bounds: dict[str, float]) -> Non
         expected |= oracle.clipped_sum(part, bound)
     assert oracle.difference(clipped.sums, {n: expected[n] for n in clipped.sums}) < 1e-12
     assert engine.sensitivity == pytest.approx(math.hypot(*bounds.values()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bound", [1e-6, 1.0, 300.0])
+def test_factors__keep_32_units_of_rounding_below_the_bound(
+    dtype: torch.dtype, bound: float
+) -> None:
+    """Whatever norm, sum and product round away later; and never a factor above one."""
+    generator = torch.Generator().manual_seed(1)
+    norms = bound * torch.rand(2000, generator=generator, dtype=torch.float64).add(1e-3) * 10
+    squared = norms.square().to(dtype)
+    clipping = clipping_of(bound, ["weight"])
+    factors = clipping.factors({"": squared}, torch.ones(2000, dtype=torch.bool))[""]
+    assert factors.dtype == dtype
+    assert factors.max() == 1
+    lengths = factors.double() * squared.double().sqrt()
+    unit = torch.finfo(dtype).eps
+    assert lengths.max() <= bound * (1 - 29 * unit)
+    assert lengths[factors < 1].min() >= bound * (1 - 35 * unit)
+
+
+def test_factors__of_a_sample_that_does_not_count_are_zero() -> None:
+    squared = torch.tensor([0.0, 4.0, math.inf, math.nan])
+    finite = torch.tensor([False, False, False, False])
+    assert clipping_of(1.0, ["weight"]).factors({"": squared}, finite)[""].tolist() == [0.0] * 4
+
+
+def test_clipping__goes_by_whole_names_of_modules() -> None:
+    """`head` is no part of `header`."""
+    found = clipping_of({"head": 1.0, "head.0": 3.0, "": 2.0}, ["head.w", "head.0.w", "header.w"])
+    assert found.group_of == {"head.w": "head", "head.0.w": "head.0", "header.w": ""}
 
 
 def test_clipping__leaves_short_gradients_alone() -> None:
