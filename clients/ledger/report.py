@@ -125,7 +125,7 @@ def check_receipts(path: Path, places: Sequence[Path], roster: Path | None) -> N
         raise DataError(f"none of {len(given)} receipts is of site {site} and this ledger's data")
     key = None if roster is None else load_pinned(roster).public_of(site)
     signer = f"signed under the fingerprint {fingerprint(key_of(mine, key))}"
-    if found := [*misfits(path, mine), *contradictions(mine)]:
+    if found := [*misfits(path, mine), *contradictions(named)]:
         raise ReceiptError("\n".join([*found, f"all {len(mine)} receipts are {signer}"]))
     print(f"{path}: has grown from {len(mine)} receipts of site {site}, {signer}")
     if key is None:
