@@ -197,7 +197,7 @@ def _named(site: Site, identity: Identity) -> str:
 
 
 def _receipt(message: Message, context: Context, site: Site) -> RecordDict:
-    identity, known = joining.identity_of(context), flower.read_receipt(message.content)
+    identity, known = joining.identity_of(context), flower.read_known(message)
     data, run = _named(site, identity), joining.joined_run(context, "receipt")
     run_id, terms = joining.secret_bytes(run["run-id"]).hex(), site.config.terms.hex()
     with site.ledger() as ledger:

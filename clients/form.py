@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 from clients.owner import Owner
 from fedlearn.config import RunConfig, encode
-from fedlearn.core.errors import PrivacyError
+from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.core.files import write_atomically
 from fedlearn.data import SCENARIOS, Scenario
 from fedlearn.tasks import TASKS, TaskConfig
@@ -37,6 +37,7 @@ def hold_form(owner: Owner, config: RunConfig) -> None:
     Raises:
         PrivacyError: the run would read the records in another form.
         ConfigError: a record is not the same in the run and at the site.
+        DataError: what was written down cannot be read.
     """
     site = owner.deployed
     if site is None or site.policy.unit == "none":
@@ -53,13 +54,20 @@ def hold_form(owner: Owner, config: RunConfig) -> None:
 
 
 def _compare(name: str, path: Path, text: str) -> None:
-    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-    changed = [
-        f"{part}.{key}"
-        for part in ("scenario", "task")
-        for key in sorted({*before[part], *now[part]})
-        if before[part].get(key) != now[part].get(key)
-    ]
+    now = json.loads(text)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [
+            f"{part}.{key}"
+            for part in ("scenario", "task")
+            for key in sorted({*before[part], *now[part]})
+            if before[part].get(key) != now[part].get(key)
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise DataError(
+            f"site {name}: {path} is damaged: put it back from a backup. Without it nobody knows "
+            "in which form the records were first described"
+        ) from None
     if changed:
         raise PrivacyError(
             f"site {name}: the run would read the records in another form than before: "

@@ -93,7 +93,7 @@ def check_terms(message: Message, context: Context, site: SiteFile) -> None:
             if not signed or offer.terms != terms.hex():
                 raise UnauthenticatedError
             context.state["offered"] = ConfigRecord({"terms": terms})
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ProtocolError):
         raise UnauthenticatedError from None
     offered = flower.config_record(context.state, "offered")
     if offered is None or offered["terms"] != terms:
@@ -149,8 +149,12 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
         check_pinned(owner.deployed.roster, roster)
     if roster.public_of(owner.name) != identity_of(context).public:
         raise ProtocolError(SERVER, "join", f"the roster has another key for {owner.name}")
-    run_id, helper = bytes.fromhex(invitation.run_id), bytes.fromhex(invitation.helper)
-    server, signature = roster.public_of(SERVER, "server"), bytes.fromhex(invitation.signature)
+    try:
+        texts = (invitation.run_id, invitation.helper, invitation.signature, invitation.offer)
+        run_id, helper, signature, offer = map(bytes.fromhex, texts)
+    except ValueError:
+        raise ProtocolError(SERVER, "join", "the invitation cannot be read") from None
+    server = roster.public_of(SERVER, "server")
     if not is_run_signed(server, config.terms, run_id, helper, signature):
         raise UnauthenticatedError
     accepted, channel, largest = b"", b"", 0
@@ -161,7 +165,7 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
                 identity_of(context),
                 link,
                 server,
-                bytes.fromhex(invitation.offer),
+                offer,
                 allow_classical=allow_classical,
             )
             channel = opened.to_bytes()

@@ -37,7 +37,7 @@ from fedlearn.data import (
 )
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Natural
-from fedlearn.data.pool import Indices, taken
+from fedlearn.data.pool import Indices, taken, usable
 from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
 from fedlearn.tasks import CLASSIFICATION, TASKS, Task, TaskConfig
@@ -116,6 +116,9 @@ class Choice:
     """The deployed site whose own records these are; empty in a simulation."""
     version: int = 0
     """Of the file that they are in: a table that was changed is read anew."""
+    by_record: bool = False
+    """Whether a record that cannot be read is left out, and nobody told, where otherwise all are
+    refused."""
     files: str = ""
     """The folder of site files that say where records are, in a simulation of such sites."""
 
@@ -144,6 +147,7 @@ class Choice:
             task=config.task if config else CLASSIFICATION,
             only=site.name,
             version=version,
+            by_record=config is not None and config.privacy.unit != "none",
         )
 
 
@@ -175,9 +179,13 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
         return pool, deal(pool, choice.partition.assign(pool, np.random.default_rng(0)))
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
-    pool = load_pool(choice.scenario, streams, default_cache(os.environ), group_by, choice.task)
+    by_record, cache = choice.by_record, default_cache(os.environ)
+    pool = load_pool(choice.scenario, streams, cache, group_by, choice.task, by_record=by_record)
     if choice.only:
-        return pool, deal(pool, {choice.only: _own_rows(pool, choice.only)}, all_sites=False)
+        if by_record and pool.schemas:  # the form is public, also where the site has no row
+            pool = replace(pool, schemas={"": next(iter(pool.schemas.values()))})
+        rows = _usable_rows(pool, choice.only) if by_record else _own_rows(pool, choice.only)
+        return pool, deal(pool, {choice.only: rows}, all_sites=False)
     assignment = choice.partition.assign(pool, streams.get("partition"))
     return pool, deal(pool, assignment)
 
@@ -189,6 +197,12 @@ def _of_file(choice: Choice, site: SiteFile) -> tuple[Pool, Schema]:
     pool, sites = read(mine)
     rows = _own_rows(pool, site.name)
     return taken(pool, rows), sites[site.name].schema
+
+
+def _usable_rows(pool: Pool, name: str) -> Indices:
+    """The rows of a deployed site that can be learned from; perhaps none."""
+    fine = usable(pool, pool.features)
+    return np.flatnonzero(fine if pool.natural_site is None else fine & (pool.natural_site == name))
 
 
 def _own_rows(pool: Pool, name: str) -> Indices:

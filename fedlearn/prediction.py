@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import nn
 from fedlearn import models
 from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError, refuse
+from fedlearn.core.files import DAMAGED_ARRAYS
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, vector_digest
 from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
@@ -272,7 +272,7 @@ def read_array(path: Path, shape: tuple[int, ...]) -> Unlabelled:
     try:
         with np.load(path, allow_pickle=False) as file:
             features: NDArray[Any] = file["features"]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGED_ARRAYS) as error:
         raise DataError(f"{path}: holds no array 'features' of numbers ({error})") from None
     if features.dtype.kind not in "fiu" or not np.isfinite(features).all():
         raise DataError(f"{path}: 'features' must be finite numbers")

@@ -4,11 +4,20 @@ a crash, a full disk or a loss of power."""
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Final
+from zipfile import BadZipFile
 
 PRIVATE: Final = 0o600
 """The mode of a file that only its user may read."""
+
+DAMAGED_ARRAYS: Final = (
+    *(KeyError, ValueError, EOFError, NotImplementedError, RecursionError, SyntaxError),
+    *(zlib.error, BadZipFile, TokenError),
+)
+"""What reading a `.npz` file leads to that is none: NumPy parses a header as Python."""
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -112,7 +112,7 @@ def load_credential(pem: bytes, what: str) -> Credential:
     """
     try:
         key, certificate = load_pem_private_key(pem, None), x509.load_pem_x509_certificate(pem)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, x509.InvalidVersion):
         raise ConfigError(
             [f"{what}: must hold a private key and its certificate, in PEM"]
         ) from None
@@ -127,7 +127,7 @@ def read_certificate(pem: str | bytes, what: str) -> x509.Certificate:
     """A certificate; ConfigError if the text is none."""
     try:
         return x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ConfigError([f"{what}: not a certificate in PEM"]) from None
 
 
@@ -143,7 +143,7 @@ def own_certificate(pem: str, what: str) -> x509.Certificate:
     """
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ConfigError([f"{what}: not a certificate in PEM"]) from None
     if len(found) != 1 or found[0].public_bytes(Encoding.PEM).decode() != pem:
         raise ConfigError([f"{what}: must be one certificate in PEM, and nothing beside it"])

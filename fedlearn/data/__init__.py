@@ -88,6 +88,8 @@ def load_pool(
     cache: Path,
     group_by: str = "",
     task: TaskConfig = CLASSIFICATION,
+    *,
+    by_record: bool = False,
 ) -> Pool:
     """The records of a scenario, read as `Reading` says.
 
@@ -95,7 +97,9 @@ def load_pool(
         DataError: the data cannot be read, fetched or learned from.
         ConfigError: the scenario's config does not fit its data, or the task its labels.
     """
-    reading = Reading(streams=streams, cache=cache, group_by=group_by, task=task)
+    reading = Reading(
+        streams=streams, cache=cache, group_by=group_by, task=task, by_record=by_record
+    )
     pool = scenario.load(reading)
     if not isinstance(pool.task, task.learns):
         raise ConfigError(

@@ -181,7 +181,7 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) ->
         if wrong := site_name_problem(site):
             yield f"{wrong}; call the site otherwise in the data"
         rows = assignment[site]
-        bad = rows[~_usable(pool, pool.features[rows])]
+        bad = rows[~usable(pool, pool.features[rows])]
         if len(bad):
             yield (
                 f"site {site}: {len(bad)} of {len(rows)} records hold NaN or infinite features "
@@ -198,13 +198,13 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) ->
         yield f"all training records are of one {only}: there is nothing to learn"
 
 
-def _usable(pool: Pool, features: NDArray[Any]) -> NDArray[np.bool_]:
+def usable(pool: Pool, features: NDArray[Any]) -> NDArray[np.bool_]:
     """`bool[n]`: which records are finite, apart from gaps that standardising fills."""
     fine = np.isfinite(features)
     if pool.standardise_per_site and isinstance(pool.task.input, TableInput):
         numeric = slice(pool.task.input.numeric)
         fine[:, numeric] |= np.isnan(features[:, numeric])
-    usable: NDArray[np.bool_] = fine.reshape(len(features), -1).all(axis=1)
+    usable: NDArray[np.bool_] = fine.all(axis=tuple(range(1, fine.ndim)))
     return usable
 
 

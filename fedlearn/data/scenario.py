@@ -29,12 +29,17 @@ class Reading:
     `group_by` names the attribute that test records will be grouped by, if any; a
     scenario that has few of them offers all. `task` is what is learned: where labels can be
     read in several ways, it reads them; a scenario whose labels are of one kind has its own.
+
+    `by_record` says that a record decides nothing but itself: one that cannot be read as the
+    settings say is left out, or has a gap there, where otherwise all are refused and the user told
+    why. It is so where whoever asks must not learn of a single record that it is there.
     """
 
     streams: Streams
     cache: Path
     group_by: str = ""
     task: TaskConfig = CLASSIFICATION
+    by_record: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,18 @@ sites answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, compose, decode, encode
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.vector import Vector
 from fedlearn.flower.private import with_content
 from fedlearn.flower.records import (
@@ -44,6 +45,8 @@ from fedlearn.rounds import (
     TrainReply,
     TrainRequest,
 )
+
+T = TypeVar("T")
 
 HELLO = "query.hello"
 JOIN = "query.join"
@@ -102,13 +105,28 @@ def run_config_of(config: RunConfig) -> dict[str, bool | float | int | str]:
 # --- What the coordinator asks ----------------------------------------------------
 
 
+def _checked(read: Callable[[Message], T]) -> Callable[[Message], T]:
+    """What a coordinator has not made as agreed is its fault, whatever reading it leads to."""
+
+    @wraps(read)
+    def reader(message: Message) -> T:
+        try:
+            return read(message)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError):
+            kind = message.metadata.message_type
+            raise ProtocolError("server", kind, "the message cannot be read") from None
+
+    return reader
+
+
 def hello_request(offer: TermsOffer) -> RecordDict:
     """The content of a `hello` message."""
     return RecordDict({"offer": ConfigRecord({"json": encode(offer)})})
 
 
+@_checked
 def read_offer(message: Message) -> TermsOffer:
-    """The inverse of `hello_request`."""
+    """The inverse of `hello_request`; ProtocolError for what is none."""
     return decode(TermsOffer, str(message.content.config_records["offer"]["json"]))
 
 
@@ -117,8 +135,9 @@ def invitation(value: Invitation) -> RecordDict:
     return RecordDict({"invitation": ConfigRecord({"json": encode(value)})})
 
 
+@_checked
 def read_invitation(message: Message) -> Invitation:
-    """The inverse of `invitation`."""
+    """The inverse of `invitation`; ProtocolError for what is none."""
     return decode(Invitation, str(message.content.config_records["invitation"]["json"]))
 
 
@@ -174,8 +193,19 @@ def read_receipt(content: RecordDict) -> str:
     return str(content.config_records["receipt"]["json"])
 
 
+@_checked
+def read_known(message: Message) -> str:
+    """The receipt in a question, empty where there is none; ProtocolError without either."""
+    return read_receipt(message.content)
+
+
+@_checked
 def read_note(message: Message) -> RoundNote | None:
-    """What a message says about its round; None if it belongs to none."""
+    """What a message says about its round; None if it belongs to none.
+
+    Raises:
+        ProtocolError: it says so in another form.
+    """
     config = config_record(message.content, "config")
     if config is None:
         return None
@@ -188,8 +218,9 @@ def read_note(message: Message) -> RoundNote | None:
     )
 
 
+@_checked
 def read_train_request(message: Message) -> TrainRequest:
-    """The request inside a train or evaluate message."""
+    """The request inside a train or evaluate message; ProtocolError for what is none."""
     note, config = read_note(message), config_in(message.content, "config")
     assert note is not None  # noqa: S101  (`config_in` has found it)
     vectors = vectors_of(arrays_in(message.content))

@@ -33,12 +33,22 @@ def vectors_of(arrays: ArrayRecord) -> dict[str, Vector]:
 
 
 def vector_of(arrays: ArrayRecord, name: str = MODEL) -> Vector:
-    """The model vector, or another by its name, of an ArrayRecord made by `arrays_of`."""
+    """The model vector, or another by its name, of an ArrayRecord made by `arrays_of`.
+
+    Raises:
+        KeyError: there is none of that name.
+        ValueError: it is no array.
+    """
     array = arrays[name]
     head = _head(array.shape[0]) if len(array.shape) == 1 else b""
     if head and array.data.startswith(head) and len(array.data) == len(head) + 4 * array.shape[0]:
         return np.frombuffer(array.data, "<f4", offset=len(head)).astype(np.float32)
-    return np.asarray(array.numpy(), np.float32)
+    try:
+        return np.asarray(array.numpy(), np.float32)
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy parses what stands before the values as Python
+        raise ValueError(f"no array ({type(error).__name__})") from error
 
 
 @lru_cache(maxsize=8)
@@ -82,7 +92,7 @@ def small_bytes(name: str, data: bytes) -> RecordDict:
 def read_small_bytes(content: RecordDict, name: str) -> bytes | None:
     """The bytes under `name`, or None if the content has none."""
     record = config_record(content, name)
-    data = None if record is None else record["bytes"]
+    data = None if record is None else record.get("bytes")
     return data if isinstance(data, bytes) else None
 
 

@@ -6,9 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from clients import sitefile
+from clients.records import own_data
 from fedlearn import flower
 from fedlearn.core.errors import DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.rng import Streams
+from fedlearn.data import Images, OwnText, Pool, Scenario, load_pool
+from fedlearn.data.scenario import Reading
+from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.rounds import Description
 from server.deployment import composed
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab, write_table
@@ -135,3 +142,59 @@ def test_record__that_is_like_no_other_changes_nothing_that_is_told(
     table = lab.world.root / VICTIM / "table.csv"
     table.write_text(f"{table.read_text()}Somebody,{cells}\n")
     assert described(lab.again()) == before
+
+
+@pytest.mark.parametrize("cells", ["44,120,f", "44,120,f,2", "44,inf,f,1", "44,120,f,1,9"])
+def test_record__that_cannot_be_read_is_nobodys_business(tmp_path: Path, cells: str) -> None:
+    lab = Lab.make(tmp_path)
+    before = described(lab)
+    table = lab.world.root / VICTIM / "table.csv"
+    table.write_text(f"{table.read_text()}Somebody,{cells}\n")
+    assert described(lab.again()) == before
+    with pytest.raises(DataError, match=r"line|label"):
+        own_data(sitefile.load(lab.world.site_file(VICTIM)))
+
+
+def test_site__without_any_record_takes_part(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path)
+    before = described(lab)
+    table = lab.world.root / VICTIM / "table.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    federation = lab.again().federate()
+    assert federation.enrolment.sites == before
+    federation.run_round(1)
+    assert federation.progress.tested is not None
+
+
+def test_text__that_cannot_be_read_is_left_out_alone(tmp_path: Path) -> None:
+    good = [f'{{"text": "word {i}", "label": "{"ab"[i % 2]}"}}' for i in range(8)]
+    bad = ["no JSON", '{"text": ["a"], "label": "a"}', '{"text": "a", "label": "c"}', '{"x": 1}']
+    path = tmp_path / "texts.jsonl"
+    hashed = Tokenizer(kind="hashing")
+    scenario = OwnText(path=str(path), label="label", classes=("a", "b"), tokenizer=hashed)
+    pools = []
+    for lines in (good, [*bad, *good], []):
+        path.write_text("\n".join([*lines, '{"text": "", "label": ""}']))
+        pools.append(by_record(scenario))
+    assert (pools[0].features == pools[1].features).all()
+    assert len(pools[2]) == 0
+
+
+def test_image__that_cannot_be_read_is_left_out_alone(tmp_path: Path) -> None:
+    for name, shade in (("a/1", 10), ("b/2", 90)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), shade).save(tmp_path / f"{name}.png")
+    scenario = Images(path=str(tmp_path), classes=("a", "b"), size=8, colour="grey")
+    before = by_record(scenario)
+    (tmp_path / "a" / "3.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "c").mkdir()
+    assert by_record(scenario).sha256 == before.sha256
+    (tmp_path / "a" / "1.png").unlink()
+    (tmp_path / "c").rmdir()
+    assert len(by_record(scenario)) == 1
+    with pytest.raises(DataError, match=r"damaged|not an image"):
+        scenario.load(Reading(streams=Streams(0), cache=tmp_path))
+
+
+def by_record(scenario: Scenario) -> Pool:
+    return load_pool(scenario, Streams(0), Path("none"), by_record=True)

@@ -40,7 +40,6 @@ def no_secret_in(reason: str, *secrets: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["scenario.classes=['0','2']"],
         ["scenario.numeric=[sex]"],
         ["scenario.numeric=[nothing]"],
         ["scenario.label=pressure", "scenario.scaling.columns={age:[0,100],ill:[0,1]}"],

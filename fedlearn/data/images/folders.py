@@ -67,8 +67,10 @@ class Images(Scenario):
                 only or an image that cannot be read (all of these are listed), or is too large.
         """
         root = Path(self.path)
-        found = list(images_in(self, root))
+        found = list(images_in(self, root, by_record=reading.by_record))
         classes = self.classes or tuple(sorted({one.label for one in found}))
+        if reading.by_record and self.classes:
+            found = [one for one in found if one.label in classes and _is_readable(self, one.path)]
         if strange := sorted({one.label for one in found} - set(classes)):
             raise DataError(
                 f"{root}: folders that are none of scenario.classes: {', '.join(strange)}"
@@ -116,8 +118,8 @@ class ImageFile:
 # --- Where the images are -----------------------------------------------------------
 
 
-def images_in(config: Images, root: Path) -> Iterator[ImageFile]:
-    """Every image in the order of the paths; opens none.
+def images_in(config: Images, root: Path, *, by_record: bool = False) -> Iterator[ImageFile]:
+    """Every image in the order of the paths; opens none. Read `by_record`, there may be none.
 
     Raises:
         DataError: the folder is none, or is laid out otherwise; every problem.
@@ -133,11 +135,11 @@ def images_in(config: Images, root: Path) -> Iterator[ImageFile]:
                 for one in visible(label)
                 if one.is_dir()
             ]
-            if not files and not problems:
+            if not files and not problems and not by_record:
                 problems.append(f"{label}: this class has no images; remove the folder or fill it")
             name = site.name if config.sites else ""
             found += [ImageFile(one, name, label.name) for one in files]
-    if not found and not problems:
+    if not found and not problems and not by_record:
         problems.append(
             f"{root}: is a folder that holds no folders of classes; expected is "
             f"{_layout(config, root)}"
@@ -195,6 +197,14 @@ def _read_all(
         more = f"\n{root}: and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         raise DataError("\n".join(broken[:_SHOWN]) + more)
     return images, digests
+
+
+def _is_readable(config: Images, path: Path) -> bool:
+    try:
+        read_image(path, config.size, config.colour)
+    except DataError:
+        return False
+    return True
 
 
 def read_image(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDArray[np.uint8]:

@@ -11,7 +11,6 @@ another place by it.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError, refuse
+from fedlearn.core.files import DAMAGED_ARRAYS
 from fedlearn.core.settings import Natural, Positive, config
 from fedlearn.data.datasets import archives
 from fedlearn.data.images.medmnist_sets import SETS
@@ -81,8 +81,8 @@ class MedMnist(Scenario):
                 if not isinstance(file, np.lib.npyio.NpzFile):
                     raise DataError(f"{path}: is a single array; a .npz file is needed")
                 with file:
-                    return _pool(self, path, file, reading.streams.get("groups"))
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+                    return _pool(self, path, file, reading)
+        except DAMAGED_ARRAYS as error:
             raise DataError(
                 f"{path}: cannot be read as a .npz file of numbers ({error})"
             ) from error
@@ -106,9 +106,7 @@ def _path(config: MedMnist, cache: Path) -> Path:
     return path
 
 
-def _pool(
-    config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, rng: np.random.Generator
-) -> Pool:
+def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Reading) -> Pool:
     parts = ("train", config.test)
     shapes = [_shape(path, file, f"{part}_images") for part in parts]
     if shapes[0][1:] != shapes[1][1:]:
@@ -126,7 +124,7 @@ def _pool(
     refuse(
         f"{path}: class {name!r} has no training image; leave it out or add some"
         for name, count in zip(classes, seen, strict=True)
-        if not count
+        if not count and not reading.by_record
     )
     groups = _groups(config, path, file, [len(part) for part in labels])
     images = [as_records(_array(path, file, f"{part}_images")) for part in parts]
@@ -136,8 +134,9 @@ def _pool(
         features=np.concatenate(images),
         labels=together,
         is_train=is_train,
-        natural_site=_sites(config, groups, is_train, rng),
+        natural_site=_sites(config, groups, is_train, reading.streams.get("groups")),
         notes=tuple(_notes(path, groups, is_train)),
+        left_open=() if config.classes or config.name else ("scenario.classes",),
     )
 
 

@@ -110,15 +110,22 @@ def sort_values(values: set[str], decimal: str = ".") -> tuple[str, ...]:
 
 def suspect(name: str, cells: Cells, numeric: bool) -> str:
     """What the column seems to identify people by, in words; empty when nothing was found."""
-    for what, pattern in _NAMES.items():
-        if re.fullmatch(pattern, name.strip(), flags=re.IGNORECASE):
-            return f"its name says {what}"
+    if named := suspect_name(name):
+        return named
     if numeric:
         return _COUNTS_ROWS if _counts_rows(cells) else ""
     if groups_thousands(cells):
         return ""  # else 240.000 would be a phone number
     likely = (what for what, pattern in _VALUES.items() if _are_mostly(cells, pattern))
     return next((f"its values look like {what}" for what in likely), "")
+
+
+def suspect_name(name: str) -> str:
+    """The same of a column's name alone: no record has a word in it."""
+    for what, pattern in _NAMES.items():
+        if re.fullmatch(pattern, name.strip(), flags=re.IGNORECASE):
+            return f"its name says {what}"
+    return ""
 
 
 def _are_mostly(cells: Cells, pattern: str) -> bool:

@@ -10,6 +10,9 @@ Missing values: a label makes its record be left out (with a note); a category
 becomes code 0; a number becomes 0 after scaling (the middle of its range) and
 a further column `<name>_missing` is 1 there.
 
+Read `by_record` (`Reading`), a label that is none of the classes makes its record be left out as
+well, and a cell that is no number where one should be is a gap; nothing is looked for in values.
+
 With `record` and `time` the table is in long form, see `fedlearn.data.tables.series`.
 """
 
@@ -36,6 +39,7 @@ from fedlearn.data.tables.csv_problems import (
     check_names,
     feature_names,
     feature_problems,
+    identifier_problems,
     label_column,
     range_problems,
     settings_problems,
@@ -88,6 +92,8 @@ class Csv(Scenario):
     """The column that says whose a row is, where several rows are one record over time."""
     time: str = ""
     """The column that the rows of a record are ordered by: numbers, or dates."""
+    times: Literal["", "numbers", "dates"] = ""
+    """Which of the two it holds; empty: what most of its cells are."""
     steps: Count = 24
     """Rows that every record over time is made to have."""
     keep: Literal["last", "first"] = "last"
@@ -124,26 +130,36 @@ class Csv(Scenario):
             ConfigError: the config names columns that are not there, or ranges
                 that do not fit.
         """
-        group_by, task = reading.group_by, reading.task
-        table = read_rows(self)
+        group_by, task, by_record = reading.group_by, reading.task, reading.by_record
+        table = read_rows(self, by_record=by_record)
         check_names(self, table, group_by)
         is_train = by_content(_contents(self, table), self.test_fraction, reading.streams)
         table = series.spread(self, table) if self.record else table
-        table = deidentified(self.deidentify, table, self.missing, self.decimal)
-        labelled, notes = _with_label(self, table)
+        table = deidentified(
+            self.deidentify, table, self.missing, self.decimal, by_record=by_record
+        )
+        labelled, notes = _with_label(self, table, by_record=by_record)
         table, is_train = table.take(labelled), is_train[labelled]
         labels = label_column(self, table)
-        features = [_describe(self, table, name) for name in feature_names(self, table)]
-        refuse([*task.problems(labels), *site_problems(self, table),
-                *feature_problems(self, table, features)])  # fmt: skip
+        names = feature_names(self, table)
+        features = [_describe(self, table, name, by_record=by_record) for name in names]
+        found = [*identifier_problems(self, features)]
+        if not (by_record and self.classes):
+            found += task.problems(labels)
+        if not by_record:
+            found += [*site_problems(self, table), *feature_problems(self, table, features)]
+        refuse(found)
         numeric = [column for column in features if column.kind == "numeric"]
         raw = numbers_of(self, table, [column.name for column in numeric])
         sites = np.array(table.column(self.site)) if self.site else None
-        refuse(range_problems(self, numeric, raw, sites))
+        if not by_record:
+            refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
         notes += _notes(self, table, features)
-        pool = replace(pool, attributes=_attributes(self, table, group_by), notes=(*notes,))
-        pool = series.as_series(self, task, pool, table) if self.record else pool
+        attributes = _attributes(self, table, group_by, by_record=by_record)
+        pool = replace(pool, attributes=attributes, notes=(*notes,))
+        if self.record:
+            pool = series.as_series(self, task, pool, table, by_record=by_record)
         return replace(pool, left_open=tuple(_left_open(self, features)))
 
     @property
@@ -164,6 +180,7 @@ class Csv(Scenario):
             classes=of_run.classes or self.classes,
             numeric=of_run.numeric or self.numeric,
             categories={**self.categories, **of_run.categories},
+            times=self.times or of_run.times,
             steps=of_run.steps,
             keep=of_run.keep,
         )
@@ -190,11 +207,12 @@ def _another_record(own: Csv, of_run: Csv) -> str:
     )
 
 
-def read_rows(config: Csv) -> Table:
+def read_rows(config: Csv, *, by_record: bool = False) -> Table:
     """The file as a table, or the one in memory; raises as `read_file` does."""
+    path = Path(config.path)
     if is_kept(config.path):
-        return from_arrow(Path(config.path), kept_table(config.path), config.decimal)
-    return read_file(Path(config.path), config.separator, config.encoding, config.decimal)
+        return from_arrow(path, kept_table(config.path), config.decimal)
+    return read_file(path, config.separator, config.encoding, config.decimal, by_record=by_record)
 
 
 def _pool(
@@ -257,7 +275,7 @@ def _schemas(
         )
     owner = np.full(len(raw), "") if sites is None else sites
     found = {}
-    for site in np.unique(owner):
+    for site in np.unique(owner) if owner.size else [""]:
         sizes = [magnitude_of(values) for values in raw[owner == site].T]
         numbers = [
             ColumnShape(name=column.name, kind="numeric", magnitude=size)
@@ -267,10 +285,14 @@ def _schemas(
     return found
 
 
-def _with_label(config: Csv, table: Table) -> tuple[NDArray[np.int64], list[str]]:
+def _with_label(
+    config: Csv, table: Table, *, by_record: bool
+) -> tuple[NDArray[np.int64], list[str]]:
     """The rows that have a label, and a note about the others."""
     labels = table.cells(config.label)
     absent = labels.among(config.missing)
+    if by_record and config.classes:
+        absent |= ~labels.among(config.classes)
     unlabelled = labels.rows(absent)
     notes = [f"{config.path}: {table.places(unlabelled)}: no label, left out"]
     return labels.rows(~absent), notes if unlabelled.size else []
@@ -286,6 +308,8 @@ def _left_open(config: Csv, features: Sequence[Column]) -> Iterator[str]:
         yield "scenario.numeric and scenario.categories"
     if config.gaps is None:
         yield "scenario.gaps"
+    if config.record and not config.times:
+        yield "scenario.times"
     if not config.classes:
         yield "scenario.classes"
 
@@ -297,12 +321,15 @@ def _contents(config: Csv, table: Table) -> Iterator[bytes]:
     return rows_of(table, config.decimal, aside=(config.site,))
 
 
-def _describe(config: Csv, table: Table, name: str) -> Column:
+def _describe(config: Csv, table: Table, name: str, *, by_record: bool = False) -> Column:
     """The column as found, with what the config says about it put in."""
     cells = table.cells(name)
     found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
+    if by_record and name in (*config.numeric, *config.categories):
+        found = replace(found, identifier=columns.suspect_name(name))
     if name in config.deidentify.treated:  # its name still says what it was
-        found = replace(found, identifier=columns.suspect("", cells, found.kind == "numeric"))
+        seen = "" if by_record else columns.suspect("", cells, found.kind == "numeric")
+        found = replace(found, identifier=seen)
     if name in config.allow_identifiers:
         found = replace(found, identifier="")
     if name in config.categories:
@@ -344,14 +371,16 @@ def _gaps(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> list[
     return [column for i, column in enumerate(numeric) if np.isnan(raw[:, i]).any()]
 
 
-def _attributes(config: Csv, table: Table, group_by: str) -> dict[str, Attribute]:
+def _attributes(
+    config: Csv, table: Table, group_by: str, *, by_record: bool
+) -> dict[str, Attribute]:
     """The column that people are to be grouped by, learned from or not; its numbers unscaled."""
     if not group_by:
         return {}
-    cells = table.cells(group_by)
-    if _describe(config, table, group_by).kind == "numeric":
+    cells, column = table.cells(group_by), _describe(config, table, group_by)
+    if group_by in config.numeric if by_record else column.kind == "numeric":
         return {group_by: cells.numbers(config.decimal)[cells.codes]}
-    return {group_by: np.array(table.column(group_by))}
+    return {group_by: np.array(table.column(group_by), np.str_)}
 
 
 def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:

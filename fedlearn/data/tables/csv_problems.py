@@ -115,17 +115,22 @@ def site_problems(config: Csv, table: Table) -> Iterator[str]:
         )
 
 
-def feature_problems(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
-    """Columns that identify people, hold words among numbers, or are no categories."""
+def identifier_problems(config: Csv, features: list[Column]) -> Iterator[str]:
+    """Columns that identify people."""
     for column in features:
-        where = f"{config.path}: column {column.name!r}"
         if column.identifier:
             yield (
-                f"{where}: {column.identifier}, which can identify people; "
-                f"{columns.remedy(column.identifier)}, or name it in scenario.allow_identifiers "
-                "if it must be learned from as it is"
+                f"{config.path}: column {column.name!r}: {column.identifier}, which can identify "
+                f"people; {columns.remedy(column.identifier)}, or name it in "
+                "scenario.allow_identifiers if it must be learned from as it is"
             )
-        elif column.not_numbers:
+
+
+def feature_problems(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
+    """Columns that hold words among numbers, or are no categories."""
+    for column in features:
+        where = f"{config.path}: column {column.name!r}"
+        if column.not_numbers:
             yield (
                 f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
                 "or add what stands for a gap to scenario.missing"

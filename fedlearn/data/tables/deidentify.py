@@ -87,12 +87,18 @@ def problems(config: Deidentify) -> Iterator[str]:
 
 
 def deidentified(
-    config: Deidentify, table: Table, missing: Sequence[str] = (), decimal: str = "."
+    config: Deidentify,
+    table: Table,
+    missing: Sequence[str] = (),
+    decimal: str = ".",
+    *,
+    by_record: bool = False,
 ) -> Table:
     """The table with every column that `config` names treated.
 
     Raises:
-        DataError: cells that are no number or no date, with their lines.
+        DataError: cells that are no number or no date, with their lines; `by_record` they are
+            gaps.
         ConfigError: the key file cannot be used.
 
     """
@@ -103,7 +109,9 @@ def deidentified(
         gaps = own.among(missing)
         old, new = own.texts(), writers[name](own)
         wrong = own.rows(np.array([text is None for text in new], np.bool_) & ~gaps)
-        if wrong.size:
+        if by_record:
+            new = ["" if text is None else text for text in new]
+        elif wrong.size:
             what = "number" if name in config.bands else "date with a year of four digits"
             refused.append(f"column {name!r}: {table.places(wrong)}: not a {what}")
         made = [str(b) if given else a for a, b, given in zip(old, new, ~gaps, strict=True)]

@@ -55,8 +55,13 @@ def spread(config: Csv, table: Table) -> Table:
     return table
 
 
-def as_series(config: Csv, task: TaskConfig, pool: Pool, table: Table) -> Pool:
+def as_series(
+    config: Csv, task: TaskConfig, pool: Pool, table: Table, *, by_record: bool = False
+) -> Pool:
     """The records of a pool of rows; `table` has the same rows.
+
+    Read `by_record`, rows without a record or a time are left out, and records that have two
+    labels or sites; of rows at the same time the one that comes first in the table is the first.
 
     All rows of a record are for training, or all are for the test.
 
@@ -68,14 +73,17 @@ def as_series(config: Csv, task: TaskConfig, pool: Pool, table: Table) -> Pool:
         raise TypeError("a series is made of rows of a table")
     owners = table.column(config.record)
     times, what = _times(config, table)
-    problems = [*_row_problems(config, table, owners, times, what)]
     rows = _ordered(owners, times)
-    refuse(problems or _record_problems(config, task, table, rows))
+    if by_record:
+        rows = _sound(config, table, owners, times, rows)
+    else:
+        problems = [*_row_problems(config, table, owners, times, what)]
+        refuse(problems or _record_problems(config, task, table, rows))
     shape = SeriesInput(steps=config.steps, row=pool.task.input)
     size = len(rows) * config.steps * (shape.row.width + 1) * 4
     memory.require(Path(config.path), 2 * size)
     features = _padded(config, pool.features, rows)
-    first = np.array([mine[0] for mine in rows.values()])
+    first = np.array([mine[0] for mine in rows.values()], np.int64)
     sites = None if pool.natural_site is None else pool.natural_site[first]
     return replace(
         pool,
@@ -93,14 +101,15 @@ def as_series(config: Csv, task: TaskConfig, pool: Pool, table: Table) -> Pool:
 
 
 def _times(config: Csv, table: Table) -> tuple[NDArray[np.float64], str]:
-    """Numbers, or else dates as ISO 8601 writes them, whichever most of the cells are.
+    """Numbers, or else dates as ISO 8601 writes them, as `scenario.times` says.
 
     `float64[n]`, NaN where a cell is no time, and what a time is here, in words.
     """
     cells = table.cells(config.time)
     numbers = cells.numbers(config.decimal)[cells.codes]
     moments = np.array([_moment(text) for text in cells.texts()])[cells.codes]
-    if np.isfinite(moments).sum() > np.isfinite(numbers).sum():
+    found = np.isfinite(moments).sum() > np.isfinite(numbers).sum()
+    if config.times == "dates" or (not config.times and found):
         return moments, "a date (as 2026-01-31 or 2026-01-31T08:15)"
     return numbers, "a number"
 
@@ -142,6 +151,23 @@ def _row_problems(
             f"{where} {config.time!r}: {table.places(twice)}: a second row of one "
             f"{config.record!r} at the same time; which comes first is not known"
         )
+
+
+def _sound(
+    config: Csv, table: Table, owners: Sequence[str], times: NDArray[np.float64], rows: Rows
+) -> Rows:
+    """The records, of rows that say whose they are and when, with one label and one site."""
+    named = [table.column(name) for name in filter(None, (config.label, config.site))]
+    placed = {
+        name: mine[np.isfinite(times[mine])]
+        for name, mine in rows.items()
+        if name not in config.missing
+    }
+    return {
+        name: mine
+        for name, mine in placed.items()
+        if len(mine) and all(len({cells[i] for i in rows[name]}) == 1 for cells in named)
+    }
 
 
 def _record_problems(config: Csv, task: TaskConfig, table: Table, rows: Rows) -> Iterator[str]:

@@ -119,8 +119,13 @@ def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
 # --- Text -----------------------------------------------------------------------------
 
 
-def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> Table:
+def read_table(
+    path: Path, *, separator: Separator, encoding: str = "utf-8", by_record: bool = False
+) -> Table:
     """The table in `path`; blank lines are passed over, a byte order mark is dropped.
+
+    Read `by_record`, rows of too many or too few cells are left out, also if none is left, and
+    bytes that are none of the encoding are characters of no meaning.
 
     Raises:
         DataError: not a file, empty, not text in this encoding, another
@@ -129,10 +134,14 @@ def read_table(path: Path, *, separator: Separator, encoding: str = "utf-8") -> 
         ConfigError: Python knows no such encoding.
 
     """
-    table, ragged = _parse(path, read_text(path, encoding), separator)
+    errors = "replace" if by_record else "strict"
+    table, ragged = _parse(path, read_text(path, encoding, errors=errors), separator)
     problems = _separator_problems(path, table.header, separator) or [
         *_header_problems(path, table.header, "line 1")
     ]
+    if by_record:
+        refuse(problems)
+        return table.take(np.flatnonzero(~np.isin(table.lines, ragged)))
     if ragged and not problems:
         problems = [
             f"{path}: {some_lines(ragged)}: not {len(table.header)} cells as the header has; "
@@ -148,12 +157,14 @@ def _with_records(path: Path, table: Table, problems: Sequence[str]) -> Table:
     return table
 
 
-def read_text(path: Path, encoding: str, factor: int = memory.TEXT_FACTOR) -> str:
+def read_text(
+    path: Path, encoding: str, factor: int = memory.TEXT_FACTOR, errors: str = "strict"
+) -> str:
     """The whole file as text; see `read_table` for what is refused.
 
     `factor`: how many bytes of memory a byte of the file will take.
     """
-    text = _decode(path, read_content(path, factor), encoding)
+    text = _decode(path, read_content(path, factor), encoding, errors)
     if not text.strip():
         raise DataError(f"{path}: is empty")
     return text
@@ -177,13 +188,13 @@ def read_content(path: Path, factor: int = memory.TEXT_FACTOR) -> bytes:
         raise DataError(f"{path}: cannot be unpacked ({error})") from error
 
 
-def _decode(path: Path, content: bytes, encoding: str) -> str:
+def _decode(path: Path, content: bytes, encoding: str, errors: str) -> str:
     utf8 = encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
     for signature, what in _SIGNATURES.items():
         if utf8 and content.startswith(signature):
             raise DataError(f"{path}: is {what}")
     try:
-        return content.decode("utf-8-sig" if utf8 else encoding)
+        return content.decode("utf-8-sig" if utf8 else encoding, errors)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -333,12 +344,17 @@ def _header_problems(path: Path, header: tuple[str, ...], where: str) -> Iterato
 
 
 def read_file(
-    path: Path, separator: Separator, encoding: str, decimal: Literal[".", ","] = "."
+    path: Path,
+    separator: Separator,
+    encoding: str,
+    decimal: Literal[".", ","] = ".",
+    *,
+    by_record: bool = False,
 ) -> Table:
     """The table in a file, Parquet or text, as its first bytes say; raises as its reader does."""
     if is_parquet(path):
-        return read_parquet(path, decimal)
-    return read_table(path, separator=separator, encoding=encoding)
+        return read_parquet(path, decimal, by_record=by_record)
+    return read_table(path, separator=separator, encoding=encoding, by_record=by_record)
 
 
 # --- Parquet --------------------------------------------------------------------------
@@ -353,7 +369,7 @@ def is_parquet(path: Path) -> bool:
         return False  # reading it as text says what is wrong
 
 
-def read_parquet(path: Path, decimal: str = ".") -> Table:
+def read_parquet(path: Path, decimal: str = ".", *, by_record: bool = False) -> Table:
     """The table in `path`; its `lines` count the records from 1.
 
     Numbers stay numbers, and are text only where a column is taken by its text (as
@@ -361,8 +377,9 @@ def read_parquet(path: Path, decimal: str = ".") -> Table:
     Dates are written as ISO 8601, to the microsecond; a null is an empty cell.
 
     Raises:
-        DataError: the file is damaged, holds no records, would not fit into memory, or
-            has columns that are no table's. All problems of one stage are listed.
+        DataError: the file is damaged, holds no records (which it may, read `by_record`), would
+            not fit into memory, or has columns that are no table's. All problems of one stage are
+            listed.
 
     """
     from pyarrow import parquet
@@ -370,13 +387,14 @@ def read_parquet(path: Path, decimal: str = ".") -> Table:
     try:
         shape = parquet.read_metadata(path)
         memory.require(path, shape.num_rows * shape.num_columns * memory.CELL_BYTES)
-        return from_arrow(path, parquet.ParquetFile(path).read(), decimal)
+        read = parquet.ParquetFile(path).read()
+        return from_arrow(path, read, decimal, by_record=by_record)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path}: cannot be read as Parquet ({reason})") from error
 
 
-def from_arrow(path: Path, read: pa.Table, decimal: str = ".") -> Table:
+def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: bool = False) -> Table:
     """A table of Arrow's as `read_parquet` has it; `path` names it in messages.
 
     Raises:
@@ -395,6 +413,9 @@ def from_arrow(path: Path, read: pa.Table, decimal: str = ".") -> Table:
     columns = () if problems else tuple(_cells(column, decimal) for column in read.columns)
     lines = np.arange(1, read.num_rows + 1)
     table = Table(header=header, columns=columns, lines=lines, counted="row")
+    if by_record:
+        refuse(problems)
+        return table
     return _with_records(path, table, problems)
 
 

@@ -9,7 +9,7 @@ and a model of them is private only as far as the privacy of the run goes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,14 +78,17 @@ class OwnText(OwnTexts):
 
     def load(self, reading: Reading) -> Pool:
         """The records of the file that have a text and a label."""
-        path = Path(self.path)
+        path, by_record = Path(self.path), reading.by_record
         if is_lines(path):
-            rows = read_objects(path, self.encoding)
-            check_names(self, keys_of(rows), self.path)
-            names = filter(None, (self.text, self.label, self.site))
-            table = table_of(path, rows, tuple(names))
+            rows = read_objects(path, self.encoding, by_record=by_record)
+            names = tuple(filter(None, (self.text, self.label, self.site)))
+            if by_record:  # a key may be in one line alone
+                rows = [(n, row) for n, row in rows if not any_list(row, names)]
+            else:
+                check_names(self, keys_of(rows), self.path)
+            table = table_of(path, rows, names)
         else:
-            table = read_file(path, self.separator, self.encoding)
+            table = read_file(path, self.separator, self.encoding, by_record=by_record)
             check_names(self, table.header, self.path)
         return pool_of_table(table, self, reading)
 
@@ -104,11 +107,15 @@ def pool_of_table(
     """
     texts, found = table.cells(config.text), table.cells(config.label)
     usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
+    by_record = reading.by_record and bool(config.classes)
+    if by_record:
+        usable &= found.among(config.classes)[found.codes]
     kept = table.take(np.flatnonzero(usable))
-    if not len(kept):
+    if not (len(kept) or by_record):
         raise DataError(f"{config.path}: no record has both a text and a label")
     task, column = reading.task, _label_column(kept, config)
-    refuse([*task.problems(column), *_site_problems(kept, config)])
+    if not by_record:
+        refuse([*task.problems(column), *_site_problems(kept, config)])
     classes, labels = task.encode(column)
     sites = np.array(kept.column(config.site)) if config.site else None
     words = kept.column(config.text)
@@ -137,29 +144,31 @@ def is_lines(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".ndjson")
 
 
-def read_objects(path: Path, encoding: str) -> Objects:
+def read_objects(path: Path, encoding: str, *, by_record: bool = False) -> Objects:
     """The objects of a file of lines, and the line of each; empty lines are passed over.
 
     What an object in an object holds is a value of its own: `{"meta": {"kind": 1}}` is
     `{"meta.kind": 1}`.
 
     Raises:
-        DataError: the file cannot be read, or lines hold something else; all of them.
+        DataError: the file cannot be read, or lines hold something else; all of them. Read
+            `by_record`, such lines are left out.
     """
     rows, wrong = [], []
-    text = read_text(path, encoding, memory.PROSE_FACTOR)
+    errors = "replace" if by_record else "strict"
+    text = read_text(path, encoding, memory.PROSE_FACTOR, errors)
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
             row = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append((line, _flat(row)))
         else:
             wrong.append(line)
-    if wrong:
+    if wrong and not by_record:
         raise DataError(f"{path}: {some_lines(wrong)}: not a JSON object; one a line is expected")
     return rows
 
@@ -175,6 +184,11 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 def keys_of(rows: Objects) -> tuple[str, ...]:
     """All keys of the objects, as they first appear."""
     return tuple({key: None for _, row in rows for key in row})
+
+
+def any_list(row: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether one of the keys holds a list, which is no text and no number."""
+    return any(isinstance(row.get(key), list) for key in keys)
 
 
 def lines_of_lists(rows: Objects, key: str) -> list[int]:
