@@ -10,13 +10,17 @@ MUTATED := crypto mechanisms privacy secagg training
 .PHONY: run test check style format bench docs mutate help clean
 .DEFAULT_GOAL := help
 
+# What Python compiles is kept, whatever the shell says: every program that a test starts compiles
+# all of it otherwise.
+unexport PYTHONDONTWRITEBYTECODE
+
 run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=folder
 	@$(BIN)/fedlearn simulate experiment=medical_heart out=$(call fresh,$(OUT))
 
 test: $(STAMP)-test  ## Run the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
-check: style  ## Developers' fast gate: style, types, layers, fast tests
+check: style  ## Developers' fast gate: style, types, layers, fast tests of fewer examples
 	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 style: $(STAMP)-test  ## Style, types and layers alone

@@ -1,7 +1,8 @@
-"""What all tests share: real data, and torch on one thread."""
+"""What all tests share: real data, how much is tried, and torch on one thread."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,8 +11,19 @@ import torch
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.datasets import archives, fashion
+from tests import effort
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try a part in `make check`."""
+    effort.configure(config.getoption("markexpr"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep libraries and tests out of every later look for garbage: they stay to the end."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

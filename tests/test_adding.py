@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.effort import slow_but
 from tests.plugins import install
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -507,7 +508,7 @@ def check(addition: Addition, result: Mapping[str, Any]) -> None:
         assert 0.5 * addition.epsilon < result["privacy"]["epsilon"] <= addition.epsilon
 
 
-@pytest.mark.parametrize("addition", ADDITIONS, ids=str)
+@pytest.mark.parametrize("addition", slow_but(lambda a: a.group == "stage", ADDITIONS), ids=str)
 def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path: Path) -> None:
     house = tmp_path / "house"
     for package in PACKAGES:
@@ -533,6 +534,7 @@ def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path:
     check(addition, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("addition", ADDITIONS, ids=str)
 def test_package__takes_a_module_and_an_entry_point(addition: Addition, tmp_path: Path) -> None:
     points = {f"{addition.points}:toy": f"toy_package.toy:{addition.name}"}
@@ -549,6 +551,7 @@ def test_package__takes_a_module_and_an_entry_point(addition: Addition, tmp_path
     check(addition, result)
 
 
+@pytest.mark.slow
 def test_task__of_a_package_has_its_own_sums_metrics_report_and_answers(tmp_path: Path) -> None:
     addition = next(one for one in ADDITIONS if one.group == "task")
     points = {f"{addition.points}:toy": f"toy_package.toy:{addition.name}"}
@@ -588,6 +591,7 @@ def wide(task, width=4):
 """
 
 
+@pytest.mark.slow
 def test_own_model__takes_nothing_of_ours(tmp_path: Path) -> None:
     a_table(tmp_path)
     (tmp_path / "my_models.py").write_text(MODEL)

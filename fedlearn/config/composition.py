@@ -250,7 +250,9 @@ def _pruned(node: DictConfig, known: DictConfig) -> DictConfig:
     return node
 
 
+@lru_cache(maxsize=256)
 def _from_files(overrides: tuple[str, ...]) -> DictConfig:
+    """What Hydra makes of the files; not to be changed by who gets it."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import MissingConfigException
 

@@ -174,6 +174,7 @@ def test_restarted_run__is_not_told_a_round_again(clear: Lab) -> None:
     assert noted == [2, 4]
 
 
+@pytest.mark.slow
 def test_resumed_run__goes_on_without_the_figures_that_were_lost(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path)
     lab.federate().run_round(1)
@@ -293,6 +294,7 @@ def test_what_leaves__has_noise_that_nobody_can_take_off(clear: Lab, tmp_path: P
     assert 0.5 * expected < moved.std() < 2 * expected
 
 
+@pytest.mark.slow
 def test_ledger__books_no_less_than_an_independent_accountant_for_all_that_left(
     tmp_path: Path,
 ) -> None:
@@ -324,6 +326,7 @@ def test_ledger__books_no_less_than_an_independent_accountant_for_all_that_left(
 # --- what it is good for ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sum_of_private_figures__is_opened_as_one_and_read_with_its_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_config__that_is_not_the_coordinators_is_not_even_read(
     assert flower.HELLO == "query.hello"
 
 
+@pytest.mark.slow
 def test_records__are_not_counted_by_asking_for_one_delta_after_another(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path, policy=STRICT.replace("1.0e-5", "0.1"))
     answered = []

@@ -117,6 +117,7 @@ def _wait_for(gate: Gate) -> None:
     raise AssertionError("the gateway did not start")
 
 
+@pytest.mark.slow
 def test_unfinished_bodies__of_one_site_take_no_memory_from_the_others(gate: Gate) -> None:
     assert gate.answers("birch")
     before, part = gate.megabytes(), b"x" * 2**20
@@ -129,6 +130,7 @@ def test_unfinished_bodies__of_one_site_take_no_memory_from_the_others(gate: Gat
     assert gate.answers("birch")
 
 
+@pytest.mark.slow
 def test_idle_connections__of_one_site_shut_nobody_out(gate: Gate) -> None:
     held = [gate.connect("alder") for _ in range(1001)]
     assert gate.answers("birch")

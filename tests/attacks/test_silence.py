@@ -89,6 +89,7 @@ def test_message__that_is_none_is_answered_with_one_text(tmp_path: Path) -> None
     assert len(said) <= 3
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from([ConfigError, DataError, PrivacyError, FedlearnError, WithheldError]),
     text=st.text(st.characters(codec="utf-8"), max_size=80),

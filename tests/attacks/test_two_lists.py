@@ -135,6 +135,7 @@ def secret(shares: Sequence[bytes], threshold: int) -> bytes:
     return combine(points, rows.reshape(1, threshold, 32))[0].tobytes()
 
 
+@pytest.mark.slow
 def test_two_survivor_lists__open_no_honest_site_among_100_with_20_corrupt() -> None:
     ring, _, tries = attack(100, 0.2)
     threshold = ring.server.params.threshold

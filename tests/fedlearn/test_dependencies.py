@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ def modules_of(requirements: list[str]) -> set[str]:
     return {MODULES.get(name, name.replace("-", "_")) for name in names if name not in FOR_OTHERS}
 
 
+@cache
 def sources() -> Mapping[str, ast.Module]:
     paths = [path for top in OURS for path in (ROOT / top).rglob("*.py")]
     return {
@@ -52,9 +54,6 @@ def sources() -> Mapping[str, ast.Module]:
         )
         for path in paths
     }
-
-
-SOURCES = sources()
 
 
 def imports(tree: ast.AST, *, at_once: bool = False) -> Iterator[str]:
@@ -88,14 +87,14 @@ EXTRAS = {
 
 
 def test_dependencies__what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
-    found = {top(name) for tree in SOURCES.values() for name in imports(tree)}
+    found = {top(name) for tree in sources().values() for name in imports(tree)}
     foreign = found - set(sys.stdlib_module_names) - set(OURS)
     assert foreign == CORE | EXTRAS
 
 
 def test_dependencies__what_an_extra_brings_is_imported_only_when_it_is_asked_for() -> None:
     importers = defaultdict(set)
-    for module, tree in SOURCES.items():
+    for module, tree in sources().items():
         for name in imports(tree, at_once=True):
             importers[name].add(module)
     early = {module for name, found in importers.items() if top(name) in EXTRAS for module in found}

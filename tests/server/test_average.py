@@ -67,6 +67,7 @@ def test_federation__tests_the_mean_and_trains_the_last() -> None:
     np.testing.assert_allclose(progress.shown - enrolment.initial, shown[-1])
 
 
+@pytest.mark.slow
 def test_simulate__keeps_the_mean_of_its_models(tmp_path: Path) -> None:
     models = [model_of(tmp_path / f"{n}", f"rounds={n}") for n in (1, 2, 3)]
     kept = model_of(tmp_path / "mean", "rounds=3", "training.average=0.5")

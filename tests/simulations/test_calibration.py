@@ -33,6 +33,7 @@ def run(out: Path, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_calibration__needs_nothing_but_the_sum_over_the_sites(
     overrides: list[str], tmp_path: Path
 ) -> None:

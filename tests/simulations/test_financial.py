@@ -11,6 +11,7 @@ from fedlearn.config import compose
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
+from tests.effort import slow_but
 
 
 @pytest.mark.slow
@@ -34,7 +35,9 @@ def test_experiment__runs_a_round_on_its_real_data(
     assert result["final"]["evaluate"]["loss"] < 0.69  # of an untrained model: log 2 = .693
 
 
-@pytest.mark.parametrize("privacy", ["none", "record", "distributed"])
+@pytest.mark.parametrize(
+    "privacy", slow_but(lambda kind: kind == "distributed", ["none", "record", "distributed"])
+)
 def test_experiment__is_chosen_with_every_kind_of_privacy(privacy: str) -> None:
     for experiment in ("financial_credit", "financial_risk"):
         for strategy in ("fedadam", "fedavg"):

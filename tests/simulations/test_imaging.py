@@ -15,6 +15,7 @@ from fedlearn.mechanisms import DistributedPrivacy
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
+from tests.effort import slow_but
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +127,12 @@ def test_medical_imaging__takes_any_model_of_images(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet", "vit"])
-@pytest.mark.parametrize("scenario", ["experiment=medical_imaging", "scenario=medmnist"])
+@pytest.mark.parametrize(
+    "scenario",
+    slow_but(
+        lambda one: one == "scenario=medmnist", ["experiment=medical_imaging", "scenario=medmnist"]
+    ),
+)
 def test_defaults__of_networks_that_need_many_steps_go_by_privacy(
     model: str, scenario: str
 ) -> None:

@@ -149,6 +149,7 @@ def test_run__is_the_algorithm_of_the_paper(words: list[str]) -> None:
     assert moved > 0.5, "there is something to compare"
 
 
+@pytest.mark.slow
 def test_masked__is_the_same_but_for_rounding_to_steps(words: list[str], tmp_path: Path) -> None:
     ends = {}
     for secagg in ("off", "ring", "masked", "two_server"):
@@ -173,6 +174,7 @@ def of_trained(relay: Relay) -> list[bytes]:
 # --- What it costs ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_record__control_is_a_function_of_the_private_model_that_left(words: list[str]) -> None:
     """So it costs nothing: epsilon is that of FedAvg, to the last digit."""
     private_words = [*words, "privacy.epsilon=4"]
@@ -229,6 +231,7 @@ def test_client__noises_both_halves_alike(words: list[str]) -> None:
     assert abs(np.corrcoef(moved, control)[0, 1]) < 0.15, "each coordinate has its own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
 def test_distributed__plans_for_the_pair(words: list[str], law: str) -> None:
     options = ("privacy=distributed", "privacy.unit=client", "secagg=ring", "privacy.epsilon=null")

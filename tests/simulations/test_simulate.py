@@ -25,11 +25,13 @@ from fedlearn.privacy.events import GaussianEvent
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
+from tests.effort import slow_but
 from tests.flwr_run import end_processes_of, flwr_run, wait_for
 
 pytestmark = pytest.mark.usefixtures("heart_archive")
 
 HEART = "experiment=medical_heart"
+ROUNDS = 4
 
 
 def run(out: Path, *overrides: str, stop: Stop | None = None) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def read(out: Path) -> dict[str, Any]:
 def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished private run with the default budget."""
     out = tmp_path_factory.mktemp("runs") / "private"
-    run(out)
+    run(out, f"rounds={ROUNDS}")
     return out
 
 
@@ -94,9 +96,11 @@ def test_epsilon__is_of_the_whole_run_and_never_above_what_was_asked(private: Pa
     privacy = read(private)["privacy"]
     assert privacy["unit"] == "record"
     assert 3.9 < privacy["epsilon"] <= 4.0
-    assert all(site["steps"] == 20 for site in privacy["per_site"].values())
+    assert all(site["steps"] == ROUNDS for site in privacy["per_site"].values())
     # An independent accountant, over all rounds at once.
-    event = GaussianEvent(noise_multiplier=privacy["noise_multiplier"], sample_rate=1.0, steps=20)
+    event = GaussianEvent(
+        noise_multiplier=privacy["noise_multiplier"], sample_rate=1.0, steps=ROUNDS
+    )
     assert privacy["epsilon"] <= epsilon_rdp([event], privacy["delta"])
 
 
@@ -127,7 +131,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
 
 
 def test_noise__differs_between_runs_of_one_seed(private: Path, tmp_path: Path) -> None:
-    again = run(tmp_path / "again")
+    again = run(tmp_path / "again", f"rounds={ROUNDS}")
     assert again["model"]["sha256"] != read(private)["model"]["sha256"]
 
 
@@ -135,7 +139,7 @@ def test_seeded_noise__repeats_bit_for_bit_and_claims_no_privacy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TEST_NOISE, "7")
-    one, two = (run(tmp_path / name, "rounds=3") for name in ("one", "two"))
+    one, two = (run(tmp_path / name, "rounds=2") for name in ("one", "two"))
     assert one["model"]["sha256"] == two["model"]["sha256"]
     assert one["privacy"]["unit"] == "none"
     assert one["privacy"]["epsilon"] is None
@@ -149,6 +153,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", MODELS)
 def test_simulate__without_privacy_repeats_bit_for_bit(
     tmp_path: Path, overrides: list[str]
@@ -164,7 +169,9 @@ RESUMED = [["strategy=fedavg"], ["strategy=fedprox"], ["strategy=fedadam"], ["st
            ["strategy=fedavgm", "training.average=0.7"]]  # fmt: skip
 
 
-@pytest.mark.parametrize("chosen", RESUMED, ids=" ".join)
+@pytest.mark.parametrize(
+    "chosen", slow_but(lambda chosen: "fedadam" in chosen[0], RESUMED), ids=" ".join
+)
 def test_resume__after_a_stop_gives_the_model_of_one_go(tmp_path: Path, chosen: list[str]) -> None:
     options = ["privacy=none", "rounds=6", *chosen, "evaluate_every=2"]
     whole = run(tmp_path / "whole", *options)

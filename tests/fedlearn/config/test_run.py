@@ -23,6 +23,7 @@ from fedlearn.core.registry import Family
 from fedlearn.data import Csv, Heart
 from fedlearn.mechanisms import RecordPrivacy
 from fedlearn.tasks import ClassificationTask, ImageInput
+from tests.effort import examples
 
 HINTS = get_type_hints(RunConfig)
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
@@ -156,7 +157,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
 
 
 @given(run_configs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_json__round_trip_is_exact(config: RunConfig) -> None:
     encoded = encode(config)
     assert decode(RunConfig, encoded) == config
@@ -164,7 +165,7 @@ def test_json__round_trip_is_exact(config: RunConfig) -> None:
 
 
 @given(run_configs())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig) -> None:
     assert load(yaml.safe_load(yaml.safe_dump(to_tree(config), sort_keys=False))) == config
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.yaml_file import dump, parse, read
+from tests.effort import examples
 
 texts = st.one_of(
     st.text(max_size=8),
@@ -23,7 +24,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.dictionaries(texts, values, max_size=4))
 def test_yaml__comes_back_exactly_as_it_was_written(tree: dict[str, object]) -> None:
     back = parse(dump(tree), "x")

@@ -11,6 +11,7 @@ from fedlearn.crypto import handshake
 from fedlearn.crypto.handshake import CLASSICAL, Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import HEADER_BYTES, WINDOW, Channel, ReplayWindow, sealed_size
+from tests.effort import examples
 
 CHUNK = 16 * 1024
 RUN = bytes(range(16))
@@ -152,7 +153,7 @@ def test_sealed__caps_the_declared_length_before_it_makes_a_buffer() -> None:
     assert ends.server.open(1, message, max_bytes=1000).data == bytes(1000)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(junk=st.binary(max_size=400))
 def test_sealed__junk_is_one_opaque_error(junk: bytes) -> None:
     assert refused(connect_once().server, 1, junk)

@@ -102,6 +102,7 @@ def test_flwr__the_simulation_takes_our_arguments() -> None:
     assert private.EventType.PYTHON_API_RUN_SIMULATION_LEAVE, CHANGED
 
 
+@pytest.mark.slow
 def test_flwr__phones_home_and_installs_nothing_by_default() -> None:
     """In a fresh interpreter without any of the switches, as a user has it."""
     code = (

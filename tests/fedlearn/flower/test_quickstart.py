@@ -64,6 +64,7 @@ def test_protected_app__is_the_plain_one_but_for_five_lines() -> None:
     assert plain == {path.relative_to(same) for path in same.rglob("*.py")}
 
 
+@pytest.mark.slow
 def test_protected_app__learns_as_the_plain_one_does(tmp_path: Path) -> None:
     plain, protected = (in_process(kind, tmp_path) for kind in ("plain", "protected"))
     assert plain["3"]["eval_acc"] > 0.85

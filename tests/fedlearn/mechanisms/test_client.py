@@ -73,6 +73,7 @@ def test_adaptive_clip__moves_each_count_by_a_half() -> None:
         assert total.centred_count == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantile", [0.2, 0.5, 0.8])
 def test_adaptive_clip__finds_the_quantile_of_the_norms(quantile: float) -> None:
     """From 30 times too small, with noise, within 15 percent of the true quantile."""

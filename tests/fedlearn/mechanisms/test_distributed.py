@@ -61,6 +61,7 @@ def test_sum__has_the_error_of_central_noise_at_20_bits(kind: str) -> None:
     assert stats.kstest(error / plan.noise_stddev, "norm").pvalue > 1e-7
 
 
+@pytest.mark.slow
 def test_sum__is_unbiased_on_a_coarse_grid() -> None:
     """40 sums at 13 bits against the truth: every mean within 6.5 deviations."""
     plan = plan_of(replace(CLIENT, bits=13))

@@ -31,6 +31,7 @@ from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import shares_of
 from fedlearn.privacy import SystemNoise
 from fedlearn.tasks import ClassificationTask, TableInput
+from tests.effort import examples
 
 TWO = ClassificationTask(input=TableInput(numeric=2), classes=("no", "yes"))
 FIVE = ClassificationTask(input=TableInput(numeric=2), classes=tuple("abcde"))
@@ -93,7 +94,7 @@ def rows_of(task: ClassificationTask, graded: NDArray[np.float64], plan: Evaluat
         max_size=6,
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_row__moves_the_sum_by_no_more_than_is_accounted(
     unit: str, task: ClassificationTask, answers: list[list[float]]
 ) -> None:
@@ -112,7 +113,7 @@ def test_row__moves_the_sum_by_no_more_than_is_accounted(
 
 
 @given(st.lists(st.lists(st.floats(-1e308, 1e308), min_size=7, max_size=7), min_size=1, max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_whole_numbers__of_any_contribution_are_within_the_steps_of_its_arrays(
     added: list[list[float]],
 ) -> None:
@@ -207,7 +208,7 @@ def test_noise_multiplier__stays_and_the_evaluation_adds_its_share() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 3), st.sampled_from([TWO, FIVE]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_metrics__of_nothing_but_noise_are_in_range_and_never_fail(
     seed: int, records: int, task: ClassificationTask
 ) -> None:
@@ -230,6 +231,7 @@ def test_metrics__of_nothing_but_noise_are_in_range_and_never_fail(
     assert task.calibration(total, rng) is None
 
 
+@pytest.mark.slow
 def test_intervals__hold_the_truth_about_as_often_as_they_say() -> None:
     rng, plan, trials = np.random.default_rng(3), evaluation_of("record", TWO), 120
     layout = TWO.noised_layout

@@ -109,6 +109,7 @@ CONVOLUTIONAL: list[models.Model] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONVOLUTIONAL, ids=lambda config: config.kind)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_convolutional_model__finds_the_rare_classes_soon(

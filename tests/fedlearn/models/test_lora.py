@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fedlearn.models.finetune import Finetune, Learner, cut, stages
 from fedlearn.models.validate import dp_problems
 from fedlearn.training.dp import ClippedGradients
 
-pytest.importorskip("peft", reason="adapters need fedlearn[text]")
+pytestmark = pytest.mark.skipif(not find_spec("peft"), reason="adapters need fedlearn[text]")
 RANK = 2
 
 

@@ -15,6 +15,7 @@ from fedlearn.models.finetune import Finetune, Learner, cut, stages
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
+from tests.effort import slow_but
 
 from .cases import CASES, Case, perturb
 
@@ -59,7 +60,7 @@ def values(learner: Learner) -> dict[str, Tensor]:
     return {name: t.clone() for name, t in (learner.model.state_dict() | kept).items()}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", slow_but(lambda mode: mode != "lora", MODES))
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_mode__trains_and_sends_what_it_says_and_nothing_else(case: Case, mode: str) -> None:
     learner = learner_of(case, mode)

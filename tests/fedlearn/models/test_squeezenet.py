@@ -46,12 +46,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_squeezenet__has_the_parameters_of_the_paper(cache: Path) -> None:
     found = squeezenet(cache)
     # 1,235,496 in torchvision's squeezenet1_1, of which 513,000 are the classifier.
     assert sum(w.numel() for w in found.values()) == 1_235_496 - 513_000
 
 
+@pytest.mark.slow
 def test_squeezenet__is_kept_as_safetensors_and_made_anew_when_altered(cache: Path) -> None:
     first = digest(squeezenet(cache))
     (path,) = (cache / "weights").iterdir()
@@ -63,6 +65,7 @@ def test_squeezenet__is_kept_as_safetensors_and_made_anew_when_altered(cache: Pa
         assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_squeezenet__sees_edges_as_a_trained_network_does(cache: Path) -> None:
     """Trained first layers answer to contrast and colour: to an even grey hardly at all."""
     weights = squeezenet(cache)
@@ -72,6 +75,7 @@ def test_squeezenet__sees_edges_as_a_trained_network_does(cache: Path) -> None:
     assert (even / apart).median() < 0.2
 
 
+@pytest.mark.slow
 def test_weights_of__a_shorter_network_are_the_beginning_of_the_whole(cache: Path) -> None:
     whole = CONFIG.weights(cache)
     part = SqueezeNet(pretrained=True, resolution=64, modules=3).weights(cache)
@@ -88,6 +92,7 @@ def test_weights_of__models_that_start_from_nothing_are_none(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "last_k"), [("head", 1), ("last_k", 3), ("full", 1)])
 def test_build__freezes_the_pretrained_part_and_trains_the_rest(
     cache: Path, mode: str, last_k: int
@@ -107,6 +112,7 @@ def test_build__freezes_the_pretrained_part_and_trains_the_rest(
     assert not state["head.weight"].any()
 
 
+@pytest.mark.slow
 def test_build__takes_no_weights_but_those_of_the_model(cache: Path) -> None:
     weights = dict(CONFIG.weights(cache))
     with pytest.raises(ValueError, match="no layer of the model: strange"):
@@ -118,6 +124,7 @@ def test_build__takes_no_weights_but_those_of_the_model(cache: Path) -> None:
         models.build(CONFIG, TASK, Streams(0))
 
 
+@pytest.mark.slow
 def test_features__tell_textures_apart_that_brightness_does_not(cache: Path) -> None:
     """Pictures of one mean, in stripes that stand or lie: frozen features alone must do."""
     weights = CONFIG.weights(cache)

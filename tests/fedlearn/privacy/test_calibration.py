@@ -22,6 +22,7 @@ def cost(noise: float, delta: float, rate: float, steps: int) -> float:
     return epsilon([event], delta)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     target=st.floats(0.1, 20),

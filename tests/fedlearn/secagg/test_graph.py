@@ -10,6 +10,7 @@ from scipy.stats import hypergeom
 from fedlearn.core.errors import ConfigError
 from fedlearn.secagg.graph import Degree, choose_degree, degree_of, most_missing, neighbours_of
 from fedlearn.secagg.settings import SecAggMasked
+from tests.effort import examples
 
 FRACTIONS = [(0.05, 0.1), (0.1, 0.1), (0.1, 0.2), (0.2, 0.2), (0.33, 0.2)]
 TABLE = {
@@ -27,7 +28,7 @@ def test_degree__equals_the_table(total: int) -> None:
         assert (degree.neighbours, degree.threshold) == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     total=st.integers(65, 700),
     corrupt=st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.33]),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ProtocolError
 from fedlearn.secagg.memory import Dropouts, run_round
+from tests.effort import examples
 from tests.fedlearn.secagg.federation import Federation, federation
 
 STEPS = ("advertise", "share", "mask", "agree", "unmask")
@@ -25,7 +26,7 @@ def test_round__gives_the_exact_sum(bits: int, count: int) -> None:
     check(federation(count, bits=bits), {})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_round__any_dropouts_within_the_threshold_leave_the_exact_sum(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 12), label="clients")
@@ -55,6 +56,7 @@ def test_round__one_dropout_too_many_releases_nothing(step: str) -> None:
         run_round(fed.params(), fed.settings, fed.parties(), drop)
 
 
+@pytest.mark.slow
 def test_round__on_a_regular_graph_survives_dropouts_at_every_step() -> None:
     fed = federation(70, bits=20)
     params = fed.params()

@@ -156,14 +156,22 @@ def assert_as_on_the_cpu(found: np.ndarray, expected: np.ndarray, *, clipped: bo
 SOME = [case for case in CASES if case.name.endswith(("-mixed-3", "-grey", "-large", "-all"))]
 SOME += [case for case in CASES if case.name in ("text-blocks", "sequence-mixed")]
 QUICK = [case for case in SOME if not case.name.startswith("resnet18")]
+FEW = {"linear-none-mixed-3", "cnn-grey", "text-all", "sequence-mixed"}
+"""What `make check` tries: a model of each form of records."""
+
+
+def slow_unless_few(case: Case) -> tuple[pytest.MarkDecorator, ...]:
+    return () if case.name in FEW else (pytest.mark.slow,)
+
+
 ROUNDS = [
-    pytest.param(case, name, id=f"{case.name}-{name}")
+    pytest.param(case, name, id=f"{case.name}-{name}", marks=slow_unless_few(case))
     for case in QUICK
     for name in WAITS
     if not (case.mixes and name != "plain")
 ]
 POSSIBLE = [
-    pytest.param(case, work, id=f"{case.name}-{name}")
+    pytest.param(case, work, id=f"{case.name}-{name}", marks=slow_unless_few(case))
     for case in SOME
     for name, work in WORKS.items()
     if not (case.mixes and name in ("private", "shared"))
@@ -300,6 +308,7 @@ def test_take_turn__spreads_processes_over_the_gpus(monkeypatch: pytest.MonkeyPa
     assert found == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.slow
 def test_device_of__starts_no_cuda() -> None:
     """Or no process that is forked later could use it."""
     code = (
@@ -345,6 +354,7 @@ def test_touched__sees_the_threads_of_a_backward_pass() -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_place__computes_float32_in_float32_and_repeats() -> None:
     """In a process of its own: what it sets, it sets for good."""
     code = """

@@ -36,6 +36,7 @@ from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.private import ROWS, clipped_gradient_sum, sizes_of, split, train_private
 from fedlearn.training.settings import Training
 from fedlearn.training.trials import try_out
+from tests.effort import examples
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, local_steps=1,
@@ -106,7 +107,7 @@ def put(data: tuple[Tensor, Tensor], row: int, other: tuple[Tensor, Tensor]) -> 
     return tuple(torch.cat([a[:row], b, a[row + 1 :]]) for a, b in zip(data, other, strict=True))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     scale=st.sampled_from([1.0, 10.0, 100.0, 1e3, 1e4, 1e15]),

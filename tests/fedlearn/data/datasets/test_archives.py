@@ -139,6 +139,7 @@ def test_fetch__does_not_run_the_build_script_of_an_altered_source_archive(
     assert not ran.exists()
 
 
+@pytest.mark.slow
 def test_fetch__refuses_and_removes_an_altered_cached_file_then_recovers(
     tmp_path: Path, index: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_fetch__refuses_and_removes_an_altered_cached_file_then_recovers(
     assert fetch(archive, tmp_path / "cache").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_fetch__by_two_processes_at_once_gives_both_the_file(tmp_path: Path, index: Path) -> None:
     archive = build_wheel(index)
     code = (

@@ -104,12 +104,14 @@ def test_credit__categories_are_known_and_say_what_the_table_says(
     )
 
 
+@pytest.mark.slow
 def test_risk__has_the_published_sizes_and_no_sites(risk_pool: Pool) -> None:
     assert len(risk_pool) == risk.RECORDS == 150_000
     assert risk_pool.labels.mean() == pytest.approx(0.0668, abs=0.0001)
     assert risk_pool.natural_site is None
 
 
+@pytest.mark.slow
 def test_risk__equals_the_recipe_written_with_pandas(risk_pool: Pool, credit_cache: Path) -> None:
     whole = table(credit_cache, "creditscoring1", ",")
     raw = loaded(Risk(scaling=Unscaled()), credit_cache).features
@@ -135,10 +137,12 @@ def categories(pool: Pool, name: str) -> NDArray[np.float32]:
     return column
 
 
+@pytest.mark.slow
 def test_risk__every_cell_is_one_of_the_categories(risk_pool: Pool) -> None:
     assert risk_pool.features[:, len(risk.RANGES) :].min() >= 1
 
 
+@pytest.mark.slow
 def test_risk__pairs_say_what_a_recipe_written_with_pandas_says(
     risk_pool: Pool, credit_cache: Path
 ) -> None:
@@ -163,6 +167,7 @@ def test_risk__pairs_say_what_a_recipe_written_with_pandas_says(
     np.testing.assert_array_equal(found, in_dollars.dropna() + len(risk._DEBT) + 2)
 
 
+@pytest.mark.slow
 def test_lending__public_ranges_bound_every_number(credit_pool: Pool, risk_pool: Pool) -> None:
     for pool, ranges in ((credit_pool, credit.RANGES), (risk_pool, risk.RANGES)):
         numbers = pool.features[:, : len(ranges)]
@@ -170,6 +175,7 @@ def test_lending__public_ranges_bound_every_number(credit_pool: Pool, risk_pool:
         assert np.isfinite(numbers).all()
 
 
+@pytest.mark.slow
 def test_lending__gaps_are_filled_by_the_site_where_sites_standardise(credit_cache: Path) -> None:
     pool = loaded(Risk(scaling=StandardisePerSite()), credit_cache)
     assert np.isnan(pool.features).any()

@@ -11,9 +11,10 @@ from fedlearn.training.dp import ClippedGradients
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import losses_of
 
-peft = pytest.importorskip("peft", reason="adapters need fedlearn[text]")
-
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
+    pytest.mark.slow,  # peft takes seconds to import
+]
 
 
 class Encoder(nn.Module):
@@ -36,6 +37,7 @@ def adapted(*targets: str, **options: object) -> tuple[nn.Module, Tensor]:
     generator = torch.Generator().manual_seed(5)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
+        peft = pytest.importorskip("peft", reason="adapters need fedlearn[text]")
         config = peft.LoraConfig(r=2, target_modules=list(targets), **options)
         model = peft.get_peft_model(Encoder(), config)
     with torch.no_grad():

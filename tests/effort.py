@@ -1,0 +1,37 @@
+"""How much the tests try: everything in `make test`, a part of it in `make check`.
+
+A test with many examples takes `examples(n)` of them; one that is long for each of its cases
+names the `quick` ones, and the others are left to the whole suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+FEW = 10
+"""Examples that `make check` tries at the most, where a test says how many it takes in all."""
+
+_part = False
+
+
+def configure(markexpr: str) -> None:
+    """Take the marks that tests are chosen by; comes before the first test file is read."""
+    global _part
+    _part = markexpr == "not slow"
+    settings.register_profile("part", max_examples=2 * FEW)
+    if _part:
+        settings.load_profile("part")
+
+
+def examples(number: int) -> int:
+    """How many of a test's `number` examples are tried now."""
+    return min(number, FEW) if _part else number
+
+
+def slow_but(quick: Callable[[Any], bool], cases: Iterable[Any]) -> list[Any]:
+    """The cases of a long test for `parametrize`: all but the quick ones are marked slow."""
+    return [case if quick(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
