@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from fedlearn.core.vector import Vector
 
 
 @config
-class FedOpt(Algorithm):
+class FedOpt(Algorithm, ABC):
     """What both have in common: two moments of the mean update, and a step that they scale."""
 
     server_learning_rate: Positive
@@ -22,9 +23,9 @@ class FedOpt(Algorithm):
     tau: Positive
     """Degree of adaptivity: added to the root of the second moment."""
 
+    @abstractmethod
     def second_moment(self, before: Vector, squared: Vector) -> Vector:
         """The next second moment from the last, and the squared update."""
-        raise NotImplementedError
 
     def rate(self, number: int) -> float | np.float64:
         """The step size of round `number`."""

@@ -120,6 +120,9 @@ class Family(Generic[T]):
         if not issubclass(option, self.base):
             named = f"{self.base.__module__}.{self.base.__qualname__}"
             raise ConfigError([f"{where}, which does not derive from {named}"])
+        if inspect.isabstract(option):
+            lacking = ", ".join(sorted(option.__abstractmethods__))
+            raise ConfigError([f"{where}, which does not have {lacking}"])
         if kind_of(option) != point.name:
             raise ConfigError(
                 [f"{where}, whose kind is {kind_of(option)!r}; both names must be the same"]

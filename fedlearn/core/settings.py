@@ -7,7 +7,7 @@ object is made, in Python as from YAML, by the same words.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
@@ -53,7 +53,8 @@ T = TypeVar("T")
 def config(kind: type[T]) -> type[T]:
     """Make `kind` a frozen dataclass by keywords whose objects are checked when they are made.
 
-    Lists become tuples, numbers of NumPy become Python's. A method `contradictions()` of the
+    Lists become tuples, numbers of NumPy become Python's, and equal objects have equal hashes,
+    whatever mappings they hold. A method `contradictions()` of the
     class, if it has one, says what is wrong across fields that are each possible.
 
     Guarantees: no object exists with a field that breaks its annotation: a value out of
@@ -69,6 +70,7 @@ def config(kind: type[T]) -> type[T]:
         fedlearn.core.errors.ConfigError: stddev=-1.0: must be > 0
     """
     kind.__post_init__ = _check  # type: ignore[attr-defined]
+    kind.__hash__ = _hash  # type: ignore[assignment]
     return dataclass(frozen=True, kw_only=True)(kind)
 
 
@@ -84,6 +86,19 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _DEFERRED.reset(token)
+
+
+def _hash(made: Any) -> int:
+    return hash((type(made), *(_hashable(getattr(made, field.name)) for field in fields(made))))
+
+
+def _hashable(value: Any) -> Hashable:
+    match value:
+        case Mapping():
+            return frozenset((key, _hashable(one)) for key, one in value.items())
+        case list() | tuple():
+            return tuple(map(_hashable, value))
+    return value  # type: ignore[no-any-return]
 
 
 def _check(made: Any) -> None:

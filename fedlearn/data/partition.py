@@ -10,6 +10,7 @@ law, as in the quantity skew of Li, Diao, Chen and He 2022.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Final, Literal
 
@@ -26,7 +27,7 @@ _ATTEMPTS = 100
 Assignment = dict[str, Indices]
 
 
-class Partition:
+class Partition(ABC):
     """A way to deal out records: a frozen dataclass of settings that derives from this.
 
     Its class stands in `fedlearn.data.PARTITIONS`, or is an entry point `fedlearn.partitions`
@@ -40,6 +41,7 @@ class Partition:
     deals: ClassVar[bool] = True
     """Whether sites are parts of one set of records, and not what institutions hold."""
 
+    @abstractmethod
     def assign(self, pool: Pool, rng: np.random.Generator) -> Assignment:
         """The rows of every site, ascending, in the order of the sites' names.
 
@@ -52,7 +54,6 @@ class Partition:
             DataError: a drawn site would have no training rows, or there are no natural sites.
             ConfigError: `alpha` is infinite.
         """
-        raise NotImplementedError
 
     def in_one_place(self) -> bool:
         """Whether one site gets the records of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ class Dataset:
     archive: Archive
 
 
-class Scenario:
+class Scenario(ABC):
     """A kind of records: a frozen dataclass of settings that derives from this, in one file.
 
     Its class stands in `fedlearn.data.SCENARIOS`, or is an entry point `fedlearn.scenarios`
@@ -68,6 +69,7 @@ class Scenario:
     tells: ClassVar[Tells] = "names"
     """What sites tell of their records before the first round, to agree on what is learned."""
 
+    @abstractmethod
     def load(self, reading: Reading) -> Pool:
         """All records.
 
@@ -75,7 +77,6 @@ class Scenario:
             DataError: the data cannot be read, fetched or learned from.
             ConfigError: the settings do not fit the data.
         """
-        raise NotImplementedError
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the settings by themselves, as `dotted.path: reason` lines."""

@@ -10,6 +10,7 @@ A method that a mechanism leaves out does what is safe, or what no privacy does.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -72,7 +73,7 @@ class StudyTerms:
     """Whether the records of all sites lie in one place."""
 
 
-class Mechanism:
+class Mechanism(ABC):
     """The settings of one kind of privacy, as `config.privacy`; a frozen dataclass with `kind`."""
 
     noise_from: ClassVar[NoiseFrom] = "none"
@@ -125,6 +126,7 @@ class Mechanism:
         """What clips the gradients of single records; None where nothing does."""
         return engine if self.unit == "record" else None
 
+    @abstractmethod
     def plan(
         self,
         *,
@@ -138,7 +140,6 @@ class Mechanism:
         Raises:
             ConfigError: the epsilon cannot be met.
         """
-        raise NotImplementedError
 
     def measured(self, noise_multiplier: float | None) -> Mechanism:
         """The same protection of a single update with so much noise, for an attack on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +26,7 @@ NAMES: Final[Mapping[type[Input], str]] = {
 """What a record is, in messages."""
 
 
-class Model:
+class Model(ABC):
     """A kind of model: a frozen dataclass of settings that derives from this, in one file.
 
     The file has its layers as well; its class stands in `fedlearn.models.MODELS`, or is an
@@ -46,9 +47,9 @@ class Model:
         """What of the settings does not fit itself or the task: `dotted.path=value: reason`."""
         return iter(())
 
+    @abstractmethod
     def network(self, task: Task) -> nn.Sequential:
         """Named stages, the last `head`: `[n, *task.input_shape]` -> `[n, task.num_outputs]`."""
-        raise NotImplementedError
 
     @property
     def starts_pretrained(self) -> bool:

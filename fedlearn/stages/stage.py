@@ -10,6 +10,7 @@ see nothing but the whole, so that all of it is clipped, paid for and masked as 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -204,16 +205,16 @@ class ServerRound:
     """Of all sites, that which the mean stands for; a stage that takes the mean may set it."""
 
 
-class Source:
+class Source(ABC):
     """What is done with the records of a site, first of all."""
 
     gives_model: bool = True
     """Whether it ends with a model, of which the change can be taken, or with the change."""
     weighted: bool = False
 
+    @abstractmethod
     def produce(self, site: SiteContext) -> Update:
         """What the site gives, before any stage."""
-        raise NotImplementedError
 
     def backward(self, total: Total, at: ServerRound) -> Total:
         """The next model from what the stages have made of the sum."""

@@ -13,7 +13,8 @@ from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.config import RunConfig, compose, plan_of
 from fedlearn.config.contradictions import problems
 from fedlearn.core.settings import config
-from fedlearn.data.scenario import Scenario
+from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.mechanisms import MECHANISMS, RecordPlan, RecordPrivacy, StudyTerms
 from fedlearn.mechanisms.base import Mechanism, Protected
 from fedlearn.models.custom import source_digest
@@ -57,6 +58,9 @@ class Bare(Mechanism):
     delta: float = 1e-5
     unit: ClassVar[Protected] = "record"
 
+    def plan(self, **terms: object) -> None:
+        """Nothing is promised."""
+
 
 @config
 class Placed(Scenario):
@@ -65,6 +69,10 @@ class Placed(Scenario):
     kind: Literal["placed"] = "placed"
     path: str = ""
     share: float = 0.5
+
+    def load(self, reading: Reading) -> Pool:
+        """Not in these tests."""
+        raise AssertionError
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,18 @@ class Toy:
     depth: int = 2
 """
 
+HALF = """
+from abc import ABC, abstractmethod
+
+class Shape(ABC):
+    @abstractmethod
+    def area(self): ...
+
+@dataclass(frozen=True, kw_only=True)
+class Half(Shape):
+    kind: str = "half"
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plain:
@@ -42,13 +54,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "fedlearn.test_shapes:absent": "no_such_module:Toy",
         "fedlearn.test_shapes:number": "toy_shapes:NUMBER",
         "fedlearn.test_shapes:renamed": "toy_shapes:Toy",
+        "fedlearn.test_shapes:half": "toy_shapes:Half",
     }
-    monkeypatch.syspath_prepend(install(tmp_path, {"toy_shapes.py": TOY + "NUMBER = 3\n"}, points))
+    monkeypatch.syspath_prepend(
+        install(tmp_path, {"toy_shapes.py": TOY + HALF + "NUMBER = 3\n"}, points)
+    )
     monkeypatch.delitem(sys.modules, "toy_shapes", raising=False)
 
 
 def test_family__knows_its_own_and_what_packages_bring(package: None) -> None:
-    assert family().kinds == ("plain", "absent", "number", "renamed", "toy")
+    assert family().kinds == ("plain", "absent", "half", "number", "renamed", "toy")
     assert family().find("nothing") is None
 
 
@@ -78,7 +93,7 @@ def test_help__lists_the_options_of_packages(
     with pytest.raises(SystemExit):
         main(["simulate", "--help"])
     shown = "".join(capsys.readouterr().out.split())
-    assert "engine:local,ray,absent,number,plain,renamed,toy;" in shown
+    assert "engine:local,ray,absent,half,number,plain,renamed,toy;" in shown
     assert "model:cnn,custom," in shown
 
 
@@ -87,6 +102,7 @@ def test_help__lists_the_options_of_packages(
     [
         ("absent", "does not import .ModuleNotFoundError: No module named 'no_such_module'"),
         ("number", "is no dataclass"),
+        ("half", "does not have area"),
         ("renamed", "whose kind is 'toy'; both names must be the same"),
     ],
 )

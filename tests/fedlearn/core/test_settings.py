@@ -90,6 +90,15 @@ def test_config__takes_lists_and_the_numbers_of_numpy() -> None:
     assert [type(value) for value in (made.rate, made.workers, made.names)] == [float, int, tuple]
 
 
+def test_config__is_a_key_whatever_mappings_it_holds() -> None:
+    words = ["scenario=csv", "scenario.path=a.csv", "scenario.label=y"]
+    own = ["scenario.categories={a:[b,c],d:[e]}", "scenario.categories={d:[e],a:[b,c]}"]
+    one, other = (compose([*words, text]) for text in own)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert len({one, other, compose(words)}) == 2
+
+
 def test_config__checks_what_replace_makes() -> None:
     with pytest.raises(ConfigError, match="rate"):
         replace(Several(), rate=-1)
