@@ -28,7 +28,7 @@ from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import DAMAGED_ARRAYS
 from fedlearn.core.rng import Streams
-from fedlearn.core.vector import Vector, load_vector, vector_digest
+from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables import columns
@@ -201,11 +201,9 @@ def unnamed_categories(file: ModelFile) -> tuple[str, ...]:
 
 
 def _network(file: ModelFile, vector: Vector) -> nn.Module:
-    weights = file.model.weights(default_cache(os.environ))
-    task, streams = file.learned.of(file.task), Streams(file.seed)
-    learner = models.build(file.model, task, streams, file.finetune, weights)
-    load_vector(learner.model, vector)
-    return learner.whole().eval()
+    task, cache = file.learned.of(file.task), default_cache(os.environ)
+    streams = Streams(file.seed)
+    return models.trained(file.model, task, streams, file.finetune, vector, cache).eval()
 
 
 def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tuple[str, ...]]:

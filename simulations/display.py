@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +11,8 @@ from rich.table import Table
 
 from fedlearn.algorithms import cohort_size
 from fedlearn.core import terminal
+from fedlearn.core.errors import some
+from fedlearn.core.files import shortest
 from fedlearn.report.facts import degree_in
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, RoundResult, total_of
@@ -54,7 +55,7 @@ class Display:
     def started(self, federation: Federation, first_round: int) -> None:
         """Say who takes part and under which privacy."""
         sites, config = federation.grid.sites, federation.config
-        shown = ", ".join(sites[:6]) + (f" and {len(sites) - 6} more" if len(sites) > 6 else "")
+        shown = some(sites, 6)
         self.console.print(
             f"[bold]{escape(config.experiment)}[/]: {len(sites)} sites ({escape(shown)}), "
             f"{federation.enrolment.trainable.size:,} parameters"
@@ -147,9 +148,3 @@ def final_table(result: ResultFile) -> Table:
 
 def _count(records: int | None) -> str:
     return "-" if records is None else str(records)
-
-
-def shortest(path: Path) -> str:
-    """`path` relative to the working folder where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)

@@ -63,6 +63,12 @@ class ReceiptError(FedlearnError):
     exit_code = 7
 
 
+def some(names: Sequence[object], shown: int = 10, between: str = ", ") -> str:
+    """A few names in words, and how many more there are: `a, b and 40 more`."""
+    more = len(names) - shown
+    return between.join(map(str, names[:shown])) + (f" and {more} more" if more > 0 else "")
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raise `DataError` with all problems that data has, if it has any."""
     if found := list(problems):

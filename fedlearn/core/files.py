@@ -20,6 +20,11 @@ DAMAGED_ARRAYS: Final = (
 """What reading a `.npz` file leads to that is none: NumPy parses a header as Python."""
 
 
+def shortest(path: Path) -> str:
+    """`path`, or how it is reached from the current folder where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
 def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replace `path` by `content` in one step; on return it has reached the disk.
 

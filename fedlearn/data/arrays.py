@@ -173,7 +173,13 @@ def _labels(site: str, values: Any, found: list[str]) -> NDArray[Any]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        found.append(f"site {site}: labels have the shape {list(array.shape)}; give [n]")
+        way = "; of one-hot rows, labels.argmax(1)" if array.ndim == 2 else ""
+        found.append(f"site {site}: labels have the shape {list(array.shape)}; give [n]{way}")
+    elif gaps := [i for i, one in enumerate(array.tolist()) if _is_gap(one)]:
+        found.append(
+            f"site {site}: {len(gaps)} of {len(array)} records have no label (first: record "
+            f"{gaps[0]}); leave them out"
+        )
     elif array.dtype.kind == "O" and all(isinstance(one, str) for one in array):
         return array.astype(str)
     elif array.dtype.kind == "f" and np.isfinite(array).all() and (array == array.round()).all():
@@ -186,6 +192,11 @@ def _labels(site: str, values: Any, found: list[str]) -> NDArray[Any]:
             "texts; a class is one of them, in every record"
         )
     return array.ravel() if array.ndim else np.zeros(0)
+
+
+def _is_gap(value: Any) -> bool:
+    """None, NaN, and what pandas has for them."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
 
 
 def _classes(

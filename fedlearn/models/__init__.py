@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -9,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector, load_vector
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.custom import Custom, check_module
 from fedlearn.models.finetune import Finetune, Learner, cut
@@ -34,6 +37,7 @@ __all__ = [
     "freezes",
     "of_the_house",
     "problems",
+    "trained",
 ]
 
 MODELS: Family[Model] = Family(
@@ -86,6 +90,21 @@ def build(
             "a pretrained model, or training.finetune=full"
         )
     return learner
+
+
+def trained(
+    config: Model, task: Task, streams: Streams, finetune: Finetune, vector: Vector, cache: Path
+) -> nn.Module:
+    """The whole model of a run, from records to outputs, with its trained weights `vector`.
+
+    `cache` is the folder that archives of public weights are kept in.
+
+    Raises:
+        DataError, ConfigError: as `Model.weights` and `build`.
+    """
+    learner = build(config, task, streams, finetune, config.weights(cache))
+    load_vector(learner.model, vector)
+    return learner.whole()
 
 
 def _drawn(config: Model, task: Task, seed: int) -> nn.Sequential:

@@ -33,7 +33,7 @@ from fedlearn.auditing.settings import MislabelledAudit, NoAudit, SlotAudit, slo
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
-from fedlearn.core.vector import Vector, load_vector
+from fedlearn.core.vector import Vector
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.report.export import read_model
@@ -299,11 +299,8 @@ def _mislabelled(config: RunConfig, audit: MislabelledAudit, result: ResultFile)
 
 def trained_model(config: RunConfig, task: Task, vector: Vector) -> nn.Module:
     """The model of a run with the trained weights `vector`, mapping records to its outputs."""
-    weights = config.model.weights(default_cache(os.environ))
-    part = config.training.trained_part
-    learner = models.build(config.model, task, Streams(config.seed), part, weights)
-    load_vector(learner.model, vector)
-    return learner.whole()
+    part, cache = config.training.trained_part, default_cache(os.environ)
+    return models.trained(config.model, task, Streams(config.seed), part, vector, cache)
 
 
 def record_losses(

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlearn.core import terminal
+from fedlearn.core.files import shortest
 from fedlearn.report.comparison import Comparison, PointResult
 from fedlearn.report.measured import measured_cell
 from fedlearn.tasks import metric_called
-from simulations.display import shortest
 from simulations.sweeps.points import Point
 from simulations.sweeps.workers import Ended, Event, RoundDone
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, some
 from fedlearn.data.check import images, texts
-from fedlearn.data.check.report import Report, some
+from fedlearn.data.check.report import Report
 from fedlearn.data.partition import Iid
 from fedlearn.data.tables import columns, guess
 from fedlearn.data.tables.cells import Cells

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, some
 from fedlearn.core.rng import Streams
-from fedlearn.data.check.report import SHOWN, Report, sizes_in_words, some
+from fedlearn.data.check.report import SHOWN, Report, sizes_in_words
 from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.scenario import Reading

@@ -6,10 +6,11 @@ different values of columns are in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedlearn.core.errors import some
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.table import Separator
 
@@ -46,12 +47,5 @@ class Report:
 
 def sizes_in_words(what: str, sizes: Mapping[str, int]) -> str:
     """How many records each of several classes, sites or splits has, in one sentence."""
-    shown = [f"{name} {count:,}" for name, count in list(sizes.items())[:SHOWN]]
-    more = f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""
-    return f"{len(sizes)} {what}: {', '.join(shown)}{more}"
-
-
-def some(names: Sequence[object]) -> str:
-    """A few names in words, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
+    counts = [f"{name} {count:,}" for name, count in sizes.items()]
+    return f"{len(sizes)} {what}: {some(counts, SHOWN)}"

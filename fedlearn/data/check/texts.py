@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlearn.data.check.report import Report, sizes_in_words, some
+from fedlearn.core.errors import some
+from fedlearn.data.check.report import Report, sizes_in_words
 from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.table import Table, holds_cells

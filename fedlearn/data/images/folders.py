@@ -26,7 +26,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError, refuse
+from fedlearn.core.errors import DataError, refuse, some
 from fedlearn.core.settings import Count, Name, Positive, Probability, config
 from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
@@ -194,8 +194,7 @@ def _read_all(
         except DataError as error:
             broken.append(str(error))
     if broken:
-        more = f"\n{root}: and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        raise DataError("\n".join(broken[:_SHOWN]) + more)
+        raise DataError(some(broken, _SHOWN, between="\n"))
     return images, digests
 
 

@@ -24,6 +24,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import some
+
 OTHER_UNITS = 4
 """Quarters of a decade between magnitudes that make other units likely: a factor of 5.6 to 18."""
 
@@ -77,7 +79,7 @@ def differences(schemas: Mapping[str, Schema]) -> list[str]:
         found += list(_of_column(name, mine))
     if not found and len(set(map(_order, known.values()))) > 1:
         odd, norm = _odd({site: _order(schema) for site, schema in known.items()})
-        found = [f"columns are in another order at {_list(odd)} than at {_list(norm)}"]
+        found = [f"columns are in another order at {some(odd)} than at {some(norm)}"]
     return found
 
 
@@ -94,7 +96,7 @@ def suspicions(schemas: Mapping[str, Schema]) -> list[str]:
         odd = [site for site, size in reported_by.items() if abs(size - middle) >= OTHER_UNITS]
         if odd:
             found.append(
-                f"column {name!r}: its numbers at {_list(odd)} differ from those of the other "
+                f"column {name!r}: its numbers at {some(odd)} differ from those of the other "
                 "sites by a factor of five or more; other units? Convert them, or give the "
                 f"column a public range (scenario.scaling.columns.{name})"
             )
@@ -117,7 +119,7 @@ def _of_column(name: str, mine: Mapping[str, dict[str, ColumnShape]]) -> Iterato
     if absent:
         there = [site for site in mine if site not in absent]
         yield (
-            f"{where}: is missing at {_list(absent)} and there at {_list(there)}; add it, or "
+            f"{where}: is missing at {some(absent)} and there at {some(there)}; add it, or "
             "drop it everywhere (scenario.drop)"
         )
     present = {site: found for site, found in mine.items() if found}
@@ -126,8 +128,8 @@ def _of_column(name: str, mine: Mapping[str, dict[str, ColumnShape]]) -> Iterato
         odd, norm = _odd(kinds)
         words = {True: "categories", False: "numbers"}
         yield (
-            f"{where}: holds {words[kinds[odd[0]]]} at {_list(odd)} and {words[kinds[norm[0]]]} at "
-            f"{_list(norm)}; name it in scenario.numeric or scenario.categories"
+            f"{where}: holds {words[kinds[odd[0]]]} at {some(odd)} and {words[kinds[norm[0]]]} at "
+            f"{some(norm)}; name it in scenario.numeric or scenario.categories"
         )
         return
     gaps = {site: "gap" in found for site, found in present.items()}
@@ -135,15 +137,15 @@ def _of_column(name: str, mine: Mapping[str, dict[str, ColumnShape]]) -> Iterato
         with_gaps = [site for site, gap in gaps.items() if gap]
         without = [site for site, gap in gaps.items() if not gap]
         yield (
-            f"{where}: has gaps at {_list(with_gaps)} and none at {_list(without)}; name the "
+            f"{where}: has gaps at {some(with_gaps)} and none at {some(without)}; name the "
             "columns that may have gaps (scenario.gaps)"
         )
     sets = {site: _categories(found) for site, found in present.items()}
     if len(set(sets.values())) > 1:
         odd, norm = _odd(sets)
         yield (
-            f"{where}: has other categories at {_list(odd)} ({sets[odd[0]][0]}) than at "
-            f"{_list(norm)} ({sets[norm[0]][0]}); name them in scenario.categories.{name}"
+            f"{where}: has other categories at {some(odd)} ({sets[odd[0]][0]}) than at "
+            f"{some(norm)} ({sets[norm[0]][0]}); name them in scenario.categories.{name}"
         )
 
 
@@ -162,8 +164,3 @@ def _odd(values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     usual = max(values.values(), key=most)
     norm = [site for site, value in values.items() if value == usual]
     return [site for site in values if site not in norm], norm
-
-
-def _list(sites: Sequence[str], shown: int = 4) -> str:
-    more = f" and {len(sites) - shown} more" if len(sites) > shown else ""
-    return ", ".join(sites[:shown]) + more

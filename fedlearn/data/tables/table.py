@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
-from fedlearn.core.errors import ConfigError, DataError, refuse
+from fedlearn.core.errors import ConfigError, DataError, refuse, some
 from fedlearn.data import memory
 from fedlearn.data.tables.cells import (
     TEXT,
@@ -98,9 +98,7 @@ class Table:
 
 def some_lines(lines: Sequence[int], counted: str = "line", shown: int = 5) -> str:
     """A few line numbers in words, for messages: `lines 3, 8 and 40 more`."""
-    numbers = ", ".join(map(str, lines[:shown]))
-    more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
-    return f"{counted}{'s' if len(lines) > 1 else ''} {numbers}{more}"
+    return f"{counted}{'s' if len(lines) > 1 else ''} {some(lines, shown)}"
 
 
 def duplicates(table: Table, aside: tuple[str, ...] = ()) -> list[int]:
