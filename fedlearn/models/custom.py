@@ -246,12 +246,23 @@ def check_module(kind: str, model: nn.Module, task: Task) -> None:
         raise ConfigError(
             f"model={kind}: gives {found} for {shown}; it must give {wanted} (task.num_outputs)"
         )
+    if task.num_outputs > 1 and _are_shares(output):
+        raise ConfigError(
+            f"model={kind}: its outputs add up to one, so they are probabilities, and the loss "
+            "makes those itself; leave the softmax at its end out"
+        )
     if idle := _idle(model, output):
         raise ConfigError(
             f"model={kind}: no gradient ever reaches {', '.join(idle)}, and under privacy they "
             "would be noise for nothing; use them in forward, or freeze them "
             "(requires_grad_(False))"
         )
+
+
+def _are_shares(output: Tensor) -> bool:
+    """Whether outputs are those of a softmax: its cross-entropy would be learned from badly."""
+    values = output.detach()
+    return bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-6
 
 
 def _idle(model: nn.Module, output: Tensor) -> list[str]:

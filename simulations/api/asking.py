@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,14 @@ _PLAIN: Final = re.compile(r"[A-Za-z_./~-][\w./:~+-]*", re.ASCII)
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NOT_TEXTS: Final = {"true", "false", "null", "nan", "inf"}
 _NAMES: Final = {field.name for field in fields(RunConfig)}
+_SEVERAL: Final = re.compile(r"[a-z_.]+=\S+(\s+[a-z_.]+=\S+)+", re.ASCII)
+_NO_PRIVACY: Final = (
+    "privacy: None does not say whether records are protected; write privacy=fl.NoPrivacy() if "
+    "they are not, and fl.Record(epsilon=4) if they are (without the word they are, with epsilon 4)"
+)
+_DEEP: Final = re.compile(r"\bscenario\.(\w+)((?:\.\w+)+)(?:=(\[[^\]]*\]|\w+))?")
+_IN_BRACKETS: Final = re.compile(r"\(scenario\.(\w+)\)")
+_KEY: Final = re.compile(r"\bscenario\.(\w+)\b(?!\.)")
 
 
 def words_of(
@@ -40,7 +49,13 @@ def words_of(
     """
     texts = list(words)
     if strange := [word for word in texts if not isinstance(word, str)]:
-        raise ConfigError([f"{word!r}: must be a word such as 'rounds=2'" for word in strange])
+        raise ConfigError([*map(_no_word, strange)])
+    if joined := [text for text in texts if _holds_several(text)]:
+        raise ConfigError(
+            [f"{text!r}: holds several words; give each by itself" for text in joined]
+        )
+    if wrong := [found for one in settings.items() if (found := _no_value(*one, sweeps=sweeps))]:
+        raise ConfigError(wrong)
     of_parts: list[str] = []
     if settings.get("strategy") is not None:
         from fedlearn.flower.strategies import algorithm_of  # Flower's strategies take a while
@@ -50,7 +65,7 @@ def words_of(
         if is_dataclass(value) and not isinstance(value, type) and name in _NAMES:
             of_parts += _part(name, value)
             continue
-        key = _key_of(name)
+        key = key_of(name)
         if sweeps and (several := _several(value)) is not None:
             texts.append(f"{key}={','.join(map(_text, several))}")
         else:
@@ -59,6 +74,68 @@ def words_of(
     chosen = answered | {name for name, value in settings.items() if is_dataclass(value)}
     kept = (w for w in base if not any(_is_inside(split(w)[0], key) for key in chosen))
     return [*kept, *(word for word in of_parts if split(word)[0] not in answered), *texts]
+
+
+def in_python(text: str) -> str:
+    """A message about the records of a study by the names that its keywords have."""
+    known = _leaves()
+
+    def own(match: re.Match[str], form: str) -> str:
+        unique = known.get(match[1]) == [f"scenario.{match[1]}"]
+        return form.format(match[1]) if unique else match[0]
+
+    def nested(match: re.Match[str]) -> str:
+        inside = match[3] or "..."
+        for name in reversed(match[2].removeprefix(".").split(".")):
+            inside = f'{{"{name}": {inside}}}'
+        return f"{match[1]}={inside}"
+
+    text = _DEEP.sub(nested, text)
+    text = _IN_BRACKETS.sub(lambda match: own(match, "({}=...)"), text)
+    return _KEY.sub(lambda match: own(match, "{}"), text)
+
+
+def check_something_to_learn(words: Sequence[str]) -> None:
+    """Refuse a run that nobody has named records for.
+
+    Raises:
+        ConfigError: with what can be written.
+    """
+    if not any(split(word)[0].lstrip("+").split(".")[0] in ("experiment", "scenario")
+               for word in words):  # fmt: skip
+        raise ConfigError(
+            ["nothing to learn from: give a study, as in fl.simulate(fl.Study(...)), or words such "
+             "as 'experiment=medical_heart' or 'scenario=csv'"]
+        )  # fmt: skip
+
+
+def _no_word(value: Any) -> str:
+    way = "; make a study of records, as in fl.Study(data, label=..., site=...)"
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        way = "; give the words one by one"
+    return f"{type(value).__name__}: must be a word such as 'rounds=2', or a study{way}"
+
+
+def _holds_several(text: str) -> bool:
+    keys = [part.partition("=")[0].split(".")[0] for part in text.split()]
+    return bool(_SEVERAL.fullmatch(text)) and {*keys} <= _NAMES
+
+
+def _no_value(name: str, value: Any, *, sweeps: bool) -> str:
+    """What is wrong with the value of a keyword as such; nothing where it may be one."""
+    if name == "privacy" and value is None:
+        return _NO_PRIVACY
+    if isinstance(value, type) and is_dataclass(value):
+        return f"{name}: is the class {value.__name__}; give an object that it makes"
+    several = _several(value) if sweeps and not is_dataclass(value) else None
+    if several == []:
+        return f"{name}: holds no value to compare"
+    if several and any(map(is_dataclass, several)):
+        return (
+            f"{name}: values are compared, and not objects; give one object and the values of one "
+            "of its fields, as in privacy=fl.Record(epsilon=1), epsilon=[1, 2]"
+        )
+    return ""
 
 
 def _is_inside(key: str, other: str) -> bool:
@@ -94,7 +171,10 @@ def _words(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping) and value:
         inside = ((_inside(key, str(name)), one) for name, one in value.items())
         return [word for name, one in inside for word in _words(name, one)]
-    return [f"{key}={_text(value)}"]
+    try:
+        return [f"{key}={_text(value)}"]
+    except ConfigError as error:
+        raise ConfigError([f"{key}: {problem}" for problem in error.problems]) from None
 
 
 def _inside(key: str, name: str) -> str:
@@ -119,7 +199,8 @@ def _text(value: Any) -> str:
             return "{" + ",".join(f"{name}:{_text(one)}" for name, one in value.items()) + "}"
         case Iterable():
             return "[" + ",".join(map(_text, value)) + "]"
-    raise ConfigError([f"{value!r}: must be a number, a text, a list or a mapping of these"])
+    shown = reprlib.repr(value)
+    raise ConfigError([f"{shown}: must be a number, a text, a list or a mapping of these"])
 
 
 def _quoted(text: str) -> str:
@@ -130,7 +211,7 @@ def _quoted(text: str) -> str:
     return "'" + inside.replace("${", "\\${") + "'"
 
 
-def _key_of(name: str) -> str:
+def key_of(name: str) -> str:
     """The dotted key that a keyword means: `epsilon` is `privacy.epsilon`.
 
     Raises:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fedlearn.config.composition import split
 from fedlearn.core.errors import StoppedError
+from fedlearn.core.files import shortest
 from fedlearn.core.interrupt import Interrupt
 from fedlearn.report.comparison import FILE, Comparison, PointResult, read_comparison
 from server.stop import Stop
-from simulations.api.asking import words_of
+from simulations.api.asking import check_something_to_learn, words_of
 from simulations.api.progress import Line
 from simulations.api.result import (
     Result,
     html_table,
     load_run,
-    short_path,
     shown_of,
     up_to_date_report,
 )
@@ -31,7 +31,7 @@ from simulations.api.running import (
     parted,
     torch_for_a_run,
 )
-from simulations.api.study import Study
+from simulations.api.study import Study, called_by_its_keywords
 from simulations.sweeps import compare as sweeping
 from simulations.sweeps.points import Point
 from simulations.sweeps.workers import Ended, Event
@@ -87,7 +87,7 @@ class Sweep:
     def __repr__(self) -> str:
         done = sum(point.status == "finished" for point in self.points)
         return (
-            f"Sweep({done} of {len(self.points)} runs finished, folder={short_path(self.folder)!r})"
+            f"Sweep({done} of {len(self.points)} runs finished, folder={shortest(self.folder)!r})"
         )
 
     def _repr_html_(self) -> str:
@@ -157,10 +157,14 @@ def compare(
     """
     study, texts = parted(words)
     given = words_of(texts, settings, sweeps=True, base=study.words if study else ())
+    check_something_to_learn(given)
     given += [] if out is None else words_of([], {"out": str(out)})
     given += ["compare.baselines=true"] if baselines else []
     given += [] if workers is None else [f"compare.workers={workers}"]
-    with ONE_AT_A_TIME, torch_for_a_run(), Line.shown(progress) as line:
+    with (
+        called_by_its_keywords(study), ONE_AT_A_TIME, torch_for_a_run(),
+        Line.shown(progress) as line,
+    ):  # fmt: skip
         return _compared(given, line, study)
 
 

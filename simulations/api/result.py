@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.config import RunConfig, load
+from fedlearn.core.errors import DataError
+from fedlearn.core.files import shortest
 from fedlearn.results import result as stored
 from fedlearn.results.reading import read_result, task_of
 
@@ -102,8 +103,6 @@ class Result:
 
     @property
     def _task(self) -> Task:
-        from fedlearn.core.errors import DataError
-
         if self._stored.model.input is None:
             raise DataError(f"{self.folder}: its release did not say what a record looks like")
         return task_of(self._stored)
@@ -117,7 +116,7 @@ class Result:
         spent = "none" if self.epsilon is None else f"{self.epsilon:.3g}"
         broken = [self.audit.verdict] if self.audit and self.audit.broken else []
         facts = [self.status, *broken, *shown, f"epsilon={spent}"]
-        facts.append(f"folder={short_path(self.folder)!r}")
+        facts.append(f"folder={shortest(self.folder)!r}")
         return f"Result({', '.join(facts)})"
 
     def _repr_html_(self) -> str:
@@ -133,7 +132,7 @@ class Result:
         heads = ["site", "train", "test", *names, "epsilon"]
         first = self.statement.split(". ")[0].rstrip(".") + "."
         title = f"{found.config['experiment']}: {found.status}, {len(found.rounds)} rounds"
-        lines = [first, *self.notes, f"everything of it: {short_path(self.folder)}"]
+        lines = [first, *self.notes, f"everything of it: {shortest(self.folder)}"]
         return html_table(title, heads, [*rows, total], lines)
 
     def _numbers(self, site: str, names: Sequence[str]) -> list[str]:
@@ -152,16 +151,21 @@ def load_run(folder: Path | str) -> Result:
         The same as `fl.simulate` returned for it.
 
     Raises:
-        DataError: there is no run, or not one that this version reads.
+        DataError: there is no run, or not one that this version reads; or the folder is that of
+            a comparison, whose runs are in folders of their own.
     """
     found = Result(Path(folder).resolve())
+    if not (found.folder / "result.json").exists() and (runs := sorted(_runs_in(found.folder))):
+        raise DataError(
+            f"{found.folder}: holds {len(runs)} runs, and is none; load one of them, as "
+            f"fl.load_run({str(found.folder / runs[0])!r})"
+        )
     found._stored  # noqa: B018  (read now, so that what is wrong with it is said here)
     return found
 
 
-def short_path(path: Path) -> str:
-    """`path`, or how it is reached from the current folder where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
+def _runs_in(folder: Path) -> list[str]:
+    return [path.parent.name for path in folder.glob("*/result.json")]
 
 
 def up_to_date_report(folder: Path, of: Path) -> Path:

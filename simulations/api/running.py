@@ -22,10 +22,10 @@ from fedlearn.results.result import RoundResult
 from server.federation import Federation
 from server.run import telling_what_is_kept
 from server.stop import Stop, stop_on_interrupt
-from simulations.api.asking import words_of
+from simulations.api.asking import check_something_to_learn, in_python, words_of
 from simulations.api.progress import Line
 from simulations.api.result import Result, load_run
-from simulations.api.study import Study, in_this_process
+from simulations.api.study import Study, called_by_its_keywords, in_this_process
 from simulations.attacks.audit import checked_references, measure_run
 from simulations.attacks.membership import REFERENCES
 from simulations.engines.warm import warm_up
@@ -75,14 +75,20 @@ def simulate(
     study, texts = parted(words)
     given = words_of(texts, settings | _place(out, resume), base=study.words if study else ())
     config = one_process_where_torch_has_threads(compose(given))
+    check_something_to_learn(given)
     name = Path(config.out)
     if study:
         in_this_process(config)
         name = Path("runs") / study.name
     claimed = claimed_folder(config, given, name)
-    with ONE_AT_A_TIME, Line.shown(progress) as line, claimed as placed:
+    with (
+        called_by_its_keywords(study), ONE_AT_A_TIME, Line.shown(progress) as line,
+        claimed as placed,
+    ):  # fmt: skip
         result = _run(placed, line)
-    return replace(result, notes=(*(study.notes if study else ()), *result.notes))
+    if study is None:
+        return result
+    return replace(result, notes=(*study.notes, *map(in_python, result.notes)))
 
 
 def parted(words: Sequence[Study | str]) -> tuple[Study | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -22,13 +23,15 @@ from fedlearn.data.tables.csv import Csv, read_rows
 from fedlearn.mechanisms import Privacy
 from fedlearn.models.given import keep_model
 from fedlearn.tasks import ImageInput, Task
-from simulations.api.asking import words_of
+from simulations.api.asking import in_python, key_of, words_of
 from simulations.run import records
 
 _FEW: Final = 3
 """Fewer sites than this cannot hide among each other: a sum less one's own is the other's."""
 _FAR: Final = 4
 """How many times the size of a site may differ from `nominal_records` without a note."""
+_LARGE: Final = 100.0
+"""Beyond it numbers make steps that training, set up for numbers about 1, does not get over."""
 
 
 class Study:
@@ -43,8 +46,8 @@ class Study:
             from the weights that it has), a function or class that makes one (of the task or of
             nothing), the name of a model such as "cnn", "package.module:function", or a model's
             settings. By default one that fits the records.
-        privacy: such as `fl.Record(epsilon=4)` or `fl.NoPrivacy()`; by default records are
-            protected with epsilon 4.
+        privacy: such as `fl.Record(epsilon=1)` or `fl.NoPrivacy()`; where nothing is said,
+            records are protected with epsilon 4. (None is refused: it says neither.)
         label: the column of a table that is to be predicted.
         site: the column of a table that says whose a row is, where `data` is one table.
         classes: all classes in their order; by default those that are found in the labels.
@@ -78,21 +81,24 @@ class Study:
         data: Any,
         *,
         model: nn.Module | Callable[..., Any] | str | Any = None,
-        privacy: Privacy | None = None,
-        label: str = "",
-        site: str = "",
+        privacy: Privacy | str = "",
+        label: str | int = "",
+        site: str | int = "",
         classes: Sequence[Any] = (),
         name: str = "study",
         **settings: Any,
     ) -> None:
         self.name = name
+        settings |= {} if privacy == "" else {"privacy": privacy}
+        for one in settings:
+            key_of(one)
+        column, owner = _column("label", label), _column("site", site)
         words = words_of(
-            _data_words(data, label=label, site=site, classes=classes, name=name),
-            settings | ({} if privacy is None else {"privacy": privacy}),
+            _data_words(data, label=column, site=owner, classes=classes, name=name), settings
         )
         named = _named_model(model)
         config = compose([*words, *named] if named else [*_without_model(words)])
-        with _called_data(words):
+        with called_by_its_keywords(words):
             pool, sites = records(config)
         self.task: Task = pool.task
         """The form of a record and the classes."""
@@ -113,7 +119,10 @@ class Study:
         config = compose(words)
         _check_model(config, self.task)
         self.model = config.model.kind
-        self.notes: Sequence[str] = (*_notes(config, self.sites, alone=alone),)
+        self.notes: Sequence[str] = (
+            *_notes(config, self.sites, alone=alone),
+            *(_scale(pool.features) if config.scenario.in_memory else ()),
+        )
         """What there is to know about the study before it runs, in sentences."""
 
     def __repr__(self) -> str:
@@ -124,13 +133,20 @@ class Study:
 
 
 @contextmanager
-def _called_data(words: Sequence[str]) -> Iterator[None]:
-    """In messages a table of a program is called `data`, not by its hash."""
+def called_by_its_keywords(study: Study | Sequence[str] | None) -> Iterator[None]:
+    """In messages what a study was given has the names of its keywords: a table is `data`.
+
+    Args:
+        study: a study, or the words of one; without it messages stay as they are.
+    """
+    words = study.words if isinstance(study, Study) else study or ()
     hashes = [word.split("'")[1] for word in words if word.startswith(f"scenario.path='{PREFIX}")]
     try:
         yield
     except (ConfigError, DataError) as error:
-        text = str(error)
+        if study is None:
+            raise
+        text = in_python(str(error))
         for name in hashes:
             text = text.replace(name, "data")
         if isinstance(error, DataError):
@@ -160,11 +176,36 @@ def _notes(config: RunConfig, sites: Mapping[str, int], *, alone: bool) -> Itera
 # --- records ----------------------------------------------------------------------------------
 
 
+def _scale(features: Any) -> Iterator[str]:
+    """A note where the numbers of arrays are far from those that steps are made for."""
+    largest = float(np.abs(features).max(initial=0.0))
+    if largest > _LARGE:
+        yield (
+            f"features reach {largest:.3g}, and arrays are learned from as they are: bring them to "
+            "about -1 to 1 by public constants, or give a DataFrame with label=... and scaling=..."
+        )
+
+
+def _column(key: str, name: Any) -> str:
+    """The name of a column, which may be a number."""
+    if isinstance(name, str | int | np.integer) and not isinstance(name, bool):
+        return str(name)
+    raise ConfigError([f"{key}: is a {type(name).__name__}; give the name of one column"])
+
+
 def _data_words(
     data: Any, *, label: str, site: str, classes: Sequence[Any], name: str
 ) -> list[str]:
     if site and label:
+        for key, column in (("label", label), ("site", site)):
+            if column in map(str, getattr(getattr(data, "index", None), "names", ())):
+                raise ConfigError([f"{key}={column}: is the index; give frame.reset_index()"])
         return _table_words(_table(data, "data"), site, label, classes)
+    if label and not site and hasattr(data, "columns") and not isinstance(data, Mapping):
+        raise ConfigError(
+            ["site: name the column that says whose a row is (site=...), or give a table for each "
+             "site, as {'north': table, ...}"]
+        )  # fmt: skip
     if site or not isinstance(data, Mapping):
         raise ConfigError(
             ["data: give the records by site, as {'north': (X, y), ...}; or one table with "
@@ -204,7 +245,7 @@ def _pair(site: str, value: Any) -> tuple[Any, Any]:
     """Features and labels as arrays."""
     if isinstance(value, tuple | list) and len(value) == 2:
         x, y = value
-        return _array(x), _array(y)
+        return _array(x, f"site {site}: features"), _array(y, f"site {site}: labels")
     try:
         pairs = [value[i] for i in range(len(value))]
         x, y = zip(*pairs, strict=True) if pairs else ((), ())
@@ -216,11 +257,20 @@ def _pair(site: str, value: Any) -> tuple[Any, Any]:
         ) from None
 
 
-def _array(value: Any) -> Any:
-    """Of torch, and of a DataFrame or Series, the array."""
+def _array(value: Any, where: str = "an item") -> Any:
+    """Of torch, and of a DataFrame or Series, the array; in one of pandas' numbers a gap is NaN."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-    return value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+    if not hasattr(value, "to_numpy"):
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise DataError(f"{where} are no array ({_line(error)})") from None
+    array = value.to_numpy()
+    kinds = {getattr(one, "kind", "O") for one in np.atleast_1d(getattr(value, "dtypes", "O"))}
+    if array.dtype.kind == "O" and kinds <= set("iufb"):
+        return value.to_numpy(dtype="float64", na_value=np.nan)
+    return array
 
 
 def _table(value: Any, where: str) -> pa.Table:
@@ -231,6 +281,7 @@ def _table(value: Any, where: str) -> pa.Table:
 
 
 def _in_arrow(value: Any, where: str) -> pa.Table:
+    _check_columns(value, where)
     try:
         if isinstance(value, pa.Table):
             return value
@@ -246,6 +297,24 @@ def _in_arrow(value: Any, where: str) -> pa.Table:
             f"{where}: cannot be read as a table ({_line(error)}); a column holds numbers, texts, "
             "dates or truth values, one kind of them"
         ) from None
+
+
+def _check_columns(value: Any, where: str) -> None:
+    """Refuse what pandas has beyond columns of one name each.
+
+    Raises:
+        DataError: with what to do to the frame.
+    """
+    columns: Any = getattr(value, "columns", None)
+    if not hasattr(columns, "nlevels"):
+        return
+    if columns.nlevels > 1:
+        raise DataError(
+            f"{where}: its columns have names of {columns.nlevels} levels; give them one, as in "
+            "frame.columns = ['_'.join(map(str, name)) for name in frame.columns]"
+        )
+    if twice := [name for name, count in Counter(map(str, columns)).items() if count > 1]:
+        raise DataError(f"{where}: two columns are called {twice[0]!r}; rename or drop one of them")
 
 
 def _of_file(path: Path) -> pa.Table:

@@ -87,6 +87,7 @@ def test_import__names_the_file_that_hides_a_package(name: str, tmp_path: Path) 
     assert f"{tmp_path / name}: hides the package" in command.stderr
 
 
+@pytest.mark.slow
 def test_import__is_not_hindered_by_folders_of_the_same_names(tmp_path: Path) -> None:
     for name in ("configs", "server", "clients"):
         (tmp_path / name).mkdir()
@@ -144,6 +145,41 @@ def test_words__that_mean_nothing_are_refused_by_name(settings: Any, said: str) 
         fl.simulate(*HEART, **settings)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("experiment=medical_heart rounds=2", "holds several words"),
+     (["experiment=medical_heart", "rounds=2"], "one by one"), ({"a": 1}, r"fl\.Study\(data")],
+)  # fmt: skip
+def test_words__that_are_none_are_refused_with_what_can_be_written(word: Any, said: str) -> None:
+    for call in (fl.simulate, fl.compare):
+        with pytest.raises(fl.ConfigError, match=said):
+            call(word)
+    assert words_of(["scenario.path=a b=c"], {}) == ["scenario.path=a b=c"]
+
+
+def test_simulate__of_nothing_says_what_can_be_learned_from() -> None:
+    for call in (fl.simulate, fl.compare):
+        with pytest.raises(fl.ConfigError, match=r"nothing to learn from: .*fl\.Study"):
+            call(rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, r"privacy=fl\.NoPrivacy\(\)"), (fl.Record, "is the class RecordPrivacy"),
+     ([fl.NoPrivacy()], "must be a")],
+)  # fmt: skip
+def test_privacy__that_does_not_say_what_it_is_is_refused(value: Any, said: str) -> None:
+    with pytest.raises(fl.ConfigError, match=f"privacy: .*{said}"):
+        fl.simulate(*HEART, privacy=value)
+
+
+def test_compare__says_that_it_takes_values_and_no_objects() -> None:
+    with pytest.raises(fl.ConfigError, match="privacy: values are compared, and not objects"):
+        fl.compare(*HEART, privacy=[fl.NoPrivacy(), fl.Record(epsilon=1)])
+    with pytest.raises(fl.ConfigError, match="epsilon: holds no value"):
+        fl.compare(*HEART, epsilon=[])
+
+
 # --- runs -----------------------------------------------------------------------------------
 
 
@@ -184,8 +220,10 @@ def test_load_run__gives_the_same(heart: fl.Result) -> None:
         heart.metrics, heart.epsilon, heart.config
     )  # fmt: skip
     assert repr(again) == repr(heart)
-    with pytest.raises(fl.DataError):
+    with pytest.raises(fl.DataError, match="give the folder of a run"):
         fl.load_run(heart.folder / "nothing")
+    with pytest.raises(fl.DataError, match=r"holds 1 runs, and is none; .*load_run\('.*heart'\)"):
+        fl.load_run(heart.folder.parent)
 
 
 def test_result__shows_itself_with_its_sites_and_what_it_promises(heart: fl.Result) -> None:
@@ -242,6 +280,7 @@ def test_simulate__runs_in_a_thread_beside_a_loop(heart_archive: Path, tmp_path:
     assert found[0].status == "finished"
 
 
+@pytest.mark.slow
 def test_simulate__from_a_script_forks_after_torch_was_used_with_threads(
     heart_archive: Path, tmp_path: Path
 ) -> None:
@@ -262,6 +301,7 @@ def test_simulate__from_a_script_forks_after_torch_was_used_with_threads(
     assert lines[3] == "2"
 
 
+@pytest.mark.slow
 def test_simulate__stopped_leaves_a_folder_that_goes_on(
     heart_archive: Path, tmp_path: Path
 ) -> None:
@@ -299,6 +339,7 @@ def test_simulate__goes_on_with_a_run(heart_archive: Path, tmp_path: Path) -> No
 # --- comparisons, audits, epsilon -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compare__runs_every_combination(heart_archive: Path, tmp_path: Path) -> None:
     done = script(tmp_path, """
         import fedlearn as fl

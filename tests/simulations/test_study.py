@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import fedlearn as fl
+from clients.records import forget
+from fedlearn.cli import main
+from fedlearn.config import compose
+from fedlearn.core import objects
+from tests.effort import slow_but
 from tests.simulations.test_api import script
 
 Arrays = tuple[Any, Any]
@@ -101,6 +104,7 @@ def test_study__takes_one_table_with_its_columns_of_site_and_label(tmp_path: Pat
     study = fl.Study(table(300), label="ill", site="hospital", scaling=ranges)
     run = fl.simulate(study, privacy=fl.NoPrivacy(), rounds=10, out=tmp_path / "run")
     assert list(run.per_site) == ["a", "b", "c"]
+    assert not any("scenario." in note for note in run.notes)
     assert run.metrics["accuracy"] > 0.9
     assert run.config.scenario.scaling.columns == {"age": (20.0, 90.0)}  # type: ignore[union-attr]
 
@@ -148,10 +152,14 @@ BAD: list[tuple[Callable[[Any, Any], Any], str]] = [
     (lambda x, y: (x[:, :3], y), "not the same shape at all sites"),
     (lambda x, y: (x.astype(object), y), "site north: features are of dtype object"),
     (lambda x, y: (x, y + 0.5), "site north: labels are of dtype float64"),
-    (lambda x, y: (x, [None, *map(str, y[1:])]), "site north: labels are of dtype object"),
+    (lambda x, y: (x, [None, *map(str, y[1:])]), "site north: 1 of 60 records have no label"),
     (lambda x, y: (x[:0], y[:0]), "site north: no records"),
     (lambda x, y: (x[:, 0], y), "features have the shape"),
     (lambda x, y: (x.reshape(60, 5, 1), y), "channels, height, width"),
+    (lambda x, y: ([[1, 2], [3]], y), "site north: features are no array"),
+    (lambda x, y: (x, np.where(y == y[0], np.nan, y)), r"site north: \d+ of 60 .* no label"),
+    (lambda x, y: (x, pd.Series([pd.NA, *y[1:]])), r"1 of 60 records have no label .*record 0"),
+    (lambda x, y: (x, np.eye(2)[y]), r"give \[n\]; of one-hot rows, labels\.argmax\(1\)"),
 ]
 
 
@@ -173,13 +181,45 @@ def test_study__of_one_class_has_nothing_to_learn() -> None:
      ({"a": table()}, {}, "label"), ({"a": table(), "b": site(9)}, {"label": "ill"}, "some sites"),
      ({"a": table(), "b": table().drop(columns="age")}, {"label": "ill"}, "'age' is not at b"),
      ({"a": table(), "b": table()[:0]}, {"label": "ill"}, "site b: no records"),
-     ({"a": table(), "b": table()}, {"label": "gone"}, "no column 'gone' in data;"),
+     ({"a": table(), "b": table()}, {"label": "gone"}, "^label: no column 'gone' in data;"),
+     (table(), {"label": "ill"}, "^site: name the column that says whose a row is"),
+     (table(), {"label": "ill", "site": "hospitl"}, "^site: no column 'hospitl'"),
+     (table(), {"label": "ill", "site": "ill"}, "^label=ill: is the site column"),
+     (table(), {"label": ["ill"], "site": "hospital"}, "^label: is a list"),
+     (table(), {"lable": "ill", "site": "hospital"}, "^lable: unknown key; did you mean label"),
+     (table().set_index("hospital"), {"label": "ill", "site": "hospital"}, "reset_index"),
+     (pd.concat({"x": table()}, axis=1), {"label": "ill", "site": "hospital"}, "2 levels"),
+     (pd.concat([table(), table()], axis=1), {"label": "ill", "site": "hospital"}, "two columns"),
+     (table().assign(born=pd.Timestamp("2020-02-03")), {"label": "ill", "site": "hospital"},
+      r"drop it \(drop=\.\.\.\), or .*\(deidentify=\{\"years\": \.\.\.\}\)"),
      ({"a": table().assign(x=[[1], "a", 2] * 20)}, {"label": "ill"}, "column x"),
      ({"a": "nowhere.csv"}, {"label": "ill"}, "nowhere.csv: cannot be read")],
 )  # fmt: skip
 def test_study__says_what_is_wrong_with_its_data(data: Any, settings: Any, said: str) -> None:
     with pytest.raises((fl.DataError, fl.ConfigError), match=said):
         fl.Study(data, **settings)
+
+
+def test_study__takes_columns_whose_names_are_numbers_and_numbers_that_may_be_missing() -> None:
+    numbered = table().rename(columns={"ill": 0, "hospital": 1})
+    assert fl.Study(numbered, label=0, site=1).sites == fl.Study(
+        table(), label="ill", site="hospital"
+    ).sites  # fmt: skip
+    nullable = {name: (pd.DataFrame(x).astype("Float64"), y) for name, (x, y) in three().items()}
+    assert fl.Study(nullable).words == fl.Study(three()).words
+
+
+def test_study__says_that_numbers_are_far_from_those_that_steps_are_made_for() -> None:
+    large = {name: (x * 1e6, y) for name, (x, y) in three().items()}
+    assert any("features reach" in note for note in fl.Study(large).notes)
+    assert not any("features reach" in note for note in fl.Study(three()).notes)
+
+
+def test_study__without_a_word_protects_records_and_none_is_no_word() -> None:
+    privacy = compose(fl.Study(three()).words).privacy
+    assert (privacy.unit, privacy.epsilon) == ("record", 4)  # type: ignore[union-attr]
+    with pytest.raises(fl.ConfigError, match=r"privacy: None .*fl\.NoPrivacy\(\)"):
+        fl.Study(three(), privacy=None)
 
 
 # --- models -------------------------------------------------------------------------------
@@ -206,7 +246,11 @@ def test_study__with_a_module_is_private_to_the_epsilon_asked_for(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "made", [Net, lambda: Net(4), lambda task: nn.Linear(task.input_shape[0], task.num_outputs)]
+    "made",
+    slow_but(
+        lambda made: made is Net,
+        [Net, lambda: Net(4), lambda task: nn.Linear(task.input_shape[0], task.num_outputs)],
+    ),
 )
 def test_study__calls_what_makes_a_module_under_the_seed_of_the_run(
     made: Any, tmp_path: Path
@@ -239,7 +283,8 @@ NORM = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [(NORM, r"1 \(BatchNorm1d\).*GroupNorm"), (Idle(), "no gradient ever reaches .*unused.weight"),
+    [(nn.Sequential(nn.Linear(5, 2), nn.Softmax(1)), "leave the softmax at its end out"),
+     (NORM, r"1 \(BatchNorm1d\).*GroupNorm"), (Idle(), "no gradient ever reaches .*unused.weight"),
      (nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 2)), "Dropout.*rate"),
      (nn.Linear(5, 3), "it must give"), (nn.Linear(4, 2), "fails on one record"),
      (nn.Linear(5, 2).double(), "float64"), (lambda a, b: None, "takes a, b"),
@@ -272,19 +317,21 @@ def test_study__names_the_layer_that_the_engine_cannot_clip() -> None:
 # --- runs ---------------------------------------------------------------------------------
 
 
-def test_simulate__of_a_study_writes_no_record_and_says_where_it_came_from(tmp_path: Path) -> None:
+def test_simulate__of_a_study_writes_no_record_and_says_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = table().assign(age=lambda own: own.age + 0.123456)
     study = fl.Study(frame, label="ill", site="hospital", privacy=fl.NoPrivacy())
     run = fl.simulate(study, rounds=1, out=tmp_path / "run")
     written = b"".join(path.read_bytes() for path in run.folder.rglob("*") if path.is_file())
     assert b".123456" not in written
-    done = subprocess.run(
-        [sys.executable, "-m", "fedlearn", "simulate", "--config", str(run.folder / "config.yaml"),
-         f"out={tmp_path / 'again'}"], capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "was given from Python" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(objects, "_GIVEN", {})  # as in another process
+    forget()
+    again = ["--config", str(run.folder / "config.yaml"), f"out={tmp_path / 'again'}"]
+    assert main(["simulate", *again]) == 2
+    said = capsys.readouterr().err
+    assert "was given from Python" in said
+    assert "Traceback" not in said
 
 
 def test_simulate__resumes_a_study_only_as_it_was(tmp_path: Path) -> None:
@@ -315,6 +362,7 @@ def test_study__says_that_steps_are_scaled_for_other_sizes() -> None:
     assert not any("nominal" in note for note in fl.Study(many, nominal_records=1000).notes)
 
 
+@pytest.mark.slow
 def test_compare__of_a_study_has_its_objects_in_every_process(tmp_path: Path) -> None:
     done = script(tmp_path, """
         import numpy as np
