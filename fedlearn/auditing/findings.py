@@ -87,13 +87,19 @@ CheckName = Literal[
     "noise_of_layers",
     "noise_of_draws",
     "noise_at_a_distance",
+    "noise_of_directions",
     "noise_law",
+    "noise_of_records",
+    "noise_of_counts",
     "draws",
     "draws_of_records",
     "draws_of_steps",
     "clipped_sum",
+    "traces",
+    "optimizer",
     "accounting",
     "source",
+    "source_draws",
 ]
 
 CHECKS: Final[dict[CheckName, str]] = {
@@ -101,13 +107,19 @@ CHECKS: Final[dict[CheckName, str]] = {
     "noise_of_layers": "no two layers have the same noise",
     "noise_of_draws": "no two steps or rounds have the same noise",
     "noise_at_a_distance": "noise does not begin again within an update",
+    "noise_of_directions": "every coordinate, and every direction across many, has its noise",
     "noise_law": "the noise is normal",
+    "noise_of_records": "the noise has nothing to do with the records",
+    "noise_of_counts": "the count of updates within the norm has its noise",
     "draws": "a record takes part once at most in a step",
     "draws_of_records": "every record takes part as often as was planned",
     "draws_of_steps": "records take part by coins of their own, fresh in every step",
     "clipped_sum": "the sum is that of clipped gradients, by another computation of it",
+    "traces": "records leave nothing but their clipped sum, bit for bit",
+    "optimizer": "the optimiser has nothing but the noisy sums",
     "accounting": "epsilon is no less than another accountant gives for what is done",
     "source": "noise and coins come from the operating system",
+    "source_draws": "noise and coins have nothing to do with one another",
 }
 """What is looked at in whole updates, as it should be."""
 

@@ -15,35 +15,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlearn.auditing.findings import Check, CheckName
+from fedlearn.auditing.findings import CheckName
 from fedlearn.cli import main
-from fedlearn.config import load
 from fedlearn.mechanisms.record import RecordPlan
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.privacy.noise import NoiseSource, SeededNoise, SystemNoise
-from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
 from fedlearn.training import private
 from fedlearn.training.dp import engine
 from fedlearn.training.private import PrivateOptimizer
-from simulations.attacks.whole_update import checks_of_run
-from tests.simulations.small import table
+from tests.simulations.attacks.audited import FIVE, Sabotage, broken, simulated
 
 pytestmark = pytest.mark.slow
-
-Sabotage = Callable[[pytest.MonkeyPatch], None]
-
-
-def simulated(folder: Path, *more: str, sites: tuple[str, ...] = ("north", "south")) -> ResultFile:
-    """A short run at half of the records a step, two steps a round."""
-    words = [
-        *table(folder, sites=sites), "training.sample_rate=0.5", "training.local_steps=2",
-        "audit=slots", "audit.canaries=40", *more,
-    ]  # fmt: skip
-    if not any(word.startswith("privacy") for word in more):
-        words.append("privacy.epsilon=8")
-    assert main(["simulate", *words, f"out={folder / 'run'}"]) in (0, 6)
-    return read_result(folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +34,10 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> ResultFile:
     return simulated(tmp_path_factory.mktemp("honest"))
 
 
-def broken(result: ResultFile) -> dict[CheckName, Check]:
-    found = checks_of_run(load(result.config), result)
-    assert found
-    return {check.name: check for check in found if not check.holds}
-
-
 def test_checks__of_an_honest_run_hold_and_stand_in_its_result(honest: ResultFile) -> None:
     assert honest.audit
     names = [check.name for check in honest.audit.checks]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 16
     assert all(check.holds for check in honest.audit.checks)
     assert honest.audit.verdict == "consistent with the promise"
     for _ in range(3):
@@ -79,7 +56,7 @@ def test_checks__of_noise_in_shares_hold_and_see_a_share_that_is_missing(
 ) -> None:
     result = simulated(
         tmp_path, "privacy=distributed", "privacy.epsilon=8", "training.local_steps=1",
-        "secagg=masked", sites=("east", "middle", "north", "south", "west"),
+        "secagg=masked", sites=FIVE,
     )  # fmt: skip
     assert broken(result) == {}
     from fedlearn.mechanisms import encoding

@@ -1,5 +1,5 @@
-"""Checks of whole updates by numbers whose law is known: what is as promised passes, and how far
-off something must be to be seen."""
+"""Checks by numbers whose law is known: what is as promised passes, and how far off something must
+be to be seen."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedlearn.auditing.draw_laws import Draws, draw_checks
 from fedlearn.auditing.findings import CHECKS, Check, CheckName
-from fedlearn.auditing.whole_update import Draws, draw_checks, noise_checks
+from fedlearn.auditing.noise_laws import Steps, noise_checks, record_checks, source_checks
 
 SIZES = {"weight": 64, "bias": 8, "other": 64, "head": 2, "one": 1}
 Noise = dict[str, NDArray[np.float64]]
@@ -37,18 +38,103 @@ def chances(found: list[list[Check]]) -> NDArray[np.float64]:
     return np.array([check.p_value for checks in found for check in checks if check.p_value])
 
 
+def few(seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng([seed, 1]).normal(size=(24, 12))
+
+
+def steps(seed: int) -> Steps:
+    rng = np.random.default_rng([seed, 2])
+    sums = rng.normal(size=(6, 90)) * (rng.random((6, 90)) < 0.5) * 10
+    return Steps(noise=rng.normal(size=sums.shape), sums=sums, everybody=sums.sum(0))
+
+
+def from_a_source(seed: int, size: int = 4096) -> tuple[NDArray[np.float64], Noise]:
+    rng = np.random.default_rng([seed, 3])
+    coins = (rng.random(size) < 0.1).astype(np.float64)
+    return rng.normal(size=size), {"coins": coins, "more": rng.normal(size=size)}
+
+
+def as_they_should_be(found: NDArray[np.float64]) -> bool:
+    """At most a hundredth of chances lies below .01, and four deviations more."""
+    share: float = (found < 0.01).mean()
+    return found.min() > 1e-6 and share < 0.01 + 4 * np.sqrt(0.01 / len(found))
+
+
 def test_noise_checks__accuse_nobody_of_standard_normals() -> None:
-    found = chances([noise_checks(noise(seed)) for seed in range(300)])
-    assert found.min() > 1e-6
-    # Of chances as they should be at most a hundredth lies below .01, and four deviations more.
-    assert (found < 0.01).mean() < 0.01 + 4 * np.sqrt(0.01 / len(found))
+    made = [noise_checks(noise(seed), others={"few": few(seed)}) for seed in range(300)]
+    assert as_they_should_be(chances(made))
+
+
+def test_record_and_source_checks__accuse_nobody_of_noise_on_its_own() -> None:
+    assert as_they_should_be(chances([record_checks(steps(seed)) for seed in range(300)]))
+    made = [source_checks(*from_a_source(seed)) for seed in range(300)]
+    assert as_they_should_be(chances(made))
+
+
+@pytest.mark.parametrize("where", ["row", "layer", "coordinate", "secret"])
+def test_noise_checks__see_a_direction_without_noise(where: str) -> None:
+    matrix = np.random.default_rng(0).normal(size=(16, 8, 10))
+    others = {"few": few(0)}
+    match where:
+        case "row":
+            matrix -= matrix.mean(2, keepdims=True)
+        case "layer":
+            matrix -= matrix.mean((1, 2), keepdims=True)
+        case "coordinate":
+            matrix[:, 3, 4] = 0
+        case "secret":
+            way = np.random.default_rng(7).normal(size=12)
+            others["few"] -= np.outer(others["few"] @ way, way) / (way @ way)
+    assert "noise_of_directions" in failed(noise_checks({"layer": matrix}, others=others))
+
+
+def test_noise_checks__see_a_tail_that_is_cut_off_at_three_deviations() -> None:
+    many = np.random.default_rng(0).normal(size=(2, 100_000))
+    assert failed(noise_checks(noise(0), others={"many": many})) == set()
+    found = noise_checks(noise(0), others={"many": many.clip(-3, 3)})
+    assert "noise_law" in failed(found)
+
+
+def test_record_checks__see_what_of_the_noise_has_to_do_with_records() -> None:
+    honest = steps(0)
+    for wrong in (
+        honest.noise + 0.5 * honest.sums,
+        honest.noise * (1 + (honest.sums != 0)),
+        np.where(honest.sums != 0, np.abs(honest.noise) * np.sign(honest.sums), honest.noise),
+        honest.noise - 0.4 * np.sign(honest.everybody),
+    ):
+        found = record_checks(Steps(noise=wrong, sums=honest.sums, everybody=honest.everybody))
+        assert failed(found) == {"noise_of_records"}
+
+
+def test_source_checks__see_one_key_for_two_draws() -> None:
+    noise, others = from_a_source(0)
+    large = (np.abs(noise) > 1.6).astype(np.float64)
+    for again in (noise, large, np.roll(noise, 77), -noise):
+        assert failed(source_checks(noise, others | {"again": again})) == {"source_draws"}
+
+
+def test_draw_checks__see_neighbours_that_share_a_coin() -> None:
+    fair = drawn(0, 0.1)
+    for first in (0, 1):
+        single = fair.single.copy()
+        pairs = single[:, first : first + 198]
+        pairs[:, 1::2] = pairs[:, ::2]
+        found = of_draws(Draws(single=single, several=fair.several, steps=5), 0.1)
+        assert failed(found) == {"draws_of_steps"}
+
+
+def test_draw_checks__see_a_step_that_comes_again_later() -> None:
+    single = drawn(0, 0.1).single.copy()
+    single[50] = single[7]
+    found = of_draws(Draws(single=single, several=drawn(0, 0.1).several, steps=5), 0.1)
+    assert failed(found) == {"draws_of_steps"}
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.02, 0.5, 0.97])
 def test_draw_checks__accuse_nobody_of_independent_coins(rate: float) -> None:
     found = chances([of_draws(drawn(seed, rate), rate, seed) for seed in range(150)])
-    assert found.min() > 1e-6
-    assert (found < 0.01).mean() < 0.01 + 4 * np.sqrt(0.01 / len(found))
+    assert as_they_should_be(found)
 
 
 def test_noise_checks__see_a_tenth_of_the_noise_missing_on_one_layer() -> None:
