@@ -52,6 +52,20 @@ def test_pages__name_tests_that_are_there() -> None:
     assert missing == set()
 
 
+def test_threat_model__names_a_test_for_every_cell() -> None:
+    """Who is protected from whom: each cell has its tests, and each list of tests its cell."""
+    page = (ROOT / "docs" / "threat-model.md").read_text("utf-8")
+    table = page.partition("cell by cell\n")[2]
+    rows = [line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")]
+    head, _, *cells = rows
+    listed = dict(re.findall(r"^- (\w): (.+)$", table, re.MULTILINE))
+    assert {len(row) for row in rows} == {len(head)}
+    named = [re.findall(r"\[(\w)\]", cell) for row in cells for cell in row]
+    assert all(named)
+    assert {tag for tags in named for tag in tags} == set(listed)
+    assert all(NAME_OF_TEST.search(tests) for tests in listed.values())
+
+
 @pytest.mark.slow
 def test_site__builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="fedlearn[docs] brings sphinx")
