@@ -60,7 +60,6 @@ class Codes(Scenario):
         phrases = list(first.values())
         classes, labels = numbered([phrase.chapter for phrase in phrases])
         categories = np.array([phrase.category for phrase in phrases])
-        rng = Streams(self.split).get("codes")
         return pool_of(
             self.tokenizer,
             reading.cache,
@@ -68,7 +67,7 @@ class Codes(Scenario):
             texts=[phrase.text for phrase in phrases],
             classes=classes,
             labels=labels,
-            is_train=~held_out_groups(categories, self.test_fraction, rng),
+            is_train=~held_out_groups(categories, self.test_fraction, Streams(self.split)),
             attributes={"category": categories},
         )
 

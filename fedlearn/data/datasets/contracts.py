@@ -50,6 +50,8 @@ _LARGE = (
 _UNATTRIBUTED = "unattributed"
 _FIRMS = 8
 _UNKNOWN = ("proprietary-license", "commercial-license", "")  # kinds of licences, not drafters
+_OF_SMALL = 1712
+"""Clauses of small drafters: a constant, so that no clause decides where another one goes."""
 _LARGE_FROM = 30
 SITES = (*_LARGE, *(f"firm-{i + 1:02d}" for i in range(_FIRMS)), _UNATTRIBUTED)
 """The sites as they are unless the config says otherwise."""
@@ -83,17 +85,17 @@ class Contracts(Scenario):
     def load(self, reading: Reading) -> Pool:
         """The 3,041 clauses, fetched when they are not in the cache.
 
-        For the test drafters are drawn until they have about `test_fraction` of
-        all clauses, and at most half of those of small drafters.
+        For the test small drafters are drawn, each by its name, so that they have about
+        `test_fraction` of all clauses, and about half of those of small drafters at most.
         """
         rng = Streams(self.split).get("contracts")
         found = _clauses(reading.cache)
         drafters = np.array([clause.drafter for clause in found])
         sizes = Counter(drafters.tolist())
         small = np.array([_is_small(name, sizes) for name in drafters])
-        share = min(0.5, self.test_fraction * len(found) / small.sum())
+        share = min(0.5, self.test_fraction * SIZE / _OF_SMALL)
         is_test = np.zeros(len(found), dtype=np.bool_)
-        is_test[small] = held_out_groups(drafters[small], share, rng)
+        is_test[small] = held_out_groups(drafters[small], share, Streams(self.split))
         classes, labels = numbered([clause.family for clause in found])
         return pool_of(
             self.tokenizer,

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.rng import Streams
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
+from fedlearn.data.split import by_content
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import CLASSIFICATION, Targets, TaskConfig, TaskForm
@@ -67,16 +69,11 @@ def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]
 
 
 def held_out_groups(
-    groups: NDArray[np.str_], fraction: float, rng: np.random.Generator
+    groups: NDArray[np.str_], fraction: float, streams: Streams
 ) -> NDArray[np.bool_]:
     """`bool[n]`: who belongs to a group that is drawn for the test; no group is split.
 
-    Groups are drawn until their records are at least `fraction` of all.
+    **Guarantees:** a group is drawn by its name alone, with chance `fraction`, whatever other
+    groups and records there are (`fedlearn.data.split`).
     """
-    names, owner, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(names))
-    drawn = np.zeros(len(names), dtype=np.bool_)
-    wanted = int(np.searchsorted(np.cumsum(sizes[order]), fraction * len(groups))) + 1
-    drawn[order[:wanted]] = True
-    member: NDArray[np.bool_] = drawn[owner]
-    return member
+    return ~by_content(map(str.encode, groups.tolist()), fraction, streams)

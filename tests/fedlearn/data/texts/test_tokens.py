@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import DataError
+from fedlearn.core.rng import Streams
 from fedlearn.data.texts.documents import held_out_groups, numbered, pool_of
 from fedlearn.data.texts.tokens import Tokenizer, tokenize, words
 
@@ -103,10 +104,11 @@ def test_numbered__puts_labels_in_order() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5])
-def test_held_out_groups__are_whole_and_just_enough(fraction: float) -> None:
-    rng = np.random.default_rng(0)
-    groups = rng.integers(0, 40, 500).astype(str)
-    held = held_out_groups(groups, fraction, rng)
-    sizes = {g: int((groups == g).sum()) for g in set(groups[held])}
+def test_held_out_groups__are_whole_and_drawn_each_by_itself(fraction: float) -> None:
+    groups = np.random.default_rng(0).integers(0, 2000, 9000).astype(str)
+    held = held_out_groups(groups, fraction, Streams(0))
     assert not set(groups[held]) & set(groups[~held])
-    assert fraction * 500 <= held.sum() < fraction * 500 + max(sizes.values())
+    assert held.mean() == pytest.approx(fraction, abs=0.03)
+    fewer = held_out_groups(groups[3000:], fraction, Streams(0))
+    assert np.array_equal(fewer, held[3000:])
+    assert not np.array_equal(held_out_groups(groups, 0.5, Streams(1)), held)
