@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.training.dp.contribution import ghost_squared_norms
+from fedlearn.training.dp.contribution import ghost_squared_norms, outer_squared_norms
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import CASES, Case, build, draw, losses_of, small_cnn
 
@@ -88,6 +88,22 @@ def test_ghost_norm__covers_products_that_are_added_up_one_by_one(
     true = torch.bmm(g.double().transpose(1, 2), x.double()).flatten(1).norm(dim=1)
     found = ghost_squared_norms(_added_one_by_one(x), _added_one_by_one(g), widths).double().sqrt()
     assert (true / found).max() <= 1 + 1e-6  # clipping keeps 3.8e-6 from its bound
+
+
+@pytest.mark.parametrize("small", [0, 1])
+def test_squared_norms__cover_squares_that_are_lost_to_underflow(small: int) -> None:
+    """Squares of 1e-24 are nothing in float32; times those of 1e16 they are a gradient."""
+    sides = [torch.full((1, 10), 1e-24), torch.full((1, 7), 1e16)]
+    x, g = sides[small], sides[1 - small]
+    true = 10 * 1e-48 * 7 * 1e32
+    widths = x.shape[1], g.shape[1]
+    for found in (outer_squared_norms(x, g), ghost_squared_norms(_gram(x), _gram(g), widths)):
+        assert true <= float(found) < 1e4
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Of one row: `float[1, width]` to `float[1, 1, 1]`."""
+    return (rows @ rows.T)[None]
 
 
 def test_bound__holds_for_gradients_of_millions_of_numbers() -> None:
