@@ -24,6 +24,7 @@ from fedlearn.models.tabular import Tabular
 from fedlearn.privacy import SeededNoise, SystemNoise
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.tasks.classification import cross_entropy
+from fedlearn.training import private
 from fedlearn.training.private import (
     PrivateOptimizer,
     clipped_gradient_sum,
@@ -387,6 +388,17 @@ def test_shared_sum__is_that_of_a_loop_over_records(architecture: str) -> None:
     np.testing.assert_array_equal(to_vector(model), before)
 
 
+def test_shared_sum__is_made_by_our_own_engine_whatever_the_config_names() -> None:
+    """Opacus' ghost clipping cannot do this model, and would give nothing."""
+    model = network()
+    config = replace(CONFIG, dp_engine="ghost")
+    found = clipped_gradient_sum(
+        model, *records(), config, SHARED, loss=cross_entropy, noise=SystemNoise()
+    )
+    np.testing.assert_allclose(found, shared_sum(model), atol=1e-6)
+    assert found.any()
+
+
 def test_shared_sum__one_record_moves_it_by_at_most_the_clip_norm() -> None:
     model = network()
     moves = [np.linalg.norm(shared_sum(model, n) - shared_sum(model, n - 1)) for n in range(1, 9)]
@@ -398,6 +410,39 @@ def test_shared_sum__of_no_records_is_zero_and_of_full_length() -> None:
     model = network()
     assert not shared_sum(model, 0).any()
     assert shared_sum(model, 0).shape == (layout_of(model).size,)
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ([1.0, math.nan], True),
+        ([1.0 + 1e-9, math.nan], False),  # a record shows in the last bit as well
+        ([1.0, 2.0], False),
+        ([1.0], False),
+        ([[1.0, math.nan]], False),
+    ],
+)
+def test_buffers__are_the_same_bit_for_bit_or_put_back(other: list[float], same: bool) -> None:
+    before = torch.tensor([1.0, math.nan], dtype=torch.float64)
+    assert private._same(before, torch.tensor(other, dtype=torch.float64)) == same
+
+
+def test_seed_of_dropout__is_any_of_63_bits() -> None:
+    model, seeds = nn.Linear(1, 1), set[int]()
+    with torch.random.fork_rng(devices=[]):
+        for name in range(40):
+            private._seed_torch(private._secret_coins(SeededNoise(bytes([name]))), model)
+            seeds.add(torch.default_generator.initial_seed())
+    assert len(seeds) == 40
+    assert 2**61 < max(seeds) < 2**63
+
+
+def test_sums__of_parts_are_added_up_in_double_precision() -> None:
+    """Two parts of one are not lost beside one of 2^24."""
+    parameter = nn.Parameter(torch.zeros(1))
+    for value in (2.0**24, 1.0, 1.0):
+        private._add({"w": parameter}, {"w": torch.tensor([value])})
+    assert parameter.summed_grad.tolist() == [2.0**24 + 2]  # type: ignore[attr-defined]
 
 
 def test_private_step__releases_no_buffer_that_it_has_changed(
