@@ -18,9 +18,12 @@ What keeps a client's vector hidden, with `c` corrupt clients:
   one share each, make up `t - c` shares of either: `2t <= k + c`. So `2t > k + c`.
 - **No cut.** Honest survivors who hang together are opened together. The graph stays
   connected when fewer than `k` clients are taken out of it, so corrupt and missing ones
-  together must be fewer (`most_missing`). Parts of a regular graph that are shown other lists
-  are of `t + 1` clients at least, corrupt ones included. Where a sum must hold more the graph
-  is complete.
+  together must be fewer (`most_missing`).
+- **No small part.** Whose seed is opened has `t - c` honest neighbours who say so, and masks
+  with `t - c` honest ones; the `2t - k - c` who are both stay with it in any sum. A server that
+  shows parts of a regular graph other lists, or keeps shares back, opens none of fewer than
+  `1 + 2t - k`, corrupt ones included. Where a sum must hold more the graph is complete: there
+  its one list is opened as a whole.
 
 Sources: Bonawitz et al., CCS 2017 (threshold against a malicious server); Malkhi and Reiter,
 "Byzantine quorum systems", Distributed Computing 11, 1998 (two quorums meet in an honest one);
@@ -61,6 +64,11 @@ class Degree:
     threshold: int
     corrupt: int
     dropped: int
+
+    @property
+    def smallest_part(self) -> int:
+        """The fewest clients, corrupt ones included, in a sum of a part of a regular graph."""
+        return 1 + 2 * self.threshold - self.neighbours
 
 
 def degree_of(masks: SecAggMasked, cohort: int) -> Degree:
@@ -161,11 +169,11 @@ def _regular(total: int, corrupt: int, dropped: int | None, least: int) -> Degre
 def _regular_for(total: int, corrupt: int, dropped: int, least: int) -> Degree | None:
     for neighbours in range(2, min(total - 1, MAX_SHARES + 1), 2):
         threshold = (neighbours + corrupt) // 2 + 1
-        fits = corrupt + dropped < neighbours and max(2, least - 1) <= threshold <= neighbours
-        if fits and _finishes(total, neighbours, threshold, dropped):
-            return Degree(
-                neighbours=neighbours, threshold=threshold, corrupt=corrupt, dropped=dropped
-            )
+        found = Degree(neighbours=neighbours, threshold=threshold, corrupt=corrupt, dropped=dropped)
+        fits = corrupt + dropped < neighbours and 2 <= threshold <= neighbours
+        whole = least <= found.smallest_part
+        if fits and whole and _finishes(total, neighbours, threshold, dropped):
+            return found
     return None
 
 

@@ -78,9 +78,9 @@ def check_params(params: Params, policy: ClientPolicy) -> None:
             f"{params.threshold} of {params.neighbours} is not this client's rule for "
             f"{len(params.cohort)} clients ({degree.threshold} of {degree.neighbours})"
         )
-    if degree.neighbours < len(params.cohort) - 1 and policy.least > degree.threshold + 1:
+    if degree.neighbours < len(params.cohort) - 1 and policy.least > degree.smallest_part:
         raise refuse(
-            f"parts of {degree.threshold + 1} could be opened, and this client wants to be among "
+            f"parts of {degree.smallest_part} could be opened, and this client wants to be among "
             f"{policy.least}: set secagg.min_cohort to that"
         )
 

@@ -201,7 +201,7 @@ def test_degree__has_no_part_of_a_graph_smaller_than_the_smallest_sum(
     if degree is None:
         assert total > 256
         return
-    assert degree.neighbours == total - 1 or degree.threshold + 1 >= least
+    assert degree.neighbours == total - 1 or degree.smallest_part >= least
 
 
 @pytest.mark.parametrize(("total", "degree"), [(10, 9), (10, 4), (70, 38), (9, 8), (101, 20)])

@@ -1,4 +1,4 @@
-"""What a lying server with corrupt clients opens in a complete graph, by every way to lie.
+"""What a lying server with corrupt clients opens, by every way to lie.
 
 An honest client `v` is given an inbox `I` (whose shares it holds; it masks with these alone)
 and a list of survivors `L` that holds it, and nobody whose shares were held back. It answers
@@ -10,14 +10,15 @@ then, for which sets of clients the sum is known.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations, product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.secagg.graph import choose_degree, degree_of
+from fedlearn.secagg.graph import Degree, choose_degree, degree_of, neighbours_of
 from fedlearn.secagg.settings import SecAggMasked
 
 Names = frozenset[int]
@@ -40,22 +41,35 @@ def lies(one: int, honest: Names, corrupt: int, threshold: int) -> list[Lie]:
     ]
 
 
-def known_sums(told: list[Lie], corrupt: int, threshold: int) -> list[Names]:
+@dataclass(frozen=True)
+class Graph:
+    """Of every honest client the honest neighbours, and how many corrupt ones."""
+
+    near: list[Names]
+    bad: list[int]
+
+    @classmethod
+    def complete(cls, honest: int, corrupt: int) -> Graph:
+        everybody = frozenset(range(honest))
+        return cls([everybody - {one} for one in everybody], [corrupt] * honest)
+
+
+def known_sums(told: list[Lie], graph: Graph, threshold: int) -> list[Names]:
     """The sets of honest clients whose sum a server knows in the end."""
-    honest = range(len(told))
+    honest, bad = range(len(told)), graph.bad
     answers = [
         v
         for v in honest
         if told[v][1] != NONE
-        and corrupt + sum(told[u][1] == told[v][1] for u in honest if u != v) >= threshold
+        and bad[v] + sum(told[u][1] == told[v][1] for u in graph.near[v]) >= threshold
     ]
     seeds, keys = set[int](), set[int]()
     for v in honest:
         holders = [u for u in answers if v in told[u][0]]
         shown = sum(v in told[u][1] for u in holders)
-        if corrupt + shown >= threshold:
+        if bad[v] + shown >= threshold:
             seeds.add(v)
-        if corrupt + len(holders) - shown >= threshold:
+        if bad[v] + len(holders) - shown >= threshold:
             keys.add(v)
     unknown = [(u, v) for u, v in combinations(honest, 2) if not {u, v} & keys]
 
@@ -70,7 +84,7 @@ def known_sums(told: list[Lie], corrupt: int, threshold: int) -> list[Names]:
 
 def telling(told: list[Lie], corrupt: int, threshold: int) -> bool:
     """Whether the server knows more than one sum, or the update of one client."""
-    known = known_sums(told, corrupt, threshold)
+    known = known_sums(told, Graph.complete(len(told), corrupt), threshold)
     return len(known) > 1 or any(len(one) == 1 for one in known)
 
 
@@ -109,9 +123,33 @@ def test_lies__open_one_sum_of_any_cohort(data: st.DataObject) -> None:
         held = data.draw(st.frozensets(st.sampled_from(sorted(honest))))
         refuses = len(at) - 1 + corrupt < degree.threshold
         told.append(((at | held if not refuses else honest) - {one}, NONE if refuses else at))
-    known = known_sums(told, corrupt, degree.threshold)
-    assert len(known) <= 1
-    assert all(len(one) > 1 for one in known)
+    assert not telling(told, corrupt, degree.threshold)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_lies__open_no_small_part_of_a_regular_graph(data: st.DataObject) -> None:
+    total, corrupt = data.draw(st.integers(7, 11)), data.draw(st.integers(0, 2))
+    neighbours = 2 * data.draw(st.integers(2, (total - 2) // 2))
+    threshold = (neighbours + corrupt) // 2 + 1
+    names = [f"{index:02}" for index in range(total)]
+    drawn = neighbours_of(names, neighbours, b"seed")
+    chosen = data.draw(st.permutations(names))
+    bad, good = set(chosen[:corrupt]), chosen[corrupt:]
+    near = [frozenset(good.index(peer) for peer in drawn[v] if peer not in bad) for v in good]
+    graph = Graph(near, [len(bad & set(drawn[v])) for v in good])
+    honest, told = frozenset(range(len(good))), list[Lie]()
+    # Whole lists, and such that leave out a part as it lies in the graph.
+    parts = st.frozensets(st.sampled_from(sorted(honest)), max_size=len(good) - 2)
+    lists = [honest, *(honest - part for part in data.draw(st.lists(parts, max_size=3)))]
+    for one in honest:
+        at = data.draw(st.sampled_from([each for each in lists if one in each]))
+        held = data.draw(st.sampled_from([near[one], at & near[one]]))
+        refuses = min(len(held), len(at & near[one])) + graph.bad[one] < threshold
+        told.append((near[one] if refuses else held | at & near[one], NONE if refuses else at))
+    degree = Degree(neighbours=neighbours, threshold=threshold, corrupt=corrupt, dropped=0)
+    for part in known_sums(told, graph, threshold):
+        assert len(part) + corrupt >= max(degree.smallest_part, corrupt + 2)
 
 
 @given(
