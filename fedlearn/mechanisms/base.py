@@ -21,7 +21,7 @@ from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
 from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.privacy.calibration import noise_multiplier as calibrate
-from fedlearn.privacy.events import Event, Unit
+from fedlearn.privacy.events import MOST_STEPS, Event, Unit
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.stages import Mean, Source, Stage, Trained
 
@@ -175,8 +175,16 @@ class Private(Mechanism):
         """The noise multiplier that is asked for, or the least that keeps `steps` within epsilon.
 
         Raises:
-            ConfigError: the epsilon cannot be met.
+            ConfigError: the epsilon cannot be met, or the steps are more than can be accounted for.
         """
+        if steps > MOST_STEPS:
+            raise ConfigError(
+                [
+                    f"strategy.rounds: {steps} private steps in all rounds are more than the "
+                    f"{MOST_STEPS} that can be accounted for; make fewer rounds, or fewer "
+                    "training.local_steps"
+                ]
+            )
         if self.noise_multiplier is not None:
             return self.noise_multiplier
         return calibrate(required(self.epsilon), self.delta, sample_rate, steps)

@@ -17,6 +17,10 @@ from fedlearn.privacy.discrete import SMALLEST_STDDEV, Law
 
 Unit = Literal["record", "client"]
 
+MOST_STEPS: Final = 1 << 28
+"""Of one mechanism over the life of a ledger; to account for these takes up to ten seconds and
+a gigabyte, and both grow without end beyond them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianEvent:
@@ -118,15 +122,14 @@ def _check_common(noise_multiplier: float, sample_rate: float, steps: int) -> No
         raise ValueError(f"noise_multiplier={noise_multiplier}: must be finite and >= 0")
     if not _SMALLEST_RATE <= sample_rate <= 1:
         raise ValueError(f"sample_rate={sample_rate}: must be in (0, 1], at least {_SMALLEST_RATE}")
-    _check_whole("steps", steps)
+    _check_whole("steps", steps, MOST_STEPS)
 
 
-def _check_whole(name: str, value: int) -> None:
-    if not 1 <= value <= _MOST:
-        raise ValueError(f"{name}={value}: must be from 1 to {_MOST}")
+def _check_whole(name: str, value: int, most: int = 2**53) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name}={value}: must be from 1 to {most}")
 
 
-_MOST: Final = 2**53
 _LARGEST: Final = 1e150
 _SMALLEST_RATE: Final = 1e-100
 """Beyond these an accountant's floats overflow, and no mechanism means it."""
@@ -147,6 +150,8 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
 
     Composition does not depend on the order of non-adaptive parameters, so
     histories that cost the same have the same merged form.
+
+    Raises ValueError for more than `MOST_STEPS` of one mechanism.
     """
     steps: dict[Event, int] = {}
     for event in events:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlearn.core.errors import DataError
-from fedlearn.privacy.events import GaussianEvent, from_json, merged, to_json
+from fedlearn.privacy.events import MOST_STEPS, GaussianEvent, from_json, merged, to_json
 
 EVENTS = st.builds(
     GaussianEvent,
     noise_multiplier=st.floats(0, 1e6),
     sample_rate=st.floats(1e-100, 1),
-    steps=st.integers(1, 10**9),
+    steps=st.integers(1, MOST_STEPS // 54),
 )
 
 
@@ -51,12 +51,21 @@ def test_merged__keeps_every_step_and_forgets_order(
         ("sample_rate", math.nan),
         ("steps", 0),
         ("steps", -5),
+        ("steps", MOST_STEPS + 1),
     ],
 )
 def test_event__refuses(field: str, value: float) -> None:
     good = {"noise_multiplier": 1.0, "sample_rate": 0.5, "steps": 3}
     with pytest.raises(ValueError, match=field):
         GaussianEvent(**{**good, field: value})  # type: ignore[arg-type]
+
+
+def test_merged__refuses_more_steps_than_anybody_could_account_for() -> None:
+    whole = GaussianEvent(noise_multiplier=1.0, sample_rate=0.5, steps=MOST_STEPS)
+    with pytest.raises(ValueError, match=f"steps={MOST_STEPS + 1}: must be from 1 to"):
+        merged([whole, GaussianEvent(noise_multiplier=1.0, sample_rate=0.5, steps=1)])
+    with pytest.raises(DataError, match="steps"):
+        from_json({**to_json(whole), "steps": 2**40})
 
 
 @pytest.mark.parametrize(
