@@ -26,8 +26,6 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from fedlearn.privacy.noise import _order
-
 CUDA: Final = torch.device("cuda", 0)
 
 _MAY_MIX: Final = {"copy_", "index", "index_put_", "_index_put_impl_"}
@@ -182,4 +180,3 @@ def far_device(*, free: int = 2**40, count: int = 1) -> Iterator[list[str]]:
             yield _waits
         finally:
             module.set_overwrite_module_params_on_conversion(before)
-            _order.cache_clear()  # a real device must not meet what was made for this one

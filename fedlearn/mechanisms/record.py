@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
-from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
+from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, refuse
 from fedlearn.mechanisms.evaluation import EvaluationPlan
+from fedlearn.privacy.calibration import LARGEST_NOISE
 from fedlearn.privacy.events import GaussianEvent, Unit
 from fedlearn.stages import SiteContext, Source, Update
+
+_SMALLEST_CLIP: Final = 1e-8
+_LARGEST_CLIP: Final = 1e30
 
 
 @config
@@ -33,6 +37,7 @@ class RecordPrivacy(Private):
 
     unit: ClassVar[Unit] = "record"
     noise_from: ClassVar[NoiseFrom] = "site"
+    exact: ClassVar[bool] = True
 
     def conflicts(self, terms: StudyTerms) -> list[str]:
         """What Opacus cannot clip: norms in less than fp32, a layer that is used several times."""
@@ -68,15 +73,35 @@ class RecordPrivacy(Private):
         rounds: int,
         population: Population | None,
     ) -> RecordPlan:
-        """The noise of every step of every site, calibrated over all of them at once."""
+        """The noise of every step of every site, calibrated over all of them at once.
+
+        Raises:
+            ConfigError: the epsilon cannot be met, or no grid holds such noise.
+        """
+        noise = self.calibrated(sample_rate, steps_per_round * rounds)
+        refuse(self._off_the_grid(noise))
         return RecordPlan(
             clip_norm=self.clip_norm,
-            noise_multiplier=self.calibrated(sample_rate, steps_per_round * rounds),
+            noise_multiplier=noise,
             delta=self.delta,
             sample_rate=sample_rate,
             steps_per_round=steps_per_round,
             rounds=rounds,
         )
+
+    def _off_the_grid(self, noise: float) -> list[str]:
+        found = list[str]()
+        if noise > LARGEST_NOISE:
+            found.append(
+                f"privacy.noise_multiplier={noise:g}: no model survives more than "
+                f"{LARGEST_NOISE:g}. Give less, or privacy.epsilon, from which it follows"
+            )
+        if not _SMALLEST_CLIP <= self.clip_norm <= _LARGEST_CLIP:
+            found.append(
+                f"privacy.clip_norm={self.clip_norm:g}: gradients in single precision can be "
+                f"clipped to norms from {_SMALLEST_CLIP:g} to {_LARGEST_CLIP:g}. Choose one"
+            )
+        return found
 
     def measured(self, noise_multiplier: float | None) -> RecordPrivacy:
         """The same with so much noise in every step."""
@@ -88,8 +113,10 @@ class RecordPlan(Plan):
     """What every site does in every step, and what it costs; all of it public.
 
     In each step a site takes every record with chance `sample_rate`, clips what
-    the record adds to the sum to `clip_norm`, and adds `noise_stddev` of
-    Gaussian noise to every coordinate of the sum, however many records took part.
+    the record adds to the sum to `clip_norm`, rounds the sum to a grid, and adds `noise_stddev` of
+    Gaussian noise, rounded to the same grid, to every coordinate, however many records took part.
+    Clipping leaves room for the rounding (`fedlearn.privacy.rounded.Grid`), so that the event is
+    that of a Gaussian and of the whole clip norm.
     """
 
     kind: ClassVar[str] = "record"

@@ -1,15 +1,14 @@
 """Secret randomness of the mechanisms: Gaussian noise and the choice of records.
 
-Normals are made by Box and Muller (1958) in float64 from an AES-256-CTR
-keystream and rounded to float32. A sample must be as secret as the noise:
-amplification by sampling holds only against those who cannot tell which
-records took part, so Poisson sampling draws from here too.
+A sample must be as secret as the noise: amplification by sampling holds only
+against those who cannot tell which records took part, so Poisson sampling draws
+from here too.
 
-What this is not: a discrete sampler. Noise on a floating-point grid leaks
-through the grid's gaps (Mironov 2012, "On significance of the least
-significant bits"): the accounting is that of the ideal Gaussian. The four-draw
-sum of Holohan and Braghin (2021) is not used. Where the reply is summed under
-secure aggregation, noise on integers closes the gap.
+`normal` makes normals by Box and Muller (1958) in float64 from an AES-256-CTR
+keystream and rounds them to float32. Noise on a floating-point grid leaks through
+the grid's gaps (Mironov 2012, "On significance of the least significant bits"),
+and its accounting is that of the ideal Gaussian: what leaves a site has noise on
+whole numbers instead (`rounded`, `discrete`).
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from torch import Tensor
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -36,9 +33,6 @@ WORDS: Final = 1 << 15
 _ZEROS: Final = bytes(8 * WORDS)
 _BLOCK: Final = 16
 _LARGEST_STDDEV: Final = 1e37  # ten standard deviations still fit into float32
-
-_AT_ONCE: Final = 1 << 20
-"""Words that are on their way to a device at once: 8 MiB here, and some 30 MiB of the device."""
 
 
 class NoiseSource(Protocol):
@@ -154,6 +148,7 @@ class Keystream:
 
     def __init__(self, key: bytes) -> None:
         # The key is used once, so a constant counter start never repeats a block.
+        self._key = key
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK))).encryptor()
         self._buffer = bytearray(len(_ZEROS) + _BLOCK)
 
@@ -162,20 +157,34 @@ class Keystream:
         self._encryptor.update_into(memoryview(_ZEROS)[: 8 * count], self._buffer)
         return np.frombuffer(self._buffer, dtype="<u8", count=count)
 
+    def further(self, word: int, bits: int) -> int:
+        """The `bits` binary digits (whole bytes) that follow those of word number `word`.
+
+        From a far part of the keystream, which no word and no other word's digits are from.
+        """
+        counter = (1 << 127) | (word << 32)
+        encryptor = Cipher(
+            algorithms.AES(self._key), modes.CTR(counter.to_bytes(_BLOCK, "big"))
+        ).encryptor()
+        return int.from_bytes(encryptor.update(bytes(bits // 8)), "big")
+
 
 def _normal(key: bytes, size: int, stddev: float) -> Float32Array:
-    _check_size(size)
+    check_size(size)
     _check_stddev(stddev)
     stream = Keystream(key)
     out = np.empty(size + size % 2, dtype=np.float32)
     for start in range(0, size, WORDS):
         block = out[start : start + WORDS]
-        _box_muller(stream.words(len(block)), stddev, block)
+        box_muller(stream.words(len(block)), stddev, block)
     return out[:size]
 
 
-def _box_muller(words: npt.NDArray[np.uint64], stddev: float, out: Float32Array) -> None:
-    """Fill `out` with as many normals as there are words (an even number)."""
+def box_muller(words: npt.NDArray[np.uint64], stddev: float, out: npt.NDArray[np.floating]) -> None:
+    """Fill `out` with as many normals as there are words (an even number).
+
+    The first half of the words makes radii, the second angles: a pair lies half of `out` apart.
+    """
     half = len(words) // 2
     # All 64 bits, with the relative precision of float64 near zero: this is the tail.
     radius = words[:half].astype(np.float64)
@@ -194,7 +203,7 @@ def _box_muller(words: npt.NDArray[np.uint64], stddev: float, out: Float32Array)
 
 
 def _bernoulli(key: bytes, size: int, probability: float) -> BoolArray:
-    _check_size(size)
+    check_size(size)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability={probability}: must be in [0, 1]")
     if probability == 1:
@@ -209,7 +218,7 @@ def _bernoulli(key: bytes, size: int, probability: float) -> BoolArray:
     return out
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
     """Raises ValueError where `size` is not a number of draws."""
     if size < 0:
         raise ValueError(f"size={size}: must be >= 0")
@@ -219,88 +228,3 @@ def _check_stddev(stddev: float) -> None:
     """Raises ValueError where `stddev` is not one that float32 holds the draws of."""
     if not 0 <= stddev <= _LARGEST_STDDEV:
         raise ValueError(f"stddev={stddev}: must be in [0, {_LARGEST_STDDEV}]")
-
-
-# --- On a GPU -----------------------------------------------------------------------
-#
-# The keystream is an eighth of the work of a normal and stays on the CPU, where the
-# cryptographic generator is; logarithm and sine are the device's. Draw by draw this is
-# `NoiseSource.normal`: the same words, the same formula in float64.
-
-
-def normals(
-    noise: NoiseSource, sizes: Sequence[int], stddev: float, device: torch.device
-) -> list[Tensor]:
-    """Vectors `float32[size]` on `device`, one for each of `sizes`, of draws of N(0, stddev^2).
-
-    Guarantees: equal to `noise.normal` called for each size in turn, to the last bit
-    of a device's logarithm and sine. Does not wait for the device.
-
-    Raises ValueError for a negative size, or a stddev outside [0, 1e37].
-    """
-    if device.type == "cpu":
-        return [torch.from_numpy(noise.normal(size, stddev)) for size in sizes]
-    _check_stddev(stddev)
-    parts = [
-        _box_muller_on_device(words.to(device, non_blocking=True), lengths, stddev)
-        for words, lengths in _words(noise, sizes)
-    ]
-    padded = [size + size % 2 for size in sizes]
-    if not parts:
-        return [torch.zeros(0, device=device) for _ in sizes]
-    whole = torch.split(torch.cat(parts), padded)
-    return [part[:size] for part, size in zip(whole, sizes, strict=True)]
-
-
-def _words(noise: NoiseSource, sizes: Sequence[int]) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-    """The words of all draws, `int64[2, n]` (of radii, of angles), and how long each block is."""
-    pending: list[tuple[Keystream, int]] = []
-    for size in sizes:
-        _check_size(size)
-        stream, left = noise.stream(), size + size % 2
-        while left:
-            length = min(left, WORDS)
-            if sum(n for _, n in pending) + length > _AT_ONCE:
-                yield _filled(pending)
-                pending = []
-            pending.append((stream, length))
-            left -= length
-    if pending:
-        yield _filled(pending)
-
-
-def _filled(blocks: Sequence[tuple[Keystream, int]]) -> tuple[Tensor, tuple[int, ...]]:
-    lengths = tuple(length for _, length in blocks)
-    # Pinned, so that the copy runs beside what the device computes.
-    words = torch.empty((2, sum(lengths) // 2), dtype=torch.int64, pin_memory=True)
-    rows, start = words.numpy(), 0
-    for stream, length in blocks:
-        drawn = stream.words(length).view(np.int64).reshape(2, length // 2)
-        rows[:, start : start + length // 2] = drawn
-        start += length // 2
-    return words, lengths
-
-
-def _box_muller_on_device(words: Tensor, lengths: tuple[int, ...], stddev: float) -> Tensor:
-    """`float32[2 n]` from `int64[2, n]`: of every block the cosines, then the sines."""
-    high, low = ((words[0] >> 32) & 0xFFFFFFFF).double(), (words[0] & 0xFFFFFFFF).double()
-    # Both parts are exact, so that their sum is rounded once, as a conversion would be.
-    radius = (high * 2.0**32 + low).add_(0.5).mul_(2.0**-64).log_().mul_(-2.0).sqrt_().mul_(stddev)
-    angle = ((words[1] >> 11) & ((1 << 53) - 1)).double().mul_(2.0**-53 * 2.0 * math.pi)
-    both = torch.cat([(radius * angle.cos()).float(), (radius * angle.sin()).float()])
-    return both.index_select(0, _order(lengths, words.device))
-
-
-@lru_cache(maxsize=64)
-def _order(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where each normal of the blocks is among all cosines followed by all sines: `int32[2 n]`.
-
-    Kept: a model asks for the same lengths in every step.
-    """
-    half, start, places = sum(lengths) // 2, 0, []
-    for length in lengths:
-        cosines = np.arange(start, start + length // 2)
-        places += [cosines, cosines + half]
-        start += length // 2
-    order = torch.from_numpy(np.concatenate(places).astype(np.int32))
-    return order if device.type == "cpu" else order.pin_memory().to(device, non_blocking=True)

@@ -1,10 +1,10 @@
 """DP-SGD at one site (Abadi et al. 2016, algorithm 1), on Opacus' optimiser.
 
-A step clips the gradient of every record of a Poisson batch to `clip_norm`,
-sums, adds Gaussian noise of deviation `noise_multiplier * clip_norm` to the
-sum, and divides by a public constant. The batch and the noise come from one
-cryptographic source that only this site holds; both are part of the mechanism
-that the accountant sees.
+A step clips the gradient of every record of a Poisson batch to `clip_norm`, sums, rounds the sum
+to a grid, adds Gaussian noise of deviation `noise_multiplier * clip_norm` in whole steps of the
+grid (`fedlearn.privacy.rounded`), and divides by a public constant. The batch and the noise come
+from one cryptographic source that only this site holds; both are part of the mechanism that the
+accountant sees. For the rounding records are clipped to a little less than `clip_norm`.
 
 What a record adds to the sum is its own affair:
 
@@ -39,8 +39,9 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedlearn.core.vector import layout_of
-from fedlearn.models.slots import canary_losses, no_canaries
-from fedlearn.privacy.noise import NoiseSource, normals
+from fedlearn.models.slots import canary_losses, is_slot, no_canaries
+from fedlearn.privacy.noise import NoiseSource
+from fedlearn.privacy.rounded import Grid, grid_for, rounded_normals
 from fedlearn.stages import ClippedSteps
 from fedlearn.tasks import Loss
 from fedlearn.training.augmentation import views
@@ -51,7 +52,7 @@ from fedlearn.training.dp.contribution import instantiated
 from fedlearn.training.dp.engine import clipped_sum
 from fedlearn.training.local import forward
 from fedlearn.training.optimizers import make_optimizer
-from fedlearn.training.settings import Precision, Training
+from fedlearn.training.settings import Engine, Precision, Training
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +65,25 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
     no release for current Python.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, **plan: float):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise: NoiseSource,
+        grid: Grid | None,
+        **plan: float,
+    ):
         super().__init__(optimizer, loss_reduction="mean", **plan)
-        self.noise = noise
+        self.noise, self.grid = noise, grid
 
     def add_noise(self) -> None:
-        """`p.grad = p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2)`."""
-        stddev = self.noise_multiplier * self.max_grad_norm
+        """`p.grad = p.summed_grad` on the grid, with its noise; as it is where there is no grid."""
         sums = [parameter.summed_grad for parameter in self.params]
-        if stddev:
+        if self.grid is not None:
             # On a GPU the CPU draws while the device still computes the sums.
             sizes = [total.numel() for total in sums]
-            drawn = normals(self.noise, sizes, stddev, sums[0].device)
-            sums = [total + part.view_as(total) for total, part in zip(sums, drawn, strict=True)]
+            drawn = rounded_normals(self.noise, sizes, self.grid.stddev, sums[0].device)
+            sums = [self.grid.noisy(total, part) for total, part in zip(sums, drawn, strict=True)]
         for parameter, total in zip(self.params, sums, strict=True):
             parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
@@ -206,9 +213,11 @@ def train_private(
     """
     model.train()
     still = {n: b.clone() for n, b in model.named_buffers() if b.dtype.is_floating_point}
+    grid = grid_of(model, plan)
     optimizer = PrivateOptimizer(
         make_optimizer(model, config),
         noise=noise,
+        grid=grid,
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.clip_norm,
         expected_batch_size=config.sample_rate * config.nominal_records,
@@ -217,7 +226,7 @@ def train_private(
         optimizer.attach_step_hook(lambda _: correct(model))
     parameters = dict(model.named_parameters())
     with (
-        _clipping(model, config, plan.clip_norm) as clip,
+        _clipping(model, config, grid.inner_norm if grid else plan.clip_norm) as clip,
         _own_coins(model),
     ):
         for _ in range(config.local_steps):
@@ -227,6 +236,28 @@ def train_private(
                     _add(parameters, sums)
             optimizer.release()
     _put_back(model, still)
+
+
+def grid_of(model: nn.Module, plan: ClippedSteps) -> Grid | None:
+    """The grid of a step's sum; None where there is no noise to hide its gaps behind.
+
+    The same with slots and without, so that an audit moves no bit of the model.
+    """
+    if not plan.noise_multiplier:
+        return None
+    of_model = of_slots = 0
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if is_slot(name):
+            of_slots += parameter.numel()
+        else:
+            of_model += parameter.numel()
+    return grid_for(plan.noise_multiplier, plan.clip_norm, of_model + max(_SLOTS, of_slots))
+
+
+_SLOTS: Final = 1 << 16
+"""Coordinates that an audit may add without another grid."""
 
 
 def _add(parameters: Mapping[str, Tensor], sums: Sums) -> None:
@@ -425,12 +456,9 @@ def _clipping(model: nn.Module, config: Training, clip_norm: float) -> Iterator[
                 engine = ClippedGradients(model, clip_norm=clip_norm, trial=False)
                 yield lambda part: engine.step(part.losses, first=part.count).sums
             case "opacus":
-                wrapped = GradSampleModule(model, strict=True)
                 bound = clipping_of(clip_norm, list(parameters))
-                try:
+                with _hooks(model):
                     yield partial(_by_hooks, model, parameters, bound)
-                finally:
-                    wrapped.remove_hooks()
             case "ghost":
                 hooked = GradSampleModuleFastGradientClipping(
                     model, strict=True, loss_reduction="sum", max_grad_norm=clip_norm
@@ -440,29 +468,59 @@ def _clipping(model: nn.Module, config: Training, clip_norm: float) -> Iterator[
                 finally:
                     hooked.remove_hooks()
     finally:
+        _forget_marks(model)
+
+
+@contextmanager
+def rows_by(engine: Engine, model: nn.Module) -> Iterator[Callable[[Losses], tuple[Tensor, ...]]]:
+    """What an engine makes of the records of a part before it adds them up: `[rows, ...]` each.
+
+    Of Opacus' two ways those of its hooks, from which the norms of both are.
+    """
+    if engine == "fast":
+        yield ClippedGradients(model, clip_norm=1.0, trial=False).rows
+        return
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with _hooks(model):
+        yield lambda losses: tuple(_samples(model, parameters, losses).values())
+
+
+@contextmanager
+def _hooks(model: nn.Module) -> Iterator[None]:
+    """Opacus' hooks, on the model while this lasts."""
+    wrapped = GradSampleModule(model, strict=True)
+    try:
+        yield
+    finally:
+        wrapped.remove_hooks()
+        _forget_marks(model)
+
+
+def _samples(
+    model: nn.Module, parameters: Mapping[str, Tensor], losses: Losses
+) -> dict[str, Tensor]:
+    """Losses under the name "", and the gradient of every record by parameter: `[rows, ...]`."""
+    try:
+        # The mean over the part; Opacus multiplies it out again per record.
+        of_part = losses()
+        with _hooks_firing():
+            of_part.mean().backward()  # type: ignore[no-untyped-call]
+        found = {name: p.grad_sample for name, p in parameters.items()}  # type: ignore[attr-defined]
+        # A layer that this part does not reach has none.
+        return {"": of_part.detach(), **{n: g for n, g in found.items() if g is not None}}
+    finally:
         _forget_pass(model)
-        for parameter in model.parameters():
-            for name in ("summed_grad", "grad_sample", "_forward_counter", "_norm_sample"):
-                if hasattr(parameter, name):
-                    delattr(parameter, name)
 
 
 def _by_hooks(
     model: nn.Module, parameters: Mapping[str, Tensor], clipping: Clipping, part: BatchPart
 ) -> Sums:
     """Opacus' hooks compute the gradients of all records at once; they are clipped as ours are."""
-    try:
-        # The mean over the part; Opacus multiplies it out again per record.
-        of_part = part.losses()
-        with _hooks_firing():
-            of_part.mean().backward()  # type: ignore[no-untyped-call]
-        samples = {name: p.grad_sample for name, p in parameters.items()}  # type: ignore[attr-defined]
-        with torch.no_grad():
-            # A layer that this part does not reach has none.
-            found = {n: instantiated(n, g) for n, g in samples.items() if g is not None}
-            return clipped_sum(parameters, clipping, found, of_part.detach(), part.count).sums
-    finally:
-        _forget_pass(model)
+    samples = _samples(model, parameters, part.losses)
+    with torch.no_grad():
+        losses = samples.pop("")
+        found = {name: instantiated(name, gradients) for name, gradients in samples.items()}
+        return clipped_sum(parameters, clipping, found, losses, part.count).sums
 
 
 def _by_ghost(
@@ -506,6 +564,15 @@ def _hooks_firing() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
         yield
+
+
+def _forget_marks(model: nn.Module) -> None:
+    """Drop all that Opacus and a step hang on parameters."""
+    _forget_pass(model)
+    for parameter in model.parameters():
+        for name in ("summed_grad", "grad_sample", "_forward_counter", "_norm_sample"):
+            if hasattr(parameter, name):
+                delattr(parameter, name)
 
 
 def _forget_pass(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]
+Engine = Literal["fast", "opacus", "ghost"]
 
 
 @config
@@ -32,7 +33,7 @@ class Training:
     sample_rate: Rate
     nominal_records: Count
     """Public constant of the order of a site's size: the scale of private gradient sums."""
-    dp_engine: Literal["fast", "opacus", "ghost"]
+    dp_engine: Engine
     """What computes gradients under record-level privacy: our one-pass engine, or Opacus' hooks, to
     the same result. Opacus' ghost clipping (two passes) is for tests and benchmarks, and no run's:
     its norms may fall short."""

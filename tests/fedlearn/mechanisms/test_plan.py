@@ -164,3 +164,18 @@ def test_statement__claims_nothing_where_nothing_holds() -> None:
     clear = plan_for(RecordPrivacy(noise_multiplier=0.0))
     assert clear.epsilon == math.inf
     assert "No privacy holds" in said(clear, epsilon=clear.epsilon)
+
+
+def test_derive__refuses_more_steps_than_can_be_accounted_for() -> None:
+    for settings in ({"epsilon": 3.0}, {"noise_multiplier": 1.0}):
+        with pytest.raises(ConfigError, match=r"strategy\.rounds: 5000000000 private steps"):
+            derive(RecordPrivacy(**settings), sample_rate=0.1, steps_per_round=10, rounds=5 * 10**8)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("noise_multiplier", 2e5), ("clip_norm", 1e-9), ("clip_norm", 1e31)],
+)
+def test_derive__refuses_noise_that_no_grid_holds(setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"privacy\.{setting}="):
+        plan_for(RecordPrivacy(**{"noise_multiplier": 1.0, setting: value}))

@@ -120,13 +120,13 @@ def records_counted_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_noise_for_layers_of_one_size(patch: pytest.MonkeyPatch) -> None:
-    honest = private.normals
+    honest = private.rounded_normals
 
     def normals(noise: NoiseSource, sizes: list[int], stddev: float, device: Any) -> list[Tensor]:
         drawn = dict(zip(sizes, honest(noise, sizes, stddev, device), strict=True))
         return [drawn[size] for size in sizes]
 
-    patch.setattr(private, "normals", normals)
+    patch.setattr(private, "rounded_normals", normals)
 
 
 def one_noise_for_all_steps_of_a_round(patch: pytest.MonkeyPatch) -> None:
@@ -144,12 +144,12 @@ def one_noise_for_all_steps_of_a_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_noise_for_all_rounds(patch: pytest.MonkeyPatch) -> None:
-    honest, kept = private.normals, dict[tuple[int, ...], list[Tensor]]()
+    honest, kept = private.rounded_normals, dict[tuple[int, ...], list[Tensor]]()
 
     def normals(noise: NoiseSource, sizes: list[int], stddev: float, device: Any) -> list[Tensor]:
         return kept.setdefault(tuple(sizes), honest(noise, sizes, stddev, device))
 
-    patch.setattr(private, "normals", normals)
+    patch.setattr(private, "rounded_normals", normals)
 
 
 def first_rows_instead_of_coins(patch: pytest.MonkeyPatch) -> None:
