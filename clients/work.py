@@ -46,6 +46,7 @@ from fedlearn.rounds import RoundNote, TrainRequest
 from fedlearn.stages import MODEL, ClippedSteps, PaidSteps, Route, Stack
 from fedlearn.training.device import place, within_memory
 from fedlearn.training.local import diverged, train
+from fedlearn.training.settings import Engine
 
 log = logging.getLogger(__name__)
 
@@ -198,17 +199,19 @@ class SiteRound:
         if diverged(self.request.model):
             raise ProtocolError(SERVER, "train", "the model holds numbers that are not finite")
         _ = self._own
-        if self.site.config.privacy.clips_with(self.site.training.dp_engine) is not None:
-            self._try_out()
+        engine = self.site.config.privacy.clips_with(self.site.training.dp_engine)
+        if engine is not None:
+            self._try_out(engine)
 
-    def _try_out(self) -> None:
+    def _try_out(self, engine: Engine) -> None:
         """Try what clips on records that nobody has: once they are paid for, nothing is refused."""
         from fedlearn.training.trials import try_out
 
         site = self.site
         place(site.model, site.device)
         with within_memory(f"site {site.name}"):
-            try_out(site.model, site.made_up, site.training, loss=site.loss)
+            config = replace(site.training, dp_engine=engine)
+            try_out(site.model, site.made_up, config, loss=site.loss)
 
     def keep(self, route: Route, limit: float) -> None:
         """Write down the site's own state after the round, before its update leaves.

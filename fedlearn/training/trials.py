@@ -5,14 +5,30 @@ a part are alike, bit for bit, is a matter of the machine. Both are tried once f
 the very shapes that records will have, with weights and records drawn from a fixed stream: so
 whatever is refused here is refused for what is public, and nothing is left to refuse once
 records are looked at.
+
+Tried is what an engine makes of a record (its loss, its gradient and its norm), by any of them:
+
+- with other records in the place of the rest, so that every record is once without every other:
+  ordinary ones, all the same, very large, very small, zero, not a number;
+- after other records have gone through, and on a copy that saw others first;
+- in other places, and among fewer or more.
+
+What moves by the others, or by what went before, is refused; what moves in the last bits or by
+its place is taken one by one.
+
+What trying cannot see: code that looks for a certain record, or waits for its hundredth batch;
+what is kept outside of the model (a global variable) and set once. A person has to read that: a
+site's policy allows somebody's own code by its hash alone (`policy.allow_custom`).
 """
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -29,8 +45,8 @@ from fedlearn.training.augmentation import views
 from fedlearn.training.device import home
 from fedlearn.training.dp import ClippedGradients, refusals
 from fedlearn.training.local import forward
-from fedlearn.training.private import losses_of, note_alike, sizes_of
-from fedlearn.training.settings import Training
+from fedlearn.training.private import losses_of, note_alike, rows_by, sizes_of
+from fedlearn.training.settings import Engine, Precision, Training
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +64,24 @@ _ALONE: Final = 1
 _SPREAD: Final = (1.0, 0.1)
 """Weights are drawn as layers usually begin; smaller ones where those give no finite gradient."""
 
+_MOVED: Final = 0.05
+"""What moves by more, over the largest number of its kind, is no rounding, in bf16 neither."""
+
+_MIXES: Final = (
+    "model: what it makes of a record depends on the others of its batch, so that no record's "
+    "gradient is its own; take out what mixes the batch (a mean, a largest number or an order over "
+    "it), before the first layer as well"
+)
+_REMEMBERS: Final = (
+    "model: the same records gave something else after others had gone through; keep nothing from "
+    "one batch for the next (an attribute, a buffer, a counter), and draw random numbers from "
+    "torch's generators only"
+)
+
+_Rows = tuple[Tensor, ...]
+_Engine = Callable[[Callable[[], Tensor]], _Rows]
+"""What it makes of losses by record, before it adds up (`fedlearn.training.private.rows_by`)."""
+
 
 def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss) -> None:
     """Refuse a model or a loss under which what is clipped would not be one record's.
@@ -61,33 +95,48 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
     """
     device = home(model)
     sizes = sizes_of(config, device)
-    key = (loss, sizes, device, config.precision, config.augmentations)
+    key = (loss, sizes, device, config.precision, config.augmentations, config.dp_engine)
     if key in (done := _done.setdefault(model, set())):
         return
-    features, labels = (values.to(device) for values in records(sizes[-1]))
+    few = max(2, sizes[0])
+    features, labels = (values.to(device) for values in records(max(sizes[-1], 2 * few)))
     seen = views(features, config, np.random.default_rng(0))
-    made_up = _MadeUp(model, partial(losses_of, model, config.precision, loss), (labels, *seen))
+    run = partial(_losses_of, config.precision, loss)
+    made_up = _MadeUp(model, run, (labels, *seen))
     with _as_before(model):
+        fresh = _copy_of(model)
         for spread in _SPREAD:
             _draw(model, spread)
-            few = slice(0, max(2, sizes[0]))
-            check_loss(loss, forward(model, seen[0][few], config.precision), labels[few])
+            some = slice(0, few)
+            check_loss(loss, forward(model, seen[0][some], config.precision), labels[some])
             # Opacus may know a layer that ours refuses; what a site runs has been checked by then.
             if refusals(model) or made_up.apart(few):
                 break
-        if not refusals(model):
-            model.eval()  # dropout draws by place
-            found = made_up.alike(sizes)
-            note_alike(model, sizes, found)
-            if not found:
-                _say_slow("records are trained on")
+        made_up.check_first(fresh, few)
+        with rows_by(config.dp_engine, model) as rows:
+            apart = made_up.apart_in_company(rows, few)
+            _stand_still(model, config.dp_engine)
+            found = made_up.alike(rows, sizes) if apart else ()
+        note_alike(model, sizes, found)
+        if not found:
+            _say_slow("records are trained on")
     done.add(key)
 
 
-def even_rows(model: nn.Module, records: Records, most: int) -> int:
-    """How many rows parts may have in which a record's answer does not depend on its place.
+def _losses_of(
+    precision: Precision, loss: Loss, model: nn.Module, labels: Tensor, *seen: Tensor
+) -> Tensor:
+    """Those of a model, with the same random numbers every time: dropout draws by place."""
+    torch.default_generator.manual_seed(0)
+    if labels.is_cuda:
+        torch.cuda.manual_seed(0)
+    return losses_of(model, precision, loss, labels, *seen)
 
-    `most`, or 1 where this machine tells places apart. Leaves the model as it was.
+
+def even_rows(model: nn.Module, records: Records, most: int) -> int:
+    """How many rows parts may have in which a record's answer is its own.
+
+    `most`, or 1 where it depends on its place or on the others. Leaves the model as it was.
     """
     known = _even.setdefault(model, {})
     if most not in known:
@@ -101,12 +150,28 @@ def even_rows(model: nn.Module, records: Records, most: int) -> int:
                 _draw(model, spread)
                 answers = model(features)
                 if answers.isfinite().all():
-                    if torch.equal(answers[order], model(features[order])):
+                    if all(_same_halves(model, features, answers, order)):
                         known[most] = most
                     break
         if known[most] < most:
             _say_slow("test records are graded")
     return known[most]
+
+
+def _same_halves(
+    model: nn.Module, features: Tensor, answers: Tensor, order: Tensor
+) -> Iterator[bool]:
+    for half in range(min(2, len(order))):
+        found = model(features[_doubled(order, half)])
+        yield torch.equal(answers[order[half::2]], found[half::2])
+
+
+def _doubled(order: Tensor, half: int) -> Tensor:
+    """Every other place of `order`, the rest copies of them."""
+    taken = order.clone()
+    places = taken[1 - half :: 2]
+    places.copy_(order[half::2].repeat(2)[: len(places)])
+    return taken
 
 
 def _say_slow(what: str) -> None:
@@ -128,9 +193,9 @@ class _MadeUp:
 
     def losses(self, rows: slice | Tensor) -> Callable[[], Tensor]:
         """Those of some of them."""
-        return partial(self.run, *(values[rows] for values in self.inputs))
+        return partial(self.run, self.model, *(values[rows] for values in self.inputs))
 
-    def apart(self, rows: slice) -> bool:
+    def apart(self, few: int) -> bool:
         """Try with the weights of now whether records are kept apart; whether all was finite.
 
         Raises:
@@ -138,7 +203,7 @@ class _MadeUp:
         """
         engine = ClippedGradients(self.model, clip_norm=1.0)
         try:
-            found = engine.step(self.losses(rows))
+            found = engine.step(self.losses(slice(0, few)))
             if hasattr(self.model, SLOTS):
                 device = self.inputs[0].device
                 slots = torch.zeros(len(found.losses), dtype=torch.int64, device=device)
@@ -147,18 +212,150 @@ class _MadeUp:
             raise ConfigError([f"model: {error}"]) from error
         return bool(found.norms.isfinite().all())
 
-    def alike(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """The sizes among which every row is alike: all, the largest, or none."""
-        engine, largest = ClippedGradients(self.model, clip_norm=1.0, trial=False), sizes[-1]
+    @torch.no_grad()
+    def check_first(self, fresh: nn.Module, few: int) -> None:
+        """Refuse a model that goes on as its first records made it; `fresh` has seen none.
+
+        Raises:
+            ConfigError: it does.
+        """
+        other = replace(self, model=fresh)
+        other.losses(slice(few, 2 * few))()
+        own = slice(0, few)
+        if _moved((self.losses(own)(),), (other.losses(own)(),), own, own):
+            raise ConfigError([_REMEMBERS])
+
+    def apart_in_company(self, rows: _Engine, few: int) -> bool:
+        """Whether what is made of a record is the same, bit for bit, whoever is beside it.
+
+        Raises:
+            ConfigError: it is something else, or was after others had gone through.
+        """
+        own, others = slice(0, few), slice(few, 2 * few)
+        before, exact = rows(self.losses(own)), True
+        for kept, kind in _companies(few):
+            beside = [
+                torch.where(_like(kept.to(mine.device), mine[own]), mine[own], kind(mine[others]))
+                for mine in self.inputs
+            ]
+            try:
+                found = rows(partial(self.run, self.model, *beside))
+            except Exception as error:  # noqa: BLE001  (numbers that somebody's code need not take)
+                log.info("made-up records of a kind could not be tried: %s", error)
+                continue
+            moved = _moved(before, found, kept, kept)
+            if moved > _MOVED:
+                raise ConfigError([_MIXES])
+            exact = exact and not moved
+        rows(self.losses(others))
+        if _moved(before, rows(self.losses(own)), own, own):
+            raise ConfigError([_REMEMBERS])
+        return exact
+
+    def alike(self, rows: _Engine, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes among which every row is alike: all, the largest, or none.
+
+        Raises:
+            ConfigError: what is made of a record in the largest depends on the others.
+        """
+        largest = sizes[-1]
+        whole = rows(self.losses(slice(0, largest)))
         order = torch.randperm(largest, generator=torch.Generator().manual_seed(1))
-        order, whole = order.to(self.inputs[0].device), self.losses(slice(0, largest))
-        if not engine.alike(whole, self.losses(order), order):
-            return ()
+        for half in range(min(2, largest)):
+            if _moved(whole, self._half(rows, order, half), order[half::2], slice(half, None, 2)):
+                # By their places, which is a matter of the machine, or by the others?
+                places, own = torch.arange(largest), slice(half, None, 2)
+                if _moved(whole, self._half(rows, places, half), own, own) > _MOVED:
+                    raise ConfigError([_MIXES])
+                return ()
         # Every row in one place of each size is enough: in the largest all places are alike.
         for size in sizes[:-1]:
-            if not engine.alike(whole, self.losses(slice(0, size)), order.sort().values[:size]):
+            first = slice(0, size)
+            if _moved(whole, rows(self.losses(first)), first, first):
                 return (largest,)
         return sizes
+
+    def _half(self, rows: _Engine, order: Tensor, half: int) -> _Rows:
+        """Every other record of `order`, beside copies of the same."""
+        return rows(self.losses(_doubled(order, half).to(self.inputs[0].device)))
+
+
+def _companies(rows: int) -> Iterator[tuple[Tensor, _Kind]]:
+    """Which rows stay, `bool[rows]`, and what becomes of the rest: of any two, each stays alone."""
+    bits = (rows - 1).bit_length()
+    halves = [(torch.arange(rows) >> bit) % 2 == side for bit in range(bits) for side in (0, 1)]
+    for i in range(max(len(halves), len(_KINDS))):
+        yield halves[i % len(halves)], _KINDS[i % len(_KINDS)]
+
+
+_Kind = Callable[[Tensor], Tensor]
+
+
+def _numbers(change: _Kind) -> _Kind:
+    """Codes, flags and ids stay what they are."""
+
+    def changed(values: Tensor) -> Tensor:
+        if not values.is_floating_point():
+            return values
+        return torch.where((values == values.round()).all(0), values, change(values))
+
+    return changed
+
+
+_KINDS: Final[tuple[_Kind, ...]] = (
+    lambda values: values,
+    lambda values: values[:1].expand_as(values),
+    _numbers(lambda values: values * 1e4),
+    _numbers(lambda values: values * 1e30),
+    _numbers(lambda values: values * 1e-4),
+    _numbers(torch.zeros_like),
+    _numbers(lambda values: torch.full_like(values, torch.nan)),
+)
+"""What made-up records become beside which others stay as they are."""
+
+
+def _like(rows: Tensor, values: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (values.dim() - 1))
+
+
+def _moved(one: _Rows, other: _Rows, here: slice | Tensor, there: slice | Tensor) -> float:
+    """By how much rows differ, over the largest number of their kind: 0 where no bit does."""
+    if len(one) != len(other):
+        return math.inf
+    found = 0.0
+    for a, b in zip(one, other, strict=True):
+        if a.shape[1:] != b.shape[1:]:
+            return math.inf
+        mine, its = a[here], b[there]
+        if not torch.allclose(mine, its, rtol=0, atol=0, equal_nan=True):
+            moved = float(((mine - its).abs().max() / mine.abs().max()).double())
+            found = max(found, moved if math.isfinite(moved) else math.inf)
+    return found
+
+
+def _stand_still(model: nn.Module, engine: Engine) -> None:
+    """Draw nothing: dropout draws by place."""
+    model.eval()
+    if engine != "fast":  # Opacus looks only at layers that are in training
+        for module in model.modules():
+            module.training = any(p.requires_grad for p in module.parameters(recurse=False))
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """Another one, with the same weights and a state of its own.
+
+    Raises:
+        ConfigError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    except Exception as error:
+        raise ConfigError(
+            [
+                f"model: cannot be copied ({type(error).__name__}: {error}), and so not tried; "
+                "keep tensors as parameters or buffers, and nothing that copy.deepcopy refuses"
+            ]
+        ) from error
 
 
 @contextmanager

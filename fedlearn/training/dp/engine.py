@@ -57,7 +57,7 @@ class ClippedGradients:
             float32 (float64 for a float64 model) from the same kept tensors.
         alone: what a sample adds is a function of that sample and of the number of rows,
             and of no other sample, bit for bit, on a machine and for a number of rows where
-            `alike` says so. With a fixed number of rows the bound then holds whatever the
+            `rows` are the same. With a fixed number of rows the bound then holds whatever the
             weights are, also those that turn the rounding of a product into a difference.
         finite: a sample whose gradient, or its squared norm, is not finite in
             that precision adds nothing and is reported as dropped.
@@ -129,22 +129,17 @@ class ClippedGradients:
         elif done and layers not in {seen for seen, _ in done}:
             raise ValueError("the batch went through other layers than those that were tried")
 
-    def alike(
-        self, per_sample_loss: Callable[[], Tensor], moved: Callable[[], Tensor], order: Tensor
-    ) -> bool:
-        """Whether a sample's gradient is the same, bit for bit, in whatever row it stands.
+    def rows(self, per_sample_loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        """All that a batch's sum is made of, by sample: `[batch, ...]` each.
 
-        `moved` gives the losses of the same samples with `order: int64[batch]` of them in
-        its rows. Kernels choose how to compute by shapes and never by values, so what made-up
-        samples show of a machine holds for all others in as many rows.
+        Losses, norms, and what the weighted sums are taken of. Where a sample has the same rows,
+        bit for bit, in whatever place and company, what it adds is its own.
         """
-        one, losses, _ = self._recorded(per_sample_loss)
-        other, again, _ = self._recorded(moved)
-        pairs = [(losses, again)]
-        for name, found in one.items():
-            pairs.append((found.squared_norms, other[name].squared_norms))
-            pairs += zip(found.rows, other[name].rows, strict=True)
-        return all(_same(here[order], there) for here, there in pairs)
+        contributions, losses, _ = self._recorded(per_sample_loss)
+        found = [losses]
+        for one in contributions.values():
+            found += [one.squared_norms, *one.rows]
+        return tuple(found)
 
     def _recorded(
         self, per_sample_loss: Callable[[], Tensor]
@@ -240,11 +235,6 @@ def _squared_norms(
         group = clipping.group_of[name]
         squared[group] = squared[group] + one.squared_norms
     return squared
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit, NaN like NaN."""
-    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _wide(parameter: Tensor) -> torch.dtype:
