@@ -230,8 +230,9 @@ def test_private__noise_has_the_promised_deviation_however_many_records(n: int) 
 def test_optimizer__noise_is_the_multiplier_times_the_norm_over_the_expected_batch() -> None:
     """The gradient that is released, of 20,000 parameters and an empty batch."""
     model = nn.Linear(200, 100, bias=False)
+    grid = private.grid_of(model, replace(PLAN, clip_norm=4.0, noise_multiplier=2.5))
     optimizer = PrivateOptimizer(
-        torch.optim.SGD(model.parameters(), lr=0.0), noise=SystemNoise(),
+        torch.optim.SGD(model.parameters(), lr=0.0), noise=SystemNoise(), grid=grid,
         noise_multiplier=2.5, max_grad_norm=4.0, expected_batch_size=8,
     )  # fmt: skip
     optimizer.zero_grad(set_to_none=True)
@@ -256,6 +257,35 @@ def test_private__every_parameter_gets_noise_and_every_step_its_own() -> None:
     z = np.concatenate(draws).astype(np.float64)
     low, high = chi2.ppf([1e-8, 1 - 1e-8], len(z))
     assert low < (z**2).sum() < high, "four independent steps have twice the deviation of one"
+
+
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
+def test_private__a_step_releases_whole_steps_of_a_public_grid_a_clip_norm_apart(
+    engine: Literal["fast", "opacus"],
+) -> None:
+    """Bit for bit: what is released of neighbours with the same noise, its rounding included."""
+    config = replace(CONFIG, learning_rate=1.0, nominal_records=1, dp_engine=engine)
+    plan, (x, labels) = replace(PLAN, clip_norm=0.3, noise_multiplier=1e4), records(40)
+
+    def released(n: int) -> Tensor:
+        model = nn.Linear(5, 3).double()  # so that no digit of the sum is lost on its way out
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        grid = private.grid_of(model, plan)
+        assert grid is not None
+        train_private(
+            model, x[:n].double() * 100, labels[:n], config, plan,
+            loss=cross_entropy, noise=SeededNoise(b"grid"),
+        )  # fmt: skip
+        steps = torch.cat([p.detach().flatten() for p in model.parameters()]) / grid.step
+        assert torch.equal(steps, steps.round())
+        assert (steps % 2).any(), "nor on a coarser one"
+        return steps * grid.step
+
+    for n in (1, 7, 40):
+        apart = torch.linalg.vector_norm(released(n) - released(n - 1))
+        assert 0.29 < apart <= plan.clip_norm
 
 
 @pytest.mark.parametrize("engine", ["fast", "opacus"])
