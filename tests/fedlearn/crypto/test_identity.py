@@ -4,10 +4,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.crypto.identity import Identity, fingerprint, verify
-from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.identity import Identity, fingerprint, verify, write_private
+from fedlearn.crypto.roster import Participant, Role, Roster
 
 
 def test_identity__survives_its_file(tmp_path: Path) -> None:
@@ -60,6 +62,23 @@ def test_identity__refuses_what_is_no_key(tmp_path: Path) -> None:
     junk.chmod(0o600)
     with pytest.raises(ConfigError, match="not a private key"):
         Identity.load(junk)
+    other = tmp_path / "other.pem"
+    pem = X25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    write_private(other, pem)
+    with pytest.raises(ConfigError, match="not an Ed25519 key"):
+        Identity.load(other)
+
+
+def test_identity__follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    Identity.new().save(tmp_path / "site.pem")
+    (tmp_path / "link.pem").symlink_to(tmp_path / "site.pem")
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        Identity.load(tmp_path / "link.pem")
+    os.mkfifo(tmp_path / "pipe.pem", 0o600)
+    with pytest.raises(ConfigError, match="regular file"):
+        Identity.load(tmp_path / "pipe.pem")
 
 
 def test_identity__shows_no_secret_and_is_not_pickled() -> None:
@@ -140,6 +159,51 @@ def test_roster__holds_a_name_and_a_key_once() -> None:
     same_key = (twice[0], Participant(name="b", role="site", public=key))
     with pytest.raises(ValueError, match="distinct"):
         Roster.sign("f", same_key, authority)
+
+
+def of(name: str, role: Role = "site") -> Participant:
+    return Participant(name=name, role=role, public=Identity.new().public)
+
+
+def test_roster__refuses_names_and_roles_that_could_be_taken_for_others() -> None:
+    authority = Identity.new()
+    for name in ("../up", "server", "", "two\nlines"):
+        with pytest.raises(ValueError, match="name"):
+            of(name)
+    for people, reason in (
+        ((of("a"), of("a")), "names must be distinct"),
+        ((of("a"), of("b", "authority")), "roles must be of"),
+        ((of("a", "server"), of("b", "server")), "one coordinator"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            Roster.sign("heart", people, authority)
+    with pytest.raises(ValueError, match="federation"):
+        Roster.sign("../up", (of("a"),), authority)
+    Roster.sign("heart", (of("a"), of("b", "helper"), of("c", "server")), authority)
+
+
+def test_roster__says_who_carries_out_runs_and_is_pinned_as_a_whole() -> None:
+    authority, site, server = Identity.new(), of("a"), of("c", "server")
+    alone, both = (Roster.sign("heart", some, authority) for some in ((site,), (site, server)))
+    assert alone.coordinator == authority.public
+    assert both.coordinator == server.public
+    others = [
+        Roster.sign("heard", (site,), authority),
+        Roster.sign("heart", (site,), Identity.new()),
+        Roster.sign("heart", (of("a"),), authority),
+    ]
+    assert len({one.digest() for one in (alone, both, *others)}) == 5
+
+
+@pytest.mark.parametrize("key", ["public", "authority", "signature"])
+def test_roster__refuses_keys_of_another_length(key: str) -> None:
+    roster = make_roster(Identity.new())
+    text = {
+        "public": roster.participants[0].public, "authority": roster.authority,
+        "signature": roster.signature,
+    }[key].hex()  # fmt: skip
+    with pytest.raises(ConfigError, match="bytes instead of"):
+        Roster.from_json(roster.to_json().replace(text, text[2:]))
 
 
 def test_fingerprint__is_eight_groups_of_four() -> None:

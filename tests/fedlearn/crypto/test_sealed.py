@@ -123,6 +123,49 @@ def test_sealed__refuses_another_kind_round_direction_and_channel() -> None:
     assert ends.server.open(1, message, round_number=3).data == b"data"
 
 
+def pair(
+    root: bytes, sender: tuple[str, str, bool], receiver: tuple[str, str, bool]
+) -> tuple[Channel, Channel]:
+    """Two ends of one root: who each is, whom it talks to, and whether it is the client."""
+    ends = (
+        Channel.start(root, RUN, me=me, peer=peer, is_client=is_client)
+        for me, peer, is_client in (sender, receiver)
+    )
+    return next(ends), next(ends)
+
+
+def test_sealed__has_other_keys_in_either_direction_and_other_addresses() -> None:
+    """Each of the two is enough to refuse a message, so each is held without the other."""
+    root = bytes(range(32))
+    site, server = ("cleveland", "server", True), ("server", "cleveland", False)
+    one, other = pair(root, site, server)
+    assert other.open(1, one.seal(1, 0, b"data")).data == b"data"
+    for wrong in (("server", "budapest", False), ("helper", "cleveland", False)):
+        one, other = pair(root, site, wrong)
+        assert refused(other, 1, one.seal(1, 0, b"data")), "the addresses are others"
+    one, other = pair(root, site, ("server", "cleveland", True))
+    assert refused(other, 1, one.seal(1, 0, b"data")), "it went the other way"
+    client, server_end = pair(root, site, server)
+    keys = [end._key(root, outgoing) for end in (client, server_end) for outgoing in (True, False)]
+    assert keys[0] == keys[3] != keys[1] == keys[2]
+
+
+def test_sealed__numbers_start_over_in_every_round() -> None:
+    ends = connect()
+    for number in (0, 1, 2, 5):
+        messages = [ends.client.seal(1, number, b"a"), ends.client.seal(1, number, b"b")]
+        assert [bytes(ends.server.open(1, message).data) for message in messages] == [b"a", b"b"]
+        assert refused(ends.server, 1, messages[0])
+
+
+def test_sealed__refuses_the_number_after_which_none_would_fit() -> None:
+    ends = connect()
+    ends.client._sequence = 2**64 - 2
+    assert ends.server.open(1, ends.client.seal(1, 0, b"last")).data == b"last"
+    assert refused(ends.server, 1, ends.client.seal(1, 0, b"beyond"))
+    Channel.from_bytes(ends.server.to_bytes())
+
+
 def test_sealed__forged_round_does_not_move_the_ratchet() -> None:
     ends = connect()
     message = bytes(ends.client.seal(1, 0, b"data"))
@@ -212,6 +255,11 @@ def test_setup__refuses_every_flipped_byte_of_both_messages() -> None:
         bad[at] ^= 1
         with pytest.raises(UnauthenticatedError):
             offer.finish("cleveland", CLIENT.public, bytes(bad))
+    for longer in (b"\0", b"more"):  # or one answer would open a second channel, under one root
+        with pytest.raises(UnauthenticatedError):
+            accept_offer(CLIENT, LINK, SERVER.public, offer.message + longer)
+        with pytest.raises(UnauthenticatedError):
+            offer.finish("cleveland", CLIENT.public, answer + longer)
     offer.finish("cleveland", CLIENT.public, answer)
 
 
