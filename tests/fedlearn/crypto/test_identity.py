@@ -172,6 +172,7 @@ def test_roster__refuses_names_and_roles_that_could_be_taken_for_others() -> Non
             of(name)
     for people, reason in (
         ((of("a"), of("a")), "names must be distinct"),
+        ((of("a"), Participant(name="b", role="site", public=bytes(31))), "of 32 bytes each"),
         ((of("a"), of("b", "authority")), "roles must be of"),
         ((of("a", "server"), of("b", "server")), "one coordinator"),
     ):
