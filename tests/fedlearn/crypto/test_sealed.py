@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError, UnauthenticatedError
 from fedlearn.crypto import handshake
+from fedlearn.crypto.codec import Writer
 from fedlearn.crypto.handshake import CLASSICAL, Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import HEADER_BYTES, WINDOW, Channel, ReplayWindow, sealed_size
@@ -263,6 +264,23 @@ def test_setup__refuses_every_flipped_byte_of_both_messages() -> None:
     offer.finish("cleveland", CLIENT.public, answer)
 
 
+def test_setup__refuses_messages_that_are_cut_and_ciphertexts_of_nothing() -> None:
+    """The last with a signature that is good: a client can sign whatever it likes."""
+    offer = ServerOffer(SERVER, RUN, TERMS, "coordinator")
+    _, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message)
+    for cut in (0, 3, 5, 6, 50, 200):
+        with pytest.raises(UnauthenticatedError):
+            accept_offer(CLIENT, LINK, SERVER.public, offer.message[:cut])
+        with pytest.raises(UnauthenticatedError):
+            offer.finish("cleveland", CLIENT.public, answer[:cut])
+    suite = offer.message[5]
+    public = offer.message[6 : 6 + handshake._PUBLIC_BYTES[suite]]
+    info, junk = handshake._info(suite, LINK, public), os.urandom(1184)
+    signed = CLIENT.sign("seal/accept", info, junk)
+    with pytest.raises(UnauthenticatedError):
+        offer.finish("cleveland", CLIENT.public, b"FLSC\x02" + signed + Writer().blob(junk).done())
+
+
 def test_setup__refuses_a_replayed_acceptance_and_one_of_another_client() -> None:
     offer = ServerOffer(SERVER, RUN, TERMS, "coordinator")
     _, answer = accept_offer(CLIENT, LINK, SERVER.public, offer.message)
@@ -303,6 +321,15 @@ def test_replay_window__accepts_each_number_once_and_nothing_too_old(numbers: li
         else:
             with pytest.raises(RuntimeError, match="accepted before"):
                 window.accept(number)
+
+
+def test_replay_window__refuses_the_first_number_that_it_cannot_remember() -> None:
+    window = ReplayWindow()
+    for number in (0, 1, WINDOW):  # which leaves room for 1 and not for 0
+        window.accept(number)
+    assert [window.is_new(number) for number in (0, 1, 2, WINDOW, WINDOW + 1)] == [
+        False, False, True, False, True,
+    ]  # fmt: skip
 
 
 def test_replay_window__takes_the_largest_number_without_a_huge_integer() -> None:
