@@ -4,8 +4,8 @@ Outputs of mechanisms are pinned: where a sum is about to get its noise, it is w
 vector that is the same whatever the records are goes on in its place. Then all that leaves must be
 equal, byte for byte, and the sums that were written down must be as near as was paid for.
 
-Not compared: times, how long a reply takes, what is logged at home, and the bytes of a sealed
-message (what is sealed, and how long it is, are).
+Not compared: times, how long a reply takes, what is logged at home, the bytes of a sealed message
+(what is sealed, and how long it is, are), and the salted hash that a receipt signs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from clients import evaluation, records, site
@@ -94,6 +94,12 @@ class Talk:
         """One honest round, with its evaluation."""
         if self.federation is not None:
             self._attempt(lambda: self.federation.run_round(number))  # type: ignore[union-attr]
+
+    def receipt(self) -> None:
+        """Have the victim sign its ledger."""
+        if self.federation is not None:
+            content = flower.receipt_content("")
+            self.federation.grid.ask(flower.RECEIPT, content, [VICTIM])
 
     def ask(self, message: Message) -> None:
         """Anything, of the victim."""
@@ -164,7 +170,8 @@ def _pinned(lab: Lab, seen: Seen) -> Iterator[Talk]:
         return np.arange(len(total), dtype=np.int64)
 
     def seal(channel: Channel, kind: int, round_number: int, data: Any) -> Any:
-        seen.left.append(("sealed", str(kind), bytes(data)))
+        plain = _content_of(private.content_from_bytes(data))
+        seen.left.append(("sealed", str(kind), plain))
         return sealed(channel, kind, round_number, data)
 
     summed, sealed = training.clipped_gradient_sum, Channel.seal
@@ -183,11 +190,19 @@ def _pinned(lab: Lab, seen: Seen) -> Iterator[Talk]:
 def _content(reply: Message) -> object:
     if reply.has_error():
         return reply.error.code, reply.error.reason
-    if "sealed" in reply.content:
-        return len(private.content_to_bytes(reply.content))
-    if "accepted" in reply.content:  # what a channel is made of is OpenSSL's, which has its coins
-        return len(flower.read_small_bytes(reply.content, "accepted") or b"")
-    return private.content_to_bytes(reply.content)
+    return _content_of(reply.content)
+
+
+def _content_of(content: RecordDict) -> object:
+    if "sealed" in content:
+        return len(private.content_to_bytes(content))
+    if "accepted" in content:  # what a channel is made of is OpenSSL's, which has its coins
+        return len(flower.read_small_bytes(content, "accepted") or b"")
+    if "receipt" in content and flower.read_receipt(content):
+        signed = json.loads(flower.read_receipt(content))
+        # A hash over 256 secret bits of the line, and a signature over that.
+        return {**signed, "head": len(signed["head"]), "signature": len(signed["signature"])}
+    return private.content_to_bytes(content)
 
 
 def check(one: Seen, other: Seen, records_moved: int) -> None:

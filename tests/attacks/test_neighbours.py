@@ -135,6 +135,7 @@ def honest(talk: Talk) -> None:
     talk.federate()
     for number in (1, 2):
         talk.round(number)
+    talk.receipt()
 
 
 def meddling(kind: str, way: str) -> Script:
@@ -307,6 +308,14 @@ def case(lab: Lab, seed: int) -> None:
     words = drawn_words(rng, series=series)
     one, other, moved = drawn_tables(rng, series=series)
     script = drawn_script(rng)
+    asked = prepared(lab, rng, words, series=series)
+    with pinned_updates():
+        seen = [watched(asked, table, script) for table in (one, other)]
+    check(seen[0], seen[1], moved)
+
+
+def prepared(lab: Lab, rng: np.random.Generator, words: list[str], *, series: bool) -> Lab:
+    """The sites, with files and tables for such a study."""
     unit = "client" if "privacy=client" in words else "record"
     roles = "record: name, time: hour" if series else "drop: [name, hour]"
     for name in SITES:
@@ -317,10 +326,7 @@ def case(lab: Lab, seed: int) -> None:
         table = [drawn_row(rng, f"P{i // 2}", 0.0) for i in range(30)]
         table = [(*row[:1], str(i), *row[2:5], str(i // 2 % 2)) for i, row in enumerate(table)]
         write(lab.world.root / name / "table.csv", [HEADER, *table])
-    config = replace(composed([*FORM, *words]), out=lab.config.out)
-    with pinned_updates():
-        seen = [watched(lab.again(config), table, script) for table in (one, other)]
-    check(seen[0], seen[1], moved)
+    return lab.again(replace(composed([*FORM, *words]), out=lab.config.out))
 
 
 @contextmanager
@@ -335,6 +341,23 @@ def pinned_updates() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work.SiteRound, "train", trained)
         yield
+
+
+@pytest.mark.parametrize("secagg", ["off", "masked"])
+def test_case__reaches_every_mechanism_and_is_refused_nothing(lab: Lab, secagg: str) -> None:
+    rng = np.random.default_rng(0)
+    words = ["privacy=record", "privacy.epsilon=4", "model=tabular", "model.architecture=mlp",
+             "evaluation=private", "scenario.gaps=[]", f"secagg={secagg}", "transport=plain",
+             "scenario.drop=[name,hour]", "training.local_steps=2"]  # fmt: skip
+    asked = prepared(lab, rng, words, series=False)
+    table = [HEADER, *(drawn_row(rng, f"P{i}", 0.2) for i in range(40))]
+    seen = watched(asked, table, honest)
+    assert [what for who, what, *_ in seen.sums if who == VICTIM] == [
+        *("record", "record", "evaluation"),
+        *("record", "record", "evaluation"),
+    ]
+    assert not any(isinstance(said, bytes) and b"exit_code" in said for *_, said in seen.left)
+    assert sum(isinstance(said, dict) for *_, said in seen.left) == 1, "one receipt"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -90,8 +90,11 @@ class MedMnist(Scenario):
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
     def agreed(self, of_run: Scenario) -> Scenario:
-        """The run's, of the site's own file."""
-        return replace(of_run, path=self.path) if isinstance(of_run, MedMnist) else self
+        """The run's, of the site's own file and all of it: nobody else says which part is whose."""
+        if not isinstance(of_run, MedMnist):
+            return self
+        own = {"path": self.path, "groups": self.groups, "num_sites": self.num_sites}
+        return replace(of_run, **own)  # type: ignore[arg-type]
 
 
 def _path(config: MedMnist, cache: Path) -> Path:

@@ -97,6 +97,13 @@ def test_medmnist__deals_single_images_where_there_are_no_groups(tmp_path: Path)
     assert [(len(site.train), len(site.test)) for site in sites.values()] == [(4, 2)] * 3
 
 
+def test_medmnist__at_a_site_of_its_own_is_all_of_its_file() -> None:
+    """A run that named groups, or a number of sites, would choose which images are the site's."""
+    of_run = MedMnist(path="b.npz", num_sites=3, groups="patients", test="val")
+    agreed = MedMnist(path="a.npz").agreed(of_run)
+    assert agreed == MedMnist(path="a.npz", test="val")
+
+
 def test_groups__stay_together_at_sites_of_like_size() -> None:
     made = np.random.default_rng(1)
     groups = made.integers(0, 60, 500)

@@ -79,6 +79,42 @@ def test_series__is_ordered_by_dates_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path, dated).features, read(tmp_path).features)
 
 
+def test_series__has_times_of_the_kind_that_it_is_given_whatever_most_of_them_are(
+    tmp_path: Path,
+) -> None:
+    dates = [row.replace(",", ",2026-01-1", 1) for row in ROWS[:-1]]
+    assert loaded(config(tmp_path, [*dates, "p5,2026-02-01,1,A,south,no"], times="dates"))
+    with pytest.raises(DataError, match="not a number"):
+        read(tmp_path, dates, times="numbers")
+    assert "scenario.times" in read(tmp_path).left_open
+    assert "scenario.times" not in read(tmp_path, times="numbers").left_open
+
+
+FORM = {
+    "classes": ("no", "yes"), "numeric": ("pulse",), "gaps": ("pulse",), "times": "numbers",
+    "categories": {"ward": ("A", "B")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["p9,soon,60,A,north,no"],
+        [",1,60,A,north,no"],
+        ["p9,1,60,A,north,no", "p9,2,60,A,north,yes"],
+        ["p9,1,60,A,north,no", "p9,2,60,A,south,no"],
+        ["p9,1,60,A,north,dead"],
+    ],
+)
+def test_series__read_by_record_leaves_out_those_that_are_none(
+    tmp_path: Path, more: list[str]
+) -> None:
+    before = loaded(config(tmp_path, **FORM), by_record=True)
+    after = loaded(config(tmp_path, [*more, *ROWS], **FORM), by_record=True)
+    assert after.sha256 == before.sha256
+    assert loaded(config(tmp_path, [], **FORM), by_record=True).features.shape == (0, 3, 4)
+
+
 def test_series__takes_label_and_site_from_any_row_of_a_record(tmp_path: Path) -> None:
     sparse = [row.replace(",north,no", ",,") for row in ROWS[:2]] + ROWS[2:]
     np.testing.assert_array_equal(read(tmp_path, sparse).features, read(tmp_path).features)
