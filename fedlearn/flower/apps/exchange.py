@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,15 +15,14 @@ from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError, Una
 from fedlearn.flower.messages import read_refusal
 from fedlearn.rounds import Refusal
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS: Final = 0.02
 LONGEST_POLL_SECONDS: Final = 0.25
 """How soon an exchange looks again for replies, and how seldom once it takes long."""
 
 MAX_REASON: Final = 2000
 """Characters that are kept of what a site says went wrong."""
-
-UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
-"""What reading an answer raises that its sender did not make as agreed."""
 
 Take = Callable[[str, RecordDict], None]
 """Gets every answer as it comes, and may refuse it by a ProtocolError."""
@@ -60,7 +60,10 @@ class Answers:
         open_: Callable[[str, RecordDict], RecordDict],
         take: Take,
     ) -> None:
-        """Take in one reply: what `open_` makes of its content, and `take` does not refuse."""
+        """Take in one reply: what `open_` makes of its content, and `take` does not refuse.
+
+        Guarantees: whatever reading it raises is a failure of its site, and of no other.
+        """
         if reply.has_error():
             # It comes outside of the sealed channel: anybody on the way could write one.
             self.failures[site] = f"its node reports: {(reply.error.reason or '')[:MAX_REASON]}"
@@ -78,7 +81,8 @@ class Answers:
                 )
         except ProtocolError as error:
             self.failures[site] = error.reason
-        except (FedlearnError, *UNREADABLE) as error:
+        except Exception as error:
+            log.debug("the answer of %s", site, exc_info=True)
             reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__
             self.failures[site] = f"its answer cannot be read ({reason})"
 

@@ -23,7 +23,6 @@ from fedlearn.config import decode, encode
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import (
     ConfigError,
-    FedlearnError,
     ProtocolError,
     UnauthenticatedError,
 )
@@ -35,7 +34,7 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
-from fedlearn.flower.apps.exchange import UNREADABLE, Answers, Take, post
+from fedlearn.flower.apps.exchange import Answers, Take, post
 from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sums import (
@@ -250,6 +249,8 @@ class SecureGrid(Grid):
                 session.receive(site, sealing.clear_bytes(content))
                 return
             data, form = _contribution(content, next(iter(forms.values()), None))
+            if form.numbers > self.protection.metrics or min(form.lengths.values(), default=0) < -1:
+                raise ProtocolError(site, "mask", "its metrics are of an impossible form")
             session.receive(site, data)
             forms[site] = form
 
@@ -381,7 +382,8 @@ class SecureGrid(Grid):
             try:
                 greeting, node = sealing.read_greeting(content), nodes[label]
                 reason = self._refusal(greeting, node)
-            except (FedlearnError, *UNREADABLE) as error:
+            except Exception as error:
+                log.debug("the greeting of %s", label, exc_info=True)
                 reason = f"its greeting cannot be read ({type(error).__name__})"
             else:
                 if reason is None and greeting.site in found:
