@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +201,7 @@ class SiteRound:
         _ = self._own
         engine = self.site.config.privacy.clips_with(self.site.training.dp_engine)
         if engine is not None:
-            self._try_out(engine)
+            self._try_out(cast(Engine, engine))
 
     def _try_out(self, engine: Engine) -> None:
         """Try what clips on records that nobody has: once they are paid for, nothing is refused."""

@@ -123,11 +123,12 @@ def rounded_normals(
     if not drawn:
         return [torch.zeros(0, dtype=torch.float64, device=device) for _ in sizes]
     # All of it is on its way before the one look at what is open.
-    open_ = torch.cat([batch.open_ for batch in drawn]).cpu().split([len(b.open_) for b in drawn])
+    counts = [len(batch.open_) for batch in drawn]
+    open_ = torch.split(torch.cat([batch.open_ for batch in drawn]).cpu(), counts)
     for batch, pairs in zip(drawn, open_, strict=True):
         batch.settle(pairs.nonzero().flatten().tolist(), stddev)
     whole = torch.cat([part for batch in drawn for part in batch.parts()])
-    return [part[:size] for part, size in zip(whole.split(lengths), sizes, strict=True)]
+    return [part[:size] for part, size in zip(torch.split(whole, lengths), sizes, strict=True)]
 
 
 def _drawn(stream: Keystream, size: int, stddev: float) -> Float64Array:

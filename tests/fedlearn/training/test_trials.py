@@ -17,7 +17,7 @@ from fedlearn.models.finetune import Finetune, cut, stages
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import private
 from fedlearn.training.settings import Engine, Training
-from fedlearn.training.trials import try_out
+from fedlearn.training.trials import even_rows, try_out
 from tests.fedlearn.models.cases import CASES, Case
 
 CONFIG = Training(
@@ -120,6 +120,19 @@ def test_trial__refuses_what_mixes_records_before_the_first_layer(
 ) -> None:
     with pytest.raises(ConfigError, match="model: what it makes of a record depends"):
         try_out(Own(before), records, replace(CONFIG, dp_engine=engine), loss=cross_entropy)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trial__refuses_what_mixes_records_where_it_does_not_train(engine: Engine) -> None:
+    model = Own(lambda m, x: x if m.training else x - x.mean(0))
+    with pytest.raises(ConfigError, match="model: what it makes of a record depends"):
+        try_out(model, records, replace(CONFIG, dp_engine=engine), loss=cross_entropy)
+
+
+def test_even_rows__are_one_where_an_answer_depends_on_the_others() -> None:
+    assert even_rows(Own(lambda _, x: x), records, 32) == 32
+    for before in (MIXING["the largest of the batch"], MIXING["less the mean"], MIXING["ranks"]):
+        assert even_rows(Own(before), records, 32) == 1
 
 
 @pytest.mark.parametrize("engine", ENGINES)
