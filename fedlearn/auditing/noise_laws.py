@@ -40,7 +40,7 @@ _MOST_VALUES: Final = 1 << 14
 """Values of a layer, or of a draw, that are compared with those of another."""
 
 _MOST_LAGS: Final = 1 << 22
-"""Values in which lags are looked for; memory of the Fourier transform grows with them."""
+"""Values in which lags and waves are looked for; memory of a transform grows with them."""
 
 _TAILS: Final = (1.0, 2.0, 3.0, 4.0)
 """Deviations beyond which values are counted: the gap of two laws is small there."""
@@ -148,9 +148,12 @@ def _directions(noise: Noise, rounding: float) -> Iterator[Found]:
     (discrete cosine transform) is an orthonormal combination, so a standard normal as well.
     """
     flat = {name: values.reshape(len(values), -1) for name, values in noise.items()}
-    for layer, values in [*noise.items(), ("all layers", _rows(flat))]:
-        waves = dctn(values, axes=range(1, values.ndim), norm="ortho")
-        for kind, found in ((f"a coordinate of {layer}", values), (f"a wave over {layer}", waves)):
+    for layer, values in [*noise.items(), ("all layers", _rows(flat)[:, :_MOST_LAGS])]:
+        looked_at = [(f"a coordinate of {layer}", values)]
+        if values[0].size <= _MOST_LAGS:
+            waves = dctn(values, axes=range(1, values.ndim), norm="ortho")
+            looked_at.append((f"a wave over {layer}", waves))
+        for kind, found in looked_at:
             squares, many = np.square(found).sum(0), len(found)
             below = float(chdtr(many, squares.min()))
             above = float(chdtrc(many, squares.max() / (1 + rounding)))
