@@ -608,6 +608,17 @@ def test_server__takes_the_shares_that_it_asked_for_and_no_others() -> None:
     server.receive(A, encode(good, context))
 
 
+def test_server__takes_away_the_masks_of_neighbours_alone() -> None:
+    """E fell silent after it had masks with A and B, as where a graph is not complete."""
+    clients, server = FED.clients(), FED.server()
+    for name, request in run_until(FED, "unmask", clients, server, {"mask": [E]}).items():
+        server.receive(name, clients[name].unmask(request))
+    server.close_step()
+    assert [len(found) for found in server._correction()] == [4, 4]  # pairs, seeds
+    server._graph[E] = (A, B)
+    assert [len(found) for found in server._correction()] == [2, 4]
+
+
 @pytest.mark.parametrize(("min_cohort", "came", "needed"), [(5, 4, 5), (3, 3, 4)])
 def test_server__ends_a_round_in_which_clients_would_not_answer(
     min_cohort: int, came: int, needed: int
