@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -56,7 +56,9 @@ def request_digest(note: RoundNote, model: Vector, besides: Mapping[str, Vector]
 
     So nobody is asked with another model, norm, cohort or terms than all the others.
     """
-    sent = np.concatenate([model, *(besides[name] for name in sorted(besides))])
+    sent = model
+    if besides:
+        sent = np.concatenate([model, *(besides[name] for name in sorted(besides))])
     head = f"fedlearn/request/v1\n{encode(note)}\n{sorted(besides)}\n{vector_digest(sent)}"
     return hashlib.sha256(head.encode()).digest()
 
@@ -109,6 +111,7 @@ def payload_of(form: Form, settings: SecAggSum, sites: int) -> AnyPayload:
     return Payload.plan(even, num_clients=sites, num_values=form.values, num_counters=counters)
 
 
+@lru_cache(maxsize=64)  # settings check themselves, and every message of a sum asks for them
 def masks_of(
     settings: SecAggMasked, plan: PrivacyPlan | None, part: Part = "train", bits: int | None = None
 ) -> SecAggMasked:
