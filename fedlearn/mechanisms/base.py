@@ -180,7 +180,7 @@ class Private(Mechanism):
         if steps > MOST_STEPS:
             raise ConfigError(
                 [
-                    f"strategy.rounds: {steps} private steps in all rounds are more than the "
+                    f"rounds: {steps} private steps in all of them are more than the "
                     f"{MOST_STEPS} that can be accounted for; make fewer rounds, or fewer "
                     "training.local_steps"
                 ]
