@@ -12,6 +12,7 @@ from dataclasses import field, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
+from annotated_types import Le
 from pydantic import Discriminator, Field
 
 from fedlearn.algorithms import ALGORITHMS, Algorithm
@@ -71,7 +72,8 @@ class RunConfig:
     """What `evaluation=private` gets of the squared signal-to-noise ratio of the budget."""
     purpose: str = ""
     """What the model is meant for, in a sentence; model card and report say it."""
-    rounds: Count
+    rounds: Annotated[Count, Le(1_000_000)]
+    """Sites go through all of them to see which are evaluated, so there is an end to it."""
     evaluate_every: Count
     """Federated evaluation happens after every so many rounds, and after the last."""
     evaluation: Literal["none", "private", "pooled", "per_site"]

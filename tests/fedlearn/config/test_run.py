@@ -177,6 +177,7 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
     ("override", "problem"),
     [
         ("rounds=0", "rounds=0: must be > 0"),
+        ("rounds=1000000000", "rounds=1000000000: must be <= 1000000"),
         ("rounds=1.5", "rounds=1.5: must be a valid integer"),
         ("rounds=ten", "rounds=ten: must be a valid integer"),
         ("rounds='3'", "rounds=3: must be a valid integer"),
