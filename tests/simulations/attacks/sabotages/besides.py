@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlearn.privacy import noise as noises
-from fedlearn.privacy.noise import SystemNoise
+from fedlearn.privacy.noise import Keystream, SystemNoise
 from fedlearn.training import private
 from tests.simulations.attacks.audited import Sabotage
 from tests.simulations.attacks.sabotages.noise import drawn, noised
@@ -164,8 +163,8 @@ def noise_keyed_by_its_maker(patch: pytest.MonkeyPatch) -> None:
     """To others a fresh key each time; the maker tries 2^64 of them, and subtracts."""
     patch.setattr(
         SystemNoise,
-        "normal",
-        lambda self, n, d: noises._normal(hashlib.sha256(b"me" + os.urandom(8)).digest(), n, d),
+        "stream",
+        lambda self: Keystream(hashlib.sha256(b"me" + os.urandom(8)).digest()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedlearn.privacy import noise as noises
-from fedlearn.privacy.noise import SeededNoise, SystemNoise, normals
+from fedlearn.privacy.noise import Keystream, SeededNoise, SystemNoise
 from fedlearn.training.private import PrivateOptimizer
 from tests.simulations.attacks.sabotages.registry import seen_by
 
@@ -34,7 +35,7 @@ def noised(patch: pytest.MonkeyPatch, make: Make) -> None:
 
 
 def drawn(optimizer: Any, sums: list[Tensor], deviation: float) -> list[Tensor]:
-    return normals(optimizer.noise, [s.numel() for s in sums], deviation, sums[0].device)
+    return [torch.from_numpy(optimizer.noise.normal(s.numel(), deviation)) for s in sums]
 
 
 @seen_by("noise_size")
@@ -124,26 +125,38 @@ def noise_of_rank_one(patch: pytest.MonkeyPatch) -> None:
     noised(patch, make)
 
 
+def _by_box_muller(patch: pytest.MonkeyPatch, half_again: Callable[[Any, Any], None]) -> None:
+    """`half_again(words, out)` fills a vector of an even length from as many words."""
+
+    def make(_: Any, sums: list[Tensor], deviation: float) -> list[Tensor]:
+        parts = []
+        for total in sums:
+            size = total.numel() + total.numel() % 2
+            out = np.zeros(size)
+            coins = np.random.default_rng(secrets.randbits(64))
+            half_again(coins.integers(2**64, size=size, dtype=np.uint64), out)
+            parts.append(deviation * torch.from_numpy(out[: total.numel()]))
+        return parts
+
+    noised(patch, make)
+
+
 @seen_by("noise_at_a_distance")
 def sines_that_repeat_the_cosines(patch: pytest.MonkeyPatch) -> None:
-    honest = noises._box_muller
-
-    def box_muller(words: Any, stddev: float, out: Any) -> None:
-        honest(words, stddev, out)
+    def half_again(words: Any, out: Any) -> None:
+        noises.box_muller(words, 1.0, out)
         out[len(out) // 2 :] = out[: len(out) // 2]
 
-    patch.setattr(noises, "_box_muller", box_muller)
+    _by_box_muller(patch, half_again)
 
 
 @seen_by("noise_law")
 def one_uniform_for_radius_and_angle(patch: pytest.MonkeyPatch) -> None:
-    honest = noises._box_muller
+    def half_again(words: Any, out: Any) -> None:
+        words[len(out) // 2 :] = words[: len(out) // 2]
+        noises.box_muller(words, 1.0, out)
 
-    def box_muller(words: Any, stddev: float, out: Any) -> None:
-        half = len(words) // 2
-        honest(np.concatenate([words[:half], words[:half]]), stddev, out)
-
-    patch.setattr(noises, "_box_muller", box_muller)
+    _by_box_muller(patch, half_again)
 
 
 @seen_by("noise_size")
@@ -174,7 +187,8 @@ def noise_with_the_sign_of_the_sum(patch: pytest.MonkeyPatch) -> None:
 def noise_keyed_by_the_batch(patch: pytest.MonkeyPatch) -> None:
     def make(_: Any, sums: list[Tensor], deviation: float) -> list[Tensor]:
         key = b"".join(np.round(s.numpy(), 3).tobytes() for s in sums)
-        return normals(SeededNoise(key), [s.numel() for s in sums], deviation, sums[0].device)
+        own = SeededNoise(key)
+        return [torch.from_numpy(own.normal(s.numel(), deviation)) for s in sums]
 
     noised(patch, make)
 
@@ -197,9 +211,7 @@ def small_noise_lost_to_a_coarse_type(patch: pytest.MonkeyPatch) -> None:
 
 @seen_by("source")
 def noise_from_a_key_of_two_bytes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        SystemNoise, "normal", lambda self, n, d: noises._normal(os.urandom(2) + bytes(30), n, d)
-    )
+    patch.setattr(SystemNoise, "stream", lambda self: Keystream(os.urandom(2) + bytes(30)))
 
 
 @seen_by("source_draws")
