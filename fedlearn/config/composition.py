@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.config import groups, nested
+from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
@@ -298,8 +299,7 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
         return f"{override}: must be one of {', '.join(options)}{hint}"
     known, unread = _known_keys(good), type(error).__name__ == "OverrideParseException"
     if key not in known and not unread:
-        near = difflib.get_close_matches(key, known, n=1)
-        return f"{override}: {_UNKNOWN}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{override}: {_UNKNOWN}{_instead(key, known)}"
     if unread:
         why = f" ({line})" if " input " in line else ""
         return (
@@ -307,6 +307,22 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
             f"(\"{key}='...'\"), a mapping with such names is written name by name ('KEY.NAME=...')"
         )
     return f"{override}: {line}"
+
+
+def _holds(tree: Any, key: str) -> bool:
+    name, _, inside = key.partition(".")
+    there = isinstance(tree, dict) and name in tree
+    return there and (not inside or _holds(tree[name], inside))
+
+
+def _instead(key: str, known: Sequence[str]) -> str:
+    """What may have been meant by a key that is none: one of other options, or one much like it."""
+    group, _, inside = key.partition(".")
+    files = sorted((CONFIGS / group).glob("*.yaml")) if inside else ()
+    if having := [path.stem for path in files if _holds(yaml_file.read(path), inside)]:
+        return f" here; {group}={', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 @lru_cache(maxsize=8)

@@ -87,10 +87,20 @@ class RunFolder:
             )
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder and write down the config."""
-        (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "config.yaml", yaml_file.dump(to_tree(config)).encode())
-        write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
+        """Make the folder and write down the config.
+
+        Raises:
+            ConfigError: nothing can be written there.
+        """
+        written = yaml_file.dump(to_tree(config)).encode()
+        try:
+            (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "config.yaml", written)
+            write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
+        except OSError as error:
+            raise ConfigError(
+                [f"out={self.path}: cannot be written ({error.strerror}); choose another folder"]
+            ) from None
 
     def holds_run(self) -> bool:
         """Whether a run was begun here."""

@@ -88,7 +88,7 @@ class Study:
         name: str = "study",
         **settings: Any,
     ) -> None:
-        self.name = name
+        self.name = _folder_name(name)
         settings |= {} if privacy == "" else {"privacy": privacy}
         for one in settings:
             key_of(one)
@@ -186,6 +186,13 @@ def _scale(features: Any) -> Iterator[str]:
         )
 
 
+def _folder_name(name: Any) -> str:
+    """The name of a study, below which its runs are."""
+    if isinstance(name, str) and name and Path(name).name == name != "..":
+        return name
+    raise ConfigError([f"name={name!r}: is no plain name of a folder; runs go below runs/NAME"])
+
+
 def _column(key: str, name: Any) -> str:
     """The name of a column, which may be a number."""
     if isinstance(name, str | int | np.integer) and not isinstance(name, bool):
@@ -221,6 +228,8 @@ def _data_words(
         return ["scenario=python", f"scenario.records='{keep_arrays(name, arrays, classes)}'"]
     if any(_is_arrays(value) for value in named.values()):
         raise ConfigError(["data: some sites give arrays and others tables; give one of them"])
+    if loaders := [key for key, value in named.items() if hasattr(value, "batch_sampler")]:
+        raise ConfigError([f"data: site {loaders[0]} gives a DataLoader; give its `.dataset`"])
     if not label:
         raise ConfigError(["label: name the column of the tables that is to be predicted"])
     tables = {key: _table(value, key) for key, value in named.items()}

@@ -239,6 +239,12 @@ def test_simulate__refuses_a_folder_that_holds_a_run(heart: fl.Result) -> None:
         fl.simulate(*HEART, epsilon=2, out=heart.folder)
 
 
+def test_simulate__names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fl.ConfigError, match=r"out=.*file/run: cannot be written \(Not a dir"):
+        fl.simulate(*HEART, out=tmp_path / "file" / "run")
+
+
 def test_simulate__makes_a_new_folder_and_leaves_none_of_a_refused_run(
     heart_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

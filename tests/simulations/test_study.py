@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import fedlearn as fl
 from clients.records import forget
@@ -182,6 +182,9 @@ def test_study__of_one_class_has_nothing_to_learn() -> None:
      ({"a": table(), "b": table().drop(columns="age")}, {"label": "ill"}, "'age' is not at b"),
      ({"a": table(), "b": table()[:0]}, {"label": "ill"}, "site b: no records"),
      ({"a": table(), "b": table()}, {"label": "gone"}, "^label: no column 'gone' in data;"),
+     ({"a": DataLoader(TensorDataset(torch.rand(4, 3), torch.ones(4)))}, {}, r"its `\.dataset`"),
+     (three(), {"name": "../x"}, "name='../x': is no plain name"),
+     (three(), {"name": ""}, "is no plain name"), (three(), {"name": 3}, "is no plain name"),
      (table(), {"label": "ill"}, "^site: name the column that says whose a row is"),
      (table(), {"label": "ill", "site": "hospitl"}, "^site: no column 'hospitl'"),
      (table(), {"label": "ill", "site": "ill"}, "^label=ill: is the site column"),

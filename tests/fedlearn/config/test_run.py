@@ -200,6 +200,11 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
         ("model.architecture=resnet", "model.architecture=resnet: must be 'linear', 'mlp' or"),
         ("model.architecure=mlp", "did you mean model.architecture?"),
         ("ronds=3", "ronds=3: unknown key; did you mean rounds?"),
+        ("partition.clients=4", "partition.clients=4: unknown key"),
+        (
+            "scenario.label=y",
+            "scenario.label=y: unknown key here; scenario=csv, huggingface, text have it",
+        ),
         ("+training.speed=3", "training.speed=3: unknown key"),
         (
             "privacy=recrod",
