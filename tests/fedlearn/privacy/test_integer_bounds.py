@@ -157,7 +157,7 @@ def test_discrete_gaussian_rho__of_worked_examples(
     ("order", "sensitivity", "dimension", "variance", "divergence"),
     [
         (2, 2.0, 10**6, 10.0, 0.4 + 36 / 400),
-        (3, 2.0, 10**6, 0.5, 12 + 12),
+        (3, 2.0, 10**6, 0.25, 24 + 24),
         (2, 12.0, 16, 100.0, 1.44 + 720 / 40_000),
     ],
 )
