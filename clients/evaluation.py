@@ -164,6 +164,8 @@ def noised(
     for start in range(0, len(answers), _PIECE):
         rows = slice(start, start + _PIECE)
         added = site.task.contributions(answers[rows], targets[rows])
+        # Of a grade that is no number a task may still make a guess, and count it.
+        added[~np.isfinite(answers[rows].reshape(len(added), -1)).all(1)] = 0.0
         whole = whole_numbers(added, sizes, bounds, plan)
         for total, mask in zip(totals, masks, strict=True):
             total += whole[mask[rows]].sum(0, dtype=np.int64)
