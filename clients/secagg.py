@@ -41,7 +41,6 @@ from fedlearn.agreement import (
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.ring import RingVector, pack
 from fedlearn.core.rng import Streams
-from fedlearn.core.vector import layout_of
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
@@ -177,7 +176,7 @@ class SecAggClient(ABC, Generic[S]):
 
     @cached_property
     def _form(self) -> Form:
-        size = layout_of(self.site.model).size
+        size = self.site.layout.size
         return route_of(self.site.config, self._plan).form(stack_of(self.site.config, size))
 
     def _payload(self, request: bytes) -> AnyPayload:
@@ -199,7 +198,7 @@ class SecAggClient(ABC, Generic[S]):
 
     @cached_property
     def _layout_hash(self) -> bytes:
-        return bytes.fromhex(layout_of(self.site.model).digest())
+        return bytes.fromhex(self.site.layout.digest())
 
     def _plan_hash(self, payload: AnyPayload) -> bytes:
         return _digest_of(self.site, payload, self.part, self._plan)

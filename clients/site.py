@@ -31,7 +31,7 @@ from fedlearn.config import RunConfig, decode, encode, plan_of
 from fedlearn.config.contradictions import private_learner_problems, problems, task_problems
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
-from fedlearn.core.vector import Vector, layout_of, load_vector
+from fedlearn.core.vector import Layout, Vector, layout_of, load_vector
 from fedlearn.data import Records, SiteData
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.mechanisms import PrivacyPlan
@@ -108,6 +108,11 @@ class Site:
         """What is learned by: the loss of a record."""
         return self.task.training_loss(self.config.training.class_weights, self.device)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Of the vector of `model`; every step of a sum asks for it."""
+        return layout_of(self.model)
+
     def load(self, vector: Vector) -> None:
         """Give `model` the weights of a request, on this site's device."""
         place(self.model, self.device)
@@ -152,7 +157,7 @@ class Site:
 
     def plan(self, sites: int) -> PrivacyPlan | None:
         """What this site promises in a run that `sites` sites have joined; derived by itself."""
-        dimension = dimension_of(self.config, layout_of(self.model).size)
+        dimension = dimension_of(self.config, self.layout.size)
         return plan_of(self.config, sites=sites, dimension=dimension, task=self.task)
 
     def ledger(self) -> Ledger:
