@@ -30,7 +30,7 @@ def load_chosen(text: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     try:
         tree = json.loads(text)
-    except ValueError:  # said by who checks the text
+    except (ValueError, RecursionError):  # said by who checks the text
         return found
     for key, node in (tree if isinstance(tree, dict) else {}).items():
         family = FAMILIES.get(_ELSEWHERE.get(str(key), str(key)))

@@ -101,8 +101,8 @@ def unpacked(
             initial_backoff=_BACKOFF_SECONDS,
             backoff_cap=_LONGEST_BACKOFF_SECONDS,
         )
-    metadata = message_from_proto(head).metadata
     try:
+        metadata = message_from_proto(head).metadata
         message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
         if message.has_error():
             return make_message(metadata, error=message.error)
