@@ -40,6 +40,7 @@ from server.federation import Federation
 from tests.attacks.lab import STUDY, Lab, write_table
 from tests.clients.ledger.losses import Release, true_epsilon
 from tests.clients.ledger.watch import VICTIM, Killed, Watch, watching
+from tests.effort import examples
 
 DELTA = 1e-5
 ALONE, TOGETHER = ("alder",), ("alder", "birch", "cedar", "doum")
@@ -360,7 +361,7 @@ def played(lab: Lab, watch: Watch, seed: int) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(examples(16)))
 def test_history__of_one_site_is_never_booked_for_less_than_what_was_done(
     alone: Lab, watch: Watch, seed: int
 ) -> None:

@@ -76,8 +76,8 @@ def test_compose_tree__of_one_call_does_not_change_the_next() -> None:
 
 def test_sweep__reads_the_files_once_for_each_choice_of_groups() -> None:
     ours._composed.cache_clear()
-    points = points_of(["privacy.epsilon=1,2,4", "seed=range(8)", "strategy=fedavg,fedyogi"])
-    assert len(points) == 48
+    points = points_of(["privacy.epsilon=1,2,4", "seed=range(2)", "strategy=fedavg,fedyogi"])
+    assert len(points) == 12
     assert ours._composed.cache_info().misses == 2
 
 

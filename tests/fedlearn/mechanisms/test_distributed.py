@@ -175,6 +175,7 @@ def test_encode__refuses_what_is_not_finite(value: float) -> None:
         encode(plan_of(CLIENT), update, context=b"c", stream=SeededNoise(b"a").stream())
 
 
+@pytest.mark.slow
 def test_encode__fails_closed_when_no_rounding_is_within_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
