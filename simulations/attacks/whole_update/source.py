@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from scipy.special import ndtri
 
 from fedlearn.privacy.noise import NoiseSource, SeededNoise
 from simulations.attacks.whole_update.bench import Bench, Floats
@@ -62,19 +63,19 @@ def source_is_sound(source: Source) -> tuple[bool, str]:
 
 
 def drawn_beside(source: Source) -> tuple[Floats, dict[str, Floats]]:
-    """Normals of a source, and by name what it draws before and after them."""
+    """Normals from a stream of a source, and by name what it draws before and after them."""
     drawn = source()
     before = drawn.bernoulli(_VALUES, 0.5)
-    noise = drawn.normal(_VALUES, 1.0)
+    uniform = drawn.stream().words(_VALUES) * 2.0**-64
     others = {
         "coins before": before,
         "coins after": drawn.bernoulli(_VALUES, 0.5),
-        "noise after": drawn.normal(_VALUES, 1.0),
+        "normals after": drawn.normal(_VALUES, 1.0),
         "words after": drawn.stream().words(_VALUES) * 2.0**-64,
-        "noise of a source made anew": source().normal(_VALUES, 1.0),
+        "words of a source made anew": source().stream().words(_VALUES) * 2.0**-64,
     }
     wide = {what: values.astype(np.float64) for what, values in others.items()}
-    return noise.astype(np.float64), wide
+    return np.asarray(ndtri(np.clip(uniform, 1e-20, 1 - 1e-16))), wide
 
 
 def _differs_in_twins(source: Source) -> bool:

@@ -223,9 +223,9 @@ def one_key_for_coins_and_noise(patch: pytest.MonkeyPatch) -> None:
         kept[0] = os.urandom(32)
         return noises._bernoulli(kept[0], size, probability)
 
-    def normal(self: Any, size: int, stddev: float) -> Any:
+    def stream(self: Any) -> Keystream:
         key, kept[0] = kept[0] or os.urandom(32), b""
-        return noises._normal(key, size, stddev)
+        return Keystream(key)
 
     patch.setattr(SystemNoise, "bernoulli", bernoulli)
-    patch.setattr(SystemNoise, "normal", normal)
+    patch.setattr(SystemNoise, "stream", stream)
