@@ -90,6 +90,20 @@ def test_ghost_norm__covers_products_that_are_added_up_one_by_one(
     assert (true / found).max() <= 1 + 1e-6  # clipping keeps 3.8e-6 from its bound
 
 
+@pytest.mark.parametrize("both", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("widths", "chain"), [((1, 1), 1), ((4, 8), 1), ((128, 4), 4), ((4, 128), 4), ((8, 2048), 16)]
+)
+def test_ghost_norm__has_its_margin_where_all_terms_cancel(
+    widths: tuple[int, int], chain: float, both: float
+) -> None:
+    """Four units over the length of two, times the root of the wider side over 8: no less."""
+    x = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]])
+    g = torch.tensor([[[1.0, both], [both, 1.0]]])  # the sum of products is 0, or -2 by rounding
+    found = ghost_squared_norms(x, g, widths)
+    assert float(found) == pytest.approx(4 * 4 / 2 * chain * 2.0**-23, rel=1e-6)
+
+
 @pytest.mark.parametrize("small", [0, 1])
 def test_squared_norms__cover_squares_that_are_lost_to_underflow(small: int) -> None:
     """Squares of 1e-24 are nothing in float32; times those of 1e16 they are a gradient."""
