@@ -35,3 +35,10 @@ def examples(number: int) -> int:
 def slow_but(quick: Callable[[Any], bool], cases: Iterable[Any]) -> list[Any]:
     """The cases of a long test for `parametrize`: all but the quick ones are marked slow."""
     return [case if quick(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+def thinned(cases: Iterable[Any]) -> list[Any]:
+    """The cases of a long list that are much alike for `parametrize`: every third is quick."""
+    return [
+        pytest.param(case, marks=pytest.mark.slow if i % 3 else ()) for i, case in enumerate(cases)
+    ]

@@ -15,10 +15,11 @@ from fedlearn.models.given import GivenModel
 from fedlearn.models.validate import dp_problems
 from fedlearn.tasks import ClassificationTask, TableInput, TextInput
 from fedlearn.training.dp import ClippedGradients
+from tests.effort import thinned
 
 from .cases import CASES, TEXT, Case, perturb
 
-every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every = pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 
 
 def test_battery__covers_the_union_of_models() -> None:

@@ -15,7 +15,7 @@ from fedlearn.models.finetune import Finetune, Learner, cut, stages
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
-from tests.effort import slow_but
+from tests.effort import slow_but, thinned
 
 from .cases import CASES, Case, perturb
 
@@ -61,7 +61,7 @@ def values(learner: Learner) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("mode", slow_but(lambda mode: mode != "lora", MODES))
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_mode__trains_and_sends_what_it_says_and_nothing_else(case: Case, mode: str) -> None:
     learner = learner_of(case, mode)
     if learner is None:
@@ -94,7 +94,7 @@ def said(name: str, mode: str) -> bool:
             return True
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_mode__last_k_trains_two_stages_with_parameters(case: Case) -> None:
     learner = learner_of(case, "last_k")
     if learner is None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlearn.training.dp import ClippedGradients
+from tests.effort import thinned
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import CASES, Case, build, draw, losses_of
 
@@ -39,7 +40,7 @@ def _middle(truth: list[dict[str, Tensor]]) -> float:
     return sorted(oracle.norm(one) for one in truth)[BATCH // 2]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_engine__equals_a_loop_over_samples_in_double_precision(case: Case) -> None:
     model, x, truth = _prepared(case, torch.float64)
     bound = _middle(truth)
@@ -51,7 +52,7 @@ def test_engine__equals_a_loop_over_samples_in_double_precision(case: Case) -> N
     assert len(engine.fallbacks) == case.fallbacks
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_engine__is_within_1e_5_of_the_truth_in_single_precision(case: Case) -> None:
     model, x, truth = _prepared(case, torch.float32)
     bound = _middle(truth)
@@ -75,7 +76,7 @@ def test_engine__equals_opacus(case: Case) -> None:
     hooked.remove_hooks()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_engine__is_exact_for_a_batch_of_one(case: Case) -> None:
     model, x, truth = _prepared(case, torch.float64)
     one = x.narrow(case.axis, 0, 1)
@@ -83,7 +84,7 @@ def test_engine__is_exact_for_a_batch_of_one(case: Case) -> None:
     assert oracle.difference(clipped.sums, truth[0]) < 1e-12
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_engine__gives_zeros_for_an_empty_batch(case: Case) -> None:
     model, _, _ = _prepared(case, torch.float32)
     clipped = ClippedGradients(model, clip_norm=1.0).step(lambda: torch.zeros(0))
@@ -92,7 +93,7 @@ def test_engine__gives_zeros_for_an_empty_batch(case: Case) -> None:
     assert clipped.norms.shape == clipped.losses.shape == clipped.dropped.shape == (0,)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.name)
 def test_engine__leaves_the_model_as_it_was(case: Case) -> None:
     model, x, _ = _prepared(case, torch.float32)
 
