@@ -225,6 +225,8 @@ def test_channel__survives_as_bytes_and_hides_its_root() -> None:
         copy.copy(ends.client)
     with pytest.raises(ValueError, match=r"not a channel|shorter"):
         Channel.from_bytes(b"junk" * 20)
+    with pytest.raises(ValueError, match="not a channel"):
+        Channel.from_bytes(ends.client.to_bytes().replace(b"/channel", b"/kanalxx"))
 
 
 # --- Set-up ---------------------------------------------------------------------
@@ -279,6 +281,12 @@ def test_setup__refuses_messages_that_are_cut_and_ciphertexts_of_nothing() -> No
     signed = CLIENT.sign("seal/accept", info, junk)
     with pytest.raises(UnauthenticatedError):
         offer.finish("cleveland", CLIENT.public, b"FLSC\x02" + signed + Writer().blob(junk).done())
+
+
+@pytest.mark.parametrize(("run_id", "terms"), [(RUN[:15], TERMS), (RUN, TERMS + b"x")])
+def test_setup__needs_a_run_and_terms_of_their_length(run_id: bytes, terms: bytes) -> None:
+    with pytest.raises(ValueError, match="needed: 16 and 32"):
+        ServerOffer(SERVER, run_id, terms, "coordinator")
 
 
 def test_setup__refuses_a_replayed_acceptance_and_one_of_another_client() -> None:
