@@ -76,6 +76,17 @@ def test_client__refuses_a_cohort_of_one_or_two(cohort: tuple[str, ...]) -> None
         FED.params(cohort=cohort)
 
 
+def test_client__refuses_a_sum_of_fewer_than_its_owner_wants_to_be_among() -> None:
+    policy = replace(FED.policy(A), min_cohort=5)
+    four = FED.params(cohort=(A, B, C, D))
+    refuse("fewer than 5", lambda: ClientSession(identity(A), policy).advertise(four.encode()))
+    clients, server, _ = at_step("agree")
+    request = encode(Survivors(names=(A, B, C, D)), server.context)
+    strict = ClientSession.from_bytes(clients[A].to_bytes(), identity(A), policy)
+    refuse("a sum over 4", lambda: strict.agree(request))
+    assert clients[A].agree(request)
+
+
 def test_client__refuses_strangers_in_the_cohort() -> None:
     params = FED.params(cohort=[*FED.names, "sybil-1", "sybil-2"])
     refuse("not on the roster: sybil-1, sybil-2", lambda: FED.client(A).advertise(params.encode()))

@@ -160,6 +160,28 @@ def _connected(graph: dict[str, tuple[str, ...]], left: set[str]) -> bool:
 # --- What is refused, and the graph itself ---------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("total", "corrupt", "least", "expected"),
+    [
+        (3, 0, 3, (2, 2, 1, 0)),
+        (4, 0, 3, (3, 2, 1, 1)),
+        (5, 1, 3, (4, 3, 2, 1)),
+        (10, 2, 3, (9, 6, 3, 3)),
+        (64, 12, 3, (63, 38, 13, 25)),
+        (64, 12, 60, (63, 38, 13, 4)),
+        (64, 12, 70, (63, 38, 13, 0)),
+    ],
+)
+def test_degree__of_a_complete_graph_by_hand(
+    total: int, corrupt: int, least: int, expected: tuple[int, int, int, int]
+) -> None:
+    """Two quorums of threshold and one meet in more than the corrupt: 2 t >= k + corrupt."""
+    found = choose_degree(total, corrupt, None, least)
+    assert found is not None
+    assert (found.neighbours, found.threshold, found.corrupt, found.dropped) == expected
+    assert found.corrupt <= 2 * found.threshold - found.neighbours
+
+
 @pytest.mark.parametrize("total", [0, 1, 2])
 def test_degree__refuses_one_or_two_clients(total: int) -> None:
     with pytest.raises(ConfigError, match="at least 3"):
