@@ -368,6 +368,7 @@ def test_history__of_one_site_is_never_booked_for_less_than_what_was_done(
     played(alone, watch, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1000, 1004))
 def test_history__of_masked_sites_is_never_booked_for_less_than_what_was_done(
     together: Lab, watch: Watch, seed: int
