@@ -69,7 +69,14 @@ def mistakes(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [(group, option) for group in GROUPS for option in options(group)]
+    ("group", "option"),
+    [
+        pytest.param(
+            group, option, marks=pytest.mark.slow if i % 3 and group != "experiment" else ()
+        )
+        for group in GROUPS
+        for i, option in enumerate(options(group))
+    ],
 )
 def test_configs__every_option_of_every_group_composes(group: str, option: str) -> None:
     chosen = f"{group}={option}"
