@@ -307,3 +307,25 @@ def test_rounded__costs_what_is_booked_and_not_more(
     )
     for p, q in ((without, with_one), (with_one, without)):
         assert np.maximum(p - math.exp(booked) * q, 0).sum() <= delta * (1 + 1e-6)
+
+
+def test_rounded__asks_for_the_same_further_digits_on_every_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a number that floats leave open: here all of them, of two blocks and an odd number."""
+    asked = list[tuple[int, int]]()
+    further = Keystream.further
+
+    def recording(stream: Keystream, place: int, bits: int) -> int:
+        asked.append((place, bits))
+        return further(stream, place, bits)
+
+    monkeypatch.setattr(rounded, "_ERROR", 1.0)
+    monkeypatch.setattr(Keystream, "further", recording)
+    near = rounded_normals(SeededNoise(b"digits"), [6, 5], 8.0, CPU)
+    here, asked = asked, []
+    with far_device():
+        far = [part.cpu() for part in rounded_normals(SeededNoise(b"digits"), [6, 5], 8.0, CUDA)]
+    assert all(torch.equal(one, other) for one, other in zip(near, far, strict=True))
+    assert here == asked
+    assert sorted(place for place, _ in here) == sorted([*range(6), *range(6)])
