@@ -329,3 +329,28 @@ def test_rounded__asks_for_the_same_further_digits_on_every_device(
     assert all(torch.equal(one, other) for one, other in zip(near, far, strict=True))
     assert here == asked
     assert sorted(place for place, _ in here) == sorted([*range(6), *range(6)])
+
+
+def test_rounded__takes_what_whole_numbers_say_on_every_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rounded, "_ERROR", 1.0)
+    monkeypatch.setattr(rounded, "_settled", lambda *seen: (17, -17))
+    near = rounded_normals(SeededNoise(b"settled"), [6, 5], 8.0, CPU)
+    with far_device():
+        far = [part.cpu() for part in rounded_normals(SeededNoise(b"settled"), [6, 5], 8.0, CUDA)]
+    for parts in (near, far):
+        assert [part.tolist() for part in parts] == [[17] * 3 + [-17] * 3, [17] * 3 + [-17] * 2]
+
+
+def test_rounded__of_a_device_leaves_open_what_floats_cannot_tell() -> None:
+    """Numbers near both ends, and of others those near a half: a sixteenth to either side of a
+    pair at 2^36 steps; six deviations."""
+    radii = torch.tensor([edge - (edge >> 63 << 64) for edge in EDGES])
+    _, edges = rounded._box_muller_on_device(torch.stack([radii, torch.zeros_like(radii)]), 1.0)
+    # The last but two is rounded to the first that is too near.
+    assert edges.tolist() == [True, True, True, False, True, True, True]
+    words = SeededNoise(b"open").stream().words(20_000).view(np.int64).reshape(2, 10_000)
+    _, some = rounded._box_muller_on_device(torch.from_numpy(words.copy()), 2.0**36)
+    chance = 1 - (1 - 2.0**-4) ** 2
+    assert abs(float(some.double().mean()) - chance) < 6 * math.sqrt(chance / 10_000)
