@@ -343,7 +343,9 @@ def test_rounded__takes_what_whole_numbers_say_on_every_device(
         assert [part.tolist() for part in parts] == [[17] * 3 + [-17] * 3, [17] * 3 + [-17] * 2]
 
 
-def test_rounded__of_a_device_leaves_open_what_floats_cannot_tell() -> None:
+def test_rounded__leaves_open_what_floats_cannot_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Numbers near both ends, and of others those near a half: a sixteenth to either side of a
     pair at 2^36 steps; six deviations."""
     radii = torch.tensor([edge - (edge >> 63 << 64) for edge in EDGES])
@@ -354,3 +356,7 @@ def test_rounded__of_a_device_leaves_open_what_floats_cannot_tell() -> None:
     _, some = rounded._box_muller_on_device(torch.from_numpy(words.copy()), 2.0**36)
     chance = 1 - (1 - 2.0**-4) ** 2
     assert abs(float(some.double().mean()) - chance) < 6 * math.sqrt(chance / 10_000)
+    settled = list[object]()
+    monkeypatch.setattr(rounded, "_settled", lambda *seen: (settled.append(seen), (0, 0))[1])
+    draw(b"open", 20_000, 2.0**36)
+    assert abs(len(settled) / 10_000 - chance) < 6 * math.sqrt(chance / 10_000)
