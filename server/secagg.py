@@ -19,6 +19,7 @@ from flwr.app import Message, RecordDict
 from fedlearn import flower
 from fedlearn.agreement import (
     Part,
+    bound_of,
     evaluate_payload,
     least_of,
     masks_of,
@@ -125,7 +126,8 @@ class SecAggDriver(ABC, Generic[S]):
         payload, tally = self.train_payload(), Tally()
         try:
             survivors, total = self._sum("train", number, messages, request, payload, tally)
-            if payload.counts_sites and total.weight != len(survivors):
+            counted = payload.counts_sites and self.config.robust.idle  # else the rule counts
+            if counted and total.weight != len(survivors):
                 raise ProtocolError("", "sum", "it does not hold what its sites say they added")
             if total.weight == 0:
                 raise ProtocolError("", "mask", "no site has a record to train on")
@@ -171,7 +173,8 @@ class SecAggDriver(ABC, Generic[S]):
         """
         stack = stack_of(self.config, self.layout.size)
         form = route_of(self.config, self.plan).form(stack)
-        return payload_of(form, self.settings, len(self.sites))
+        bound = bound_of(self.config, self.plan, form)
+        return payload_of(form, self.settings, len(self.sites), bound)
 
     def check(self) -> None:
         """Refuse before the first round what could not be summed.
