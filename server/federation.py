@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from fedlearn import flower
 from fedlearn.agreement import (
-    bound_of,
     evaluates_in_sum,
     request_digest,
     rotation_context,
@@ -136,9 +135,7 @@ class Federation:
     @property
     def rule(self) -> str:
         """What rule the sums of this run are held to, if to any."""
-        bounded = self.summing and bound_of(
-            self.config, self.plan, self.route.form(self.stack), self.mechanism.round_norm(None)
-        )
+        bounded = self.summing and self.summing.bound(self.mechanism.round_norm(None))
         return self.config.robust.kind if bounded else "none"
 
     @property
@@ -283,23 +280,26 @@ class Federation:
         """
         if self.summing is None:
             return None
-        form = self.route.form(self.stack)
-        bound = bound_of(self.config, self.plan, form, at.clip_norm)
+        bound = self.summing.bound(at.clip_norm)
         if bound is None:
             return None
+        weight = self._weight(sites, total.weight)
+        if total.weight != weight:
+            return f"its weights add up to {total.weight:g}, those of its sites to {weight:g}"
         before = Total(
             values=np.zeros(1) if self.progress.opened is None else self.progress.opened,
             weight=sum(one.clients.replied for one in self.progress.rounds if not one.refused),
             counters=total.counters,
         )
-        weight = self._weight(sites, total.weight) if form.weighted else len(sites)
-        reason = self.config.robust.refuses(bound, total, weight, before)
+        reason = self.config.robust.refuses(bound, total, before)
         if reason is None and bound.reach.adds_up:
             self.progress.opened = before.values + total.values
         return reason
 
     def _weight(self, sites: Sequence[str], found: float) -> float:
         """What the weights of sites add up to, by the records that they have described."""
+        if not self.route.source.weighted:
+            return len(sites)
         records = [self.enrolment.sites[site].train_records for site in sites]
         if None in records:
             return found

@@ -213,8 +213,8 @@ class Short(Robust):
     def change_norm(self) -> float:
         return self.norm
 
-    def refuses(self, bound: SumBound, total: Total, weight: float, before: Total) -> str | None:
-        return "too long" if np.linalg.norm(total.values) > bound.sum_norm(weight) else None
+    def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
+        return "too long" if np.linalg.norm(total.values) > bound.sum_norm(total.weight) else None
 ''',
         last="Bounded",
         points="fedlearn.robust",

@@ -45,10 +45,9 @@ class Bounded(Robust):
         """As set."""
         return self.repeats
 
-    def refuses(self, bound: SumBound, total: Total, weight: float, before: Total) -> str | None:
-        """A weight that is not that of the sites; a value, the norm, or the norm of all so far."""
-        if total.weight != weight:
-            return f"its weights add up to {total.weight:g}, those of its sites to {weight:g}"
+    def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
+        """A value, the norm, or the norm of all so far that is beyond its bound."""
+        weight = total.weight
         value = float(np.max(np.abs(total.values), initial=0.0))
         if value > bound.sum_value(weight):
             return _beyond("a value", value, bound.sum_value(weight))

@@ -49,11 +49,10 @@ class Robust:
         """So many rounds of a run may be refused; one more ends it."""
         return 0
 
-    def refuses(self, bound: SumBound, total: Total, weight: float, before: Total) -> str | None:
+    def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
         """Why honest sites cannot have made `total`; None where they can.
 
-        `weight` is what the weights of the sites in it add up to, where that is known;
-        `before` is the sum of all that was taken in earlier rounds.
+        Its weight is that of its sites. `before` is the sum of all that was taken before it.
         """
         return None
 

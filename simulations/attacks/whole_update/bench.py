@@ -25,9 +25,9 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models import Learner
 from fedlearn.models.slots import is_slot, no_canaries, without_slots
 from fedlearn.privacy.noise import BoolArray, Float32Array, Keystream, NoiseSource
+from fedlearn.robust import NotRobust
 from fedlearn.rounds import RoundNote, TrainRequest
 from fedlearn.tasks import Loss
-from fedlearn.robust import NotRobust
 from fedlearn.training.settings import Training
 
 Floats = NDArray[np.float64]
