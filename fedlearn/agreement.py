@@ -123,6 +123,7 @@ def dimension_of(config: RunConfig, size: int) -> int:
     return config.stage.form(Form(values=stack_of(config, size).total)).values
 
 
+@lru_cache(maxsize=64)
 def payload_of(
     form: Form, settings: SecAggSum, sites: int, bound: SumBound | None = None
 ) -> AnyPayload:
