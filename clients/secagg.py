@@ -27,6 +27,7 @@ from clients.site import Site
 from fedlearn import flower
 from fedlearn.agreement import (
     Part,
+    bound_of,
     evaluate_payload,
     evaluates_in_sum,
     least_of,
@@ -189,7 +190,8 @@ class SecAggClient(ABC, Generic[S]):
 
     def _payload_of(self, sites: int) -> AnyPayload:
         if self.part == "train":
-            return payload_of(self._form, self.settings, sites)
+            bound = bound_of(self.site.config, self._plan, self._form)
+            return payload_of(self._form, self.settings, sites, bound)
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
         return evaluate_payload(self.settings, sites, layout, fairness, self._plan)
 
@@ -331,7 +333,7 @@ class MaskedClient(SecAggClient[SecAggMasked]):
         return ClientPolicy(
             name=self.site.name,
             sites=self._roster().sites(),
-            settings=self._masks(),
+            settings=self._masks(payload),
             run_id=secret_bytes(joined_run(self.context, self.part)["run-id"]),
             after_round=self._last_round(),
             length=payload.length,
@@ -340,10 +342,9 @@ class MaskedClient(SecAggClient[SecAggMasked]):
             min_cohort=self._least(self.settings.least),
         )
 
-    def _masks(self) -> SecAggMasked:
+    def _masks(self, payload: AnyPayload) -> SecAggMasked:
         """The ring, and what the masks of everybody in this sum withstand."""
-        bits = self._form.bits if self.part == "train" else None
-        return masks_of(self.settings, self._plan, self.part, bits)
+        return masks_of(self.settings, self._plan, self.part, payload.lane_bits)
 
     @property
     def _now(self) -> int:

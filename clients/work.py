@@ -268,8 +268,8 @@ class SiteRound:
             run()
         return self._whole
 
-    def train_privately(self, plan: PaidSteps) -> Vector:
-        """By DP-SGD, in as many steps as the round has paid for.
+    def train_privately(self, plan: PaidSteps, step_norm: float | None) -> Vector:
+        """By DP-SGD, in as many steps as the round has paid for, each of `step_norm` at most.
 
         Where something fails that is not one record's, the reply is the noise of these steps.
         """
@@ -294,6 +294,7 @@ class SiteRound:
                 noise=self.noise,
                 loss=site.loss,
                 canaries=mine.slots,
+                step_norm=step_norm,
             )
 
         def noise_alone() -> None:

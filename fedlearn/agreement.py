@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -22,12 +22,21 @@ from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.mechanisms import UNPROTECTED, EvaluationPlan, PrivacyPlan
+from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.fairness import Fairness, groups_of
 from fedlearn.metrics.sums import SumLayout, Sums, length_of
 from fedlearn.models.custom import source_digest
+from fedlearn.robust import Within
 from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Payload
-from fedlearn.secagg.settings import SecAggMasked, SecAggSum, sum_of
+from fedlearn.secagg.settings import (
+    LEAST_BITS,
+    MOST_BITS,
+    SecAggMasked,
+    SecAggSum,
+    fixed_point_of,
+    sum_of,
+)
 from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.stages import Difference, Form, Route, Stack, Stage
 from fedlearn.tasks import Task
@@ -63,6 +72,21 @@ def request_digest(note: RoundNote, model: Vector, besides: Mapping[str, Vector]
     return hashlib.sha256(head.encode()).digest()
 
 
+def bound_of(
+    config: RunConfig, plan: PrivacyPlan | None, form: Form, clip_norm: float = 0.0
+) -> SumBound | None:
+    """What honest updates of this form can be; None where no rule bounds them.
+
+    `clip_norm` is that of one round, zero for what holds in all of them.
+    """
+    reach = (plan or UNPROTECTED).reach(terms_of(config), clip_norm or None)
+    if reach is None:
+        return None
+    # Whole numbers are not rounded once more.
+    step = config.secagg.resolution or 0.0 if form.bits is None else 0.0
+    return SumBound(reach=reach, size=form.values, rounds=config.most_rounds, step=step)
+
+
 def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
     """What happens to an update on its way.
 
@@ -83,7 +107,9 @@ def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
             ]
         )
     if terms.summed:
-        return Route(source, (*change, *chosen, *own))
+        reach = mechanism.reach(terms)
+        within = (Within(reach, config.most_rounds),) if reach and not reach.clips else ()
+        return Route(source, (*change, *chosen, *within, *own))
     if mechanism.trusts_coordinator:
         there = (*change, *chosen) if chosen else ()
         return Route(source, there, own if chosen else (*change, *own))
@@ -97,8 +123,13 @@ def dimension_of(config: RunConfig, size: int) -> int:
     return config.stage.form(Form(values=stack_of(config, size).total)).values
 
 
-def payload_of(form: Form, settings: SecAggSum, sites: int) -> AnyPayload:
+@lru_cache(maxsize=64)
+def payload_of(
+    form: Form, settings: SecAggSum, sites: int, bound: SumBound | None = None
+) -> AnyPayload:
     """How an update of this form enters a sum over at most `sites` sites.
+
+    With a `bound` the ring is sized to what honest sites can sum up to, unless bits are set.
 
     Raises:
         ConfigError: the ring is too small for them.
@@ -107,8 +138,38 @@ def payload_of(form: Form, settings: SecAggSum, sites: int) -> AnyPayload:
         return WholePayload(bits=form.bits, max_clients=sites, num_values=form.values)
     # Where every site weighs 1, no bits are spent on weights.
     even = settings if form.weighted else dataclasses.replace(settings, max_weight=1)
-    counters = form.counters
-    return Payload.plan(even, num_clients=sites, num_values=form.values, num_counters=counters)
+    plan = partial(Payload.plan, num_values=form.values, num_counters=form.counters)
+    if bound is None:
+        return plan(even, num_clients=sites)
+    return plan(_sized(even, sites, bound), num_clients=sites, bounded=True)
+
+
+def _sized(settings: SecAggSum, sites: int, bound: SumBound) -> SecAggSum:
+    """As few bits as the largest honest sum needs; what is longer than any honest value is cut.
+
+    Raises:
+        ConfigError: fewer bits are set, or 64 are too few.
+    """
+    step, weight = settings.resolution, sites * settings.max_weight
+    cut = dataclasses.replace(settings, clip=max(step, min(settings.clip, bound.site_value)))
+    each = weight * fixed_point_of(cut).max_integer
+    largest = min(each, math.ceil(bound.sum_value(weight) / step))
+    bits = max(LEAST_BITS, largest.bit_length() + 1)
+    if bits > (settings.bits or MOST_BITS):
+        bounds = "robust and privacy" if each > largest else "secagg.clip"
+        raise ConfigError(
+            [
+                f"secagg.bits={settings.bits}: the sum of {sites} sites with weights up to "
+                f"{settings.max_weight} can be {largest * step:.3g} by {bounds}, and takes {bits} "
+                f"bits in steps of secagg.resolution={step:g}. "
+                + (
+                    "Leave secagg.bits out, or raise secagg.resolution"
+                    if bits <= MOST_BITS
+                    else "Raise secagg.resolution, or lower secagg.max_weight or secagg.clip"
+                )
+            ]
+        )
+    return dataclasses.replace(cut, bits=settings.bits or bits)
 
 
 @lru_cache(maxsize=64)  # settings check themselves, and every message of a sum asks for them
@@ -224,7 +285,10 @@ def code_besides(config: RunConfig) -> tuple[tuple[str, str], ...]:
     Name and SHA-256 of the source that is here (empty where there is none): a function that
     makes a model, and the classes of packages.
     """
-    parts = (config.model, config.task, config.strategy, config.privacy, config.stage)
+    parts = (
+        *(config.model, config.task, config.strategy),
+        *(config.privacy, config.stage, config.robust),
+    )
     names = [_class_of(one) for one in parts if not _class_of(one).startswith("fedlearn.")]
     own = config.model.code()
     return (*((own,) if own else ()), *((name, _digest_here(name)) for name in names))

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from fedlearn import flower
 from fedlearn.agreement import (
@@ -35,7 +37,8 @@ from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.noise import noise_of
-from fedlearn.results.result import Attendance, RoundResult
+from fedlearn.results.result import Attendance, RefusedSum, RoundResult, sites_of_refused
+from fedlearn.robust import left_out, suspects
 from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.audit import SlotsSeen, seen_in_slots
@@ -47,6 +50,10 @@ from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
 from server.secagg import Aggregate, SecAggDriver, UnusableError
 
 log = logging.getLogger(__name__)
+
+
+class PoisonedError(ProtocolError):
+    """More sums were refused than a run allows: to go on with the same sites is of no use."""
 
 
 @dataclass
@@ -71,6 +78,8 @@ class Progress:
     """What the algorithm carries to the next round."""
     counted: dict[str, int] = field(default_factory=dict)
     """The last round that a site was counted in, where sites keep a state of their own."""
+    opened: NDArray[np.float64] | None = None
+    """The sum of all updates so far, where a rule holds it to a bound."""
     seen: SlotsSeen | None = None
     """What the last round showed in audit slots, where there are any."""
 
@@ -78,6 +87,16 @@ class Progress:
     def shown(self) -> Vector:
         """The model that is tested and kept: the last, or the running mean."""
         return self.mean.model() if self.mean and self.mean.count else self.model
+
+    @property
+    def refused(self) -> list[list[str]]:
+        """The sites of every sum that was refused."""
+        return sites_of_refused(self.rounds)
+
+    @property
+    def done(self) -> int:
+        """Rounds that have moved the model."""
+        return len(self.rounds) - len(self.refused)
 
 
 @dataclass
@@ -114,9 +133,31 @@ class Federation:
         return self.config.strategy
 
     @property
+    def rule(self) -> str:
+        """What rule the sums of this run are held to, if to any."""
+        bounded = self.summing and self.summing.bound(self.mechanism.round_norm(None))
+        return self.config.robust.kind if bounded else "none"
+
+    @property
     def grid(self) -> SiteGrid:
         """The sites."""
         return self.enrolment.grid
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another round follows.
+
+        Where rounds are paid for, one that was refused leaves one less to learn in.
+
+        Raises:
+            PoisonedError: more rounds were refused than may be.
+        """
+        most, refused = self.config.robust.most_refused, self.progress.refused
+        if len(refused) > most:
+            last = next(one.refused for one in reversed(self.progress.rounds) if one.refused)
+            raise PoisonedError("", "sum", _too_many(most, last.reason, suspects(refused)))
+        used = len(self.progress.rounds)
+        return self.progress.done < self.config.rounds and used < self.config.most_rounds
 
     def run_round(self, number: int) -> RoundResult:
         """Train the cohort, take in its replies, and evaluate where the config asks for it.
@@ -130,7 +171,7 @@ class Federation:
             self.grid.sealing.round = number
         invited = self._cohort(number)
         cohort, asked = self._able(number, invited)
-        train = self._train(number, cohort)
+        train, refused_sum = self._train(number, cohort)
         silent = asked.failures | train.failures
         there = [site for site in self.grid.sites if site not in silent]
         evaluated = self._evaluated(number, there) if self.config.evaluates(number) else {}
@@ -144,6 +185,7 @@ class Federation:
             clients=Attendance(invited=len(invited), replied=len(train.answers), dropped=dropped),
             bytes=self.grid.traffic.take(),
             epsilon={**self.epsilons()},
+            refused=refused_sum,
         )
         self.progress.rounds.append(entry)
         return entry
@@ -166,9 +208,21 @@ class Federation:
             return chosen
         size = cohort_size(self.config.strategy, len(sites))
         if size >= len(sites):
-            return sites
+            return self._without_suspect(sites)
         drawn = Streams(self.config.seed).get("cohort", number).choice(len(sites), size, False)
         return [sites[i] for i in sorted(drawn)]
+
+    def _without_suspect(self, sites: list[str]) -> list[str]:
+        """All sites but, once a sum was refused, one of those that were in it.
+
+        Sums over other sites tell single updates apart, so that only updates which are protected
+        by themselves are summed so.
+        """
+        least = max(self.config.secagg.least, self._least(sites))
+        if not self.mechanism.protects_alone or len(sites) <= least:
+            return sites
+        suspect = left_out(self.progress.refused, self.config.seed)
+        return [site for site in sites if site != suspect]
 
     def _able(self, number: int, invited: list[str]) -> tuple[list[str], Replies]:
         """Those who can pay for the round, and what all said; nothing is spent to ask.
@@ -198,7 +252,7 @@ class Federation:
             terms=terms, run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm
         )
 
-    def _train(self, number: int, cohort: Sequence[str]) -> Replies:
+    def _train(self, number: int, cohort: Sequence[str]) -> tuple[Replies, RefusedSum | None]:
         before = self.progress.model
         besides = self.algorithm.broadcast(self.progress.algorithm, before.size)
         # With nobody chosen the round goes on all the same: the noise alone is released.
@@ -212,9 +266,44 @@ class Federation:
         if aggregate.failure is not None:
             raise aggregate.failure
         self._check_quorum(number, cohort, replies)
-        mean = self._released(aggregate.total(), at)
-        self._step(number, mean, list(replies.answers), at.share)
-        return replies
+        total, there = aggregate.total(), list(replies.answers)
+        if reason := self._impossible(total, there, at):
+            log.warning("round %d: the sum of %s is refused: %s", number, ", ".join(there), reason)
+            return replies, RefusedSum(reason=reason, sites=there)
+        self._step(number, self._released(total, at), there, at.share)
+        return replies, None
+
+    def _impossible(self, total: Total, sites: Sequence[str], at: ServerRound) -> str | None:
+        """Why honest sites cannot have made a sum; None where they can, or no rule says so.
+
+        What is taken counts in the sum of all so far.
+        """
+        if self.summing is None:
+            return None
+        bound = self.summing.bound(at.clip_norm)
+        if bound is None:
+            return None
+        weight = self._weight(sites, total.weight)
+        if total.weight != weight:
+            return f"its weights add up to {total.weight:g}, those of its sites to {weight:g}"
+        before = Total(
+            values=np.zeros(1) if self.progress.opened is None else self.progress.opened,
+            weight=sum(one.clients.replied for one in self.progress.rounds if not one.refused),
+            counters=total.counters,
+        )
+        reason = self.config.robust.refuses(bound, total, before)
+        if reason is None and bound.reach.adds_up:
+            self.progress.opened = before.values + total.values
+        return reason
+
+    def _weight(self, sites: Sequence[str], found: float) -> float:
+        """What the weights of sites add up to, by the records that they have described."""
+        if not self.route.source.weighted:
+            return len(sites)
+        records = [self.enrolment.sites[site].train_records for site in sites]
+        if None in records:
+            return found
+        return sum(min(count or 0, self._most_weight) for count in records)
 
     def _at(self, number: int) -> ServerRound:
         """What the stages may ask of a round."""
@@ -231,8 +320,12 @@ class Federation:
         """The weight of all sites together, as they would be counted in a sum."""
         if not self.route.source.weighted:
             return len(self.grid.sites)
-        most = getattr(self.config.secagg, "max_weight", math.inf)
+        most = self._most_weight
         return sum(min(one.train_records or 0, most) for one in self.enrolment.sites.values())
+
+    @property
+    def _most_weight(self) -> float:
+        return getattr(self.config.secagg, "max_weight", math.inf)
 
     def _collect(
         self,
@@ -392,3 +485,12 @@ def _warn_of(number: int, replies: Replies) -> None:
     """Name the sites whose test figures are missing."""
     for site, reason in replies.failures.items():
         log.warning("round %d is evaluated without %s: %s", number, site, reason)
+
+
+def _too_many(most: int, reason: str, found: Sequence[str]) -> str:
+    who = f"every one of them held {', '.join(found)}" if found else "no site was in all of them"
+    return (
+        f"robust.repeats={most}: more rounds than that were refused, for their sums were none of "
+        f"honest sites ({reason}); {who}. Their owners can look into the logs of their sites; "
+        "begin a run without a site that lies, under a roster or a choice of sites without it"
+    )

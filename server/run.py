@@ -48,7 +48,7 @@ from server.audit import append_seen
 from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
-from server.federation import Federation, Progress
+from server.federation import Federation, PoisonedError, Progress
 from server.receipts import Receipts
 from server.run_cost import privacy_result
 from server.stop import Stop
@@ -114,7 +114,7 @@ def run(
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
         mean=_mean(config, saved), algorithm=saved.strategy,
-        counted=dict(saved.counted),
+        counted=dict(saved.counted), opened=saved.opened,
     )  # fmt: skip
     federation = Federation(
         config, plan, enrolment, progress, saved.run_id, summing, resumed=before is not None
@@ -151,6 +151,8 @@ def telling_what_is_kept(config: RunConfig, way: str) -> Iterator[None]:
     """Where the protocol could not finish, add to the error from where `way` goes on."""
     try:
         yield
+    except PoisonedError:
+        raise
     except (ProtocolError, UnauthenticatedError) as error:
         folder = RunFolder(Path(config.out))
         if folder.holds_run():
@@ -162,7 +164,7 @@ def telling_what_is_kept(config: RunConfig, way: str) -> Iterator[None]:
 
 def _mean(config: RunConfig, saved: Checkpoint) -> RunningMean | None:
     """The running mean of the models as a run left it; a new one before its first round."""
-    decay, count = config.training.average, len(saved.rounds)
+    decay, count = config.training.average, sum(not one.refused for one in saved.rounds)
     if not decay:
         return None
     total = np.zeros(saved.model.size) if saved.mean is None else saved.mean
@@ -177,18 +179,18 @@ def _train(
     stop: Stop,
     signed: Receipts | None,
 ) -> ResultFile:
-    config = federation.config
     report = Reporter(folder, federation, saved)
     listener.started(federation, first_round=len(saved.rounds) + 1)
     try:
         if signed:
             signed.at_start()
-        for number in range(len(saved.rounds) + 1, config.rounds + 1):
+        while federation.goes_on:
+            number = len(federation.progress.rounds) + 1
             with stop.ending_first():
                 entry = federation.run_round(number)
                 report.after_round(entry)
                 listener.round_finished(entry)
-            if stop.after_round.is_set() and number < config.rounds:
+            if stop.after_round.is_set() and federation.goes_on:
                 raise StoppedError(f"stopped after round {number}; resume=true continues")
     except (KeyboardInterrupt, StoppedError):
         report.end("interrupted", "stopped by the user; resume=true continues")
@@ -275,6 +277,7 @@ class Reporter:
                 spent=dict(progress.spent),
                 clip_norm=progress.clip_norm,
                 mean=progress.mean.total if progress.mean else None,
+                opened=progress.opened,
             )
         )
 
@@ -310,7 +313,11 @@ class Reporter:
             final=_final(federation.enrolment.task, progress),
             privacy=_privacy(federation),
             declined=list(federation.enrolment.declined),
-            protection=ProtectionResult(transport=config.transport.kind, secagg=config.secagg.kind),
+            protection=ProtectionResult(
+                transport=config.transport.kind,
+                secagg=config.secagg.kind,
+                robust=federation.rule,
+            ),
             environment=this_environment(_devices(federation.enrolment), config.engine.threads),
         )
 

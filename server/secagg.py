@@ -19,6 +19,7 @@ from flwr.app import Message, RecordDict
 from fedlearn import flower
 from fedlearn.agreement import (
     Part,
+    bound_of,
     evaluate_payload,
     least_of,
     masks_of,
@@ -39,6 +40,7 @@ from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
+from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
@@ -47,7 +49,7 @@ from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import FirstServer, Helper
 from fedlearn.secagg.whole import AnyPayload
-from fedlearn.stages import Total
+from fedlearn.stages import Form, Total
 from fedlearn.tasks import Task
 from server.grid import Replies, SiteGrid
 
@@ -125,7 +127,7 @@ class SecAggDriver(ABC, Generic[S]):
         payload, tally = self.train_payload(), Tally()
         try:
             survivors, total = self._sum("train", number, messages, request, payload, tally)
-            if payload.counts_sites and total.weight != len(survivors):
+            if self._counts(payload) and total.weight != len(survivors):
                 raise ProtocolError("", "sum", "it does not hold what its sites say they added")
             if total.weight == 0:
                 raise ProtocolError("", "mask", "no site has a record to train on")
@@ -169,9 +171,24 @@ class SecAggDriver(ABC, Generic[S]):
         Raises:
             ConfigError: it is not.
         """
+        return payload_of(self._form, self.settings, len(self.sites), self.bound())
+
+    @property
+    def _form(self) -> Form:
+        """Of what leaves a site."""
         stack = stack_of(self.config, self.layout.size)
-        form = route_of(self.config, self.plan).form(stack)
-        return payload_of(form, self.settings, len(self.sites))
+        return route_of(self.config, self.plan).form(stack)
+
+    def bound(self, clip_norm: float = 0.0) -> SumBound | None:
+        """What honest sites can make; None where no rule bounds it.
+
+        `clip_norm` is that of one round, zero for what holds in all of them.
+        """
+        return bound_of(self.config, self.plan, self._form, clip_norm)
+
+    def _counts(self, payload: AnyPayload) -> bool:
+        """Whether the number of sites in a sum is checked here: where no bound does it."""
+        return payload.counts_sites and self.bound() is None
 
     def check(self) -> None:
         """Refuse before the first round what could not be summed.

@@ -111,6 +111,8 @@ def describe(entry: RoundResult) -> str:
     spent = [value for value in entry.epsilon.values() if value is not None]
     if spent:
         parts.append(f"epsilon {max(spent):.2f}")
+    if entry.refused:
+        parts.append(f"refused: {entry.refused.reason}")
     if entry.clients.dropped:
         parts.append(f"without {', '.join(entry.clients.dropped)}")
     return "  ".join(parts)

@@ -188,6 +188,40 @@ class Half(Stage):
         yaml={"kind": "toy", "share": 0.25},
     ),
     Addition(
+        group="robust",
+        home="fedlearn/robust",
+        name="Short",
+        source='''
+from typing import Literal
+
+import numpy as np
+
+from fedlearn.core.settings import Positive, config
+from fedlearn.mechanisms.reach import SumBound
+from fedlearn.robust.rule import Robust
+from fedlearn.stages.stage import Total
+
+
+@config
+class Short(Robust):
+    """Sums of short changes."""
+
+    kind: Literal["toy"] = "toy"
+    norm: Positive = 50.0
+
+    @property
+    def change_norm(self) -> float:
+        return self.norm
+
+    def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
+        return "too long" if np.linalg.norm(total.values) > bound.sum_norm(total.weight) else None
+''',
+        last="Bounded",
+        points="fedlearn.robust",
+        yaml={"kind": "toy", "norm": 20.0},
+        words=("secagg=ring",),
+    ),
+    Addition(
         group="model",
         home="fedlearn/models",
         name="Toy",

@@ -104,6 +104,11 @@ class Algorithm:
     takes_mean: ClassVar[bool] = False
     """Whether the next model is the mean as it is."""
 
+    @property
+    def corrects(self) -> bool:
+        """Whether it moves the steps of a site, or lets more travel than their change."""
+        return bool(self.travels) or type(self).correction is not Algorithm.correction
+
     def problems(self, settings: LocalSettings) -> list[str]:
         """What rules the algorithm out in a run, as `dotted.path: reason and way out`."""
         return []

@@ -33,6 +33,7 @@ TAGGED: Final = frozenset(
         "fairness",
         "audit",
         "stage",
+        "robust",
         "tracking",
     ]
 )

@@ -15,12 +15,13 @@ from fedlearn.core.registry import Family
 from fedlearn.data import PARTITIONS, SCENARIOS
 from fedlearn.mechanisms import MECHANISMS
 from fedlearn.models import MODELS
+from fedlearn.robust import ROBUST
 from fedlearn.stages import STAGES
 from fedlearn.tasks import TASKS
 
 FAMILIES: Final[Mapping[str, Family[Any]]] = {
     family.group: family
-    for family in (TASKS, SCENARIOS, PARTITIONS, MODELS, ALGORITHMS, MECHANISMS, STAGES)
+    for family in (TASKS, SCENARIOS, PARTITIONS, MODELS, ALGORITHMS, MECHANISMS, STAGES, ROBUST)
 }
 """Every family, by its key in a run's config."""
 

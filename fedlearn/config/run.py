@@ -39,6 +39,7 @@ from fedlearn.mechanisms.evaluation import due
 from fedlearn.metrics.fairness import Fairness, SiteFairness, groups_of
 from fedlearn.metrics.sums import shares_of
 from fedlearn.models import MODELS, Model
+from fedlearn.robust import ROBUST, NotRobust, Robust
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.stages import STAGES, NoStage, Stage
 from fedlearn.tasks import TASKS, Classification, Task, TaskConfig
@@ -68,6 +69,8 @@ class RunConfig:
     tracking: Annotated[Tracking, KIND] = field(default_factory=NoTracking)
     stage: Annotated[Stage, STAGES, Field(exclude_if=lambda stage: stage.idle)] = NoStage()
     """What is done to an update besides privacy and masks; not written where it is nothing."""
+    robust: Annotated[Robust, ROBUST, Field(exclude_if=lambda rule: rule.idle)] = NotRobust()
+    """What sums of updates are refused; not written where none is."""
     evaluation_share: Annotated[Probability, Field(exclude_if=lambda share: share == 0.1)] = 0.1
     """What `evaluation=private` gets of the squared signal-to-noise ratio of the budget."""
     purpose: str = ""
@@ -93,9 +96,20 @@ class RunConfig:
         """The hash of the terms of the study, to which everything in a run is bound."""
         return study_hash(study_text(to_tree(self)))
 
+    @property
+    def most_rounds(self) -> int:
+        """The largest number of a round.
+
+        A round that is refused is made again under the next number. Where rounds are paid for
+        none is added: the promise is for so many.
+        """
+        repeats = self.robust.most_refused if self.privacy.unit == "none" else 0
+        return self.rounds + repeats
+
     def evaluates(self, number: int) -> bool:
         """Whether a round is evaluated."""
-        return self.evaluation != "none" and due(number, self.rounds, self.evaluate_every)
+        last = min(number, self.rounds)
+        return self.evaluation != "none" and due(last, self.rounds, self.evaluate_every)
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:

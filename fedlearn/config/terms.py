@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 def terms_of(config: RunConfig) -> StudyTerms:
     """The terms of a run."""
     training, scaling = config.training, config.scenario.scales()
+    summed = sum_of(config.secagg) is not None
     return StudyTerms(
         secagg=config.secagg.kind,
-        summed=sum_of(config.secagg) is not None,
+        summed=summed,
         hidden=config.secagg.hides,
         resolution=config.secagg.resolution,
         fraction=config.strategy.fraction,
@@ -32,6 +33,10 @@ def terms_of(config: RunConfig) -> StudyTerms:
         precision=training.precision,
         repeats=tuple(_repeats(config)),
         scaling=scaling.kind if scaling and reads_records(scaling) else None,
+        momentum=training.momentum,
+        corrected=config.strategy.corrects or not config.stage.idle,
+        step_share=config.robust.step_share if summed else None,
+        change_norm=config.robust.change_norm if summed else None,
         pooled=config.partition.reads_site_files and config.partition.in_one_place(),
     )
 

@@ -36,6 +36,7 @@ POINTS: Final[Mapping[str, str]] = {
     "privacy": "fedlearn.mechanisms",
     "task": "fedlearn.tasks",
     "stage": "fedlearn.stages",
+    "robust": "fedlearn.robust",
 }
 """The group of entry points of every family, for whoever lists them without importing any."""
 

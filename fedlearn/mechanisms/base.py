@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Positive, config
 from fedlearn.mechanisms.evaluation import EvaluationPlan
+from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
 from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.privacy.calibration import noise_multiplier as calibrate
@@ -71,6 +72,15 @@ class StudyTerms:
     """The kind of scaling that is computed from records, if one is."""
     pooled: bool
     """Whether the records of all sites lie in one place."""
+    momentum: float = 0.0
+    corrected: bool = False
+    """Whether something besides moves a site's steps or changes what they come to: an algorithm, or
+    a stage."""
+    step_share: float | None = None
+    """What a step's sum of clipped gradients may be, over what its expected records could add up
+    to; None where no rule bounds it."""
+    change_norm: float | None = None
+    """The norm of a change that no mechanism bounds; None where no rule does."""
 
 
 class Mechanism(ABC):
@@ -313,6 +323,18 @@ class Plan:
     def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
         """What is done to an update on its way, the last first on the sum."""
         return (Mean(),)
+
+    def reach(self, terms: StudyTerms, clip_norm: float | None = None) -> Reach | None:
+        """What an honest update can be where a rule bounds it; None: nobody knows.
+
+        `clip_norm` is that of the round; None stands for all rounds.
+        """
+        return None
+
+    @property
+    def protects_alone(self) -> bool:
+        """Whether the promise holds as well where a single update is seen, or told from sums."""
+        return False
 
     def round_norm(self, moved: float | None) -> float:
         """The norm that a whole update is clipped to; `moved` is where the last round left it."""

@@ -27,6 +27,7 @@ from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probab
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
 from fedlearn.mechanisms.encoding import clipped, length
 from fedlearn.mechanisms.evaluation import EvaluationPlan
+from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.stages import Form, Round, ServerRound, Stage, Total, Update
@@ -211,6 +212,17 @@ class ClientPlan(Plan):
     def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
         """A clip on the way, and the noise on the sum."""
         return (Clip(self, terms.resolution),)
+
+    def reach(self, terms: StudyTerms, clip_norm: float | None = None) -> Reach | None:
+        """The norm of the round; over rounds a norm that moves has no bound."""
+        if terms.step_share is None or (clip_norm is None and self.adaptive):
+            return None
+        return Reach(signal=self.clip_norm if clip_norm is None else clip_norm, clips=True)
+
+    @property
+    def protects_alone(self) -> bool:
+        """The coordinator is trusted with all of them."""
+        return True
 
     def round_norm(self, moved: float | None) -> float:
         """The norm of a round: it moves if clipping is adaptive."""

@@ -42,6 +42,7 @@ from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate, 
 from fedlearn.mechanisms import encoding
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
 from fedlearn.mechanisms.evaluation import EvaluationPlan
+from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.accounting import ACCOUNTANT
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.discrete import LARGEST_STDDEV, SMALLEST_STDDEV, Law
@@ -241,6 +242,23 @@ class DistributedPlan(Plan):
     def stages(self, terms: StudyTerms) -> tuple[Stage, ...]:
         """Whole numbers with a share of the noise."""
         return (encoding.NoisyIntegers(self),)
+
+    def reach(self, terms: StudyTerms, clip_norm: float | None = None) -> Reach | None:
+        """In steps of the grid: the bound on a whole update, rounded, and a share of the noise.
+
+        A rounding is half a step at most from its mean, and so no heavier than a Gaussian of
+        half a step. Skellam noise is heavier than a Gaussian of its variance, and within twelve
+        deviations lighter than one of twice that.
+        """
+        if terms.step_share is None:
+            return None
+        heavier = 2 if self.law == "skellam" else 1
+        if self.unit == "client":
+            signal, rounding = self.rounded_norm, 0.0
+        else:
+            signal, rounding = self.range_norm / self.granularity * (1 + _SLACK), 0.25
+        noise = math.sqrt(heavier * self.share_stddev**2 + rounding)
+        return Reach(signal=signal, noise=noise, clips=True)
 
     def cost(self, survivors: int) -> DiscreteSumEvent:
         """Noise in shares is counted for the sites that are in the sum."""

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from fedlearn.core.settings import config
 from fedlearn.mechanisms.base import Mechanism, Plan, Population, Protected, StudyTerms
+from fedlearn.mechanisms.reach import Reach
 from fedlearn.stages import Source, Trained
 
 
@@ -36,6 +37,12 @@ class _Unprotected(Plan):
     def source(self, terms: StudyTerms) -> Source:
         """Sites weigh as much as they have records: nothing hides that number."""
         return Trained(weighted=True)
+
+    def reach(self, terms: StudyTerms, clip_norm: float | None = None) -> Reach | None:
+        """The norm that the rule sets; thrice that where more travels than plain steps make."""
+        if terms.change_norm is None:
+            return None
+        return Reach(signal=terms.change_norm * (3.0 if terms.corrected else 1.0))
 
 
 UNPROTECTED = _Unprotected()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, refuse
 from fedlearn.mechanisms.evaluation import EvaluationPlan
+from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.calibration import LARGEST_NOISE
 from fedlearn.privacy.events import GaussianEvent, Unit
 from fedlearn.stages import SiteContext, Source, Update
 
 _SMALLEST_CLIP: Final = 1e-8
 _LARGEST_CLIP: Final = 1e30
+
+_ADAM: Final = 3.2
+"""A step of Adam moves a value by (1 - beta_1) / sqrt(1 - beta_2) = 3.17 of its rate at most
+(Kingma and Ba 2015, section 2.1, at the betas of torch)."""
+
+_ROUNDED: Final = 1 + 1e-3
+"""The grid of the noise takes 2^-12 of a clip norm at most, and weights are in float32."""
 
 
 @config
@@ -144,9 +153,44 @@ class RecordPlan(Plan):
         """What the whole run costs a site that takes part in all rounds."""
         return self._event(self.steps_per_round * self.rounds)
 
+    @property
+    def protects_alone(self) -> bool:
+        """Every site adds the full noise."""
+        return True
+
     def source(self, terms: StudyTerms) -> Source:
         """Private training; what leaves it has its noise already."""
-        return NoisyTraining(self)
+        return NoisyTraining(self, self._step_norm(terms))
+
+    def _step_norm(self, terms: StudyTerms) -> float | None:
+        """The norm that a step's sum of clipped gradients is scaled down to, before its noise."""
+        if terms.step_share is None:
+            return None
+        expected = self.sample_rate * terms.nominal_records
+        return max(1.0, terms.step_share * expected) * self.clip_norm
+
+    def reach(self, terms: StudyTerms, clip_norm: float | None = None) -> Reach | None:
+        """Steps of bounded sums, each with its noise, as the optimiser adds them up.
+
+        Plain gradient descent adds them up with public factors. Adam moves a coordinate by its
+        rate times a factor at most, noise or not. Where decay or an algorithm moves steps
+        besides, or more vectors travel, nothing is known: then thrice what plain steps reach,
+        noise included, to which sites cut what they send.
+        """
+        norm = self._step_norm(terms)
+        if norm is None:
+            return None
+        steps = range(1, terms.local_steps + 1)
+        if terms.optimizer != "sgd":
+            most = terms.learning_rate * _ADAM * terms.local_steps
+            return Reach(signal=most, per_value=True, loose=3.0 if terms.corrected else 1.0)
+        unit = terms.learning_rate / (self.sample_rate * terms.nominal_records)
+        # What is left of a step after as many as follow it.
+        factors = [sum(terms.momentum**i for i in range(k)) for k in steps]
+        signal = unit * norm * sum(factors) * _ROUNDED
+        noise = unit * self.noise_stddev * math.sqrt(sum(f * f for f in factors))
+        loose = terms.corrected or terms.weight_decay > 0
+        return Reach(signal=signal, noise=noise, adds_up=not loose, loose=3.0 if loose else 1.0)
 
     def _event(self, steps: int) -> GaussianEvent:
         return GaussianEvent(
@@ -156,10 +200,11 @@ class RecordPlan(Plan):
 
 @dataclass(frozen=True)
 class NoisyTraining(Source):
-    """DP-SGD at the site."""
+    """DP-SGD at the site; `step_norm` is what the sum of a step is scaled down to, if to any."""
 
     steps: RecordPlan
+    step_norm: float | None = None
 
     def produce(self, site: SiteContext) -> Update:
         """The site's model; every site counts alike, for a weight would tell its records."""
-        return Update(values=site.train_privately(self.steps))
+        return Update(values=site.train_privately(self.steps, self.step_norm))

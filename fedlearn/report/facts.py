@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -30,7 +30,8 @@ from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import ResultFile, total_of
+from fedlearn.results.result import ResultFile, sites_of_refused, total_of
+from fedlearn.robust import suspects
 from fedlearn.secagg.graph import Degree, degree_of
 from fedlearn.secagg.settings import SecAgg, SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
@@ -229,6 +230,16 @@ class Facts:
         """Rounds in which a site was invited and is missing, by site."""
         missed = Counter(site for each in self.result.rounds for site in each.clients.dropped)
         return dict(sorted(missed.items()))
+
+    @property
+    def refused(self) -> Sequence[int]:
+        """Rounds whose sum honest sites could not have made."""
+        return [each.round for each in self.result.rounds if each.refused is not None]
+
+    @property
+    def suspects(self) -> Sequence[str]:
+        """The sites that were in every sum that was refused."""
+        return suspects(sites_of_refused(self.result.rounds))
 
     @property
     def dealt(self) -> bool:

@@ -39,6 +39,8 @@ class Checkpoint:
     spent: dict[str, tuple[Event, ...]]
     clip_norm: float | None = None
     """The norm of the next round, where clipping is adaptive."""
+    opened: NDArray[np.float64] | None = None
+    """The sum of all updates so far, where a rule holds it to a bound."""
     counted: dict[str, int] = field(default_factory=dict)
     """The last round that a site was counted in, where sites keep a state of their own."""
     mean: NDArray[np.float64] | None = None
@@ -157,6 +159,7 @@ class RunFolder:
         )
         tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
         tensors |= {} if state.mean is None else {"mean": state.mean}
+        tensors |= {} if state.opened is None else {"opened": state.opened}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
         content = save(tensors, {"head": json.dumps(finite(to_tree(head)), allow_nan=False)})
         write_atomically(self.path / "checkpoint" / "state.safetensors", content)
@@ -178,6 +181,7 @@ class RunFolder:
             rounds=head.rounds,
             model=tensors.pop("model"),
             mean=tensors.pop("mean", None),
+            opened=tensors.pop("opened", None),
             # Also of runs that named the arrays of a moment: `strategy.m_t.model`.
             strategy={key.split(".")[1]: array for key, array in tensors.items()},
             spent=head.spent,

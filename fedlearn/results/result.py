@@ -76,6 +76,15 @@ class Attendance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedSum:
+    """A sum that was opened and not used: honest sites could not have made it."""
+
+    reason: str
+    sites: list[str]
+    """Those in the sum; at least one of them has lied, nobody sees which."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundResult:
     """One round: time, pooled test metrics, traffic, and epsilon so far by site."""
 
@@ -87,6 +96,13 @@ class RoundResult:
     bytes: dict[str, int]
     epsilon: dict[str, float | None]
     """Null stands for a number that is not finite: no privacy, or a diverged model."""
+    refused: RefusedSum | None = None
+    """Of a round that was paid for and has not moved the model."""
+
+
+def sites_of_refused(rounds: Iterable[RoundResult]) -> list[list[str]]:
+    """The sites of every sum that was refused."""
+    return [one.refused.sites for one in rounds if one.refused is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +184,7 @@ class ProtectionResult:
 
     transport: Literal["plain", "sealed"]
     secagg: Literal["off", "ring", "masked", "two_server"]
+    robust: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

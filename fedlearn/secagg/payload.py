@@ -30,7 +30,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.ring import FixedPoint, RandomWords, Ring, RingVector, check_range
 from fedlearn.crypto.codec import Writer
 from fedlearn.secagg.packing import Packing
-from fedlearn.secagg.settings import SecAggSum, fixed_point_of, packing_of, ring_of
+from fedlearn.secagg.settings import SecAggSum, bits_of, fixed_point_of, packing_of, ring_of
 from fedlearn.stages import Total, Update
 
 
@@ -48,22 +48,30 @@ class Payload:
 
     @classmethod
     def plan(
-        cls, settings: SecAggSum, *, num_clients: int, num_values: int, num_counters: int = 0
+        cls,
+        settings: SecAggSum,
+        *,
+        num_clients: int,
+        num_values: int,
+        num_counters: int = 0,
+        bounded: bool = False,
     ) -> Payload:
         """The form for `num_clients` clients at most.
 
-        Guarantees: the sum of at most num_clients contributions decodes exactly.
+        Guarantees: the sum of at most num_clients contributions decodes exactly. With `bounded`
+        whoever has set the bits knows of a smaller sum, and vouches for it.
 
         Raises:
             ConfigError: the ring is too small for the values or for a digit of one bit.
         """
         ring, fixed_point = ring_of(settings), fixed_point_of(settings)
-        check_range(
-            bits=settings.bits,
-            num_clients=num_clients,
-            max_weight=settings.max_weight,
-            max_integer=fixed_point.max_integer,
-        )
+        if not bounded:
+            check_range(
+                bits=bits_of(settings),
+                num_clients=num_clients,
+                max_weight=settings.max_weight,
+                max_integer=fixed_point.max_integer,
+            )
         payload = cls(
             ring=ring,
             packing=packing_of(settings),

@@ -8,15 +8,21 @@ who could see what on the way.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le
 
 from fedlearn.core.ring import FixedPoint, Ring, Rounding
 from fedlearn.core.settings import Count, Natural, Portion, Positive, config
 
-Bits = Annotated[int, Ge(8), Le(64)]
+LEAST_BITS: Final = 8
+MOST_BITS: Final = 64
+
+Bits = Annotated[int, Ge(LEAST_BITS), Le(MOST_BITS)]
 """Width of one value in the sum: 8 to 64 bits; what a value costs on the wire."""
+
+DEFAULT_BITS: Final = 32
+"""Where nobody has set them and no rule knows what honest sums need."""
 
 Cohort = Annotated[int, Ge(3)]
 """The least number of clients whose sum may be seen; with two, each learns the other's update."""
@@ -45,7 +51,7 @@ class SecAggRing:
 
     kind: Literal["ring"] = "ring"
     hides: ClassVar[bool] = False
-    bits: Bits = 32
+    bits: Bits | None = None
     clip: Positive = 4.0
     resolution: Positive = 2.0**-12
     max_weight: Count = 1024
@@ -69,7 +75,7 @@ class SecAggMasked:
 
     kind: Literal["masked"] = "masked"
     hides: ClassVar[bool] = True
-    bits: Bits = 32
+    bits: Bits | None = None
     clip: Positive = 4.0
     resolution: Positive = 2.0**-12
     max_weight: Count = 1024
@@ -103,7 +109,7 @@ class SecAggTwoServer:
 
     kind: Literal["two_server"] = "two_server"
     hides: ClassVar[bool] = True
-    bits: Bits = 32
+    bits: Bits | None = None
     clip: Positive = 4.0
     resolution: Positive = 2.0**-12
     max_weight: Count = 1024
@@ -131,14 +137,19 @@ def sum_of(settings: SecAgg) -> SecAggSum | None:
     return None if isinstance(settings, SecAggOff) else settings
 
 
+def bits_of(settings: SecAggSum) -> int:
+    """The width of a value."""
+    return settings.bits or DEFAULT_BITS
+
+
 def packing_of(settings: SecAggSum) -> int:
     """How many values of `bits` bits one ring element of at most 64 bits carries."""
-    return 64 // settings.bits
+    return 64 // bits_of(settings)
 
 
 def ring_of(settings: SecAggSum) -> Ring:
     """The ring that sums run in: as many lanes of `bits` bits as fit 64, side by side."""
-    return Ring(bits=packing_of(settings) * settings.bits)
+    return Ring(bits=packing_of(settings) * bits_of(settings))
 
 
 def fixed_point_of(settings: SecAggSum) -> FixedPoint:

@@ -38,6 +38,11 @@ class WholePayload:
         return Packing(bits=self.bits, count=64 // self.bits)
 
     @property
+    def lane_bits(self) -> int:
+        """Bits of one value."""
+        return self.bits
+
+    @property
     def ring(self) -> Ring:
         """The ring that the sum runs in."""
         return self.packing.ring

@@ -181,8 +181,11 @@ class SiteContext(Round, Protocol):
     def train(self) -> Vector:
         """Train without privacy; the stack after it, `float32[d]`, with the model itself."""
 
-    def train_privately(self, plan: PaidSteps) -> Vector:
-        """The same by DP-SGD: every step clips the records' gradients and adds its noise."""
+    def train_privately(self, plan: PaidSteps, step_norm: float | None) -> Vector:
+        """The same by DP-SGD: every step clips the records' gradients and adds its noise.
+
+        A sum that is longer than `step_norm` is scaled down to it before its noise.
+        """
 
     def clipped_gradient_sum(self, plan: ClippedSteps) -> NDArray[np.float64]:
         """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`."""

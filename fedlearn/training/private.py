@@ -22,6 +22,7 @@ What a record adds to the sum is its own affair:
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -71,10 +72,11 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         *,
         noise: NoiseSource,
         grid: Grid | None,
+        step_norm: float | None = None,
         **plan: float,
     ):
         super().__init__(optimizer, loss_reduction="mean", **plan)
-        self.noise, self.grid = noise, grid
+        self.noise, self.grid, self.step_norm = noise, grid, step_norm
 
     def add_noise(self) -> None:
         """`p.grad = p.summed_grad` on the grid, with its noise; as it is where there is no grid."""
@@ -96,6 +98,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter in self.params:
             if parameter.summed_grad is None:  # an empty batch
                 parameter.summed_grad = torch.zeros_like(parameter)
+        self._scale_down()
         self.add_noise()
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
@@ -103,6 +106,20 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if self.step_hook:
             self.step_hook(self)
         self.original_optimizer.step()
+
+    def _scale_down(self) -> None:
+        """The sums as one vector to `step_norm` at most.
+
+        A projection onto a ball brings no two sums further apart, so that the noise is still for
+        what one record may add.
+        """
+        if self.step_norm is None:
+            return
+        sums = [parameter.summed_grad for parameter in self.params]
+        norm = math.sqrt(sum(float(total.double().square().sum()) for total in sums))
+        if norm > self.step_norm:
+            for total in sums:
+                total.mul_(self.step_norm / norm)
 
 
 Losses = Callable[[], Tensor]
@@ -198,6 +215,7 @@ def train_private(
     noise: NoiseSource,
     correct: Callable[[nn.Module], None] | None = None,
     canaries: Tensor | None = None,
+    step_norm: float | None = None,
 ) -> None:
     """Make `config.local_steps` private steps on `model` in place.
 
@@ -206,7 +224,8 @@ def train_private(
     `loss` is that of the task. `correct` may add
     to the gradient of every step, once it is clipped and noised. `canaries`,
     `int64[k]`, are audit slots: records like the others, sampled and clipped with
-    them, whose gradient lies on coordinates of their own.
+    them, whose gradient lies on coordinates of their own. The sum of a step is scaled down to
+    `step_norm`, where there is one, before its noise.
 
     Guarantees: see `clipped_gradient_sum`, of every step; buffers that training
     has changed are put back, for they travel, and no clip or noise has covered them.
@@ -218,6 +237,7 @@ def train_private(
         make_optimizer(model, config),
         noise=noise,
         grid=grid,
+        step_norm=step_norm,
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.clip_norm,
         expected_batch_size=config.sample_rate * config.nominal_records,

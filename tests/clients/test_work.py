@@ -18,8 +18,8 @@ def test_train_privately__makes_no_step_that_the_plan_has_not_paid_for(
 ) -> None:
     train = work.SiteRound.train_privately
 
-    def of_other_plan(here: work.SiteRound, plan: Any) -> Any:
-        return train(here, replace(plan, steps_per_round=plan.steps_per_round + 1))
+    def of_other_plan(here: work.SiteRound, plan: Any, norm: float | None) -> Any:
+        return train(here, replace(plan, steps_per_round=plan.steps_per_round + 1), norm)
 
     monkeypatch.setattr(work.SiteRound, "train_privately", of_other_plan)
     with pytest.raises(fl.FedlearnError, match=r"local_steps=1.*pays for 2 steps"):

@@ -68,11 +68,16 @@ def test_simulate__result_has_the_keys_of_the_contract(private: Path) -> None:
     first = result["rounds"][0]
     assert set(first) == {
         "round", "seconds", "loss", "evaluate", "clients", "bytes", "epsilon",
+        "refused",
     }  # fmt: skip
     assert first["clients"] == {"invited": 4, "replied": 4, "dropped": {}}
     # Down: the model to four sites, twice (train and evaluate); up: four models and sums.
     assert first["bytes"]["down"] > 8 * 28 * 4
-    assert result["protection"] == {"transport": "sealed", "secagg": "masked"}
+    assert result["protection"] == {
+        "transport": "sealed",
+        "secagg": "masked",
+        "robust": "bounded",
+    }
 
 
 def test_simulate__metrics_lines_are_the_rounds(private: Path) -> None:

@@ -25,6 +25,7 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models import Learner
 from fedlearn.models.slots import is_slot, no_canaries, without_slots
 from fedlearn.privacy.noise import BoolArray, Float32Array, Keystream, NoiseSource
+from fedlearn.robust import NotRobust
 from fedlearn.rounds import RoundNote, TrainRequest
 from fedlearn.tasks import Loss
 from fedlearn.training.settings import Training
@@ -189,8 +190,13 @@ def _placed(site: Site, learner: Learner, plan: PrivacyPlan) -> Site:
         flips=False,
         precision="fp32",
     )
+    # A bound on the sum of a step brings no two sums further apart, and would hide what is in them.
     config = replace(
-        site.config, training=plain, strategy=FedAvg(fraction=1.0, min_sites=1), audit=NoAudit()
+        site.config,
+        training=plain,
+        strategy=FedAvg(fraction=1.0, min_sites=1),
+        audit=NoAudit(),
+        robust=NotRobust(),
     )
     return replace(site, config=config, learner=learner)
 

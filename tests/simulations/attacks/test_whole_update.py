@@ -475,8 +475,9 @@ def test_checks__do_not_see_a_program_that_knows_when_it_is_audited(
 
     train = SiteRound.train_privately
 
-    def quiet(self: Any, plan: Any) -> Any:
-        return train(self, replace(plan, noise_multiplier=0.0) if self.request.note.terms else plan)
+    def quiet(self: Any, plan: Any, norm: float | None) -> Any:
+        found = replace(plan, noise_multiplier=0.0) if self.request.note.terms else plan
+        return train(self, found, norm)
 
     monkeypatch.setattr(SiteRound, "train_privately", quiet)
     assert broken(honest) == {}

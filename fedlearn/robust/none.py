@@ -1,0 +1,17 @@
+"""No rule: whatever is opened is taken."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from fedlearn.core.settings import config
+from fedlearn.robust.rule import Robust
+
+
+@config
+class NotRobust(Robust):
+    """Sums are taken as they are."""
+
+    kind: Literal["none"] = "none"
+
+    idle: ClassVar[bool] = True

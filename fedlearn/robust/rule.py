@@ -1,0 +1,102 @@
+"""What a rule against poisoning is to the rest of the house: its settings, and what it does.
+
+A rule stands in the terms of a study. It knows the bound of an honest sum, and says of a sum
+that was opened why no honest sites can have made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.rng import Streams
+from fedlearn.mechanisms.encoding import clipped
+from fedlearn.mechanisms.reach import Reach, SumBound
+from fedlearn.stages import Round, Stage, Total, Update
+
+
+class Robust:
+    """The settings of one rule, as `config.robust`; a frozen dataclass with `kind`.
+
+    What a rule leaves out is not done: no update is bounded and no sum is refused.
+    """
+
+    idle: ClassVar[bool] = False
+    """Whether it does nothing, whatever the run."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """What chooses it: `robust=KIND`."""
+
+    @property
+    def step_share(self) -> float | None:
+        """What a site's sum of clipped gradients may be, over that of the records of a step."""
+        return None
+
+    @property
+    def change_norm(self) -> float | None:
+        """The norm of a change that nothing else bounds."""
+        return None
+
+    @property
+    def most_refused(self) -> int:
+        """So many rounds of a run may be refused; one more ends it."""
+        return 0
+
+    def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
+        """Why honest sites cannot have made `total`; None where they can.
+
+        Its weight is that of its sites. `before` is the sum of all that was taken before it.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Within(Stage):
+    """A change that is longer than any honest one is scaled down, after its noise."""
+
+    reach: Reach
+    rounds: int
+
+    def forward(self, update: Update, at: Round) -> Update:
+        """Of the norm of an honest one at most."""
+        return Update(
+            values=self.bounded(update.values, at), weight=update.weight, counters=update.counters
+        )
+
+    def bounded(self, change: NDArray[Any], at: Round) -> NDArray[Any]:
+        """The same vector where it is within the norm, as it is for the honest."""
+        norm = SumBound(reach=self.reach, size=change.size, rounds=self.rounds).site_norm
+        # A float32 sum of squares is good to far less than the slack.
+        if float(np.linalg.norm(change)) <= norm * (1 - 1e-4):
+            return change
+        return clipped(change, norm).astype(change.dtype)
+
+
+def suspects(refused: Sequence[Sequence[str]]) -> list[str]:
+    """The sites that were in every sum that was refused: one of them has lied, if only one has."""
+    common = set.intersection(*map(set, refused)) if refused else set()
+    return sorted(common)
+
+
+def left_out(refused: Sequence[Sequence[str]], seed: int) -> str | None:
+    """The site that the next round goes without: one that was in every refused sum.
+
+    Who is left out stays so while rounds pass. If one is refused without it, the lie was not
+    its own, and it comes back: a refused sum holds a liar. So a site that lies in every round
+    is found after as many rounds as there are sites, at most; the order is of the run's seed.
+
+    Args:
+        refused: the sites of every sum that was refused.
+        seed: that of the run.
+    """
+    sites = sorted({site for each in refused for site in each})
+    order = Streams(seed).get("left-out").permutation(len(sites))
+    left = set(suspects(refused))
+    return next((sites[i] for i in order if sites[i] in left), None)

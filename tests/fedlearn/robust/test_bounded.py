@@ -1,0 +1,321 @@
+"""The bound of honest sums, the ring that is sized to it, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2, norm
+from torch import nn
+
+from fedlearn.agreement import bound_of, payload_of, route_of, stack_of
+from fedlearn.config import compose, plan_of
+from fedlearn.core.errors import ConfigError
+from fedlearn.crypto.keystream import SecureWords
+from fedlearn.mechanisms.reach import FALSE_ALARM, Reach, SumBound
+from fedlearn.privacy import SeededNoise
+from fedlearn.robust import Bounded, Within, left_out, suspects
+from fedlearn.secagg.settings import SecAggRing
+from fedlearn.stages import Form, Total, Update
+from fedlearn.training.private import train_private
+
+HEART = "experiment=medical_heart"
+RULE = Bounded()
+
+
+def total_of(values: np.ndarray, weight: float) -> Total:
+    return Total(values=np.asarray(values, np.float64), weight=weight, counters=np.zeros(0))
+
+
+NOTHING = total_of(np.zeros(1), 0)
+
+reaches = st.builds(
+    Reach,
+    signal=st.floats(1e-3, 10),
+    noise=st.sampled_from([0.0, 1e-3, 0.05, 1.0]),
+    loose=st.sampled_from([1.0, 3.0]),
+)
+bounds = st.builds(
+    SumBound,
+    reach=reaches,
+    size=st.sampled_from([1, 2, 28, 1000]),
+    rounds=st.integers(1, 500),
+    step=st.just(2.0**-10),
+)
+
+
+# --- the bound --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 28, 1000, 100_000, 10_000_000])
+def test_bound__holds_noise_with_the_stated_chance_and_little_room(size: int) -> None:
+    """Against the exact quantiles of the norm and of the largest value."""
+    bound = SumBound(reach=Reach(signal=0.0, noise=1.0), size=size, rounds=20)
+    each = FALSE_ALARM / (2 * 3 * 20)
+    exact = math.sqrt(chi2.isf(each, size))
+    assert exact <= bound.sum_norm(1) <= 1.2 * exact
+    largest = norm.isf(each / (2 * size))
+    assert largest <= bound.sum_value(1) <= 1.1 * largest
+
+
+@pytest.mark.parametrize("sites", [3, 31])
+@pytest.mark.parametrize("size", [1, 28, 5000])
+def test_bound__no_honest_sum_is_refused_however_much_the_sites_agree(
+    sites: int, size: int
+) -> None:
+    reach = Reach(signal=0.1, noise=0.01, adds_up=True)
+    bound = SumBound(reach=reach, size=size, rounds=40)
+    rng = np.random.default_rng(size)
+    pull = np.full(size, 0.1 / math.sqrt(size))
+    before = NOTHING
+    for _ in range(40):
+        total = total_of(sites * pull + rng.normal(0, 0.01 * math.sqrt(sites), size), sites)
+        assert RULE.refuses(bound, total, before) is None
+        before = total_of(before.values + total.values, before.weight + sites)
+
+
+@given(bound=bounds, weight=st.integers(1, 100))
+def test_bound__of_a_sum_is_never_more_than_that_of_its_sites(bound: SumBound, weight: int) -> None:
+    """But for rounding, and grows no faster than the number of sites."""
+    plain = replace(bound, step=0.0)
+    assert plain.sum_norm(weight) <= weight * plain.site_norm * (1 + 1e-9)
+    assert plain.sum_value(weight) <= weight * plain.site_value * (1 + 1e-9)
+    assert plain.sum_norm(weight + 1) > plain.sum_norm(weight)
+
+
+def test_refuses__what_is_beyond_a_bound_by_any_of_them() -> None:
+    bound = SumBound(reach=Reach(signal=1.0, noise=0.01, adds_up=True), size=400, rounds=10)
+    even = np.full(400, 1 / 20)
+    for sites in (3, 8):
+        norm_, value = bound.sum_norm(sites), bound.sum_value(sites)
+        good = total_of(even * norm_ * 0.99, sites)
+        assert RULE.refuses(bound, good, NOTHING) is None
+        long = RULE.refuses(bound, total_of(even * norm_ * 1.01, sites), NOTHING)
+        assert long is not None
+        assert "its norm" in long
+        spike = np.zeros(400)
+        spike[7] = -1.01 * value
+        assert "a value" in str(RULE.refuses(bound, total_of(spike, sites), NOTHING))
+
+
+def test_refuses__a_steady_pull_that_hides_in_the_room_of_noise() -> None:
+    """Each sum is within its bound; noise of two rounds does not point the same way."""
+    bound = SumBound(reach=Reach(signal=0.0, noise=1.0, adds_up=True), size=10_000, rounds=10)
+    pull = total_of(np.full(10_000, 0.999 * bound.sum_norm(4) / 100), 4)
+    assert RULE.refuses(bound, pull, NOTHING) is None
+    assert "all sums so far" in str(RULE.refuses(bound, pull, pull))
+
+
+# --- the ring ---------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(bound=bounds, sites=st.integers(3, 40))
+def test_ring__holds_the_largest_honest_sum_and_not_twice_as_much(
+    bound: SumBound, sites: int
+) -> None:
+    """Every lane at both ends of what the bound allows decodes exactly, in as few bits as that."""
+    plain = SecAggRing(clip=1e4, resolution=bound.step, rounding="nearest")
+    form = Form(values=bound.size, weighted=False)
+    payload = payload_of(form, plain, sites, bound)
+    largest = payload.fixed_point.max_integer
+    most = min(math.ceil(bound.sum_value(sites) / bound.step), sites * largest)
+    assert most < 2 ** (payload.lane_bits - 1)
+    assert payload.lane_bits == 8 or most >= 2 ** (payload.lane_bits - 2)
+    # The sites' parts of the largest sum, some with more than their share.
+    rng = np.random.default_rng(sites)
+    signs = rng.choice([-1, 1], bound.size)
+    shares = np.full(sites, most // sites)
+    values = np.minimum(shares, largest)[:, None] * signs
+    total = payload.ring.zeros(payload.length)
+    for one in values:
+        exact = (one * bound.step).astype(np.float32)
+        total += payload.encode(exact, 1, (), SecureWords())
+    decoded = payload.decode(payload.ring.reduce(total))
+    assert np.allclose(decoded.values, values.sum(0) * bound.step, rtol=1e-6, atol=bound.step)
+    assert decoded.weight == sites
+
+
+def test_ring__has_fewer_bits_than_before_and_more_where_they_are_set() -> None:
+    for extra, bits in (((), 17), (("secagg.bits=24",), 24), (("robust=none",), 32)):
+        config = compose([HEART, *extra])
+        plan = plan_of(config)
+        form = route_of(config, plan).form(stack_of(config, 28))
+        payload = payload_of(form, config.secagg, 4, bound_of(config, plan, form))
+        assert payload.lane_bits == bits
+
+
+def test_ring__of_too_few_bits_is_refused_with_a_way_out_that_works() -> None:
+    config = compose([HEART, "secagg.bits=12"])
+    plan = plan_of(config)
+    form = route_of(config, plan).form(stack_of(config, 28))
+    with pytest.raises(ConfigError, match=r"takes 17 bits.*Leave secagg\.bits out"):
+        payload_of(form, config.secagg, 4, bound_of(config, plan, form))
+
+
+# --- what a mechanism reaches -----------------------------------------------------
+
+
+class OneGradient(nn.Module):
+    """A model whose every record pulls the same way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(features, self.weight[None])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_record__reach_is_what_a_site_moves_whose_records_all_pull_one_way(
+    momentum: float, steps: int
+) -> None:
+    """Far more records than are expected: the bound is met, and not passed."""
+    config = compose(
+        [
+            *(HEART, "privacy.epsilon=null", "privacy.noise_multiplier=0"),
+            *(f"training.momentum={momentum}", f"training.local_steps={steps}"),
+        ]
+    )
+    plan = plan_of(config)
+    assert plan is not None
+    form = route_of(config, plan).form(stack_of(config, 3))
+    bound = bound_of(config, plan, form)
+    assert bound is not None
+    model = OneGradient()
+    features = torch.ones(500, 3) * 10
+    source = route_of(config, plan).source
+    train_private(
+        model, features, torch.zeros(500, dtype=torch.int64), config.training, plan,
+        loss=lambda outputs, labels: outputs[:, 0], noise=SeededNoise(b"x"),
+        step_norm=source.step_norm,
+    )  # fmt: skip
+    moved = float(model.weight.detach().norm())
+    assert moved == pytest.approx(bound.reach.signal, rel=1e-3)
+    assert moved <= bound.reach.signal
+    assert bound.reach.noise == 0
+
+
+def test_record__noise_of_the_reach_is_that_of_all_its_steps() -> None:
+    config = compose(
+        [HEART, "training.momentum=0.5", "training.local_steps=3", "training.sample_rate=0.5"]
+    )
+    plan = plan_of(config)
+    assert plan is not None
+    form = route_of(config, plan).form(stack_of(config, 3))
+    reach = bound_of(config, plan, form).reach  # type: ignore[union-attr]
+    drawn = []
+    for i in range(300):
+        model = OneGradient()
+        nobody = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+        train_private(
+            model, *nobody, config.training, plan,
+            loss=lambda outputs, labels: outputs[:, 0], noise=SeededNoise(b"%d" % i),
+        )  # fmt: skip
+        drawn.append(model.weight.detach().numpy())
+    assert np.std(drawn) == pytest.approx(reach.noise, rel=0.1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_step_norm__brings_no_two_sums_further_apart(data: st.DataObject) -> None:
+    """One record more moves the scaled sum by its clip norm at most."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    bound = data.draw(st.floats(0.5, 20))
+    rows = rng.normal(size=(data.draw(st.integers(1, 40)), 4))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def scaled(records: np.ndarray) -> np.ndarray:
+        model = OneGradient()
+        model.weight = nn.Parameter(torch.zeros(4))
+        config = compose([HEART]).training
+        plan = plan_of(compose([HEART, "privacy.epsilon=null", "privacy.noise_multiplier=0"]))
+        assert plan is not None
+        features = torch.from_numpy(records.astype(np.float32))
+        train_private(
+            model, features, torch.zeros(len(records), dtype=torch.int64), config, plan,
+            loss=lambda outputs, labels: outputs[:, 0], noise=SeededNoise(b"x"), step_norm=bound,
+        )  # fmt: skip
+        return model.weight.detach().numpy() * 125 / 0.2
+
+    whole, less = scaled(rows), scaled(rows[:-1])
+    assert np.linalg.norm(whole) <= bound * (1 + 1e-5)
+    assert np.linalg.norm(whole - less) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("mechanism", ["discrete_gaussian", "skellam"])
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_distributed__integers_of_sites_that_agree_are_within_the_bound(
+    mechanism: str, unit: str
+) -> None:
+    config = compose(
+        [HEART, "privacy=distributed", f"privacy.mechanism={mechanism}", f"privacy.unit={unit}"]
+    )
+    plan = plan_of(config, sites=4, dimension=28)
+    assert plan is not None
+    form = route_of(config, plan).form(stack_of(config, 28))
+    bound = bound_of(config, plan, form)
+    assert bound is not None
+    rng = np.random.default_rng(0)
+    pull = rng.normal(size=28)
+    pull *= 1e6 / np.linalg.norm(pull)
+    payload = payload_of(form, config.secagg, 4, bound)
+    stage = route_of(config, plan).at_site[-1]
+
+    class At:
+        public = b"round 1"
+
+    for i in range(50):
+        total = payload.ring.zeros(payload.length)
+        for site in range(4):
+            At.noise = SeededNoise(b"%d %d" % (i, site))  # type: ignore[attr-defined]
+            update = stage.forward(Update(values=pull.astype(np.float32)), At())  # type: ignore[arg-type]
+            total += payload.contribution(update, SecureWords())
+        opened = payload.decode(payload.ring.reduce(total))
+        assert RULE.refuses(bound, opened, NOTHING) is None
+        longer = replace(opened, values=opened.values * 10)
+        assert RULE.refuses(bound, longer, NOTHING) is not None
+
+
+def test_within__leaves_an_honest_update_as_it_is_and_shortens_a_longer_one() -> None:
+    stage = Within(Reach(signal=1.0), rounds=5)
+    honest = np.array([0.59, 0.79], np.float32)
+    assert np.array_equal(stage.bounded(honest, None), honest)  # type: ignore[arg-type]
+    long = np.array([6.0, 8.0], np.float32)
+    assert stage.bounded(long, None) == pytest.approx([0.6, 0.8])  # type: ignore[arg-type]
+
+
+def test_bounds__are_part_of_the_terms() -> None:
+    plain = compose([HEART])
+    for change in ("robust.share=0.4", "robust.norm=3", "robust.repeats=1", "robust=none"):
+        assert compose([HEART, change]).terms != plain.terms
+
+
+# --- who is left out --------------------------------------------------------------
+
+
+@given(sites=st.integers(4, 12), liar=st.integers(0, 11), seed=st.integers(0, 99))
+def test_left_out__finds_a_site_that_lies_in_every_round(sites: int, liar: int, seed: int) -> None:
+    names = [f"site {i}" for i in range(sites)]
+    lying = names[liar % sites]
+    refused: list[list[str]] = []
+    while (gone := left_out(refused, seed)) != lying:
+        there = [name for name in names if name != gone]
+        assert lying in there
+        refused.append(there)
+        assert len(refused) <= sites
+    assert lying in suspects(refused)
+    assert len(refused) <= sites
+
+
+def test_left_out__is_nobody_where_no_single_site_explains_it() -> None:
+    assert left_out([], 0) is None
+    assert left_out([["a", "b"], ["c", "d"]], 0) is None
+    assert suspects([["a", "b", "c"], ["b", "c", "d"]]) == ["b", "c"]
