@@ -14,7 +14,7 @@ PRIVATE: Final = 0o600
 """The mode of a file that only its user may read."""
 
 DAMAGED_ARRAYS: Final = (
-    *(KeyError, ValueError, EOFError, NotImplementedError, RecursionError, SyntaxError),
+    *(KeyError, ValueError, EOFError, RuntimeError, SyntaxError),
     *(zlib.error, BadZipFile, TokenError),
 )
 """What reading a `.npz` file leads to that is none: NumPy parses a header as Python."""
