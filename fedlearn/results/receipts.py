@@ -24,7 +24,8 @@ from fedlearn.privacy import Event
 FOLDER: Final = "receipts"
 """In the folder of a run, and in that of a coordinator."""
 
-_LARGEST_FILE: Final = 1 << 18
+_LARGEST: Final = 1 << 18
+"""Characters of a receipt, all of which are of one byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ def from_json(text: str) -> Receipt:
     Raises:
         DataError: it is none, or not signed by the key that it names.
     """
+    if len(text) > _LARGEST:  # what is kept must be read again
+        raise DataError(f"is no receipt: it has more than {_LARGEST} characters")
     try:
         receipt = decode(Receipt, text)
     except (ConfigError, RecursionError) as error:
@@ -86,7 +89,7 @@ def from_json(text: str) -> Receipt:
     sized = (receipt.key, PUBLIC_BYTES), (receipt.signature, SIGNATURE_BYTES)
     sound = all(re.fullmatch("[0-9a-f]{64}", one) for one in digests)
     sound &= all(re.fullmatch(f"[0-9a-f]{{{2 * size}}}", one) for one, size in sized)
-    sound &= bool(re.fullmatch("[0-9a-f]{32}", receipt.run_id)) and receipt.number >= 1
+    sound &= bool(re.fullmatch("[0-9a-f]{32}", receipt.run_id)) and 1 <= receipt.number < 1 << 63
     if not sound or site_name_problem(receipt.site):
         raise DataError("is no receipt: a number, a name or a hash in it is none")
     if not receipt.is_signed:
@@ -145,7 +148,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _read(path: Path) -> Receipt:
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE)
+            content = file.read(_LARGEST + 2)
         return from_json(content.decode())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

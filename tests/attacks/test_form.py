@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from clients import sitefile
 from clients.records import own_data
 from fedlearn import flower
-from fedlearn.core.errors import DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
-from fedlearn.data import Images, OwnText, Pool, Scenario, load_pool
+from fedlearn.data import Csv, Images, MedMnist, OwnText, Pool, Scenario, load_pool
 from fedlearn.data.scenario import Reading
+from fedlearn.data.tables.scaling import Ranges
 from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.rounds import Description
 from server.deployment import composed
@@ -188,6 +192,9 @@ def test_image__that_cannot_be_read_is_left_out_alone(tmp_path: Path) -> None:
     scenario = Images(path=str(tmp_path), classes=("a", "b"), size=8, colour="grey")
     before = by_record(scenario)
     (tmp_path / "a" / "3.png").write_bytes(b"\x89PNG\r\n")
+    # Pillow has no error of its own for it: NotImplementedError.
+    head = struct.pack("<7I44x2I48x", 124, 0, 8, 8, 0, 0, 0, 32, 0x9A)
+    (tmp_path / "a" / "4.dds").write_bytes(b"DDS " + head)
     (tmp_path / "c").mkdir()
     assert by_record(scenario).sha256 == before.sha256
     (tmp_path / "a" / "1.png").unlink()
@@ -195,6 +202,78 @@ def test_image__that_cannot_be_read_is_left_out_alone(tmp_path: Path) -> None:
     assert len(by_record(scenario)) == 1
     with pytest.raises(DataError, match=r"damaged|not an image"):
         scenario.load(Reading(streams=Streams(0), cache=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["30,1,x,", "30,1,,x", "30,1,,,", "30,1,,,x", f'"{"3" * 140_000}",1', f"{'3' * (1 << 21)},"],
+)
+def test_row__that_holds_more_than_others_takes_no_other_along(tmp_path: Path, extra: str) -> None:
+    """More cells than there are names, or a cell that is longer than a reader usually takes."""
+    path, rows = tmp_path / "table.csv", [f"{20 + i},{i % 2}{',' * (i % 3)}" for i in range(8)]
+    scenario = Csv(
+        path=str(path), label="ill", numeric=("age",), classes=("0", "1"), gaps=(),
+        scaling=Ranges(columns={"age": (0, 100)}),
+    )  # fmt: skip
+    pools = []
+    for more in ([], [extra]):
+        path.write_text("\n".join(["age,ill,,", *rows, *more]) + "\n")
+        pools.append(by_record(scenario))
+    mine, theirs = pools
+    assert mine.task == theirs.task
+    assert len(mine) == 8
+    assert (theirs.features[:8] == mine.features).all()
+
+
+def test_label_of_an_image__that_is_no_class_leaves_it_out_alone(tmp_path: Path) -> None:
+    path, images = tmp_path / "images.npz", np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
+    scenario = MedMnist(path=str(path), classes=("a", "b"))
+    pools = []
+    for label in (None, 2, -1, 999_999):
+        labels = np.array([0, 1, 1, 0, 1] + ([] if label is None else [label]))
+        arrays = {"train_images": images[: len(labels)], "train_labels": labels}
+        np.savez(path, test_images=images[:2], test_labels=np.array([0, 1]), **arrays)
+        pools.append(by_record(scenario))
+    assert {pool.sha256 for pool in pools} == {pools[0].sha256}
+
+
+@pytest.mark.parametrize("scaling", ["ranges", "standardise_per_site"])
+def test_scaling_by_records__is_refused_also_where_it_is_the_sites_own(
+    tmp_path: Path, scaling: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a run that is about records of another kind there is no scaling to refuse."""
+    lab = Lab.make(tmp_path)
+    form = "numeric: [age, pressure], categories: {sex: [f, m]}, gaps: [], classes: ['0', '1']"
+    for site in SITES:
+        path = lab.world.site_file(site)
+        own = f"drop: [name], {form}, scaling: {{kind: {scaling}}}"
+        path.write_text(path.read_text().replace("drop: [name]", own))
+    words = [word for word in STUDY if not word.startswith("scenario")]
+    asked = lab.again(replace(composed(["scenario=fashion", *words]), out=lab.config.out))
+    with caplog.at_level(logging.INFO):
+        if scaling == "ranges":
+            asked.federate().run_round(1)
+        else:
+            with pytest.raises(DataError, match="its records cannot be used"):
+                asked.federate()
+    assert ("scenario.scaling: must be given" in caplog.text) == (scaling != "ranges")
+
+
+def test_run__has_no_word_in_how_many_images_a_site_may_hold(tmp_path: Path) -> None:
+    """Whether they fit would tell how many there are."""
+    for own in (Images(path="mine", classes=("a", "b")), MedMnist(path="mine.npz")):
+        asked = replace(own, path="theirs", max_gigabytes=1e-9)
+        assert own.agreed(asked) == own
+
+
+def test_list_of_tokens__is_read_where_the_sites_own_file_says_and_nowhere_else() -> None:
+    run = OwnText(path="x", label="label", tokenizer=Tokenizer(vocabulary="/home/owner/models"))
+    site = OwnText(path="texts.jsonl", label="label")
+    with pytest.raises(ConfigError, match=r"scenario\.tokenizer\.vocabulary"):
+        site.agreed(run)
+    named = replace(site, tokenizer=run.tokenizer)
+    assert named.agreed(run) == named
+    assert site.agreed(replace(run, tokenizer=Tokenizer())) == site
 
 
 def by_record(scenario: Scenario) -> Pool:

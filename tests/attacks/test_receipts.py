@@ -16,6 +16,7 @@ from clients.ledger import hash_chain
 from fedlearn import flower
 from fedlearn.cli import main
 from fedlearn.core.errors import PrivacyError
+from fedlearn.privacy.events import GaussianEvent
 from fedlearn.results import receipts
 from fedlearn.results.receipts import Receipt
 from server.admission import Admission
@@ -25,6 +26,7 @@ from server.stop import Stop
 from tests.attacks.lab import SITES, Lab, write_table
 
 VICTIM = SITES[0]
+STEP = GaussianEvent(noise_multiplier=1.0, sample_rate=0.5, steps=1)
 
 
 class Study:
@@ -128,6 +130,25 @@ def test_receipt__of_another_run_or_site_is_not_taken(
     assert of_victim(folder) == []
     assert f"{VICTIM} gives no receipt" in (folder / "run.log").read_text()
     assert receipts.last_of(study.last, VICTIM) == old
+
+
+@pytest.mark.parametrize("change", [{"number": 10**300}, {"spent": (STEP,) * 5000}])
+def test_receipt__that_could_not_be_kept_ends_no_run(
+    study: Study, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """Its number is in the name of a file, and the file must be read again."""
+    honest = app.sign
+
+    def odd(ledger: Any, identity: Any, **more: Any) -> Receipt:
+        given = honest(ledger, identity, **more)
+        return replace(given, **change).signed(identity) if ledger.site == VICTIM else given
+
+    monkeypatch.setattr(app, "sign", odd)
+    folder = study.run()
+    assert '"status": "finished"' in (folder / "result.json").read_text()
+    assert of_victim(folder) == []
+    assert f"{VICTIM} gives no receipt" in (folder / "run.log").read_text()
+    assert len(receipts.read(folder)) == 2 * (len(SITES) - 1)
 
 
 def test_run__ends_well_where_a_site_gives_no_receipt_at_its_end(study: Study) -> None:

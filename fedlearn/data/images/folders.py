@@ -99,11 +99,11 @@ class Images(Scenario):
         )
 
     def agreed(self, of_run: Scenario) -> Scenario:
-        """The run's, of the site's own folder and share of test records."""
+        """The run's, of the site's own folder and share of test records, in memory of its own."""
         if not isinstance(of_run, Images):
             return self
-        share = self.test_fraction
-        return replace(of_run, path=self.path, sites=self.sites, test_fraction=share)
+        own = {name: getattr(self, name) for name in ("path", "sites", "test_fraction")}
+        return replace(of_run, **own, max_gigabytes=self.max_gigabytes)
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,9 @@ def read_image(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDAr
             f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, all of which would be in "
             "memory at once; make it smaller or remove it"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: is damaged ({error}); remove or restore it") from error
+    except Exception as error:  # each of Pillow's readers has errors of its own
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path}: is damaged ({reason}); remove or restore it") from error
     small = flat.resize((size, size), Image.Resampling.BILINEAR)
     pixels: NDArray[np.uint8] = np.asarray(small, np.uint8).reshape(size, size, -1)
     return pixels

@@ -26,7 +26,7 @@ from fedlearn.data.datasets import archives
 from fedlearn.data.images.medmnist_sets import SETS
 from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.partition import sites_of_groups
-from fedlearn.data.pool import Pool
+from fedlearn.data.pool import Pool, taken
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.tasks import ClassificationTask, ImageInput
 
@@ -90,11 +90,14 @@ class MedMnist(Scenario):
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
     def agreed(self, of_run: Scenario) -> Scenario:
-        """The run's, of the site's own file and all of it: nobody else says which part is whose."""
+        """The run's, of the site's own file and all of it, in memory of its own: nobody else says
+        which part is whose."""
         if not isinstance(of_run, MedMnist):
             return self
-        own = {"path": self.path, "groups": self.groups, "num_sites": self.num_sites}
-        return replace(of_run, **own)  # type: ignore[arg-type]
+        own: dict[str, Any] = {
+            name: getattr(self, name) for name in ("path", "groups", "num_sites", "max_gigabytes")
+        }
+        return replace(of_run, **own)
 
 
 def _path(config: MedMnist, cache: Path) -> Path:
@@ -122,6 +125,12 @@ def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Rea
     ]
     is_train = np.repeat([True, False], [len(part) for part in labels])
     together = np.concatenate(labels)
+    sound = np.ones(len(together), np.bool_)
+    if reading.by_record and config.classes:
+        sound = (together >= 0) & (together < len(config.classes))
+        together = np.where(sound, together, 0)
+    else:
+        _check_labels(path, together)
     classes = _classes(config, path, together)
     seen = np.bincount(together[is_train], minlength=len(classes))
     refuse(
@@ -131,7 +140,7 @@ def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Rea
     )
     groups = _groups(config, path, file, [len(part) for part in labels])
     images = [as_records(_array(path, file, f"{part}_images")) for part in parts]
-    return Pool(
+    pool = Pool(
         name=config.name or path.stem,
         task=ClassificationTask(input=form, classes=classes),
         features=np.concatenate(images),
@@ -141,6 +150,7 @@ def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Rea
         notes=tuple(_notes(path, groups, is_train)),
         left_open=() if config.classes or config.name else ("scenario.classes",),
     )
+    return pool if sound.all() else taken(pool, np.flatnonzero(sound))
 
 
 def _shape(path: Path, file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
@@ -173,9 +183,13 @@ def _labels(path: Path, file: np.lib.npyio.NpzFile, part: str, count: int) -> ND
     flat = values.reshape(-1)
     if len(flat) != count:
         raise DataError(f"{path}: {count} {part}_images and {len(flat)} {name}")
-    if count and not 0 <= flat.min() <= flat.max() < _MAX_CLASSES:
-        raise DataError(f"{path}: {name} holds {flat.min()} to {flat.max()}; classes count from 0")
     return flat.astype(np.int64)
+
+
+def _check_labels(path: Path, labels: NDArray[np.int64]) -> None:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < _MAX_CLASSES:
+        found = f"{labels.min()} to {labels.max()}"
+        raise DataError(f"{path}: labels hold {found}; classes count from 0")
 
 
 def _classes(config: MedMnist, path: Path, labels: NDArray[np.int64]) -> tuple[str, ...]:

@@ -312,6 +312,9 @@ def _left_open(config: Csv, features: Sequence[Column]) -> Iterator[str]:
         yield "scenario.times"
     if not config.classes:
         yield "scenario.classes"
+    if scaling.reads_records(config.scaling):
+        # A site's own way, where the run's records are of another kind.
+        yield "scenario.scaling"
 
 
 def _contents(config: Csv, table: Table) -> Iterator[bytes]:

@@ -46,6 +46,8 @@ SEPARATORS: dict[str, Separator] = {",": "comma", ";": "semicolon", "\t": "tab",
 _CHARACTERS = {name: character for character, name in SEPARATORS.items()}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _FIRST = re.compile(r"[\r\n]*([^\r\n]+)")
+csv.field_size_limit(2**31 - 1)  # a contract may be longer than the 2^17 characters of the default
+
 _BLOCK = 4096
 """Rows that are held as such, until they are in Arrow's columns."""
 
@@ -133,7 +135,8 @@ def read_table(
 
     """
     errors = "replace" if by_record else "strict"
-    table, ragged = _parse(path, read_text(path, encoding, errors=errors), separator)
+    text = read_text(path, encoding, errors=errors)
+    table, ragged = _parse(path, text, separator, by_record=by_record)
     problems = _separator_problems(path, table.header, separator) or [
         *_header_problems(path, table.header, "line 1")
     ]
@@ -221,10 +224,14 @@ def parse_text(path: Path, text: str, separator: Separator) -> Table:
     return _parse(path, text, separator)[0]
 
 
-def _parse(path: Path, text: str, separator: Separator) -> tuple[Table, list[int]]:
+def _parse(
+    path: Path, text: str, separator: Separator, *, by_record: bool = False
+) -> tuple[Table, list[int]]:
     """The table, and the lines of the rows that were made to fit its header."""
     found = _by_arrow(text, _CHARACTERS[separator])
     read = _by_python(path, text, _CHARACTERS[separator]) if found is None else found
+    if by_record:
+        return _of_header(read)
     wide = len(read.header) if read.beyond else _width(read.header, read.columns)
     table = Table(
         header=tuple(name.strip() for name in read.header[:wide]),
@@ -233,6 +240,19 @@ def _parse(path: Path, text: str, separator: Separator) -> tuple[Table, list[int
     )
     whole = wide == len(read.header)
     return table, [line for line, size in read.sizes.items() if size < wide or whole]
+
+
+def _of_header(read: _Read) -> tuple[Table, list[int]]:
+    """The columns that have a name, whatever the rows hold, and the lines of rows that hold less
+    or more: which columns there are no single row decides."""
+    wide, most = _width(read.header, ()), len(read.header)
+    header = tuple(name.strip() for name in read.header[:wide])
+    table = Table(header=header, columns=tuple(read.columns[:wide]), lines=read.lines)
+    ragged = {line for line, size in read.sizes.items() if not wide <= size <= most}
+    for beside in read.columns[wide:]:
+        filled = beside.rows(~beside.among(("",)))
+        ragged.update(read.lines[filled].tolist())
+    return table, sorted(ragged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,7 +341,9 @@ def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str
 def _width(header: Sequence[str], columns: Sequence[Cells]) -> int:
     """Without last columns that have neither a name nor a cell: separators at the ends of lines."""
     wide = len(header)
-    while wide > 1 and not any((header[wide - 1].strip(), *columns[wide - 1].texts())):
+    while wide > 1 and not header[wide - 1].strip():
+        if columns and any(columns[wide - 1].texts()):
+            break
         wide -= 1
     return wide
 

@@ -26,7 +26,7 @@ from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
 from fedlearn.data.texts.documents import pool_of
-from fedlearn.data.texts.tokens import Tokenizer
+from fedlearn.data.texts.tokens import MINILM, Tokenizer
 from fedlearn.tasks import LabelColumn
 
 Flags = NDArray[np.bool_]
@@ -47,9 +47,22 @@ class OwnTexts(Scenario):
     tokenizer: Tokenizer
 
     def agreed(self, of_run: Scenario) -> Scenario:
-        """The site's own, with the tokens and the classes of the run."""
+        """The site's own, with the tokens and the classes of the run.
+
+        Raises:
+            ConfigError: the list of tokens is in a folder that the site's own file does not name.
+        """
         if not isinstance(of_run, OwnTexts):
             return self
+        wanted, own = of_run.tokenizer.vocabulary, self.tokenizer.vocabulary
+        if of_run.tokenizer.kind == "wordpiece" and wanted not in (MINILM, own):
+            raise ConfigError(
+                [
+                    f"scenario.tokenizer.vocabulary={wanted}: reads a folder that this site's file "
+                    "does not name; put it there, under data.tokenizer.vocabulary, or choose "
+                    f"{MINILM}"
+                ]
+            )
         shared: dict[str, Any] = {"tokenizer": of_run.tokenizer}
         shared["classes"] = of_run.classes or self.classes
         return replace(self, **shared)  # type: ignore[type-var]

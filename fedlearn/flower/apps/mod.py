@@ -426,12 +426,18 @@ class Exchange:
 
         Raises:
             PrivacyError: the app was refused a budget, or has spent none where it must.
+            FedlearnError: the app has failed; its own words, which may be of records, are logged.
         """
         token = spending.set(self._pay)
         try:
             reply = self.call_next(
                 with_content(self.message, self.asked.content), self.site.context
             )
+        except FedlearnError as error:
+            if not self.refused:
+                log.exception("the app failed on %s", self._kind)
+                raise FedlearnError(f"its app failed ({type(error).__name__})") from None
+            raise self.refused[0] from None
         finally:
             spending.reset(token)
         if self.refused:

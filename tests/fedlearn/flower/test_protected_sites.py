@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, Krum
 
 from clients.app_owner import load
 from clients.ledger.report import LedgerReport, verify
-from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
+from fedlearn.core.errors import ConfigError, DataError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import new_identity, pin_roster, public_path, sign_roster
 from fedlearn.flower import Protection, protect, read_refusal, secure, spend
@@ -346,6 +346,17 @@ def test_policy__that_demands_privacy_lets_nothing_out_that_was_not_paid_for(
     mod = protect(site=site_files(tmp_path))
     with pytest.raises(PrivacyError, match="the app has spent nothing"):
         with_files(tmp_path, mod)
+
+
+def test_app__that_fails_on_a_record_tells_the_server_nothing_of_it(tmp_path: Path) -> None:
+    def fails(content: RecordDict, context: Context) -> RecordDict:
+        raise DataError("line 17: Ada Lovelace has no diagnosis")
+
+    tapped_app = make_client(protect(site=site_files(tmp_path), spends=STEP), train=fails)
+    with pytest.raises(ProtocolError, match=r"its app failed \(DataError\)") as caught:
+        run(TappedGrid(tapped_app, 5), protection=Protection())
+    assert "Lovelace" not in str(caught.value)
+    assert spent(tmp_path, 2).spent == (STEP,)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "several_labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, "14 labels per image"),
     "label_floats": ({"train_labels": np.zeros(12)}, "classes are whole numbers"),
     "too_few_labels": ({"train_labels": np.zeros(11, np.uint8)}, "12 train_images and 11"),
-    "negative": ({"train_labels": np.full(12, -1)}, "holds -1 to -1; classes count from 0"),
+    "negative": ({"train_labels": np.full(12, -1)}, "labels hold -1 to 1; classes count from 0"),
     "empty_class": ({"train_labels": np.zeros(12, np.uint8)}, "class '1' has no training image"),
     "objects": ({"train_labels": np.array([None] * 12)}, "cannot be read as a .npz file"),
 }
