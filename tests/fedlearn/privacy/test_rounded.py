@@ -10,6 +10,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -161,6 +164,43 @@ def test_rounded__once_decided_no_further_digit_changes_it() -> None:
     assert undecided > 100
 
 
+@pytest.mark.parametrize("bits", [4, 5, 20, 64, 128])
+def test_rounded__margin_holds_three_times_what_further_digits_may_move(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box of digits has its extremes at its corners, which are computed in other ways.
+
+    Of every term four times as much is counted: of three none can be halved. At the smallest
+    radii it is the logarithm that is open, at the largest the turn.
+    """
+    seen = list[tuple[int, int, int]]()
+    monkeypatch.setattr(rounded, "_nearest", lambda *found: seen.append(found) or 0)
+    most, stddev = 1 << bits, 3.7
+    radii = angles = range(most)
+    if bits > 8:
+        radii = [1, 2, 3, 1000, most // 3, most // 2, most - most // 9]
+        angles = [0, 1, most // 8, most // 4 - 1, most // 4, most // 3, most // 2, most - 1]
+    least = math.inf
+    for radius in radii:
+        for angle in angles:
+            seen.clear()
+            rounded._pair(radius, angle, bits, stddev)  # of some it asks for more digits at once
+            with mpmath.workdps(80):
+                corners = zip(*_corners(radius, angle, bits), strict=True) if seen else ()
+                for (value, scale, margin), ends in zip(seen, corners, strict=True):
+                    middle, around = (mpmath.mpf(x) / 2**scale for x in (value, margin))
+                    far = max(abs(stddev * end - middle) for end in ends)
+                    least = min(least, float(around / far))
+    assert 3 <= least < (4.6 if bits > 8 else math.inf)
+
+
+def _corners(radius: int, angle: int, bits: int) -> list[tuple[mpmath.mpf, mpmath.mpf]]:
+    """The standard normals of a pair at the ends of what its digits leave open."""
+    turns = [2 * mpmath.mpf(angle + more) / 2**bits for more in (0, 1)]
+    lengths = [mpmath.sqrt(-2 * mpmath.log(mpmath.mpf(radius + more) / 2**bits)) for more in (0, 1)]
+    return [(x * mpmath.cospi(turn), x * mpmath.sinpi(turn)) for x in lengths for turn in turns]
+
+
 class Given(Keystream):
     """A stream whose first words are known, under a key of its own."""
 
@@ -193,6 +233,17 @@ def test_keystream__further_digits_are_those_of_the_word_alone() -> None:
     assert stream.further(7, 192) >> 128 == stream.further(7, 64)
     assert not seen & set(stream.words(1000).tolist())
     assert Keystream(b"k" * 32).further(7, 64) not in seen
+
+
+def test_keystream__no_block_of_the_cipher_is_taken_twice() -> None:
+    """Not for words, nor for the further digits of one and of its neighbours."""
+    key = secrets.token_bytes(32)
+    stream = Keystream(key)
+    words = stream.words(64).tobytes() + stream.words(64).tobytes()
+    assert words == Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(1024))
+    further = [stream.further(word, 8 * 1024).to_bytes(1024, "big") for word in range(100)]
+    taken = [part[i : i + 16] for part in (words, *further) for i in range(0, 1024, 16)]
+    assert len(set(taken)) == len(taken) == 101 * 64
 
 
 # --- On a device --------------------------------------------------------------------
