@@ -20,8 +20,10 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, load_vector, to_vector
 from fedlearn.mechanisms import RecordPlan
 from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
+from fedlearn.models.slots import attach
 from fedlearn.models.tabular import Tabular
 from fedlearn.privacy import SeededNoise, SystemNoise
+from fedlearn.privacy.rounded import grid_for
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import private
@@ -286,6 +288,35 @@ def test_private__a_step_releases_whole_steps_of_a_public_grid_a_clip_norm_apart
     for n in (1, 7, 40):
         apart = torch.linalg.vector_norm(released(n) - released(n - 1))
         assert 0.29 < apart <= plan.clip_norm
+
+
+@pytest.mark.parametrize(("slots", "counted"), [(0, 1 << 16), (7, 1 << 16), (70_000, 70_000)])
+def test_grid__is_that_of_all_coordinates_that_are_trained(slots: int, counted: int) -> None:
+    """Beside it one for 2^16 slots or more: the room for rounding grows with the dimension."""
+    model = nn.Sequential(*(nn.Linear(300, 300) for _ in range(3)))
+    model[0].weight.requires_grad = False  # the first of all
+    attach(model, slots)
+    plan = replace(PLAN, clip_norm=0.3, noise_multiplier=2.5)
+    assert private.grid_of(model, plan) == grid_for(2.5, 0.3, 2 * 90_000 + 3 * 300 + counted)
+    assert private.grid_of(model, PLAN) is None
+
+
+@pytest.mark.parametrize("step_norm", [None, 6.5, 7.0, 1e3])
+def test_optimizer__a_longer_sum_is_shortened_as_one_vector_and_no_other_is_moved(
+    step_norm: float | None,
+) -> None:
+    model = nn.ParameterList([torch.zeros(2), torch.zeros(1, 3)])
+    optimizer = PrivateOptimizer(
+        torch.optim.SGD(model.parameters(), lr=1.0), noise=SystemNoise(), grid=None,
+        step_norm=step_norm, noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=4,
+    )  # fmt: skip
+    parts = [[3.0, -2.0], [[0.0, 0.0, 6.0]]]  # of norm 7 together
+    for parameter, part in zip(model, parts, strict=True):
+        parameter.summed_grad = torch.tensor(part, dtype=torch.float64)
+    optimizer.release()
+    scale = 6.5 / 7 if step_norm == 6.5 else 1.0
+    for parameter, part in zip(model, parts, strict=True):
+        assert torch.allclose(parameter, -torch.tensor(part) * scale / 4, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("engine", ["fast", "opacus"])
