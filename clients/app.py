@@ -22,7 +22,7 @@ from clients.form import hold_form
 from clients.ledger.receipts import check_grown, sign
 from clients.outside import of_records, outside
 from clients.owner import Owner, admit, deployed_owner, owner_of
-from clients.secagg import client_of, secagg_step
+from clients.secagg import client_of, proposed_cohort, secagg_step
 from clients.site import Site, name_of, open_site
 from clients.supernode.deployed import commitment, deployed_site, is_deployed
 from fedlearn import __version__, flower
@@ -62,7 +62,8 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
 
 def _admit(message: Message, config: RunConfig, owner: Owner) -> None:
     note = flower.read_note(message)
-    run_id, cohort = (note.run_id, note.cohort) if note else ("", None)
+    # Of a masked sum whoever is in it counts, and not what a note says of them.
+    run_id, cohort = (note.run_id, note.cohort) if note else ("", proposed_cohort(message))
     admit(owner, config, run_id=run_id, cohort=cohort, now=datetime.now(UTC))
 
 

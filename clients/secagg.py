@@ -78,6 +78,18 @@ def _protocol_round(context: Context, step: str, request: bytes) -> int:
     return int(str(stored["round"]))
 
 
+def proposed_cohort(message: Message) -> int | None:
+    """How many sites are in the masked sum that a message proposes; None if it proposes none.
+
+    Raises:
+        ProtocolError: its parameters are not well-formed.
+    """
+    if message.metadata.message_type != f"{flower.SECAGG}advertise":
+        return None
+    request = flower.read_small_bytes(message.content, "secagg")
+    return None if request is None else len(params_of(request).cohort)
+
+
 def params_of(request: bytes) -> Params:
     """The parameters that a request proposes.
 

@@ -15,11 +15,12 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fedlearn import flower
 from fedlearn.config import RunConfig, decode, encode
 from fedlearn.config.study import OF_ONE_MACHINE, study_text
-from fedlearn.core.errors import ProtocolError
+from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.flower import private
 from fedlearn.rounds import TermsOffer
 from server.deployment import composed
+from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab
 
 VICTIM, LAST = SITES[0], SITES[-1]
@@ -245,3 +246,18 @@ def test_ledger__says_under_which_terms_was_spent(tmp_path: Path) -> None:
     assert f'"terms":"{lab.config.terms.hex()}"' in lab.world.ledger(VICTIM).read_text().replace(
         ": ", ":"
     )
+
+
+@pytest.mark.parametrize("said", [4, 3])
+def test_cohort__is_that_of_the_masks_and_not_what_a_note_says(
+    tmp_path: Path, said: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four sites may lie here, and the owner asks for a half: two, but one of three."""
+    policy = STRICT + "  min_corrupt_fraction: 0.5\n"
+    words = ("secagg.corrupt_fraction=0.0", "secagg.corrupt_sites=1")
+    lab = Lab.make(tmp_path, *words, policy=policy)
+    federation, note = lab.federate(), Federation._note
+    monkeypatch.setattr(Federation, "_note", lambda self, number, _: note(self, number, said))
+    with pytest.raises(PrivacyError, match=r"policy\.min_corrupt_fraction"):
+        federation.run_round(1)
+    assert {lab.spent_at(site) for site in SITES} == {0}
