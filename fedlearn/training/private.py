@@ -326,10 +326,9 @@ def clipped_gradient_sum(
     Guarantees:
         bounded: adding or removing a record moves the sum by at most `plan.clip_norm`, whatever
             the weights of the model, the record and the others are, and replacing one by at
-            most twice that. Exactly so but for the rounding of the sum over a part in float32
-            (parts are added up in float64): below 1e-3 of the norm for 100,000 records that
-            pull one way. The random views of the other records are taken to be the same: they
-            are secret and independent of who else is there.
+            most twice that. Exactly so but for rounding in float64: below 1e-4 of the norm for
+            100,000 records of 128 positions. The random views of the other records are taken
+            to be the same: they are secret and independent of who else is there.
         finite: a record without a finite gradient adds nothing.
         silent: nothing is raised for what records hold.
     """

@@ -27,6 +27,7 @@ from fedlearn.training.dp.contribution import (
     Contribution,
     ghost_squared_norms,
     instantiated,
+    pieces,
     scaled,
 )
 from fedlearn.training.dp.layer import Call, Layer, PerSample, Rule
@@ -55,8 +56,8 @@ class _Shape:
     groups: int
     weight: tuple[int, ...]  # as the module holds it
 
-    def weight_gradient(self, x: Tensor, g: Tensor, samples: int = 1) -> Tensor:
-        """The weight gradient; with `samples`, of as many convolutions laid side by side."""
+    def weight_gradient(self, x: Tensor, g: Tensor, samples: int) -> Tensor:
+        """The weight gradient of as many convolutions as there are `samples`, side by side."""
         out_channels = g.shape[1]
         in_channels = x.shape[1] // (samples * self.groups)
         # Only the shape of the weight matters to its gradient.
@@ -171,11 +172,11 @@ def _ghost(parameter: str, shape: _Shape, x: Tensor, g: Tensor) -> Contribution:
     widths = (x.shape[1] * places, g.shape[1])
 
     def combine(factors: Tensor, x: Tensor, g: Tensor) -> Tensor:
-        if x.numel() < g.numel():
-            x = scaled(factors, x)
-        else:
-            g = scaled(factors, g)
-        return shape.weight_gradient(x, g).view(shape.weight)
+        total = g.new_zeros((widths[1], widths[0]), dtype=torch.float64)
+        for some in pieces(len(g), positions * sum(widths), g):
+            wide = scaled(factors[some].double(), g[some].double())
+            total.addbmm_(wide.flatten(2), _patches(shape, x[some].double()).transpose(1, 2))
+        return total.view(shape.weight)
 
     return Contribution(
         parameter=parameter,

@@ -31,7 +31,7 @@ _TRIED: WeakKeyDictionary[nn.Module, set[tuple[Hashable, bool]]] = WeakKeyDictio
 class ClippedSum:
     """What one batch gave; only `sums` is fit to be released, and only with noise.
 
-    `sums`: by parameter name, the sum over samples of the clipped gradient.
+    `sums`: by parameter name, the sum over samples of the clipped gradient, in float64.
     `norms`: float[batch], norms before clipping (upper bounds within 1e-5).
     `losses`: float[batch]. `dropped`: bool[batch], samples left out because
     their gradient was not finite.
@@ -53,8 +53,8 @@ class ClippedGradients:
         exact: the sum equals that of Opacus' per-sample gradients, to rounding.
         bounded: adding or removing one sample changes the sum by at most
             `sensitivity` in Euclidean norm, whatever the sample, the scale or
-            the precision of the forward pass. Norms and sums are computed in
-            float32 (float64 for a float64 model) from the same kept tensors.
+            the precision of the forward pass. Norms are computed in float32 (float64
+            for a float64 model) and sums in float64, from the same kept tensors.
         alone: what a sample adds is a function of that sample and of the number of rows,
             and of no other sample, bit for bit, on a machine and for a number of rows where
             `rows` are the same. With a fixed number of rows the bound then holds whatever the
@@ -155,14 +155,15 @@ class ClippedGradients:
 
         This is where Opacus' `DPOptimizer` looks for the sum that it adds noise
         to: `add_noise` next, then divide by the public expected batch size.
-        Several micro-batches before one optimizer step give exactly the sum of
-        the whole batch; `DPOptimizer.zero_grad` starts the next one.
+        Several micro-batches before one optimizer step give the sum of the whole
+        batch, but for rounding: that optimizer wants the parameter's precision.
+        `DPOptimizer.zero_grad` starts the next one.
         """
         clipped = self.step(per_sample_loss)
         for name, parameter in self._parameters.items():
             before = getattr(parameter, "summed_grad", None)
             after = clipped.sums[name] if before is None else before + clipped.sums[name]
-            parameter.summed_grad = after  # type: ignore[attr-defined]
+            parameter.summed_grad = after.to(_wide(parameter))  # type: ignore[attr-defined]
         return clipped
 
     def _check_unchanged(self) -> None:
@@ -208,7 +209,7 @@ def clipped_sum(
         name: (
             contributions[name].weighted_sum(factors[clipping.group_of[name]], left_out)
             if name in contributions
-            else torch.zeros_like(parameter, dtype=_wide(parameter))
+            else torch.zeros_like(parameter, dtype=torch.float64)
         )
         for name, parameter in parameters.items()
     }

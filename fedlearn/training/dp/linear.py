@@ -17,6 +17,7 @@ from fedlearn.training.dp.contribution import (
     ghost_squared_norms,
     instantiated,
     outer_squared_norms,
+    pieces,
     scaled,
     squared_norms,
     weighted_sum,
@@ -35,6 +36,9 @@ _ROWS = 128
 
 _SHORTEST = 64
 """Norms of shorter parts of a row would be a list as long as what they are the norms of."""
+
+_LONG = 4
+"""So many times more of a product at once, or its sum would be read and written too often."""
 
 
 def _contributions(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribution]:
@@ -132,12 +136,11 @@ def _block(columns: int) -> int | None:
 
 
 def _sum(factors: Tensor, x: Tensor, g: Tensor) -> Tensor:
-    # Scaling is a pass over memory, so the narrower factor is scaled.
-    if x.shape[2] < g.shape[2]:
-        x = scaled(factors, x)
-    else:
-        g = scaled(factors, g)
-    return g.flatten(0, 1).T @ x.flatten(0, 1)
+    total = g.new_zeros((g.shape[2], x.shape[2]), dtype=torch.float64)
+    for some in pieces(len(g), (x[0].numel() + g[0].numel()) // _LONG or 1, g):
+        wide = scaled(factors[some].double(), g[some].double())
+        total.addmm_(wide.flatten(0, 1).T, x[some].double().flatten(0, 1))
+    return total
 
 
 LINEAR = Rule(name="linear", contributions=_contributions)

@@ -40,8 +40,9 @@ def _looked_up(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribu
     rows = module.num_embeddings
 
     def combine(factors: Tensor, ids: Tensor, g: Tensor) -> Tensor:
-        table = g.new_zeros(rows, width)
-        return table.index_add_(0, ids.flatten(), scaled(factors, g).flatten(0, 1))
+        table = g.new_zeros(rows, width, dtype=torch.float64)
+        wide = scaled(factors.double(), g.double())
+        return table.index_add_(0, ids.flatten(), wide.flatten(0, 1))
 
     return [
         Contribution(

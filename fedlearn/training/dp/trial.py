@@ -117,7 +117,7 @@ def _apart(
         total = (
             found[name].weighted_sum(counted.to(norms.dtype), masked)
             if name in found
-            else torch.zeros_like(truth[name])
+            else torch.zeros_like(truth[name], dtype=torch.float64)
         )
         apart = (total - truth.get(name, torch.zeros_like(total))).norm()
         if apart > close * scale + _NOTHING:

@@ -145,7 +145,7 @@ def test_bound__holds_for_the_rounded_gradients_of_bfloat16(name: str) -> None:
                 return losses_of(model(x)).float()
 
         clipped = engine.step(losses)
-        assert all(value.dtype == torch.float32 for value in clipped.sums.values())
+        assert all(value.dtype == torch.float64 for value in clipped.sums.values())
         assert oracle.norm(clipped.sums) <= engine.sensitivity
         # Not by clipping to nothing: the bound is met to rounding.
         assert oracle.norm(clipped.sums) >= 0.9999 * min(0.01, float(clipped.norms[0]))
@@ -159,7 +159,7 @@ def test_bound__holds_for_a_model_in_bfloat16(case: Case) -> None:
         model, x = model.bfloat16(), x if case.ids else x.bfloat16()
         engine = ClippedGradients(model, clip_norm=0.01)
         clipped = engine.step(lambda model=model, x=x: losses_of(model(x), case.axis).float())  # type: ignore[misc]
-        assert {value.dtype for value in clipped.sums.values()} == {torch.float32}
+        assert {value.dtype for value in clipped.sums.values()} == {torch.float64}
         assert oracle.norm(clipped.sums) <= engine.sensitivity
         assert oracle.norm(clipped.sums) >= 0.9999 * min(0.01, float(clipped.norms[0]))
 
@@ -208,3 +208,30 @@ def test_bound__adding_a_sample_moves_the_sum_by_at_most_the_sensitivity() -> No
         without = engine.step(lambda rest=rest: losses_of(model(x[rest]))).sums  # type: ignore[misc]
         moved = {k: whole[k].double() - without[k].double() for k in whole}
         assert oracle.norm(moved) <= engine.sensitivity * (1 + 1e-6)
+
+
+ADDED = {
+    "linear": (nn.Linear(2, 2), torch.ones(512, 2)),
+    "linear, over positions": (nn.Linear(40, 40), torch.ones(512, 1, 40)),
+    "convolution, written out": (nn.Conv2d(1, 1, 1), torch.ones(512, 1, 2, 2)),
+    "convolution, by factors": (nn.Conv2d(8, 8, 1), torch.ones(512, 8, 1, 1)),
+    "embedding": (nn.Embedding(1, 2), torch.zeros(512, 1, dtype=torch.int64)),
+    "norm": (nn.LayerNorm(2), torch.tensor([[-1.0, 1.0]]).repeat(512, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_bound__nobody_changes_how_others_are_rounded(name: str) -> None:
+    """In float32 the small ones are lost after the large ones and count before them."""
+    model, x = ADDED[name]
+    pull = torch.cat([torch.ones(256), torch.full((256,), 2.0**-16)])
+    engine = ClippedGradients(model, clip_norm=1e3, trial=False)
+
+    def total(pull: Tensor) -> dict[str, Tensor]:
+        found = engine.step(lambda: model(x).flatten(1).sum(1) * pull)
+        return {name: value.double() for name, value in found.sums.items()}
+
+    one, other = total(pull), total(pull.roll(-1))
+    assert max(float(value.abs().max()) for value in one.values()) > 250
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-12, atol=1e-9)

@@ -67,4 +67,4 @@ def test_opacus__zero_grad_starts_a_new_sum() -> None:
     optimizer.zero_grad()
     engine.accumulate(lambda: losses_of(model(x)))
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.summed_grad, first.sums[name])
+        torch.testing.assert_close(parameter.summed_grad, first.sums[name].float())
