@@ -9,8 +9,10 @@ records are looked at.
 Tried is what an engine makes of a record (its loss, its gradient and its norm), by any of them:
 
 - with other records in the place of the rest, so that every record is once without every other:
-  ordinary ones, all the same, very large, very small, zero, not a number;
-- after other records have gone through, and on a copy that saw others first;
+  ordinary ones, all the same, very large, very small, zero, not a number; and those of such kinds
+  beside ordinary ones, for what is missing or extreme may be filled in from the others;
+- after other records have gone through, and on a copy that saw others first; graded as well, for
+  what training keeps may be used there alone;
 - in other places, and among fewer or more.
 
 What moves by the others, or by what went before, is refused; what moves in the last bits or by
@@ -115,6 +117,8 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
         made_up.check_first(fresh, few)
         with rows_by(config.dp_engine, model) as rows:
             apart = made_up.apart_in_company(rows, few)
+            if sizes[-1] > few:
+                made_up.check_largest(rows, sizes[-1])
             _stand_still(model, config.dp_engine)
             found = made_up.alike(rows, sizes) if apart else ()
         note_alike(model, sizes, found)
@@ -216,14 +220,22 @@ class _MadeUp:
     def check_first(self, fresh: nn.Module, few: int) -> None:
         """Refuse a model that goes on as its first records made it; `fresh` has seen none.
 
+        Whether it is trained or graded; buffers are put back after training.
+
         Raises:
             ConfigError: it does.
         """
-        other = replace(self, model=fresh)
+        other, still = replace(self, model=fresh), _float_buffers(fresh)
         other.losses(slice(few, 2 * few))()
         own = slice(0, few)
-        if _moved((self.losses(own)(),), (other.losses(own)(),), own, own):
-            raise ConfigError([_REMEMBERS])
+        for model in (self.model, fresh):
+            _put_back(model, still)
+        # Trained last, for then both have seen the same.
+        for training in (False, True):
+            for model in (self.model, fresh):
+                model.train(training)
+            if _moved((self.losses(own)(),), (other.losses(own)(),), own, own):
+                raise ConfigError([_REMEMBERS])
 
     def apart_in_company(self, rows: _Engine, few: int) -> bool:
         """Whether what is made of a record is the same, bit for bit, whoever is beside it.
@@ -232,25 +244,46 @@ class _MadeUp:
             ConfigError: it is something else, or was after others had gone through.
         """
         own, others = slice(0, few), slice(few, 2 * few)
-        before, exact = rows(self.losses(own)), True
-        for kept, kind in _companies(few):
-            beside = [
-                torch.where(_like(kept.to(mine.device), mine[own]), mine[own], kind(mine[others]))
-                for mine in self.inputs
-            ]
+        before, found = rows(self.losses(own)), 0.0
+
+        def beside(kept: Tensor, mine: _Kind, kind: _Kind, company: slice) -> _Rows:
+            return rows(
+                partial(
+                    self.run,
+                    self.model,
+                    *(
+                        torch.where(_like(kept, v[own]), mine(v[own]), kind(v[company]))
+                        for v in self.inputs
+                    ),
+                )
+            )
+
+        for kept, kind, strange in _companies(few, self.inputs[0].device):
             try:
-                found = rows(partial(self.run, self.model, *beside))
+                found = max(found, _moved(before, beside(kept, _SAME, kind, others), kept, kept))
+                if strange:
+                    one, other = (beside(kept, kind, _SAME, by) for by in (own, others))
+                    found = max(found, _moved(one, other, kept, kept, before))
             except Exception as error:  # noqa: BLE001  (numbers that somebody's code need not take)
                 log.info("made-up records of a kind could not be tried: %s", error)
-                continue
-            moved = _moved(before, found, kept, kept)
-            if moved > _MOVED:
+            if found > _MOVED:
                 raise ConfigError([_MIXES])
-            exact = exact and not moved
         rows(self.losses(others))
         if _moved(before, rows(self.losses(own)), own, own):
             raise ConfigError([_REMEMBERS])
-        return exact
+        return not found
+
+    def check_largest(self, rows: _Engine, largest: int, whole: _Rows | None = None) -> None:
+        """Refuse a model that mixes where there are so many; `whole` is what it makes of them.
+
+        Raises:
+            ConfigError: it does.
+        """
+        whole = rows(self.losses(slice(0, largest))) if whole is None else whole
+        for half in range(min(2, largest)):
+            own = slice(half, None, 2)
+            if _moved(whole, self._half(rows, torch.arange(largest), half), own, own) > _MOVED:
+                raise ConfigError([_MIXES])
 
     def alike(self, rows: _Engine, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The sizes among which every row is alike: all, the largest, or none.
@@ -264,9 +297,7 @@ class _MadeUp:
         for half in range(min(2, largest)):
             if _moved(whole, self._half(rows, order, half), order[half::2], slice(half, None, 2)):
                 # By their places, which is a matter of the machine, or by the others?
-                places, own = torch.arange(largest), slice(half, None, 2)
-                if _moved(whole, self._half(rows, places, half), own, own) > _MOVED:
-                    raise ConfigError([_MIXES])
+                self.check_largest(rows, largest, whole)
                 return ()
         # Every row in one place of each size is enough: in the largest all places are alike.
         for size in sizes[:-1]:
@@ -280,12 +311,16 @@ class _MadeUp:
         return rows(self.losses(_doubled(order, half).to(self.inputs[0].device)))
 
 
-def _companies(rows: int) -> Iterator[tuple[Tensor, _Kind]]:
-    """Which rows stay, `bool[rows]`, and what becomes of the rest: of any two, each stays alone."""
-    bits = (rows - 1).bit_length()
-    halves = [(torch.arange(rows) >> bit) % 2 == side for bit in range(bits) for side in (0, 1)]
+def _companies(rows: int, device: torch.device) -> Iterator[tuple[Tensor, _Kind, bool]]:
+    """Which rows stay, `bool[rows]`, and what becomes of the rest: of any two, each stays alone.
+
+    And whether those that stay are to be tried as such as well: once for every strange kind.
+    """
+    bits, places = (rows - 1).bit_length(), torch.arange(rows, device=device)
+    halves = [(places >> bit) % 2 == side for bit in range(bits) for side in (0, 1)]
     for i in range(max(len(halves), len(_KINDS))):
-        yield halves[i % len(halves)], _KINDS[i % len(_KINDS)]
+        kind = _KINDS[i % len(_KINDS)]
+        yield halves[i % len(halves)], kind, _ORDINARY <= i < len(_KINDS)
 
 
 _Kind = Callable[[Tensor], Tensor]
@@ -302,8 +337,10 @@ def _numbers(change: _Kind) -> _Kind:
     return changed
 
 
+_SAME: Final[_Kind] = lambda values: values  # noqa: E731  (one of its kind)
+
 _KINDS: Final[tuple[_Kind, ...]] = (
-    lambda values: values,
+    _SAME,
     lambda values: values[:1].expand_as(values),
     _numbers(lambda values: values * 1e4),
     _numbers(lambda values: values * 1e30),
@@ -313,22 +350,50 @@ _KINDS: Final[tuple[_Kind, ...]] = (
 )
 """What made-up records become beside which others stay as they are."""
 
+_ORDINARY: Final = 2
+"""So many kinds, the first, are records like any other."""
+
+
+def _float_buffers(model: nn.Module) -> list[dict[str, Tensor]]:
+    """Copies of those that a step puts back, by module."""
+    return [
+        {n: b.clone() for n, b in m._buffers.items() if b is not None and b.is_floating_point()}
+        for m in model.modules()
+    ]
+
+
+def _put_back(model: nn.Module, still: list[dict[str, Tensor]]) -> None:
+    for module, buffers in zip(model.modules(), still, strict=True):
+        module._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+
 
 def _like(rows: Tensor, values: Tensor) -> Tensor:
     return rows.view(-1, *[1] * (values.dim() - 1))
 
 
-def _moved(one: _Rows, other: _Rows, here: slice | Tensor, there: slice | Tensor) -> float:
-    """By how much rows differ, over the largest number of their kind: 0 where no bit does."""
+def _moved(
+    one: _Rows,
+    other: _Rows,
+    here: slice | Tensor,
+    there: slice | Tensor,
+    usual: _Rows | None = None,
+) -> float:
+    """By how much rows differ, over the largest number of their kind: 0 where no bit does.
+
+    Or over the largest one that is `usual`, where that is larger.
+    """
     if len(one) != len(other):
         return math.inf
     found = 0.0
-    for a, b in zip(one, other, strict=True):
+    for a, b, known in zip(one, other, one if usual is None else usual, strict=True):
         if a.shape[1:] != b.shape[1:]:
             return math.inf
         mine, its = a[here], b[there]
         if not torch.allclose(mine, its, rtol=0, atol=0, equal_nan=True):
-            moved = float(((mine - its).abs().max() / mine.abs().max()).double())
+            same = (mine == its) | (mine.isnan() & its.isnan())
+            apart = (mine - its).abs().masked_fill(same, 0).max()
+            largest = torch.maximum(*(v.abs().nan_to_num(0, 0).max() for v in (mine, known)))
+            moved = float((apart / largest).double())
             found = max(found, moved if math.isfinite(moved) else math.inf)
     return found
 

@@ -137,7 +137,7 @@ def weighted_sum(factors: Tensor, gradients: Tensor) -> Tensor:
     """Sum over samples of `factors[i] * gradients[i]`: float64, shaped like one gradient."""
     rows, wide = _flat(gradients), factors.double()
     columns = max(1, at_once(rows) // max(1, len(rows)))
-    parts = [wide @ some.double() for some in rows.split(columns, 1)]
+    parts = [wide @ some.double() for some in torch.split(rows, columns, 1)]
     return torch.cat(parts).view(gradients.shape[1:])
 
 

@@ -86,6 +86,10 @@ MIXING: dict[str, Before] = {
     "only where others are alike": lambda _, x: x * (1 + (x == x.mode(0).values).float().mean()),
     "only in parts of many": lambda _, x: _counted(x, 40),
     "without a gradient": lambda _, x: x - x.detach().mean(0),
+    "where a number is missing": lambda _, x: torch.where(x.isnan(), x.nanmean(0), x),
+    "where a number is zero": lambda _, x: torch.where(x == 0, x.amax(0), x),
+    "where a number is extreme": lambda _, x: torch.where(x.abs() > 9, x.median(0).values, x),
+    "only in parts of many, where it trains": lambda m, x: _counted(x, 40) if m.training else x,
 }  # fmt: skip
 
 KEEPING: dict[str, Before] = {
@@ -94,6 +98,7 @@ KEEPING: dict[str, Before] = {
     "the first batch": lambda m, x: x - m.kept.setdefault("first", x.mean(0)),
     "how many batches there were": lambda m, x: x / (1 + _count(m)),
     "an attribute": lambda m, x: x * _attribute(m, x),
+    "what is used where it does not train": lambda m, x: _graded(m, x),
 }  # fmt: skip
 
 
@@ -105,6 +110,13 @@ def _running(model: Own, x: Tensor) -> Tensor:
 def _count(model: Own) -> int:
     model.kept["count"] = model.kept.get("count", 0) + 1
     return model.kept["count"]
+
+
+def _graded(model: Own, x: Tensor) -> Tensor:
+    if model.training:
+        model.kept["mean"] = x.detach().mean(0)
+        return x
+    return x - model.kept.get("mean", 0)
 
 
 def _attribute(model: Own, x: Tensor) -> Tensor:
