@@ -87,6 +87,27 @@ def test_client__refuses_a_sum_of_fewer_than_its_owner_wants_to_be_among() -> No
     assert clients[A].agree(request)
 
 
+def test_client__takes_part_in_no_graph_whose_parts_are_smaller_than_its_owner_wants() -> None:
+    """In a complete one there are no parts, and its own number is no matter."""
+    large = federation(70)
+    names, params = large.names, large.params()
+    part = 1 + 2 * params.threshold - params.neighbours
+    assert 3 < part < params.neighbours < 69
+    for wanted, given in ((part, large), (5, FED)):
+        policy = replace(given.policy(names[0]), min_cohort=wanted)
+        assert ClientSession(identity(names[0]), policy).advertise(given.params().encode())
+    policy = replace(large.policy(names[0]), min_cohort=part + 1)
+    session = ClientSession(identity(names[0]), policy)
+    refuse(f"parts of {part} could be opened", lambda: session.advertise(params.encode()))
+
+
+def test_client__refuses_a_cohort_that_no_masks_are_safe_for() -> None:
+    params = replace(FED.params(), cohort=(A, B, C))
+    policy = replace(FED.policy(A), settings=replace(FED.settings, corrupt_sites=2))
+    session = ClientSession(identity(A), policy)
+    refuse("no masks of 3 sites withstand 2", lambda: session.advertise(params.encode()))
+
+
 def test_client__refuses_strangers_in_the_cohort() -> None:
     params = FED.params(cohort=[*FED.names, "sybil-1", "sybil-2"])
     refuse("not on the roster: sybil-1, sybil-2", lambda: FED.client(A).advertise(params.encode()))
@@ -160,6 +181,17 @@ def signed_by(name: str, params: Params, cipher_key: bytes, mask_key: bytes) -> 
     fields = params.context(), name.encode(), cipher_key, mask_key
     signature = identity(name).sign("secagg/keys", *fields)
     return RoundKeys(cipher_key=cipher_key, mask_key=mask_key, signature=signature)
+
+
+def test_client__refuses_keys_of_a_site_that_is_not_in_the_cohort() -> None:
+    """It stands on the roster and has signed them for this very round."""
+    four = FED.params(cohort=(A, B, C, D))
+    clients, server = {name: FED.client(name) for name in (A, B, C, D)}, FED.server(four)
+    requests = run_until(FED, "share", clients, server)
+    roll = decode(Roll, requests[A], four.context())
+    more = forge(roll, E, signed_by(E, four, os.urandom(32), os.urandom(32)))
+    error = refuse("not in the cohort", lambda: clients[A].share(encode(more, four.context())))
+    assert error.peer == E
 
 
 def test_keys__that_are_signed_twice_are_refused_by_clients_and_server() -> None:

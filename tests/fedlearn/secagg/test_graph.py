@@ -226,6 +226,18 @@ def test_degree__has_no_part_of_a_graph_smaller_than_the_smallest_sum(
     assert degree.neighbours == total - 1 or degree.smallest_part >= least
 
 
+@pytest.mark.parametrize("neighbours", [2, 4, 6])
+def test_part__is_a_client_and_who_must_be_in_any_two_sets_of_its_neighbours(
+    neighbours: int,
+) -> None:
+    """Those who say so and those whose masks are taken away, counted out."""
+    for threshold in range(neighbours // 2 + 1, neighbours + 1):
+        sets = [set(each) for each in combinations(range(neighbours), threshold)]
+        fewest = min(len(one & other) for one in sets for other in sets)
+        degree = Degree(neighbours=neighbours, threshold=threshold, corrupt=0, dropped=0)
+        assert degree.smallest_part == 1 + fewest
+
+
 @pytest.mark.parametrize(("total", "degree"), [(10, 9), (10, 4), (70, 38), (9, 8), (101, 20)])
 def test_graph__is_symmetric_regular_and_connected(total: int, degree: int) -> None:
     names = [f"n{index}" for index in range(total)]
