@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.secagg.graph import Degree, choose_degree, degree_of, most_missing, neighbours_of
+from fedlearn.secagg.graph import (
+    Degree,
+    choose_degree,
+    degree_of,
+    most_missing,
+    neighbours_of,
+    withstood,
+)
 from fedlearn.secagg.settings import SecAggMasked
 from tests.effort import examples
 
@@ -224,6 +231,32 @@ def test_degree__has_no_part_of_a_graph_smaller_than_the_smallest_sum(
         assert total > 256
         return
     assert degree.neighbours == total - 1 or degree.smallest_part >= least
+
+
+@pytest.mark.parametrize("total", [66, 67])
+def test_degree__has_no_more_neighbours_than_there_are_others(total: int) -> None:
+    """However many are corrupt: where no regular graph is safe the complete one is."""
+    for corrupt in range(total - 1):
+        found = choose_degree(total, corrupt, 0)
+        assert found is not None
+        assert found.neighbours <= total - 1
+        if found.neighbours == total - 1:
+            assert found.threshold == max((total + corrupt) // 2, 2)
+    assert choose_degree(total, total - 1, 0) is None
+
+
+def test_degree__of_as_many_shares_as_there_are_points_lets_nobody_drop_out() -> None:
+    assert choose_degree(300, 253, None) == Degree(
+        neighbours=254, threshold=254, corrupt=253, dropped=0
+    )
+    assert choose_degree(300, 254, None) is None
+
+
+@pytest.mark.parametrize(("cohort", "corrupt"), [(2, 0), (64, 13), (100, 20), (1300, 0)])
+def test_withstood__is_that_of_the_degree_and_nobody_where_there_is_none(
+    cohort: int, corrupt: int
+) -> None:
+    assert withstood(SecAggMasked(), cohort) == corrupt
 
 
 @pytest.mark.parametrize("neighbours", [2, 4, 6])
