@@ -12,6 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError, UnauthenticatedError
+from fedlearn.flower.apps.sums import ReplyForm
 from fedlearn.flower.messages import read_refusal
 from fedlearn.rounds import Refusal
 
@@ -23,6 +24,8 @@ LONGEST_POLL_SECONDS: Final = 0.25
 
 MAX_REASON: Final = 2000
 """Characters that are kept of what a site says went wrong."""
+
+_ANOTHER_FORM: Final = "its reply has other records or metrics than those of most sites"
 
 Take = Callable[[str, RecordDict], None]
 """Gets every answer as it comes, and may refuse it by a ProtocolError."""
@@ -85,6 +88,59 @@ class Answers:
             log.debug("the answer of %s", site, exc_info=True)
             reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__
             self.failures[site] = f"its answer cannot be read ({reason})"
+
+
+@dataclass
+class AlikeReplies:
+    """The vectors of a round whose replies have one form: that of most of those asked.
+
+    They wait until it is known, so that no site which answers first decides for all others; from
+    then on each is added as it comes.
+    """
+
+    asked: int
+    add: Callable[[str, bytes], None]
+    failures: dict[str, str]
+    """Why sites are left out; grows."""
+    form: ReplyForm | None = None
+    _waiting: dict[str, tuple[bytes, ReplyForm]] = field(default_factory=dict)
+
+    def take(self, site: str, data: bytes, form: ReplyForm) -> None:
+        """Add the vector of a reply, or keep it; ProtocolError where it is of another form."""
+        if self.form is None:
+            self._waiting[site] = data, form
+            if 2 * sum(form == other for _, other in self._waiting.values()) > self.asked:
+                self._settle(form)
+        elif form != self.form:
+            raise ProtocolError(site, "mask", _ANOTHER_FORM)
+        else:
+            self.add(site, data)
+
+    def close(self) -> None:
+        """Nobody else will answer: what there is most of counts."""
+        if self._waiting:
+            forms = [form for _, form in self._waiting.values()]
+            self._settle(max(forms, key=forms.count))
+
+    @property
+    def agreed(self) -> ReplyForm:
+        """The form of all that were added; RuntimeError where none was."""
+        if self.form is None:
+            raise RuntimeError("no reply was added")
+        return self.form
+
+    def _settle(self, form: ReplyForm) -> None:
+        self.form = form
+        while self._waiting:
+            site = next(iter(self._waiting))
+            data, own = self._waiting.pop(site)
+            try:
+                self.take(site, data, own)
+            except ProtocolError as error:
+                self.failures[site] = error.reason
+            except Exception as error:
+                log.debug("the answer of %s", site, exc_info=True)
+                self.failures[site] = f"its answer cannot be read ({type(error).__name__})"
 
 
 def post(

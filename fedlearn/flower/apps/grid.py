@@ -34,7 +34,7 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
-from fedlearn.flower.apps.exchange import Answers, Take, post
+from fedlearn.flower.apps.exchange import AlikeReplies, Answers, Take, post
 from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sums import (
@@ -242,17 +242,17 @@ class SecureGrid(Grid):
             request_hash=model.digest,
         )
         session = ServerSession(params, self._sites, settings.min_cohort)
-        answers, forms = Answers(), dict[str, ReplyForm]()
+        answers = Answers()
+        alike = AlikeReplies(len(by_site), session.receive, answers.failures)
 
         def take(site: str, content: RecordDict) -> None:
             if session.step != "mask":
                 session.receive(site, sealing.clear_bytes(content))
                 return
-            data, form = _contribution(content, next(iter(forms.values()), None))
+            data, form = _contribution(content)
             if form.numbers > self.protection.metrics or min(form.lengths.values(), default=0) < -1:
                 raise ProtocolError(site, "mask", "its metrics are of an impossible form")
-            session.receive(site, data)
-            forms[site] = form
+            alike.take(site, data, form)
 
         try:
             while session.step != "done":
@@ -265,10 +265,10 @@ class SecureGrid(Grid):
                 }
                 seconds = timeout if step == "mask" else self.step_seconds
                 self._exchange(kind, step, asked, seconds, answers, take)
+                alike.close()
                 session.close_step()
             total = payload.decode(session.total())
-            form = forms[session.survivors[0]]
-            content = reply_of_total(total, form, model, layout, self.protection)
+            content = reply_of_total(total, alike.agreed, model, layout, self.protection)
         except ProtocolError as error:
             raise answers.error(error) from None
         self._warn_of_cuts(cut_values(total), layout.num_reals * len(session.survivors))
@@ -353,12 +353,10 @@ class SecureGrid(Grid):
                 "use. That is for simulations, where one machine holds them all anyway",
                 len(greeted),
             )
-        self._sites = {site: bytes.fromhex(g.public_key) for site, (_, g) in greeted.items()}
-        node_of = {site: node for site, (node, _) in greeted.items()}
-        self._check_enough(len(node_of))
-        self._invite(kind, node_of)
-        self._check_enough(len(self._channels))
-        self._node_of = {site: node_of[site] for site in self._channels}
+        self._sites = {site: key for site, (key, _) in greeted.items()}
+        self._check_enough(len(greeted))
+        self._node_of = self._invited(kind, {site: nodes for site, (_, nodes) in greeted.items()})
+        self._check_enough(len(self._node_of))
 
     def _check_enough(self, there: int) -> None:
         # Flower's strategies would wait for ever for nodes that are left out.
@@ -374,10 +372,9 @@ class SecureGrid(Grid):
             "; ".join([f"{there} sites can take part; needed: {self.least}", *reported]),
         )
 
-    def _greet(
-        self, kind: str, nodes: Mapping[str, int]
-    ) -> dict[str, tuple[int, sealing.Greeting]]:
-        found: dict[str, tuple[int, sealing.Greeting]] = {}
+    def _greet(self, kind: str, nodes: Mapping[str, int]) -> dict[str, tuple[bytes, list[int]]]:
+        """The key of every site, and the nodes that say they are it: one of them can prove it."""
+        found: dict[str, dict[str, list[int]]] = {}
         for label, content in self._in_clear(kind, sealing.GREET, b"", nodes).items():
             try:
                 greeting, node = sealing.read_greeting(content), nodes[label]
@@ -386,13 +383,20 @@ class SecureGrid(Grid):
                 log.debug("the greeting of %s", label, exc_info=True)
                 reason = f"its greeting cannot be read ({type(error).__name__})"
             else:
-                if reason is None and greeting.site in found:
-                    raise ProtocolError(greeting.site, "enrol", "two nodes claim this name")
                 if reason is None:
-                    found[greeting.site] = (node, greeting)
+                    claims = found.setdefault(greeting.site, {})
+                    claims.setdefault(greeting.public_key, []).append(node)
                     continue
             self._leave_out(nodes[label], reason)
-        return dict(sorted(found.items(), key=lambda item: name_bytes(item[0])))
+        there = dict[str, tuple[bytes, list[int]]]()
+        for site, claims in sorted(found.items(), key=lambda item: name_bytes(item[0])):
+            (key, claimed), *others = claims.items()
+            if not others:
+                there[site] = bytes.fromhex(key), claimed
+                continue
+            for node in (node for claimed in claims.values() for node in claimed):
+                self._leave_out(node, f"nodes with other keys claim the name {site} as well")
+        return there
 
     def _refusal(self, greeting: sealing.Greeting, node: int) -> str | None:
         """Why a site is not enrolled, if so."""
@@ -415,7 +419,8 @@ class SecureGrid(Grid):
             return f"has the key {fingerprint(key)}, and the roster {fingerprint(listed)}"
         return None
 
-    def _invite(self, kind: str, node_of: Mapping[str, int]) -> None:
+    def _invited(self, kind: str, claimed: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """Make a channel with every site; the node that has proved to be it."""
         offer = ServerOffer(self._identity, self._run_id, NO_TERMS, SERVER)
         sites = [Participant(name=s, role="site", public=key) for s, key in self._sites.items()]
         server = Participant(name=SERVER, role="server", public=self._identity.public)
@@ -428,12 +433,18 @@ class SecureGrid(Grid):
             helper="",
         )
         data = encode(invitation).encode()
-        for site, content in self._in_clear(kind, sealing.INVITE, data, node_of).items():
+        site_of = {node: site for site, nodes in claimed.items() for node in nodes}
+        asked, proved = {f"node {node}": node for node in site_of}, dict[str, int]()
+        for label, content in self._in_clear(kind, sealing.INVITE, data, asked).items():
+            node = asked[label]
+            site = site_of[node]
             try:
                 accepted = sealing.clear_bytes(content)
                 self._channels[site] = offer.finish(site, self._sites[site], accepted)
-            except UnauthenticatedError:
-                self._leave_out(node_of[site], "its acceptance could not be authenticated")
+                proved[site] = node
+            except (UnauthenticatedError, ProtocolError, KeyError, TypeError, ValueError):
+                self._leave_out(node, "its acceptance could not be authenticated")
+        return dict(sorted(proved.items(), key=lambda item: name_bytes(item[0])))
 
     def _in_clear(
         self, kind: str, step: str, data: bytes, nodes: Mapping[str, int]
@@ -499,12 +510,10 @@ def _one_model(contents: Iterable[RecordDict]) -> GlobalModel:
     return next(iter(models.values()))
 
 
-def _contribution(content: RecordDict, first: ReplyForm | None) -> tuple[bytes, ReplyForm]:
-    """A site's masked vector, and the form of its reply: that of the first site of the round."""
+def _contribution(content: RecordDict) -> tuple[bytes, ReplyForm]:
+    """A site's masked vector, and the form of its reply."""
     data = read_large_bytes(content, CONTRIBUTION)
     form = decode(ReplyForm, str(config_in(content, FORM)["json"]))
     if data is None:
         raise ValueError("no contribution")
-    if first is not None and form != first:
-        raise ProtocolError("", "mask", "its reply has other records or metrics than the first one")
     return data, form

@@ -378,9 +378,10 @@ def test_arrays__that_cannot_be_summed_say_why(arrays: dict[str, Any], reason: s
         protected(train=spoil)
 
 
-def test_sites__with_other_metrics_than_the_first_are_left_out() -> None:
+@pytest.mark.parametrize("liar", [0, 2, 4])
+def test_site__with_other_metrics_than_most_is_left_out_whenever_it_answers(liar: int) -> None:
     def odd(content: RecordDict, context: Context) -> RecordDict:
-        if partition(context) == 4:
+        if partition(context) == liar:
             content.metric_records["metrics"]["mood"] = 1.0
         return content
 

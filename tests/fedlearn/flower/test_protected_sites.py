@@ -472,6 +472,41 @@ def test_deployment__runs_under_long_lived_keys_and_a_pinned_roster(tmp_path: Pa
     assert result.arrays
 
 
+@pytest.mark.parametrize("liar", [0, 4])
+def test_node__that_says_it_is_a_site_of_the_roster_takes_nobodys_place(
+    tmp_path: Path, liar: int
+) -> None:
+    """It knows the name and the public key of the site, as everybody does."""
+    roster = federation(tmp_path, NAMES)
+    victim = 1
+    claimed = Identity.load(tmp_path / "keys" / NAMES[victim]).public.hex()
+    places = [i for i in range(5) if i != liar]
+    for place, own in reversed([*zip(places, range(4), strict=True)]):
+        (tmp_path / f"{own}.yaml").rename(tmp_path / f"{place}.yaml")
+    text = {"name": NAMES[victim], "data": "x", "ledger": "state/9.jsonl"}
+    (tmp_path / f"{liar}.yaml").write_text(json.dumps({**text, "policy": {"unit": "none"}}))
+    tapped = TappedGrid(make_client(protect(site=str(tmp_path / "{partition-id}.yaml"))), 5)
+
+    def greets(site: ProtectedSite) -> bytes:
+        told = json.loads(honest(site))
+        if site.context.node_config["partition-id"] == liar:
+            told["public_key"] = claimed
+        return json.dumps(told).encode()
+
+    honest, seen = ProtectedSite.greeting, list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProtectedSite, "greeting", greets)
+        secured = secure(
+            tapped, FedAvg(), keys=tmp_path / "keys" / "server", roster=roster, nodes=5
+        )
+        questions = [_question(node, "train") for node in tapped.contexts]
+        for reply in secured.send_and_receive(questions):
+            seen += [] if reply.has_error() else [1]
+    assert seen == [1], "the mean"
+    assert sorted(secured._node_of) == sorted(NAMES)
+    assert [*tapped.contexts][liar] not in secured._node_of.values()
+
+
 def test_site__refuses_a_server_that_is_not_the_one_it_has_pinned(tmp_path: Path) -> None:
     federation(tmp_path, NAMES)
     app = make_client(protect(site=str(tmp_path / "{partition-id}.yaml")))
