@@ -15,9 +15,12 @@ from torch import nn
 
 from fedlearn.agreement import bound_of, payload_of, route_of, stack_of
 from fedlearn.config import compose, plan_of
+from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.keystream import SecureWords
+from fedlearn.mechanisms import RecordPlan
 from fedlearn.mechanisms.reach import FALSE_ALARM, Reach, SumBound
+from fedlearn.mechanisms.record import NoisyTraining
 from fedlearn.privacy import SeededNoise
 from fedlearn.robust import Bounded, Within, left_out, suspects
 from fedlearn.secagg.settings import SecAggRing
@@ -221,6 +224,60 @@ def test_record__noise_of_the_reach_is_that_of_all_its_steps() -> None:
         )  # fmt: skip
         drawn.append(model.weight.detach().numpy())
     assert np.std(drawn) == pytest.approx(reach.noise, rel=0.1)
+
+
+STEPS = RecordPlan(
+    clip_norm=2.0, noise_multiplier=3.0, delta=1e-5, sample_rate=0.5, steps_per_round=2, rounds=7
+)
+TERMS = replace(
+    terms_of(compose([HEART])),
+    optimizer="sgd", learning_rate=0.1, momentum=0.5, weight_decay=0.0, local_steps=2,
+    nominal_records=80, step_share=0.25, corrected=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.25, 20.0), (1.0, 80.0), (0.03, 2.4), (0.02, 2.0), (None, None)]
+)
+def test_record__a_step_is_held_to_a_share_of_its_records_and_never_to_less_than_one(
+    share: float | None, expected: float | None
+) -> None:
+    terms = replace(TERMS, step_share=share)
+    source = STEPS.source(terms)
+    assert isinstance(source, NoisyTraining)
+    assert source.step_norm == pytest.approx(expected)
+    assert (STEPS.reach(terms) is None) == (share is None)
+
+
+def test_record__reach_by_hand_and_thrice_that_where_more_moves_the_steps() -> None:
+    """Of two steps the first moves twice: by itself, and by the half that momentum keeps."""
+    reach = STEPS.reach(TERMS)
+    assert reach is not None
+    assert reach.signal == pytest.approx(0.1 / 40 * 20 * (1 + 1.5), rel=2e-3)
+    assert reach.signal > 0.1 / 40 * 20 * (1 + 1.5) * (1 + 2.0**-12)
+    assert reach.noise == pytest.approx(0.1 / 40 * 6 * math.sqrt(1 + 1.5**2))
+    assert (reach.loose, reach.adds_up, reach.per_value, reach.clips) == (1, True, False, False)
+    for change in ({"corrected": True}, {"weight_decay": 0.01}):
+        moved = STEPS.reach(replace(TERMS, **change))
+        assert moved == replace(reach, loose=3.0, adds_up=False)
+    adam = STEPS.reach(replace(TERMS, optimizer="adam"))
+    assert adam is not None
+    assert adam == Reach(signal=adam.signal, per_value=True)
+    assert STEPS.reach(replace(TERMS, optimizer="adam", corrected=True)) == replace(adam, loose=3.0)
+
+
+def test_record__reach_of_adam_is_what_its_longest_steps_move() -> None:
+    """A gradient after so long a silence that all averages are forgotten, at torch's betas."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    adam = torch.optim.Adam([weight], lr=0.1)
+    for gradient in (*[0.0] * 20_000, 1.0):
+        weight.grad = torch.full((1,), gradient, dtype=torch.float64)
+        adam.step()
+    reach = STEPS.reach(replace(TERMS, optimizer="adam", local_steps=1))
+    assert reach is not None
+    assert abs(float(weight.detach())) <= reach.signal <= 1.02 * abs(float(weight.detach()))
+    twice = STEPS.reach(replace(TERMS, optimizer="adam"))
+    assert twice == replace(reach, signal=2 * reach.signal)
 
 
 @settings(deadline=None, max_examples=25)
