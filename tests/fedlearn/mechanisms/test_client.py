@@ -1,23 +1,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
+from fedlearn.config import compose
+from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.mechanisms import derive, problems
 from fedlearn.mechanisms.client import (
     ClientPlan,
     ClientPrivacy,
     ClientSum,
+    Clip,
     clip_own,
     poisson_cohort,
     room_to_round,
     smallest_clip_norm,
 )
+from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.noise import SeededNoise
+from fedlearn.stages import Form, ServerRound, Total, Update
 
 
 def planned(config: ClientPrivacy, rounds: int) -> ClientPlan:
@@ -188,3 +195,84 @@ def test_sum__of_own_clips_is_the_sum_of_those_clipped_here() -> None:
     unseen.add_sum(total, clients=2, within=sum(one.within for one in own))
     np.testing.assert_allclose(unseen.total, here.total, atol=1e-5)
     assert unseen.centred_count == here.centred_count == 0.0
+
+
+# --- the stage, by hand -------------------------------------------------------------
+
+SAMPLED = ClientPrivacy(
+    noise_multiplier=0.0, clip_norm=0.5, clipping="adaptive", client_sample_rate=0.5
+)
+
+
+def at_server(size: int, clip_norm: float, noise: SeededNoise | None = None) -> ServerRound:
+    return ServerRound(
+        np.zeros(size, np.float32), clip_norm, b"r", noise or SeededNoise(b""), sites=8
+    )
+
+
+@pytest.mark.parametrize(
+    ("resolution", "norm"),
+    [
+        (None, 0.4 * math.exp(-0.2 * 0.125)),
+        (1e-3, 0.4 * math.exp(-0.2 * 0.125)),
+        (0.12, 0.24 * math.sqrt(3) * (1 + 2.0**-16)),  # half of it for rounding
+        (0.2, 0.5),  # never more than the first
+    ],
+)
+def test_clip__releases_the_mean_over_who_could_have_come_and_moves_the_norm(
+    resolution: float | None, norm: float
+) -> None:
+    """Of eight at a rate of a half four are expected; three came, two of them within the norm."""
+    at = at_server(3, 0.4)
+    total = Total(values=np.array([2.0, -4.0, 6.0]), weight=3, counters=np.array([7, 2]))
+    released = Clip(planned(SAMPLED, 10), resolution).backward(total, at)
+    assert released.values.tolist() == [0.5, -1.0, 1.5]
+    assert (released.weight, released.counters.tolist(), at.share) == (1, [7], 0.5)
+    assert at.clip_norm == pytest.approx(norm, rel=1e-12)
+
+
+def test_clip__is_to_the_norm_of_the_round_and_takes_no_weight() -> None:
+    plan, at = planned(SAMPLED, 10), at_server(2, 0.4)
+    long = Update(values=np.array([3.0, 4.0], np.float32), weight=5, counters=(9,))
+    for resolution, most in ((None, 0.4), (0.01, 0.4 - 0.01 * math.sqrt(2))):
+        clip = Clip(plan, resolution)
+        sent = clip.forward(long, at)
+        assert most * (1 - 1e-5) < np.linalg.norm(sent.values.astype(np.float64)) <= most
+        assert (sent.weight, sent.counters) == (1, (9, 0))
+        assert np.array_equal(clip.bounded(long.values, at), sent.values)
+        short = clip.forward(replace(long, values=long.values / 20), at)
+        assert short.counters == (9, 1)
+        none = clip.forward(replace(long, values=np.array([np.nan, 1], np.float32)), at)
+        assert (none.values.tolist(), none.counters) == ([0, 0], (9, 1))
+        form = clip.form(Form(values=2, counters=1, weighted=True))
+        assert (form.counters, form.weighted) == (2, False)
+    Clip(plan, 0.01).check(2)
+    with pytest.raises(ConfigError, match="rounding"):
+        Clip(plan, 0.5).check(2)
+
+
+def test_release__has_the_noise_of_the_round_and_the_count_its_own() -> None:
+    """Both deviations from the chi-square of their squares, false alarm below 1e-7."""
+    plan = adaptive(noise=3.0)
+    total = ClientSum(plan, 20_000, 7.0)
+    mean = total.release(expected_clients=2.0, noise=SeededNoise(b"sum")).mean
+    z = mean.astype(np.float64) * 2 / (7.0 * 3.0 / math.sqrt(0.95))
+    counts = []
+    for i in range(400):
+        few = ClientSum(plan, 1, 7.0)
+        after = few.release(expected_clients=1000.0, noise=SeededNoise(b"%d" % i)).next_clip_norm
+        counts.append(-math.log(after / 7.0) / 0.2 * 1000 / (0.5 * 3.0 / math.sqrt(0.05)))
+    for drawn in (z, np.array(counts)):
+        low, high = chi2.ppf([1e-8, 1 - 1e-8], len(drawn))
+        assert low < (drawn**2).sum() < high
+
+
+def test_reach__is_the_norm_of_the_round_and_unknown_over_rounds_that_move_it() -> None:
+    terms = replace(
+        terms_of(compose(["experiment=medical_heart", "privacy=client"])), step_share=1.0
+    )
+    assert flat().reach(terms) == Reach(signal=1.0, clips=True)
+    assert flat().reach(terms, 0.3) == Reach(signal=0.3, clips=True)
+    assert adaptive().reach(terms) is None
+    assert adaptive().reach(terms, 0.3) == Reach(signal=0.3, clips=True)
+    assert flat().reach(replace(terms, step_share=None), 0.3) is None

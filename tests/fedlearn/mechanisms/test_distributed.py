@@ -3,11 +3,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from fedlearn.config import compose
+from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.mechanisms import derive, encoding
 from fedlearn.mechanisms.distributed import (
@@ -21,6 +24,7 @@ from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.noise import WORDS, SeededNoise
 from fedlearn.privacy.rotation import padded
 from fedlearn.report.facts import statement
+from fedlearn.stages import Form, ServerRound, Total, Trained, Update
 
 SITES, DIMENSION = 8, 20_000
 POPULATION = Population(num_clients=SITES, dimension=DIMENSION, records_per_step=1.0)
@@ -233,3 +237,63 @@ def test_statement__tells_who_could_break_it() -> None:
     assert "at least 5 of 8 sites" in text
     alone = said(plan_of(CLIENT))
     assert "does not hold against another site" in alone
+
+
+# --- the stages, by hand ------------------------------------------------------------
+
+TERMS = replace(
+    terms_of(compose(["experiment=medical_heart", "privacy=distributed"])),
+    learning_rate=0.1, weight_decay=0.5, sample_rate=0.25, nominal_records=20, step_share=1.0,
+)  # fmt: skip
+
+
+def test_source__of_records_is_one_step_on_the_sum_over_public_constants() -> None:
+    source = plan_of(replace(CLIENT, unit="record")).source(TERMS)
+    assert isinstance(source, encoding.CommonStep)
+    assert source.records == SITES * 0.25 * 20
+    assert not source.gives_model
+    at = ServerRound(np.array([1, 2], np.float32), 1.0, b"r1", SeededNoise(b""), SITES)
+    total = Total(values=np.array([10.0, -20.0]), weight=1, counters=np.zeros(0, np.int64))
+    # The mean gradient (1/4, -1/2), and half of the model for its decay.
+    assert source.backward(total, at).values == pytest.approx([1 - 0.075, 2 - 0.05])
+    assert isinstance(plan_of(CLIENT).source(TERMS), Trained)
+
+
+@pytest.mark.parametrize("unit", ["client", "record"])
+def test_stage__gives_the_mean_of_clients_and_the_sum_of_records(
+    unit: Literal["client", "record"],
+) -> None:
+    plan = plan_of(replace(CLIENT, unit=unit))
+    (stage,) = plan.stages(TERMS)
+    assert stage.form(Form(values=DIMENSION)) == Form(values=padded(DIMENSION), bits=plan.bits)
+    at = ServerRound(np.zeros(DIMENSION), 1.0, b"r1", SeededNoise(b""), SITES)
+    whole = sum(stage.forward(Update(values=each), at).values for each in updates("alike"))
+    total = Total(values=whole, weight=SITES, counters=np.zeros(0, np.int64))
+    released = stage.backward(total, at)
+    clients = SITES if unit == "client" else 1
+    assert released.weight == 1
+    assert np.array_equal(released.values * clients, summed(plan, updates("alike")))
+
+
+@pytest.mark.parametrize(("law", "heavier"), [("discrete_gaussian", 1), ("skellam", 2)])
+def test_reach__is_in_steps_of_the_grid(
+    law: Literal["discrete_gaussian", "skellam"], heavier: int
+) -> None:
+    for unit in ("client", "record"):
+        plan = plan_of(replace(CLIENT, unit=unit, mechanism=law))
+        reach = plan.reach(TERMS)
+        assert reach is not None
+        assert reach.clips
+        rounding = 0.25 if unit == "record" else 0
+        assert reach.noise == pytest.approx(
+            math.sqrt(heavier * plan.share_stddev**2 + rounding), rel=1e-14
+        )
+        steps = plan.range_norm / plan.granularity
+        assert reach.signal == (plan.rounded_norm if unit == "client" else steps * (1 + 1e-9))
+        assert reach.signal > steps
+        assert plan.reach(replace(TERMS, step_share=None)) is None
+
+
+def test_cost__of_a_sum_that_was_not_released_is_that_of_the_fewest() -> None:
+    plan = plan_of(replace(CLIENT, max_dropouts=3))
+    assert [plan.cost(n) for n in (0, 4, 5, 8)] == [plan.event(n) for n in (5, 5, 5, 8)]
