@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from clients import sitefile
 from clients.records import own_data
@@ -223,6 +225,35 @@ def test_row__that_holds_more_than_others_takes_no_other_along(tmp_path: Path, e
     assert mine.task == theirs.task
     assert len(mine) == 8
     assert (theirs.features[:8] == mine.features).all()
+
+
+FAR = {
+    "no year of Python's": pa.array([0, 1, 2**52], pa.int64()).cast(pa.timestamp("ms")),
+    "no day of Python's": pa.array([0, 1, 2**31 - 1], pa.int32()).cast(pa.date32()),
+    "no UTF-8": pa.StringArray.from_buffers(
+        3, pa.py_buffer(np.array([0, 1, 2, 4], np.int32)), pa.py_buffer(b"ab\xff\xfe")
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAR)
+def test_cell_of_parquet__that_cannot_be_held_takes_no_other_along(
+    tmp_path: Path, what: str
+) -> None:
+    """In a column that is dropped, too."""
+    path, rows = tmp_path / "table.parquet", {"age": [20, 30, 40], "ill": ["0", "1", "0"]}
+    scenario = Csv(
+        path=str(path), label="ill", numeric=("age",), classes=("0", "1"), gaps=(), drop=("when",)
+    )
+    pools = []
+    for count in (2, 3):
+        table = pa.table({**rows, "when": FAR[what]}).slice(0, count)
+        parquet.write_table(table, path)
+        pools.append(by_record(scenario))
+    mine, theirs = pools
+    assert mine.task == theirs.task
+    assert (len(mine), len(theirs)) == (2, 3)
+    assert (theirs.features[:2] == mine.features).all()
 
 
 def test_label_of_an_image__that_is_no_class_leaves_it_out_alone(tmp_path: Path) -> None:

@@ -430,7 +430,13 @@ def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: boo
             if not holds_cells(one.type)
         ),
     ]
-    columns = () if problems else tuple(_cells(column, decimal) for column in read.columns)
+    if not by_record:  # else they are characters of no meaning
+        problems += [
+            f"{path}: column {name!r} holds bytes that are not UTF-8"
+            for name, column in zip(header, read.columns, strict=True)
+            if not _is_sound(column)
+        ]
+    columns = () if problems else tuple(_cells(one, decimal, by_record) for one in read.columns)
     lines = np.arange(1, read.num_rows + 1)
     table = Table(header=header, columns=columns, lines=lines, counted="row")
     if by_record:
@@ -456,10 +462,22 @@ def _is_moment(kind: pa.DataType) -> bool:
     return bool(types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind))
 
 
-def _cells(column: pa.ChunkedArray, decimal: str) -> Cells:
+def _is_sound(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether texts are UTF-8, as Arrow has them: whoever wrote a file may not have looked."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _cells(column: pa.ChunkedArray, decimal: str, by_record: bool) -> Cells:
     values = column.combine_chunks()
     if types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if not _is_sound(values):
+        content = values.cast(pa.large_binary()).to_pylist()
+        values = as_arrow([(cell or b"").decode("utf-8", "replace") for cell in content])
     if _is_number(values.type):
         numbers = pc.fill_null(
             values.cast(pa.float64(), safe=False), scalar("nan").cast(pa.float64())
@@ -467,10 +485,10 @@ def _cells(column: pa.ChunkedArray, decimal: str) -> Cells:
         found = as_numpy(numbers)
         if types.is_floating(values.type) or not (np.abs(found) >= 2**53).any():
             return encode_numbers(found, decimal)  # else digits would be lost
-    return encode(pc.fill_null(_texts(values, decimal), scalar("")))
+    return encode(pc.fill_null(_texts(values, decimal, by_record), scalar("")))
 
 
-def _texts(values: pa.Array, decimal: str) -> Any:
+def _texts(values: pa.Array, decimal: str, by_record: bool) -> Any:
     if types.is_boolean(values.type):
         return pc.if_else(values, scalar("True"), scalar("False"))
     if types.is_decimal(values.type):
@@ -480,5 +498,15 @@ def _texts(values: pa.Array, decimal: str) -> Any:
     if types.is_timestamp(values.type):  # what Python holds
         values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
     coded = values.dictionary_encode()
-    moments = [moment.isoformat() for moment in coded.dictionary.to_pylist()]
+    moments = [_moment_text(moment, by_record) for moment in coded.dictionary]
     return as_arrow(moments).take(coded.indices)
+
+
+def _moment_text(moment: pa.Scalar, by_record: bool) -> str:
+    """As ISO 8601 writes it; in years that Python does not know a gap, or its error."""
+    try:
+        return str(moment.as_py().isoformat())
+    except (ValueError, OverflowError):
+        if by_record:
+            return ""
+        raise

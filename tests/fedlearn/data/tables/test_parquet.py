@@ -158,3 +158,11 @@ def test_check__sees_decimal_commas_in_text_beside_numbers_that_are_numbers(tmp_
     report = check(write(tmp_path, columns))
     assert "scenario.decimal=','" in report.settings
     assert {one.name: one.kind for one in report.columns}["dose"] == "numeric"
+
+
+def test_parquet__that_holds_texts_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    places, letters = np.array([0, 2, 4], np.int32), b"abc\xff"
+    name = pa.StringArray.from_buffers(2, pa.py_buffer(places), pa.py_buffer(letters))
+    path = write(tmp_path, {"name": name, "outcome": pa.array(["yes", "no"])})
+    with pytest.raises(DataError, match="column 'name' holds bytes that are not UTF-8"):
+        read_parquet(path)
