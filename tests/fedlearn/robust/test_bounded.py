@@ -66,6 +66,43 @@ def test_bound__holds_noise_with_the_stated_chance_and_little_room(size: int) ->
     assert largest <= bound.sum_value(1) <= 1.1 * largest
 
 
+@pytest.mark.parametrize("size", [1, 28, 100_000])
+def test_bound__of_noise_is_that_of_the_lemma_for_all_that_a_run_may_hold(size: int) -> None:
+    """Half of the chance for either end, over three events of a sum and two of 4096 sites."""
+    bound = SumBound(reach=Reach(signal=0.0, noise=1.0), size=size, rounds=20)
+    for events, norm_, value in (
+        (3, bound.sum_norm(1), bound.sum_value(1)),
+        (8192, bound.site_norm, bound.site_value),
+    ):
+        x = math.log(events * 20) + 41 * math.log(2)
+        assert norm_**2 == pytest.approx(size + 2 * math.sqrt(size * x) + 2 * x, rel=1e-12)
+        # Two tails of each of its values.
+        assert size * 2 * math.exp(-(value**2) / 2) == pytest.approx(math.exp(-x), rel=1e-9)
+    for sites in (4, 9):
+        assert bound.sum_norm(sites) == pytest.approx(math.sqrt(sites) * bound.sum_norm(1))
+        assert bound.sum_value(sites) == pytest.approx(math.sqrt(sites) * bound.sum_value(1))
+
+
+@given(
+    bound=bounds,
+    weight=st.integers(1, 100),
+    loose=st.sampled_from([1.0, 1.5, 3.0]),
+    per_value=st.booleans(),
+)
+def test_bound__without_noise_is_what_sites_that_agree_come_to(
+    bound: SumBound, weight: int, loose: float, per_value: bool
+) -> None:
+    """To the last step of their rounding."""
+    reach = replace(bound.reach, noise=0.0, loose=loose, per_value=per_value)
+    bound, root = replace(bound, reach=reach), math.sqrt(bound.size)
+    norm_ = loose * reach.signal * (root if per_value else 1)
+    value = reach.signal if loose == 1 else norm_
+    assert bound.site_norm == pytest.approx(norm_)
+    assert bound.site_value == pytest.approx(value)
+    assert bound.sum_norm(weight) == pytest.approx(weight * (norm_ + bound.step * root))
+    assert bound.sum_value(weight) == pytest.approx(weight * (value + bound.step))
+
+
 @pytest.mark.parametrize("sites", [3, 31])
 @pytest.mark.parametrize("size", [1, 28, 5000])
 def test_bound__no_honest_sum_is_refused_however_much_the_sites_agree(
@@ -347,6 +384,11 @@ def test_within__leaves_an_honest_update_as_it_is_and_shortens_a_longer_one() ->
     assert np.array_equal(stage.bounded(honest, None), honest)  # type: ignore[arg-type]
     long = np.array([6.0, 8.0], np.float32)
     assert stage.bounded(long, None) == pytest.approx([0.6, 0.8])  # type: ignore[arg-type]
+    for factor in (1 - 5e-5, 1 + 5e-5, 1.1):
+        given = Update(values=factor * np.array([0.6, 0.8], np.float32), weight=3, counters=(7,))
+        sent = stage.forward(given, None)  # type: ignore[arg-type]
+        assert np.linalg.norm(sent.values.astype(np.float64)) <= 1 + 1e-7
+        assert (sent.weight, sent.counters, sent.values.dtype) == (3, (7,), np.float32)
 
 
 def test_bounds__are_part_of_the_terms() -> None:
