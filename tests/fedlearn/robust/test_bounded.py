@@ -69,10 +69,10 @@ def test_bound__holds_noise_with_the_stated_chance_and_little_room(size: int) ->
 @pytest.mark.parametrize("size", [1, 28, 100_000])
 def test_bound__of_noise_is_that_of_the_lemma_for_all_that_a_run_may_hold(size: int) -> None:
     """Half of the chance for either end, over three events of a sum and two of 4096 sites."""
-    bound = SumBound(reach=Reach(signal=0.0, noise=1.0), size=size, rounds=20)
+    bound = SumBound(reach=Reach(signal=0.0, noise=0.5), size=size, rounds=20)
     for events, norm_, value in (
-        (3, bound.sum_norm(1), bound.sum_value(1)),
-        (8192, bound.site_norm, bound.site_value),
+        (3, 2 * bound.sum_norm(1), 2 * bound.sum_value(1)),
+        (8192, 2 * bound.site_norm, 2 * bound.site_value),
     ):
         x = math.log(events * 20) + 41 * math.log(2)
         assert norm_**2 == pytest.approx(size + 2 * math.sqrt(size * x) + 2 * x, rel=1e-12)
@@ -81,6 +81,9 @@ def test_bound__of_noise_is_that_of_the_lemma_for_all_that_a_run_may_hold(size: 
     for sites in (4, 9):
         assert bound.sum_norm(sites) == pytest.approx(math.sqrt(sites) * bound.sum_norm(1))
         assert bound.sum_value(sites) == pytest.approx(math.sqrt(sites) * bound.sum_value(1))
+    thrice = replace(bound, reach=replace(bound.reach, loose=3.0))
+    assert thrice.site_norm == thrice.site_value == 3 * bound.site_norm
+    assert thrice.sum_norm(4) == thrice.sum_value(4) == 4 * thrice.site_norm
 
 
 @given(
@@ -149,6 +152,22 @@ def test_refuses__a_steady_pull_that_hides_in_the_room_of_noise() -> None:
     pull = total_of(np.full(10_000, 0.999 * bound.sum_norm(4) / 100), 4)
     assert RULE.refuses(bound, pull, NOTHING) is None
     assert "all sums so far" in str(RULE.refuses(bound, pull, pull))
+
+
+def test_refuses__says_what_it_found_and_what_honest_sites_reach() -> None:
+    """And sums of rounds are taken together only where their noises add up."""
+    bound = SumBound(reach=Reach(signal=1.0), size=4, rounds=10)
+    spike, even = total_of(np.array([0, 0, -7.0, 0]), 3), total_of(np.full(4, 2.5), 3)
+    assert RULE.refuses(bound, spike, NOTHING) == "a value is 7, and honest sites reach 3"
+    assert RULE.refuses(bound, even, NOTHING) == "its norm is 5, and honest sites reach 3"
+    infinite = total_of(np.array([math.inf, 0, 0, 0]), 3)
+    assert "a value is no number" in str(RULE.refuses(bound, infinite, NOTHING))
+    good = total_of(np.array([3.0, 0, 0, 0]), 3)
+    wild = total_of(np.array([999.0, 0, 0, 0]), 3)
+    assert RULE.refuses(bound, good, wild) is None
+    together = replace(bound, reach=replace(bound.reach, adds_up=True))
+    assert RULE.refuses(together, good, good) is None
+    assert "is 1e+03, and honest sites reach 6" in str(RULE.refuses(together, good, wild))
 
 
 # --- the ring ---------------------------------------------------------------------
