@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedlearn.core.names import said
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.roster import Roster
 from fedlearn.rounds import Hello
@@ -41,8 +42,8 @@ class Admission:
         """Why a site is not admitted, if so."""
         if self.code and (hello.version, hello.code) != (self.version, self.code):
             return (
-                f"{hello.site} runs fedlearn {hello.version} ({hello.code[:16]}), the coordinator "
-                f"{self.version} ({self.code[:16]}): install the same release on both"
+                f"{hello.site} runs fedlearn {said(hello.version)} ({said(hello.code[:16])}), the "
+                f"coordinator {self.version} ({self.code[:16]}): install the same release on both"
             )
         if self.nodes and self.nodes.get(node) != hello.site:
             return f"{hello.site}: its connection is registered for {self.nodes.get(node)}"

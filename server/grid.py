@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.core.errors import ProtocolError, StoppedError, UnauthenticatedError
+from fedlearn.core.names import said
 from fedlearn.flower import read_refusal, size_of
 from fedlearn.flower.private import NODE_UNAVAILABLE
 from fedlearn.rounds import Refusal
@@ -31,9 +31,6 @@ POLL_SECONDS = 0.02
 
 LONGEST_POLL_SECONDS = 0.25
 """Between two looks of an exchange that takes long: over a network a look is not free."""
-
-MAX_REASON: Final = 2000
-"""Characters that are kept of what a site says went wrong."""
 
 Check = Callable[[RecordDict], object]
 """Reads a reply as far as it will be read later, and raises where that is not possible."""
@@ -192,12 +189,12 @@ class SiteGrid:
                     answers[site] = keep(site, opened)
                 else:
                     # Named by who was asked: a site cannot refuse in the name of another.
-                    reason = refusal.reason[:MAX_REASON]
+                    reason = said(refusal.reason)
                     refusals.append(replace(refusal, site=site, reason=reason))
             except UnauthenticatedError as error:
                 failures[site] = str(error)
             except ProtocolError as error:
-                failures[site] = error.reason[:MAX_REASON]
+                failures[site] = said(error.reason)
             except Exception as error:
                 log.debug("the reply of %s", site, exc_info=True)
                 failures[site] = f"its reply cannot be read ({type(error).__name__})"
@@ -214,7 +211,7 @@ class SiteGrid:
             return "it is offline"
         if self.sealing:
             return "its node reports an error"
-        return (reply.error.reason or "its app failed")[:MAX_REASON]
+        return said(reply.error.reason or "its app failed")
 
     def ask(
         self,

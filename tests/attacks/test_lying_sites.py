@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,14 @@ from safetensors.numpy import load_file
 
 from fedlearn import flower
 from fedlearn.config import plan_of
-from fedlearn.core.errors import ProtocolError
+from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.flower.apps.exchange import Answers
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.results.result import ResultFile
-from fedlearn.rounds import TrainReply
+from fedlearn.rounds import Refusal, TrainReply
 from fedlearn.secagg.framing import encode
 from fedlearn.secagg.keys import is_usable
 from fedlearn.secagg.messages import Advertisement, RoundKeys
@@ -126,7 +127,24 @@ def test_weight_of_a_site__counts_nothing_under_privacy(tmp_path: Path, privacy:
     assert bias == pytest.approx(2 * (1 + 2 + 3 + 1) / 4, abs=0.5)
 
 
-@pytest.mark.parametrize("steps", [10**9, 2**53])
+@pytest.mark.parametrize("step", ["describe", "afford"])
+def test_no_of_a_site__draws_nothing_where_it_is_shown(tmp_path: Path, step: str) -> None:
+    """On the coordinator's terminal, in its log and its report."""
+    lie = "\x1b[2Jfinished\r\u202eepsilon: 0.1\x07\n\x9b1A"
+
+    def refuse(*_: object) -> RecordDict:
+        return flower.refusal_reply(Refusal(site=LIAR, exit_code=3, reason=lie))
+
+    config = make_config(*OPTIONS["record"], f"out={tmp_path / 'run'}")
+    lies: dict[str, Any] = {f"on_{step}": {LIAR: refuse}}
+    parties = Parties(config, **lies)
+    with pytest.raises(PrivacyError) as caught:
+        run(parties.grid(), config, Silent(), Stop())
+    assert "?[2Jfinished??epsilon" in str(caught.value)
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+
+
+@pytest.mark.parametrize("steps", [10**7, 2**28])
 def test_spending_that_cannot_be__costs_the_others_nothing(tmp_path: Path, steps: int) -> None:
     event = GaussianEvent(noise_multiplier=1.0, sample_rate=0.2, steps=steps)
     lie = {LIAR: lambda message: trained(message, spent=(event,))}

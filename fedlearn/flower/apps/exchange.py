@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError, UnauthenticatedError
+from fedlearn.core.names import said
 from fedlearn.flower.apps.sums import ReplyForm
 from fedlearn.flower.messages import read_refusal
 from fedlearn.rounds import Refusal
@@ -21,9 +22,6 @@ log = logging.getLogger(__name__)
 POLL_SECONDS: Final = 0.02
 LONGEST_POLL_SECONDS: Final = 0.25
 """How soon an exchange looks again for replies, and how seldom once it takes long."""
-
-MAX_REASON: Final = 2000
-"""Characters that are kept of what a site says went wrong."""
 
 _ANOTHER_FORM: Final = "its reply has other records or metrics than those of most sites"
 
@@ -69,7 +67,7 @@ class Answers:
         """
         if reply.has_error():
             # It comes outside of the sealed channel: anybody on the way could write one.
-            self.failures[site] = f"its node reports: {(reply.error.reason or '')[:MAX_REASON]}"
+            self.failures[site] = f"its node reports: {said(reply.error.reason or '')}"
             return
         try:
             content = open_(site, reply.content)
@@ -79,11 +77,10 @@ class Answers:
                 self.contents[site] = content
             else:
                 # Named by who was asked: a site cannot refuse in the name of another.
-                self.refusals[site] = Refusal(
-                    site=site, exit_code=refusal.exit_code, reason=refusal.reason[:MAX_REASON]
-                )
+                reason = said(refusal.reason)
+                self.refusals[site] = replace(refusal, site=site, reason=reason)
         except ProtocolError as error:
-            self.failures[site] = error.reason
+            self.failures[site] = said(error.reason)
         except Exception as error:
             log.debug("the answer of %s", site, exc_info=True)
             reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__
