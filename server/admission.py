@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlearn.core.names import said
+from fedlearn.core.names import printable
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.roster import Roster
 from fedlearn.rounds import Hello
@@ -42,7 +42,7 @@ class Admission:
         """Why a site is not admitted, if so."""
         if self.code and (hello.version, hello.code) != (self.version, self.code):
             return (
-                f"{hello.site} runs fedlearn {said(hello.version)} ({said(hello.code[:16])}), the "
+                f"{hello.site} runs fedlearn {printable(hello.version)} ({printable(hello.code[:16])}), the "
                 f"coordinator {self.version} ({self.code[:16]}): install the same release on both"
             )
         if self.nodes and self.nodes.get(node) != hello.site:

@@ -18,7 +18,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.core.errors import ProtocolError, StoppedError, UnauthenticatedError
-from fedlearn.core.names import said
+from fedlearn.core.names import printable
 from fedlearn.flower import read_refusal, size_of
 from fedlearn.flower.private import NODE_UNAVAILABLE
 from fedlearn.rounds import Refusal
@@ -189,12 +189,12 @@ class SiteGrid:
                     answers[site] = keep(site, opened)
                 else:
                     # Named by who was asked: a site cannot refuse in the name of another.
-                    reason = said(refusal.reason)
+                    reason = printable(refusal.reason)
                     refusals.append(replace(refusal, site=site, reason=reason))
             except UnauthenticatedError as error:
                 failures[site] = str(error)
             except ProtocolError as error:
-                failures[site] = said(error.reason)
+                failures[site] = printable(error.reason)
             except Exception as error:
                 log.debug("the reply of %s", site, exc_info=True)
                 failures[site] = f"its reply cannot be read ({type(error).__name__})"
@@ -211,7 +211,7 @@ class SiteGrid:
             return "it is offline"
         if self.sealing:
             return "its node reports an error"
-        return said(reply.error.reason or "its app failed")
+        return printable(reply.error.reason or "its app failed")
 
     def ask(
         self,

@@ -25,7 +25,7 @@ from typing import Final
 
 MOST: Final = 64
 """Characters of a name."""
-_MOST_SAID: Final = 2000
+_LONGEST_TEXT: Final = 2000
 _MOST_BYTES: Final = 200  # of 255 that a file name has, so that a suffix fits as well
 
 _EAST_ASIAN: Final = frozenset(
@@ -88,9 +88,9 @@ def shown(name: str) -> str:
     return text if len(text) <= MOST else f"{text[: MOST - 4]}...'"
 
 
-def said(text: str) -> str:
+def printable(text: str) -> str:
     """What somebody else says went wrong, as it may be shown: it draws nothing, and is short."""
-    signs = (sign if sign.isprintable() or sign == "\n" else "?" for sign in text[:_MOST_SAID])
+    signs = (sign if sign.isprintable() or sign == "\n" else "?" for sign in text[:_LONGEST_TEXT])
     return "".join(signs)
 
 

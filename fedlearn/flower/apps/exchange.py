@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError, UnauthenticatedError
-from fedlearn.core.names import said
+from fedlearn.core.names import printable
 from fedlearn.flower.apps.sums import ReplyForm
 from fedlearn.flower.messages import read_refusal
 from fedlearn.rounds import Refusal
@@ -67,7 +67,7 @@ class Answers:
         """
         if reply.has_error():
             # It comes outside of the sealed channel: anybody on the way could write one.
-            self.failures[site] = f"its node reports: {said(reply.error.reason or '')}"
+            self.failures[site] = f"its node reports: {printable(reply.error.reason or '')}"
             return
         try:
             content = open_(site, reply.content)
@@ -77,10 +77,10 @@ class Answers:
                 self.contents[site] = content
             else:
                 # Named by who was asked: a site cannot refuse in the name of another.
-                reason = said(refusal.reason)
+                reason = printable(refusal.reason)
                 self.refusals[site] = replace(refusal, site=site, reason=reason)
         except ProtocolError as error:
-            self.failures[site] = said(error.reason)
+            self.failures[site] = printable(error.reason)
         except Exception as error:
             log.debug("the answer of %s", site, exc_info=True)
             reason = str(error) if isinstance(error, UnauthenticatedError) else type(error).__name__

@@ -26,7 +26,7 @@ from fedlearn.core.errors import (
     ProtocolError,
     UnauthenticatedError,
 )
-from fedlearn.core.names import said, site_name_problem
+from fedlearn.core.names import printable, site_name_problem
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import NO_TERMS, RUN_ID_BYTES, ServerOffer
 from fedlearn.crypto.identity import Identity, fingerprint
@@ -405,7 +405,7 @@ class SecureGrid(Grid):
         key = bytes.fromhex(greeting.public_key)
         if (greeting.version, greeting.code) != (__version__, code_digest()):
             return (
-                f"runs fedlearn {said(greeting.version)} ({said(greeting.code[:16])}), and the "
+                f"runs fedlearn {printable(greeting.version)} ({printable(greeting.code[:16])}), and the "
                 f"server {__version__} ({code_digest()[:16]}): install the same release on both"
             )
         if other := self.protection.differences(greeting.protection):
