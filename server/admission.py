@@ -41,8 +41,9 @@ class Admission:
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""
         if self.code and (hello.version, hello.code) != (self.version, self.code):
+            version = printable(f"{hello.version} ({hello.code[:16]})")
             return (
-                f"{hello.site} runs fedlearn {printable(hello.version)} ({printable(hello.code[:16])}), the "
+                f"{hello.site} runs fedlearn {version}, the "
                 f"coordinator {self.version} ({self.code[:16]}): install the same release on both"
             )
         if self.nodes and self.nodes.get(node) != hello.site:

@@ -404,8 +404,9 @@ class SecureGrid(Grid):
             return problem
         key = bytes.fromhex(greeting.public_key)
         if (greeting.version, greeting.code) != (__version__, code_digest()):
+            version = printable(f"{greeting.version} ({greeting.code[:16]})")
             return (
-                f"runs fedlearn {printable(greeting.version)} ({printable(greeting.code[:16])}), and the "
+                f"runs fedlearn {version}, and the "
                 f"server {__version__} ({code_digest()[:16]}): install the same release on both"
             )
         if other := self.protection.differences(greeting.protection):
