@@ -326,7 +326,7 @@ def test_record__reach_of_adam_is_what_its_longest_steps_move() -> None:
     """A gradient after so long a silence that all averages are forgotten, at torch's betas."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     adam = torch.optim.Adam([weight], lr=0.1)
-    for gradient in (*[0.0] * 20_000, 1.0):
+    for gradient in (*[0.0] * 7000, 1.0):
         weight.grad = torch.full((1,), gradient, dtype=torch.float64)
         adam.step()
     reach = STEPS.reach(replace(TERMS, optimizer="adam", local_steps=1))
