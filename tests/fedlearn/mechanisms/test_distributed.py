@@ -82,6 +82,22 @@ def test_plan__pays_for_rounding_with_fewer_bits() -> None:
     assert stddevs[-1] < math.sqrt(2.2) * stddevs[0]
 
 
+@pytest.mark.parametrize("unit", ["client", "record"])
+@pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
+@pytest.mark.parametrize("bits", [9, 16])
+def test_plan__meets_its_budget_where_a_gaussian_of_that_noise_would_not(
+    bits: int, law: Literal["discrete_gaussian", "skellam"], unit: Literal["client", "record"]
+) -> None:
+    small = Population(num_clients=SITES, dimension=1000, records_per_step=1.0)
+    config = replace(CLIENT, unit=unit, mechanism=law, bits=bits)
+    plan = plan_of(config, small)
+    assert 3.98 < plan.epsilon <= 4.0
+    same = plan_of(
+        replace(config, epsilon=None, noise_multiplier=noise_multiplier(4, 1e-5, 1, 1)), small
+    )
+    assert same.epsilon > 4.0 or (bits, law) == (16, "discrete_gaussian")
+
+
 def test_plan__refuses_too_few_bits_and_says_how_many() -> None:
     with pytest.raises(ConfigError, match=r"privacy\.bits=9: too few .* Set privacy\.bits=(\d+)"):
         plan_of(replace(CLIENT, bits=9))
@@ -196,6 +212,15 @@ def test_rounding__has_coins_for_every_block_of_a_long_vector() -> None:
     assert set(rounded.tolist()) == {0, 1}
     for block in (rounded[:WORDS], rounded[WORDS : 2 * WORDS], rounded[2 * WORDS :]):
         assert abs(block.mean() - 0.5) < 3 / math.sqrt(len(block))
+
+
+def test_encode__of_many_records_is_longer_than_one_may_move_it() -> None:
+    """Its rounding is not repeated for that: the bound on a record is no bound on a sum."""
+    many = Population(num_clients=SITES, dimension=100, records_per_step=50.0)
+    plan = make_plan(replace(CLIENT, unit="record"), many, sample_rate=1.0, rounds=1)
+    update = np.eye(1, 100)[0] * 50
+    whole = encoding.integers(plan, update, context=b"c", stream=SeededNoise(b"").stream())
+    assert np.linalg.norm(whole) > 10 * plan.rounded_norm
 
 
 def test_rounding__is_repeated_until_it_is_within_the_bound() -> None:
