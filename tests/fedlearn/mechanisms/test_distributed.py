@@ -91,7 +91,7 @@ def test_plan__meets_its_budget_where_a_gaussian_of_that_noise_would_not(
     small = Population(num_clients=SITES, dimension=1000, records_per_step=1.0)
     config = replace(CLIENT, unit=unit, mechanism=law, bits=bits)
     plan = plan_of(config, small)
-    assert 3.98 < plan.epsilon <= 4.0
+    assert 3.9 < plan.epsilon <= 4.0  # in 9 bits a whole step of the noise is much
     same = plan_of(
         replace(config, epsilon=None, noise_multiplier=noise_multiplier(4, 1e-5, 1, 1)), small
     )
