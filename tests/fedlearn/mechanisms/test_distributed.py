@@ -22,7 +22,7 @@ from fedlearn.mechanisms.distributed import (
 from fedlearn.mechanisms.encoding import clipped, decode, encode
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.noise import WORDS, SeededNoise
-from fedlearn.privacy.rotation import padded
+from fedlearn.privacy.rotation import block_of, padded
 from fedlearn.report.facts import statement
 from fedlearn.stages import Form, ServerRound, Total, Trained, Update
 
@@ -96,6 +96,16 @@ def test_plan__meets_its_budget_where_a_gaussian_of_that_noise_would_not(
         replace(config, epsilon=None, noise_multiplier=noise_multiplier(4, 1e-5, 1, 1)), small
     )
     assert same.epsilon > 4.0 or law == "discrete_gaussian"
+
+
+def test_plan__is_on_the_finest_grid_whose_sums_keep_six_deviations_of_room() -> None:
+    """Of updates that agree, spread over a block, and of noise and rounding of every site."""
+    small = Population(num_clients=SITES, dimension=1000, records_per_step=1.0)
+    plan = make_plan(replace(CLIENT, bits=16), small, sample_rate=1.0, rounds=7)
+    spread = SITES / plan.granularity / math.sqrt(block_of(1000))
+    deviation = math.sqrt(spread**2 + SITES * (plan.share_stddev**2 + 0.25))
+    assert 0.95 * 2**16 < 2 * 6 * deviation <= 2**16
+    assert plan.total_event == replace(plan.round_event, steps=7)
 
 
 def test_plan__refuses_too_few_bits_and_says_how_many() -> None:
