@@ -18,7 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import evaluation, joining, work
-from clients.form import hold_form
+from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
 from clients.outside import of_records, outside
 from clients.owner import Owner, admit, deployed_owner, owner_of
@@ -53,8 +53,7 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
     def opened(config: RunConfig, owner: Owner) -> RecordDict:
         joining.check_request(message, context, config, owner)
         _admit(message, config, owner)
-        hold_form(owner, config)
-        with within_memory(f"site {owner.name}"), of_records(owner):
+        with held_form(owner, config), within_memory(f"site {owner.name}"), of_records(owner):
             return answer(message, context, open_site(owner, config))
 
     return _guarded(message, context, opened)

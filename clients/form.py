@@ -9,13 +9,15 @@ refused until the owner takes the file away.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from clients.owner import Owner
 from fedlearn.config import RunConfig, encode
-from fedlearn.core.errors import DataError, PrivacyError
+from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError
 from fedlearn.core.files import write_atomically
 from fedlearn.data import SCENARIOS, Scenario
 from fedlearn.tasks import TASKS, TaskConfig
@@ -29,10 +31,16 @@ class _Form:
     task: Annotated[TaskConfig, TASKS]
 
 
-def hold_form(owner: Owner, config: RunConfig) -> None:
+class OpenFormError(ConfigError):
+    """The run leaves to the records what their form is, so that there is none to be held."""
+
+
+@contextmanager
+def held_form(owner: Owner, config: RunConfig) -> Iterator[None]:
     """Write down the form of a site's records at its first run; refuse any other one later.
 
-    Where the owner asks for no privacy, or in a simulation, there is nothing to hold.
+    Where the owner asks for no privacy, or in a simulation, there is nothing to hold. A form
+    that turns out to be left open inside is not held: that depends on no record.
 
     Raises:
         PrivacyError: the run would read the records in another form.
@@ -41,16 +49,25 @@ def hold_form(owner: Owner, config: RunConfig) -> None:
     """
     site = owner.deployed
     if site is None or site.policy.unit == "none":
+        yield
         return
     scenario = site.data.agreed(config.scenario)
     placed: dict[str, Any] = {"path": "records"} if hasattr(scenario, "path") else {}
     text = encode(_Form(scenario=replace(scenario, **placed), task=config.task))  # type: ignore[type-var]
     path = site.ledger.with_suffix(FORM)
-    if not path.exists():
+    first = not path.exists()
+    if first:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, text.encode())
-        return
-    _compare(owner.name, path, text)
+    else:
+        _compare(owner.name, path, text)
+    try:
+        yield
+    except FedlearnError as error:
+        # Outside it is told as any other error of records, and comes with it as its cause.
+        if first and isinstance(error.__cause__ or error, OpenFormError):
+            path.unlink()
+        raise
 
 
 def _compare(name: str, path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.feature_cache import encoded
+from clients.form import OpenFormError
 from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
@@ -223,7 +224,7 @@ def _open(
     config, alone = decode(RunConfig, config_text), bool(decode(Choice, choice_text).only)
     pool, sites = kept(choice_text)
     if alone and config.privacy.unit == "record" and pool.left_open:
-        raise ConfigError([_must_be_given(setting) for setting in pool.left_open])
+        raise OpenFormError([_must_be_given(setting) for setting in pool.left_open])
     # Also what the coordinator should have refused: a site relies on nobody's word for it.
     found = problems(config) + task_problems(config, pool.task)
     if found := found + column_problems(config.fairness, pool.attributes):

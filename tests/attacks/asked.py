@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from clients import sitefile
-from clients.form import FORM, hold_form
+from clients.form import FORM, held_form
 from clients.owner import deployed_owner
 from fedlearn import flower
 from fedlearn.config import RunConfig, compose, decode, encode
@@ -198,7 +198,8 @@ def _form(folder: Path) -> Path:
 def _held(data: bytes, folder: Path) -> None:
     lab, path = _recorded(folder).lab, _form(folder)
     path.write_bytes(data)
-    hold_form(deployed_owner(sitefile.load(lab.world.site_file(VICTIM))), lab.config)
+    with held_form(deployed_owner(sitefile.load(lab.world.site_file(VICTIM))), lab.config):
+        pass
 
 
 # --- files that an owner was given ----------------------------------------------------

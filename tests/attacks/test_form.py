@@ -137,6 +137,7 @@ def test_form__that_would_be_found_in_records_is_refused_whatever_they_hold(
             lab.federate()
         said.add(str(refused.value))
         assert {lab.spent_at(site) for site in SITES} == {0}
+        assert not list((tmp_path / str(rows)).rglob("*.form.json")), "nothing to hold a run to"
     assert len(said) == 1
 
 
