@@ -384,6 +384,15 @@ def test_private__repeats_with_a_seeded_source_only() -> None:
     assert (one != real).mean() > 0.99
 
 
+def test_private__a_model_that_was_only_read_is_trained_as_one_that_trains() -> None:
+    model = network().eval()
+    update(model, records(0))
+    assert model.training
+    model.eval()
+    clipped_gradient_sum(model, *records(0), CONFIG, PLAN, loss=cross_entropy, noise=SystemNoise())
+    assert model.training
+
+
 @pytest.mark.parametrize("n", [0, 8])
 def test_private__leaves_nothing_on_the_model(n: int) -> None:
     """No per-record gradient, hook or attribute outlives the call, and it can be repeated."""
