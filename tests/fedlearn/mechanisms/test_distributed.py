@@ -98,10 +98,12 @@ def test_plan__meets_its_budget_where_a_gaussian_of_that_noise_would_not(
     assert same.epsilon > 4.0 or law == "discrete_gaussian"
 
 
-def test_plan__is_on_the_finest_grid_whose_sums_keep_six_deviations_of_room() -> None:
+@pytest.mark.parametrize("noise", [0.05, 1.0])
+def test_plan__is_on_the_finest_grid_whose_sums_keep_six_deviations_of_room(noise: float) -> None:
     """Of updates that agree, spread over a block, and of noise and rounding of every site."""
     small = Population(num_clients=SITES, dimension=1000, records_per_step=1.0)
-    plan = make_plan(replace(CLIENT, bits=16), small, sample_rate=1.0, rounds=7)
+    config = replace(CLIENT, bits=16, epsilon=None, noise_multiplier=noise)
+    plan = make_plan(config, small, sample_rate=1.0, rounds=7)
     spread = SITES / plan.granularity / math.sqrt(block_of(1000))
     deviation = math.sqrt(spread**2 + SITES * (plan.share_stddev**2 + 0.25))
     assert 0.95 * 2**16 < 2 * 6 * deviation <= 2**16
