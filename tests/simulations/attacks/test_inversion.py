@@ -204,7 +204,8 @@ def test_run__is_shown_with_its_own_protection(
     assert recovered(shown, "as in this run")["coordinator"] == coordinator
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     (way,) = shown.ways
-    assert (way.transport, way.secagg) == tuple(result["protection"].values())
+    protection = result["protection"]
+    assert (way.transport, way.secagg) == (protection["transport"], protection["secagg"])
     assert way.epsilon == result["privacy"]["epsilon"]
     noise = result["privacy"]["noise_multiplier"]
     assert way.noise_multiplier == (None if noise is None else pytest.approx(noise, rel=0.05))
