@@ -115,7 +115,7 @@ def test_lora__is_clipped_record_by_record(lora_stages: int) -> None:
             total += gradient * (clip_norm / norm).clamp(max=1)
     assert set(found.sums) == set(expected)
     for name, total in expected.items():
-        assert torch.allclose(found.sums[name], total, rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(found.sums[name].float(), total, rtol=1e-4, atol=1e-6), name
 
 
 def test_lora__needs_a_layer_to_adapt() -> None:
