@@ -8,7 +8,6 @@ from annotated_types import Le
 
 from fedlearn.core.settings import Count, NonNegative, Positive, config
 
-
 Threads = Annotated[Count, Le(1024)]
 """As many as a machine may have: a site computes with what a run says, unless its owner says less.
 """
