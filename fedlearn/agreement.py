@@ -154,7 +154,8 @@ def _sized(settings: SecAggSum, sites: int, bound: SumBound) -> SecAggSum:
     cut = dataclasses.replace(settings, clip=max(step, min(settings.clip, bound.site_value)))
     each = weight * fixed_point_of(cut).max_integer
     largest = min(each, math.ceil(bound.sum_value(weight) / step))
-    bits = max(LEAST_BITS, largest.bit_length() + 1)
+    # Where a sum may not be refused, what is too large is folded back, and that takes room.
+    bits = max(LEAST_BITS, largest.bit_length() + (1 if bound.reach.noised else 2))
     if bits > (settings.bits or MOST_BITS):
         bounds = "robust and privacy" if each > largest else "secagg.clip"
         raise ConfigError(

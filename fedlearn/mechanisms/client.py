@@ -217,7 +217,8 @@ class ClientPlan(Plan):
         """The norm of the round; over rounds a norm that moves has no bound."""
         if terms.step_share is None or (clip_norm is None and self.adaptive):
             return None
-        return Reach(signal=self.clip_norm if clip_norm is None else clip_norm, clips=True)
+        signal = self.clip_norm if clip_norm is None else clip_norm
+        return Reach(signal=signal, clips=True, noised=False)
 
     @property
     def protects_alone(self) -> bool:
@@ -288,13 +289,21 @@ class ClientSum:
         self.total += clipped(exact, self.clip_norm * (1 - _SLACK))
         self.centred_count += 0.5 if within else -0.5
 
-    def add_sum(self, total: NDArray[np.float64], *, clients: int, within: int) -> None:
+    def add_sum(
+        self, total: NDArray[np.float64], *, clients: int, within: int, most_clients: int
+    ) -> None:
         """Add a sum over `clients` that clipped their updates themselves (`clip_own`).
 
-        `within` of them found their update inside the norm before clipping.
+        `within` of them found their update inside the norm before clipping; there could have
+        been `most_clients`, which is public.
+
+        Guarantees: whatever one of them has sent, another moves the sum by at most `clip_norm`
+        and the count by 1/2, also where a sum goes round the end of its ring. So neither is
+        refused nor cut off here, which would tell without noise on which side of a border it lay.
         """
-        self.total += total
-        self.centred_count += within - clients / 2
+        most = most_clients * self.clip_norm
+        self.total += clipped(folded(total, most), most)
+        self.centred_count += float(folded(np.array(within - clients / 2), most_clients / 2))
 
     def release(self, *, expected_clients: float, noise: NoiseSource) -> Release:
         """The noisy mean and the clip norm of the next round; call once, then start a new sum.
@@ -374,7 +383,7 @@ class Clip(Stage):
         at.share = self.plan.sample_rate
         sums = ClientSum(self.plan, size, at.clip_norm)
         within = int(total.counters[-1])
-        sums.add_sum(total.values, clients=int(total.weight), within=within)
+        sums.add_sum(total.values, clients=int(total.weight), within=within, most_clients=at.sites)
         expected = at.sites * self.plan.sample_rate
         release = sums.release(expected_clients=expected, noise=at.noise)
         at.clip_norm = max(release.next_clip_norm, self._smallest(size))
@@ -386,6 +395,16 @@ class Clip(Stage):
             return 0.0
         smallest = smallest_clip_norm(size=size, resolution=self.resolution)
         return min(smallest, self.plan.clip_norm)
+
+
+def folded(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+    """As they are up to `most`, back to zero at twice that, and zero beyond.
+
+    Guarantees: two values come no further apart, also at the ends of a ring that holds `2 * most`
+    and joins there.
+    """
+    size = np.abs(values)
+    return np.asarray(np.sign(values) * np.clip(np.minimum(size, 2 * most - size), 0.0, None))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,9 @@ class Reach:
     noise: float = 0.0
     clips: bool = False
     adds_up: bool = False
+    noised: bool = True
+    """Whether a sum has its noise when it is opened, or promises nothing: else what is done about
+    it must move no further than an update does, and to refuse is to tell."""
     per_value: bool = False
     """Whether `signal` bounds every value instead of the norm."""
     loose: float = 1.0

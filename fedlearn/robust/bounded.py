@@ -47,6 +47,8 @@ class Bounded(Robust):
 
     def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
         """A value, the norm, or the norm of all so far that is beyond its bound."""
+        if not bound.reach.noised:
+            return None
         weight = total.weight
         value = float(np.max(np.abs(total.values), initial=0.0))
         if value > bound.sum_value(weight):

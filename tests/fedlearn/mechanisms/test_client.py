@@ -192,7 +192,7 @@ def test_sum__of_own_clips_is_the_sum_of_those_clipped_here() -> None:
     for update in updates:
         here.add(update)
     total = np.sum([one.update for one in own], axis=0, dtype=np.float64)
-    unseen.add_sum(total, clients=2, within=sum(one.within for one in own))
+    unseen.add_sum(total, clients=2, within=sum(one.within for one in own), most_clients=2)
     np.testing.assert_allclose(unseen.total, here.total, atol=1e-5)
     assert unseen.centred_count == here.centred_count == 0.0
 
@@ -224,9 +224,12 @@ def test_clip__releases_the_mean_over_who_could_have_come_and_moves_the_norm(
 ) -> None:
     """Of eight at a rate of a half four are expected; three came, two of them within the norm."""
     at = at_server(3, 0.4)
-    total = Total(values=np.array([2.0, -4.0, 6.0]), weight=3, counters=np.array([7, 2]))
+    total = Total(values=np.array([0.2, -0.4, 0.6]), weight=3, counters=np.array([7, 2]))
     released = Clip(planned(SAMPLED, 10), resolution).backward(total, at)
-    assert released.values.tolist() == [0.5, -1.0, 1.5]
+    assert released.values == pytest.approx([0.05, -0.1, 0.15], rel=1e-6)
+    beyond = replace(total, values=np.array([2.0, -4.0, 6.0]))  # no sum of honest sites
+    cut = Clip(planned(SAMPLED, 10), resolution).backward(beyond, at_server(3, 0.4))
+    assert 4 * np.linalg.norm(cut.values) <= 8 * 0.4 * (1 + 1e-6)
     assert (released.weight, released.counters.tolist(), at.share) == (1, [7], 0.5)
     assert at.clip_norm == pytest.approx(norm, rel=1e-12)
 
@@ -271,8 +274,8 @@ def test_reach__is_the_norm_of_the_round_and_unknown_over_rounds_that_move_it() 
     terms = replace(
         terms_of(compose(["experiment=medical_heart", "privacy=client"])), step_share=1.0
     )
-    assert flat().reach(terms) == Reach(signal=1.0, clips=True)
-    assert flat().reach(terms, 0.3) == Reach(signal=0.3, clips=True)
+    assert flat().reach(terms) == Reach(signal=1.0, clips=True, noised=False)
+    assert flat().reach(terms, 0.3) == Reach(signal=0.3, clips=True, noised=False)
     assert adaptive().reach(terms) is None
-    assert adaptive().reach(terms, 0.3) == Reach(signal=0.3, clips=True)
+    assert adaptive().reach(terms, 0.3) == Reach(signal=0.3, clips=True, noised=False)
     assert flat().reach(replace(terms, step_share=None), 0.3) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.mechanisms import RecordPlan
+from fedlearn.mechanisms.client import ClientPlan, ClientSum
 from fedlearn.mechanisms.reach import FALSE_ALARM, Reach, SumBound
 from fedlearn.mechanisms.record import NoisyTraining
 from fedlearn.privacy import SeededNoise
@@ -437,3 +439,43 @@ def test_left_out__is_nobody_where_no_single_site_explains_it() -> None:
     assert left_out([], 0) is None
     assert left_out([["a", "b"], ["c", "d"]], 0) is None
     assert suspects([["a", "b", "c"], ["b", "c", "d"]]) == ["b", "c"]
+
+
+@cache
+def client_plan() -> ClientPlan:
+    plan = plan_of(compose([HEART, "privacy=client"]), sites=4, dimension=6)
+    assert isinstance(plan, ClientPlan)
+    return plan
+
+
+@settings(deadline=None)
+@given(
+    offset=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=6, max_size=6),
+    way=st.lists(st.floats(-1, 1), min_size=6, max_size=6),
+    clip_norm=st.sampled_from([0.01, 1.0, 7.5]),
+    count=st.integers(-(2**63), 2**63 - 2),
+)
+def test_client__one_site_moves_a_sum_by_its_norm_whatever_another_has_sent(
+    offset: list[int], way: list[float], clip_norm: float, count: int
+) -> None:
+    """Also where that other one has put the sum next to the end of its ring."""
+    step, sites = 4 * 4 * clip_norm / 2**16, 4  # the ring holds twice what four sites reach
+    change = np.array(way)
+    change *= clip_norm / max(1.0, float(np.linalg.norm(change)))
+    moved = np.trunc(change / step).astype(np.int64)
+
+    def added(whole: np.ndarray, within: int) -> ClientSum:
+        found = ClientSum(client_plan(), 6, clip_norm)
+        ring = (whole + 2**15) % 2**16 - 2**15
+        found.add_sum(ring * step, clients=sites, within=within, most_clients=sites)
+        return found
+
+    without, with_ = added(np.array(offset), count), added(np.array(offset) + moved, count + 1)
+    assert np.linalg.norm(with_.total - without.total) <= np.linalg.norm(moved * step) + 1e-9
+    assert abs(with_.centred_count - without.centred_count) <= 1
+
+
+def test_refuses__nothing_of_a_sum_that_has_no_noise_yet() -> None:
+    bound = SumBound(reach=Reach(signal=1.0, clips=True, noised=False), size=3, rounds=2)
+    total = Total(values=np.array([1e6, 0.0, math.nan]), weight=4, counters=())
+    assert Bounded().refuses(bound, total, total) is None
