@@ -24,7 +24,7 @@ from clients.outside import of_records, outside
 from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, proposed_cohort, secagg_step
 from clients.site import Site, name_of, open_site
-from clients.supernode.deployed import commitment, deployed_site, is_deployed
+from clients.supernode.deployed import brings_nothing, commitment, deployed_site, is_deployed
 from fedlearn import __version__, flower
 from fedlearn.agreement import request_digest, route_of
 from fedlearn.config import RunConfig
@@ -40,7 +40,7 @@ from fedlearn.training.device import within_memory
 
 log = logging.getLogger(__name__)
 
-app = ClientApp(mods=[joining.sealing])
+app = ClientApp(mods=[brings_nothing, joining.sealing])
 
 Answer = Callable[[Message, Context, Site], RecordDict]
 Party = Callable[[RunConfig, Owner], RecordDict]

@@ -17,6 +17,7 @@ from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.crypto.certificate_files import authority_problems, credential_problems
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
+from fedlearn.data.datasets.archives import nothing_brought
 from fedlearn.training.device import device_of
 
 
@@ -33,7 +34,8 @@ def check(path: Path, now: datetime) -> list[str]:
     found = [*sitefile.problems(site), *_connection_problems(site, now), *_ledger_folder(site)]
     facts: list[str] = []
     try:
-        data = own_data(site)
+        with nothing_brought():  # as when it takes part
+            data = own_data(site)
         facts.append(f"data: {len(data.train)} training and {len(data.test)} test records")
         facts += data.notes
     except FedlearnError as error:

@@ -11,7 +11,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from flwr.app import Context
+from flwr.app import Context, Message
 
 from clients import sitefile
 from clients.sitefile import SiteFile
@@ -20,6 +20,8 @@ from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.kdf import derive
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
+from fedlearn.data.datasets.archives import nothing_brought
+from fedlearn.flower import private
 
 SITE_FILE = "site-file"
 SERVER = "server"
@@ -28,6 +30,14 @@ SERVER = "server"
 def is_deployed(context: Context) -> bool:
     """Whether the site is a machine of its own, whatever its file says."""
     return SITE_FILE in context.node_config
+
+
+def brings_nothing(message: Message, context: Context, call_next: private.AppFunction) -> Message:
+    """A Flower mod, around every message: no answer of a deployed site downloads anything."""
+    if not is_deployed(context):
+        return call_next(message, context)
+    with nothing_brought():
+        return call_next(message, context)
 
 
 def deployed_site(context: Context) -> SiteFile | None:

@@ -23,7 +23,9 @@ import urllib.error
 import urllib.request
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar
@@ -266,12 +268,29 @@ def cached_path(file: Pinned, cache: Path) -> Path:
     return cache / file.folder / file.file_name
 
 
+_BRINGS: ContextVar[bool] = ContextVar("brings", default=True)
+
+
+@contextmanager
+def nothing_brought() -> Iterator[None]:
+    """While this lasts, in this thread, only what is in the cache is read: nothing is downloaded.
+
+    A deployed site answers every message within it: what is asked of it by a study, such as
+    pretrained weights, is no reason to fetch anything; its owner's word is.
+    """
+    token = _BRINGS.set(False)
+    try:
+        yield
+    finally:
+        _BRINGS.reset(token)
+
+
 def fetch(file: Pinned, cache: Path) -> Path:
     """The path of the file in the cache; brings it in when it is not there.
 
     **Guarantees:** the file's hash was checked just now; the cache never
     holds a half-written file, also with several processes at once; a file
-    that fails the check is removed.
+    that fails the check is removed; within `nothing_brought` nothing is downloaded.
 
     Raises:
         DataError: the file is altered, or it is not cached and cannot be had.
@@ -279,6 +298,11 @@ def fetch(file: Pinned, cache: Path) -> Path:
     """
     path = cached_path(file, cache)
     if not path.is_file():
+        if not _BRINGS.get():
+            raise DataError(
+                f"{file.name}: not in the cache ({path}), and a site fetches nothing because a "
+                f"study names it. If you want it here, run `fedlearn data fetch {file.name}`"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
