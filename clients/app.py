@@ -12,12 +12,14 @@ import logging
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import evaluation, joining, work
+from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
 from clients.outside import of_records, outside
@@ -151,7 +153,12 @@ def secagg(message: Message, context: Context) -> Message:
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Local training on the global model of a round."""
-    return _answer(message, context, _train)
+    return trained(message, context, Conduct())
+
+
+def trained(message: Message, context: Context, conduct: Conduct) -> Message:
+    """The reply of a site of this conduct to a round of training."""
+    return _answer(message, context, partial(_train, conduct=conduct))
 
 
 @app.evaluate()
@@ -216,27 +223,27 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
     return RecordDict()
 
 
-def _train(message: Message, context: Context, site: Site) -> RecordDict:
+def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) -> RecordDict:
     request = flower.read_train_request(message)
     plan = joining.plan_of(site, context)
     summing = client_of(site, context, "train", request.round)
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
-    here, route = work.SiteRound(site, request), route_of(site.config, plan)
+    here, route = conduct.begin(site, request), route_of(site.config, plan)
     if not (plan or UNPROTECTED).takes_norm(request.clip_norm):
         raise ProtocolError(joining.SERVER, "train", "the norm of the round is none of the plan's")
     here.check()
     site.load(request.model)
     spent = work.pay(site, plan, request.note, "training", plan.round_event) if plan else ()
     evaluation.note_trained(context, request.round)
-    update = route.forward(here)
+    update = conduct.update(route, here, summing.payload(message) if summing else None)
     here.keep(route, summing.limit(message) if summing else math.inf)
     if summing is None:
         model, weight = update.values, float(update.weight)
         reply = TrainReply(site=site.name, model=model, weight=weight, spent=spent)
         return flower.train_reply(reply)
-    return summing.reply(message, update, digest_of(request), spent)
+    return summing.reply(message, update, digest_of(request), spent, conduct.contribution)
 
 
 def digest_of(request: TrainRequest) -> bytes:

@@ -109,6 +109,15 @@ def _stored(context: Context) -> ConfigRecord | None:
 
 S = TypeVar("S", bound=SecAggSum)
 
+Enters = Callable[[AnyPayload, Update, RingVector], RingVector]
+"""What a site puts into a sum, `word[length]`: of its form, its update, and that as it is encoded
+by the rules."""
+
+
+def as_it_is(payload: AnyPayload, mine: Update, vector: RingVector) -> RingVector:
+    """What an honest site puts into a sum."""
+    return vector
+
 
 @dataclass(frozen=True, eq=False)
 class SecAggClient(ABC, Generic[S]):
@@ -137,7 +146,12 @@ class SecAggClient(ABC, Generic[S]):
         return None
 
     def reply(
-        self, message: Message, mine: Update, asked: bytes, spent: tuple[Event, ...]
+        self,
+        message: Message,
+        mine: Update,
+        asked: bytes,
+        spent: tuple[Event, ...],
+        enters: Enters = as_it_is,
     ) -> RecordDict:
         """The contribution, encoded and protected as the config says.
 
@@ -146,8 +160,13 @@ class SecAggClient(ABC, Generic[S]):
         request = self._request(message)
         payload = self._payload(request)
         self._warn_of_cuts(payload, mine.values)
-        data = self._protect(request, payload, self._encoded(payload, mine), asked)
+        vector = enters(payload, mine, self._encoded(payload, mine))
+        data = self._protect(request, payload, vector, asked)
         return flower.summed_reply(self.site.name, data, spent)
+
+    def payload(self, message: Message) -> AnyPayload:
+        """The form of the contribution that a message asks for."""
+        return self._payload(self._request(message))
 
     @abstractmethod
     def _protect(
@@ -169,7 +188,7 @@ class SecAggClient(ABC, Generic[S]):
 
     def limit(self, message: Message) -> float:
         """The largest number that enters the sum as it is."""
-        return self._payload(self._request(message)).clip
+        return self.payload(message).clip
 
     def _warn_of_cuts(self, payload: AnyPayload, values: NDArray[Any]) -> None:
         cut = np.count_nonzero(np.abs(values) > payload.clip)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from clients.app import app as client
+from flwr.clientapp import ClientApp
+
+from clients.app import app as honest
 from clients.owner import owned_ledgers
 from clients.records import Choice, simulated_notes, simulated_sites
 from clients.records import records as kept_records
@@ -32,11 +34,19 @@ from simulations.engines.ray import run_on_ray
 STOP_SECONDS = 20.0
 
 
-def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | None = None) -> None:
+def simulate(
+    config: RunConfig,
+    listener: Listener,
+    stop: Stop,
+    *,
+    only: str | None = None,
+    client: ClientApp = honest,
+) -> None:
     """Run `config` to its end; the result is in the folder `config.out`.
 
     `only` names the one site that takes part, for the local engine: a study of
-    what that site learns by itself.
+    what that site learns by itself. `client` answers for the sites; honestly, unless it is an
+    attack.
 
     Raises:
         FedlearnError: see `server.run.run`.
@@ -51,11 +61,16 @@ def simulate(config: RunConfig, listener: Listener, stop: Stop, *, only: str | N
         chosen = None if only is None else names.index(only)
         if config.audit.kind != "none":
             listener = _Measuring(config, listener)
-        _run(config, sizes, listener, stop, chosen)
+        _run(config, sizes, listener, stop, chosen, client)
 
 
 def _run(
-    config: RunConfig, sizes: Sequence[int], listener: Listener, stop: Stop, only: int | None
+    config: RunConfig,
+    sizes: Sequence[int],
+    listener: Listener,
+    stop: Stop,
+    only: int | None,
+    client: ClientApp,
 ) -> None:
     ended = threading.Event()
     server = make_app(listener, stop, ended.set)
@@ -137,7 +152,7 @@ def rehearse(config: RunConfig, *, only: str | None = None) -> None:
         names = list(simulated_sites(config))
         contexts = {n: c for n, c in contexts.items() if names[n - FIRST_NODE] == only}
     run_id = secrets.token_bytes(16)
-    enrolment = enrol(InProcessGrid(client, contexts), config, lambda: False, run_id)
+    enrolment = enrol(InProcessGrid(honest, contexts), config, lambda: False, run_id)
     secagg_driver(enrolment, config, plan_for(config, enrolment), run_id)
 
 
