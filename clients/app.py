@@ -42,7 +42,7 @@ from fedlearn.training.device import within_memory
 
 log = logging.getLogger(__name__)
 
-app = ClientApp(mods=[brings_nothing, joining.sealing])
+app: ClientApp = ClientApp(mods=[brings_nothing, joining.sealing])
 
 Answer = Callable[[Message, Context, Site], RecordDict]
 Party = Callable[[RunConfig, Owner], RecordDict]
