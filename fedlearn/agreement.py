@@ -101,10 +101,8 @@ def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
     clipped_before = config.privacy.unit == "record" and config.privacy.noise_from != "site"
     if chosen and (clipped_before or not source.gives_model) and not config.stage.contracts:
         raise ConfigError(
-            [
-                f"stage={config.stage.kind}: the gradients of records are clipped before it, and "
-                "it may bring them further apart than their noise is planned for. Set stage=none"
-            ]
+            f"stage={config.stage.kind}: the gradients of records are clipped before it, and "
+            "it may bring them further apart than their noise is planned for. Set stage=none"
         )
     if terms.summed:
         reach = mechanism.reach(terms)
@@ -159,16 +157,14 @@ def _sized(settings: SecAggSum, sites: int, bound: SumBound) -> SecAggSum:
     if bits > (settings.bits or MOST_BITS):
         bounds = "robust and privacy" if each > largest else "secagg.clip"
         raise ConfigError(
-            [
-                f"secagg.bits={settings.bits}: the sum of {sites} sites with weights up to "
-                f"{settings.max_weight} can be {largest * step:.3g} by {bounds}, and takes {bits} "
-                f"bits in steps of secagg.resolution={step:g}. "
-                + (
-                    "Leave secagg.bits out, or raise secagg.resolution"
-                    if bits <= MOST_BITS
-                    else "Raise secagg.resolution, or lower secagg.max_weight or secagg.clip"
-                )
-            ]
+            f"secagg.bits={settings.bits}: the sum of {sites} sites with weights up to "
+            f"{settings.max_weight} can be {largest * step:.3g} by {bounds}, and takes {bits} "
+            f"bits in steps of secagg.resolution={step:g}. "
+            + (
+                "Leave secagg.bits out, or raise secagg.resolution"
+                if bits <= MOST_BITS
+                else "Raise secagg.resolution, or lower secagg.max_weight or secagg.clip"
+            )
         )
     return dataclasses.replace(cut, bits=settings.bits or bits)
 

@@ -46,7 +46,7 @@ try:
     from captum.attr import IntegratedGradients, LayerGradCam, LayerIntegratedGradients
 except ModuleNotFoundError as error:
     raise ConfigError(
-        [f"--explain: {error.name} is not installed; pip install 'fedlearn[explain]'"]
+        f"--explain: {error.name} is not installed; pip install 'fedlearn[explain]'"
     ) from None
 
 Method = Literal["integrated_gradients", "grad_cam"]
@@ -169,10 +169,8 @@ def _public(run: AuditedRun) -> tuple[NDArray[Any], str]:
     kind = run.config.scenario.kind
     if kind not in DATASETS:
         raise ConfigError(
-            [
-                f"--explain {PUBLIC}: the records of scenario={kind} are not public. Give a file "
-                "of records that may be shown: --explain FILE"
-            ]
+            f"--explain {PUBLIC}: the records of scenario={kind} are not public. Give a file "
+            "of records that may be shown: --explain FILE"
         )
     tests = [site.test.features for site in run.sites.values() if len(site.test)]
     # In turn from every site, so that the first of them are not all of one.
@@ -188,7 +186,7 @@ def _from_file(run: AuditedRun, path: Path) -> tuple[NDArray[Any], str]:
     elif path.suffix == ".csv":
         features = _rows(run, path)
     else:
-        raise ConfigError([f"--explain {path}: must be {PUBLIC}, or a file .npz or .csv"])
+        raise ConfigError(f"--explain {path}: must be {PUBLIC}, or a file .npz or .csv")
     return features, f"the records in {path.name} (SHA-256 {digest})"
 
 
@@ -196,11 +194,9 @@ def _rows(run: AuditedRun, path: Path) -> NDArray[Any]:
     """Rows of a file whose columns have the names and the units of the scenario's numbers."""
     shape, scaling = run.task.input, run.config.scenario.scales()
     refusal = ConfigError(
-        [
-            f"--explain {path}: rows of text are read for tables of numbers with public ranges "
-            "alone; give the records as the model takes them, in the array 'features' of a "
-            "file .npz"
-        ]
+        f"--explain {path}: rows of text are read for tables of numbers with public ranges "
+        "alone; give the records as the model takes them, in the array 'features' of a "
+        "file .npz"
     )
     if not isinstance(shape, TableInput) or not shape.names or shape.cardinalities:
         raise refusal

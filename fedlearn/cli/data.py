@@ -65,7 +65,7 @@ def _data_fetch(options: argparse.Namespace) -> int:
     cache = archives.default_cache(os.environ)
     known = {**archives.ARCHIVES, **{name: one.file for name, one in SETS.items()}}
     if options.name not in known:
-        raise ConfigError([f"{options.name}: must be one of {', '.join(known)}"])
+        raise ConfigError(f"{options.name}: must be one of {', '.join(known)}")
     print(archives.fetch(known[options.name], cache))
     return 0
 

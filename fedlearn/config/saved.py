@@ -50,18 +50,18 @@ def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, text = split(override)
     if "=" not in override or not key or not (key[0].isalpha() or key[0] == "_"):
-        raise ConfigError([f"{override}: must have the form key=value"])
+        raise ConfigError(f"{override}: must have the form key=value")
     *parents, last = parts_of(key)
     node = tree
     for at, name in enumerate(parents):
         child = node.get(name)
         if not isinstance(child, dict):
-            raise ConfigError([f"{override}: {_unknown('.'.join(parents[: at + 1]), name, node)}"])
+            raise ConfigError(f"{override}: {_unknown('.'.join(parents[: at + 1]), name, node)}")
         node = child
     # A last name that is not there may be a new key of a free mapping, such as a
     # column; `load` knows where those are and refuses the others.
     if not parents and last not in node:
-        raise ConfigError([f"{override}: {_unknown(last, last, node)}"])
+        raise ConfigError(f"{override}: {_unknown(last, last, node)}")
     if not parents and (CONFIGS / key).is_dir():
         node[last] = _option(override, key, text)
         return
@@ -89,7 +89,7 @@ def _option(override: str, group: str, option: str) -> dict[str, Any]:
     chosen = compose_tree(good)[group]
     if not isinstance(chosen, dict):  # `experiment` is a folder of configs and a name here
         raise ConfigError(
-            [f"{override}: the file holds the experiment's values already; override single keys"]
+            f"{override}: the file holds the experiment's values already; override single keys"
         )
     return {key: value for key, value in chosen.items() if value != "???"}
 
@@ -97,8 +97,8 @@ def _option(override: str, group: str, option: str) -> dict[str, Any]:
 def read_value(override: str, text: str) -> Any:
     """The value that `text` (the right side of `override`) stands for; raises ConfigError."""
     if "${" in text:
-        raise ConfigError([f"{override}: a config file holds values; write the value itself"])
+        raise ConfigError(f"{override}: a config file holds values; write the value itself")
     good, found = sift([f"+{_PLACE}={text}"])
     if found:
-        raise ConfigError([f"{override}: the value cannot be read; quote it if it is a text"])
+        raise ConfigError(f"{override}: the value cannot be read; quote it if it is a text")
     return compose_tree(good)[_PLACE]

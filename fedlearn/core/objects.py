@@ -31,10 +31,8 @@ def find(name: str, where: str) -> Any:
     """
     if name not in _GIVEN:
         raise ConfigError(
-            [
-                f"{where}: was given from Python and is in no file, so it is gone with the program "
-                "that gave it; run that again (`fl.simulate(study, out=..., resume=True)` goes on "
-                "with a run)"
-            ]
+            f"{where}: was given from Python and is in no file, so it is gone with the program "
+            "that gave it; run that again (`fl.simulate(study, out=..., resume=True)` goes on "
+            "with a run)"
         )
     return _GIVEN[name]

@@ -106,27 +106,27 @@ class Family(Generic[T]):
         claims = {one.value for one in self._points if one.name == point.name}
         if len(claims) > 1:
             raise ConfigError(
-                [f"{self.group}={point.name}: {' and '.join(sorted(claims))} both have this name; "
-                 "uninstall one of their packages"]
-            )  # fmt: skip
+                f"{self.group}={point.name}: {' and '.join(sorted(claims))} both have this name; "
+                "uninstall one of their packages"
+            )
         try:
             option: type[T] = point.load()
         except Exception as error:
             raise ConfigError(
-                [f"{where}, which does not import ({type(error).__name__}: {error}); mend or "
-                 "uninstall the package"]
-            ) from error  # fmt: skip
+                f"{where}, which does not import ({type(error).__name__}: {error}); mend or "
+                "uninstall the package"
+            ) from error
         if not (isinstance(option, type) and is_dataclass(option)):
-            raise ConfigError([f"{where}, which is no dataclass; a {self.group} is one"])
+            raise ConfigError(f"{where}, which is no dataclass; a {self.group} is one")
         if not issubclass(option, self.base):
             named = f"{self.base.__module__}.{self.base.__qualname__}"
-            raise ConfigError([f"{where}, which does not derive from {named}"])
+            raise ConfigError(f"{where}, which does not derive from {named}")
         if inspect.isabstract(option):
             lacking = ", ".join(sorted(option.__abstractmethods__))
-            raise ConfigError([f"{where}, which does not have {lacking}"])
+            raise ConfigError(f"{where}, which does not have {lacking}")
         if kind_of(option) != point.name:
             raise ConfigError(
-                [f"{where}, whose kind is {kind_of(option)!r}; both names must be the same"]
+                f"{where}, whose kind is {kind_of(option)!r}; both names must be the same"
             )
         return option
 
@@ -143,7 +143,7 @@ class Family(Generic[T]):
             ConfigError: its kind is one of the house's.
         """
         if (kind := kind_of(option)) in map(kind_of, self.own) and option not in self.own:
-            raise ConfigError([f"{self.group}={kind}: is taken; give the class another kind"])
+            raise ConfigError(f"{self.group}={kind}: is taken; give the class another kind")
         if option not in self.own:
             self._loaded[kind] = option
 

@@ -87,11 +87,9 @@ def check_range(*, bits: int, num_clients: int, max_weight: int, max_integer: in
         f"set bits={needed}" if needed <= 64 else "no ring has that many (at most 64): shrink one"
     )
     raise ConfigError(
-        [
-            f"secagg.bits={bits}: {num_clients} clients x weight {max_weight} x value "
-            f"{max_integer} needs {needed} bits; {way_out}, or lower secagg.max_weight "
-            "or secagg.clip, or raise secagg.resolution"
-        ]
+        f"secagg.bits={bits}: {num_clients} clients x weight {max_weight} x value "
+        f"{max_integer} needs {needed} bits; {way_out}, or lower secagg.max_weight "
+        "or secagg.clip, or raise secagg.resolution"
     )
 
 

@@ -77,16 +77,16 @@ def parse(text: str, source: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{source}, line {mark.line + 1}" if mark else source
-        raise ConfigError([f"{where}: {error.problem}"]) from None
+        raise ConfigError(f"{where}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError([f"{source}: not YAML: {str(error).splitlines()[0]}"]) from None
+        raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
-        raise ConfigError([f"{source}: must hold `key: value` lines"])
+        raise ConfigError(f"{source}: must hold `key: value` lines")
     try:
         json.dumps(tree)
     except (TypeError, ValueError, RecursionError):  # `!!binary`, `!!set`, a list in itself
         raise ConfigError(
-            [f"{source}: may hold texts, numbers, lists and mappings, nothing else"]
+            f"{source}: may hold texts, numbers, lists and mappings, nothing else"
         ) from None
     return tree
 
@@ -96,9 +96,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise ConfigError([f"{path}: not a text in UTF-8"]) from None
+        raise ConfigError(f"{path}: not a text in UTF-8") from None
     return parse(text, str(path))
 
 

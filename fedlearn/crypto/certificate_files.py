@@ -72,7 +72,7 @@ def issue_server_credential(folder: Path, hosts: Sequence[str], now: datetime) -
         write_private(fresh, made.pem())
         fresh.replace(target)
     except OSError as error:
-        raise ConfigError([f"{folder}: cannot be written ({error.strerror})"]) from None
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
     return [*written, target]
 
 

@@ -92,7 +92,7 @@ def server_credential(
         ConfigError: no host, or one that cannot be in a certificate.
     """
     if not hosts:
-        raise ConfigError(["a server's certificate needs at least one host name or address"])
+        raise ConfigError("a server's certificate needs at least one host name or address")
     key = _new_key()
     builder = _builder(_name(hosts[0]), authority.certificate.subject, key, now, days)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
@@ -113,13 +113,11 @@ def load_credential(pem: bytes, what: str) -> Credential:
     try:
         key, certificate = load_pem_private_key(pem, None), x509.load_pem_x509_certificate(pem)
     except (ValueError, TypeError, x509.InvalidVersion):
-        raise ConfigError(
-            [f"{what}: must hold a private key and its certificate, in PEM"]
-        ) from None
+        raise ConfigError(f"{what}: must hold a private key and its certificate, in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError([f"{what}: not an EC key; make one with `fedlearn keys new`"])
+        raise ConfigError(f"{what}: not an EC key; make one with `fedlearn keys new`")
     if _spki(key.public_key()) != _spki(certificate.public_key()):
-        raise ConfigError([f"{what}: the certificate is for another key"])
+        raise ConfigError(f"{what}: the certificate is for another key")
     return Credential(key=key, certificate=certificate)
 
 
@@ -128,7 +126,7 @@ def read_certificate(pem: str | bytes, what: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
     except (ValueError, x509.InvalidVersion):
-        raise ConfigError([f"{what}: not a certificate in PEM"]) from None
+        raise ConfigError(f"{what}: not a certificate in PEM") from None
 
 
 def own_certificate(pem: str, what: str) -> x509.Certificate:
@@ -144,17 +142,17 @@ def own_certificate(pem: str, what: str) -> x509.Certificate:
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
     except (ValueError, x509.InvalidVersion):
-        raise ConfigError([f"{what}: not a certificate in PEM"]) from None
+        raise ConfigError(f"{what}: not a certificate in PEM") from None
     if len(found) != 1 or found[0].public_bytes(Encoding.PEM).decode() != pem:
-        raise ConfigError([f"{what}: must be one certificate in PEM, and nothing beside it"])
+        raise ConfigError(f"{what}: must be one certificate in PEM, and nothing beside it")
     try:
         found[0].verify_directly_issued_by(found[0])
         node_public_key(found[0])
         limits = found[0].extensions.get_extension_for_class(x509.BasicConstraints).value
     except _UNLIKE_OWN:
-        raise ConfigError([f"{what}: {_NOT_OWN}"]) from None
+        raise ConfigError(f"{what}: {_NOT_OWN}") from None
     if limits.ca:
-        raise ConfigError([f"{what}: {_NOT_OWN}"])
+        raise ConfigError(f"{what}: {_NOT_OWN}")
     return found[0]
 
 
@@ -208,7 +206,7 @@ def _host(text: str) -> x509.GeneralName:
     try:
         return x509.DNSName(text)
     except ValueError:
-        raise ConfigError([f"{text}: cannot be the name of a host"]) from None
+        raise ConfigError(f"{text}: cannot be the name of a host") from None
 
 
 def _builder(

@@ -69,10 +69,8 @@ def choose_suite(allow_classical: bool) -> int:
     if allow_classical:
         return CLASSICAL
     raise ConfigError(
-        [
-            "transport.allow_classical=false: this build of `cryptography` has no ML-KEM; "
-            "install the wheel from PyPI, or set transport.allow_classical=true"
-        ]
+        "transport.allow_classical=false: this build of `cryptography` has no ML-KEM; "
+        "install the wheel from PyPI, or set transport.allow_classical=true"
     )
 
 

@@ -112,15 +112,15 @@ def read_private(path: Path) -> bytes:
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be opened ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be opened ({error.strerror})") from None
     try:
         # Asked of the open file, not of the path: the path may change in between.
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise ConfigError([f"{path}: not a regular file"])
+            raise ConfigError(f"{path}: not a regular file")
         if os.name == "posix" and mode & 0o077:
             raise ConfigError(
-                [f"{path}: mode {mode & 0o777:04o} lets others in; run: chmod 600 {path}"]
+                f"{path}: mode {mode & 0o777:04o} lets others in; run: chmod 600 {path}"
             )
         return os.read(descriptor, _LARGEST_FILE)
     finally:
@@ -139,7 +139,7 @@ def write_private(path: Path, content: bytes) -> None:
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError:
         raise ConfigError(
-            [f"{path}: exists; a private key is never replaced, choose another path"]
+            f"{path}: exists; a private key is never replaced, choose another path"
         ) from None
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -151,7 +151,7 @@ def _parse(path: Path, pem: bytes) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError):
-        raise ConfigError([f"{path}: not a private key in PEM"]) from None
+        raise ConfigError(f"{path}: not a private key in PEM") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError([f"{path}: not an Ed25519 key; make one with `fedlearn keys new`"])
+        raise ConfigError(f"{path}: not an Ed25519 key; make one with `fedlearn keys new`")
     return key

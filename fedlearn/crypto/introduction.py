@@ -71,12 +71,12 @@ def read_certified(path: Path) -> Introduction:
     try:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else error
-        raise ConfigError([f"{path}: not a public identity: {reason}"]) from None
+        raise ConfigError(f"{path}: not a public identity: {reason}") from None
 
 
 def _parse(document: dict[str, Any]) -> Introduction:

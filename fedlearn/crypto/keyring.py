@@ -54,7 +54,7 @@ def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Particip
         if role == "site":
             certificate = new_site_credential(private, now).certificate_pem().decode()
     except OSError as error:
-        raise ConfigError([f"{private}: cannot be written ({error.strerror})"]) from None
+        raise ConfigError(f"{private}: cannot be written ({error.strerror})") from None
     _write_new(public, introduce(identity, name, role, certificate))
     return Participant(name=name, role=role, public=identity.public)
 
@@ -70,7 +70,7 @@ def is_private(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(10) == b"-----BEGIN"
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def sign_roster(
@@ -100,9 +100,9 @@ def sign_roster(
         roster = Roster.sign(federation, tuple(listed), authority)
         roster.save(path)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be written ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
     except ValueError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+        raise ConfigError(f"{path}: {error}") from None
     return roster
 
 
@@ -134,9 +134,9 @@ def pin_roster(path: Path, pinned: str) -> Roster:
     pin, before = pin_path(path), read_pin(path)
     if before is not None and before.authority != pinned:
         raise ConfigError(
-            [f"{pin}: another fingerprint is pinned; remove the file only if who signs the roster "
-             "has changed its identity and said so in person"]
-        )  # fmt: skip
+            f"{pin}: another fingerprint is pinned; remove the file only if who signs the roster "
+            "has changed its identity and said so in person"
+        )
     if before is None or before.roster != roster.digest():
         fresh = pin.with_name(f".{pin.name}.new")
         fresh.unlink(missing_ok=True)
@@ -155,15 +155,15 @@ def load_pinned(path: Path) -> Roster:
     pinned = read_pin(path)
     if pinned is None:
         raise ConfigError(
-            [f"{path}: nobody's signature is pinned; compare the fingerprint with who signs the "
-             f"roster, then run: fedlearn keys roster pin {path} FINGERPRINT"]
-        )  # fmt: skip
+            f"{path}: nobody's signature is pinned; compare the fingerprint with who signs the "
+            f"roster, then run: fedlearn keys roster pin {path} FINGERPRINT"
+        )
     roster = Roster.load(path, pinned.authority)
     if roster.digest() != pinned.roster:
         raise ConfigError(
-            [f"{path}: is not the list that was pinned; look at who is on it with `fedlearn keys "
-             f"roster show {path}`, then run: fedlearn keys roster pin {path} {pinned.authority}"]
-        )  # fmt: skip
+            f"{path}: is not the list that was pinned; look at who is on it with `fedlearn keys "
+            f"roster show {path}`, then run: fedlearn keys roster pin {path} {pinned.authority}"
+        )
     return roster
 
 
@@ -176,9 +176,9 @@ def load_unpinned(path: Path) -> Roster:
     try:
         authority = bytes.fromhex(json.loads(path.read_text(encoding="utf-8"))["authority"])
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError([f"{path}: not a valid roster"]) from None
+        raise ConfigError(f"{path}: not a valid roster") from None
     return Roster.load(path, fingerprint(authority))
 
 
@@ -196,23 +196,23 @@ def read_pin(roster: Path) -> Pin | None:
         authority, _, digest = path.read_text(encoding="utf-8").strip().partition("\n")
         return Pin(authority=checked_fingerprint(authority), roster=digest)
     except (OSError, UnicodeDecodeError, ConfigError):
-        raise ConfigError([f"{path}: holds no fingerprint"]) from None
+        raise ConfigError(f"{path}: holds no fingerprint") from None
 
 
 def checked_fingerprint(text: str) -> str:
     """The text itself, if it has the form of a fingerprint; else ConfigError."""
     if not _FINGERPRINT.fullmatch(text):
         raise ConfigError(
-            [f"{text}: must be a fingerprint as `fedlearn keys show` prints it: "
-             "eight groups of four hex digits, with hyphens"]
-        )  # fmt: skip
+            f"{text}: must be a fingerprint as `fedlearn keys show` prints it: "
+            "eight groups of four hex digits, with hyphens"
+        )
     return text
 
 
 def _check_name(name: str, role: Role) -> None:
     problem = site_name_problem(name) if role == "site" else name_problem(name)
     if problem:
-        raise ConfigError([f"cannot be the name of a participant: {problem}"])
+        raise ConfigError(f"cannot be the name of a participant: {problem}")
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -220,4 +220,4 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be written ({error.strerror})"]) from None
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None

@@ -96,7 +96,7 @@ class Roster:
         for one in self.participants:
             if one.name == name and one.role == role:
                 return one.public
-        raise ConfigError([f"roster of {self.federation}: no {role} is called {name!r}"])
+        raise ConfigError(f"roster of {self.federation}: no {role} is called {name!r}")
 
     def digest(self) -> str:
         """SHA-256 (hex) of all that is signed and of who has signed it: what is pinned."""
@@ -141,7 +141,7 @@ class Roster:
         try:
             return _parse(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigError([f"not a valid roster: {error}"]) from None
+            raise ConfigError(f"not a valid roster: {error}") from None
 
     @classmethod
     def load(cls, path: Path, pinned: str) -> Roster:
@@ -153,19 +153,17 @@ class Roster:
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         except ValueError as error:
-            raise ConfigError([f"{path}: not a valid roster: {error}"]) from None
+            raise ConfigError(f"{path}: not a valid roster: {error}") from None
         try:
             roster = cls.from_json(text)
         except ConfigError as error:
             raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
         if fingerprint(roster.authority) != pinned:
             raise ConfigError(
-                [
-                    f"{path}: signed by {fingerprint(roster.authority)}, pinned is {pinned}; "
-                    "compare the fingerprint with who signs it before changing the pin"
-                ]
+                f"{path}: signed by {fingerprint(roster.authority)}, pinned is {pinned}; "
+                "compare the fingerprint with who signs it before changing the pin"
             )
         if found := lookalikes(one.name for one in roster.participants):
             raise ConfigError([f"{path}: {problem}" for problem in found])

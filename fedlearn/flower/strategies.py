@@ -115,11 +115,11 @@ def given_strategy(
     name = type(strategy).__qualname__
     if isinstance(strategy, NEEDS_REPLIES):
         raise ConfigError(
-            [f"strategy={name}: needs every single reply, and a run has their mean alone"]
+            f"strategy={name}: needs every single reply, and a run has their mean alone"
         )
     if isinstance(strategy, ADDS_NOISE):
         raise ConfigError(
-            [f"strategy={name}: its noise is in no plan and no ledger; choose privacy=client"]
+            f"strategy={name}: its noise is in no plan and no ledger; choose privacy=client"
         )
     return give(step_of(strategy), name=name, fraction=fraction, min_sites=min_sites)
 
@@ -155,7 +155,7 @@ def step_of(strategy: flower.Strategy) -> Step:
         arrays, _ = strategy.aggregate_train(mean.number, [reply])
         if arrays is None:
             raise ConfigError(
-                [f"strategy={type(strategy).__qualname__}: makes no model of one reply, the mean"]
+                f"strategy={type(strategy).__qualname__}: makes no model of one reply, the mean"
             )
         return vector_of(arrays), dict(_arrays(strategy))
 

@@ -42,7 +42,7 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
             one that the result names.
     """
     if target.exists() or target.is_symlink():
-        raise ConfigError([f"--to {target}: exists; choose a folder that does not"])
+        raise ConfigError(f"--to {target}: exists; choose a folder that does not")
     result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
     result = parse_result(run / "result.json", result_bytes)
     model = _checked_model(run / MODEL, result)
@@ -132,4 +132,4 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
             shutil.rmtree(staging, ignore_errors=True)
             raise
     except OSError as error:
-        raise ConfigError([f"--to {target}: cannot be written ({error.strerror})"]) from None
+        raise ConfigError(f"--to {target}: cannot be written ({error.strerror})") from None

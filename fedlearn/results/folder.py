@@ -81,11 +81,11 @@ class RunFolder:
         if config.resume and self.holds_run():
             self._check_same(config)
         elif config.resume:
-            raise ConfigError([f"resume=true: there is no run to continue in out={config.out}"])
+            raise ConfigError(f"resume=true: there is no run to continue in out={config.out}")
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             hint = ", or continue that run with resume=true" if self.holds_run() else ""
             raise ConfigError(
-                [f"out={config.out}: exists and is not empty; choose another folder{hint}"]
+                f"out={config.out}: exists and is not empty; choose another folder{hint}"
             )
 
     def create(self, config: RunConfig) -> None:
@@ -101,7 +101,7 @@ class RunFolder:
             write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
         except OSError as error:
             raise ConfigError(
-                [f"out={self.path}: cannot be written ({error.strerror}); choose another folder"]
+                f"out={self.path}: cannot be written ({error.strerror}); choose another folder"
             ) from None
 
     def holds_run(self) -> bool:

@@ -58,11 +58,9 @@ def device_of(choice: Device, key: str = "training.device") -> torch.device:
         return CPU
     build = "built without CUDA" if torch.version.cuda is None else "built for CUDA"
     raise ConfigError(
-        [
-            f"{key}=cuda: torch {torch.__version__} ({build}) finds no such device on this "
-            f"machine. Set {key}=auto, or install a torch build and a driver for the GPU; the "
-            "file of a site may say machine: {device: cpu}, whatever the run says"
-        ]
+        f"{key}=cuda: torch {torch.__version__} ({build}) finds no such device on this "
+        f"machine. Set {key}=auto, or install a torch build and a driver for the GPU; the "
+        "file of a site may say machine: {device: cpu}, whatever the run says"
     )
 
 
@@ -151,11 +149,9 @@ def _start(device: torch.device) -> None:
             raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            [
-                f"training.device: {device} is there, and torch {torch.__version__} cannot compute "
-                f"on it ({reason}). Set training.device=cpu, or device in the machine of the site "
-                "file; or install a driver and a torch build for this GPU"
-            ]
+            f"training.device: {device} is there, and torch {torch.__version__} cannot compute "
+            f"on it ({reason}). Set training.device=cpu, or device in the machine of the site "
+            "file; or install a driver and a torch build for this GPU"
         ) from error
 
 

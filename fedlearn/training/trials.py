@@ -234,7 +234,7 @@ class _MadeUp:
                 slots = torch.zeros(len(found.losses), dtype=torch.int64, device=device)
                 engine.step(lambda: canary_losses(self.model, slots, 1.0))
         except ValueError as error:
-            raise ConfigError([f"model: {error}"]) from error
+            raise ConfigError(f"model: {error}") from error
         return bool(found.norms.isfinite().all())
 
     @torch.no_grad()
@@ -437,10 +437,8 @@ def _copy_of(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
     except Exception as error:
         raise ConfigError(
-            [
-                f"model: cannot be copied ({type(error).__name__}: {error}), and so not tried; "
-                "keep tensors as parameters or buffers, and nothing that copy.deepcopy refuses"
-            ]
+            f"model: cannot be copied ({type(error).__name__}: {error}), and so not tried; "
+            "keep tensors as parameters or buffers, and nothing that copy.deepcopy refuses"
         ) from error
 
 
@@ -497,8 +495,6 @@ def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
             if torch.allclose(slope, own, rtol=1e-3, atol=1e-6, equal_nan=True):
                 return
     raise ConfigError(
-        [
-            "task: its loss mixes the records of a batch, and privacy is promised to single ones; "
-            "return one loss per record, from that record's outputs alone"
-        ]
+        "task: its loss mixes the records of a batch, and privacy is promised to single ones; "
+        "return one loss per record, from that record's outputs alone"
     )

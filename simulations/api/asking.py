@@ -104,9 +104,9 @@ def check_something_to_learn(words: Sequence[str]) -> None:
     if not any(split(word)[0].lstrip("+").split(".")[0] in ("experiment", "scenario")
                for word in words):  # fmt: skip
         raise ConfigError(
-            ["nothing to learn from: give a study, as in fl.simulate(fl.Study(...)), or words such "
-             "as 'experiment=medical_heart' or 'scenario=csv'"]
-        )  # fmt: skip
+            "nothing to learn from: give a study, as in fl.simulate(fl.Study(...)), or words such "
+            "as 'experiment=medical_heart' or 'scenario=csv'"
+        )
 
 
 def _no_word(value: Any) -> str:
@@ -153,10 +153,10 @@ def _part(name: str, value: Any) -> list[str]:
     family = groups.FAMILIES.get(name)
     if family is not None and family.find(str(kind)) is not type(value):
         raise ConfigError(
-            [f"{name}: is a {type(value).__qualname__}, and {name}={kind} is another class, which "
-             f"would run in its place; give yours a kind of its own and the entry point "
-             f"{family.points}"]
-        )  # fmt: skip
+            f"{name}: is a {type(value).__qualname__}, and {name}={kind} is another class, which "
+            f"would run in its place; give yours a kind of its own and the entry point "
+            f"{family.points}"
+        )
     return [*([] if kind is None else [f"{name}={kind}"]), *_words(name, tree)]
 
 
@@ -200,7 +200,7 @@ def _text(value: Any) -> str:
         case Iterable():
             return "[" + ",".join(map(_text, value)) + "]"
     shown = reprlib.repr(value)
-    raise ConfigError([f"{shown}: must be a number, a text, a list or a mapping of these"])
+    raise ConfigError(f"{shown}: must be a number, a text, a list or a mapping of these")
 
 
 def _quoted(text: str) -> str:
@@ -223,9 +223,9 @@ def key_of(name: str) -> str:
     if len(found := known.get(name, [])) == 1:
         return found[0]
     if found:
-        raise ConfigError([f"{name}: may be {' or '.join(found)}; write one as a word"])
+        raise ConfigError(f"{name}: may be {' or '.join(found)}; write one as a word")
     near = difflib.get_close_matches(name, [*_NAMES, *known], n=1)
-    raise ConfigError([f"{name}: unknown key" + (f"; did you mean {near[0]}?" if near else "")])
+    raise ConfigError(f"{name}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _leaves() -> dict[str, list[str]]:

@@ -99,7 +99,7 @@ def parted(words: Sequence[Study | str]) -> tuple[Study | None, list[str]]:
     """
     studies = [word for word in words if isinstance(word, Study)]
     if len(studies) > 1:
-        raise ConfigError(["give one study at a time"])
+        raise ConfigError("give one study at a time")
     texts = [word for word in words if not isinstance(word, Study)]
     return (studies[0] if studies else None), texts
 
@@ -184,7 +184,7 @@ def new_folder(path: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ConfigError([f"out={found}: cannot be made ({error.strerror})"]) from None
+            raise ConfigError(f"out={found}: cannot be made ({error.strerror})") from None
         return found
     raise AssertionError("numbers never end")
 
@@ -245,7 +245,7 @@ def audit(
         slots: dict[str, Any] = {} if asked or "audit" in settings else {"audit": "slots"}
         run = simulate(run, *words, out=out, progress=progress, **settings, **slots)
     elif words or settings or out is not None:
-        raise ConfigError(["audit: the config of a run is its own; give nothing besides"])
+        raise ConfigError("audit: the config of a run is its own; give nothing besides")
     folder = run.folder if isinstance(run, Result) else Path(run).resolve()
     with ONE_AT_A_TIME, torch_for_a_run():
         found = measure_run(folder, checked_references(references), fresh=fresh)

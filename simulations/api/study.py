@@ -106,10 +106,8 @@ class Study:
         """How many records each site has."""
         if len(sites) < 2 and not _names(words, "strategy.min_sites"):
             raise ConfigError(
-                [
-                    "data: has one site, and a federation takes at least two; name the column that "
-                    "tells them apart (site=...), or give a mapping of several"
-                ]
+                "data: has one site, and a federation takes at least two; name the column that "
+                "tells them apart (site=...), or give a mapping of several"
             )
         alone = len(sites) < _FEW and not _names(words, "secagg")
         words += ["secagg=off"] if alone else []
@@ -190,14 +188,14 @@ def _folder_name(name: Any) -> str:
     """The name of a study, below which its runs are."""
     if isinstance(name, str) and name and Path(name).name == name != "..":
         return name
-    raise ConfigError([f"name={name!r}: is no plain name of a folder; runs go below runs/NAME"])
+    raise ConfigError(f"name={name!r}: is no plain name of a folder; runs go below runs/NAME")
 
 
 def _column(key: str, name: Any) -> str:
     """The name of a column, which may be a number."""
     if isinstance(name, str | int | np.integer) and not isinstance(name, bool):
         return str(name)
-    raise ConfigError([f"{key}: is a {type(name).__name__}; give the name of one column"])
+    raise ConfigError(f"{key}: is a {type(name).__name__}; give the name of one column")
 
 
 def _data_words(
@@ -206,39 +204,39 @@ def _data_words(
     if site and label:
         for key, column in (("label", label), ("site", site)):
             if column in map(str, getattr(getattr(data, "index", None), "names", ())):
-                raise ConfigError([f"{key}={column}: is the index; give frame.reset_index()"])
+                raise ConfigError(f"{key}={column}: is the index; give frame.reset_index()")
         return _table_words(_table(data, "data"), site, label, classes)
     if label and not site and hasattr(data, "columns") and not isinstance(data, Mapping):
         raise ConfigError(
-            ["site: name the column that says whose a row is (site=...), or give a table for each "
-             "site, as {'north': table, ...}"]
-        )  # fmt: skip
+            "site: name the column that says whose a row is (site=...), or give a table for each "
+            "site, as {'north': table, ...}"
+        )
     if site or not isinstance(data, Mapping):
         raise ConfigError(
-            ["data: give the records by site, as {'north': (X, y), ...}; or one table with "
-             "label=... and site=..., the names of its columns"]
-        )  # fmt: skip
+            "data: give the records by site, as {'north': (X, y), ...}; or one table with "
+            "label=... and site=..., the names of its columns"
+        )
     if not data:
-        raise ConfigError(["data: holds no site"])
+        raise ConfigError("data: holds no site")
     named = {_site_name(key): value for key, value in data.items()}
     if all(_is_arrays(value) for value in named.values()):
         if label:
-            raise ConfigError([f"label={label}: arrays have their labels beside them"])
+            raise ConfigError(f"label={label}: arrays have their labels beside them")
         arrays = {key: _pair(key, value) for key, value in named.items()}
         return ["scenario=python", f"scenario.records='{keep_arrays(name, arrays, classes)}'"]
     if any(_is_arrays(value) for value in named.values()):
-        raise ConfigError(["data: some sites give arrays and others tables; give one of them"])
+        raise ConfigError("data: some sites give arrays and others tables; give one of them")
     if loaders := [key for key, value in named.items() if hasattr(value, "batch_sampler")]:
-        raise ConfigError([f"data: site {loaders[0]} gives a DataLoader; give its `.dataset`"])
+        raise ConfigError(f"data: site {loaders[0]} gives a DataLoader; give its `.dataset`")
     if not label:
-        raise ConfigError(["label: name the column of the tables that is to be predicted"])
+        raise ConfigError("label: name the column of the tables that is to be predicted")
     tables = {key: _table(value, key) for key, value in named.items()}
     return _table_words(*_together(tables), label, classes)
 
 
 def _site_name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise ConfigError([f"data: {name!r} is no name of a site; give a text"])
+        raise ConfigError(f"data: {name!r} is no name of a site; give a text")
     return name
 
 
@@ -388,7 +386,7 @@ def _model_words(model: Any, task: Task) -> list[str]:
         return ["model=cnn" if isinstance(task.input, ImageInput) else "model=tabular"]
     if not callable(model):
         raise ConfigError(
-            [f"model: is a {type(model).__name__}; give an nn.Module, what makes one, or a name"]
+            f"model: is a {type(model).__name__}; give an nn.Module, what makes one, or a name"
         )
     return words_of([], {"model": keep_model(model, task)})
 
@@ -417,7 +415,7 @@ def in_this_process(config: RunConfig) -> None:
     """
     if config.engine.kind == "ray":
         raise ConfigError(
-            ["engine=ray: its processes do not have the records and models of this one. Choose "
-             "engine=local, or put the records into a file (scenario=csv) and the model into a "
-             "module (model=custom)"]
-        )  # fmt: skip
+            "engine=ray: its processes do not have the records and models of this one. Choose "
+            "engine=local, or put the records into a file (scenario=csv) and the model into a "
+            "module (model=custom)"
+        )

@@ -43,7 +43,7 @@ def run_on_ray(
         ConfigError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError(["engine=ray: needs Ray; install it with `pip install 'fedlearn[ray]'`"])
+        raise ConfigError("engine=ray: needs Ray; install it with `pip install 'fedlearn[ray]'`")
     import ray
 
     # Processes of Ray and Flower may still write there while it is removed.

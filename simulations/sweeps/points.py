@@ -66,7 +66,7 @@ def points_of(overrides: Sequence[str]) -> list[Point]:
     """
     combinations = product(overrides)
     if any("out" in combination.swept for combination in combinations):
-        raise ConfigError(["out: a comparison has one folder, and makes one in it per point"])
+        raise ConfigError("out: a comparison has one folder, and makes one in it per point")
     # Every value once comes first: a wrong one would be wrong in all its combinations.
     _refuse_problems(_every_value_once(combinations))
     return _refuse_problems(combinations)

@@ -57,11 +57,9 @@ class OwnTexts(Scenario):
         wanted, own = of_run.tokenizer.vocabulary, self.tokenizer.vocabulary
         if of_run.tokenizer.kind == "wordpiece" and wanted not in (MINILM, own):
             raise ConfigError(
-                [
-                    f"scenario.tokenizer.vocabulary={wanted}: reads a folder that this site's file "
-                    "does not name; put it there, under data.tokenizer.vocabulary, or choose "
-                    f"{MINILM}"
-                ]
+                f"scenario.tokenizer.vocabulary={wanted}: reads a folder that this site's file "
+                "does not name; put it there, under data.tokenizer.vocabulary, or choose "
+                f"{MINILM}"
             )
         shared: dict[str, Any] = {"tokenizer": of_run.tokenizer}
         shared["classes"] = of_run.classes or self.classes

@@ -202,7 +202,7 @@ class SecureGrid(Grid):
         known = [m for m in asked if m.metadata.dst_node_id in site_of]
         by_site = {site_of[m.metadata.dst_node_id]: m for m in known}
         if len(by_site) != len(known):
-            raise ConfigError(["two messages to one node in one call of send_and_receive"])
+            raise ConfigError("two messages to one node in one call of send_and_receive")
         return by_site
 
     def _strangers(self, asked: Sequence[Message]) -> list[Message]:
@@ -489,17 +489,17 @@ class SecureGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Refused: a message without its answer cannot be protected."""
-        raise ConfigError(["a secure grid sends by send_and_receive alone"])
+        raise ConfigError("a secure grid sends by send_and_receive alone")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Refused, as `push_messages`."""
-        raise ConfigError(["a secure grid receives by send_and_receive alone"])
+        raise ConfigError("a secure grid receives by send_and_receive alone")
 
 
 def _one_kind(messages: Sequence[Message]) -> str:
     kinds = {message.metadata.message_type for message in messages}
     if len(kinds) > 1:
-        raise ConfigError([f"one call of send_and_receive has messages of types {sorted(kinds)}"])
+        raise ConfigError(f"one call of send_and_receive has messages of types {sorted(kinds)}")
     return kinds.pop()
 
 
@@ -507,7 +507,7 @@ def _one_model(contents: Iterable[RecordDict]) -> GlobalModel:
     """The model that all sites get."""
     models = {id(content): GlobalModel.of(content) for content in contents}
     if len({model.digest for model in models.values()}) != 1:
-        raise ConfigError(["the sites get different models, and a sum is of one"])
+        raise ConfigError("the sites get different models, and a sum is of one")
     return next(iter(models.values()))
 
 

@@ -50,7 +50,7 @@ def run_apps(
         3 2
     """
     if nodes < 1:
-        raise ConfigError([f"nodes={nodes}: must be at least 1"])
+        raise ConfigError(f"nodes={nodes}: must be at least 1")
     engine = room_above("simulations.engines.local")
     engine.run_apps(server, client, nodes, dict(run_config or {}))
 
@@ -69,5 +69,5 @@ def room_above(name: str) -> ModuleType:
         if path is None:
             raise
         raise ConfigError(
-            [f"{path}: has the name of a package of fedlearn, which needs {name}; rename it"]
+            f"{path}: has the name of a package of fedlearn, which needs {name}; rename it"
         ) from error

@@ -306,10 +306,8 @@ class Exchange:
         content = self._called()
         if self._protection.masked and content.array_records:
             raise ConfigError(
-                [
-                    f"the reply to {self._kind} holds arrays, which only training may send, "
-                    "under masks: leave them out, or set Protection(masked=False) on both sides"
-                ]
+                f"the reply to {self._kind} holds arrays, which only training may send, "
+                "under masks: leave them out, or set Protection(masked=False) on both sides"
             )
         return content
 

@@ -144,7 +144,7 @@ def _filled(site: str | None, context: Context) -> str | None:
         return site.format_map(context.node_config)
     except (KeyError, ValueError, IndexError):
         known = ", ".join(context.node_config) or "nothing"
-        raise ConfigError([f"site={site}: this node's config has {known}"]) from None
+        raise ConfigError(f"site={site}: this node's config has {known}") from None
 
 
 def fresh_identity(context: Context) -> Identity:
@@ -189,9 +189,7 @@ def spend(event: Event) -> None:
     charge = spending.get()
     if charge is None:
         raise ConfigError(
-            [
-                "spend() was called outside of a protected ClientApp: nothing would be charged. "
-                "Make the app with ClientApp(mods=[fedlearn.flower.protect()])"
-            ]
+            "spend() was called outside of a protected ClientApp: nothing would be charged. "
+            "Make the app with ClientApp(mods=[fedlearn.flower.protect()])"
         )
     charge(event)

@@ -111,10 +111,8 @@ class Protection:
         bits = max(8, largest.bit_length() + 1)
         if bits > 64:
             raise ConfigError(
-                [
-                    f"protection: {sites} sites with weights up to {self.max_weight} need {bits} "
-                    "bits a value, and a sum has 64: lower max_weight or clip, or raise resolution"
-                ]
+                f"protection: {sites} sites with weights up to {self.max_weight} need {bits} "
+                "bits a value, and a sum has 64: lower max_weight or clip, or raise resolution"
             )
         return SecAggMasked(
             bits=bits,

@@ -56,7 +56,7 @@ class GlobalModel:
         """
         found = [record for record in content.values() if isinstance(record, ArrayRecord)]
         if len(found) > 1:
-            raise ConfigError([f"a message holds {len(found)} ArrayRecords; a sum is of one"])
+            raise ConfigError(f"a message holds {len(found)} ArrayRecords; a sum is of one")
         return cls(found[0] if found else ArrayRecord())
 
     @cached_property
@@ -74,7 +74,7 @@ class GlobalModel:
         try:
             return SumLayout.of(self.arrays)
         except ValueError as error:
-            raise ConfigError([f"the model cannot be summed: {error}"]) from None
+            raise ConfigError(f"the model cannot be summed: {error}") from None
 
     @cached_property
     def digest(self) -> bytes:
@@ -126,10 +126,8 @@ def part_of_reply(
     metrics_name, metrics = _only(content, MetricRecord)
     if unknown := [name for name in content if name not in (arrays_name, metrics_name)]:
         raise ConfigError(
-            [
-                f"the reply holds {', '.join(unknown)} beside what is summed, and it would reach "
-                "the server as it is; leave it out"
-            ]
+            f"the reply holds {', '.join(unknown)} beside what is summed, and it would reach "
+            "the server as it is; leave it out"
         )
     weight = _weight(metrics, protection)
     changes = _changes(layout, model.arrays, arrays) if layout.entries else {}
@@ -151,7 +149,7 @@ def _only(content: RecordDict, kind: type[Any]) -> tuple[str, Any]:
     if len(found) == 1:
         return found[0]
     raise ConfigError(
-        [f"the reply holds {len(found)} records of type {kind.__name__}; a sum needs exactly one"]
+        f"the reply holds {len(found)} records of type {kind.__name__}; a sum needs exactly one"
     )
 
 
@@ -160,10 +158,8 @@ def _weight(metrics: MetricRecord, protection: Protection) -> int:
     value = metrics.get(key)
     if not isinstance(value, int | float) or not 0 <= value <= most or value != int(value):
         raise ConfigError(
-            [
-                f"the reply's metric {key}={value!r} is its weight in the mean: it must be a "
-                f"whole number from 0 to protection.max_weight={most}"
-            ]
+            f"the reply's metric {key}={value!r} is its weight in the mean: it must be a "
+            f"whole number from 0 to protection.max_weight={most}"
         )
     return int(value)
 
@@ -174,18 +170,18 @@ def _changes(
     """New minus old, by name: exact for whole numbers, `float64` for the others."""
     if after.keys() != before.keys():
         names = ", ".join(sorted(set(after) ^ set(before)))
-        raise ConfigError([f"the reply's arrays are not those of the model that was sent: {names}"])
+        raise ConfigError(f"the reply's arrays are not those of the model that was sent: {names}")
     changes = {}
     for entry in layout.entries:
         new, old = after[entry.name].numpy(), before[entry.name]
         if new.shape != entry.shape:
             raise ConfigError(
-                [f"the reply's array {entry.name} is {new.shape}, and {entry.shape} was sent"]
+                f"the reply's array {entry.name} is {new.shape}, and {entry.shape} was sent"
             )
         kind = np.float64 if entry.is_real else np.int64
         if not entry.is_real and not np.array_equal(new.astype(np.int64), new):
             raise ConfigError(
-                [f"the reply's array {entry.name} holds fractions; it was sent as {entry.dtype}"]
+                f"the reply's array {entry.name} holds fractions; it was sent as {entry.dtype}"
             )
         changes[entry.name] = new.astype(kind) - old.astype(kind)
     return changes
@@ -196,7 +192,7 @@ def _reals(layout: SumLayout, changes: Mapping[str, NDArray[Any]]) -> list[NDArr
     for entry in found:
         if not np.isfinite(changes[entry.name]).all():
             raise ConfigError(
-                [f"the reply's array {entry.name} holds NaN or infinite values: lower the rate"]
+                f"the reply's array {entry.name} holds NaN or infinite values: lower the rate"
             )
     return [changes[entry.name].astype(np.float32).reshape(-1) for entry in found]
 
@@ -215,7 +211,7 @@ def _whole(
             continue
         values = changes[entry.name].reshape(-1).tolist()
         if any(abs(value) > most for value in values):
-            raise ConfigError([f"the reply's array {entry.name} changed by more than {most}"])
+            raise ConfigError(f"the reply's array {entry.name} changed by more than {most}")
         whole += [value * weight for value in values]
     return whole
 
@@ -233,10 +229,8 @@ def _numbers(
         numbers += value if isinstance(value, list) else [value]
     if len(numbers) > protection.metrics:
         raise ConfigError(
-            [
-                f"the reply's metrics hold {len(numbers)} numbers, and protection.metrics="
-                f"{protection.metrics}: send fewer, or raise it on both sides"
-            ]
+            f"the reply's metrics hold {len(numbers)} numbers, and protection.metrics="
+            f"{protection.metrics}: send fewer, or raise it on both sides"
         )
     return lengths, numbers
 
@@ -250,7 +244,7 @@ def _to_limbs(
     for value in numbers:
         if not math.isfinite(value) or abs(value) > most:
             raise ConfigError(
-                [f"a metric of the reply is {value!r}: it must be a number of at most {most}"]
+                f"a metric of the reply is {value!r}: it must be a number of at most {most}"
             )
         weighted = weight * round(value * 2**METRIC_BITS)
         limbs += [weighted >> _LIMB_BITS, weighted & (1 << _LIMB_BITS) - 1]
