@@ -26,7 +26,7 @@ from torch import nn
 from fedlearn import models
 from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError, refuse
-from fedlearn.core.files import DAMAGED_ARRAYS
+from fedlearn.core.files import DAMAGED_ARRAYS, possible
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
@@ -171,11 +171,11 @@ def write_table(model: Predictor, found: Unlabelled, to: Path | None) -> None:
     if to is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
-    try:
-        with to.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    except OSError as error:
-        raise ConfigError(f"--to {to}: cannot be written ({error.strerror})") from None
+    with (
+        possible("written", f"--to {to}", ConfigError),
+        to.open("w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def values_of(content: bytes) -> Vector:
@@ -369,8 +369,7 @@ def _check(shape: TableInput, roles: Roles, categories: Categories) -> None:
         for name, size in sizes.items()
         if len(categories[name]) != size - 1
     ]
-    if wrong:
-        raise ConfigError(wrong)
+    refuse(wrong, ConfigError)
 
 
 def _absent(path: str, table: Table, names: Sequence[str]) -> Iterator[str]:

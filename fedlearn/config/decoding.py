@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from fedlearn.config import groups
 from fedlearn.config.nested import option_names
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import across, deferred, described, rule_of, short
 
 TAGGED: Final = frozenset(
@@ -68,8 +68,7 @@ def decode(kind: type[T], text: str) -> T:
         others = [e for e in error.errors() if not (e["loc"][1:2] and e["loc"][1] in broken)]
         raise ConfigError([*found, *_lines(others)]) from None
     value: T = root.value  # type: ignore[attr-defined]
-    if found := [*across(value)]:
-        raise ConfigError(found)
+    refuse(across(value), ConfigError)
     return value
 
 

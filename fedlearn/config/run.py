@@ -23,7 +23,7 @@ from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
 from fedlearn.config.study import study_hash, study_text
 from fedlearn.config.tracking import NoTracking, Tracking
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Count, Name, Natural, Positive, Probability, config
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
@@ -123,8 +123,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         config = load(without_unset(compose_tree(good)))
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
-    if found:
-        raise ConfigError(found)
+    refuse(found, ConfigError)
     return config
 
 
@@ -147,8 +146,7 @@ def load(tree: dict[str, Any]) -> RunConfig:
         config = replace(config, model=config.model.pinned())
     except ConfigError as error:
         found += error.problems
-    if found:
-        raise ConfigError(found)
+    refuse(found, ConfigError)
     return config
 
 

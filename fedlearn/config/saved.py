@@ -14,7 +14,7 @@ from typing import Any
 from fedlearn.config import RunConfig, load, nested, without_unset
 from fedlearn.config.composition import CONFIGS, compose_tree, parts_of, rank, sift, split
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 
 _PLACE = "override_value"
 """Where Hydra puts a value that it is only asked to read."""
@@ -42,8 +42,7 @@ def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
         config = load(tree)
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
-    if found:
-        raise ConfigError(found)
+    refuse(found, ConfigError)
     return config
 
 
@@ -84,8 +83,7 @@ def _unknown(path: str, name: str, node: dict[str, Any]) -> str:
 def _option(override: str, group: str, option: str) -> dict[str, Any]:
     """All values of one option of a group, without those that it leaves to the user."""
     good, found = sift([override])
-    if found:
-        raise ConfigError(found)
+    refuse(found, ConfigError)
     chosen = compose_tree(good)[group]
     if not isinstance(chosen, dict):  # `experiment` is a folder of configs and a name here
         raise ConfigError(

@@ -19,7 +19,7 @@ from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 
 PACKAGES = ("clients", "configs", "fedlearn", "server", "simulations")
 SUFFIXES = (".py", ".yaml", ".j2", ".md")
@@ -59,8 +59,7 @@ def check_packages() -> None:
         for name, path in found
         if path is not None and root not in path.resolve().parents
     ]
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, ConfigError)
 
 
 def _place_of(name: str) -> Path | None:

@@ -15,14 +15,18 @@ class FedlearnError(Exception):
     exit_code = 1
 
 
-class ConfigError(FedlearnError):
-    """The configuration or the command line is wrong; carries every problem found."""
-
-    exit_code = 2
+class ListedError(FedlearnError):
+    """What carries every problem found; the text has a line for each."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class ConfigError(ListedError):
+    """The configuration or the command line is wrong."""
+
+    exit_code = 2
 
 
 class PrivacyError(FedlearnError):
@@ -45,7 +49,7 @@ class ProtocolError(FedlearnError):
         super().__init__(f"{step}: {peer + ': ' if peer else ''}{reason}")
 
 
-class DataError(FedlearnError):
+class DataError(ListedError):
     """Data could not be read, or does not match its checksum."""
 
     exit_code = 5
@@ -69,10 +73,10 @@ def some(names: Sequence[object], shown: int = 10, between: str = ", ") -> str:
     return between.join(map(str, names[:shown])) + (f" and {more} more" if more > 0 else "")
 
 
-def refuse(problems: Iterable[str]) -> None:
-    """Raise `DataError` with all problems that data has, if it has any."""
+def refuse(problems: Iterable[str], kind: type[ListedError] = DataError) -> None:
+    """Raise an error with all problems that there are, if there are any."""
     if found := list(problems):
-        raise DataError("\n".join(found))
+        raise kind(found)
 
 
 class StoppedError(FedlearnError):

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
 from typing import Final
 from zipfile import BadZipFile
+
+from fedlearn.core.errors import ListedError
 
 PRIVATE: Final = 0o600
 """The mode of a file that only its user may read."""
@@ -18,6 +22,19 @@ DAMAGED_ARRAYS: Final = (
     *(zlib.error, BadZipFile, TokenError),
 )
 """What reading a `.npz` file leads to that is none: NumPy parses a header as Python."""
+
+
+@contextmanager
+def possible(what: str, path: object, kind: type[ListedError], way_out: str = "") -> Iterator[None]:
+    """Say of what the system refuses meanwhile that `path` cannot be `what`, and why.
+
+    Raises:
+        ListedError: of this `kind`, in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: cannot be {what} ({error.strerror}){way_out}") from error
 
 
 def shortest(path: Path) -> str:

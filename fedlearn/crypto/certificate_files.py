@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.files import possible
 from fedlearn.crypto.certificates import (
     Credential,
     authority_credential,
@@ -56,7 +57,7 @@ def issue_server_credential(folder: Path, hosts: Sequence[str], now: datetime) -
     """
     written: list[Path] = []
     key, certificate = folder / f"{AUTHORITY}.key", folder / f"{AUTHORITY}.crt"
-    try:
+    with possible("written", folder, ConfigError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if certificate.exists() or key.exists():
             authority = load_credential(read_private(key), str(key))
@@ -71,8 +72,6 @@ def issue_server_credential(folder: Path, hosts: Sequence[str], now: datetime) -
         fresh.unlink(missing_ok=True)
         write_private(fresh, made.pem())
         fresh.replace(target)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
     return [*written, target]
 
 

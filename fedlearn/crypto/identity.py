@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.files import possible
 from fedlearn.crypto.kdf import key_info
 
 PUBLIC_BYTES = 32
@@ -109,10 +110,8 @@ def read_private(path: Path) -> bytes:
         ConfigError: missing, not a regular file, or it grants anything to group or others.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
+    with possible("opened", path, ConfigError):
         descriptor = os.open(path, flags)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be opened ({error.strerror})") from None
     try:
         # Asked of the open file, not of the path: the path may change in between.
         mode = os.fstat(descriptor).st_mode

@@ -21,7 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
+from fedlearn.core.files import possible
 from fedlearn.core.names import lookalikes, name_problem, site_name_problem
 from fedlearn.crypto.certificate_files import new_site_credential, tls_path
 from fedlearn.crypto.identity import Identity, fingerprint
@@ -48,13 +49,11 @@ def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Particip
     if there := [str(path) for path in (public, tls_path(private)) if path.exists()]:
         raise ConfigError([f"{path}: exists; an identity is never replaced" for path in there])
     identity, certificate = Identity.new(), ""
-    try:
+    with possible("written", private, ConfigError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity.save(private)
         if role == "site":
             certificate = new_site_credential(private, now).certificate_pem().decode()
-    except OSError as error:
-        raise ConfigError(f"{private}: cannot be written ({error.strerror})") from None
     _write_new(public, introduce(identity, name, role, certificate))
     return Participant(name=name, role=role, public=identity.public)
 
@@ -66,11 +65,8 @@ def public_path(private: Path) -> Path:
 
 def is_private(path: Path) -> bool:
     """Whether a file looks like a private identity rather than an introduction."""
-    try:
-        with path.open("rb") as file:
-            return file.read(10) == b"-----BEGIN"
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    with possible("read", path, ConfigError), path.open("rb") as file:
+        return file.read(10) == b"-----BEGIN"
 
 
 def sign_roster(
@@ -94,8 +90,7 @@ def sign_roster(
     # The authority's own introduction lies beside the others, as often as not.
     listed = [one for one in participants if one != _as_authority(one, authority)]
     problems += lookalikes(one.name for one in listed)
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, ConfigError)
     try:
         roster = Roster.sign(federation, tuple(listed), authority)
         roster.save(path)
@@ -216,8 +211,5 @@ def _check_name(name: str, role: Role) -> None:
 
 
 def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    with possible("written", path, ConfigError), path.open("x", encoding="utf-8") as file:
+        file.write(text)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fedlearn.core import objects
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Name, config
 from fedlearn.models.custom import encoded, staged
 from fedlearn.models.model import Model
@@ -64,8 +64,7 @@ def keep_model(made: nn.Module | Callable[..., Any], task: Task) -> GivenModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         module = _made(builder, encoded(task)[1], name)
-    if found := [*_problems(module)]:
-        raise ConfigError(found)
+    refuse(_problems(module), ConfigError)
     return GivenModel(module=objects.keep(_digest(module, made), builder), name=name)
 
 

@@ -26,7 +26,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, refuse
+from fedlearn.core.files import possible
 from fedlearn.core.settings import Count, Natural, Portion, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.texts.tokens import MINILM
@@ -326,13 +327,9 @@ def _read(pretrained: str, name: str, cache: Path) -> bytes:
     if pretrained == MINILM:
         return read_member(ARCHIVES["minilm"], f"{_IN_ARCHIVE}/{name}", cache)
     path = Path(pretrained) / name
-    try:
+    way_out = f"; model.pretrained is `minilm`, or a folder with {' and '.join(_FILES)}"
+    with possible("read", path, DataError, way_out):
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); model.pretrained is `minilm`, or a folder "
-            f"with {' and '.join(_FILES)}"
-        ) from error
 
 
 def _parsed(pretrained: str, about: bytes) -> Mapping[str, Any]:
@@ -374,8 +371,7 @@ def _check(config: Text, about: Mapping[str, Any]) -> None:
                 f"model.pretrained={config.pretrained}: its {name} is {about[name]}, and the "
                 f"blocks of model.kind=text have {value}; set model.depth=0 for its words alone"
             )
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, ConfigError)
 
 
 def from_bert(config: Text, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

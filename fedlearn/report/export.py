@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from fedlearn import prediction
 from fedlearn.config import decode, encode, load, to_tree
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.files import possible
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.prediction import ModelFile, values_of
 from fedlearn.report.facts import Facts, public_settings
@@ -120,7 +121,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _write(target: Path, files: dict[str, bytes]) -> None:
-    try:
+    with possible("written", f"--to {target}", ConfigError):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -131,5 +132,3 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-    except OSError as error:
-        raise ConfigError(f"--to {target}: cannot be written ({error.strerror})") from None

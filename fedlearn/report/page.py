@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from fedlearn import __version__
 from fedlearn.core.errors import DataError
-from fedlearn.core.files import write_atomically
+from fedlearn.core.files import possible, write_atomically
 from fedlearn.report.comparison import FILE
 from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
@@ -44,10 +44,8 @@ def write_report(folder: Path) -> Path:
         several = sweep_page(folder.resolve().name, runs, missing, _hashes(folder, FILE))
         text = _render("sweep.html.j2", folder, page=several)
     path = folder / NAME
-    try:
+    with possible("written", path, DataError):
         write_atomically(path, text.encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
     return path
 
 

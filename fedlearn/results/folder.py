@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.files import write_atomically
+from fedlearn.core.files import possible, write_atomically
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.privacy import Event
 from fedlearn.results.result import ResultFile, RoundResult
@@ -95,14 +95,10 @@ class RunFolder:
             ConfigError: nothing can be written there.
         """
         written = yaml_file.dump(to_tree(config)).encode()
-        try:
+        with possible("written", f"out={self.path}", ConfigError, "; choose another folder"):
             (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "config.yaml", written)
             write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
-        except OSError as error:
-            raise ConfigError(
-                f"out={self.path}: cannot be written ({error.strerror}); choose another folder"
-            ) from None
 
     def holds_run(self) -> bool:
         """Whether a run was begun here."""

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Protocol, TypeVar
 from fedlearn.config import decode
 from fedlearn.config import load as load_config
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.files import possible
 from fedlearn.results.result import SCHEMA, ResultFile
 from fedlearn.tasks import TASKS, TableInput, Task, TaskConfig, TaskForm
 
@@ -51,12 +52,8 @@ class _Learned:
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file of a run; raises DataError if it cannot be read."""
-    try:
+    with possible("read", path, DataError, "; give the folder of a run"):
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of a run"
-        ) from None
 
 
 def parse_result(path: Path, content: bytes) -> ResultFile:

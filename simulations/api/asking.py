@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from fedlearn.config import RunConfig, groups, to_tree
 from fedlearn.config.composition import CONFIGS, split
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 
 _PLAIN: Final = re.compile(r"[A-Za-z_./~-][\w./:~+-]*", re.ASCII)
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -48,14 +48,11 @@ def words_of(
         ConfigError: a word is no text, a name is unknown, or means several keys.
     """
     texts = list(words)
-    if strange := [word for word in texts if not isinstance(word, str)]:
-        raise ConfigError([*map(_no_word, strange)])
-    if joined := [text for text in texts if _holds_several(text)]:
-        raise ConfigError(
-            [f"{text!r}: holds several words; give each by itself" for text in joined]
-        )
-    if wrong := [found for one in settings.items() if (found := _no_value(*one, sweeps=sweeps))]:
-        raise ConfigError(wrong)
+    refuse((_no_word(word) for word in texts if not isinstance(word, str)), ConfigError)
+    joined = filter(_holds_several, texts)
+    refuse((f"{text!r}: holds several words; give each by itself" for text in joined), ConfigError)
+    wrong = (_no_value(name, value, sweeps=sweeps) for name, value in settings.items())
+    refuse(filter(None, wrong), ConfigError)
     of_parts: list[str] = []
     if settings.get("strategy") is not None:
         from fedlearn.flower.strategies import algorithm_of  # Flower's strategies take a while

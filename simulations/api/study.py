@@ -16,7 +16,7 @@ from torch import nn
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
 from fedlearn.config.contradictions import private_learner_problems, task_problems
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.rng import Streams
 from fedlearn.data.arrays import PREFIX, keep_arrays, keep_table
 from fedlearn.data.tables.csv import Csv, read_rows
@@ -349,8 +349,8 @@ def _together(tables: Mapping[str, pa.Table]) -> tuple[pa.Table, str]:
         table.select(order).append_column(owner, pa.array([name] * len(table), pa.string()))
         for name, table in tables.items()
     ]
-    if empty := [name for name, table in tables.items() if not len(table)]:
-        raise DataError("\n".join(f"site {name}: no records; leave the site out" for name in empty))
+    empty = (name for name, table in tables.items() if not len(table))
+    refuse(f"site {name}: no records; leave the site out" for name in empty)
     try:
         return pa.concat_tables(parts, promote_options="permissive"), owner
     except pa.ArrowException as error:
@@ -397,14 +397,12 @@ def _check_model(config: RunConfig, task: Task) -> None:
     Raises:
         ConfigError: every problem, by layer.
     """
-    if found := task_problems(config, task):
-        raise ConfigError(found)
+    refuse(task_problems(config, task), ConfigError)
     if config.model.starts_pretrained:  # its weights may have to be fetched: the run does
         return
     part = config.training.trained_part
     learner = models.build(config.model, task, Streams(config.seed), part)
-    if found := private_learner_problems(config, learner, task):
-        raise ConfigError(found)
+    refuse(private_learner_problems(config, learner, task), ConfigError)
 
 
 def in_this_process(config: RunConfig) -> None:

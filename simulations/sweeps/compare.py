@@ -25,6 +25,7 @@ from fedlearn.core.errors import (
     PrivacyError,
     PromiseBrokenError,
     StoppedError,
+    refuse,
 )
 from fedlearn.core.settings import Count
 from fedlearn.report.comparison import (
@@ -220,8 +221,7 @@ class SweepFolder:
                 found = [f"out={folder}: exists and holds no comparison; choose another folder"]
             else:
                 read_comparison(folder)
-        if found:
-            raise ConfigError(found)
+        refuse(found, ConfigError)
 
     def todo(self) -> list[Point]:
         """The points that have not finished."""
@@ -243,7 +243,7 @@ class SweepFolder:
                 refused |= dict.fromkeys(_refusal(point, error), error)
         codes = [error.exit_code for error in refused.values()]
         if codes and set(codes) == {DataError.exit_code}:
-            raise DataError("\n".join(refused))
+            raise DataError(list(refused))
         if codes:
             raise ConfigError(list(refused))
 

@@ -36,7 +36,7 @@ from hydra.errors import HydraException
 from clients.records import simulated_sites
 from fedlearn.config import RunConfig, compose, encode
 from fedlearn.config.composition import is_own_name, split
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.report.comparison import Reference, SweepPlan
 
 _UNSAFE: Final = re.compile(r"[^\w.,=+-]+")
@@ -86,8 +86,7 @@ def _refuse_problems(combinations: Sequence[Combination]) -> list[Point]:
             points.append(compose_point(combination.overrides, combination.swept))
         except ConfigError as error:
             found |= dict.fromkeys(error.problems)
-    if found:
-        raise ConfigError(list(found))
+    refuse(found, ConfigError)
     return points
 
 
@@ -147,8 +146,7 @@ def product(overrides: Sequence[str]) -> list[Combination]:
     """
     choices = [_choices(override) for override in overrides]
     found = [*_given_twice(overrides), *(p for c in choices for p in c.problems)]
-    if found:
-        raise ConfigError(found)
+    refuse(found, ConfigError)
     combinations = []
     for picked in itertools.product(*(choice.values for choice in choices)):
         texts = [choice.text(value) for choice, value in zip(choices, picked, strict=True)]

@@ -72,8 +72,7 @@ class MedMnist(Scenario):
             DataError: the file is not there, is damaged, or holds what cannot be learned from.
             ConfigError: the config contradicts itself.
         """
-        if found := list(self.problems()):
-            raise ConfigError(found)
+        refuse(self.problems(), ConfigError)
         path = _path(self, reading.cache)
         try:
             with path.open("rb") as content:  # numpy would leave a damaged one open

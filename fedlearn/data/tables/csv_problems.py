@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.data.tables import columns, deidentify
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.scaling import Ranges, reads_records
@@ -68,8 +68,7 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     problems += deidentify.problems(config.deidentify)
     if not problems and not feature_names(config, table):
         problems.append("scenario.drop: leaves no column to learn from")
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, ConfigError)
 
 
 def feature_names(config: Csv, table: Table) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import config
 from fedlearn.tasks import SQUASH_UNIT
 
@@ -127,8 +127,7 @@ def check_ranges(scaling: Ranges, names: Sequence[str]) -> None:
             for name in names
             if name not in scaling.columns
         ]
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, ConfigError)
 
 
 def _to_unit(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:

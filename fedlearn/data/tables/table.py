@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from fedlearn.core.errors import ConfigError, DataError, refuse, some
+from fedlearn.core.files import possible
 from fedlearn.data import memory
 from fedlearn.data.tables.cells import (
     TEXT,
@@ -175,11 +176,9 @@ def read_content(path: Path, factor: int = memory.TEXT_FACTOR) -> bytes:
     """The bytes of the file, unpacked where it is one of gzip; refused as by `read_text`."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name the file in it")
-    try:
+    with possible("read", path, DataError):
         memory.require(path, path.stat().st_size * factor)
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if not content.startswith(_GZIP):
         return content
     memory.require(path, int.from_bytes(content[-4:], "little") * factor)  # its size, says gzip

