@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from fedlearn.cli.form import Command
 from fedlearn.cli.parser import parse
 from fedlearn.core.code import check_packages
 from fedlearn.core.errors import FedlearnError, StoppedError
@@ -24,10 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _say_anything()
     options = parse(arguments)
-    call: Command = options.call
     try:
         check_packages()
-        return call(options)
+        return options.call(options) or 0
     except FedlearnError as error:
         _complain("\n".join([str(error), *getattr(error, "__notes__", ())]))
         return error.exit_code

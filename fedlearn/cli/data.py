@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedlearn.cli.form import Commands, add
+from fedlearn.cli.form import command, takes
 from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,29 +17,9 @@ if TYPE_CHECKING:
     from fedlearn.data.check.report import Report
 
 
-def add_data(tasks: Commands[argparse.ArgumentParser]) -> None:
-    """All under `data`."""
-    add(tasks, "data list", "known data sets", "data list", _data_list)
-    fetch = add(
-        tasks, "data fetch", "bring a known set into the cache", "data fetch heart", _data_fetch
-    )
-    fetch.add_argument("name", metavar="NAME", help="one that `fedlearn data list` shows")
-    check = add(
-        tasks,
-        "data check",
-        "look at one's own data: what is understood, and what is wrong, by line or file",
-        "data check my.csv",
-        _data_check,
-    )
-    check.add_argument(
-        "path",
-        metavar="PATH",
-        help="a table (CSV, Parquet), texts (CSV, JSONL, a folder that Hugging Face `datasets` "
-        "saved), images (a folder for every class, or .npz)",
-    )
-
-
-def _data_list(_: argparse.Namespace) -> int:
+@command("data list", "data list")
+def data_list(_: argparse.Namespace) -> None:
+    """Known data sets."""
     from fedlearn.core import terminal
     from fedlearn.data import DATASETS
     from fedlearn.data.images.medmnist_sets import SETS
@@ -55,10 +35,15 @@ def _data_list(_: argparse.Namespace) -> int:
         counts = f"{sum(known.records):,}", "any", str(len(known.classes))
         table.add_row(name, *counts, "MedMNIST v2 (Zenodo)", known.file.licence)
     terminal.show(terminal.console(), table)
-    return 0
 
 
-def _data_fetch(options: argparse.Namespace) -> int:
+@command(
+    "data fetch",
+    "data fetch heart",
+    takes("name", "one that `fedlearn data list` shows", "NAME"),
+)
+def data_fetch(options: argparse.Namespace) -> None:
+    """Bring a known set into the cache."""
     from fedlearn.data.datasets import archives
     from fedlearn.data.images.medmnist_sets import SETS
 
@@ -67,10 +52,20 @@ def _data_fetch(options: argparse.Namespace) -> int:
     if options.name not in known:
         raise ConfigError(f"{options.name}: must be one of {', '.join(known)}")
     print(archives.fetch(known[options.name], cache))
-    return 0
 
 
-def _data_check(options: argparse.Namespace) -> int:
+@command(
+    "data check",
+    "data check my.csv",
+    takes(
+        "path",
+        "a table (CSV, Parquet), texts (CSV, JSONL, a folder that Hugging Face `datasets` "
+        "saved), images (a folder for every class, or .npz)",
+        "PATH",
+    ),
+)
+def data_check(options: argparse.Namespace) -> int:
+    """Look at one's own data: what is understood, and what is wrong, by line or file."""
     from fedlearn.core import terminal
     from fedlearn.data.check.files import check
 

@@ -1,15 +1,17 @@
-"""How a command is described: its words, one sentence, an example, and what it calls."""
+"""How a command is described: its words, an example, and its arguments, beside what it does."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 # What `add_subparsers` returns has no public name.
 Commands = argparse._SubParsersAction
 
-Command = Callable[[argparse.Namespace], int]
-"""What a command calls; it returns the exit code."""
+Call = Callable[[argparse.Namespace], int | None]
+"""What a command does; it returns the exit code, or nothing for 0."""
 
 
 class Help(argparse.HelpFormatter):
@@ -21,37 +23,52 @@ class Help(argparse.HelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
+@dataclass(frozen=True)
+class Argument:
+    """What a command takes, as `ArgumentParser.add_argument` has it."""
+
+    name: str
+    help: str
+    options: dict[str, Any]
+
+
+def takes(name: str, help: str, metavar: str | None = None, **options: Any) -> Argument:  # noqa: A002
+    """An argument: its name, or `--name`, and what it is."""
+    return Argument(name, help, {"metavar": metavar, **options} if metavar else options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command by its words, such as "keys new"; its sentence is the docstring of `call`."""
+
+    words: str
+    example: str
+    arguments: tuple[Argument, ...]
+    call: Call
+
+    def add(self, commands: Commands[argparse.ArgumentParser]) -> None:
+        """Have it understood among `commands`."""
+        parser = add(
+            commands, self.words, " ".join((self.call.__doc__ or "").split()), self.example
+        )
+        for one in self.arguments:
+            parser.add_argument(one.name, help=one.help, **one.options)
+        parser.set_defaults(command=self.words, call=self.call)
+
+
+def command(words: str, example: str, *arguments: Argument) -> Callable[[Call], Command]:
+    """Make a command of the function below, whose docstring says what it does."""
+    return lambda call: Command(words, example, arguments, call)
+
+
 def add(
-    commands: Commands[argparse.ArgumentParser],
-    name: str,
-    summary: str,
-    example: str,
-    call: Command,
+    commands: Commands[argparse.ArgumentParser], words: str, sentence: str, example: str
 ) -> argparse.ArgumentParser:
-    """A command by its words, such as "keys new"; arguments are for the caller to add."""
-    command = _parser(commands, name, summary, example)
-    command.set_defaults(command=name, call=call)
-    return command
-
-
-def group(
-    commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
-) -> Commands[argparse.ArgumentParser]:
-    """A word that commands have in common."""
-    return _parser(commands, name, summary, example).add_subparsers(required=True, metavar="TASK")
-
-
-def _parser(
-    commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str
-) -> argparse.ArgumentParser:
+    """The parser for what follows some words."""
     return commands.add_parser(
-        name.split()[-1],
-        help=summary,
-        description=_sentence(summary),
+        words.split()[-1],
+        help=f"{sentence[:1].lower()}{sentence[1:]}".removesuffix("."),
+        description=sentence,
         epilog=f"example: fedlearn {example}",
         formatter_class=Help,
     )
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

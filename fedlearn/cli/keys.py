@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedlearn.cli.form import Commands, add, group
+from fedlearn.cli.form import command, takes
 
 if TYPE_CHECKING:
     from fedlearn.crypto.roster import Roster
@@ -21,88 +21,20 @@ _MADE: Final = {
 }
 
 
-def add_keys(tasks: Commands[argparse.ArgumentParser]) -> None:
-    """All under `keys`."""
-    new = add(
-        tasks,
-        "keys new",
-        "make an identity: NAME, which stays here, and NAME.pub for the roster",
-        "keys new cleveland --folder keys",
-        _keys_new,
-    )
-    new.add_argument("name", metavar="NAME", help="the participant's name in the roster")
-    new.add_argument("--folder", default="keys", help="where both files go (default: keys)")
-    new.add_argument(
+@command(
+    "keys new",
+    "keys new cleveland --folder keys",
+    takes("name", "the participant's name in the roster", "NAME"),
+    takes("--folder", "where both files go (default: keys)", default="keys"),
+    takes(
         "--role",
+        "what it does in a federation (default: site); an authority signs rosters",
         choices=("site", "server", "helper", "authority"),
         default="site",
-        help="what it does in a federation (default: site); an authority signs rosters",
-    )
-    show = add(
-        tasks,
-        "keys show",
-        "the fingerprint of an identity, private or public",
-        "keys show keys/cleveland.pub",
-        _keys_show,
-    )
-    show.add_argument("path", metavar="PATH", help="of NAME or NAME.pub")
-    certify = add(
-        tasks,
-        "keys certificate",
-        "make or renew the certificate under which sites reach the coordinator",
-        "keys certificate fed.example.org --folder keys",
-        _keys_certificate,
-    )
-    certify.add_argument("hosts", nargs="+", metavar="HOST", help="its names or IP addresses")
-    certify.add_argument("--folder", default="keys", help="where the files go (default: keys)")
-    roster = group(tasks, "keys roster", "the signed list of who takes part",
-                    "keys roster show roster.json")  # fmt: skip
-    _add_roster(roster)
-
-
-def _add_roster(tasks: Commands[argparse.ArgumentParser]) -> None:
-    sign = add(
-        tasks,
-        "keys roster sign",
-        "sign public identities into a new roster; compare their fingerprints first",
-        "keys roster sign keys/*.pub --by keys/authority --federation heart --to roster.json",
-        _roster_sign,
-    )
-    sign.add_argument("public", nargs="+", metavar="NAME.pub", help="who takes part")
-    sign.add_argument(
-        "--by", required=True, metavar="KEY", help="the identity of who vouches for the list"
-    )
-    sign.add_argument(
-        "--federation", required=True, metavar="NAME", help="what the roster is of, for its readers"
-    )
-    sign.add_argument(
-        "--to", default="roster.json", metavar="FILE", help="the roster (default: roster.json)"
-    )
-    fingerprint = "0f1e-2d3c-4b5a-6978-8796-a5b4-c3d2-e1f0"
-    pin = add(
-        tasks,
-        "keys roster pin",
-        "accept this roster and no other, with this signature; ask for the fingerprint in "
-        "person or by telephone; once more for a newer roster",
-        f"keys roster pin roster.json {fingerprint}",
-        _roster_pin,
-    )
-    pin.add_argument("path", metavar="ROSTER", help="as `keys roster sign` wrote it")
-    pin.add_argument("fingerprint", metavar="FINGERPRINT", help="of who has signed it")
-    show = add(
-        tasks,
-        "keys roster show",
-        "verify a roster and say who is in it",
-        "keys roster show roster.json",
-        _roster_show,
-    )
-    show.add_argument("path", metavar="ROSTER", help="as `keys roster sign` wrote it")
-    show.add_argument("--pin", metavar="FINGERPRINT", help="whose signature it must carry "
-                      "(default: the one noted by `keys roster pin`)")  # fmt: skip
-
-
-def _keys_new(options: argparse.Namespace) -> int:
-    """Make an identity and say what to do with its two files."""
+    ),
+)
+def keys_new(options: argparse.Namespace) -> None:
+    """Make an identity: NAME, which stays here, and NAME.pub for the roster."""
     from datetime import UTC, datetime
 
     from fedlearn.crypto import keyring
@@ -121,22 +53,27 @@ def _keys_new(options: argparse.Namespace) -> int:
     print(f"fingerprint: {fingerprint(made.public)}")
     whom = "every site" if offline else "whoever signs the roster"
     print(f"Tell {whom} the fingerprint by another way than the file, such as a telephone.")
-    return 0
 
 
-def _keys_certificate(options: argparse.Namespace) -> int:
-    """Make or renew the certificate of the coordinator's server and say what is whose."""
+@command(
+    "keys certificate",
+    "keys certificate fed.example.org --folder keys",
+    takes("hosts", "its names or IP addresses", "HOST", nargs="+"),
+    takes("--folder", "where the files go (default: keys)", default="keys"),
+)
+def keys_certificate(options: argparse.Namespace) -> None:
+    """Make or renew the certificate under which sites reach the coordinator."""
     from datetime import UTC, datetime
 
     from fedlearn.crypto.certificate_files import issue_server_credential
 
     for path in issue_server_credential(Path(options.folder), options.hosts, datetime.now(UTC)):
         print(f"{path}: {_MADE[path.name]}")
-    return 0
 
 
-def _keys_show(options: argparse.Namespace) -> int:
-    """Say whose identity a file holds."""
+@command("keys show", "keys show keys/cleveland.pub", takes("path", "of NAME or NAME.pub", "PATH"))
+def keys_show(options: argparse.Namespace) -> None:
+    """The fingerprint of an identity, private or public."""
     from fedlearn.crypto.identity import Identity, fingerprint
     from fedlearn.crypto.introduction import read_introduction
     from fedlearn.crypto.keyring import is_private
@@ -151,11 +88,21 @@ def _keys_show(options: argparse.Namespace) -> int:
         print(f"{path}: the public identity of {participant.role} {participant.name}")
     print(f"fingerprint: {fingerprint(public)}")
     print(f"public key:  {public.hex()}")
-    return 0
 
 
-def _roster_sign(options: argparse.Namespace) -> int:
-    """Sign a roster and show it."""
+_ROSTER = takes("path", "as `keys roster sign` wrote it", "ROSTER")
+
+
+@command(
+    "keys roster sign",
+    "keys roster sign keys/*.pub --by keys/authority --federation heart --to roster.json",
+    takes("public", "who takes part", "NAME.pub", nargs="+"),
+    takes("--by", "the identity of who vouches for the list", "KEY", required=True),
+    takes("--federation", "what the roster is of, for its readers", "NAME", required=True),
+    takes("--to", "the roster (default: roster.json)", "FILE", default="roster.json"),
+)
+def roster_sign(options: argparse.Namespace) -> None:
+    """Sign public identities into a new roster; compare their fingerprints first."""
     from fedlearn.crypto.identity import Identity, fingerprint
     from fedlearn.crypto.keyring import sign_roster
 
@@ -165,11 +112,17 @@ def _roster_sign(options: argparse.Namespace) -> int:
     print(f"signed by {fingerprint(roster.authority)}; every participant pins this fingerprint:")
     print(f"fedlearn keys roster pin {path} {fingerprint(roster.authority)}")
     _print_caution(roster)
-    return 0
 
 
-def _roster_pin(options: argparse.Namespace) -> int:
-    """Pin a signature to a roster and show it."""
+@command(
+    "keys roster pin",
+    "keys roster pin roster.json 0f1e-2d3c-4b5a-6978-8796-a5b4-c3d2-e1f0",
+    _ROSTER,
+    takes("fingerprint", "of who has signed it", "FINGERPRINT"),
+)
+def roster_pin(options: argparse.Namespace) -> None:
+    """Accept this roster and no other, with this signature; ask for the fingerprint in person or
+    by telephone; once more for a newer roster."""
     from fedlearn.crypto.keyring import pin_path, pin_roster
 
     path, pinned = Path(options.path), options.fingerprint
@@ -178,11 +131,20 @@ def _roster_pin(options: argparse.Namespace) -> int:
     print(f"signed by {pinned}, which is pinned in {pin_path(path)} with this list")
     print("From now on a run may have these sites and no other: are they whom you expect?")
     _print_caution(roster)
-    return 0
 
 
-def _roster_show(options: argparse.Namespace) -> int:
-    """Verify a roster against `--pin`, or against the pin beside it, and show it."""
+@command(
+    "keys roster show",
+    "keys roster show roster.json",
+    _ROSTER,
+    takes(
+        "--pin",
+        "whose signature it must carry (default: the one noted by `keys roster pin`)",
+        "FINGERPRINT",
+    ),
+)
+def roster_show(options: argparse.Namespace) -> None:
+    """Verify a roster and say who is in it."""
     from fedlearn.crypto import keyring
     from fedlearn.crypto.identity import fingerprint
     from fedlearn.crypto.roster import Roster
@@ -199,7 +161,6 @@ def _roster_show(options: argparse.Namespace) -> int:
         print(f"whoever signs it, then run: fedlearn keys roster pin {path} FINGERPRINT")
     if pin and pin.roster != roster.digest():
         print("It is NOT the list that was pinned: see who is new, and pin it if that is right")
-    return 0
 
 
 def _print_caution(roster: Roster) -> None:

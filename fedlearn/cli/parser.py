@@ -7,11 +7,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Final
 
 from fedlearn import __version__
-from fedlearn.cli import data, keys, ledger, results, runs
-from fedlearn.cli.form import Help, group
+from fedlearn.cli import data, keys, results, runs
+from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
+
+COMMANDS: Final = (
+    *(runs.simulate, runs.compare, runs.server, runs.client),
+    *(results.report, results.audit),
+    *(data.data_list, data.data_fetch, data.data_check),
+    *(keys.keys_new, keys.keys_show, keys.keys_certificate),
+    *(keys.roster_sign, keys.roster_pin, keys.roster_show),
+    *(results.ledger_show, results.ledger_verify),
+    *(results.export, results.predict),
+)
+GROUPS: Final = {
+    "data": ("What data there is.", "data check my.csv"),
+    "keys": ("Identities, and who takes part.", "keys new cleveland"),
+    "keys roster": ("The signed list of who takes part.", "keys roster show roster.json"),
+    "ledger": ("What a site has spent.", "ledger show state/ledger.jsonl"),
+}
+"""Words that commands have in common: a sentence and an example of each."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,19 +56,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Help,
     )
     root.add_argument("--version", action=_Version, nargs=0, help="show version and hash of code")
-    commands = root.add_subparsers(required=True, metavar="COMMAND")
-    runs.add_simulate(commands)
-    runs.add_compare(commands)
-    runs.add_deployment(commands)
-    results.add_report(commands)
-    results.add_audit(commands)
-    data.add_data(group(commands, "data", "what data there is", "data check my.csv"))
-    keys.add_keys(group(commands, "keys", "identities, and who takes part", "keys new cleveland"))
-    ledger.add_ledger(
-        group(commands, "ledger", "what a site has spent", "ledger show state/ledger.jsonl")
-    )
-    results.add_export(commands)
-    results.add_predict(commands)
+    below = {"": root.add_subparsers(required=True, metavar="COMMAND")}
+    for command in COMMANDS:
+        group = command.words.rpartition(" ")[0]
+        if group not in below:
+            made = add(below[group.rpartition(" ")[0]], group, *GROUPS[group])
+            below[group] = made.add_subparsers(required=True, metavar="TASK")
+        command.add(below[group])
     return root
 
 

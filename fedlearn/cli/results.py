@@ -1,4 +1,4 @@
-"""Commands about a run that is there: `report`, `audit`, `export` and `predict`."""
+"""Commands about what is there: `report`, `audit`, `export`, `predict`, and a site's `ledger`."""
 
 from __future__ import annotations
 
@@ -6,96 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from fedlearn.cli.form import Commands, add
+from fedlearn.cli.form import command, takes
 
 
-def add_report(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`report`."""
-    report = add(
-        commands,
-        "report",
-        "write report.html of a run, of a comparison, or of a folder of runs, from its files alone",
-        "report runs/heart",
-        _report,
-    )
-    report.add_argument("folder", metavar="DIR", help="what to report on; report.html goes there")
-    report.add_argument(
+@command(
+    "report",
+    "report runs/heart",
+    takes("folder", "what to report on; report.html goes there", "DIR"),
+    takes(
         "--explain",
-        metavar="RECORDS",
-        help="add what the model of the run goes by in single records: `public` for the test "
+        "add what the model of the run goes by in single records: `public` for the test "
         "records of a public data set, or a file of records that may be shown (.csv with the "
         "columns and units of a table of numbers, or .npz with the array `features`). The report "
         "then holds these records: explanations of a client's records are a release of data. "
         "Needs fedlearn[explain]",
-    )
-
-
-def add_audit(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`audit`."""
-    audit = add(
-        commands,
-        "audit",
-        "measure privacy: of the run in a folder, of a new run, or in a demonstration",
-        "audit runs/heart",
-        _audit,
-    )
-    audit.add_argument(
-        "words",
-        nargs="+",
-        metavar="DIR | key=value | demo=NAME",
-        help="the folder of a run, refused if its model, data or config have changed; or what to "
-        "run and measure, as Hydra overrides (audit=slots unless said otherwise); or a "
-        "demonstration and its own key=value. references=N (default 4, from 8 with LiRA) trains "
-        "so many models for membership inference. Ends with exit code 6 where the verdict is "
-        "PROMISE BROKEN",
-    )
-
-
-def add_export(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`export`."""
-    export = add(
-        commands,
-        "export",
-        "the model of a run with its model card and privacy statement",
-        "export runs/heart --to heart-model",
-        _export,
-    )
-    export.add_argument("run", metavar="DIR", help="the folder of the run")
-    export.add_argument("--to", required=True, metavar="FOLDER", help="made; must not exist")
-
-
-def add_predict(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`predict`."""
-    predict = add(
-        commands,
-        "predict",
-        "what an exported model says of records in a file, as a table",
-        "predict heart-model new.csv --to said.csv",
-        _predict,
-    )
-    predict.add_argument("model", metavar="FOLDER", help="as `fedlearn export` wrote it")
-    predict.add_argument(
-        "records",
-        metavar="RECORDS",
-        help="a table (CSV, Parquet) with the columns and units of the run, texts (CSV, JSONL), or "
-        ".npz with the array `features`; no label is needed",
-    )
-    predict.add_argument("--to", metavar="FILE", help="the table (default: the screen)")
-    predict.add_argument(
-        "--like",
-        metavar="TABLE",
-        help="the table that was trained on, for categories that the run did not name",
-    )
-    for name, way in (
-        ("separator", "comma, semicolon, tab or pipe"),
-        ("encoding", "such as cp1252"),
-        ("decimal", ". or ,"),
-        ("text", "the column of the texts"),
-    ):
-        predict.add_argument(f"--{name}", help=f"{way} (default: as in the run)")
-
-
-def _report(options: argparse.Namespace) -> int:
+        "RECORDS",
+    ),
+)
+def report(options: argparse.Namespace) -> None:
+    """Write report.html of a run, of a comparison, or of a folder of runs, from its files alone."""
     from fedlearn.report.page import write_report
 
     if options.explain is not None:
@@ -103,17 +32,37 @@ def _report(options: argparse.Namespace) -> int:
 
         explain_run(Path(options.folder), options.explain)
     print(write_report(Path(options.folder)))
-    return 0
 
 
-def _audit(options: argparse.Namespace) -> int:
+@command(
+    "audit",
+    "audit runs/heart",
+    takes(
+        "words",
+        "the folder of a run, refused if its model, data or config have changed; or what to "
+        "run and measure, as Hydra overrides (audit=slots unless said otherwise); or a "
+        "demonstration and its own key=value. references=N (default 4, from 8 with LiRA) trains "
+        "so many models for membership inference. Ends with exit code 6 where the verdict is "
+        "PROMISE BROKEN",
+        "DIR | key=value | demo=NAME",
+        nargs="+",
+    ),
+)
+def audit(options: argparse.Namespace) -> None:
+    """Measure privacy: of the run in a folder, of a new run, or in a demonstration."""
     from simulations.attacks.audit import audit
 
     audit(options.words)
-    return 0
 
 
-def _export(options: argparse.Namespace) -> int:
+@command(
+    "export",
+    "export runs/heart --to heart-model",
+    takes("run", "the folder of the run", "DIR"),
+    takes("--to", "made; must not exist", "FOLDER", required=True),
+)
+def export(options: argparse.Namespace) -> None:
+    """The model of a run with its model card and privacy statement."""
     from fedlearn.report.export import export, notes
 
     folder = Path(options.to)
@@ -121,18 +70,89 @@ def _export(options: argparse.Namespace) -> int:
         print(path)
     for note in notes(folder):
         print(f"note: {note}")
-    return 0
 
 
-def _predict(options: argparse.Namespace) -> int:
+_WRITTEN = {
+    "separator": "comma, semicolon, tab or pipe",
+    "encoding": "such as cp1252",
+    "decimal": ". or ,",
+    "text": "the column of the texts",
+}
+
+
+@command(
+    "predict",
+    "predict heart-model new.csv --to said.csv",
+    takes("model", "as `fedlearn export` wrote it", "FOLDER"),
+    takes(
+        "records",
+        "a table (CSV, Parquet) with the columns and units of the run, texts (CSV, JSONL), or "
+        ".npz with the array `features`; no label is needed",
+        "RECORDS",
+    ),
+    takes("--to", "the table (default: the screen)", "FILE"),
+    takes(
+        "--like",
+        "the table that was trained on, for categories that the run did not name",
+        "TABLE",
+    ),
+    *(takes(f"--{name}", f"{way} (default: as in the run)") for name, way in _WRITTEN.items()),
+)
+def predict(options: argparse.Namespace) -> None:
+    """What an exported model says of records in a file, as a table."""
     from fedlearn.prediction import load, write_table
 
     model = load(Path(options.model))
-    names = ("separator", "encoding", "decimal", "text")
-    written = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = {name: getattr(options, name) for name in _WRITTEN}
+    written = {name: value for name, value in given.items() if value is not None}
     like = None if options.like is None else Path(options.like)
     found = model.read(Path(options.records), like, **written)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     write_table(model, found, None if options.to is None else Path(options.to))
-    return 0
+
+
+# --- what a site has spent ----------------------------------------------------------------
+
+
+@command(
+    "ledger show",
+    "ledger show state/ledger.jsonl --delta 1e-5",
+    takes("path", "ledger.jsonl of a site, or its folder", "LEDGER"),
+    takes("--delta", "at which epsilon is stated (default: 1e-5)", type=float, default=1e-5),
+)
+def ledger_show(options: argparse.Namespace) -> None:
+    """What each run has spent, and what that amounts to."""
+    from clients.ledger import report
+
+    report.show(_ledger_at(options.path), options.delta)
+
+
+@command(
+    "ledger verify",
+    "ledger verify state/ledger.jsonl --receipts runs/heart/receipts",
+    takes("path", "ledger.jsonl of a site, or its folder", "LEDGER"),
+    takes("--head", "a hash noted earlier: the ledger must have grown from it", "HASH"),
+    takes(
+        "--receipts",
+        "files, or folders of runs: the ledger must have grown from each (else exit code 7)",
+        "PATH",
+        nargs="+",
+        default=[],
+    ),
+    takes("--roster", "the pinned roster with the site's key", "PATH"),
+)
+def ledger_verify(options: argparse.Namespace) -> None:
+    """Whether a ledger is intact, and what its site has signed for others."""
+    from clients.ledger import report
+
+    path = _ledger_at(options.path)
+    report.show_head(path, options.head)
+    if options.receipts:
+        roster = Path(options.roster) if options.roster else None
+        report.check_receipts(path, [Path(place) for place in options.receipts], roster)
+
+
+def _ledger_at(given: str) -> Path:
+    path = Path(given)
+    return path / "ledger.jsonl" if path.is_dir() else path

@@ -7,39 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedlearn.cli.form import Commands, add
+from fedlearn.cli.form import command, takes
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
 
 
-def add_simulate(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`simulate`."""
-    simulate = add(
-        commands,
-        "simulate",
-        "one federated run on this machine",
-        "simulate experiment=medical_heart privacy=none rounds=5 out=runs/open",
-        _simulate,
-    )
-    simulate.add_argument(
-        "--config",
-        metavar="FILE",
-        help="start from the config.yaml that a run left behind instead of configs/run.yaml",
-    )
-    overrides = simulate.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="what to change, as Hydra overrides. Groups and their options: %(options)s",
-    )
-    setattr(overrides, "options", _Options())  # noqa: B010  (argparse fills it in from here)
+class _WithOptions(str):
+    """A help text and the options of every group, which are looked up when it is shown."""
 
+    __slots__ = ()
 
-class _Options:
-    """The options of every group, looked up when a help text is shown and not before."""
-
-    def __str__(self) -> str:
+    def __mod__(self, _: object) -> str:
         from fedlearn.core.registry import plugin_kinds
 
         configs = Path(__file__).resolve().parents[2] / "configs"
@@ -49,57 +28,27 @@ class _Options:
             if folder.is_dir()
         }
         named = {group: [*own, *plugin_kinds(group)] for group, own in found.items()}
-        return "; ".join(f"{group}: {', '.join(o)}" for group, o in named.items() if len(o) > 1)
+        listed = (f"{group}: {', '.join(o)}" for group, o in named.items() if len(o) > 1)
+        return f"{self} {'; '.join(listed)}"
 
 
-def add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`compare`."""
-    compare = add(
-        commands,
-        "compare",
-        "run the product of all comma-separated values, side by side, into one table and one "
-        "report; the same command again does what is left",
-        "compare experiment=medical_heart privacy.epsilon=0.5,1,2,4,8 seed=0,1,2 out=runs/cost",
-        _compare,
-    )
-    compare.add_argument(
+@command(
+    "simulate",
+    "simulate experiment=medical_heart privacy=none rounds=5 out=runs/open",
+    takes(
+        "--config",
+        "start from the config.yaml that a run left behind instead of configs/run.yaml",
+        "FILE",
+    ),
+    takes(
         "overrides",
-        nargs="+",
-        metavar="key=value",
-        help="what to run, as Hydra overrides; compare.baselines=true adds reference lines, "
-        "compare.workers=N limits the runs at a time",
-    )
-
-
-def add_deployment(commands: Commands[argparse.ArgumentParser]) -> None:
-    """`server` and `client`."""
-    server = add(
-        commands,
-        "server",
-        "carry out a run over sites on their own machines; the same command again goes on "
-        "with a run that was cut off",
-        "server server.yaml experiment=medical_heart out=runs/heart",
-        _server,
-    )
-    server.add_argument("file", metavar="SERVERFILE", help="where it listens, and who takes part")
-    server.add_argument("--check", action="store_true", help="only say what is wrong")
-    server.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="the run, as for `fedlearn simulate`"
-    )
-    client = add(
-        commands,
-        "client",
-        "serve the site of a site file, run after run, until it is stopped",
-        "client site.yaml --check",
-        _client,
-    )
-    client.add_argument(
-        "file", metavar="SITEFILE", help="the site's data, keys, ledger and policy, and its server"
-    )
-    client.add_argument("--check", action="store_true", help="only say what is wrong")
-
-
-def _simulate(options: argparse.Namespace) -> int:
+        _WithOptions("what to change, as Hydra overrides. Groups and their options:"),
+        "key=value",
+        nargs="*",
+    ),
+)
+def simulate(options: argparse.Namespace) -> None:
+    """One federated run on this machine."""
     # Before the first import that takes time, so that it may hold off the collector.
     from simulations.engines.warm import nothing_collected, warm_up
 
@@ -118,7 +67,6 @@ def _simulate(options: argparse.Namespace) -> int:
         with telling_what_is_kept(config, "the same command with resume=true"):
             simulate(config, display, stop)
     _refuse_broken(config)
-    return 0
 
 
 def _refuse_broken(config: RunConfig) -> None:
@@ -140,7 +88,20 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return load_file(Path(options.config), options.overrides)
 
 
-def _compare(options: argparse.Namespace) -> int:
+@command(
+    "compare",
+    "compare experiment=medical_heart privacy.epsilon=0.5,1,2,4,8 seed=0,1,2 out=runs/cost",
+    takes(
+        "overrides",
+        "what to run, as Hydra overrides; compare.baselines=true adds reference lines, "
+        "compare.workers=N limits the runs at a time",
+        "key=value",
+        nargs="+",
+    ),
+)
+def compare(options: argparse.Namespace) -> int:
+    """Run the product of all comma-separated values, side by side, into one table and one report;
+    the same command again does what is left."""
     from server.stop import Stop, stop_on_interrupt
     from simulations.sweeps.compare import compare
     from simulations.sweeps.display import CompareDisplay
@@ -150,7 +111,19 @@ def _compare(options: argparse.Namespace) -> int:
         return compare(options.overrides, display, stop)
 
 
-def _server(options: argparse.Namespace) -> int:
+_CHECK = takes("--check", "only say what is wrong", action="store_true")
+
+
+@command(
+    "server",
+    "server server.yaml experiment=medical_heart out=runs/heart",
+    takes("file", "where it listens, and who takes part", "SERVERFILE"),
+    _CHECK,
+    takes("overrides", "the run, as for `fedlearn simulate`", "key=value", nargs="*"),
+)
+def server(options: argparse.Namespace) -> None:
+    """Carry out a run over sites on their own machines; the same command again goes on with a run
+    that was cut off."""
     from datetime import UTC, datetime
 
     from fedlearn.core.logs import log_json
@@ -165,10 +138,10 @@ def _server(options: argparse.Namespace) -> int:
     if options.check:
         for line in (f"sites: {', '.join(parties.certificates)}", *parties.warnings):
             print(line)
-        return 0
+        return
     if deployment.finished(config):
         print(f"{config.out}: this run is finished; choose another out for the next one")
-        return 0
+        return
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = Stop()
     with (file.state / "server.jsonl").open("a", encoding="utf-8") as log:
@@ -179,10 +152,16 @@ def _server(options: argparse.Namespace) -> int:
             telling_what_is_kept(config, "the same command"),
         ):
             deployment.serve(file, config, display, stop)
-    return 0
 
 
-def _client(options: argparse.Namespace) -> int:
+@command(
+    "client",
+    "client site.yaml --check",
+    takes("file", "the site's data, keys, ledger and policy, and its server", "SITEFILE"),
+    _CHECK,
+)
+def client(options: argparse.Namespace) -> None:
+    """Serve the site of a site file, run after run, until it is stopped."""
     import signal
     import threading
     from datetime import UTC, datetime
@@ -196,10 +175,9 @@ def _client(options: argparse.Namespace) -> int:
     facts = check(path, datetime.now(UTC))
     if options.check:
         print("\n".join(facts))
-        return 0
+        return
     log_json(sys.stderr, role="client", file=str(path))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     serve(path, app, stop)
-    return 0
