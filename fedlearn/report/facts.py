@@ -14,14 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, assert_never
 
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, load
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
-from fedlearn.crypto.settings import Transport
-from fedlearn.data.scenario import Tells
 from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
 from fedlearn.metrics.fairness import GroupFairness
 from fedlearn.metrics.scores import FEWEST
@@ -33,7 +31,7 @@ from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, sites_of_refused, total_of
 from fedlearn.robust import suspects
 from fedlearn.secagg.graph import Degree, degree_of
-from fedlearn.secagg.settings import SecAgg, SecAggMasked
+from fedlearn.secagg.settings import SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 VERSIONS: Final = ("python", "torch", "flwr", "opacus", "cryptography")
@@ -46,20 +44,11 @@ class Setup:
     config: RunConfig
     mechanism: Privacy
     """What holds; `NoPrivacy` for a run whose noise can be repeated, or is none."""
-    unit: Literal["record", "client", "none"]
-    transport: Transport
-    secagg: SecAgg
 
     @classmethod
     def of(cls, config: RunConfig) -> Setup:
         """The setup that a config describes."""
-        return cls(
-            config=config,
-            mechanism=config.privacy,
-            unit=config.privacy.unit,
-            transport=config.transport,
-            secagg=config.secagg,
-        )
+        return cls(config=config, mechanism=config.privacy)
 
     @property
     def sum_only(self) -> bool:
@@ -68,22 +57,23 @@ class Setup:
         Two servers in one place are one, to noise of which a single update carries a share.
         """
         alone = self.mechanism.noise_from == "shares"
-        return self.secagg.hides and not (alone and self.secagg.two_servers)
+        secagg = self.config.secagg
+        return secagg.hides and not (alone and secagg.two_servers)
 
     @property
     def pooled(self) -> bool:
         """Whether nothing of an evaluation is opened but the sum over all sites."""
-        return self.config.evaluation == "pooled" and self.secagg.hides
+        return self.config.evaluation == "pooled" and self.config.secagg.hides
 
     @property
     def private_tests(self) -> bool:
         """Whether epsilon covers the test metrics."""
-        return self.config.evaluation == "private" and self.unit != "none"
+        return self.config.evaluation == "private" and self.mechanism.unit != "none"
 
     @property
     def summed_tests(self) -> bool:
         """Whether no test sums of a single site were opened."""
-        return self.config.evaluation in ("pooled", "private") and self.secagg.hides
+        return self.config.evaluation in ("pooled", "private") and self.config.secagg.hides
 
     @property
     def groups(self) -> GroupFairness | None:
@@ -91,22 +81,12 @@ class Setup:
         fairness = self.config.fairness
         return fairness if isinstance(fairness, GroupFairness) else None
 
-    @property
-    def tells(self) -> Tells:
-        """What sites tell of their own records before the first round."""
-        return self.config.scenario.tells
-
-    @property
-    def tells_magnitude(self) -> bool:
-        """Whether that includes the magnitude of numbers, as it does without privacy."""
-        return self.config.privacy.unit == "none"
-
     def texts(self, values: Mapping[str, Any], *names: str) -> dict[str, Any]:
         """What templates about a setup are filled in with, and these templates beside them."""
         mine = {"setup": self, "config": self.config, **values}
         return texts(
             mine, "threats", "released", *names,
-            mechanism=self.mechanism, secagg=self.secagg, transport=self.transport,
+            mechanism=self.mechanism, secagg=self.config.secagg, transport=self.config.transport,
         )  # fmt: skip
 
 
@@ -125,16 +105,8 @@ class Facts:
     @cached_property
     def setup(self) -> Setup:
         """Who could learn what; noise that anybody can repeat protects nobody."""
-        setup = Setup.of(self.config)
-        if self.private:
-            return setup
-        return Setup(
-            config=self.config,
-            mechanism=NoPrivacy(),
-            unit="none",
-            transport=setup.transport,
-            secagg=setup.secagg,
-        )
+        mechanism = self.config.privacy if self.private else NoPrivacy()
+        return Setup(config=self.config, mechanism=mechanism)
 
     @cached_property
     def texts(self) -> dict[str, Any]:

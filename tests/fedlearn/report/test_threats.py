@@ -40,10 +40,8 @@ def setups() -> Iterator[Setup]:
     for mechanism, secagg, transport, evaluation in itertools.product(
         MECHANISMS, SECAGG, (TransportPlain(), TransportSealed()), ("per_site", "pooled")
     ):
-        yield Setup(
-            config=replace(CONFIG, evaluation=evaluation), mechanism=mechanism,
-            unit=mechanism.unit, transport=transport, secagg=secagg,
-        )  # fmt: skip
+        config = replace(CONFIG, evaluation=evaluation, transport=transport, secagg=secagg)
+        yield Setup(config=config, mechanism=mechanism)
 
 
 class Row(NamedTuple):
@@ -71,8 +69,8 @@ def test_threats__leave_no_seat_and_no_cell_empty(setup: Setup) -> None:
 @pytest.mark.parametrize("setup", ALL, ids=IDS)
 def test_threats__credit_a_mechanism_only_where_it_is_on(setup: Setup) -> None:
     network, coordinator, spy, colluding, user, _ = threats(setup)
-    assert ("AES" in network.held_by) == (setup.transport.kind == "sealed")
-    summed = setup.secagg.kind in ("masked", "two_server")
+    assert ("AES" in network.held_by) == (setup.config.transport.kind == "sealed")
+    summed = setup.config.secagg.kind in ("masked", "two_server")
     assert coordinator.sees.startswith("the sum" if summed else "the update of every single site")
     # Secure aggregation alone stops neither trap weights nor a collusion.
     if setup.mechanism.kind == "none":
@@ -85,7 +83,7 @@ def test_threats__credit_a_mechanism_only_where_it_is_on(setup: Setup) -> None:
         "none": [],
         "record": [coordinator, spy, colluding, user],
         # Two servers in one place are one, to whom a share of the noise hides nothing.
-        "distributed": [coordinator, spy, user] if setup.secagg.kind == "masked" else [user],
+        "distributed": [coordinator, spy, user] if setup.config.secagg.kind == "masked" else [user],
         "client": [user],
     }[setup.mechanism.kind]  # fmt: skip
 
@@ -93,14 +91,14 @@ def test_threats__credit_a_mechanism_only_where_it_is_on(setup: Setup) -> None:
 @pytest.mark.parametrize("setup", ALL, ids=IDS)
 def test_threats__promise_for_the_unit_and_not_for_another(setup: Setup) -> None:
     user = threats(setup)[4]
-    assert ("about a record" in user.held_by) == (setup.unit == "record")
-    assert ("about all that one site holds" in user.held_by) == (setup.unit == "client")
+    assert ("about a record" in user.held_by) == (setup.mechanism.unit == "record")
+    assert ("about all that one site holds" in user.held_by) == (setup.mechanism.unit == "client")
 
 
 def test_threats__say_whose_test_results_leave_the_sites() -> None:
     for setup in ALL:
         sees = threats(setup)[1].sees
-        summed = setup.secagg.kind in ("masked", "two_server")
+        summed = setup.config.secagg.kind in ("masked", "two_server")
         opened = setup.config.evaluation == "per_site" or not summed
         assert ("each site's test results" in sees) == opened
 
