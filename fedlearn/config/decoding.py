@@ -19,24 +19,8 @@ from fedlearn.config.nested import option_names
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import across, deferred, described, rule_of, short
 
-TAGGED: Final = frozenset(
-    [
-        "task",
-        "scenario",
-        "partition",
-        "model",
-        "strategy",
-        "privacy",
-        "secagg",
-        "transport",
-        "engine",
-        "fairness",
-        "audit",
-        "stage",
-        "robust",
-        "tracking",
-    ]
-)
+_SETTINGS = ("secagg", "transport", "engine", "fairness", "audit", "tracking")
+TAGGED: Final = frozenset([*groups.FAMILIES, *_SETTINGS])
 """The groups of a run that are unions told apart by `kind`."""
 
 _SCALARS = ("literal[", "constrained-")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fedlearn.results.folder import write_json
-from fedlearn.results.reading import parse, read_bytes
+from fedlearn.results.reading import read_beside
 
 SCHEMA: Final = "fedlearn/explanations/v1"
 FILE: Final = "explanations.json"
@@ -63,10 +63,7 @@ def read_explanations(folder: Path) -> Explanations | None:
     Raises:
         DataError: they are not what this version reads.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    return parse(Explanations, path, read_bytes(path), schema=SCHEMA, what="explanations")
+    return read_beside(Explanations, folder / FILE, schema=SCHEMA, what="explanations")
 
 
 def write_explanations(folder: Path, found: Explanations) -> None:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 
 from fedlearn.core.errors import DataError
 from fedlearn.results.folder import write_json
-from fedlearn.results.reading import parse, read_bytes
+from fedlearn.results.reading import read_beside
 
 SCHEMA: Final = "fedlearn/inversion/v1"
 FILE: Final = "inversion.json"
@@ -188,10 +188,9 @@ def read_inversion(folder: Path) -> Inversion | None:
         DataError: the file is not one that this version reads.
     """
     path = folder / FILE
-    if not path.is_file():
-        return None
-    content = read_bytes(path)
-    inversion = parse(Inversion, path, content, schema=SCHEMA, what="a demonstration")
-    if inversion.channels not in (1, 3) or min(inversion.height, inversion.width) < 1:
+    inversion = read_beside(Inversion, path, schema=SCHEMA, what="a demonstration")
+    if inversion and (
+        inversion.channels not in (1, 3) or min(inversion.height, inversion.width) < 1
+    ):
         raise DataError(f"{path}: images of an impossible size")
     return inversion

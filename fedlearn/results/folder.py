@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +26,7 @@ from fedlearn.privacy import Event
 from fedlearn.results.result import ResultFile, RoundResult
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state after a round: all that the next round needs."""
-
-    run_id: str
-    started_at: str
-    seconds: float
-    rounds: list[RoundResult]
-    model: Vector
-    strategy: dict[str, np.ndarray[Any, Any]]
-    spent: dict[str, tuple[Event, ...]]
-    clip_norm: float | None = None
-    """The norm of the next round, where clipping is adaptive."""
-    opened: NDArray[np.float64] | None = None
-    """The sum of all updates so far, where a rule holds it to a bound."""
-    counted: dict[str, int] = field(default_factory=dict)
-    """The last round that a site was counted in, where sites keep a state of their own."""
-    mean: NDArray[np.float64] | None = None
-    """What the running mean of the models has added up, where there is one."""
-
-    @classmethod
-    def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
-        """The state before the first round."""
-        return cls(run_id, started_at, 0.0, [], model, {}, {})
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Head:
     """The part of a checkpoint that is not arrays."""
 
@@ -62,7 +36,29 @@ class _Head:
     rounds: list[RoundResult]
     spent: dict[str, tuple[Event, ...]]
     clip_norm: float | None = None
+    """The norm of the next round, where clipping is adaptive."""
     counted: dict[str, int] = field(default_factory=dict)
+    """The last round that a site was counted in, where sites keep a state of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(_Head):
+    """The state after a round: all that the next round needs."""
+
+    model: Vector
+    strategy: dict[str, np.ndarray[Any, Any]]
+    opened: NDArray[np.float64] | None = None
+    """The sum of all updates so far, where a rule holds it to a bound."""
+    mean: NDArray[np.float64] | None = None
+    """What the running mean of the models has added up, where there is one."""
+
+    @classmethod
+    def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
+        """The state before the first round."""
+        return cls(
+            run_id=run_id, started_at=started_at, seconds=0.0, rounds=[], spent={},
+            model=model, strategy={},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,15 +140,7 @@ class RunFolder:
 
     def write_checkpoint(self, state: Checkpoint) -> None:
         """Write the state after a round; one file, so that it is one moment."""
-        head = _Head(
-            run_id=state.run_id,
-            started_at=state.started_at,
-            seconds=state.seconds,
-            rounds=state.rounds,
-            spent=state.spent,
-            clip_norm=state.clip_norm,
-            counted=state.counted,
-        )
+        head = _Head(**{one.name: getattr(state, one.name) for one in fields(_Head)})
         tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
         tensors |= {} if state.mean is None else {"mean": state.mean}
         tensors |= {} if state.opened is None else {"opened": state.opened}
@@ -171,18 +159,12 @@ class RunFolder:
             head = decode(_Head, file.metadata()["head"])
         tensors = load_file(path)
         return Checkpoint(
-            run_id=head.run_id,
-            started_at=head.started_at,
-            seconds=head.seconds,
-            rounds=head.rounds,
+            **vars(head),
             model=tensors.pop("model"),
             mean=tensors.pop("mean", None),
             opened=tensors.pop("opened", None),
             # Also of runs that named the arrays of a moment: `strategy.m_t.model`.
             strategy={key.split(".")[1]: array for key, array in tensors.items()},
-            spent=head.spent,
-            clip_norm=head.clip_norm,
-            counted=head.counted,
         )
 
     def trim_metrics(self, rounds: int) -> None:

@@ -70,6 +70,13 @@ def parse_result(path: Path, content: bytes) -> ResultFile:
     return result
 
 
+def read_beside(kind: type[T], path: Path, *, schema: str, what: str) -> T | None:
+    """The same in a file that a run's folder may have; None where there is none."""
+    if not path.is_file():
+        return None
+    return parse(kind, path, read_bytes(path), schema=schema, what=what)
+
+
 def parse(kind: type[T], path: Path, content: bytes, *, schema: str, what: str) -> T:
     """The frozen dataclass that `content` of the file `path` holds; `what` it is, in words.
 
