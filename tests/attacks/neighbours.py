@@ -5,7 +5,8 @@ vector that is the same whatever the records are goes on in its place. Then all 
 equal, byte for byte, and the sums that were written down must be as near as was paid for.
 
 Not compared: times, how long a reply takes, what is logged at home, the bytes of a sealed message
-(what is sealed, and how long it is, are), and the salted hash that a receipt signs.
+(what is sealed, and how long it is, are), those of a seed that is encrypted for a second server,
+and the salted hash that a receipt signs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from fedlearn.crypto.sealed import Channel
 from fedlearn.flower import private
 from fedlearn.privacy.events import to_json
 from fedlearn.privacy.noise import Keystream
+from fedlearn.secagg.framing import MAGIC, VERSION
+from fedlearn.secagg.two_server import MaskedContribution, SignedSeed
 from fedlearn.training import private as training
 from server.federation import Federation
 from simulations.engines.local import FIRST_NODE
@@ -45,8 +48,11 @@ from tests.attacks.lab import SITES, Lab
 VICTIM = SITES[0]
 
 Table = Sequence[Sequence[str]]
+Records = Any
+"""All of a site, as whatever puts them into its folder takes them."""
+Put = Callable[[Path, Records], None]
 Script = Callable[["Talk"], None]
-"""What a coordinator does with the sites; nothing of it depends on a table."""
+"""What a coordinator does with the sites; nothing of it depends on their records."""
 
 
 @dataclass
@@ -57,6 +63,8 @@ class Seen:
     sums: list[tuple[str, str, NDArray[np.float64], float]] = field(default_factory=list)
     """(site, mechanism, sum without noise, how far one record may move it)."""
     booked: list[object] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    """Rounds of which the coordinator refused the sum."""
 
 
 class PinnedNoise:
@@ -93,7 +101,11 @@ class Talk:
     def round(self, number: int) -> None:
         """One honest round, with its evaluation."""
         if self.federation is not None:
-            self._attempt(lambda: self.federation.run_round(number))  # type: ignore[union-attr]
+            self._attempt(lambda: self._round(number))
+
+    def _round(self, number: int) -> None:
+        entry = self.federation.run_round(number)  # type: ignore[union-attr]
+        self.seen.refused += [number] if entry.refused else []
 
     def receipt(self) -> None:
         """Have the victim sign its ledger."""
@@ -117,11 +129,16 @@ class Talk:
             self.seen.left.append(("coordinator", type(error).__name__, str(error)))
 
 
-def watched(lab: Lab, table: Table, script: Script) -> Seen:
-    """What leaves when the victim has this table; keys and files are those of `lab`."""
+def as_table(folder: Path, table: Table) -> None:
+    """The table of a site that has one."""
+    write(folder / "table.csv", table)
+
+
+def watched(lab: Lab, mine: Records, script: Script, put: Put = as_table) -> Seen:
+    """What leaves when the victim has these records; keys and files are those of `lab`."""
     for name in SITES:
         shutil.rmtree(lab.world.ledger(name).parent, ignore_errors=True)
-    write(lab.world.root / VICTIM / "table.csv", table)
+    put(lab.world.root / VICTIM, mine)
     records.forget()
     lab, seen = lab.again(), Seen()
     with _pinned(lab, seen) as talk:
@@ -202,7 +219,19 @@ def _content_of(content: RecordDict) -> object:
         signed = json.loads(flower.read_receipt(content))
         # A hash over 256 secret bits of the line, and a signature over that.
         return {**signed, "head": len(signed["head"]), "signature": len(signed["signature"])}
+    if contribution := flower.read_large_bytes(content, "contribution"):
+        return _contribution(contribution), private.content_to_bytes(
+            RecordDict({"site": content["site"]})
+        )
     return private.content_to_bytes(content)
+
+
+def _contribution(data: bytes) -> bytes:
+    """What goes into a sum; without a seed for the second server, which OpenSSL's coins are in."""
+    kind, frame, digest = data[:6], 38, 32
+    if kind != MAGIC + bytes([VERSION, MaskedContribution.KIND]):
+        return data
+    return data[: frame + digest] + data[frame + SignedSeed.SIZE :]
 
 
 def check(one: Seen, other: Seen, records_moved: int) -> None:

@@ -17,6 +17,7 @@ from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.report import verify
 from clients.ledger.state import Cost
 from fedlearn.core.errors import ConfigError, DataError, ProtocolError, UnauthenticatedError
+from fedlearn.core.rng import Streams
 from fedlearn.crypto.certificates import own_certificate, read_certificate, site_credential
 from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
@@ -24,6 +25,9 @@ from fedlearn.crypto.introduction import introduce, read_certified
 from fedlearn.crypto.keyring import load_pinned, load_unpinned, pin_roster
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
+from fedlearn.data.scenario import Reading
+from fedlearn.data.texts.huggingface import HuggingFace
+from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.flower.envelope import Envelope
 from fedlearn.flower.private import content_from_bytes, content_to_bytes
 from fedlearn.privacy import accounting
@@ -37,6 +41,7 @@ from fedlearn.secagg.messages import Params
 from fedlearn.secagg.two_server import Seeds, SignedSeed
 from server import serverfile
 from tests.attacks.fuzzing import Parser
+from tests.attacks.kinds import KINDS
 from tests.fedlearn.secagg.federation import MODEL, federation, identity, run_until
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -165,6 +170,28 @@ _SEEDS = Seeds(
     }
 )
 
+
+def _saved(folder: Path, name: str) -> bytes:
+    """A file of a data set that was saved; the others are whole."""
+    KINDS["saved"].write(folder, [("0", "some words"), ("1", "others"), ("0", "more")] * 3)
+    return (folder / "saved" / name).read_bytes()
+
+
+def _read_saved(data: bytes, folder: Path, name: str) -> object:
+    _saved(folder, name)
+    (folder / "saved" / name).write_bytes(data)
+    tokens = Tokenizer(kind="hashing", buckets=10, max_length=4)
+    config = HuggingFace(path=str(folder / "saved"), classes=("0", "1"), tokenizer=tokens)
+    return config.load(Reading(streams=Streams(0), cache=folder, by_record=True))
+
+
+def _saved_parser(name: str) -> Parser:
+    return Parser(
+        f"saved {name}", lambda folder: _saved(folder, name),
+        lambda data, folder: _read_saved(data, folder, name), (DataError, ConfigError),
+    )  # fmt: skip
+
+
 PARSERS = [
     *(_session(step) for step in ("advertise", "share", "mask", "agree", "unmask")),
     Parser(
@@ -225,6 +252,7 @@ PARSERS = [
            (ConfigError,)),
     Parser("site file", lambda _: SITE_TEXT, _file("s.yaml", sitefile.load), (ConfigError,)),
     Parser("server file", lambda _: SERVER_TEXT, _file("v.yaml", serverfile.load), (ConfigError,)),
+    *map(_saved_parser, ("data.arrow", "state.json", "dataset_info.json")),
     Parser("ledger", _ledger, _read_ledger, (DataError,)),
     Parser(
         "receipt", lambda _: receipts.to_json(_RECEIPT).encode(),

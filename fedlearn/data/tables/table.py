@@ -17,6 +17,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -166,19 +167,27 @@ def read_text(
 
     `factor`: how many bytes of memory a byte of the file will take.
     """
-    text = _decode(path, read_content(path, factor), encoding, errors)
+    content = read_content(path, factor)
+    _refuse_other_forms(path, content, encoding)
+    text = _decode(path, content, encoding, errors)
     if not text.strip():
         raise DataError(f"{path}: is empty")
     return text
 
 
+def read_loose_text(path: Path, encoding: str, factor: int) -> str:
+    """As `read_text`, of a file without a head: where its first bytes are a record's, it is not
+    refused for them, and may be empty. What is no text is characters of no meaning."""
+    content = _bytes_of(path, factor)
+    if content.startswith(_GZIP):
+        with suppress(OSError, EOFError, zlib.error):
+            content = gzip.decompress(content)
+    return _decode(path, content, encoding, "replace")
+
+
 def read_content(path: Path, factor: int = memory.TEXT_FACTOR) -> bytes:
     """The bytes of the file, unpacked where it is one of gzip; refused as by `read_text`."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name the file in it")
-    with possible("read", path, DataError):
-        memory.require(path, path.stat().st_size * factor)
-        content = path.read_bytes()
+    content = _bytes_of(path, factor)
     if not content.startswith(_GZIP):
         return content
     memory.require(path, int.from_bytes(content[-4:], "little") * factor)  # its size, says gzip
@@ -188,13 +197,27 @@ def read_content(path: Path, factor: int = memory.TEXT_FACTOR) -> bytes:
         raise DataError(f"{path}: cannot be unpacked ({error})") from error
 
 
-def _decode(path: Path, content: bytes, encoding: str, errors: str) -> str:
-    utf8 = encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
+def _bytes_of(path: Path, factor: int) -> bytes:
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name the file in it")
+    with possible("read", path, DataError):
+        memory.require(path, path.stat().st_size * factor)
+        return path.read_bytes()
+
+
+def _refuse_other_forms(path: Path, content: bytes, encoding: str) -> None:
     for signature, what in _SIGNATURES.items():
-        if utf8 and content.startswith(signature):
+        if _is_utf8(encoding) and content.startswith(signature):
             raise DataError(f"{path}: is {what}")
+
+
+def _is_utf8(encoding: str) -> bool:
+    return encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
+
+
+def _decode(path: Path, content: bytes, encoding: str, errors: str) -> str:
     try:
-        return content.decode("utf-8-sig" if utf8 else encoding, errors)
+        return content.decode("utf-8-sig" if _is_utf8(encoding) else encoding, errors)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(

@@ -24,7 +24,14 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import encode
-from fedlearn.data.tables.table import Separator, Table, read_file, read_text, some_lines
+from fedlearn.data.tables.table import (
+    Separator,
+    Table,
+    read_file,
+    read_loose_text,
+    read_text,
+    some_lines,
+)
 from fedlearn.data.texts.documents import pool_of
 from fedlearn.data.texts.tokens import MINILM, Tokenizer
 from fedlearn.tasks import LabelColumn
@@ -163,11 +170,11 @@ def read_objects(path: Path, encoding: str, *, by_record: bool = False) -> Objec
 
     Raises:
         DataError: the file cannot be read, or lines hold something else; all of them. Read
-            `by_record`, such lines are left out.
+            `by_record`, such lines are left out, also where they are all of it.
     """
     rows, wrong = [], []
-    errors = "replace" if by_record else "strict"
-    text = read_text(path, encoding, memory.PROSE_FACTOR, errors)
+    read = read_loose_text if by_record else read_text
+    text = read(path, encoding, memory.PROSE_FACTOR)
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import types
 
 from fedlearn.core.errors import DataError, refuse
 from fedlearn.core.settings import Count, Name, Probability, config
@@ -49,7 +50,7 @@ class HuggingFace(OwnTexts):
         for folder, split in splits.items():
             check_names(self, split.column_names, str(folder))
         names = filter(None, (self.text, self.label, self.site))
-        table = table_of(splits, tuple(names))
+        table = table_of(splits, tuple(names), by_record=reading.by_record)
         sizes = [split.num_rows for split in splits.values()]
         in_train = np.arange(len(table)) < sizes[0] if len(sizes) > 1 else None
         return pool_of_table(table, self, reading, in_train)
@@ -66,7 +67,7 @@ def splits_of(path: Path) -> dict[str, Path]:
         DataError: the folder is no saved data set, or has no split `train`.
     """
     if (path / "dataset_dict.json").is_file():
-        names = _json(path / "dataset_dict.json").get("splits", [])
+        names = _texts_in(path / "dataset_dict.json", "splits")
         if "train" not in names:
             raise DataError(f"{path}: has no split `train`; there are {', '.join(names)}")
         return {name: path / name for name in ("train", "test") if name in names}
@@ -95,16 +96,24 @@ def read_split(folder: Path) -> pa.Table:
         try:
             with pa.memory_map(str(file)) as source:
                 tables.append(pa.ipc.open_stream(source).read_all())
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: cannot be read as Arrow: {error}") from error
-    return pa.concat_tables(tables)
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DataError(f"{folder}: its files are not of one data set: {error}") from error
 
 
-def table_of(splits: Mapping[Path, pa.Table], names: Sequence[str]) -> Table:
+def table_of(
+    splits: Mapping[Path, pa.Table], names: Sequence[str], *, by_record: bool = False
+) -> Table:
     """Some columns of all splits, one below the other, as a reader counts their rows.
 
+    Read `by_record`, bytes that are not UTF-8 are characters of no meaning, and what nothing
+    holds is empty.
+
     Raises:
-        DataError: a split has not all of them.
+        DataError: a split has not all of them, or values that cannot be read.
     """
     columns = []
     for name in names:
@@ -114,15 +123,45 @@ def table_of(splits: Mapping[Path, pa.Table], names: Sequence[str]) -> Table:
                 there = ", ".join(split.column_names)
                 raise DataError(f"{folder}: no column {name!r}; there are {there}")
             classes = class_names(folder, name)
-            cells += [label_of(value, classes) for value in split.column(name).to_pylist()]
+            values = _values(split.column(name), f"{folder}: column {name!r}", by_record)
+            cells += [label_of(value, classes) for value in values]
         columns.append(encode(cells))
     lines = np.arange(1, sum(split.num_rows for split in splits.values()) + 1)
     return Table(header=tuple(names), columns=tuple(columns), lines=lines, counted="row")
 
 
+def _values(column: pa.ChunkedArray, where: str, by_record: bool) -> list[object]:
+    """The values of a column; DataError for one that Python cannot hold, with `where` it is."""
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        plain = column.cast(pa.large_binary())  # of which no byte is looked at
+    else:
+        plain = column
+    try:
+        plain.validate(full=True)
+    except pa.ArrowException as error:
+        raise DataError(f"{where} is damaged: {error}") from error
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError) as error:
+        if not by_record:
+            raise DataError(f"{where} holds what is no text and no number: {error}") from error
+    return [_value(cell) for cell in column]
+
+
+def _value(cell: pa.Scalar) -> object:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return cell.as_buffer().to_pybytes().decode("utf-8", "replace")
+    except (ValueError, OverflowError):  # a date in years that Python does not know
+        return None
+
+
 def _files(folder: Path) -> list[Path]:
-    listed = _json(folder / "state.json").get("_data_files", [])
-    files = [folder / str(entry["filename"]) for entry in listed]
+    listed = _texts_in(folder / "state.json", "_data_files", "filename")
+    files = [folder / name for name in listed]
+    if not files:
+        raise DataError(f"{folder / 'state.json'}: names no file")
     refuse(f"{file}: there is no such file" for file in files if not file.is_file())
     memory.require(folder, sum(file.stat().st_size for file in files) * memory.PROSE_FACTOR)
     return files
@@ -130,8 +169,12 @@ def _files(folder: Path) -> list[Path]:
 
 def class_names(folder: Path, label: str) -> list[str]:
     """The names of a `ClassLabel` column; empty where labels are values of their own."""
-    feature = _json(folder / "dataset_info.json").get("features", {}).get(label, {})
-    return list(feature.get("names", [])) if feature.get("_type") == "ClassLabel" else []
+    path = folder / "dataset_info.json"
+    features = _json(path).get("features", {})
+    feature = features.get(label, {}) if isinstance(features, dict) else {}
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return []
+    return _texts(path, "names", feature.get("names", []))
 
 
 def label_of(value: object, names: list[str]) -> str:
@@ -141,10 +184,24 @@ def label_of(value: object, names: list[str]) -> str:
     return cell(value)
 
 
+def _texts_in(path: Path, key: str, inside: str = "") -> list[str]:
+    """The texts in a list of a file; of its objects those under `inside`."""
+    listed = _json(path).get(key, [])
+    if inside and isinstance(listed, list):
+        listed = [one.get(inside) if isinstance(one, dict) else None for one in listed]
+    return _texts(path, key, listed)
+
+
+def _texts(path: Path, key: str, found: object) -> list[str]:
+    if isinstance(found, list) and all(isinstance(one, str) and "\0" not in one for one in found):
+        return found
+    raise DataError(f"{path}: {key!r} is no list of texts, as `datasets` writes it")
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds no JSON object")

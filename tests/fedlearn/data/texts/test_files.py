@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -117,3 +119,27 @@ def test_text__refuses_lists_where_a_text_or_a_label_should_be(tmp_path: Path) -
         file.write('{"text": ["a", "b"], "kind": "w"}\n')
     with pytest.raises(DataError, match=r"line 9: 'text' holds no text and no number"):
         read(config)
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"\xff\xfe{}", b"\xfe\xff", b"PK\x03\x04", b"\x1f\x8b\x08 no gzip", b"\xc3("]
+)
+def test_lines__are_read_one_by_one_whatever_the_first_holds(tmp_path: Path, first: bytes) -> None:
+    """A file of lines has no head: what it begins with is a record, and one record refuses none."""
+    path = tmp_path / "texts.jsonl"
+    lines = [json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) for i in range(12)]
+    config = OwnText(path=str(path), label="label", classes=("a", "b"), tokenizer=HASHING)
+    for rest in (lines, []):
+        path.write_text("\n".join(rest) + "\n")
+        without = loaded(config, by_record=True)
+        path.write_bytes(first + b"\n" + path.read_bytes())
+        with_it = loaded(config, by_record=True)
+        assert np.array_equal(without.features, with_it.features)
+        assert len(with_it) == len(rest)
+
+
+def test_lines__in_a_gzip_are_unpacked_one_by_one_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_bytes(gzip.compress(b'{"text": "a", "label": "a"}\n'))
+    config = OwnText(path=str(path), label="label", classes=("a", "b"), tokenizer=HASHING)
+    assert len(loaded(config, by_record=True)) == 1

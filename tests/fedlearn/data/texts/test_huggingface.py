@@ -62,6 +62,52 @@ def test_huggingface__takes_the_split_that_is_there(tmp_path: Path) -> None:
     assert any("row 9: no text or no label" in note for note in pool.notes)
 
 
+def save_bytes(folder: Path, texts: list[bytes]) -> None:
+    """A set whose texts are these bytes, which Arrow itself does not look at."""
+    folder.mkdir()
+    held = arrow.array(texts, arrow.binary()).view(arrow.string())
+    table = arrow.table({"text": held, "label": ["a", "b"] * (len(texts) // 2)})
+    path = str(folder / "data.arrow")
+    with arrow.OSFile(path, "wb") as file, arrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_texts__that_are_no_utf8_are_an_error_and_one_by_one_of_no_meaning(tmp_path: Path) -> None:
+    save_bytes(tmp_path / "set", [b"caf\xe9 one", b"two", b"\xff", b"four"] * 3)
+    with pytest.raises(DataError, match="column 'text' holds what is no text"):
+        read(tmp_path / "set")
+    config = HuggingFace(path=str(tmp_path / "set"), tokenizer=HASHING, classes=("a", "b"))
+    whole, each = loaded(config, by_record=True), tmp_path / "each"
+    save_bytes(each, [b"caf\xef\xbf\xbd one", b"two", b"\xef\xbf\xbd", b"four"] * 3)
+    same = loaded(replace(config, path=str(each)))
+    assert np.array_equal(whole.features, same.features)
+    assert np.array_equal(whole.is_train, same.is_train)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", '{"_data_files": [7]}'),
+        ("state.json", '{"_data_files": {"filename": "x"}}'),
+        ("state.json", '{"_data_files": []}'),
+        ("state.json", '{"_data_files": [{"filename": "a\\u0000"}]}'),
+        ("state.json", "[" * 100_000),
+        ("dataset_info.json", '{"features": {"label": {"_type": "ClassLabel", "names": 3}}}'),
+        ("dataset_dict.json", '{"splits": 3}'),
+        ("dataset_dict.json", '{"splits": [1, 2]}'),
+    ],
+)
+def test_huggingface__with_files_that_datasets_does_not_write_says_which(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    save(tmp_path / "set", TEXTS, LABELS)
+    (tmp_path / "set" / name).write_text(content)
+    with pytest.raises(DataError, match=name):
+        read(tmp_path / "set")
+
+
 def test_huggingface__refuses_what_was_not_saved_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no data set saved by `datasets`"):
