@@ -12,7 +12,9 @@ from fedlearn import flower
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.vector import Vector
 from fedlearn.flower import private
+from fedlearn.flower.aggregation import AGGREGATION
 from fedlearn.privacy import SystemNoise
+from fedlearn.robust import InClear, Robust
 from fedlearn.stages import Mean, Route, ServerRound, Total, Trained, Update
 
 
@@ -118,3 +120,27 @@ class RunningSum:
     def total(self) -> Total:
         """The sum of all that could be added."""
         return Total(values=self.values, weight=self.weight, counters=self.counters)
+
+
+@dataclass
+class Gathered(RunningSum):
+    """All updates of a round, for a rule that chooses among them; it counts every site as one."""
+
+    rule: InClear
+    updates: list[NDArray[np.float64]] = field(init=False, default_factory=list, repr=False)
+
+    def _add(self, update: Update) -> None:
+        super()._add(update)
+        self.updates.append(np.asarray(update.values, np.float64))
+
+    def total(self) -> Total:
+        """What the rule has chosen, as a sum of the same weight, so that its mean is that."""
+        chosen = self.rule.chosen(self.updates, AGGREGATION)
+        return Total(values=chosen * self.weight, weight=self.weight, counters=self.counters)
+
+
+def arriving(rule: Robust, route: Route, at: ServerRound, size: int) -> RunningSum:
+    """What takes the updates of a round in clear, of `size` values each."""
+    if isinstance(rule, InClear):
+        return Gathered(route, at, size, rule)
+    return RunningSum(route, at, size)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from fedlearn import flower, models
 from fedlearn.agreement import dimension_of, least_of
+from fedlearn.algorithms import cohort_size
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_learner_problems, task_problems
@@ -263,8 +264,9 @@ def secagg_driver(
     """Who sums over the sites of a run; None where updates stay in clear.
 
     Raises:
-        ConfigError: the ring is too small, or the cohort for its threshold.
+        ConfigError: the ring is too small, or the cohort for its threshold, or for the rule.
     """
+    config.robust.check(cohort_size(config.strategy, len(enrolment.sites)))
     settings = sum_of(config.secagg)
     if settings is None:
         return None

@@ -42,7 +42,7 @@ from fedlearn.robust import left_out, suspects
 from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.audit import SlotsSeen, seen_in_slots
-from server.average import RunningMean, RunningSum
+from server.average import RunningMean, arriving
 from server.enrol import Enrolment, listed, raise_refusals
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.grid import Replies, SiteGrid
@@ -134,7 +134,9 @@ class Federation:
 
     @property
     def rule(self) -> str:
-        """What rule the sums of this run are held to, if to any."""
+        """What rule the updates of this run are held to, or their sums, if to any."""
+        if self.config.robust.in_clear:
+            return self.config.robust.kind
         bounded = self.summing and self.summing.bound(self.mechanism.round_norm(None))
         return self.config.robust.kind if bounded else "none"
 
@@ -243,7 +245,7 @@ class Federation:
     def _least(self, invited: Sequence[str]) -> int:
         """The fewest sites for a round; secret coins may invite fewer than the config asks for."""
         wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
-        return self.mechanism.quorum(wanted, len(invited))
+        return max(self.mechanism.quorum(wanted, len(invited)), self.config.robust.fewest)
 
     def _note(self, number: int, cohort: int) -> RoundNote:
         clip_norm = self.mechanism.round_norm(self.progress.clip_norm)
@@ -339,7 +341,7 @@ class Federation:
         if self.summing is not None:
             return self.summing.train(number, messages, request)
         size = self.route.form(self.stack).values
-        arrived = RunningSum(self.route, at, size)
+        arrived = arriving(self.config.robust, self.route, at, size)
         replies = self.grid.exchange(
             messages, lambda content: flower.check_train_reply(content, size), arrived.take
         )
@@ -414,8 +416,11 @@ class Federation:
         )
 
     def _rule(self, wanted: int) -> str:
-        own = self.config.strategy.min_sites
-        return f"strategy.min_sites={own}" if own >= wanted else f"the noise needs {wanted}"
+        own, rule = self.config.strategy.min_sites, self.config.robust
+        if own >= wanted:
+            return f"strategy.min_sites={own}"
+        who = f"robust={rule.kind}" if rule.fewest >= wanted else "the noise"
+        return f"{who} needs {wanted}"
 
     def _evaluated(self, number: int, there: Sequence[str]) -> dict[str, float]:
         """The test metrics of a round; none where sites gave them before the run was cut off.

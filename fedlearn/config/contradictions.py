@@ -31,6 +31,7 @@ def problems(config: RunConfig) -> list[str]:
     found = [*config.scenario.problems(), *config.privacy.problems()]
     terms = terms_of(config)
     found += [*ways_around(config.privacy.unit, terms), *config.privacy.conflicts(terms)]
+    found += config.robust.conflicts(terms, config.privacy)
     found += _device_problems(config)
     found += [*fairness_problems(config.fairness), *_algorithm_problems(config)]
     if config.evaluation == "private" and config.privacy.unit == "none":

@@ -33,14 +33,18 @@ from fedlearn.flower.messages import WEIGHT
 from fedlearn.flower.private import average_of_metrics, set_message_id
 from fedlearn.flower.records import arrays_of, vector_of
 
+AS_RULES: Final = {
+    flower.Bulyan: "robust=bulyan",
+    flower.FedMedian: "robust=median",
+    flower.FedTrimmedAvg: "robust=trimmed_mean",
+    flower.Krum: "robust=krum",
+    flower.MultiKrum: "robust=krum (and robust.keep)",
+}
+"""Strategies of Flower's against poisoning, and the rule of a run that is the same arithmetic."""
 NEEDS_REPLIES: Final = (
-    flower.Bulyan,
-    flower.FedMedian,
-    flower.FedTrimmedAvg,
+    *AS_RULES,
     flower.FedXgbBagging,
     flower.FedXgbCyclic,
-    flower.Krum,
-    flower.MultiKrum,
     flower.QFedAvg,
 )
 ADDS_NOISE: Final = (
@@ -116,12 +120,19 @@ def given_strategy(
     if isinstance(strategy, NEEDS_REPLIES):
         raise ConfigError(
             f"strategy={name}: needs every single reply, and a run has their mean alone"
+            f"{_as_rule(strategy)}"
         )
     if isinstance(strategy, ADDS_NOISE):
         raise ConfigError(
             f"strategy={name}: its noise is in no plan and no ledger; choose privacy=client"
         )
     return give(step_of(strategy), name=name, fraction=fraction, min_sites=min_sites)
+
+
+def _as_rule(strategy: flower.Strategy) -> str:
+    """The way out, where there is one."""
+    rule = next((rule for kind, rule in AS_RULES.items() if type(strategy) is kind), "")
+    return f". Choose {rule} with secagg=off, which is the same of Flower's" if rule else ""
 
 
 def algorithm_of(given: Any) -> Any:

@@ -1,12 +1,35 @@
-"""Rules against poisoning, one module each: what sums of honest sites can be, and what then."""
+"""Rules against poisoning, one module each: what sums of honest sites can be, and what then.
+
+Those of `fedlearn.robust.in_clear` choose among single updates instead.
+"""
 
 from __future__ import annotations
 
 from fedlearn.core.registry import Family
 from fedlearn.robust.bounded import Bounded
+from fedlearn.robust.bulyan import Bulyan
+from fedlearn.robust.in_clear import Aggregation, InClear
+from fedlearn.robust.krum import Krum
+from fedlearn.robust.median import Median
 from fedlearn.robust.none import NotRobust
 from fedlearn.robust.rule import Robust, Within, left_out, suspects
+from fedlearn.robust.trimmed_mean import TrimmedMean
 
-__all__ = ["ROBUST", "Bounded", "NotRobust", "Robust", "Within", "left_out", "suspects"]
+__all__ = [
+    "ROBUST",
+    "Aggregation",
+    "Bounded",
+    "InClear",
+    "NotRobust",
+    "Robust",
+    "Within",
+    "left_out",
+    "suspects",
+]
 
-ROBUST: Family[Robust] = Family("robust", "fedlearn.robust", (NotRobust, Bounded), Robust)
+ROBUST: Family[Robust] = Family(
+    "robust",
+    "fedlearn.robust",
+    (NotRobust, Bounded, Krum, Bulyan, TrimmedMean, Median),
+    Robust,
+)

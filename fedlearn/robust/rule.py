@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.rng import Streams
+from fedlearn.mechanisms import Privacy, StudyTerms
 from fedlearn.mechanisms.encoding import clipped
 from fedlearn.mechanisms.reach import Reach, SumBound
 from fedlearn.stages import Round, Stage, Total, Update
@@ -27,6 +28,9 @@ class Robust:
 
     idle: ClassVar[bool] = False
     """Whether it does nothing, whatever the run."""
+    in_clear: ClassVar[bool] = False
+    """Whether it needs every single update (`fedlearn.robust.in_clear`), so that it works with
+    `secagg=off` alone."""
 
     if TYPE_CHECKING:
 
@@ -48,6 +52,22 @@ class Robust:
     def most_refused(self) -> int:
         """So many rounds of a run may be refused; one more ends it."""
         return 0
+
+    @property
+    def fewest(self) -> int:
+        """With fewer sites in a round it cannot do what it is for."""
+        return 0
+
+    def conflicts(self, terms: StudyTerms, privacy: Privacy) -> list[str]:
+        """What is wrong together with the rest of the config, `robust=KIND: why and way out`."""
+        return []
+
+    def check(self, sites: int) -> None:
+        """Refuse before the first round a run whose rounds have `sites` sites.
+
+        Raises:
+            ConfigError: with the way out.
+        """
 
     def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
         """Why honest sites cannot have made `total`; None where they can.

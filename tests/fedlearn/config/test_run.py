@@ -37,6 +37,7 @@ NEEDED = {
     "medical_imaging": ["scenario.path=t.npz"],
     "groups": ["fairness.column=sex", "fairness.values=[a,b]"],
     "files": ["sites=sites"],
+    **{f"robust={rule}": ["secagg=off"] for rule in ("krum", "bulyan", "trimmed_mean", "median")},
     "strategy=python": ["strategy.name=mine"],
     "scenario=python": ["scenario.records=mine"],
     "model=python": ["model.module=mine"],
