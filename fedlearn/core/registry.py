@@ -37,6 +37,7 @@ POINTS: Final[Mapping[str, str]] = {
     "task": "fedlearn.tasks",
     "stage": "fedlearn.stages",
     "robust": "fedlearn.robust",
+    "attack": "fedlearn.attacks",
 }
 """The group of entry points of every family, for whoever lists them without importing any."""
 

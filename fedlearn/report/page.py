@@ -18,6 +18,8 @@ from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
 from fedlearn.report.facts import Facts
 from fedlearn.report.inversion import read_inversion
+from fedlearn.report.poison import COLUMNS, cells, meaning, read_poison
+from fedlearn.report.poison import FILE as POISON
 from fedlearn.report.run_page import run_page
 from fedlearn.report.runs import read_runs
 from fedlearn.report.sweep_page import sweep_page
@@ -39,6 +41,8 @@ def write_report(folder: Path) -> Path:
         facts = Facts(result=read_result(folder), hashes=hashes)
         page = run_page(facts, read_explanations(folder))
         text = _render("run.html.j2", folder, page=page, **facts.texts)
+    elif (folder / POISON).is_file() and not (folder / FILE).is_file():
+        text = _render("poison.html.j2", folder, hashes=_hashes(folder, POISON))
     else:
         runs, missing = read_runs(folder)
         several = sweep_page(folder.resolve().name, runs, missing, _hashes(folder, FILE))
@@ -68,5 +72,9 @@ def _render(template: str, folder: Path, **values: Any) -> str:
         version=__version__,
         metric_name=lambda name: metric_called(name).title,
         inversion=read_inversion(folder),
+        poison=read_poison(folder),
+        poison_columns=COLUMNS,
+        poison_cells=cells,
+        poison_meaning=meaning,
         **values,
     )

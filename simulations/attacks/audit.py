@@ -33,7 +33,16 @@ def _inversion(words: Sequence[str]) -> None:
     command(words)
 
 
-DEMOS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {"inversion": _inversion}
+def _poison(words: Sequence[str]) -> None:
+    from simulations.attacks.poison.command import command
+
+    command(words)
+
+
+DEMOS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {
+    "inversion": _inversion,
+    "poison": _poison,
+}
 """What `demo=NAME` calls, with the other words of the command (`key=value`)."""
 
 _REFERENCES: Final = "references="

@@ -98,7 +98,7 @@ def compare(
     listener.say(f"checking {len(study.todo())} of {len(points)} runs")
     study.rehearse()
     todo = study.prepare()
-    workers, start = _staff(settings, [point.config for point in todo])
+    workers, start = staff(settings.workers, [point.config for point in todo])
     if holds_objects and start == "spawn":
         workers, start = 1, "here"
     listener.planned(points, len(points) - len(todo), workers)
@@ -175,7 +175,7 @@ def _job(point: Point) -> RunJob:
     return RunJob(name=point.name, config=encode(point.config), only=point.site)
 
 
-def _staff(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int, Start]:
+def staff(workers: int | None, configs: Sequence[RunConfig]) -> tuple[int, Start]:
     """How many runs at a time, and how their processes start.
 
     A fork shares what is loaded, but must not follow work on several threads or a GPU;
@@ -191,7 +191,7 @@ def _staff(settings: CompareSettings, configs: Sequence[RunConfig]) -> tuple[int
     start: Start = "fork" if fork else "spawn"
     if any(config.sites is not None for config in configs):
         return 1, start
-    return settings.workers or fits, start
+    return workers or fits, start
 
 
 # --- the folder ------------------------------------------------------------------------

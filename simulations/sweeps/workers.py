@@ -14,11 +14,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -26,6 +27,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, Literal
 
+from flwr.clientapp import ClientApp
+
+from clients.app import app as honest
 from fedlearn.config import RunConfig, decode
 from fedlearn.core.errors import FedlearnError, StoppedError
 from fedlearn.report.page import write_report
@@ -44,13 +48,22 @@ Start = Literal["fork", "spawn", "here"]
 """How processes start; `here`: there are none, and this one does the work."""
 
 
+def honest_sites() -> ClientApp:
+    """The program that answers for all sites of a run, unless it is an attack."""
+    return honest
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunJob:
-    """A run; `config` is JSON, so that it can travel to a process that shares nothing."""
+    """A run; `config` is JSON, so that it can travel to a process that shares nothing.
+
+    `client` makes the program of its sites, in the process of the run.
+    """
 
     name: str
     config: str
     only: str | None
+    client: Callable[[], ClientApp] = honest_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +81,8 @@ class Ended:
     name: str
     exit_code: int
     reason: str | None = None
+    cpu_seconds: float = 0.0
+    """What it took of the cores, by all threads of its process."""
 
 
 Event = RoundDone | Ended
@@ -211,8 +226,14 @@ def _work(job: RunJob, connection: Connection, number: int) -> None:
 
 
 def _run(job: RunJob, config: RunConfig, tell: Callable[[Event], None], stop: Stop) -> Ended:
+    began = time.process_time()
+    ended = _outcome(job, config, tell, stop)
+    return replace(ended, cpu_seconds=time.process_time() - began)
+
+
+def _outcome(job: RunJob, config: RunConfig, tell: Callable[[Event], None], stop: Stop) -> Ended:
     try:
-        simulate(config, _Sender(job.name, tell), stop, only=job.only)
+        simulate(config, _Sender(job.name, tell), stop, only=job.only, client=job.client())
     except FedlearnError as error:
         return Ended(name=job.name, exit_code=error.exit_code, reason=str(error))
     except Exception as error:  # noqa: BLE001  (a bug in one run must not end the others)

@@ -171,6 +171,6 @@ def test_compare__forks_nothing_from_a_process_that_has_used_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, settings = compose(["experiment=medical_heart"]), CompareSettings()
-    assert compare._staff(settings, [config])[1] == "fork"
+    assert compare.staff(settings.workers, [config])[1] == "fork"
     monkeypatch.setattr(compare, "touched", lambda choice: choice == config.training.device)
-    assert compare._staff(settings, [config])[1] == "spawn"
+    assert compare.staff(settings.workers, [config])[1] == "spawn"

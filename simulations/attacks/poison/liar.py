@@ -1,0 +1,160 @@
+"""Sites that lie: real ones, whose conduct in training is that of an attack.
+
+`Infiltrated` answers for all sites of a simulated run. It gives the rounds of training of some
+to a `Liar`, and everything else to the program that all sites run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from clients import joining
+from clients.app import app as honest
+from clients.app import trained
+from clients.conduct import Conduct
+from clients.secagg import as_it_is
+from clients.site import Site
+from clients.work import SiteRound
+from fedlearn.core.ring import RingVector
+from fedlearn.core.rng import Streams
+from fedlearn.crypto.keystream import SecureWords
+from fedlearn.data import SiteData
+from fedlearn.rounds import TrainRequest
+from fedlearn.secagg.payload import Payload
+from fedlearn.secagg.whole import AnyPayload
+from fedlearn.stages import Difference, Route, Update
+from simulations.attacks.poison.attack import Change, Goal, Lies, LyingRound, Poisoning
+
+_IN_CLEAR: Final = 1e30
+"""The largest value of an update in clear: a float32 that can still be squared in float64."""
+_NO_CUT: Final = 2.0**39
+"""Steps to where a liar cuts its values: as far as the form of a contribution goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Who lies in a run, and how; `numbers` are the places of the liars among the sites."""
+
+    attack: Poisoning
+    numbers: tuple[int, ...]
+    sites: int
+    goal: Goal
+    seed: int
+
+    def __call__(self) -> ClientApp:
+        """The program that answers for all sites of the run."""
+        return Infiltrated(self)
+
+
+class Infiltrated(ClientApp):
+    """The app of all sites of a run, some of which lie.
+
+    It remembers what liars know from round to round, so one process must answer for all of them.
+    """
+
+    def __init__(self, plot: Plot) -> None:
+        super().__init__(mods=[joining.sealing])
+        self.plot, liar = plot, Liar(plot)
+
+        @self.train()
+        def lie(message: Message, context: Context) -> Message:
+            return trained(message, context, liar)
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The reply of the site that `context` is of."""
+        lies = int(str(context.node_config["partition-id"])) in self.plot.numbers
+        if lies and message.metadata.message_type == "train":
+            return super().__call__(message, context)
+        return honest(message, context)
+
+
+@dataclass(eq=False)
+class Liar(Conduct):
+    """What the liars of a run do in its rounds."""
+
+    plot: Plot
+    shared: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    start: Change | None = None
+    """The first model, and with it what else travels."""
+    poisoned: dict[str, SiteData] = field(default_factory=dict)
+
+    def begin(self, site: Site, request: TrainRequest) -> SiteRound:
+        """A site with the records of the attack."""
+        if site.name not in self.poisoned:
+            rng, data = self._rng(site.name, 0), site.data
+            changed = self.plot.attack.records(data.train, site.task, self.plot.goal, rng)
+            self.poisoned[site.name] = replace(data, train=changed)
+        return SiteRound(replace(site, data=self.poisoned[site.name]), request)
+
+    def update(self, route: Route, here: SiteRound, payload: AnyPayload | None) -> Update:
+        """What the attack sends in the place of an honest update."""
+        update = route.forward(here)
+        changes = not route.source.gives_model or any(
+            isinstance(stage, Difference) for stage in route.at_site
+        )
+        base = np.zeros(update.values.size) if changes else here.base.astype(np.float64)
+        at = self._round(here, update, update.values - base, payload)
+        lie = self.plot.attack.change(at)
+        return replace(update, values=_as(update.values, base + lie))
+
+    def contribution(self, payload: AnyPayload, mine: Update, vector: RingVector) -> RingVector:
+        """Held by no cut."""
+        if not isinstance(payload, Payload):
+            return as_it_is(payload, mine, vector)  # whole numbers are not cut
+        point = replace(payload.fixed_point, clip=payload.fixed_point.resolution * _NO_CUT)
+        return replace(payload, fixed_point=point).contribution(mine, SecureWords(os.urandom(32)))
+
+    def _round(
+        self, here: SiteRound, update: Update, change: Change, payload: AnyPayload | None
+    ) -> LyingRound:
+        name, number = here.site.name, here.request.round
+        if self.start is None:
+            self.start = here.base.astype(np.float64)
+        own = self.own.setdefault(name, {})
+        whole = update.values.dtype.kind == "i" or change.size != self.start.size
+        return LyingRound(
+            number=number,
+            rounds=here.site.config.rounds,
+            sites=self.plot.sites,
+            liars=len(self.plot.numbers),
+            honest=change.astype(np.float64),
+            moved=None if whole else here.base - self.start,
+            most=_room(payload, update.weight),
+            lies=Lies(own=own, shared=self.shared),
+            rng=self._rng(name, number),
+        )
+
+    def _rng(self, name: str, number: int) -> np.random.Generator:
+        return Streams(self.plot.seed).get("lies", name, number)
+
+
+def _room(payload: AnyPayload | None, weight: float) -> float:
+    """The largest value that fits into what is sent, with as much room again for the others."""
+    if payload is None:
+        return _IN_CLEAR
+    unit = payload.fixed_point.resolution if isinstance(payload, Payload) else 1.0
+    return (2.0 ** (payload.lane_bits - 1) - 1) * unit / max(1.0, 2 * weight)
+
+
+def _as(like: NDArray[Any], values: NDArray[np.float64]) -> NDArray[Any]:
+    """The values in the type that is sent."""
+    if like.dtype.kind == "i":
+        return np.rint(values).astype(like.dtype)
+    return values.astype(like.dtype)
+
+
+def liars_of(names: Sequence[str], wanted: int | tuple[str, ...], seed: int) -> list[str]:
+    """The names of the liars, in the order of the sites; a number of them is drawn."""
+    if not isinstance(wanted, int):
+        return [name for name in names if name in wanted]
+    order = Streams(seed).get("liars").permutation(len(names))
+    return [names[i] for i in sorted(order[:wanted])]

@@ -1,0 +1,318 @@
+"""What `fedlearn audit demo=poison` is asked for: a study, its liars, attacks, rules and seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from clients.records import kept, simulated_sites, texts
+from fedlearn.algorithms import cohort_size
+from fedlearn.auditing import NoAudit
+from fedlearn.config import RunConfig, compose, decode, load, to_tree
+from fedlearn.config.engine import LocalEngine
+from fedlearn.config.saved import read_value
+from fedlearn.config.tracking import NoTracking
+from fedlearn.core.errors import ConfigError
+from fedlearn.core.registry import Family
+from fedlearn.core.rng import Streams
+from fedlearn.core.settings import Count, config
+from fedlearn.report.poison import HONEST
+from fedlearn.results.reading import read_result
+from fedlearn.robust import ROBUST
+from fedlearn.secagg.settings import SecAggOff
+from simulations.attacks.poison import ATTACKS, Goal, Poisoning
+from simulations.attacks.poison.liar import Plot, liars_of
+from simulations.attacks.poison.triggers import Trigger
+from simulations.run import with_absolute_paths
+
+OWN: Final = "audit."
+"""How the keys of the audit itself begin; all others are those of the study."""
+FOLDER: Final = "poison"
+"""Where the runs of an audit of a run are, in the folder of that."""
+
+T = TypeVar("T")
+
+_ONE_IN: Final = 6
+"""Sites for each liar, where nobody has said how many lie."""
+
+
+@config
+class PoisonSettings:
+    """What the audit takes as `audit.NAME=value`."""
+
+    liars: Count | tuple[str, ...] | None = None
+    """How many sites lie, or which by name; of themselves one of six, and at least one."""
+    attacks: tuple[str, ...] | None = None
+    """By name; of themselves all."""
+    rules: tuple[str, ...] | None = None
+    """By name; of themselves all that the study has room for."""
+    seeds: Count = 2
+    """Runs of each pair of an attack and a rule: with the seed of the study, and those after it."""
+    workers: Count | None = None
+    """Runs at a time; without it, as many as fit the cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The words of the command, understood.
+
+    `study` are its other words, by which a config is composed; `run` is the folder of a run that
+    has one, where the study is that of a run. `tuned` are the settings of attacks and of rules
+    by `KIND.field`.
+    """
+
+    settings: PoisonSettings
+    study: tuple[str, ...]
+    run: Path | None
+    tuned: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One run: a rule, an attack (None: all sites are honest) and a seed."""
+
+    rule: str
+    attack: Poisoning | None
+    liars: tuple[str, ...]
+    config: RunConfig
+
+    @property
+    def called(self) -> str:
+        """The name of the attack."""
+        return HONEST if self.attack is None else self.attack.kind
+
+    @property
+    def name(self) -> str:
+        """That of its folder."""
+        return f"{self.rule}-{self.called}-{self.config.seed}"
+
+    def plot(self) -> Plot | None:
+        """Who lies in it."""
+        if self.attack is None:
+            return None
+        sites = simulated_sites(self.config)
+        return Plot(
+            attack=self.attack,
+            numbers=tuple(list(sites).index(name) for name in self.liars),
+            sites=len(sites),
+            goal=goal_of(self.config),
+            seed=self.config.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonStudy:
+    """All runs, and the rules that the study has no room for, with the reason."""
+
+    folder: Path
+    cases: tuple[Case, ...]
+    left_out: Mapping[str, str]
+    attacks: tuple[Poisoning, ...]
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """That of the study, with its first seed."""
+        return self.cases[0].config
+
+
+def read_words(words: Sequence[str]) -> Asked:
+    """What the words of the command say.
+
+    Raises:
+        ConfigError: with everything that is wrong with them but for what Hydra finds.
+    """
+    folders = [word for word in words if "=" not in word]
+    own = [word for word in words if word.startswith(OWN)]
+    study = [word for word in words if "=" in word and word not in own]
+    found = [f"{word}: one folder of a run is enough" for word in folders[1:]]
+    if folders and study:
+        found.append(
+            f"audit {folders[0]}: the study of a run is its own; leave out {', '.join(study)}"
+        )
+    tree, tuned = dict[str, Any](), dict[str, Any]()
+    for word in own:
+        key, _, text = word.removeprefix(OWN).partition("=")
+        (tuned if "." in key else tree)[key] = read_value(word, text)
+    for key in ("liars", "attacks", "rules"):
+        if isinstance(tree.get(key), str):
+            tree[key] = [tree[key]]
+    try:
+        settings = decode(PoisonSettings, json.dumps(tree))
+    except ConfigError as error:
+        raise ConfigError([*found, *(f"{OWN}{one}" for one in error.problems)]) from None
+    found += [*_unknown(settings, tuned)]
+    if found:
+        raise ConfigError(found)
+    run = Path(folders[0]) if folders else None
+    return Asked(settings=settings, study=tuple(study), run=run, tuned=tuned)
+
+
+def _unknown(settings: PoisonSettings, tuned: Mapping[str, Any]) -> Iterator[str]:
+    for name, kinds in (("attacks", ATTACKS.kinds), ("rules", ROBUST.kinds)):
+        strange = [kind for kind in getattr(settings, name) or () if kind not in kinds]
+        yield from (f"{OWN}{name}: {kind} is none of {', '.join(kinds)}" for kind in strange)
+    for key in tuned:
+        kind, _, field = key.partition(".")
+        if kind not in ATTACKS.kinds:
+            yield f"{OWN}{key}: {kind} is none of {', '.join(ATTACKS.kinds)}"
+        elif field not in _fields(_option(ATTACKS, kind)):
+            yield f"{OWN}{key}: {kind} has no {field}"
+
+
+def _option(family: Family[T], kind: str) -> type[T]:
+    option = family.find(kind)
+    if option is None:
+        raise ConfigError(f"{family.group}={kind}: must be one of {', '.join(family.kinds)}")
+    return option
+
+
+def _fields(option: type[Any]) -> list[str]:
+    return [one.name for one in fields(option)]
+
+
+def plan(asked: Asked) -> PoisonStudy:
+    """All runs that are asked for.
+
+    Raises:
+        ConfigError: the study cannot be run, or not attacked.
+        DataError: its records, or the run that it is of, cannot be read.
+    """
+    settings, base = asked.settings, _base(asked)
+    attacks = tuple(_attack(kind, asked.tuned) for kind in settings.attacks or ATTACKS.kinds)
+    names = list(simulated_sites(base))
+    liars = _liars(base, names, settings)
+    configs, left_out = dict[str, RunConfig](), dict[str, str]()
+    for rule in settings.rules or ROBUST.kinds:
+        try:
+            configs[rule] = _with_rule(asked, base, rule, len(liars))
+            configs[rule].robust.check(cohort_size(base.strategy, len(names)))
+        except ConfigError as error:
+            left_out[rule] = "; ".join(error.problems)
+            configs.pop(rule, None)
+    cases = [
+        Case(
+            rule=rule,
+            attack=attack,
+            liars=() if attack is None else _enough(attack, liars, names, base.seed),
+            config=replace(config, seed=base.seed + turn),
+        )
+        for turn in range(settings.seeds)
+        for rule, config in configs.items()
+        for attack in (None, *attacks)
+    ]
+    if not cases:
+        raise ConfigError([f"{OWN}rules: {rule}: {why}" for rule, why in left_out.items()])
+    folder = asked.run / FOLDER if asked.run else Path(base.out) / FOLDER
+    placed = [
+        replace(case, config=replace(case.config, out=str(folder.resolve() / case.name)))
+        for case in cases
+    ]
+    return PoisonStudy(folder=folder, cases=tuple(placed), left_out=left_out, attacks=attacks)
+
+
+def _attack(kind: str, tuned: Mapping[str, Any]) -> Poisoning:
+    mine = {key.partition(".")[2]: value for key, value in tuned.items()
+            if key.startswith(f"{kind}.")}  # fmt: skip
+    try:
+        return _option(ATTACKS, kind)(**mine)
+    except ConfigError as error:
+        raise ConfigError([f"{OWN}{kind}.{problem}" for problem in error.problems]) from None
+
+
+def _base(asked: Asked) -> RunConfig:
+    """The study, on one process that answers for all sites, and without what costs others."""
+    if asked.run:
+        config = load(read_result(asked.run).config)
+    else:
+        config = compose([word for word in asked.study if not _is_rule(word)])
+    if config.sites is not None:
+        raise ConfigError(
+            f"sites={config.sites}: every run of this audit would be paid for from the ledgers of "
+            "these sites. Leave it out; a study of the same records without it will do"
+        )
+    engine = LocalEngine(workers=1, threads=1)
+    return with_absolute_paths(
+        replace(config, engine=engine, resume=False, audit=NoAudit(), tracking=NoTracking()),
+        Path.cwd(),
+    )
+
+
+def _is_rule(word: str) -> bool:
+    return word.lstrip("+~").startswith(("robust=", "robust."))
+
+
+def _with_rule(asked: Asked, base: RunConfig, kind: str, liars: int) -> RunConfig:
+    """The study under a rule, which is given how many sites lie if it asks for that.
+
+    Raises:
+        ConfigError: the study has no room for it.
+    """
+    made = _of_run(base, kind) if asked.run else _of_words(asked.study, kind)
+    robust: Any = made.robust
+    if "liars" in _fields(type(robust)):
+        robust = replace(robust, liars=liars)
+    return replace(base, robust=robust, secagg=made.secagg)
+
+
+def _of_run(base: RunConfig, kind: str) -> RunConfig:
+    option = _option(ROBUST, kind)
+    robust = base.robust if base.robust.kind == kind else option()
+    secagg = SecAggOff() if option.in_clear else base.secagg
+    return load(to_tree(replace(base, robust=robust, secagg=secagg)))
+
+
+def _of_words(words: Sequence[str], kind: str) -> RunConfig:
+    """By the words of the command, of which those about a rule are for the rules that know them."""
+    option = _option(ROBUST, kind)
+    known = [f"robust.{name}" for name in _fields(option)]
+    kept = [w for w in words if not _is_rule(w) or w.lstrip("+").partition("=")[0] in known]
+    if option.in_clear:
+        kept = [w for w in kept if not w.lstrip("+~").startswith(("secagg=", "secagg."))]
+        kept.append("secagg=off")
+    return compose([*kept, f"robust={kind}"])
+
+
+def _liars(base: RunConfig, names: Sequence[str], settings: PoisonSettings) -> list[str]:
+    """Who lies in all attacks that need no more.
+
+    Raises:
+        ConfigError: they are no sites of the study, or all of them.
+    """
+    asked = settings.liars
+    wanted = asked if asked is not None else max(1, len(names) // _ONE_IN)
+    strange = [] if isinstance(wanted, int) else [one for one in wanted if one not in names]
+    count = wanted if isinstance(wanted, int) else len(wanted)
+    if strange:
+        raise ConfigError([f"{OWN}liars: {one} is none of {', '.join(names)}" for one in strange])
+    if not 0 < count < len(names):
+        raise ConfigError(f"{OWN}liars={count}: of {len(names)} sites, one must be honest")
+    return liars_of(names, wanted, base.seed)
+
+
+def _enough(
+    attack: Poisoning, liars: Sequence[str], names: Sequence[str], seed: int
+) -> tuple[str, ...]:
+    """The liars, and as many more as the attack needs at the least."""
+    order = liars_of(names, len(names), seed)
+    more = [one for one in order if one not in liars][: max(0, attack.fewest - len(liars))]
+    return tuple(one for one in names if one in (*liars, *more))
+
+
+@lru_cache(maxsize=8)
+def _goal(choice: str, seed: int) -> Goal:
+    pool, sites = kept(choice)
+    labels = np.concatenate([site.train.labels for site in sites.values()])
+    known = next(site.train.features for site in sites.values() if len(site.train))
+    trigger = Trigger.of(pool.task.input, known, Streams(seed).get("lies", "trigger"))
+    return Goal(trigger=trigger, target=np.unique(labels, axis=0)[0])
+
+
+def goal_of(config: RunConfig) -> Goal:
+    """The mark of a backdoor, and what it is to bring about: the first answer of the records."""
+    return _goal(texts(config)[1], config.seed)
