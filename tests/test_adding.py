@@ -34,7 +34,7 @@ class Addition:
     """One kind of thing, as it is added: `{package}` stands for the package of the module."""
 
     group: str
-    """The key in a run's config; the kind is `toy`."""
+    """The key in a run's config, but of what attacks a run; the kind is `toy`."""
     home: str
     """The package of the family, where its tuple is in `__init__.py` if `tuple_in` is empty."""
     name: str
@@ -45,7 +45,8 @@ class Addition:
     tuple_in: str = ""
     points: str
     """The group of entry points."""
-    yaml: Mapping[str, Any]
+    yaml: Mapping[str, Any] | None
+    """None of what stands in no config."""
     words: tuple[str, ...] = ()
     """What else the run is told, where it needs that."""
     sentences: str = ""
@@ -220,6 +221,31 @@ class Short(Robust):
         points="fedlearn.robust",
         yaml={"kind": "toy", "norm": 20.0},
         words=("secagg=ring",),
+    ),
+    Addition(
+        group="attack",
+        home="simulations/attacks/poison",
+        name="Swapped",
+        source='''
+from typing import Literal
+
+from fedlearn.core.settings import Positive, config
+from simulations.attacks.poison.attack import Change, LyingRound, Poisoning
+
+
+@config
+class Swapped(Poisoning):
+    """Its own update, from the last value to the first."""
+
+    kind: Literal["toy"] = "toy"
+    times: Positive = 1000.0
+
+    def change(self, at: LyingRound) -> Change:
+        return self.times * at.honest[::-1]
+''',
+        last="LittleIsEnough",
+        points="fedlearn.attacks",
+        yaml=None,
     ),
     Addition(
         group="model",
@@ -501,6 +527,15 @@ class Work:
         found: dict[str, Any] = json.loads((self.folder / "run" / "result.json").read_text())
         return found
 
+    def attack(self) -> Mapping[str, Any]:
+        """What `fedlearn audit demo=poison` finds of the attack there."""
+        own = ("audit.attacks=toy", "audit.rules=none", "audit.seeds=1")
+        done = self.command("audit", "demo=poison", *TABLE, *own, "out=run")
+        assert done.returncode == 0, done.stdout + done.stderr
+        _, found = json.loads((self.folder / "run" / "poison.json").read_text())["rows"]
+        row: Mapping[str, Any] = found
+        return row
+
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         places = os.pathsep.join(map(str, (*self.path, ROOT)))
         return subprocess.run(
@@ -535,7 +570,12 @@ def words_of(addition: Addition) -> list[str]:
     return [*(word for word in given if word.split("=")[0] not in keys), *own]
 
 
-def check(addition: Addition, result: Mapping[str, Any]) -> None:
+def check(addition: Addition, work: Work) -> None:
+    """Run a federation with it."""
+    if addition.yaml is None:
+        assert work.attack()["attack"] == "toy"
+        return
+    result = work.run(*words_of(addition))
     assert result["status"] == "finished"
     assert result["config"][addition.group] == addition.yaml
     if addition.epsilon is not None:
@@ -560,12 +600,12 @@ def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path:
     entered = f"{text[: entry.end()]}, {addition.name}{text[entry.end() :]}"
     first = entered.index("\nfrom fedlearn.")
     place.write_text(f"{entered[:first]}\nfrom {module} import {addition.name}{entered[first:]}")
-    options = house / "configs" / addition.group / "toy.yaml"
-    options.write_text(json.dumps(addition.yaml))
+    if addition.yaml is not None:
+        options = house / "configs" / addition.group / "toy.yaml"
+        options.write_text(json.dumps(addition.yaml))
     (tmp_path / "work").mkdir()
     a_table(tmp_path / "work")
-    result = Work(tmp_path / "work", (house,)).run(*words_of(addition))
-    check(addition, result)
+    check(addition, Work(tmp_path / "work", (house,)))
 
 
 @pytest.mark.slow
@@ -575,14 +615,13 @@ def test_package__takes_a_module_and_an_entry_point(addition: Addition, tmp_path
     modules = {
         "toy_package/__init__.py": "",
         "toy_package/toy.py": addition.source,
-        "toy_package/toy.yaml": json.dumps(addition.yaml),
+        "toy_package/toy.yaml": json.dumps(addition.yaml or {}),
         "toy_package/toy.md": addition.sentences,
     }
     package = install(tmp_path / "site", modules, points)
     (tmp_path / "work").mkdir()
     a_table(tmp_path / "work")
-    result = Work(tmp_path / "work", (package,)).run(*words_of(addition))
-    check(addition, result)
+    check(addition, Work(tmp_path / "work", (package,)))
 
 
 @pytest.mark.slow
