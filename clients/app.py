@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import evaluation, joining, work
+from clients import evaluation, groups, joining, work
 from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
@@ -108,7 +108,13 @@ def hello(message: Message, context: Context) -> Message:
         _admit(message, config, owner)
         public = joining.identity_of(context).public if joining.needs_key(config, owner) else b""
         return flower.hello_reply(
-            Hello(site=owner.name, public_key=public.hex(), version=__version__, code=code_digest())
+            Hello(
+                site=owner.name,
+                public_key=public.hex(),
+                version=__version__,
+                code=code_digest(),
+                commitment=groups.commitment(context, config, owner.name),
+            )
         )
 
     return _guarded(message, context, greeted)
@@ -117,9 +123,15 @@ def hello(message: Message, context: Context) -> Message:
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Take part in a run: its roster, and the set-up of the channel."""
-    return _guarded(
-        message, context, lambda config, owner: joining.join(message, context, config, owner)
-    )
+
+    def joined(config: RunConfig, owner: Owner) -> RecordDict:
+        accepted = joining.join(message, context, config, owner)
+        invitation = flower.read_invitation(message)
+        return flower.accepted_reply(
+            accepted, groups.opening(invitation, context, config, owner.name)
+        )
+
+    return _guarded(message, context, joined)
 
 
 @app.query("describe")
@@ -168,6 +180,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
 
 
 def _describe(message: Message, context: Context, site: Site) -> RecordDict:
+    groups.take_seed(message, context, site.config)
     if site.config.privacy.unit != "none" and site.owner.ledger.exists():
         site.ledger().close()  # a ledger that is altered, or another's, ends it here
     counted = site.owner.deployed is None or site.config.privacy.unit == "none"
@@ -227,6 +240,8 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     request = flower.read_train_request(message)
     plan = joining.plan_of(site, context)
     summing = client_of(site, context, "train", request.round)
+    if summing:
+        summing.take_note(request.note)
     if summing and (stored := summing.answered(message)):
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))

@@ -69,6 +69,7 @@ def needs_key(config: RunConfig, owner: Owner) -> bool:
     """
     sealed = config.transport.kind == "sealed"
     needed = config.secagg.hides or sealed or config.privacy.needs_population
+    needed = needed or config.robust.group_size is not None
     return needed or owner.deployed is not None
 
 
@@ -123,8 +124,10 @@ def check_request(message: Message, context: Context, config: RunConfig, owner: 
         raise ProtocolError(SERVER, step, "a cohort of more sites than are on the roster")
 
 
-def join(message: Message, context: Context, config: RunConfig, owner: Owner) -> RecordDict:
+def join(message: Message, context: Context, config: RunConfig, owner: Owner) -> bytes:
     """Take the roster of a run, and set up the channel where one is wanted; reads no record.
+
+    What it returns is the site's half of the set-up, empty where there is no channel.
 
     In a simulation the roster's authority is trusted on first use; a deployed
     site compares the roster with the one that it has pinned. The first use is the
@@ -143,7 +146,7 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
     if joined is not None:
         if joined["invitation"] != digest:
             raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
-        return flower.small_bytes("accepted", secret_bytes(joined["accepted"]))
+        return secret_bytes(joined["accepted"])
     roster = Roster.from_json(invitation.roster)
     if owner.deployed:
         check_pinned(owner.deployed.roster, roster)
@@ -181,7 +184,7 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
             "accepted": accepted,
         }
     )
-    return flower.small_bytes("accepted", accepted)
+    return accepted
 
 
 def plan_of(site: Site, context: Context) -> PrivacyPlan | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
@@ -22,6 +22,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
+from clients import groups
 from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
 from clients.site import Site
 from fedlearn import flower
@@ -37,6 +38,7 @@ from fedlearn.agreement import (
     plan_digest,
     protocol_round,
     route_of,
+    sites_in_sum,
     stack_of,
 )
 from fedlearn.core.errors import ProtocolError
@@ -47,6 +49,7 @@ from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
+from fedlearn.rounds import RoundNote
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import ClientPolicy
@@ -66,6 +69,8 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
         raise ProtocolError(SERVER, step, "the message has no request, or this run does not mask")
     part, number = part_of(_protocol_round(context, step, request))
     masked = MaskedClient(site, context, cast(SecAggMasked, site.config.secagg), part, number)
+    if step == "advertise":
+        masked.begin(flower.read_without(message.content))
     return flower.small_bytes("secagg", masked.step(step, request))
 
 
@@ -220,11 +225,37 @@ class SecAggClient(ABC, Generic[S]):
         return self._payload_of(len(self._roster().sites()))
 
     def _payload_of(self, sites: int) -> AnyPayload:
+        sites = sites_in_sum(self.site.config, self.part, sites)
         if self.part == "train":
             bound = bound_of(self.site.config, self._plan, self._form)
             return payload_of(self._form, self.settings, sites, bound)
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
         return evaluate_payload(self.settings, sites, layout, fairness, self._plan)
+
+    def begin(self, without: Sequence[str]) -> None:
+        """Take the coordinator's word for who is left out of the run.
+
+        Raises:
+            ProtocolError: it cannot be.
+        """
+        config = self.site.config
+        if config.robust.group_size is not None or without:
+            groups.leave_out(self.context, config, without, len(self._roster().sites()))
+
+    def take_note(self, note: RoundNote) -> None:
+        """Take from a request for an update who is left out of the run.
+
+        Raises:
+            ProtocolError: it cannot be.
+        """
+        self.begin(note.without)
+
+    def _together(self) -> Mapping[str, bytes]:
+        """Whom this site may be summed with, with their keys."""
+        sites = self._roster().sites()
+        if self.part != "train":
+            return sites
+        return groups.group(self.context, self.site.config, self.site.name, sites, self.number)
 
     def _roster(self) -> Roster:
         return roster_of(str(joined_run(self.context, self.part)["roster"]))
@@ -280,7 +311,7 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
 
     def _check_cohort(self, params: Params) -> None:
         """Refuse strangers, a cohort without this site, and one too small to hide in."""
-        sites, cohort = self._roster().sites(), set(params.cohort)
+        sites, cohort = self._together(), set(params.cohort)
         if self.site.name not in cohort or not cohort <= sites.keys():
             raise ProtocolError(SERVER, "mask", "the cohort is not of this run's sites")
         if len(cohort) < self._least(self.settings.least):
@@ -363,7 +394,7 @@ class MaskedClient(SecAggClient[SecAggMasked]):
         payload = self._payload_of(len(self._roster().sites()))
         return ClientPolicy(
             name=self.site.name,
-            sites=self._roster().sites(),
+            sites=self._together(),
             settings=self._masks(payload),
             run_id=secret_bytes(joined_run(self.context, self.part)["run-id"]),
             after_round=self._last_round(),
@@ -372,6 +403,10 @@ class MaskedClient(SecAggClient[SecAggMasked]):
             plan_hash=self._plan_hash(payload),
             min_cohort=self._least(self.settings.least),
         )
+
+    def take_note(self, note: RoundNote) -> None:
+        """It is what was said before this site has shown its keys."""
+        groups.check_left_out(self.context, note.without)
 
     def _masks(self, payload: AnyPayload) -> SecAggMasked:
         """The ring, and what the masks of everybody in this sum withstand."""

@@ -10,23 +10,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, lru_cache, partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.config import RunConfig, encode
+from fedlearn.config import RunConfig, encode, sizes_of
 from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.crypto.codec import sorted_names
 from fedlearn.mechanisms import UNPROTECTED, EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.fairness import Fairness, groups_of
 from fedlearn.metrics.sums import SumLayout, Sums, length_of
 from fedlearn.models.custom import source_digest
-from fedlearn.robust import Within
+from fedlearn.robust import Draw, Within
 from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import (
@@ -189,6 +190,17 @@ def least_of(plan: PrivacyPlan | None, min_cohort: int, part: Part = "train") ->
     them."""
     counts = plan is not None and (part == "train" or plan.evaluation is not None)
     return max(min_cohort, plan.min_survivors if plan and counts else 0)
+
+
+def sites_in_sum(config: RunConfig, part: Part, sites: int) -> int:
+    """How many of the `sites` of a run are in one sum, at most."""
+    return sizes_of(config, sites).largest if part == "train" else sites
+
+
+def draw_of(config: RunConfig, sites: Collection[str], seed: bytes) -> Draw | None:
+    """The groups of every round, from common randomness; None where all are summed together."""
+    size = config.robust.group_size
+    return None if size is None else Draw(seed, sorted_names(sites), size)
 
 
 def evaluates_in_sum(config: RunConfig) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedlearn.core.vector import Vector
+from fedlearn.crypto.common import OpenedShare
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event
@@ -28,6 +29,8 @@ class Hello:
     version: str = ""
     code: str = ""
     """Version and SHA-256 (hex) of the fedlearn that runs there."""
+    commitment: str = ""
+    """To the site's share of common randomness (`fedlearn.crypto.common`), where a run needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class Invitation:
     takes part, `offer` (hex) the server's half of the set-up of a sealed channel,
     `helper` (hex) the second server's key under `secagg=two_server`; empty where
     not needed. `signature` (hex) is the coordinator's on the run, its terms and that key.
+    `commitments` are those of all sites to their shares of common randomness, by name.
     """
 
     run_id: str
@@ -74,6 +78,14 @@ class Invitation:
     offer: str
     helper: str
     signature: str = ""
+    commitments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Openings:
+    """The shares of common randomness of all sites, by name; they come with `describe`."""
+
+    shares: Mapping[str, OpenedShare]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +94,8 @@ class RoundNote:
 
     `terms` (hex) is the hash of those of the study, `cohort` the number of sites that
     take part, by the coordinator's word; `clip_norm` the norm of this round under
-    client-level privacy, else zero.
+    client-level privacy, else zero. `without` are the sites that are left out of the run for
+    what a rule against poisoning has found.
     """
 
     terms: str
@@ -90,6 +103,7 @@ class RoundNote:
     round: int
     cohort: int
     clip_norm: float = 0.0
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

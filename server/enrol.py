@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import flower, models
-from fedlearn.agreement import dimension_of, least_of
+from fedlearn.agreement import dimension_of, draw_of, least_of
 from fedlearn.algorithms import cohort_size
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
@@ -28,6 +28,7 @@ from fedlearn.core.errors import (
 from fedlearn.core.names import checked_site_name, name_problem
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, to_vector
+from fedlearn.crypto.common import seed_of
 from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.crypto.roster import Participant, Roster
@@ -36,7 +37,8 @@ from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
-from fedlearn.rounds import Description, Hello, Invitation, Refusal, TermsOffer
+from fedlearn.robust import Draw
+from fedlearn.rounds import Description, Hello, Invitation, Openings, Refusal, TermsOffer
 from fedlearn.secagg.settings import sum_of
 from fedlearn.secagg.two_server import Helper
 from fedlearn.tasks import Task
@@ -54,6 +56,10 @@ class Keys:
 
     publics: Mapping[str, bytes]
     helper: Helper | None = None
+    openings: Openings | None = None
+    """The sites' shares of common randomness, where the run needs it."""
+    draw: Draw | None = None
+    """The groups of every round, which follow from that; None: all sites are summed together."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def enrol(
         raise ProtocolError("", "hello", "; ".join(refused))
     sites = SiteGrid(grid, node_of, config.reply_timeout, stopping)
     keys = _join(sites, config, run_id, identity, hellos)
-    return _start_model(config, sites, keys, _described(sites), declined)
+    return _start_model(config, sites, keys, _described(sites, keys), declined)
 
 
 def _offer(config: RunConfig, identity: Identity) -> RecordDict:
@@ -159,14 +165,15 @@ def _wait_for_nodes(
     return nodes
 
 
-def _described(grid: SiteGrid) -> dict[str, Description]:
+def _described(grid: SiteGrid, keys: Keys) -> dict[str, Description]:
     """What the sites' records look like.
 
     Raises:
         ConfigError, DataError, PrivacyError: what the sites refused, all together.
         ProtocolError: one did not answer.
     """
-    replies = grid.ask(flower.DESCRIBE, RecordDict(), grid.sites, flower.read_description)
+    question = flower.openings_request(keys.openings)
+    replies = grid.ask(flower.DESCRIBE, question, grid.sites, flower.read_description)
     raise_refusals(replies.refusals)
     if replies.failures:
         raise ProtocolError("", "describe", listed(replies.failures))
@@ -250,12 +257,32 @@ def _join(
         offer=offer.message.hex() if offer else "",
         helper=helper.public.hex() if helper else "",
         signature=sign_run(identity, config.terms, run_id, helper.public if helper else b"").hex(),
+        commitments={site: one.commitment for site, one in hellos.items() if one.commitment},
     )
-    accepted = _invite(grid, invitation)
+    accepted, openings = _invite(grid, invitation)
     if offer and isinstance(config.transport, TransportSealed):
         channels = {site: offer.finish(site, publics[site], accepted[site]) for site in publics}
         grid.sealing = Sealing(channels, config.transport.max_bytes)
-    return Keys(publics=publics, helper=helper)
+    draw = _draw(config, publics, invitation, openings)
+    return Keys(publics=publics, helper=helper, openings=openings if draw else None, draw=draw)
+
+
+def _draw(
+    config: RunConfig, publics: Mapping[str, bytes], invitation: Invitation, openings: Openings
+) -> Draw | None:
+    """The groups of every round, where sums are of groups.
+
+    Raises:
+        ProtocolError: a site has not opened the share that it was committed to.
+    """
+    if config.robust.group_size is None:
+        return None
+    run_id = bytes.fromhex(invitation.run_id)
+    try:
+        seed = seed_of(openings.shares, run_id, invitation.commitments, publics)
+    except ValueError as error:
+        raise ProtocolError("", "join", str(error)) from None
+    return draw_of(config, publics, seed)
 
 
 def secagg_driver(
@@ -288,18 +315,26 @@ def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity)
     return Roster.sign(federation, (*sites, coordinator), identity)
 
 
-def _invite(grid: SiteGrid, value: Invitation) -> dict[str, bytes]:
+def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openings]:
+    """What the sites answer: their halves of the set-up of channels, and their shares."""
     replies = grid.exchange(
-        Message(flower.invitation(value), dst_node_id=grid.node_of[site], message_type=flower.JOIN)
-        for site in grid.sites
+        (
+            Message(
+                flower.invitation(value), dst_node_id=grid.node_of[site], message_type=flower.JOIN
+            )
+            for site in grid.sites
+        ),
+        flower.read_opening,
     )
     raise_refusals(replies.refusals)
     if replies.failures:
         raise ProtocolError("", "join", listed(replies.failures))
-    return {
-        site: flower.read_small_bytes(reply.content, "accepted") or b""
-        for site, reply in replies.answers.items()
-    }
+    accepted, shares = {}, {}
+    for site, reply in replies.answers.items():
+        accepted[site] = flower.read_small_bytes(reply.content, "accepted") or b""
+        if opening := flower.read_opening(reply.content):
+            shares[site] = opening
+    return accepted, Openings(shares=shares)
 
 
 def raise_refusals(refusals: Sequence[Refusal]) -> None:

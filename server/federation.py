@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from fedlearn.agreement import (
 )
 from fedlearn.algorithms import Algorithm, RoundMean, State, Vectors, cohort_size
 from fedlearn.config import RunConfig
+from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
@@ -37,8 +38,15 @@ from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event, NoiseSource
 from fedlearn.privacy.noise import noise_of
-from fedlearn.results.result import Attendance, RefusedSum, RoundResult, sites_of_refused
-from fedlearn.robust import left_out, suspects
+from fedlearn.results.result import (
+    Attendance,
+    RefusedSum,
+    RoundResult,
+    Suspect,
+    sites_of_refused,
+)
+from fedlearn.robust import Draw, left_out, suspects
+from fedlearn.robust.draw import Groups
 from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.audit import SlotsSeen, seen_in_slots
@@ -46,14 +54,28 @@ from server.average import RunningMean, arriving
 from server.enrol import Enrolment, listed, raise_refusals
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.grid import Replies, SiteGrid
+from server.groups import Suspicion
 from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
-from server.secagg import Aggregate, SecAggDriver, UnusableError
+from server.secagg import Aggregate, SecAggDriver, Sum, UnusableError
 
 log = logging.getLogger(__name__)
 
 
 class PoisonedError(ProtocolError):
     """More sums were refused than a run allows: to go on with the same sites is of no use."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """What of the sums of a round was not used: `refused` where nothing was, else `unused`."""
+
+    refused: RefusedSum | None = None
+    unused: list[RefusedSum] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[RefusedSum]:
+        """Every sum that was refused."""
+        return [*self.unused, *([self.refused] if self.refused else [])]
 
 
 @dataclass
@@ -80,8 +102,13 @@ class Progress:
     """The last round that a site was counted in, where sites keep a state of their own."""
     opened: NDArray[np.float64] | None = None
     """The sum of all updates so far, where a rule holds it to a bound."""
+    suspicion: Suspicion | None = None
+    """What was opened, and who is left out for it, where sums are of groups."""
     seen: SlotsSeen | None = None
     """What the last round showed in audit slots, where there are any."""
+
+    summed: float = 0.0
+    """How many updates are in it."""
 
     @property
     def shown(self) -> Vector:
@@ -96,7 +123,7 @@ class Progress:
     @property
     def done(self) -> int:
         """Rounds that have moved the model."""
-        return len(self.rounds) - len(self.refused)
+        return sum(one.refused is None for one in self.rounds)
 
 
 @dataclass
@@ -121,6 +148,18 @@ class Federation:
         self.first = len(self.progress.rounds) + 1
         self.route = route_of(self.config, self.plan)
         self.stack = stack_of(self.config, self.enrolment.layout.size)
+        if self.draw and self.progress.suspicion is None:
+            self.progress.suspicion = self._suspicion(self.draw)
+        taken = [one for one in self.progress.rounds if one.refused is None]
+        unused = [each.sites for one in taken for each in one.unused]
+        self.progress.summed = sum(one.clients.replied for one in taken) - sum(map(len, unused))
+
+    def _suspicion(self, draw: Draw) -> Suspicion:
+        """Nothing is opened yet."""
+        reach = self.mechanism.reach(terms_of(self.config))
+        alike = not self.route.source.weighted and self.route.form(self.stack).bits is None
+        norm = reach.norm(self.stack.total) if reach and alike else None
+        return Suspicion(self.config.robust, draw.names, self.config.most_rounds, norm)
 
     @property
     def mechanism(self) -> PrivacyPlan:
@@ -138,7 +177,17 @@ class Federation:
         if self.config.robust.in_clear:
             return self.config.robust.kind
         bounded = self.summing and self.summing.bound(self.mechanism.round_norm(None))
-        return self.config.robust.kind if bounded else "none"
+        return self.config.robust.kind if bounded or self.draw else "none"
+
+    @property
+    def false_alarm(self) -> float | None:
+        """The chance that the rule leaves out a site that never pulls against the others."""
+        return self.config.robust.false_alarm if self.draw else None
+
+    @property
+    def draw(self) -> Draw | None:
+        """The groups of every round, where sums are of groups."""
+        return self.enrolment.keys.draw
 
     @property
     def grid(self) -> SiteGrid:
@@ -154,10 +203,11 @@ class Federation:
         Raises:
             PoisonedError: more rounds were refused than may be.
         """
-        most, refused = self.config.robust.most_refused, self.progress.refused
-        if len(refused) > most:
+        most = self.config.robust.most_refused
+        if sum(one.refused is not None for one in self.progress.rounds) > most:
             last = next(one.refused for one in reversed(self.progress.rounds) if one.refused)
-            raise PoisonedError("", "sum", _too_many(most, last.reason, suspects(refused)))
+            found = suspects(self.progress.refused)
+            raise PoisonedError("", "sum", _too_many(most, last.reason, found))
         used = len(self.progress.rounds)
         return self.progress.done < self.config.rounds and used < self.config.most_rounds
 
@@ -173,7 +223,8 @@ class Federation:
             self.grid.sealing.round = number
         invited = self._cohort(number)
         cohort, asked = self._able(number, invited)
-        train, refused_sum = self._train(number, cohort)
+        train, outcome = self._train(number, cohort)
+        named = self._look(number, outcome)
         silent = asked.failures | train.failures
         there = [site for site in self.grid.sites if site not in silent]
         evaluated = self._evaluated(number, there) if self.config.evaluates(number) else {}
@@ -187,7 +238,9 @@ class Federation:
             clients=Attendance(invited=len(invited), replied=len(train.answers), dropped=dropped),
             bytes=self.grid.traffic.take(),
             epsilon={**self.epsilons()},
-            refused=refused_sum,
+            refused=outcome.refused,
+            unused=outcome.unused,
+            named=named,
         )
         self.progress.rounds.append(entry)
         return entry
@@ -205,6 +258,8 @@ class Federation:
 
     def _cohort(self, number: int) -> list[str]:
         sites = self.grid.sites
+        if self.draw:
+            return sorted(site for one in self._groups(number) or () for site in one)
         chosen = self.mechanism.cohort(sites, self.noise(number))
         if chosen is not None:
             return chosen
@@ -251,10 +306,20 @@ class Federation:
         clip_norm = self.mechanism.round_norm(self.progress.clip_norm)
         terms = self.config.terms.hex()
         return RoundNote(
-            terms=terms, run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm
-        )
+            terms=terms, run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm,
+            without=self._without,
+        )  # fmt: skip
 
-    def _train(self, number: int, cohort: Sequence[str]) -> tuple[Replies, RefusedSum | None]:
+    @property
+    def _without(self) -> tuple[str, ...]:
+        """Who is left out of the run for what sums over groups have shown."""
+        return self.progress.suspicion.without if self.progress.suspicion else ()
+
+    def _groups(self, number: int) -> Groups | None:
+        """Which sites are summed together in a round; None: all of them."""
+        return self.draw.groups(number, self._without) if self.draw else None
+
+    def _train(self, number: int, cohort: Sequence[str]) -> tuple[Replies, Unused]:
         before = self.progress.model
         besides = self.algorithm.broadcast(self.progress.algorithm, before.size)
         # With nobody chosen the round goes on all the same: the noise alone is released.
@@ -263,17 +328,59 @@ class Federation:
         request = request_digest(note, before, besides)
         aggregate = self._collect(number, cohort, wanted, request, at)
         replies = aggregate.replies
-        self._account(aggregate.asked, replies)
+        sums = [] if aggregate.failure else aggregate.sums()
+        self._account(aggregate.asked, replies, sums)
         self._check_budget(replies)
         if aggregate.failure is not None:
             raise aggregate.failure
         self._check_quorum(number, cohort, replies)
-        total, there = aggregate.total(), list(replies.answers)
-        if reason := self._impossible(total, there, at):
-            log.warning("round %d: the sum of %s is refused: %s", number, ", ".join(there), reason)
-            return replies, RefusedSum(reason=reason, sites=there)
-        self._step(number, self._released(total, at), there, at.share)
-        return replies, None
+        possible, left = self._possible(number, sums, at)
+        if not possible:
+            there = sorted(site for one in left for site in one.sites)
+            return replies, Unused(refused=RefusedSum(reason=left[0].reason, sites=there))
+        mean = self._released(number, possible, at)
+        there = sorted(site for one in possible for site in one.sites)
+        self._step(number, mean, there, at.share)
+        return replies, Unused(unused=left)
+
+    def _possible(
+        self, number: int, sums: Sequence[Sum], at: ServerRound
+    ) -> tuple[list[Sum], list[RefusedSum]]:
+        """The sums that honest sites can have made, and those that they cannot."""
+        possible, refused = [], []
+        for one in sums:
+            if reason := self._impossible(one.total, one.sites, at):
+                names = ", ".join(one.sites)
+                log.warning("round %d: the sum of %s is refused: %s", number, names, reason)
+                refused.append(RefusedSum(reason=reason, sites=list(one.sites)))
+            else:
+                possible.append(one)
+        return possible, refused
+
+    def _look(self, number: int, unused: Unused) -> list[Suspect]:
+        """Who is left out from here on; the model is that of the sums without them."""
+        suspicion = self.progress.suspicion
+        if suspicion is None:
+            return []
+        refused = [*self.progress.refused, *(one.sites for one in unused.all)]
+        found = suspicion.look(number, refused)
+        for one in found:
+            log.warning("round %d: %s is left out: it %s", number, one.site, one.reason)
+        if found:
+            self._take_back(suspicion)
+        return found
+
+    def _take_back(self, suspicion: Suspicion) -> None:
+        """Go over the sums again that nobody was in who is named."""
+        self.progress.model, self.progress.algorithm = self.enrolment.initial, {}
+        if self.progress.mean:
+            self.progress.mean = RunningMean(
+                self.progress.mean.decay, np.zeros_like(self.progress.mean.total)
+            )
+        for number, changes in suspicion.clean():
+            base = self.stack.base(self.progress.model)
+            whole = base + self.config.robust.combined(changes)
+            self._step(number, self.stack.split(np.asarray(whole, np.float32)), (), 1.0)
 
     def _impossible(self, total: Total, sites: Sequence[str], at: ServerRound) -> str | None:
         """Why honest sites cannot have made a sum; None where they can, or no rule says so.
@@ -290,12 +397,13 @@ class Federation:
             return f"its weights add up to {total.weight:g}, those of its sites to {weight:g}"
         before = Total(
             values=np.zeros(1) if self.progress.opened is None else self.progress.opened,
-            weight=sum(one.clients.replied for one in self.progress.rounds if not one.refused),
+            weight=self.progress.summed,
             counters=total.counters,
         )
         reason = self.config.robust.refuses(bound, total, before)
         if reason is None and bound.reach.adds_up:
             self.progress.opened = before.values + total.values
+            self.progress.summed += len(sites)
         return reason
 
     def _weight(self, sites: Sequence[str], found: float) -> float:
@@ -339,19 +447,35 @@ class Federation:
     ) -> Aggregate:
         """The sum of what the sites give, in clear or through secure aggregation."""
         if self.summing is not None:
-            return self.summing.train(number, messages, request)
+            groups, without = self._groups(number), self._without
+            return self.summing.train(number, messages, request, groups, without)
         size = self.route.form(self.stack).values
         arrived = arriving(self.config.robust, self.route, at, size)
         replies = self.grid.exchange(
             messages, lambda content: flower.check_train_reply(content, size), arrived.take
         )
-        return Aggregate(list(cohort), replies, arrived.total, None)
+        there = tuple(replies.answers)
+        return Aggregate(list(cohort), replies, lambda: [Sum(there, arrived.total())], None)
 
-    def _released(self, total: Total, at: ServerRound) -> Mapping[str, Vector]:
+    def _released(self, number: int, sums: Sequence[Sum], at: ServerRound) -> Mapping[str, Vector]:
         """The sites' common vectors by name: the model, with the noise that is planned for it."""
-        vectors = self.stack.split(self.route.backward(total, at))
+        suspicion = self.progress.suspicion
+        if suspicion is None:
+            whole = self.route.backward(sums[0].total, at)
+        else:
+            rounds = [replace(at, sites=self._size_of(number, one)) for one in sums]
+            wholes = [self.route.backward(s.total, r) for s, r in zip(sums, rounds, strict=True)]
+            changes = np.stack(wholes).astype(np.float64) - at.base
+            suspicion.take(number, [one.sites for one in sums], changes)
+            whole = np.asarray(at.base + self.config.robust.combined(changes), np.float32)
+            at.clip_norm = float(np.median([one.clip_norm for one in rounds]))
+            at.share = min(1.0, sum(one.share for one in rounds))
         self.progress.clip_norm = at.clip_norm or None
-        return vectors
+        return self.stack.split(whole)
+
+    def _size_of(self, number: int, one: Sum) -> int:
+        """How many sites were drawn for a sum, whoever came."""
+        return next(len(g) for g in self._groups(number) or () if set(one.sites) <= set(g))
 
     def _step(
         self, number: int, mean: Mapping[str, Vector], sites: Sequence[str], share: float
@@ -390,12 +514,16 @@ class Federation:
             counted = {self.grid.node_of[s]: n for s, n in self.progress.counted.items()}
         return flower.round_messages(kind, note, model, nodes, besides, counted)
 
-    def _account(self, asked: Sequence[str], replies: Replies) -> None:
+    def _account(self, asked: Sequence[str], replies: Replies, sums: Sequence[Sum]) -> None:
         """Keep what every site has spent; `asked` are those that got the model."""
-        if self.plan is not None:
-            self.progress.spent = spent_in_round(
-                self.plan, self.progress.spent, self.grid.sites, asked, replies
-            )
+        if self.plan is None:
+            return
+        together = dict.fromkeys(asked, len(replies.answers))
+        if self.draw:
+            together = {site: len(one.sites) for one in sums for site in one.sites}
+        self.progress.spent = spent_in_round(
+            self.plan, self.progress.spent, self.grid.sites, asked, replies, together
+        )
 
     def _check_budget(self, replies: Replies) -> None:
         """Under `on_exhausted=stop`, one site that cannot pay ends the run for all."""

@@ -119,6 +119,8 @@ def run(
     federation = Federation(
         config, plan, enrolment, progress, saved.run_id, summing, resumed=before is not None
     )
+    if progress.suspicion:
+        progress.suspicion.restore(saved)
     with tracked(config, saved.run_id, listener) as reported:
         # Nothing is written until everything that can be refused has been asked.
         folder.create(config)
@@ -266,9 +268,12 @@ class Reporter:
         # True if nothing follows, as after a power cut.
         unfinished = "not finished yet; if nothing is running, resume=true continues"
         self.folder.write_result(self._result("interrupted", unfinished))
+        saved = self.saved
+        if progress.suspicion:
+            saved = progress.suspicion.checkpoint(saved)
         self.folder.write_checkpoint(
             replace(
-                self.saved,
+                saved,
                 seconds=self._seconds(),
                 rounds=list(progress.rounds),
                 model=progress.model,
@@ -317,6 +322,7 @@ class Reporter:
                 transport=config.transport.kind,
                 secagg=config.secagg.kind,
                 robust=federation.rule,
+                false_alarm=federation.false_alarm,
             ),
             environment=this_environment(_devices(federation.enrolment), config.engine.threads),
         )

@@ -27,19 +27,23 @@ def spent_in_round(
     sites: Sequence[str],
     asked: Sequence[str],
     replies: Replies,
+    together: Mapping[str, int],
 ) -> dict[str, tuple[Event, ...]]:
     """What every site has spent in this run once a round is over; `asked` are those with the model.
 
     What a site says it has spent counts where it is more than is known here. A
     site that fell silent, or failed after it had begun, is taken to have
     spent a round; one that refused for privacy has spent nothing. Noise in
-    shares is counted for the sites that are in the sum. Sampling of clients
+    shares is counted for the sites that are in the sum: `together` says how many there are in
+    that of a site. Sampling of clients
     counts only over all rounds, chosen or not, so then every site pays for each.
     """
     refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
     paying = [site for site in asked if site not in refused]
-    cost = plan.cost(len(replies.answers))
-    after = {site: merged((*before.get(site, ()), cost)) for site in plan.payers(sites, paying)}
+    after = {
+        site: merged((*before.get(site, ()), plan.cost(together.get(site, 0))))
+        for site in plan.payers(sites, paying)
+    }
     for site, message in replies.answers.items():
         known = after.get(site, before.get(site, ()))
         after[site] = _at_least(plan, known, flower.read_spent(message.content))

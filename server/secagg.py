@@ -29,11 +29,12 @@ from fedlearn.agreement import (
     plan_digest,
     protocol_round,
     route_of,
+    sites_in_sum,
     stack_of,
     sums_of,
 )
 from fedlearn.algorithms import cohort_size
-from fedlearn.config import RunConfig
+from fedlearn.config import RunConfig, sizes_of
 from fedlearn.core.errors import ConfigError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.ring import unpack
 from fedlearn.core.vector import Layout
@@ -42,6 +43,7 @@ from fedlearn.flower import private
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
+from fedlearn.robust.draw import Groups
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
 from fedlearn.secagg.messages import Params
@@ -83,17 +85,44 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Aggregate:
-    """What came of a training round: the `total` of its sites, or else `failure`.
+class Sum:
+    """What was opened: the sum of these sites."""
 
-    `replies` are those of the sites in the sum; where there is none, of all that had
+    sites: tuple[str, ...]
+    total: Total
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What came of a training round: the `sums` of its sites, one of each group, or else `failure`.
+
+    `replies` are those of the sites in a sum; where there is none, of all that had
     contributed: they have trained, and paid for it.
     """
 
     asked: list[str]
     replies: Replies
-    total: Callable[[], Total]
+    sums: Callable[[], Sequence[Sum]]
     failure: FedlearnError | None
+
+
+@dataclass(frozen=True)
+class AskedSums:
+    """What a round asks: messages by site, the parameters of every sum, who is left out of the run.
+
+    `tally` is kept up whatever happens.
+    """
+
+    by_site: Mapping[str, Message]
+    params: Sequence[Params]
+    payload: AnyPayload
+    tally: Tally
+    without: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Which of the sums every site is asked for."""
+        return {site: at for at, one in enumerate(self.params) for site in one.cohort}
 
 
 log = logging.getLogger(__name__)
@@ -117,24 +146,58 @@ class SecAggDriver(ABC, Generic[S]):
     layout: Layout
     helper: Helper | None
 
-    def train(self, number: int, messages: Sequence[Message], request: bytes) -> Aggregate:
-        """The sum over the surviving sites; with too few left, nothing but the reason.
+    def train(
+        self,
+        number: int,
+        messages: Sequence[Message],
+        request: bytes,
+        groups: Groups | None = None,
+        without: tuple[str, ...] = (),
+    ) -> Aggregate:
+        """The sums over the surviving sites; with too few left, nothing but the reason.
 
-        `request` is the digest of what all of them are asked (`agreement.request_digest`).
+        `request` is the digest of what all of them are asked (`agreement.request_digest`),
+        `groups` are the sites that are summed together (None: all of them), `without` those that
+        are left out of the run.
 
         A failure is returned, not raised: what the sites have spent must still be accounted for.
         """
         payload, tally = self.train_payload(), Tally()
         try:
-            survivors, total = self._sum("train", number, messages, request, payload, tally)
-            if self._counts(payload) and total.weight != len(survivors):
-                raise ProtocolError("", "sum", "it does not hold what its sites say they added")
-            if total.weight == 0:
-                raise ProtocolError("", "mask", "no site has a record to train on")
+            cohorts = self._cohorts("train", messages, groups)
+            params = [self._params("train", number, one, request, payload) for one in cohorts]
+            by_site = {self.grid.site_of(message): message for message in messages}
+            sums = self._opened(AskedSums(by_site, params, payload, tally, without))
+            self._check_sums(payload, sums)
         except ProtocolError as error:
             failure = self._with_reasons(error, tally)
             return Aggregate(tally.asked, tally.replies(tally.contributed), _nothing, failure)
-        return Aggregate(tally.asked, tally.replies(survivors), lambda: total, None)
+        survivors = sorted(site for one in sums for site in one.sites)
+        return Aggregate(tally.asked, tally.replies(survivors), lambda: sums, None)
+
+    def _check_sums(self, payload: AnyPayload, sums: Sequence[Sum]) -> None:
+        for one in sums:
+            if self._counts(payload) and one.total.weight != len(one.sites):
+                raise ProtocolError("", "sum", "it does not hold what its sites say they added")
+        if all(one.total.weight == 0 for one in sums):
+            raise ProtocolError("", "mask", "no site has a record to train on")
+
+    def _cohorts(
+        self, part: Part, messages: Sequence[Message], groups: Groups | None
+    ) -> list[tuple[str, ...]]:
+        """Of every sum of a round, who is asked for it: those of its group that are there.
+
+        Raises:
+            ProtocolError: no sum has as many sites as it needs.
+        """
+        there = {self.grid.site_of(message) for message in messages}
+        found = [tuple(s for s in one if s in there) for one in groups or (tuple(there),)]
+        least = self._fewest(part)
+        enough = [one for one in found if len(one) >= least]
+        if not enough:
+            most = max(map(len, found), default=0)
+            raise ProtocolError("", "advertise", f"{most} sites; needed: {least}")
+        return enough
 
     def evaluate(
         self, number: int, messages: Sequence[Message], request: bytes, task: Task
@@ -149,14 +212,17 @@ class SecAggDriver(ABC, Generic[S]):
         count = len(self.sites)
         payload = evaluate_payload(self.settings, count, layout, fairness, self.plan)
         try:
-            survivors, total = self._sum("evaluate", number, messages, request, payload, tally)
+            (cohort,) = self._cohorts("evaluate", messages, None)
+            params = self._params("evaluate", number, cohort, request, payload)
+            by_site = {self.grid.site_of(message): message for message in messages}
+            (opened,) = self._opened(AskedSums(by_site, [params], payload, tally))
         except ProtocolError as error:
             raise self._with_reasons(error, tally) from None
         evaluation = self.plan.evaluation if self.plan else None
         if evaluation is None:
-            tested, groups = sums_of(total.counters, layout, fairness)
+            tested, groups = sums_of(opened.total.counters, layout, fairness)
         else:
-            numbers, sites = total.counters, len(survivors)
+            numbers, sites = opened.total.counters, len(opened.sites)
             tested, groups = noised_sums_of(numbers, task, fairness, evaluation, number, sites)
         try:
             for sums in (tested, *groups.values()):
@@ -171,7 +237,8 @@ class SecAggDriver(ABC, Generic[S]):
         Raises:
             ConfigError: it is not.
         """
-        return payload_of(self._form, self.settings, len(self.sites), self.bound())
+        together = sites_in_sum(self.config, "train", len(self.sites))
+        return payload_of(self._form, self.settings, together, self.bound())
 
     @property
     def _form(self) -> Form:
@@ -208,7 +275,16 @@ class SecAggDriver(ABC, Generic[S]):
                     "sites; invite more, raise strategy.fraction, or set secagg=off"
                 ]
             )
-        self.check_cohorts(cohort)
+        sizes = sizes_of(self.config, cohort)
+        if sizes.smallest < least:
+            raise ConfigError(
+                [
+                    f"secagg.min_cohort={least}: groups have {sizes.smallest} sites. Raise "
+                    "robust.size, or choose robust=bounded"
+                ]
+            )
+        for size in range(sizes.smallest, sizes.largest + 1):
+            self.check_cohorts(size)
 
     def check_cohorts(self, cohort: int) -> None:
         """Refuse what cannot be summed by `cohort` sites, or by those that a round may have left.
@@ -217,28 +293,13 @@ class SecAggDriver(ABC, Generic[S]):
             ConfigError: masks cannot withstand what they should and let a round finish.
         """
 
-    def _sum(
-        self,
-        part: Part,
-        number: int,
-        messages: Sequence[Message],
-        request: bytes,
-        payload: AnyPayload,
-        tally: Tally,
-    ) -> tuple[Sequence[str], Total]:
-        """The sites in the sum, and the sum; `tally` is kept up whatever happens."""
-        by_site = {self.grid.site_of(message): message for message in messages}
-        least = self._fewest(part)
-        if len(by_site) < least:
-            raise ProtocolError("", "advertise", f"{len(by_site)} sites; needed: {least}")
-        params = self._params(part, number, tuple(by_site), request, payload)
-        return self._opened(by_site, params, payload, tally)
-
     @abstractmethod
-    def _opened(
-        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
-    ) -> tuple[Sequence[str], Total]:
-        """The protocol of this kind of sum."""
+    def _opened(self, asked: AskedSums) -> list[Sum]:
+        """The protocol of this kind of sum; those of its sums that could be opened.
+
+        Raises:
+            ProtocolError: none could.
+        """
 
     def _degree(self, cohort: int, part: Part) -> Degree:
         """With how many others a site shares its secrets, and how many are needed to open them."""
@@ -272,14 +333,16 @@ class SecAggDriver(ABC, Generic[S]):
 
     def _contributions(
         self,
-        by_site: Mapping[str, Message],
+        asked: AskedSums,
         requests: Mapping[str, bytes],
-        tally: Tally,
         add: Callable[[str, bytes], None],
     ) -> list[str]:
         """Ask for vectors and `add` each as it comes; the sites whose vector is in the sum."""
-        asked = [flower.with_request(by_site[site], request) for site, request in requests.items()]
-        tally.asked = list(requests)
+        messages = [
+            flower.with_request(asked.by_site[site], request) for site, request in requests.items()
+        ]
+        tally = asked.tally
+        tally.asked = sorted(requests)
 
         def keep(site: str, reply: Message) -> Message:
             data = _contribution(reply.content)
@@ -289,7 +352,7 @@ class SecAggDriver(ABC, Generic[S]):
                 raise ProtocolError(site, "mask", str(error)) from None
             return private.without(reply, "contribution")
 
-        replies = self.grid.exchange(asked, _contribution, keep)
+        replies = self.grid.exchange(messages, _contribution, keep)
         tally.note(replies)
         tally.contributed |= replies.answers
         return list(replies.answers)
@@ -306,35 +369,48 @@ class SecAggDriver(ABC, Generic[S]):
 class RingDriver(SecAggDriver[SecAggRing]):
     """The sum alone, without masks."""
 
-    def _opened(
-        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
-    ) -> tuple[Sequence[str], Total]:
-        requests = dict.fromkeys(by_site, len(self.sites).to_bytes(4, "big"))
-        total = payload.ring.zeros(payload.length)
+    def _opened(self, asked: AskedSums) -> list[Sum]:
+        requests = dict.fromkeys(asked.place, len(self.sites).to_bytes(4, "big"))
+        ring, length, place = asked.payload.ring, asked.payload.length, asked.place
+        totals = [ring.zeros(length) for _ in asked.params]
 
-        def add(_site: str, data: bytes) -> None:
-            np.add(total, unpack(data, payload.length, payload.ring), out=total)
+        def add(site: str, data: bytes) -> None:
+            total = totals[place[site]]
+            np.add(total, unpack(data, length, ring), out=total)
 
-        taken = self._contributions(by_site, requests, tally, add)
-        least = self._fewest(part_of(params.round)[0])
-        if len(taken) < least:
+        taken = self._contributions(asked, requests, add)
+        least, found = self._fewest(part_of(asked.params[0].round)[0]), []
+        for at, total in enumerate(totals):
+            sites = tuple(site for site in taken if place[site] == at)
+            if len(sites) >= least:
+                found.append(Sum(sites, asked.payload.decode(ring.reduce(total))))
+        if not found:
             raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
-        return taken, payload.decode(payload.ring.reduce(total))
+        return found
 
 
 class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
     """Shares of the sum at two servers."""
 
-    def _opened(
-        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
-    ) -> tuple[Sequence[str], Total]:
+    def _opened(self, asked: AskedSums) -> list[Sum]:
         if self.helper is None:
             raise RuntimeError("two_server without its second server")
-        first = FirstServer(params, self.sites)
-        requests = dict.fromkeys(by_site, params.encode())
-        taken = self._contributions(by_site, requests, tally, first.receive)
-        masks = self.helper.sum_masks(params, first.request())
-        return taken, payload.decode(first.finish(masks))
+        firsts, place = [FirstServer(one, self.sites) for one in asked.params], asked.place
+        requests = {site: firsts[at].params.encode() for site, at in place.items()}
+        taken = self._contributions(
+            asked, requests, lambda site, data: firsts[place[site]].receive(site, data)
+        )
+        found, lost = [], list[ProtocolError]()
+        for at, first in enumerate(firsts):
+            try:
+                masks = self.helper.sum_masks(first.params, first.request())
+                total = asked.payload.decode(first.finish(masks))
+            except ProtocolError as error:
+                lost.append(error)
+            else:
+                sites = tuple(site for site in taken if place[site] == at)
+                found.append(Sum(sites, total))
+        return _some(found, lost)
 
 
 class MaskedDriver(SecAggDriver[SecAggMasked]):
@@ -370,36 +446,74 @@ class MaskedDriver(SecAggDriver[SecAggMasked]):
                 ]
             )
 
-    def _opened(
-        self, by_site: Mapping[str, Message], params: Params, payload: AnyPayload, tally: Tally
-    ) -> tuple[Sequence[str], Total]:
-        least = self._fewest(part_of(params.round)[0])
-        session = ServerSession(params, self.sites, least)
-        while session.step != "done":
-            if session.step == "mask":
-                self._contributions(by_site, session.requests(), tally, session.receive)
+    def _opened(self, asked: AskedSums) -> list[Sum]:
+        """All sums go through a step together, so that a round with many takes no longer."""
+        least = self._fewest(part_of(asked.params[0].round)[0])
+        sessions = [ServerSession(one, self.sites, least) for one in asked.params]
+        lost = list[ProtocolError]()
+        while sessions and sessions[0].step != "done":
+            if sessions[0].step == "mask":
+                self._masked(sessions, asked)
             else:
-                self._step(session, tally)
-            session.close_step()
-        return session.survivors, payload.decode(session.total())
+                self._step(sessions, asked)
+            sessions = [one for one in sessions if _closes_step(one, lost)]
+        decode = asked.payload.decode
+        return _some([Sum(tuple(s.survivors), decode(s.total())) for s in sessions], lost)
 
-    def _step(self, session: ServerSession, tally: Tally) -> None:
+    def _masked(self, sessions: Sequence[ServerSession], asked: AskedSums) -> None:
+        """The step with vectors."""
+        of_site = {site: one for one in sessions for site in one.requests()}
+        requests = {site: data for one in sessions for site, data in one.requests().items()}
+        self._contributions(asked, requests, lambda site, data: of_site[site].receive(site, data))
+
+    def _step(self, sessions: Sequence[ServerSession], asked: AskedSums) -> None:
         """One step without vectors."""
-        asked = (
+        of_site = {site: one for one in sessions for site in one.requests()}
+        messages = (
             Message(
-                flower.small_bytes("secagg", request),
+                self._request(session.step, request, asked.without),
                 dst_node_id=self.grid.node_of[site],
                 message_type=f"{flower.SECAGG}{session.step}",
             )
+            for session in sessions
             for site, request in session.requests().items()
         )
-        replies = self.grid.exchange(asked, check=_step_reply)
-        tally.note(replies)
+        replies = self.grid.exchange(messages, check=_step_reply)
+        asked.tally.note(replies)
         for site, reply in replies.answers.items():
             try:
-                session.receive(site, _step_reply(reply.content))
+                of_site[site].receive(site, _step_reply(reply.content))
             except ProtocolError as error:
-                tally.failures[site] = error.reason
+                asked.tally.failures[site] = error.reason
+
+    @staticmethod
+    def _request(step: str, request: bytes, without: tuple[str, ...]) -> RecordDict:
+        if step == "advertise":
+            return flower.advertise_request(request, without)
+        return flower.small_bytes("secagg", request)
+
+
+def _closes_step(session: ServerSession, lost: list[ProtocolError]) -> bool:
+    """Whether a sum goes on to its next step; why not is added to `lost`."""
+    try:
+        session.close_step()
+    except ProtocolError as error:
+        lost.append(error)
+        return False
+    return True
+
+
+def _some(found: list[Sum], lost: Sequence[ProtocolError]) -> list[Sum]:
+    """The sums that could be opened.
+
+    Raises:
+        ProtocolError: none could; why the first could not.
+    """
+    if not found:
+        raise lost[0]
+    for error in lost:
+        log.warning("one sum of the round could not be opened: %s", error)
+    return found
 
 
 DRIVERS: Final[Mapping[type, type[SecAggDriver[Any]]]] = {
@@ -410,7 +524,7 @@ DRIVERS: Final[Mapping[type, type[SecAggDriver[Any]]]] = {
 """The coordinator's end of every kind of sum."""
 
 
-def _nothing() -> Total:
+def _nothing() -> Sequence[Sum]:
     raise RuntimeError("a round gave a reason and no sum")
 
 

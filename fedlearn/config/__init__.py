@@ -1,7 +1,15 @@
 """The config of a run: typed, frozen, checked; composed by Hydra, and an exact JSON round trip."""
 
 from fedlearn.config.decoding import decode, encode, to_tree
-from fedlearn.config.run import KIND, RunConfig, compose, load, plan_of, without_unset
+from fedlearn.config.run import (
+    KIND,
+    RunConfig,
+    compose,
+    load,
+    plan_of,
+    sizes_of,
+    without_unset,
+)
 
 __all__ = [
     "KIND",
@@ -11,6 +19,7 @@ __all__ = [
     "encode",
     "load",
     "plan_of",
+    "sizes_of",
     "to_tree",
     "without_unset",
 ]

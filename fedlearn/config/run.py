@@ -39,7 +39,7 @@ from fedlearn.mechanisms.evaluation import due
 from fedlearn.metrics.fairness import Fairness, SiteFairness, groups_of
 from fedlearn.metrics.sums import shares_of
 from fedlearn.models import MODELS, Model
-from fedlearn.robust import ROBUST, NotRobust, Robust
+from fedlearn.robust import ROBUST, NotRobust, Robust, Sizes
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.stages import STAGES, NoStage, Stage
 from fedlearn.tasks import TASKS, Classification, Task, TaskConfig
@@ -166,9 +166,32 @@ def plan_of(
     training, population = config.training, None
     if config.privacy.needs_population and sites:
         records = training.sample_rate * training.nominal_records
-        population = Population(num_clients=sites, dimension=dimension, records_per_step=records)
+        sums = sizes_of(config, sites)
+        population = Population(
+            num_clients=sums.largest,
+            dimension=dimension,
+            records_per_step=records,
+            uneven=sums.largest - sums.smallest,
+        )
     rates = training.sample_rate, training.local_steps, config.rounds
     return _derived(config.privacy, *rates, population, _evaluations(config, task))
+
+
+def sizes_of(config: RunConfig, sites: int) -> Sizes:
+    """How many of the `sites` of a run are in one sum of updates.
+
+    Raises:
+        ConfigError: they are fewer than one sum takes.
+    """
+    size = config.robust.group_size or sites
+    if sites < size:
+        raise ConfigError(
+            [
+                f"robust.size={size}: the run has {sites} sites, fewer than one group. Lower it, "
+                "or choose robust=bounded"
+            ]
+        )
+    return Sizes(sites=sites, size=size)
 
 
 def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:

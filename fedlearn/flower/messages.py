@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.vector import Vector
+from fedlearn.crypto.common import OpenedShare
 from fedlearn.flower.private import with_content
 from fedlearn.flower.records import (
     MODEL,
@@ -30,6 +31,7 @@ from fedlearn.flower.records import (
     large_bytes,
     model_of,
     number,
+    small_bytes,
     vectors_of,
 )
 from fedlearn.metrics.sums import MOST_RECORDS, SumLayout, Sums, SumSpec, Table
@@ -39,6 +41,7 @@ from fedlearn.rounds import (
     EvaluateReply,
     Hello,
     Invitation,
+    Openings,
     Refusal,
     RoundNote,
     TermsOffer,
@@ -150,6 +153,7 @@ def note_of(note: RoundNote) -> ConfigRecord:
             "server-round": note.round,
             "cohort": note.cohort,
             "clip-norm": note.clip_norm,
+            "without": list(note.without),
         }
     )
 
@@ -175,6 +179,32 @@ def round_messages(
         content = RecordDict({"arrays": arrays, "config": config})
         messages.append(Message(content, dst_node_id=node, message_type=kind))
     return messages
+
+
+def openings_request(openings: Openings | None) -> RecordDict:
+    """The content of a `describe` message: the shares of common randomness, where there are any."""
+    if openings is None:
+        return RecordDict()
+    return RecordDict({"openings": ConfigRecord({"json": encode(openings)})})
+
+
+@_checked
+def read_openings(message: Message) -> Openings:
+    """The shares in a `describe` message; ProtocolError where there are none."""
+    return decode(Openings, str(message.content.config_records["openings"]["json"]))
+
+
+def advertise_request(request: bytes, without: Sequence[str]) -> RecordDict:
+    """The content of the first message of a masked sum; who is left out of the run beside it."""
+    content = small_bytes("secagg", request)
+    content["left-out"] = ConfigRecord({"sites": list(without)})
+    return content
+
+
+def read_without(content: RecordDict) -> tuple[str, ...]:
+    """Who is left out, by the first message of a masked sum."""
+    record = config_record(content, "left-out")
+    return () if record is None else _texts(record.get("sites"))
 
 
 def afford_request(note: RoundNote) -> RecordDict:
@@ -215,6 +245,7 @@ def read_note(message: Message) -> RoundNote | None:
         round=integer(config["server-round"]),
         cohort=integer(config["cohort"]),
         clip_norm=number(config.get("clip-norm", 0.0)),
+        without=_texts(config.get("without")),
     )
 
 
@@ -249,6 +280,20 @@ def hello_reply(hello: Hello) -> RecordDict:
 def read_hello(content: RecordDict) -> Hello:
     """The inverse of `hello_reply`."""
     return decode(Hello, str(content.config_records["hello"]["json"]))
+
+
+def accepted_reply(accepted: bytes, opening: OpenedShare | None) -> RecordDict:
+    """A site's answer to an invitation: its half of the set-up of a channel, and its share."""
+    content = small_bytes("accepted", accepted)
+    if opening is not None:
+        content["opening"] = ConfigRecord({"json": encode(opening)})
+    return content
+
+
+def read_opening(content: RecordDict) -> OpenedShare | None:
+    """The share in an answer to an invitation, if there is one."""
+    record = config_record(content, "opening")
+    return None if record is None else decode(OpenedShare, str(record["json"]))
 
 
 def description_reply(description: Description) -> RecordDict:

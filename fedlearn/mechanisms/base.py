@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Positive, config
+from fedlearn.core.settings import Count, Natural, Positive, config
 from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
@@ -38,11 +38,13 @@ class Population:
     """What a plan for the sites together needs besides the config: public, equal everywhere."""
 
     num_clients: Count
-    """Sites that are invited to every round."""
+    """Sites whose updates are in one sum, at most."""
     dimension: Count
     """Length of the update."""
     records_per_step: Positive
     """Records that a site is taken to have in a step: bounds its sum, never read from data."""
+    uneven: Natural = 0
+    """By how many sites another sum may be smaller, though none has fallen silent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ class StudyTerms:
     corrected: bool = False
     """Whether something besides moves a site's steps or changes what they come to: an algorithm, or
     a stage."""
+    remembers: bool = False
+    """Whether sites keep a state of their own from round to round."""
     step_share: float | None = None
     """What a step's sum of clipped gradients may be, over what its expected records could add up
     to; None where no rule bounds it."""

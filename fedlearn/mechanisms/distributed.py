@@ -303,7 +303,8 @@ def make_plan(
         ConfigError: too few bits (says how many are needed), too few sites, or an
             epsilon that cannot be met.
     """
-    honest = population.num_clients - config.max_dropouts - config.max_colluders
+    honest = population.num_clients - population.uneven
+    honest -= config.max_dropouts + config.max_colluders
     if honest < 1:
         raise ConfigError([_too_few_sites(config, population)])
     rate = sample_rate if config.unit == "record" else 1.0
@@ -368,7 +369,7 @@ def _on_grid(
         share_stddev=SMALLEST_STDDEV,
         dimension=population.dimension,
         num_clients=population.num_clients,
-        max_dropouts=config.max_dropouts,
+        max_dropouts=config.max_dropouts + population.uneven,
         max_colluders=config.max_colluders,
         delta=config.delta,
         sample_rate=rate,

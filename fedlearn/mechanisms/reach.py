@@ -43,6 +43,10 @@ class Reach:
     """Where more moves an update than is known: by so much the bound of a site is wider, and a sum
     is held to as many times it, noise that does not add up included."""
 
+    def norm(self, size: int) -> float:
+        """Bound on the norm of `size` values of it that are not noise."""
+        return self.loose * self.signal * (math.sqrt(size) if self.per_value else 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SumBound:

@@ -24,6 +24,15 @@ from fedlearn.core.files import possible, write_atomically
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.privacy import Event
 from fedlearn.results.result import ResultFile, RoundResult
+from fedlearn.robust.evidence import Finding
+
+
+@dataclass(frozen=True)
+class SumOf:
+    """Of which round and of which sites a sum was."""
+
+    number: int
+    sites: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,10 @@ class _Head:
     """The norm of the next round, where clipping is adaptive."""
     counted: dict[str, int] = field(default_factory=dict)
     """The last round that a site was counted in, where sites keep a state of their own."""
+    sums: list[SumOf] = field(default_factory=list)
+    """Those that were used, where sums are of groups."""
+    findings: list[Finding | None] = field(default_factory=list)
+    """What they have shown, round by round since a site was left out last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,8 @@ class Checkpoint(_Head):
     """The sum of all updates so far, where a rule holds it to a bound."""
     mean: NDArray[np.float64] | None = None
     """What the running mean of the models has added up, where there is one."""
+    changes: NDArray[np.float32] | None = None
+    """What each of `sums` came to, `float32[r, d]`."""
 
     @classmethod
     def fresh(cls, run_id: str, started_at: str, model: Vector) -> Checkpoint:
@@ -144,6 +159,7 @@ class RunFolder:
         tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
         tensors |= {} if state.mean is None else {"mean": state.mean}
         tensors |= {} if state.opened is None else {"opened": state.opened}
+        tensors |= {} if state.changes is None else {"changes": state.changes}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
         content = save(tensors, {"head": json.dumps(finite(to_tree(head)), allow_nan=False)})
         write_atomically(self.path / "checkpoint" / "state.safetensors", content)
@@ -163,6 +179,7 @@ class RunFolder:
             model=tensors.pop("model"),
             mean=tensors.pop("mean", None),
             opened=tensors.pop("opened", None),
+            changes=tensors.pop("changes", None),
             # Also of runs that named the arrays of a moment: `strategy.m_t.model`.
             strategy={key.split(".")[1]: array for key, array in tensors.items()},
         )

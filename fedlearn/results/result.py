@@ -85,6 +85,16 @@ class RefusedSum:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """A site that is left out from a round on."""
+
+    site: str
+    round: int
+    """After which it was named."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundResult:
     """One round: time, pooled test metrics, traffic, and epsilon so far by site."""
 
@@ -98,11 +108,16 @@ class RoundResult:
     """Null stands for a number that is not finite: no privacy, or a diverged model."""
     refused: RefusedSum | None = None
     """Of a round that was paid for and has not moved the model."""
+    unused: list[RefusedSum] = field(default_factory=list)
+    """Sums of groups that were refused where others of the same round were used."""
+    named: list[Suspect] = field(default_factory=list)
+    """Who is left out from here on; what they were in is taken back."""
 
 
 def sites_of_refused(rounds: Iterable[RoundResult]) -> list[list[str]]:
     """The sites of every sum that was refused."""
-    return [one.refused.sites for one in rounds if one.refused is not None]
+    found = [[*one.unused, *([one.refused] if one.refused else [])] for one in rounds]
+    return [each.sites for sums in found for each in sums]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +200,9 @@ class ProtectionResult:
     transport: Literal["plain", "sealed"]
     secagg: Literal["off", "ring", "masked", "two_server"]
     robust: str = "none"
+    false_alarm: float | None = None
+    """The chance, in a run, that a site is left out which never pulls against the others; null
+    where the rule names nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,21 +8,29 @@ from __future__ import annotations
 from fedlearn.core.registry import Family
 from fedlearn.robust.bounded import Bounded
 from fedlearn.robust.bulyan import Bulyan
+from fedlearn.robust.draw import Draw, Sizes
+from fedlearn.robust.evidence import Evidence
+from fedlearn.robust.groups import Groups
 from fedlearn.robust.in_clear import Aggregation, InClear
 from fedlearn.robust.krum import Krum
 from fedlearn.robust.median import Median
 from fedlearn.robust.none import NotRobust
-from fedlearn.robust.rule import Robust, Within, left_out, suspects
+from fedlearn.robust.rule import Robust, Within, explained, left_out, suspects
 from fedlearn.robust.trimmed_mean import TrimmedMean
 
 __all__ = [
     "ROBUST",
     "Aggregation",
     "Bounded",
+    "Draw",
+    "Evidence",
+    "Groups",
     "InClear",
     "NotRobust",
     "Robust",
+    "Sizes",
     "Within",
+    "explained",
     "left_out",
     "suspects",
 ]
@@ -30,6 +38,6 @@ __all__ = [
 ROBUST: Family[Robust] = Family(
     "robust",
     "fedlearn.robust",
-    (NotRobust, Bounded, Krum, Bulyan, TrimmedMean, Median),
+    (NotRobust, Bounded, Groups, Krum, Bulyan, TrimmedMean, Median),
     Robust,
 )

@@ -69,6 +69,20 @@ class Robust:
             ConfigError: with the way out.
         """
 
+    @property
+    def group_size(self) -> int | None:
+        """The fewest sites that are summed together, where a round has several sums; None: all."""
+        return None
+
+    @property
+    def false_alarm(self) -> float:
+        """The chance, in a run, that a site is named which never pulls against the others."""
+        return 0.0
+
+    def combined(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The change of a round, `float64[d]`, from those of its groups, `float64[m, d]`."""
+        return np.asarray(changes.mean(axis=0))
+
     def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:
         """Why honest sites cannot have made `total`; None where they can.
 
@@ -120,3 +134,27 @@ def left_out(refused: Sequence[Sequence[str]], seed: int) -> str | None:
     order = Streams(seed).get("left-out").permutation(len(sites))
     left = set(suspects(refused))
     return next((sites[i] for i in order if sites[i] in left), None)
+
+
+def explained(refused: Sequence[Sequence[str]], most: int) -> list[str]:
+    """The sites that have lied whoever else has, if no more than `most` have.
+
+    Every refused sum holds a liar; so these are in every choice of so many sites that leaves none
+    of the sums without one.
+    """
+    if not refused or not _covered(refused, most, ""):
+        return []
+    return [site for site in sorted(set(refused[0])) if not _covered(refused, most, site)]
+
+
+def _covered(refused: Sequence[Sequence[str]], most: int, innocent: str) -> bool:
+    """Whether `most` sites, without `innocent`, can account for every sum."""
+    if not refused:
+        return True
+    if most == 0:
+        return False
+    return any(
+        _covered([one for one in refused if site not in one], most - 1, innocent)
+        for site in refused[0]
+        if site != innocent
+    )

@@ -213,7 +213,7 @@ class Helper:
     def __init__(self, run_id: bytes, sites: Mapping[str, bytes], *, min_cohort: int = 3) -> None:
         self._private = X25519PrivateKey.generate()
         self._run_id, self._sites, self.min_cohort = run_id, sites, min_cohort
-        self._round = -1
+        self._round, self._summed = -1, frozenset[str]()
         self.public = self._private.public_key().public_bytes_raw()
 
     def __repr__(self) -> str:
@@ -227,14 +227,17 @@ class Helper:
         parts: int = 1,
         run: RunRanges = map,
     ) -> bytes:
-        """The sum of the keystreams of the clients in the request; one answer per round.
+        """The sum of the keystreams of the clients in the request; one answer per round and client.
 
         Raises:
             ProtocolError: another run, a round again, too few clients, or a seed that
                 its client did not sign for this round.
         """
         context = params.context()
-        if params.run_id != self._run_id or params.round <= self._round:
+        if params.run_id != self._run_id or params.round < self._round:
+            raise ProtocolError("server", "mask_sum", "another run, or a round again")
+        before = self._summed if params.round == self._round else frozenset()
+        if before & set(params.cohort):
             raise ProtocolError("server", "mask_sum", "another run, or a round again")
         try:
             table = decode(Seeds, request, context).table
@@ -245,8 +248,8 @@ class Helper:
                 "server", "mask_sum", f"{len(table)} clients; needed: {self.min_cohort}"
             )
         seed_keys = [self._open(name, one, params, context) for name, one in table.items()]
-        # From here on this round is spent: two different sets would tell a single client apart.
-        self._round = params.round
+        # From here on these are spent: two sets that overlap would tell a single client apart.
+        self._round, self._summed = params.round, before | set(params.cohort)
         ring = Ring(bits=params.bits)
         total = ring.zeros(params.length)
         add_masks(total, plus=seed_keys, parts=parts, run=run)

@@ -1,0 +1,138 @@
+"""A site's part in common randomness, and the group that it may be summed in.
+
+The coordinator proposes who is in a sum; a site takes part in none but that of its own group,
+which it draws itself from what all sites have opened. Who is left out of the run is the
+coordinator's word: the list only grows, and holds no more sites than a run may leave out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from flwr.app import ConfigRecord, Context, Message
+
+from clients.joining import SERVER, identity_of, joined_run, roster_of
+from fedlearn import flower
+from fedlearn.agreement import draw_of
+from fedlearn.config import RunConfig, sizes_of
+from fedlearn.core.errors import ProtocolError
+from fedlearn.crypto import common
+from fedlearn.rounds import Invitation
+
+_STATE = "groups"
+
+
+def commitment(context: Context, config: RunConfig, name: str) -> str:
+    """What the site is committed to, always the same; empty where a run has no groups."""
+    if config.robust.group_size is None:
+        return ""
+    stored = flower.config_record(context.state, _STATE)
+    if stored is None:
+        stored = ConfigRecord({"share": common.new_share(), "without": list[str]()})
+        context.state[_STATE] = stored
+    return common.commitment(name, _bytes(stored, "share"))
+
+
+def opening(
+    invitation: Invitation, context: Context, config: RunConfig, name: str
+) -> common.OpenedShare | None:
+    """The site's share, once it has seen what all on the roster are committed to.
+
+    Raises:
+        ProtocolError: its own commitment, or that of somebody on the roster, is not there.
+    """
+    if config.robust.group_size is None:
+        return None
+    stored, listed = _stored(context, "join"), dict(invitation.commitments)
+    if listed.keys() != roster_of(invitation.roster).sites().keys():
+        raise ProtocolError(SERVER, "join", "the commitments are not those of the roster")
+    share, run_id = _bytes(stored, "share"), bytes.fromhex(invitation.run_id)
+    try:
+        found = common.opened(identity_of(context), name, share, run_id, listed)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "join", str(error)) from None
+    stored["commitments"] = json.dumps(listed)
+    return found
+
+
+def take_seed(message: Message, context: Context, config: RunConfig) -> None:
+    """Keep what the shares of all sites together give; it stays the same for the whole run.
+
+    Raises:
+        ProtocolError: they are not what all sites were committed to.
+    """
+    if config.robust.group_size is None:
+        return
+    stored, openings = _stored(context, "describe"), flower.read_openings(message)
+    joined = joined_run(context, "describe")
+    sites, run_id = roster_of(str(joined["roster"])).sites(), _bytes(joined, "run-id")
+    try:
+        listed = json.loads(str(stored["commitments"]))
+        stored["seed"] = common.seed_of(openings.shares, run_id, listed, sites)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "describe", str(error)) from None
+
+
+def leave_out(context: Context, config: RunConfig, without: Sequence[str], sites: int) -> None:
+    """Take the coordinator's word for who is left out of a run of so many `sites`.
+
+    Raises:
+        ProtocolError: somebody has come back, or they are more than may be left out.
+    """
+    if config.robust.group_size is None:
+        if without:
+            raise ProtocolError(SERVER, "train", "no site is left out of this run")
+        return
+    stored, found = _stored(context, "train"), sorted(set(without))
+    if not set(_left_out(stored)) <= set(found):
+        raise ProtocolError(SERVER, "train", "a site that was left out is back")
+    if len(found) > sizes_of(config, sites).most_left_out:
+        raise ProtocolError(SERVER, "train", f"{len(found)} of {sites} sites are left out")
+    stored["without"] = found
+
+
+def check_left_out(context: Context, without: Sequence[str]) -> None:
+    """Refuse another list than the sum of this round was begun with.
+
+    Raises:
+        ProtocolError: it is another.
+    """
+    stored = flower.config_record(context.state, _STATE)
+    if sorted(set(without)) != list(_left_out(stored) if stored else ()):
+        raise ProtocolError(SERVER, "train", "other sites are left out than a moment ago")
+
+
+def group(
+    context: Context, config: RunConfig, name: str, sites: Mapping[str, bytes], number: int
+) -> Mapping[str, bytes]:
+    """Whom the site may be summed with in a round, with their keys: all, or those of its group.
+
+    Raises:
+        ProtocolError: it does not know the groups of this run.
+    """
+    if config.robust.group_size is None:
+        return sites
+    stored = _stored(context, "train")
+    draw = draw_of(config, sites, _bytes(stored, "seed"))
+    assert draw is not None  # noqa: S101  (the run has groups)
+    return {one: sites[one] for one in draw.group_of(name, number, _left_out(stored))}
+
+
+def _left_out(stored: ConfigRecord) -> tuple[str, ...]:
+    names = stored["without"]
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _stored(context: Context, step: str) -> ConfigRecord:
+    stored = flower.config_record(context.state, _STATE)
+    if stored is None:
+        raise ProtocolError(SERVER, step, "came before the site was asked for a commitment")
+    return stored
+
+
+def _bytes(stored: ConfigRecord, key: str) -> bytes:
+    value = stored.get(key)
+    if not isinstance(value, bytes):
+        raise ProtocolError(SERVER, "groups", "came before all shares were opened")
+    return value

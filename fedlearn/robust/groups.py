@@ -1,0 +1,107 @@
+"""Several sums in a round, each over a few sites that nobody has chosen, and a rule over them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+
+from fedlearn.core.settings import Probability, config
+from fedlearn.mechanisms import Privacy, StudyTerms
+from fedlearn.robust.bounds import Bounds
+
+Combine = Literal["trimmed_mean", "median", "geometric_median", "mean"]
+
+_STEPS: Final = 50
+"""Of Weiszfeld's algorithm; each brings the median closer, and it need not be exact."""
+
+
+@config
+class Groups(Bounds):
+    """What `bounded` does, for sums over random groups of `size` sites or a few more.
+
+    `combine` takes the mean over groups without its ends (`trimmed_mean`: of every value the `trim`
+    largest and smallest shares are left out), the median of every value, or the geometric median.
+    With fewer than three groups there is nothing to choose between, and it is their mean.
+
+    Over rounds every site is in many groups. Whoever pulls against all others, beyond what noise
+    explains, is named and left out from there on, and the rounds with it are taken back: with a
+    chance of `alarm` in a run for sites that do not. A quarter of the sites at most.
+    """
+
+    kind: Literal["groups"] = "groups"
+    size: Annotated[int, Ge(3)] = 3
+    combine: Combine = "trimmed_mean"
+    trim: Annotated[float, Ge(0)] = 0.25
+    alarm: Probability = 1e-3
+
+    @property
+    def group_size(self) -> int:
+        """As set."""
+        return self.size
+
+    @property
+    def false_alarm(self) -> float:
+        """As set."""
+        return self.alarm
+
+    @property
+    def fewest(self) -> int:
+        """One group."""
+        return self.size
+
+    def conflicts(self, terms: StudyTerms, privacy: Privacy) -> list[str]:
+        """Sums are needed, of all sites, that can be taken back."""
+        found, name = list[str](), f"robust={self.kind}"
+        if not terms.summed:
+            found.append(
+                f"{name}: sums groups of sites, and secagg={terms.secagg} shows every update by "
+                "itself. Choose secagg=masked, or a rule for single updates"
+            )
+        if terms.fraction < 1:
+            found.append(
+                f"strategy.fraction={terms.fraction:g}: {name} puts all sites into groups in every "
+                "round. Set strategy.fraction=1.0"
+            )
+        if terms.remembers:
+            found.append(
+                f"{name}: takes rounds back that a liar was in, and the state that the strategy "
+                "keeps at the sites cannot follow. Choose a strategy without one, or robust=bounded"
+            )
+        return found
+
+    def combined(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By the chosen rule."""
+        if len(changes) < 3 or self.combine == "mean":
+            return np.asarray(changes.mean(axis=0))
+        if self.combine == "median":
+            return np.asarray(np.median(changes, axis=0))
+        if self.combine == "geometric_median":
+            return geometric_median(changes)
+        return trimmed_mean(changes, self.trim)
+
+
+def trimmed_mean(changes: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """The mean of every value without its largest and smallest `share`, one of each at least.
+
+    Source: Yin, Chen, Ramchandran and Bartlett, ICML 2018, "Byzantine-robust distributed learning:
+    towards optimal statistical rates", definition 2.
+    """
+    count = len(changes)
+    cut = min(max(1, int(share * count)), (count - 1) // 2)
+    return np.asarray(np.sort(changes, axis=0)[cut : count - cut].mean(axis=0))
+
+
+def geometric_median(changes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The point with the least sum of distances, by Weiszfeld's algorithm with a smoothed norm.
+
+    Source: Pillutla, Kakade and Harchaoui 2022, "Robust aggregation for federated learning".
+    """
+    point = np.median(changes, axis=0)
+    smallest = 1e-6 * float(np.linalg.norm(changes - point, axis=1).mean()) + 1e-300
+    for _ in range(_STEPS):
+        distances = np.maximum(np.linalg.norm(changes - point, axis=1), smallest)
+        point = (changes / distances[:, None]).sum(axis=0) / (1 / distances).sum()
+    return np.asarray(point)
