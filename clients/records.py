@@ -37,7 +37,7 @@ from fedlearn.data import (
 )
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Natural
-from fedlearn.data.pool import Indices, taken, usable
+from fedlearn.data.pool import Indices, public_rows, taken, usable
 from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
 from fedlearn.tasks import CLASSIFICATION, TASKS, Task, TaskConfig
@@ -119,6 +119,8 @@ class Choice:
     by_record: bool = False
     """Whether a record that cannot be read is left out, and nobody told, where otherwise all are
     refused."""
+    public: float = 0.0
+    """The share of training records that is public, and belongs to no site of a simulation."""
     files: str = ""
     """The folder of site files that say where records are, in a simulation of such sites."""
 
@@ -131,6 +133,7 @@ class Choice:
             seed=config.seed,
             fairness=config.fairness,
             task=config.task,
+            public=config.robust.public_share,
             files=str(config.sites) if config.partition.reads_site_files else "",
         )
 
@@ -186,6 +189,8 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
             pool = replace(pool, schemas={"": next(iter(pool.schemas.values()))})
         rows = _usable_rows(pool, choice.only) if by_record else _own_rows(pool, choice.only)
         return pool, deal(pool, {choice.only: rows}, all_sites=False)
+    if choice.public:
+        pool = taken(pool, np.flatnonzero(~public_rows(pool, choice.public, streams)))
     assignment = choice.partition.assign(pool, streams.get("partition"))
     return pool, deal(pool, assignment)
 

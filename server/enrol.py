@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -44,6 +44,7 @@ from fedlearn.secagg.two_server import Helper
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.grid import Replies, SiteGrid
+from server.public import PublicRecords
 from server.sealing import Sealing
 from server.secagg import DRIVERS, SecAggDriver
 
@@ -79,6 +80,8 @@ class Enrolment:
     """Why sites that were asked take no part in the run."""
     notes: tuple[str, ...] = ()
     """What is unusual in what the sites told."""
+    public: PublicRecords | None = None
+    """What the coordinator trains on itself, where a rule against poisoning asks for it."""
 
     @property
     def trainable(self) -> Layout:
@@ -123,7 +126,9 @@ def enrol(
         raise ProtocolError("", "hello", "; ".join(refused))
     sites = SiteGrid(grid, node_of, config.reply_timeout, stopping)
     keys = _join(sites, config, run_id, identity, hellos)
-    return _start_model(config, sites, keys, _described(sites, keys), declined)
+    found = _start_model(config, sites, keys, _described(sites, keys), declined)
+    deployed = admission.identity is not None
+    return replace(found, public=PublicRecords.of(config, found.task, deployed=deployed))
 
 
 def _offer(config: RunConfig, identity: Identity) -> RecordDict:

@@ -379,8 +379,20 @@ class Federation:
             )
         for number, changes in suspicion.clean():
             base = self.stack.base(self.progress.model)
-            whole = base + self.config.robust.combined(changes)
+            whole = base + self._combined(number, changes)
             self._step(number, self.stack.split(np.asarray(whole, np.float32)), (), 1.0)
+
+    def _combined(self, number: int, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The change of a round from those of its groups, `float64[m, d]`, by the rule."""
+        public, rule = self.enrolment.public, self.config.robust
+        if public is None:
+            return rule.combined(changes)
+        direction = public.change(self.progress.model, number)
+        most = self.progress.suspicion.reach if self.progress.suspicion else None
+        if most is not None:
+            direction *= min(1.0, most / max(float(np.linalg.norm(direction)), 1e-30))
+        whole = self.stack.base(np.asarray(direction, np.float32))
+        return rule.combined(changes, whole.astype(np.float64))
 
     def _impossible(self, total: Total, sites: Sequence[str], at: ServerRound) -> str | None:
         """Why honest sites cannot have made a sum; None where they can, or no rule says so.
@@ -467,7 +479,7 @@ class Federation:
             wholes = [self.route.backward(s.total, r) for s, r in zip(sums, rounds, strict=True)]
             changes = np.stack(wholes).astype(np.float64) - at.base
             suspicion.take(number, [one.sites for one in sums], changes)
-            whole = np.asarray(at.base + self.config.robust.combined(changes), np.float32)
+            whole = np.asarray(at.base + self._combined(number, changes), np.float32)
             at.clip_norm = float(np.median([one.clip_norm for one in rounds]))
             at.share = min(1.0, sum(one.share for one in rounds))
         self.progress.clip_norm = at.clip_norm or None

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import refuse
 from fedlearn.core.names import site_name_problem
+from fedlearn.core.rng import Streams
+from fedlearn.data.split import by_content
 from fedlearn.data.tables.scaling import standardise
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.fairness import Attribute, take
@@ -114,6 +116,18 @@ def taken(pool: Pool, rows: Indices) -> Pool:
         natural_site=None if pool.natural_site is None else pool.natural_site[rows],
         attributes=take(pool.attributes, rows),
     )
+
+
+def public_rows(pool: Pool, share: float, streams: Streams) -> NDArray[np.bool_]:
+    """Which training records are public where about a `share` of them is, `bool[n]`.
+
+    Each is drawn by what it holds alone, as those that are tested on are.
+    """
+    contents = (
+        np.ascontiguousarray(row).tobytes() + np.ascontiguousarray(label).tobytes()
+        for row, label in zip(pool.features, pool.labels, strict=True)
+    )
+    return pool.is_train & ~by_content(contents, share, streams, "public")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -28,20 +28,23 @@ _BLOCK = 1 << 16
 
 
 def by_content(
-    contents: Iterable[bytes | memoryview], test_fraction: float, streams: Streams
+    contents: Iterable[bytes | memoryview],
+    test_fraction: float,
+    streams: Streams,
+    name: str = "split",
 ) -> NDArray[np.bool_]:
     """`bool[n]`, True for training: a record is tested on with chance `test_fraction`.
 
     Args:
         contents: what each record holds, or the name of the person that it is of.
-        streams: those of the run; the key is that of the stream `split`.
+        streams: those of the run; the key is that of the stream `name`.
 
     **Guarantees:** membership is a function of the record's own content, of `test_fraction`
     and of the seed, whatever other records there are, in whatever order, at whatever sites;
     records that hold the same are in the same part, so that no copy of a training record
     is tested on. How many are in a part is not fixed: a class, or a site, may have none there.
     """
-    keyed = blake2b(key=streams.key("split").to_bytes(16, "little"), digest_size=8)
+    keyed = blake2b(key=streams.key(name).to_bytes(16, "little"), digest_size=8)
 
     def drawn(content: bytes | memoryview) -> bytes:
         own = keyed.copy()  # faster than to begin with the key for every record

@@ -10,6 +10,7 @@ from fedlearn.robust.bounded import Bounded
 from fedlearn.robust.bulyan import Bulyan
 from fedlearn.robust.draw import Draw, Sizes
 from fedlearn.robust.evidence import Evidence
+from fedlearn.robust.fltrust import FlTrust
 from fedlearn.robust.groups import Groups
 from fedlearn.robust.in_clear import Aggregation, InClear
 from fedlearn.robust.krum import Krum
@@ -24,6 +25,7 @@ __all__ = [
     "Bounded",
     "Draw",
     "Evidence",
+    "FlTrust",
     "Groups",
     "InClear",
     "NotRobust",
@@ -38,6 +40,6 @@ __all__ = [
 ROBUST: Family[Robust] = Family(
     "robust",
     "fedlearn.robust",
-    (NotRobust, Bounded, Groups, Krum, Bulyan, TrimmedMean, Median),
+    (NotRobust, Bounded, Groups, FlTrust, Krum, Bulyan, TrimmedMean, Median),
     Robust,
 )

@@ -19,7 +19,7 @@ _STEPS: Final = 50
 
 
 @config
-class Groups(Bounds):
+class Grouped(Bounds):
     """What `bounded` does, for sums over random groups of `size` sites or a few more.
 
     `combine` takes the mean over groups without its ends (`trimmed_mean`: of every value the `trim`
@@ -31,7 +31,6 @@ class Groups(Bounds):
     chance of `alarm` in a run for sites that do not. A quarter of the sites at most.
     """
 
-    kind: Literal["groups"] = "groups"
     size: Annotated[int, Ge(3)] = 3
     combine: Combine = "trimmed_mean"
     trim: Annotated[float, Ge(0)] = 0.25
@@ -72,7 +71,9 @@ class Groups(Bounds):
             )
         return found
 
-    def combined(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+    def combined(
+        self, changes: NDArray[np.float64], direction: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
         """By the chosen rule."""
         if len(changes) < 3 or self.combine == "mean":
             return np.asarray(changes.mean(axis=0))
@@ -81,6 +82,13 @@ class Groups(Bounds):
         if self.combine == "geometric_median":
             return geometric_median(changes)
         return trimmed_mean(changes, self.trim)
+
+
+@config
+class Groups(Grouped):
+    """Nothing but the sums themselves says what is right."""
+
+    kind: Literal["groups"] = "groups"
 
 
 def trimmed_mean(changes: NDArray[np.float64], share: float) -> NDArray[np.float64]:

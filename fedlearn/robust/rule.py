@@ -79,8 +79,23 @@ class Robust:
         """The chance, in a run, that a site is named which never pulls against the others."""
         return 0.0
 
-    def combined(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The change of a round, `float64[d]`, from those of its groups, `float64[m, d]`."""
+    @property
+    def public_path(self) -> str:
+        """A file of public records that the coordinator trains on; empty for none."""
+        return ""
+
+    @property
+    def public_share(self) -> float:
+        """The share of training records that is public in a simulation, and belongs to no site."""
+        return 0.0
+
+    def combined(
+        self, changes: NDArray[np.float64], direction: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """The change of a round, `float64[d]`, from those of its groups, `float64[m, d]`.
+
+        `direction` is what the public records alone would change, no longer than one site may.
+        """
         return np.asarray(changes.mean(axis=0))
 
     def refuses(self, bound: SumBound, total: Total, before: Total) -> str | None:

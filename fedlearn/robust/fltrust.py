@@ -1,0 +1,71 @@
+"""A small public set at the coordinator says which way a model gets better."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Lt
+from numpy.typing import NDArray
+
+from fedlearn.core.settings import config
+from fedlearn.mechanisms import Privacy, StudyTerms
+from fedlearn.robust.groups import Grouped
+
+
+@config
+class FlTrust(Grouped):
+    """What `groups` does, held to a direction that the coordinator learns from public records.
+
+    In every round it trains on them as a site does, and what comes of it is the direction. A
+    group whose change goes against it has no say where another's does not. The change of the round
+    goes along it at least `floor` times as far as the public records alone would, and no less
+    than that part of what one site may give: the rest of it, in which sites know more than the
+    public records, is taken as it is.
+
+    `path` are the public records, of the form of the run's; in a simulation `public` is the share
+    of all training records that is public, and belongs to no site.
+
+    Source: Cao, Fang, Liu and Gong, NDSS 2021, "FLTrust: Byzantine-robust federated learning via
+    trust bootstrapping". There every update is weighed by its angle and brought to the length of
+    the direction. Of a sum with noise the angle says little, its projection much; and a single
+    sum that is weighed by nothing stays where a liar has brought it.
+    """
+
+    kind: Literal["fltrust"] = "fltrust"
+    path: str = ""
+    public: Annotated[float, Ge(0), Lt(1)] = 0.1
+    floor: Annotated[float, Ge(0)] = 0.5
+
+    @property
+    def public_path(self) -> str:
+        """As set."""
+        return self.path
+
+    @property
+    def public_share(self) -> float:
+        """As set, where no file is."""
+        return 0.0 if self.path else self.public
+
+    def conflicts(self, terms: StudyTerms, privacy: Privacy) -> list[str]:
+        """Those of groups; and public records are needed."""
+        found = super().conflicts(terms, privacy)
+        if not self.path and not self.public:
+            found.append(
+                "robust.path: robust=fltrust needs public records. Give a file, or, in a "
+                "simulation, robust.public as the share of training records that is public"
+            )
+        return found
+
+    def combined(
+        self, changes: NDArray[np.float64], direction: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """Of the groups that go along `direction`, by their rule, and as far along it as that."""
+        length = 0.0 if direction is None else float(np.linalg.norm(direction))
+        if direction is None or not length:
+            return super().combined(changes)
+        unit = direction / length
+        along = changes @ unit
+        change = super().combined(changes[along > 0] if (along > 0).any() else changes)
+        missing = self.floor * length - float(change @ unit)
+        return change + max(missing, 0.0) * unit
