@@ -49,7 +49,7 @@ class PoisonSettings:
     liars: Count | tuple[str, ...] | None = None
     """How many sites lie, or which by name; of themselves one of six, and at least one."""
     attacks: tuple[str, ...] | None = None
-    """By name; of themselves all."""
+    """By name; of themselves all. With none the sites are honest, and only false alarms show."""
     rules: tuple[str, ...] | None = None
     """By name; of themselves all that the study has room for."""
     seeds: Count = 2
@@ -184,7 +184,8 @@ def plan(asked: Asked) -> PoisonStudy:
         DataError: its records, or the run that it is of, cannot be read.
     """
     settings, base = asked.settings, _base(asked)
-    attacks = tuple(_attack(kind, asked.tuned) for kind in settings.attacks or ATTACKS.kinds)
+    kinds = ATTACKS.kinds if settings.attacks is None else settings.attacks
+    attacks = tuple(_attack(kind, asked.tuned) for kind in kinds)
     names = list(simulated_sites(base))
     liars = _liars(base, names, settings)
     configs, left_out = dict[str, RunConfig](), dict[str, str]()
