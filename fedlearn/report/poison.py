@@ -153,7 +153,7 @@ def cells(found: Poison, row: PoisonRow) -> tuple[str, ...]:
         "" if honest else f"{100 * row.lost:.1f}",
         "" if row.backdoor is None else f"{row.backdoor:.0%}{before}",
         f"{row.refused:.1f}" if row.refused else "",
-        "" if honest or not row.refused else f"{row.named:.1f} of {len(row.liars)}",
+        f"{row.named:.1f} of {len(row.liars)}" if row.named or (row.refused and not honest) else "",
         f"{row.false_alarms:.1f}" if row.false_alarms else "",
         f"{row.ended} of {row.runs}" if row.ended else "",
         "" if seconds is None else f"{seconds:.1f}",

@@ -123,8 +123,9 @@ class Ran:
 
     @property
     def suspects(self) -> set[str]:
-        """The sites that the run suspects at its end."""
-        return set(suspects(self.refused))
+        """The sites that the run suspects at its end: those that it names, if it names any."""
+        named = {one.site for entry in self.result.rounds for one in entry.named}
+        return named or set(suspects(self.refused))
 
 
 def found_in(study: PoisonStudy, command: str) -> Poison:
