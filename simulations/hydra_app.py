@@ -21,7 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedlearn.config import RunConfig, load, without_unset
-from fedlearn.config.composition import CONFIGS, plain
+from fedlearn.config.composition import plain
+from fedlearn.config.layers import CONFIGS
 from fedlearn.core.errors import FedlearnError
 from fedlearn.results.reading import read_result
 from server.stop import Stop, stop_on_interrupt

@@ -1,8 +1,7 @@
 """Hydra overrides, `key=value`, over the YAML files of `configs/`; nothing else knows Hydra.
 
-Composing the files takes Hydra about a tenth of a second, and a sweep has hundreds
-of points, so it is done once for each choice of groups; plain values are then set
-in a copy, as Hydra itself does it after composing. Anything else that its grammar
+The files are composed once for each choice of groups (`fedlearn.config.layers`); plain values
+are then set in a copy, as Hydra itself does it after composing. Anything else that its grammar
 knows (`+key=`, `~key`, packages) goes through Hydra whole.
 
 One thing its grammar does not know: the last name of a key may be that of somebody's
@@ -19,10 +18,10 @@ import difflib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlearn.config import groups, nested
+from fedlearn.config.layers import CONFIGS, Tree, composed
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 
@@ -30,9 +29,6 @@ if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
 
 _UNKNOWN = "unknown key"
 _PART = r"(?:[a-z_][\w-]*|\d+)"
@@ -65,15 +61,25 @@ def is_own_name(override: str) -> bool:
     return "=" in override and not _PLAIN.fullmatch(split(override)[0])
 
 
-def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides that Hydra takes, and a problem for each of the others."""
+class Sifted(NamedTuple):
+    """What Hydra takes of some overrides."""
+
+    tree: Tree
+    """The values under those, before they are checked."""
+    good: list[str]
+    found: list[str]
+    """A problem for each of the others."""
+
+
+def sift(overrides: Sequence[str]) -> Sifted:
+    """The overrides that Hydra takes, and what they make."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     # Of an option that is no text, as in strategy=3, Hydra says so by a ValueError.
     refused = (HydraException, OmegaConfBaseException, ValueError, ConfigError)
     try:
-        compose_tree(overrides)
+        return Sifted(compose_tree(overrides), list(overrides), [])
     except refused as whole:
         good: list[str] = []
         found: list[str] = []
@@ -83,8 +89,8 @@ def sift(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
                 good.append(override)
             except refused as error:
                 found.append(_hydra_problem(override, error, tuple(good)))
-        return [text for text in overrides if text in good], found or [_first_line(whole)]
-    return list(overrides), []
+        kept = [text for text in overrides if text in good]
+        return Sifted(compose_tree(good), kept, found or [_first_line(whole)])
 
 
 def rank(override: str) -> int:
@@ -95,11 +101,12 @@ def rank(override: str) -> int:
     return 1 if nested.may_choose(parts_of(key)) else 2
 
 
-def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
+def compose_tree(overrides: Sequence[str]) -> Tree:
     """The values of `configs/run.yaml` under `overrides`, before they are checked.
 
     Raises:
         HydraException, OmegaConfBaseException, ValueError: an override is not one.
+        ConfigError: the package that brings an option, or its file, cannot be read.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
@@ -110,34 +117,62 @@ def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
     parsed = [_parsed(parser, text) for text in rest]
     values = [override for override in parsed if _sets_value(override)]
     others = [str(override.input_line) for override in parsed if not _sets_value(override)]
-    composed = _with_choices(_composed(tuple(others)), values)
-    config = copy.deepcopy(composed)
+    tree = composed(tuple(others))
+    config = copy.deepcopy(_with_references(tuple(others)))
+    for (group, name), default in _other_options(tree, values).items():
+        tree = tree | {group: tree[group] | {name: default}}
+        OmegaConf.update(config, f"{group}.{name}", default, merge=False)
     for override in values:
         key = override.key_or_group
-        if (parts := _in_open_mapping(composed, key)) is None:
-            whole = OmegaConf.select(composed, key) == {}
+        if (parts := _in_open_mapping(tree, key)) is None:
+            whole = _at(tree, key.split(".")) == {}
             OmegaConf.update(config, key, override.value(), merge=True, force_add=whole)
         else:
             _set(config, parts, override.value())
     for key, text in own:
-        if (parts := _in_open_mapping(composed, key)) is None:
+        if (parts := _in_open_mapping(tree, key)) is None:
             raise ValueError(_UNKNOWN)
         _set(config, parts, _value(parser, text))
     return plain(config)
 
 
-def _with_choices(composed: DictConfig, values: Sequence[Override]) -> DictConfig:
-    """What was composed, where another option of a union inside a group has its own defaults."""
+def value_of(text: str) -> Any:
+    """The value that the right side of an override stands for; raises ValueError for none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return _value(OverridesParser.create(), text)
+    except HydraException as error:
+        raise ValueError(_first_line(error)) from None
+
+
+@lru_cache(maxsize=256)
+def _with_references(others: tuple[str, ...]) -> DictConfig:
+    """What was composed, with references that follow what is set; not to be changed."""
     from omegaconf import OmegaConf
 
+    return OmegaConf.create(composed(others), flags={"struct": True})
+
+
+def _other_options(tree: Tree, values: Sequence[Override]) -> dict[nested.Path, Tree]:
+    """The defaults of unions inside a group of which another option is chosen than in `tree`."""
     choices = (nested.chosen(value.key_or_group.split("."), value.value()) for value in values)
-    config = composed
+    found: dict[nested.Path, Tree] = {}
     for path, kind in dict(choice for choice in choices if choice).items():
-        node = OmegaConf.select(config, key := ".".join(path))
-        if node is not None and (default := nested.instead(path, kind, node)) is not None:
-            config = copy.deepcopy(config)
-            OmegaConf.update(config, key, default, merge=False)
-    return config
+        node = _at(tree, path)
+        default = nested.instead(path, kind, node) if isinstance(node, dict) else None
+        if default is not None:
+            found[path] = default
+    return found
+
+
+def _at(tree: Tree, parts: Sequence[str]) -> Any:
+    """What stands in a mapping of mappings; None where nothing does."""
+    node: Any = tree
+    for part in parts:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def _parsed(parser: OverridesParser, text: str) -> Override:
@@ -161,19 +196,15 @@ def _quoted_word(word: str) -> str:
     return word if word.isascii() or word[0] in "'\"" else f"'{word}'"
 
 
-def _in_open_mapping(composed: DictConfig, key: str) -> list[str] | None:
+def _in_open_mapping(tree: Tree, key: str) -> list[str] | None:
     """Where in a mapping that the YAML leaves empty `key` is; None if it is in none.
 
     The names of such a mapping are the user's: `scenario.scaling.columns.age=[20,90]`
     needs no `+`, and a dot in a name of theirs is a dot.
     """
-    from omegaconf import OmegaConf
-
-    node: Any = OmegaConf.to_container(composed, resolve=False)
     parts = parts_of(key)
-    for depth, part in enumerate(parts, start=1):
-        node = node.get(part) if isinstance(node, dict) else None
-        if node == {} and depth < len(parts):
+    for depth in range(1, len(parts)):
+        if _at(tree, parts[:depth]) == {}:
             return [*parts[:depth], ".".join(parts[depth:])]
     return None
 
@@ -198,7 +229,7 @@ def _value(parser: OverridesParser, text: str) -> Any:
     return read.value()
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> Tree:
     """What Hydra has composed as plain values, references resolved, without `tuned`."""
     from omegaconf import OmegaConf
 
@@ -213,68 +244,6 @@ def _sets_value(override: Override) -> bool:
     key = override.key_or_group
     whole = override.package is not None or override.is_sweep_override() or key.startswith("hydra")
     return plain and not whole and not (CONFIGS / key).is_dir()
-
-
-@lru_cache(maxsize=256)
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """What Hydra composes, references not yet resolved; not to be changed by who gets it.
-
-    What an experiment sets inside a group belongs to the option that it chose there. Where
-    another is chosen, the values of a model go with it, whose names mean other things in
-    another model; of the other groups, those that the other option does not have.
-    """
-    from omegaconf import DictConfig
-
-    config, keys = _from_files(overrides), {split(text)[0] for text in overrides}
-    if "experiment" not in keys:
-        return config
-    meant = _from_files(tuple(text for text in overrides if split(text)[0] == "experiment"))
-    for group in sorted(key for key in keys if isinstance(config.get(key), DictConfig)):
-        if config[group].get("kind") != meant[group].get("kind"):
-            config = copy.deepcopy(config)
-            without = tuple(text for text in overrides if split(text)[0] != "experiment")
-            own = _from_files(without)[group]
-            config[group] = own if group == "model" else _pruned(config[group], own)
-    return config
-
-
-def _pruned(node: DictConfig, known: DictConfig) -> DictConfig:
-    """The mapping without keys that `known` has not."""
-    from omegaconf import DictConfig, open_dict
-
-    for key in list(node):
-        if key not in set(known):  # `in known` does not see what the user is to give (`???`)
-            with open_dict(node):
-                del node[key]
-        elif isinstance(known._get_node(key), DictConfig) and len(known[key]):
-            _pruned(node[key], known[key])
-    return node
-
-
-@lru_cache(maxsize=256)
-def _from_files(overrides: tuple[str, ...]) -> DictConfig:
-    """What Hydra makes of the files; not to be changed by who gets it."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import MissingConfigException
-
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("run", list(overrides))
-    except MissingConfigException as error:
-        if not _bring(str(error.missing_cfg_file)):
-            raise
-    return _from_files(overrides)
-
-
-def _bring(name: str) -> bool:
-    """Tell Hydra the values of `group/option` where a package brings them; false if none does."""
-    from hydra.core.config_store import ConfigStore
-
-    group, _, option = name.rpartition("/")
-    values = groups.values_of(group, option)
-    if values is not None:
-        ConfigStore.instance().store(group=group, name=option, node=values)
-    return values is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field
 from fedlearn.algorithms import ALGORITHMS, Algorithm
 from fedlearn.auditing import Audit, NoAudit
 from fedlearn.config import contradictions
-from fedlearn.config.composition import compose_tree, sift
+from fedlearn.config.composition import sift
 from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
 from fedlearn.config.study import study_hash, study_text
@@ -118,9 +118,9 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: with every problem, one line each.
     """
-    good, found = sift(overrides)
+    tree, _, found = sift(overrides)
     try:
-        config = load(without_unset(compose_tree(good)))
+        config = load(without_unset(tree))
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     refuse(found, ConfigError)

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.config import RunConfig, load, nested, without_unset
-from fedlearn.config.composition import CONFIGS, compose_tree, parts_of, rank, sift, split
+from fedlearn.config.composition import parts_of, rank, sift, split, value_of
+from fedlearn.config.layers import CONFIGS
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, refuse
-
-_PLACE = "override_value"
-"""Where Hydra puts a value that it is only asked to read."""
 
 
 def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
@@ -82,9 +80,9 @@ def _unknown(path: str, name: str, node: dict[str, Any]) -> str:
 
 def _option(override: str, group: str, option: str) -> dict[str, Any]:
     """All values of one option of a group, without those that it leaves to the user."""
-    good, found = sift([override])
+    tree, _, found = sift([override])
     refuse(found, ConfigError)
-    chosen = compose_tree(good)[group]
+    chosen = tree[group]
     if not isinstance(chosen, dict):  # `experiment` is a folder of configs and a name here
         raise ConfigError(
             f"{override}: the file holds the experiment's values already; override single keys"
@@ -96,7 +94,8 @@ def read_value(override: str, text: str) -> Any:
     """The value that `text` (the right side of `override`) stands for; raises ConfigError."""
     if "${" in text:
         raise ConfigError(f"{override}: a config file holds values; write the value itself")
-    good, found = sift([f"+{_PLACE}={text}"])
-    if found:
-        raise ConfigError(f"{override}: the value cannot be read; quote it if it is a text")
-    return compose_tree(good)[_PLACE]
+    try:
+        return value_of(text)
+    except ValueError:
+        problem = f"{override}: the value cannot be read; quote it if it is a text"
+        raise ConfigError(problem) from None

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedlearn.config import RunConfig, groups, to_tree
-from fedlearn.config.composition import CONFIGS, split
+from fedlearn.config.composition import split
+from fedlearn.config.layers import CONFIGS
 from fedlearn.core.errors import ConfigError, refuse
 
 _PLAIN: Final = re.compile(r"[A-Za-z_./~-][\w./:~+-]*", re.ASCII)

@@ -16,7 +16,7 @@ pytest.importorskip("captum", reason="fedlearn[explain] is not installed")
 
 from fedlearn import models
 from fedlearn.config import compose
-from fedlearn.config.composition import CONFIGS
+from fedlearn.config.layers import CONFIGS
 from fedlearn.core.rng import Streams
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import Ranges

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import pytest
 
 from fedlearn.config import RunConfig, compose, to_tree
-from fedlearn.config.composition import CONFIGS, compose_tree
+from fedlearn.config.composition import compose_tree
+from fedlearn.config.layers import CONFIGS
 from fedlearn.config.nested import NESTED, instead
 from fedlearn.config.saved import load_file
 from fedlearn.core import yaml_file

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from fedlearn.algorithms import FedAdam
 from fedlearn.config import KIND, RunConfig, compose, decode, encode, load, plan_of, to_tree
-from fedlearn.config.composition import CONFIGS, compose_tree
+from fedlearn.config.composition import compose_tree
 from fedlearn.config.contradictions import task_problems
 from fedlearn.config.decoding import TAGGED
+from fedlearn.config.layers import CONFIGS
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.data import Csv, Heart
