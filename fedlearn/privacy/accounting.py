@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, assert_never
 
 import numpy as np
@@ -222,6 +223,12 @@ def _if_reserved(found: float, failure: float, delta: float) -> float:
 
 def renyi_curve(event: Event) -> Curve:
     """Renyi divergences of all steps of `event` at `ORDERS`, in both directions of its relation."""
+    return event.steps * _curve_of_a_step(replace(event, steps=1))
+
+
+@lru_cache(maxsize=512)
+def _curve_of_a_step(event: Event) -> Curve:
+    """The same of one step; a ledger asks for it again whenever steps are added."""
     match event:
         case GaussianEvent() | ClientGaussianEvent():
             if event.noise_multiplier == 0:
@@ -233,8 +240,8 @@ def renyi_curve(event: Event) -> Curve:
         case _:
             assert_never(event)
     if event.sample_rate == 1:
-        return event.steps * _unsampled(event, ORDERS)
-    return event.steps * _sampled(event, event.sample_rate, excess)
+        return _unsampled(event, ORDERS)
+    return _sampled(event, event.sample_rate, excess)
 
 
 def renyi_epsilon(curves: Sequence[Curve], delta: float) -> float:
