@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 from fedlearn import __version__
@@ -47,6 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
     """The parser of `fedlearn` with all of its commands."""
     root = argparse.ArgumentParser(
