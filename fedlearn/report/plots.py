@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ _VARIABLES: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
 }
 _WIDTH, _HEIGHT = 5.0, 3.3
 """Inches of 72 units: narrow, so that the labels stay readable on a phone."""
+_DPI: Final = 72
 
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
@@ -290,11 +292,7 @@ def _columns(letters: int) -> int:
 
 def svg(figure: Figure, alternative: str) -> Markup:
     """`figure` as an SVG element that takes its colours from the page, with a text in its place."""
-    buffer = io.StringIO()
-    with rc_context({**_STYLE, "svg.hashsalt": alternative}):
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    text = buffer.getvalue()
+    text = _drawn(figure, salt=alternative)
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
@@ -306,3 +304,18 @@ def svg(figure: Figure, alternative: str) -> Markup:
         .replace("<defs>", f"<title>{shown}</title>\n <defs>", 1)
         .strip()
     )
+
+
+def _drawn(figure: Figure, *, salt: str) -> str:
+    """What `savefig(transparent=True)` gives, which draws all of it once more to lay it out."""
+    buffer, canvas = io.StringIO(), FigureCanvasSVG(figure)
+    figure.dpi = _DPI
+    with rc_context({**_STYLE, "svg.hashsalt": salt}):
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+            patch.set(facecolor="none", edgecolor="none")
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.print_svg(buffer, metadata=metadata)
+    return buffer.getvalue()
