@@ -7,23 +7,27 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from fedlearn.core.errors import DataError
-from fedlearn.data.datasets import archives, fashion
+import fedlearn  # noqa: F401  (its switches, before torch is there)
 from tests import effort
-
-torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Try a part in `make check`."""
     effort.configure(config.getoption("markexpr"))
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # others run the tests; what takes a while to import is theirs
+    import torch
+
+    torch.set_num_threads(1)
+    gc.disable()  # a fifth of the time of imports
 
 
 def pytest_collection_finish() -> None:
-    """Keep libraries and tests out of every later look for garbage: they stay to the end."""
+    """Keep libraries and tests out of every later look for garbage, and seldom look."""
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +51,9 @@ def text_cache() -> Path:
 
 def fetched(name: str) -> Path:
     """An archive from the cache or from its source; skips the test where it is not to be had."""
+    from fedlearn.core.errors import DataError
+    from fedlearn.data.datasets import archives
+
     try:
         return archives.fetch(archives.ARCHIVES[name], archives.default_cache(os.environ))
     except DataError as error:
@@ -58,6 +65,8 @@ def fetched(name: str) -> Path:
 @pytest.fixture(scope="session")
 def fashion_folder() -> Path:
     """The folder of Fashion-MNIST, where it is installed or in the cache; else a skip."""
+    from fedlearn.data.datasets import archives, fashion
+
     folder = fashion.usual_folder(archives.default_cache(os.environ))
     if not (folder / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip(f"Fashion-MNIST is not in {folder}: install dataset-fashion-mnist")

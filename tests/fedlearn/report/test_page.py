@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +39,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for run in ("a", "b", "c"):
         rename(out / run, dict(zip(("north", "south"), SITES, strict=True)))
     return out
+
+
+@pytest.fixture(scope="module")
+def text_of(runs: Path) -> Callable[[str], str]:
+    """The report of a run, or of all (`.`), as they were left; each made once."""
+    return cache(lambda name: report(runs / name))
 
 
 @pytest.fixture
@@ -100,8 +108,8 @@ def test_run__leaves_its_report_and_says_where(tmp_path: Path, capsys: Output) -
     assert (out / "report.html").is_file()
 
 
-def test_report__of_a_run_has_its_numbers(runs: Path) -> None:
-    result, page = result_of(runs / "a"), Page(report(runs / "a"))
+def test_report__of_a_run_has_its_numbers(runs: Path, text_of: Callable[[str], str]) -> None:
+    result, page = result_of(runs / "a"), Page(text_of("a"))
     final, privacy = result["final"], result["privacy"]
     for value in final["evaluate"].values():
         assert f"{value:.3f}" in page.text
@@ -115,15 +123,17 @@ def test_report__of_a_run_has_its_numbers(runs: Path) -> None:
     assert "learning_rate" in page.text
 
 
-def test_report__of_a_run_without_privacy_claims_none(runs: Path) -> None:
-    page = Page(report(runs / "c"))
+def test_report__of_a_run_without_privacy_claims_none(text_of: Callable[[str], str]) -> None:
+    page = Page(text_of("c"))
     assert "none differential privacy" in page.text
     assert "epsilon spent" not in page.text
 
 
 @pytest.mark.parametrize("name", ["a", "c", "."])
-def test_report__fetches_nothing_and_runs_no_script_but_its_own(runs: Path, name: str) -> None:
-    text = report(runs / name)
+def test_report__fetches_nothing_and_runs_no_script_but_its_own(
+    text_of: Callable[[str], str], name: str
+) -> None:
+    text = text_of(name)
     page = Page(text)
     assert not [a for _, a in page.tags if {"src", "onload", "onclick"} & set(a)]
     links = {
@@ -144,8 +154,10 @@ def test_report__fetches_nothing_and_runs_no_script_but_its_own(runs: Path, name
 
 
 @pytest.mark.parametrize("name", ["a", "."])
-def test_report__takes_names_for_text_and_never_for_markup(runs: Path, name: str) -> None:
-    text = report(runs / name)
+def test_report__takes_names_for_text_and_never_for_markup(
+    text_of: Callable[[str], str], name: str
+) -> None:
+    text = text_of(name)
     assert "<b>north" not in text
     assert "&lt;b&gt;north" in text
     assert not any("alert(1)" in str(a.get("onload", "")) for _, a in Page(text).tags)
@@ -153,9 +165,9 @@ def test_report__takes_names_for_text_and_never_for_markup(runs: Path, name: str
 
 @pytest.mark.parametrize("name", ["a", "c", "."])
 def test_report__describes_every_plot_and_takes_its_colours_from_the_page(
-    runs: Path, name: str
+    text_of: Callable[[str], str], name: str
 ) -> None:
-    text = report(runs / name)
+    text = text_of(name)
     plots = [attributes for tag, attributes in Page(text).tags if tag == "svg"]
     assert plots
     for attributes in plots:
@@ -168,9 +180,9 @@ def test_report__describes_every_plot_and_takes_its_colours_from_the_page(
     assert set(re.findall(r"var\((--[\w-]+)\)", svgs)) <= set(re.findall(r"(--[\w-]+):", text))
 
 
-def test_report__made_again_is_the_same_file(runs: Path) -> None:
-    assert report(runs / "a") == report(runs / "a")
-    assert report(runs) == report(runs)
+def test_report__made_again_is_the_same_file(runs: Path, text_of: Callable[[str], str]) -> None:
+    assert report(runs / "a") == text_of("a")
+    assert report(runs) == text_of(".")
 
 
 def test_report__of_a_run_that_was_cut_off_says_so(copy: Path) -> None:
@@ -236,10 +248,12 @@ def test_telling__leaves_out_what_follows_from_the_option_of_a_group(copy: Path)
     assert "privacy.epsilon" in telling(read_runs(copy)[0]), "where it varies by itself it tells"
 
 
-def test_report__plots_the_mean_over_seeds_at_the_epsilon_that_was_spent(runs: Path) -> None:
+def test_report__plots_the_mean_over_seeds_at_the_epsilon_that_was_spent(
+    runs: Path, text_of: Callable[[str], str]
+) -> None:
     accuracies = [result_of(runs / n)["final"]["evaluate"]["accuracy"] for n in "ab"]
     spent = result_of(runs / "a")["privacy"]["epsilon"]
-    label = next(str(a["aria-label"]) for t, a in Page(report(runs)).tags if t == "svg")
+    label = next(str(a["aria-label"]) for t, a in Page(text_of(".")).tags if t == "svg")
     assert f"epsilon {spent:.3g}: {sum(accuracies) / 2:.3f}" in label
 
 

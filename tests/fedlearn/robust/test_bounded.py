@@ -346,16 +346,16 @@ def test_step_norm__brings_no_two_sums_further_apart(data: st.DataObject) -> Non
     bound = data.draw(st.floats(0.5, 20))
     rows = rng.normal(size=(data.draw(st.integers(1, 40)), 4))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    config = compose([HEART, "privacy.epsilon=null", "privacy.noise_multiplier=0"])
+    plan = plan_of(config)
+    assert plan is not None
 
     def scaled(records: np.ndarray) -> np.ndarray:
         model = OneGradient()
         model.weight = nn.Parameter(torch.zeros(4))
-        config = compose([HEART]).training
-        plan = plan_of(compose([HEART, "privacy.epsilon=null", "privacy.noise_multiplier=0"]))
-        assert plan is not None
         features = torch.from_numpy(records.astype(np.float32))
         train_private(
-            model, features, torch.zeros(len(records), dtype=torch.int64), config, plan,
+            model, features, torch.zeros(len(records), dtype=torch.int64), config.training, plan,
             loss=lambda outputs, labels: outputs[:, 0], noise=SeededNoise(b"x"), step_norm=bound,
         )  # fmt: skip
         return model.weight.detach().numpy() * 125 / 0.2

@@ -178,7 +178,7 @@ def test_bound__bfloat16_sums_stay_near_single_precision() -> None:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("poison", [math.inf, -math.inf, math.nan, 1e38])
 @pytest.mark.parametrize(
-    "name", [c.name for c in CASES if not c.ids and c.axis == 0 and c.name != "attention"]
+    "name", thinned(c.name for c in CASES if not c.ids and c.axis == 0 and c.name != "attention")
 )
 def test_bound__a_sample_that_is_not_finite_adds_nothing(name: str, poison: float) -> None:
     case = BY_NAME[name]
