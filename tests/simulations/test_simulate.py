@@ -234,13 +234,25 @@ def test_resume__after_a_round_that_was_cut_off_never_spends_more_than_promised(
 @pytest.mark.parametrize("privacy", ["none", "record", "client", "distributed"])
 def test_engines__end_with_the_same_model(tmp_path: Path, privacy: str) -> None:
     # Ray starts actors of its own, so this runs as a user would run it.
-    shas = set()
-    for engine in ("local", "ray"):
-        out = tmp_path / engine
-        shell("simulate", HEART, "rounds=3", f"privacy={privacy}", f"engine={engine}",
-              "model.architecture=mlp", f"out={out}")  # fmt: skip
-        shas.add(read(out)["model"]["sha256"])
-    assert len(shas) == 1
+    local, ray = (ended(tmp_path / engine, privacy, engine) for engine in ("local", "ray"))
+    assert ray["rounds"] == local["rounds"]
+    assert ray["sha256"] == local["sha256"]
+
+
+def ended(out: Path, privacy: str, engine: str) -> dict[str, Any]:
+    """The model of a run in which no site was missing, and from which round on it is another.
+
+    A machine under load may lose an answer: a sum without it is another model, and right.
+    """
+    shell("simulate", HEART, "rounds=3", f"privacy={privacy}", f"engine={engine}",
+          "model.architecture=mlp", f"out={out}")  # fmt: skip
+    result = read(out)
+    for entry in result["rounds"]:
+        assert entry["clients"] == {"invited": 4, "replied": 4, "dropped": {}}, engine
+        assert entry["refused"] is None, engine
+    assert "training failed" not in (out / "run.log").read_text()
+    losses = [(entry["loss"], entry["evaluate"]) for entry in result["rounds"]]
+    return {"rounds": losses, "sha256": result["model"]["sha256"]}
 
 
 def shell(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
