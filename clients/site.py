@@ -30,7 +30,7 @@ from fedlearn.agreement import dimension_of
 from fedlearn.auditing.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
 from fedlearn.config.contradictions import private_learner_problems, problems, task_problems
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, load_vector
 from fedlearn.data import Records, SiteData
@@ -115,9 +115,16 @@ class Site:
         return layout_of(self.model)
 
     def load(self, vector: Vector) -> None:
-        """Give `model` the weights of a request, on this site's device."""
+        """Give `model` the weights of a request, on this site's device.
+
+        Raises:
+            ProtocolError: they are of another model.
+        """
         place(self.model, self.device)
-        load_vector(self.model, vector)
+        try:
+            load_vector(self.model, vector)
+        except ValueError as error:
+            raise ProtocolError("server", "model", str(error)) from None
 
     def _inputs(self, records: Records) -> tuple[Tensor, Tensor]:
         """The records as `model` takes them, on this site's device where there is room for them.

@@ -38,6 +38,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from clients.supernode.answers import Readable, bound
 from clients.supernode.refusals import NotEnrolledError, RunOverError, refusal, transport_reason
 from fedlearn.flower import envelopes
 from fedlearn.flower.envelope import INLINE_GIVEN, SITE_GIVE, SITE_TAKE, Capacity, Envelope
@@ -83,11 +84,11 @@ class Fleet:
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
+                Readable(),
             ],
             verify=tls,
         )
-        # A coordinator must not make a site send requests to others, in the site's own network.
-        self._client._client.follow_redirects = False
+        bound(self._client._client)
         self._public: bytes = public_key_to_bytes(key.public_key())
         self._node: node_pb2.Node | None = None
         self._beating: threading.Event | None = None
@@ -99,22 +100,28 @@ class Fleet:
         """Come online; `last_node` is the id from before a crash, which still counts as online.
 
         Raises:
-            NotEnrolledError: the coordinator does not take this node.
+            NotEnrolledError: the coordinator does not take this node, or says what is no answer.
         """
-        request = fleet_pb2.ActivateNodeRequest(
-            public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS
-        )
         try:
-            node_id = self._call(self._client.ActivateNode, request).node_id
+            node_id = self._activated()
         except NotEnrolledError:
             if last_node is None:
                 raise
             self._deactivate(last_node)
-            node_id = self._call(self._client.ActivateNode, request).node_id
+            node_id = self._activated()
         self._node = node_pb2.Node(node_id=node_id)
         self._beating = threading.Event()
         threading.Thread(target=self._beat, args=(self._node, self._beating), daemon=True).start()
-        return int(node_id)
+        return node_id
+
+    def _activated(self) -> int:
+        request = fleet_pb2.ActivateNodeRequest(
+            public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS
+        )
+        try:
+            return int(self._call(self._client.ActivateNode, request).node_id)
+        except ValueError as error:
+            raise NotEnrolledError(f"the coordinator's answer cannot be read ({error})") from None
 
     def leave(self) -> None:
         """Say goodbye where it can be said; the node can come back."""
@@ -137,7 +144,7 @@ class Fleet:
     def _deactivate(self, node_id: int) -> None:
         try:
             self._client.DeactivateNode(fleet_pb2.DeactivateNodeRequest(node_id=node_id))
-        except (httpx.HTTPError, RuntimeError):
+        except (httpx.HTTPError, RuntimeError, ValueError):
             return
 
     def _stop_beating(self) -> None:

@@ -7,7 +7,9 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 import httpx
-from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.error import ApiErrorCode
+
+from clients.supernode.answers import flower_error
 
 _UNAUTHORIZED: Final = 401
 
@@ -49,7 +51,7 @@ _TLS_REASONS: Final = {
 
 def refusal(response: httpx.Response) -> Exception:
     """What a coordinator's no means."""
-    flower = FlowerError.from_json(response.text)
+    flower = flower_error(response.content)
     if response.status_code == _UNAUTHORIZED:
         return NotEnrolledError(
             f"the coordinator does not recognise this node{_clock_remark(response)}"
@@ -65,7 +67,7 @@ def _clock_remark(response: httpx.Response) -> str:
     """Flower's node authentication signs the time: a clock that is wrong looks like a wrong key."""
     try:
         ahead = time.time() - parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return ""
     if abs(ahead) < 5:
         return ""

@@ -335,7 +335,7 @@ def _read(pretrained: str, name: str, cache: Path) -> bytes:
 def _parsed(pretrained: str, about: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(about)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{pretrained}/config.json: {error}") from error
     if not isinstance(found, dict) or found.get("model_type") != "bert":
         kind = found.get("model_type") if isinstance(found, dict) else None
@@ -361,7 +361,7 @@ def _check(config: Text, about: Mapping[str, Any]) -> None:
         if getattr(config, name) != value
     ]
     blocks = about.get("num_hidden_layers", 0)
-    if config.depth > blocks:
+    if not isinstance(blocks, int) or config.depth > blocks:
         problems.append(
             f"model.depth={config.depth}: model.pretrained={config.pretrained} has {blocks} blocks"
         )

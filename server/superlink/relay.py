@@ -105,7 +105,10 @@ async def give_from_site(
     if head.messages_list[0].metadata.src_node_id != node:
         # Another site's name, or this one's from before its coordinator was started anew.
         raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "an answer of another node")
-    answered = await broker.executor.run(lambda: broker.answered(head, envelope, state))
+    try:
+        answered = await broker.executor.run(lambda: broker.answered(head, envelope, state))
+    except (ValueError, KeyError):  # Flower's: no kind, no name of an object, a run that is none
+        raise HTTPException(400) from None
     broker.run.notify()
     return _answer(Envelope(answered))
 

@@ -37,6 +37,8 @@ from fedlearn.flower.envelope import Envelope
 from fedlearn.prediction import read_array, values_of
 from fedlearn.secagg.server import ServerSession
 from fedlearn.tasks import CLASSIFICATION
+from server.federation import Federation
+from server.receipts import Receipts
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.fuzzing import Parser
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab
@@ -51,7 +53,7 @@ UNREADABLE = (
 
 VICTIM = SITES[0]
 CLEAR = STRICT.replace("sealed", "null")
-STEPS = ("hello", "join", "describe", "afford", "train", "evaluate",
+STEPS = ("hello", "join", "describe", "afford", "receipt", "train", "evaluate",
          *(f"secagg_{step}" for step in ("advertise", "share", "agree", "unmask")))  # fmt: skip
 
 
@@ -63,6 +65,7 @@ class Recorded:
     asked: dict[str, bytes] = field(default_factory=dict)
     answered: dict[str, bytes] = field(default_factory=dict)
     before: dict[str, tuple[RecordDict, dict[Path, bytes]]] = field(default_factory=dict)
+    receipts: Receipts = field(init=False)
 
     @classmethod
     def of(cls, folder: Path, *words: str) -> Recorded:
@@ -73,16 +76,34 @@ class Recorded:
         federation = lab.federate()
         federation.run_round(1)
         lab.on_request = lab.on_reply = lambda kind, site, message: message
+        found._ask_for_receipt(federation)
         assert not lab.refused
         return found
 
+    def _ask_for_receipt(self, federation: Federation) -> None:
+        """The receipt of the run so far, and what reads it at the coordinator."""
+        self.receipts = Receipts(
+            run=self.lab.world.root / "receipts", last=self.lab.world.root / "last",
+            grid=federation.grid, publics=federation.enrolment.keys.publics,
+            run_id=federation.run_id, terms=federation.config.terms.hex(),
+        )  # fmt: skip
+        first = self.lab.ask(flower.RECEIPT, VICTIM, flower.receipt_content(""))
+        known = flower.receipt_content(flower.read_receipt(first))
+        self._remember("receipt", known)
+        self.answered["receipt"] = private.content_to_bytes(
+            self.lab.ask(flower.RECEIPT, VICTIM, known)
+        )
+
     def _request(self, kind: str, site: str, message: Message) -> Message:
         if site == VICTIM and kind not in self.asked:
-            state = self.lab.contexts[FIRST_NODE].state
-            kept = RecordDict({name: record.copy() for name, record in state.items()})
-            self.before[kind] = kept, self._files()
-            self.asked[kind] = private.content_to_bytes(message.content)
+            self._remember(kind, message.content)
         return message
+
+    def _remember(self, kind: str, content: RecordDict) -> None:
+        state = self.lab.contexts[FIRST_NODE].state
+        kept = RecordDict({name: record.copy() for name, record in state.items()})
+        self.before[kind] = kept, self._files()
+        self.asked[kind] = private.content_to_bytes(content)
 
     def _reply(self, kind: str, site: str, message: Message) -> Message:
         if site == VICTIM:
@@ -262,6 +283,11 @@ ASKED = [
     _from_site("hello", flower.read_hello),
     _from_site("join", lambda content: flower.read_small_bytes(content, "accepted")),
     _from_site("describe", flower.read_description),
+    Parser(
+        "answer receipt", lambda folder: _recorded(folder).answered["receipt"],
+        lambda data, folder: _recorded(folder).receipts._read(private.content_from_bytes(data)),
+        UNREADABLE,
+    ),
     _from_site("train", flower.read_spent),
     _from_site("evaluate", flower.read_spent),
     *map(_secagg_server, ("advertise", "share", "mask", "agree", "unmask")),

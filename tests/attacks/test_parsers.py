@@ -27,12 +27,15 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import GaussianEvent, to_json
+from tests.attacks.apps import APPS
 from tests.attacks.asked import ASKED
 from tests.attacks.fuzzing import Parser, fuzz
+from tests.attacks.given import GIVEN
 from tests.attacks.parsers import EVENTS, NOW, PARSERS, opened
+from tests.attacks.wires import WIRES, Gate, a_request, chunked
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-ALL = [*PARSERS, *ASKED]
+ALL = [*PARSERS, *WIRES, *APPS, *ASKED, *GIVEN]
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +141,12 @@ def test_refusals__do_not_fill_a_ledger(tmp_path: Path) -> None:
             with pytest.raises(Exception, match="refused"):
                 mine.require(cost, now=NOW)
         assert path.stat().st_size - before < 100_000
+
+
+def test_request__of_the_fuzz_is_one_that_is_answered(tmp_path: Path) -> None:
+    gate = Gate.open()
+    for good in (a_request, chunked):
+        assert gate.ask(good(tmp_path), patience=20) == [200]
 
 
 def test_sealed_message__of_the_fuzz_is_one_that_opens() -> None:

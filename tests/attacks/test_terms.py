@@ -195,6 +195,21 @@ def test_site__takes_no_clip_norm_that_is_not_the_plans(tmp_path: Path) -> None:
     assert {lab.spent_at(site) for site in SITES} == {0}
 
 
+@pytest.mark.slow
+def test_site__says_that_a_model_is_another_one_and_nothing_is_spent(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path)
+    federation = lab.federate()
+    honest = federation._messages
+    federation._messages = (
+        lambda kind, note, before, *rest: honest(  # type: ignore[method-assign]
+            kind, note, before[:-2], *rest
+        )
+    )
+    with pytest.raises(ProtocolError, match="the request is none that the site expects"):
+        federation._train(1, list(SITES))
+    assert {lab.spent_at(site) for site in SITES} == {0}
+
+
 def test_run__that_the_coordinator_has_not_signed_is_not_joined(tmp_path: Path) -> None:
     """A relay that has the coordinator's terms cannot start runs of its own under them."""
     lab = Lab.make(tmp_path)

@@ -164,7 +164,7 @@ def _refuse_cased(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     try:
         lower = json.loads(path.read_bytes()).get("do_lower_case", True)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return  # vocab.txt alone will do
     if not lower:
         raise DataError(f"{folder}: its tokenizer tells capitals apart; use an uncased model")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 import time
+from collections.abc import Iterator
 from email.utils import formatdate
 
 import httpx
@@ -15,10 +17,20 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto import fleet_pb2, message_pb2, node_pb2, run_pb2
 from flwr.supercore.error import ApiErrorCode
 
+from clients.supernode.answers import MOST_ANSWER
 from clients.supernode.fleet import HEARTBEAT_SECONDS, Fleet
 from clients.supernode.refusals import NotEnrolledError, RunOverError
 from fedlearn.flower import envelopes, private
-from fedlearn.flower.envelope import INLINE_GIVEN, SITE_GIVE, SITE_TAKE, Capacity, Envelope
+from fedlearn.flower.envelope import (
+    INLINE,
+    INLINE_GIVEN,
+    MOST_HEAD,
+    MOST_OBJECTS,
+    SITE_GIVE,
+    SITE_TAKE,
+    Capacity,
+    Envelope,
+)
 
 CHANGED = "flwr has changed: mend clients/supernode/fleet.py"
 
@@ -39,8 +51,7 @@ def fleet(answer: httpx.MockTransport, attempts: int = 0) -> tuple[Fleet, list[s
         "coordinator:1", ec.generate_private_key(ec.SECP384R1()), ssl.create_default_context(),
         waiting,
     )  # fmt: skip
-    redirects = made._client._client.follow_redirects
-    made._client._client = httpx.Client(transport=answer, follow_redirects=redirects)
+    made._client._client._transport = answer
     return made, said
 
 
@@ -146,6 +157,74 @@ def test_fleet__goes_nowhere_else_though_it_is_told_to() -> None:
     with pytest.raises(NotEnrolledError, match="answered 307"):
         made.activate(None)
     assert seen == ["coordinator"]
+
+
+def answering(response: httpx.Response) -> Fleet:
+    made, _ = fleet(httpx.MockTransport(lambda _: response))
+    made._node = node_pb2.Node(node_id=1)
+    return made
+
+
+def test_fleet__ends_at_no_answer_that_cannot_be_read() -> None:
+    made = answering(httpx.Response(200, content=b"\xff"))
+    with pytest.raises(NotEnrolledError, match="cannot be read"):
+        made.activate(None)
+    with pytest.raises(RunOverError, match="cannot be read"):
+        made.receive()
+    made.leave()
+
+
+class Endless(httpx.SyncByteStream):
+    """An answer that goes on; `given` is how many MiB of it were taken."""
+
+    given = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.given += 1
+            yield bytes(2**20)
+
+
+def test_fleet__reads_no_answer_without_end() -> None:
+    endless = Endless()
+    with pytest.raises(RunOverError, match="more than"):
+        answering(httpx.Response(200, stream=endless)).receive()
+    assert endless.given == MOST_ANSWER // 2**20 + 1
+    endless.given = 0
+    with pytest.raises(RunOverError, match="more than"):  # nor a refusal
+        answering(httpx.Response(412, stream=endless)).receive()
+    assert endless.given == MOST_ANSWER // 2**20 + 1
+
+
+def test_fleet__unpacks_no_answer() -> None:
+    """A kilobyte that was packed may be a gigabyte."""
+    packed = Envelope(gzip.compress(bytes(2**20))).encode()
+    heads = {"content-encoding": "gzip"}
+    with pytest.raises(RunOverError, match="packed"):
+        answering(httpx.Response(200, stream=httpx.ByteStream(packed), headers=heads)).receive()
+
+
+def test_largest_answer__holds_the_largest_envelope() -> None:
+    objects = (bytes(INLINE // MOST_OBJECTS),) * MOST_OBJECTS
+    assert len(Envelope(bytes(MOST_HEAD), objects).encode()) <= MOST_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("content", "heads"),
+    [
+        (b"[" * 100_000, {}),
+        (b'{"code":' + b"9" * 5000 + b"}", {}),
+        (b"\xff\xfe", {}),
+        (b"zz", {"content-type": "text/plain; charset=hex"}),
+        (b"zz", {"date": "Mon, 30 Nov 2026 10:00:00 +9999999999"}),
+    ],
+)
+def test_refusal__that_cannot_be_read_is_one_all_the_same(
+    content: bytes, heads: dict[str, str]
+) -> None:
+    for status in (401, 412):
+        with pytest.raises(NotEnrolledError):
+            answering(httpx.Response(status, content=content, headers=heads)).activate(None)
 
 
 def message(content: RecordDict) -> Message:

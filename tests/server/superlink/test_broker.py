@@ -45,13 +45,14 @@ class World:
     """A SuperLink's state with one run and two nodes; both ends speak to the broker directly."""
 
     broker: Broker = field(default_factory=Broker)
+    keys: tuple[bytes, bytes] = (b"a", b"b")
 
     def __post_init__(self) -> None:
         _, factory = get_objectstore_linkstate_factories(
             FLWR_IN_MEMORY_DB_NAME, get_federation_manager()
         )
         self.state = cast(InMemoryLinkState, factory.state())
-        self.nodes = [self._node(name) for name in (b"a", b"b")]
+        self.nodes = [self._node(name) for name in self.keys]
         self.run_id = self.state.create_run(
             None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )

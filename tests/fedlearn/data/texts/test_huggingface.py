@@ -122,3 +122,41 @@ def test_huggingface__refuses_what_was_not_saved_so(tmp_path: Path) -> None:
     (tmp_path / "set" / "data-00001-of-00002.arrow").write_bytes(b"no arrow")
     with pytest.raises(DataError, match="cannot be read as Arrow"):
         read(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dataset_dict.json", '{"splits": 1}'),
+        ("dataset_dict.json", "[" * 100_000),
+        ("train/state.json", '{"_data_files": 1}'),
+        ("train/state.json", '{"_data_files": []}'),
+        ("train/state.json", '{"_data_files": ["data"]}'),
+        ("train/state.json", '{"_data_files": [{"filename": 1}]}'),
+        ("train/state.json", '{"_data_files": [{"filename": "../../outside.arrow"}]}'),
+    ],
+)
+def test_huggingface__refuses_files_of_json_that_say_something_else(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    save(tmp_path / "set" / "train", TEXTS, LABELS)
+    save(tmp_path / "other", TEXTS, LABELS, files=1)
+    (tmp_path / "other" / "data-00000-of-00001.arrow").rename(tmp_path / "outside.arrow")
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert len(read(tmp_path / "set").labels) == len(TEXTS)
+    (tmp_path / "set" / name).write_text(content)
+    with pytest.raises(DataError):
+        read(tmp_path / "set")
+
+
+def test_huggingface__reads_no_text_outside_of_its_file(tmp_path: Path) -> None:
+    """Arrow itself believes the offsets of a file: one that lies is memory of somebody else."""
+    save(tmp_path / "set", TEXTS, LABELS, files=1)
+    file = tmp_path / "set" / "data-00000-of-00001.arrow"
+    ends = np.cumsum([0, *map(len, TEXTS)]).astype("<i4")
+    content = file.read_bytes()
+    assert content.count(ends.tobytes()) == 1
+    ends[-1] = 2**30
+    file.write_bytes(content.replace(ends[:-1].tobytes(), ends[1:].tobytes()))
+    with pytest.raises(DataError, match="cannot be read as Arrow"):
+        read(tmp_path / "set")

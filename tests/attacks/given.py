@@ -1,0 +1,182 @@
+"""Files that somebody else has made, as parsers: runs, models with their weights, saved data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import save_file
+
+from clients import app_owner
+from fedlearn import prediction
+from fedlearn.cli import main
+from fedlearn.config.saved import load_file
+from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.rng import Streams
+from fedlearn.data.scenario import Reading
+from fedlearn.data.texts.huggingface import HuggingFace
+from fedlearn.data.texts.tokens import Tokenizer, tokenize
+from fedlearn.models.text import Text, bert_weights
+from fedlearn.report.comparison import (
+    Comparison,
+    SweepPlan,
+    point_result,
+    read_comparison,
+    write_comparison,
+)
+from fedlearn.report.page import write_report
+from fedlearn.results.reading import read_result
+from fedlearn.tasks import CLASSIFICATION
+from tests.attacks.fuzzing import Parser
+
+Folder = Callable[[Path], Path]
+"""Makes a folder with everything as it should be."""
+
+
+@cache
+def _once(make: Folder, root: Path) -> Path:
+    made = make(root / make.__name__)
+    shutil.copytree(made, made.with_name(f"{made.name}-good"))
+    return made
+
+
+def _inside(
+    name: str, make: Folder, file: str, read: Callable[[Path], object], *also: type[Exception]
+) -> Parser:
+    """A reader of a folder in which one file is damaged."""
+
+    def good(folder: Path) -> bytes:
+        made = _once(make, folder.parent)
+        return (made.with_name(f"{made.name}-good") / file).read_bytes()
+
+    def damaged(data: bytes, folder: Path) -> object:
+        made = _once(make, folder.parent)
+        try:
+            (made / file).write_bytes(data)
+            return read(made)
+        finally:
+            (made / file).write_bytes(good(folder))
+
+    return Parser(name, good, damaged, (DataError, *also))
+
+
+def run(root: Path) -> Path:
+    """The folder of a private run of two sites."""
+    root.mkdir()
+    rows = [f"{30 + 7 * i % 40},{'yes' if i % 3 else 'no'},{i % 2},{i % 5 % 2}" for i in range(80)]
+    (root / "my.csv").write_text("\n".join(["age,smoker,hospital,ill", *rows]))
+    out = root / "run"
+    words = ("scenario=csv", f"scenario.path={root / 'my.csv'}", "scenario.label=ill",
+             "scenario.site=hospital", "secagg=off", "model.architecture=mlp", "rounds=2",
+             "privacy.delta=1e-3", f"out={out}")  # fmt: skip
+    assert main(["simulate", *words]) == 0
+    plan = SweepPlan(name="a", overrides=(), swept={}, reference=None, site=None)
+    write_comparison(out, Comparison(points=[point_result(plan, read_result(out))]))
+    return out
+
+
+def exported(root: Path) -> Path:
+    """The model of such a run, for whoever wants to use it."""
+    assert main(["export", str(_once(run, root.parent)), f"--to={root}"]) == 0
+    return root
+
+
+_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40))]
+_BERT = Text(pretrained="", width=8, depth=1, heads=2, words=False, sketch=0, dropout=0.0)
+
+
+def bert(root: Path) -> Path:
+    """A folder with a small BERT, as Hugging Face lays one out."""
+    block = {
+        **{f"attention.self.{name}": (8, 8) for name in ("query", "key", "value")},
+        "attention.output.dense": (8, 8), "attention.output.LayerNorm": (8,),
+        "intermediate.dense": (32, 8), "output.dense": (8, 32), "output.LayerNorm": (8,),
+    }  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (len(_PIECES), 8),
+        "embeddings.position_embeddings.weight": (512, 8),
+        "embeddings.token_type_embeddings.weight": (2, 8),
+    }
+    layers = {"embeddings.LayerNorm": (8,)}
+    layers |= {f"encoder.layer.0.{name}": shape for name, shape in block.items()}
+    for name, shape in layers.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    root.mkdir()
+    save_file({n: np.ones(s, np.float32) for n, s in shapes.items()}, root / "model.safetensors")
+    about = {
+        "model_type": "bert", "vocab_size": len(_PIECES), "hidden_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32, "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2,
+    }  # fmt: skip
+    (root / "config.json").write_text(json.dumps(about))
+    (root / "vocab.txt").write_text("\n".join(_PIECES))
+    (root / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    return root
+
+
+def _weights(folder: Path) -> object:
+    config = Text(**{**vars(_BERT), "pretrained": str(folder)})
+    return bert_weights(config, folder)
+
+
+def _tokens(folder: Path) -> object:
+    return tokenize(Tokenizer(vocabulary=str(folder), max_length=16), ["w1 w2"], folder)
+
+
+def saved(root: Path) -> Path:
+    """A data set as Hugging Face's `datasets` saves one, with a test of its own."""
+    for part in ("train", "test"):
+        folder = root / part
+        folder.mkdir(parents=True)
+        table = pa.table({"text": [f"text {i}" for i in range(12)], "label": [0, 1] * 6})
+        path = str(folder / "data-0.arrow")
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+        state = {"_data_files": [{"filename": "data-0.arrow"}]}
+        (folder / "state.json").write_text(json.dumps(state))
+        feature = {"names": ["against", "for"], "_type": "ClassLabel"}
+        (folder / "dataset_info.json").write_text(json.dumps({"features": {"label": feature}}))
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    return root
+
+
+def _pool(folder: Path) -> object:
+    words = Tokenizer(kind="hashing", buckets=1000, max_length=8)
+    reading = Reading(streams=Streams(0), cache=folder, task=CLASSIFICATION)
+    return HuggingFace(path=str(folder), tokenizer=words).load(reading)
+
+
+_APP_SITE = b"name: a\ndata: d\nledger: l\npolicy: {epsilon_total: 8}\nkeys: k\nroster: r\n"
+
+
+def app_site(root: Path) -> Path:
+    """The file of an owner in a Flower app of somebody's own."""
+    root.mkdir()
+    (root / "site.yaml").write_bytes(_APP_SITE)
+    return root
+
+
+GIVEN = [
+    _inside("result", run, "result.json", read_result),
+    _inside("report", run, "result.json", write_report),
+    _inside("comparison", run, "compare.json", read_comparison),
+    _inside("config file", run, "config.yaml", lambda f: load_file(f / "config.yaml", []),
+            ConfigError),
+    _inside("model file", exported, "model.json", prediction.load),
+    _inside("model's values", exported, "model.safetensors", prediction.load),
+    _inside("BERT's sizes", bert, "config.json", _weights, ConfigError),
+    _inside("BERT's weights", bert, "model.safetensors", _weights, ConfigError),
+    _inside("vocabulary", bert, "vocab.txt", _tokens),
+    _inside("tokenizer", bert, "tokenizer_config.json", _tokens),
+    _inside("saved data", saved, "dataset_dict.json", _pool, ConfigError),
+    _inside("saved files", saved, "train/state.json", _pool, ConfigError),
+    _inside("saved classes", saved, "train/dataset_info.json", _pool, ConfigError),
+    _inside("Arrow", saved, "train/data-0.arrow", _pool, ConfigError),
+    _inside("app's site file", app_site, "site.yaml",
+            lambda f: app_owner.load(f / "site.yaml"), ConfigError),
+]  # fmt: skip
