@@ -96,7 +96,12 @@ def test_session__refuses_an_identity_that_the_roster_does_not_list() -> None:
 
 def test_session__refuses_bytes_that_are_none() -> None:
     good = FED.client(A).to_bytes()
-    for bad in (b"", good[:-1], good + b"\0", good.replace(b"v1", b"v2")):
+    begun = FED.clients()
+    run_until(FED, "unmask", begun, FED.server())
+    known, tag = begun[A].to_bytes(), 8 + len(b"fedlearn/secagg/v1/session")
+    assert (good[tag], known[tag]) == (0, 4)
+    later = [one[:tag] + b"\6" + one[tag + 1 :] for one in (good, known)]
+    for bad in (b"", good[:-1], good + b"\0", good.replace(b"v1", b"v2"), *later):
         with pytest.raises(ValueError, match=r"session|message"):
             ClientSession.from_bytes(bad, identity(A), FED.policy(A))
 

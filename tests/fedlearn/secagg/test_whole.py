@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def test_whole__counts_the_contributions() -> None:
     for party in range(7):
         total += payload.encode(np.arange(5, dtype=np.int64) - 2 * party)
     decoded = payload.decode(payload.ring.reduce(total))
-    assert decoded.weight == 7
+    assert (decoded.weight, type(decoded.weight), decoded.counters.size) == (7, int, 0)
     np.testing.assert_array_equal(decoded.values, 7 * np.arange(5) - 42)
 
 
@@ -75,3 +77,10 @@ def test_whole__hash_tells_every_field_apart() -> None:
     base = WholePayload(bits=20, max_clients=7, num_values=5)
     others = [dataclasses.replace(base, **{f.name: 8}) for f in dataclasses.fields(base)]
     assert len({base.hash(), *(other.hash() for other in others)}) == 4
+
+
+def test_whole__hash_is_that_of_its_fields_in_order() -> None:
+    label = b"fedlearn/secagg/v1/whole-payload"
+    said = struct.pack(">Q", len(label)) + label + struct.pack(">QQQ", 20, 7, 5)
+    payload = WholePayload(bits=20, max_clients=7, num_values=5)
+    assert payload.hash() == sha256(said).digest()
