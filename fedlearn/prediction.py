@@ -26,7 +26,7 @@ from torch import nn
 from fedlearn import models
 from fedlearn.config import decode, to_tree
 from fedlearn.core.errors import ConfigError, DataError, refuse
-from fedlearn.core.files import DAMAGED_ARRAYS, possible
+from fedlearn.core.files import DAMAGED_ARRAYS, named_arrays, possible
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
@@ -268,8 +268,7 @@ def read_array(path: Path, shape: tuple[int, ...]) -> Unlabelled:
         DataError: there is no such array, or its records have another shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            features: NDArray[Any] = file["features"]
+        [features] = named_arrays(path, "features")
     except (OSError, *DAMAGED_ARRAYS) as error:
         raise DataError(f"{path}: holds no array 'features' of numbers ({error})") from None
     if features.dtype.kind not in "fiu" or not np.isfinite(features).all():

@@ -240,8 +240,11 @@ class Fleet:
     def _config(self, run_id: int) -> dict[str, bool | float | int | str]:
         if run_id not in self._configs:
             request = run_pb2.GetRunRequest(node=self._online(), run_id=run_id)
-            run = run_from_proto(self._call(self._client.GetRun, request).run)
-            self._configs[run_id] = dict(run.override_config)
+            answer = self._call(self._client.GetRun, request)
+            try:
+                self._configs[run_id] = dict(run_from_proto(answer.run).override_config)
+            except TypeError:  # a value of no type
+                raise ValueError("no description of a run") from None
         return self._configs[run_id]
 
     def _online(self) -> node_pb2.Node:

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Final
+from typing import Any, Final
 from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedlearn.core.errors import ListedError
 
@@ -35,6 +38,24 @@ def possible(what: str, path: object, kind: type[ListedError], way_out: str = ""
         yield
     except OSError as error:
         raise kind(f"{path}: cannot be {what} ({error.strerror}){way_out}") from error
+
+
+def named_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
+    """The arrays of a file `.npz` that have these names.
+
+    Raises:
+        OSError: the file cannot be read.
+        DAMAGED_ARRAYS: it is none, or holds no such arrays.
+    """
+    with path.open("rb") as content:  # numpy would leave a damaged one open
+        file = np.load(content, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with file:
+            found = [file[name] for name in names]
+    if not all(isinstance(one, np.ndarray) for one in found):  # NumPy gives other files as bytes
+        raise ValueError("something else than arrays")
+    return found
 
 
 def shortest(path: Path) -> str:

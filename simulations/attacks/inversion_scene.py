@@ -8,7 +8,6 @@ out to sites as a table of pixels, so that a demonstration runs through the same
 from __future__ import annotations
 
 import csv
-import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from fedlearn.config import RunConfig, load
 from fedlearn.config.composition import compose_tree
 from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.files import DAMAGED_ARRAYS, named_arrays
 from fedlearn.core.rng import Streams
 from fedlearn.core.settings import Count, Name, Natural, Positive, Probability
 from fedlearn.core.vector import Vector
@@ -97,13 +97,13 @@ def load_images(name: str) -> ImageSet:
 
 def _from_file(path: Path) -> ImageSet:
     try:
-        with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-            images, labels = file["train_images"], file["train_labels"].reshape(-1)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        images, labels = named_arrays(path, "train_images", "train_labels")
+    except (OSError, *DAMAGED_ARRAYS) as error:
         raise DataError(
             f"images={path}: must be {DIGITS}, or an .npz file with train_images and train_labels "
             f"({error})"
         ) from None
+    labels = labels.reshape(-1)
     if images.ndim == 3:
         images = images[..., None]
     wrong = images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]

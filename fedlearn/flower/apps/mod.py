@@ -164,14 +164,14 @@ class ProtectedSite:
             if joined["invitation"] != digest:
                 raise ProtocolError(SERVER, "invite", "a second invitation, and not the same one")
             return _secret(joined["accepted"])
-        invitation = decode(Invitation, data.decode())
+        invitation = _invitation(data)
         roster, owner = Roster.from_json(invitation.roster), self.owner
         owner.check_roster(roster)
         if roster.public_of(owner.name) != owner.identity.public:
             raise ProtocolError(SERVER, "invite", f"the roster has another key for {owner.name}")
-        run_id = bytes.fromhex(invitation.run_id)
+        run_id, offer = map(_unhexed, (invitation.run_id, invitation.offer))
         link = Link(run_id=run_id, terms=NO_TERMS, client=owner.name, server=SERVER)
-        public, offer = roster.public_of(SERVER, "server"), bytes.fromhex(invitation.offer)
+        public = roster.public_of(SERVER, "server")
         channel, accepted = accept_offer(owner.identity, link, public, offer)
         self.context.state[_RUN] = ConfigRecord(
             {
@@ -454,6 +454,20 @@ class Exchange:
 def _roster(text: str) -> Roster:
     # Parsed and verified once, not with every message.
     return Roster.from_json(text)
+
+
+def _invitation(data: bytes) -> Invitation:
+    try:
+        return decode(Invitation, data.decode())
+    except UnicodeDecodeError as error:
+        raise ProtocolError(SERVER, "invite", str(error)) from None
+
+
+def _unhexed(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise ProtocolError(SERVER, "invite", str(error)) from None
 
 
 def _params(request: bytes) -> Params:

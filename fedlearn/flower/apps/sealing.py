@@ -67,7 +67,7 @@ def clear(step: str, data: bytes = b"") -> RecordDict:
 def read_clear(content: RecordDict) -> str:
     """Which message before the channel this is; empty if it is none."""
     record = config_record(content, _NAME)
-    return "" if record is None else str(record["step"])
+    return "" if record is None else str(record.get("step", ""))
 
 
 def clear_bytes(content: RecordDict) -> bytes:

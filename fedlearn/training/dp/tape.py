@@ -72,7 +72,7 @@ class Tape:
             self._keep(
                 # Before the model's own hooks: what they change is not the layer's doing.
                 layer.module.register_forward_hook(
-                    Unfreeze(self, layer), prepend=True, with_kwargs=True, always_call=True
+                    Unfreeze(self, layer), prepend=True, with_kwargs=True
                 )
             )
         for name, module in self._model.named_modules():
@@ -276,8 +276,7 @@ class Unfreeze:
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:
         """After `forward`, before the model's own hooks; gives the output to go on with."""
-        # Without an output the forward pass failed, and its error ends the tape.
-        if not self._tape.recording or output is None:
+        if not self._tape.recording:
             return None
         try:
             return self._recorded(args, kwargs, output)

@@ -261,6 +261,15 @@ def taken(objects: bool = True) -> bytes:
 RUN = run_pb2.GetRunResponse(run=run_pb2.Run(run_id=7)).SerializeToString()
 
 
+def test_fleet__takes_no_run_whose_config_has_values_of_no_type() -> None:
+    run = run_pb2.Run(run_id=7)
+    run.override_config["config"].SetInParent()
+    described = run_pb2.GetRunResponse(run=run).SerializeToString()
+    made, _ = online({SITE_TAKE: taken(), "else": described})
+    with pytest.raises(RunOverError, match="no description of a run"):
+        made.receive()
+
+
 def test_fleet__takes_a_message_that_is_whole() -> None:
     made, _ = online({SITE_TAKE: taken(), "else": RUN})
     incoming = made.receive()

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, Krum
 
 from clients.app_owner import load
@@ -21,7 +21,7 @@ from clients.ledger.report import LedgerReport, verify
 from fedlearn.core.errors import ConfigError, DataError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import new_identity, pin_roster, public_path, sign_roster
-from fedlearn.flower import Protection, protect, read_refusal, secure, spend
+from fedlearn.flower import Protection, private, protect, read_refusal, secure, spend
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.exchange import Answers
 from fedlearn.flower.apps.grid import SecureGrid
@@ -117,6 +117,30 @@ def test_second_invitation__is_refused() -> None:
     run(tapped, protection=Protection())
     with pytest.raises(ProtocolError, match="a second invitation, and not the same one"):
         run(tapped, protection=Protection())
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"{", b'"run_id": "x"', b'"offer": "x"'])
+def test_invitation__that_cannot_be_read_is_refused(data: bytes) -> None:
+    tapped = TappedGrid(make_client(protect()), 5)
+    run(tapped, protection=Protection())
+    sent = [m for m in tapped.ear.sent if sealing.read_clear(m.content) == sealing.INVITE]
+    invitation = json.loads(sealing.clear_bytes(sent[0].content))
+    if b":" in data:
+        data = json.dumps(invitation | json.loads(b"{%s}" % data)).encode()
+    site = ProtectedSite(
+        SiteMod(protection=Protection(), site=None, spends=None, purpose="p"),
+        replace(tapped.contexts[1000], state=RecordDict()),
+        owner_of(tapped.contexts[1000], None),
+    )
+    with pytest.raises((ConfigError, ProtocolError)):
+        site.accept(sealing.clear(sealing.INVITE, data))
+
+
+def test_message__without_a_step_is_none_of_the_protocol() -> None:
+    tapped = TappedGrid(make_client(protect()), 5)
+    content = RecordDict({"fedlearn": ConfigRecord({"3tep": "greet"})})
+    message = private.set_message_id(Message(content, 1000, "train"), "m")
+    assert "protected messages alone" in answer(tapped, 1000, message).error.reason
 
 
 def test_new_run_of_flowers__starts_afresh_where_state_is_kept() -> None:

@@ -18,6 +18,7 @@ from fedlearn.mechanisms.client import (
     ClientSum,
     Clip,
     clip_own,
+    folded,
     poisson_cohort,
     room_to_round,
     smallest_clip_norm,
@@ -113,7 +114,9 @@ def test_smallest_clip_norm__leaves_half_of_itself_after_rounding(size: int) -> 
     assert room == pytest.approx(norm / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("bad", [np.zeros(3), np.array([1.0, math.nan]), np.array([math.inf, 0.0])])
+@pytest.mark.parametrize(
+    "bad", [np.zeros(3), np.zeros(1), np.array([1.0, math.nan]), np.array([math.inf, 0.0])]
+)
 def test_client_sum__refuses_an_update_and_is_not_moved_by_it(bad: np.ndarray) -> None:
     total = ClientSum(flat(), 2, 1.0)
     with pytest.raises(ValueError, match=r"shape|NaN"):
@@ -197,6 +200,25 @@ def test_sum__of_own_clips_is_the_sum_of_those_clipped_here() -> None:
     assert unseen.centred_count == here.centred_count == 0.0
 
 
+def test_folded__is_back_at_zero_where_the_ring_ends_and_moves_no_further_than_what_came() -> None:
+    came = np.array([-9, -6, -5.5, -4, -3, -1, 0, 2.5, 3, 3.5, 5, 6, 7, 1e9])
+    back = [0, 0, -0.5, -2, -3, -1, 0, 2.5, 3, 2.5, 1, 0, 0, 0]
+    assert folded(came, 3.0).tolist() == back
+    apart = np.abs(np.subtract.outer(back, back)) <= np.abs(np.subtract.outer(came, came))
+    assert apart.all()
+
+
+@pytest.mark.parametrize(
+    ("within", "counted"), [(3, 1), (2, 0), (0, -2), (7, 5), (8, 4), (12, 0), (-5, -3), (900, 0)]
+)
+def test_count__of_sites_that_cannot_be_is_folded_at_half_of_those_that_can(
+    within: int, counted: float
+) -> None:
+    total = ClientSum(flat(), 2, 1.0)
+    total.add_sum(np.zeros(2), clients=4, within=within, most_clients=10)
+    assert total.centred_count == counted
+
+
 # --- the stage, by hand -------------------------------------------------------------
 
 SAMPLED = ClientPrivacy(
@@ -224,13 +246,13 @@ def test_clip__releases_the_mean_over_who_could_have_come_and_moves_the_norm(
 ) -> None:
     """Of eight at a rate of a half four are expected; three came, two of them within the norm."""
     at = at_server(3, 0.4)
-    total = Total(values=np.array([0.2, -0.4, 0.6]), weight=3, counters=np.array([7, 2]))
+    total = Total(values=np.array([0.2, -0.4, 0.6]), weight=3, counters=np.array([7, 8, 2]))
     released = Clip(planned(SAMPLED, 10), resolution).backward(total, at)
     assert released.values == pytest.approx([0.05, -0.1, 0.15], rel=1e-6)
     beyond = replace(total, values=np.array([2.0, -4.0, 6.0]))  # no sum of honest sites
     cut = Clip(planned(SAMPLED, 10), resolution).backward(beyond, at_server(3, 0.4))
     assert 4 * np.linalg.norm(cut.values) <= 8 * 0.4 * (1 + 1e-6)
-    assert (released.weight, released.counters.tolist(), at.share) == (1, [7], 0.5)
+    assert (released.weight, released.counters.tolist(), at.share) == (1, [7, 8], 0.5)
     assert at.clip_norm == pytest.approx(norm, rel=1e-12)
 
 
@@ -250,6 +272,7 @@ def test_clip__is_to_the_norm_of_the_round_and_takes_no_weight() -> None:
         form = clip.form(Form(values=2, counters=1, weighted=True))
         assert (form.counters, form.weighted) == (2, False)
     Clip(plan, 0.01).check(2)
+    Clip(plan, None).check(2)
     with pytest.raises(ConfigError, match="rounding"):
         Clip(plan, 0.5).check(2)
 

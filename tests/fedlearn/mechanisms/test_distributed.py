@@ -21,6 +21,8 @@ from fedlearn.mechanisms.distributed import (
 )
 from fedlearn.mechanisms.encoding import clipped, decode, encode
 from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.privacy.events import DiscreteSumEvent
+from fedlearn.privacy.integer_bounds import rounded_sensitivity
 from fedlearn.privacy.noise import WORDS, SeededNoise
 from fedlearn.privacy.rotation import block_of, padded
 from fedlearn.report.facts import statement
@@ -329,6 +331,30 @@ def test_reach__is_in_steps_of_the_grid(
         assert reach.signal == (plan.rounded_norm if unit == "client" else steps * (1 + 1e-9))
         assert reach.signal > steps
         assert plan.reach(replace(TERMS, step_share=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "rate", "failure", "repeated"),
+    [("record", 0.25, 2.0**-60, 2.0**-60), ("client", 1.0, 0.0, math.exp(-0.5))],
+)
+def test_event__is_charged_for_all_that_can_happen_in_a_round(
+    unit: Literal["record", "client"], rate: float, failure: float, repeated: float
+) -> None:
+    """Of records the chance that rounding moves them further than the bound is paid for; a
+    client's rounding is repeated until it does not."""
+    asked = replace(CLIENT, unit=unit, max_dropouts=2, max_colluders=1,
+                    epsilon=None, noise_multiplier=2.0)  # fmt: skip
+    plan = make_plan(asked, POPULATION, sample_rate=0.25, rounds=3)
+    apart = (plan.clip_norm + 1e-9 * plan.range_norm) / plan.granularity
+    bound = rounded_sensitivity(apart, 20_480, repeated)
+    expected = DiscreteSumEvent(
+        law=plan.law, unit=unit, l2_sensitivity=bound * (1 + 1e-9), shares=SITES - 3,
+        share_stddev=plan.share_stddev, dimension=20_480, rounding_failure=failure,
+        sample_rate=rate, steps=1,
+    )  # fmt: skip
+    assert padded(DIMENSION) == 20_480
+    assert plan.round_event == expected
+    assert plan.total_event == replace(expected, steps=3)
 
 
 def test_cost__of_a_sum_that_was_not_released_is_that_of_the_fewest() -> None:

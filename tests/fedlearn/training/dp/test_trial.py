@@ -243,6 +243,60 @@ def test_trial__can_be_left_out() -> None:
     assert len(runs) == 1
 
 
+def test_trial__that_is_left_out_takes_no_layers_that_none_has_seen() -> None:
+    model, x = _drawn(
+        lambda: Between(lambda m, x: m.b(m.a(x)) if len(x) > 2 else m.b(x)), torch.float32
+    )
+    untried = ClippedGradients(model, clip_norm=0.5, trial=False)
+    untried.step(lambda: losses_of(model(x[:2])))  # there was no trial at all
+    ClippedGradients(model, clip_norm=0.5).step(lambda: losses_of(model(x)))
+    for rows in (x, x[:4]):
+        untried.step(lambda rows=rows: losses_of(model(rows)))  # type: ignore[misc]
+    with pytest.raises(ValueError, match="other layers than those that were tried"):
+        untried.step(lambda: losses_of(model(x[:2])))
+
+
+def test_trial__in_single_precision_finds_four_thousandths_of_another_sample() -> None:
+    model, x = _drawn(_perceptron, torch.float32)
+
+    def losses() -> Tensor:
+        own = losses_of(model(x))
+        return own + 0.004 * own.roll(1)
+
+    with pytest.raises(ValueError, match=MIXED):
+        ClippedGradients(model, clip_norm=0.5).step(losses)
+
+
+def test_trial__allows_for_the_rounding_of_a_coarse_forward_pass() -> None:
+    model, x = _drawn(_perceptron, torch.float32)
+
+    def losses() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return losses_of(model(x).float())
+
+    found = ClippedGradients(model, clip_norm=0.5).step(losses)
+    truth = oracle.clipped_sum(oracle.gradients(model, losses_of, x), 0.5)
+    assert 1e-4 < oracle.difference(found.sums, truth) < 0.1
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, nn.MultiheadAttention])
+def test_trial__passes_a_layer_that_is_a_constant_which_adds_zeros(layer: type[nn.Module]) -> None:
+    def build() -> nn.Module:
+        made = Between(lambda m, x: m.b(x + constant(m.a, x)))
+        made.a = layer(4, 4) if layer is nn.Linear else layer(4, 1, batch_first=True)  # type: ignore[assignment]
+        return made
+
+    @torch.no_grad()
+    def constant(given: nn.Module, x: Tensor) -> Tensor:
+        return given(*[x[:, None]] * 3)[0][:, 0] if layer is nn.MultiheadAttention else given(x)
+
+    model, x = _drawn(build, torch.float32)
+    found = ClippedGradients(model, clip_norm=0.5).step(lambda: losses_of(model(x)))
+    assert {sums.dtype for sums in found.sums.values()} == {torch.float64}
+    assert {name[0] for name, sums in found.sums.items() if not sums.any()} == {"a"}
+    assert {name for name, sums in found.sums.items() if sums.any()} == {"b.weight", "b.bias"}
+
+
 def test_trial__changes_neither_sums_nor_generators() -> None:
     sums, states = [], []
     for trial in (True, False):
