@@ -156,7 +156,11 @@ def load(folder: Path) -> Predictor:
         raise DataError(f"{path}: schema is {file.schema!r}; this version reads {SCHEMA!r}")
     if (found := vector_digest(vector)) != file.sha256:
         raise DataError(f"{folder / TENSORS}: has the SHA-256 {found}; {FILE} names {file.sha256}")
-    return Predictor(file=file, network=_network(file, vector))
+    try:
+        return Predictor(file=file, network=_network(file, vector))
+    except (ConfigError, ValueError, TypeError, RuntimeError) as error:  # torch, of sizes
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: is not of the model beside it: {reason}") from None
 
 
 def write_table(model: Predictor, found: Unlabelled, to: Path | None) -> None:

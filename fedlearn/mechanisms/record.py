@@ -70,10 +70,6 @@ class RecordPrivacy(Private):
             ]
         return found
 
-    def clips_with(self, engine: str) -> str | None:
-        """The engine that the config names."""
-        return engine
-
     def plan(
         self,
         *,

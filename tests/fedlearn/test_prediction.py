@@ -115,6 +115,13 @@ def test_load__refuses_a_model_that_is_not_the_one_named(folder: Path, tmp_path:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"model\.json names"):
         load(copy)
+    shutil.copy(folder / "model" / "model.safetensors", path)
+    for width in (33, 10**18):
+        said = json.loads((folder / "model" / "model.json").read_text())
+        said["model"]["width"] = width
+        (copy / "model.json").write_text(json.dumps(said))
+        with pytest.raises(DataError, match="is not of the model beside it"):
+            load(copy)
     (copy / "model.json").write_text("{}")
     with pytest.raises(DataError, match="not a model that this version reads"):
         load(copy)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from fedlearn.core.errors import DataError, refuse
+from fedlearn.core.files import possible
 from fedlearn.core.settings import Count, Name, Probability, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
@@ -95,8 +96,9 @@ def read_split(folder: Path) -> pa.Table:
     for file in _files(folder):
         try:
             with pa.memory_map(str(file)) as source:
-                tables.append(pa.ipc.open_stream(source).read_all())
-        except (OSError, pa.ArrowException) as error:
+                table = pa.ipc.open_stream(source).read_all()
+            tables.append(table.rename_columns(table.column_names))  # which must be texts
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DataError(f"{file}: cannot be read as Arrow: {error}") from error
     try:
         return pa.concat_tables(tables)
@@ -158,12 +160,15 @@ def _value(cell: pa.Scalar) -> object:
 
 
 def _files(folder: Path) -> list[Path]:
-    listed = _texts_in(folder / "state.json", "_data_files", "filename")
+    state = folder / "state.json"
+    listed = _texts_in(state, "_data_files", "filename")
+    if not listed or any(Path(name).name != name for name in listed):
+        raise DataError(f"{state}: must name files, and of this folder alone")
     files = [folder / name for name in listed]
-    if not files:
-        raise DataError(f"{folder / 'state.json'}: names no file")
-    refuse(f"{file}: there is no such file" for file in files if not file.is_file())
-    memory.require(folder, sum(file.stat().st_size for file in files) * memory.PROSE_FACTOR)
+    with possible("read", state, DataError):  # a name may be longer than one of a file can be
+        refuse(f"{file}: there is no such file" for file in files if not file.is_file())
+        size = sum(file.stat().st_size for file in files)
+    memory.require(folder, size * memory.PROSE_FACTOR)
     return files
 
 

@@ -91,7 +91,7 @@ def test_clips__single_records_alone() -> None:
 
 
 def _client(config: ClientPrivacy) -> ClientPlan:
-    config = replace(config, epsilon=None, noise_multiplier=1.0)
+    config = replace(config, epsilon=None, noise_multiplier=1.5)
     plan = derive(config, sample_rate=1.0, steps_per_round=1, rounds=3)
     assert isinstance(plan, ClientPlan)
     return plan
@@ -133,6 +133,17 @@ def test_client_measured__is_one_that_everybody_takes_part_in() -> None:
     assert (measured.client_sample_rate, measured.adversary) == (1.0, "knows_cohort")
 
 
+def test_record_plan__needs_no_sum_no_number_of_sites_and_no_norm_of_a_round() -> None:
+    mechanism = RecordPrivacy(noise_multiplier=1.0)
+    plan = derive(mechanism, sample_rate=1.0, steps_per_round=1, rounds=1)
+    assert plan is not None
+    assert (plan.needs_sum, plan.trusts_coordinator, plan.protects_alone) == (False, False, True)
+    assert (plan.round_norm(None), plan.takes_norm(0.0), plan.takes_norm(1.0)) == (0.0, True, False)
+    assert (mechanism.fewest(5), CLIENTS.fewest(5), mechanism.colluders) == (0, 5, 0)
+    assert replace(CLIENTS, max_dropouts=2, max_colluders=3).fewest(5) == 3
+    assert replace(CLIENTS, max_colluders=3).colluders == 3
+
+
 def test_record_plan__says_what_of_the_sampling_is_counted() -> None:
     said = {
         rate: derive(
@@ -153,4 +164,5 @@ def test_distributed__is_of_a_population() -> None:
     )  # fmt: skip
     assert plan is not None
     assert (plan.needs_sum, plan.relation) == (True, "add or remove one record")
+    assert replace(plan, unit="client").relation == "replace all data of one client by none"  # type: ignore[call-arg]
     assert plan.noise_multiplier == plan.round_event.noise_multiplier

@@ -133,6 +133,7 @@ def test_huggingface__refuses_what_was_not_saved_so(tmp_path: Path) -> None:
         ("train/state.json", '{"_data_files": []}'),
         ("train/state.json", '{"_data_files": ["data"]}'),
         ("train/state.json", '{"_data_files": [{"filename": 1}]}'),
+        ("train/state.json", '{"_data_files": [{"filename": "%s"}]}' % ("x" * 5000)),
         ("train/state.json", '{"_data_files": [{"filename": "../../outside.arrow"}]}'),
     ],
 )
@@ -153,10 +154,14 @@ def test_huggingface__reads_no_text_outside_of_its_file(tmp_path: Path) -> None:
     """Arrow itself believes the offsets of a file: one that lies is memory of somebody else."""
     save(tmp_path / "set", TEXTS, LABELS, files=1)
     file = tmp_path / "set" / "data-00000-of-00001.arrow"
-    ends = np.cumsum([0, *map(len, TEXTS)]).astype("<i4")
     content = file.read_bytes()
+    for name in (b"label", b"text"):
+        file.write_bytes(content.replace(name, b"\xff" + name[1:]))
+        with pytest.raises(DataError, match="cannot be read as Arrow"):
+            read(tmp_path / "set")
+    ends = np.cumsum([0, *map(len, TEXTS)]).astype("<i4")
     assert content.count(ends.tobytes()) == 1
     ends[-1] = 2**30
     file.write_bytes(content.replace(ends[:-1].tobytes(), ends[1:].tobytes()))
-    with pytest.raises(DataError, match="cannot be read as Arrow"):
+    with pytest.raises(DataError, match="is damaged"):
         read(tmp_path / "set")
