@@ -44,10 +44,9 @@ class Lies:
 class LyingRound:
     """What a liar knows in a round, when it has trained as an honest site does.
 
-    `honest` is what it would send, noise included. `moved` is how far the global model has come
-    since the first round, where it sends values of the same meaning; None where these are whole
-    numbers in rotated coordinates. `most` is the largest value that there is room for. Of `sites`
-    sites `liars` lie.
+    `honest` is what it would send, noise included, and `learned` the sum of all that liars would
+    have sent so far: noise averages out of it. `most` is the largest value that there is room for.
+    Of `sites` sites `liars` lie.
     """
 
     number: int
@@ -55,7 +54,7 @@ class LyingRound:
     sites: int
     liars: int
     honest: Change
-    moved: Change | None
+    learned: Change
     most: float
     lies: Lies
     rng: np.random.Generator
@@ -67,10 +66,8 @@ class LyingRound:
 
     @property
     def against(self) -> Change:
-        """The direction that undoes most: away from where the model has moved; of norm 1."""
-        known = self.moved is not None and np.any(self.moved)
-        ahead = self.moved if known and self.moved is not None else self.honest
-        return -ahead / (float(np.linalg.norm(ahead)) or 1.0)
+        """Away from where honest sites go, as far as liars can tell from their records: of norm 1."""
+        return -self.learned / (float(np.linalg.norm(self.learned)) or 1.0)
 
 
 class Poisoning:

@@ -83,8 +83,8 @@ class Liar(Conduct):
     plot: Plot
     shared: dict[str, Any] = field(default_factory=dict)
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
-    start: Change | None = None
-    """The first model, and with it what else travels."""
+    learned: Change | float = 0.0
+    """The sum of all that the liars would have sent honestly."""
     poisoned: dict[str, SiteData] = field(default_factory=dict)
 
     def begin(self, site: Site, request: TrainRequest) -> SiteRound:
@@ -117,19 +117,18 @@ class Liar(Conduct):
         self, here: SiteRound, update: Update, change: Change, payload: AnyPayload | None
     ) -> LyingRound:
         name, number = here.site.name, here.request.round
-        if self.start is None:
-            self.start = here.base.astype(np.float64)
-        own = self.own.setdefault(name, {})
-        whole = update.values.dtype.kind == "i" or change.size != self.start.size
+        honest = change.astype(np.float64)
+        rotated = update.values.dtype.kind == "i"  # anew in every round
+        self.learned = honest if rotated else self.learned + honest
         return LyingRound(
             number=number,
             rounds=here.site.config.rounds,
             sites=self.plot.sites,
             liars=len(self.plot.numbers),
-            honest=change.astype(np.float64),
-            moved=None if whole else here.base - self.start,
+            honest=honest,
+            learned=self.learned,
             most=_room(payload, update.weight),
-            lies=Lies(own=own, shared=self.shared),
+            lies=Lies(own=self.own.setdefault(name, {}), shared=self.shared),
             rng=self._rng(name, number),
         )
 

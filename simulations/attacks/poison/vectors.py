@@ -37,7 +37,7 @@ class SignFlip(Poisoning):
 
 @config
 class Scaled(Poisoning):
-    """Against the model, as far as all sites together could move it."""
+    """Away from where honest sites go, as far as all of them together could move the model."""
 
     kind: Literal["scaled"] = "scaled"
     times: Positive | None = None
@@ -104,7 +104,7 @@ class Stale(Poisoning):
 
 @config
 class Colluding(Poisoning):
-    """Several sites send one and the same vector against the model, each near to the others.
+    """Several sites send one and the same vector, away from where honest sites go.
 
     What looks at distances between updates takes those for right that have near neighbours
     (El Mhamdi, Guerraoui and Rouault 2018, section 3).
