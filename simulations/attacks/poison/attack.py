@@ -44,9 +44,9 @@ class Lies:
 class LyingRound:
     """What a liar knows in a round, when it has trained as an honest site does.
 
-    `honest` is what it would send, noise included, and `learned` the sum of all that liars would
-    have sent so far: noise averages out of it. `most` is the largest value that there is room for.
-    Of `sites` sites `liars` lie.
+    `honest` is what it would send, noise included. `learned` is what the honest sites have given
+    so far, as the model shows it to liars who know what they have sent; before that, `honest`.
+    `most` is the largest value that there is room for. Of `sites` sites `liars` lie.
     """
 
     number: int
@@ -66,7 +66,7 @@ class LyingRound:
 
     @property
     def against(self) -> Change:
-        """Away from where honest sites go, as far as liars can tell from their records: of norm 1."""
+        """Away from where honest sites go, as far as liars can tell: of norm 1."""
         return -self.learned / (float(np.linalg.norm(self.learned)) or 1.0)
 
 

@@ -25,6 +25,7 @@ from clients.site import Site
 from clients.work import SiteRound
 from fedlearn.core.ring import RingVector
 from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.data import SiteData
 from fedlearn.rounds import TrainRequest
@@ -83,8 +84,7 @@ class Liar(Conduct):
     plot: Plot
     shared: dict[str, Any] = field(default_factory=dict)
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
-    learned: Change | float = 0.0
-    """The sum of all that the liars would have sent honestly."""
+    others: HonestOthers = field(default_factory=lambda: HonestOthers())
     poisoned: dict[str, SiteData] = field(default_factory=dict)
 
     def begin(self, site: Site, request: TrainRequest) -> SiteRound:
@@ -104,6 +104,7 @@ class Liar(Conduct):
         base = np.zeros(update.values.size) if changes else here.base.astype(np.float64)
         at = self._round(here, update, update.values - base, payload)
         lie = self.plot.attack.change(at)
+        self.others.sent(lie)
         return replace(update, values=_as(update.values, base + lie))
 
     def contribution(self, payload: AnyPayload, mine: Update, vector: RingVector) -> RingVector:
@@ -118,15 +119,15 @@ class Liar(Conduct):
     ) -> LyingRound:
         name, number = here.site.name, here.request.round
         honest = change.astype(np.float64)
-        rotated = update.values.dtype.kind == "i"  # anew in every round
-        self.learned = honest if rotated else self.learned + honest
+        rotated = update.values.dtype.kind == "i"  # anew in every round: nothing adds up
+        learned = None if rotated else self.others.learned(here.base, number, self.plot.sites)
         return LyingRound(
             number=number,
             rounds=here.site.config.rounds,
             sites=self.plot.sites,
             liars=len(self.plot.numbers),
             honest=honest,
-            learned=self.learned,
+            learned=honest if learned is None else learned,
             most=_room(payload, update.weight),
             lies=Lies(own=self.own.setdefault(name, {}), shared=self.shared),
             rng=self._rng(name, number),
@@ -134,6 +135,34 @@ class Liar(Conduct):
 
     def _rng(self, name: str, number: int) -> np.random.Generator:
         return Streams(self.plot.seed).get("lies", name, number)
+
+
+@dataclass(eq=False)
+class HonestOthers:
+    """What the honest sites have given so far, as the model shows it to those who know their own.
+
+    Where the model moves by the mean of all sites that is their sum, weights and rules aside.
+    """
+
+    before: Change | None = None
+    number: int = 0
+    lies: Change | float = 0.0
+    """What liars have sent since `before`."""
+    total: Change | None = None
+
+    def learned(self, base: Vector, number: int, sites: int) -> Change | None:
+        """Their sum up to this round; None as long as the model has not moved."""
+        now = base.astype(np.float64)
+        if self.before is not None and number != self.number and np.any(now != self.before):
+            found = sites * (now - self.before) - self.lies
+            self.total = found if self.total is None else self.total + found
+        if number != self.number:
+            self.before, self.number, self.lies = now, number, 0.0
+        return self.total
+
+    def sent(self, lie: Change) -> None:
+        """Keep what a liar has sent."""
+        self.lies = self.lies + lie
 
 
 def _room(payload: AnyPayload | None, weight: float) -> float:

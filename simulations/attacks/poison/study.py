@@ -75,12 +75,17 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One run: a rule, an attack (None: all sites are honest) and a seed."""
+    """One run: a rule, an attack (None: all sites are honest) and a seed.
+
+    `study` is the config of the study with this seed: of its records all runs are tried, and the
+    mark of a backdoor is the same, though a rule may keep some of them to itself.
+    """
 
     rule: str
     attack: Poisoning | None
     liars: tuple[str, ...]
     config: RunConfig
+    study: RunConfig
 
     @property
     def called(self) -> str:
@@ -96,12 +101,12 @@ class Case:
         """Who lies in it."""
         if self.attack is None:
             return None
-        sites = simulated_sites(self.config)
+        sites = simulated_sites(self.study)
         return Plot(
             attack=self.attack,
             numbers=tuple(list(sites).index(name) for name in self.liars),
             sites=len(sites),
-            goal=goal_of(self.config),
+            goal=goal_of(self.study),
             seed=self.config.seed,
         )
 
@@ -118,7 +123,7 @@ class PoisonStudy:
     @cached_property
     def config(self) -> RunConfig:
         """That of the study, with its first seed."""
-        return self.cases[0].config
+        return self.cases[0].study
 
 
 def read_words(words: Sequence[str]) -> Asked:
@@ -202,6 +207,7 @@ def plan(asked: Asked) -> PoisonStudy:
             attack=attack,
             liars=() if attack is None else _enough(attack, liars, names, base.seed),
             config=replace(config, seed=base.seed + turn),
+            study=replace(base, seed=base.seed + turn),
         )
         for turn in range(settings.seeds)
         for rule, config in configs.items()
