@@ -6,6 +6,7 @@ Plain data, schema `fedlearn/poison/v1`; keys may be added but never renamed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -20,10 +21,11 @@ HONEST: Final = "honest"
 """What stands for an attack where all sites are honest."""
 
 Level = Literal["held", "hurt", "lost"]
-"""How much of an attack is left: at most `HELD` points, at most `HURT`, more."""
+"""How much of an attack is left: within `HELD`, within `HURT`, more."""
 
-HELD: Final = 0.02
-HURT: Final = 0.05
+HELD: Final = (0.02, 0.1)
+HURT: Final = (0.05, 0.3)
+"""What is lost of the leading metric, and by how much more often the mark of a backdoor works."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +85,11 @@ class PoisonRow:
 
     @property
     def level(self) -> Level:
-        """How much of the attack is left."""
-        if self.lost <= HELD:
+        """How much of the attack is left, by the worse of the two."""
+        opened = (self.backdoor or 0.0) - (self.backdoor_before or 0.0)
+        if self.lost <= HELD[0] and opened <= HELD[1]:
             return "held"
-        return "hurt" if self.lost <= HURT else "lost"
+        return "hurt" if self.lost <= HURT[0] and opened <= HURT[1] else "lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,13 @@ class Poison:
     attacks: list[PoisoningFacts]
     rules: list[RuleFacts]
     rows: list[PoisonRow]
+
+    def called(self, row: PoisonRow) -> str:
+        """The attack of a row, with the number of its liars where most others have another."""
+        usual = Counter(len(one.liars) for one in self.rows if one.liars).most_common(1)
+        odd = row.liars and len(row.liars) != usual[0][0]
+        name = row.attack.replace("_", " ")
+        return f"{name} ({len(row.liars)} sites)" if odd else name
 
     def row(self, rule: str, attack: str) -> PoisonRow | None:
         """An attack against a rule; None where it was not measured."""

@@ -69,6 +69,10 @@ def table(found: Poison) -> Table:
         last = row.attack == found.rows[-1].attack
         name = row.rule if row.attack == HONEST else ""
         shown.add_row(
-            escape(name), escape(row.attack), *cells(found, row), style=style, end_section=last
+            escape(name),
+            escape(found.called(row)),
+            *cells(found, row),
+            style=style,
+            end_section=last,
         )
     return shown

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fedlearn.report.poison import HONEST, HURT, Level, Poison, PoisonRow
+from fedlearn.report.poison import HELD, HONEST, HURT, Level, Poison, PoisonRow
 from fedlearn.tasks import metric_called
 
 _WIDE, _HIGH = 1.28, 0.52
 """Inches of a cell."""
-_LEFT, _TOP, _BOTTOM = 1.75, 1.5, 0.95
+_LEFT, _TOP, _BOTTOM = 1.85, 1.5, 0.95
 _INK, _MUTED, _NONE = "#1b2430", "#5d6977", "#eef1f4"
 _FILLS: Final[dict[Level, str]] = {"held": "#d7efe6", "hurt": "#fbe7c1", "lost": "#f5c4be"}
 
@@ -33,7 +33,8 @@ def image(found: Poison) -> bytes:
     _head(axes, found, rules)
     for number, attack in enumerate((HONEST, *attacks)):
         top = _TOP + number * _HIGH
-        axes.text(0.15, top + _HIGH / 2, attack.replace("_", " "), va="center", size=10, color=_INK)
+        name = next(found.called(row) for row in found.rows if row.attack == attack)
+        axes.text(0.15, top + _HIGH / 2, name, va="center", size=10, color=_INK)
         for column, rule in enumerate(rules):
             row = found.row(rule, attack)
             if row is not None:
@@ -47,14 +48,13 @@ def image(found: Poison) -> bytes:
 
 
 def _head(axes: Axes, found: Poison, rules: list[str]) -> None:
-    liars = sorted({len(row.liars) for row in found.rows if row.liars})
-    who = " or ".join(map(str, liars)) or "0"
+    who = next((len(row.liars) for row in found.rows if row.liars), 0)
     metric = metric_called(found.metric).title
     axes.text(0.15, 0.36, "What is left of an attack", size=13, weight="bold", color=_INK)
     axes.text(
         0.15, 0.66,
-        f"{found.experiment}, {who} of {len(found.sites)} sites lie; {metric} of the honest sites, "
-        f"mean of {len(found.seeds)} runs",
+        f"{found.experiment}, {who} of {len(found.sites)} sites {'lies' if who == 1 else 'lie'}; "
+        f"{metric} of the honest sites and points lost, means of {len(found.seeds)} runs",
         size=9, color=_MUTED,
     )  # fmt: skip
     for column, rule in enumerate(rules):
@@ -91,15 +91,15 @@ def _note(row: PoisonRow) -> str:
 def _foot(axes: Axes, height: float) -> None:
     top = height - 0.62
     names: dict[Level, str] = {
-        "held": "at most 2 points lost",
-        "hurt": f"at most {100 * HURT:.0f}",
+        "held": f"at most {100 * HELD[0]:.0f} points lost, backdoor +{HELD[1]:.0%}",
+        "hurt": f"at most {100 * HURT[0]:.0f}, +{HURT[1]:.0%}",
         "lost": "more",
     }
     left = 0.15
     for level, name in names.items():
         axes.add_patch(Rectangle((left, top), 0.22, 0.16, facecolor=_FILLS[level]))
         axes.text(left + 0.3, top + 0.08, name, va="center", size=8.5, color=_INK)
-        left += 0.55 + 0.085 * len(name)
+        left += 0.6 + 0.075 * len(name)
     axes.text(
         0.15, top + 0.42,
         "Backdoor: marked records with the wrong answer. Refused: rounds. Ended: a run that was "

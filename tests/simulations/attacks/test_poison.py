@@ -289,3 +289,8 @@ def test_files__are_read_as_they_were_written_and_drawn(tmp_path: Path) -> None:
 )
 def test_level__is_by_points_lost(lost: float, level: str) -> None:
     assert row_of("none", "negated", lost=lost).level == level
+
+
+@pytest.mark.parametrize(("works", "level"), [(0.25, "held"), (0.4, "hurt"), (0.6, "lost")])
+def test_level__is_by_a_backdoor_as_well(works: float, level: str) -> None:
+    assert row_of("none", "backdoor", backdoor=works, backdoor_before=0.2).level == level
