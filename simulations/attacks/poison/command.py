@@ -23,7 +23,8 @@ from simulations.attacks.poison.display import AuditProgress, table
 from simulations.attacks.poison.image import image
 from simulations.attacks.poison.running import check, run_all, todo
 from simulations.attacks.poison.scores import found_in
-from simulations.attacks.poison.study import plan, read_words
+from simulations.attacks.poison.study import plan
+from simulations.attacks.poison.words import read_words
 
 IMAGE: Final = "poison.png"
 

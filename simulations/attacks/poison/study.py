@@ -1,27 +1,23 @@
-"""What `fedlearn audit demo=poison` is asked for: a study, its liars, attacks, rules and seeds."""
+"""The runs of an audit by lying sites: every attack against every rule, and who lies in which."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
 from clients.records import kept, simulated_sites, texts
 from fedlearn.algorithms import cohort_size
 from fedlearn.auditing import NoAudit
-from fedlearn.config import RunConfig, compose, decode, load, to_tree
+from fedlearn.config import RunConfig, compose, load, to_tree
 from fedlearn.config.engine import LocalEngine
-from fedlearn.config.saved import read_value
 from fedlearn.config.tracking import NoTracking
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
-from fedlearn.core.settings import Count, config
 from fedlearn.report.poison import HONEST
 from fedlearn.results.reading import read_result
 from fedlearn.robust import ROBUST
@@ -29,48 +25,14 @@ from fedlearn.secagg.settings import SecAggOff
 from simulations.attacks.poison import ATTACKS, Goal, Poisoning
 from simulations.attacks.poison.liar import Plot, liars_of
 from simulations.attacks.poison.triggers import Trigger
+from simulations.attacks.poison.words import OWN, Asked, PoisonSettings, names_of, option_of
 from simulations.run import with_absolute_paths
 
-OWN: Final = "audit."
-"""How the keys of the audit itself begin; all others are those of the study."""
 FOLDER: Final = "poison"
 """Where the runs of an audit of a run are, in the folder of that."""
 
-T = TypeVar("T")
-
 _ONE_IN: Final = 6
 """Sites for each liar, where nobody has said how many lie."""
-
-
-@config
-class PoisonSettings:
-    """What the audit takes as `audit.NAME=value`."""
-
-    liars: Count | tuple[str, ...] | None = None
-    """How many sites lie, or which by name; of themselves one of six, and at least one."""
-    attacks: tuple[str, ...] | None = None
-    """By name; of themselves all. With none the sites are honest, and only false alarms show."""
-    rules: tuple[str, ...] | None = None
-    """By name; of themselves all that the study has room for."""
-    seeds: Count = 2
-    """Runs of each pair of an attack and a rule: with the seed of the study, and those after it."""
-    workers: Count | None = None
-    """Runs at a time; without it, as many as fit the cores."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The words of the command, understood.
-
-    `study` are its other words, by which a config is composed; `run` is the folder of a run that
-    has one, where the study is that of a run. `tuned` are the settings of attacks and of rules
-    by `KIND.field`.
-    """
-
-    settings: PoisonSettings
-    study: tuple[str, ...]
-    run: Path | None
-    tuned: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,61 +88,6 @@ class PoisonStudy:
         return self.cases[0].study
 
 
-def read_words(words: Sequence[str]) -> Asked:
-    """What the words of the command say.
-
-    Raises:
-        ConfigError: with everything that is wrong with them but for what Hydra finds.
-    """
-    folders = [word for word in words if "=" not in word]
-    own = [word for word in words if word.startswith(OWN)]
-    study = [word for word in words if "=" in word and word not in own]
-    found = [f"{word}: one folder of a run is enough" for word in folders[1:]]
-    if folders and study:
-        found.append(
-            f"audit {folders[0]}: the study of a run is its own; leave out {', '.join(study)}"
-        )
-    tree, tuned = dict[str, Any](), dict[str, Any]()
-    for word in own:
-        key, _, text = word.removeprefix(OWN).partition("=")
-        (tuned if "." in key else tree)[key] = read_value(word, text)
-    for key in ("liars", "attacks", "rules"):
-        if isinstance(tree.get(key), str):
-            tree[key] = [tree[key]]
-    try:
-        settings = decode(PoisonSettings, json.dumps(tree))
-    except ConfigError as error:
-        raise ConfigError([*found, *(f"{OWN}{one}" for one in error.problems)]) from None
-    found += [*_unknown(settings, tuned)]
-    if found:
-        raise ConfigError(found)
-    run = Path(folders[0]) if folders else None
-    return Asked(settings=settings, study=tuple(study), run=run, tuned=tuned)
-
-
-def _unknown(settings: PoisonSettings, tuned: Mapping[str, Any]) -> Iterator[str]:
-    for name, kinds in (("attacks", ATTACKS.kinds), ("rules", ROBUST.kinds)):
-        strange = [kind for kind in getattr(settings, name) or () if kind not in kinds]
-        yield from (f"{OWN}{name}: {kind} is none of {', '.join(kinds)}" for kind in strange)
-    for key in tuned:
-        kind, _, field = key.partition(".")
-        if kind not in ATTACKS.kinds:
-            yield f"{OWN}{key}: {kind} is none of {', '.join(ATTACKS.kinds)}"
-        elif field not in _fields(_option(ATTACKS, kind)):
-            yield f"{OWN}{key}: {kind} has no {field}"
-
-
-def _option(family: Family[T], kind: str) -> type[T]:
-    option = family.find(kind)
-    if option is None:
-        raise ConfigError(f"{family.group}={kind}: must be one of {', '.join(family.kinds)}")
-    return option
-
-
-def _fields(option: type[Any]) -> list[str]:
-    return [one.name for one in fields(option)]
-
-
 def plan(asked: Asked) -> PoisonStudy:
     """All runs that are asked for.
 
@@ -227,7 +134,7 @@ def _attack(kind: str, tuned: Mapping[str, Any]) -> Poisoning:
     mine = {key.partition(".")[2]: value for key, value in tuned.items()
             if key.startswith(f"{kind}.")}  # fmt: skip
     try:
-        return _option(ATTACKS, kind)(**mine)
+        return option_of(ATTACKS, kind)(**mine)
     except ConfigError as error:
         raise ConfigError([f"{OWN}{kind}.{problem}" for problem in error.problems]) from None
 
@@ -262,13 +169,13 @@ def _with_rule(asked: Asked, base: RunConfig, kind: str, liars: int) -> RunConfi
     """
     made = _of_run(base, kind) if asked.run else _of_words(asked.study, kind)
     robust: Any = made.robust
-    if "liars" in _fields(type(robust)):
+    if "liars" in names_of(type(robust)):
         robust = replace(robust, liars=liars)
     return replace(base, robust=robust, secagg=made.secagg)
 
 
 def _of_run(base: RunConfig, kind: str) -> RunConfig:
-    option = _option(ROBUST, kind)
+    option = option_of(ROBUST, kind)
     robust = base.robust if base.robust.kind == kind else option()
     secagg = SecAggOff() if option.in_clear else base.secagg
     return load(to_tree(replace(base, robust=robust, secagg=secagg)))
@@ -276,8 +183,8 @@ def _of_run(base: RunConfig, kind: str) -> RunConfig:
 
 def _of_words(words: Sequence[str], kind: str) -> RunConfig:
     """By the words of the command, of which those about a rule are for the rules that know them."""
-    option = _option(ROBUST, kind)
-    known = [f"robust.{name}" for name in _fields(option)]
+    option = option_of(ROBUST, kind)
+    known = [f"robust.{name}" for name in names_of(option)]
     kept = [w for w in words if not _is_rule(w) or w.lstrip("+").partition("=")[0] in known]
     if option.in_clear:
         kept = [w for w in kept if not w.lstrip("+~").startswith(("secagg=", "secagg."))]

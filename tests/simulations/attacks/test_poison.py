@@ -27,8 +27,9 @@ from simulations.attacks.poison import Poisoning
 from simulations.attacks.poison.display import table as shown
 from simulations.attacks.poison.image import image
 from simulations.attacks.poison.liar import Plot
-from simulations.attacks.poison.study import goal_of, plan, read_words
+from simulations.attacks.poison.study import goal_of, plan
 from simulations.attacks.poison.vectors import Negated, Scaled
+from simulations.attacks.poison.words import read_words
 from simulations.run import simulate
 from tests.simulations.small import ROOT, environment, table
 
