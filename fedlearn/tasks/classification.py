@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isclose, log, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -125,7 +126,7 @@ class ClassificationTask(Task):
         import torch
 
         weights = torch.tensor([class_weights.get(name, 1.0) for name in self.classes])
-        return _Weighed((weights / weights.max()).to(device))
+        return _Weighed(tuple((weights / weights.max()).tolist()), device)
 
     def weight_problems(self, class_weights: Mapping[str, float]) -> list[str]:
         """Weights of classes that there are not."""
@@ -469,10 +470,20 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets, reduction="none")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Weighed:
-    weights: Tensor
-    """`float32[classes]`, on the device of the model."""
+    """One that is equal to another of the same weights: what was tried with it is known."""
+
+    shares: tuple[float, ...]
+    device: torch.device
+    """That of the model."""
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """`float32[classes]`."""
+        import torch
+
+        return torch.tensor(self.shares, device=self.device)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         from torch.nn import functional

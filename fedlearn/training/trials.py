@@ -97,7 +97,7 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
     """
     device = home(model)
     sizes = sizes_of(config, device)
-    key = (loss, sizes, device, config.precision, config.augmentations, config.dp_engine)
+    key = (_known_by(loss), sizes, device, config.precision, config.augmentations, config.dp_engine)
     if key in (done := _done.setdefault(model, set())):
         return
     few = max(2, sizes[0])
@@ -125,6 +125,16 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
         if not found:
             _say_slow("records are trained on")
     done.add(key)
+
+
+def _known_by(loss: Loss) -> object:
+    """What stands for a loss among those tried: of equal tasks the method is one."""
+    task = getattr(loss, "__self__", None)
+    try:
+        hash(task)
+    except TypeError:
+        return loss
+    return loss if task is None else (type(task), loss.__name__, task)
 
 
 def _losses_of(

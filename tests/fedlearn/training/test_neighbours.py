@@ -311,6 +311,13 @@ def test_trial__is_made_on_records_that_nobody_has_and_once() -> None:
     for _ in range(3):
         try_out(world.model, records, CONFIG, loss=cross_entropy)
     assert asked == [sizes_of(CONFIG)[-1]]
+    # Every site, in every round, brings a loss of its own that is the same.
+    for weights in ({}, {"a": 2.0}, {"a": 3.0}):
+        for _ in range(3):
+            task = ClassificationTask(input=TableInput(numeric=5), classes=("a", "b", "c"))
+            loss = task.training_loss(weights, torch.device("cpu"))
+            try_out(world.model, records, CONFIG, loss=loss)
+    assert asked == [sizes_of(CONFIG)[-1]] * 4
 
 
 def test_private__dropout_draws_from_secret_coins_and_not_from_torchs_seed() -> None:
