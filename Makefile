@@ -7,7 +7,7 @@ OUT    ?= runs/heart
 # Rooms of fedlearn/ that `make mutate` changes, one at a time with ROOM=...; [tool.mutmut] in pyproject.toml.
 MUTATED := crypto mechanisms privacy secagg training
 
-.PHONY: run test check style format bench docs mutate help clean
+.PHONY: run test check fast style format bench docs mutate help clean
 .DEFAULT_GOAL := help
 
 # What Python compiles is kept, whatever the shell says: every program that a test starts compiles
@@ -20,7 +20,10 @@ run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=
 test: $(STAMP)-test  ## Run the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
-check: style  ## Developers' fast gate: style, types, layers, fast tests of fewer examples
+check: $(STAMP)-test  ## Developers' fast gate: style, types, layers, and beside them fast tests of fewer examples
+	@$(MAKE) --no-print-directory -j 2 style fast
+
+fast: $(STAMP)-test
 	@$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 style: $(STAMP)-test  ## Style, types and layers alone
