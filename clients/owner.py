@@ -166,6 +166,7 @@ def describe(
         cohort=cohort,
         transport=config.transport.kind,
         secagg=config.secagg.kind,
+        group=config.robust.group_size,
         masks=config.secagg.against(config.privacy.colluders),
         code=code_digest(),
         custom=code_besides(config),

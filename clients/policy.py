@@ -117,6 +117,8 @@ class RunDescription:
     transport: Transport
     secagg: SecAgg
     code: str
+    group: int | None = None
+    """The fewest sites in a sum, where a round has several; None where all are in one."""
     masks: SecAggMasked | None = None
     """Of a masked sum, sized for those who may know their shares of the noise; None for any
     other."""
@@ -190,6 +192,11 @@ def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
         found.append(
             f"policy.min_cohort={policy.min_cohort}: the round has {run.cohort} sites. "
             "Invite more sites"
+        )
+    if run.group is not None and run.group < policy.min_cohort:
+        found.append(
+            f"policy.min_cohort={policy.min_cohort}: the run sums groups of {run.group} sites. "
+            f"Set robust.size to {policy.min_cohort} or more"
         )
     if policy.require_transport is not None and run.transport != policy.require_transport:
         found.append(

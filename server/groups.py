@@ -121,10 +121,10 @@ class Suspicion:
         vectors = np.stack([one.change for one in changes]).astype(np.float64)
         evidence = Evidence(members, vectors @ vectors.T, vectors.shape[1])
         # Twice in a round: all sums, and the latest.
-        site = evidence.against(self.rule.false_alarm, 2 * self.looks)
+        site = evidence.against(self.rule.false_alarm, 2 * self.looks, self._left)
         if site is not None:
             return Finding(there[site], "pulls against all others")
-        site = None if self.reach is None else evidence.beyond(self.reach)
+        site = None if self.reach is None else evidence.beyond(self.reach, self._left)
         return None if site is None else Finding(there[site], "gives more than honest sites can")
 
     def clean(self) -> Iterator[tuple[int, NDArray[np.float64]]]:

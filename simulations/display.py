@@ -69,9 +69,10 @@ class Display:
         else:
             self.console.print("privacy: none")
         cohort = cohort_size(config.strategy, len(sites))
-        if masks := degree_in(config, cohort):
+        together = min(cohort, config.robust.group_size or cohort)
+        if masks := degree_in(config, together):
             self.console.print(
-                f"masks: of {cohort} sites in a round {masks.corrupt} may work with the "
+                f"masks: of {together} sites in a sum {masks.corrupt} may work with the "
                 f"coordinator, and {masks.dropped} fall silent"
             )
         for note in federation.enrolment.notes:
@@ -113,6 +114,7 @@ def describe(entry: RoundResult) -> str:
         parts.append(f"epsilon {max(spent):.2f}")
     if entry.refused:
         parts.append(f"refused: {entry.refused.reason}")
+    parts += [f"from here without {one.site}, which {one.reason}" for one in entry.named]
     if entry.clients.dropped:
         parts.append(f"without {', '.join(entry.clients.dropped)}")
     return "  ".join(parts)

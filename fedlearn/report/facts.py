@@ -28,7 +28,7 @@ from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import ResultFile, sites_of_refused, total_of
+from fedlearn.results.result import ResultFile, Suspect, sites_of_refused, total_of
 from fedlearn.robust import suspects
 from fedlearn.secagg.graph import Degree, degree_of
 from fedlearn.secagg.settings import SecAggMasked
@@ -163,8 +163,14 @@ class Facts:
 
     @property
     def cohort(self) -> int:
-        """Sites of a round."""
-        return cohort_size(self.config.strategy, len(self.result.data.sites))
+        """Sites whose updates are in one sum, at least."""
+        sites = cohort_size(self.config.strategy, len(self.result.data.sites))
+        return min(sites, self.config.robust.group_size or sites)
+
+    @property
+    def groups(self) -> bool:
+        """Whether a round has several sums, or one without a site."""
+        return self.config.robust.group_size is not None
 
     @property
     def degree(self) -> Degree | None:
@@ -209,9 +215,19 @@ class Facts:
         return [each.round for each in self.result.rounds if each.refused is not None]
 
     @property
+    def named(self) -> Sequence[Suspect]:
+        """Who was left out from a round on, and why."""
+        return [one for each in self.result.rounds for one in each.named]
+
+    @property
+    def unused(self) -> int:
+        """Sums of groups that were refused where the round went on without them."""
+        return sum(len(each.unused) for each in self.result.rounds)
+
+    @property
     def suspects(self) -> Sequence[str]:
-        """The sites that were in every sum that was refused."""
-        return suspects(sites_of_refused(self.result.rounds))
+        """The sites that were in every sum that was refused, if none is left out for it."""
+        return [] if self.named else suspects(sites_of_refused(self.result.rounds))
 
     @property
     def dealt(self) -> bool:

@@ -132,15 +132,17 @@ class Evidence:
         together = each.sum(axis=0)
         return self._deviations(np.outer(together, together) - each.T @ each)
 
-    def against(self, false_alarm: float, looks: int) -> int | None:
+    def against(self, false_alarm: float, looks: int, most: int = 1) -> int | None:
         """The site that pulls against the others, if one does; None where it cannot be told.
 
         It pulls against all others by more than a chance of `false_alarm` explains, over all
-        sites and as many `looks`, and without it the others go the same way.
+        sites and as many `looks`; and without it, or without `most` such sites, the others go
+        the same way.
 
         Args:
             false_alarm: over all looks and sites, for sites that do not pull against the others.
             looks: how often this is asked in a run, at most.
+            most: how many may do so.
         """
         if not self.enough:
             return None
@@ -148,27 +150,34 @@ class Evidence:
         limit = -NormalDist().inv_cdf(false_alarm / (len(everybody) * looks))
         found = {site: self.pull(site, everybody) for site in everybody}
         beyond = [site for site in everybody if found[site][1] < -limit]
-        named = [site for site in beyond if self._agree_without(site)]
-        return min(named, key=lambda site: found[site][0], default=None)
+        beyond.sort(key=lambda site: found[site][0])
+        alone = next((site for site in beyond if self._agree_without([site])), None)
+        if alone is not None:
+            return alone
+        several = (beyond[:count] for count in range(2, min(most, len(beyond)) + 1))
+        return next((some[0] for some in several if self._agree_without(some)), None)
 
-    def _agree_without(self, site: int) -> bool:
-        rest = [one for one in range(self.members.shape[1]) if one != site]
+    def _agree_without(self, some: Sequence[int]) -> bool:
+        rest = [one for one in range(self.members.shape[1]) if one not in some]
         return self.agreement(rest) > _DOUBT
 
-    def beyond(self, reach: float) -> int | None:
-        """The site that gives more than honest sites can, if one does.
+    def beyond(self, reach: float, most: int = 1) -> int | None:
+        """The site that gives more than honest sites can, if one does, and no more than `most` do.
 
-        What it gives is longer than `_FAR` times `reach`, in the mean of squares over its sums,
-        and by more than what is unexplained in the sums without it.
+        What it gives is longer than honest sites' in the mean of squares over its sums, more than
+        `_FAR` times the square of `reach`, and by more than what is unexplained in the sums without
+        it; nobody else gives half as much, but for others of whom this is so.
         """
         if not self.enough:
             return None
         found = {site: self._length(site) for site in range(self.members.shape[1])}
-        site = max(found, key=lambda one: found[one][0])
-        square, error = found.pop(site)
-        others = max((value for value, _ in found.values()), default=0.0)
-        far = square - _SURE * error > _FAR * reach**2 and others < square / 2
-        return site if far else None
+        limit = _FAR * reach**2
+        far = [one for one, (square, error) in found.items() if square - _SURE * error > limit]
+        if not 0 < len(far) <= most:
+            return None
+        least = min(found[one][0] for one in far)
+        others = max((found[one][0] for one in found if one not in far), default=0.0)
+        return max(far, key=lambda one: found[one][0]) if others < least / 2 else None
 
     def _length(self, site: int) -> tuple[float, float]:
         """Mean square of what a site gives, and its error; zero where it cannot be told."""

@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from fedlearn.core.settings import Probability, config
+from fedlearn.core.settings import Natural, Probability, config
 from fedlearn.mechanisms import Privacy, StudyTerms
 from fedlearn.robust.bounds import Bounds
 
@@ -35,6 +35,7 @@ class Grouped(Bounds):
     combine: Combine = "trimmed_mean"
     trim: Annotated[float, Ge(0)] = 0.25
     alarm: Probability = 1e-3
+    repeats: Natural = 8
 
     @property
     def group_size(self) -> int:

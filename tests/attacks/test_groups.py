@@ -1,0 +1,230 @@
+"""Sums over groups: a site is summed with its own group alone, and a liar is found and left out.
+
+The sites are deployed ones with their own files and policies; what lies is one of them, or the
+coordinator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from fedlearn import flower
+from fedlearn.agreement import bound_of
+from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.crypto.common import commitment, new_share
+from fedlearn.flower import private
+from fedlearn.results.result import Suspect
+from fedlearn.robust import Draw
+from fedlearn.rounds import Openings
+from fedlearn.secagg.whole import AnyPayload
+from fedlearn.stages import Update
+from server.federation import Federation
+from tests.attacks.asked import CLEAR
+from tests.attacks.lab import SITES, STRICT, Lab
+from tests.attacks.test_poison import LIAR, instead, largest_values, lying, runs
+
+NINE = tuple(f"{letter}-site" for letter in "abcdefghi")
+STUDY = ("robust=groups", "evaluation=none")
+
+
+@pytest.mark.slow
+def test_round__sums_every_group_and_no_site_is_in_two(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path, *STUDY, "rounds=2", sites=NINE)
+    federation = lab.federate()
+    assert federation.draw is not None
+    for number in (1, 2):
+        entry = federation.run_round(number)
+        assert (entry.clients.invited, entry.clients.replied) == (9, 9)
+    suspicion = federation.progress.suspicion
+    assert suspicion is not None
+    groups = [set(one.sites) for one in suspicion.changes]
+    assert [len(one) for one in groups] == [3] * 6
+    assert groups == [set(one) for n in (1, 2) for one in federation.draw.groups(n)]
+    assert {lab.spent_at(site) for site in NINE} == {2}
+    assert [one.named for one in federation.progress.rounds] == [[], []]
+
+
+@pytest.mark.slow
+def test_group__that_cannot_be_opened_is_left_out_of_the_round_and_the_others_are_used(
+    tmp_path: Path,
+) -> None:
+    lab = Lab.make(tmp_path, *STUDY, "rounds=2", sites=NINE)
+    federation = lab.federate()
+    start = federation.progress.model
+    lab.on_reply = lambda kind, site, reply: None if (kind, site) == ("train", NINE[0]) else reply
+    entry = federation.run_round(1)
+    assert entry.clients.replied == 6
+    assert not np.array_equal(federation.progress.model, start)
+    assert federation.draw is not None
+    group = federation.draw.group_of(NINE[0], 1)
+    suspicion = federation.progress.suspicion
+    assert suspicion is not None
+    assert not any(set(group) & set(one.sites) for one in suspicion.changes)
+
+
+class OfTheCoordinatorsChoice(Draw):
+    """Groups that bring a victim together with whom the coordinator likes."""
+
+    def groups(self, number: int, without: object = ()) -> tuple[tuple[str, ...], ...]:
+        return (NINE[:3], NINE[3:6], NINE[6:])
+
+
+@pytest.mark.slow
+def test_site__is_summed_with_its_own_group_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the coordinator proposes, and nothing is spent."""
+    lab = Lab.make(tmp_path, *STUDY, "rounds=2", sites=NINE)
+    federation = lab.federate()
+    keys = federation.enrolment.keys
+    assert keys.draw is not None
+    chosen = OfTheCoordinatorsChoice(keys.draw.seed, keys.draw.names, 3)
+    assert set(chosen.groups(1)) != set(keys.draw.groups(1))
+    object.__setattr__(keys, "draw", chosen)
+    caplog.set_level("INFO")
+    with pytest.raises(ProtocolError, match="0 of 3 clients replied"):
+        federation.run_round(1)
+    assert "advertise: server: not on the roster" in caplog.text
+    assert {lab.spent_at(site) for site in NINE} == {0}
+
+
+WRONG = {
+    "another": "has opened another share",
+    "forged": "was not opened by it",
+    "fewer": "not those of the run's sites",
+    "missing": "cannot be read",
+    "commitment": "was not opened by it",
+}
+"""What the coordinator shows one site, and what that finds wrong."""
+
+
+@pytest.mark.parametrize("lie", WRONG)
+def test_site__takes_no_groups_that_do_not_follow_from_what_all_were_committed_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: str
+) -> None:
+    victim, other = SITES[1], SITES[0]
+
+    def told(kind: str, site: str, message: Message) -> Message:
+        if site != victim:
+            return message
+        if kind == "join" and lie == "commitment":
+            invitation = flower.read_invitation(message)
+            listed = {**invitation.commitments, other: commitment(other, new_share())}
+            content = flower.invitation(replace(invitation, commitments=listed))
+            return private.with_content(message, content)
+        if kind != "describe" or lie == "commitment":
+            return message
+        shares = dict(flower.read_openings(message).shares)
+        if lie == "another":
+            shares[other] = replace(shares[other], share=new_share().hex())
+        if lie == "forged":
+            shares[other] = replace(shares[other], signature=shares[victim].signature)
+        if lie == "fewer":
+            del shares[other]
+        request = flower.openings_request(None if lie == "missing" else Openings(shares=shares))
+        return private.with_content(message, request)
+
+    lab = Lab.make(tmp_path, *STUDY, "transport=plain", policy=CLEAR)
+    lab.on_request = told
+    caplog.set_level("INFO")
+    with pytest.raises(ProtocolError) as caught:
+        lab.federate()
+    # An honest coordinator finds itself what a relay has shown to one site alone.
+    assert WRONG[lie] in caplog.text + str(caught.value)
+    assert not lab.opened()
+
+
+@pytest.mark.slow
+def test_sites_that_are_left_out__never_come_back_and_are_a_quarter_at_most(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A coordinator that could leave out whom it likes, round by round, would choose the groups."""
+    federation = Lab.make(tmp_path, *STUDY, "rounds=3", sites=NINE).federate()
+    suspicion = federation.progress.suspicion
+    assert suspicion is not None
+    caplog.set_level("INFO")
+
+    def left_out(*sites: str) -> None:
+        suspicion.named = [Suspect(site=site, round=0, reason="is not liked") for site in sites]
+
+    left_out(NINE[0])
+    federation.run_round(1)
+    left_out(NINE[1])
+    with pytest.raises(ProtocolError):
+        federation.run_round(2)
+    assert "a site that was left out is back" in caplog.text
+    left_out(*NINE[:3])
+    with pytest.raises(ProtocolError):
+        federation.run_round(3)
+    assert "3 of 9 sites are left out" in caplog.text
+
+
+def test_owner__that_asks_for_more_company_than_a_group_refuses_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    policy = STRICT.replace("min_cohort: 3", "min_cohort: 4")
+    lab = Lab.make(tmp_path, *STUDY, policy=policy)
+    with pytest.raises(PrivacyError, match=r"policy\.min_cohort"):
+        lab.federate()
+    assert {lab.spent_at(site) for site in SITES} == {0}
+
+
+def against(federation: Federation) -> float:
+    """The norm of an honest update."""
+    form = federation.route.form(federation.stack)
+    bound = bound_of(federation.config, federation.plan, form)
+    assert bound is not None
+    return bound.reach.norm(form.values)
+
+
+@pytest.mark.slow
+def test_liar__that_pulls_with_all_its_group_could_is_left_out_and_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within what honest sites could sum up to, so that `bounded` takes it in every round."""
+    lab = Lab.make(tmp_path, *STUDY, "rounds=16", rows=150)
+    federation = lab.federate()
+    most = 3 * against(federation)
+
+    def pull(payload: AnyPayload, vector: np.ndarray, mine: Update, _: int) -> np.ndarray:
+        direction = np.ones(mine.values.size) / np.sqrt(mine.values.size)
+        return instead(payload, vector, -most * direction)
+
+    lying(monkeypatch, pull)
+    rounds = runs(federation)
+    named = [one for entry in rounds for one in entry.named]
+    assert [one.site for one in named] == [LIAR]
+    assert named[0].round <= 12
+    suspicion = federation.progress.suspicion
+    assert suspicion is not None
+    assert all(LIAR not in one.sites for one in suspicion.changes if one.number > named[0].round)
+    # The model is that of the sums without it.
+    clean = sum(changes.mean(axis=0) for _, changes in suspicion.clean())
+    moved = federation.progress.model - federation.enrolment.initial
+    assert moved == pytest.approx(clean, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_liar__whose_sums_are_refused_is_left_out_once_nobody_else_can_have_lied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lying(monkeypatch, largest_values)
+    federation = Lab.make(tmp_path, *STUDY, "rounds=10").federate()
+    rounds = runs(federation)
+    named = [one for entry in rounds for one in entry.named]
+    assert [one.site for one in named] == [LIAR]
+    assert sum(entry.refused is not None for entry in rounds) == 3
+    assert all(entry.refused is None for entry in rounds[named[0].round :])
+
+
+@pytest.mark.slow
+def test_honest_sites__are_neither_refused_nor_left_out(tmp_path: Path) -> None:
+    federation = Lab.make(tmp_path, *STUDY, "rounds=16").federate()
+    rounds = runs(federation)
+    assert [entry.refused for entry in rounds] == [None] * 16
+    assert [entry.named for entry in rounds] == [[]] * 16

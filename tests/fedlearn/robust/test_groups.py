@@ -1,0 +1,143 @@
+"""Rules over the sums of groups, what they ask of a run, and what public records add."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from fedlearn.config import compose, plan_of, sizes_of
+from fedlearn.core.errors import ConfigError
+from fedlearn.robust import FlTrust, Groups, explained
+from fedlearn.robust.groups import geometric_median, trimmed_mean
+from tests.effort import examples
+
+HEART = ("experiment=medical_heart", "robust=groups")
+
+
+def changes_of(seed: int, count: int, size: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, size))
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 9))
+def test_trimmed_mean__is_that_of_every_value_without_its_ends(seed: int, count: int) -> None:
+    changes = changes_of(seed, count)
+    cut = min(max(1, int(0.25 * count)), (count - 1) // 2)
+    by_hand = [np.mean(sorted(column)[cut : count - cut]) for column in changes.T]
+    assert trimmed_mean(changes, 0.25) == pytest.approx(by_hand)
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 7))
+def test_geometric_median__has_the_least_sum_of_distances(seed: int, count: int) -> None:
+    changes = changes_of(seed, count)
+
+    def distances(point: np.ndarray) -> float:
+        return float(np.linalg.norm(changes - point, axis=1).sum())
+
+    best = minimize(distances, changes.mean(axis=0), method="Nelder-Mead", tol=1e-10)
+    assert distances(geometric_median(changes)) <= best.fun * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("combine", ["trimmed_mean", "median", "geometric_median"])
+@pytest.mark.parametrize("lie", [1e3, -1e6])
+def test_one_group_of_four__moves_the_change_no_further_than_the_others_are_apart(
+    combine: str, lie: float
+) -> None:
+    changes = changes_of(1, 4)
+    changes[2] = lie
+    honest = np.delete(changes, 2, axis=0)
+    found = Groups(combine=combine).combined(changes)  # type: ignore[arg-type]
+    reach = 2 * np.abs(honest - honest.mean(axis=0)).max() + 1e-3
+    assert np.all(np.abs(found - honest.mean(axis=0)) < reach)
+
+
+def test_two_groups__have_a_mean_whatever_the_rule() -> None:
+    changes = changes_of(2, 2)
+    for combine in ("trimmed_mean", "median", "geometric_median", "mean"):
+        assert Groups(combine=combine).combined(changes) == pytest.approx(changes.mean(axis=0))  # type: ignore[arg-type]
+
+
+def test_sites_that_must_have_lied__are_those_in_every_account_of_what_was_refused() -> None:
+    assert explained([], 1) == []
+    assert explained([("a", "b", "c")], 1) == []
+    assert explained([("a", "b", "c"), ("c", "d", "e")], 1) == ["c"]
+    # Two may have lied: one of each sum, or c alone.
+    assert explained([("a", "b", "c"), ("c", "d", "e")], 2) == []
+    three = [("a", "b", "c"), ("c", "d", "e"), ("c", "f", "g")]
+    assert explained(three, 2) == ["c"]
+    # More liars than may be: nobody is sure.
+    assert explained([("a", "b"), ("c", "d")], 1) == []
+
+
+# --- public records ----------------------------------------------------------------
+
+
+def test_fltrust__hears_no_group_that_goes_against_the_direction() -> None:
+    direction = np.array([1.0, 0.0, 0.0])
+    changes = np.array([[2.0, 1.0, 0.0], [-9.0, 5.0, 5.0], [1.0, -1.0, 0.0]])
+    found = FlTrust(combine="mean").combined(changes, direction)
+    assert found == pytest.approx([1.5, 0.0, 0.0])
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0, 2))
+def test_fltrust__goes_as_far_along_the_direction_as_its_floor(
+    seed: int, count: int, floor: float
+) -> None:
+    """And changes nothing across it."""
+    changes, direction = changes_of(seed, count), changes_of(seed + 1, 1)[0]
+    length = np.linalg.norm(direction)
+    found = FlTrust(floor=floor, combine="mean").combined(changes, direction)
+    unit = direction / length
+    assert found @ unit >= floor * length - 1e-9
+    heard = changes[changes @ unit > 0] if (changes @ unit > 0).any() else changes
+    mean = heard.mean(axis=0)
+    assert found - (found @ unit) * unit == pytest.approx(mean - (mean @ unit) * unit)
+
+
+def test_fltrust__without_a_direction_is_the_rule_over_groups() -> None:
+    changes = changes_of(3, 5)
+    for direction in (None, np.zeros(3)):
+        assert np.array_equal(FlTrust().combined(changes, direction), Groups().combined(changes))
+
+
+# --- what is asked of a run --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["secagg=off"], "robust=groups: sums groups of sites"),
+        (["strategy.fraction=0.5"], "strategy.fraction=0.5: robust=groups"),
+        (["privacy=none", "strategy=scaffold"], "keeps at the sites cannot follow"),
+        (["robust=fltrust", "robust.public=0"], "robust.path: robust=fltrust needs public records"),
+    ],
+)
+def test_config__that_groups_cannot_be_had_with_is_refused(words: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose([*HEART, *words])
+    assert any(problem in line for line in caught.value.problems)
+
+
+def test_groups__of_fewer_sites_than_a_group_takes_are_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match=r"robust\.size=5: the run has 4 sites"):
+        sizes_of(compose([*HEART, "robust.size=5"]), 4)
+
+
+def test_noise_in_shares__is_planned_for_a_group_and_costs_what_was_asked() -> None:
+    """Each sum has all the noise by itself: a site adds more of it, by the root of the sizes."""
+    credit = "experiment=financial_credit"
+    one = plan_of(compose([credit]), sites=31, dimension=632)
+    groups = plan_of(compose([credit, "robust=groups", "robust.size=10"]), sites=31, dimension=632)
+    assert one is not None
+    assert groups is not None
+    assert groups.min_survivors == 10
+    assert groups.epsilon <= 4.0
+    assert groups.epsilon == pytest.approx(one.epsilon, rel=0.01)
+    share = [plan.share_stddev * plan.granularity for plan in (one, groups)]  # type: ignore[attr-defined]
+    # Of 31 and of 10 sites one may know its own.
+    assert share[1] / share[0] == pytest.approx(np.sqrt(30 / 9), rel=0.05)
