@@ -135,7 +135,7 @@ def test_workers__all_dead_leave_the_work_to_the_first_process(
     assert one.processes == {FIRST}
 
 
-@pytest.mark.parametrize(("work", "forked"), [(PAYS / SIZE / 2, False), (PAYS / SIZE * 2, True)])
+@pytest.mark.parametrize(("work", "forked"), [(PAYS / SIZE / 4, False), (PAYS / SIZE * 2, True)])
 def test_workers__start_when_a_site_has_enough_to_do(
     federations: list[Federation], work: float, forked: bool
 ) -> None:
