@@ -11,6 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -226,6 +227,7 @@ def key_of(name: str) -> str:
     raise ConfigError(f"{name}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
 
 
+@cache
 def _leaves() -> dict[str, list[str]]:
     """The keys inside the groups, by their last name."""
     found: dict[str, set[str]] = {}
