@@ -94,17 +94,18 @@ def test_lie__is_held_by_no_cut_but_the_room_of_the_ring(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("privacy", ["record", "client", "distributed"])
 def test_lie__is_sent_under_every_privacy(tmp_path: Path, privacy: str) -> None:
+    """It moves the model further than the noise of two honest runs does."""
     words = (
-        *(f"privacy={privacy}", "secagg=masked", "transport=sealed", "rounds=3"),
+        *(f"privacy={privacy}", "privacy.epsilon=100", "secagg=masked", "transport=sealed"),
         *("scenario.scaling.columns={age:[30,70]}", "scenario.categories.smoker=[no,yes]"),
         *("scenario.numeric=[age]", "scenario.gaps=[]", "scenario.classes=['0','1']"),
         *("training.local_steps=1", "training.nominal_records=40", "robust=none"),
     )
-    moved = []
-    for name, attack in (("honest", Truthful()), ("liar", Scaled(times=100.0))):
-        asked = study(tmp_path, name, *words)
-        moved.append(np.linalg.norm(model_of(asked, attack)))
-    assert moved[1] > 5 * moved[0]
+    attacks = {"one": Truthful(), "another": Truthful(), "liar": Scaled(times=4.0)}
+    one, another, lying = (
+        model_of(study(tmp_path, name, *words), attack) for name, attack in attacks.items()
+    )
+    assert np.linalg.norm(lying - one) > 3 * np.linalg.norm(another - one)
 
 
 # --- the words of the command -----------------------------------------------------
@@ -181,9 +182,9 @@ def audited(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_command__attacks_a_study_and_says_what_is_left(tmp_path: Path) -> None:
     words = [
-        *table(tmp_path, sites=SITES), *PLAIN, "secagg=masked", "transport=sealed", "rounds=4",
-        f"out={tmp_path / 'out'}", "audit.seeds=1", "audit.rules=[none,bounded,median]",
-        "audit.attacks=[out_of_range,backdoor]", "audit.liars=[cedar]",
+        "experiment=medical_heart", "rounds=8", f"out={tmp_path / 'out'}", "audit.seeds=1",
+        "audit.rules=[none,bounded,median]", "audit.attacks=[out_of_range,replacement]",
+        "audit.liars=[va_long_beach]",
     ]  # fmt: skip
     done = audited(*words)
     assert done.returncode == 0, done.stderr
@@ -193,7 +194,7 @@ def test_command__attacks_a_study_and_says_what_is_left(tmp_path: Path) -> None:
     assert [(row.rule, row.attack) for row in found.rows] == [
         (rule, attack)
         for rule in ("none", "bounded", "median")
-        for attack in (HONEST, "out_of_range", "backdoor")
+        for attack in (HONEST, "out_of_range", "replacement")
     ]
     hit, held = found.row("none", "out_of_range"), found.row("bounded", "out_of_range")
     assert hit is not None
@@ -202,19 +203,21 @@ def test_command__attacks_a_study_and_says_what_is_left(tmp_path: Path) -> None:
     assert held.refused == 1
     assert (held.named, held.false_alarms) == (1, 3)  # one sum alone: nobody sees which
     assert held.lost < 0.05 < hit.lost
-    marked = found.row("none", "backdoor")
+    marked, seen = found.row("none", "replacement"), found.row("median", "replacement")
     assert marked is not None
-    assert marked.backdoor is not None
-    assert marked.backdoor >= (marked.backdoor_before or 0)
+    assert seen is not None
+    # In clear the longest update has no more say than others.
+    assert (marked.backdoor or 0) > (marked.backdoor_before or 0) + 0.2
+    assert (seen.backdoor or 0) < (marked.backdoor or 0)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "What a lying site gets" in page
     # The same command makes nothing anew.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
-    again = audited(*words)
+    again = audited(*words)  # as after Ctrl-C
     assert "9 of them made before" in again.stdout
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("result.json")}
     # One that was cut off is made again; another study in the same place is refused.
-    (tmp_path / "out" / "poison" / "none-backdoor-0.json").unlink()
+    (tmp_path / "out" / "poison" / "none-replacement-0.json").unlink()
     assert "8 of them made before" in audited(*words).stdout
     other = audited(*words, "training.learning_rate=0.01")
     assert other.returncode == 2
