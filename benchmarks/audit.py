@@ -21,7 +21,7 @@ from pathlib import Path
 
 from table import Spread, Table, cpu_of_all, in_turns, parser, python, ratios, spread, taken, write
 
-from fedlearn.auditing.findings import Bound, Findings, Seat
+from fedlearn.auditing.findings import Bound, Estimator, Findings, Seat
 from fedlearn.config import compose, to_tree
 from fedlearn.results.reading import read_result
 from fedlearn.training.private import PrivateOptimizer
@@ -30,6 +30,8 @@ from server.stop import Stop
 from simulations.run import simulate
 
 EXPERIMENT = "experiment=medical_heart"
+BOUNDS: tuple[Estimator, ...] = ("one_run", "f_dp", "clopper_pearson", "gaussian")
+SEATS: tuple[Seat, ...] = ("update", "sum")
 
 RUNS = [
     ("1", False, ["privacy.epsilon=1"]),
@@ -70,12 +72,10 @@ def audited(words: list[str], halved: bool, folder: Path) -> Findings:
     return found
 
 
-def shown(found: Findings, seat: Seat) -> list[str]:
-    """A row of the table: the four bounds of a seat."""
+def bounds(found: Findings, seat: Seat) -> dict[str, str] | None:
+    """The four bounds of a seat, if it has any."""
     view = next((view for view in found.views if view.seat == seat), None)
-    if view is None:
-        return []
-    return [cell(view.bound(name)) for name in ("one_run", "f_dp", "clopper_pearson", "gaussian")]  # type: ignore[arg-type]
+    return None if view is None else {name: cell(view.bound(name)) for name in BOUNDS}
 
 
 def cell(bound: Bound | None) -> str:
@@ -87,17 +87,18 @@ def cell(bound: Bound | None) -> str:
 
 def measure(folder: Path, runs: int) -> dict[str, Findings]:
     """Run everything; print a row for each seat of each run."""
-    table = Table("promised", "seat", "one run", "f-DP", "Clopper-Pearson", "Gaussian", "verdict")
+    table = Table(
+        promised="promised", seat="seat", one_run="one run", f_dp="f-DP",
+        clopper_pearson="Clopper-Pearson", gaussian="Gaussian", verdict="verdict",
+    )  # fmt: skip
     found = {}
     for number, (name, halved, words) in enumerate(RUNS[:runs]):
-        found[name] = audited(words, halved, folder / str(number))
-        for seat in ("update", "sum"):
-            if cells := shown(found[name], seat):  # type: ignore[arg-type]
-                p = found[name].p_value
-                judged = found[name].seat == seat
-                verdict = found[name].verdict if judged else ""
-                verdict += f", p = {p:.2g}" if judged and p is not None else ""
-                table.row(name, seat, *cells, verdict)
+        one = found[name] = audited(words, halved, folder / str(number))
+        for seat in SEATS:
+            if cells := bounds(one, seat):
+                chance = "" if one.p_value is None else f", p = {one.p_value:.2g}"
+                verdict = f"{one.verdict}{chance}" if one.seat == seat else ""
+                table.row({"promised": name, "seat": seat, **cells, "verdict": verdict})
     print("\n* the ceiling of the audit\n")
     return found
 
@@ -115,21 +116,17 @@ def cost(repeats: int, folder: Path) -> dict[str, Spread]:
     times = in_turns(sides, repeats)
     found = {kind: spread(seconds) for kind, seconds in times.items()}
     found["ratio"] = ratios(times["slots"], times["none"])
-    table = Table("CPU of the command without", "with the audit", "ratio")
-    table.row(
-        found["none"].shown(".2f", " s"),
-        found["slots"].shown(".2f", " s"),
-        found["ratio"].shown(".3f"),
-    )
+    table = Table(
+        none=("CPU of the command without", ".2f", " s"), slots=("with the audit", ".2f", " s"),
+        ratio=("ratio", ".3f"),
+    )  # fmt: skip
+    table.row(found)
     return found
 
 
 def main() -> None:
     """Print the table and the cost."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--repeats", type=int, default=5)
-    options_of.add_argument("--runs", type=int, default=len(RUNS), help="of the first table")
-    options = options_of.parse_args()
+    options = parser(__doc__, repeats=5, runs=len(RUNS)).parse_args()
     with tempfile.TemporaryDirectory() as name:
         found = measure(Path(name), options.runs)
         costs = cost(options.repeats, Path(name))

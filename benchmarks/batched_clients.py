@@ -133,23 +133,17 @@ def measure(case: Case, clients: int, repetitions: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table, write JSON."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--clients", type=int, default=50)
-    options_of.add_argument("--repetitions", type=int, default=5)
-    options = options_of.parse_args()
+    options = parser(__doc__, clients=50, repetitions=5).parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    rows = []
-    table = Table("model", "records", "loop, a client", "batched, a client", "gain", "apart")
+    table = Table(
+        model="model", records="records", loop_ms=("loop, a client", ".2f", " ms"),
+        batched_ms=("batched, a client", ".2f", " ms"), gain=("gain", ".1f", "x"),
+        apart=("apart", ".0e"),
+    )  # fmt: skip
     for case in CASES:
-        row = measure(case, options.clients, options.repetitions)
-        rows.append(row)
-        table.row(
-            case.name, str(case.records), row["loop_ms"].shown(".2f", " ms"),
-            row["batched_ms"].shown(".2f", " ms"), row["gain"].shown(".1f", "x"),
-            f"{row['apart']:.0e}",
-        )  # fmt: skip
-    write(options.json, {"clients": options.clients, "rows": rows})
+        table.row(measure(case, options.clients, options.repetitions))
+    write(options.json, {"clients": options.clients, "rows": table.rows})
 
 
 if __name__ == "__main__":

@@ -115,26 +115,20 @@ def compare(config: RunConfig, clients: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print seconds of a round of both sides, and the difference per client."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--clients", type=int, nargs="+", default=[1000])
-    options_of.add_argument("--rounds", type=int, default=6)
-    options_of.add_argument("--workers", type=int, default=1)
+    options_of = parser(__doc__, clients=[1000], rounds=6, workers=1)
     options = options_of.parse_args()
     if options.rounds < 3:
         options_of.error("--rounds: at least 3; the first warms up, and the last one evaluates")
-    rows = []
-    table = Table("clients", "workers", "a round", "a bare loop", "ratio", "more for a client")
+    table = Table(
+        clients=("clients", ","), workers="workers", engine=("a round", ".3f", " s"),
+        bare=("a bare loop", ".3f", " s"), ratio=("ratio", ".2f"),
+        added_ms=("more for a client", ".2f", " ms"),
+    )  # fmt: skip
     for clients in options.clients:
         with tempfile.TemporaryDirectory() as name:
             config = make_config(Path(name), clients, options.rounds, options.workers)
-            row = compare(config, clients)
-        rows.append(row)
-        table.row(
-            f"{clients:,}", str(options.workers), row["engine"].shown(".3f", " s"),
-            row["bare"].shown(".3f", " s"), row["ratio"].shown(".2f"),
-            row["added_ms"].shown(".2f", " ms"),
-        )  # fmt: skip
-    write(options.json, {"workers": options.workers, "rows": rows})
+            table.row(compare(config, clients) | {"workers": options.workers})
+    write(options.json, {"rows": table.rows})
 
 
 if __name__ == "__main__":

@@ -218,30 +218,30 @@ def simulate(root: Path, overrides: Sequence[str]) -> list[float]:
 
 def show(found: dict[str, Any]) -> None:
     """A row for everything that a round costs."""
-    table = Table("per round", "found")
-    table.row("wall clock", found["seconds"].shown(".2f", " s"))
+    table = Table(what="per round", found="found")
+
+    def row(what: str, shown: str) -> None:
+        table.row({"what": what, "found": shown})
+
+    row("wall clock", found["seconds"].shown(".2f", " s"))
     if simulated := found.get("simulated_seconds"):
-        table.row("the same in one process", simulated.shown(".2f", " s"))
-        added = found["seconds"].median - simulated.median
-        table.row("more by deployment", f"{added:.2f} s")
+        row("the same in one process", simulated.shown(".2f", " s"))
+        row("more by deployment", f"{found['seconds'].median - simulated.median:.2f} s")
     for name, seconds in found["cpu_per_round"].items():
-        table.row(f"CPU, {name}", f"{seconds:.2f} s")
+        row(f"CPU, {name}", f"{seconds:.2f} s")
     for way, count in found["bytes"].items():
-        table.row(f"contents in a round that also evaluates, {way}", f"{count / 1e6:.2f} MB")
+        row(f"contents in a round that also evaluates, {way}", f"{count / 1e6:.2f} MB")
     for name, peak in found["memory_mb"].items():
-        table.row(f"memory, {name}", f"{peak:.0f} MB")
+        row(f"memory, {name}", f"{peak:.0f} MB")
     for kind, seconds in found["site_seconds"].items():
-        table.row(f"a site's answer to {kind}", f"{1e3 * seconds:.0f} ms")
+        row(f"a site's answer to {kind}", f"{1e3 * seconds:.0f} ms")
 
 
 def main() -> None:
     """Measure and print."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--rounds", type=int, default=6)
+    # A width of 990 gives a million parameters; `alone` leaves the simulation out.
+    options_of = parser(__doc__, rounds=6, width=990, alone=False, stock=False)
     options_of.add_argument("--secagg", default="masked", choices=("masked", "off"))
-    options_of.add_argument("--width", type=int, default=990, help="990 gives a million parameters")
-    options_of.add_argument("--alone", action="store_true", help="leave the simulation out")
-    options_of.add_argument("--stock", action="store_true", help="sites run flower-supernode")
     options = options_of.parse_args()
     overrides = [
         "experiment=medical_heart", "privacy=none", f"rounds={options.rounds}",

@@ -84,10 +84,7 @@ def tls(data: bytes) -> Callable[[], None]:
 
 def main() -> None:
     """Measure and print."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--parameters", type=int, default=1_000_000)
-    options_of.add_argument("--repeats", type=int, default=7)
-    options = options_of.parse_args()
+    options = parser(__doc__, parameters=1_000_000, repeats=7).parse_args()
     private.new_run(run_id=1)
     model = np.random.default_rng(0).normal(size=options.parameters).astype(np.float32)
     plain = private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
@@ -113,9 +110,9 @@ def main() -> None:
     }
     times = in_turns({name: partial(taken, work) for name, work in parts.items()}, options.repeats)
     found = {name: spread(seconds) for name, seconds in times.items()}
-    table = Table("part", "CPU")
+    table = Table(part="part", cpu=("CPU", ".1f", " ms"))
     for name, seconds in found.items():
-        table.row(name, seconds.times(1e3).shown(".1f", " ms"))
+        table.row({"part": name, "cpu": seconds.times(1e3)})
     write(options.json, {"parameters": options.parameters, "cpu_seconds": found})
 
 

@@ -45,34 +45,28 @@ def main() -> None:
         keep_freed_memory()
     torch.set_num_threads(options.threads)
     if options.peak:
-        print(peak_growth(_case(options.peak[0]), int(options.peak[1]), options.peak[2]))
+        case = next(case for case in CASES if case.name == options.peak[0])
+        print(peak_growth(case, int(options.peak[1]), options.peak[2]))
         return
-    rows, table = [], Table("model", "batch", "plain SGD", "way", "time", "memory", "apart")
+    table = Table(
+        model="model", batch="batch", plain_ms=("plain SGD", ".0f", " ms"), way="way",
+        ratio=("time", ".2f"), memory_ratio=("memory", ".2f"), difference=("apart", ".0e"),
+    )  # fmt: skip
     for case in CASES:
         if options.only and not any(part in case.name for part in options.only):
             continue
         for batch in case.batches[:1] if options.smallest else case.batches:
             for row in measure(case, batch, options):
-                rows.append(row)
-                memory = row["memory_ratio"]
-                table.row(
-                    case.name, str(batch), row["plain_ms"].shown(".0f", " ms"), row["way"],
-                    row["ratio"].shown(".2f"), "" if memory is None else f"{memory:.2f}",
-                    f"{row['difference']:.0e}",
-                )  # fmt: skip
+                table.row(row)
     used = {name: getattr(options, name) for name in ("threads", "allocator")}
-    write(options.json, {"torch": torch.__version__, **used, "rows": rows})
+    write(options.json, {"torch": torch.__version__, **used, "rows": table.rows})
 
 
 def _options() -> argparse.Namespace:
-    options_of = parser(__doc__)
-    options_of.add_argument("--smallest", action="store_true", help="smallest batches only")
-    options_of.add_argument("--repetitions", type=int, default=15)
-    options_of.add_argument("--threads", type=int, default=1)
+    options_of = parser(__doc__, smallest=False, repetitions=15, threads=1, no_memory=False)
     options_of.add_argument("--allocator", choices=("default", "keep"), default="keep")
     options_of.add_argument("--only", nargs="*", help="parts of names of models")
     options_of.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
-    options_of.add_argument("--no-memory", action="store_true")
     options_of.add_argument(
         "--peak", nargs=3, metavar=("MODEL", "BATCH", "WAY"), help=argparse.SUPPRESS
     )
@@ -136,10 +130,6 @@ def _peak_resident() -> float:
     ):
         return int(found[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _case(name: str) -> Case:
-    return next(case for case in CASES if case.name == name)
 
 
 if __name__ == "__main__":

@@ -140,10 +140,7 @@ def peer() -> Callable[[int, Vector], Vector]:
 
 def main() -> None:
     """Print medians, spread and ratios."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--rounds", type=int, default=15)
-    options_of.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    options = options_of.parse_args()
+    options = parser(__doc__, rounds=15, workers=[1, 2]).parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as `simulate` does; the bare loop runs under it as well
     private.redirect_log(logging.NullHandler())
@@ -162,16 +159,18 @@ def main() -> None:
     for side, vector in vectors.items():
         same = side == "pfl" or np.array_equal(vectors["bare"], vector)
         assert same, f"{side} must compute the same"
-    rows, table = {}, Table("side", "clock", "a round", "over the bare loop")
+    table = Table(
+        side="side", clock="clock", seconds=("a round", ".3f", " s"),
+        ratio=("over the bare loop", ".3f"),
+    )  # fmt: skip
     for side in sides:
         # What workers do is not CPU time of this process.
         for clock in clocks if side in ("bare", "1 workers", "pfl") else ("wall",):
             times, own = taken[side][clock][1:], taken["bare"][clock][1:]  # the first warms up
-            seconds, over = spread(times), ratios(times, own)
-            rows[f"{side}, {clock}"] = {"seconds": seconds, "ratio": over}
-            table.row(side, clock, seconds.shown(".3f", " s"), over.shown(".3f"))
+            row = {"seconds": spread(times), "ratio": ratios(times, own)}
+            table.row({"side": side, "clock": clock, **row})
     print(*("", *skipped("engine")), sep="\n")
-    write(options.json, {"parameters": len(vectors["bare"]), "rows": rows})
+    write(options.json, {"parameters": len(vectors["bare"]), "rows": table.rows})
 
 
 if __name__ == "__main__":

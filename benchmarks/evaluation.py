@@ -9,15 +9,14 @@ training does with the whole budget.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from table import Table, parser, write
 
 from clients.owner import owner_of
 from clients.site import open_site
@@ -32,9 +31,6 @@ from server.stop import Stop
 from simulations.run import simulate
 
 METRICS = ("accuracy", "auc")
-KEYS = ("whole", "exact", "half exact", "off", "half private")
-"""Of the model with the whole budget and beside tests, both exact; half the width of the interval
-of the exact figure; how far the private figure is off, and half the width of its interval."""
 
 
 class Watched(Silent):
@@ -69,9 +65,9 @@ def run(config: RunConfig) -> tuple[Watched, Sums]:
         return watched, added(sums)
 
 
-def row(words: Sequence[str], epsilon: float, seeds: Sequence[int]) -> dict[str, float]:
-    """Means over seeds for one budget."""
-    found: dict[str, list[float]] = {}
+def rows(words: Sequence[str], epsilon: float, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """A row for every metric: means over seeds for one budget."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in METRICS}
     for seed in seeds:
         asked = [*words, f"privacy.epsilon={epsilon:g}", f"seed={seed}"]
         watched, exact = run(compose([*asked, "evaluation=private"]))
@@ -86,37 +82,33 @@ def row(words: Sequence[str], epsilon: float, seeds: Sequence[int]) -> dict[str,
             values = {
                 "whole": task.metrics(whole)[name],
                 "exact": other.value,
-                "half exact": ((other.high or 1) - (other.low or 0)) / 2,
+                "half_exact": ((other.high or 1) - (other.low or 0)) / 2,
                 "off": abs(one.value - other.value),
-                "half private": ((one.high or 1) - (one.low or 0)) / 2,
+                "half_private": ((one.high or 1) - (one.low or 0)) / 2,
             }
             for key, value in values.items():
-                found.setdefault(f"{name}, {key}", []).append(value)
-    return {key: statistics.mean(values) for key, values in found.items()}
+                found[name].setdefault(key, []).append(value)
+    for name, values in found.items():
+        means = {key: statistics.mean(all_) for key, all_ in values.items()}
+        yield {"epsilon": epsilon, "metric": name, **means}
 
 
 def main() -> None:
     """A Markdown table, and JSON where it is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="+", help="the run, as for `fedlearn simulate`")
-    parser.add_argument("--epsilons", nargs="+", type=float, default=[1.0, 4.0, 8.0])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = {}
-    print("| epsilon | metric | all to training | beside tests | interval | off by | interval |")
-    print("|---|---|---|---|---|---|---|")
+    options_of = parser(__doc__, epsilons=[1.0, 4.0, 8.0], seeds=[0, 1, 2])
+    options_of.add_argument("words", nargs="+", help="the run, as for `fedlearn simulate`")
+    options = options_of.parse_args()
+    # Of the model with the whole budget and beside tests, both exact; half the width of the
+    # interval of the exact figure; how far the private figure is off, and half of its interval.
+    table = Table(
+        epsilon=("epsilon", "g"), metric="metric", whole=("all to training", ".3f"),
+        exact=("beside tests", ".3f"), half_exact=("interval, half", ".3f"),
+        off=("off by", ".3f"), half_private=("its interval, half", ".3f"),
+    )  # fmt: skip
     for epsilon in options.epsilons:
-        rows[epsilon] = row(options.words, epsilon, options.seeds)
-        for name in METRICS:
-            cell = {key: rows[epsilon][f"{name}, {key}"] for key in KEYS}
-            print(
-                f"| {epsilon:g} | {name} | {cell['whole']:.3f} | {cell['exact']:.3f} | "
-                f"±{cell['half exact']:.3f} | {cell['off']:.3f} | ±{cell['half private']:.3f} |",
-                flush=True,
-            )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        for row in rows(options.words, epsilon, options.seeds):
+            table.row(row)
+    write(options.json, {"rows": table.rows})
 
 
 if __name__ == "__main__":

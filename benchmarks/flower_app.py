@@ -123,16 +123,16 @@ def _end(home: str) -> None:
 
 def main() -> None:
     """The command line."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--rounds", type=int, default=3)
-    options_of.add_argument("--turns", type=int, default=7)
-    options_of.add_argument("--sizes", type=int, default=len(SIZES), help="how many of them")
-    options_of.add_argument("--command", action="store_true", help="`flwr run` as well")
-    options = options_of.parse_args()
+    # `sizes`: how many of them; `command`: `flwr run` as well.
+    options = parser(__doc__, rounds=3, turns=7, sizes=len(SIZES), command=False).parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    pairs, rows = {kind: apps(kind) for kind in KINDS}, []
-    table = Table("sites", "epochs", "plain", "protected", "ratio", "bytes, plain", "protected")
+    pairs = {kind: apps(kind) for kind in KINDS}
+    table = Table(
+        sites="sites", epochs="epochs", plain=("plain", ".2f", " s"),
+        protected=("protected", ".2f", " s"), ratio=("ratio", ".2f"),
+        plain_mb=("bytes, plain", ".2f", " MB"), protected_mb=("protected", ".2f", " MB"),
+    )  # fmt: skip
     for sites, epochs in SIZES[: options.sizes]:
         crossed: dict[str, list[int]] = {kind: [] for kind in KINDS}
         sides = {
@@ -140,16 +140,11 @@ def main() -> None:
             for kind in KINDS
         }
         taken = in_turns(sides, options.turns, warm_up=1)
-        ratio = ratios(taken["protected"], taken["plain"])
-        shown = [spread(taken[kind]).shown(".2f", " s") for kind in KINDS]
-        size = [crossed[kind][0] for kind in KINDS]
-        held = [f"{n / 1e6:.2f} MB" for n in size]
-        table.row(str(sites), str(epochs), *shown, ratio.shown(".2f"), *held)
-        rows.append(
-            {"sites": sites, "epochs": epochs, "ratio": ratio, "bytes": size}
-            | {kind: spread(taken[kind]) for kind in KINDS}
-        )
-    found: dict[str, Any] = {"rows": rows}
+        row = {"sites": sites, "epochs": epochs}
+        row |= {kind: spread(taken[kind]) for kind in KINDS}
+        row |= {f"{kind}_mb": crossed[kind][0] / 1e6 for kind in KINDS}
+        table.row(row | {"ratio": ratios(taken["protected"], taken["plain"])})
+    found: dict[str, Any] = {"rows": table.rows}
     if options.command:
         sides = {kind: partial(flwr_run, kind, 39210 + i) for i, kind in enumerate(KINDS)}
         taken = in_turns(sides, min(3, options.turns))

@@ -45,12 +45,9 @@ APART = 1e-3
 
 def main() -> None:
     """Measure both tables, or say why not."""
-    options_of = parser(__doc__)
+    options_of = parser(__doc__, steps=20, turns=7, processes=[1, 2, 4, 8])
     options_of.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    options_of.add_argument("--steps", type=int, default=20)
-    options_of.add_argument("--turns", type=int, default=7)
     options_of.add_argument("--only", nargs="*", help="parts of names of models")
-    options_of.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
     options_of.add_argument("--round", type=int, help="seconds of rounds in so many processes")
     options = options_of.parse_args()
     torch.set_num_threads(1)
@@ -76,8 +73,12 @@ def main() -> None:
 
 def steps_of(case: Case, device: torch.device, steps: int, turns: int) -> list[dict[str, Any]]:
     """All ways and precisions on the largest batch of a case; prints its part of the table."""
-    batch, rows = case.batches[-1], []
-    table = Table("model", "batch", "precision", "way", "a step", "over plain", "memory")
+    batch = case.batches[-1]
+    table = Table(
+        model="model", batch="batch", precision="precision", way="way",
+        step_ms=("a step", ".2f", " ms"), ratio=("over plain", ".2f"),
+        memory_mb=("memory", ".0f", " MB"),
+    )  # fmt: skip
     for precision in ("fp32", "bf16"):
         # Opacus would round its norms as well: fedlearn refuses it in bf16.
         ways = [way for way in WAYS if precision == "fp32" or way != "opacus"]
@@ -86,16 +87,10 @@ def steps_of(case: Case, device: torch.device, steps: int, turns: int) -> list[d
         memory = {way: _memory(side, device) for way, side in sides.items()}
         times = in_turns(sides, turns, warm_up=1)
         for way in ways:
-            step_ms = spread(times[way]).times(1e3 / steps)
-            ratio, held = ratios(times[way], times["plain"]), memory[way]
-            shown = step_ms.shown(".2f", " ms"), ratio.shown(".2f")
-            used = "" if held is None else f"{held:.0f} MB"
-            table.row(case.name, str(batch), precision, way, *shown, used)
-            rows.append(
-                {"model": case.name, "batch": batch, "precision": precision, "way": way,
-                 "step_ms": step_ms, "ratio": ratio, "memory_mb": held}
-            )  # fmt: skip
-    return rows
+            row = {"model": case.name, "batch": batch, "precision": precision, "way": way}
+            row |= {"step_ms": spread(times[way]).times(1e3 / steps), "memory_mb": memory[way]}
+            table.row(row | {"ratio": ratios(times[way], times["plain"])})
+    return table.rows
 
 
 def timed(
@@ -166,17 +161,17 @@ def _wait(device: torch.device) -> None:
 
 def clients(counts: list[int], device: str, turns: int) -> list[dict[str, object]]:
     """A round of ten clients by number of processes, each number in a program of its own."""
-    table, rows, models, alone = Table("processes", "a round", "over one"), [], set(), 0.0
+    table = Table(processes="processes", seconds=("a round", ".3f", " s"), over=("over one", ".2f"))
+    models, alone = set(), 0.0
     for count in counts:
         words = (__file__, "--device", device, "--round", str(count), "--turns", str(turns))
         told = json.loads(python(*words).splitlines()[-1])
         models.add(told["model"])
         seconds = spread(told["seconds"])
         alone = alone or seconds.median
-        table.row(str(count), seconds.shown(".3f", " s"), f"{seconds.median / alone:.2f}")
-        rows.append({"processes": count, "seconds": seconds})
+        table.row({"processes": count, "seconds": seconds, "over": seconds.median / alone})
     assert len(models) == 1, "the number of processes must not show in the model"
-    return rows
+    return table.rows
 
 
 def rounds(processes: int, device: torch.device, turns: int) -> dict[str, object]:

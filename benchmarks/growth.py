@@ -54,20 +54,20 @@ def measure(clients: int, parameters: int, rounds: int) -> Spread:
 
 def main() -> None:
     """Print the table, write JSON."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--rounds", type=int, default=7)
-    options = options_of.parse_args()
+    options = parser(__doc__, rounds=7).parse_args()
     private.redirect_log(logging.NullHandler())
     keep_freed_memory()
-    rows = []
-    table = Table("clients", "parameters", "CPU of a client and round", "of 1 MB of parameters")
+    table = Table(
+        clients=("clients", ","), parameters=("parameters", ","),
+        ms=("CPU of a client and round", ".2f", " ms"),
+        of_megabyte=("of 1 MB of parameters", ".2f", " ms"),
+    )  # fmt: skip
     for clients, parameters in CASES:
-        spent = measure(clients, parameters, options.rounds)
-        rows.append({"clients": clients, "parameters": parameters, "ms": spent})
-        large = parameters >= 10**5
-        of_megabyte = f"{spent.median / (4e-6 * parameters):.2f} ms" if large else ""
-        table.row(f"{clients:,}", f"{parameters:,}", spent.shown(".2f", " ms"), of_megabyte)
-    write(options.json, {"rows": rows})
+        ms = measure(clients, parameters, options.rounds)
+        of_megabyte = ms.median / (4e-6 * parameters) if parameters >= 10**5 else None
+        row = {"clients": clients, "parameters": parameters, "ms": ms}
+        table.row(row | {"of_megabyte": of_megabyte})
+    write(options.json, {"rows": table.rows})
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def keystream_limit(num_bytes: int, keystreams: int) -> float:
 
 
 def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> dict[str, Any]:
-    """One round on both sides with the same updates; seconds of CPU time."""
+    """One round on both sides with the same updates; milliseconds of CPU time."""
     ours = Ours(count, parameters).share_keys()
     place = {name: index for index, name in enumerate(ours.names)}
     graph = {
@@ -101,17 +101,17 @@ def compare(count: int, drop_fraction: float, parameters: int, repeats: int) -> 
         "threshold": ours.params.threshold,
         "dropped": dropped,
         "parameters": parameters,
-        "client_ours": spread(times["ours"]),
-        "client_flwr": spread(times["flwr"]),
+        "client_ours": spread(times["ours"]).times(1e3),
+        "client_flwr": spread(times["flwr"]).times(1e3),
         "client_ratio": ratios(times["flwr"], times["ours"]),
         "client_of_limit": client_limit / median(times["mask"]),
-        "server_ours": spread(servers["ours"]),
-        "server_flwr": spread(servers["flwr"]),
+        "server_ours": spread(servers["ours"]).times(1e3),
+        "server_flwr": spread(servers["flwr"]).times(1e3),
         "server_ratio": ratios(servers["flwr"], servers["ours"]),
         "server_of_limit": server_limit / median(servers["ours"]),
-        "server_wall_1_thread": wall[1],
-        "server_wall_2_threads": wall[2],
-        "client_agree_and_unmask": extra,
+        "server_wall_1_thread": 1e3 * wall[1],
+        "server_wall_2_threads": 1e3 * wall[2],
+        "client_agree_and_unmask": 1e3 * extra,
         "bytes_per_client": size,
     }
 
@@ -168,46 +168,26 @@ def wire_bytes(parameters: int) -> dict[str, float]:
     }
 
 
-COLUMNS = (
-    "clients (neighbours, threshold)", "dropped", "client", "against flwr", "of the limit",
-    "server", "against flwr", "of the limit", "server's wall, 1 and 2 threads", "agree, unmask",
-)  # fmt: skip
-
-
-def shown(row: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a row."""
-    walls = 1e3 * row["server_wall_1_thread"], 1e3 * row["server_wall_2_threads"]
-    return (
-        f"{row['clients']} ({row['neighbours']}, {row['threshold']})",
-        str(row["dropped"]),
-        f"{1e3 * row['client_ours'].median:.1f} ms",
-        row["client_ratio"].shown(".1f", "x"),
-        f"{row['client_of_limit']:.0%}",
-        f"{1e3 * row['server_ours'].median:.0f} ms",
-        row["server_ratio"].shown(".0f", "x"),
-        f"{row['server_of_limit']:.0%}",
-        f"{walls[0]:.0f} ms, {walls[1]:.0f} ms",
-        f"{1e3 * row['client_agree_and_unmask']:.1f} ms",
-    )
-
-
 def main() -> None:
     """The command line."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--clients", type=int, nargs="+", default=[10, 50, 100])
-    options_of.add_argument("--dropped", type=float, nargs="+", default=[0.0, 0.2])
-    options_of.add_argument("--parameters", type=int, default=1_000_000)
-    options_of.add_argument("--repeats", type=int, default=3)
-    options = options_of.parse_args()
-    rows, table = [], Table(*COLUMNS)
+    options = parser(
+        __doc__, clients=[10, 50, 100], dropped=[0.0, 0.2], parameters=1_000_000, repeats=3
+    ).parse_args()
+    table = Table(
+        clients="clients", neighbours="neighbours", threshold="threshold", dropped="dropped",
+        client_ours=("client", ".1f", " ms"), client_ratio=("against flwr", ".1f", "x"),
+        client_of_limit=("of the limit", ".0%"), server_ours=("server", ".0f", " ms"),
+        server_ratio=("against flwr", ".0f", "x"), server_of_limit=("of the limit", ".0%"),
+        server_wall_1_thread=("server's wall, 1 thread", ".0f", " ms"),
+        server_wall_2_threads=("2 threads", ".0f", " ms"),
+        client_agree_and_unmask=("agree, unmask", ".1f", " ms"),
+    )  # fmt: skip
     for count in options.clients:
         for fraction in options.dropped:
-            row = compare(count, fraction, options.parameters, options.repeats)
-            rows.append(row)
-            table.row(*shown(row))
+            table.row(compare(count, fraction, options.parameters, options.repeats))
     wire = wire_bytes(options.parameters)
     print("\n100 clients, 20 bits:", ", ".join(f"{key} {value:.4g}" for key, value in wire.items()))
-    write(options.json, {"rows": rows, "wire_at_20_bits": wire})
+    write(options.json, {"rows": table.rows, "wire_at_20_bits": wire})
 
 
 if __name__ == "__main__":

@@ -93,11 +93,7 @@ def summary(mode: tuple[str, str], runs: list[Measured], base: list[Measured]) -
 
 def main() -> None:
     """Print a row per mode."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--repeats", type=int, default=5)
-    options_of.add_argument("--rounds", type=int, default=20)
-    options_of.add_argument("--command", action="store_true")
-    options = options_of.parse_args()
+    options = parser(__doc__, repeats=5, rounds=20, command=False).parse_args()
     runs: dict[tuple[str, str], list[Measured]] = {mode: [] for mode in MODES}
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder, "warm-up"), "masked", "sealed", 1)
@@ -106,19 +102,16 @@ def main() -> None:
             runs[mode].append(measure(out, *mode, options.rounds, command=options.command))
     promises = {run.promise for found in runs.values() for run in found}
     assert len(promises) == 1, f"all runs must do the same: {promises}"
-    rows = [summary(mode, runs[mode], runs["off", "plain"]) for mode in MODES]
     table = Table(
-        "secagg", "transport", "wall", "ratio", "CPU", "ratio (CPU)", "bytes down", "bytes up"
-    )
-    for row in rows:
-        table.row(
-            row["secagg"], row["transport"],
-            row["wall_seconds"].shown(".2f", " s"), row["wall_ratio"].shown(".2f"),
-            row["cpu_seconds"].shown(".2f", " s"), row["cpu_ratio"].shown(".2f"),
-            f"{row['down_bytes_per_round']:,}", f"{row['up_bytes_per_round']:,}",
-        )  # fmt: skip
+        secagg="secagg", transport="transport", wall_seconds=("wall", ".2f", " s"),
+        wall_ratio=("ratio", ".2f"), cpu_seconds=("CPU", ".2f", " s"),
+        cpu_ratio=("ratio (CPU)", ".2f"), down_bytes_per_round=("bytes down", ","),
+        up_bytes_per_round=("bytes up", ","),
+    )  # fmt: skip
+    for mode in MODES:
+        table.row(summary(mode, runs[mode], runs["off", "plain"]))
     each = {"/".join(mode): found for mode, found in runs.items()}
-    write(options.json, {"rows": rows, "runs": each})
+    write(options.json, {"rows": table.rows, "runs": each})
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ def compare(size: str, runs: int, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Print a table of both engines, and write JSON."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--runs", type=int, default=3)
+    options_of = parser(__doc__, runs=3)
     options_of.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options = options_of.parse_args()
     if reason := missing("Ray"):
@@ -74,15 +73,16 @@ def main() -> None:
         write(options.json, {"skipped": reason})
         return
     report: dict[str, Any] = {}
-    table = Table("client", "measure", "local", "Ray", "ratio")
+    table = Table(
+        client="client", measure="measure", local=("local", ".3f", " s"), ray=("Ray", ".3f", " s"),
+        ratio=("ratio", ".1f", "x"),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             found = report[size] = compare(size, options.runs, Path(folder))
             for measure in MEASURES:
-                row = found[measure]
                 client = f"{size}, {found['parameters']} parameters"
-                sides = (row[side].shown(".3f", " s") for side in ("local", "ray"))
-                table.row(client, measure, *sides, row["ratio"].shown(".1f", "x"))
+                table.row({"client": client, "measure": measure, **found[measure]})
     write(options.json, report)
 
 

@@ -73,7 +73,7 @@ def measure(size: int, repeats: int) -> dict[str, Any]:
     both = [seal + opening for seal, opening in zip(times["seal"], times["open"], strict=True)]
     return {
         "megabytes": size / 1e6,
-        **{f"{way}_seconds": spread(seconds) for way, seconds in times.items()},
+        **{f"{way}_ms": spread(seconds).times(1e3) for way, seconds in times.items()},
         "share_of_gcm": ratios(times["gcm"], both),
         "overhead_bytes": sealed_size(size) - size,
     }
@@ -87,28 +87,21 @@ def fernet_seconds(size: int) -> float:
 
 def main() -> None:
     """The command line."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--megabytes", type=float, nargs="+", default=[0.1, 4, 100])
-    options_of.add_argument("--repeats", type=int, default=9)
-    options = options_of.parse_args()
-    rows = []
+    options = parser(__doc__, megabytes=[0.1, 4.0, 100.0], repeats=9).parse_args()
     table = Table(
-        "plaintext", "seal", "open", "in-place GCM", "share of its throughput", "bytes more"
-    )
+        megabytes=("plaintext", "g", " MB"), seal_ms=("seal", ".1f", " ms"),
+        open_ms=("open", ".1f", " ms"), gcm_ms=("in-place GCM", ".1f", " ms"),
+        share_of_gcm=("share of its throughput", ".0%"), overhead_bytes=("bytes more", ","),
+    )  # fmt: skip
     for megabytes in options.megabytes:
-        row = measure(int(megabytes * 1e6), options.repeats)
-        rows.append(row)
-        ways = (row[f"{way}_seconds"] for way in ("seal", "open", "gcm"))
-        shown = (seconds.times(1e3).shown(".1f", " ms") for seconds in ways)
-        share = row["share_of_gcm"].shown(".0%")
-        table.row(f"{megabytes:g} MB", *shown, share, f"{row['overhead_bytes']:,}")
+        table.row(measure(int(megabytes * 1e6), options.repeats))
     start = spread([taken(connect) for _ in range(options.repeats)])
     fernet = fernet_seconds(4_000_000)
     print(
         f"\nset-up, both sides: {start.times(1e3).shown('.2f', ' ms')}; "
         f"Fernet, 4 MB both ways: {1e3 * fernet:.0f} ms"
     )
-    found = {"rows": rows, "setup_seconds": start, "fernet_4mb_seconds": fernet}
+    found = {"rows": table.rows, "setup_seconds": start, "fernet_4mb_seconds": fernet}
     write(options.json, found)
 
 

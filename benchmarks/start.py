@@ -58,9 +58,7 @@ def imports() -> float:
 
 def main() -> None:
     """Print medians and spread."""
-    options_of = parser(__doc__)
-    options_of.add_argument("--runs", type=int, default=5)
-    options = options_of.parse_args()
+    options = parser(__doc__, runs=5).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / str(number) for number in range(options.runs)]
         pairs = [(one(out), imports()) for out in outs]
@@ -70,13 +68,13 @@ def main() -> None:
     bare = [seconds for _, seconds in pairs]
     found = {"Python, torch and Flower alone": bare}
     found |= {name: [run[name] for run, _ in pairs] for name in pairs[0][0]}
-    table = Table("until", "seconds", "over torch and Flower alone")
-    rows = {}
+    table = Table(
+        until="until", seconds=("seconds", ".2f"), ratio=("over torch and Flower alone", ".2f")
+    )
     for name, seconds in found.items():
-        rows[name] = {"seconds": spread(seconds), "ratio": ratios(seconds, bare)}
-        ratio = "" if seconds is bare else rows[name]["ratio"].shown(".2f")
-        table.row(name, rows[name]["seconds"].shown(".2f"), ratio)
-    write(options.json, {"rows": rows, "runs": [run for run, _ in pairs]})
+        ratio = None if seconds is bare else ratios(seconds, bare)
+        table.row({"until": name, "seconds": spread(seconds), "ratio": ratio})
+    write(options.json, {"rows": table.rows, "runs": [run for run, _ in pairs]})
 
 
 if __name__ == "__main__":

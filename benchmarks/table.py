@@ -115,28 +115,51 @@ def result_of(run: Path) -> dict[str, Any]:
 
 
 class Table:
-    """A Markdown table that is printed row by row, for what takes an hour is watched."""
+    """A Markdown table that is printed row by row, for what takes an hour is watched.
 
-    def __init__(self, *columns: str) -> None:
-        self.columns = columns
-        self._print(columns)
-        self._print(["---"] * len(columns))
+    Args:
+        columns: by the key of a value in a row its heading, or this, the form of a number and
+            its unit.
+    """
 
-    def row(self, *cells: str) -> None:
-        """Print a row; one cell for every column."""
-        if len(cells) != len(self.columns):
-            raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
-        self._print(cells)
+    def __init__(self, **columns: str | tuple[str, ...]) -> None:
+        named = {key: (one,) if isinstance(one, str) else one for key, one in columns.items()}
+        self.columns = {key: (*one, "", "")[:3] for key, one in named.items()}
+        self.rows: list[dict[str, Any]] = []
+        self._print([heading for heading, _, _ in self.columns.values()])
+        self._print(["---"] * len(self.columns))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Print a row, and keep it: it has a value for every column, and may have more."""
+        self._print([_cell(row[key], *form) for key, (_, *form) in self.columns.items()])
+        self.rows.append({**row})
 
     @staticmethod
     def _print(cells: Sequence[str]) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """The options that all programs have; `doc` is the module's docstring."""
+def _cell(value: Spread | float | str | None, form: str, unit: str) -> str:
+    if isinstance(value, Spread):
+        return value.shown(form, unit)
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
+def parser(doc: str | None, **options: Any) -> argparse.ArgumentParser:
+    """What all programs take, and the `options` of one: a number, several, or False for a switch.
+
+    `doc` is the module's docstring.
+    """
     found = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     found.add_argument("--json", type=Path, metavar="PATH", help="write what was found there")
+    for name, default in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if default is False:
+            found.add_argument(flag, action="store_true")
+        elif isinstance(default, list):
+            found.add_argument(flag, type=type(default[0]), nargs="+", default=default)
+        else:
+            found.add_argument(flag, type=type(default), default=default)
     return found
 
 

@@ -107,17 +107,18 @@ def train_once(site: Site, number: int, records: Records, noise: float) -> None:
 
 def main() -> None:
     """Print a row for every budget and set of values: means over the folds."""
-    options_of = parser(__doc__)
+    options_of = parser(__doc__, folds=4, noise=1.0)
     options_of.add_argument("words", nargs="+", metavar="KEY=VALUE", help="the config of all")
     options_of.add_argument("--try", dest="tried", action="append", help="overrides of one row")
     options_of.add_argument("--budgets", default="none,8,2", help="`none`, and epsilons")
     options_of.add_argument("--hold-out", choices=("records", "groups", "part"), default="records")
-    options_of.add_argument("--folds", type=int, default=4)
     options_of.add_argument("--used", type=int, help="how many of the folds are used")
-    options_of.add_argument("--noise", type=float, default=1.0, help="over that of one sum")
     options = options_of.parse_args()
     torch.set_num_threads(1)
-    rows, table = [], Table("tried", "epsilon", "loss", "metric", "CPU of a fold")
+    table = Table(
+        tried="tried", budget="epsilon", loss=("loss", ".4f"), leading="metric",
+        seconds=("CPU of a fold", ".1f", " s"),
+    )  # fmt: skip
     for tried in options.tried or [""]:
         for budget in options.budgets.split(","):
             private = ["privacy=record", f"privacy.epsilon={budget}"]
@@ -128,11 +129,11 @@ def main() -> None:
             found = [fit(site, start, *fold, options.noise) for fold in folds]
             seconds = (time.process_time() - began) / len(found)
             mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-            rows.append({"tried": tried, "budget": budget, "seconds": seconds, **mean})
             leading = site.task.leading
             shown = f"{leading.title} {mean[leading.name]:.4f}"
-            table.row(tried, budget, f"{mean['loss']:.4f}", shown, f"{seconds:.1f} s")
-    write(options.json, {"words": options.words, "noise": options.noise, "rows": rows})
+            row = {"tried": tried, "budget": budget, "seconds": seconds, "leading": shown}
+            table.row(row | mean)
+    write(options.json, {"words": options.words, "noise": options.noise, "rows": table.rows})
 
 
 if __name__ == "__main__":

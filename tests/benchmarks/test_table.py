@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import peers
 from benchmarks.__main__ import HERE, TABLES
-from benchmarks.table import Spread, Table, in_turns, ratios, spread, write
+from benchmarks.table import Spread, Table, in_turns, parser, ratios, spread, write
 
 
 @pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], list(range(10)), [5.0] * 4])
@@ -55,11 +55,23 @@ def test_in_turns__changes_who_begins_and_leaves_out_the_warm_up() -> None:
 def test_table__is_markdown_and_refuses_rows_that_do_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    table = Table("side", "time")
-    table.row("ours", "1 s")
-    assert capsys.readouterr().out == "| side | time |\n| --- | --- |\n| ours | 1 s |\n"
-    with pytest.raises(ValueError, match="1 cells for 2 columns"):
-        table.row("ours")
+    table = Table(side="side", time=("time", ".1f", " s"), ratio=("over", ".2f"))
+    table.row({"side": "ours", "time": spread([1.0]), "ratio": None, "more": 1})
+    table.row({"side": "theirs", "time": 3, "ratio": 1.5})
+    head = "| side | time | over |\n| --- | --- | --- |\n"
+    rows = "| ours | 1.0 s |  |\n| theirs | 3.0 s | 1.50 |\n"
+    assert capsys.readouterr().out == head + rows
+    assert [row["side"] for row in table.rows] == ["ours", "theirs"]
+    assert table.rows[0]["more"] == 1
+    with pytest.raises(KeyError, match="time"):
+        table.row({"side": "ours"})
+
+
+def test_parser__takes_what_a_program_has_defaults_for() -> None:
+    options = parser("About.", runs=5, sizes=[0.5], no_memory=False)
+    found = options.parse_args(["--runs", "3", "--sizes", "1", "2", "--no-memory"])
+    assert (found.runs, found.sizes, found.no_memory, found.json) == (3, [1.0, 2.0], True, None)
+    assert options.parse_args([]).sizes == [0.5]
 
 
 def test_write__adds_the_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
