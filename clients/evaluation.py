@@ -133,7 +133,7 @@ def _grades(site: Site, rows: slice) -> NDArray[np.float64]:
     features, targets = site.test_tensors[0][rows], site.data.test.labels[rows]
     most, filled = site.training.max_batch, site.config.evaluation == "private"
     if filled:
-        from fedlearn.training.trials import even_rows  # Opacus comes with it, and takes a second
+        from fedlearn.training.even_rows import even_rows
 
         most = even_rows(site.model, site.made_up, min(most, _MOST_ROWS))
     return grade(site.model, site.task, features, targets, most, filled=filled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedlearn.data.tables.scaling import reads_records
@@ -31,7 +30,6 @@ def terms_of(config: RunConfig) -> StudyTerms:
         optimizer=training.optimizer,
         engine=training.dp_engine,
         precision=training.precision,
-        repeats=tuple(_repeats(config)),
         scaling=scaling.kind if scaling and reads_records(scaling) else None,
         momentum=training.momentum,
         corrected=config.strategy.corrects or not config.stage.idle,
@@ -40,11 +38,3 @@ def terms_of(config: RunConfig) -> StudyTerms:
         change_norm=config.robust.change_norm if summed else None,
         pooled=config.partition.reads_site_files and config.partition.in_one_place(),
     )
-
-
-def _repeats(config: RunConfig) -> Iterator[str]:
-    """The settings by which a layer is used several times in a pass."""
-    if config.training.augmentations > 1:
-        yield f"training.augmentations={config.training.augmentations}"
-    if config.model.repeats_layers:
-        yield f"model={config.model.kind}"

@@ -68,8 +68,6 @@ class StudyTerms:
     engine: str
     """What clips gradients, `training.dp_engine`."""
     precision: str
-    repeats: tuple[str, ...]
-    """The settings, `key=value`, by which a model uses a layer several times in a pass."""
     scaling: str | None
     """The kind of scaling that is computed from records, if one is."""
     pooled: bool

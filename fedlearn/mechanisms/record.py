@@ -49,7 +49,7 @@ class RecordPrivacy(Private):
     exact: ClassVar[bool] = True
 
     def conflicts(self, terms: StudyTerms) -> list[str]:
-        """What Opacus cannot clip: norms in less than fp32, a layer that is used several times."""
+        """What Opacus cannot clip: norms in less than fp32."""
         found = list[str]()
         if terms.precision != "fp32" and terms.engine != "fast":
             found.append(
@@ -57,17 +57,6 @@ class RecordPrivacy(Private):
                 "norms would be rounded as well. Set training.dp_engine=fast, or "
                 "training.precision=fp32"
             )
-        if terms.engine == "ghost":
-            found.append(
-                "training.dp_engine=ghost: where terms of its float32 norms cancel they fall "
-                "short, and what is clipped by them exceeds its bound; it is for tests and "
-                "benchmarks. Set training.dp_engine=fast"
-            )
-            found += [
-                f"{setting}: uses a layer several times, which Opacus' ghost clipping refuses. Set "
-                "training.dp_engine=fast"
-                for setting in terms.repeats
-            ]
         return found
 
     def plan(

@@ -40,8 +40,6 @@ class Model(ABC):
     draws_own_weights: ClassVar[bool] = False
     """Whether `network` fills the weights, from torch's generator, which is seeded for it; else
     they are those of `fedlearn.models.initialise`."""
-    repeats_layers: ClassVar[bool] = False
-    """Whether a layer is called several times for one record."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the task: `dotted.path=value: reason`."""

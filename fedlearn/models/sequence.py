@@ -32,7 +32,6 @@ class Sequence(Model):
 
     kind: Literal["sequence"] = "sequence"
     input = (SeriesInput,)
-    repeats_layers = True
     width: Count
     """Length of the state and of the memory of a layer."""
     depth: Count

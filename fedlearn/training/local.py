@@ -158,7 +158,7 @@ def grade(
     Parts have at most `max_batch` rows. Where they are `filled` up all have so many, the last
     one by a record of its own, whose grade is dropped: how a library adds up depends on the
     shape of what it is given, and with the right weights its last bits decide how every record
-    is graded (`fedlearn.training.trials.even_rows` says how many rows are safe).
+    is graded (`fedlearn.training.even_rows` says how many rows are safe).
     """
 
     def graded(outputs: Tensor, rows: slice) -> Tensor:

@@ -10,7 +10,7 @@ from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]
-Engine = Literal["fast", "opacus", "ghost"]
+Engine = Literal["fast", "opacus"]
 
 
 @config
@@ -35,8 +35,7 @@ class Training:
     """Public constant of the order of a site's size: the scale of private gradient sums."""
     dp_engine: Engine
     """What computes gradients under record-level privacy: our one-pass engine, or Opacus' hooks, to
-    the same result. Opacus' ghost clipping (two passes) is for tests and benchmarks, and no run's:
-    its norms may fall short."""
+    the same result."""
     max_batch: Count
     """Most records in one forward pass; larger batches are accumulated exactly."""
     precision: Precision = "fp32"

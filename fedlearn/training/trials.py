@@ -28,8 +28,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -46,25 +45,26 @@ from fedlearn.tasks import Loss
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import home
 from fedlearn.training.dp import ClippedGradients, refusals
+from fedlearn.training.engines import rows_by
 from fedlearn.training.local import forward
-from fedlearn.training.private import losses_of, note_alike, rows_by, sizes_of
+from fedlearn.training.made_up import (
+    SAME,
+    SPREADS,
+    Kind,
+    as_before,
+    companies,
+    doubled,
+    draw,
+    say_slow,
+)
+from fedlearn.training.parts import Records, losses_of, note_alike, same_bits, sizes_of
 from fedlearn.training.settings import Engine, Precision, Training
 
 log = logging.getLogger(__name__)
 
-Records = Callable[[int], tuple[Tensor, Tensor]]
-"""So many made-up records, inputs and targets `[n, ...]`, in the form of a site's own."""
-
 _done: WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = WeakKeyDictionary()
 """What was tried: all sites of a process share one model, and it is the same in every round."""
 
-_even: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
-"""By how many rows parts may have: how many they have, that answers are the same in all places."""
-
-_ALONE: Final = 1
-
-_SPREAD: Final = (1.0, 0.1)
-"""Weights are drawn as layers usually begin; smaller ones where those give no finite gradient."""
 
 _MOVED: Final = 0.05
 """What moves by more, over the largest number of its kind, is no rounding, in bf16 neither."""
@@ -82,7 +82,7 @@ _REMEMBERS: Final = (
 
 _Rows = tuple[Tensor, ...]
 _Engine = Callable[[Callable[[], Tensor]], _Rows]
-"""What it makes of losses by record, before it adds up (`fedlearn.training.private.rows_by`)."""
+"""What it makes of losses by record, before it adds up (`fedlearn.training.engines.rows_by`)."""
 
 
 def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss) -> None:
@@ -105,10 +105,10 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
     seen = views(features, config, np.random.default_rng(0))
     run = partial(_losses_of, config.precision, loss)
     made_up = _MadeUp(model, run, (labels, *seen))
-    with _as_before(model):
+    with as_before(model):
         fresh = _copy_of(model)
-        for spread in _SPREAD:
-            _draw(model, spread)
+        for spread in SPREADS:
+            draw(model, spread)
             some = slice(0, few)
             check_loss(loss, forward(model, seen[0][some], config.precision), labels[some])
             # Opacus may know a layer that ours refuses; what a site runs has been checked by then.
@@ -123,7 +123,7 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
             found = made_up.alike(rows, sizes) if apart else ()
         note_alike(model, sizes, found)
         if not found:
-            _say_slow("records are trained on")
+            say_slow("records are trained on")
     done.add(key)
 
 
@@ -145,77 +145,6 @@ def _losses_of(
     if labels.is_cuda:
         torch.cuda.manual_seed(0)
     return losses_of(model, precision, loss, labels, *seen)
-
-
-def even_rows(model: nn.Module, records: Records, most: int) -> int:
-    """How many rows parts may have in which a record's answer is its own.
-
-    `most`, or 1 where it depends on its place or on the others. Leaves the model as it was.
-    """
-    known = _even.setdefault(model, {})
-    if most not in known:
-        features, _ = records(most)
-        order = torch.randperm(most, generator=torch.Generator().manual_seed(1))
-        order = order.to(features.device)
-        known[most] = _ALONE
-        with _as_before(model), torch.no_grad():
-            model.eval()
-            for spread in _SPREAD:
-                _draw(model, spread)
-                answers = model(features)
-                if answers.isfinite().all():
-                    ways = (_same_halves, _same_beside_strange)
-                    if all(all(way(model, features, answers, order)) for way in ways):
-                        known[most] = most
-                    break
-        if known[most] < most:
-            _say_slow("test records are graded")
-    return known[most]
-
-
-def _same_halves(
-    model: nn.Module, features: Tensor, answers: Tensor, order: Tensor
-) -> Iterator[bool]:
-    for half in range(min(2, len(order))):
-        yield _same(answers[order[half::2]], model(features[_doubled(order, half)])[half::2])
-
-
-def _same_beside_strange(
-    model: nn.Module, features: Tensor, answers: Tensor, order: Tensor
-) -> Iterator[bool]:
-    """Ordinary records beside those of a strange kind, and these beside ordinary ones."""
-    own, rest = order[::2], order[1::2]
-    for kind in _KINDS[_ORDINARY:]:
-        strange = features.clone()
-        strange[own] = kind(features)[own]
-        try:
-            found, alone = model(strange), model(strange[_doubled(order, 0)])
-        except Exception as error:  # noqa: BLE001  (numbers that somebody's code need not take)
-            log.info("made-up records of a kind could not be graded: %s", error)
-            continue
-        yield _same(answers[rest], found[rest]) and _same(found[own], alone[::2])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit, NaN like NaN."""
-    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-def _doubled(order: Tensor, half: int) -> Tensor:
-    """Every other place of `order`, the rest copies of them."""
-    taken = order.clone()
-    places = taken[1 - half :: 2]
-    places.copy_(order[half::2].repeat(2)[: len(places)])
-    return taken
-
-
-def _say_slow(what: str) -> None:
-    log.warning(
-        "this machine computes a record otherwise in another row of a batch: %s one by one, "
-        "which takes long. Set MKL_CBWR=AUTO before Python starts, or import fedlearn before "
-        "torch computes anything",
-        what,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +206,7 @@ class _MadeUp:
         own, others = slice(0, few), slice(few, 2 * few)
         before, found = rows(self.losses(own)), 0.0
 
-        def beside(kept: Tensor, mine: _Kind, kind: _Kind, company: slice) -> _Rows:
+        def beside(kept: Tensor, mine: Kind, kind: Kind, company: slice) -> _Rows:
             return rows(
                 partial(
                     self.run,
@@ -289,11 +218,11 @@ class _MadeUp:
                 )
             )
 
-        for kept, kind, strange in _companies(few, self.inputs[0].device):
+        for kept, kind, strange in companies(few, self.inputs[0].device):
             try:
-                found = max(found, _moved(before, beside(kept, _SAME, kind, others), kept, kept))
+                found = max(found, _moved(before, beside(kept, SAME, kind, others), kept, kept))
                 if strange:
-                    one, other = (beside(kept, kind, _SAME, by) for by in (own, others))
+                    one, other = (beside(kept, kind, SAME, by) for by in (own, others))
                     found = max(found, _moved(one, other, kept, kept, before))
             except Exception as error:  # noqa: BLE001  (numbers that somebody's code need not take)
                 log.info("made-up records of a kind could not be tried: %s", error)
@@ -339,50 +268,7 @@ class _MadeUp:
 
     def _half(self, rows: _Engine, order: Tensor, half: int) -> _Rows:
         """Every other record of `order`, beside copies of the same."""
-        return rows(self.losses(_doubled(order, half).to(self.inputs[0].device)))
-
-
-def _companies(rows: int, device: torch.device) -> Iterator[tuple[Tensor, _Kind, bool]]:
-    """Which rows stay, `bool[rows]`, and what becomes of the rest: of any two, each stays alone.
-
-    And whether those that stay are to be tried as such as well: once for every strange kind.
-    """
-    bits, places = (rows - 1).bit_length(), torch.arange(rows, device=device)
-    halves = [(places >> bit) % 2 == side for bit in range(bits) for side in (0, 1)]
-    for i in range(max(len(halves), len(_KINDS))):
-        kind = _KINDS[i % len(_KINDS)]
-        yield halves[i % len(halves)], kind, _ORDINARY <= i < len(_KINDS)
-
-
-_Kind = Callable[[Tensor], Tensor]
-
-
-def _numbers(change: _Kind) -> _Kind:
-    """Codes, flags and ids stay what they are."""
-
-    def changed(values: Tensor) -> Tensor:
-        if not values.is_floating_point():
-            return values
-        return torch.where((values == values.round()).all(0), values, change(values))
-
-    return changed
-
-
-_SAME: Final[_Kind] = lambda values: values  # noqa: E731  (one of its kind)
-
-_KINDS: Final[tuple[_Kind, ...]] = (
-    _SAME,
-    lambda values: values[:1].expand_as(values),
-    _numbers(lambda values: values * 1e4),
-    _numbers(lambda values: values * 1e30),
-    _numbers(lambda values: values * 1e-4),
-    _numbers(torch.zeros_like),
-    _numbers(lambda values: torch.full_like(values, torch.nan)),
-)
-"""What made-up records become beside which others stay as they are."""
-
-_ORDINARY: Final = 2
-"""So many kinds, the first, are records like any other."""
+        return rows(self.losses(doubled(order, half).to(self.inputs[0].device)))
 
 
 def _float_buffers(model: nn.Module) -> list[dict[str, Tensor]]:
@@ -420,7 +306,7 @@ def _moved(
         if a.shape[1:] != b.shape[1:]:
             return math.inf
         mine, its = a[here], b[there]
-        if not _same(mine, its):
+        if not same_bits(mine, its):
             same = (mine == its) | (mine.isnan() & its.isnan())
             apart = (mine - its).abs().masked_fill(same, 0).max()
             largest = torch.maximum(*(v.abs().nan_to_num(0, 0).max() for v in (mine, known)))
@@ -450,41 +336,6 @@ def _copy_of(model: nn.Module) -> nn.Module:
             f"model: cannot be copied ({type(error).__name__}: {error}), and so not tried; "
             "keep tensors as parameters or buffers, and nothing that copy.deepcopy refuses"
         ) from error
-
-
-@contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """Whatever is done to the model meanwhile is undone."""
-    parameters = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
-    buffers = [
-        (module, {name: None if b is None else b.clone() for name, b in module._buffers.items()})
-        for module in model.modules()
-    ]
-    modes = {module: module.training for module in model.modules()}
-    device = home(model)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            model.train()
-            yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in parameters:
-                parameter.copy_(value)
-        for module, held in buffers:
-            module._buffers.update(held)
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@torch.no_grad()
-def _draw(model: nn.Module, spread: float) -> None:
-    """Random weights, for those of a new model may be zero and show nothing."""
-    coins = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            inputs = parameter[0].numel() if parameter.dim() > 1 else 4
-            drawn = torch.randn(parameter.shape, generator=coins) * (spread / max(1, inputs) ** 0.5)
-            parameter.copy_(drawn)
 
 
 def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:

@@ -22,8 +22,8 @@ from fedlearn.core.errors import PrivacyError
 from fedlearn.privacy import accounting
 from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
 from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.training.even_rows import even_rows
 from fedlearn.training.local import grade
-from fedlearn.training.trials import even_rows
 from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
 

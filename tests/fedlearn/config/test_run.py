@@ -295,7 +295,7 @@ def refuses_an_object_at(path: tuple[str, ...]) -> None:
 
 
 def test_problems__say_that_opacus_engines_clip_in_fp32_only() -> None:
-    overrides = ["experiment=medical_heart", "training.precision=bf16", "training.dp_engine=ghost"]
+    overrides = ["experiment=medical_heart", "training.precision=bf16", "training.dp_engine=opacus"]
     with pytest.raises(ConfigError, match=r"^training\.precision=bf16: .*dp_engine=fast"):
         compose(overrides)
     assert compose([*overrides, "privacy=none"]).training.precision == "bf16"

@@ -14,7 +14,6 @@ from torch.nn import functional
 from fedlearn import models
 from fedlearn.config import compose
 from fedlearn.config.contradictions import task_problems
-from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.mechanisms import RecordPlan
@@ -160,10 +159,3 @@ def test_task_problems__refuse_views_where_they_mean_nothing() -> None:
     table = compose(["scenario=heart", "training.augmentations=4"])
     found = task_problems(table, replace(task, input=TableInput(numeric=2)))[0]
     assert found.startswith("training.augmentations=4: are views of images")
-
-
-def test_problems__refuse_views_where_ghost_clipping_cannot_see_them() -> None:
-    command = ["scenario=fashion", "partition=iid", "model=cnn", "training.augmentations=2"]
-    compose([*command, "training.dp_engine=fast"])
-    with pytest.raises(ConfigError, match=r"augmentations=2: uses a layer several times"):
-        compose([*command, "training.dp_engine=ghost"])

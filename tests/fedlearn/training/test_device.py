@@ -449,9 +449,9 @@ def test_within_memory__understands_the_driver_and_its_libraries(
             device.place(nn.Linear(2, 2), CUDA)
 
 
-@pytest.mark.parametrize("engine", ["fast", "ghost", "opacus"])
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
 def test_private_step__without_memory_is_told_before_records_are_seen_and_never_after(
-    engine: Literal["fast", "ghost", "opacus"], monkeypatch: pytest.MonkeyPatch
+    engine: Literal["fast", "opacus"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **named: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -459,7 +459,7 @@ def test_private_step__without_memory_is_told_before_records_are_seen_and_never_
     (case,) = (case for case in CASES if case.name == "cnn-grey")
     model, features, labels = fresh(case)
     config, noise = replace(TRAINING, dp_engine=engine, weight_decay=0.0), SeededNoise(b"full")
-    monkeypatch.setattr("fedlearn.training.private.forward", full)
+    monkeypatch.setattr("fedlearn.training.parts.forward", full)
     monkeypatch.setattr("fedlearn.training.trials.forward", full)
     with pytest.raises(torch.OutOfMemoryError):
         try_out(model, lambda _: (features, labels), config, loss=cross_entropy)

@@ -31,8 +31,9 @@ from fedlearn.models.validate import made_up_records
 from fedlearn.privacy import SeededNoise
 from fedlearn.tasks import ClassificationTask, ImageInput, Input, TableInput, TextInput
 from fedlearn.tasks.classification import cross_entropy
-from fedlearn.training import private, trials
-from fedlearn.training.private import ROWS, clipped_gradient_sum, sizes_of, split, train_private
+from fedlearn.training import parts, trials
+from fedlearn.training.parts import ROWS, sizes_of, split
+from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
 from fedlearn.training.trials import try_out
 from tests.effort import examples
@@ -162,9 +163,9 @@ def test_neighbours__are_as_near_where_a_library_looks_at_places() -> None:
 
 
 @pytest.mark.parametrize("value", POISON)
-@pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
 def test_neighbours__a_record_without_a_finite_gradient_adds_nothing_in_any_engine(
-    engine: Literal["fast", "opacus", "ghost"], value: float
+    engine: Literal["fast", "opacus"], value: float
 ) -> None:
     config = replace(CONFIG, dp_engine=engine)
 
@@ -200,9 +201,9 @@ class Chokes(nn.Module):
         return self.linear(x)
 
 
-@pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
 def test_neighbours__a_record_that_fails_adds_nothing_and_takes_nobody_with_it(
-    engine: Literal["fast", "opacus", "ghost"], caplog: pytest.LogCaptureFixture
+    engine: Literal["fast", "opacus"], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, config = Chokes(), replace(CONFIG, dp_engine=engine)
     world = World("linear", 1.0, 2)
@@ -251,7 +252,7 @@ def test_part__goes_through_the_model_filled_up_to_its_rows(rows: int) -> None:
         seen.append((some_labels, some_values))
         return some_values.sum(1)
 
-    part = private.BatchPart(inputs=(labels, values), run=run, rows=rows)
+    part = parts.BatchPart(inputs=(labels, values), run=run, rows=rows)
     assert (part.count, len(part.losses())) == (5, rows)
     assert [len(one.losses()) for one in part.single()] == [rows] * 5
     order = [*range(5), *[0] * (rows - 5)]
@@ -276,13 +277,13 @@ def test_neighbours__where_rows_are_not_alike_parts_have_one_size_or_one_record(
 
     monkeypatch.setattr(trials, "_moved", moved)
     try_out(world.model, world.records, config, loss=cross_entropy)
-    counts, real = list[tuple[int, int]](), private.BatchPart.losses
+    counts, real = list[tuple[int, int]](), parts.BatchPart.losses
 
-    def counting(part: private.BatchPart) -> Tensor:
+    def counting(part: parts.BatchPart) -> Tensor:
         counts.append((part.count, part.rows))
         return real(part)
 
-    monkeypatch.setattr(private.BatchPart, "losses", counting)
+    monkeypatch.setattr(parts.BatchPart, "losses", counting)
     np.testing.assert_allclose(world.sum(data, config), together, rtol=1e-4, atol=1e-9)
     assert counts == ([(70, 128)] if sizes == "one" else [(1, 1)] * 70)
 
@@ -298,7 +299,7 @@ def test_trial__finds_rows_alike_on_this_machine_and_leaves_the_model_as_it_was(
     assert [m.training for m in world.model.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), state)
     sizes = sizes_of(CONFIG)
-    assert private._alike[world.model] == {sizes: sizes}
+    assert parts._alike[world.model] == {sizes: sizes}
 
 
 def test_trial__is_made_on_records_that_nobody_has_and_once() -> None:

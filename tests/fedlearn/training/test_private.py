@@ -27,6 +27,7 @@ from fedlearn.privacy.rounded import grid_for
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import private
+from fedlearn.training.parts import same_bits
 from fedlearn.training.private import (
     PrivateOptimizer,
     clipped_gradient_sum,
@@ -111,12 +112,11 @@ def update(
     ("engine", "architecture"),
     [
         *itertools.product(["fast", "opacus"], ["linear", "mlp", "ft_transformer"]),
-        *itertools.product(["ghost"], ["linear", "mlp"]),
     ],
 )
 @pytest.mark.parametrize("max_batch", [1024, 3])
 def test_private__equals_a_loop_over_records(
-    architecture: str, max_batch: int, engine: Literal["fast", "opacus", "ghost"]
+    architecture: str, max_batch: int, engine: Literal["fast", "opacus"]
 ) -> None:
     model, expected = network(architecture), network(architecture)
     config = replace(CONFIG, local_steps=2, max_batch=max_batch, dp_engine=engine)
@@ -126,18 +126,10 @@ def test_private__equals_a_loop_over_records(
     np.testing.assert_allclose(to_vector(model), to_vector(expected), rtol=1e-4, atol=2e-6)
 
 
-def test_private__without_a_gradient_from_opacus_ghost_clipping_is_still(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    config = replace(CONFIG, dp_engine="ghost")
-    assert not update(network("ft_transformer"), records(), config).any()
-    assert "a record could not be trained on" in caplog.text
-
-
 @pytest.mark.parametrize("n", [0, 1])
-@pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
 def test_private__takes_batches_of_one_and_of_none(
-    n: int, engine: Literal["fast", "opacus", "ghost"]
+    n: int, engine: Literal["fast", "opacus"]
 ) -> None:
     model, expected = network("mlp"), network("mlp")
     config = replace(CONFIG, dp_engine=engine)
@@ -459,9 +451,8 @@ def test_shared_sum__is_that_of_a_loop_over_records(architecture: str) -> None:
 
 
 def test_shared_sum__is_made_by_our_own_engine_whatever_the_config_names() -> None:
-    """Opacus' ghost clipping cannot do this model, and would give nothing."""
     model = network()
-    config = replace(CONFIG, dp_engine="ghost")
+    config = replace(CONFIG, dp_engine="opacus")
     found = clipped_gradient_sum(
         model, *records(), config, SHARED, loss=cross_entropy, noise=SystemNoise()
     )
@@ -494,7 +485,7 @@ def test_shared_sum__of_no_records_is_zero_and_of_full_length() -> None:
 )
 def test_buffers__are_the_same_bit_for_bit_or_put_back(other: list[float], same: bool) -> None:
     before = torch.tensor([1.0, math.nan], dtype=torch.float64)
-    assert private._same(before, torch.tensor(other, dtype=torch.float64)) == same
+    assert same_bits(before, torch.tensor(other, dtype=torch.float64)) == same
 
 
 def test_seed_of_dropout__is_any_of_63_bits() -> None:
@@ -533,9 +524,9 @@ def test_private_step__releases_no_buffer_that_it_has_changed(
     assert "training changed 0.centre" in caplog.text
 
 
-@pytest.mark.parametrize("engine", ["fast", "opacus", "ghost"])
+@pytest.mark.parametrize("engine", ["fast", "opacus"])
 def test_private_step__shows_a_correction_nothing_without_noise(
-    engine: Literal["fast", "opacus", "ghost"],
+    engine: Literal["fast", "opacus"],
 ) -> None:
     seen = []
 

@@ -15,9 +15,10 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import to_vector
 from fedlearn.models.finetune import Finetune, cut, stages
 from fedlearn.tasks.classification import cross_entropy
-from fedlearn.training import private
+from fedlearn.training import parts
+from fedlearn.training.even_rows import even_rows
 from fedlearn.training.settings import Engine, Precision, Training
-from fedlearn.training.trials import even_rows, try_out
+from fedlearn.training.trials import try_out
 from tests.effort import slow_but
 from tests.fedlearn.models.cases import CASES
 
@@ -196,7 +197,7 @@ def test_trial__has_records_computed_one_by_one_that_move_in_the_last_bits(engin
     config = replace(CONFIG, dp_engine=engine)
     model = Own(lambda _, x: x + 1e-6 * torch.tanh(x.mean(0).nan_to_num()))
     try_out(model, records, config, loss=cross_entropy)
-    assert list(private._alike[model].values()) == [()]
+    assert list(parts._alike[model].values()) == [()]
 
 
 def test_trial__refuses_what_it_cannot_copy() -> None:

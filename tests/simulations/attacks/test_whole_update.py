@@ -275,8 +275,10 @@ def one_number_for_a_row(patch: pytest.MonkeyPatch) -> None:
 
 
 def clip_norm_doubled(patch: pytest.MonkeyPatch) -> None:
-    honest = private._clipping
-    patch.setattr(private, "_clipping", lambda model, config, norm: honest(model, config, 2 * norm))
+    honest = private.clipping_by
+    patch.setattr(
+        private, "clipping_by", lambda model, config, norm: honest(model, config, 2 * norm)
+    )
 
 
 def _other_sum(
