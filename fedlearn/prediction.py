@@ -35,8 +35,9 @@ from fedlearn.data.tables import columns
 from fedlearn.data.tables.cells import codes_of
 from fedlearn.data.tables.csv import not_numbers, numbers_of, read_rows, scaled
 from fedlearn.data.tables.deidentify import deidentified
+from fedlearn.data.tables.delimited import read_file
 from fedlearn.data.tables.scaling import reads_records
-from fedlearn.data.tables.table import Table, read_file
+from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.files import is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import tokenize
 from fedlearn.models import MODELS, Finetune, Model

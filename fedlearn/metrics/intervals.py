@@ -68,6 +68,19 @@ def resampled(counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
     return np.asarray(draws).reshape(RESAMPLES, *counts.shape)
 
 
+def redrawn(
+    table: NDArray[np.float64], records: int, noise: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Tables of so many records and noise that were drawn anew, and the table they came from."""
+    nearest = np.maximum(table, 0.0)
+    if not nearest.any():
+        return np.full((1, *table.shape), np.nan), nearest
+    chances = nearest / nearest.sum()
+    drawn = rng.multinomial(records, chances.reshape(-1), size=RESAMPLES)
+    tables = drawn.reshape(-1, *table.shape).astype(np.float64)
+    return tables + noise * rng.standard_normal(tables.shape), chances * records
+
+
 def _measured(value: float, drawn: NDArray[np.float64]) -> Measured:
     known = drawn[~np.isnan(drawn)]
     if not known.size or known.min() == known.max():

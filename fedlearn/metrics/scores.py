@@ -99,6 +99,32 @@ def area(scores: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]
     return found
 
 
+def known_area(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUC of noisy histograms; NaN where noise left one of the classes no record."""
+    known = (scores.sum(-1) > 0).all(-1)
+    return np.where(known, area(np.where(known[..., None, None], scores, 1.0)), np.nan)
+
+
+def halves(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The numbers below and above one half: `[..., 2, bins]` to `[..., 2, 2]`."""
+    return np.asarray(scores.reshape(*scores.shape[:-1], 2, -1).sum(-1))
+
+
+def fitted(scores: NDArray[np.float64], cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bins whose halves add up to `cells`: the nearest to those that were found."""
+    half = scores.shape[-1] // 2
+    missing = (cells - halves(scores)) / half
+    return np.asarray(scores + np.repeat(missing, half, axis=-1))
+
+
+def without_negatives(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The bins with as many records in every half, which what noise has added would exceed."""
+    half, kept = scores.shape[-1] // 2, np.maximum(scores, 0.0)
+    wanted, there = np.maximum(halves(scores), 0.0), halves(kept)
+    scale = np.divide(wanted, there, out=np.zeros_like(there), where=there > 0)
+    return np.asarray(kept * np.repeat(scale, half, axis=-1))
+
+
 def calibration(scores: NDArray[np.int64], rng: np.random.Generator) -> Calibration | None:
     """The calibration that a histogram shows; None without at least `FEWEST` records.
 

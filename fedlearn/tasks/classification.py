@@ -10,15 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isclose, log, sqrt
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from math import log, sqrt
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.metrics import intervals
-from fedlearn.metrics.intervals import Gap, gap_of_shares, spread
+from fedlearn.metrics.confusion import (
+    counted_metrics,
+    differences,
+    names_one_class_only,
+    right,
+)
+from fedlearn.metrics.intervals import Gap, gap_of_shares, redrawn
 from fedlearn.metrics.scores import (
     NOISED_BINS,
     SCORE_BINS,
@@ -27,7 +33,11 @@ from fedlearn.metrics.scores import (
     auc,
     bins_of,
     calibration,
+    fitted,
+    halves,
     histogram,
+    known_area,
+    without_negatives,
 )
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
 from fedlearn.tasks.inputs import Input
@@ -289,7 +299,7 @@ class ClassificationTask(Task):
         """
         layout = tuple(replace(spec, unit=1.0) for spec in self.noised_layout)
         if self._binary:
-            arrays = {**arrays, "scores": _fitted(arrays["scores"], arrays["confusion"])}
+            arrays = {**arrays, "scores": fitted(arrays["scores"], arrays["confusion"])}
         else:
             layout = (*layout, SumSpec(name="scores", shape=(2, 0), unit=1.0))
             arrays = {**arrays, "scores": np.zeros((2, 0))}
@@ -307,19 +317,19 @@ class ClassificationTask(Task):
         if not sums.count:
             return {}
         count, noise = sums.count, sums.noise
-        drawn, nearest = _redrawn(sums["confusion"], count, noise["confusion"], rng)
+        drawn, nearest = redrawn(sums["confusion"], count, noise["confusion"], rng)
         value, found, around = self.metrics(sums), counted_metrics(drawn), counted_metrics(nearest)
         # What is cut off at its range says too little of how far noise has led out of it.
-        value["accuracy"], found["accuracy"] = _right(sums["confusion"]), _right(drawn)
+        value["accuracy"], found["accuracy"] = right(sums["confusion"]), right(drawn)
         if "auc" in value:
-            scores = _without_negatives(sums["scores"])
-            records, nearest = _redrawn(scores, count, 0.0, rng)
+            scores = without_negatives(sums["scores"])
+            records, nearest = redrawn(scores, count, 0.0, rng)
             cells, bins = (
                 table + noise[name] * rng.standard_normal(table.shape)
-                for name, table in (("confusion", _halves(records)), ("scores", records))
+                for name, table in (("confusion", halves(records)), ("scores", records))
             )
             value["auc"], around["auc"] = float(area(sums["scores"])), auc(nearest)
-            found["auc"] = _known_area(_fitted(bins, cells))
+            found["auc"] = known_area(fitted(bins, cells))
         return {
             name: np.clip(value[name] + found[name] - around[name], 0.0, 1.0)
             for name in found
@@ -338,12 +348,12 @@ class ClassificationTask(Task):
 
     def gap(self, groups: Mapping[str, Sums], rng: np.random.Generator) -> Gap | None:
         """Between the groups that have records, in accuracy; None with fewer than two."""
-        right = {
+        hits = {
             n: (min(max(round(np.trace(one["confusion"])), 0), one.count), one.count)
             for n, one in groups.items()
         }
         noise = {n: self._noise_of_right(one) for n, one in groups.items()}
-        return gap_of_shares(right, rng, noise)
+        return gap_of_shares(hits, rng, noise)
 
     def _noise_of_right(self, sums: Sums) -> float:
         """Standard deviation of the noise on the number of records that are right."""
@@ -359,18 +369,7 @@ class ClassificationTask(Task):
         groups, or with other than two classes, there is nothing.
         """
         tables = [one["confusion"] for one in groups.values() if one.count]
-        if len(tables) < 2 or not self._binary:
-            return {}
-        # Noise may have made cells negative; of exact tables nothing changes.
-        stack = np.maximum(np.stack(tables).astype(np.float64), 0.0)
-        with np.errstate(invalid="ignore"):
-            chosen = stack[:, :, 1].sum(1) / stack.sum((1, 2))
-            rates = stack[:, :, 1] / stack.sum(2)  # wrongly (true class 0), rightly (true class 1)
-        odds = [spread(rates[:, truth]) for truth in (0, 1)]
-        found = {"demographic_parity_difference": spread(chosen)}
-        if known := [one for one in odds if one is not None]:
-            found["equalized_odds_difference"] = max(known)
-        return {name: value for name, value in found.items() if value is not None}
+        return differences(tables) if self._binary and len(tables) > 1 else {}
 
     def calibration(self, sums: Sums, rng: np.random.Generator) -> Calibration | None:
         """Of the second of two classes; none of sums with noise, whose bins are too few."""
@@ -489,92 +488,3 @@ class _Weighed:
         from torch.nn import functional
 
         return functional.cross_entropy(outputs, targets, weight=self.weights, reduction="none")
-
-
-def counted_metrics(
-    confusion: NDArray[np.int64] | NDArray[np.float64],
-) -> dict[str, NDArray[np.float64]]:
-    """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
-
-    `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
-    matrix without records has NaN.
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    truth, predicted = confusion.sum(-1), confusion.sum(-2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Noise may have taken cells below zero; of exact tables all shares are in range.
-        recall, f1 = _share(hits, truth), _share(2 * hits, truth + predicted)
-        return {
-            "accuracy": _share(hits.sum(-1), truth.sum(-1)),
-            "balanced_accuracy": _mean(recall, truth > 0),
-            "macro_f1": _mean(f1, (truth + predicted) > 0),
-        }
-
-
-def names_one_class_only(found: Mapping[str, float], classes: int) -> bool:
-    """Whether `metrics` are those of a model that puts every record into the same class.
-
-    Then one recall is 1 and all others are 0, and one F1 is `2 a / (1 + a)` of the
-    accuracy. False where a class has no test record: what occurs is not known here.
-    """
-    if not found or classes < 2:
-        return False
-    accuracy = found["accuracy"]
-    alike = isclose(found["balanced_accuracy"], 1 / classes)
-    return alike and isclose(found["macro_f1"], 2 * accuracy / (1 + accuracy) / classes)
-
-
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(np.clip(part / whole, 0.0, 1.0))
-
-
-def _right(confusion: NDArray[np.float64]) -> Any:
-    """The share that is right, wherever noise has led it; NaN where noise left no record."""
-    total = confusion.sum((-2, -1))
-    hits = np.trace(confusion, axis1=-2, axis2=-1)
-    return np.where(total > 0, hits / np.where(total > 0, total, 1.0), np.nan)
-
-
-def _known_area(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """AUC of noisy histograms; NaN where noise left one of the classes no record."""
-    known = (scores.sum(-1) > 0).all(-1)
-    return np.where(known, area(np.where(known[..., None, None], scores, 1.0)), np.nan)
-
-
-def _halves(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The numbers below and above one half: `[..., 2, bins]` to `[..., 2, 2]`."""
-    return np.asarray(scores.reshape(*scores.shape[:-1], 2, -1).sum(-1))
-
-
-def _fitted(scores: NDArray[np.float64], cells: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bins whose halves add up to `cells`: the nearest to those that were found."""
-    half = scores.shape[-1] // 2
-    missing = (cells - _halves(scores)) / half
-    return np.asarray(scores + np.repeat(missing, half, axis=-1))
-
-
-def _redrawn(
-    table: NDArray[np.float64], records: int, noise: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tables of so many records and noise that were drawn anew, and the table they came from."""
-    nearest = np.maximum(table, 0.0)
-    if not nearest.any():
-        return np.full((1, *table.shape), np.nan), nearest
-    chances = nearest / nearest.sum()
-    drawn = rng.multinomial(records, chances.reshape(-1), size=intervals.RESAMPLES)
-    tables = drawn.reshape(-1, *table.shape).astype(np.float64)
-    return tables + noise * rng.standard_normal(tables.shape), chances * records
-
-
-def _without_negatives(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The bins with as many records in every half, which what noise has added would exceed."""
-    half, kept = scores.shape[-1] // 2, np.maximum(scores, 0.0)
-    wanted, there = np.maximum(_halves(scores), 0.0), _halves(kept)
-    scale = np.divide(wanted, there, out=np.zeros_like(there), where=there > 0)
-    return np.asarray(kept * np.repeat(scale, half, axis=-1))
-
-
-def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Means over the last axis, of those that count."""
-    total: NDArray[np.float64] = np.where(where, values, 0.0).sum(-1) / where.sum(-1)
-    return total

@@ -67,7 +67,6 @@ def _numbers(change: Kind) -> Kind:
 
 SAME: Final[Kind] = lambda values: values  # noqa: E731  (one of its kind)
 
-
 KINDS: Final[tuple[Kind, ...]] = (
     SAME,
     lambda values: values[:1].expand_as(values),
@@ -78,7 +77,6 @@ KINDS: Final[tuple[Kind, ...]] = (
     _numbers(lambda values: torch.full_like(values, torch.nan)),
 )
 """What made-up records become beside which others stay as they are."""
-
 
 ORDINARY: Final = 2
 """So many kinds, the first, are records like any other."""

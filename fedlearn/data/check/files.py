@@ -24,16 +24,9 @@ from fedlearn.data.tables import columns, guess
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv import Csv
-from fedlearn.data.tables.table import (
-    Separator,
-    Table,
-    duplicates,
-    guess_separator,
-    is_parquet,
-    read_parquet,
-    read_table,
-    read_text,
-)
+from fedlearn.data.tables.delimited import guess_separator, read_table, read_text
+from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.table import Separator, Table, duplicates
 from fedlearn.data.texts.files import is_lines
 from fedlearn.data.texts.huggingface import is_saved
 

@@ -17,7 +17,8 @@ from fedlearn.core.errors import some
 from fedlearn.data.check.report import Report, sizes_in_words
 from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
-from fedlearn.data.tables.table import Table, holds_cells
+from fedlearn.data.tables.parquet import holds_cells
+from fedlearn.data.tables.table import Table
 from fedlearn.data.texts import files, huggingface
 from fedlearn.data.texts.tokens import Tokenizer
 

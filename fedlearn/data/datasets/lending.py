@@ -21,8 +21,9 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.split import by_content, rows_of
 from fedlearn.data.tables import scaling
 from fedlearn.data.tables.cells import codes_of, encode
+from fedlearn.data.tables.delimited import parse_text
 from fedlearn.data.tables.scaling import Scaling
-from fedlearn.data.tables.table import Separator, Table, parse_text
+from fedlearn.data.tables.table import Separator, Table
 from fedlearn.tasks import ClassificationTask, TableInput
 
 ARCHIVE = archives.ARCHIVES["credit"]

@@ -46,15 +46,11 @@ from fedlearn.data.tables.csv_problems import (
     site_problems,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
+from fedlearn.data.tables.delimited import read_file
+from fedlearn.data.tables.parquet import from_arrow
 from fedlearn.data.tables.scaling import Ranges, Scaling
-from fedlearn.data.tables.schema import ColumnShape, Schema, digest_of, magnitude_of
-from fedlearn.data.tables.table import (
-    Separator,
-    Table,
-    duplicates,
-    from_arrow,
-    read_file,
-)
+from fedlearn.data.tables.schema import schemas_of
+from fedlearn.data.tables.table import Separator, Table, duplicates
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
@@ -250,39 +246,8 @@ def _pool(
         is_train=is_train,
         natural_site=sites,
         standardise_per_site=scaling.reads_records(config.scaling),
-        schemas=_schemas(numeric, gaps, categorical, raw, sites),
+        schemas=schemas_of(numeric, gaps, categorical, raw, sites),
     )
-
-
-def _schemas(
-    numeric: list[Column],
-    gaps: list[Column],
-    categorical: list[Column],
-    raw: NDArray[np.float64],
-    sites: NDArray[np.str_] | None,
-) -> dict[str, Schema]:
-    """How every site would describe the columns; without sites, under the empty name."""
-    rest = [ColumnShape(name=column.name, kind="gap") for column in gaps]
-    for column in categorical:
-        names = column.categories
-        rest.append(
-            ColumnShape(
-                name=column.name,
-                kind="categorical",
-                categories=len(names),
-                digest=digest_of(names),
-            )
-        )
-    owner = np.full(len(raw), "") if sites is None else sites
-    found = {}
-    for site in np.unique(owner) if owner.size else [""]:
-        sizes = [magnitude_of(values) for values in raw[owner == site].T]
-        numbers = [
-            ColumnShape(name=column.name, kind="numeric", magnitude=size)
-            for column, size in zip(numeric, sizes, strict=True)
-        ]
-        found[str(site)] = (*numbers, *rest)
-    return found
 
 
 def _with_label(

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from fedlearn.core.errors import DataError
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
-from fedlearn.data.tables.table import Table, read_content
+from fedlearn.data.tables.delimited import read_content
+from fedlearn.data.tables.table import Table
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
 _MEANS_ELSE = {"true", "false", "null", "nan", "inf"}

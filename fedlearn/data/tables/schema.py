@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import some
+from fedlearn.data.tables.columns import Column
 
 OTHER_UNITS = 4
 """Quarters of a decade between magnitudes that make other units likely: a factor of 5.6 to 18."""
@@ -60,6 +61,37 @@ def magnitude_of(values: NDArray[np.float64]) -> int | None:
     """The magnitude of a column's numbers; NaN and zero say nothing about it."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     return round(4 * float(np.log10(np.median(sizes)))) if sizes.size else None
+
+
+def schemas_of(
+    numeric: Sequence[Column],
+    gaps: Sequence[Column],
+    categorical: Sequence[Column],
+    raw: NDArray[np.float64],
+    sites: NDArray[np.str_] | None,
+) -> dict[str, Schema]:
+    """How every site would describe the columns; without sites, under the empty name."""
+    rest = [ColumnShape(name=column.name, kind="gap") for column in gaps]
+    for column in categorical:
+        names = column.categories
+        rest.append(
+            ColumnShape(
+                name=column.name,
+                kind="categorical",
+                categories=len(names),
+                digest=digest_of(names),
+            )
+        )
+    owner = np.full(len(raw), "") if sites is None else sites
+    found = {}
+    for site in np.unique(owner) if owner.size else [""]:
+        sizes = [magnitude_of(values) for values in raw[owner == site].T]
+        numbers = [
+            ColumnShape(name=column.name, kind="numeric", magnitude=size)
+            for column, size in zip(numeric, sizes, strict=True)
+        ]
+        found[str(site)] = (*numbers, *rest)
+    return found
 
 
 def reported(schema: Schema, *, private: bool) -> Schema:

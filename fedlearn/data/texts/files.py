@@ -24,14 +24,8 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import encode
-from fedlearn.data.tables.table import (
-    Separator,
-    Table,
-    read_file,
-    read_loose_text,
-    read_text,
-    some_lines,
-)
+from fedlearn.data.tables.delimited import read_file, read_loose_text, read_text
+from fedlearn.data.tables.table import Separator, Table, some_lines
 from fedlearn.data.texts.documents import pool_of
 from fedlearn.data.texts.tokens import MINILM, Tokenizer
 from fedlearn.tasks import LabelColumn

@@ -15,7 +15,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.data import memory
 from fedlearn.data.check.files import check
 from fedlearn.data.tables import csv
-from fedlearn.data.tables.table import read_table
+from fedlearn.data.tables.delimited import read_table
 from fedlearn.data.texts import files
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.tokens import Tokenizer

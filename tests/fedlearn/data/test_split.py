@@ -19,7 +19,8 @@ from fedlearn.data.scenario import Reading
 from fedlearn.data.split import by_content, rows_of
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.csv import Csv
-from fedlearn.data.tables.table import Table, parse_text
+from fedlearn.data.tables.delimited import parse_text
+from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.files import OwnText
 
 HEADER = ("age", "ward", "ill")

@@ -14,10 +14,10 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from fedlearn.metrics import intervals
+from fedlearn.metrics.confusion import counted_metrics
 from fedlearn.metrics.intervals import RESAMPLES, Measured
 from fedlearn.metrics.scores import auc
 from fedlearn.metrics.sums import Sums
-from fedlearn.tasks.classification import counted_metrics
 from tests.fedlearn.metrics.test_sums import evaluation_sums, metrics, records, task_of
 
 

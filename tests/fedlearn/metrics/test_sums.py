@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
+from fedlearn.metrics.confusion import names_one_class_only
 from fedlearn.metrics.scores import SCORE_BINS
 from fedlearn.metrics.sums import Sums, SumSpec, added
 from fedlearn.tasks import ClassificationTask, TableInput
-from fedlearn.tasks.classification import names_one_class_only
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
 

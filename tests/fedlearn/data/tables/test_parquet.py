@@ -12,7 +12,7 @@ from pyarrow import parquet
 from fedlearn.core.errors import DataError
 from fedlearn.data.check.files import check
 from fedlearn.data.tables.csv import Csv
-from fedlearn.data.tables.table import is_parquet, read_parquet
+from fedlearn.data.tables.parquet import is_parquet, read_parquet
 
 from ..reading import loaded
 

@@ -1,0 +1,158 @@
+"""Tables from Parquet, and from Arrow as a program has it: numbers stay numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from fedlearn.core.errors import DataError, refuse
+from fedlearn.data import memory
+from fedlearn.data.tables.cells import (
+    TEXT,
+    Cells,
+    as_arrow,
+    as_numpy,
+    encode,
+    encode_numbers,
+    scalar,
+)
+from fedlearn.data.tables.table import Table, header_problems, with_records
+
+_PARQUET = b"PAR1"
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file begins as a Parquet file does, whatever it is called."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError:
+        return False  # reading it as text says what is wrong
+
+
+def read_parquet(path: Path, decimal: str = ".", *, by_record: bool = False) -> Table:
+    """The table in `path`; its `lines` count the records from 1.
+
+    Numbers stay numbers, and are text only where a column is taken by its text (as
+    categories, a label, or what stands for a gap): a whole number then has no `.0`.
+    Dates are written as ISO 8601, to the microsecond; a null is an empty cell.
+
+    Raises:
+        DataError: the file is damaged, holds no records (which it may, read `by_record`), would
+            not fit into memory, or has columns that are no table's. All problems of one stage are
+            listed.
+
+    """
+    from pyarrow import parquet
+
+    try:
+        shape = parquet.read_metadata(path)
+        memory.require(path, shape.num_rows * shape.num_columns * memory.CELL_BYTES)
+        read = parquet.ParquetFile(path).read()
+        return from_arrow(path, read, decimal, by_record=by_record)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path}: cannot be read as Parquet ({reason})") from error
+
+
+def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: bool = False) -> Table:
+    """A table of Arrow's as `read_parquet` has it; `path` names it in messages.
+
+    Raises:
+        DataError: it holds no records, or has columns that are no table's.
+        ArrowException, ValueError, OverflowError: a value cannot be held.
+    """
+    header = tuple(name.strip() for name in read.column_names)
+    problems = [
+        *header_problems(path, header, "the header"),
+        *(
+            f"{path}: column {one.name!r} holds {one.type}, which is no number and no category"
+            for one in read.schema
+            if not holds_cells(one.type)
+        ),
+    ]
+    if not by_record:  # else they are characters of no meaning
+        problems += [
+            f"{path}: column {name!r} holds bytes that are not UTF-8"
+            for name, column in zip(header, read.columns, strict=True)
+            if not _is_sound(column)
+        ]
+    columns = () if problems else tuple(_cells(one, decimal, by_record) for one in read.columns)
+    lines = np.arange(1, read.num_rows + 1)
+    table = Table(header=header, columns=columns, lines=lines, counted="row")
+    if by_record:
+        refuse(problems)
+        return table
+    return with_records(path, table, problems)
+
+
+def holds_cells(kind: pa.DataType) -> bool:
+    """Whether values of this type are cells of a table; lists, structures and bytes are not."""
+    if types.is_dictionary(kind):
+        return holds_cells(kind.value_type)
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    plain = types.is_boolean(kind) or types.is_null(kind) or types.is_decimal(kind)
+    return texts or plain or _is_number(kind) or _is_moment(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind))
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return bool(types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind))
+
+
+def _is_sound(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether texts are UTF-8, as Arrow has them: whoever wrote a file may not have looked."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _cells(column: pa.ChunkedArray, decimal: str, by_record: bool) -> Cells:
+    values = column.combine_chunks()
+    if types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not _is_sound(values):
+        content = values.cast(pa.large_binary()).to_pylist()
+        values = as_arrow([(cell or b"").decode("utf-8", "replace") for cell in content])
+    if _is_number(values.type):
+        numbers = pc.fill_null(
+            values.cast(pa.float64(), safe=False), scalar("nan").cast(pa.float64())
+        )
+        found = as_numpy(numbers)
+        if types.is_floating(values.type) or not (np.abs(found) >= 2**53).any():
+            return encode_numbers(found, decimal)  # else digits would be lost
+    return encode(pc.fill_null(_texts(values, decimal, by_record), scalar("")))
+
+
+def _texts(values: pa.Array, decimal: str, by_record: bool) -> Any:
+    if types.is_boolean(values.type):
+        return pc.if_else(values, scalar("True"), scalar("False"))
+    if types.is_decimal(values.type):
+        return pc.replace_substring(values.cast(pa.string()), ".", decimal).cast(TEXT)
+    if not _is_moment(values.type):
+        return values.cast(TEXT)
+    if types.is_timestamp(values.type):  # what Python holds
+        values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
+    coded = values.dictionary_encode()
+    moments = [_moment_text(moment, by_record) for moment in coded.dictionary]
+    return as_arrow(moments).take(coded.indices)
+
+
+def _moment_text(moment: pa.Scalar, by_record: bool) -> str:
+    """As ISO 8601 writes it; in years that Python does not know a gap, or its error."""
+    try:
+        return str(moment.as_py().isoformat())
+    except (ValueError, OverflowError):
+        if by_record:
+            return ""
+        raise
