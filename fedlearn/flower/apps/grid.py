@@ -18,24 +18,19 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedlearn import __version__
-from fedlearn.config import decode, encode
-from fedlearn.core.code import code_digest
+from fedlearn.config import decode
 from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError, refuse
-from fedlearn.core.names import printable, site_name_problem
-from fedlearn.crypto.codec import name_bytes
-from fedlearn.crypto.handshake import NO_TERMS, RUN_ID_BYTES, ServerOffer
-from fedlearn.crypto.identity import Identity, fingerprint
+from fedlearn.crypto.handshake import RUN_ID_BYTES
+from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
-from fedlearn.crypto.roster import Participant, Roster
-from fedlearn.crypto.sealed import Channel
+from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps import sealing
+from fedlearn.flower.apps.enrolment import Enrolment
 from fedlearn.flower.apps.exchange import AlikeReplies, Answers, Take, post
 from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sums import (
     NOTHING,
-    SERVER,
     GlobalModel,
     ReplyForm,
     as_first,
@@ -49,7 +44,6 @@ from fedlearn.flower.private import (
 )
 from fedlearn.flower.records import config_in, read_large_bytes
 from fedlearn.flower.strategies import averaging_problems, nodes_wanted
-from fedlearn.rounds import Invitation
 from fedlearn.secagg.layout import LayoutEntry
 from fedlearn.secagg.server import ServerSession, plan_round
 
@@ -142,13 +136,12 @@ class SecureGrid(Grid):
         least: int,
         step_seconds: float,
     ) -> None:
-        self.inner, self.protection, self.pinned = inner, protection, pinned
-        self.nodes, self.least, self.step_seconds = nodes, least, step_seconds
-        self._identity, self._run_id = identity, os.urandom(RUN_ID_BYTES)
-        self._node_of: dict[str, int] = {}
-        self._sites: dict[str, bytes] = {}
-        self._channels: dict[str, Channel] = {}
-        self._left_out: dict[int, str] = {}
+        self.inner, self.protection = inner, protection
+        self.nodes, self.step_seconds = nodes, step_seconds
+        self._run_id = os.urandom(RUN_ID_BYTES)
+        self._parties = Enrolment(
+            inner, protection, identity, pinned, self._run_id, least, step_seconds
+        )
         self._first: dict[str, LayoutEntry] = {}
         self._round = 0
 
@@ -157,8 +150,8 @@ class SecureGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """The enrolled nodes; before there are enough to be enrolled, none."""
         there = sorted(self.inner.get_node_ids())
-        if self._node_of:
-            known = set(self._node_of.values())
+        if self._parties.node_of:
+            known = set(self._parties.node_of.values())
             return [node for node in there if node in known]
         return there if len(there) >= self.nodes else []
 
@@ -176,8 +169,8 @@ class SecureGrid(Grid):
         if not asked:
             return []
         kind = _one_kind(asked)
-        if not self._node_of:
-            self._enrol(kind)
+        if not self._parties.node_of:
+            self._parties.enrol(kind)
         self._round += 1
         by_site = self._by_site(asked)
         if not by_site:
@@ -193,7 +186,7 @@ class SecureGrid(Grid):
         return [*replies, *self._errors(by_site, answers), *self._strangers(asked)]
 
     def _by_site(self, asked: Sequence[Message]) -> dict[str, Message]:
-        site_of = {node: site for site, node in self._node_of.items()}
+        site_of = {node: site for site, node in self._parties.node_of.items()}
         known = [m for m in asked if m.metadata.dst_node_id in site_of]
         by_site = {site_of[m.metadata.dst_node_id]: m for m in known}
         if len(by_site) != len(known):
@@ -202,9 +195,9 @@ class SecureGrid(Grid):
 
     def _strangers(self, asked: Sequence[Message]) -> list[Message]:
         """Errors for nodes that were chosen before the enrolment left them out."""
-        enrolled = set(self._node_of.values())
+        enrolled, reasons = set(self._parties.node_of.values()), self._parties.left_out
         return [
-            error_reply(m, self._left_out.get(m.metadata.dst_node_id, "not enrolled in this run"))
+            error_reply(m, reasons.get(m.metadata.dst_node_id, "not enrolled in this run"))
             for m in asked
             if m.metadata.dst_node_id not in enrolled
         ]
@@ -224,7 +217,7 @@ class SecureGrid(Grid):
         model = _one_model(contents.values())
         layout = model.layout if kind.partition(".")[0] == "train" else NOTHING
         self._first = self._first or {entry.name: entry for entry in layout.entries}
-        sites = len(self._sites)
+        sites = len(self._parties.sites)
         payload, settings = self.protection.payload(sites, layout), self.protection.secagg(sites)
         params = plan_round(
             settings,
@@ -236,7 +229,7 @@ class SecureGrid(Grid):
             plan_hash=self.protection.plan_hash(sites, kind),
             request_hash=model.digest,
         )
-        session = ServerSession(params, self._sites, settings.min_cohort)
+        session = ServerSession(params, self._parties.sites, settings.min_cohort)
         answers = Answers()
         alike = AlikeReplies(len(by_site), session.receive, answers.failures)
 
@@ -309,14 +302,18 @@ class SecureGrid(Grid):
         take: Take = lambda site, content: None,
     ) -> None:
         """Ask some sites one thing, and sort what comes back into `answers`."""
-        sealed = {
-            site: sealing.seal(self._channels[site], kind, self._round, step, content, protocol)
+        channels, node_of = self._parties.channels, self._parties.node_of
+        addressed = {
+            site: (
+                node_of[site],
+                sealing.seal(channels[site], kind, self._round, step, content, protocol),
+            )
             for site, (content, protocol) in asked.items()
         }
         answers.contents = {}
 
         def opened(site: str, content: RecordDict) -> RecordDict:
-            found = sealing.unseal(self._channels[site], kind, content, self._round)
+            found = sealing.unseal(channels[site], kind, content, self._round)
             if found.step != step:
                 raise UnauthenticatedError
             return found.content
@@ -324,143 +321,11 @@ class SecureGrid(Grid):
         def sort_in(site: str, reply: Message) -> None:
             answers.sort_in(site, reply, opened, take)
 
-        addressed = {site: (self._node_of[site], content) for site, content in sealed.items()}
         post(self.inner, addressed, kind, seconds, sort_in)
         heard = answers.contents.keys() | answers.reasons().keys()
         answers.failures |= dict.fromkeys(
             (site for site in asked if site not in heard), "no answer in time"
         )
-
-    # --- Enrolment -----------------------------------------------------------------
-
-    def _enrol(self, kind: str) -> None:
-        """Ask every node who it is, sign the roster of the run, and make a channel with each.
-
-        Raises:
-            ConfigError: the sites have agreed to another protection.
-            ProtocolError: too few nodes can take part.
-        """
-        nodes = {f"node {node}": node for node in sorted(self.inner.get_node_ids())}
-        greeted = self._greet(kind, nodes)
-        if self.pinned is None:
-            log.warning(
-                "no roster is pinned: the keys of %d sites and the server are trusted on first "
-                "use. That is for simulations, where one machine holds them all anyway",
-                len(greeted),
-            )
-        self._sites = {site: key for site, (key, _) in greeted.items()}
-        self._check_enough(len(greeted))
-        self._node_of = self._invited(kind, {site: nodes for site, (_, nodes) in greeted.items()})
-        self._check_enough(len(self._node_of))
-
-    def _check_enough(self, there: int) -> None:
-        # Flower's strategies would wait for ever for nodes that are left out.
-        if there >= self.least:
-            return
-        by_reason: dict[str, list[str]] = {}
-        for node, reason in self._left_out.items():
-            by_reason.setdefault(reason, []).append(f"node {node}")
-        reported = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
-        raise ProtocolError(
-            "",
-            "enrol",
-            "; ".join([f"{there} sites can take part; needed: {self.least}", *reported]),
-        )
-
-    def _greet(self, kind: str, nodes: Mapping[str, int]) -> dict[str, tuple[bytes, list[int]]]:
-        """The key of every site, and the nodes that say they are it: one of them can prove it."""
-        found: dict[str, dict[str, list[int]]] = {}
-        for label, content in self._in_clear(kind, sealing.GREET, b"", nodes).items():
-            try:
-                greeting, node = sealing.read_greeting(content), nodes[label]
-                reason = self._refusal(greeting, node)
-            except Exception as error:
-                log.debug("the greeting of %s", label, exc_info=True)
-                reason = f"its greeting cannot be read ({type(error).__name__})"
-            else:
-                if reason is None:
-                    claims = found.setdefault(greeting.site, {})
-                    claims.setdefault(greeting.public_key, []).append(node)
-                    continue
-            self._leave_out(nodes[label], reason)
-        there = dict[str, tuple[bytes, list[int]]]()
-        for site, claims in sorted(found.items(), key=lambda item: name_bytes(item[0])):
-            (key, claimed), *others = claims.items()
-            if not others:
-                there[site] = bytes.fromhex(key), claimed
-                continue
-            for node in (node for claimed in claims.values() for node in claimed):
-                self._leave_out(node, f"nodes with other keys claim the name {site} as well")
-        return there
-
-    def _refusal(self, greeting: sealing.Greeting, node: int) -> str | None:
-        """Why a site is not enrolled, if so."""
-        if problem := site_name_problem(greeting.site):
-            return problem
-        key = bytes.fromhex(greeting.public_key)
-        if (greeting.version, greeting.code) != (__version__, code_digest()):
-            version = printable(f"{greeting.version} ({greeting.code[:16]})")
-            return (
-                f"runs fedlearn {version}, and the "
-                f"server {__version__} ({code_digest()[:16]}): install the same release on both"
-            )
-        if other := self.protection.differences(greeting.protection):
-            return f"the protections of server and site differ in {'; '.join(other)}"
-        if self.pinned is None:
-            return None
-        listed = self.pinned.sites().get(greeting.site)
-        if listed is None:
-            return f"the roster has no site {greeting.site}"
-        if listed != key:
-            return f"has the key {fingerprint(key)}, and the roster {fingerprint(listed)}"
-        return None
-
-    def _invited(self, kind: str, claimed: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """Make a channel with every site; the node that has proved to be it."""
-        offer = ServerOffer(self._identity, self._run_id, NO_TERMS, SERVER)
-        sites = [Participant(name=s, role="site", public=key) for s, key in self._sites.items()]
-        server = Participant(name=SERVER, role="server", public=self._identity.public)
-        federation = self.pinned.federation if self.pinned else "flower"
-        roster = Roster.sign(federation, (*sites, server), self._identity)
-        invitation = Invitation(
-            run_id=self._run_id.hex(),
-            roster=roster.to_json(),
-            offer=offer.message.hex(),
-            helper="",
-        )
-        data = encode(invitation).encode()
-        site_of = {node: site for site, nodes in claimed.items() for node in nodes}
-        asked, proved = {f"node {node}": node for node in site_of}, dict[str, int]()
-        for label, content in self._in_clear(kind, sealing.INVITE, data, asked).items():
-            node = asked[label]
-            site = site_of[node]
-            try:
-                accepted = sealing.clear_bytes(content)
-                self._channels[site] = offer.finish(site, self._sites[site], accepted)
-                proved[site] = node
-            except (UnauthenticatedError, ProtocolError, KeyError, TypeError, ValueError):
-                self._leave_out(node, "its acceptance could not be authenticated")
-        return dict(sorted(proved.items(), key=lambda item: name_bytes(item[0])))
-
-    def _in_clear(
-        self, kind: str, step: str, data: bytes, nodes: Mapping[str, int]
-    ) -> dict[str, RecordDict]:
-        """The answers to one of the messages before there are channels."""
-        answers, content = Answers(), sealing.clear(step, data)
-
-        def sort_in(label: str, reply: Message) -> None:
-            answers.sort_in(label, reply, lambda _, content: content, lambda *_: None)
-
-        asked = {label: (node, content) for label, node in nodes.items()}
-        post(self.inner, asked, kind, self.step_seconds, sort_in)
-        for label, node in nodes.items():
-            if label not in answers.contents:
-                self._leave_out(node, answers.reasons().get(label, "no answer in time"))
-        return answers.contents
-
-    def _leave_out(self, node: int, reason: str) -> None:
-        log.warning("node %d takes no part: %s", node, reason)
-        self._left_out[node] = reason
 
     # --- The rest of a grid ------------------------------------------------------------
 

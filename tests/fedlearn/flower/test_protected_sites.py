@@ -194,7 +194,7 @@ def test_site__gives_no_update_without_a_mask_to_a_server_that_asks_for_one(
     seen = Seen()
     tapped = TappedGrid(make_client(protect(), seen=seen), 5)
     secured = secure(tapped, FedAvg())
-    secured._enrol("train")
+    secured._parties.enrol("train")
     monkeypatch.undo()
     answers = Answers()
     secured._round = 1
@@ -208,7 +208,7 @@ def test_site__gives_no_update_without_a_mask_to_a_server_that_asks_for_one(
 def test_site__answers_no_step_out_of_order(step: str) -> None:
     tapped = TappedGrid(make_client(protect()), 5)
     secured = secure(tapped, FedAvg())
-    secured._enrol("train")
+    secured._parties.enrol("train")
     answers = Answers()
     content = RecordDict({"arrays": record(START)})
     secured._exchange("train", sealing.step_of(step), {"node-1000": (content, b"x")}, 5.0, answers)
@@ -527,8 +527,8 @@ def test_node__that_says_it_is_a_site_of_the_roster_takes_nobodys_place(
         for reply in secured.send_and_receive(questions):
             seen += [] if reply.has_error() else [1]
     assert seen == [1], "the mean"
-    assert sorted(secured._node_of) == sorted(NAMES)
-    assert [*tapped.contexts][liar] not in secured._node_of.values()
+    assert sorted(secured._parties.node_of) == sorted(NAMES)
+    assert [*tapped.contexts][liar] not in secured._parties.node_of.values()
 
 
 def test_site__refuses_a_server_that_is_not_the_one_it_has_pinned(tmp_path: Path) -> None:

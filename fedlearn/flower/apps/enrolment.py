@@ -1,0 +1,177 @@
+"""Who takes part in the run of a protected app: greeted in clear, listed, and given channels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlearn import __version__
+from fedlearn.config import encode
+from fedlearn.core.code import code_digest
+from fedlearn.core.errors import ProtocolError, UnauthenticatedError
+from fedlearn.core.names import printable, site_name_problem
+from fedlearn.crypto.codec import name_bytes
+from fedlearn.crypto.handshake import NO_TERMS, ServerOffer
+from fedlearn.crypto.identity import Identity, fingerprint
+from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.sealed import Channel
+from fedlearn.flower.apps import sealing
+from fedlearn.flower.apps.exchange import Answers, post
+from fedlearn.flower.apps.protection import Protection
+from fedlearn.flower.apps.sums import SERVER
+from fedlearn.rounds import Invitation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Enrolment:
+    """Sites, and what binds them; empty until `enrol` has asked."""
+
+    grid: Grid
+    protection: Protection
+    identity: Identity
+    pinned: Roster | None
+    run_id: bytes
+    least: int
+    step_seconds: float
+    node_of: dict[str, int] = field(default_factory=dict)
+    """The node of every site that takes part."""
+    sites: dict[str, bytes] = field(default_factory=dict)
+    """The keys of all that have greeted."""
+    channels: dict[str, Channel] = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
+    """Why a node takes no part."""
+
+    def enrol(self, kind: str) -> None:
+        """Ask every node who it is, sign the roster of the run, and make a channel with each.
+
+        Raises:
+            ConfigError: the sites have agreed to another protection.
+            ProtocolError: too few nodes can take part.
+        """
+        nodes = {f"node {node}": node for node in sorted(self.grid.get_node_ids())}
+        greeted = self._greet(kind, nodes)
+        if self.pinned is None:
+            log.warning(
+                "no roster is pinned: the keys of %d sites and the server are trusted on first "
+                "use. That is for simulations, where one machine holds them all anyway",
+                len(greeted),
+            )
+        self.sites = {site: key for site, (key, _) in greeted.items()}
+        self._check_enough(len(greeted))
+        self.node_of = self._invited(kind, {site: nodes for site, (_, nodes) in greeted.items()})
+        self._check_enough(len(self.node_of))
+
+    def _check_enough(self, there: int) -> None:
+        # Flower's strategies would wait for ever for nodes that are left out.
+        if there >= self.least:
+            return
+        by_reason: dict[str, list[str]] = {}
+        for node, reason in self.left_out.items():
+            by_reason.setdefault(reason, []).append(f"node {node}")
+        reported = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
+        raise ProtocolError(
+            "",
+            "enrol",
+            "; ".join([f"{there} sites can take part; needed: {self.least}", *reported]),
+        )
+
+    def _greet(self, kind: str, nodes: Mapping[str, int]) -> dict[str, tuple[bytes, list[int]]]:
+        """The key of every site, and the nodes that say they are it: one of them can prove it."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for label, content in self._in_clear(kind, sealing.GREET, b"", nodes).items():
+            try:
+                greeting, node = sealing.read_greeting(content), nodes[label]
+                reason = self._refusal(greeting, node)
+            except Exception as error:
+                log.debug("the greeting of %s", label, exc_info=True)
+                reason = f"its greeting cannot be read ({type(error).__name__})"
+            else:
+                if reason is None:
+                    claims = found.setdefault(greeting.site, {})
+                    claims.setdefault(greeting.public_key, []).append(node)
+                    continue
+            self._leave_out(nodes[label], reason)
+        there = dict[str, tuple[bytes, list[int]]]()
+        for site, claims in sorted(found.items(), key=lambda item: name_bytes(item[0])):
+            (key, claimed), *others = claims.items()
+            if not others:
+                there[site] = bytes.fromhex(key), claimed
+                continue
+            for node in (node for claimed in claims.values() for node in claimed):
+                self._leave_out(node, f"nodes with other keys claim the name {site} as well")
+        return there
+
+    def _refusal(self, greeting: sealing.Greeting, node: int) -> str | None:
+        """Why a site is not enrolled, if so."""
+        if problem := site_name_problem(greeting.site):
+            return problem
+        key = bytes.fromhex(greeting.public_key)
+        if (greeting.version, greeting.code) != (__version__, code_digest()):
+            version = printable(f"{greeting.version} ({greeting.code[:16]})")
+            return (
+                f"runs fedlearn {version}, and the "
+                f"server {__version__} ({code_digest()[:16]}): install the same release on both"
+            )
+        if other := self.protection.differences(greeting.protection):
+            return f"the protections of server and site differ in {'; '.join(other)}"
+        if self.pinned is None:
+            return None
+        listed = self.pinned.sites().get(greeting.site)
+        if listed is None:
+            return f"the roster has no site {greeting.site}"
+        if listed != key:
+            return f"has the key {fingerprint(key)}, and the roster {fingerprint(listed)}"
+        return None
+
+    def _invited(self, kind: str, claimed: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """Make a channel with every site; the node that has proved to be it."""
+        offer = ServerOffer(self.identity, self.run_id, NO_TERMS, SERVER)
+        sites = [Participant(name=s, role="site", public=key) for s, key in self.sites.items()]
+        server = Participant(name=SERVER, role="server", public=self.identity.public)
+        federation = self.pinned.federation if self.pinned else "flower"
+        roster = Roster.sign(federation, (*sites, server), self.identity)
+        invitation = Invitation(
+            run_id=self.run_id.hex(),
+            roster=roster.to_json(),
+            offer=offer.message.hex(),
+            helper="",
+        )
+        data = encode(invitation).encode()
+        site_of = {node: site for site, nodes in claimed.items() for node in nodes}
+        asked, proved = {f"node {node}": node for node in site_of}, dict[str, int]()
+        for label, content in self._in_clear(kind, sealing.INVITE, data, asked).items():
+            node = asked[label]
+            site = site_of[node]
+            try:
+                accepted = sealing.clear_bytes(content)
+                self.channels[site] = offer.finish(site, self.sites[site], accepted)
+                proved[site] = node
+            except (UnauthenticatedError, ProtocolError, KeyError, TypeError, ValueError):
+                self._leave_out(node, "its acceptance could not be authenticated")
+        return dict(sorted(proved.items(), key=lambda item: name_bytes(item[0])))
+
+    def _in_clear(
+        self, kind: str, step: str, data: bytes, nodes: Mapping[str, int]
+    ) -> dict[str, RecordDict]:
+        """The answers to one of the messages before there are channels."""
+        answers, content = Answers(), sealing.clear(step, data)
+
+        def sort_in(label: str, reply: Message) -> None:
+            answers.sort_in(label, reply, lambda _, content: content, lambda *_: None)
+
+        asked = {label: (node, content) for label, node in nodes.items()}
+        post(self.grid, asked, kind, self.step_seconds, sort_in)
+        for label, node in nodes.items():
+            if label not in answers.contents:
+                self._leave_out(node, answers.reasons().get(label, "no answer in time"))
+        return answers.contents
+
+    def _leave_out(self, node: int, reason: str) -> None:
+        log.warning("node %d takes no part: %s", node, reason)
+        self.left_out[node] = reason
