@@ -22,13 +22,13 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from table import Table, in_turns, parser, spread, taken, write
 
-from fedlearn import flower
 from fedlearn.crypto.certificates import authority_credential, server_credential
 from fedlearn.crypto.handshake import NO_TERMS, Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower import envelopes, private
 from fedlearn.flower.envelope import Capacity, Envelope
+from fedlearn.flower.records import arrays_of, large_bytes
 
 
 def channels() -> tuple[Channel, Channel]:
@@ -87,8 +87,8 @@ def main() -> None:
     options = parser(__doc__, parameters=1_000_000, repeats=7).parse_args()
     private.new_run(run_id=1)
     model = np.random.default_rng(0).normal(size=options.parameters).astype(np.float32)
-    plain = private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
-    content = RecordDict({"sealed": flower.large_bytes("sealed", plain)})
+    plain = private.content_to_bytes(RecordDict({"arrays": arrays_of(model)}))
+    content = RecordDict({"sealed": large_bytes("sealed", plain)})
 
     def there_and_back() -> Envelope:
         with envelopes.packing() as packed:
@@ -101,7 +101,7 @@ def main() -> None:
     parts: dict[str, Callable[[], object]] = {
         "taking apart, putting together": there_and_back,
         "records to bytes and back": lambda: private.content_from_bytes(
-            private.content_to_bytes(RecordDict({"arrays": flower.arrays_of(model)}))
+            private.content_to_bytes(RecordDict({"arrays": arrays_of(model)}))
         ),
         "sealing and opening": lambda: sealing(plain),
         "TLS, one connection": tls(plain),

@@ -22,9 +22,9 @@ from pfl_round import check, pfl_round
 from table import Table, parser, ratios, spread, write
 from torch import Tensor, nn
 
-from fedlearn import flower
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.models.initialise import initialise
 from fedlearn.rounds import RoundNote, TrainReply

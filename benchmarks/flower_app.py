@@ -27,7 +27,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from table import Table, in_turns, parser, ratios, spread, write
 
-from fedlearn.flower import size_of
+from fedlearn.flower.records import size_of
 from simulations.engines.local import InProcessGrid, make_contexts
 
 APPS = Path(__file__).resolve().parents[1] / "examples" / "flower-quickstart"

@@ -18,7 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from table import Spread, Table, parser, spread, taken, write
 
-from fedlearn import flower
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.rounds import TrainReply
 from fedlearn.training.device import keep_freed_memory

@@ -27,13 +27,14 @@ from clients.owner import Owner, admit, deployed_owner, owner_of
 from clients.secagg import client_of, proposed_cohort, secagg_step
 from clients.site import Site, name_of, open_site
 from clients.supernode.deployed import brings_nothing, commitment, deployed_site, is_deployed
-from fedlearn import __version__, flower
+from fedlearn import __version__
 from fedlearn.agreement import request_digest, route_of
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.data.tables.schema import reported
+from fedlearn.flower import messages as flower
 from fedlearn.mechanisms import UNPROTECTED
 from fedlearn.results.receipts import to_json
 from fedlearn.rounds import Description, Hello, Refusal, TrainReply, TrainRequest

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from clients import work
 from clients.site import Site
 from clients.supernode.deployed import SERVER
-from fedlearn import flower
 from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.flower.records import config_record
 from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.evaluation import noisy, summed, whole_numbers
 from fedlearn.metrics.fairness import GroupFairness, group_of, group_sums, groups_of, shown
@@ -100,7 +100,7 @@ def _written(site: Site, run_id: str) -> int:
 
 
 def _known(context: Context) -> dict[str, int]:
-    stored = flower.config_record(context.state, _STATE)
+    stored = config_record(context.state, _STATE)
     names = ("trained", "evaluated")
     return {name: int(str(stored[name])) if stored else 0 for name in names}
 

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from flwr.app import ConfigRecord, Context, Message
 
 from clients.joining import SERVER, identity_of, joined_run, roster_of
-from fedlearn import flower
 from fedlearn.agreement import draw_of
 from fedlearn.config import RunConfig, sizes_of
 from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto import common
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import config_record
 from fedlearn.rounds import Invitation
 
 _STATE = "groups"
@@ -27,7 +28,7 @@ def commitment(context: Context, config: RunConfig, name: str) -> str:
     """What the site is committed to, always the same; empty where a run has no groups."""
     if config.robust.group_size is None:
         return ""
-    stored = flower.config_record(context.state, _STATE)
+    stored = config_record(context.state, _STATE)
     if stored is None:
         stored = ConfigRecord({"share": common.new_share(), "without": list[str]()})
         context.state[_STATE] = stored
@@ -98,7 +99,7 @@ def check_left_out(context: Context, without: Sequence[str]) -> None:
     Raises:
         ProtocolError: it is another.
     """
-    stored = flower.config_record(context.state, _STATE)
+    stored = config_record(context.state, _STATE)
     if sorted(set(without)) != list(_left_out(stored) if stored else ()):
         raise ProtocolError(SERVER, "train", "other sites are left out than a moment ago")
 
@@ -125,7 +126,7 @@ def _left_out(stored: ConfigRecord) -> tuple[str, ...]:
 
 
 def _stored(context: Context, step: str) -> ConfigRecord:
-    stored = flower.config_record(context.state, _STATE)
+    stored = config_record(context.state, _STATE)
     if stored is None:
         raise ProtocolError(SERVER, step, "came before the site was asked for a commitment")
     return stored

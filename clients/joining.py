@@ -16,7 +16,6 @@ from clients.owner import Owner
 from clients.site import Site
 from clients.sitefile import SiteFile
 from clients.supernode.deployed import SERVER, check_pinned, deployed_site
-from fedlearn import flower
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.study import are_signed, is_run_signed, study_hash, study_text
 from fedlearn.core.errors import ProtocolError, UnauthenticatedError
@@ -26,7 +25,9 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import config_record, large_bytes, read_large_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.rounds import Refusal
 
@@ -51,7 +52,7 @@ def identity_of(context: Context) -> Identity:
     """The site's long-lived key; in a simulation it is made for the run and never on disk."""
     if site := deployed_site(context):
         return Identity.load(site.keys)
-    stored = flower.config_record(context.state, "identity")
+    stored = config_record(context.state, "identity")
     if stored is None:
         stored = ConfigRecord({"private": Identity.new().to_bytes()})
         context.state["identity"] = stored
@@ -96,7 +97,7 @@ def check_terms(message: Message, context: Context, site: SiteFile) -> None:
             context.state["offered"] = ConfigRecord({"terms": terms})
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ProtocolError):
         raise UnauthenticatedError from None
-    offered = flower.config_record(context.state, "offered")
+    offered = config_record(context.state, "offered")
     if offered is None or offered["terms"] != terms:
         raise UnauthenticatedError
 
@@ -142,7 +143,7 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
     """
     invitation = flower.read_invitation(message)
     digest = hashlib.sha256(encode(invitation).encode()).digest()
-    joined = flower.config_record(context.state, "joined")
+    joined = config_record(context.state, "joined")
     if joined is not None:
         if joined["invitation"] != digest:
             raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
@@ -197,7 +198,7 @@ def plan_of(site: Site, context: Context) -> PrivacyPlan | None:
 
 def joined_run(context: Context, step: str) -> ConfigRecord:
     """What this site took from the invitation; ProtocolError before there was one."""
-    joined = flower.config_record(context.state, "joined")
+    joined = config_record(context.state, "joined")
     if joined is None:
         raise ProtocolError(SERVER, step, "came before the site was invited to the run")
     return joined
@@ -221,7 +222,7 @@ def sealing(message: Message, context: Context, call_next: private.AppFunction) 
     Guarantees: the app is called at most once for a sealed message, even if it fails.
     """
     step = message.metadata.message_type
-    kind, joined = flower.MESSAGE_KINDS.get(step), flower.config_record(context.state, "joined")
+    kind, joined = flower.MESSAGE_KINDS.get(step), config_record(context.state, "joined")
     if step in (flower.HELLO, flower.JOIN) or joined is None or not joined["channel"]:
         return call_next(message, context)  # which takes what comes before a channel, and no more
     try:
@@ -229,7 +230,7 @@ def sealing(message: Message, context: Context, call_next: private.AppFunction) 
         if kind is None:
             raise UnauthenticatedError
         channel = Channel.from_bytes(secret_bytes(joined["channel"]))
-        sealed = flower.read_large_bytes(message.content, "sealed")
+        sealed = read_large_bytes(message.content, "sealed")
         if sealed is None:
             raise UnauthenticatedError
         opened = channel.open(kind, sealed, max_bytes=int(str(joined["max-bytes"])))
@@ -243,7 +244,7 @@ def sealing(message: Message, context: Context, call_next: private.AppFunction) 
     reply = call_next(private.with_content(message, content), context)
     answer = channel.seal(kind, opened.round, private.content_to_bytes(reply.content))
     joined["channel"] = channel.to_bytes()
-    return private.with_content(reply, RecordDict({"sealed": flower.large_bytes("sealed", answer)}))
+    return private.with_content(reply, RecordDict({"sealed": large_bytes("sealed", answer)}))
 
 
 def secret_bytes(value: object) -> bytes:

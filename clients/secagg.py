@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from clients import groups
 from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
 from clients.site import Site
-from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     bound_of,
@@ -47,6 +46,8 @@ from fedlearn.core.rng import Streams
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import config_record, read_small_bytes, small_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.rounds import RoundNote
@@ -64,14 +65,14 @@ log = logging.getLogger(__name__)
 def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
     """One of the steps of secure aggregation that carry no vector."""
     step = message.metadata.message_type.removeprefix(flower.SECAGG)
-    request = flower.read_small_bytes(message.content, "secagg")
+    request = read_small_bytes(message.content, "secagg")
     if CLIENTS.get(type(site.config.secagg)) is not MaskedClient or request is None:
         raise ProtocolError(SERVER, step, "the message has no request, or this run does not mask")
     part, number = part_of(_protocol_round(context, step, request))
     masked = MaskedClient(site, context, cast(SecAggMasked, site.config.secagg), part, number)
     if step == "advertise":
         masked.begin(flower.read_without(message.content))
-    return flower.small_bytes("secagg", masked.step(step, request))
+    return small_bytes("secagg", masked.step(step, request))
 
 
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
@@ -91,7 +92,7 @@ def proposed_cohort(message: Message) -> int | None:
     """
     if message.metadata.message_type != f"{flower.SECAGG}advertise":
         return None
-    request = flower.read_small_bytes(message.content, "secagg")
+    request = read_small_bytes(message.content, "secagg")
     return None if request is None else len(params_of(request).cohort)
 
 
@@ -109,7 +110,7 @@ def params_of(request: bytes) -> Params:
 
 def _stored(context: Context) -> ConfigRecord | None:
     """The session of the last round, and which round that was."""
-    return flower.config_record(context.state, "secagg")
+    return config_record(context.state, "secagg")
 
 
 S = TypeVar("S", bound=SecAggSum)
@@ -186,7 +187,7 @@ class SecAggClient(ABC, Generic[S]):
         return payload.contribution(mine, SecureWords(hashlib.sha256(key).digest()))
 
     def _request(self, message: Message) -> bytes:
-        request = flower.read_small_bytes(message.content, "secagg")
+        request = read_small_bytes(message.content, "secagg")
         if request is None:
             raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
         return request

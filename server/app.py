@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn import flower
+from fedlearn.flower import messages as flower
 from server.run import Listener, Silent, run
 from server.stop import Stop
 

@@ -8,11 +8,12 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedlearn import flower
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.vector import Vector
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.aggregation import AGGREGATION
+from fedlearn.flower.records import model_of
 from fedlearn.privacy import SystemNoise
 from fedlearn.robust import InClear, Robust
 from fedlearn.stages import Mean, Route, ServerRound, Total, Trained, Update
@@ -85,9 +86,7 @@ class RunningSum:
         content = reply.content
         weight = flower.weight_of(content) if self.route.source.weighted else 1
         try:
-            self._add(
-                self.route.arrived(Update(values=flower.model_of(content), weight=weight), self.at)
-            )
+            self._add(self.route.arrived(Update(values=model_of(content), weight=weight), self.at))
         except ValueError as error:
             raise ProtocolError(site, "train", str(error)) from None
         return private.without(reply, "arrays")

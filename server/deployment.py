@@ -26,7 +26,7 @@ from typing import Final
 
 import httpx
 
-from fedlearn import __version__, flower
+from fedlearn import __version__
 from fedlearn.config import RunConfig, compose
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, ProtocolError
@@ -37,6 +37,7 @@ from fedlearn.crypto.certificates import (
     read_certificate,
     server_credential,
 )
+from fedlearn.flower import messages as flower
 from fedlearn.results import receipts
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn import flower, models
+from fedlearn import models
 from fedlearn.agreement import dimension_of, draw_of, least_of
 from fedlearn.algorithms import cohort_size
 from fedlearn.auditing.settings import slots_of
@@ -35,6 +35,8 @@ from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import read_small_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
 from fedlearn.robust import Draw
@@ -336,7 +338,7 @@ def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openin
         raise ProtocolError("", "join", listed(replies.failures))
     accepted, shares = {}, {}
     for site, reply in replies.answers.items():
-        accepted[site] = flower.read_small_bytes(reply.content, "accepted") or b""
+        accepted[site] = read_small_bytes(reply.content, "accepted") or b""
         if opening := flower.read_opening(reply.content):
             shares[site] = opening
     return accepted, Openings(shares=shares)

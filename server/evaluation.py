@@ -11,11 +11,11 @@ from typing import Final
 
 from flwr.app import RecordDict
 
-from fedlearn import flower
 from fedlearn.agreement import noised_sums_of
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.rng import Streams
+from fedlearn.flower import messages as flower
 from fedlearn.mechanisms import EvaluationPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured

@@ -20,7 +20,6 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedlearn import flower
 from fedlearn.agreement import (
     evaluates_in_sum,
     request_digest,
@@ -34,6 +33,7 @@ from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
+from fedlearn.flower import messages as flower
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event, NoiseSource

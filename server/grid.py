@@ -19,8 +19,9 @@ from flwr.serverapp import Grid
 
 from fedlearn.core.errors import ProtocolError, StoppedError, UnauthenticatedError
 from fedlearn.core.names import printable
-from fedlearn.flower import read_refusal, size_of
+from fedlearn.flower.messages import read_refusal
 from fedlearn.flower.private import NODE_UNAVAILABLE
+from fedlearn.flower.records import size_of
 from fedlearn.rounds import Refusal
 from server.sealing import Sealing
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower
 from fedlearn.core.errors import DataError, ProtocolError, StoppedError
+from fedlearn.flower import messages as flower
 from fedlearn.results import receipts
 from fedlearn.results.receipts import Receipt
 from server.enrol import raise_refusals

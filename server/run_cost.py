@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
+from fedlearn.flower import messages as flower
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp

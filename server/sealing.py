@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower
 from fedlearn.core.errors import UnauthenticatedError
 from fedlearn.crypto.sealed import Channel
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import large_bytes, read_large_bytes
 
 
 @dataclass
@@ -26,9 +27,7 @@ class Sealing:
         kind = flower.MESSAGE_KINDS[message.metadata.message_type]
         plain = private.content_to_bytes(message.content)
         sealed = self.channels[site].seal(kind, self.round, plain)
-        return private.with_content(
-            message, RecordDict({"sealed": flower.large_bytes("sealed", sealed)})
-        )
+        return private.with_content(message, RecordDict({"sealed": large_bytes("sealed", sealed)}))
 
     def open(self, site: str, message_type: str, reply: Message) -> Message:
         """The reply to a message of that type with its content opened.
@@ -38,7 +37,7 @@ class Sealing:
             ValueError: the site has sealed something that is no content.
         """
         kind = flower.MESSAGE_KINDS[message_type]
-        sealed = flower.read_large_bytes(reply.content, "sealed")
+        sealed = read_large_bytes(reply.content, "sealed")
         if sealed is None:
             raise UnauthenticatedError
         channel = self.channels[site]

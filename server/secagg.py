@@ -16,7 +16,6 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower
 from fedlearn.agreement import (
     Part,
     bound_of,
@@ -39,7 +38,9 @@ from fedlearn.core.errors import ConfigError, FedlearnError, PrivacyError, Proto
 from fedlearn.core.ring import unpack
 from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import read_large_bytes, read_small_bytes, small_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
@@ -490,7 +491,7 @@ class MaskedDriver(SecAggDriver[SecAggMasked]):
     def _request(step: str, request: bytes, without: tuple[str, ...]) -> RecordDict:
         if step == "advertise":
             return flower.advertise_request(request, without)
-        return flower.small_bytes("secagg", request)
+        return small_bytes("secagg", request)
 
 
 def _closes_step(session: ServerSession, lost: list[ProtocolError]) -> bool:
@@ -530,7 +531,7 @@ def _nothing() -> Sequence[Sum]:
 
 def _contribution(content: RecordDict) -> bytes:
     """The contribution in a reply; ValueError and the like for what is none."""
-    data = flower.read_large_bytes(content, "contribution")
+    data = read_large_bytes(content, "contribution")
     if not isinstance(data, bytes):
         raise ValueError("no contribution")
     flower.read_spent(content)
@@ -538,7 +539,7 @@ def _contribution(content: RecordDict) -> bytes:
 
 
 def _step_reply(content: RecordDict) -> bytes:
-    data = flower.read_small_bytes(content, "secagg")
+    data = read_small_bytes(content, "secagg")
     if data is None:
         raise ValueError("no bytes of the protocol")
     return data

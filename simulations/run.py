@@ -16,10 +16,10 @@ from clients.owner import owned_ledgers
 from clients.records import Choice, simulated_notes, simulated_sites
 from clients.records import records as kept_records
 from clients.supernode.run_lock import claimed
-from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine, RayEngine
 from fedlearn.data import Pool, SiteData
+from fedlearn.flower import messages as flower
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.result import ResultFile, RoundResult
 from server.app import make_app

@@ -50,10 +50,11 @@ from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedlearn.core.errors import ProtocolError
-from fedlearn.flower import envelopes, private, size_of
+from fedlearn.flower import envelopes, private
 from fedlearn.flower.envelope import INLINE, MOST_OBJECTS, RUN_GIVE, RUN_TAKE, Capacity, Envelope
 from fedlearn.flower.envelopes import Packed
 from fedlearn.flower.private import FlowerRun
+from fedlearn.flower.records import size_of
 
 TASK: Final = "flwr-serverapp"
 _CLAIM: Final = "/flwr.proto.Runtime/AcquireTask"

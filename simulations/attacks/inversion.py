@@ -31,10 +31,12 @@ from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.app import app as client
-from fedlearn import __version__, flower
+from fedlearn import __version__
 from fedlearn.config import RunConfig
 from fedlearn.core.vector import Layout, Vector
 from fedlearn.crypto.sealed import HEADER_BYTES, Channel
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import read_large_bytes, vector_of
 from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Seat, SeatView, to_text
 from fedlearn.results.result import ResultFile
 from server.enrol import enrol, plan_for, secagg_driver
@@ -269,11 +271,11 @@ class Watched:
 
 
 def _sealed(content: RecordDict) -> bytes:
-    data = flower.read_large_bytes(content, "sealed")
+    data = read_large_bytes(content, "sealed")
     if data is None:
         raise RuntimeError("a reply that is not sealed, in a run that seals")
     return data
 
 
 def _model(content: RecordDict) -> Vector:
-    return flower.vector_of(content.array_records["arrays"])
+    return vector_of(content.array_records["arrays"])

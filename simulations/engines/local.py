@@ -19,10 +19,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import size_of
 from fedlearn.training.device import CPU, Device, device_of, gpus, keep_freed_memory, touched
 from fedlearn.training.settings import Training
 from simulations.engines.forks import at_a_time, cores
@@ -155,7 +156,7 @@ class InProcessGrid(Grid):
         if self._staff.workers == 1 or len(messages) == 1:
             return False
         heavy = [m for m in messages if m.metadata.message_type in HEAVY]
-        works = [flower.size_of(m) / 4 * self._staff.work(m.metadata.dst_node_id) for m in heavy]
+        works = [size_of(m) / 4 * self._staff.work(m.metadata.dst_node_id) for m in heavy]
         pays = self._staff.at_once or max(works, default=-1.0) >= self._staff.pays
         if not pays or not touched(self._staff.device):
             return pays

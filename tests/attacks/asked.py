@@ -26,14 +26,15 @@ from safetensors.numpy import save
 from clients import sitefile
 from clients.form import FORM, held_form
 from clients.owner import deployed_owner
-from fedlearn import flower
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError
 from fedlearn.core.rng import Streams
 from fedlearn.data.images.folders import read_image
 from fedlearn.data.scenario import Reading
 from fedlearn.flower import envelopes, private
+from fedlearn.flower import messages as flower
 from fedlearn.flower.envelope import Envelope
+from fedlearn.flower.records import read_small_bytes
 from fedlearn.prediction import read_array, values_of
 from fedlearn.secagg.server import ServerSession
 from fedlearn.tasks import CLASSIFICATION
@@ -281,7 +282,7 @@ _LINES = "\n".join(
 ASKED = [
     *map(_to_site, STEPS),
     _from_site("hello", flower.read_hello),
-    _from_site("join", lambda content: flower.read_small_bytes(content, "accepted")),
+    _from_site("join", lambda content: read_small_bytes(content, "accepted")),
     _from_site("describe", flower.read_description),
     Parser(
         "answer receipt", lambda folder: _recorded(folder).answered["receipt"],

@@ -15,9 +15,9 @@ from flwr.app import Context, Message, RecordDict
 
 from clients.app import app as client
 from clients.supernode.deployed import SITE_FILE
-from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.crypto.identity import Identity
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.rounds import Refusal
 from server.admission import Admission

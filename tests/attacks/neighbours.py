@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 
 from clients import evaluation, records, site
 from clients.ledger.report import verify
-from fedlearn import flower
 from fedlearn.core.errors import FedlearnError
 from fedlearn.crypto import shamir
 from fedlearn.crypto.sealed import Channel
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import read_large_bytes, read_small_bytes
 from fedlearn.privacy.events import to_json
 from fedlearn.privacy.noise import Keystream
 from fedlearn.secagg.framing import MAGIC, VERSION
@@ -214,12 +215,12 @@ def _content_of(content: RecordDict) -> object:
     if "sealed" in content:
         return len(private.content_to_bytes(content))
     if "accepted" in content:  # what a channel is made of is OpenSSL's, which has its coins
-        return len(flower.read_small_bytes(content, "accepted") or b"")
+        return len(read_small_bytes(content, "accepted") or b"")
     if "receipt" in content and flower.read_receipt(content):
         signed = json.loads(flower.read_receipt(content))
         # A hash over 256 secret bits of the line, and a signature over that.
         return {**signed, "head": len(signed["head"]), "signature": len(signed["signature"])}
-    if contribution := flower.read_large_bytes(content, "contribution"):
+    if contribution := read_large_bytes(content, "contribution"):
         return _contribution(contribution), private.content_to_bytes(
             RecordDict({"site": content["site"]})
         )

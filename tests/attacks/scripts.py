@@ -18,7 +18,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from clients import evaluation, work
 from clients.ledger.ledger import Ledger
 from clients.secagg import SecAggClient
-from fedlearn import flower
+from fedlearn.flower import messages as flower
+from fedlearn.flower import private
+from fedlearn.flower.records import model_of
 from fedlearn.training import private as training
 from tests.attacks.lab import SITES
 from tests.attacks.neighbours import VICTIM, Script, Talk
@@ -73,7 +75,7 @@ def altered(message: Message, way: str) -> Message:
     """The message with weights or a note of the coordinator's own making, where it is in clear."""
     content = RecordDict({name: record.copy() for name, record in message.content.items()})
     if "arrays" in content and way in ("nan", "huge", "planted"):
-        vector = flower.model_of(content).copy()
+        vector = model_of(content).copy()
         coins = np.random.default_rng(0)
         match way:
             case "nan":
@@ -93,7 +95,7 @@ def altered(message: Message, way: str) -> Message:
             "run": ("run-id", "x" * 100_000),
         }[way]
         note[key] = value  # type: ignore[index]
-    return flower.private.with_content(message, content)
+    return private.with_content(message, content)
 
 
 def lying(talk: Talk) -> None:

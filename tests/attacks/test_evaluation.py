@@ -17,8 +17,8 @@ from clients import evaluation, sitefile
 from clients.ledger.report import verify
 from clients.owner import deployed_owner
 from clients.site import Site, open_site
-from fedlearn import flower
 from fedlearn.core.errors import PrivacyError
+from fedlearn.flower import messages as flower
 from fedlearn.privacy import accounting
 from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
 from fedlearn.tasks import ClassificationTask, TableInput

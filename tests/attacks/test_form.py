@@ -15,13 +15,13 @@ from pyarrow import parquet
 
 from clients import sitefile
 from clients.records import own_data
-from fedlearn import flower
 from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.data import Csv, Images, MedMnist, OwnText, Pool, Scenario, load_pool
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.scaling import Ranges
 from fedlearn.data.texts.tokens import Tokenizer
+from fedlearn.flower import messages as flower
 from fedlearn.rounds import Description
 from server.deployment import composed
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab, write_table

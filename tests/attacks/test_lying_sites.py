@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from fedlearn import flower
 from fedlearn.config import plan_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
+from fedlearn.flower import messages as flower
 from fedlearn.flower.apps.exchange import Answers
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import Sums

@@ -13,9 +13,9 @@ from flwr.app import Message
 
 from clients import app
 from clients.ledger import hash_chain
-from fedlearn import flower
 from fedlearn.cli import main
 from fedlearn.core.errors import PrivacyError
+from fedlearn.flower import messages as flower
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.results import receipts
 from fedlearn.results.receipts import Receipt

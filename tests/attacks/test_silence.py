@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.outside import WithheldError, outside
-from fedlearn import flower
 from fedlearn.core.errors import (
     ConfigError,
     DataError,
@@ -19,6 +18,7 @@ from fedlearn.core.errors import (
     PrivacyError,
     ProtocolError,
 )
+from fedlearn.flower import messages as flower
 from tests.attacks.lab import SITES, STRICT, Lab, write_table
 
 VICTIM = SITES[0]

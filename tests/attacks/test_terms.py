@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedlearn import flower
 from fedlearn.config import RunConfig, decode, encode
 from fedlearn.config.study import OF_ONE_MACHINE, study_text
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import arrays_of, vector_of
 from fedlearn.rounds import TermsOffer
 from server.deployment import composed
 from server.federation import Federation
@@ -140,8 +141,8 @@ def test_masked_sum__is_of_nobody_where_the_others_clip_at_another_norm(tmp_path
 
 def test_masked_sum__is_of_nobody_where_the_others_get_another_model(tmp_path: Path) -> None:
     def shifted(message: Message) -> Message:
-        vector = flower.vector_of(message.content.array_records["arrays"])
-        arrays = flower.arrays_of(vector + np.float32(1))
+        vector = vector_of(message.content.array_records["arrays"])
+        arrays = arrays_of(vector + np.float32(1))
         return private.with_content(message, RecordDict({**message.content, "arrays": arrays}))
 
     sum_of_one(Lab.make(tmp_path), shifted)
@@ -174,7 +175,7 @@ def test_other_names_of_a_handler__are_none_of_the_protocols(
     lab = Lab.make(tmp_path, f"transport={transport}", "secagg=off", policy=policy)
     federation = lab.federate()
     note = federation._note(1, len(SITES))
-    arrays = flower.arrays_of(federation.enrolment.initial)
+    arrays = arrays_of(federation.enrolment.initial)
     content = RecordDict({"arrays": arrays, "config": flower.note_of(note)})
     refusal = flower.read_refusal(lab.ask(kind, VICTIM, content))
     assert refusal is not None

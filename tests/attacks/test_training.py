@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedlearn import flower
 from fedlearn.core.vector import Vector
+from fedlearn.flower.records import vector_of
 from fedlearn.rounds import Refusal
 from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
@@ -45,7 +45,7 @@ def trained(federation: Federation, number: int, model: Vector) -> Vector | Refu
     replies = federation.grid.exchange(federation._messages("train", note, model, [VICTIM]))
     if replies.refusals:
         return replies.refusals[0]
-    return flower.vector_of(replies.answers[VICTIM].content.array_records["arrays"])
+    return vector_of(replies.answers[VICTIM].content.array_records["arrays"])
 
 
 def test_planted_weights__make_no_site_fail_whatever_they_do_to_its_records(lab: Lab) -> None:

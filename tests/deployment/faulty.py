@@ -30,7 +30,7 @@ from flwr.app import Context, Message
 from clients.app import app
 from clients.supernode.node import serve
 from fedlearn.core.logs import log_json
-from fedlearn.flower import read_refusal
+from fedlearn.flower.messages import read_refusal
 from fedlearn.results.result import RoundResult
 from server import deployment, serverfile
 from server.run import Silent

@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedlearn import flower
 from fedlearn.config import RunConfig, compose
+from fedlearn.flower import messages as flower
 from fedlearn.privacy import Event
 from fedlearn.rounds import Description, EvaluateReply, Hello, TrainReply
 from fedlearn.tasks import ClassificationTask, TableInput

@@ -12,7 +12,6 @@ from flwr.app import Context, Message
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from fedlearn import flower
 from fedlearn.cli import main
 from fedlearn.config import plan_of
 from fedlearn.core.errors import ProtocolError
@@ -49,7 +48,7 @@ def test_federation__tests_the_mean_and_trains_the_last() -> None:
     answer = parties._evaluate
 
     def record(message: Message, context: Context) -> Message:
-        tested.append(flower.model_of(message.content))
+        tested.append(records.model_of(message.content))
         return answer(message, context)
 
     parties._evaluate = record  # type: ignore[method-assign]

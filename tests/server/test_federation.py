@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedlearn import flower, models
+from fedlearn import models
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of
 from fedlearn.data.tables.schema import ColumnShape
+from fedlearn.flower import messages as flower
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.rounds import Refusal
 from fedlearn.tasks import ClassificationTask, TableInput

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedlearn import flower
 from fedlearn.core.errors import StoppedError
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import arrays_of, size_of
 from fedlearn.rounds import Refusal
 from server.grid import SiteGrid
 from simulations.engines.local import InProcessGrid
@@ -21,7 +22,7 @@ CONFIG = make_config()
 
 def note() -> RecordDict:
     config = ConfigRecord({"terms": "", "run-id": "r", "server-round": 1, "cohort": 4})
-    return RecordDict({"arrays": flower.arrays_of(np.ones(3, np.float32)), "config": config})
+    return RecordDict({"arrays": arrays_of(np.ones(3, np.float32)), "config": config})
 
 
 def site_grid(inner: InProcessGrid, timeout: float | None = None) -> SiteGrid:
@@ -74,8 +75,8 @@ def test_exchange__counts_the_bytes_of_both_ways_since_the_last_look() -> None:
     grid = site_grid(Parties(CONFIG).grid())
     messages = ask_all(grid)
     replies = grid.exchange(messages)
-    down = sum(map(flower.size_of, messages))
-    up = sum(flower.size_of(reply) for reply in replies.answers.values())
+    down = sum(map(size_of, messages))
+    up = sum(size_of(reply) for reply in replies.answers.values())
     assert down > 0
     assert up > 0
     assert grid.traffic.take() == {"up": up, "down": down}

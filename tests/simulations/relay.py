@@ -16,9 +16,10 @@ from flwr.app import Message, RecordDict
 
 from clients.app import app as client
 from clients.records import simulated_sites
-from fedlearn import flower
 from fedlearn.config import RunConfig, compose
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import large_bytes, read_large_bytes, read_small_bytes, small_bytes
 from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation, Progress
 from simulations.engines.local import FIRST_NODE, InProcessGrid, make_contexts
@@ -105,9 +106,9 @@ def federate(config: RunConfig, relay: Relay) -> Federation:
 def blob_of(content: RecordDict) -> tuple[str, bytes]:
     """The one record of bytes in a protected message: its name and the bytes."""
     for name in ("sealed", "contribution"):
-        if (data := flower.read_large_bytes(content, name)) is not None:
+        if (data := read_large_bytes(content, name)) is not None:
             return name, data
-    data = flower.read_small_bytes(content, "secagg")
+    data = read_small_bytes(content, "secagg")
     assert data is not None
     return "secagg", data
 
@@ -117,9 +118,9 @@ def with_blob(message: Message, change: Callable[[bytes], bytes]) -> Message:
     name, data = blob_of(message.content)
     changed = change(data)
     record = (
-        RecordDict({name: flower.large_bytes(name, changed)})
+        RecordDict({name: large_bytes(name, changed)})
         if name != "secagg"
-        else flower.small_bytes(name, changed)
+        else small_bytes(name, changed)
     )
     return private.with_content(message, RecordDict({**message.content, **record}))
 

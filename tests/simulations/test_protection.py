@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from clients import secagg, work
 from clients.ledger.report import verify
 from clients.site import TEST_NOISE
-from fedlearn import flower
 from fedlearn.agreement import protocol_round
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import ConfigError, FedlearnError, ProtocolError
@@ -27,7 +26,9 @@ from fedlearn.core.ring import Ring
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import vector_digest
 from fedlearn.crypto.keystream import SecureWords
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import arrays_of, large_bytes, vector_of
 from fedlearn.rounds import Refusal
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.settings import SecAggRing, fixed_point_of
@@ -104,7 +105,7 @@ def trained_in_clear(config: RunConfig, number: int = 1) -> dict[str, tuple[Any,
 
     def note(step: Step, reply: Message) -> Message:
         if step[0] == "train":
-            model = flower.vector_of(reply.content.array_records["arrays"])
+            model = vector_of(reply.content.array_records["arrays"])
             weight = reply.content.metric_records["metrics"][flower.WEIGHT]
             found[step[1]] = (model - federation.enrolment.initial, int(float(str(weight))))
         return reply
@@ -398,11 +399,11 @@ UNREADABLE = {
     "refusal that is no JSON": RecordDict({"refusal": record(json="{")}),
     "bytes that are a text": RecordDict({"secagg": record(bytes="text")}),
     "record without bytes": RecordDict({"secagg": record(other=b"")}),
-    "contribution of another name": RecordDict({"contribution": flower.large_bytes("x", b"y")}),
+    "contribution of another name": RecordDict({"contribution": large_bytes("x", b"y")}),
     "contribution without spending": RecordDict(
-        {"contribution": flower.large_bytes("contribution", b"y")}
+        {"contribution": large_bytes("contribution", b"y")}
     ),
-    "arrays without a model": RecordDict({"arrays": flower.large_bytes("x", b"y")}),
+    "arrays without a model": RecordDict({"arrays": large_bytes("x", b"y")}),
     "metrics in the place of arrays": RecordDict({"metrics": record(count=1)}),
 }
 
@@ -465,8 +466,8 @@ def test_enrol__refuses_names_and_keys_that_cannot_be(
 def other_model(message: Message) -> Message:
     """The train request with another model."""
     content = RecordDict(dict(message.content))
-    vector = flower.vector_of(content.array_records["arrays"]) + np.float32(1)
-    content["arrays"] = flower.arrays_of(vector)
+    vector = vector_of(content.array_records["arrays"]) + np.float32(1)
+    content["arrays"] = arrays_of(vector)
     return private.with_content(message, content)
 
 
@@ -557,7 +558,7 @@ def spent_at(folder: Path, site: str) -> int:
 def train_request(federation: Any, node: int) -> Message:
     content = RecordDict(
         {
-            "arrays": flower.arrays_of(federation.enrolment.initial),
+            "arrays": arrays_of(federation.enrolment.initial),
             "config": flower.note_of(federation._note(2, 4)),
         }
     )

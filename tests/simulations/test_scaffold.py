@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from clients.owner import owner_of
 from clients.site import TEST_NOISE, Site, open_site
 from clients.work import OwnState
-from fedlearn import flower
 from fedlearn.config import RunConfig, compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.vector import Vector
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import arrays_of, model_of
 from fedlearn.mechanisms import DistributedPlan
 from fedlearn.rounds import RoundNote, TrainRequest
 from server.federation import Federation
@@ -194,7 +195,7 @@ def test_record__control_is_a_function_of_the_private_model_that_left(words: lis
 
 def noted(left: dict[str, Vector], step: Step, reply: Message) -> Message:
     if step[0] == "train" and "arrays" in reply.content:
-        left[step[1]] = flower.model_of(reply.content)
+        left[step[1]] = model_of(reply.content)
     return reply
 
 
@@ -331,7 +332,7 @@ def test_poisoned_request__is_refused_before_anything_is_paid(
         if step != ("train", "birch"):
             return message
         request = flower.read_train_request(message)
-        arrays: ArrayRecord = flower.arrays_of(request.model, poison(request.besides["control"]))
+        arrays: ArrayRecord = arrays_of(request.model, poison(request.besides["control"]))
         return private.with_content(message, RecordDict({**message.content, "arrays": arrays}))
 
     relay.on_request = other
@@ -351,7 +352,7 @@ def test_masked__a_control_that_others_did_not_get_is_not_masked(words: list[str
             return message
         request = flower.read_train_request(message)
         moved = {"control": request.besides["control"] + np.float32(1)}
-        arrays = flower.arrays_of(request.model, moved)
+        arrays = arrays_of(request.model, moved)
         return private.with_content(message, RecordDict({**message.content, "arrays": arrays}))
 
     relay.on_request = other

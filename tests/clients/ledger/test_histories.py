@@ -27,9 +27,9 @@ from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.receipts import contradictions, misfits
 from clients.ledger.report import verify
 from clients.ledger.state import Cost
-from fedlearn import flower
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import FedlearnError
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import GaussianEvent

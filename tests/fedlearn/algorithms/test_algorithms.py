@@ -11,7 +11,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import strategy as peers
 from numpy.typing import NDArray
 
-from fedlearn import flower
 from fedlearn.algorithms import (
     Algorithm,
     FedAdam,
@@ -25,6 +24,7 @@ from fedlearn.algorithms import (
 )
 from fedlearn.core.vector import Vector
 from fedlearn.flower import private
+from fedlearn.flower.records import arrays_of, vector_of
 
 D = 20
 HALF = {"fraction": 1.0, "min_sites": 1}
@@ -78,14 +78,14 @@ def of_flower(strategy: peers.FedAvg, rounds: int) -> list[Vector]:
     model, found = np.zeros(D, np.float32), list[Vector]()
     private.new_run(run_id=1)
     for number, mean in zip(range(1, rounds + 1), means(), strict=False):
-        arrays = flower.arrays_of(model)
+        arrays = arrays_of(model)
         (sent,) = strategy.configure_train(number, arrays, ConfigRecord(), Nodes())  # type: ignore[arg-type]
         metrics = MetricRecord({"num-examples": 1.0})
-        content = RecordDict({"arrays": flower.arrays_of(mean), "metrics": metrics})
+        content = RecordDict({"arrays": arrays_of(mean), "metrics": metrics})
         reply = Message(content, reply_to=private.set_message_id(sent, "m"))
         averaged, _ = strategy.aggregate_train(number, [reply])
         assert isinstance(averaged, ArrayRecord)
-        model = flower.vector_of(averaged)
+        model = vector_of(averaged)
         found.append(model)
     return found
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from fedlearn import flower
 from fedlearn.config import compose
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.records import vector_of
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.rounds import Description, EvaluateReply, Hello, Refusal, RoundNote, TrainReply
 from fedlearn.tasks import ImageInput, Input, TableInput, TaskForm, TextInput
@@ -54,7 +55,7 @@ def test_train_reply__round_trip_keeps_every_bit() -> None:
     )
     reply = TrainReply(site="a", model=model, weight=2.5, spent=spent)
     content = over_the_wire(flower.train_reply(reply))
-    assert flower.vector_of(content.array_records["arrays"]).tobytes() == model.tobytes()
+    assert vector_of(content.array_records["arrays"]).tobytes() == model.tobytes()
     assert flower.read_spent(content) == spent
     assert content.metric_records["metrics"][flower.WEIGHT] == 2.5
     assert flower.read_refusal(content) is None

@@ -21,12 +21,13 @@ from clients.ledger.report import LedgerReport, verify
 from fedlearn.core.errors import ConfigError, DataError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import new_identity, pin_roster, public_path, sign_roster
-from fedlearn.flower import Protection, private, protect, read_refusal, secure, spend
+from fedlearn.flower import Protection, private, protect, secure, spend
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.exchange import Answers
 from fedlearn.flower.apps.grid import SecureGrid
 from fedlearn.flower.apps.mod import ProtectedSite, SiteMod
 from fedlearn.flower.apps.owner import owner_of
+from fedlearn.flower.messages import read_refusal
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import ClientGaussianEvent, GaussianEvent
 from fedlearn.secagg.server import ServerSession

@@ -10,11 +10,11 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as theirs
 
-from fedlearn import flower
 from fedlearn.algorithms import FedAdam, FedAvgM, RoundMean, State, Step, give
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
 from fedlearn.flower import private
+from fedlearn.flower.records import arrays_of, vector_of
 from fedlearn.flower.strategies import given_strategy, step_of
 
 D = 6
@@ -63,9 +63,9 @@ class Halved(theirs.FedAvg):
         arrays, metrics = super().aggregate_train(server_round, replies)
         assert arrays is not None
         self.rounds = self.rounds + 1
-        self.trace = [*self.trace, flower.vector_of(arrays)]
+        self.trace = [*self.trace, vector_of(arrays)]
         half = sum(self.trace) / np.float32(2 * len(self.trace))
-        return flower.arrays_of(np.asarray(half)), metrics
+        return arrays_of(np.asarray(half)), metrics
 
 
 def test_strategy_of_a_user__goes_on_from_its_arrays() -> None:

@@ -17,11 +17,12 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.site import TEST_NOISE
-from fedlearn import flower
 from fedlearn.config import compose
 from fedlearn.config.engine import LocalEngine
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import config_record
 from fedlearn.rounds import RoundNote, TrainReply
 from server.average import RunningSum
 from server.grid import SiteGrid
@@ -38,7 +39,7 @@ def app_of() -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         number = int(str(context.node_config["partition-id"]))
-        seen = flower.config_record(context.state, "rounds")
+        seen = config_record(context.state, "rounds")
         rounds = 1 if seen is None else int(str(seen["n"])) + 1
         context.state["rounds"] = ConfigRecord({"n": rounds})
         model = flower.read_train_request(message).model

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedlearn import flower
 from fedlearn.flower import private
+from fedlearn.flower.records import arrays_of
 from simulations.engines.worker_pool import Died, Done, Job, WorkerPool
 from tests.simulations.small import environment
 
@@ -66,7 +66,7 @@ def test_pool__answers_in_order_and_brings_back_what_sites_remember(
 def test_pool__sends_a_shared_content_and_then_another(pool: WorkerPool) -> None:
     pool.fork(1)
     one = RecordDict({"a": ConfigRecord({})})
-    two = RecordDict({"a": ConfigRecord({}), "b": flower.arrays_of(np.ones(3, np.float32))})
+    two = RecordDict({"a": ConfigRecord({}), "b": arrays_of(np.ones(3, np.float32))})
     found = pool.outcomes([task(i, content=c) for i, c in enumerate([one, one, two, two, one])])
     records = [o.reply.content["said"]["records"] for o in found if isinstance(o, Done)]
     assert records == [1, 1, 2, 2, 1]
