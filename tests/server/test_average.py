@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from fedlearn.cli import main
 from fedlearn.config import plan_of
 from fedlearn.core.errors import ProtocolError
+from fedlearn.flower import records
 from server.average import RunningMean
 from server.enrol import enrol
 from server.federation import Federation, Progress
