@@ -35,17 +35,20 @@ Objects = list[tuple[int, dict[str, Any]]]
 """The objects of a file, each with its line."""
 
 
+@config
 class OwnTexts(Scenario):
     """Texts of one's own with a class each, wherever they are; messages name `path`."""
 
-    path: str
-    text: str
-    label: str
-    site: str
-    classes: tuple[str, ...]
-    max_classes: int
-    test_fraction: float
-    tokenizer: Tokenizer
+    kind: str
+    path: Name
+    text: Name = "text"
+    label: Name
+    site: str = ""
+    classes: tuple[str, ...] = ()
+    """The classes, where a site may lack some of them; empty: as found."""
+    max_classes: Count = 50
+    test_fraction: Probability = 0.25
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """The site's own, with the tokens and the classes of the run.
@@ -62,9 +65,7 @@ class OwnTexts(Scenario):
                 "does not name; put it there, under data.tokenizer.vocabulary, or choose "
                 f"{MINILM}"
             )
-        shared: dict[str, Any] = {"tokenizer": of_run.tokenizer}
-        shared["classes"] = of_run.classes or self.classes
-        return replace(self, **shared)  # type: ignore[type-var]
+        return replace(self, tokenizer=of_run.tokenizer, classes=of_run.classes or self.classes)
 
 
 @config
@@ -76,17 +77,8 @@ class OwnText(OwnTexts):
     """
 
     kind: Literal["text"] = "text"
-    path: Name
-    text: Name = "text"
-    label: Name
-    site: str = ""
     separator: Separator = "comma"
     encoding: str = "utf-8"
-    classes: tuple[str, ...] = ()
-    """The classes, where a site may lack some of them; empty: as found."""
-    max_classes: Count = 50
-    test_fraction: Probability = 0.25
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def load(self, reading: Reading) -> Pool:
         """The records of the file that have a text and a label."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +19,13 @@ from pyarrow import types
 
 from fedlearn.core.errors import DataError, refuse
 from fedlearn.core.files import possible
-from fedlearn.core.settings import Count, Name, Probability, config
+from fedlearn.core.settings import Name, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.files import OwnText, OwnTexts, cell, check_names, pool_of_table
-from fedlearn.data.texts.tokens import Tokenizer
 
 
 @config
@@ -35,15 +33,7 @@ class HuggingFace(OwnTexts):
     """Texts in a saved data set; with a `test` split that is the test, else a part is drawn."""
 
     kind: Literal["huggingface"] = "huggingface"
-    path: Name
-    text: Name = "text"
     label: Name = "label"
-    site: str = ""
-    classes: tuple[str, ...] = ()
-    """The classes, where a site may lack some of them; empty: as found."""
-    max_classes: Count = 50
-    test_fraction: Probability = 0.25
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def load(self, reading: Reading) -> Pool:
         """The records that have a text and a label; the test is drawn where the folder has none."""
