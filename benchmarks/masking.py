@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_mod
-from flwr_secagg import CLIP, MOD_RANGE, TARGET_RANGE, Flwr
 from numpy.typing import NDArray
-from own_secagg import MODEL, Ours
+from secagg_sides import CLIP, MOD_RANGE, MODEL, TARGET_RANGE, Flwr, Ours
 from table import Table, in_turns, parser, ratios, spread, taken, write
 
 from fedlearn.crypto.keystream import BLOCK_BYTES

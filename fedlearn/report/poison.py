@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fedlearn.results.folder import write_json
-from fedlearn.results.reading import parse, read_bytes
+from fedlearn.results.reading import read_beside
 from fedlearn.tasks import metric_called
 
 SCHEMA: Final = "fedlearn/poison/v1"
@@ -195,7 +195,4 @@ def read_poison(folder: Path) -> Poison | None:
     Raises:
         DataError: the file is not one that this version reads.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    return parse(Poison, path, read_bytes(path), schema=SCHEMA, what="an audit by lying sites")
+    return read_beside(Poison, folder / FILE, schema=SCHEMA, what="an audit by lying sites")

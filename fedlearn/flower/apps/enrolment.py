@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Enrolment:
+class AppSites:
     """Sites, and what binds them; empty until `enrol` has asked."""
 
     grid: Grid

@@ -25,7 +25,7 @@ from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps import sealing
-from fedlearn.flower.apps.enrolment import Enrolment
+from fedlearn.flower.apps.enrolment import AppSites
 from fedlearn.flower.apps.exchange import AlikeReplies, Answers, Take, post
 from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
@@ -139,7 +139,7 @@ class SecureGrid(Grid):
         self.inner, self.protection = inner, protection
         self.nodes, self.step_seconds = nodes, step_seconds
         self._run_id = os.urandom(RUN_ID_BYTES)
-        self._parties = Enrolment(
+        self._parties = AppSites(
             inner, protection, identity, pinned, self._run_id, least, step_seconds
         )
         self._first: dict[str, LayoutEntry] = {}
