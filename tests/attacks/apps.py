@@ -13,8 +13,9 @@ from fedlearn.crypto.codec import Writer
 from fedlearn.crypto.handshake import ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.sealed import Channel
-from fedlearn.flower import Protection, private, protect, read_refusal
+from fedlearn.flower import Protection, private, protect
 from fedlearn.flower.apps import mod, sealing
+from fedlearn.flower.messages import read_refusal
 from fedlearn.flower.records import large_bytes
 from tests.attacks.asked import UNREADABLE
 from tests.attacks.fuzzing import Parser

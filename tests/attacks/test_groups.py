@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedlearn import flower
 from fedlearn.agreement import bound_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.common import commitment, new_share
+from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.results.result import Suspect
 from fedlearn.robust import Draw
