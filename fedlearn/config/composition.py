@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlearn.config import groups, nested
 from fedlearn.config.layers import CONFIGS, Tree, composed
+from fedlearn.config.references import OtherReferenceError, resolved
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 
@@ -233,8 +234,11 @@ def plain(config: DictConfig) -> Tree:
     """What Hydra has composed as plain values, references resolved, without `tuned`."""
     from omegaconf import OmegaConf
 
-    tree = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(tree, dict)  # noqa: S101  (run.yaml is a mapping)
+    tree: Any = OmegaConf.to_container(config)
+    try:
+        tree = resolved(tree, tree)
+    except OtherReferenceError:
+        tree = OmegaConf.to_container(config, resolve=True)
     return {str(key): value for key, value in tree.items() if key != "tuned"}
 
 
