@@ -160,7 +160,7 @@ def cells(found: Poison, row: PoisonRow) -> tuple[str, ...]:
     before = "" if row.backdoor_before is None else f" ({row.backdoor_before:.0%})"
     return (
         f"{row.value:.3f}" + (f" ± {row.spread:.3f}" if several else ""),
-        "" if honest else f"{100 * row.lost:.1f}",
+        "" if honest else f"{round(100 * row.lost, 1) + 0.0:.1f}",
         "" if row.backdoor is None else f"{row.backdoor:.0%}{before}",
         f"{row.refused:.1f}" if row.refused else "",
         f"{row.named:.1f} of {len(row.liars)}" if row.named or (row.refused and not honest) else "",

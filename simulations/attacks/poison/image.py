@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from fedlearn.report.poison import HELD, HONEST, HURT, Level, Poison, PoisonRow
 from fedlearn.tasks import metric_called
 
-_WIDE, _HIGH = 1.28, 0.52
+_WIDE, _HIGH = 1.4, 0.52
 """Inches of a cell."""
 _LEFT, _TOP, _BOTTOM = 1.85, 1.5, 0.95
 _INK, _MUTED, _NONE = "#1b2430", "#5d6977", "#eef1f4"
@@ -70,9 +70,9 @@ def _cell(axes: Axes, row: PoisonRow, left: float, top: float) -> None:
     axes.add_patch(
         Rectangle((left, top), _WIDE - 0.06, _HIGH - 0.06, facecolor=fill, edgecolor="none")
     )
-    lost = "" if honest else f"  {-100 * row.lost:+.1f}".replace("-", "−")
+    lost = "" if honest else f"  {_points(row.lost)}"
     axes.text(left + 0.08, top + 0.2, f"{row.value:.3f}", size=9.5, color=_INK, weight="bold")
-    axes.text(left + 0.58, top + 0.2, lost, size=9, color=_INK)
+    axes.text(left + 0.6, top + 0.2, lost, size=9, color=_INK)
     axes.text(left + 0.08, top + 0.38, _note(row), size=7, color=_MUTED)
 
 
@@ -84,8 +84,16 @@ def _note(row: PoisonRow) -> str:
     if row.ended:
         found.append("ended")
     if row.refused:
-        found.append(f"{row.refused:.0f} refused")
+        found.append(f"{row.refused:.2g} refused")
+    if row.named == len(row.liars) and row.named and not row.false_alarms:
+        found.append("named")
     return ", ".join(found)
+
+
+def _points(lost: float) -> str:
+    """What is gained or lost, in points, with its sign where there is one."""
+    points = round(-100 * lost, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 def _foot(axes: Axes, height: float) -> None:
@@ -102,7 +110,7 @@ def _foot(axes: Axes, height: float) -> None:
         left += 0.6 + 0.075 * len(name)
     axes.text(
         0.15, top + 0.42,
-        "Backdoor: marked records with the wrong answer. Refused: rounds. Ended: a run that was "
-        "refused too often.",
+        "Backdoor: marked records with the wrong answer. Refused: rounds. Named: the liars and "
+        "nobody else. Ended: refused too often.",
         size=8, color=_MUTED,
     )  # fmt: skip

@@ -224,9 +224,10 @@ def _goal(choice: str, seed: int) -> Goal:
     labels = np.concatenate([site.train.labels for site in sites.values()])
     known = next(site.train.features for site in sites.values() if len(site.train))
     trigger = Trigger.of(pool.task.input, known, Streams(seed).get("lies", "trigger"))
-    return Goal(trigger=trigger, target=np.unique(labels, axis=0)[0])
+    answers, counts = np.unique(labels, axis=0, return_counts=True)
+    return Goal(trigger=trigger, target=answers[int(np.argmin(counts))])
 
 
 def goal_of(config: RunConfig) -> Goal:
-    """The mark of a backdoor, and what it is to bring about: the first answer of the records."""
+    """The mark of a backdoor, and what it is to bring about: the rarest answer of the records."""
     return _goal(texts(config)[1], config.seed)
