@@ -56,7 +56,8 @@ from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, p
 from server.grid import Replies, SiteGrid
 from server.groups import Suspicion
 from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
-from server.secagg import Aggregate, SecAggDriver, Sum, UnusableError
+from server.secagg import SecAggDriver, UnusableError
+from server.sums import Aggregate, Sum
 
 log = logging.getLogger(__name__)
 

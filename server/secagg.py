@@ -2,15 +2,15 @@
 
 The steps of the protocol run over named sites; a site that vanishes, answers
 late or breaks the protocol is left out from there on, and the round goes on
-while the threshold holds. There is never more than one running sum here.
+while the threshold holds. There is never more than one running sum of a group here.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedlearn.agreement import (
     Part,
     bound_of,
     evaluate_payload,
+    evaluates_in_sum,
     least_of,
     masks_of,
     noised_sums_of,
@@ -45,16 +46,16 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
 from fedlearn.robust.draw import Groups
-from fedlearn.rounds import Refusal
 from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import FirstServer, Helper
 from fedlearn.secagg.whole import AnyPayload
-from fedlearn.stages import Form, Total
+from fedlearn.stages import Form
 from fedlearn.tasks import Task
-from server.grid import Replies, SiteGrid
+from server.grid import SiteGrid
+from server.sums import Aggregate, AskedSums, Sum, Tally
 
 
 class UnusableError(ProtocolError):
@@ -62,68 +63,6 @@ class UnusableError(ProtocolError):
 
     def __init__(self, reason: str) -> None:
         super().__init__("", "sum", f"of the sites one has lied: {reason}")
-
-
-@dataclass
-class Tally:
-    """What became of every site in one protocol run."""
-
-    asked: list[str] = field(default_factory=list)
-    """Sites that got the model, and may have trained."""
-    contributed: dict[str, Message] = field(default_factory=dict)
-    refusals: list[Refusal] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def note(self, replies: Replies) -> None:
-        """Keep the refusals and failures of one exchange."""
-        self.refusals += replies.refusals
-        self.failures |= replies.failures
-
-    def replies(self, survivors: Iterable[str]) -> Replies:
-        """The outcome, with the replies of those whose contribution is in the sum."""
-        answers = {site: self.contributed[site] for site in survivors}
-        return Replies(answers, self.refusals, self.failures)
-
-
-@dataclass(frozen=True)
-class Sum:
-    """What was opened: the sum of these sites."""
-
-    sites: tuple[str, ...]
-    total: Total
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """What came of a training round: the `sums` of its sites, one of each group, or else `failure`.
-
-    `replies` are those of the sites in a sum; where there is none, of all that had
-    contributed: they have trained, and paid for it.
-    """
-
-    asked: list[str]
-    replies: Replies
-    sums: Callable[[], Sequence[Sum]]
-    failure: FedlearnError | None
-
-
-@dataclass(frozen=True)
-class AskedSums:
-    """What a round asks: messages by site, the parameters of every sum, who is left out of the run.
-
-    `tally` is kept up whatever happens.
-    """
-
-    by_site: Mapping[str, Message]
-    params: Sequence[Params]
-    payload: AnyPayload
-    tally: Tally
-    without: tuple[str, ...] = ()
-
-    @property
-    def place(self) -> dict[str, int]:
-        """Which of the sums every site is asked for."""
-        return {site: at for at, one in enumerate(self.params) for site in one.cohort}
 
 
 log = logging.getLogger(__name__)
@@ -286,6 +225,8 @@ class SecAggDriver(ABC, Generic[S]):
             )
         for size in range(sizes.smallest, sizes.largest + 1):
             self.check_cohorts(size)
+        if evaluates_in_sum(self.config):
+            self._degree(cohort, "evaluate")
 
     def check_cohorts(self, cohort: int) -> None:
         """Refuse what cannot be summed by `cohort` sites, or by those that a round may have left.

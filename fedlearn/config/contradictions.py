@@ -63,7 +63,13 @@ def _stage_problems(config: RunConfig) -> list[str]:
 
 
 def _audit_problems(config: RunConfig) -> list[str]:
-    """Slots hold single records, and say nothing of a promise that is made to whole clients."""
+    """Slots hold single records, and say nothing of a promise that is made to whole clients, nor
+    of rules that choose among sums."""
+    if isinstance(config.audit, SlotAudit) and config.robust.group_size is not None:
+        return [
+            f"audit=slots: reads the noise of one sum, and robust={config.robust.kind} makes one "
+            "change of several. Choose audit=mislabelled, or robust=bounded"
+        ]
     if isinstance(config.audit, SlotAudit) and config.privacy.unit == "client":
         return [
             "audit=slots: measures what is promised to a record, and here the unit is a client. "

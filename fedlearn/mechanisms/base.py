@@ -119,6 +119,11 @@ class Mechanism(ABC):
         return 0
 
     @property
+    def chooses_sites(self) -> bool:
+        """Whether its promise counts on secret coins that choose the sites of a round."""
+        return False
+
+    @property
     def drops_sites(self) -> bool:
         """Whether a run goes on without a site that cannot pay for a round."""
         return getattr(self, "on_exhausted", "stop") == "drop_site"

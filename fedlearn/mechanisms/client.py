@@ -72,6 +72,11 @@ class ClientPrivacy(Private):
     unit: ClassVar[Unit] = "client"
     noise_from: ClassVar[NoiseFrom] = "coordinator"
 
+    @property
+    def chooses_sites(self) -> bool:
+        """Where not all of them are in every round."""
+        return self.client_sample_rate < 1
+
     def problems(self, *, records: int | None = None) -> list[str]:
         """An outsider knows less only where there is something to know."""
         found = super().problems(records=records)

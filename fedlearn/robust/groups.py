@@ -65,6 +65,11 @@ class Grouped(Bounds):
                 f"strategy.fraction={terms.fraction:g}: {name} puts all sites into groups in every "
                 "round. Set strategy.fraction=1.0"
             )
+        if privacy.chooses_sites:
+            found.append(
+                f"privacy.client_sample_rate: chooses sites by secret coins, and {name} puts all "
+                "of them into groups. Set privacy.client_sample_rate=1.0"
+            )
         if terms.remembers:
             found.append(
                 f"{name}: takes rounds back that a liar was in, and the state that the strategy "

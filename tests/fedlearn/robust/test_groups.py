@@ -114,6 +114,16 @@ def test_fltrust__without_a_direction_is_the_rule_over_groups() -> None:
         (["secagg=off"], "robust=groups: sums groups of sites"),
         (["strategy.fraction=0.5"], "strategy.fraction=0.5: robust=groups"),
         (["privacy=none", "strategy=scaffold"], "keeps at the sites cannot follow"),
+        (["audit=slots"], "audit=slots: reads the noise of one sum"),
+        (
+            [
+                "privacy=client",
+                "privacy.epsilon=4",
+                "privacy.client_sample_rate=0.5",
+                "secagg=ring",
+            ],
+            "privacy.client_sample_rate: chooses sites by secret coins",
+        ),
         (["robust=fltrust", "robust.public=0"], "robust.path: robust=fltrust needs public records"),
     ],
 )
