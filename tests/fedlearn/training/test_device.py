@@ -6,6 +6,7 @@ bit; the second takes a real one and is skipped without.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from fedlearn.training.local import predict, train
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
 from fedlearn.training.trials import try_out
+from tests.effort import slow_but, thinned
 from tests.far import CUDA, Far, far_device
 from tests.fedlearn.models.cases import CASES, COLOUR, Case, perturb
 
@@ -201,7 +203,9 @@ def test_round__waits_for_the_device_no_oftener_than_it_must(case: Case, name: s
         assert waits == WAITS[name]
 
 
-@pytest.mark.parametrize("case", [case for case in QUICK if not case.mixes], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", thinned(case for case in QUICK if not case.mixes), ids=lambda case: case.name
+)
 def test_private_step__does_not_care_which_thread_goes_backward(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,11 +253,17 @@ def test_far_device__refuses_what_a_device_refuses() -> None:
         assert torch.zeros(2, device=there.device).device == CUDA
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("clips", [True, False])
+@pytest.mark.parametrize(
+    "chosen",
+    slow_but(
+        lambda chosen: chosen in ((True, "fp32"), (False, "bf16")),
+        itertools.product((True, False), ("fp32", "bf16")),
+    ),
+)
 def test_device__has_views_canaries_and_dropout_too(
-    clips: bool, precision: Literal["fp32", "bf16"]
+    chosen: tuple[bool, Literal["fp32", "bf16"]],
 ) -> None:
+    clips, precision = chosen
     config = replace(TRAINING, augmentations=2, shifts=1, precision=precision)
     net = Cnn(width=4, depth=2, groups=2, dropout=0.0 if clips else 0.5)
     case = Case(name="cnn", config=net, input=COLOUR, classes=3)
