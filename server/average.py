@@ -133,7 +133,12 @@ class Gathered(RunningSum):
         self.updates.append(np.asarray(update.values, np.float64))
 
     def total(self) -> Total:
-        """What the rule has chosen, as a sum of the same weight, so that its mean is that."""
+        """What the rule has chosen, as a sum of the same weight, so that its mean is that.
+
+        Of fewer updates than the rule needs it is their sum: such a round has no quorum.
+        """
+        if len(self.updates) < self.rule.fewest:
+            return super().total()
         chosen = self.rule.chosen(self.updates, AGGREGATION)
         return Total(values=chosen * self.weight, weight=self.weight, counters=self.counters)
 

@@ -17,10 +17,10 @@ from fedlearn.core.vector import layout_of
 from fedlearn.data.tables.schema import ColumnShape
 from fedlearn.flower import messages as flower
 from fedlearn.privacy.accounting import epsilon
-from fedlearn.rounds import Refusal
+from fedlearn.rounds import Refusal, TrainReply
 from fedlearn.tasks import ClassificationTask, TableInput
 from server.admission import SIMULATED, Admission
-from server.enrol import enrol
+from server.enrol import enrol, secagg_driver
 from server.federation import Federation, Progress
 
 from .parties import NAMES, Parties, description, hello, make_config
@@ -188,6 +188,36 @@ def test_round__below_the_quorum_ends_the_run_and_releases_nothing() -> None:
     assert "delta: no answer in time" in str(caught.value)
     assert (federation.progress.model == federation.enrolment.initial).all()
     assert federation.progress.rounds == []
+
+
+def test_round__takes_what_a_rule_has_chosen_among_single_updates() -> None:
+    """A rule sees that one of them is far from the others, and what it says of its weight."""
+
+    def far(message: Message) -> RecordDict:
+        model = flower.read_train_request(message).model + np.float32(1e6)
+        return flower.train_reply(TrainReply(site="delta", model=model, weight=1e6, spent=()))
+
+    federation = federate(Parties(make_config("robust=median"), on_train={"delta": far}))
+    assert federation.rule == "median"
+    federation.run_round(1)
+    moved = np.median([1e6 if name == "delta" else i + 1 for i, name in enumerate(NAMES)])
+    np.testing.assert_allclose(
+        federation.progress.model, federation.enrolment.initial + moved, rtol=1e-5
+    )
+
+
+def test_round__with_fewer_updates_than_a_rule_needs_ends_the_run() -> None:
+    silent = {("train", name) for name in ("alpha", "bravo")}
+    federation = federate(Parties(make_config("robust=trimmed_mean"), lost=silent))
+    with pytest.raises(ProtocolError, match=r"2 usable replies, and robust=trimmed_mean needs 3"):
+        federation.run_round(1)
+
+
+def test_run__with_fewer_sites_than_a_rule_needs_does_not_begin() -> None:
+    parties = Parties(make_config("robust=krum"))
+    enrolment = enrol(parties.grid(), parties.config, lambda: False, bytes(16))
+    with pytest.raises(ConfigError, match=r"robust=krum: assumes .* takes 5 sites"):
+        secagg_driver(enrolment, parties.config, None, bytes(16))
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (3, PrivacyError), (5, DataError)])
