@@ -324,7 +324,7 @@ def _steps_of(rows: NDArray[np.float64], bound: float, step: int) -> NDArray[np.
     # Dividing by the largest number first keeps the squares in range.
     scale = np.where(largest > 0, largest, 1.0)
     norms = scale * np.sqrt(np.square(kept / scale).sum(1, keepdims=True))
-    kept = kept * np.minimum(1.0, bound / np.maximum(norms, np.finfo(np.float64).tiny))
+    kept = kept * (bound / np.maximum(norms, bound))
     exact = kept * (step / bound)
     whole = np.rint(exact) if rows.shape[1] == 1 else np.trunc(exact)
     return np.asarray(np.where(_within(whole, step), whole, np.trunc(exact * (1 - 1e-9))), np.int64)

@@ -30,6 +30,8 @@ from fedlearn.metrics.fairness import GroupFairness, SiteFairness
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import shares_of
 from fedlearn.privacy import SystemNoise
+from fedlearn.privacy.calibration import noise_multiplier
+from fedlearn.privacy.events import DiscreteSumEvent
 from fedlearn.tasks import ClassificationTask, TableInput
 from tests.effort import examples
 
@@ -165,6 +167,109 @@ def test_plan__costs_no_more_than_its_epsilon_by_another_accountant(
     target = getattr(privacy, "epsilon", math.nan)
     assert found <= target * 1.003, "its grid is coarser than ours"
     assert 0.98 * target <= plan.epsilon <= target
+
+
+def precision(plan: EvaluationPlan, stddev: int) -> float:
+    """Of one evaluation with that noise at each site: its squared signal over its variance."""
+    return plan.l2_sensitivity**2 / (plan.shares * stddev**2) if stddev else 0.0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.8])
+@pytest.mark.parametrize("every", [1, 4, 20])
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        RecordPrivacy(epsilon=4.0),
+        ClientPrivacy(epsilon=1.0),
+        DistributedPrivacy(unit="client", epsilon=4.0, max_dropouts=1),
+        RecordPrivacy(noise_multiplier=2.0),
+        ClientPrivacy(noise_multiplier=30.0),
+    ],
+    ids=lambda one: f"{one.unit}-{one.epsilon}",
+)
+def test_evaluations__get_their_share_and_the_last_three_quarters_of_it(
+    privacy: Privacy, every: int, share: float
+) -> None:
+    """Precision adds up, and that of one Gaussian with all of the budget is to be had."""
+    evaluations = evaluations_of(every=every, share=share, hidden=True)
+    plan = plan_of(privacy, evaluations, rate=1.0)
+    found = plan.evaluation
+    assert found is not None
+    others = len(evaluations.numbers) - 1
+    assert (found.stddev > 0) == (others > 0)
+    last, rest = precision(found, found.last_stddev), others * precision(found, found.stddev)
+    whole = noise_multiplier(plan.epsilon, plan.delta, 1.0, 1)
+    assert (last + rest) * whole**2 == pytest.approx(share, rel=0.01)
+    assert last / (last + rest) == pytest.approx(0.75 if others else 1.0, rel=0.01)
+    target = getattr(privacy, "epsilon", None)
+    assert target is None or 0.99 * target <= plan.epsilon <= target
+
+
+def test_event__of_an_evaluation_is_charged_for_every_record_and_all_of_the_noise() -> None:
+    plan = EvaluationPlan(
+        unit="record", law="skellam", rounds=10, every=4, steps=(3, 4, 12), stddev=77,
+        last_stddev=50, shares=3, dimension=9,
+    )  # fmt: skip
+    last = DiscreteSumEvent(
+        law="skellam", unit="record", l2_sensitivity=13 * (1 + 1e-9), share_stddev=50, shares=3,
+        dimension=9, rounding_failure=0.0, sample_rate=1.0, steps=1,
+    )  # fmt: skip
+    other = replace(last, share_stddev=77)
+    assert [plan.event_at(number) for number in (4, 8, 10)] == [other, other, last]
+    assert plan.events == (replace(other, steps=2), last)
+    assert replace(plan, every=20).events == (last,)
+
+
+def test_evaluations__are_of_one_round_of_so_many_and_the_last() -> None:
+    due = {every: evaluations_of(every=every).numbers for every in (1, 4, 5, 20)}
+    assert due == {1: tuple(range(1, 11)), 4: (4, 8, 10), 5: (5, 10), 20: (10,)}
+
+
+def test_evaluations__have_the_law_of_the_training_and_are_refused_where_all_is_noise() -> None:
+    skellam = DistributedPrivacy(unit="client", noise_multiplier=2.0, mechanism="skellam")
+    for privacy, law in ((skellam, "skellam"), (ClientPrivacy(epsilon=4.0), "discrete_gaussian")):
+        found = plan_of(privacy, evaluations_of()).evaluation
+        assert found is not None
+        assert found.law == law
+    with pytest.raises(ConfigError, match="leave nothing of a test figure"):
+        plan_of(RecordPrivacy(noise_multiplier=2.0), evaluations_of(share=1e-12))
+
+
+# --- what is added, by hand ---------------------------------------------------------------
+
+BY_HAND = EvaluationPlan(
+    unit="record", law="discrete_gaussian", rounds=1, every=1, steps=(10, 100), stddev=0,
+    last_stddev=50, shares=1, dimension=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "steps"),
+    [
+        ([0.34, 3.0, 4.0], [3, 30, 40]),
+        ([0.36, 3.37, -4.02], [4, 33, -40]),
+        ([-0.36, 30.0, 40.0], [-4, 60, 80]),
+        ([2.0, 0.0, 0.0], [10, 0, 0]),
+        ([math.nan, 3.0, 4.0], [0, 30, 40]),
+        ([0.5, math.inf, 4.0], [5, 0, 0]),
+        ([-1e300, 1e200, 1e200], [-10, 70, 70]),
+        ([1e-320, -1e-320, 0.0], [0, 0, 0]),
+    ],
+)
+def test_whole_numbers__are_cut_to_the_norm_and_towards_zero(
+    row: list[float], steps: list[int]
+) -> None:
+    both = np.array([row, [0.1, 1.0, 0.0]])
+    found = whole_numbers(both, [1, 2], [1.0, 10.0], BY_HAND)
+    assert found.tolist() == [steps, [1, 10, 0]]
+
+
+def test_summed__is_a_sum_of_records_and_for_a_client_a_mean_towards_zero() -> None:
+    total = np.array([7, -7, 0, 2])
+    client = replace(BY_HAND, unit="client")
+    assert summed(total, 3, BY_HAND).tolist() == total.tolist()
+    assert summed(total, 3, client).tolist() == [2, -2, 0, 0]
+    assert summed(np.zeros(4, np.int64), 0, client).tolist() == [0] * 4
 
 
 def test_plan__pays_for_every_evaluation_once_and_most_for_the_last() -> None:
