@@ -157,6 +157,9 @@ def load(folder: Path) -> Predictor:
         raise DataError(f"{path}: schema is {file.schema!r}; this version reads {SCHEMA!r}")
     if (found := vector_digest(vector)) != file.sha256:
         raise DataError(f"{folder / TENSORS}: has the SHA-256 {found}; {FILE} names {file.sha256}")
+    form = file.task.input
+    if isinstance(form, TableInput) and form.numeric > len(vector):  # each has a weight, or more
+        raise DataError(f"{path}: is not of the model beside it: {form.numeric} columns")
     try:
         return Predictor(file=file, network=_network(file, vector))
     except (ConfigError, ValueError, TypeError, RuntimeError) as error:  # torch, of sizes

@@ -116,9 +116,9 @@ def test_load__refuses_a_model_that_is_not_the_one_named(folder: Path, tmp_path:
     with pytest.raises(DataError, match=r"model\.json names"):
         load(copy)
     shutil.copy(folder / "model" / "model.safetensors", path)
-    for width in (33, 10**18):
+    for width, numeric in ((33, 2), (10**18, 2), (32, 10**18)):
         said = json.loads((folder / "model" / "model.json").read_text())
-        said["model"]["width"] = width
+        said["model"]["width"], said["task"]["input"]["numeric"] = width, numeric
         (copy / "model.json").write_text(json.dumps(said))
         with pytest.raises(DataError, match="is not of the model beside it"):
             load(copy)
