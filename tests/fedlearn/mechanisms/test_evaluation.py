@@ -205,6 +205,13 @@ def test_evaluations__get_their_share_and_the_last_three_quarters_of_it(
     assert target is None or 0.99 * target <= plan.epsilon <= target
 
 
+def test_plan__keeps_to_its_epsilon_where_the_first_try_is_over_it() -> None:
+    """As with Skellam noise, which costs more than a Gaussian of its variance."""
+    asked = DistributedPrivacy(unit="client", epsilon=4.0, mechanism="skellam")
+    plan = plan_of(asked, evaluations_of(hidden=True), rate=1.0)
+    assert 0.99 * 4.0 <= plan.epsilon <= 4.0
+
+
 def test_event__of_an_evaluation_is_charged_for_every_record_and_all_of_the_noise() -> None:
     plan = EvaluationPlan(
         unit="record", law="skellam", rounds=10, every=4, steps=(3, 4, 12), stddev=77,
