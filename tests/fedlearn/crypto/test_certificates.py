@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.crypto import certificate_files
@@ -14,6 +19,7 @@ from fedlearn.crypto.certificates import (
     Credential,
     authority_credential,
     load_credential,
+    own_certificate,
     server_credential,
     site_credential,
     validity_problems,
@@ -21,6 +27,7 @@ from fedlearn.crypto.certificates import (
 from server.superlink.gateway import server_context
 
 NOW = datetime.now(UTC)
+OWN = site_credential("alder", NOW).certificate_pem().decode()
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +137,51 @@ def test_load_credential__refuses_halves_and_strangers() -> None:
     with pytest.raises(ConfigError, match="for another key"):
         load_credential(mixed, "f")
     assert load_credential(one.pem(), "f").certificate == one.certificate
+
+
+def _signed_by_another() -> str:
+    """A site's certificate, renamed to be its own issuer's, with another key's signature."""
+    one, other = site_credential("alder", NOW), site_credential("alder", NOW)
+    builder = x509.CertificateBuilder(
+        issuer_name=one.certificate.issuer, subject_name=one.certificate.subject,
+        public_key=one.key.public_key(), serial_number=7, not_valid_before=NOW,
+        not_valid_after=NOW + timedelta(days=1), extensions=list(one.certificate.extensions),
+    )  # fmt: skip
+    return builder.sign(other.key, SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def _of_another_kind() -> str:
+    """One that signs itself with a key that is no node's."""
+    key, like = Ed25519PrivateKey.generate(), site_credential("alder", NOW).certificate
+    builder = x509.CertificateBuilder(
+        issuer_name=like.subject, subject_name=like.subject, public_key=key.public_key(),
+        serial_number=7, not_valid_before=NOW, not_valid_after=NOW + timedelta(days=1),
+        extensions=[one for one in like.extensions if one.oid.dotted_string == "2.5.29.19"],
+    )  # fmt: skip
+    return builder.sign(key, None).public_bytes(Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize(
+    ("pem", "says"),
+    [
+        (
+            lambda: authority_credential("fed", NOW).certificate_pem().decode(),
+            "its own EC key",
+        ),
+        (_signed_by_another, "its own EC key"),
+        (_of_another_kind, "its own EC key"),
+        (lambda: OWN + OWN, "nothing beside it"),
+        (lambda: OWN + "# mine\n", "nothing beside it"),
+        (lambda: "", "in PEM"),
+        (lambda: "none", "in PEM"),
+    ],
+)
+def test_own_certificate__is_one_of_its_own_key_that_certifies_nobody_else(
+    pem: Callable[[], str], says: str
+) -> None:
+    assert own_certificate(OWN, "it").public_bytes(Encoding.PEM).decode() == OWN
+    with pytest.raises(ConfigError, match=says):
+        own_certificate(pem(), "it")
 
 
 def test_keys_certificate__renews_without_a_new_authority(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fedlearn.mechanisms import (
     RecordPrivacy,
     derive,
 )
-from fedlearn.mechanisms.evaluation import noisy, summed, whole_numbers
+from fedlearn.mechanisms.evaluation import _in_digits, noisy, summed, whole_numbers
 from fedlearn.metrics.fairness import GroupFairness, SiteFairness
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import shares_of
@@ -269,6 +269,13 @@ def test_whole_numbers__are_cut_to_the_norm_and_towards_zero(
     both = np.array([row, [0.1, 1.0, 0.0]])
     found = whole_numbers(both, [1, 2], [1.0, 10.0], BY_HAND)
     assert found.tolist() == [steps, [1, 10, 0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "cut"), [(3.99949, 3.9994), (0.0123456, 0.012345), (12345.67, 12345.0), (8.0, 8.0)]
+)
+def test_budget_of_training__has_five_digits(value: float, cut: float) -> None:
+    assert _in_digits(value) == pytest.approx(cut, rel=1e-12)
 
 
 def test_summed__is_a_sum_of_records_and_for_a_client_a_mean_towards_zero() -> None:

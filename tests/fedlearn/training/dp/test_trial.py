@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
+from fedlearn.training.dp.plan import _batch_first
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import losses_of
 
@@ -328,3 +330,51 @@ def test_engine__refuses_a_model_that_was_changed_meanwhile(change: str) -> None
             model[1].weight = model[0].weight
     with pytest.raises(Exception, match="make a new ClippedGradients"):
         engine.step(lambda: losses_of(model(x)))
+
+
+class Halved(nn.Linear):
+    """Like its parent, and not quite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+class Scaling(nn.Linear):
+    """Holds a parameter that its parent knows nothing of."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+@pytest.mark.parametrize("kind", [Halved, Scaling])
+def test_engine__takes_no_layer_for_its_parent_where_it_does_or_holds_something_else(
+    kind: type[nn.Linear],
+) -> None:
+    def build() -> nn.Module:
+        made = Between(lambda m, x: m.b(m.a(x)) if kind is Halved else m.b(m.a(x) * m.a.scale))
+        made.a = kind(4, 4)
+        return made
+
+    model, x = _drawn(build, torch.float64)
+    engine = ClippedGradients(model, clip_norm=0.5, trial=False)
+    assert engine.fallbacks == ("a",)
+    if kind is Halved:
+        found = engine.step(lambda: losses_of(model(x)))
+        truth = oracle.clipped_sum(oracle.gradients(model, losses_of, x), 0.5)
+        assert oracle.difference(found.sums, truth) < 1e-12
+    else:
+        with pytest.raises(ValueError, match="used outside the layer that owns it"):
+            engine.step(lambda: losses_of(model(x)))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_axes__of_a_transformer_are_those_of_its_parts(flag: bool) -> None:
+    layer = nn.TransformerEncoderLayer(4, 1, 8, batch_first=flag)
+    whole = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    assert [_batch_first(one) for one in (layer, whole, nn.Linear(1, 1))] == [flag, flag, None]
+
+
+def test_engine__refuses_a_model_without_anything_to_train() -> None:
+    with pytest.raises(ConfigError, match="no trainable parameter"):
+        ClippedGradients(nn.Linear(2, 2).requires_grad_(False), clip_norm=1.0)
