@@ -13,6 +13,7 @@ from torch.nn import functional
 from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.dp.plan import _batch_first
+from fedlearn.training.dp.tape import left_alone
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import losses_of
 
@@ -378,3 +379,12 @@ def test_axes__of_a_transformer_are_those_of_its_parts(flag: bool) -> None:
 def test_engine__refuses_a_model_without_anything_to_train() -> None:
     with pytest.raises(ConfigError, match="no trainable parameter"):
         ClippedGradients(nn.Linear(2, 2).requires_grad_(False), clip_norm=1.0)
+
+
+@pytest.mark.parametrize("rows", [3, 4, 8, 17, 64])
+def test_left_alone__are_others_in_a_batch_that_is_reversed_or_rolled(rows: int) -> None:
+    alone = left_alone(rows, torch.device("cpu"))
+    assert alone[:3].tolist() == [True, False, False]
+    for moved in (alone.flip(0), *(alone.roll(by) for by in range(1, rows))):
+        assert not torch.equal(moved, alone)
+    assert 0.25 <= alone.float().mean() <= 0.6
