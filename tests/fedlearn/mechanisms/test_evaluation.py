@@ -174,8 +174,8 @@ def precision(plan: EvaluationPlan, stddev: int) -> float:
     return plan.l2_sensitivity**2 / (plan.shares * stddev**2) if stddev else 0.0
 
 
-@pytest.mark.parametrize("share", [0.1, 0.35, 0.8])
-@pytest.mark.parametrize("every", [1, 4, 20])
+@pytest.mark.parametrize("share", [0.1, 0.8])
+@pytest.mark.parametrize("every", [1, 20])
 @pytest.mark.parametrize(
     "privacy",
     [
