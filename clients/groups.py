@@ -25,11 +25,16 @@ _STATE = "groups"
 
 
 def commitment(context: Context, config: RunConfig, name: str) -> str:
-    """What the site is committed to, always the same; empty where a run has no groups."""
+    """What the site is committed to, always the same; empty where a run has no groups.
+
+    Where a start goes on without some sites, before anything was asked that costs, a share that
+    was opened is known to others: the site commits itself to a new one.
+    """
     if config.robust.group_size is None:
         return ""
     stored = config_record(context.state, _STATE)
-    if stored is None:
+    joined = config_record(context.state, "joined")
+    if stored is None or ("commitments" in stored and joined and not joined["begun"]):
         stored = ConfigRecord({"share": common.new_share(), "without": list[str]()})
         context.state[_STATE] = stored
     return common.commitment(name, _bytes(stored, "share"))
@@ -71,7 +76,7 @@ def take_seed(message: Message, context: Context, config: RunConfig) -> None:
     try:
         listed = json.loads(str(stored["commitments"]))
         stored["seed"] = common.seed_of(openings.shares, run_id, listed, sites)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise ProtocolError(SERVER, "describe", str(error)) from None
 
 

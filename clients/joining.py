@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from typing import Final
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
@@ -18,7 +19,7 @@ from clients.sitefile import SiteFile
 from clients.supernode.deployed import SERVER, check_pinned, deployed_site
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.study import are_signed, is_run_signed, study_hash, study_text
-from fedlearn.core.errors import ProtocolError, UnauthenticatedError
+from fedlearn.core.errors import PrivacyError, ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
@@ -29,7 +30,10 @@ from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes
 from fedlearn.mechanisms import PrivacyPlan
-from fedlearn.rounds import Refusal
+from fedlearn.rounds import Invitation, Refusal
+
+_BEFORE: Final = frozenset({flower.DESCRIBE, flower.RECEIPT})
+"""What is asked while it is not settled yet who takes part."""
 
 __all__ = [
     "SERVER",
@@ -123,6 +127,8 @@ def check_request(message: Message, context: Context, config: RunConfig, owner: 
         raise ProtocolError(SERVER, step, "the site has joined another run")
     if note is not None and note.cohort > len(roster_of(str(joined["roster"])).sites()):
         raise ProtocolError(SERVER, step, "a cohort of more sites than are on the roster")
+    if step not in _BEFORE:
+        joined["begun"] = True
 
 
 def join(message: Message, context: Context, config: RunConfig, owner: Owner) -> bytes:
@@ -133,22 +139,24 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
     In a simulation the roster's authority is trusted on first use; a deployed
     site compares the roster with the one that it has pinned. The first use is the
     only one: a second invitation could put the keys of somebody on the way in the
-    place of the coordinator's.
+    place of the coordinator's. What a later one may say is that there are fewer sites,
+    before anything of the run has begun.
 
     Raises:
         ConfigError: the roster is not valid.
         UnauthenticatedError: the offer was not made by the roster's server for this run and
             these terms.
-        ProtocolError: the site has joined, or is not on the roster under its own key.
+        PrivacyError: so few sites are not what its owner allows.
+        ProtocolError: the site has joined, with others; or is not on the roster under its own key.
     """
     invitation = flower.read_invitation(message)
     digest = hashlib.sha256(encode(invitation).encode()).digest()
     joined = config_record(context.state, "joined")
-    if joined is not None:
-        if joined["invitation"] != digest:
-            raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
+    if joined is not None and joined["invitation"] == digest:
         return secret_bytes(joined["accepted"])
     roster = Roster.from_json(invitation.roster)
+    if joined is not None and not _is_of_fewer(joined, roster, invitation):
+        raise ProtocolError(SERVER, "join", "a second invitation, and not the same one")
     if owner.deployed:
         check_pinned(owner.deployed.roster, roster)
     if roster.public_of(owner.name) != identity_of(context).public:
@@ -161,6 +169,7 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
     server = roster.public_of(SERVER, "server")
     if not is_run_signed(server, config.terms, run_id, helper, signature):
         raise UnauthenticatedError
+    _check_company(owner, len(roster.sites()))
     accepted, channel, largest = b"", b"", 0
     match config.transport:
         case TransportSealed(allow_classical=allow_classical, max_bytes=largest):
@@ -183,9 +192,35 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
             "max-bytes": largest,
             "invitation": digest,
             "accepted": accepted,
+            "begun": False,
         }
     )
     return accepted
+
+
+def _check_company(owner: Owner, sites: int) -> None:
+    """Refuse a run in which no round can have as many sites as the owner demands."""
+    if owner.policy is not None and sites < owner.policy.min_cohort:
+        raise PrivacyError(
+            f"site {owner.name}: policy.min_cohort={owner.policy.min_cohort}: the run has {sites} "
+            "sites. Invite more sites"
+        )
+
+
+def _is_of_fewer(joined: ConfigRecord, roster: Roster, invitation: Invitation) -> bool:
+    """Whether an invitation is to the run that was joined, without some of its sites.
+
+    Lists of the same authority get shorter and never longer or other, so that an old one is not
+    taken again; and none counts once a site was asked for more than what its records look like.
+    """
+    before = roster_of(str(joined["roster"]))
+    same_run = secret_bytes(joined["run-id"]).hex() == invitation.run_id
+    same_hands = (roster.authority, roster.public_of(SERVER, "server")) == (
+        before.authority,
+        before.public_of(SERVER, "server"),
+    )
+    fewer = roster.sites().items() < before.sites().items()
+    return same_run and same_hands and fewer and not joined["begun"]
 
 
 def plan_of(site: Site, context: Context) -> PrivacyPlan | None:

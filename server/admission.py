@@ -27,6 +27,7 @@ class Admission:
     run). `roster`, `nodes` (Flower's node ids and the sites that they were registered
     for), `version` and `code` are what hellos are compared with, where given. `receipts` is
     the folder with the last receipt of every site (None: sites are not asked for any).
+    `sets_aside` says that a run starts without sites that cannot take part (`server.aside`).
     """
 
     seconds: float = 120.0
@@ -37,6 +38,7 @@ class Admission:
     version: str = ""
     code: str = ""
     receipts: Path | None = None
+    sets_aside: bool = False
 
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""
@@ -48,8 +50,10 @@ class Admission:
             )
         if self.nodes and self.nodes.get(node) != hello.site:
             return f"{hello.site}: its connection is registered for {self.nodes.get(node)}"
-        if self.roster is None or not hello.public_key:
+        if self.roster is None:
             return None
+        if not hello.public_key:
+            return f"{hello.site}: says no key, and the roster has one"
         key = bytes.fromhex(hello.public_key)
         listed = self.roster.sites().get(hello.site)
         if listed is None:

@@ -150,6 +150,7 @@ def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -
         version=__version__,
         code=code_digest(),
         receipts=file.state / receipts.FOLDER,
+        sets_aside=True,
     )
 
 

@@ -4,65 +4,40 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import models
-from fedlearn.agreement import dimension_of, draw_of, least_of
+from fedlearn.agreement import dimension_of, least_of
 from fedlearn.algorithms import cohort_size
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
 from fedlearn.config.contradictions import private_learner_problems, task_problems
-from fedlearn.config.study import sign_run, sign_terms
-from fedlearn.core.errors import (
-    ConfigError,
-    DataError,
-    PrivacyError,
-    ProtocolError,
-    StoppedError,
-)
-from fedlearn.core.names import checked_site_name, name_problem
+from fedlearn.config.study import sign_terms
+from fedlearn.core.errors import ConfigError, DataError, ProtocolError, StoppedError
+from fedlearn.core.names import checked_site_name
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, to_vector
-from fedlearn.crypto.common import seed_of
-from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
-from fedlearn.crypto.roster import Participant, Roster
-from fedlearn.crypto.settings import TransportSealed
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
 from fedlearn.flower import messages as flower
-from fedlearn.flower.records import read_small_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
-from fedlearn.robust import Draw
-from fedlearn.rounds import Description, Hello, Invitation, Openings, Refusal, TermsOffer
+from fedlearn.rounds import Description, Hello, TermsOffer
 from fedlearn.secagg.settings import sum_of
-from fedlearn.secagg.two_server import Helper
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
-from server.grid import Replies, SiteGrid
+from server.aside import Asked, FailingSitesError, check, failing_in
+from server.grid import SiteGrid
+from server.joining import Keys, join
 from server.public import PublicRecords
-from server.sealing import Sealing
+from server.receipts import Receipts, Signed
 from server.secagg import DRIVERS, SecAggDriver
-
-SERVER = "server"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keys:
-    """The public keys of the sites that have joined under one, and the second server, if any."""
-
-    publics: Mapping[str, bytes]
-    helper: Helper | None = None
-    openings: Openings | None = None
-    """The sites' shares of common randomness, where the run needs it."""
-    draw: Draw | None = None
-    """The groups of every round, which follow from that; None: all sites are summed together."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +59,10 @@ class Enrolment:
     """What is unusual in what the sites told."""
     public: PublicRecords | None = None
     """What the coordinator trains on itself, where a rule against poisoning asks for it."""
+    receipts: Receipts | None = None
+    """Who asks sites to sign their ledgers; None where nothing is paid for, or all is one's own."""
+    signed: Signed | None = None
+    """What they signed before the first round."""
 
     @property
     def trainable(self) -> Layout:
@@ -101,8 +80,9 @@ def enrol(
     """Ask every node who it is, have it join, and build the model that all of them can train.
 
     A site hears the terms first, tells of its records last, and is not invited unless it takes
-    part. Under `privacy.on_exhausted=drop_site` sites whose budget or policy refuses are
-    left out, while `strategy.min_sites` are there.
+    part. Sites that cannot take part are set aside where that is allowed (`server.aside`), and the
+    others are invited once more, to a run without them. Where runs are paid for and receipts are
+    kept, each site has then signed what its ledger holds.
 
     Raises:
         ConfigError, DataError, PrivacyError: what the sites refused, all together.
@@ -110,42 +90,68 @@ def enrol(
     """
     identity = admission.identity or Identity.new()
     nodes = _wait_for_nodes(grid, config.strategy.min_sites, admission, stopping)
-    seconds = admission.seconds
-    by_node = SiteGrid(grid, {f"node {node}": node for node in nodes}, seconds, stopping)
-    replies = by_node.ask(flower.HELLO, _offer(config, identity), by_node.sites, check=_hello)
-    declined = _left_out(config, replies)
-    if replies.failures:
-        raise ProtocolError("", "hello", listed(replies.failures))
-    hellos, node_of, refused = {}, {}, list[str]()
-    for reply in replies.answers.values():
-        hello = _hello(reply.content)
-        if hello.site in hellos:
+    named = {admission.nodes.get(node, f"node {node}"): node for node in nodes}
+    aside: tuple[str, ...] = ()
+    while True:
+        by_name = SiteGrid(grid, named, admission.seconds, stopping)
+        asked = _greeted(by_name, config, identity, admission, aside)
+        sites = SiteGrid(grid, dict(asked.node_of), config.reply_timeout, stopping)
+        try:
+            keys = join(sites, config, run_id, identity, asked.hellos)
+            described = _described(sites, keys, admission)
+            found = _start_model(config, sites, keys, described, asked.aside)
+            found = _signed(found, config, run_id, admission)
+            deployed = admission.identity is not None
+            return replace(found, public=PublicRecords.of(config, found.task, deployed=deployed))
+        except FailingSitesError as failing:
+            # Asked for another hello as well: what they were committed to is known by now.
+            asked = asked.without(failing, config, admission)
+            named, aside = dict(asked.node_of), asked.aside
+
+
+def _greeted(
+    grid: SiteGrid,
+    config: RunConfig,
+    identity: Identity,
+    admission: Admission,
+    aside: tuple[str, ...],
+) -> Asked:
+    """Who says hello, and may."""
+    replies = grid.ask(flower.HELLO, _offer(config, identity), grid.sites, check=_hello)
+    hellos, node_of, refused = {}, {}, dict[str, list[str]]()
+    for name, reply in replies.answers.items():
+        hello, node = _hello(reply.content), grid.node_of[name]
+        if refusal := admission.refusal(node, hello) or _uncommitted(config, hello):
+            refused[name] = [refusal]
+        elif hello.site in hellos:
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
-        if refusal := admission.refusal(reply.metadata.src_node_id, hello):
-            refused.append(refusal)
-        hellos[hello.site], node_of[hello.site] = hello, reply.metadata.src_node_id
-    if refused:
-        raise ProtocolError("", "hello", "; ".join(refused))
-    sites = SiteGrid(grid, node_of, config.reply_timeout, stopping)
-    keys = _join(sites, config, run_id, identity, hellos)
-    found = _start_model(config, sites, keys, _described(sites, keys), declined)
-    deployed = admission.identity is not None
-    return replace(found, public=PublicRecords.of(config, found.task, deployed=deployed))
+        else:
+            hellos[hello.site], node_of[hello.site] = hello, node
+    asked = Asked(hellos, node_of, aside)
+    for failing in (failing_in(replies, "hello"), _not_let_in(refused)):
+        if failing is not None:
+            asked = asked.without(failing, config, admission)
+    return asked
+
+
+def _not_let_in(refused: Mapping[str, list[str]]) -> FailingSitesError | None:
+    """Sites that are none of the run's, if there are any."""
+    if not refused:
+        return None
+    reasons = "; ".join(reason for found in refused.values() for reason in found)
+    return FailingSitesError(refused, ProtocolError("", "hello", reasons))
+
+
+def _uncommitted(config: RunConfig, hello: Hello) -> str | None:
+    """Why a site cannot have a part in common randomness, where the run needs it."""
+    if config.robust.group_size is None or hello.commitment:
+        return None
+    return f"{hello.site}: is committed to no share of the randomness that groups are drawn by"
 
 
 def _offer(config: RunConfig, identity: Identity) -> RecordDict:
     signature = sign_terms(identity, config.terms)
     return flower.hello_request(TermsOffer(terms=config.terms.hex(), signature=signature.hex()))
-
-
-def _left_out(config: RunConfig, replies: Replies) -> tuple[str, ...]:
-    """Why the sites that refused for privacy are left out, where the config allows that."""
-    private = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
-    enough = len(replies.answers) >= config.strategy.min_sites
-    if config.privacy.drops_sites and enough and len(private) == len(replies.refusals):
-        return tuple(reason for refusal in private for reason in refusal.reason.splitlines())
-    raise_refusals(replies.refusals)
-    return ()
 
 
 def _hello(content: RecordDict) -> Hello:
@@ -172,19 +178,75 @@ def _wait_for_nodes(
     return nodes
 
 
-def _described(grid: SiteGrid, keys: Keys) -> dict[str, Description]:
-    """What the sites' records look like.
+def _described(grid: SiteGrid, keys: Keys, admission: Admission) -> dict[str, Description]:
+    """What the sites' records look like: alike everywhere.
 
     Raises:
-        ConfigError, DataError, PrivacyError: what the sites refused, all together.
-        ProtocolError: one did not answer.
+        FailingSitesError: a site refused or did not answer; or the records of some have another
+            form than those of most sites.
+        DataError: they are of different forms, none of which most sites have.
     """
     question = flower.openings_request(keys.openings)
     replies = grid.ask(flower.DESCRIBE, question, grid.sites, flower.read_description)
-    raise_refusals(replies.refusals)
-    if replies.failures:
-        raise ProtocolError("", "describe", listed(replies.failures))
-    return {site: flower.read_description(reply.content) for site, reply in replies.answers.items()}
+    check(replies, "describe")
+    found = {
+        site: flower.read_description(reply.content) for site, reply in replies.answers.items()
+    }
+    error = _difference(found)
+    if error is None:
+        return found
+    most = _most_alike(found) if admission.sets_aside else None
+    if most is None:
+        raise error
+    usual, norm = next(iter(most.items()))
+    apart = {site: _difference({usual: norm, site: one}) for site, one in found.items()}
+    reasons = {site: str(one).splitlines() for site, one in apart.items() if one}
+    raise FailingSitesError(reasons, error)
+
+
+def _difference(found: Mapping[str, Description]) -> DataError | None:
+    """What keeps sites with such records from training one model."""
+    if lines := differences({site: one.schema for site, one in found.items()}):
+        return DataError("\n".join(lines))
+    form = next(iter(found.values())).task
+    unlike = [site for site, one in found.items() if one.task != form]
+    if not unlike:
+        return None
+    return DataError(
+        f"records look different at {', '.join(unlike)} than at {next(iter(found))}: "
+        "columns, categories and classes must be the same everywhere"
+    )
+
+
+def _most_alike(found: Mapping[str, Description]) -> dict[str, Description] | None:
+    """More than half of the sites, whose records are of one form; None where there are none."""
+    for one in found.values():
+        alike = {s: other for s, other in found.items() if not _difference({"": one, s: other})}
+        if 2 * len(alike) > len(found):
+            return alike
+    return None
+
+
+def _signed(
+    enrolled: Enrolment, config: RunConfig, run_id: bytes, admission: Admission
+) -> Enrolment:
+    """With what the sites sign of their ledgers, where they are asked for it.
+
+    Raises:
+        FailingSitesError: the ledger of a site has lost what the site had signed.
+    """
+    if admission.receipts is None or plan_for(config, enrolled) is None:
+        return enrolled
+    asking = Receipts(
+        last=admission.receipts,
+        grid=enrolled.grid,
+        publics=enrolled.keys.publics,
+        run_id=run_id.hex(),
+        terms=config.terms.hex(),
+    )
+    signed = asking.ask()
+    check(replace(signed.replies, failures={}), "receipt")
+    return replace(enrolled, receipts=asking, signed=signed)
 
 
 def _start_model(
@@ -195,16 +257,7 @@ def _start_model(
     declined: tuple[str, ...],
 ) -> Enrolment:
     schemas = {site: one.schema for site, one in sites.items()}
-    if found := differences(schemas):
-        raise DataError("\n".join(found))
-    form = next(iter(sites.values())).task
-    unlike = [site for site, one in sites.items() if one.task != form]
-    if unlike:
-        raise DataError(
-            f"records look different at {', '.join(unlike)} than at {next(iter(sites))}: "
-            "columns, categories and classes must be the same everywhere"
-        )
-    task = config.task.of(form)
+    task = config.task.of(next(iter(sites.values())).task)
     if found := task_problems(config, task):
         raise ConfigError(found)
     weights = config.model.weights(default_cache(os.environ))
@@ -230,68 +283,6 @@ def plan_for(config: RunConfig, enrolment: Enrolment) -> PrivacyPlan | None:
     return plan_of(config, sites=len(enrolment.sites), dimension=dimension, task=enrolment.task)
 
 
-# --- keys -------------------------------------------------------------------------
-
-
-def _join(
-    grid: SiteGrid,
-    config: RunConfig,
-    run_id: bytes,
-    identity: Identity,
-    hellos: Mapping[str, Hello],
-) -> Keys:
-    """Have the sites with keys take the run's roster, and open the channels to them.
-
-    The coordinator's `identity` signs the roster of the keys that the sites said in their hello.
-
-    Raises:
-        ProtocolError: a site did not accept.
-    """
-    publics = {
-        site: bytes.fromhex(hello.public_key) for site, hello in hellos.items() if hello.public_key
-    }
-    if not publics:
-        return Keys(publics={})
-    helper, offer = None, None
-    if config.secagg.two_servers:
-        helper = Helper(run_id, publics, min_cohort=config.secagg.least)
-    if isinstance(config.transport, TransportSealed):
-        classical = config.transport.allow_classical
-        offer = ServerOffer(identity, run_id, config.terms, SERVER, allow_classical=classical)
-    invitation = Invitation(
-        run_id=run_id.hex(),
-        roster=_roster(config, publics, identity).to_json(),
-        offer=offer.message.hex() if offer else "",
-        helper=helper.public.hex() if helper else "",
-        signature=sign_run(identity, config.terms, run_id, helper.public if helper else b"").hex(),
-        commitments={site: one.commitment for site, one in hellos.items() if one.commitment},
-    )
-    accepted, openings = _invite(grid, invitation)
-    if offer and isinstance(config.transport, TransportSealed):
-        channels = {site: offer.finish(site, publics[site], accepted[site]) for site in publics}
-        grid.sealing = Sealing(channels, config.transport.max_bytes)
-    draw = _draw(config, publics, invitation, openings)
-    return Keys(publics=publics, helper=helper, openings=openings if draw else None, draw=draw)
-
-
-def _draw(
-    config: RunConfig, publics: Mapping[str, bytes], invitation: Invitation, openings: Openings
-) -> Draw | None:
-    """The groups of every round, where sums are of groups.
-
-    Raises:
-        ProtocolError: a site has not opened the share that it was committed to.
-    """
-    if config.robust.group_size is None:
-        return None
-    run_id = bytes.fromhex(invitation.run_id)
-    try:
-        seed = seed_of(openings.shares, run_id, invitation.commitments, publics)
-    except ValueError as error:
-        raise ProtocolError("", "join", str(error)) from None
-    return draw_of(config, publics, seed)
-
-
 def secagg_driver(
     enrolment: Enrolment, config: RunConfig, plan: PrivacyPlan | None, run_id: bytes
 ) -> SecAggDriver[Any] | None:
@@ -313,53 +304,3 @@ def secagg_driver(
     )
     summing.check()
     return summing
-
-
-def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity) -> Roster:
-    sites = tuple(Participant(name=s, role="site", public=key) for s, key in publics.items())
-    coordinator = Participant(name=SERVER, role="server", public=identity.public)
-    federation = "run" if name_problem(config.experiment) else config.experiment
-    return Roster.sign(federation, (*sites, coordinator), identity)
-
-
-def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openings]:
-    """What the sites answer: their halves of the set-up of channels, and their shares."""
-    replies = grid.exchange(
-        (
-            Message(
-                flower.invitation(value), dst_node_id=grid.node_of[site], message_type=flower.JOIN
-            )
-            for site in grid.sites
-        ),
-        flower.read_opening,
-    )
-    raise_refusals(replies.refusals)
-    if replies.failures:
-        raise ProtocolError("", "join", listed(replies.failures))
-    accepted, shares = {}, {}
-    for site, reply in replies.answers.items():
-        accepted[site] = read_small_bytes(reply.content, "accepted") or b""
-        if opening := flower.read_opening(reply.content):
-            shares[site] = opening
-    return accepted, Openings(shares=shares)
-
-
-def raise_refusals(refusals: Sequence[Refusal]) -> None:
-    """One error for all refusals: of the kind that most needs the user, with every reason."""
-    if not refusals:
-        return
-    code = min(refusal.exit_code for refusal in refusals)
-    reasons = dict.fromkeys(
-        reason for refusal in refusals for reason in refusal.reason.splitlines()
-    )
-    if code == ConfigError.exit_code:
-        raise ConfigError(list(reasons))
-    for kind in (PrivacyError, DataError):
-        if code == kind.exit_code:
-            raise kind("\n".join(reasons))
-    raise ProtocolError("", "refused", "; ".join(reasons))
-
-
-def listed(failures: Mapping[str, str]) -> str:
-    """`site: reason` of every failure, in one line."""
-    return "; ".join(f"{site}: {reason}" for site, reason in failures.items()) or "no failures"

@@ -49,9 +49,10 @@ from fedlearn.robust import Draw, left_out, suspects
 from fedlearn.robust.draw import Groups
 from fedlearn.rounds import EvaluateReply, RoundNote
 from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
+from server.aside import listed, raise_refusals
 from server.audit import SlotsSeen, seen_in_slots
 from server.average import RunningMean, arriving
-from server.enrol import Enrolment, listed, raise_refusals
+from server.enrol import Enrolment
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.grid import Replies, SiteGrid
 from server.groups import Suspicion

@@ -19,47 +19,48 @@ from fedlearn.core.errors import DataError, ProtocolError, StoppedError
 from fedlearn.flower import messages as flower
 from fedlearn.results import receipts
 from fedlearn.results.receipts import Receipt
-from server.enrol import raise_refusals
 from server.grid import Replies, SiteGrid
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Signed:
+    """What sites answered to the question for a receipt, and the receipts shown to them."""
+
+    replies: Replies
+    known: Mapping[str, Receipt | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Receipts:
-    """Those of one run: `run` is its folder of them, `last` the one of all runs."""
+    """Those of one run; `last` is the folder with the last one of every site, of all runs."""
 
-    run: Path
     last: Path
     grid: SiteGrid
     publics: Mapping[str, bytes]
     run_id: str
     terms: str
 
-    def at_start(self) -> None:
-        """Ask every site before a round is paid for.
-
-        Raises:
-            PrivacyError: a site's own ledger has lost what the site had signed.
-        """
-        raise_refusals(self._ask().refusals)
-
-    def at_end(self) -> None:
-        """Ask for what a run has left in the ledgers; who does not answer is named in the log."""
-        with suppress(StoppedError):  # the run itself is over
-            for refusal in self._ask().refusals:
-                log.warning("%s gives no receipt: %s", refusal.site, refusal.reason)
-
-    def _ask(self) -> Replies:
+    def ask(self) -> Signed:
+        """Ask every site; a refusal says that its ledger has lost what the site had signed."""
         known = {site: self._last_of(site) for site in self.grid.sites}
-        replies = self.grid.exchange(
-            (self._question(site, one) for site, one in known.items()), check=self._read
-        )
-        for site, failure in replies.failures.items():
+        questions = (self._question(site, one) for site, one in known.items())
+        return Signed(self.grid.exchange(questions, check=self._read), known)
+
+    def at_end(self, run: Path) -> None:
+        """Ask for what a run has left in the ledgers, and keep it in its folder of receipts."""
+        with suppress(StoppedError):  # the run itself is over
+            self.keep(run, self.ask())
+
+    def keep(self, run: Path, signed: Signed) -> None:
+        """Write down what was signed; who has signed nothing is named in the log."""
+        for site, failure in signed.replies.failures.items():
             log.warning("%s gives no receipt: %s", site, failure)
-        for site, reply in replies.answers.items():
-            self._keep(site, self._read(reply.content), known[site])
-        return replies
+        for refusal in signed.replies.refusals:
+            log.warning("%s gives no receipt: %s", refusal.site, refusal.reason)
+        for site, reply in signed.replies.answers.items():
+            self._keep(run, site, self._read(reply.content), signed.known[site])
 
     def _question(self, site: str, known: Receipt | None) -> Message:
         content = flower.receipt_content(receipts.to_json(known) if known else "")
@@ -74,11 +75,11 @@ class Receipts:
             raise ProtocolError(receipt.site, "receipt", "is not of this run, or of another key")
         return receipt
 
-    def _keep(self, site: str, receipt: Receipt, known: Receipt | None) -> None:
+    def _keep(self, run: Path, site: str, receipt: Receipt, known: Receipt | None) -> None:
         if receipt.site != site:
             log.warning("%s has sent a receipt of %s", site, receipt.site)
             return
-        if not receipts.keep(self.run, receipt):
+        if not receipts.keep(run, receipt):
             return  # a run that goes on, and has spent nothing since
         comparable = known and (known.key, known.data) == (receipt.key, receipt.data)
         if known and comparable and known.number >= receipt.number and known != receipt:
@@ -87,7 +88,7 @@ class Receipts:
                 "%s: its ledger was set back or written anew: it signed receipt %d after %d",
                 *(site, receipt.number, known.number),
             )
-            receipts.keep(self.run, known)
+            receipts.keep(run, known)
             return
         receipts.keep_last(self.last, receipt)
 

@@ -49,7 +49,6 @@ from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
 from server.federation import Federation, PoisonedError, Progress
-from server.receipts import Receipts
 from server.run_cost import privacy_result
 from server.stop import Stop
 from server.tracking import check_tracking, tracked
@@ -130,22 +129,9 @@ def run(
             folder.write_checkpoint(saved)
         folder.trim_metrics(len(saved.rounds))
         with logged(folder.path / "run.log"):
-            signed = _receipts(folder, federation, admission)
-            return _train(folder, federation, saved, reported, stop, signed)
-
-
-def _receipts(folder: RunFolder, federation: Federation, admission: Admission) -> Receipts | None:
-    """Who asks sites to sign their ledgers; None where nothing is paid for, or all is one's own."""
-    if admission.receipts is None or federation.plan is None:
-        return None
-    return Receipts(
-        run=folder.path / FOLDER,
-        last=admission.receipts,
-        grid=federation.grid,
-        publics=federation.enrolment.keys.publics,
-        run_id=federation.run_id,
-        terms=federation.config.terms.hex(),
-    )
+            for sentence in enrolment.declined:
+                log.warning("without a site: %s", sentence)
+            return _train(folder, federation, saved, reported, stop)
 
 
 @contextmanager
@@ -179,13 +165,12 @@ def _train(
     saved: Checkpoint,
     listener: Listener,
     stop: Stop,
-    signed: Receipts | None,
 ) -> ResultFile:
-    report = Reporter(folder, federation, saved)
+    report, receipts = Reporter(folder, federation, saved), federation.enrolment.receipts
+    if receipts and federation.enrolment.signed:
+        receipts.keep(folder.path / FOLDER, federation.enrolment.signed)
     listener.started(federation, first_round=len(saved.rounds) + 1)
     try:
-        if signed:
-            signed.at_start()
         while federation.goes_on:
             number = len(federation.progress.rounds) + 1
             with stop.ending_first():
@@ -199,15 +184,15 @@ def _train(
         raise
     except PrivacyError as error:
         report.end("stopped_budget", str(error))
-        if signed:
-            signed.at_end()
+        if receipts:
+            receipts.at_end(folder.path / FOLDER)
         raise
     except FedlearnError as error:
         report.end("failed", str(error))
         raise
     result = report.end("finished")
-    if signed:
-        signed.at_end()
+    if receipts:
+        receipts.at_end(folder.path / FOLDER)
     listener.finished(result)
     return result
 

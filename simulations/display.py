@@ -75,6 +75,8 @@ class Display:
                 f"masks: of {together} sites in a sum {masks.corrupt} may work with the "
                 f"coordinator, and {masks.dropped} fall silent"
             )
+        for sentence in federation.enrolment.declined:
+            self.note(f"without a site that was asked: {sentence}")
         for note in federation.enrolment.notes:
             self.note(note)
         self.progress.update(

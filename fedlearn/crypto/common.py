@@ -70,17 +70,43 @@ def seed_of(
     """
     if not sites or not openings.keys() == commitments.keys() == sites.keys():
         raise ValueError("the shares are not those of the run's sites")
+    for name, fault in faults(openings, run_id, commitments, sites).items():
+        raise ValueError(f"{name} {fault}")
     shares = []
     for name in sorted_names(sites):
-        share = bytes.fromhex(openings[name].share)
-        signature = bytes.fromhex(openings[name].signature)
-        fields = _signed(name, share, run_id, commitments)
-        if len(share) != SHARE_BYTES or commitments[name] != commitment(name, share):
-            raise ValueError(f"{name} has opened another share than it was committed to")
-        if not verify(sites[name], signature, _PURPOSE, *fields):
-            raise ValueError(f"the share of {name} was not opened by it for this run")
-        shares += [name_bytes(name), share]
+        shares += [name_bytes(name), bytes.fromhex(openings[name].share)]
     return hashlib.sha256(key_info("common/seed", run_id, *shares)).digest()
+
+
+def faults(
+    openings: Mapping[str, OpenedShare],
+    run_id: bytes,
+    commitments: Mapping[str, str],
+    sites: Mapping[str, bytes],
+) -> dict[str, str]:
+    """What is wrong with the shares of single sites, by the site."""
+    found = {name: _fault(name, openings, run_id, commitments, key) for name, key in sites.items()}
+    return {name: fault for name, fault in found.items() if fault}
+
+
+def _fault(
+    name: str,
+    openings: Mapping[str, OpenedShare],
+    run_id: bytes,
+    commitments: Mapping[str, str],
+    public: bytes,
+) -> str:
+    if name not in openings:
+        return "has not opened the share that it was committed to"
+    try:
+        share, signature = map(bytes.fromhex, (openings[name].share, openings[name].signature))
+    except ValueError:
+        return "has opened what is no share"
+    if len(share) != SHARE_BYTES or commitments.get(name) != commitment(name, share):
+        return "has opened another share than it was committed to"
+    if not verify(public, signature, _PURPOSE, *_signed(name, share, run_id, commitments)):
+        return "has not opened its share for this run"
+    return ""
 
 
 def _signed(

@@ -15,8 +15,11 @@ from flwr.app import Context, Message, RecordDict
 
 from clients.app import app as client
 from clients.supernode.deployed import SITE_FILE
+from fedlearn import __version__
 from fedlearn.config import RunConfig
+from fedlearn.core.code import code_digest
 from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.keyring import load_pinned
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.rounds import Refusal
@@ -165,9 +168,22 @@ class Lab(InProcessGrid):
         )
         return self._answer(message).content
 
-    def federate(self, run_id: bytes = RUN_ID) -> Federation:
+    def admission(self) -> Admission:
+        """As `fedlearn server` lets sites in: it goes on without those that cannot take part."""
+        nodes = {FIRST_NODE + number: name for number, name in enumerate(self.world.sites)}
+        return Admission(
+            identity=self.identity,
+            roster=load_pinned(self.world.coordinator / "roster.json"),
+            nodes=nodes,
+            version=__version__,
+            code=code_digest(),
+            receipts=self.world.coordinator / "state" / "receipts",
+            sets_aside=True,
+        )
+
+    def federate(self, run_id: bytes = RUN_ID, admission: Admission | None = None) -> Federation:
         """The coordinator's real objects over these sites, enrolled and joined."""
-        admission = Admission(identity=self.identity)
+        admission = admission or Admission(identity=self.identity)
         enrolment = enrol(self, self.config, lambda: False, run_id, admission)
         plan = plan_for(self.config, enrolment)
         enrolment.grid.timeout = 0.05

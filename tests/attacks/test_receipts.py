@@ -182,14 +182,13 @@ def test_run__that_goes_on_after_another_has_ended_accuses_nobody(
     run_id = of_victim(first)[0].run_id
     federation = study.lab.federate(bytes.fromhex(run_id))
     again = Receipts(
-        run=first / "receipts",
         last=study.last,
         grid=federation.grid,
         publics=federation.enrolment.keys.publics,
         run_id=run_id,
         terms=study.lab.config.terms.hex(),
     )
-    again.at_start()
+    again.keep(first / "receipts", again.ask())
     assert "set back" not in caplog.text
     assert [r.number for r in of_victim(first)] == [1, 2]
     last = receipts.last_of(study.last, VICTIM)

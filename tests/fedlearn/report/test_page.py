@@ -299,3 +299,12 @@ def test_report__of_a_result_that_was_tampered_with_is_refused(copy: Path, capsy
     edit(copy / "a", seconds="many")
     assert main(["report", str(copy / "a")]) == 5
     assert "not a result that this version reads" in capsys.readouterr().err
+
+
+def test_report__names_sites_that_were_set_aside_and_their_reasons(copy: Path) -> None:
+    """They are words of sites: what looks like a tag is none."""
+    edit(copy / "a", declined=["site <b>oak</b>: the roster has no such site"])
+    page = Page(report(copy / "a"))
+    assert "went on without sites that were asked to take part: site <b>oak</b>: the" in page.text
+    edit(copy / "a", declined=[])
+    assert "went on without sites" not in Page(report(copy / "a")).text

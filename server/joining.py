@@ -1,0 +1,141 @@
+"""Sites join a run: the list of those who take part, and the sealed channels to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+
+from fedlearn.agreement import draw_of
+from fedlearn.config import RunConfig
+from fedlearn.config.study import sign_run
+from fedlearn.core.errors import ProtocolError, UnauthenticatedError
+from fedlearn.core.names import name_problem
+from fedlearn.crypto.common import faults, seed_of
+from fedlearn.crypto.handshake import ServerOffer
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.sealed import Channel
+from fedlearn.crypto.settings import TransportSealed
+from fedlearn.flower import messages as flower
+from fedlearn.flower.records import read_small_bytes
+from fedlearn.robust import Draw
+from fedlearn.rounds import Hello, Invitation, Openings
+from fedlearn.secagg.two_server import Helper
+from server.aside import FailingSitesError, check
+from server.grid import SiteGrid
+from server.sealing import Sealing
+
+SERVER = "server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The public keys of the sites that have joined under one, and the second server, if any."""
+
+    publics: Mapping[str, bytes]
+    helper: Helper | None = None
+    openings: Openings | None = None
+    """The sites' shares of common randomness, where the run needs it."""
+    draw: Draw | None = None
+    """The groups of every round, which follow from that; None: all sites are summed together."""
+
+
+def join(
+    grid: SiteGrid,
+    config: RunConfig,
+    run_id: bytes,
+    identity: Identity,
+    hellos: Mapping[str, Hello],
+) -> Keys:
+    """Have the sites with keys take the run's roster, and open the channels to them.
+
+    The coordinator's `identity` signs the roster of the keys that the sites said in their hello.
+
+    Raises:
+        FailingSitesError: sites did not accept, or not as they should.
+    """
+    publics = {
+        site: bytes.fromhex(hello.public_key) for site, hello in hellos.items() if hello.public_key
+    }
+    if not publics:
+        return Keys(publics={})
+    helper, offer = None, None
+    if config.secagg.two_servers:
+        helper = Helper(run_id, publics, min_cohort=config.secagg.least)
+    if isinstance(config.transport, TransportSealed):
+        classical = config.transport.allow_classical
+        offer = ServerOffer(identity, run_id, config.terms, SERVER, allow_classical=classical)
+    invitation = Invitation(
+        run_id=run_id.hex(),
+        roster=_roster(config, publics, identity).to_json(),
+        offer=offer.message.hex() if offer else "",
+        helper=helper.public.hex() if helper else "",
+        signature=sign_run(identity, config.terms, run_id, helper.public if helper else b"").hex(),
+        commitments={site: one.commitment for site, one in hellos.items() if one.commitment},
+    )
+    accepted, openings = _invite(grid, invitation)
+    if offer and isinstance(config.transport, TransportSealed):
+        grid.sealing = Sealing(_channels(offer, publics, accepted), config.transport.max_bytes)
+    draw = _draw(config, publics, invitation, openings)
+    return Keys(publics=publics, helper=helper, openings=openings if draw else None, draw=draw)
+
+
+def _draw(
+    config: RunConfig, publics: Mapping[str, bytes], invitation: Invitation, openings: Openings
+) -> Draw | None:
+    """The groups of every round, where sums are of groups.
+
+    Raises:
+        FailingSitesError: sites have not opened the share that they were committed to.
+    """
+    if config.robust.group_size is None:
+        return None
+    run_id, listed = bytes.fromhex(invitation.run_id), invitation.commitments
+    if found := faults(openings.shares, run_id, listed, publics):
+        reasons = {site: [reason] for site, reason in found.items()}
+        error = ProtocolError("", "join", "; ".join(f"{s} {one}" for s, one in found.items()))
+        raise FailingSitesError(reasons, error)
+    return draw_of(config, publics, seed_of(openings.shares, run_id, listed, publics))
+
+
+def _channels(
+    offer: ServerOffer, publics: Mapping[str, bytes], accepted: Mapping[str, bytes]
+) -> dict[str, Channel]:
+    channels, broken = {}, dict[str, list[str]]()
+    for site, public in publics.items():
+        try:
+            channels[site] = offer.finish(site, public, accepted[site])
+        except UnauthenticatedError as error:
+            broken[site] = [f"its answer to the offer of a channel: {error}"]
+    if broken:
+        raise FailingSitesError(broken, UnauthenticatedError())
+    return channels
+
+
+def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity) -> Roster:
+    sites = tuple(Participant(name=s, role="site", public=key) for s, key in publics.items())
+    coordinator = Participant(name=SERVER, role="server", public=identity.public)
+    federation = "run" if name_problem(config.experiment) else config.experiment
+    return Roster.sign(federation, (*sites, coordinator), identity)
+
+
+def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openings]:
+    """What the sites answer: their halves of the set-up of channels, and their shares."""
+    replies = grid.exchange(
+        (
+            Message(
+                flower.invitation(value), dst_node_id=grid.node_of[site], message_type=flower.JOIN
+            )
+            for site in grid.sites
+        ),
+        flower.read_opening,
+    )
+    check(replies, "join")
+    accepted, shares = {}, {}
+    for site, reply in replies.answers.items():
+        accepted[site] = read_small_bytes(reply.content, "accepted") or b""
+        if opening := flower.read_opening(reply.content):
+            shares[site] = opening
+    return accepted, Openings(shares=shares)
