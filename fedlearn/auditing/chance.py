@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 FALSE_ALARMS: Final = 1e-6
 """How often at most all checks together accuse what is as promised."""
 
-_CHECKS: Final = 12
+_CHECKS: Final = 13
 """Among how many checks by chance that is shared."""
 
 

@@ -100,6 +100,9 @@ CheckName = Literal[
     "accounting",
     "source",
     "source_draws",
+    "noise_of_tests",
+    "test_sums",
+    "source_of_tests",
 ]
 
 CHECKS: Final[dict[CheckName, str]] = {
@@ -120,6 +123,9 @@ CHECKS: Final[dict[CheckName, str]] = {
     "accounting": "epsilon is no less than another accountant gives for what is done",
     "source": "noise and coins come from the operating system",
     "source_draws": "noise and coins have nothing to do with one another",
+    "noise_of_tests": "every test sum of every round has noise of its own, as was paid for",
+    "test_sums": "under their noise test sums are those of single records, each within its bound",
+    "source_of_tests": "the noise on test sums comes from the operating system",
 }
 """What is looked at in whole updates, as it should be."""
 

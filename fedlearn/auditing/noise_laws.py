@@ -29,7 +29,7 @@ from fedlearn.auditing.chance import (
     product,
     variance,
 )
-from fedlearn.auditing.findings import Check
+from fedlearn.auditing.findings import Check, CheckName
 
 Noise = Mapping[str, Floats]
 
@@ -55,8 +55,23 @@ def noise_checks(
     coordinates, where size and law show more sharply, or more draws than coordinates, where every
     direction shows. `rounding` is the share by which the variance may be larger for its sake.
     """
+    tests = _tests(noise, others or {}, rounding)
+    return [chance_check(name, found) for name, found in tests.items()]
+
+
+def sums_check(noise: Noise, *, dithered: float) -> Check:
+    """The same tests of the noise on test sums, all in one check.
+
+    `noise: float64[runs, size]` by sum and round, of whole numbers that were spread evenly over
+    their step: by the share `dithered` their variance may be larger.
+    """
+    found = _tests(noise, {}, dithered)
+    return chance_check("noise_of_tests", [one for tests in found.values() for one in tests])
+
+
+def _tests(noise: Noise, others: Noise, rounding: float) -> Mapping[CheckName, list[Found]]:
     flat = {name: values.reshape(len(values), -1) for name, values in noise.items()}
-    groups = {"all layers": _rows(flat), **(others or {})}
+    groups = {"all layers": _rows(flat), **others}
 
     def of_groups(test: Callable[[Floats, float, str], Iterator[Found]]) -> list[Found]:
         return [
@@ -65,15 +80,14 @@ def noise_checks(
             for found in test(rows, rounding, f"the noise on {name}")
         ]
 
-    sizes = [*_sizes(flat, rounding), *of_groups(_size)]
-    return [
-        chance_check("noise_size", sizes),
-        chance_check("noise_of_layers", _between_layers(flat)),
-        chance_check("noise_of_draws", _between_draws(flat)),
-        chance_check("noise_at_a_distance", of_groups(_at_a_distance)),
-        chance_check("noise_of_directions", [*_directions(noise, rounding), *of_groups(_pivots)]),
-        chance_check("noise_law", of_groups(_law)),
-    ]
+    return {
+        "noise_size": [*_sizes(flat, rounding), *of_groups(_size)],
+        "noise_of_layers": list(_between_layers(flat)),
+        "noise_of_draws": list(_between_draws(flat)),
+        "noise_at_a_distance": of_groups(_at_a_distance),
+        "noise_of_directions": [*_directions(noise, rounding), *of_groups(_pivots)],
+        "noise_law": of_groups(_law),
+    }
 
 
 def _rows(noise: Noise) -> Floats:

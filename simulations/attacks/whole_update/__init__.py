@@ -14,7 +14,8 @@ leave it is held against what can be known otherwise:
   the same, bit for bit, whatever else there is in records than what was added up;
 - an optimiser that is fed the noisy sums gives what the run's own gives.
 
-Of privacy for whole clients clip, noise and count are looked at in the same way.
+Of privacy for whole clients clip, noise and count are looked at in the same way, and so are the
+noised test sums of private evaluation.
 
 Nothing is spent, sent or kept: the records of a simulation lie with the auditor already, and what
 is written down are chances that depend on noise and coins, and whether sums agree.
@@ -29,12 +30,14 @@ from typing import cast
 import numpy as np
 
 from clients.owner import owner_of
-from clients.site import open_site
+from clients.site import Site, open_site
 from fedlearn.auditing.chance import exact_check
 from fedlearn.auditing.draw_laws import draw_checks
 from fedlearn.auditing.findings import Check
 from fedlearn.auditing.noise_laws import noise_checks, record_checks, source_checks
 from fedlearn.config import RunConfig
+from fedlearn.core.vector import Vector
+from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.client import ClientPlan
 from fedlearn.report.export import read_model
 from fedlearn.results.result import ResultFile
@@ -43,6 +46,7 @@ from simulations.attacks.whole_update.accounting import accounted
 from simulations.attacks.whole_update.bench import Bench
 from simulations.attacks.whole_update.coordinator import checks_of_coordinator
 from simulations.attacks.whole_update.counting import Counting
+from simulations.attacks.whole_update.evaluations import checks_of_evaluation
 from simulations.attacks.whole_update.noise import noise_of, other_noise, rounding_of, steps_of
 from simulations.attacks.whole_update.source import (
     drawn_beside,
@@ -68,16 +72,24 @@ def checks_of_run(config: RunConfig, result: ResultFile) -> list[Check]:
         return []
     coins = np.random.default_rng(secrets.randbits(128))
     account = exact_check("accounting", *accounted(config, plan, result))
-    if plan.trusts_coordinator:
-        return [*checks_of_coordinator(config, cast(ClientPlan, plan), coins), account]
     name = secrets.choice(list(result.data.sites))
-    bench = Bench.of(open_site(owner_of(config, name), config), plan, model)
+    site = open_site(owner_of(config, name), config)
+    tested = checks_of_evaluation(site, plan.evaluation, model, coins) if plan.evaluation else []
+    return [*_of_training(config, site, plan, model, coins), *tested, account]
+
+
+def _of_training(
+    config: RunConfig, site: Site, plan: PrivacyPlan, model: Vector, coins: np.random.Generator
+) -> list[Check]:
+    if plan.trusts_coordinator:
+        return checks_of_coordinator(config, cast(ClientPlan, plan), coins)
+    bench = Bench.of(site, plan, model)
     made = Counting.beside(bench)
     own = _own_noise(bench, made, coins) if bench.at_site else _shared_noise(bench, coins)
     drawn = source_checks(*drawn_beside(lambda: bench.site.noise(1)))
     if plan.unit == "client":
         sound = source_is_sound(lambda: bench.site.noise(1))
-        return [*own, exact_check("source", *sound), *drawn, account]
+        return [*own, exact_check("source", *sound), *drawn]
     return [
         *own,
         *draw_checks(made.draws(), plan.sample_rate, coins),
@@ -85,7 +97,6 @@ def checks_of_run(config: RunConfig, result: ResultFile) -> list[Check]:
         exact_check("traces", *leave_no_trace(bench, made, coins)),
         exact_check("source", *source_is_the_sites(bench, made)),
         *drawn,
-        account,
     ]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
+
+import numpy as np
 
 from fedlearn.auditing.gaussian import epsilon_of
 from fedlearn.config import RunConfig
@@ -19,23 +22,39 @@ def accounted(config: RunConfig, plan: PrivacyPlan, result: ResultFile) -> tuple
     """Whether the promise is no less than a second accountant gives for the steps of the config."""
     steps = config.rounds * (config.training.local_steps if plan.unit == "record" else 1)
     rate = plan.sample_rate if plan.unit == "record" or not plan.cohort_known else 1.0
-    least = least_epsilon(plan.noise_multiplier, rate, steps, plan.delta)
+    history = ((plan.noise_multiplier, rate, steps), *_tested(config, plan))
+    least = least_epsilon(history, plan.delta)
     promised = [result.privacy.epsilon or 0.0]
     if not config.privacy.drops_sites:
         promised += [spent.epsilon for spent in result.privacy.per_site.values()]
     return min(promised) >= least * (1 - _ROUNDED), "an epsilon that is less than what was spent"
 
 
+def _tested(config: RunConfig, plan: PrivacyPlan) -> Iterator[tuple[float, float, int]]:
+    """The private evaluations of the config, one by one: their noise over what a unit may move."""
+    if plan.evaluation is None:
+        return
+    for number in range(1, config.rounds + 1):
+        if config.evaluates(number):
+            event = plan.evaluation.event_at(number)
+            deviation = event.share_stddev * math.sqrt(event.shares)
+            yield deviation / event.l2_sensitivity, 1.0, 1
+
+
 @lru_cache(maxsize=64)
-def least_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
-    """A lower bound on the epsilon of so many noisy sums, from Opacus' accountant."""
-    if rate >= 1:
-        return epsilon_of(math.sqrt(steps) / noise, delta)
+def least_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    """A lower bound on the epsilon of noisy sums, from Opacus' accountant.
+
+    `history`: (noise over sensitivity, share of records that are drawn, how many) of each kind.
+    """
+    if all(rate >= 1 for _, rate, _ in history):
+        return epsilon_of(math.sqrt(sum(steps / noise**2 for noise, _, steps in history)), delta)
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
-    accountant.history = [(noise, rate, steps)]
+    accountant.history = list(history)
     error, delta_error = 0.01, delta / 1000
-    found = accountant._get_dprv(eps_error=error, delta_error=delta_error)
+    with np.errstate(divide="ignore"):  # log(0), where all records take part
+        found = accountant._get_dprv(eps_error=error, delta_error=delta_error)
     lower, _, _ = found.compute_epsilon(delta, delta_error, error)
     return float(lower)

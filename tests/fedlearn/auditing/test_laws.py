@@ -9,8 +9,16 @@ from numpy.typing import NDArray
 
 from fedlearn.auditing.draw_laws import Draws, draw_checks
 from fedlearn.auditing.findings import CHECKS, Check, CheckName
-from fedlearn.auditing.noise_laws import Steps, noise_checks, record_checks, source_checks
-from tests.effort import slow_but
+from fedlearn.auditing.noise_laws import (
+    Steps,
+    noise_checks,
+    record_checks,
+    source_checks,
+    sums_check,
+)
+from fedlearn.privacy.discrete import Law, integer_noise
+from fedlearn.privacy.noise import Keystream
+from tests.effort import examples, slow_but
 
 SIZES = {"weight": 64, "bias": 8, "other": 64, "head": 2, "one": 1}
 Noise = dict[str, NDArray[np.float64]]
@@ -233,3 +241,39 @@ def test_draw_checks__of_whole_batches_want_everybody_in_every_step() -> None:
 def test_checks__have_a_sentence_each() -> None:
     names = {check.name for check in [*noise_checks(noise(0)), *of_draws(drawn(0, 0.5), 0.5)]}
     assert names < set(CHECKS)
+
+
+def of_tests(coins: np.random.Generator, law: Law, deviation: int) -> Noise:
+    """Whole-number noise of 96 runs on three sums, spread over its steps, in deviations."""
+    drawn = integer_noise(law, deviation)
+    found = {}
+    for name, size in (("confusion", 4), ("loss", 1), ("scores", 32)):
+        words = Keystream(coins.bytes(32))
+        whole = drawn.draw(96 * size, words).reshape(96, size)
+        found[name] = (whole + coins.uniform(-0.5, 0.5, whole.shape)) / deviation
+    return found
+
+
+@pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
+@pytest.mark.parametrize("deviation", [4, 300])
+def test_noise_of_tests__of_whole_numbers_is_accused_as_rarely_as_promised(
+    law: Law, deviation: int
+) -> None:
+    coins = np.random.default_rng(deviation)
+    dithered = 1 / 12 / deviation**2
+    found = [
+        sums_check(of_tests(coins, law, deviation), dithered=dithered).p_value or 0.0
+        for _ in range(examples(60))
+    ]
+    assert min(found) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["confusion", "loss", "scores"])
+@pytest.mark.parametrize("left", [0.5, 0.0])
+def test_noise_of_tests__sees_one_sum_with_less(name: str, left: float) -> None:
+    made = of_tests(np.random.default_rng(0), "discrete_gaussian", 300)
+    made[name] *= left
+    check = sums_check(made, dithered=1e-6)
+    assert not check.holds
+    assert check.name == "noise_of_tests"
+    assert check.where
