@@ -63,8 +63,8 @@ def read_table(
 ) -> Table:
     """The table in `path`; blank lines are passed over, a byte order mark is dropped.
 
-    Read `by_record`, rows of too many or too few cells are left out, also if none is left, and
-    bytes that are none of the encoding are characters of no meaning.
+    Read `by_record`, rows of too many or too few cells, or with a quote that does not fit, are left
+    out, also if none is left, and bytes that are none of the encoding are characters of no meaning.
 
     Raises:
         DataError: not a file, empty, not text in this encoding, another
@@ -180,8 +180,8 @@ def _parse(
     path: Path, text: str, separator: Separator, *, by_record: bool = False
 ) -> tuple[Table, list[int]]:
     """The table, and the lines of the rows that were made to fit its header."""
-    found = _by_arrow(text, _CHARACTERS[separator])
-    read = _by_python(path, text, _CHARACTERS[separator]) if found is None else found
+    character = _CHARACTERS[separator]
+    read = _by_arrow(text, character) or _by_python(path, text, character, by_record=by_record)
     if by_record:
         return _of_header(read)
     wide = len(read.header) if read.beyond else _width(read.header, read.columns)
@@ -255,8 +255,8 @@ def _encoded(columns: list[Any]) -> list[Cells]:
     return [encode(columns.pop(0).combine_chunks()) for _ in range(len(columns))]
 
 
-def _by_python(path: Path, text: str, separator: str) -> _Read:
-    rows = _rows(path, text, separator)
+def _by_python(path: Path, text: str, separator: str, *, by_record: bool) -> _Read:
+    rows = _rows(path, text, separator, skip=by_record)
     _, header = next(rows)
     parts: list[list[pa.Array]] = [[] for _ in header]  # by column
     lines: list[NDArray[np.int64]] = []
@@ -276,18 +276,39 @@ def _by_python(path: Path, text: str, separator: str) -> _Read:
     return _Read(header, _encoded(columns), np.concatenate(lines), sizes, beyond)
 
 
-def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The line on which every row starts, and its cells; blank lines are passed over."""
-    lines = (found[0] for found in _LINE.finditer(text))  # io.StringIO takes four bytes a character
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    start = 1
-    try:
-        for row in reader:
-            if row:
-                yield start, row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}: line {start}: {error}; is a quote left open?") from error
+def _rows(
+    path: Path, text: str, separator: str, *, skip: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """The line on which every row starts, and its cells; blank lines are passed over.
+
+    Where a quote does not fit, `skip` passes over the line alone on which that row starts: what
+    was left open there is not looked for in the rows that follow. The first row is never passed
+    over, for it is the header.
+    """
+    line, at, ends, headed = 1, 0, list[int](), False
+
+    def lines() -> Iterator[str]:  # io.StringIO takes four bytes a character
+        for found in _LINE.finditer(text, at):
+            ends.append(found.end())
+            yield found[0]
+
+    while True:
+        try:
+            for row in csv.reader(lines(), delimiter=separator, strict=True):
+                if row:
+                    headed = True
+                    yield line, row
+                line, at = line + len(ends), ends[-1]
+                ends.clear()
+            return
+        except csv.Error as error:
+            if not (skip and headed):
+                raise DataError(
+                    f"{path}: line {line}: {error}; is a quote left open? In a cell in quotes "
+                    "each quote of its own is written twice"
+                ) from error
+            line, at = line + 1, ends[0]
+            ends.clear()
 
 
 def _width(header: Sequence[str], columns: Sequence[Cells]) -> int:

@@ -176,3 +176,34 @@ def test_table__separators_at_the_end_of_every_line_are_no_column(tmp_path: Path
     assert rows_of(table) == [("1", "2"), ("3", "")]
     with pytest.raises(DataError, match="line 1: column 3 has no name"):
         read_table(write(tmp_path, b"a,b,\n1,2,\n3,,5\n"), separator="comma")
+
+
+def test_table__reads_quotes_in_cells_as_others_write_them(tmp_path: Path) -> None:
+    """Within quotes each is there twice (RFC 4180); in a cell without, it is a sign like others."""
+    lines = [b'1,5" pipe', b'2,say "hi"', b'3,"say ""hi"", then go"', b'4,"two\nlines"', b'5,""']
+    table = read_table(write(tmp_path, b"a,b\n" + b"\n".join(lines) + b"\n"), separator="comma")
+    assert table.column("b") == ['5" pipe', 'say "hi"', 'say "hi", then go', "two\nlines", ""]
+    assert table.lines.tolist() == [2, 3, 4, 5, 7]
+
+
+ODD = ['"Miller" GmbH', '"say "hi" now"', '"a, b" ', '"open', '"', '"a "b, c" d"']
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_table__with_an_odd_quote_loses_that_row_alone_read_by_record(
+    tmp_path: Path, odd: str, place: int
+) -> None:
+    others = ['"x, y",1', "plain,2", '"say ""so""",3', '"two\nlines",4']
+    rows = [*others[:place], f"{odd},9", *others[place:]]
+    path = write(tmp_path, "\n".join(["a,b", *rows, ""]).encode())
+    table = read_table(path, separator="comma", by_record=True)
+    assert rows_of(table) == [("x, y", "1"), ("plain", "2"), ('say "so"', "3"), ("two\nlines", "4")]
+    with pytest.raises(DataError, match=f"line {2 + place + (place == 4)}: .*twice"):
+        read_table(path, separator="comma")
+
+
+def test_table__whose_header_has_an_odd_quote_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path, b'"a" x,b\n1,2\n')
+    with pytest.raises(DataError, match="line 1: "):
+        read_table(path, separator="comma", by_record=True)
