@@ -183,6 +183,39 @@ def test_noise__in_shares_is_that_of_the_sites_that_are_left(tmp_path: Path) -> 
     is_of(federation, lab, LEFT)
 
 
+NINE = (*SITES, "elder", "fir", "gum", "hazel", "iroko")
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"),
+    [
+        pytest.param("hello", partial(greeting, commitment=""), marks=pytest.mark.slow),
+        pytest.param("hello", partial(greeting, commitment="00" * 32), marks=pytest.mark.slow),
+        ("describe", SILENT),
+    ],
+)
+def test_groups__of_the_sites_that_are_left_are_drawn_from_shares_that_nobody_knew(
+    tmp_path: Path, step: str, answer: Reply
+) -> None:
+    """Shares that were opened are known: whom to set aside would choose the groups by them."""
+    lab, shown = made(tmp_path, "robust=groups", "rounds=4", sites=NINE), dict[str, set[str]]()
+
+    def reply(kind: str, site: str, message: Message) -> Message | None:
+        if kind == "hello":
+            shown.setdefault(site, set()).add(flower.read_hello(message.content).commitment)
+        return answer(message) if (kind, site) == (step, BROKEN) else message
+
+    lab.on_reply = reply
+    federation = started(lab)
+    left = [site for site in NINE if site != BROKEN]
+    assert federation.grid.sites == left
+    assert federation.enrolment.keys.draw is not None
+    assert sorted(federation.enrolment.keys.draw.names) == left
+    if step == "describe":  # all shares were open by then
+        assert all(len(shown[site]) == 2 for site in left)
+    assert federation.run_round(1).clients.replied == len(left)
+
+
 def test_start__without_enough_sites_ends_with_every_reason(tmp_path: Path) -> None:
     lab = made(tmp_path, "strategy.min_sites=4")
     lab.on_reply = lambda kind, site, reply: None if (kind, site) == ("join", BROKEN) else reply
