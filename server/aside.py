@@ -46,7 +46,7 @@ class FailingSitesError(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Invited:
     """Who is asked to take part, and why others are not any more."""
 
     hellos: Mapping[str, Hello]
@@ -54,7 +54,9 @@ class Asked:
     aside: tuple[str, ...] = ()
     """Sentences on sites that take no part."""
 
-    def without(self, failing: FailingSitesError, config: RunConfig, admission: Admission) -> Asked:
+    def without(
+        self, failing: FailingSitesError, config: RunConfig, admission: Admission
+    ) -> Invited:
         """Those that are left, where they may start without the others.
 
         Raises:

@@ -32,7 +32,7 @@ from fedlearn.rounds import Description, Hello, TermsOffer
 from fedlearn.secagg.settings import sum_of
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
-from server.aside import Asked, FailingSitesError, check, failing_in
+from server.aside import FailingSitesError, Invited, check, failing_in
 from server.grid import SiteGrid
 from server.joining import Keys, join
 from server.public import PublicRecords
@@ -104,7 +104,7 @@ def enrol(
             deployed = admission.identity is not None
             return replace(found, public=PublicRecords.of(config, found.task, deployed=deployed))
         except FailingSitesError as failing:
-            # Asked for another hello as well: what they were committed to is known by now.
+            # Invited for another hello as well: what they were committed to is known by now.
             asked = asked.without(failing, config, admission)
             named, aside = dict(asked.node_of), asked.aside
 
@@ -115,7 +115,7 @@ def _greeted(
     identity: Identity,
     admission: Admission,
     aside: tuple[str, ...],
-) -> Asked:
+) -> Invited:
     """Who says hello, and may."""
     replies = grid.ask(flower.HELLO, _offer(config, identity), grid.sites, check=_hello)
     hellos, node_of, refused = {}, {}, dict[str, list[str]]()
@@ -127,7 +127,7 @@ def _greeted(
             raise ProtocolError(hello.site, "hello", "two nodes claim this name")
         else:
             hellos[hello.site], node_of[hello.site] = hello, node
-    asked = Asked(hellos, node_of, aside)
+    asked = Invited(hellos, node_of, aside)
     for failing in (failing_in(replies, "hello"), _not_let_in(refused)):
         if failing is not None:
             asked = asked.without(failing, config, admission)

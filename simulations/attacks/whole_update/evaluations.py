@@ -57,7 +57,7 @@ def checks_of_evaluation(
     made = _Tests(site, plan, graded[rows], rows)
     return [
         sums_check(made.noise(coins), dithered=made.dithered),
-        exact_check("test_sums", *made.sums_agree(coins)),
+        exact_check("sums_of_tests", *made.sums_agree(coins)),
         exact_check("source_of_tests", *made.source_is_the_sites()),
     ]
 

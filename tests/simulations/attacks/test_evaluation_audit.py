@@ -18,7 +18,7 @@ from tests.simulations.attacks.sabotages.evaluations import OF_TESTS, one_sum_wi
 
 pytestmark = pytest.mark.slow
 
-NAMES = {"noise_of_tests", "test_sums", "source_of_tests"}
+NAMES = {"noise_of_tests", "sums_of_tests", "source_of_tests"}
 
 
 @pytest.fixture(scope="module")

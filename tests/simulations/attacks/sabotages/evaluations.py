@@ -119,13 +119,13 @@ def noise_cut_off_at_two_deviations(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(evaluation, "noisy", noisy)
 
 
-@seen_by("test_sums")
+@seen_by("sums_of_tests")
 def sums_rounded_before_their_noise(patch: pytest.MonkeyPatch) -> None:
     """A record that moves a sum over an edge moves it by thousands of steps."""
     _noise(patch, lambda total, noise, _: total // 4096 * 4096 + noise)
 
 
-@seen_by("test_sums")
+@seen_by("sums_of_tests")
 def records_not_cut_to_their_bound(patch: pytest.MonkeyPatch) -> None:
     def steps(rows: Any, bound: float, step: int) -> Whole:
         return np.asarray(np.trunc(np.nan_to_num(3 * rows) * (step / bound)), np.int64)
@@ -133,7 +133,7 @@ def records_not_cut_to_their_bound(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mechanism, "_steps_of", steps)
 
 
-@seen_by("test_sums")
+@seen_by("sums_of_tests")
 def a_record_that_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     honest = evaluation.whole_numbers
 
@@ -145,7 +145,7 @@ def a_record_that_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(evaluation, "whole_numbers", twice)
 
 
-@seen_by("test_sums")
+@seen_by("sums_of_tests")
 def the_number_of_records_beside_the_noise(patch: pytest.MonkeyPatch) -> None:
     honest = evaluation.summed
 
@@ -157,7 +157,7 @@ def the_number_of_records_beside_the_noise(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(evaluation, "summed", summed)
 
 
-@seen_by("test_sums")
+@seen_by("sums_of_tests")
 def a_record_that_is_booked_as_half_a_record(patch: pytest.MonkeyPatch) -> None:
     whole = EvaluationPlan.l2_sensitivity.fget  # type: ignore[attr-defined]
     patch.setattr(EvaluationPlan, "l2_sensitivity", property(lambda self: whole(self) / 2))
