@@ -124,7 +124,7 @@ CHECKS: Final[dict[CheckName, str]] = {
     "source": "noise and coins come from the operating system",
     "source_draws": "noise and coins have nothing to do with one another",
     "noise_of_tests": "every test sum of every round has noise of its own, as was paid for",
-    "sums_of_tests": "under their noise test sums are those of single records, each within its bound",
+    "sums_of_tests": "under the noise are the sums of single test records, each within its bound",
     "source_of_tests": "the noise on test sums comes from the operating system",
 }
 """What is looked at in whole updates, as it should be."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -54,7 +55,9 @@ def least_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) -
     accountant = PRVAccountant()
     accountant.history = list(history)
     error, delta_error = 0.01, delta / 1000
-    with np.errstate(divide="ignore"):  # log(0), where all records take part
+    # log(0), where all records take part; and a first guess by Renyi orders, which it says is one.
+    with np.errstate(divide="ignore"), catch_warnings():
+        simplefilter("ignore", UserWarning)
         found = accountant._get_dprv(eps_error=error, delta_error=delta_error)
     lower, _, _ = found.compute_epsilon(delta, delta_error, error)
     return float(lower)
