@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from flwr.server.strategy.aggregate import (
+from numpy.typing import NDArray
+
+from fedlearn.flower.private import (
     aggregate_bulyan,
     aggregate_krum,
     aggregate_median,
     aggregate_trimmed_avg,
 )
-from numpy.typing import NDArray
-
 from fedlearn.robust.in_clear import Aggregation, Updates
 
 

@@ -16,6 +16,10 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.server.strategy.aggregate import aggregate_bulyan as aggregate_bulyan
+from flwr.server.strategy.aggregate import aggregate_krum as aggregate_krum
+from flwr.server.strategy.aggregate import aggregate_median as aggregate_median
+from flwr.server.strategy.aggregate import aggregate_trimmed_avg as aggregate_trimmed_avg
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.constant import NOOP_FEDERATION_ID
