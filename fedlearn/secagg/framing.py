@@ -68,6 +68,12 @@ def check_header(reader: Reader, kind: int) -> None:
         raise ValueError(f"message of kind {found} where {kind} was expected")
 
 
+def kind_of(data: bytes | memoryview) -> int:
+    """The kind that a message says it is of; -1 for what is too short to be one."""
+    at = len(MAGIC) + 1
+    return data[at] if len(data) > at else -1
+
+
 def write_table(writer: Writer, table: Mapping[str, bytes]) -> None:
     """Append a table of values of one width, sorted by name."""
     writer.uint(len(table), 4)

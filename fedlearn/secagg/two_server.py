@@ -12,7 +12,7 @@ clients of a cohort. The helper answers once per run and round, and only for
 `min_cohort` clients or more.
 
 It is the shape of DAP (draft-ietf-ppm-dap) without proofs: neither server can
-tell whether a vector is within bounds.
+tell whether a vector is within bounds. `fedlearn.secagg.proven` adds them.
 """
 
 from __future__ import annotations
@@ -37,21 +37,23 @@ from fedlearn.secagg.framing import decode, encode, read_table, write_table
 from fedlearn.secagg.messages import Params
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-_SEED_BYTES = 32
-_SEALED_BYTES = 32 + _SEED_BYTES + 16  # encapsulated key, seed, tag
+SEED_BYTES = 32
+BLIND_BYTES = 32
+SEALED_BYTES = 32 + SEED_BYTES + 16  # encapsulated key, seed, tag
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignedSeed:
     """A client's seed, readable by the helper alone, and the client's signature on it.
 
-    `vector_hash` ties the seed to the masked vector that the first server holds.
+    `vector_hash` ties the seed to the masked vector that the first server holds, and tells the
+    helper, which knows the mask, nothing: a number that only the first server has is hashed too.
     """
 
     vector_hash: bytes
     sealed: bytes
     signature: bytes
-    SIZE: ClassVar[int] = 32 + _SEALED_BYTES + SIGNATURE_BYTES
+    SIZE: ClassVar[int] = 32 + SEALED_BYTES + SIGNATURE_BYTES
 
     def to_bytes(self) -> bytes:
         """176 bytes."""
@@ -60,7 +62,7 @@ class SignedSeed:
     @classmethod
     def from_bytes(cls, data: bytes) -> SignedSeed:
         """The seed in 176 bytes."""
-        at = 32 + _SEALED_BYTES
+        at = 32 + SEALED_BYTES
         return cls(vector_hash=data[:32], sealed=data[32:at], signature=data[at:])
 
 
@@ -69,16 +71,18 @@ class MaskedContribution:
     """From a client to the first server: the masked vector, and the seed for the helper."""
 
     seed: SignedSeed
+    blind: bytes
     packed: memoryview
     KIND: ClassVar[int] = 21
 
     def write(self, writer: Writer) -> None:  # noqa: D102
-        writer.raw(self.seed.to_bytes()).blob(self.packed)
+        writer.raw(self.seed.to_bytes()).raw(self.blind).blob(self.packed)
 
     @classmethod
     def read(cls, reader: Reader) -> MaskedContribution:  # noqa: D102
         return cls(
             seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)),
+            blind=reader.raw(BLIND_BYTES),
             packed=reader.view(reader.uint(8)),
         )
 
@@ -133,19 +137,22 @@ def contribute(
     Raises:
         ValueError: the vector does not fit the parameters.
     """
-    ring = Ring(bits=params.bits)
-    if vector.shape != (params.length,) or vector.dtype != ring.dtype:
-        raise ValueError(f"vector is {vector.dtype}{list(vector.shape)}, not of this round")
-    context, seed = params.context(), os.urandom(_SEED_BYTES)
+    check_vector(params, vector)
+    context, seed = params.context(), os.urandom(SEED_BYTES)
     masked = vector.copy()
-    add_masks(masked, plus=[_mask_key(seed, context, name)], parts=parts, run=run)
-    packed = pack(ring.reduce(masked), ring)
-    public = X25519PublicKey.from_public_bytes(helper_key)
-    sealed = _SUITE.encrypt(seed, public, _info(context, name))
-    digest = hashlib.sha256(packed).digest()
+    add_masks(masked, plus=[mask_key(seed, context, name)], parts=parts, run=run)
+    packed = pack(Ring(bits=params.bits).reduce(masked), Ring(bits=params.bits))
+    blind = os.urandom(BLIND_BYTES)
+    digest, sealed = vector_hash(blind, packed), sealed_seed(seed, helper_key, context, name)
     signature = identity.sign("two-server/seed", context, name_bytes(name), digest, sealed)
     signed = SignedSeed(vector_hash=digest, sealed=sealed, signature=signature)
-    return encode(MaskedContribution(seed=signed, packed=packed), context)
+    return encode(MaskedContribution(seed=signed, blind=blind, packed=packed), context)
+
+
+def check_vector(params: Params, vector: RingVector) -> None:
+    """Refuse a vector that is not of a round; `ValueError`."""
+    if vector.shape != (params.length,) or vector.dtype != Ring(bits=params.bits).dtype:
+        raise ValueError(f"vector is {vector.dtype}{list(vector.shape)}, not of this round")
 
 
 class FirstServer:
@@ -175,7 +182,7 @@ class FirstServer:
             vector = unpack(one.packed, self.params.length, self._ring)
         except ValueError as error:
             raise ProtocolError(name, "contribute", str(error)) from None
-        same = hashlib.sha256(one.packed).digest() == one.seed.vector_hash
+        same = vector_hash(one.blind, one.packed) == one.seed.vector_hash
         if not same or not _is_signed(name, one.seed, self._sites[name], self._context):
             raise ProtocolError(name, "contribute", "the signature is wrong")
         self._sum += vector
@@ -203,21 +210,38 @@ class FirstServer:
         return self._ring.reduce(self._sum - masks)
 
 
+Kept = tuple[bytes, int, frozenset[str]]
+"""A helper's private key, the last round that it answered, and the sites of that round's sums."""
+
+
 class Helper:
     """The second server: expands seeds and sums keystreams. Never sees a vector.
 
-    `sites` and `min_cohort` are its own; `after_round` is the last round of this
-    run that it answered. It keeps its key for the whole run.
+    `sites` and `min_cohort` are its own. It keeps its key, and which round it answered last, for
+    the whole run (`secrets`, which are given back as `kept`).
     """
 
-    def __init__(self, run_id: bytes, sites: Mapping[str, bytes], *, min_cohort: int = 3) -> None:
-        self._private = X25519PrivateKey.generate()
+    def __init__(
+        self,
+        run_id: bytes,
+        sites: Mapping[str, bytes],
+        *,
+        min_cohort: int = 3,
+        kept: Kept | None = None,
+    ) -> None:
+        private = kept[0] if kept else X25519PrivateKey.generate().private_bytes_raw()
+        self._private = X25519PrivateKey.from_private_bytes(private)
         self._run_id, self._sites, self.min_cohort = run_id, sites, min_cohort
-        self._round, self._summed = -1, frozenset[str]()
+        self._round = kept[1] if kept else -1
+        self._summed = kept[2] if kept else frozenset[str]()
         self.public = self._private.public_key().public_bytes_raw()
 
     def __repr__(self) -> str:
         return "Helper(secret key of 32 bytes)"
+
+    def secrets(self) -> Kept:
+        """What it keeps, for its own disk alone."""
+        return self._private.private_bytes_raw(), self._round, self._summed
 
     def sum_masks(
         self,
@@ -233,43 +257,76 @@ class Helper:
             ProtocolError: another run, a round again, too few clients, or a seed that
                 its client did not sign for this round.
         """
-        context = params.context()
-        if params.run_id != self._run_id or params.round < self._round:
-            raise ProtocolError("server", "mask_sum", "another run, or a round again")
-        before = self._summed if params.round == self._round else frozenset()
-        if before & set(params.cohort):
-            raise ProtocolError("server", "mask_sum", "another run, or a round again")
+        context = self._opened_round(params)
         try:
             table = decode(Seeds, request, context).table
         except ValueError as error:
             raise ProtocolError("server", "mask_sum", str(error)) from None
-        if len(table) < self.min_cohort:
-            raise ProtocolError(
-                "server", "mask_sum", f"{len(table)} clients; needed: {self.min_cohort}"
-            )
+        self._check_count(len(table))
         seed_keys = [self._open(name, one, params, context) for name, one in table.items()]
-        # From here on these are spent: two sets that overlap would tell a single client apart.
-        self._round, self._summed = params.round, before | set(params.cohort)
+        self._close_round(params)
         ring = Ring(bits=params.bits)
         total = ring.zeros(params.length)
         add_masks(total, plus=seed_keys, parts=parts, run=run)
         return encode(MaskSum(packed=pack(ring.reduce(total), ring)), context)
 
-    def _open(self, name: str, one: SignedSeed, params: Params, context: bytes) -> bytes:
+    def _opened_round(self, params: Params) -> bytes:
+        """The context of a sum over sites none of which is in one of this round, or a later one."""
+        if params.run_id != self._run_id or params.round < self._round:
+            raise ProtocolError("server", "mask_sum", "another run, or a round again")
+        if self._summed_in(params) & set(params.cohort):
+            raise ProtocolError("server", "mask_sum", "another run, or a round again")
+        return params.context()
+
+    def _summed_in(self, params: Params) -> frozenset[str]:
+        """The sites of this round's sums so far."""
+        return self._summed if params.round == self._round else frozenset()
+
+    def _close_round(self, params: Params) -> None:
+        # From here on these are spent: two sets that overlap would tell a single client apart.
+        self._summed = self._summed_in(params) | set(params.cohort)
+        self._round = params.round
+
+    def _check_count(self, clients: int) -> None:
+        if clients < self.min_cohort:
+            raise ProtocolError(
+                "server", "mask_sum", f"{clients} clients; needed: {self.min_cohort}"
+            )
+
+    def _public_of(self, name: str, params: Params) -> bytes:
+        """The key of a client of the cohort."""
         public = self._sites.get(name)
         if public is None or name not in params.cohort:
             raise ProtocolError(name, "mask_sum", "is not on the roster or not in the cohort")
-        if not _is_signed(name, one, public, context):
+        return public
+
+    def _open(self, name: str, one: SignedSeed, params: Params, context: bytes) -> bytes:
+        if not _is_signed(name, one, self._public_of(name, params), context):
             raise ProtocolError(name, "mask_sum", "did not sign its seed for this round")
+        return mask_key(self._unsealed(name, one.sealed, context), context, name)
+
+    def _unsealed(self, name: str, sealed: bytes, context: bytes) -> bytes:
+        """The seed of a client."""
         try:
-            seed = _SUITE.decrypt(one.sealed, self._private, _info(context, name))
+            return _SUITE.decrypt(sealed, self._private, _info(context, name))
         except (InvalidTag, ValueError):
             raise ProtocolError(name, "mask_sum", "its seed could not be opened") from None
-        return _mask_key(seed, context, name)
 
 
-def _mask_key(seed: bytes, context: bytes, name: str) -> bytes:
+def vector_hash(blind: bytes, packed: bytes | memoryview) -> bytes:
+    """What a client signs of its masked vector, and the helper gets to see."""
+    return hashlib.sha256(key_info("two-server/vector", blind) + packed).digest()
+
+
+def mask_key(seed: bytes, context: bytes, name: str) -> bytes:
+    """The key of a client's keystream."""
     return expand(seed, "two-server/mask", context, name_bytes(name))
+
+
+def sealed_seed(seed: bytes, helper_key: bytes, context: bytes, name: str) -> bytes:
+    """A seed that the helper alone can read, for this round and client."""
+    public = X25519PublicKey.from_public_bytes(helper_key)
+    return _SUITE.encrypt(seed, public, _info(context, name))
 
 
 def _info(context: bytes, name: str) -> bytes:

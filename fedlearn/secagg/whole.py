@@ -21,6 +21,7 @@ from fedlearn.core.ring import RandomWords, Ring, RingVector
 from fedlearn.crypto.codec import Writer
 from fedlearn.secagg.packing import Packing
 from fedlearn.secagg.payload import Payload
+from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.stages import Total, Update
 
 
@@ -94,5 +95,5 @@ class WholePayload:
         )
 
 
-AnyPayload = Payload | WholePayload
+AnyPayload = Payload | WholePayload | ProvenPayload
 """What may be agreed on as the form of a contribution."""
