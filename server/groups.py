@@ -107,25 +107,26 @@ class Suspicion:
         return found
 
     def _finding(self) -> Finding | None:
-        """What all sums together show, or else the latest of them."""
+        """Who pulls against the others in all sums together, or else gives too much in the latest.
+
+        Of the latest alone no pull is told: where a model is nearly trained, honest sites that
+        differ pull against each other.
+        """
         there = [site for site in self.sites if site not in self.without]
         changes = [one for one in self.changes if set(one.sites) <= set(there)]
-        latest = changes[-window(len(there)) :]
-        for part in (changes, latest) if len(latest) < len(changes) else (changes,):
-            if part and (found := self._found_in(part, there)):
-                return found
-        return None
-
-    def _found_in(self, changes: Sequence[GroupChange], there: Sequence[str]) -> Finding | None:
-        members = np.array([[site in one.sites for site in there] for one in changes])
-        vectors = np.stack([one.change for one in changes]).astype(np.float64)
-        evidence = Evidence(members, vectors @ vectors.T, vectors.shape[1])
-        # Twice in a round: all sums, and the latest.
-        site = evidence.against(self.rule.false_alarm, 2 * self.looks, self._left)
+        if not changes:
+            return None
+        evidence = _evidence(changes, there)
+        site = evidence.against(self.rule.false_alarm, self.looks, self._left)
         if site is not None:
             return Finding(there[site], "pulls against all others")
-        site = None if self.reach is None else evidence.beyond(self.reach, self._left)
-        return None if site is None else Finding(there[site], "gives more than honest sites can")
+        if self.reach is None:
+            return None
+        for part in (evidence, _evidence(changes[-window(len(there)) :], there)):
+            site = part.beyond(self.reach, self._left)
+            if site is not None:
+                return Finding(there[site], "gives more than honest sites can")
+        return None
 
     def clean(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """The rounds with sums that nobody was in who is named: number, and `float64[m, d]`."""
@@ -134,3 +135,9 @@ class Suspicion:
         for number in sorted({one.number for one in clean}):
             sums = [one.change for one in clean if one.number == number]
             yield number, np.stack(sums).astype(np.float64)
+
+
+def _evidence(changes: Sequence[GroupChange], sites: Sequence[str]) -> Evidence:
+    members = np.array([[site in one.sites for site in sites] for one in changes])
+    vectors = np.stack([one.change for one in changes]).astype(np.float64)
+    return Evidence(members, vectors @ vectors.T, vectors.shape[1])

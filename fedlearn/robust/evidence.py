@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-_SPARE: Final = 2
-"""So many more sums than sites, at least: of fewer nothing is left to estimate noise from."""
+_PER_SITE: Final = 2.0
+"""So many sums for each site, at least: of fewer too little is left to estimate noise from, and
+what changes from round to round is taken for what a site gives."""
 _DOUBT: Final = 2.0
 """Deviations from zero from which others agree."""
 _FAR: Final = 2.25
@@ -43,7 +44,7 @@ class Finding:
 
 def window(sites: int) -> int:
     """How many of the latest sums are looked at by themselves: a liar may begin late."""
-    return max(2 * sites, sites + 4)
+    return math.ceil(_PER_SITE * sites)
 
 
 def recurring(findings: Sequence[Finding | None]) -> Finding | None:
@@ -91,7 +92,7 @@ class Evidence:
         """Whether what each site gives can be told, and how uncertain it is."""
         sums, sites = self.members.shape
         full = int(np.linalg.matrix_rank(self._design)) == sites
-        return bool(full and sums >= sites + _SPARE)
+        return bool(full and sums >= _PER_SITE * sites)
 
     @cached_property
     def _noise(self) -> tuple[float, float]:
