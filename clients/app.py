@@ -82,7 +82,7 @@ def _guarded(message: Message, context: Context, answer: Party) -> Message:
         else:
             site = own.name
             # Before the config is read: what it names is imported only if it is the coordinator's.
-            joining.check_terms(message, context, own)
+            joining.check_terms(message, context, own.roster)
             config, owner = flower.config_of(context), deployed_owner(own)
         content = answer(config, owner)
     except FedlearnError as error:

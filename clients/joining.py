@@ -9,16 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.owner import Owner
 from clients.site import Site
-from clients.sitefile import SiteFile
 from clients.supernode.deployed import SERVER, check_pinned, deployed_site
 from fedlearn.config import RunConfig, encode
-from fedlearn.config.study import are_signed, is_run_signed, study_hash, study_text
+from fedlearn.config.study import (
+    are_signed,
+    is_helper_signed,
+    is_run_signed,
+    study_hash,
+    study_text,
+)
 from fedlearn.core.errors import PrivacyError, ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
@@ -78,12 +84,14 @@ def needs_key(config: RunConfig, owner: Owner) -> bool:
     return needed or owner.deployed is not None
 
 
-def check_terms(message: Message, context: Context, site: SiteFile) -> None:
+def check_terms(message: Message, context: Context, roster: Path) -> None:
     """Refuse a run whose config, as it came, has not been signed by the pinned coordinator.
 
     The signature comes with `hello`; from then on the terms are those of that message. Text alone
     is looked at: a site composes no config, and reads none before it is known to be the
     coordinator's.
+
+    `roster` is the file of the pinned list.
 
     Raises:
         UnauthenticatedError: the config is not that of terms which the coordinator has signed.
@@ -95,7 +103,7 @@ def check_terms(message: Message, context: Context, site: SiteFile) -> None:
         if message.metadata.message_type == flower.HELLO:
             offer = flower.read_offer(message)
             signature = bytes.fromhex(offer.signature)
-            signed = are_signed(load_pinned(site.roster).coordinator, terms, signature)
+            signed = are_signed(load_pinned(roster).coordinator, terms, signature)
             if not signed or offer.terms != terms.hex():
                 raise UnauthenticatedError
             context.state["offered"] = ConfigRecord({"terms": terms})
@@ -164,24 +172,17 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
     try:
         texts = (invitation.run_id, invitation.helper, invitation.signature, invitation.offer)
         run_id, helper, signature, offer = map(bytes.fromhex, texts)
+        vouched = bytes.fromhex(invitation.vouched)
     except ValueError:
         raise ProtocolError(SERVER, "join", "the invitation cannot be read") from None
     server = roster.public_of(SERVER, "server")
     if not is_run_signed(server, config.terms, run_id, helper, signature):
         raise UnauthenticatedError
     _check_company(owner, len(roster.sites()))
-    accepted, channel, largest = b"", b"", 0
-    match config.transport:
-        case TransportSealed(allow_classical=allow_classical, max_bytes=largest):
-            link = Link(run_id=run_id, terms=config.terms, client=owner.name, server=SERVER)
-            opened, accepted = accept_offer(
-                identity_of(context),
-                link,
-                server,
-                offer,
-                allow_classical=allow_classical,
-            )
-            channel = opened.to_bytes()
+    if owner.deployed and config.secagg.two_servers:
+        check_helper(load_pinned(owner.deployed.roster), config.terms, run_id, helper, vouched)
+    link = Link(run_id=run_id, terms=config.terms, client=owner.name, server=SERVER)
+    accepted, channel, largest = opened(config, identity_of(context), link, server, offer)
     context.state["joined"] = ConfigRecord(
         {
             "run-id": run_id,
@@ -221,6 +222,36 @@ def _is_of_fewer(joined: ConfigRecord, roster: Roster, invitation: Invitation) -
     )
     fewer = roster.sites().items() < before.sites().items()
     return same_run and same_hands and fewer and not joined["begun"]
+
+
+def check_helper(
+    pinned: Roster, terms: bytes, run_id: bytes, helper: bytes, vouched: bytes
+) -> None:
+    """Refuse another second server than the one of the pinned roster, where it has one.
+
+    Raises:
+        UnauthenticatedError: that one has not signed this key for this run.
+    """
+    known = pinned.helper
+    if known and not is_helper_signed(known.public, terms, run_id, helper, vouched):
+        raise UnauthenticatedError
+
+
+def opened(
+    config: RunConfig, identity: Identity, link: Link, server: bytes, offer: bytes
+) -> tuple[bytes, bytes, int]:
+    """The acceptance of a channel, the channel, and its largest message; nothing if none is wanted.
+
+    Raises:
+        UnauthenticatedError: the offer was not made by the server for this run and these terms.
+    """
+    match config.transport:
+        case TransportSealed(allow_classical=allow_classical, max_bytes=largest):
+            channel, accepted = accept_offer(
+                identity, link, server, offer, allow_classical=allow_classical
+            )
+            return accepted, channel.to_bytes(), largest
+    return b"", b"", 0
 
 
 def plan_of(site: Site, context: Context) -> PrivacyPlan | None:

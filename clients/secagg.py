@@ -51,9 +51,11 @@ from fedlearn.flower.records import config_record, read_small_bytes, small_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.rounds import RoundNote
+from fedlearn.secagg import proven
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import ClientPolicy
+from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer, sum_of
 from fedlearn.secagg.two_server import contribute
 from fedlearn.secagg.whole import AnyPayload
@@ -167,7 +169,7 @@ class SecAggClient(ABC, Generic[S]):
         payload = self._payload(request)
         self._warn_of_cuts(payload, mine.values)
         vector = enters(payload, mine, self._encoded(payload, mine))
-        data = self._protect(request, payload, vector, asked)
+        data = self._protect(request, payload, vector, asked, mine.weight)
         return flower.summed_reply(self.site.name, data, spent)
 
     def payload(self, message: Message) -> AnyPayload:
@@ -176,7 +178,7 @@ class SecAggClient(ABC, Generic[S]):
 
     @abstractmethod
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes, weight: float
     ) -> bytes:
         """What leaves the site."""
 
@@ -229,7 +231,8 @@ class SecAggClient(ABC, Generic[S]):
         sites = sites_in_sum(self.site.config, self.part, sites)
         if self.part == "train":
             bound = bound_of(self.site.config, self._plan, self._form)
-            return payload_of(self._form, self.settings, sites, bound)
+            proved = self.site.config.robust.proves
+            return payload_of(self._form, self.settings, sites, bound, proved=proved)
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
         return evaluate_payload(self.settings, sites, layout, fairness, self._plan)
 
@@ -289,7 +292,7 @@ class RingClient(SecAggClient[SecAggRing]):
         return self._payload_of(sites) if sites else super()._payload(request)
 
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes, weight: float
     ) -> bytes:
         return bytes(pack(vector, payload.ring))
 
@@ -303,12 +306,15 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
         return None
 
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes, weight: float
     ) -> bytes:
         params = params_of(request)
         self._check(params, payload, asked)
         helper = secret_bytes(joined_run(self.context, "mask")["helper"])
-        return bytes(contribute(self._identity, self.site.name, params, vector, helper))
+        own = self._identity, self.site.name, params, vector
+        if isinstance(payload, ProvenPayload):
+            return proven.contribute(*own, payload.weight(weight), payload.bound, helper)
+        return contribute(*own, helper)
 
     def _check_cohort(self, params: Params) -> None:
         """Refuse strangers, a cohort without this site, and one too small to hide in."""
@@ -358,7 +364,7 @@ class MaskedClient(SecAggClient[SecAggMasked]):
         return stored
 
     def _protect(
-        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes
+        self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes, weight: float
     ) -> bytes:
         session = self._session()
         return self._kept(session, lambda: session.mask(request, vector, asked))

@@ -99,7 +99,7 @@ def load(path: Path) -> SiteFile:
         found += policy_problems(rest.policy)
     if rest is not None and (problem := site_name_problem(rest.name)):
         found.append(f"name: {problem}")
-    if rest and rest.server and not _ADDRESS.fullmatch(rest.server.address):
+    if rest and rest.server and not ADDRESS.fullmatch(rest.server.address):
         found.append(f"server.address={rest.server.address}: must be host:port")
     if rest is None or data is None or found:
         raise ConfigError([f"{path}: {problem}" for problem in found])
@@ -168,7 +168,7 @@ def _ledger_problems(site: SiteFile) -> list[str]:
     return []
 
 
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):[0-9]{1,5}")
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):[0-9]{1,5}")
 
 # --- Decoding -------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Collection, Mapping
 from functools import cache, lru_cache, partial
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +30,14 @@ from fedlearn.models.custom import source_digest
 from fedlearn.robust import Draw, Within
 from fedlearn.rounds import RoundNote
 from fedlearn.secagg.payload import Payload
+from fedlearn.secagg.proofs.norm import PROVEN_BITS, NormBound
+from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.settings import (
     LEAST_BITS,
     MOST_BITS,
     SecAggMasked,
     SecAggSum,
+    bits_of,
     fixed_point_of,
     sum_of,
 )
@@ -44,6 +47,9 @@ from fedlearn.tasks import Task
 
 Part = Literal["train", "evaluate"]
 """What of a round is summed: the sites' models, or their test metrics."""
+
+_ROUNDED: Final = 1 + 1e-6
+"""Float32 and float64 move a norm by less."""
 
 
 def protocol_round(part: Part, number: int) -> int:
@@ -124,15 +130,23 @@ def dimension_of(config: RunConfig, size: int) -> int:
 
 @lru_cache(maxsize=64)
 def payload_of(
-    form: Form, settings: SecAggSum, sites: int, bound: SumBound | None = None
+    form: Form,
+    settings: SecAggSum,
+    sites: int,
+    bound: SumBound | None = None,
+    *,
+    proved: bool = False,
 ) -> AnyPayload:
     """How an update of this form enters a sum over at most `sites` sites.
 
     With a `bound` the ring is sized to what honest sites can sum up to, unless bits are set.
+    With `proved` a site proves that its update is within it.
 
     Raises:
-        ConfigError: the ring is too small for them.
+        ConfigError: the ring is too small for them, or nothing is known that could be proved.
     """
+    if proved:
+        return _proven(form, settings, sites, bound)
     if form.bits is not None:
         return WholePayload(bits=form.bits, max_clients=sites, num_values=form.values)
     # Where every site weighs 1, no bits are spent on weights.
@@ -141,6 +155,35 @@ def payload_of(
     if bound is None:
         return plan(even, num_clients=sites)
     return plan(_sized(even, sites, bound), num_clients=sites, bounded=True)
+
+
+def _proven(form: Form, settings: SecAggSum, sites: int, bound: SumBound | None) -> ProvenPayload:
+    """The form of a contribution whose norm is proved, in a ring that has room for that."""
+    if bound is None:
+        raise ConfigError(
+            [
+                "robust=proofs: the norm of a round is not known beforehand where it moves. Set "
+                "privacy.clipping=flat, or robust=bounded"
+            ]
+        )
+    point, weight, bits, norm = None, 1, form.bits or LEAST_BITS, bound.site_norm
+    if form.bits is None:
+        even = settings if form.weighted else dataclasses.replace(settings, max_weight=1)
+        sized = _sized(even, sites, bound)
+        point, weight, bits = fixed_point_of(sized), sized.max_weight, bits_of(sized)
+        # A value is rounded by less than a step.
+        norm = norm / settings.resolution + math.sqrt(form.values)
+    longest = math.ceil(norm * _ROUNDED)
+    needed = max(bits, NormBound.least_bits(form.values, longest))
+    if needed > min(settings.bits or MOST_BITS, PROVEN_BITS):
+        raise ConfigError(
+            [
+                f"secagg.bits={settings.bits}: to prove a norm of {longest} steps takes {needed}. "
+                "Leave secagg.bits out, or raise secagg.resolution"
+            ]
+        )
+    proved = NormBound(bits=needed, values=form.values, counters=form.counters, norm=longest)
+    return ProvenPayload(bound=proved, fixed_point=point, max_weight=weight, max_clients=sites)
 
 
 def _sized(settings: SecAggSum, sites: int, bound: SumBound) -> SecAggSum:

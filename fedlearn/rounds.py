@@ -69,7 +69,8 @@ class Invitation:
     `run_id` (hex, 16 bytes) names the run, `roster` is the signed list of who
     takes part, `offer` (hex) the server's half of the set-up of a sealed channel,
     `helper` (hex) the second server's key under `secagg=two_server`; empty where
-    not needed. `signature` (hex) is the coordinator's on the run, its terms and that key.
+    not needed. `signature` (hex) is the coordinator's on the run, its terms and that key,
+    `vouched` (hex) that of a second server of another organisation on the same.
     `commitments` are those of all sites to their shares of common randomness, by name.
     """
 
@@ -78,6 +79,7 @@ class Invitation:
     offer: str
     helper: str
     signature: str = ""
+    vouched: str = ""
     commitments: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -18,6 +18,15 @@ from fedlearn.rounds import Hello
 
 
 @dataclass(frozen=True, kw_only=True)
+class HelperNode:
+    """The second server of the roster: its name, its identity's key, and its node."""
+
+    name: str
+    public: bytes
+    node: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Admission:
     """How sites are let in.
 
@@ -28,6 +37,8 @@ class Admission:
     for), `version` and `code` are what hellos are compared with, where given. `receipts` is
     the folder with the last receipt of every site (None: sites are not asked for any).
     `sets_aside` says that a run starts without sites that cannot take part (`server.aside`).
+    `helper` is the second server of another organisation (None: it is in the coordinator's
+    process).
     """
 
     seconds: float = 120.0
@@ -39,6 +50,7 @@ class Admission:
     code: str = ""
     receipts: Path | None = None
     sets_aside: bool = False
+    helper: HelperNode | None = None
 
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""

@@ -43,7 +43,7 @@ from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
 from server import serverfile
-from server.admission import Admission
+from server.admission import Admission, HelperNode
 from server.run import Listener, run
 from server.serverfile import Participants, ServerFile
 from server.stop import Stop
@@ -129,18 +129,32 @@ def serve(file: ServerFile, config: RunConfig, listener: Listener, stop: Stop) -
             link.register(node_public_key(read_certificate(pem, name)), name): name
             for name, pem in parties.certificates.items()
         }
+        second = _second(link, parties)
+        watched = nodes | ({second.node: second.name} if second else {})
         with (
             gateway(file, link.address, parties),
-            Watch(link.nodes, nodes, file.state / "health.json"),
+            Watch(link.nodes, watched, file.state / "health.json"),
         ):
             run_id = link.start_run(flower.run_config_of(config))
             log.info("started", extra={"fields": {"run": run_id, "sites": len(nodes)}})
             longest = max(config.reply_timeout, file.wait_seconds)
             with link.carry_out(run_id, longest) as (grid, _):
-                return run(grid, config, listener, stop, _admission(file, parties, nodes))
+                admission = _admission(file, parties, nodes, second)
+                return run(grid, config, listener, stop, admission)
 
 
-def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -> Admission:
+def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
+    """The node of the roster's second server."""
+    if parties.helper is None:
+        return None
+    one, pem = parties.helper.participant, parties.helper.certificate
+    node = link.register(node_public_key(read_certificate(pem, one.name)), one.name)
+    return HelperNode(name=one.name, public=one.public, node=node)
+
+
+def _admission(
+    file: ServerFile, parties: Participants, nodes: dict[int, str], second: HelperNode | None
+) -> Admission:
     return Admission(
         seconds=file.wait_seconds,
         wanted=len(nodes),
@@ -151,6 +165,7 @@ def _admission(file: ServerFile, parties: Participants, nodes: dict[int, str]) -
         code=code_digest(),
         receipts=file.state / receipts.FOLDER,
         sets_aside=True,
+        helper=second,
     )
 
 
@@ -204,7 +219,8 @@ def gateway(file: ServerFile, link_address: str, federation: Participants) -> It
         *("--authority", str(file.state / "superlink" / "ca.crt")),
     ]
     sites = file.state / "sites.pem"
-    sites.write_text("".join(federation.certificates.values()))
+    second = federation.helper.certificate if federation.helper else ""
+    sites.write_text("".join([*federation.certificates.values(), second]))
     arguments += ["--sites", str(sites)]
     if not file.client_certificates:
         arguments.append("--without-certificates")

@@ -29,12 +29,13 @@ from fedlearn.flower import messages as flower
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
 from fedlearn.rounds import Description, Hello, TermsOffer
+from fedlearn.secagg.proven import ProvingHelper
 from fedlearn.secagg.settings import sum_of
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.aside import FailingSitesError, Invited, check, failing_in
 from server.grid import SiteGrid
-from server.joining import Keys, join
+from server.joining import Joining, Keys, join
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed
 from server.secagg import DRIVERS, SecAggDriver
@@ -97,7 +98,8 @@ def enrol(
         asked = _greeted(by_name, config, identity, admission, aside)
         sites = SiteGrid(grid, dict(asked.node_of), config.reply_timeout, stopping)
         try:
-            keys = join(sites, config, run_id, identity, asked.hellos)
+            joining = Joining(sites, config, run_id, identity, _offer(config, identity), admission)
+            keys = join(joining, asked.hellos)
             described = _described(sites, keys, admission)
             found = _start_model(config, sites, keys, described, asked.aside)
             found = _signed(found, config, run_id, admission)
@@ -167,7 +169,7 @@ def _wait_for_nodes(
     grid: Grid, least: int, admission: Admission, stopping: Callable[[], bool]
 ) -> list[int]:
     deadline = time.monotonic() + admission.seconds
-    while len(nodes := sorted(grid.get_node_ids())) < max(least, admission.wanted):
+    while len(nodes := _sites_of(grid, admission)) < max(least, admission.wanted):
         if time.monotonic() > deadline and len(nodes) >= least:
             return nodes  # who comes later takes part in the next run
         if time.monotonic() > deadline:
@@ -176,6 +178,11 @@ def _wait_for_nodes(
             raise StoppedError("stopped while waiting for sites")
         time.sleep(0.2)
     return nodes
+
+
+def _sites_of(grid: Grid, admission: Admission) -> list[int]:
+    second = admission.helper and admission.helper.node
+    return sorted(node for node in grid.get_node_ids() if node != second)
 
 
 def _described(grid: SiteGrid, keys: Keys, admission: Admission) -> dict[str, Description]:
@@ -296,11 +303,18 @@ def secagg_driver(
     if settings is None:
         return None
     helper = enrolment.keys.helper
-    if helper:
+    if isinstance(helper, ProvingHelper):
         helper.min_cohort = least_of(plan, config.secagg.least)
     sites = enrolment.keys.publics or dict.fromkeys(enrolment.sites, b"")
     summing = DRIVERS[type(settings)](
-        enrolment.grid, config, settings, plan, run_id, sites, enrolment.layout, helper
+        *(enrolment.grid, config, settings, plan, run_id, sites, enrolment.layout, helper),
+        records=_records(enrolment),
     )
     summing.check()
     return summing
+
+
+def _records(enrolment: Enrolment) -> dict[str, int]:
+    """How many records sites have that have told it."""
+    counts = {site: one.train_records for site, one in enrolment.sites.items()}
+    return {site: count for site, count in counts.items() if count is not None}

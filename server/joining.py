@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
 
 from fedlearn.agreement import draw_of
 from fedlearn.config import RunConfig
@@ -22,9 +25,12 @@ from fedlearn.flower import messages as flower
 from fedlearn.flower.records import read_small_bytes
 from fedlearn.robust import Draw
 from fedlearn.rounds import Hello, Invitation, Openings
-from fedlearn.secagg.two_server import Helper
+from fedlearn.secagg.proven import ProvingHelper
+from server.admission import Admission
 from server.aside import FailingSitesError, check
 from server.grid import SiteGrid
+from server.helper import RemoteHelper, SecondServer, hello_of, wait_for
+from server.helper import join as join_helper
 from server.sealing import Sealing
 
 SERVER = "server"
@@ -35,51 +41,93 @@ class Keys:
     """The public keys of the sites that have joined under one, and the second server, if any."""
 
     publics: Mapping[str, bytes]
-    helper: Helper | None = None
+    helper: SecondServer | None = None
     openings: Openings | None = None
     """The sites' shares of common randomness, where the run needs it."""
     draw: Draw | None = None
     """The groups of every round, which follow from that; None: all sites are summed together."""
 
 
-def join(
-    grid: SiteGrid,
-    config: RunConfig,
-    run_id: bytes,
-    identity: Identity,
-    hellos: Mapping[str, Hello],
-) -> Keys:
-    """Have the sites with keys take the run's roster, and open the channels to them.
+@dataclass(frozen=True)
+class Joining:
+    """What a run is joined with: the coordinator's `identity` signs the list of its sites.
 
-    The coordinator's `identity` signs the roster of the keys that the sites said in their hello.
+    `offer` is how a second server of another organisation, if there is one, hears the terms.
+    """
+
+    grid: SiteGrid
+    config: RunConfig
+    run_id: bytes
+    identity: Identity
+    offer: RecordDict
+    admission: Admission
+
+    def signature(self, helper: bytes) -> str:
+        """On the run and the second server's key."""
+        return sign_run(self.identity, self.config.terms, self.run_id, helper).hex()
+
+
+def join(run: Joining, hellos: Mapping[str, Hello]) -> Keys:
+    """Have the sites with keys take the run's roster, and open the channels to them.
 
     Raises:
         FailingSitesError: sites did not accept, or not as they should.
+        ProtocolError: a second server of another organisation did not.
     """
+    config, grid = run.config, run.grid
     publics = {
         site: bytes.fromhex(hello.public_key) for site, hello in hellos.items() if hello.public_key
     }
     if not publics:
         return Keys(publics={})
-    helper, offer = None, None
-    if config.secagg.two_servers:
-        helper = Helper(run_id, publics, min_cohort=config.secagg.least)
+    offer, largest = None, 0
     if isinstance(config.transport, TransportSealed):
-        classical = config.transport.allow_classical
-        offer = ServerOffer(identity, run_id, config.terms, SERVER, allow_classical=classical)
+        classical, largest = config.transport.allow_classical, config.transport.max_bytes
+        keys = run.identity, run.run_id, config.terms
+        offer = ServerOffer(*keys, SERVER, allow_classical=classical)
     invitation = Invitation(
-        run_id=run_id.hex(),
-        roster=_roster(config, publics, identity).to_json(),
+        run_id=run.run_id.hex(),
+        roster=_roster(config, publics, run.identity).to_json(),
         offer=offer.message.hex() if offer else "",
-        helper=helper.public.hex() if helper else "",
-        signature=sign_run(identity, config.terms, run_id, helper.public if helper else b"").hex(),
+        helper="",
+        signature=run.signature(b""),
         commitments={site: one.commitment for site, one in hellos.items() if one.commitment},
     )
+    helper = _second(run, publics, invitation, offer) if config.secagg.two_servers else None
+    if helper:
+        invitation = replace(
+            invitation,
+            helper=helper.public.hex(),
+            signature=run.signature(helper.public),
+            vouched=helper.vouched.hex() if isinstance(helper, RemoteHelper) else "",
+        )
     accepted, openings = _invite(grid, invitation)
-    if offer and isinstance(config.transport, TransportSealed):
-        grid.sealing = Sealing(_channels(offer, publics, accepted), config.transport.max_bytes)
+    if offer:
+        grid.sealing = Sealing(_channels(offer, publics, accepted), largest)
     draw = _draw(config, publics, invitation, openings)
     return Keys(publics=publics, helper=helper, openings=openings if draw else None, draw=draw)
+
+
+def _second(
+    run: Joining, publics: Mapping[str, bytes], invitation: Invitation, offer: ServerOffer | None
+) -> SecondServer:
+    """The second server: that of the roster, else one in this process."""
+    node, grid, config = run.admission.helper, run.grid, run.config
+    if node is None:
+        return ProvingHelper(run.run_id, publics, min_cohort=config.secagg.least)
+    deadline = time.monotonic() + run.admission.seconds
+    there = partial(_is_there, grid.inner, node.node)
+    wait_for(there, node.name, deadline, grid.stopping)
+    # Its bytes count as those of a round.
+    waits = grid.timeout, grid.stopping
+    its = SiteGrid(grid.inner, {node.name: node.node}, *waits, traffic=grid.traffic)
+    hello_of(its, run.offer, run.admission)
+    largest = config.transport.max_bytes if isinstance(config.transport, TransportSealed) else 0
+    return join_helper(its, config, node, invitation, offer, largest)
+
+
+def _is_there(grid: Grid, node: int) -> bool:
+    return node in grid.get_node_ids()
 
 
 def _draw(

@@ -49,6 +49,7 @@ from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
 from server.federation import Federation, PoisonedError, Progress
+from server.helper import RemoteHelper
 from server.run_cost import privacy_result
 from server.stop import Stop
 from server.tracking import check_tracking, tracked
@@ -308,9 +309,16 @@ class Reporter:
                 secagg=config.secagg.kind,
                 robust=federation.rule,
                 false_alarm=federation.false_alarm,
+                helper=_helper(federation.enrolment),
             ),
             environment=this_environment(_devices(federation.enrolment), config.engine.threads),
         )
+
+
+def _helper(enrolment: Enrolment) -> str:
+    """The second server of another organisation, where there is one."""
+    helper = enrolment.keys.helper
+    return helper.name if isinstance(helper, RemoteHelper) else ""
 
 
 def _devices(enrolment: Enrolment) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -46,15 +46,18 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
 from fedlearn.robust.draw import Groups
+from fedlearn.secagg import proven
 from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
 from fedlearn.secagg.messages import Params
+from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.server import ServerSession
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
-from fedlearn.secagg.two_server import FirstServer, Helper
+from fedlearn.secagg.two_server import FirstServer
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form
 from fedlearn.tasks import Task
 from server.grid import SiteGrid
+from server.helper import SecondServer
 from server.sums import Aggregate, AskedSums, Sum, Tally
 
 
@@ -84,7 +87,9 @@ class SecAggDriver(ABC, Generic[S]):
     run_id: bytes
     sites: Mapping[str, bytes]
     layout: Layout
-    helper: Helper | None
+    helper: SecondServer | None
+    records: Mapping[str, int] = field(default_factory=dict)
+    """The records of sites that have told how many they are."""
 
     def train(
         self,
@@ -178,7 +183,8 @@ class SecAggDriver(ABC, Generic[S]):
             ConfigError: it is not.
         """
         together = sites_in_sum(self.config, "train", len(self.sites))
-        return payload_of(self._form, self.settings, together, self.bound())
+        proved = self.config.robust.proves
+        return payload_of(self._form, self.settings, together, self.bound(), proved=proved)
 
     @property
     def _form(self) -> Form:
@@ -335,8 +341,8 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
     """Shares of the sum at two servers."""
 
     def _opened(self, asked: AskedSums) -> list[Sum]:
-        if self.helper is None:
-            raise RuntimeError("two_server without its second server")
+        if isinstance(asked.payload, ProvenPayload):
+            return self._proven(asked, asked.payload)
         firsts, place = [FirstServer(one, self.sites) for one in asked.params], asked.place
         requests = {site: firsts[at].params.encode() for site, at in place.items()}
         taken = self._contributions(
@@ -345,7 +351,7 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
         found, lost = [], list[ProtocolError]()
         for at, first in enumerate(firsts):
             try:
-                masks = self.helper.sum_masks(first.params, first.request())
+                masks = self._second.answer(first.params, first.request())
                 total = asked.payload.decode(first.finish(masks))
             except ProtocolError as error:
                 lost.append(error)
@@ -353,6 +359,32 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
                 sites = tuple(site for site in taken if place[site] == at)
                 found.append(Sum(sites, total))
         return _some(found, lost)
+
+    def _proven(self, asked: AskedSums, payload: ProvenPayload) -> list[Sum]:
+        """The sum of those whose proofs hold; the others are named."""
+        (params,) = asked.params  # no rule both proves and groups
+        first = proven.ProvingServer(params, self.sites, payload.bound)
+
+        def take(site: str, data: bytes) -> None:
+            first.receive(site, data, self._allowed(site, payload.max_weight))
+
+        self._contributions(asked, dict.fromkeys(params.cohort, params.encode()), take)
+        proved = first.finish(self._second.answer(params, first.request()))
+        asked.tally.failures |= proved.refused
+        return [Sum(proved.taken, payload.decode(proved.total, proved.weight))]
+
+    def _allowed(self, site: str, most: int) -> Container[int]:
+        """What a site may weigh: one, or its records, or any number where it has not told them."""
+        if not self._form.weighted:
+            return (1,)
+        known = self.records.get(site)
+        return range(most + 1) if known is None else (min(known, most),)
+
+    @property
+    def _second(self) -> SecondServer:
+        if self.helper is None:
+            raise RuntimeError("two_server without its second server")
+        return self.helper
 
 
 class MaskedDriver(SecAggDriver[SecAggMasked]):

@@ -68,6 +68,8 @@ class Participants:
     roster: Roster
     certificates: dict[str, str]
     """PEM by site."""
+    helper: Introduction | None
+    """The second server of another organisation, where the roster has one."""
     warnings: tuple[str, ...]
 
 
@@ -131,10 +133,23 @@ def federation(file: ServerFile, now: datetime) -> Participants:
             continue
         certificates[name] = sent.certificate
         warnings += validity_problems(certificate, str(path), now)
+    second = None
+    if roster and (listed := roster.helper):
+        path = file.introductions / f"{listed.name}{PUBLIC_SUFFIX}"
+        try:
+            second = _matching(path, listed.name, listed.public)
+            certificate = own_certificate(second.certificate, str(path))
+            warnings += validity_problems(certificate, str(path), now)
+        except ConfigError as error:
+            found += [f"introductions: {problem}" for problem in error.problems]
     if identity is None or roster is None or found:
         raise ConfigError(found)
     return Participants(
-        identity=identity, roster=roster, certificates=certificates, warnings=tuple(warnings)
+        identity=identity,
+        roster=roster,
+        certificates=certificates,
+        helper=second,
+        warnings=tuple(warnings),
     )
 
 

@@ -45,14 +45,12 @@ def check(path: Path, now: datetime) -> list[str]:
     return [*_facts(site), *facts]
 
 
-def tls_context(site: SiteFile) -> ssl.SSLContext:
-    """TLS 1.3 to a coordinator that the site's authority certifies, under the site's own key."""
-    if site.server is None:
-        raise ConfigError(["server: must be given to take part in a deployment"])
+def tls_context(tls: Path, authority: Path) -> ssl.SSLContext:
+    """TLS 1.3 to a coordinator that `authority` certifies, under the credential in `tls`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cafile=str(site.server.authority))
-    context.load_cert_chain(str(site.tls))
+    context.load_verify_locations(cafile=str(authority))
+    context.load_cert_chain(str(tls))
     return context
 
 

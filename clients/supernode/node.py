@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,8 @@ RETRY_SECONDS: Final = 5.0
 class Node:
     """One site's process; `serve` returns when `stop` is set."""
 
-    path: Path
+    config: Mapping[str, str]
+    """What the app finds in its `node_config`: where its own file is."""
     app: ClientApp
     stop: threading.Event
     memory: Memory
@@ -76,6 +78,21 @@ class Node:
                 self._wait(str(error), False)
         self.fleet.leave()
         _event("left")
+
+    def connected(self, address: str, tls: Path, authority: Path) -> None:
+        """`serve`, over a connection to an address that `authority` certifies.
+
+        Raises:
+            ProtocolError: the coordinator does not take this node.
+        """
+        context = tls_context(tls, authority)
+        self.fleet = Fleet(address, credential(tls).key, context, self._wait)
+        try:
+            self.serve()
+        except StoppedError:
+            _event("left")
+        finally:
+            self.fleet.close()
 
     def _come_online(self) -> None:
         self._node_id = self.fleet.activate(self.memory.node())
@@ -144,7 +161,7 @@ class Node:
             self._contexts[run_id] = Context(
                 run_id=run_id,
                 node_id=self._node_id,
-                node_config={SITE_FILE: str(self.path)},
+                node_config=dict(self.config),
                 state=self.memory.state(run_id),
                 run_config=incoming.run_config,
             )
@@ -178,16 +195,10 @@ def serve(path: Path, app: ClientApp, stop: threading.Event) -> None:
     site = sitefile.load(path)
     if site.server is None:
         raise ConfigError([f"{path}: server: must be given to take part in a deployment"])
-    node = Node(path=path, app=app, stop=stop, memory=Memory(site.ledger.parent / "runtime"))
+    memory = Memory(site.ledger.parent / "runtime")
+    node = Node(config={SITE_FILE: str(path)}, app=app, stop=stop, memory=memory)
     with claimed([site.ledger]):
-        key = credential(site.tls).key
-        node.fleet = Fleet(site.server.address, key, tls_context(site), node._wait)
-        try:
-            node.serve()
-        except StoppedError:
-            _event("left")
-        finally:
-            node.fleet.close()
+        node.connected(site.server.address, site.tls, site.server.authority)
 
 
 def _event(name: str, **fields: object) -> None:

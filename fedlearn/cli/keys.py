@@ -45,7 +45,7 @@ def keys_new(options: argparse.Namespace) -> None:
     made = keyring.new_identity(folder, options.name, role, datetime.now(UTC))
     private = folder / options.name
     print(f"{private}: the private identity; it stays on this machine, and only you can read it")
-    if role == "site":
+    if role in ("site", "helper"):
         print(f"{tls_path(private)}: the key of its connection; it stays on this machine, too")
     offline = role == "authority"
     public = _KEPT if offline else "send this file to whoever signs the roster"

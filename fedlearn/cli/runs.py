@@ -155,6 +155,35 @@ def server(options: argparse.Namespace) -> None:
 
 
 @command(
+    "helper",
+    "helper helper.yaml --check",
+    takes("file", "its keys, its server and the studies that it helps in", "HELPERFILE"),
+    _CHECK,
+)
+def helper(options: argparse.Namespace) -> None:
+    """Be the second server of `secagg=two_server`, at an organisation that is not the
+    coordinator's, run after run, until it is stopped."""
+    import signal
+    import threading
+    from datetime import UTC, datetime
+
+    from clients.helper.helperfile import check
+    from clients.helper.program import serve
+    from fedlearn.core.logs import log_json
+
+    path = Path(options.file)
+    facts = check(path, datetime.now(UTC))
+    if options.check:
+        print("\n".join(facts))
+        return
+    log_json(sys.stderr, role="helper", file=str(path))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    serve(path, stop)
+
+
+@command(
     "client",
     "client site.yaml --check",
     takes("file", "the site's data, keys, ledger and policy, and its server", "SITEFILE"),

@@ -41,7 +41,18 @@ def problems(config: RunConfig) -> list[str]:
         )
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
+    found += _robust_problems(config)
     return [*found, *_stage_problems(config), *_audit_problems(config)]
+
+
+def _robust_problems(config: RunConfig) -> list[str]:
+    """Proofs are looked at by two servers, neither of which sees an update."""
+    if not config.robust.proves or config.secagg.two_servers:
+        return []
+    return [
+        f"robust={config.robust.kind}: proofs are checked by two servers, and "
+        f"secagg={config.secagg.kind} has none of that. Set secagg=two_server, or robust=bounded"
+    ]
 
 
 def _stage_problems(config: RunConfig) -> list[str]:

@@ -4,7 +4,7 @@
 |---|---|
 | `keys/NAME` | the private identity, PEM, mode 0600; never leaves the machine |
 | `keys/NAME.pub` | its introduction, to send to the coordinator |
-| `keys/NAME.tls` | a site's key for the transport, see `fedlearn.crypto.certificate_files` |
+| `keys/NAME.tls` | the key of its transport, see `fedlearn.crypto.certificate_files` |
 | `roster.json` | the signed list of who takes part |
 | `roster.json.pin` | who may sign that list, and the hash of the list that its reader has seen |
 
@@ -37,7 +37,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Participant:
     """Make `folder/name` (private) and `folder/name.pub` from fresh randomness.
 
-    A site also gets `folder/name.tls` (private), its key for the transport, whose
+    A site or a helper also gets `folder/name.tls` (private), its key for the transport, whose
     certificate is part of `name.pub`.
 
     Raises:
@@ -52,7 +52,7 @@ def new_identity(folder: Path, name: str, role: Role, now: datetime) -> Particip
     with possible("written", private, ConfigError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity.save(private)
-        if role == "site":
+        if role in ("site", "helper"):
             certificate = new_site_credential(private, now).certificate_pem().decode()
     _write_new(public, introduce(identity, name, role, certificate))
     return Participant(name=name, role=role, public=identity.public)

@@ -62,6 +62,8 @@ class Roster:
             raise ValueError(f"roster roles must be of {_ON_ROSTERS}")
         if sum(one.role == "server" for one in self.participants) > 1:
             raise ValueError("a roster names one coordinator (role `server`) at most")
+        if sum(one.role == "helper" for one in self.participants) > 1:
+            raise ValueError("a roster names one second server (role `helper`) at most")
         if problem := name_problem(self.federation):
             raise ValueError(f"federation: {problem}")
         if not verify(self.authority, self.signature, "roster", self._body()):
@@ -112,6 +114,11 @@ class Roster:
         """The key of who carries out runs: of the server on the list, else of who signed it."""
         servers = [one.public for one in self.participants if one.role == "server"]
         return servers[0] if servers else self.authority
+
+    @property
+    def helper(self) -> Participant | None:
+        """The second server of another organisation, where there is one."""
+        return next((one for one in self.participants if one.role == "helper"), None)
 
     def to_json(self) -> str:
         """The roster as JSON, for people."""

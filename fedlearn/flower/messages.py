@@ -56,6 +56,8 @@ JOIN = "query.join"
 DESCRIBE = "query.describe"
 AFFORD = "query.afford"
 RECEIPT = "query.receipt"
+HELP = "query.help"
+"""The one message type of a second server's: what it does in a sum."""
 SECAGG = "query.secagg_"
 """Beginning of the message types of secure aggregation; the protocol's step follows."""
 
@@ -69,10 +71,11 @@ MESSAGE_KINDS = {
     AFFORD: 7,
     DESCRIBE: 8,
     RECEIPT: 9,
+    HELP: 10,
 }
 """The number of a message type inside a sealed message's header."""
 
-KNOWN = frozenset({HELLO, JOIN, *MESSAGE_KINDS})
+KNOWN = frozenset({HELLO, JOIN, *MESSAGE_KINDS}) - {HELP}
 """All that a site answers."""
 
 WEIGHT = "num-examples"

@@ -31,6 +31,7 @@ from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, Suspect, sites_of_refused, total_of
 from fedlearn.robust import suspects
 from fedlearn.secagg.graph import Degree, degree_of
+from fedlearn.secagg.proven_messages import UNPROVED
 from fedlearn.secagg.settings import SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
@@ -228,6 +229,13 @@ class Facts:
     def suspects(self) -> Sequence[str]:
         """The sites that were in every sum that was refused, if none is left out for it."""
         return [] if self.named else suspects(sites_of_refused(self.result.rounds))
+
+    @property
+    def unproved(self) -> Mapping[str, int]:
+        """Sites whose proof did not hold, and in how many rounds."""
+        dropped = (each.clients.dropped.items() for each in self.result.rounds)
+        failed = Counter(s for sites in dropped for s, reason in sites if reason == UNPROVED)
+        return dict(sorted(failed.items()))
 
     @property
     def dealt(self) -> bool:

@@ -203,6 +203,8 @@ class ProtectionResult:
     false_alarm: float | None = None
     """The chance, in a run, that a site is left out which never pulls against the others; null
     where the rule names nobody."""
+    helper: str = ""
+    """Under `two_server`, the second server of another organisation; empty: in one process."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from fedlearn.robust.in_clear import Aggregation, InClear
 from fedlearn.robust.krum import Krum
 from fedlearn.robust.median import Median
 from fedlearn.robust.none import NotRobust
+from fedlearn.robust.proofs import Proofs
 from fedlearn.robust.rule import Robust, Within, explained, left_out, suspects
 from fedlearn.robust.trimmed_mean import TrimmedMean
 
@@ -29,6 +30,7 @@ __all__ = [
     "Groups",
     "InClear",
     "NotRobust",
+    "Proofs",
     "Robust",
     "Sizes",
     "Within",
@@ -40,6 +42,6 @@ __all__ = [
 ROBUST: Family[Robust] = Family(
     "robust",
     "fedlearn.robust",
-    (NotRobust, Bounded, Groups, FlTrust, Krum, Bulyan, TrimmedMean, Median),
+    (NotRobust, Bounded, Proofs, Groups, FlTrust, Krum, Bulyan, TrimmedMean, Median),
     Robust,
 )

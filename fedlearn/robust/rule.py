@@ -38,6 +38,9 @@ class Robust:
         def kind(self) -> str:
             """What chooses it: `robust=KIND`."""
 
+    proves: ClassVar[bool] = False
+    """Whether every site proves that its update is within the bound, before it is in a sum."""
+
     @property
     def step_share(self) -> float | None:
         """What a site's sum of clipped gradients may be, over that of the records of a step."""

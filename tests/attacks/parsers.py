@@ -38,6 +38,8 @@ from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.framing import decode as decode_body
 from fedlearn.secagg.framing import encode as encode_body
 from fedlearn.secagg.messages import Params
+from fedlearn.secagg.proofs.norm import NormBound
+from fedlearn.secagg.proven_messages import ProvenContribution, SignedShare, Statements, Verdicts
 from fedlearn.secagg.two_server import Seeds, SignedSeed
 from server import serverfile
 from tests.attacks.fuzzing import Parser
@@ -169,6 +171,28 @@ _SEEDS = Seeds(
         n: SignedSeed(vector_hash=bytes(32), sealed=bytes(80), signature=bytes(64)) for n in "ab"
     }
 )
+_SHARE = SignedShare(
+    weight=1, vector_hash=bytes(32), bits_hash=bytes(32), sealed=bytes(80), signature=bytes(64)
+)
+_BOUND = NormBound(bits=12, values=5, counters=0, norm=1000)
+_PROVEN = {
+    "proven contribution": ProvenContribution(
+        share=_SHARE, blind=bytes(32), packed=memoryview(b"abc"), proof=memoryview(bytes(16))
+    ),
+    "statements": Statements(
+        bound=_BOUND, points=bytes(32), table={n: (_SHARE, bytes(_BOUND.seen_bytes)) for n in "ab"}
+    ),
+    "verdicts": Verdicts(table={n: bytes(16) for n in "ab"}, packed=memoryview(b"abc")),
+}
+
+
+def _proven(name: str) -> Parser:
+    body = _PROVEN[name]
+    return Parser(
+        name, lambda _: encode_body(body, bytes(32)),
+        lambda data, _: decode_body(type(body), data, bytes(32)),
+        (ValueError,),
+    )  # fmt: skip
 
 
 def _saved(folder: Path, name: str) -> bytes:
@@ -193,6 +217,7 @@ def _saved_parser(name: str) -> Parser:
 
 
 PARSERS = [
+    *map(_proven, _PROVEN),
     *(_session(step) for step in ("advertise", "share", "mask", "agree", "unmask")),
     Parser(
         "session bytes", lambda _: _state("agree")[0],

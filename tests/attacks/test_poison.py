@@ -21,10 +21,15 @@ from fedlearn.core.ring import RingVector
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.results.folder import Checkpoint, RunFolder
 from fedlearn.results.result import Attendance, RefusedSum, RoundResult
+from fedlearn.secagg.proofs import statement
+from fedlearn.secagg.proofs.field import Elements
+from fedlearn.secagg.proofs.norm import NormBound
+from fedlearn.secagg.proofs.statement import Numbers, TooLongError
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Update
 from server.federation import Federation, PoisonedError
 from tests.attacks.lab import SITES, Lab
+from tests.fedlearn.secagg.proofs.test_statement import best_bits
 from tests.simulations.small import table
 
 LIAR = SITES[2]
@@ -227,3 +232,77 @@ def test_run__that_is_refused_too_often_ends_with_exit_code_four(
     assert "resume" not in said
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], len(result["rounds"])) == ("failed", 2)
+
+
+# --- where every site proves its norm ------------------------------------------------
+
+PROVED = ("secagg=two_server", "robust=proofs", "privacy=none", "engine.workers=1")
+FOUR = ("alder", "birch", LIAR, "doum")
+
+
+def proving_what_is_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's own program proves nothing that is too long: the liar's does its best."""
+    honest = statement.shared_bits
+
+    def bits(bound: NormBound, first: Numbers, helper: Numbers) -> Elements:
+        try:
+            return honest(bound, first, helper)
+        except TooLongError:
+            return best_bits(bound, first, helper)
+
+    monkeypatch.setattr(statement, "shared_bits", bits)
+
+
+def one_value(payload: AnyPayload, vector: RingVector, _: Update, __: int) -> RingVector:
+    """Honest values but for one, that is a little longer than all of them may be together."""
+    vector[0] = payload.bound.norm + 1  # type: ignore[union-attr]
+    return vector
+
+
+def all_of_the_ring(payload: AnyPayload, vector: RingVector, mine: Update, _: int) -> RingVector:
+    """The largest values of the other sign, of which some squares wrap around."""
+    most = 2 ** (payload.lane_bits - 1) - 1
+    vector[: mine.values.size] = np.where(mine.values > 0, 2 * most + 2 - most, most)
+    return vector
+
+
+@pytest.mark.parametrize("lie", [one_value, all_of_the_ring])
+def test_proofs__leave_the_liar_alone_out_of_every_round_and_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Lie
+) -> None:
+    """No round is lost, and the model is that of the others."""
+    words = [*table(tmp_path, sites=FOUR), *PROVED]
+    lying(monkeypatch, lie)
+    proving_what_is_not_so(monkeypatch)
+    assert main(["simulate", *words, f"out={tmp_path / 'run'}"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["protection"]["robust"] == "proofs"
+    for entry in result["rounds"]:
+        assert entry["refused"] is None
+        assert entry["clients"]["replied"] == 3
+        assert list(entry["clients"]["dropped"]) == [LIAR]
+        assert "proof does not hold" in entry["clients"]["dropped"][LIAR]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"The proof of {LIAR} did not hold in 2 of the rounds" in page
+
+
+def test_proofs__of_honest_sites_give_the_model_of_a_run_without(tmp_path: Path) -> None:
+    models = []
+    for rule in ("bounded", "proofs"):
+        words = [*table(tmp_path, sites=FOUR), *PROVED, f"robust={rule}"]
+        assert main(["simulate", *words, f"out={tmp_path / rule}"]) == 0
+        result = json.loads((tmp_path / rule / "result.json").read_text())
+        assert [entry["clients"]["replied"] for entry in result["rounds"]] == [4, 4]
+        models.append(result["model"])
+    assert models[0] == models[1]
+
+
+def test_two_liars__that_leave_too_few_proofs_end_the_run_and_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*table(tmp_path, sites=("alder", "birch", LIAR)), *PROVED]
+    lying(monkeypatch, one_value)
+    proving_what_is_not_so(monkeypatch)
+    assert main(["simulate", *words, f"out={tmp_path / 'run'}"]) == 4
+    shown = " ".join(capsys.readouterr().err.split())
+    assert f"2 sites with a proof that holds are too few; {LIAR}: its proof does not hold" in shown

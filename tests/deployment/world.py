@@ -36,6 +36,15 @@ tls: keys/server.tls
 wait_seconds: {wait}
 """
 
+NOTARY = "notary"
+HELPER = """\
+name: notary
+keys: keys/notary
+roster: roster.json
+approved: [{approved}]
+server: {{address: "127.0.0.1:{port}", authority: ca.crt}}
+"""
+
 
 @dataclass(frozen=True)
 class World:
@@ -97,6 +106,37 @@ def make_world(root: Path, sites: tuple[str, ...] = HOSPITALS, wait: float = 120
         world.site_file(name).write_text(text)
     world.server_file.write_text(SERVER.format(port=world.port, wait=wait))
     return world
+
+
+def with_notary(world: World) -> Path:
+    """A world with a second server; its file, which approves of nothing yet."""
+    own, keys = world.root / NOTARY, world.coordinator / "keys"
+    command(["keys", "new", NOTARY, "--role", "helper", "--folder", str(own / "keys")])
+    shutil.copy(own / "keys" / f"{NOTARY}.pub", keys)
+    shutil.copy(keys / "ca.crt", own)
+    roster = world.coordinator / "roster.json"
+    roster.unlink()
+    names = (*world.sites, "coordinator", NOTARY)
+    by = ["--by", str(world.root / "board" / "keys" / "authority"), "--federation", "heart"]
+    introductions = [str(keys / f"{name}.pub") for name in names]
+    command(["keys", "roster", "sign", *introductions, *by, "--to", str(roster)])
+    for name in (*world.sites, NOTARY, "coordinator"):
+        path = world.root / name / "roster.json"
+        if path != roster:
+            shutil.copy(roster, path)
+        command(["keys", "roster", "pin", str(path), world.authority.fingerprint])
+    for name in world.sites:
+        file = world.site_file(name)
+        text = file.read_text().replace("require_secagg: masked", "require_secagg: two_server")
+        file.write_text(text.replace("  epsilon_total: 20.0\n", "  unit: none\n"))
+    approve(world, "")
+    return own / "helper.yaml"
+
+
+def approve(world: World, terms: str) -> None:
+    """Write what a notary approves of."""
+    text = HELPER.format(port=world.port, approved=terms)
+    (world.root / NOTARY / "helper.yaml").write_text(text)
 
 
 def command(arguments: Sequence[str]) -> None:

@@ -29,8 +29,7 @@ from fedlearn.core.vector import Vector
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.data import SiteData
 from fedlearn.rounds import TrainRequest
-from fedlearn.secagg.payload import Payload
-from fedlearn.secagg.whole import AnyPayload
+from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.stages import Difference, Route, Update
 from simulations.attacks.poison.attack import Change, Goal, Lies, LyingRound, Poisoning
 
@@ -109,7 +108,7 @@ class Liar(Conduct):
 
     def contribution(self, payload: AnyPayload, mine: Update, vector: RingVector) -> RingVector:
         """Held by no cut."""
-        if not isinstance(payload, Payload):
+        if isinstance(payload, WholePayload) or payload.fixed_point is None:
             return as_it_is(payload, mine, vector)  # whole numbers are not cut
         point = replace(payload.fixed_point, clip=payload.fixed_point.resolution * _NO_CUT)
         return replace(payload, fixed_point=point).contribution(mine, SecureWords(os.urandom(32)))
@@ -169,7 +168,8 @@ def _room(payload: AnyPayload | None, weight: float) -> float:
     """The largest value that fits into what is sent, with as much room again for the others."""
     if payload is None:
         return _IN_CLEAR
-    unit = payload.fixed_point.resolution if isinstance(payload, Payload) else 1.0
+    point = None if isinstance(payload, WholePayload) else payload.fixed_point
+    unit = point.resolution if point else 1.0
     return (2.0 ** (payload.lane_bits - 1) - 1) * unit / max(1.0, 2 * weight)
 
 

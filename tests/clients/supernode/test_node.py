@@ -81,7 +81,12 @@ def counting(crash_at: int = 0) -> ClientApp:
 
 def node(folder: Path, app: ClientApp, *messages: Message) -> tuple[Node, Wire]:
     stop = threading.Event()
-    made = Node(path=folder / "site.yaml", app=app, stop=stop, memory=Memory(folder / "runtime"))
+    made = Node(
+        config={"site-file": str(folder / "site.yaml")},
+        app=app,
+        stop=stop,
+        memory=Memory(folder / "runtime"),
+    )
     wire = Wire(stop, *messages)
     made.fleet = wire  # type: ignore[assignment]
     return made, wire

@@ -1,0 +1,322 @@
+"""A second server of another organisation: whom it helps, and a coordinator that gets around it.
+
+Sites and helper are the real ones, called in one process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from clients.helper import helperfile
+from clients.helper.app import HELPER_FILE
+from clients.helper.app import app as helper_app
+from fedlearn.cli import main
+from fedlearn.config import RunConfig
+from fedlearn.config.study import sign_run
+from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.keyring import load_pinned
+from fedlearn.flower import messages as flower
+from fedlearn.flower import private
+from fedlearn.flower.records import config_record
+from fedlearn.secagg.proven import ProvingHelper
+from server.admission import Admission, HelperNode
+from server.enrol import enrol, plan_for, secagg_driver
+from server.federation import Federation, Progress
+from server.helper import RemoteHelper
+from tests.attacks.lab import RUN_ID, STRICT, Lab
+from tests.deployment.world import NOTARY, World, approve, with_notary
+
+NODE = 999
+POLICY = STRICT.replace("require_secagg: masked", "require_secagg: two_server")
+STUDY = ("secagg=two_server", "robust=proofs", "evaluation=none", "rounds=3")
+
+
+@dataclass
+class Helped(Lab):
+    """A lab with a second server; `between` sees what goes to it, and returns what travels on."""
+
+    between: Callable[[Message], Message] = lambda message: message
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.helper_state = RecordDict()
+        self.shown_to_helper: RunConfig | None = None
+        self.helper_says: list[RecordDict] = []
+
+    @classmethod
+    def of(cls, root: Path, *overrides: str) -> Helped:
+        """Four sites and a notary that has approved of their study."""
+        lab = cls.make(root, *STUDY, *overrides, policy=POLICY)
+        with_notary(lab.world)
+        approve(lab.world, lab.config.terms.hex())
+        return lab
+
+    @property
+    def file(self) -> Path:
+        return self.world.root / NOTARY / "helper.yaml"
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [*super().get_node_ids(), NODE]
+
+    def _carry(self, message: Message) -> Message | None:
+        if message.metadata.dst_node_id != NODE:
+            return super()._carry(message)
+        return self.helped(self.between(message))
+
+    def helped(self, message: Message) -> Message:
+        """What the notary's program answers."""
+        private.identify(run_id=1, node_id=NODE)
+        config = self.shown_to_helper or self.config
+        context = Context(
+            run_id=1,
+            node_id=NODE,
+            node_config={HELPER_FILE: str(self.file)},
+            state=self.helper_state,
+            run_config=flower.run_config_of(config),
+        )
+        reply = helper_app(message, context)
+        self.helper_says.append(reply.content)
+        return reply
+
+    def federate(self, run_id: bytes = RUN_ID, *, alone: bool = False) -> Federation:
+        """The coordinator's objects; `alone`: with a second server of its own making."""
+        listed = load_pinned(self.world.coordinator / "roster.json").helper
+        assert listed is not None
+        node = HelperNode(name=listed.name, public=listed.public, node=NODE)
+        admission = Admission(
+            identity=self.identity, helper=None if alone else node, seconds=1.0, wanted=4
+        )
+        grid = _WithoutHelper(self) if alone else self
+        enrolment = enrol(grid, self.config, lambda: False, run_id, admission)  # type: ignore[arg-type]
+        plan = plan_for(self.config, enrolment)
+        enrolment.grid.timeout = 0.05
+        summing = secagg_driver(enrolment, self.config, plan, run_id)
+        progress = Progress([], enrolment.initial)
+        return Federation(self.config, plan, enrolment, progress, run_id.hex(), summing)
+
+
+class _WithoutHelper:
+    """The same grid without the notary's node."""
+
+    def __init__(self, lab: Helped) -> None:
+        self._lab = lab
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._lab, name)
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in self._lab.get_node_ids() if node != NODE]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Helped:
+    return Helped.of(tmp_path)
+
+
+def test_rounds__are_proved_and_summed_with_the_helper(lab: Helped) -> None:
+    federation = lab.federate()
+    before = federation.progress.model
+    for number in (1, 2):
+        entry = federation.run_round(number)
+        assert (entry.clients.replied, entry.refused) == (4, None)
+    assert not np.array_equal(before, federation.progress.model)
+    helper = federation.enrolment.keys.helper
+    assert isinstance(helper, RemoteHelper)
+    assert helper.name == NOTARY
+
+
+def test_coordinator__that_puts_its_own_key_in_the_helpers_place_gets_no_site(
+    lab: Helped,
+) -> None:
+    """It could read every seed, and so every update."""
+    with pytest.raises(ProtocolError):
+        lab.federate(alone=True)
+    assert {kind for kind, _, _ in lab.refused} == {"join"}
+    assert len(lab.refused) == 4
+
+
+def test_coordinator__that_changes_the_helpers_key_on_its_way_gets_no_site(
+    lab: Helped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed by the coordinator itself, and vouched for by nobody."""
+    own = ProvingHelper(RUN_ID, {})
+    monkeypatch.setattr(RemoteHelper, "public", property(lambda _: own.public), raising=False)
+    monkeypatch.setattr(RemoteHelper, "__init__", _settled)
+    with pytest.raises(ProtocolError):
+        lab.federate()
+    assert {kind for kind, _, _ in lab.refused} == {"join"}
+
+
+def _settled(self: RemoteHelper, grid: object, name: str, public: bytes, vouched: bytes) -> None:
+    vars(self).update(grid=grid, name=name, vouched=vouched)
+
+
+def test_helper__says_no_to_terms_that_its_owner_has_not_approved(lab: Helped) -> None:
+    approve(lab.world, "ab" * 32)
+    with pytest.raises(ProtocolError, match=r"notary.*has not approved the terms") as caught:
+        lab.federate()
+    assert lab.config.terms.hex() in str(caught.value)
+    asked = json.loads((lab.world.root / NOTARY / "state" / "asked.json").read_text())
+    assert asked["robust"]["kind"] == "proofs"
+    assert not lab.opened()
+
+
+def test_helper__says_no_to_terms_that_the_pinned_coordinator_has_not_signed(lab: Helped) -> None:
+    """As those which another organisation, or somebody on the way, has put in their place."""
+    lab.shown_to_helper = replace(lab.config, seed=77)
+    approve(lab.world, lab.shown_to_helper.terms.hex())
+    with pytest.raises(ProtocolError, match="notary"):
+        lab.federate()
+
+
+def changed_invitation(lab: Helped, message: Message, **fields: str) -> Message:
+    """A `join` with other fields, signed by the coordinator; all else as it is."""
+    if message.metadata.message_type != flower.JOIN:
+        return message
+    invitation = replace(flower.read_invitation(message), **fields)
+    signature = sign_run(
+        lab.identity, lab.config.terms, bytes.fromhex(invitation.run_id), b""
+    ).hex()
+    return private.with_content(
+        message, flower.invitation(replace(invitation, signature=signature))
+    )
+
+
+def test_helper__takes_no_site_that_is_not_on_its_roster(lab: Helped) -> None:
+    """Two invented sites beside a victim would tell its update."""
+    coordinator = lab.identity
+    pinned = load_pinned(lab.file.parent / "roster.json")
+    sites = [one for one in pinned.participants if one.role == "site"][:1]
+    invented = [replace(one, name=f"x{one.name}", public=Identity.new().public) for one in sites]
+    server = replace(sites[0], name="server", role="server", public=coordinator.public)
+    roster = type(pinned).sign("run", (*sites, *invented, server), coordinator).to_json()
+    lab.between = lambda message: changed_invitation(lab, message, roster=roster)
+    with pytest.raises(ProtocolError, match=r"notary.*pinned roster does not have"):
+        lab.federate()
+
+
+def test_helper__joins_a_run_once(lab: Helped) -> None:
+    lab.federate()
+    joined = config_record(lab.helper_state, "joined")
+    assert joined is not None
+    key = joined["public"]
+    federation = replace_run(lab, b"other run 123456")
+    assert "a second invitation" in str(federation)
+    assert config_record(lab.helper_state, "joined")["public"] == key  # type: ignore[index]
+
+
+def replace_run(lab: Helped, run_id: bytes) -> Exception:
+    with pytest.raises(ProtocolError) as caught:
+        lab.federate(run_id)
+    return caught.value
+
+
+def test_helper__answers_a_round_once_also_after_its_process_has_died(lab: Helped) -> None:
+    """What it must remember is in its state: the last round, and its key."""
+    federation = lab.federate()
+    asked: list[Message] = []
+
+    def keep(message: Message) -> Message:
+        if message.metadata.message_type == flower.HELP:
+            asked.append(private.with_content(message, message.content))
+        return message
+
+    lab.between = keep
+    federation.run_round(1)
+    # Restarted: nothing is left but what is on the disk.
+    lab.helper_state = private.content_from_bytes(private.content_to_bytes(lab.helper_state))
+    joined = config_record(lab.helper_state, "joined")
+    assert joined is not None
+    assert joined["round"] == 2
+    assert sorted(joined["summed"]) == sorted(lab.world.sites)  # type: ignore[arg-type]
+    again = lab.helped(asked[0])
+    assert flower.read_refusal(again.content) is not None
+    federation.run_round(2)
+
+
+def test_helper__is_asked_in_sealed_messages_alone(lab: Helped) -> None:
+    federation = lab.federate()
+    federation.run_round(1)
+    sealed = [list(content) for content in lab.helper_says[2:]]
+    assert sealed == [["sealed"]]
+    clear = Message(
+        RecordDict({"params": ConfigRecord({"bytes": b"x"})}),
+        dst_node_id=NODE,
+        message_type=flower.HELP,
+    )
+    answer = lab.helped(private.set_message_id(clear, "clear"))
+    refusal = flower.read_refusal(answer.content)
+    assert refusal is not None
+    assert "authenticated" in refusal.reason
+
+
+def test_helper__that_is_silent_ends_the_run_with_its_name(lab: Helped) -> None:
+    federation = lab.federate()
+    lab._carry = lambda message: (  # type: ignore[method-assign]
+        None if message.metadata.dst_node_id == NODE else Lab._carry(lab, message)
+    )
+    with pytest.raises(ProtocolError, match="no answer in time"):
+        federation.run_round(1)
+
+
+# --- its file ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    lab = Helped.of(tmp_path_factory.mktemp("world"))
+    return lab.world
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("approved: [", "approved: [abc, ", "approved=abc: must be 64 hex digits"),
+        ("name: notary", "name: not/ary", "name: "),
+        ("127.0.0.1:", "127.0.0.1", "server.address="),
+        ("keys: keys/notary\n", "", "keys"),
+        ("name: notary", "name: notary\nmin_cohort: 2", "min_cohort"),
+        ("name: notary", "name: notary\nepsilon: 2", "epsilon"),
+    ],
+)
+def test_file__says_everything_that_is_wrong_by_name(
+    world: World, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    path = tmp_path / "helper.yaml"
+    path.write_text((world.root / NOTARY / "helper.yaml").read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=said):
+        helperfile.load(path)
+
+
+def test_check__refuses_keys_that_are_not_those_of_the_roster(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = world.root / NOTARY
+    text = (own / "helper.yaml").read_text()
+    assert main(["helper", str(own / "helper.yaml"), "--check"]) == 0
+    assert "approved: 1 studies" in capsys.readouterr().out
+    other = own / "other.yaml"
+    assert main(["keys", "new", "other", "--role", "helper", "--folder", str(own / "keys")]) == 0
+    other.write_text(
+        text.replace("keys/notary", "keys/other").replace("name: notary", "name: other")
+    )
+    assert main(["helper", str(other), "--check"]) == 2
+    assert "has another second server, or none" in capsys.readouterr().err.replace("\n", " ")
+    other.unlink()
+
+
+def test_roster__names_one_second_server_at_most(world: World) -> None:
+    roster = load_pinned(world.coordinator / "roster.json")
+    assert roster.helper is not None
+    assert roster.helper.name == NOTARY
+    second = replace(roster.helper, name="second", public=Identity.new().public)
+    with pytest.raises(ValueError, match="one second server"):
+        type(roster).sign("heart", (*roster.participants, second), Identity.new())
