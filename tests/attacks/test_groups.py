@@ -95,10 +95,10 @@ def test_site__is_summed_with_its_own_group_and_no_other(
 
 WRONG = {
     "another": "has opened another share",
-    "forged": "was not opened by it",
+    "forged": "has not opened its share",
     "fewer": "not those of the run's sites",
     "missing": "cannot be read",
-    "commitment": "was not opened by it",
+    "commitment": "has not opened its share",
 }
 """What the coordinator shows one site, and what that finds wrong."""
 

@@ -63,7 +63,7 @@ def test_share__was_opened_by_its_site_for_this_run_and_these_commitments(change
     found = opened(key, who, party.shares[who], run, listed)
     if change == "name":
         found = replace(party.openings["alder"])
-    with pytest.raises(ValueError, match=r"was not opened by it|another share"):
+    with pytest.raises(ValueError, match=r"has not opened its share|another share"):
         party.seed({**party.openings, who: found})
 
 
