@@ -48,17 +48,17 @@ class PublicRecords:
             return None
         if deployed and not rule.public_path:
             raise ConfigError(
-                "robust.path: sites on machines of their own give no records away. Set it to a "
+                "robust.public_file: sites on machines of their own give no records away. Set it to a "
                 "file of public records at the coordinator"
             )
         pool, records = _read(config)
         if pool.task.form != task.form:
             raise DataError(
-                "robust.path: the public records have other columns, categories or classes than "
+                "robust.public_file: the public records have other columns, categories or classes than "
                 "those of the sites; they must be the same"
             )
         if not len(records):
-            raise DataError("robust.public: no record is public; raise it, or set robust.path")
+            raise DataError("robust.public: no record is public; raise it, or set robust.public_file")
         weights = config.model.weights(default_cache(os.environ))
         learner = models.build(
             config.model, task, Streams(config.seed), config.training.trained_part, weights
@@ -91,7 +91,7 @@ def _read(config: RunConfig) -> tuple[Pool, Records]:
         return pool, deal(pool, {"public": rows}, all_sites=False)["public"].train
     if not hasattr(scenario, "path"):
         raise ConfigError(
-            f"robust.path: scenario={scenario.kind} is not read from a file. In a simulation "
+            f"robust.public_file: scenario={scenario.kind} is not read from a file. In a simulation "
             "set robust.public instead"
         )
     here = replace(scenario, path=rule.public_path)  # type: ignore[type-var]

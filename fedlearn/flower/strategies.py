@@ -38,7 +38,7 @@ AS_RULES: Final = {
     flower.FedMedian: "robust=median",
     flower.FedTrimmedAvg: "robust=trimmed_mean",
     flower.Krum: "robust=krum",
-    flower.MultiKrum: "robust=krum (and robust.keep)",
+    flower.MultiKrum: "robust=krum (and robust.selected)",
 }
 """Strategies of Flower's against poisoning, and the rule of a run that is the same arithmetic."""
 NEEDS_REPLIES: Final = (

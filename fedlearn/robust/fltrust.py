@@ -23,7 +23,7 @@ class FlTrust(Grouped):
     than that part of what one site may give: the rest of it, in which sites know more than the
     public records, is taken as it is.
 
-    `path` are the public records, of the form of the run's; in a simulation `public` is the share
+    `public_file` are the public records, of the form of the run's; in a simulation `public` is the share
     of all training records that is public, and belongs to no site.
 
     Source: Cao, Fang, Liu and Gong, NDSS 2021, "FLTrust: Byzantine-robust federated learning via
@@ -33,26 +33,26 @@ class FlTrust(Grouped):
     """
 
     kind: Literal["fltrust"] = "fltrust"
-    path: str = ""
+    public_file: str = ""
     public: Annotated[float, Ge(0), Lt(1)] = 0.1
     floor: Annotated[float, Ge(0)] = 0.5
 
     @property
     def public_path(self) -> str:
         """As set."""
-        return self.path
+        return self.public_file
 
     @property
     def public_share(self) -> float:
         """As set, where no file is."""
-        return 0.0 if self.path else self.public
+        return 0.0 if self.public_file else self.public
 
     def conflicts(self, terms: StudyTerms, privacy: Privacy) -> list[str]:
         """Those of groups; and public records are needed."""
         found = super().conflicts(terms, privacy)
-        if not self.path and not self.public:
+        if not self.public_file and not self.public:
             found.append(
-                "robust.path: robust=fltrust needs public records. Give a file, or, in a "
+                "robust.public_file: robust=fltrust needs public records. Give a file, or, in a "
                 "simulation, robust.public as the share of training records that is public"
             )
         return found

@@ -12,7 +12,7 @@ from fedlearn.robust.in_clear import Aggregation, InClear, Updates
 
 @config
 class Krum(InClear):
-    """Krum; with `keep` above 1, MultiKrum: the mean of so many updates.
+    """Krum; with `selected` above 1, MultiKrum: the mean of so many updates.
 
     An update is judged by the squared distances to its `n - liars - 2` nearest. Under Krum the
     model of one site becomes the model of all, round by round.
@@ -23,18 +23,18 @@ class Krum(InClear):
 
     kind: Literal["krum"] = "krum"
     liars: Count = 1
-    keep: Count = 1
+    selected: Count = 1
 
     @property
     def fewest(self) -> int:
         """Two more than honest sites must be for a majority among neighbours."""
-        return max(2 * self.liars + 3, self.keep + self.liars + 2)
+        return max(2 * self.liars + 3, self.selected + self.liars + 2)
 
     @property
     def assumes(self) -> str:
         """At most so many liars, and a choice that leaves them out."""
-        return f"assumes robust.liars={self.liars} and keeps robust.keep={self.keep}"
+        return f"assumes robust.liars={self.liars} and takes robust.selected={self.selected}"
 
     def chosen(self, updates: Updates, by: Aggregation) -> NDArray[Any]:
         """The mean of those that are kept."""
-        return by.krum(updates, self.liars, self.keep)
+        return by.krum(updates, self.liars, self.selected)

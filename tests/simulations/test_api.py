@@ -19,7 +19,7 @@ import torch
 
 import fedlearn as fl
 from fedlearn.config import compose
-from simulations.api.asking import words_of
+from simulations.api.asking import key_of, words_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEART = ("experiment=medical_heart", "rounds=2")
@@ -103,6 +103,12 @@ def test_import__is_not_hindered_by_folders_of_the_same_names(tmp_path: Path) ->
 
 
 # --- words ----------------------------------------------------------------------------------
+
+
+def test_words__that_programs_use_mean_what_they_always_did() -> None:
+    """A new option that ends as another does would take the short name from both."""
+    names = json.loads((ROOT / "tests" / "vectors" / "short_names.json").read_text())
+    assert {name: key_of(name) for name in names} == names
 
 
 def test_words__take_keywords_by_the_name_that_ends_their_key() -> None:

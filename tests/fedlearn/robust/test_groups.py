@@ -124,7 +124,10 @@ def test_fltrust__without_a_direction_is_the_rule_over_groups() -> None:
             ],
             "privacy.client_sample_rate: chooses sites by secret coins",
         ),
-        (["robust=fltrust", "robust.public=0"], "robust.path: robust=fltrust needs public records"),
+        (
+            ["robust=fltrust", "robust.public=0"],
+            "robust.public_file: robust=fltrust needs public records",
+        ),
     ],
 )
 def test_config__that_groups_cannot_be_had_with_is_refused(words: list[str], problem: str) -> None:

@@ -58,7 +58,7 @@ def scores(updates: list[NDArray[np.float64]], liars: int) -> list[float]:
 def test_krum__takes_the_updates_that_are_nearest_to_their_neighbours(
     seed: int, liars: int, keep: int, more: int
 ) -> None:
-    rule = Krum(liars=liars, keep=keep)
+    rule = Krum(liars=liars, selected=keep)
     updates = updates_of(seed, rule.fewest + more)
     best = np.argsort(scores(updates, liars), kind="stable")[:keep]
     wanted = np.mean([updates[i] for i in best], axis=0)
@@ -168,7 +168,7 @@ def test_noise_for_a_sum__is_refused_with_the_way_out(kind: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "fewest"),
     [
-        (Krum(), 5), (Krum(liars=2), 7), (Krum(keep=4), 7), (Bulyan(), 7), (Bulyan(liars=2), 11),
+        (Krum(), 5), (Krum(liars=2), 7), (Krum(selected=4), 7), (Bulyan(), 7), (Bulyan(liars=2), 11),
         (TrimmedMean(), 3), (TrimmedMean(liars=2), 5), (Median(), 3),
     ],
 )  # fmt: skip
