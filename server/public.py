@@ -48,17 +48,19 @@ class PublicRecords:
             return None
         if deployed and not rule.public_path:
             raise ConfigError(
-                "robust.public_file: sites on machines of their own give no records away. Set it to a "
-                "file of public records at the coordinator"
+                "robust.public_file: sites on machines of their own give no records away. Set it "
+                "to a file of public records at the coordinator"
             )
         pool, records = _read(config)
         if pool.task.form != task.form:
             raise DataError(
-                "robust.public_file: the public records have other columns, categories or classes than "
-                "those of the sites; they must be the same"
+                "robust.public_file: the public records have other columns, categories or classes "
+                "than those of the sites; they must be the same"
             )
         if not len(records):
-            raise DataError("robust.public: no record is public; raise it, or set robust.public_file")
+            raise DataError(
+                "robust.public: no record is public; raise it, or set robust.public_file"
+            )
         weights = config.model.weights(default_cache(os.environ))
         learner = models.build(
             config.model, task, Streams(config.seed), config.training.trained_part, weights
@@ -91,8 +93,8 @@ def _read(config: RunConfig) -> tuple[Pool, Records]:
         return pool, deal(pool, {"public": rows}, all_sites=False)["public"].train
     if not hasattr(scenario, "path"):
         raise ConfigError(
-            f"robust.public_file: scenario={scenario.kind} is not read from a file. In a simulation "
-            "set robust.public instead"
+            f"robust.public_file: scenario={scenario.kind} is not read from a file. In a "
+            "simulation set robust.public instead"
         )
     here = replace(scenario, path=rule.public_path)  # type: ignore[type-var]
     pool = load_pool(here, streams, cache, "", config.task)

@@ -23,8 +23,8 @@ class FlTrust(Grouped):
     than that part of what one site may give: the rest of it, in which sites know more than the
     public records, is taken as it is.
 
-    `public_file` are the public records, of the form of the run's; in a simulation `public` is the share
-    of all training records that is public, and belongs to no site.
+    `public_file` are the public records, of the form of the run's; in a simulation `public` is the
+    share of all training records that is public, and belongs to no site.
 
     Source: Cao, Fang, Liu and Gong, NDSS 2021, "FLTrust: Byzantine-robust federated learning via
     trust bootstrapping". There every update is weighed by its angle and brought to the length of

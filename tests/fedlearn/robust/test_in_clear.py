@@ -168,8 +168,8 @@ def test_noise_for_a_sum__is_refused_with_the_way_out(kind: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "fewest"),
     [
-        (Krum(), 5), (Krum(liars=2), 7), (Krum(selected=4), 7), (Bulyan(), 7), (Bulyan(liars=2), 11),
-        (TrimmedMean(), 3), (TrimmedMean(liars=2), 5), (Median(), 3),
+        (Krum(), 5), (Krum(liars=2), 7), (Krum(selected=4), 7), (Bulyan(), 7),
+        (Bulyan(liars=2), 11), (TrimmedMean(), 3), (TrimmedMean(liars=2), 5), (Median(), 3),
     ],
 )  # fmt: skip
 def test_too_few_sites__are_refused_with_what_is_assumed(rule: InClear, fewest: int) -> None:
