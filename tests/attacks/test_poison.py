@@ -266,7 +266,7 @@ def all_of_the_ring(payload: AnyPayload, vector: RingVector, mine: Update, _: in
     return vector
 
 
-@pytest.mark.parametrize("lie", [one_value, all_of_the_ring])
+@pytest.mark.parametrize("lie", [one_value, pytest.param(all_of_the_ring, marks=pytest.mark.slow)])
 def test_proofs__leave_the_liar_alone_out_of_every_round_and_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Lie
 ) -> None:
@@ -286,6 +286,7 @@ def test_proofs__leave_the_liar_alone_out_of_every_round_and_name_it(
     assert f"The proof of {LIAR} did not hold in 2 of the rounds" in page
 
 
+@pytest.mark.slow
 def test_proofs__of_honest_sites_give_the_model_of_a_run_without(tmp_path: Path) -> None:
     models = []
     for rule in ("bounded", "proofs"):

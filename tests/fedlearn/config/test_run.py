@@ -39,6 +39,7 @@ NEEDED = {
     "fairness=groups": ["fairness.column=sex", "fairness.values=[a,b]"],
     "files": ["sites=sites"],
     **{f"robust={rule}": ["secagg=off"] for rule in ("krum", "bulyan", "trimmed_mean", "median")},
+    "robust=proofs": ["secagg=two_server"],
     "strategy=python": ["strategy.name=mine"],
     "scenario=python": ["scenario.records=mine"],
     "model=python": ["model.module=mine"],
