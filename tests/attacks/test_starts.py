@@ -24,10 +24,11 @@ from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.results import receipts
 from fedlearn.rounds import Hello
+from server.admission import SIMULATED
 from server.aside import FailingSitesError
 from server.deployment import composed
 from server.federation import Federation
-from server.joining import join
+from server.joining import Joining, join
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab
 from tests.effort import slow_but
@@ -298,7 +299,7 @@ def test_invitation__to_fewer_is_refused_once_the_run_has_begun(tmp_path: Path) 
     grid.sealing = None
     grid.node_of.pop(BROKEN)
     with pytest.raises(FailingSitesError) as failing:
-        join(grid, config, RUN_ID, lab.identity, hellos)
+        join(Joining(grid, config, RUN_ID, lab.identity, RecordDict(), SIMULATED), hellos)
     assert sorted(failing.value.reasons) == LEFT
 
 
@@ -311,8 +312,9 @@ def test_invitation__of_another_coordinator_is_refused_before_the_run_begins(
     hellos = {s: Hello(site=s, public_key=federation.enrolment.keys.publics[s].hex()) for s in LEFT}
     federation.grid.sealing = None
     federation.grid.node_of.pop(BROKEN)
+    run = Joining(federation.grid, lab.config, RUN_ID, Identity.new(), RecordDict(), SIMULATED)
     with pytest.raises(FailingSitesError) as failing:
-        join(federation.grid, lab.config, RUN_ID, Identity.new(), hellos)
+        join(run, hellos)
     assert sorted(failing.value.reasons) == LEFT
 
 

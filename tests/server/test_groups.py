@@ -137,7 +137,7 @@ def test_public_records__say_what_training_on_them_changes(tmp_path: Path) -> No
 def test_public_records__of_a_deployment_are_in_a_file_of_the_runs_form(tmp_path: Path) -> None:
     config = study(tmp_path)
     task = load_pool(config.scenario, Streams(config.seed), default_cache({})).task
-    with pytest.raises(ConfigError, match=r"robust\.path: sites on machines of their own"):
+    with pytest.raises(ConfigError, match=r"robust\.public_file: sites on machines of their own"):
         PublicRecords.of(config, task, deployed=True)
     own = replace(config, robust=replace(config.robust, path=config.scenario.path))  # type: ignore[attr-defined,call-arg]
     public = PublicRecords.of(own, task, deployed=True)

@@ -68,7 +68,7 @@ def test_simulate__result_has_the_keys_of_the_contract(private: Path) -> None:
     first = result["rounds"][0]
     assert set(first) == {
         "round", "seconds", "loss", "evaluate", "clients", "bytes", "epsilon",
-        "refused",
+        "refused", "unused", "named",
     }  # fmt: skip
     assert first["clients"] == {"invited": 4, "replied": 4, "dropped": {}}
     # Down: the model to four sites, twice (train and evaluate); up: four models and sums.
