@@ -139,7 +139,7 @@ def test_public_records__of_a_deployment_are_in_a_file_of_the_runs_form(tmp_path
     task = load_pool(config.scenario, Streams(config.seed), default_cache({})).task
     with pytest.raises(ConfigError, match=r"robust\.public_file: sites on machines of their own"):
         PublicRecords.of(config, task, deployed=True)
-    own = replace(config, robust=replace(config.robust, path=config.scenario.path))  # type: ignore[attr-defined,call-arg]
+    own = replace(config, robust=replace(config.robust, public_file=config.scenario.path))  # type: ignore[attr-defined,call-arg]
     public = PublicRecords.of(own, task, deployed=True)
     assert public is not None
     assert len(public.targets) == len(load_pool(config.scenario, Streams(0), default_cache({})))
