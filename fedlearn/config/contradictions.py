@@ -41,8 +41,19 @@ def problems(config: RunConfig) -> list[str]:
         )
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
-    found += _robust_problems(config)
+    found += [*_robust_problems(config), *_public_problems(config)]
     return [*found, *_stage_problems(config), *_audit_problems(config)]
+
+
+def _public_problems(config: RunConfig) -> list[str]:
+    """What owners have in files of their own is theirs: no part of it is public."""
+    if not (config.partition.reads_site_files and config.robust.public_share):
+        return []
+    return [
+        f"robust.public={config.robust.public_share:g}: the records of site files are their "
+        f"owners', and robust={config.robust.kind} takes none of them. Set robust.public_file to "
+        "a file of public records"
+    ]
 
 
 def _robust_problems(config: RunConfig) -> list[str]:

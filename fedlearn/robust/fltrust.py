@@ -18,10 +18,12 @@ class FlTrust(Grouped):
     """What `groups` does, held to a direction that the coordinator learns from public records.
 
     In every round it trains on them as a site does, and what comes of it is the direction. A
-    group whose change goes against it has no say where another's does not. The change of the round
-    goes along it at least `floor` times as far as the public records alone would, and no less
-    than that part of what one site may give: the rest of it, in which sites know more than the
-    public records, is taken as it is.
+    group whose change goes against it has no say where most do not: at least half of the groups
+    and two of them have one in every round, or else all have, each without the part that goes
+    against. So no group comes to stand for all while noise turns the others. The change of the
+    round goes along the direction at least `floor` times as far as the public records alone would,
+    and no less than that part of what one site may give: the rest of it, in which sites know more
+    than the public records, is taken as it is.
 
     `public_file` are the public records, of the form of the run's; in a simulation `public` is the
     share of all training records that is public, and belongs to no site.
@@ -60,12 +62,22 @@ class FlTrust(Grouped):
     def combined(
         self, changes: NDArray[np.float64], direction: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """Of the groups that go along `direction`, by their rule, and as far along it as that."""
+        """By the rule of groups, of those that do not go against `direction`; as far along it."""
         length = 0.0 if direction is None else float(np.linalg.norm(direction))
         if direction is None or not length:
             return super().combined(changes)
         unit = direction / length
         along = changes @ unit
-        change = super().combined(changes[along > 0] if (along > 0).any() else changes)
+        change = super().combined(_heard(changes, along, unit))
         missing = self.floor * length - float(change @ unit)
         return change + max(missing, 0.0) * unit
+
+
+def _heard(
+    changes: NDArray[np.float64], along: NDArray[np.float64], unit: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The changes that have a say, of all `float64[m, d]`: of half, and of two, at least."""
+    with_it = along > 0
+    if with_it.sum() >= max(2, (len(changes) + 1) // 2):
+        return changes[with_it]
+    return changes - np.minimum(along, 0.0)[:, None] * unit

@@ -58,7 +58,7 @@ def test_one_group_of_four__moves_the_change_no_further_than_the_others_are_apar
 def test_two_groups__have_a_mean_whatever_the_rule() -> None:
     changes = changes_of(2, 2)
     for combine in ("trimmed_mean", "median", "geometric_median", "mean"):
-        assert Groups(combine=combine).combined(changes) == pytest.approx(changes.mean(axis=0))  # type: ignore[arg-type]
+        assert Groups(combine=combine).combined(changes) == pytest.approx(changes.mean(axis=0))
 
 
 def test_sites_that_must_have_lied__are_those_in_every_account_of_what_was_refused() -> None:
@@ -83,6 +83,18 @@ def test_fltrust__hears_no_group_that_goes_against_the_direction() -> None:
     assert found == pytest.approx([1.5, 0.0, 0.0])
 
 
+@pytest.mark.parametrize("count", range(2, 9))
+def test_fltrust__never_rests_on_fewer_than_half_of_the_groups_nor_on_one(count: int) -> None:
+    """A liar across the direction waits for rounds in which noise turns all honest groups."""
+    direction, across = np.array([1.0, 0.0]), 4.0
+    for turned in range(count):
+        changes = np.tile([0.1, 0.0], (count, 1))
+        changes[:turned, 0] = -0.1
+        changes[-1] = [1e-3, across]
+        moved = FlTrust(combine="mean").combined(changes, direction)[1]
+        assert moved <= across / max(2, count / 2) + 1e-12
+
+
 @settings(max_examples=examples(50), deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0, 2))
 def test_fltrust__goes_as_far_along_the_direction_as_its_floor(
@@ -94,7 +106,8 @@ def test_fltrust__goes_as_far_along_the_direction_as_its_floor(
     found = FlTrust(floor=floor, combine="mean").combined(changes, direction)
     unit = direction / length
     assert found @ unit >= floor * length - 1e-9
-    heard = changes[changes @ unit > 0] if (changes @ unit > 0).any() else changes
+    with_it = changes[changes @ unit > 0]
+    heard = with_it if len(with_it) >= max(2, count / 2) else changes
     mean = heard.mean(axis=0)
     assert found - (found @ unit) * unit == pytest.approx(mean - (mean @ unit) * unit)
 
@@ -123,6 +136,10 @@ def test_fltrust__without_a_direction_is_the_rule_over_groups() -> None:
                 "secagg=ring",
             ],
             "privacy.client_sample_rate: chooses sites by secret coins",
+        ),
+        (
+            ["robust=fltrust", "partition=files", "sites=/nowhere"],
+            "robust.public=0.1: the records of site files are their owners'",
         ),
         (
             ["robust=fltrust", "robust.public=0"],
