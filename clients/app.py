@@ -241,9 +241,11 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     request = flower.read_train_request(message)
     plan = joining.plan_of(site, context)
     summing = client_of(site, context, "train", request.round)
-    if summing:
-        summing.take_note(request.note)
-    if summing and (stored := summing.answered(message)):
+    with groups.unless_refused(context):
+        if summing:
+            summing.take_note(request.note)
+        stored = summing.answered(message) if summing else None
+    if stored is not None:
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
     here, route = conduct.begin(site, request), route_of(site.config, plan)

@@ -8,7 +8,8 @@ coordinator's word: the list only grows, and holds no more sites than a run may 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from flwr.app import ConfigRecord, Context, Message
 
@@ -80,11 +81,27 @@ def take_seed(message: Message, context: Context, config: RunConfig) -> None:
         raise ProtocolError(SERVER, "describe", str(error)) from None
 
 
-def leave_out(context: Context, config: RunConfig, without: Sequence[str], sites: int) -> None:
-    """Take the coordinator's word for who is left out of a run of so many `sites`.
+@contextmanager
+def unless_refused(context: Context) -> Iterator[None]:
+    """Who is left out counts only where what follows is accepted: a refusal changes nothing."""
+    stored = config_record(context.state, _STATE)
+    before = list(_left_out(stored)) if stored else []
+    try:
+        yield
+    except Exception:
+        if stored is not None:
+            stored["without"] = before
+        raise
+
+
+def leave_out(
+    context: Context, config: RunConfig, without: Sequence[str], sites: Collection[str]
+) -> None:
+    """Take the coordinator's word for who is left out of a run of these `sites`.
 
     Raises:
-        ProtocolError: somebody has come back, or they are more than may be left out.
+        ProtocolError: somebody has come back, is none of the sites, or they are more than may be
+            left out.
     """
     if config.robust.group_size is None:
         if without:
@@ -93,8 +110,10 @@ def leave_out(context: Context, config: RunConfig, without: Sequence[str], sites
     stored, found = _stored(context, "train"), sorted(set(without))
     if not set(_left_out(stored)) <= set(found):
         raise ProtocolError(SERVER, "train", "a site that was left out is back")
-    if len(found) > sizes_of(config, sites).most_left_out:
-        raise ProtocolError(SERVER, "train", f"{len(found)} of {sites} sites are left out")
+    if not set(found) <= set(sites):
+        raise ProtocolError(SERVER, "train", "who is left out is not on the roster")
+    if len(found) > sizes_of(config, len(sites)).most_left_out:
+        raise ProtocolError(SERVER, "train", f"{len(found)} of {len(sites)} sites are left out")
     stored["without"] = found
 
 

@@ -72,9 +72,11 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
         raise ProtocolError(SERVER, step, "the message has no request, or this run does not mask")
     part, number = part_of(_protocol_round(context, step, request))
     masked = MaskedClient(site, context, cast(SecAggMasked, site.config.secagg), part, number)
-    if step == "advertise":
+    if step != "advertise":
+        return small_bytes("secagg", masked.step(step, request))
+    with groups.unless_refused(context):
         masked.begin(flower.read_without(message.content))
-    return small_bytes("secagg", masked.step(step, request))
+        return small_bytes("secagg", masked.step(step, request))
 
 
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
@@ -244,7 +246,7 @@ class SecAggClient(ABC, Generic[S]):
         """
         config = self.site.config
         if config.robust.group_size is not None or without:
-            groups.leave_out(self.context, config, without, len(self._roster().sites()))
+            groups.leave_out(self.context, config, without, self._roster().sites().keys())
 
     def take_note(self, note: RoundNote) -> None:
         """Take from a request for an update who is left out of the run.

@@ -585,14 +585,16 @@ class Federation:
     def _evaluate(self, number: int, there: Sequence[str]) -> dict[str, float]:
         shown, task = self.progress.shown, self.enrolment.task
         summed = self.summing and evaluates_in_sum(self.config)
-        # Who did not answer a moment ago would be missed by the masks of the others.
-        sites = there if summed else self.grid.sites
+        # Who did not answer a moment ago would be missed by the masks of the others; and who is
+        # left out for a lie could spoil a sum in which nobody sees it.
+        heard = [site for site in there if site not in self._without]
+        sites = heard if summed else self.grid.sites
         note = self._note(number, len(sites))
         messages = self._messages("evaluate", note, shown, sites)
         if self.summing and summed:
             request = request_digest(note, shown, {})
             self._account_evaluation(number, sites)
-            tested, groups = self.summing.evaluate(number, messages, request, task)
+            tested, groups = self.summing.evaluate(number, messages, request, task, self._without)
             self.progress.tested, self.progress.groups = tested, GroupSums(pooled=groups)
         else:
             reported = self._reported(number, messages)

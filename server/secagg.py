@@ -145,9 +145,16 @@ class SecAggDriver(ABC, Generic[S]):
         return enough
 
     def evaluate(
-        self, number: int, messages: Sequence[Message], request: bytes, task: Task
+        self,
+        number: int,
+        messages: Sequence[Message],
+        request: bytes,
+        task: Task,
+        without: tuple[str, ...] = (),
     ) -> tuple[Sums, dict[str, Sums]]:
         """The test sums over all surviving sites, and those of every group of people.
+
+        `without` are the sites that are left out of the run, as in `train`.
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
@@ -160,7 +167,7 @@ class SecAggDriver(ABC, Generic[S]):
             (cohort,) = self._cohorts("evaluate", messages, None)
             params = self._params("evaluate", number, cohort, request, payload)
             by_site = {self.grid.site_of(message): message for message in messages}
-            (opened,) = self._opened(AskedSums(by_site, [params], payload, tally))
+            (opened,) = self._opened(AskedSums(by_site, [params], payload, tally, without))
         except ProtocolError as error:
             raise self._with_reasons(error, tally) from None
         evaluation = self.plan.evaluation if self.plan else None

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from clients import groups
 from fedlearn.agreement import bound_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.common import commitment, new_share
@@ -23,9 +24,11 @@ from fedlearn.robust import Draw
 from fedlearn.rounds import Openings
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Update
+from server.deployment import composed
 from server.federation import Federation
 from tests.attacks.asked import CLEAR
 from tests.attacks.lab import SITES, STRICT, Lab
+from tests.attacks.lab import STUDY as LAB_STUDY
 from tests.attacks.test_poison import LIAR, instead, largest_values, lying, runs
 
 NINE = tuple(f"{letter}-site" for letter in "abcdefghi")
@@ -162,6 +165,92 @@ def test_sites_that_are_left_out__never_come_back_and_are_a_quarter_at_most(
     with pytest.raises(ProtocolError):
         federation.run_round(3)
     assert "3 of 9 sites are left out" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evaluation", ["private", "pooled", "per_site"])
+def test_run__that_leaves_a_site_out_goes_on_with_every_kind_of_evaluation(
+    tmp_path: Path, evaluation: str
+) -> None:
+    """Test sums are masked with the same list of who is left out, who is in none of them."""
+    policy = f"{STRICT}  evaluation: [{evaluation}]\n  min_test_records: 1\n"
+    words = ("robust=groups", f"evaluation={evaluation}", "evaluate_every=1", "rounds=3")
+    lab = Lab.make(tmp_path, *words, policy=policy, sites=NINE)
+    federation = lab.federate()
+    assert federation.run_round(1).evaluate
+    assert federation.progress.suspicion is not None
+    federation.progress.suspicion.named = [Suspect(site=NINE[3], round=1, reason="is not liked")]
+    asked = list[str]()
+
+    def noted(kind: str, site: str, message: Message) -> Message:
+        asked.extend([site] * (kind == "evaluate"))
+        return message
+
+    lab.on_request = noted
+    for number in (2, 3):
+        entry = federation.run_round(number)
+        assert entry.evaluate
+        assert entry.clients.dropped == {}
+    assert (NINE[3] in asked) == (evaluation == "per_site")
+
+
+def knowing() -> Context:
+    """The state of a site that knows its groups."""
+    known = ConfigRecord({"share": bytes(32), "without": list[str](), "seed": bytes(32)})
+    state = RecordDict({"groups": known})
+    return Context(run_id=1, node_id=1, node_config={}, state=state, run_config={})
+
+
+def left_out_at(context: Context) -> object:
+    """Whom a site has taken as left out."""
+    stored = context.state["groups"]
+    assert isinstance(stored, ConfigRecord)
+    return stored["without"]
+
+
+def test_list_of_who_is_left_out__holds_sites_of_the_roster_alone() -> None:
+    context, config = knowing(), composed([*LAB_STUDY, *STUDY])
+    for wrong in (("nobody",), (NINE[0], "nobody")):
+        with pytest.raises(ProtocolError, match="not on the roster"):
+            groups.leave_out(context, config, wrong, NINE)
+    assert left_out_at(context) == []
+    groups.leave_out(context, config, NINE[:1], NINE)
+    assert left_out_at(context) == [NINE[0]]
+
+
+def test_list_of_who_is_left_out__is_kept_only_where_the_sum_is_accepted() -> None:
+    """A sum that a site refuses leaves no trace in whom it takes part with."""
+    context, config = knowing(), composed([*LAB_STUDY, *STUDY])
+
+    def refused() -> None:
+        with groups.unless_refused(context):
+            groups.leave_out(context, config, NINE[:1], NINE)
+            raise ProtocolError("", "advertise", "is refused")
+
+    with pytest.raises(ProtocolError, match="is refused"):
+        refused()
+    assert left_out_at(context) == []
+
+
+@pytest.mark.slow
+def test_site__that_refuses_a_sum_takes_nobody_as_left_out_for_it(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path, *STUDY, "rounds=3", sites=NINE)
+    federation = lab.federate()
+    keys = federation.enrolment.keys
+    assert keys.draw is not None
+    chosen = OfTheCoordinatorsChoice(keys.draw.seed, keys.draw.names, 3)
+    same = set(chosen.groups(1)) & set(keys.draw.groups(1, NINE[:1]))
+    agreed = {site for one in same for site in one}
+    object.__setattr__(keys, "draw", chosen)
+    suspicion = federation.progress.suspicion
+    assert suspicion is not None
+    suspicion.named = [Suspect(site=NINE[0], round=0, reason="is not liked")]
+    with pytest.raises(ProtocolError):
+        federation.run_round(1)
+    contexts = dict(zip(NINE, lab.contexts.values(), strict=True))
+    refused = [one for one in NINE if one not in agreed]
+    assert refused
+    assert [left_out_at(contexts[site]) for site in refused] == [[]] * len(refused)
 
 
 def test_owner__that_asks_for_more_company_than_a_group_refuses_before_anything_is_read(
