@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from fedlearn.config import compose, plan_of, sizes_of
+from fedlearn.config import RunConfig, compose, plan_of, sizes_of
 from fedlearn.core.errors import ConfigError
+from fedlearn.privacy.accounting import epsilon
+from fedlearn.privacy.noise import SeededNoise
 from fedlearn.robust import FlTrust, Groups, explained
 from fedlearn.robust.groups import geometric_median, trimmed_mean
 from tests.effort import examples
@@ -171,3 +176,51 @@ def test_noise_in_shares__is_planned_for_a_group_and_costs_what_was_asked() -> N
     share = [plan.share_stddev * plan.granularity for plan in (one, groups)]  # type: ignore[attr-defined]
     # Of 31 and of 10 sites one may know its own.
     assert share[1] / share[0] == pytest.approx(np.sqrt(30 / 9), rel=0.05)
+
+
+PRIVACIES = {
+    "none": ["privacy=none"],
+    "record": ["privacy=record"],
+    "all-clients": ["privacy=client"],
+    "sampled": ["privacy=client", "privacy.client_sample_rate=0.5"],
+    "outsider": [
+        "privacy=client", "privacy.client_sample_rate=0.5", "privacy.adversary=outsider"
+    ],
+    "rarely": ["privacy=client", "privacy.client_sample_rate=0.01", "privacy.adversary=outsider"],
+    "record-shares": ["privacy=distributed", "training.local_steps=1", "training.optimizer=sgd"],
+    "client-shares": ["privacy=distributed", "privacy.unit=client"],
+}  # fmt: skip
+TAKEN = {"none", "record", "all-clients", "record-shares", "client-shares"}
+
+
+def composed_or_none(words: list[str]) -> RunConfig | None:
+    """The config; None where it is refused."""
+    try:
+        return compose(words)
+    except ConfigError:
+        return None
+
+
+@pytest.mark.parametrize("rule", ["groups", "fltrust"])
+@pytest.mark.parametrize("privacy", PRIVACIES)
+def test_groups__never_count_on_a_site_that_sits_a_round_out(privacy: str, rule: str) -> None:
+    """Whatever the adversary, the sums and the sampling, all sites are in every round; so a run
+    that chooses among them is refused, or its epsilon would be too small."""
+    words = [] if privacy == "none" else ["privacy.epsilon=4"]
+    taken = 0
+    for secagg, fraction in product(("off", "ring", "masked", "two_server"), (0.5, 1.0)):
+        how = [f"secagg={secagg}", f"strategy.fraction={fraction}", f"robust={rule}"]
+        config = composed_or_none(["scenario=heart", *PRIVACIES[privacy], *words, *how])
+        if config is None:
+            continue
+        taken += 1
+        assert fraction == 1
+        plan = plan_of(config, sites=12, dimension=20)
+        if plan is None:
+            continue
+        assert plan.cohort([f"{at}" for at in range(12)], SeededNoise(b"any")) is None
+        if plan.unit == "client" and privacy == "all-clients":
+            event = replace(plan.total_event, sample_rate=1.0)
+            everybody = epsilon([event], plan.delta, unit="client")
+            assert plan.epsilon >= everybody * (1 - 1e-9)
+    assert (taken > 0) == (privacy in TAKEN)
