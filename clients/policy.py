@@ -39,7 +39,8 @@ class Policy:
     the code that it has installed; code that a coordinator delivers could lie.
     `min_corrupt_fraction` is how much of the cohort of a masked sum, at least, may work with the
     coordinator without opening this one's update: what the masks of a round withstand must not
-    be less. The default is that of runs, so that no coordinator lowers it unasked.
+    be less. The default is that of runs, so that no coordinator lowers it unasked. Where a round
+    has sums over groups, a group is such a cohort, and of it at least one site.
     `min_colluders` is the same for noise that comes in shares: so many may tell theirs.
     `allow_custom` what may touch the data besides fedlearn: functions that make a model
     (`model=custom`) and classes of installed packages, each with the SHA-256 of its source,
@@ -141,6 +142,14 @@ class RunDescription:
     never_groups: tuple[str, ...] = ()
     """Columns of the site's data that nobody is told apart by: dropped, or identifying."""
 
+    @property
+    def together(self) -> tuple[int, ...]:
+        """How many sites are in the sums of a round, as far as it is known: of a group, of all.
+
+        The size of a group is known from the config alone, before anybody has joined.
+        """
+        return tuple(size for size in (self.group, self.cohort) if size is not None)
+
 
 def refusals(policy: Policy, run: RunDescription) -> list[str]:
     """Every demand of the policy that the run does not meet, with the way out; empty: take part."""
@@ -213,27 +222,31 @@ def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
 
 def _mask_refusals(policy: Policy, run: RunDescription) -> Iterator[str]:
     """By what the masks of the round really withstand, once it is known who is in it."""
-    least = policy.min_corrupt_fraction
-    if run.masks is None:
+    least, masks = policy.min_corrupt_fraction, run.masks
+    if masks is None:
         return
-    if run.cohort is None:
-        loose = run.masks.corrupt_fraction < least and not run.masks.corrupt_sites
-        holds = f"counts on {run.masks.corrupt_fraction:g}" if loose else ""
-    else:
-        wanted, found = part_of(least, run.cohort), withstood(run.masks, run.cohort)
-        holds = f"withstands {found} of {run.cohort} sites" if found < wanted else ""
+    holds = ""
+    if run.cohort is None and masks.corrupt_fraction < least and not masks.corrupt_sites:
+        holds = f"counts on {masks.corrupt_fraction:g}"
+    for size in run.together:
+        wanted, found = part_of(least, size), withstood(masks, size)
+        if size == run.group and least > 0:
+            wanted = max(1, wanted)
+        if found < wanted:
+            holds = f"withstands {found} of {size} sites"
     if holds:
         yield (
             f"policy.min_corrupt_fraction={least:g}: the run {holds} that work with the "
             f"coordinator. Set secagg.corrupt_fraction to {least:g} or more"
+            + (", raise robust.size, or choose robust=bounded" if run.group else "")
         )
 
 
 def _known(run: RunDescription) -> int:
-    """How many sites may tell their shares: no more than the masks withstand."""
-    if run.masks is None or run.cohort is None:
+    """How many sites may tell their shares: no more than the masks of any sum withstand."""
+    if run.masks is None:
         return run.colluders
-    return min(run.colluders, withstood(run.masks, run.cohort))
+    return min([run.colluders, *(withstood(run.masks, size) for size in run.together)])
 
 
 def _model_refusals(policy: Policy, run: RunDescription) -> list[str]:

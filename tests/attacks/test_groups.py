@@ -263,6 +263,14 @@ def test_owner__that_asks_for_more_company_than_a_group_refuses_before_anything_
     assert {lab.spent_at(site) for site in SITES} == {0}
 
 
+def test_owner__is_asked_for_colluders_in_a_group_before_anything_is_read(tmp_path: Path) -> None:
+    """Of nine sites one may work with the coordinator; of the three of a group none."""
+    lab = Lab.make(tmp_path, *STUDY, "secagg.dropout_fraction=0.34", sites=NINE)
+    with pytest.raises(PrivacyError, match=r"policy\.min_corrupt_fraction"):
+        lab.federate()
+    assert {lab.spent_at(site) for site in NINE} == {0}
+
+
 def against(federation: Federation) -> float:
     """The norm of an honest update."""
     form = federation.route.form(federation.stack)

@@ -74,6 +74,31 @@ def test_refusals__name_the_demand_that_is_not_met(change: dict[str, object], pa
     assert refusal.startswith(path + ":")
 
 
+SMALL = SecAggMasked(dropout_fraction=0.34)
+"""Of three sites one may fall silent, and none work with the coordinator; of more one may."""
+
+
+@pytest.mark.parametrize("cohort", [None, 12])
+def test_refusals__are_by_what_the_masks_of_a_group_withstand(cohort: int | None) -> None:
+    """However many sites the run has, and before it is known how many."""
+    whole = replace(GOOD, masks=SMALL, cohort=cohort)
+    assert refusals(STRICT, whole) == []
+    assert refusals(STRICT, replace(whole, masks=SecAggMasked(), group=3)) == []
+    (refusal,) = refusals(STRICT, replace(whole, group=3))
+    assert refusal.startswith("policy.min_corrupt_fraction=0.2: the run withstands 0 of 3 sites")
+    assert refusals(replace(STRICT, min_corrupt_fraction=0.0), replace(whole, group=3)) == []
+
+
+def test_refusals__count_colluders_against_the_masks_of_a_group() -> None:
+    policy = replace(STRICT, min_colluders=2, min_corrupt_fraction=0.0)
+    shares = {"in_shares": True, "colluders": 2, "masks": SecAggMasked().against(2)}
+    whole = replace(GOOD, **{**shares, "cohort": 12})  # type: ignore[arg-type]
+    assert refusals(policy, whole) == []
+    (refusal,) = refusals(policy, replace(whole, group=3))
+    assert refusal.startswith("policy.min_colluders=2: the run's noise holds against 0 sites")
+    assert refusals(policy, replace(whole, group=4)) == []
+
+
 def test_refusals__are_listed_all_together() -> None:
     bad = RunDescription(
         model="llm",
