@@ -2,7 +2,8 @@
 
 The coordinator proposes who is in a sum; a site takes part in none but that of its own group,
 which it draws itself from what all sites have opened. Who is left out of the run is the
-coordinator's word: the list only grows, and holds no more sites than a run may leave out.
+coordinator's word: the list only grows, holds no more sites than a run may leave out, and brings
+nobody into another group.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def group(
     stored = _stored(context, "train")
     draw = draw_of(config, sites, _bytes(stored, "seed"))
     assert draw is not None  # noqa: S101  (the run has groups)
-    return {one: sites[one] for one in draw.group_of(name, number, _left_out(stored))}
+    return {one: sites[one] for one in draw.group_of(name, number)}
 
 
 def _left_out(stored: ConfigRecord) -> tuple[str, ...]:

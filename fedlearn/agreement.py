@@ -242,8 +242,9 @@ def sites_in_sum(config: RunConfig, part: Part, sites: int) -> int:
 
 def draw_of(config: RunConfig, sites: Collection[str], seed: bytes) -> Draw | None:
     """The groups of every round, from common randomness; None where all are summed together."""
-    size = config.robust.group_size
-    return None if size is None else Draw(seed, sorted_names(sites), size)
+    if config.robust.group_size is None:
+        return None
+    return Draw(seed, sorted_names(sites), sizes_of(config, len(sites)).size)
 
 
 def evaluates_in_sum(config: RunConfig) -> bool:

@@ -52,8 +52,8 @@ class Suspicion:
     @property
     def _left(self) -> int:
         """How many more may be left out."""
-        size = self.rule.group_size or len(self.sites)
-        return Sizes(len(self.sites), size).most_left_out - len(self.named)
+        sizes = Sizes(len(self.sites), self.rule.together(len(self.sites)))
+        return sizes.most_left_out - len(self.named)
 
     def checkpoint(self, before: Checkpoint) -> Checkpoint:
         """A checkpoint with what was opened in it."""

@@ -69,7 +69,7 @@ class Display:
         else:
             self.console.print("privacy: none")
         cohort = cohort_size(config.strategy, len(sites))
-        together = min(cohort, config.robust.group_size or cohort)
+        together = config.robust.together(cohort)
         if masks := degree_in(config, together):
             self.console.print(
                 f"masks: of {together} sites in a sum {masks.corrupt} may work with the "

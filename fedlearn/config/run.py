@@ -181,17 +181,11 @@ def sizes_of(config: RunConfig, sites: int) -> Sizes:
     """How many of the `sites` of a run are in one sum of updates.
 
     Raises:
-        ConfigError: they are fewer than one sum takes.
+        ConfigError: they are fewer than the groups of the run take.
     """
-    size = config.robust.group_size or sites
-    if sites < size:
-        raise ConfigError(
-            [
-                f"robust.size={size}: the run has {sites} sites, fewer than one group. Lower it, "
-                "or choose robust=bounded"
-            ]
-        )
-    return Sizes(sites=sites, size=size)
+    if config.robust.group_size is not None:
+        config.robust.check(sites)
+    return Sizes(sites=sites, size=config.robust.together(sites))
 
 
 def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:

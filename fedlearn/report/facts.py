@@ -166,12 +166,12 @@ class Facts:
     def cohort(self) -> int:
         """Sites whose updates are in one sum, at least."""
         sites = cohort_size(self.config.strategy, len(self.result.data.sites))
-        return min(sites, self.config.robust.group_size or sites)
+        return self.config.robust.together(sites)
 
     @property
     def groups(self) -> bool:
-        """Whether a round has several sums, or one without a site."""
-        return self.config.robust.group_size is not None
+        """Whether a round has several sums."""
+        return self.cohort < cohort_size(self.config.strategy, len(self.result.data.sites))
 
     @property
     def degree(self) -> Degree | None:

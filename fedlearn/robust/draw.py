@@ -1,13 +1,14 @@
 """Which sites are summed together in a round: groups that follow from common randomness.
 
-With room for two groups every site is in one; with less, one group takes all sites but one, a
-different one in each round, so that over rounds it can be told whose absence made a difference.
+They are drawn over all sites of the start, in every round, whoever is left out or silent since.
+Nothing that is said in a run brings a site into another group: who is missing is missing, and a
+group with too few left sits the round out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import comb
 
@@ -26,8 +27,12 @@ class Sizes:
 
     @property
     def most_left_out(self) -> int:
-        """So many sites may be left out of a run for what a rule has found: a quarter of them."""
-        return max(0, min(self.sites // 4, self.sites - self.size))
+        """So many sites may be left out of a run for what a rule has found.
+
+        A quarter of them, and no more than leave one group whole in every round.
+        """
+        spare = self.sites - self.groups * self.size
+        return max(0, min(self.sites // 4, spare + self.groups - 1))
 
     @property
     def groups(self) -> int:
@@ -36,37 +41,24 @@ class Sizes:
 
     @property
     def largest(self) -> int:
-        """Sites of the largest group, whoever is left out."""
-        return max(map(self._largest_of, self._there), default=0)
+        """Sites of the largest group."""
+        return -(-self.sites // self.groups) if self.groups else 0
 
     @property
     def smallest(self) -> int:
         """Sites of the smallest group, whoever is left out."""
-        return min(map(self._smallest_of, self._there), default=0)
-
-    @property
-    def _there(self) -> range:
-        return range(max(self.size, self.sites - self.most_left_out), self.sites + 1)
-
-    def _largest_of(self, there: int) -> int:
-        return _all_but_one(there, self.size) or -(-there // (there // self.size))
-
-    def _smallest_of(self, there: int) -> int:
-        return _all_but_one(there, self.size) or there // (there // self.size)
-
-
-def _all_but_one(there: int, size: int) -> int:
-    """The size of the one group of a round that goes without one site; 0 where there is none."""
-    return there - 1 if size < there < 2 * size else 0
+        if not self.groups:
+            return 0
+        return max(self.size, self.sites // self.groups - self.most_left_out)
 
 
 @dataclass(frozen=True)
 class Draw:
     """The groups of every round, from `seed`, for all `names` of the run's roster.
 
-    Guarantees: no site is in two groups of a round; groups of a round differ by one site, and
-    keep within `Sizes.smallest` and `Sizes.largest` while no more are left out than may be;
-    whoever is not left out is in one, but for the one that a single group goes without.
+    Guarantees: no site is in two groups of a round; two sites are in one group only if the seed
+    alone has brought them together in that round, whoever is left out; every group keeps within
+    `Sizes.smallest` and `Sizes.largest`, and there is one while no more are left out than may be.
     """
 
     seed: bytes
@@ -74,30 +66,22 @@ class Draw:
     size: int
 
     def groups(self, number: int, without: Collection[str] = ()) -> Groups:
-        """Those of round `number`, where the sites `without` are left out of the run."""
-        there = [name for name in sorted_names(self.names) if name not in without]
-        if _all_but_one(len(there), self.size):
-            return (self._without_one(there, number),)
-        count = len(there) // self.size
-        ring = self._shuffled(there, b"round", number)
+        """Those of round `number` that have `size` sites besides those `without`."""
+        left = (tuple(x for x in one if x not in without) for one in self._drawn(number))
+        return tuple(one for one in left if len(one) >= self.size)
+
+    def group_of(self, name: str, number: int) -> tuple[str, ...]:
+        """That of one site, as drawn; empty for a name that is not in the run."""
+        return next((one for one in self._drawn(number) if name in one), ())
+
+    def _drawn(self, number: int) -> Groups:
+        count = len(self.names) // self.size
+        ring = sorted(self.names, key=lambda name: self._place(name, number))
         return tuple(sorted_names(ring[at::count]) for at in range(count))
 
-    def group_of(self, name: str, number: int, without: Collection[str] = ()) -> tuple[str, ...]:
-        """That of one site; empty where it sits the round out."""
-        return next((one for one in self.groups(number, without) if name in one), ())
-
-    def _without_one(self, there: list[str], number: int) -> tuple[str, ...]:
-        """Everybody is left out once in as many rounds as there are sites, in a new order."""
-        cycle, place = divmod(number - 1, len(there))
-        left = self._shuffled(there, b"cycle", cycle)[place]
-        return tuple(name for name in there if name != left)
-
-    def _shuffled(self, names: Iterable[str], what: bytes, number: int) -> list[str]:
-        def place(name: str) -> bytes:
-            fields = (self.seed, what, number.to_bytes(8, "big"), name_bytes(name))
-            return hashlib.sha256(key_info("robust/groups", *fields)).digest()
-
-        return sorted(names, key=place)
+    def _place(self, name: str, number: int) -> bytes:
+        fields = (self.seed, b"round", number.to_bytes(8, "big"), name_bytes(name))
+        return hashlib.sha256(key_info("robust/groups", *fields)).digest()
 
 
 def exposure(sizes: Sizes, colluders: int, withstood: int, rounds: int) -> float:

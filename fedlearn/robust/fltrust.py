@@ -23,7 +23,8 @@ class FlTrust(Grouped):
     against. So no group comes to stand for all while noise turns the others. The change of the
     round goes along the direction at least `floor` times as far as the public records alone would,
     and no less than that part of what one site may give: the rest of it, in which sites know more
-    than the public records, is taken as it is.
+    than the public records, is taken as it is. With too few sites for three groups a round has one
+    sum of all, which is held to that floor; then nobody is named.
 
     `public_file` are the public records, of the form of the run's; in a simulation `public` is the
     share of all training records that is public, and belongs to no site.
@@ -48,6 +49,10 @@ class FlTrust(Grouped):
     def public_share(self) -> float:
         """As set, where no file is."""
         return 0.0 if self.public_file else self.public
+
+    def together(self, sites: int) -> int:
+        """As set; all of them where there are too few for three groups."""
+        return self.size if sites >= self.enough else sites
 
     def conflicts(self, terms: StudyTerms, privacy: Privacy) -> list[str]:
         """Those of groups; and public records are needed."""

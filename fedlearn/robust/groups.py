@@ -8,6 +8,7 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Natural, Probability, config
 from fedlearn.mechanisms import Privacy, StudyTerms
 from fedlearn.robust.bounds import Bounds
@@ -26,7 +27,7 @@ class Grouped(Bounds):
 
     `combine` takes the mean over groups without its ends (`trimmed_mean`: of every value the `trim`
     largest and smallest shares are left out), the median of every value, or the geometric median.
-    With fewer than three groups there is nothing to choose between, and it is their mean.
+    Of fewer than three groups, as where others have too few sites left, it is their mean.
 
     Over rounds every site is in many groups. Whoever pulls against all others, beyond what noise
     explains, is named and left out from there on, and the rounds with it are taken back: with a
@@ -53,6 +54,11 @@ class Grouped(Bounds):
     def fewest(self) -> int:
         """One group."""
         return self.size
+
+    @property
+    def enough(self) -> int:
+        """So many sites make three groups: of two nothing says which is right."""
+        return 3 * self.size
 
     def conflicts(self, terms: StudyTerms, privacy: Privacy) -> list[str]:
         """Sums are needed, of all sites, that can be taken back."""
@@ -97,6 +103,23 @@ class Groups(Grouped):
     """Nothing but the sums themselves says what is right."""
 
     kind: Literal["groups"] = "groups"
+
+    def together(self, sites: int) -> int:
+        """As set."""
+        return self.size
+
+    def check(self, sites: int) -> None:
+        """Refuse a run that has no three groups.
+
+        Raises:
+            ConfigError: with the way out.
+        """
+        if sites < self.enough:
+            raise ConfigError(
+                f"robust.size={self.size}: robust=groups needs three groups, {self.enough} sites, "
+                f"and there are {sites}. Invite more, or choose robust=bounded, robust=fltrust "
+                "with public records, or robust=proofs"
+            )
 
 
 def trimmed_mean(changes: NDArray[np.float64], share: float) -> NDArray[np.float64]:

@@ -77,6 +77,10 @@ class Robust:
         """The fewest sites that are summed together, where a round has several sums; None: all."""
         return None
 
+    def together(self, sites: int) -> int:
+        """The fewest of `sites` that are summed together."""
+        return sites
+
     @property
     def false_alarm(self) -> float:
         """The chance, in a run, that a site is named which never pulls against the others."""

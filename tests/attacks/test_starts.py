@@ -184,7 +184,7 @@ def test_noise__in_shares_is_that_of_the_sites_that_are_left(tmp_path: Path) -> 
     is_of(federation, lab, LEFT)
 
 
-NINE = (*SITES, "elder", "fir", "gum", "hazel", "iroko")
+TEN = (*SITES, "elder", "fir", "gum", "hazel", "iroko", "juniper")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_groups__of_the_sites_that_are_left_are_drawn_from_shares_that_nobody_kn
     tmp_path: Path, step: str, answer: Reply
 ) -> None:
     """Shares that were opened are known: whom to set aside would choose the groups by them."""
-    lab, shown = made(tmp_path, "robust=groups", "rounds=4", sites=NINE), dict[str, set[str]]()
+    lab, shown = made(tmp_path, "robust=groups", "rounds=4", sites=TEN), dict[str, set[str]]()
 
     def reply(kind: str, site: str, message: Message) -> Message | None:
         if kind == "hello":
@@ -208,7 +208,7 @@ def test_groups__of_the_sites_that_are_left_are_drawn_from_shares_that_nobody_kn
 
     lab.on_reply = reply
     federation = started(lab)
-    left = [site for site in NINE if site != BROKEN]
+    left = [site for site in TEN if site != BROKEN]
     assert federation.grid.sites == left
     assert federation.enrolment.keys.draw is not None
     assert sorted(federation.enrolment.keys.draw.names) == left

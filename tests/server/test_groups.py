@@ -22,14 +22,14 @@ from server.groups import Suspicion
 from server.public import PublicRecords
 from tests.simulations.small import table
 
-NAMES = ("alder", "birch", "cedar", "doum")
+NAMES = ("alder", "birch", "cedar", "doum", "elm", "fir", "gean", "hazel", "ivy")
 LENGTH = 20
 
 
 def watched(liar: int | None, rounds: int, seed: int = 0) -> tuple[Suspicion, list[str]]:
-    """So many rounds of four sites that give the same, but for one; and who was named."""
+    """So many rounds of nine sites that give the same, but for one; and who was named."""
     rng = np.random.default_rng(seed)
-    give = np.tile(rng.normal(size=LENGTH), (4, 1))
+    give = np.tile(rng.normal(size=LENGTH), (len(NAMES), 1))
     if liar is not None:
         give[liar] *= -1
     suspicion = Suspicion(Groups(), NAMES, rounds, reach=10.0)
@@ -45,7 +45,7 @@ def watched(liar: int | None, rounds: int, seed: int = 0) -> tuple[Suspicion, li
     return suspicion, named
 
 
-@pytest.mark.parametrize("liar", range(4))
+@pytest.mark.parametrize("liar", [0, 3, 8])
 def test_site_that_undoes_what_others_do__is_named_once_and_its_sums_are_not_clean(
     liar: int,
 ) -> None:
@@ -53,9 +53,9 @@ def test_site_that_undoes_what_others_do__is_named_once_and_its_sums_are_not_cle
     assert named == [NAMES[liar]]
     clean = dict(suspicion.clean())
     left = [one.number for one in suspicion.changes if NAMES[liar] not in one.sites]
-    assert sorted(clean) == left
-    assert 12 in clean
-    assert all(changes.shape == (1, LENGTH) for changes in clean.values())
+    assert sorted(clean) == sorted(set(left))
+    assert len(clean) == 16
+    assert all(changes.shape == (2, LENGTH) for changes in clean.values())
 
 
 def test_honest_sites__are_not_named() -> None:
@@ -64,12 +64,14 @@ def test_honest_sites__are_not_named() -> None:
 
 def test_site__is_named_for_sums_that_nobody_else_accounts_for() -> None:
     suspicion = Suspicion(Groups(), NAMES, 10)
-    refused = [NAMES[:3], (*NAMES[:2], NAMES[3])]
+    refused = [NAMES[:3], (NAMES[0], *NAMES[3:5])]
     assert suspicion.look(2, refused) == []
-    (found,) = suspicion.look(3, [*refused, (NAMES[0], *NAMES[2:])])
+    (found,) = suspicion.look(3, [*refused, (NAMES[0], *NAMES[5:7])])
     assert (found.site, found.round) == (NAMES[0], 3)
     # No more than a quarter.
-    assert suspicion.look(4, [("birch", "cedar", "doum")] * 3) == []
+    (second,) = suspicion.look(4, [("birch", "cedar", "doum"), ("birch", "elm", "fir")])
+    assert second.site == "birch"
+    assert suspicion.look(5, [("cedar", "doum", "elm"), ("cedar", "fir", "gean")]) == []
 
 
 def test_suspicion__goes_on_from_a_checkpoint_as_if_nothing_had_been(tmp_path: Path) -> None:
