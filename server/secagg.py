@@ -45,9 +45,11 @@ from fedlearn.flower.records import read_large_bytes, read_small_bytes, small_by
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
-from fedlearn.robust.draw import Groups
+from fedlearn.robust.chance import chances
+from fedlearn.robust.draw import Groups, Sizes
 from fedlearn.secagg import proven
 from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
+from fedlearn.secagg.graph import part_of as part_of_sites
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.server import ServerSession
@@ -238,8 +240,22 @@ class SecAggDriver(ABC, Generic[S]):
             )
         for size in range(sizes.smallest, sizes.largest + 1):
             self.check_cohorts(size)
+        self._tell_of_chance(sizes)
         if evaluates_in_sum(self.config):
             self._degree(cohort, "evaluate")
+
+    def _tell_of_chance(self, sizes: Sizes) -> None:
+        """What chance does to those who are summed with a site, before anybody is asked."""
+        if self.config.robust.group_size is None or not self.settings.hides:
+            return
+        counted_on = part_of_sites(getattr(self.settings, "corrupt_fraction", 0.0), sizes.sites)
+        withstood = self._withstood(sizes.smallest)
+        for one in chances(sizes, withstood, counted_on, self.config.most_rounds):
+            log.warning("groups of %d sites: %s", sizes.smallest, one)
+
+    def _withstood(self, cohort: int) -> int:
+        """So many of a sum may work with the coordinator: all but two know no single update."""
+        return cohort - 2
 
     def check_cohorts(self, cohort: int) -> None:
         """Refuse what cannot be summed by `cohort` sites, or by those that a round may have left.
@@ -406,6 +422,9 @@ class MaskedDriver(SecAggDriver[SecAggMasked]):
     def _degree(self, cohort: int, part: Part) -> Degree:
         """As few neighbours as hide a site among the honest."""
         return degree_of(self._masks(part), cohort)
+
+    def _withstood(self, cohort: int) -> int:
+        return min(super()._withstood(cohort), self._degree(cohort, "train").corrupt)
 
     def check_cohorts(self, cohort: int) -> None:
         """Every size from the smallest that is summed; and all dropouts that noise is added for."""

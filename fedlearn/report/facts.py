@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import Any, Final, assert_never
 
 from fedlearn.algorithms import cohort_size
-from fedlearn.config import RunConfig, load
+from fedlearn.config import RunConfig, load, sizes_of
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
@@ -30,7 +30,8 @@ from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, Suspect, sites_of_refused, total_of
 from fedlearn.robust import suspects
-from fedlearn.secagg.graph import Degree, degree_of
+from fedlearn.robust.chance import Chance, chances
+from fedlearn.secagg.graph import Degree, degree_of, part_of
 from fedlearn.secagg.proven_messages import UNPROVED
 from fedlearn.secagg.settings import SecAggMasked
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
@@ -177,6 +178,17 @@ class Facts:
     def degree(self) -> Degree | None:
         """What the masks of a round withstand; None without masks, or if too few sites are left."""
         return degree_in(self.config, self.cohort)
+
+    @property
+    def chances(self) -> Sequence[Chance]:
+        """How likely chance puts colluders together, where sums are of groups and hide updates."""
+        if not (self.groups and self.config.secagg.hides):
+            return ()
+        sites, cohort = len(self.result.data.sites), self.cohort
+        degree, share = self.degree, getattr(self.config.secagg, "corrupt_fraction", 0.0)
+        withstood = min(cohort - 2, degree.corrupt if degree else cohort)
+        sizes = sizes_of(self.config, sites)
+        return chances(sizes, withstood, part_of(share, sites), self.config.most_rounds)
 
     @property
     def fewest(self) -> int:
