@@ -260,7 +260,7 @@ class Federation:
 
     def _cohort(self, number: int) -> list[str]:
         sites = self.grid.sites
-        if self.draw:
+        if self.draw and self.draw.several:
             return sorted(site for one in self._groups(number) or () for site in one)
         chosen = self.mechanism.cohort(sites, self.noise(number))
         if chosen is not None:
@@ -365,7 +365,14 @@ class Federation:
         if suspicion is None:
             return []
         refused = [*self.progress.refused, *(one.sites for one in unused.all)]
-        found = suspicion.look(number, refused)
+        before, found = suspicion.blamed, suspicion.look(number, refused)
+        if suspicion.blamed and suspicion.blamed != before:
+            log.warning(
+                "round %d: the sums speak against %s, but not without others, which may have put "
+                "that on them by what they gave in their company: nobody is left out for it",
+                number,
+                ", ".join(suspicion.blamed),
+            )
         for one in found:
             log.warning("round %d: %s is left out: it %s", number, one.site, one.reason)
         if found:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedlearn.results.folder import Checkpoint, SumOf
 from fedlearn.results.result import Suspect
 from fedlearn.robust import Evidence, Robust, Sizes, explained
-from fedlearn.robust.evidence import Finding, recurring, window
+from fedlearn.robust.evidence import Finding, recurring, set_aside, surely, window
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class Suspicion:
     named: list[Suspect] = field(default_factory=list)
     findings: list[Finding | None] = field(default_factory=list)
     """What was found in each of the rounds since somebody was named last."""
+    blamed: tuple[str, ...] = ()
+    """Who all sums together speak against, though others may have put that on them: not named."""
 
     @property
     def without(self) -> tuple[str, ...]:
@@ -116,17 +118,26 @@ class Suspicion:
         changes = [one for one in self.changes if set(one.sites) <= set(there)]
         if not changes:
             return None
-        evidence = _evidence(changes, there)
-        site = evidence.against(self.rule.false_alarm, self.looks, self._left)
+        evidence, left = _evidence(changes, there), self._left
+        liars = set_aside(len(there), left)
+
+        def against(them: Evidence) -> list[int]:
+            return them.against(self.rule.false_alarm, self.looks, left)
+
+        site = surely(evidence, against, liars)
+        self.blamed = () if site is not None else tuple(there[one] for one in against(evidence))
         if site is not None:
             return Finding(there[site], "pulls against all others")
         if self.reach is None:
             return None
-        for part in (evidence, _evidence(changes[-window(len(there)) :], there)):
-            site = part.beyond(self.reach, self._left)
-            if site is not None:
-                return Finding(there[site], "gives more than honest sites can")
-        return None
+        reach = self.reach
+
+        def beyond(them: Evidence) -> list[int]:
+            lately = them.latest(window(them.members.shape[1]))
+            return them.beyond(reach, left) or lately.beyond(reach, left)
+
+        site = surely(evidence, beyond, liars)
+        return None if site is None else Finding(there[site], "gives more than honest sites can")
 
     def clean(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """The rounds with sums that nobody was in who is named: number, and `float64[m, d]`."""

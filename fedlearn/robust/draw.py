@@ -65,6 +65,11 @@ class Draw:
     names: tuple[str, ...]
     size: int
 
+    @property
+    def several(self) -> bool:
+        """Whether a round has more than one."""
+        return len(self.names) >= 2 * self.size
+
     def groups(self, number: int, without: Collection[str] = ()) -> Groups:
         """Those of round `number` that have `size` sites besides those `without`."""
         left = (tuple(x for x in one if x not in without) for one in self._drawn(number))

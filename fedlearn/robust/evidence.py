@@ -6,14 +6,20 @@ product of what a site gives with what all others give together. It is below zer
 undoes what the others do. Noise in sums makes it uncertain and shifts it; by how much is estimated
 from what the least squares leave unexplained: noise of privacy, of batches, and what
 changes from round to round.
+
+A liar that looks at who is in its sum can put the blame on one of them. So nobody is named who is
+not found by sums without any one liar, or any few (`surely`): whoever they are, in what is left
+nobody but honest sites could speak against an honest one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
+from math import comb
 from statistics import NormalDist
 from typing import Final
 
@@ -32,6 +38,8 @@ _FAR: Final = 2.25
 _SURE: Final = 6.0
 """Deviations by which it is more."""
 _ROUNDS: Final = 4
+_CHOICES: Final = 2000
+"""Of who may have framed somebody: so many are gone through, at most."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +141,24 @@ class Evidence:
         together = each.sum(axis=0)
         return self._deviations(np.outer(together, together) - each.T @ each)
 
-    def against(self, false_alarm: float, looks: int, most: int = 1) -> int | None:
-        """The site that pulls against the others, if one does; None where it cannot be told.
+    def apart(self, some: Collection[int]) -> Evidence:
+        """The sums that none of `some` is in, of the other sites."""
+        rows = ~self.members[:, sorted(some)].any(axis=1)
+        columns = [one for one in range(self.members.shape[1]) if one not in some]
+        members = self.members[rows][:, columns]
+        return Evidence(members, self.products[np.ix_(rows, rows)], self.dimension)
 
-        It pulls against all others by more than a chance of `false_alarm` explains, over all
-        sites and as many `looks`; and without it, or without `most` such sites, the others go
-        the same way.
+    def latest(self, sums: int) -> Evidence:
+        """So many of the last."""
+        last = slice(max(0, len(self.members) - sums), None)
+        return Evidence(self.members[last], self.products[last, last], self.dimension)
+
+    def against(self, false_alarm: float, looks: int, most: int = 1) -> list[int]:
+        """The sites that pull against the others, furthest first; none where it cannot be told.
+
+        They pull against all others by more than a chance of `false_alarm` explains, over all
+        sites and as many `looks`; and without the one, or without up to `most` such sites, the
+        others go the same way.
 
         Args:
             false_alarm: over all looks and sites, for sites that do not pull against the others.
@@ -146,39 +166,39 @@ class Evidence:
             most: how many may do so.
         """
         if not self.enough:
-            return None
+            return []
         everybody = range(self.members.shape[1])
         limit = -NormalDist().inv_cdf(false_alarm / (len(everybody) * looks))
         found = {site: self.pull(site, everybody) for site in everybody}
         beyond = [site for site in everybody if found[site][1] < -limit]
         beyond.sort(key=lambda site: found[site][0])
-        alone = next((site for site in beyond if self._agree_without([site])), None)
-        if alone is not None:
+        alone = [site for site in beyond if self._agree_without([site])]
+        if alone:
             return alone
         several = (beyond[:count] for count in range(2, min(most, len(beyond)) + 1))
-        return next((some[0] for some in several if self._agree_without(some)), None)
+        return next((some for some in several if self._agree_without(some)), [])
 
     def _agree_without(self, some: Sequence[int]) -> bool:
         rest = [one for one in range(self.members.shape[1]) if one not in some]
         return self.agreement(rest) > _DOUBT
 
-    def beyond(self, reach: float, most: int = 1) -> int | None:
-        """The site that gives more than honest sites can, if one does, and no more than `most` do.
+    def beyond(self, reach: float, most: int = 1) -> list[int]:
+        """The sites that give more than honest sites can, if no more than `most` do; most first.
 
-        What it gives is longer than honest sites' in the mean of squares over its sums, more than
+        What one gives is longer than honest sites' in the mean of squares over its sums, more than
         `_FAR` times the square of `reach`, and by more than what is unexplained in the sums without
         it; nobody else gives half as much, but for others of whom this is so.
         """
         if not self.enough:
-            return None
+            return []
         found = {site: self._length(site) for site in range(self.members.shape[1])}
         limit = _FAR * reach**2
         far = [one for one, (square, error) in found.items() if square - _SURE * error > limit]
         if not 0 < len(far) <= most:
-            return None
+            return []
         least = min(found[one][0] for one in far)
         others = max((found[one][0] for one in found if one not in far), default=0.0)
-        return max(far, key=lambda one: found[one][0]) if others < least / 2 else None
+        return sorted(far, key=lambda one: -found[one][0]) if others < least / 2 else []
 
     def _length(self, site: int) -> tuple[float, float]:
         """Mean square of what a site gives, and its error; zero where it cannot be told."""
@@ -198,6 +218,35 @@ class Evidence:
         noise = float((unexplained * self._gram).sum())
         error = noise * math.sqrt(2 * float((weights**2).sum()) / self.dimension)
         return float((weights * self._gram).sum()), error
+
+
+def surely(evidence: Evidence, find: Callable[[Evidence], Sequence[int]], liars: int) -> int | None:
+    """The first site that is found whichever `liars` others are set aside with all their sums.
+
+    If no more than so many lie, one of the choices holds all of them: an honest site is named
+    only if it is found in sums over honest sites alone, whatever the liars have sent to whom.
+    """
+    sites = range(evidence.members.shape[1])
+    for site in find(evidence):
+        others = (one for one in sites if one != site)
+        if all(_found(evidence, find, site, some) for some in combinations(others, liars)):
+            return site
+    return None
+
+
+def _found(
+    evidence: Evidence,
+    find: Callable[[Evidence], Sequence[int]],
+    site: int,
+    some: tuple[int, ...],
+) -> bool:
+    return site - sum(one < site for one in some) in find(evidence.apart(some))
+
+
+def set_aside(sites: int, most: int) -> int:
+    """How many liars that frame others are reckoned with, of `most` that a run of `sites` may have:
+    as many as leave no more choices than can be gone through."""
+    return max(one for one in range(most + 1) if one < 2 or comb(sites - 1, one) <= _CHOICES)
 
 
 def _over(value: float, deviation: float) -> float:

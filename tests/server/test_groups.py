@@ -58,6 +58,21 @@ def test_site_that_undoes_what_others_do__is_named_once_and_its_sums_are_not_cle
     assert all(changes.shape == (2, LENGTH) for changes in clean.values())
 
 
+def test_site__that_others_may_have_framed_is_shown_as_blamed_and_not_named() -> None:
+    """Two lie together against the last, in 30 rounds."""
+    rng, ahead = np.random.default_rng(3), np.eye(LENGTH)[0]
+    suspicion, draw = Suspicion(Groups(), NAMES, 30), Draw(bytes(32), NAMES, 3)
+    for number in range(1, 31):
+        sums = []
+        for group in (groups := draw.groups(number)):
+            theirs = -4.0 if NAMES[-1] in group else 2.0
+            each = [theirs if site in NAMES[:2] else 0.5 for site in group]
+            sums.append(np.mean(each) * ahead + 0.05 * rng.normal(size=LENGTH))
+        suspicion.take(number, groups, np.array(sums))
+        assert suspicion.look(number, []) == []
+    assert suspicion.blamed == (NAMES[-1],)
+
+
 def test_honest_sites__are_not_named() -> None:
     assert [watched(None, 16, seed)[1] for seed in range(20)] == [[]] * 20
 
