@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import evaluation, groups, joining, work
+from clients import evaluation, groups, joining, openings, work
 from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
@@ -128,9 +128,7 @@ def join(message: Message, context: Context) -> Message:
     def joined(config: RunConfig, owner: Owner) -> RecordDict:
         accepted = joining.join(message, context, config, owner)
         invitation = flower.read_invitation(message)
-        return flower.accepted_reply(
-            accepted, groups.opening(invitation, context, config, owner.name)
-        )
+        return flower.accepted_reply(accepted, groups.opening(invitation, context, config, owner))
 
     return _guarded(message, context, joined)
 
@@ -255,6 +253,7 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     site.load(request.model)
     spent = work.pay(site, plan, request.note, "training", plan.round_event) if plan else ()
     evaluation.note_trained(context, request.round)
+    openings.forget(site.owner)
     update = conduct.update(route, here, summing.payload(message) if summing else None)
     here.keep(route, summing.limit(message) if summing else math.inf)
     if summing is None:

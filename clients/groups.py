@@ -14,7 +14,9 @@ from contextlib import contextmanager
 
 from flwr.app import ConfigRecord, Context, Message
 
+from clients import openings
 from clients.joining import SERVER, identity_of, joined_run, roster_of
+from clients.owner import Owner
 from fedlearn.agreement import draw_of
 from fedlearn.config import RunConfig, sizes_of
 from fedlearn.core.errors import ProtocolError
@@ -43,12 +45,13 @@ def commitment(context: Context, config: RunConfig, name: str) -> str:
 
 
 def opening(
-    invitation: Invitation, context: Context, config: RunConfig, name: str
+    invitation: Invitation, context: Context, config: RunConfig, owner: Owner
 ) -> common.OpenedShare | None:
     """The site's share, once it has seen what all on the roster are committed to.
 
     Raises:
         ProtocolError: its own commitment, or that of somebody on the roster, is not there.
+        PrivacyError: it was opened too often for nothing.
     """
     if config.robust.group_size is None:
         return None
@@ -57,10 +60,13 @@ def opening(
         raise ProtocolError(SERVER, "join", "the commitments are not those of the roster")
     share, run_id = _bytes(stored, "share"), bytes.fromhex(invitation.run_id)
     try:
-        found = common.opened(identity_of(context), name, share, run_id, listed)
+        found = common.opened(identity_of(context), owner.name, share, run_id, listed)
     except ValueError as error:
         raise ProtocolError(SERVER, "join", str(error)) from None
-    stored["commitments"] = json.dumps(listed)
+    shown = json.dumps(listed)
+    if stored.get("commitments") != shown:  # to the same question the same answer, once more
+        openings.count(owner)
+    stored["commitments"] = shown
     return found
 
 
@@ -72,12 +78,12 @@ def take_seed(message: Message, context: Context, config: RunConfig) -> None:
     """
     if config.robust.group_size is None:
         return
-    stored, openings = _stored(context, "describe"), flower.read_openings(message)
+    stored, shown = _stored(context, "describe"), flower.read_openings(message)
     joined = joined_run(context, "describe")
     sites, run_id = roster_of(str(joined["roster"])).sites(), _bytes(joined, "run-id")
     try:
         listed = json.loads(str(stored["commitments"]))
-        stored["seed"] = common.seed_of(openings.shares, run_id, listed, sites)
+        stored["seed"] = common.seed_of(shown.shares, run_id, listed, sites)
     except (ValueError, KeyError) as error:
         raise ProtocolError(SERVER, "describe", str(error)) from None
 

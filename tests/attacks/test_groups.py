@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from clients import groups
+from clients import groups, openings
 from fedlearn.agreement import bound_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.common import commitment, new_share
@@ -252,6 +252,33 @@ def test_site__that_refuses_a_sum_takes_nobody_as_left_out_for_it(tmp_path: Path
     refused = [one for one in NINE if one not in agreed]
     assert refused
     assert [left_out_at(contexts[site]) for site in refused] == [[]] * len(refused)
+
+
+def test_coordinator__that_breaks_off_before_the_first_round_cannot_draw_on_and_on(
+    tmp_path: Path,
+) -> None:
+    """It sees the groups of all rounds as soon as all shares are open, and nothing is paid yet."""
+    lab, seeds = Lab.make(tmp_path, *STUDY, sites=NINE), set[bytes]()
+    for at in range(openings.MOST):
+        draw = lab.again().federate(bytes([at] * 16)).draw
+        assert draw is not None
+        seeds.add(draw.seed)
+    assert len(seeds) == openings.MOST
+    with pytest.raises(PrivacyError):
+        lab.again().federate(bytes([99] * 16))
+    # Other terms are no way round it.
+    with pytest.raises(PrivacyError):
+        lab.again(replace(lab.config, seed=7)).federate(bytes([98] * 16))
+
+
+@pytest.mark.slow
+def test_site__that_has_trained_opens_its_share_again(tmp_path: Path) -> None:
+    lab = Lab.make(tmp_path, *STUDY, "rounds=2", sites=NINE)
+    federation = lab.federate()
+    counted = [lab.world.ledger(site).with_suffix(".openings") for site in NINE]
+    assert [path.read_text() for path in counted] == ["1"] * 9
+    federation.run_round(1)
+    assert not any(path.exists() for path in counted)
 
 
 def test_owner__that_asks_for_more_company_than_a_group_refuses_before_anything_is_read(
