@@ -30,8 +30,9 @@ class Grouped(Bounds):
     Of fewer than three groups, as where others have too few sites left, it is their mean.
 
     Over rounds every site is in many groups. Whoever pulls against all others, beyond what noise
-    explains, is named and left out from there on, and the rounds with it are taken back: with a
-    chance of `alarm` in a run for sites that do not. A quarter of the sites at most.
+    explains and whichever few others are set aside with their sums, is named and left out from
+    there on, and the rounds with it are taken back: with a chance of `alarm` in a run for sites
+    that do not. A quarter of the sites at most.
     """
 
     size: Annotated[int, Ge(3)] = 3
