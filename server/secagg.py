@@ -246,7 +246,8 @@ class SecAggDriver(ABC, Generic[S]):
 
     def _tell_of_chance(self, sizes: Sizes) -> None:
         """What chance does to those who are summed with a site, before anybody is asked."""
-        if self.config.robust.group_size is None or not self.settings.hides:
+        grouped = self.config.robust.group_size is not None and sizes.groups > 1
+        if not grouped or not self.settings.hides:
             return
         counted_on = part_of_sites(getattr(self.settings, "corrupt_fraction", 0.0), sizes.sites)
         withstood = self._withstood(sizes.smallest)
