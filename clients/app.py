@@ -43,7 +43,8 @@ from fedlearn.training.device import within_memory
 
 log = logging.getLogger(__name__)
 
-app: ClientApp = ClientApp(mods=[brings_nothing, joining.sealing])
+# Flower looks for a plain assignment in this file.
+app = ClientApp(mods=[brings_nothing, joining.sealing])
 
 Answer = Callable[[Message, Context, Site], RecordDict]
 Party = Callable[[RunConfig, Owner], RecordDict]

@@ -139,6 +139,7 @@ def load(folder: Path) -> Predictor:
 
     Raises:
         DataError: there is none, or it is not what its `model.json` says.
+        ConfigError: there is no such model here, or the source of one's own has changed.
     """
     path = folder / FILE
     try:
@@ -162,7 +163,7 @@ def load(folder: Path) -> Predictor:
         raise DataError(f"{path}: is not of the model beside it: {form.numeric} columns")
     try:
         return Predictor(file=file, network=_network(file, vector))
-    except (ConfigError, ValueError, TypeError, RuntimeError) as error:  # torch, of sizes
+    except (ValueError, TypeError, RuntimeError) as error:  # torch, of sizes
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: is not of the model beside it: {reason}") from None
 

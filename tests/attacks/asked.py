@@ -84,7 +84,7 @@ class Recorded:
     def _ask_for_receipt(self, federation: Federation) -> None:
         """The receipt of the run so far, and what reads it at the coordinator."""
         self.receipts = Receipts(
-            run=self.lab.world.root / "receipts", last=self.lab.world.root / "last",
+            last=self.lab.world.root / "last",
             grid=federation.grid, publics=federation.enrolment.keys.publics,
             run_id=federation.run_id, terms=federation.config.terms.hex(),
         )  # fmt: skip

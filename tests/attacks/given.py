@@ -167,7 +167,7 @@ GIVEN = [
     _inside("comparison", run, "compare.json", read_comparison),
     _inside("config file", run, "config.yaml", lambda f: load_file(f / "config.yaml", []),
             ConfigError),
-    _inside("model file", exported, "model.json", prediction.load),
+    _inside("model file", exported, "model.json", prediction.load, ConfigError),
     _inside("model's values", exported, "model.safetensors", prediction.load),
     _inside("BERT's sizes", bert, "config.json", _weights, ConfigError),
     _inside("BERT's weights", bert, "model.safetensors", _weights, ConfigError),

@@ -92,7 +92,8 @@ def test_modes__give_the_same_model_bit_for_bit(tmp_path: Path, privacy: str, ro
             tmp_path / masks / transport, f"rounds={rounds}", "evaluate_every=2", *options
         )
         rule = "none" if masks == "off" else "bounded"
-        assert result["protection"] == {"secagg": masks, "transport": transport, "robust": rule}
+        held = {"secagg": masks, "transport": transport, "robust": rule}
+        assert result["protection"].items() >= held.items()
         shas["off" if masks == "off" else "sum"].add(result["model"]["sha256"])
     assert len(shas["sum"]) == 1
     assert len(shas["off"]) == 1, "sealing changes nothing"

@@ -77,6 +77,8 @@ def test_simulate__result_has_the_keys_of_the_contract(private: Path) -> None:
         "transport": "sealed",
         "secagg": "masked",
         "robust": "bounded",
+        "false_alarm": None,
+        "helper": "",
     }
 
 

@@ -115,7 +115,7 @@ def test_threats__say_whose_test_results_leave_the_sites() -> None:
             ("distributed", "record", True),
             3,
         ),
-        (["privacy=none", "secagg=two_server"], ("none", "none", False), 1),
+        (["privacy=none", "secagg=two_server"], ("none", "none", False), 2),
     ],
 )
 def test_setup__is_that_of_the_run(
@@ -125,7 +125,7 @@ def test_setup__is_that_of_the_run(
     assert main(["simulate", *words, f"out={tmp_path / 'run'}"]) == 0
     facts = Facts(result=read_result(tmp_path / "run"), hashes={})
     found, limits = facts.setup, facts.texts["secagg"].lines("limits")
-    assert (found.mechanism.kind, found.unit, found.pooled) == expected
+    assert (found.mechanism.kind, found.mechanism.unit, found.pooled) == expected
     assert len(limits) == lines
     if lines == 3:
         assert "withstand 1 site that works with the coordinator" in limits[1]
