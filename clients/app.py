@@ -43,7 +43,8 @@ from fedlearn.training.device import within_memory
 
 log = logging.getLogger(__name__)
 
-# Flower looks for a plain assignment in this file.
+app: ClientApp
+# Flower reads this file for a plain assignment.
 app = ClientApp(mods=[brings_nothing, joining.sealing])
 
 Answer = Callable[[Message, Context, Site], RecordDict]
