@@ -311,7 +311,7 @@ def noised_sums_of(
             numbers = part[at : at + spec.size].reshape(spec.shape)
             arrays[spec.name] = np.asarray(numbers * steps[spec.name], np.float64)
             at += spec.size
-        return task.noised(arrays, noise)
+        return task.opened(arrays, noise)
 
     names = groups_of(fairness)
     total, *parts = map(read, np.split(counters, 1 + len(names)))

@@ -19,7 +19,7 @@ from fedlearn.flower import messages as flower
 from fedlearn.mechanisms import EvaluationPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
-from fedlearn.metrics.sums import Sums, added
+from fedlearn.metrics.sums import Sums
 from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
@@ -73,20 +73,20 @@ def noised_reply(
     return EvaluateReply(site=site, sums=sums, groups=seen, withheld=hidden)
 
 
-def group_sums(reported: Mapping[str, EvaluateReply]) -> GroupSums:
+def group_sums(task: Task, reported: Mapping[str, EvaluateReply]) -> GroupSums:
     """What sites have shown of their groups, and the sums of that over the sites."""
-    total: dict[str, Sums] = {}
+    parts: dict[str, list[Sums]] = {}
     for _, reply in sorted(reported.items()):
         for name, sums in reply.groups.items():
-            total[name] = total[name] + sums if name in total else sums
+            parts.setdefault(name, []).append(sums)
     return GroupSums(
         per_site={site: reply.groups for site, reply in reported.items() if reply.groups},
         withheld={site: reply.withheld for site, reply in reported.items() if reply.withheld},
-        pooled=total,
+        pooled={name: task.added(sums) for name, sums in parts.items()},
     )
 
 
-def pooled(per_site: Mapping[str, Sums]) -> Sums:
+def pooled(task: Task, per_site: Mapping[str, Sums]) -> Sums:
     """The sums over all sites, added in the order of their names.
 
     Raises:
@@ -94,7 +94,7 @@ def pooled(per_site: Mapping[str, Sums]) -> Sums:
     """
     if not per_site:
         raise ProtocolError("", "evaluate", "no site answered")
-    return added([per_site[site] for site in sorted(per_site)])
+    return task.added([per_site[site] for site in sorted(per_site)])
 
 
 def fairness_result(

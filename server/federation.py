@@ -606,8 +606,8 @@ class Federation:
         else:
             reported = self._reported(number, messages)
             self.progress.per_site = {site: reply.sums for site, reply in reported.items()}
-            self.progress.tested = pooled(self.progress.per_site)
-            self.progress.groups = group_sums(reported)
+            self.progress.tested = pooled(task, self.progress.per_site)
+            self.progress.groups = group_sums(task, reported)
         return task.metrics(self.progress.tested)
 
     def _reported(self, number: int, messages: Sequence[Message]) -> dict[str, EvaluateReply]:

@@ -18,9 +18,8 @@ def counted_metrics(
     """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
 
     `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
-    matrix of zeros has NaN. Where noise has left no class a record, nothing counts as right: 0.
+    matrix without records has NaN.
     """
-    known = np.any(confusion != 0, axis=(-2, -1))
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     truth, predicted = confusion.sum(-1), confusion.sum(-2)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -28,8 +27,8 @@ def counted_metrics(
         recall, f1 = _share(hits, truth), _share(2 * hits, truth + predicted)
         return {
             "accuracy": _share(hits.sum(-1), truth.sum(-1)),
-            "balanced_accuracy": _mean(recall, truth > 0, known),
-            "macro_f1": _mean(f1, (truth + predicted) > 0, known),
+            "balanced_accuracy": _mean(recall, truth > 0),
+            "macro_f1": _mean(f1, (truth + predicted) > 0),
         }
 
 
@@ -57,12 +56,10 @@ def right(confusion: NDArray[np.float64]) -> Any:
     return np.where(total > 0, hits / np.where(total > 0, total, 1.0), np.nan)
 
 
-def _mean(
-    values: NDArray[np.float64], where: NDArray[np.bool_], known: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Means over the last axis, of those that count; 0 where none does, NaN where not `known`."""
-    total = np.where(where, values, 0.0).sum(-1) / np.maximum(where.sum(-1), 1)
-    return np.where(known, total, np.nan)
+def _mean(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Means over the last axis, of those that count."""
+    total: NDArray[np.float64] = np.where(where, values, 0.0).sum(-1) / where.sum(-1)
+    return total
 
 
 def differences(tables: Sequence[NDArray[Any]]) -> dict[str, float]:

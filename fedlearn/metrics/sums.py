@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import hypot, prod
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -69,6 +69,8 @@ class Sums:
     arrays: Mapping[str, Table]
     noise: Mapping[str, float] = field(default_factory=dict)
     """Standard deviation of the noise on every number of an array; empty for exact sums."""
+    opened: Mapping[str, Table] = field(default_factory=dict)
+    """Noisy arrays before anything that cannot be is cut off: these alone add up without bias."""
 
     def __post_init__(self) -> None:
         found = {name: (array.shape, array.dtype.kind) for name, array in self.arrays.items()}
@@ -81,11 +83,12 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         if self.layout != other.layout:
             raise ValueError("test sums of different forms cannot be added")
+        if self.noise or other.noise:
+            raise ValueError("test sums with noise are added by their task (`Task.added`)")
         return Sums(
             layout=self.layout,
             count=self.count + other.count,
             arrays={name: np.asarray(self[name] + other[name]) for name in self.arrays},
-            noise={name: hypot(found, other.noise[name]) for name, found in self.noise.items()},
         )
 
     def check(self) -> None:

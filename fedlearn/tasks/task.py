@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import hypot
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.metrics.intervals import Gap
 from fedlearn.metrics.scores import Calibration
-from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table
+from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table, added
 from fedlearn.tasks.inputs import Input, shape_of
 
 if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a second
@@ -257,6 +258,22 @@ class Task(Protocol):
         found = {spec.name: _exact(spec, arrays.get(spec.name)) for spec in self.sum_layout}
         count = max(0, round(float(arrays["count"])))
         return Sums(layout=self.sum_layout, count=count, arrays=found, noise=noise)
+
+    def opened(self, arrays: Mapping[str, NDArray[np.float64]], noise: Mapping[str, float]) -> Sums:
+        """`noised`, of arrays as they were opened, which stay with it."""
+        return replace(self.noised(arrays, noise), opened=arrays)
+
+    def added(self, parts: Sequence[Sums]) -> Sums:
+        """The sums over all parts, in their order; at least one.
+
+        Those with noise are added as they were opened: what was cut off at zero, for each part
+        by itself, would make more records of them than there are.
+        """
+        noise = parts[0].noise
+        if not noise:
+            return added(parts)
+        arrays = {n: np.sum([one.opened[n] for one in parts], axis=0) for n in parts[0].opened}
+        return self.opened(arrays, {n: hypot(*(one.noise[n] for one in parts)) for n in arrays})
 
     def score(self, graded: NDArray[np.float64], targets: Targets) -> dict[str, float]:
         """The metrics of records at hand."""

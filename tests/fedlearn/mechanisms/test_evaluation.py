@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fedlearn.mechanisms import (
 from fedlearn.mechanisms.evaluation import _in_digits, noisy, summed, whole_numbers
 from fedlearn.metrics.fairness import GroupFairness, SiteFairness
 from fedlearn.metrics.intervals import measured
-from fedlearn.metrics.sums import shares_of
+from fedlearn.metrics.sums import added, shares_of
 from fedlearn.privacy import SystemNoise
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import DiscreteSumEvent
@@ -351,6 +352,31 @@ def test_metrics__of_nothing_but_noise_are_in_range_and_never_fail(
 
 
 @pytest.mark.slow
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    task=st.sampled_from([TWO, FIVE]), sites=st.integers(1, 6), spread=st.sampled_from([3, 10**6]),
+    seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_sums_of_sites__that_were_opened_one_by_one_are_those_of_a_sum_opened_once(
+    task: ClassificationTask, sites: int, spread: int, seed: int
+) -> None:
+    """Whatever is cut off for each: else there would be more records than there are."""
+    plan = plan_of(RecordPrivacy(epsilon=1), evaluations_of(task)).evaluation
+    assert plan is not None
+    told = np.random.default_rng(seed).integers(-spread, spread, (sites, plan.dimension))
+    opened = partial(noised_sums_of, task=task, fairness=SiteFairness(), plan=plan, number=10)
+    found = task.added([opened(one, sites=1)[0] for one in told])
+    once, _ = opened(told.sum(axis=0), sites=sites)
+    assert found.count == once.count
+    assert found.noise == pytest.approx(once.noise)
+    for name in once.arrays:
+        assert found[name] == pytest.approx(once[name])
+    assert all(map(math.isfinite, task.metrics(found).values()))
+    if sites > 1:
+        with pytest.raises(ValueError, match="added by their task"):
+            added([opened(one, sites=1)[0] for one in told])
+
+
 def test_intervals__hold_the_truth_about_as_often_as_they_say() -> None:
     rng, plan, trials = np.random.default_rng(3), evaluation_of("record", TWO), 120
     layout = TWO.noised_layout
