@@ -180,7 +180,8 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
         raise UnauthenticatedError
     _check_company(owner, len(roster.sites()))
     if owner.deployed and config.secagg.two_servers:
-        check_helper(load_pinned(owner.deployed.roster), config.terms, run_id, helper, vouched)
+        pinned = load_pinned(owner.deployed.roster)
+        check_helper(pinned, config.terms, run_id, helper, roster.digest(), vouched)
     link = Link(run_id=run_id, terms=config.terms, client=owner.name, server=SERVER)
     accepted, channel, largest = opened(config, identity_of(context), link, server, offer)
     context.state["joined"] = ConfigRecord(
@@ -225,15 +226,15 @@ def _is_of_fewer(joined: ConfigRecord, roster: Roster, invitation: Invitation) -
 
 
 def check_helper(
-    pinned: Roster, terms: bytes, run_id: bytes, helper: bytes, vouched: bytes
+    pinned: Roster, terms: bytes, run_id: bytes, helper: bytes, sites: str, vouched: bytes
 ) -> None:
     """Refuse another second server than the one of the pinned roster, where it has one.
 
     Raises:
-        UnauthenticatedError: that one has not signed this key for this run.
+        UnauthenticatedError: that one has not signed this key for this run of these sites.
     """
     known = pinned.helper
-    if known and not is_helper_signed(known.public, terms, run_id, helper, vouched):
+    if known and not is_helper_signed(known.public, terms, run_id, helper, sites, vouched):
         raise UnauthenticatedError
 
 

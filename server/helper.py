@@ -14,6 +14,7 @@ from fedlearn.config.study import is_helper_signed
 from fedlearn.core.errors import ProtocolError, StoppedError
 from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import fingerprint
+from fedlearn.crypto.roster import Roster
 from fedlearn.flower import messages as flower
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes, small_bytes
 from fedlearn.rounds import Hello, Invitation
@@ -98,7 +99,8 @@ def join(
     replies = grid.ask(flower.JOIN, asked, [node.name], _joined)
     accepted, public, vouched = _joined(_only(node.name, replies, "join").content)
     run_id = bytes.fromhex(invitation.run_id)
-    if not is_helper_signed(node.public, config.terms, run_id, public, vouched):
+    sites = Roster.from_json(invitation.roster).digest()
+    if not is_helper_signed(node.public, config.terms, run_id, public, sites, vouched):
         raise ProtocolError(node.name, "join", "its key is not signed by the key of the roster")
     if offer:
         channel = offer.finish(node.name, node.public, accepted)

@@ -144,7 +144,7 @@ def _join(message: Message, context: Context, file: HelperFile, config: RunConfi
             "accepted": accepted,
             "private": private,
             "public": helper.public,
-            "vouched": sign_helper(identity, config.terms, run_id, helper.public),
+            "vouched": sign_helper(identity, config.terms, run_id, helper.public, roster.digest()),
             "round": last,
             "summed": list[str](),
         }

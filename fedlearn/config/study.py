@@ -54,16 +54,21 @@ def sign_run(identity: Identity, terms: bytes, run_id: bytes, helper: bytes) -> 
     return identity.sign("study/run", terms, run_id, helper)
 
 
-def sign_helper(identity: Identity, terms: bytes, run_id: bytes, helper: bytes) -> bytes:
-    """A second server's signature on its key for one run under these terms."""
-    return identity.sign("study/helper", terms, run_id, helper)
+def sign_helper(
+    identity: Identity, terms: bytes, run_id: bytes, helper: bytes, sites: str
+) -> bytes:
+    """A second server's signature on its key for one run under these terms.
+
+    `sites` is the digest of the run's list, by which it counts how many a sum needs.
+    """
+    return identity.sign("study/helper", terms, run_id, helper, sites.encode())
 
 
 def is_helper_signed(
-    public: bytes, terms: bytes, run_id: bytes, helper: bytes, signature: bytes
+    public: bytes, terms: bytes, run_id: bytes, helper: bytes, sites: str, signature: bytes
 ) -> bool:
-    """Whether the owner of `public` has signed that key for this run."""
-    return verify(public, signature, "study/helper", terms, run_id, helper)
+    """Whether the owner of `public` has signed that key for this run and this list of sites."""
+    return verify(public, signature, "study/helper", terms, run_id, helper, sites.encode())
 
 
 def is_run_signed(

@@ -93,7 +93,8 @@ def _contribution(
     bound: NormBound,
     helper_key: bytes,
 ) -> bytes:
-    context, seed, blind = params.context(), os.urandom(SEED_BYTES), os.urandom(BLIND_BYTES)
+    context = _proved_in(params, bound)
+    seed, blind = os.urandom(SEED_BYTES), os.urandom(BLIND_BYTES)
     ring = Ring(bits=params.bits)
     mask = _mask(params, mask_key(seed, context, name))
     masked = ring.reduce(vector + mask)
@@ -121,7 +122,7 @@ def _contribution(
     proof = to_bytes(np.concatenate([given, proofs]))
     signed = share.signed_by(identity, name, context)
     whole = ProvenContribution(share=signed, blind=blind, packed=packed, proof=memoryview(proof))
-    return encode(whole, context)
+    return encode(whole, params.context())
 
 
 # --- the servers -------------------------------------------------------------------
@@ -166,9 +167,9 @@ class ProvingServer:
             raise RuntimeError("the sum is closed: the helper was asked")
         if name not in self.params.cohort or name in self._shares:
             raise ProtocolError(name, "contribute", "is not in the cohort, or came before")
-        context, ring = self.params.context(), Ring(bits=self.params.bits)
+        context, ring = _proved_in(self.params, self.bound), Ring(bits=self.params.bits)
         try:
-            one = decode(ProvenContribution, message, context)
+            one = decode(ProvenContribution, message, self.params.context())
             masked = unpack(one.packed, self.params.length, ring)
             shares = from_bytes(one.proof, self.bound.elements)
         except ValueError as error:
@@ -246,9 +247,9 @@ class ProvingHelper(Helper):
             ProtocolError: another run, a round again, too few clients, or a share that its
                 client did not sign for this round.
         """
-        context = self._opened_round(params)
+        opened = self._opened_round(params)
         try:
-            asked = decode(Statements, request, context)
+            asked = decode(Statements, request, opened)
             theirs = {n: _seen(asked.bound, data) for n, (_, data) in asked.table.items()}
             if (asked.bound.bits, asked.bound.values + asked.bound.counters) != (
                 params.bits,
@@ -258,6 +259,7 @@ class ProvingHelper(Helper):
         except ValueError as error:
             raise ProtocolError("server", "verdicts", str(error)) from None
         self._check_count(len(asked.table))
+        context = _proved_in(params, asked.bound)
         for name, (share, _) in asked.table.items():
             if not share.is_signed(self._public_of(name, params), name, context):
                 raise ProtocolError(name, "verdicts", "did not sign its share for this round")
@@ -265,7 +267,7 @@ class ProvingHelper(Helper):
         return self._judged(params, asked, theirs)
 
     def _judged(self, params: Params, asked: Statements, theirs: Mapping[str, Elements]) -> bytes:
-        context, ring, bound = params.context(), Ring(bits=params.bits), asked.bound
+        ring, bound, context = Ring(bits=params.bits), asked.bound, _proved_in(params, asked.bound)
         total, taken, table = ring.zeros(params.length), 0, dict[str, bytes]()
         for name, (share, _) in asked.table.items():
             try:
@@ -282,13 +284,22 @@ class ProvingHelper(Helper):
                 total += _times(mask, share, ring)
                 taken += 1
         packed = pack(ring.reduce(total), ring) if taken >= self.min_cohort else memoryview(b"")
-        return encode(Verdicts(table=table, packed=packed), context)
+        return encode(Verdicts(table=table, packed=packed), params.context())
 
 
 def _times(vector: RingVector, share: SignedShare, ring: Ring) -> RingVector:
     """A vector times the weight that its client has signed."""
     weight = vector.dtype.type(share.weight % (1 << ring.bits))
     return np.multiply(vector, weight)
+
+
+def _proved_in(params: Params, bound: NormBound) -> bytes:
+    """What all that a client signs, seals and derives is bound to: the round, and the statement.
+
+    A helper that is told another statement would say numbers of the true one that no random
+    element hides; so it finds no signature there, no seed, and other shares.
+    """
+    return hashed("two-server/statement", params.context(), bound.to_bytes())
 
 
 def _reason(bound: NormBound, seen: Elements, theirs: Elements | None) -> str:

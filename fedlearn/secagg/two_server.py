@@ -283,6 +283,8 @@ class Helper:
         return self._summed if params.round == self._round else frozenset()
 
     def _close_round(self, params: Params) -> None:
+        for name in params.cohort:  # by its list it has counted how many a sum needs
+            self._public_of(name, params)
         # From here on these are spent: two sets that overlap would tell a single client apart.
         self._summed = self._summed_in(params) | set(params.cohort)
         self._round = params.round

@@ -203,6 +203,22 @@ def test_helper__takes_no_site_that_is_not_on_its_roster(lab: Helped) -> None:
         lab.federate()
 
 
+def test_coordinator__that_shows_the_helper_a_shorter_list_gets_no_site(
+    lab: Helped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its list the helper counts how many a sum needs: of noise in shares it had too little."""
+    pinned = load_pinned(lab.file.parent / "roster.json")
+    sites = [one for one in pinned.participants if one.role == "site"][:3]
+    server = replace(sites[0], name="server", role="server", public=lab.identity.public)
+    roster = type(pinned).sign("run", (*sites, server), lab.identity).to_json()
+    lab.between = lambda message: changed_invitation(lab, message, roster=roster)
+    monkeypatch.setattr("server.helper.is_helper_signed", lambda *given: True)
+    with pytest.raises(ProtocolError):
+        lab.federate()
+    assert {kind for kind, _, _ in lab.refused} == {"join"}
+    assert len(lab.refused) == 4
+
+
 def test_helper__joins_a_run_once(lab: Helped) -> None:
     lab.federate()
     joined = config_record(lab.helper_state, "joined")

@@ -190,6 +190,12 @@ class NormBound:
         """Append the fields."""
         writer.uint(self.bits, 1).uint(self.values, 8).uint(self.counters, 4).uint(self.norm, 8)
 
+    def to_bytes(self) -> bytes:
+        """The fields as they are written."""
+        writer = Writer()
+        self.write(writer)
+        return bytes(writer.done())
+
     @classmethod
     def read(cls, reader: Reader) -> NormBound:
         """Take the fields; `ValueError` where nothing can be proved by them."""

@@ -19,7 +19,7 @@ from fedlearn.secagg.messages import Params
 from fedlearn.secagg.proofs import statement
 from fedlearn.secagg.proofs.norm import NormBound
 from fedlearn.secagg.proofs.statement import TooLongError
-from fedlearn.secagg.proven import ProvingHelper, ProvingServer
+from fedlearn.secagg.proven import ProvingHelper, ProvingServer, _proved_in
 from fedlearn.secagg.proven_messages import ProvenContribution, SignedShare, Statements, Verdicts
 from fedlearn.secagg.two_server import mask_key, sealed_seed
 from tests.fedlearn.secagg.federation import RUN_ID, federation, identity
@@ -202,11 +202,11 @@ def test_contribution__of_another_round_site_or_weight_is_refused() -> None:
 
 def test_seed_that_is_none__leaves_its_site_out() -> None:
     """The helper names it, and both servers sum the others."""
-    context = PARAMS.context()
-    one = decode(ProvenContribution, honest(A), context)
+    context = _proved_in(PARAMS, BOUND)
+    one = decode(ProvenContribution, honest(A), PARAMS.context())
     stranger = ProvingHelper(RUN_ID, FED.sites)
     share = replace(one.share, sealed=sealed_seed(bytes(32), stranger.public, context, A))
-    bad = encode(replace(one, share=share.signed_by(identity(A), A, context)), context)
+    bad = encode(replace(one, share=share.signed_by(identity(A), A, context)), PARAMS.context())
     first = first_server({A: bad} | {n: honest(n) for n in (B, C, D)})
     outcome = first.finish(helper().judge(PARAMS, first.request()))
     assert outcome.refused == {A: "its seed could not be opened"}
@@ -260,6 +260,38 @@ def test_helper__refuses_strangers_other_forms_and_elements_that_are_none() -> N
         helper().judge(PARAMS, encode(invented, context))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": BOUND.values - 1, "counters": BOUND.counters + 1}, {"norm": BOUND.norm - 1},
+        {"values": 0, "counters": BOUND.values + BOUND.counters, "norm": 1},
+        {"values": BOUND.values + BOUND.counters, "counters": 0},
+    ],
+)  # fmt: skip
+def test_helper__says_nothing_of_another_statement_than_the_one_that_was_proved(
+    change: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its random elements hide what it says of that one alone: the rest would be the update."""
+    first = first_server({n: honest(n) for n in (A, B, C)})
+    asked = decode(Statements, first.request(), PARAMS.context())
+    other = replace(BOUND, **change)
+    rows = {n: (share, bytes(other.seen_bytes)) for n, (share, _) in asked.table.items()}
+    lie = encode(replace(asked, bound=other, table=rows), PARAMS.context())
+    with pytest.raises(ProtocolError, match="did not sign"):
+        helper().judge(PARAMS, lie)
+    # Nor would it where signatures were not looked at: no seed opens.
+    monkeypatch.setattr(SignedShare, "is_signed", lambda *given: True)
+    assert decode(Verdicts, helper().judge(PARAMS, lie), PARAMS.context()).table == {}
+
+
+def test_helper__sums_for_no_cohort_beyond_its_list() -> None:
+    """By how many are on it, it has counted how many a sum needs."""
+    shorter = ProvingHelper(RUN_ID, {n: FED.sites[n] for n in (A, B, C)})
+    first = first_server({n: honest(n) for n in (A, B, C)})
+    with pytest.raises(ProtocolError, match="not on the roster"):
+        shorter.judge(PARAMS, first.request())
+
+
 def test_first_server__takes_no_verdict_on_others_and_no_half_sum() -> None:
     first = first_server({n: honest(n) for n in (A, B, C)})
     with pytest.raises(RuntimeError, match="not asked"):
@@ -279,15 +311,15 @@ def test_first_server__takes_no_verdict_on_others_and_no_half_sum() -> None:
 
 def test_helper__cannot_test_a_guess_of_the_vector_by_its_hash() -> None:
     """It knows the mask; a number that it does not know is in the hash."""
-    context = PARAMS.context()
-    one = decode(ProvenContribution, honest(A), context)
+    context = _proved_in(PARAMS, BOUND)
+    one = decode(ProvenContribution, honest(A), PARAMS.context())
     seed = HELPER._unsealed(A, one.share.sealed, context)
     masked = ring(numbers(A)).copy()
     add_masks(masked, plus=[mask_key(seed, context, A)])
     assert np.array_equal(RING.reduce(masked), unpack(one.packed, LENGTH, RING))
     asked = SignedShare.from_bytes(one.share.to_bytes())
     assert one.blind not in asked.to_bytes()
-    assert decode(ProvenContribution, message(A), context).blind != one.blind
+    assert decode(ProvenContribution, message(A), PARAMS.context()).blind != one.blind
 
 
 def test_first_server__alone_sees_uniform_bytes() -> None:
