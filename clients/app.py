@@ -128,9 +128,11 @@ def join(message: Message, context: Context) -> Message:
     """Take part in a run: its roster, and the set-up of the channel."""
 
     def joined(config: RunConfig, owner: Owner) -> RecordDict:
-        accepted = joining.join(message, context, config, owner)
-        invitation = flower.read_invitation(message)
-        return flower.accepted_reply(accepted, groups.opening(invitation, context, config, owner))
+        with joining.unless_refused(context):
+            accepted = joining.join(message, context, config, owner)
+            invitation = flower.read_invitation(message)
+            share = groups.opening(invitation, context, config, owner)
+        return flower.accepted_reply(accepted, share)
 
     return _guarded(message, context, joined)
 

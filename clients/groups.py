@@ -49,8 +49,12 @@ def opening(
 ) -> common.OpenedShare | None:
     """The site's share, once it has seen what all on the roster are committed to.
 
+    One share is opened under one list: the same shares under ever shorter lists would let a
+    coordinator that knows them try which list brings a site among whom it likes.
+
     Raises:
-        ProtocolError: its own commitment, or that of somebody on the roster, is not there.
+        ProtocolError: its own commitment, or that of somebody on the roster, is not there; or the
+            share was opened under another list.
         PrivacyError: it was opened too often for nothing.
     """
     if config.robust.group_size is None:
@@ -63,9 +67,11 @@ def opening(
         found = common.opened(identity_of(context), owner.name, share, run_id, listed)
     except ValueError as error:
         raise ProtocolError(SERVER, "join", str(error)) from None
-    shown = json.dumps(listed)
-    if stored.get("commitments") != shown:  # to the same question the same answer, once more
+    shown, before = json.dumps(listed), stored.get("commitments")
+    if before is None:
         openings.count(owner)
+    elif before != shown:  # to the same question the same answer, and to another none
+        raise ProtocolError(SERVER, "join", "the share was opened under another list")
     stored["commitments"] = shown
     return found
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -52,6 +54,7 @@ __all__ = [
     "plan_of",
     "roster_of",
     "sealing",
+    "unless_refused",
 ]
 
 
@@ -198,6 +201,20 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
         }
     )
     return accepted
+
+
+@contextmanager
+def unless_refused(context: Context) -> Iterator[None]:
+    """A list of sites counts only where the whole invitation is accepted; else nothing changes."""
+    before = config_record(context.state, "joined")
+    try:
+        yield
+    except Exception:
+        if before is not None:
+            context.state["joined"] = before
+        else:
+            context.state.pop("joined", None)
+        raise
 
 
 def _check_company(owner: Owner, sites: int) -> None:

@@ -27,7 +27,9 @@ from fedlearn.rounds import Hello
 from server.admission import SIMULATED
 from server.aside import FailingSitesError
 from server.deployment import composed
+from server.enrol import _described, _greeted
 from server.federation import Federation
+from server.grid import SiteGrid
 from server.joining import Joining, join
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab
@@ -304,6 +306,36 @@ def test_invitation__to_fewer_is_refused_once_the_run_has_begun(tmp_path: Path) 
     with pytest.raises(FailingSitesError) as failing:
         join(Joining(grid, config, RUN_ID, lab.identity, RecordDict(), SIMULATED), hellos)
     assert sorted(failing.value.reasons) == LEFT
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_share__is_opened_under_one_list_and_a_refusal_leaves_that_as_it_was(
+    tmp_path: Path, described: bool
+) -> None:
+    """Who knows all shares could try lists until one brings a site among whom it likes."""
+    lab, left = made(tmp_path, "robust=groups", "rounds=4", sites=TEN), list(TEN[:-1])
+    admission = replace(lab.admission(), seconds=0.2)
+    named = {site: node for node, site in admission.nodes.items()}
+    grid = SiteGrid(lab, dict(named), 0.2)
+    hellos = _greeted(grid, lab.config, lab.identity, admission, ()).hellos
+
+    def invited(sites: list[str]) -> None:
+        grid.sealing, grid.node_of = None, {site: named[site] for site in sites}
+        run = Joining(grid, lab.config, RUN_ID, lab.identity, RecordDict(), SIMULATED)
+        keys = join(run, {site: hellos[site] for site in sites})
+        if described:
+            _described(grid, keys, admission)
+
+    invited(list(TEN))
+    before = [private.content_to_bytes(context.state) for context in lab.contexts.values()]
+    with pytest.raises(FailingSitesError) as failing:
+        invited(left)
+    assert sorted(failing.value.reasons) == sorted(left)
+    assert [private.content_to_bytes(one.state) for one in lab.contexts.values()] == before
+    counted = [lab.world.ledger(site).with_suffix(".openings") for site in TEN]
+    assert [path.read_text() for path in counted] == ["1"] * len(TEN)
+    hellos = _greeted(grid, lab.config, lab.identity, admission, ()).hellos
+    invited(left)  # with new shares, which nobody knew
 
 
 def test_invitation__of_another_coordinator_is_refused_before_the_run_begins(
