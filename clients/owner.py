@@ -167,6 +167,7 @@ def describe(
         transport=config.transport.kind,
         secagg=config.secagg.kind,
         group=config.robust.group_size,
+        opens=config.secagg.least if config.secagg.two_servers else None,
         masks=config.secagg.against(config.privacy.colluders),
         code=code_digest(),
         custom=code_besides(config),

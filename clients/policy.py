@@ -31,6 +31,7 @@ class Policy:
     What is left out is strict: to loosen it takes a word.
 
     `epsilon_total` at `delta` is for the life of the data, over all runs;
+    `min_cohort` how few sites may be in a round, and in a sum that is opened;
     `unit` the unit of privacy ("none": any or none; "client" does not stand for
     "record", because its noise may be added by a server that sees the updates);
     `allow_models` the kinds of model that may be trained (None: any);
@@ -120,6 +121,9 @@ class RunDescription:
     code: str
     group: int | None = None
     """The fewest sites in a sum, where a round has several; None where all are in one."""
+    opens: int | None = None
+    """How few sites a sum is opened of by others than the sites, who do not see who is left in it;
+    None where each site sees to that itself, or where updates are not hidden."""
     masks: SecAggMasked | None = None
     """Of a masked sum, sized for those who may know their shares of the noise; None for any
     other."""
@@ -206,6 +210,11 @@ def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
         found.append(
             f"policy.min_cohort={policy.min_cohort}: the run sums groups of {run.group} sites. "
             f"Set robust.size to {policy.min_cohort} or more"
+        )
+    if run.opens is not None and run.opens < policy.min_cohort:
+        found.append(
+            f"policy.min_cohort={policy.min_cohort}: the run opens sums of {run.opens} sites. "
+            f"Raise secagg.min_cohort to {policy.min_cohort}"
         )
     if policy.require_transport is not None and run.transport != policy.require_transport:
         found.append(

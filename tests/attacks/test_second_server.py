@@ -20,7 +20,7 @@ from clients.helper.app import app as helper_app
 from fedlearn.cli import main
 from fedlearn.config import RunConfig
 from fedlearn.config.study import sign_run
-from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.flower import messages as flower
@@ -52,9 +52,9 @@ class Helped(Lab):
         self.helper_says: list[RecordDict] = []
 
     @classmethod
-    def of(cls, root: Path, *overrides: str) -> Helped:
+    def of(cls, root: Path, *overrides: str, policy: str = POLICY) -> Helped:
         """Four sites and a notary that has approved of their study."""
-        lab = cls.make(root, *STUDY, *overrides, policy=POLICY)
+        lab = cls.make(root, *STUDY, *overrides, policy=policy)
         with_notary(lab.world)
         approve(lab.world, lab.config.terms.hex())
         return lab
@@ -217,6 +217,33 @@ def test_coordinator__that_shows_the_helper_a_shorter_list_gets_no_site(
         lab.federate()
     assert {kind for kind, _, _ in lab.refused} == {"join"}
     assert len(lab.refused) == 4
+
+
+FOUR = POLICY.replace("min_cohort: 3", "min_cohort: 4")
+"""The policy of owners who want to be one of four in every sum that is opened."""
+
+
+def test_owners_company__is_that_of_the_sum_and_not_of_the_cohort_that_was_named(
+    tmp_path: Path,
+) -> None:
+    """Whoever is left out on the way to the helper, no site sees: the helper's least is the run's,
+    and it is part of the terms."""
+    lab = Helped.of(tmp_path, policy=FOUR)
+    with pytest.raises(PrivacyError, match=r"policy\.min_cohort"):
+        lab.federate()
+    assert {kind for kind, _, _ in lab.refused} == {"hello"}
+    assert {lab.spent_at(site) for site in lab.world.sites} == {0}
+
+
+@pytest.mark.parametrize("rule", ["proofs", "bounded"])
+def test_helper__opens_no_sum_of_fewer_than_the_owners_ask_for(tmp_path: Path, rule: str) -> None:
+    """A coordinator that names four sites and has three of them summed."""
+    words = ("secagg.min_cohort=4", f"robust={rule}")
+    lab = Helped.of(tmp_path, *words, policy=FOUR)
+    federation = lab.federate()
+    lab.on_reply = lambda kind, site, reply: None if (kind, site) == ("train", "doum") else reply
+    with pytest.raises(ProtocolError, match="3 clients; needed: 4"):
+        federation.run_round(1)
 
 
 def test_helper__joins_a_run_once(lab: Helped) -> None:

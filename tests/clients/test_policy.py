@@ -39,6 +39,7 @@ def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
     assert refusals(STRICT, replace(GOOD, delta=1e-6, cohort=9)) == []
     assert refusals(STRICT, replace(GOOD, masks=SecAggMasked(), cohort=10)) == []
     assert refusals(STRICT, replace(GOOD, masks=SecAggMasked(), cohort=None)) == []
+    assert refusals(STRICT, replace(GOOD, opens=3)) == []
     loose = replace(STRICT, min_corrupt_fraction=0.0)
     assert refusals(loose, replace(GOOD, masks=NONE, cohort=10)) == []
     # What holds counts: of so many sites as these, without asking for it.
@@ -54,6 +55,7 @@ def test_refusals__are_none_for_a_run_that_meets_the_policy() -> None:
         ({"unit": "client"}, "policy.unit=record"),
         ({"delta": 1.1e-5}, "policy.delta=1e-05"),
         ({"cohort": 2}, "policy.min_cohort=3"),
+        ({"opens": 2}, "policy.min_cohort=3"),
         ({"transport": "plain"}, "policy.require_transport=sealed"),
         ({"secagg": "off"}, "policy.require_secagg=masked"),
         ({"masks": NONE, "cohort": 10}, "policy.min_corrupt_fraction=0.2"),
