@@ -32,6 +32,9 @@ Entry = Mapping[str, object]
 
 _START: Final = "0" * 64
 
+_MOST_KNOWN: Final = 64
+"""Of so many files a process remembers what it has read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
@@ -54,6 +57,20 @@ class Chain:
         return self.hashes[-1] if self.hashes else _START
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Whole lines that this process has found to be intact, from the start of a file."""
+
+    content: bytes = b""
+    entries: tuple[Entry, ...] = ()
+    hashes: tuple[str, ...] = ()
+
+
+_known: Final[dict[Path, _Known]] = {}
+# A site opens its ledger a dozen times a round: what it reads again byte for byte it does not
+# check again, or a run would take the square of its rounds.
+
+
 def read(path: Path) -> Chain:
     """Read and check a chained file, changing nothing; a missing file is an empty chain.
 
@@ -63,16 +80,19 @@ def read(path: Path) -> Chain:
     # The head first: a writer may add lines meanwhile, and those must not look cut off.
     head_count, head_hash = _read_head(path)
     content = path.read_bytes() if path.exists() else b""
-    *lines, torn = content.split(b"\n")
-    entries: list[Entry] = []
-    hashes: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    known = _known.get(path, _Known())
+    if not content.startswith(known.content):
+        known = _Known()
+    entries, hashes = [*known.entries], [*known.hashes]
+    *lines, torn = content[len(known.content) :].split(b"\n")
+    for number, line in enumerate(lines, start=len(entries) + 1):
         try:
             entry, digest = _parse(line, hashes[-1] if hashes else _START)
         except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
         entries.append(entry)
         hashes.append(digest)
+    _remember(path, _Known(content[: len(content) - len(torn)], (*entries,), (*hashes,)))
     unended = False
     with suppress(ValueError):  # a last line may lack nothing but its end
         entry, digest = _parse(torn, hashes[-1] if hashes else _START)
@@ -87,6 +107,13 @@ def read(path: Path) -> Chain:
         ended=not unended,
         torn=torn,
     )
+
+
+def _remember(path: Path, known: _Known) -> None:
+    _known.pop(path, None)
+    while len(_known) >= _MOST_KNOWN:
+        del _known[next(iter(_known))]
+    _known[path] = known
 
 
 class ChainFile:

@@ -29,6 +29,7 @@ from clients.ledger.state import (
     Reservation,
     Spending,
     plain,
+    remember,
     replay,
     utc,
 )
@@ -87,7 +88,7 @@ class Ledger:
         self._path, self._budget = path, budget
         self._file = hash_chain.ChainFile(path)
         try:
-            self._state = replay(self._file.entries, str(path))
+            self._state = replay(self._file.entries, str(path), self._file.hashes)
             self._start(site, data, now)
             self._note_change(records, now)
         except BaseException:
@@ -239,6 +240,7 @@ class Ledger:
         after = self._state.after(entry)
         self._file.append(entry)
         self._state = after
+        remember(self._file.hashes[-1], after)
 
 
 def load(path: Path) -> tuple[hash_chain.Chain, Spending]:
@@ -252,7 +254,7 @@ def load(path: Path) -> tuple[hash_chain.Chain, Spending]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if not chain.entries:
         raise DataError(f"{path}: there is no ledger here")
-    return chain, replay(chain.entries, str(path))
+    return chain, replay(chain.entries, str(path), chain.hashes)
 
 
 def decline(path: Path, declined: Declined, *, now: datetime) -> None:
@@ -263,7 +265,7 @@ def decline(path: Path, declined: Declined, *, now: datetime) -> None:
     Raises DataError and PrivacyError as `Ledger`.
     """
     with closing(hash_chain.ChainFile(path)) as file:
-        state = replay(file.entries, str(path))
+        state = replay(file.entries, str(path), file.hashes)
         if file.torn or (state.last is not None and now < state.last):
             # The next run that spends mends the file, or refuses a clock set back.
             return

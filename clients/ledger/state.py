@@ -17,7 +17,7 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -235,15 +235,37 @@ class Spending:
         return replace(self, pending={n: r for n, r in self.pending.items() if n != number})
 
 
-def replay(entries: Iterable[Entry], source: str) -> Spending:
-    """The state after all entries; raises DataError naming `source` and the number of the line."""
-    state = Spending()
-    for number, entry in enumerate(entries, start=1):
+_MOST_KNOWN: Final = 64
+"""So many states a process remembers."""
+
+_known: Final[dict[str, Spending]] = {}
+"""States by the hash of the last line, which says what is in all the lines before."""
+
+
+def replay(entries: Sequence[Entry], source: str, hashes: Sequence[str] = ()) -> Spending:
+    """The state after all entries; raises DataError naming `source` and the number of the line.
+
+    `hashes` are those of the lines of the entries, where a hash chain holds them: what came of
+    lines that were replayed before is then known, and only the others are.
+    """
+    done = next((n for n in range(len(hashes), 0, -1) if hashes[n - 1] in _known), 0)
+    state = _known[hashes[done - 1]] if done else Spending()
+    for number, entry in enumerate(entries[done:], start=done + 1):
         try:
             state = state.after(entry)
         except DataError as error:
             raise DataError(f"{source}, line {number}: {error}") from error
+    if hashes:
+        remember(hashes[-1], state)
     return state
+
+
+def remember(head: str, state: Spending) -> None:
+    """Keep what comes of a chain whose last line has the hash `head`."""
+    _known.pop(head, None)
+    while len(_known) >= _MOST_KNOWN:
+        del _known[next(iter(_known))]
+    _known[head] = state
 
 
 def plain(text: str, most: int = MOST_TEXT) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.ledger import hash_chain
-from clients.ledger.ledger import Budget, Ledger
+from clients.ledger import hash_chain, state
+from clients.ledger.ledger import Budget, Ledger, load
 from clients.ledger.report import verify
 from clients.ledger.state import Cost, Reservation
 from fedlearn.core.errors import DataError, PrivacyError
@@ -200,6 +200,40 @@ def test_ledger__finds_that_its_file_was(path: Path, how: str) -> None:
     with pytest.raises(DataError):
         open_ledger(path)
     assert path.read_bytes() == b"".join(tampered), "the evidence must stay"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_ledger__that_was_read_before_is_judged_as_one_that_was_not(path: Path, seed: int) -> None:
+    """What a process remembers of a file changes nothing of what it finds, whatever was done."""
+    draw = random.Random(seed)
+    three_rounds(path)
+    older, head = path.read_bytes(), path.with_name(path.name + ".head")
+    older_head = head.read_bytes()
+    with open_ledger(path) as ledger:
+        spend(ledger, number=4)
+    content, place = bytearray(path.read_bytes()), draw.randrange(len(older) + 50)
+    done = draw.choice(["flip", "cut", "old", "old with its head", "add", "nothing"])
+    if done == "flip":
+        content[place] ^= 1 << draw.randrange(8)
+    elif done == "cut":
+        del content[place:]
+    elif done == "add":
+        content += draw.choice([b'{"entry":', b"{}\n", bytes(content).splitlines(True)[-1]])
+    path.write_bytes(older if done.startswith("old") else bytes(content))
+    if done == "old with its head":
+        head.write_bytes(older_head)
+    warm = found(path)
+    hash_chain._known.clear()
+    state._known.clear()
+    assert warm == found(path)
+
+
+def found(path: Path) -> object:
+    """What a ledger holds, or why it is refused."""
+    try:
+        return load(path)
+    except DataError as error:
+        return str(error)
 
 
 def test_ledger__finds_that_it_was_deleted_or_its_head_was(path: Path) -> None:
