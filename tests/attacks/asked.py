@@ -1,49 +1,33 @@
-"""Whole messages as parsers: to a deployed site, its answers at the coordinator, and files."""
+"""Whole messages as parsers: to a deployed site, and its answers at the coordinator."""
 
 from __future__ import annotations
 
 import copy
-import gzip
-import io
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from flwr.app import Message, RecordDict
 from flwr.proto import fleet_pb2
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
-from numpy.typing import NDArray
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import save
 
 from clients import sitefile
 from clients.form import FORM, held_form
 from clients.owner import deployed_owner
 from fedlearn.config import RunConfig, compose, decode, encode
 from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError
-from fedlearn.core.rng import Streams
-from fedlearn.data.images.folders import read_image
-from fedlearn.data.scenario import Reading
 from fedlearn.flower import envelopes, private
 from fedlearn.flower import messages as flower
 from fedlearn.flower.envelope import Envelope
 from fedlearn.flower.records import read_small_bytes
-from fedlearn.prediction import read_array, values_of
 from fedlearn.secagg.server import ServerSession
-from fedlearn.tasks import CLASSIFICATION
+from server import enrol
 from server.federation import Federation
 from server.receipts import Receipts
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.fuzzing import Parser
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab
-from tests.attacks.parsers import FED, file_parser
+from tests.attacks.parsers import FED
 from tests.fedlearn.secagg.federation import answer
 
 UNREADABLE = (
@@ -67,14 +51,22 @@ class Recorded:
     answered: dict[str, bytes] = field(default_factory=dict)
     before: dict[str, tuple[RecordDict, dict[Path, bytes]]] = field(default_factory=dict)
     receipts: Receipts = field(init=False)
+    federation: Federation = field(init=False)
 
     @classmethod
-    def of(cls, folder: Path, *words: str) -> Recorded:
+    def of(
+        cls, folder: Path, *words: str, policy: str = CLEAR, sites: tuple[str, ...] = SITES
+    ) -> Recorded:
         """A run of one round, with no channel: what is fuzzed is what stands behind it."""
-        lab = Lab.make(folder, "transport=plain", "rounds=1", *words, policy=CLEAR)
+        words = ("transport=plain", "rounds=1", *words)
+        return cls.during(Lab.make(folder, *words, policy=policy, sites=sites))
+
+    @classmethod
+    def during(cls, lab: Lab) -> Recorded:
+        """What is asked and answered in the first round of a lab."""
         found = cls(lab)
         lab.on_request, lab.on_reply = found._request, found._reply
-        federation = lab.federate()
+        found.federation = federation = lab.federate()
         federation.run_round(1)
         lab.on_request = lab.on_reply = lambda kind, site, message: message
         found._ask_for_receipt(federation)
@@ -102,8 +94,7 @@ class Recorded:
 
     def _remember(self, kind: str, content: RecordDict) -> None:
         state = self.lab.contexts[FIRST_NODE].state
-        kept = RecordDict({name: record.copy() for name, record in state.items()})
-        self.before[kind] = kept, self._files()
+        self.before[kind] = copied(state), self._files()
         self.asked[kind] = private.content_to_bytes(content)
 
     def _reply(self, kind: str, site: str, message: Message) -> Message:
@@ -119,7 +110,7 @@ class Recorded:
         """What the site, as it was then, answers to a message of that kind with these records."""
         content = private.content_from_bytes(data)
         state, files = self.before[kind]
-        self.lab.contexts[FIRST_NODE].state = RecordDict({n: r.copy() for n, r in state.items()})
+        self.lab.contexts[FIRST_NODE].state = copied(state)
         for path in self._files().keys() - files.keys():
             path.unlink()
         for path, there in files.items():
@@ -132,21 +123,45 @@ class Recorded:
         return reply
 
 
+def copied(state: RecordDict) -> RecordDict:
+    """The same records, which may be changed."""
+    return RecordDict({name: record.copy() for name, record in state.items()})
+
+
 _RECORDED: dict[Path, Recorded] = {}
+Runs = Callable[[Path], Recorded]
+"""Makes a run in a new folder, once for all parsers of a test."""
 
 
-def _recorded(folder: Path) -> Recorded:
-    root = folder.parent / "asked"
+def recorded(folder: Path, runs: Runs) -> Recorded:
+    """The run that all parsers beside `folder` share."""
+    root = folder.parent / runs.__name__
     if root not in _RECORDED:
-        _RECORDED[root] = Recorded.of(root)
+        _RECORDED[root] = runs(root)
     return _RECORDED[root]
 
 
-def _to_site(kind: str) -> Parser:
+def masked(root: Path) -> Recorded:
+    """A run as owners ask for it."""
+    return Recorded.of(root)
+
+
+def _recorded(folder: Path) -> Recorded:
+    return recorded(folder, masked)
+
+
+def to_site(kind: str, runs: Runs = masked) -> Parser:
+    """A message of that kind to a site, as it was when it was asked in a run."""
+    name = f"site {kind}" if runs is masked else f"site {kind} of {runs.__name__}"
     return Parser(
-        f"site {kind}", lambda folder: _recorded(folder).asked[kind],
-        lambda data, folder: _recorded(folder).ask(kind, data), (ValueError,),
+        name, lambda folder: recorded(folder, runs).asked[kind],
+        lambda data, folder: recorded(folder, runs).ask(kind, data), (ValueError,),
     )  # fmt: skip
+
+
+def _admitted(content: RecordDict, folder: Path) -> str | None:
+    """What the coordinator makes of who a site says it is."""
+    return _recorded(folder).lab.admission().refusal(FIRST_NODE, enrol._hello(content))
 
 
 def _from_site(kind: str, read: Callable[[RecordDict], object]) -> Parser:
@@ -200,9 +215,11 @@ def _unpacked(data: bytes, _: Path) -> object:
     found = envelopes.parsed(fleet_pb2.PullMessagesResponse, envelope.head)
     if len(found.messages_list) != 1 or len(found.message_object_trees) != 1:
         raise ValueError
-    return envelopes.unpacked(
-        found.messages_list[0], found.message_object_trees[0], envelope.by_id(), _pulled
-    )
+    head, tree = found.messages_list[0], found.message_object_trees[0]
+    try:
+        return envelopes.unpacked(head, tree, envelope.by_id(), _pulled)
+    except (ValueError, ObjectPullError):
+        return envelopes.failed(head, "it cannot be read")
 
 
 def _config_text(_: Path) -> bytes:
@@ -224,64 +241,12 @@ def _held(data: bytes, folder: Path) -> None:
         pass
 
 
-# --- files that an owner was given ----------------------------------------------------
-
-_ROWS = "age,sex,ill\n" + "\n".join(
-    f"{20 + i * 7 % 60},{'fm'[i % 2]},{i % 3 % 2}" for i in range(40)
-)
-
-
-def _parquet(_: Path) -> bytes:
-    made = io.BytesIO()
-    table = {
-        "age": [20.0 + i * 7 % 60 for i in range(40)],
-        "sex": ["f", "m"] * 20,
-        "ill": [0, 1] * 20,
-    }
-    pq.write_table(pa.table(table), made)
-    return made.getvalue()
-
-
-def _arrays(**named: NDArray[Any]) -> bytes:
-    made = io.BytesIO()
-    np.savez(made, **named)
-    return made.getvalue()
-
-
-_IMAGES = {
-    "train_images": np.zeros((4, 4, 4), np.uint8), "train_labels": np.array([[0], [1]] * 2),
-    "test_images": np.zeros((2, 4, 4), np.uint8), "test_labels": np.array([[0], [1]]),
-}  # fmt: skip
-
-
-def _png(_: Path) -> bytes:
-    made = io.BytesIO()
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(made, "PNG")
-    return made.getvalue()
-
-
-def _records(name: str, good: Callable[[Path], bytes], *words: str) -> Parser:
-    @cache
-    def scenario() -> Any:
-        return compose([*words, "scenario.path=x"]).scenario
-
-    def read(path: Path) -> object:
-        reading = Reading(streams=Streams(0), cache=path.parent, task=CLASSIFICATION)
-        return replace(scenario(), path=str(path)).load(reading)
-
-    return file_parser(f"records {name}", good, f"r.{name}", read, (DataError, ConfigError))
-
-
-_CSV = ("scenario=csv", "scenario.label=ill")
-_TEXT = ("scenario=text", "scenario.text=text", "scenario.label=label")
-_LINES = "\n".join(
-    json.dumps({"text": f"word {i} of text", "label": "ab"[i % 2]}) for i in range(20)
-)
-
-
 ASKED = [
-    *map(_to_site, STEPS),
-    _from_site("hello", flower.read_hello),
+    *map(to_site, STEPS),
+    Parser(
+        "answer hello", lambda folder: _recorded(folder).answered["hello"],
+        lambda data, folder: _admitted(private.content_from_bytes(data), folder), UNREADABLE,
+    ),
     _from_site("join", lambda content: read_small_bytes(content, "accepted")),
     _from_site("describe", flower.read_description),
     Parser(
@@ -295,19 +260,4 @@ ASKED = [
     Parser("delivered", _delivered, _unpacked, (ValueError, ObjectPullError)),
     Parser("config", _config_text, lambda data, _: _composed(data), (ConfigError,)),
     Parser("form", lambda folder: _form(folder).read_bytes(), _held, (PrivacyError, DataError)),
-    _records("csv", lambda _: _ROWS.encode(), *_CSV),
-    _records("csv.gz", lambda _: gzip.compress(_ROWS.encode()), *_CSV),
-    _records("parquet", _parquet, *_CSV),
-    _records("jsonl", lambda _: _LINES.encode(), *_TEXT),
-    _records("npz", lambda _: _arrays(**_IMAGES), "scenario=medmnist", "scenario.name=''"),
-    file_parser("image", _png, "a.png", lambda path: read_image(path, 8, "grey"), (DataError,)),
-    file_parser(
-        "features", lambda _: _arrays(features=np.zeros((3, 2), np.float32)), "f.npz",
-        lambda path: read_array(path, (2,)), (DataError,),
-    ),
-    file_parser(
-        "weights", lambda _: save({"a": np.zeros(3, np.float32)}, {"order": '["a"]'}),
-        "m.safetensors", lambda path: values_of(path.read_bytes()),
-        (SafetensorError, ValueError, KeyError, TypeError),
-    ),
 ]  # fmt: skip

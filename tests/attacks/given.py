@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 from safetensors.numpy import save_file
 
 from clients import app_owner
@@ -18,7 +21,9 @@ from fedlearn.cli import main
 from fedlearn.config.saved import load_file
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
+from fedlearn.data.check.files import check
 from fedlearn.data.scenario import Reading
+from fedlearn.data.tables.csv import Csv
 from fedlearn.data.texts.huggingface import HuggingFace
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.models.text import Text, bert_weights
@@ -29,10 +34,13 @@ from fedlearn.report.comparison import (
     read_comparison,
     write_comparison,
 )
+from fedlearn.report.export import export
+from fedlearn.report.inversion import read_inversion, write_inversion
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result
 from fedlearn.tasks import CLASSIFICATION
 from tests.attacks.fuzzing import Parser
+from tests.fedlearn.report.test_strip import shown
 
 Folder = Callable[[Path], Path]
 """Makes a folder with everything as it should be."""
@@ -151,6 +159,85 @@ def _pool(folder: Path) -> object:
     return HuggingFace(path=str(folder), tokenizer=words).load(reading)
 
 
+def demonstrated(root: Path) -> Path:
+    """What a demonstration of an attack has left: images in a file."""
+    root.mkdir()
+    write_inversion(root, shown())
+    return root
+
+
+def _images(folder: Path) -> object:
+    found = read_inversion(folder)
+    return found and [found.uri(text) for text in (found.original, found.average.image)]
+
+
+def checked(root: Path) -> Path:
+    """Data of every kind that an owner may have looked at: tables, texts, images."""
+    root.mkdir()
+    rows = [
+        f"{i},{'ab'[i % 2]},2026-01-{i % 28 + 1:02d},{20 + i},pati\u00eant {i}" for i in range(40)
+    ]
+    table = "\n".join(["id,ill,day,age,note", *rows])
+    (root / "t.csv").write_text(table, encoding="cp1252")
+    (root / "z.csv").write_bytes(gzip.compress(table.encode()))
+    pq.write_table(pa.table({"age": range(40), "ill": [0, 1] * 20}), root / "t.parquet")
+    lines = [json.dumps({"text": f"words {i}", "label": "ab"[i % 2]}) for i in range(20)]
+    (root / "t.jsonl").write_text("\n".join(lines))
+    images = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([[0], [1]] * 2)}
+    parts = {f"{part}_{name}": v for part in ("train", "test") for name, v in images.items()}
+    np.savez(root / "t.npz", **parts)
+    for label in "ab":
+        (root / "folders" / label).mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(images["images"][0]).save(root / "folders" / label / f"{number}.png")
+    return root
+
+
+def _checked(file: str, shown: str = "") -> Parser:
+    return _inside(
+        f"looked at {file}", checked, file, lambda folder: check(folder / (shown or file))
+    )
+
+
+def series(root: Path) -> Path:
+    """Rows of people over time, by dates."""
+    root.mkdir()
+    rows = [f"p{i % 9},2026-01-{i % 28 + 1:02d},{60 + i * i % 31},{i % 9 % 2}" for i in range(60)]
+    (root / "s.csv").write_text("\n".join(["who,day,pulse,ill", *rows]))
+    return root
+
+
+def _over_time(folder: Path) -> object:
+    config = Csv(path=str(folder / "s.csv"), label="ill", record="who", time="day", steps=4)
+    return config.load(Reading(streams=Streams(0), cache=folder, task=CLASSIFICATION))
+
+
+def odd(root: Path) -> Path:
+    """Saved data with a text that is none, and a day that no calendar has."""
+    root.mkdir()
+    text = pa.array([b"\xff\xfe", b"words"] * 6).view(pa.string())
+    table = pa.table({"text": text, "label": [0, 1] * 6})
+    path = str(root / "data-0.arrow")
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (root / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}))
+    feature = {"names": ["against", "for"], "_type": "ClassLabel"}
+    (root / "dataset_info.json").write_text(json.dumps({"features": {"label": feature}}))
+    return root
+
+
+def _odd_pool(folder: Path) -> object:
+    words = Tokenizer(kind="hashing", buckets=1000, max_length=8)
+    config = HuggingFace(path=str(folder), tokenizer=words, classes=("against", "for"))
+    return config.load(Reading(streams=Streams(0), cache=folder, by_record=True))
+
+
+def _exported_anew(folder: Path) -> object:
+    to = folder / "exported"
+    shutil.rmtree(to, ignore_errors=True)
+    return export(folder, to)
+
+
 _APP_SITE = b"name: a\ndata: d\nledger: l\npolicy: {epsilon_total: 8}\nkeys: k\nroster: r\n"
 
 
@@ -177,6 +264,13 @@ GIVEN = [
     _inside("saved files", saved, "train/state.json", _pool, ConfigError),
     _inside("saved classes", saved, "train/dataset_info.json", _pool, ConfigError),
     _inside("Arrow", saved, "train/data-0.arrow", _pool, ConfigError),
+    _inside("demonstration", demonstrated, "inversion.json", _images),
+    *map(_checked, ("t.csv", "z.csv", "t.parquet", "t.jsonl", "t.npz")),
+    _checked("folders/a/0.png", "folders"),
+    _inside("series", series, "s.csv", _over_time, ConfigError),
+    _inside("odd texts", odd, "data-0.arrow", _odd_pool, ConfigError),
+    _inside("export of a result", run, "result.json", _exported_anew, ConfigError),
+    _inside("export of a config", run, "config.yaml", _exported_anew, ConfigError),
     _inside("app's site file", app_site, "site.yaml",
             lambda f: app_owner.load(f / "site.yaml"), ConfigError),
 ]  # fmt: skip

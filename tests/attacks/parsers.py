@@ -13,7 +13,9 @@ from pathlib import Path
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from clients import sitefile
+from clients.helper import helperfile
 from clients.ledger.ledger import Budget, Ledger
+from clients.ledger.receipts import key_of
 from clients.ledger.report import verify
 from clients.ledger.state import Cost
 from fedlearn.core.errors import ConfigError, DataError, ProtocolError, UnauthenticatedError
@@ -163,6 +165,10 @@ SITE_TEXT = (
     b"name: a\ndata: {kind: csv, path: x, label: y}\nkeys: k\nroster: r\nledger: l\n"
     b"policy: {epsilon_total: 8}\n"
 )
+HELPER_TEXT = (
+    b"name: notary\nkeys: k\nroster: r\nmin_cohort: 3\napproved: ['%s']\n"
+    b"server: {address: 'fed.example.org:1', authority: ca.crt}\n" % (b"5b" * 32)
+)
 SERVER_TEXT = b"listen: '0.0.0.0:1'\nkeys: k\nroster: r\nintroductions: i\ntls: t\n"
 _PEM = site_credential("alder", NOW).certificate_pem()
 _INTRODUCED = introduce(identity("a"), "alder", "site", _PEM.decode()).encode()
@@ -276,11 +282,17 @@ PARSERS = [
     Parser("any certificate", lambda _: _PEM, lambda d, _: read_certificate(d, "it"),
            (ConfigError,)),
     Parser("site file", lambda _: SITE_TEXT, _file("s.yaml", sitefile.load), (ConfigError,)),
+    Parser("second server's file", lambda _: HELPER_TEXT, _file("h.yaml", helperfile.load),
+           (ConfigError,)),
     Parser("server file", lambda _: SERVER_TEXT, _file("v.yaml", serverfile.load), (ConfigError,)),
     *map(_saved_parser, ("data.arrow", "state.json", "dataset_info.json")),
     Parser("ledger", _ledger, _read_ledger, (DataError,)),
     Parser(
         "receipt", lambda _: receipts.to_json(_RECEIPT).encode(),
         lambda d, _: receipts.from_json(d.decode("utf-8", "replace")), (DataError,),
+    ),
+    Parser(
+        "receipt's file", lambda _: receipts.to_json(_RECEIPT).encode(),
+        _file("r.json", lambda path: key_of(receipts.read(path), None)), (DataError,),
     ),
 ]  # fmt: skip

@@ -10,8 +10,10 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,15 +29,18 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import GaussianEvent, to_json
+from tests.attacks import readers, wires
 from tests.attacks.apps import APPS
 from tests.attacks.asked import ASKED
-from tests.attacks.fuzzing import Parser, fuzz
+from tests.attacks.besides import BESIDES
+from tests.attacks.fuzzing import Parser, damaged, fuzz
 from tests.attacks.given import GIVEN
 from tests.attacks.parsers import EVENTS, NOW, PARSERS, opened
+from tests.attacks.records import RECORDS
 from tests.attacks.wires import WIRES, Gate, a_request, chunked
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-ALL = [*PARSERS, *WIRES, *APPS, *ASKED, *GIVEN]
+ALL = [*PARSERS, *WIRES, *APPS, *ASKED, *RECORDS, *GIVEN, *BESIDES]
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +105,70 @@ def test_ledger_entry__that_hashes_right_and_says_what_cannot_be_is_a_data_error
         accounting.epsilon(verify(folder / "l.jsonl").spent, 1e-5)
     except DataError:
         return
+
+
+# --- Nothing is left out -----------------------------------------------------------------
+
+
+def test_library__that_is_imported_is_known_to_read_or_not_to() -> None:
+    """Whoever brings one that reads: its uses are targets of the fuzz from then on."""
+    reading = {one.split(".")[0] for one in readers.READING}
+    assert readers.libraries() - readers.OTHERS - reading == set()
+    assert readers.forbidden() == set()
+
+
+def test_reader__without_a_fuzz_is_one_that_exists_and_has_one_reason() -> None:
+    listed = [name for names in readers.UNFUZZED.values() for name in names]
+    assert len(listed) == len(set(listed))
+    assert set(listed) - readers.readers().keys() == set()
+
+
+def test_readers__are_found_by_what_they_call(tmp_path: Path) -> None:
+    """Also those that are handed on, inside of others, or under another name."""
+    source = """
+import json as j
+from zlib import decompress as unpacked
+
+class A:
+    def one(self, text: str) -> object:
+        return [*map(j.loads, [text])]
+
+    @staticmethod
+    def two(data):
+        def inner():
+            return unpacked(data)
+        return lambda: inner()
+
+async def three(message: "json.loads") -> bytes:
+    return j.dumps(message.FromString)
+
+four = j.loads("{}")
+"""
+    found = readers.found_in(source)
+    assert found == {
+        "A.one": {"json.loads"}, "A.two.<locals>.inner": {"zlib.decompress"},
+        "three": {"message.FromString"},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+def test_reader_of_bytes__is_reached_by_a_fuzz_or_is_on_the_list(tmp_path: Path) -> None:
+    """Seen at work: of a reader that no target reaches, somebody has to say why."""
+    wires._gate.cache_clear()  # its thread is watched from its start
+    reached, coins = set[str](), np.random.default_rng(1)
+    for number, parser in enumerate(ALL):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        good = parser.good(folder)
+        with readers.seen() as found:
+            for data in (good, *(damaged(good, coins) for _ in range(30))):
+                with suppress(*parser.declared):
+                    parser.read(data, folder)
+        reached |= found
+    left = readers.readers().keys() - reached
+    assert left - readers.unfuzzed() == set(), "a fuzz is missing"
 
 
 # --- One by one -----------------------------------------------------------------------

@@ -1,0 +1,307 @@
+"""What in the code turns bytes or text into values: found in its syntax, and seen at work.
+
+Every library that is imported is on a list: of those that read, every function is a reader that
+is not known to do something else; of the others, what is named. So a new library, or a new use
+of one that reads, is found without anybody having thought of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = ("fedlearn", "clients", "server")
+OURS: Final = frozenset({*PACKAGES, "simulations", "configs"})
+
+READING: Final = (
+    "base64", "csv", "email", "flwr.common.serde", "gzip", "hydra", "ipaddress", "json",
+    "omegaconf", "PIL.Image", "pickletools", "pyarrow.csv", "pyarrow.ipc", "pyarrow.parquet",
+    "pydantic", "pydantic_core", "safetensors", "struct", "tarfile", "tokenizers", "xml", "yaml",
+    "zipfile", "zlib",
+)  # fmt: skip
+"""Libraries, and parts of them, whose functions read."""
+
+HARMLESS: Final = frozenset(
+    {"PIL.Image.MAX_IMAGE_PIXELS", "PIL.Image.Resampling", "PIL.Image.alpha_composite",
+     "PIL.Image.fromarray", "PIL.Image.new", "base64.b64encode", "csv.field_size_limit",
+     "csv.writer", "flwr.common.serde.fab_to_proto", "flwr.common.serde.message_to_proto",
+     "flwr.common.serde.recorddict_to_proto", "flwr.common.serde.user_config_to_proto",
+     "hydra.core.config_store.ConfigStore", "json.dumps", "pyarrow.ipc.new_stream",
+     "pydantic.BaseModel", "pydantic.ConfigDict", "pydantic_core.core_schema",
+     "pydantic_core.to_jsonable_python", "safetensors.numpy.save", "safetensors.torch.save",
+     "yaml.SafeDumper", "yaml.dump", "zlib.crc32"}
+)  # fmt: skip
+"""What of those libraries writes, sets or describes."""
+
+OTHERS: Final = frozenset(
+    {"PIL", "__future__", "abc", "annotated_types", "argparse", "asyncio", "bisect", "collections",
+     "concurrent", "contextlib", "contextvars", "copy", "cryptography", "ctypes", "dataclasses",
+     "datetime", "decimal", "difflib", "dp_accounting", "errno", "fastapi", "fcntl", "flwr",
+     "fractions", "functools", "google", "hashlib", "hmac", "httpx", "importlib", "inspect", "io",
+     "itertools", "jinja2", "logging", "markupsafe", "math", "matplotlib", "mlflow", "numpy",
+     "opacus", "os", "pathlib", "peft", "platform", "pyarrow", "re", "resource", "rich", "scipy",
+     "secrets", "shlex", "shutil", "signal", "sklearn", "socket", "ssl", "starlette", "stat",
+     "statistics", "subprocess", "sys", "tempfile", "threading", "time", "tokenize", "torch",
+     "traceback", "types", "typing", "typing_extensions", "unicodedata", "urllib", "uvicorn",
+     "warnings", "weakref"}
+)  # fmt: skip
+"""Libraries that read nothing but by what is named below."""
+
+NAMED: Final = frozenset({"numpy.load", "importlib.import_module"})
+
+WORDS: Final = frozenset(
+    {"FromString", "MergeFromString", "ParseFromString", "decode", "from_buffer", "from_bytes",
+     "from_json", "from_private_bytes", "from_public_bytes", "frombuffer", "fromfile", "fromhex",
+     "fromisoformat", "fromstring", "genfromtxt", "inflate", "inflate_object_from_contents",
+     "load_der_private_key", "load_der_public_key", "load_der_x509_certificate",
+     "load_pem_private_key", "load_pem_public_key", "load_pem_x509_certificate",
+     "load_pem_x509_certificates", "loadtxt", "memory_map", "parse_qs", "strptime", "urlparse",
+     "urlsplit"}
+)  # fmt: skip
+"""Functions that read, of whatever library or object."""
+
+OWN: Final = frozenset(
+    {"Reader", "content_from_bytes", "exchange", "named_arrays", "parse", "parsed", "read_table",
+     "unpack", "unpacked", "vector_of", "vectors_of"}
+)  # fmt: skip
+"""Our own readers, upon which others build formats of theirs."""
+
+FORBIDDEN: Final = frozenset(
+    {"cloudpickle", "dill", "eval", "exec", "joblib", "marshal", "pickle", "shelve",
+     "torch.hub", "torch.jit.load", "torch.load", "yaml.full_load", "yaml.unsafe_load"}
+)  # fmt: skip
+"""What runs, or may run, what it reads."""
+
+
+@dataclass
+class _Module(ast.NodeVisitor):
+    """What a module imports, and what each of its functions refers to, by its qualified name."""
+
+    libraries: set[str] = field(default_factory=set)
+    references: dict[str, set[str]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+    _scope: tuple[str, ...] = ()
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for one in node.names:
+            self.libraries.add(one.name)
+            first = one.name.split(".")[0]
+            self._names[one.asname or first] = one.name if one.asname else first
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for one in node.names:
+            self.libraries.add(str(node.module))
+            self._names[one.asname or one.name] = f"{node.module}.{one.name}"
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        before, self._scope = self._scope, (*self._scope, node.name)
+        self.generic_visit(node)
+        self._scope = before
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        before = self._scope
+        self._scope = (*before, node.name, "<locals>")
+        for part in (*node.body, *node.decorator_list, *node.args.defaults):
+            self.visit(part)
+        self._scope = before
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value:
+            self.visit(node.value)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self._refer(self._dotted(node))
+        if not isinstance(node.value, ast.Name):
+            self.visit(node.value)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self._refer(self._dotted(node))
+
+    def is_local(self, dotted: str) -> bool:
+        """Whether a name is one of the module's own variables, and no library or builtin."""
+        first = dotted.split(".")[0]
+        imported = {name.split(".")[0] for name in (*self.libraries, *self._names.values())}
+        return first not in imported and not hasattr(builtins, first)
+
+    def _dotted(self, node: ast.expr) -> str:
+        match node:
+            case ast.Name(id=name):
+                return self._names.get(name, name)
+            case ast.Attribute(value=value, attr=attr):
+                return f"{self._dotted(value)}.{attr}"
+        return "?"
+
+    def _refer(self, dotted: str) -> None:
+        inside = self._scope[:-1] if self._scope[-1:] == ("<locals>",) else ()
+        self.references.setdefault(".".join(inside), set()).add(dotted)
+
+
+@cache
+def _modules() -> dict[str, _Module]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            found[str(path.relative_to(ROOT))] = module = _Module()
+            module.visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _reads(dotted: str) -> bool:
+    root, word = dotted.split(".")[0], dotted.rsplit(".", 1)[-1]
+    if word.endswith(("Error", "Exception", "Warning", "error")) or _within(dotted, HARMLESS):
+        return False
+    if _within(dotted, READING) or dotted in NAMED or word in WORDS:
+        return True
+    return word in OWN and (root in OURS or "." not in dotted)
+
+
+def _within(dotted: str, names: frozenset[str] | tuple[str, ...]) -> bool:
+    return any(dotted == name or dotted.startswith(f"{name}.") for name in names)
+
+
+def _readers_of(module: _Module) -> dict[str, set[str]]:
+    found = {
+        name: {one for one in references if _reads(one)}
+        for name, references in module.references.items()
+        if name  # what a module does when it is imported, it does to constants of its own
+    }
+    return {name: by for name, by in found.items() if by}
+
+
+def found_in(source: str) -> dict[str, set[str]]:
+    """The functions of a module that turn bytes or text into values, and by what."""
+    module = _Module()
+    module.visit(ast.parse(source))
+    return _readers_of(module)
+
+
+@cache
+def readers() -> dict[str, set[str]]:
+    """All such functions of ours, as `path:name`."""
+    return {
+        f"{path}:{name}": by
+        for path, module in _modules().items()
+        for name, by in _readers_of(module).items()
+    }
+
+
+def libraries() -> set[str]:
+    """Every library that is imported, by its first word."""
+    found = {one.split(".")[0] for module in _modules().values() for one in module.libraries}
+    return found - OURS
+
+
+def forbidden() -> set[str]:
+    """What is imported or called that may run what it reads, as `path: name`."""
+    return {
+        f"{path}: {one}"
+        for path, module in _modules().items()
+        for one in module.libraries.union(*module.references.values())
+        if _within(one, FORBIDDEN) and not module.is_local(one)
+    }
+
+
+@contextmanager
+def seen() -> Iterator[set[str]]:
+    """The functions of ours that run meanwhile, here and in threads that start: `path:name`."""
+    found: set[str] = set()
+    prefix = f"{ROOT}/"
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(prefix):
+            found.add(f"{code.co_filename.removeprefix(prefix)}:{code.co_qualname}")
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+_CHECKED = "text that has been read, and refused if need be, before"
+_OWN = "bytes that this process has made itself: a hash, a key stream, a constant"
+_WRITTEN = "a file that this program wrote for itself, where others do not write"
+_ARCHIVE = "an archive that was pinned by its hash before it is opened"
+_USER = "what the user of this machine has typed or installed"
+_LINK = "answers of one's own SuperLink, on this machine: what sites put into them was read before"
+
+UNFUZZED: Final = {
+    _CHECKED: (
+        "clients/joining.py:roster_of", "clients/records.py:kept", "clients/site.py:_learner",
+        "clients/site.py:_open", "fedlearn/flower/apps/enrolment.py:AppSites._greet",
+        "fedlearn/flower/apps/grid.py:SecureGrid._summed", "fedlearn/flower/apps/mod.py:_roster",
+        "fedlearn/flower/messages.py:_config_of",
+        "fedlearn/flower/strategies.py:step_of.<locals>.step",
+        "fedlearn/secagg/payload.py:Payload.decode",
+        "fedlearn/secagg/proven_payload.py:ProvenPayload.decode",
+        "fedlearn/secagg/server.py:_combine", "server/helper.py:join", "server/joining.py:_draw",
+        "server/joining.py:join", "server/sealing.py:Sealing.open",
+        "server/secagg.py:MaskedDriver._opened", "server/secagg.py:RingDriver._opened",
+        "server/secagg.py:RingDriver._opened.<locals>.add",
+        "server/secagg.py:TwoServerDriver._opened", "server/secagg.py:TwoServerDriver._proven",
+        "server/superlink/callers.py:_who",
+    ),
+    _OWN: (
+        "clients/feature_cache.py:_store", "fedlearn/config/decoding.py:_adapter",
+        "fedlearn/core/settings.py:_rules", "fedlearn/crypto/keyring.py:new_identity",
+        "fedlearn/data/datasets/heart.py:_split", "fedlearn/privacy/discrete.py:_thresholds",
+        "fedlearn/privacy/noise.py:Keystream.further", "fedlearn/report/inversion.py:to_text",
+        "fedlearn/stages/mask.py:RandomMask._part", "fedlearn/prediction.py:_written",
+        "server/run.py:run", "server/secagg.py:SecAggDriver._params",
+        "server/superlink/endpoint.py:SuperLink.ready", "fedlearn/data/arrays.py:keep_table",
+    ),
+    _WRITTEN: (
+        "clients/canaries.py:_tossed", "clients/canaries.py:read_canaries",
+        "clients/feature_cache.py:_known", "clients/feature_cache.py:_rows",
+        "clients/supernode/fleet.py:headless", "clients/supernode/node.py:Memory.state",
+        "clients/work.py:OwnState._read", "fedlearn/crypto/certificates.py:load_credential",
+        "fedlearn/data/tables/deidentify.py:_read_key", "fedlearn/models/squeezenet.py:_read",
+        "fedlearn/results/folder.py:RunFolder._check_same",
+        "fedlearn/results/folder.py:RunFolder.read_checkpoint", "server/audit.py:read_seen",
+        "server/superlink/gateway.py:main",
+    ),
+    _ARCHIVE: (
+        "fedlearn/data/datasets/archives.py:_read", "fedlearn/data/datasets/codes.py:Codes.load",
+        "fedlearn/data/datasets/contracts.py:_documents",
+        "fedlearn/data/datasets/contracts.py:_read", "fedlearn/data/datasets/fashion.py:_idx",
+        "fedlearn/data/datasets/heart.py:Heart.load", "fedlearn/data/datasets/lending.py:read",
+        "fedlearn/data/datasets/news.py:_stories", "fedlearn/models/squeezenet.py:_picked",
+    ),
+    _USER: (
+        "fedlearn/__init__.py:__getattr__", "fedlearn/cli/__init__.py:main",
+        "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_with_references",
+        "fedlearn/config/composition.py:compose_tree", "fedlearn/config/composition.py:plain",
+        "fedlearn/config/composition.py:value_of", "fedlearn/config/layers.py:_by_hydra",
+        "fedlearn/core/code.py:_installed", "fedlearn/crypto/certificates.py:_host",
+        "fedlearn/flower/apps/local.py:room_above", "fedlearn/models/custom.py:function_of",
+    ),
+    _LINK: (
+        "server/superlink/endpoint.py:LinkGrid._exchange",
+        "server/superlink/endpoint.py:LinkGrid._received",
+        "server/superlink/endpoint.py:LinkGrid._send",
+        "server/superlink/endpoint.py:LinkGrid.pull_messages",
+        "server/superlink/endpoint.py:SuperLink.carry_out",
+        "server/superlink/endpoint.py:_refused",
+    ),
+}  # fmt: skip
+"""Readers that no target of the fuzz needs to reach, by the reason why."""
+
+
+def unfuzzed() -> frozenset[str]:
+    """All of them."""
+    return frozenset(name for names in UNFUZZED.values() for name in names)
