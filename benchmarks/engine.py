@@ -26,6 +26,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.grid import SiteGrid
 from fedlearn.models.initialise import initialise
 from fedlearn.rounds import RoundNote, TrainReply
 from fedlearn.tasks.classification import cross_entropy
@@ -33,7 +34,6 @@ from fedlearn.training.device import CPU, keep_freed_memory, place
 from fedlearn.training.local import train
 from fedlearn.training.settings import Training
 from server.average import RunningSum
-from server.grid import SiteGrid
 from simulations.engines.local import InProcessGrid, Workers, make_contexts
 
 CLIENTS, RECORDS = 10, 320

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +36,7 @@ from fedlearn.crypto.settings import TransportSealed
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes
+from fedlearn.flower.site import fresh_identity, roster_of, secret_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.rounds import Invitation, Refusal
 
@@ -54,6 +54,7 @@ __all__ = [
     "plan_of",
     "roster_of",
     "sealing",
+    "secret_bytes",
     "unless_refused",
 ]
 
@@ -65,11 +66,7 @@ def identity_of(context: Context) -> Identity:
     """The site's long-lived key; in a simulation it is made for the run and never on disk."""
     if site := deployed_site(context):
         return Identity.load(site.keys)
-    stored = config_record(context.state, "identity")
-    if stored is None:
-        stored = ConfigRecord({"private": Identity.new().to_bytes()})
-        context.state["identity"] = stored
-    return Identity.from_bytes(secret_bytes(stored["private"]))
+    return fresh_identity(context, "identity")
 
 
 # --- joining a run ----------------------------------------------------------------
@@ -288,12 +285,6 @@ def joined_run(context: Context, step: str) -> ConfigRecord:
     return joined
 
 
-@lru_cache(maxsize=8)
-def roster_of(text: str) -> Roster:
-    """Parsed and verified once, not with every message."""
-    return Roster.from_json(text)
-
-
 # --- the sealed channel -----------------------------------------------------------
 
 
@@ -329,10 +320,3 @@ def sealing(message: Message, context: Context, call_next: private.AppFunction) 
     answer = channel.seal(kind, opened.round, private.content_to_bytes(reply.content))
     joined["channel"] = channel.to_bytes()
     return private.with_content(reply, RecordDict({"sealed": large_bytes("sealed", answer)}))
-
-
-def secret_bytes(value: object) -> bytes:
-    """The bytes of a record of our own state; UnauthenticatedError if they are none."""
-    if not isinstance(value, bytes):
-        raise UnauthenticatedError
-    return value

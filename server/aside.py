@@ -24,9 +24,9 @@ from fedlearn.core.errors import (
     PrivacyError,
     ProtocolError,
 )
+from fedlearn.flower.grid import Replies
 from fedlearn.rounds import Hello, Refusal
 from server.admission import Admission
-from server.grid import Replies
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from fedlearn.crypto.identity import PUBLIC_BYTES, Identity
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.schema import differences, suspicions
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import SiteGrid
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import attach, without_slots
 from fedlearn.rounds import Description, Hello, TermsOffer
@@ -34,7 +35,6 @@ from fedlearn.secagg.settings import sum_of
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.aside import FailingSitesError, Invited, check, failing_in
-from server.grid import SiteGrid
 from server.joining import Joining, Keys, join
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed

@@ -34,6 +34,7 @@ from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import Replies, SiteGrid
 from fedlearn.mechanisms import UNPROTECTED, PrivacyPlan
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event, NoiseSource
@@ -54,7 +55,6 @@ from server.audit import SlotsSeen, seen_in_slots
 from server.average import RunningMean, arriving
 from server.enrol import Enrolment
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
-from server.grid import Replies, SiteGrid
 from server.groups import Suspicion
 from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
 from server.secagg import SecAggDriver, UnusableError

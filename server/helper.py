@@ -16,12 +16,12 @@ from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import fingerprint
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import Replies, SiteGrid
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes, small_bytes
+from fedlearn.flower.sealing import Sealing
 from fedlearn.rounds import Hello, Invitation
 from fedlearn.secagg.messages import Params
 from server.admission import Admission, HelperNode
-from server.grid import Replies, SiteGrid
-from server.sealing import Sealing
 
 
 class SecondServer(Protocol):

@@ -22,16 +22,16 @@ from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import SiteGrid
 from fedlearn.flower.records import read_small_bytes
+from fedlearn.flower.sealing import Sealing
 from fedlearn.robust import Draw
 from fedlearn.rounds import Hello, Invitation, Openings
 from fedlearn.secagg.proven import ProvingHelper
 from server.admission import Admission
 from server.aside import FailingSitesError, check
-from server.grid import SiteGrid
 from server.helper import RemoteHelper, SecondServer, hello_of, wait_for
 from server.helper import join as join_helper
-from server.sealing import Sealing
 
 SERVER = "server"
 

@@ -17,9 +17,9 @@ from flwr.app import Message, RecordDict
 
 from fedlearn.core.errors import DataError, ProtocolError, StoppedError
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import Replies, SiteGrid
 from fedlearn.results import receipts
 from fedlearn.results.receipts import Receipt
-from server.grid import Replies, SiteGrid
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import Final
 
 from fedlearn.core.errors import PrivacyError
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import Replies
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.events import merged
 from fedlearn.report.facts import statement
 from fedlearn.results.result import PrivacyResult, SitePrivacy
-from server.grid import Replies
 
 MOST_RESUMED: Final = 10
 """Times over that a site is believed to have paid for a run."""

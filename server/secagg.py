@@ -35,12 +35,13 @@ from fedlearn.agreement import (
 )
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, sizes_of
-from fedlearn.core.errors import ConfigError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.ring import unpack
 from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.grid import SiteGrid, Tally
 from fedlearn.flower.records import read_large_bytes, read_small_bytes, small_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
@@ -52,15 +53,14 @@ from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
 from fedlearn.secagg.graph import part_of as part_of_sites
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.proven_payload import ProvenPayload
-from fedlearn.secagg.server import ServerSession
+from fedlearn.secagg.server import Receive, ServerSession, run_steps
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
 from fedlearn.secagg.two_server import FirstServer
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form
 from fedlearn.tasks import Task
-from server.grid import SiteGrid
 from server.helper import SecondServer
-from server.sums import Aggregate, AskedSums, Sum, Tally
+from server.sums import Aggregate, AskedSums, Sum
 
 
 class UnusableError(ProtocolError):
@@ -117,8 +117,8 @@ class SecAggDriver(ABC, Generic[S]):
             sums = self._opened(AskedSums(by_site, params, payload, tally, without))
             self._check_sums(payload, sums)
         except ProtocolError as error:
-            failure = self._with_reasons(error, tally)
-            return Aggregate(tally.asked, tally.replies(tally.contributed), _nothing, failure)
+            contributed = tally.replies(tally.contributed)
+            return Aggregate(tally.asked, contributed, _nothing, tally.error(error))
         survivors = sorted(site for one in sums for site in one.sites)
         return Aggregate(tally.asked, tally.replies(survivors), lambda: sums, None)
 
@@ -171,7 +171,7 @@ class SecAggDriver(ABC, Generic[S]):
             by_site = {self.grid.site_of(message): message for message in messages}
             (opened,) = self._opened(AskedSums(by_site, [params], payload, tally, without))
         except ProtocolError as error:
-            raise self._with_reasons(error, tally) from None
+            raise tally.error(error) from None
         evaluation = self.plan.evaluation if self.plan else None
         if evaluation is None:
             tested, groups = sums_of(opened.total.counters, layout, fairness)
@@ -324,18 +324,10 @@ class SecAggDriver(ABC, Generic[S]):
                 raise ProtocolError(site, "mask", str(error)) from None
             return private.without(reply, "contribution")
 
-        replies = self.grid.exchange(messages, _contribution, keep)
+        replies = self.grid.exchange(messages, _contribution, keep, sorts=False)
         tally.note(replies)
         tally.contributed |= replies.answers
         return list(replies.answers)
-
-    def _with_reasons(self, error: ProtocolError, tally: Tally) -> FedlearnError:
-        exhausted = [r.reason for r in tally.refusals if r.exit_code == PrivacyError.exit_code]
-        if exhausted:
-            return PrivacyError("\n".join(exhausted))
-        reasons = [f"{site}: {reason}" for site, reason in tally.failures.items()]
-        reasons += [f"{refusal.site}: {refusal.reason}" for refusal in tally.refusals]
-        return ProtocolError("", error.step, "; ".join([error.reason, *reasons]))
 
 
 class RingDriver(SecAggDriver[SecAggRing]):
@@ -448,60 +440,43 @@ class MaskedDriver(SecAggDriver[SecAggMasked]):
             )
 
     def _opened(self, asked: AskedSums) -> list[Sum]:
-        """All sums go through a step together, so that a round with many takes no longer."""
         least = self._fewest(part_of(asked.params[0].round)[0])
         sessions = [ServerSession(one, self.sites, least) for one in asked.params]
-        lost = list[ProtocolError]()
-        while sessions and sessions[0].step != "done":
-            if sessions[0].step == "mask":
-                self._masked(sessions, asked)
+
+        def ask(step: str, requests: Mapping[str, bytes], receive: Receive) -> None:
+            if step == "mask":
+                self._contributions(asked, requests, receive)
             else:
-                self._step(sessions, asked)
-            sessions = [one for one in sessions if _closes_step(one, lost)]
+                self._step(step, requests, receive, asked)
+
+        opened, lost = run_steps(sessions, ask)
         decode = asked.payload.decode
-        return _some([Sum(tuple(s.survivors), decode(s.total())) for s in sessions], lost)
+        return _some([Sum(tuple(one.survivors), decode(one.total())) for one in opened], lost)
 
-    def _masked(self, sessions: Sequence[ServerSession], asked: AskedSums) -> None:
-        """The step with vectors."""
-        of_site = {site: one for one in sessions for site in one.requests()}
-        requests = {site: data for one in sessions for site, data in one.requests().items()}
-        self._contributions(asked, requests, lambda site, data: of_site[site].receive(site, data))
-
-    def _step(self, sessions: Sequence[ServerSession], asked: AskedSums) -> None:
+    def _step(
+        self, step: str, requests: Mapping[str, bytes], receive: Receive, asked: AskedSums
+    ) -> None:
         """One step without vectors."""
-        of_site = {site: one for one in sessions for site in one.requests()}
         messages = (
             Message(
-                self._request(session.step, request, asked.without),
+                self._request(step, request, asked.without),
                 dst_node_id=self.grid.node_of[site],
-                message_type=f"{flower.SECAGG}{session.step}",
+                message_type=f"{flower.SECAGG}{step}",
             )
-            for session in sessions
-            for site, request in session.requests().items()
+            for site, request in requests.items()
         )
-        replies = self.grid.exchange(messages, check=_step_reply)
-        asked.tally.note(replies)
-        for site, reply in replies.answers.items():
-            try:
-                of_site[site].receive(site, _step_reply(reply.content))
-            except ProtocolError as error:
-                asked.tally.failures[site] = error.reason
+
+        def keep(site: str, reply: Message) -> Message:
+            receive(site, _step_reply(reply.content))
+            return reply
+
+        asked.tally.note(self.grid.exchange(messages, keep=keep))
 
     @staticmethod
     def _request(step: str, request: bytes, without: tuple[str, ...]) -> RecordDict:
         if step == "advertise":
             return flower.advertise_request(request, without)
         return small_bytes("secagg", request)
-
-
-def _closes_step(session: ServerSession, lost: list[ProtocolError]) -> bool:
-    """Whether a sum goes on to its next step; why not is added to `lost`."""
-    try:
-        session.close_step()
-    except ProtocolError as error:
-        lost.append(error)
-        return False
-    return True
 
 
 def _some(found: list[Sum], lost: Sequence[ProtocolError]) -> list[Sum]:

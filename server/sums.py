@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from flwr.app import Message
 
 from fedlearn.core.errors import FedlearnError
-from fedlearn.rounds import Refusal
+from fedlearn.flower.grid import Replies, Tally
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Total
-from server.grid import Replies
-
-
-@dataclass
-class Tally:
-    """What became of every site in one protocol run."""
-
-    asked: list[str] = field(default_factory=list)
-    """Sites that got the model, and may have trained."""
-    contributed: dict[str, Message] = field(default_factory=dict)
-    refusals: list[Refusal] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def note(self, replies: Replies) -> None:
-        """Keep the refusals and failures of one exchange."""
-        self.refusals += replies.refusals
-        self.failures |= replies.failures
-
-    def replies(self, survivors: Iterable[str]) -> Replies:
-        """The outcome, with the replies of those whose contribution is in the sum."""
-        answers = {site: self.contributed[site] for site in survivors}
-        return Replies(answers, self.refusals, self.failures)
 
 
 @dataclass(frozen=True)

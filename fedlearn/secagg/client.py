@@ -194,6 +194,23 @@ class ClientSession:
         """
         return self._answer(Agreed, request, lambda state: _unmask(state, request, self._policy))
 
+    def answer(self, step: str, request: bytes) -> bytes:
+        """The answer to a step that carries no vector.
+
+        Raises:
+            ProtocolError: there is no such step, or what the step raises.
+        """
+        match step:
+            case "advertise":
+                return self.advertise(request)
+            case "share":
+                return self.share(request)
+            case "agree":
+                return self.agree(request)
+            case "unmask":
+                return self.unmask(request)
+        raise ProtocolError(SERVER, step, "no such step")
+
     # --- Survival between processes ---------------------------------------------
 
     def to_bytes(self) -> bytes:

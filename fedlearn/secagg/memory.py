@@ -95,16 +95,6 @@ def _policy(
 
 
 def _reply(step: str, client: ClientSession, request: bytes, party: Party, params: Params) -> bytes:
-    match step:
-        case "advertise":
-            return client.advertise(request)
-        case "share":
-            return client.share(request)
-        case "mask":
-            return client.mask(request, party.vector, params.request_hash)
-        case "agree":
-            return client.agree(request)
-        case "unmask":
-            return client.unmask(request)
-        case _:
-            raise ValueError(f"there is no step {step!r}")
+    if step == "mask":
+        return client.mask(request, party.vector, params.request_hash)
+    return client.answer(step, request)

@@ -313,6 +313,51 @@ class ServerSession:
 # --- Putting shared secrets together again ------------------------------------
 
 
+Receive = Callable[[str, bytes], None]
+"""(client, reply): takes the reply of a client; ProtocolError where it breaks the protocol."""
+
+Ask = Callable[[str, Mapping[str, bytes], Receive], None]
+"""(step, request by client, receive): sends the requests, and hands on what is replied."""
+
+
+def run_steps(
+    sessions: list[ServerSession], ask: Ask
+) -> tuple[list[ServerSession], list[ProtocolError]]:
+    """Take the sums of a round through all steps: those that can be opened; why others cannot.
+
+    They go through a step together, so that a round with many takes no longer. No client is in
+    two of them.
+
+    Raises:
+        ProtocolError: none can be opened; why the first cannot.
+    """
+    lost: list[ProtocolError] = []
+    while sessions and sessions[0].step != "done":
+        session_of = {client: one for one in sessions for client in one.requests()}
+        requests = {c: data for one in sessions for c, data in one.requests().items()}
+
+        def receive(
+            client: str, reply: bytes, to: Mapping[str, ServerSession] = session_of
+        ) -> None:
+            to[client].receive(client, reply)
+
+        ask(sessions[0].step, requests, receive)
+        sessions = [one for one in sessions if _closes_step(one, lost)]
+    if not sessions:
+        raise lost[0]
+    return sessions, lost
+
+
+def _closes_step(session: ServerSession, lost: list[ProtocolError]) -> bool:
+    """Whether a sum goes on to its next step; why not is added to `lost`."""
+    try:
+        session.close_step()
+    except ProtocolError as error:
+        lost.append(error)
+        return False
+    return True
+
+
 def reopen(
     held: Mapping[str, Held], threshold: int, is_right: Callable[[str, bytes], bool]
 ) -> dict[str, bytes]:

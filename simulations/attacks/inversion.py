@@ -37,12 +37,12 @@ from fedlearn.core.vector import Layout, Vector
 from fedlearn.crypto.sealed import HEADER_BYTES, Channel
 from fedlearn.flower import messages as flower
 from fedlearn.flower.records import read_large_bytes, vector_of
+from fedlearn.flower.sealing import Sealing
 from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Seat, SeatView, to_text
 from fedlearn.results.result import ResultFile
 from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation, Progress
 from server.run import logged
-from server.sealing import Sealing
 from simulations.attacks.inversion_scene import (
     Scene,
     Settings,
@@ -263,7 +263,7 @@ class Watched:
     def _spare_keys(self) -> Sealing | None:
         """The coordinator's ends of the channels once more, to keep what the run opens."""
         sealing = self.federation.grid.sealing
-        if sealing is None:
+        if not isinstance(sealing, Sealing):
             return None
         states = {site: channel.to_bytes() for site, channel in sealing.channels.items()}
         copies = {site: Channel.from_bytes(state) for site, state in states.items()}

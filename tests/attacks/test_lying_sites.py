@@ -18,7 +18,6 @@ from fedlearn.config import plan_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.flower import messages as flower
-from fedlearn.flower.apps.exchange import Answers
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy.events import GaussianEvent
@@ -236,17 +235,3 @@ def test_key_of_small_order__is_refused_before_it_drives_away_all_others() -> No
 
 def _signed(name: str, pair: tuple[bytes, bytes]) -> tuple[bytes, ...]:
     return (name_bytes(name), *pair)
-
-
-@pytest.mark.parametrize("raised", [EOFError(), RecursionError(), MemoryError(), KeyError("x")])
-def test_answer_to_a_flower_app__fails_its_site_whatever_reading_it_raises(
-    raised: Exception,
-) -> None:
-    answers, reply = Answers(), Message(RecordDict(), dst_node_id=1, message_type="train")
-
-    def read(site: str, content: RecordDict) -> RecordDict:
-        raise raised
-
-    answers.sort_in(LIAR, reply, read, lambda *_: None)
-    assert answers.failures == {LIAR: f"its answer cannot be read ({type(raised).__name__})"}
-    assert not answers.contents

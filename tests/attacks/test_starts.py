@@ -22,6 +22,7 @@ from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.flower.grid import SiteGrid
 from fedlearn.results import receipts
 from fedlearn.rounds import Hello
 from server.admission import SIMULATED
@@ -29,7 +30,6 @@ from server.aside import FailingSitesError
 from server.deployment import composed
 from server.enrol import _described, _greeted
 from server.federation import Federation
-from server.grid import SiteGrid
 from server.joining import Joining, join
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn import __version__
@@ -20,9 +20,9 @@ from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
-from fedlearn.flower.apps.exchange import Answers, post
 from fedlearn.flower.apps.protection import Protection
 from fedlearn.flower.apps.sums import SERVER
+from fedlearn.flower.grid import Check, SiteGrid, by_reason
 from fedlearn.rounds import Invitation
 
 log = logging.getLogger(__name__)
@@ -71,32 +71,21 @@ class AppSites:
         # Flower's strategies would wait for ever for nodes that are left out.
         if there >= self.least:
             return
-        by_reason: dict[str, list[str]] = {}
-        for node, reason in self.left_out.items():
-            by_reason.setdefault(reason, []).append(f"node {node}")
-        reported = [f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items()]
-        raise ProtocolError(
-            "",
-            "enrol",
-            "; ".join([f"{there} sites can take part; needed: {self.least}", *reported]),
-        )
+        reasons = {f"node {node}": reason for node, reason in self.left_out.items()}
+        needed = f"{there} sites can take part; needed: {self.least}"
+        raise ProtocolError("", "enrol", "; ".join([needed, *by_reason(reasons)]))
 
     def _greet(self, kind: str, nodes: Mapping[str, int]) -> dict[str, tuple[bytes, list[int]]]:
         """The key of every site, and the nodes that say they are it: one of them can prove it."""
         found: dict[str, dict[str, list[int]]] = {}
-        for label, content in self._in_clear(kind, sealing.GREET, b"", nodes).items():
-            try:
-                greeting, node = sealing.read_greeting(content), nodes[label]
-                reason = self._refusal(greeting, node)
-            except Exception as error:
-                log.debug("the greeting of %s", label, exc_info=True)
-                reason = f"its greeting cannot be read ({type(error).__name__})"
-            else:
-                if reason is None:
-                    claims = found.setdefault(greeting.site, {})
-                    claims.setdefault(greeting.public_key, []).append(node)
-                    continue
-            self._leave_out(nodes[label], reason)
+        answers = self._in_clear(kind, sealing.GREET, b"", nodes, sealing.read_greeting)
+        for label, content in answers.items():
+            greeting, node = sealing.read_greeting(content), nodes[label]
+            if reason := self._refusal(greeting):
+                self._leave_out(node, reason)
+                continue
+            claims = found.setdefault(greeting.site, {})
+            claims.setdefault(greeting.public_key, []).append(node)
         there = dict[str, tuple[bytes, list[int]]]()
         for site, claims in sorted(found.items(), key=lambda item: name_bytes(item[0])):
             (key, claimed), *others = claims.items()
@@ -107,7 +96,7 @@ class AppSites:
                 self._leave_out(node, f"nodes with other keys claim the name {site} as well")
         return there
 
-    def _refusal(self, greeting: sealing.Greeting, node: int) -> str | None:
+    def _refusal(self, greeting: sealing.Greeting) -> str | None:
         """Why a site is not enrolled, if so."""
         if problem := site_name_problem(greeting.site):
             return problem
@@ -157,20 +146,19 @@ class AppSites:
         return dict(sorted(proved.items(), key=lambda item: name_bytes(item[0])))
 
     def _in_clear(
-        self, kind: str, step: str, data: bytes, nodes: Mapping[str, int]
+        self,
+        kind: str,
+        step: str,
+        data: bytes,
+        nodes: Mapping[str, int],
+        check: Check = sealing.clear_bytes,
     ) -> dict[str, RecordDict]:
         """The answers to one of the messages before there are channels."""
-        answers, content = Answers(), sealing.clear(step, data)
-
-        def sort_in(label: str, reply: Message) -> None:
-            answers.sort_in(label, reply, lambda _, content: content, lambda *_: None)
-
-        asked = {label: (node, content) for label, node in nodes.items()}
-        post(self.grid, asked, kind, self.step_seconds, sort_in)
-        for label, node in nodes.items():
-            if label not in answers.contents:
-                self._leave_out(node, answers.reasons().get(label, "no answer in time"))
-        return answers.contents
+        grid = SiteGrid(self.grid, dict(nodes), self.step_seconds)
+        replies = grid.ask(kind, sealing.clear(step, data), grid.sites, check)
+        for label, reason in replies.reasons().items():
+            self._leave_out(nodes[label], reason)
+        return {label: reply.content for label, reply in replies.answers.items()}
 
     def _leave_out(self, node: int, reason: str) -> None:
         log.warning("node %d takes no part: %s", node, reason)

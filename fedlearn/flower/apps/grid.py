@@ -19,33 +19,30 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedlearn.config import decode
-from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError, refuse
+from fedlearn.core.errors import ConfigError, ProtocolError, refuse
 from fedlearn.crypto.handshake import RUN_ID_BYTES
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.enrolment import AppSites
-from fedlearn.flower.apps.exchange import AlikeReplies, Answers, Take, post
 from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sums import (
     NOTHING,
+    AlikeReplies,
     GlobalModel,
     ReplyForm,
     as_first,
     cut_values,
     reply_of_total,
 )
-from fedlearn.flower.private import (
-    FlowerRun,
-    error_reply,
-    from_server,
-)
+from fedlearn.flower.grid import Keep, Replies, SiteGrid, Tally
+from fedlearn.flower.private import FlowerRun, error_reply, from_server, without
 from fedlearn.flower.records import config_in, read_large_bytes
 from fedlearn.flower.strategies import averaging_problems, nodes_wanted
 from fedlearn.secagg.layout import LayoutEntry
-from fedlearn.secagg.server import ServerSession, plan_round
+from fedlearn.secagg.server import Receive, ServerSession, plan_round, run_steps
 
 log = logging.getLogger(__name__)
 
@@ -178,12 +175,10 @@ class SecureGrid(Grid):
         contents = self._restored(by_site)
         if self.protection.sums(kind):
             return [*self._summed(kind, by_site, contents, timeout), *self._strangers(asked)]
-        answers = Answers()
         requests = {site: (content, b"") for site, content in contents.items()}
-        self._exchange(kind, "ask", requests, timeout, answers)
-        found = answers.contents
-        replies = [Message(found[s], reply_to=m) for s, m in by_site.items() if s in found]
-        return [*replies, *self._errors(by_site, answers), *self._strangers(asked)]
+        found = self._exchange(kind, "ask", requests, timeout)
+        replies = [Message(m.content, reply_to=by_site[s]) for s, m in found.answers.items()]
+        return [*replies, *_errors(by_site, found.reasons()), *self._strangers(asked)]
 
     def _by_site(self, asked: Sequence[Message]) -> dict[str, Message]:
         site_of = {node: site for site, node in self._parties.node_of.items()}
@@ -201,9 +196,6 @@ class SecureGrid(Grid):
             for m in asked
             if m.metadata.dst_node_id not in enrolled
         ]
-
-    def _errors(self, by_site: Mapping[str, Message], answers: Answers) -> list[Message]:
-        return [error_reply(by_site[site], reason) for site, reason in answers.reasons().items()]
 
     # --- A sum -----------------------------------------------------------------------
 
@@ -230,39 +222,58 @@ class SecureGrid(Grid):
             request_hash=model.digest,
         )
         session = ServerSession(params, self._parties.sites, settings.min_cohort)
-        answers = Answers()
-        alike = AlikeReplies(len(by_site), session.receive, answers.failures)
+        tally = Tally()
+        alike = AlikeReplies(len(by_site), session.receive, tally.failures)
 
-        def take(site: str, content: RecordDict) -> None:
-            if session.step != "mask":
-                session.receive(site, sealing.clear_bytes(content))
+        def ask(step: str, requests: Mapping[str, bytes], receive: Receive) -> None:
+            if step != "mask":
+                self._exchange_bytes(sealing.step_of(step), kind, requests, receive, tally)
                 return
-            data, form = _contribution(content)
-            if form.numbers > self.protection.metrics or min(form.lengths.values(), default=0) < -1:
-                raise ProtocolError(site, "mask", "its metrics are of an impossible form")
-            alike.take(site, data, form)
+            # The model goes out with the step in which sites train on it.
+            asked = {site: (contents[site], request) for site, request in requests.items()}
+            takes = self._takes(alike)
+            tally.note(self._exchange(kind, "mask", asked, timeout, takes, sorts=False))
+            alike.close()
 
         try:
-            while session.step != "done":
-                step, requests = sealing.step_of(session.step), session.requests()
-                # The model goes out with the step in which sites train on it.
-                empty = RecordDict()
-                asked = {
-                    site: (contents[site] if step == "mask" else empty, request)
-                    for site, request in requests.items()
-                }
-                seconds = timeout if step == "mask" else self.step_seconds
-                self._exchange(kind, step, asked, seconds, answers, take)
-                alike.close()
-                session.close_step()
+            run_steps([session], ask)
             total = payload.decode(session.total())
             content = reply_of_total(total, alike.agreed, model, layout, self.protection)
         except ProtocolError as error:
-            raise answers.error(error) from None
+            raise tally.error(error) from None
         self._warn_of_cuts(cut_values(total), layout.num_reals * len(session.survivors))
-        gone = {s: r for s, r in answers.reasons().items() if s not in session.survivors}
+        gone = {s: r for s, r in tally.reasons().items() if s not in session.survivors}
         mean = from_server(Message(content, reply_to=next(iter(by_site.values()))))
-        return [mean, *(error_reply(by_site[site], reason) for site, reason in gone.items())]
+        return [mean, *_errors(by_site, gone)]
+
+    def _exchange_bytes(
+        self,
+        step: sealing.Step,
+        kind: str,
+        requests: Mapping[str, bytes],
+        receive: Receive,
+        tally: Tally,
+    ) -> None:
+        """One step without vectors."""
+
+        def keep(site: str, reply: Message) -> Message:
+            receive(site, sealing.clear_bytes(reply.content))
+            return reply
+
+        asked = {site: (RecordDict(), request) for site, request in requests.items()}
+        tally.note(self._exchange(kind, step, asked, self.step_seconds, keep))
+
+    def _takes(self, alike: AlikeReplies) -> Keep:
+        """What adds a contribution, and lets go of it."""
+
+        def keep(site: str, reply: Message) -> Message:
+            data, form = _contribution(reply.content)
+            if form.numbers > self.protection.metrics or min(form.lengths.values(), default=0) < -1:
+                raise ProtocolError(site, "mask", "its metrics are of an impossible form")
+            alike.take(site, data, form)
+            return without(reply, CONTRIBUTION)
+
+        return keep
 
     def _restored(self, by_site: Mapping[str, Message]) -> dict[str, RecordDict]:
         """What goes to every site: counters in the types that they had in the first round."""
@@ -298,34 +309,17 @@ class SecureGrid(Grid):
         step: sealing.Step,
         asked: Mapping[str, tuple[RecordDict, bytes]],
         seconds: float | None,
-        answers: Answers,
-        take: Take = lambda site, content: None,
-    ) -> None:
-        """Ask some sites one thing, and sort what comes back into `answers`."""
-        channels, node_of = self._parties.channels, self._parties.node_of
-        addressed = {
-            site: (
-                node_of[site],
-                sealing.seal(channels[site], kind, self._round, step, content, protocol),
-            )
-            for site, (content, protocol) in asked.items()
-        }
-        answers.contents = {}
-
-        def opened(site: str, content: RecordDict) -> RecordDict:
-            found = sealing.unseal(channels[site], kind, content, self._round)
-            if found.step != step:
-                raise UnauthenticatedError
-            return found.content
-
-        def sort_in(site: str, reply: Message) -> None:
-            answers.sort_in(site, reply, opened, take)
-
-        post(self.inner, addressed, kind, seconds, sort_in)
-        heard = answers.contents.keys() | answers.reasons().keys()
-        answers.failures |= dict.fromkeys(
-            (site for site in asked if site not in heard), "no answer in time"
-        )
+        keep: Keep = lambda site, reply: reply,
+        *,
+        sorts: bool = True,
+    ) -> Replies:
+        """Ask some sites one thing: for each the content, and the protocol's bytes beside it."""
+        node_of = {site: self._parties.node_of[site] for site in asked}
+        requests = {site: request for site, (_, request) in asked.items()}
+        seals = sealing.StepSealing(self._parties.channels, self._round, step, requests)
+        grid = SiteGrid(self.inner, node_of, seconds, sealing=seals)
+        messages = (Message(asked[s][0], dst_node_id=node_of[s], message_type=kind) for s in asked)
+        return grid.exchange(messages, keep=keep, sorts=sorts)
 
     # --- The rest of a grid ------------------------------------------------------------
 
@@ -354,6 +348,10 @@ class SecureGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Refused, as `push_messages`."""
         raise ConfigError("a secure grid receives by send_and_receive alone")
+
+
+def _errors(by_site: Mapping[str, Message], reasons: Mapping[str, str]) -> list[Message]:
+    return [error_reply(by_site[site], reason) for site, reason in reasons.items()]
 
 
 def _one_kind(messages: Sequence[Message]) -> str:

@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,7 @@ from fedlearn.flower.apps.sums import NOTHING, SERVER, GlobalModel, part_of_repl
 from fedlearn.flower.messages import refusal_reply
 from fedlearn.flower.private import AppFunction, error_reply, with_content
 from fedlearn.flower.records import config_record, large_bytes
+from fedlearn.flower.site import SessionStore, params_of, roster_of, secret_bytes
 from fedlearn.privacy import Event
 from fedlearn.rounds import Invitation, Refusal
 from fedlearn.secagg.client import ClientSession
@@ -163,7 +164,7 @@ class ProtectedSite:
         if joined is not None:
             if joined["invitation"] != digest:
                 raise ProtocolError(SERVER, "invite", "a second invitation, and not the same one")
-            return _secret(joined["accepted"])
+            return secret_bytes(joined["accepted"])
         invitation = _invitation(data)
         roster, owner = Roster.from_json(invitation.roster), self.owner
         owner.check_roster(roster)
@@ -203,7 +204,7 @@ class ProtectedSite:
         kind = message.metadata.message_type
         try:
             joined = self._run
-            channel = Channel.from_bytes(_secret(joined["channel"]))
+            channel = Channel.from_bytes(secret_bytes(joined["channel"]))
             asked = sealing.unseal(channel, kind, message.content)
         except (ProtocolError, ValueError):
             raise UnauthenticatedError from None
@@ -216,7 +217,7 @@ class ProtectedSite:
         return Message(answer, reply_to=message)
 
     def _answered(self, message: Message, asked: Sealed, call_next: AppFunction) -> RecordDict:
-        run_id = _secret(self._run["run-id"]).hex()
+        run_id = secret_bytes(self._run["run-id"]).hex()
         expense = Expense(run_id=run_id, number=asked.round, purpose=self.mod.purpose)
         exchange = Exchange(self, message, asked, expense, call_next)
         try:
@@ -240,12 +241,12 @@ class ProtectedSite:
     @cached_property
     def roster(self) -> Roster:
         """Who takes part."""
-        return _roster(str(self._run["roster"]))
+        return roster_of(str(self._run["roster"]))
 
     @property
     def run_id(self) -> bytes:
         """The run, as the roster's server has named it."""
-        return _secret(self._run["run-id"])
+        return secret_bytes(self._run["run-id"])
 
 
 @dataclass
@@ -286,14 +287,10 @@ class Exchange:
         match step:
             case "advertise":
                 return _bytes(self._advertise(request))
-            case "share":
-                return _bytes(self._stepped(lambda session: session.share(request)))
             case "mask":
                 return self._masked(request)
-            case "agree":
-                return _bytes(self._stepped(lambda session: session.agree(request)))
-            case "unmask":
-                return _bytes(self._stepped(lambda session: session.unmask(request)))
+        session, params = self._session()
+        return _bytes(self._kept(session, params, lambda: session.answer(step, request)))
 
     # --- Without a sum ------------------------------------------------------------
 
@@ -314,15 +311,16 @@ class Exchange:
     # --- A sum --------------------------------------------------------------------
 
     def _advertise(self, request: bytes) -> bytes:
-        params = _params(request)
+        params = params_of(request)
         self._enter(params)
         self._admit()
         if self._is_training and self.site.mod.spends:
             self.site.owner.require(self.site.mod.spends, self.expense)
         # Length and layout are the model's, which is not here yet; `_masked` compares them.
-        session = ClientSession(self.site.owner.identity, self._policy(params, self._last_round))
+        last = self._last_params.round if self._last_params else -1
+        session = ClientSession(self.site.owner.identity, self._policy(params, last))
         answer = session.advertise(request)
-        self._keep(session, params)
+        self._store.keep(session, {"params": request})
         return answer
 
     def _masked(self, request: bytes) -> RecordDict:
@@ -347,10 +345,7 @@ class Exchange:
         name = f"{self.site.owner.name}\n{params.round}".encode()
         words = SecureWords(hashlib.sha256(b"rounding" + model.digest + name).digest())
         vector = payload.encode(part.values, part.weight, part.counters, words)
-        try:
-            masked = session.mask(request, vector, model.digest)
-        finally:
-            self._keep(session, params)
+        masked = self._kept(session, params, lambda: session.mask(request, vector, model.digest))
         return RecordDict(
             {
                 CONTRIBUTION: large_bytes(CONTRIBUTION, masked),
@@ -358,32 +353,25 @@ class Exchange:
             }
         )
 
-    def _stepped(self, work: Callable[[ClientSession], bytes]) -> bytes:
-        """The answer; with or without one the session is stored: a closed one stays closed."""
-        session, params = self._session()
-        try:
-            return work(session)
-        finally:
-            self._keep(session, params)
+    @cached_property
+    def _store(self) -> SessionStore:
+        return SessionStore(self.site.context, _SESSION)
+
+    def _kept(self, session: ClientSession, params: Params, work: Callable[[], bytes]) -> bytes:
+        return self._store.kept(session, {"params": params.encode()}, work)
 
     def _session(self) -> tuple[ClientSession, Params]:
-        stored = config_record(self.site.context.state, _SESSION)
-        if stored is None:
+        params = self._last_params
+        if params is None:
             raise ProtocolError(SERVER, self.asked.step, "out of order: nothing was advertised")
-        params = _params(_secret(stored["params"]))
-        policy, data = self._policy(params, params.round - 1), _secret(stored["session"])
-        return ClientSession.from_bytes(data, self.site.owner.identity, policy), params
-
-    def _keep(self, session: ClientSession, params: Params) -> None:
-        """Store the session before its answer leaves: a restart cannot answer a step twice."""
-        self.site.context.state[_SESSION] = ConfigRecord(
-            {"params": params.encode(), "session": session.to_bytes()}
-        )
+        policy = self._policy(params, params.round - 1)
+        return self._store.load(self.site.owner.identity, policy), params
 
     @property
-    def _last_round(self) -> int:
-        stored = config_record(self.site.context.state, _SESSION)
-        return -1 if stored is None else _params(_secret(stored["params"])).round
+    def _last_params(self) -> Params | None:
+        """Of the last sum that this site was asked for."""
+        stored = self._store.stored
+        return None if stored is None else params_of(secret_bytes(stored["params"]))
 
     def _policy(self, params: Params, after_round: int) -> ClientPolicy:
         sites = self.site.roster.sites()
@@ -450,12 +438,6 @@ class Exchange:
         return reply.content
 
 
-@lru_cache(maxsize=8)
-def _roster(text: str) -> Roster:
-    # Parsed and verified once, not with every message.
-    return Roster.from_json(text)
-
-
 def _invitation(data: bytes) -> Invitation:
     try:
         return decode(Invitation, data.decode())
@@ -470,23 +452,9 @@ def _unhexed(text: str) -> bytes:
         raise ProtocolError(SERVER, "invite", str(error)) from None
 
 
-def _params(request: bytes) -> Params:
-    try:
-        return Params.decode(request)
-    except ValueError as error:
-        raise ProtocolError(SERVER, "params", str(error)) from None
-
-
 def _bytes(data: bytes) -> RecordDict:
     return sealing.clear("", data)
 
 
 def _refusal(error: FedlearnError) -> RecordDict:
     return refusal_reply(Refusal(site="", exit_code=error.exit_code, reason=str(error)))
-
-
-def _secret(value: object) -> bytes:
-    """The bytes of a record of this site's own state."""
-    if not isinstance(value, bytes):
-        raise UnauthenticatedError
-    return value

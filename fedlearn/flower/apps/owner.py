@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, cast
 
-from flwr.app import ConfigRecord, Context
+from flwr.app import Context
 
-from fedlearn.core.errors import ConfigError, UnauthenticatedError
+from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps.local import room_above
-from fedlearn.flower.records import config_record
+from fedlearn.flower.site import fresh_identity
 from fedlearn.privacy import Event
 from fedlearn.secagg.settings import SecAggMasked
 
@@ -127,14 +127,14 @@ def owner_of(context: Context, site: str | None) -> AppOwner:
     """
     path = context.node_config.get(SITE_FILE) or _filled(site, context)
     if path is None:
-        return NobodysData(f"node-{context.node_id}", fresh_identity(context))
+        return NobodysData(f"node-{context.node_id}", fresh_identity(context, _IDENTITY))
     return owner_at(Path(str(path)), context)
 
 
 def owner_at(path: Path, context: Context) -> AppOwner:
     """The owner that a site's file describes; ledgers and policies are the clients' room."""
     module = room_above("clients.app_owner")
-    return cast(AppOwner, module.owner_at(path, lambda: fresh_identity(context)))
+    return cast(AppOwner, module.owner_at(path, lambda: fresh_identity(context, _IDENTITY)))
 
 
 def _filled(site: str | None, context: Context) -> str | None:
@@ -145,18 +145,6 @@ def _filled(site: str | None, context: Context) -> str | None:
     except (KeyError, ValueError, IndexError):
         known = ", ".join(context.node_config) or "nothing"
         raise ConfigError(f"site={site}: this node's config has {known}") from None
-
-
-def fresh_identity(context: Context) -> Identity:
-    """An identity that is made for the run and stays in the site's memory."""
-    stored = config_record(context.state, _IDENTITY)
-    if stored is None:
-        stored = ConfigRecord({"private": Identity.new().to_bytes()})
-        context.state[_IDENTITY] = stored
-    data = stored["private"]
-    if not isinstance(data, bytes):
-        raise UnauthenticatedError
-    return Identity.from_bytes(data)
 
 
 # --- What the app says that it spends ---------------------------------------------

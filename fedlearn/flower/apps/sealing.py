@@ -7,17 +7,19 @@ record of its own which step it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn.config import decode, encode
 from fedlearn.core.errors import UnauthenticatedError
 from fedlearn.crypto.codec import Reader, Writer
+from fedlearn.crypto.identity import PUBLIC_BYTES
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps.protection import Protection
-from fedlearn.flower.private import content_from_bytes, content_to_bytes
+from fedlearn.flower.private import content_from_bytes, content_to_bytes, with_content
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes, read_small_bytes
 
 Step = Literal["ask", "advertise", "share", "mask", "agree", "unmask"]
@@ -82,7 +84,10 @@ def greeting_bytes(greeting: Greeting) -> bytes:
 
 def read_greeting(content: RecordDict) -> Greeting:
     """The inverse; ValueError or ConfigError for what is none."""
-    return decode(Greeting, clear_bytes(content).decode())
+    greeting = decode(Greeting, clear_bytes(content).decode())
+    if len(bytes.fromhex(greeting.public_key)) != PUBLIC_BYTES:
+        raise ValueError("not a public key")
+    return greeting
 
 
 # --- Sealed -----------------------------------------------------------------------
@@ -129,3 +134,30 @@ def unseal(
     if kind != message_type:
         raise UnauthenticatedError
     return Sealed(step_of(step), opened.round, content_from_bytes(inner), protocol)
+
+
+@dataclass
+class StepSealing:
+    """The server's ends of all channels (`fedlearn.flower.grid.Seals`) for one step.
+
+    `protocol` are the bytes for every site that go beside the content of its message.
+    """
+
+    channels: Mapping[str, Channel]
+    round: int
+    step: Step
+    protocol: Mapping[str, bytes]
+
+    def seal(self, site: str, message: Message) -> Message:
+        """See `fedlearn.flower.grid.Seals`."""
+        kind, data = message.metadata.message_type, self.protocol[site]
+        channel = self.channels[site]
+        sealed = seal(channel, kind, self.round, self.step, message.content, data)
+        return with_content(message, sealed)
+
+    def open(self, site: str, message_type: str, reply: Message) -> Message:
+        """See `fedlearn.flower.grid.Seals`."""
+        found = unseal(self.channels[site], message_type, reply.content, self.round)
+        if found.step != self.step:
+            raise UnauthenticatedError
+        return with_content(reply, found.content)

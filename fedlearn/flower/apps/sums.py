@@ -12,9 +12,10 @@ Floating arrays are rounded to the resolution of the `Protection`; arrays of who
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from fedlearn.flower.apps.protection import LIMBS, Protection
 from fedlearn.secagg.layout import LayoutEntry, SumLayout
 from fedlearn.stages import Total
 
+log = logging.getLogger(__name__)
+
 METRIC_BITS: Final = 36
 """Metrics travel as whole numbers of 2^-36."""
 
@@ -36,6 +39,8 @@ _LIMB_BITS: Final = 32
 SERVER: Final = "server"
 
 NOTHING: Final = SumLayout(entries=())
+
+_ANOTHER_FORM: Final = "its reply has other records or metrics than those of most sites"
 
 
 # --- The model of a request -------------------------------------------------------
@@ -249,6 +254,62 @@ def _to_limbs(
         weighted = weight * round(value * 2**METRIC_BITS)
         limbs += [weighted >> _LIMB_BITS, weighted & (1 << _LIMB_BITS) - 1]
     return limbs + [0] * (LIMBS * protection.metrics - len(limbs))
+
+
+# --- Which replies are one sum ------------------------------------------------------
+
+
+@dataclass
+class AlikeReplies:
+    """The vectors of a round whose replies have one form: that of most of those asked.
+
+    They wait until it is known, so that no site which answers first decides for all others; from
+    then on each is added as it comes.
+    """
+
+    asked: int
+    add: Callable[[str, bytes], None]
+    failures: dict[str, str]
+    """Why sites are left out; grows."""
+    form: ReplyForm | None = None
+    _waiting: dict[str, tuple[bytes, ReplyForm]] = field(default_factory=dict)
+
+    def take(self, site: str, data: bytes, form: ReplyForm) -> None:
+        """Add the vector of a reply, or keep it; ProtocolError where it is of another form."""
+        if self.form is None:
+            self._waiting[site] = data, form
+            if 2 * sum(form == other for _, other in self._waiting.values()) > self.asked:
+                self._settle(form)
+        elif form != self.form:
+            raise ProtocolError(site, "mask", _ANOTHER_FORM)
+        else:
+            self.add(site, data)
+
+    def close(self) -> None:
+        """Nobody else will answer: what there is most of counts."""
+        if self._waiting:
+            forms = [form for _, form in self._waiting.values()]
+            self._settle(max(forms, key=forms.count))
+
+    @property
+    def agreed(self) -> ReplyForm:
+        """The form of all that were added; RuntimeError where none was."""
+        if self.form is None:
+            raise RuntimeError("no reply was added")
+        return self.form
+
+    def _settle(self, form: ReplyForm) -> None:
+        self.form = form
+        while self._waiting:
+            site = next(iter(self._waiting))
+            data, own = self._waiting.pop(site)
+            try:
+                self.take(site, data, own)
+            except ProtocolError as error:
+                self.failures[site] = error.reason
+            except Exception as error:
+                log.debug("the reply of %s", site, exc_info=True)
+                self.failures[site] = f"its reply cannot be read ({type(error).__name__})"
 
 
 # --- A sum as the reply of all ----------------------------------------------------

@@ -22,10 +22,10 @@ from fedlearn.config.engine import LocalEngine
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import SiteGrid
 from fedlearn.flower.records import config_record
 from fedlearn.rounds import RoundNote, TrainReply
 from server.average import RunningSum
-from server.grid import SiteGrid
 from simulations.engines.local import PAYS, InProcessGrid, Workers, make_contexts, workers_of
 from tests.simulations.small import environment, table
 

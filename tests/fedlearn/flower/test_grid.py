@@ -10,12 +10,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedlearn.core.errors import StoppedError
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import SiteGrid
 from fedlearn.flower.records import arrays_of, size_of
 from fedlearn.rounds import Refusal
-from server.grid import SiteGrid
 from simulations.engines.local import InProcessGrid
-
-from .parties import NAMES, Parties, make_config
+from tests.server.parties import NAMES, Parties, make_config
 
 CONFIG = make_config()
 
@@ -96,3 +95,33 @@ def test_ask__asks_only_the_sites_that_are_named() -> None:
     replies = grid.ask(flower.HELLO, RecordDict(), ["charlie", "alpha"])
     assert list(replies.answers) == ["alpha", "charlie"]
     assert flower.read_hello(replies.answers["alpha"].content).site == "alpha"
+
+
+@pytest.mark.parametrize("raised", [EOFError(), RecursionError(), MemoryError(), KeyError("x")])
+def test_reply__fails_its_site_and_no_other_whatever_reading_it_raises(raised: Exception) -> None:
+    grid = site_grid(Parties(CONFIG).grid())
+
+    def read(site: str, reply: Message) -> Message:
+        if site == "bravo":
+            raise raised
+        return reply
+
+    for sorts in (True, False):
+        replies = grid.exchange(ask_all(grid), keep=read, sorts=sorts)
+        assert replies.failures == {"bravo": f"its reply cannot be read ({type(raised).__name__})"}
+        assert sorted(replies.answers) == sorted({*NAMES} - {"bravo"})
+
+
+def test_exchange__hands_on_unsorted_replies_as_they_come_and_holds_one_at_a_time() -> None:
+    forward = Parties(CONFIG).grid()
+    inner, order, held = Backwards(forward.app, forward.contexts), list[str](), list[int]()
+
+    def keep(site: str, reply: Message) -> Message:
+        order.append(site)
+        held.append(len(inner._replies))
+        return reply
+
+    replies = site_grid(inner).exchange(ask_all(site_grid(inner)), keep=keep, sorts=False)
+    assert order == sorted(NAMES, reverse=True)
+    assert held == [3, 2, 1, 0], "a reply is taken before the next is fetched"
+    assert list(replies.answers) == sorted(NAMES)

@@ -23,19 +23,14 @@ class Sealing:
     round: int = field(default=0)
 
     def seal(self, site: str, message: Message) -> Message:
-        """The message with its content sealed for `site`."""
+        """See `fedlearn.flower.grid.Seals`."""
         kind = flower.MESSAGE_KINDS[message.metadata.message_type]
         plain = private.content_to_bytes(message.content)
         sealed = self.channels[site].seal(kind, self.round, plain)
         return private.with_content(message, RecordDict({"sealed": large_bytes("sealed", sealed)}))
 
     def open(self, site: str, message_type: str, reply: Message) -> Message:
-        """The reply to a message of that type with its content opened.
-
-        Raises:
-            UnauthenticatedError: it is no sealed message of that site in this round, or repeated.
-            ValueError: the site has sealed something that is no content.
-        """
+        """See `fedlearn.flower.grid.Seals`."""
         kind = flower.MESSAGE_KINDS[message_type]
         sealed = read_large_bytes(reply.content, "sealed")
         if sealed is None:
