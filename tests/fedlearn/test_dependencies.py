@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 OURS = ("fedlearn", "clients", "server", "simulations", "configs")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -67,8 +69,10 @@ def imports(tree: ast.AST, *, at_once: bool = False) -> Iterator[str]:
                 yield from (f"{module}.{alias.name}" for alias in node.names)
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() if at_once:
                 pass
-            case ast.If(test=ast.Name(id="TYPE_CHECKING")) if at_once:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING" | "_TYPE_CHECKING")) if at_once:
                 pass
+            case ast.expr():
+                pass  # no import is in one
             case _:
                 yield from imports(node, at_once=at_once)
 
@@ -100,3 +104,28 @@ def test_dependencies__what_an_extra_brings_is_imported_only_when_it_is_asked_fo
     early = {module for name, found in importers.items() if top(name) in EXTRAS for module in found}
     assert early  # some modules are an extra's own
     assert {module: importers[module] for module in early if importers[module]} == {}
+
+
+def loaded(module: str) -> set[str]:
+    """Every module that importing one loads, as far as ours name it."""
+    found, new = set[str](), {module}
+    while new:
+        found |= new
+        named = {
+            name
+            for one in new
+            if one in sources()
+            for name in imports(sources()[one], at_once=True)
+        }
+        packages = {name.rpartition(".")[0] for name in named | new} - {""}
+        new = (named | packages) - found
+    return found
+
+
+@pytest.mark.parametrize(
+    "module", ["server.superlink.gateway", "server.superlink.relay", "clients.supernode.fleet"]
+)
+def test_processes__that_pass_messages_on_load_nothing_to_train_with(module: str) -> None:
+    """Where strangers connect: a quarter of the memory, and of the time to start."""
+    assert {top(name) for name in loaded(module)} & {"torch", "scipy", "pyarrow", "opacus"} == set()
+    assert "torch" in loaded("clients.supernode.node")
