@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import evaluation, groups, joining, openings, work
+from clients import evaluation, groups, joining, openings, screening, work
 from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
@@ -149,6 +149,18 @@ def afford(message: Message, context: Context) -> Message:
     return _answer(message, context, _afford)
 
 
+@app.query("screen")
+def screen(message: Message, context: Context) -> Message:
+    """Where this site's training records stand, with noise that is paid for."""
+    return _answer(message, context, _screen)
+
+
+@app.query("compare")
+def compare(message: Message, context: Context) -> Message:
+    """Take in where the records of all sites stand; answers nothing."""
+    return _answer(message, context, _compare)
+
+
 @app.query("receipt")
 def receipt(message: Message, context: Context) -> Message:
     """This site's signature on its ledger as it is, where that has grown from the last one."""
@@ -234,8 +246,33 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
     note, plan = flower.read_note(message), joining.plan_of(site, context)
     if note is None:
         raise ProtocolError(joining.SERVER, "afford", "the message does not say which round")
+    screening.require(site, context)
     if plan is not None:
         work.could_pay(site, plan, note)
+    return RecordDict()
+
+
+def _screen(message: Message, context: Context, site: Site) -> RecordDict:
+    note, plan = flower.read_note(message), joining.plan_of(site, context)
+    if note is None:
+        raise ProtocolError(joining.SERVER, "screen", "the message names no run")
+    summing = client_of(site, context, "screen", 0)
+    if summing and (stored := summing.answered(message)):
+        return flower.summed_reply(site.name, stored, ())
+    spent = screening.begin(site, context, plan, note)
+    found = screening.given(site, context, plan)
+    if summing is None:
+        return flower.noised_reply(site.name, found, spent)
+    mine = Update(values=np.zeros(0, np.float32), counters=tuple(found.tolist()))
+    asked = request_digest(note, np.zeros(0, np.float32), {})
+    return summing.reply(message, mine, asked, spent)
+
+
+def _compare(message: Message, context: Context, site: Site) -> RecordDict:
+    layout, (opened, sites) = screening.layout_in(site), flower.read_compare(message)
+    if opened.shape != (layout.size,):
+        raise ProtocolError(joining.SERVER, "compare", "the sums are of another table")
+    screening.compare(site, context, joining.plan_of(site, context), opened, sites)
     return RecordDict()
 
 
@@ -250,6 +287,7 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     if stored is not None:
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
+    screening.require(site, context)
     here, route = conduct.begin(site, request), route_of(site.config, plan)
     if not (plan or UNPROTECTED).takes_norm(request.clip_norm):
         raise ProtocolError(joining.SERVER, "train", "the norm of the round is none of the plan's")

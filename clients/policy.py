@@ -54,6 +54,9 @@ class Policy:
     columns by which test sums may be told apart (None: any in a simulation, else none; one that
     is dropped or identifies people never), and `smallest_group` the test records of a group
     whose exact sum is shown.
+    `on_findings` is what follows where screening finds a unit or labels to be wrong: the owner is
+    warned, or the site takes no part in the run as well; `known_findings` are the columns, and
+    `label`, that the owner has looked at and finds right.
     """
 
     epsilon_total: Positive | None = None
@@ -72,6 +75,8 @@ class Policy:
     min_test_records: Count = 10
     group_columns: tuple[Name, ...] | None = None
     smallest_group: Count = 10
+    on_findings: Literal["warn", "refuse"] = "warn"
+    known_findings: tuple[Name, ...] = ()
 
     @property
     def budget(self) -> Budget:

@@ -22,7 +22,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from clients import groups
+from clients import groups, screening
 from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
 from clients.site import Site
 from fedlearn.agreement import (
@@ -37,6 +37,7 @@ from fedlearn.agreement import (
     plan_digest,
     protocol_round,
     route_of,
+    screen_payload,
     sites_in_sum,
     stack_of,
 )
@@ -235,6 +236,8 @@ class SecAggClient(ABC, Generic[S]):
             bound = bound_of(self.site.config, self._plan, self._form)
             proved = self.site.config.robust.proves
             return payload_of(self._form, self.settings, sites, bound, proved=proved)
+        if self.part == "screen":
+            return screen_payload(self.settings, sites, screening.layout_in(self.site))
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
         return evaluate_payload(self.settings, sites, layout, fairness, self._plan)
 
@@ -453,6 +456,6 @@ CLIENTS: Final[Mapping[type, type[SecAggClient[Any]]]] = {
 def client_of(site: Site, context: Context, part: Part, number: int) -> SecAggClient[Any] | None:
     """A site in one sum; None where the server takes this part of a round in clear."""
     settings = sum_of(site.config.secagg)
-    if settings is None or not (part == "train" or evaluates_in_sum(site.config)):
+    if settings is None or (part == "evaluate" and not evaluates_in_sum(site.config)):
         return None
     return CLIENTS[type(settings)](site, context, settings, part, number)

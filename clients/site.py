@@ -188,6 +188,10 @@ class Site:
         """Where this round's sampling and noise come from."""
         return noise_of(os.environ, self.name, round_number)
 
+    def noise_of_screening(self) -> NoiseSource:
+        """Where the noise on the sums that tables are compared by comes from."""
+        return noise_of(os.environ, self.name, "screening", 0)
+
     def noise_of_tests(self, round_number: int) -> NoiseSource:
         """Where the noise on the test sums of a round comes from."""
         return noise_of(os.environ, self.name, "evaluation", round_number)

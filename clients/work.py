@@ -79,7 +79,7 @@ def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
         ledger.commit_all(note.run_id, now=site.now())
         cost = cost_of(site, note, "training", plan.round_event)
         ledger.require(cost, now=site.now(), of_run=promised(plan))
-        if plan.evaluation is not None:
+        if plan.besides:
             rest = unspent(plan.events, ledger.spent_by(note.run_id))
             purpose = f"the rest of the run, {site.config.experiment}, with its evaluations"
             ledger.require_all(replace(cost, purpose=purpose), rest, now=site.now())
@@ -122,7 +122,7 @@ def commit(site: Site, run_id: str) -> None:
 
 
 def cost_of(site: Site, of: RoundNote, purpose: str, event: Event) -> Cost:
-    """What is asked of the ledger for a round: for `training` or an `evaluation`."""
+    """What is asked of the ledger for a round: for `training`, an `evaluation` or `screening`."""
     return Cost(
         event=event,
         run_id=of.run_id,

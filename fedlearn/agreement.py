@@ -29,6 +29,7 @@ from fedlearn.metrics.sums import SumLayout, Sums, length_of
 from fedlearn.models.custom import source_digest
 from fedlearn.robust import Draw, Within
 from fedlearn.rounds import RoundNote
+from fedlearn.screening import ScreeningLayout
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.proofs.norm import PROVEN_BITS, NormBound
 from fedlearn.secagg.proven_payload import ProvenPayload
@@ -45,8 +46,9 @@ from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.stages import Difference, Form, Route, Stack, Stage
 from fedlearn.tasks import Task
 
-Part = Literal["train", "evaluate"]
-"""What of a round is summed: the sites' models, or their test metrics."""
+Part = Literal["screen", "train", "evaluate"]
+"""What is summed: where the sites' records stand, once and before round 1; in a round, the sites'
+models, or their test metrics."""
 
 _ROUNDED: Final = 1 + 1e-6
 """Float32 and float64 move a norm by less."""
@@ -54,12 +56,15 @@ _ROUNDED: Final = 1 + 1e-6
 
 def protocol_round(part: Part, number: int) -> int:
     """The number of the protocol run for one part of a round: it grows and never repeats."""
-    return 2 * number + (part == "evaluate")
+    return 2 * number + (part != "train")
 
 
 def part_of(protocol_number: int) -> tuple[Part, int]:
     """The part and the round that a protocol run is for: the inverse of `protocol_round`."""
-    return ("evaluate" if protocol_number % 2 else "train"), protocol_number // 2
+    number, besides = divmod(protocol_number, 2)
+    if not besides:
+        return "train", number
+    return ("evaluate" if number else "screen"), number
 
 
 def stack_of(config: RunConfig, size: int) -> Stack:
@@ -231,7 +236,7 @@ def masks_of(
 def least_of(plan: PrivacyPlan | None, min_cohort: int, part: Part = "train") -> int:
     """The fewest sites whose sum may be opened; of test sums, where noise in shares counts on
     them."""
-    counts = plan is not None and (part == "train" or plan.evaluation is not None)
+    counts = part == "train" or (part == "evaluate" and plan is not None and plan.evaluation)
     return max(min_cohort, plan.min_survivors if plan and counts else 0)
 
 
@@ -273,6 +278,11 @@ def evaluate_payload(
     if plan and plan.evaluation:
         counters = plan.evaluation.dimension
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=counters)
+
+
+def screen_payload(settings: SecAggSum, sites: int, layout: ScreeningLayout) -> Payload:
+    """The form of what a site adds to the sums that sites compare their tables by: counters."""
+    return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=layout.size)
 
 
 def sums_of(

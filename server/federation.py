@@ -56,7 +56,7 @@ from server.average import RunningMean, arriving
 from server.enrol import Enrolment
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.groups import Suspicion
-from server.run_cost import epsilon_of, spent_in_evaluation, spent_in_round
+from server.run_cost import epsilon_of, spent_besides, spent_in_round
 from server.secagg import SecAggDriver, UnusableError
 from server.sums import Aggregate, Sum
 
@@ -111,6 +111,8 @@ class Progress:
 
     summed: float = 0.0
     """How many updates are in it."""
+    screened: int | None = None
+    """How many sites have compared their tables; None where they have not."""
 
     @property
     def shown(self) -> Vector:
@@ -630,11 +632,17 @@ class Federation:
         self._check_budget(replies)
         return {site: read_noised(reply.content) for site, reply in replies.answers.items()}
 
+    def account_screening(self, asked: Sequence[str]) -> None:
+        """Keep what it costs every site that is asked where its records stand."""
+        if self.plan is not None and self.plan.screening is not None:
+            event = self.plan.screening.event_at(1)
+            self.progress.spent = spent_besides(event, self.progress.spent, asked)
+
     def _account_evaluation(self, number: int, asked: Sequence[str]) -> None:
         """Keep what private test figures have cost every site that was asked for them."""
         if self.plan is not None and self.plan.evaluation is not None:
             event = self.plan.evaluation.event_at(number)
-            self.progress.spent = spent_in_evaluation(event, self.progress.spent, asked)
+            self.progress.spent = spent_besides(event, self.progress.spent, asked)
 
 
 def _warn_of(number: int, replies: Replies) -> None:

@@ -50,7 +50,8 @@ from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
 from server.federation import Federation, PoisonedError, Progress
 from server.helper import RemoteHelper
-from server.run_cost import privacy_result
+from server.run_cost import privacy_result, screening_result
+from server.screening import screen
 from server.stop import Stop
 from server.tracking import check_tracking, tracked
 
@@ -113,7 +114,7 @@ def run(
     summing = secagg_driver(enrolment, config, plan, bytes.fromhex(run_id))
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
-        mean=_mean(config, saved), algorithm=saved.strategy,
+        mean=_mean(config, saved), algorithm=saved.strategy, screened=saved.screened,
         counted=dict(saved.counted), opened=saved.opened,
     )  # fmt: skip
     federation = Federation(
@@ -172,6 +173,9 @@ def _train(
         receipts.keep(folder.path / FOLDER, federation.enrolment.signed)
     listener.started(federation, first_round=len(saved.rounds) + 1)
     try:
+        with stop.ending_first():
+            screen(federation)
+        report.checkpoint()
         while federation.goes_on:
             number = len(federation.progress.rounds) + 1
             with stop.ending_first():
@@ -254,7 +258,11 @@ class Reporter:
         # True if nothing follows, as after a power cut.
         unfinished = "not finished yet; if nothing is running, resume=true continues"
         self.folder.write_result(self._result("interrupted", unfinished))
-        saved = self.saved
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write what resume needs."""
+        saved, progress = self.saved, self.federation.progress
         if progress.suspicion:
             saved = progress.suspicion.checkpoint(saved)
         self.folder.write_checkpoint(
@@ -269,6 +277,7 @@ class Reporter:
                 clip_norm=progress.clip_norm,
                 mean=progress.mean.total if progress.mean else None,
                 opened=progress.opened,
+                screened=progress.screened,
             )
         )
 
@@ -304,6 +313,7 @@ class Reporter:
             final=_final(federation.enrolment.task, progress),
             privacy=_privacy(federation),
             declined=list(federation.enrolment.declined),
+            screening=screening_result(federation.plan, progress.screened),
             protection=ProtectionResult(
                 transport=config.transport.kind,
                 secagg=config.secagg.kind,

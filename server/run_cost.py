@@ -15,7 +15,7 @@ from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.events import merged
 from fedlearn.report.facts import statement
-from fedlearn.results.result import PrivacyResult, SitePrivacy
+from fedlearn.results.result import PrivacyResult, ScreeningResult, SitePrivacy
 
 MOST_RESUMED: Final = 10
 """Times over that a site is believed to have paid for a run."""
@@ -50,10 +50,10 @@ def spent_in_round(
     return before | after
 
 
-def spent_in_evaluation(
+def spent_besides(
     event: Event, before: Mapping[str, tuple[Event, ...]], asked: Sequence[str]
 ) -> dict[str, tuple[Event, ...]]:
-    """What every site has spent once those that were `asked` have told private test figures."""
+    """What every site has spent once those that were `asked` have told private sums."""
     return {**before, **{site: merged((*before.get(site, ()), event)) for site in asked}}
 
 
@@ -65,21 +65,21 @@ def _at_least(
     A run that is cut off and resumed pays for rounds again, but not for hundreds of runs: who says
     so may lie about himself, and ends nothing for the others.
     """
-    of_tests = _of_tests(plan)
+    besides = _besides(plan)
     mine, theirs = (_steps_by(events) for events in (known, reported))
-    lost = sum(theirs[e] for e in theirs if e not in of_tests)
-    lost -= sum(mine[e] for e in mine if e not in of_tests)
+    lost = sum(theirs[e] for e in theirs if e not in besides)
+    lost -= sum(mine[e] for e in mine if e not in besides)
     lost = min(lost, MOST_RESUMED * plan.total_event.steps)
     more = [replace(plan.round_event, steps=lost)] if lost > 0 else []
-    for event, most in of_tests.items():
+    for event, most in besides.items():
         unknown = min(theirs.get(event, 0), MOST_RESUMED * most) - mine.get(event, 0)
         more += [replace(event, steps=unknown)] if unknown > 0 else []
     return merged((*known, *more))
 
 
-def _of_tests(plan: PrivacyPlan) -> dict[Event, int]:
-    """The events of private evaluations, one step each, and how many there are of them."""
-    return _steps_by(plan.evaluation.events) if plan.evaluation else {}
+def _besides(plan: PrivacyPlan) -> dict[Event, int]:
+    """The events of what a plan pays for beside training, one step each, and how many there are."""
+    return _steps_by(plan.besides)
 
 
 def _steps_by(events: Iterable[Event]) -> dict[Event, int]:
@@ -88,8 +88,8 @@ def _steps_by(events: Iterable[Event]) -> dict[Event, int]:
 
 def _steps(plan: PrivacyPlan, events: Iterable[Event]) -> int:
     """Steps of training."""
-    of_tests = _of_tests(plan)
-    return sum(count for event, count in _steps_by(events).items() if event not in of_tests)
+    besides = _besides(plan)
+    return sum(count for event, count in _steps_by(events).items() if event not in besides)
 
 
 def epsilon_of(plan: PrivacyPlan, events: Iterable[Event]) -> float:
@@ -129,6 +129,14 @@ def privacy_result(
             plan, epsilon=largest, noise_is_private=True, sum_only=sum_only, record=record
         ),
     )
+
+
+def screening_result(plan: PrivacyPlan | None, sites: int | None) -> ScreeningResult | None:
+    """What there is to say of tables that `sites` sites have compared."""
+    if sites is None:
+        return None
+    paid = plan.screening.events if plan and plan.screening else ()
+    return ScreeningResult(sites=sites, epsilon=epsilon_of(plan, paid) if plan and paid else None)
 
 
 def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:

@@ -29,6 +29,7 @@ from fedlearn.agreement import (
     plan_digest,
     protocol_round,
     route_of,
+    screen_payload,
     sites_in_sum,
     stack_of,
     sums_of,
@@ -48,6 +49,7 @@ from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.sums import Sums
 from fedlearn.robust.chance import chances
 from fedlearn.robust.draw import Groups, Sizes
+from fedlearn.screening import ScreeningLayout
 from fedlearn.secagg import proven
 from fedlearn.secagg.graph import COMPLETE_UP_TO, Degree, degree_of
 from fedlearn.secagg.graph import part_of as part_of_sites
@@ -162,16 +164,10 @@ class SecAggDriver(ABC, Generic[S]):
             ProtocolError: too few sites are left; nothing is released.
             UnusableError: one of them has added what are no test sums.
         """
-        layout, fairness, tally = task.sum_layout, self.config.fairness, Tally()
+        layout, fairness = task.sum_layout, self.config.fairness
         count = len(self.sites)
         payload = evaluate_payload(self.settings, count, layout, fairness, self.plan)
-        try:
-            (cohort,) = self._cohorts("evaluate", messages, None)
-            params = self._params("evaluate", number, cohort, request, payload)
-            by_site = {self.grid.site_of(message): message for message in messages}
-            (opened,) = self._opened(AskedSums(by_site, [params], payload, tally, without))
-        except ProtocolError as error:
-            raise tally.error(error) from None
+        opened = self._only_sum("evaluate", number, messages, request, payload, without)
         evaluation = self.plan.evaluation if self.plan else None
         if evaluation is None:
             tested, groups = sums_of(opened.total.counters, layout, fairness)
@@ -184,6 +180,35 @@ class SecAggDriver(ABC, Generic[S]):
         except ValueError as error:
             raise UnusableError(str(error)) from None
         return tested, groups
+
+    def screen(self, messages: Sequence[Message], request: bytes, layout: ScreeningLayout) -> Sum:
+        """The sums that sites compare their tables by, over those that survive.
+
+        Raises:
+            ProtocolError: too few sites are left; nothing is released.
+        """
+        payload = screen_payload(self.settings, len(self.sites), layout)
+        return self._only_sum("screen", 0, messages, request, payload, ())
+
+    def _only_sum(
+        self,
+        part: Part,
+        number: int,
+        messages: Sequence[Message],
+        request: bytes,
+        payload: AnyPayload,
+        without: tuple[str, ...],
+    ) -> Sum:
+        """One sum over all sites that are there."""
+        tally = Tally()
+        try:
+            (cohort,) = self._cohorts(part, messages, None)
+            params = self._params(part, number, cohort, request, payload)
+            by_site = {self.grid.site_of(message): message for message in messages}
+            (opened,) = self._opened(AskedSums(by_site, [params], payload, tally, without))
+        except ProtocolError as error:
+            raise tally.error(error) from None
+        return opened
 
     def train_payload(self) -> AnyPayload:
         """The form of a contribution; also the check that the ring is large enough.
@@ -243,6 +268,8 @@ class SecAggDriver(ABC, Generic[S]):
         self._tell_of_chance(sizes)
         if evaluates_in_sum(self.config):
             self._degree(cohort, "evaluate")
+        if not self.config.screening.idle:
+            self._degree(len(self.sites), "screen")
 
     def _tell_of_chance(self, sizes: Sizes) -> None:
         """What chance does to those who are summed with a site, before anybody is asked."""

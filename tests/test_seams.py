@@ -20,6 +20,7 @@ HOMES = {
     "privacy": ("fedlearn/mechanisms/",),
     "plan": ("fedlearn/mechanisms/",),
     "secagg": ("fedlearn/secagg/",),
+    "screening": ("fedlearn/screening/",),
     "strategy": ("fedlearn/algorithms/",),
     "model": ("fedlearn/models/",),
     "task": ("fedlearn/tasks/",),

@@ -7,6 +7,7 @@ from fedlearn.config.run import (
     compose,
     load,
     plan_of,
+    screened_layout,
     sizes_of,
     without_unset,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "encode",
     "load",
     "plan_of",
+    "screened_layout",
     "sizes_of",
     "to_tree",
     "without_unset",

@@ -18,6 +18,7 @@ from fedlearn.config.terms import terms_of
 from fedlearn.mechanisms import ways_around
 from fedlearn.metrics.fairness import problems as fairness_problems
 from fedlearn.models.validate import batch_problems, dp_problems, record_problems
+from fedlearn.screening import form_problem, scaling_problem
 from fedlearn.tasks import Task
 from fedlearn.training.augmentation import augmentation_problems
 from fedlearn.training.dp import refusals
@@ -42,7 +43,22 @@ def problems(config: RunConfig) -> list[str]:
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
     found += [*_robust_problems(config), *_public_problems(config)]
+    found += _screening_problems(config)
     return [*found, *_stage_problems(config), *_audit_problems(config)]
+
+
+def _screening_problems(config: RunConfig) -> list[str]:
+    """What can be seen of it before any data is."""
+    if config.screening.idle:
+        return []
+    problem = scaling_problem(config.scenario.scales())
+    if config.privacy.unit == "client":
+        problem = "it tells of sites what privacy for whole clients hides. Choose privacy=record"
+    return [_screening(config, problem)] if problem else []
+
+
+def _screening(config: RunConfig, problem: str) -> str:
+    return f"screening={config.screening.kind}: {problem}. Or set screening=none"
 
 
 def _public_problems(config: RunConfig) -> list[str]:
@@ -126,7 +142,10 @@ def _device_problems(config: RunConfig) -> list[str]:
 def task_problems(config: RunConfig, task: Task) -> list[str]:
     """What is wrong once it is known what the records look like."""
     frozen = models.freezes(config.model, config.training.trained_part)
+    form, scaling = task.form, config.scenario.scales()
+    problem = None if config.screening.idle else form_problem(form, scaling)
     return [
+        *([_screening(config, problem)] if problem else []),
         *models.problems(config.model, task),
         *augmentation_problems(config.training, task, frozen=frozen),
         *task.weight_problems(config.training.class_weights),

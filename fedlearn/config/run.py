@@ -29,6 +29,7 @@ from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
 from fedlearn.mechanisms import (
     MECHANISMS,
+    Besides,
     Evaluations,
     Population,
     Privacy,
@@ -40,6 +41,7 @@ from fedlearn.metrics.fairness import Fairness, SiteFairness, groups_of
 from fedlearn.metrics.sums import shares_of
 from fedlearn.models import MODELS, Model
 from fedlearn.robust import ROBUST, NotRobust, Robust, Sizes
+from fedlearn.screening import NoScreening, Screening, ScreeningLayout, layout_of
 from fedlearn.secagg.settings import SecAgg
 from fedlearn.stages import STAGES, NoStage, Stage
 from fedlearn.tasks import TASKS, Classification, Task, TaskConfig
@@ -71,6 +73,8 @@ class RunConfig:
     """What is done to an update besides privacy and masks; not written where it is nothing."""
     robust: Annotated[Robust, ROBUST, Field(exclude_if=lambda rule: rule.idle)] = NotRobust()
     """What sums of updates are refused; not written where none is."""
+    screening: Annotated[Screening, KIND, Field(exclude_if=lambda one: one.idle)] = NoScreening()
+    """Whether sites compare their tables before training; not written where they do not."""
     evaluation_share: Annotated[Probability, Field(exclude_if=lambda share: share == 0.1)] = 0.1
     """What `evaluation=private` gets of the squared signal-to-noise ratio of the budget."""
     purpose: str = ""
@@ -157,11 +161,12 @@ def plan_of(
 
     Every party derives it by itself from public constants: none takes it from
     another. Only distributed privacy needs to know how many `sites` have joined
-    and the `dimension` of an update, and only private evaluation the `task`.
+    and the `dimension` of an update, and only private evaluation and screening the `task`.
 
     Raises:
         ConfigError: the config is contradictory or its epsilon cannot be met.
-        ValueError: distributed privacy without sites, private evaluation without a task.
+        ValueError: distributed privacy without sites, private evaluation without a task,
+            screening without a table.
     """
     training, population = config.training, None
     if config.privacy.needs_population and sites:
@@ -174,7 +179,8 @@ def plan_of(
             uneven=sums.largest - sums.smallest,
         )
     rates = training.sample_rate, training.local_steps, config.rounds
-    return _derived(config.privacy, *rates, population, _evaluations(config, task))
+    besides = Besides(evaluation=_evaluations(config, task), screening=_screened(config, task))
+    return _derived(config.privacy, *rates, population, besides)
 
 
 def sizes_of(config: RunConfig, sites: int) -> Sizes:
@@ -207,6 +213,30 @@ def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:
     )
 
 
+def screened_layout(config: RunConfig, task: Task) -> ScreeningLayout | None:
+    """The sums that sites compare their tables by; None where they do not."""
+    return None if config.screening.idle else layout_of(task.form, config.scenario.scales())
+
+
+def _screened(config: RunConfig, task: Task | None) -> Evaluations | None:
+    """The same, as one evaluation. Every site adds all of its noise: what it finds in its own sums
+    once they have that noise is then told by nothing that was not paid for."""
+    if config.screening.idle or config.privacy.unit == "none":
+        return None
+    layout = None if task is None else screened_layout(config, task)
+    if layout is None:
+        raise ValueError("screening is planned for a table")
+    each = len(layout.sizes)
+    return Evaluations(
+        rounds=1,
+        every=1,
+        share=config.screening.share,
+        weights=(1 / each,) * each,
+        dimension=layout.size,
+        hidden=False,
+    )
+
+
 @lru_cache(maxsize=64)
 def _derived(
     privacy: Privacy,
@@ -214,7 +244,7 @@ def _derived(
     steps: int,
     rounds: int,
     population: Population | None,
-    evaluations: Evaluations | None,
+    besides: Besides,
 ) -> PrivacyPlan | None:
     # Calibration takes up to a second, and every message of a site asks for the plan.
     return derive(
@@ -223,5 +253,5 @@ def _derived(
         steps_per_round=steps,
         rounds=rounds,
         population=population,
-        evaluations=evaluations,
+        besides=besides,
     )

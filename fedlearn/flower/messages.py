@@ -56,6 +56,8 @@ JOIN = "query.join"
 DESCRIBE = "query.describe"
 AFFORD = "query.afford"
 RECEIPT = "query.receipt"
+SCREEN = "query.screen"
+COMPARE = "query.compare"
 HELP = "query.help"
 """The one message type of a second server's: what it does in a sum."""
 SECAGG = "query.secagg_"
@@ -72,6 +74,8 @@ MESSAGE_KINDS = {
     DESCRIBE: 8,
     RECEIPT: 9,
     HELP: 10,
+    SCREEN: 11,
+    COMPARE: 12,
 }
 """The number of a message type inside a sealed message's header."""
 
@@ -213,6 +217,30 @@ def read_without(content: RecordDict) -> tuple[str, ...]:
 def afford_request(note: RoundNote) -> RecordDict:
     """The content of an `afford` message."""
     return RecordDict({"config": note_of(note)})
+
+
+def screen_messages(note: RoundNote, nodes: Sequence[int]) -> list[Message]:
+    """What asks every node where its records stand."""
+    return [
+        Message(RecordDict({"config": note_of(note)}), dst_node_id=node, message_type=SCREEN)
+        for node in nodes
+    ]
+
+
+def compare_request(sums: NDArray[np.int64], sites: Sequence[str]) -> RecordDict:
+    """The content of a `compare` message: what was opened, and whose records are in it."""
+    opened = ConfigRecord({"sites": list(sites), "sums": sums.tolist()})
+    return RecordDict({"opened": opened})
+
+
+@_checked
+def read_compare(message: Message) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The inverse of `compare_request`; ProtocolError for what is none."""
+    opened = message.content.config_records["opened"]
+    sums, sites = np.asarray(opened["sums"]), _texts(opened["sites"])
+    if sums.dtype != np.int64 or sums.ndim != 1:
+        raise ValueError("no whole numbers")
+    return sums, sites
 
 
 def receipt_content(text: str) -> RecordDict:

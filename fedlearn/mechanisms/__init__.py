@@ -12,13 +12,14 @@ from fedlearn.core.registry import Family
 from fedlearn.mechanisms.base import Mechanism, Plan, Population, StudyTerms, refuse, ways_around
 from fedlearn.mechanisms.client import ClientPlan, ClientPrivacy
 from fedlearn.mechanisms.distributed import DistributedPlan, DistributedPrivacy
-from fedlearn.mechanisms.evaluation import EvaluationPlan, Evaluations, planned
+from fedlearn.mechanisms.evaluation import Besides, EvaluationPlan, Evaluations, planned
 from fedlearn.mechanisms.none import UNPROTECTED, NoPrivacy
 from fedlearn.mechanisms.record import RecordPlan, RecordPrivacy
 
 __all__ = [
     "MECHANISMS",
     "UNPROTECTED",
+    "Besides",
     "ClientPlan",
     "ClientPrivacy",
     "DistributedPlan",
@@ -63,14 +64,14 @@ def derive(
     steps_per_round: int,
     rounds: int,
     population: Population | None = None,
-    evaluations: Evaluations | None = None,
+    besides: Besides | None = None,
 ) -> PrivacyPlan | None:
     """The plan of a run, None if it has no privacy.
 
     `sample_rate`, `steps_per_round` and `rounds` must be public constants, the
     same whatever the number of records: a rate computed from a private count is
-    itself a leak. Only distributed privacy needs the `population`. With `evaluations` the
-    plan pays for private test figures as well.
+    itself a leak. Only distributed privacy needs the `population`. The plan pays for what the
+    run lets out `besides` as well.
 
     Raises:
         ConfigError: the config is contradictory, its epsilon cannot be met, or the plan is not
@@ -87,7 +88,7 @@ def derive(
             population=population,
         )
 
-    plan = planned(config, evaluations, train) if evaluations else train(config)
+    plan = planned(config, besides, train) if besides and besides.share else train(config)
     refuse([*_broken(config, plan)])
     return plan
 

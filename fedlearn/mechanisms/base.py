@@ -280,11 +280,19 @@ class Plan:
 
     evaluation: EvaluationPlan | None = None
     """The noise of test figures, where they are private; a plan that can have it has a field."""
+    screening: EvaluationPlan | None = None
+    """That of the sums that sites compare their tables by: one evaluation of training records."""
+
+    @property
+    def besides(self) -> tuple[Event, ...]:
+        """What a whole run costs beside training."""
+        both = (self.evaluation, self.screening)
+        return tuple(event for one in both if one for event in one.events)
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What the whole run costs a site that takes part in all rounds, evaluations included."""
-        return (self.total_event, *(self.evaluation.events if self.evaluation else ()))
+        """What the whole run costs a site that takes part in all rounds."""
+        return (self.total_event, *self.besides)
 
     @property
     def accountant(self) -> str:

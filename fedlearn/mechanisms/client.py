@@ -168,6 +168,7 @@ class ClientPlan(Plan):
     steps_per_round: Literal[1] = 1
     unit: Literal["client"] = "client"
     evaluation: EvaluationPlan | None = None
+    screening: EvaluationPlan | None = None
 
     @property
     def update_noise_multiplier(self) -> float:

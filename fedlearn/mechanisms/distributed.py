@@ -177,6 +177,7 @@ class DistributedPlan(Plan):
     rounds: Count
     steps_per_round: Literal[1] = 1
     evaluation: EvaluationPlan | None = None
+    screening: EvaluationPlan | None = None
 
     @property
     def min_survivors(self) -> int:

@@ -15,6 +15,9 @@ to be others than those in training records: the costs add up.
 
 With `unit="client"` a site gives the mean over its test records, so that all of its records
 together move what one record does.
+
+Screening (`fedlearn.screening`) gives sums of the same kind, once and before the first round, of
+training records: to the plan it is one evaluation more, of a share of its own.
 """
 
 from __future__ import annotations
@@ -77,6 +80,19 @@ class Evaluations:
 def due(number: int, rounds: int, every: int) -> bool:
     """Whether a round is evaluated: one of `every`, and the last."""
     return 1 <= number <= rounds and (number == rounds or number % every == 0)
+
+
+@config
+class Besides:
+    """What a run lets out beside training that its budget pays for; public, equal at both ends."""
+
+    evaluation: Evaluations | None = None
+    screening: Evaluations | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the squared signal-to-noise ratio that the budget allows."""
+        return sum(one.share for one in (self.evaluation, self.screening) if one)
 
 
 @config
@@ -145,9 +161,9 @@ def _numbers(plan: EvaluationPlan) -> tuple[int, ...]:
 
 
 def planned(
-    settings: Mechanism, evaluations: Evaluations, train: Callable[[Mechanism], Plan | None]
+    settings: Mechanism, besides: Besides, train: Callable[[Mechanism], Plan | None]
 ) -> Plan | None:
-    """The plan of training (`train` makes one of settings) with the evaluations of the run.
+    """The plan of training (`train` makes one of settings) with what the run lets out besides.
 
     Guarantees: where the settings ask for an epsilon, all events of the plan together cost
     no more.
@@ -157,48 +173,70 @@ def planned(
     """
     target: float | None = getattr(settings, "epsilon", None)
     if target is None:
-        return _beside(settings, train(settings), evaluations)
-    share = evaluations.share
+        return _beside(settings, train(settings), besides)
+    if besides.share >= 1:
+        raise ConfigError([_too_much(target, besides)])
     whole = noise_multiplier(target, _delta(settings), 1.0, 1)
-    signal = whole / math.sqrt(share)
     # What is left, were all noise unsampled and Gaussian; sampling moves it a little.
-    guess = _of_gaussian(whole / math.sqrt(1 - share), _delta(settings))
+    guess = _of_gaussian(whole / math.sqrt(1 - besides.share), _delta(settings))
     best, factor = None, 1.0
     for _ in range(_TRIES):
         inner = _in_digits(min(guess * factor, target))
         plan = train(replace(settings, epsilon=inner))  # type: ignore[type-var]
         if plan is None:
             return None
-        found = _with(settings, plan, evaluations, signal)
+        found = _with(settings, plan, besides, whole)
         if found.epsilon <= target:
             best = found
             if found.epsilon >= _CLOSE * target or inner >= target:
                 break
         factor *= target / found.epsilon * (1 if found.epsilon <= target else 0.999)
     if best is None:
-        raise ConfigError([_too_much(target, evaluations)])
+        raise ConfigError([_too_much(target, besides)])
     return best
 
 
-def _beside(settings: Mechanism, plan: Plan | None, evaluations: Evaluations) -> Plan | None:
-    """With the noise of training given: evaluations cost their share of what both cost."""
+def _beside(settings: Mechanism, plan: Plan | None, besides: Besides) -> Plan | None:
+    """With the noise of training given: all else costs its share of what both cost."""
     if plan is None:
         return None
     alone = plan.epsilon
     if not math.isfinite(alone):
         raise ConfigError(
             [
-                "evaluation=private: the run promises no epsilon that test figures could keep to. "
-                "Set privacy.epsilon, or evaluation=per_site"
+                f"{_names(besides)}: the run promises no epsilon that it could keep to. Set "
+                "privacy.epsilon, or evaluation=per_site and screening=none"
             ]
         )
-    ratio = (1 - evaluations.share) / evaluations.share
-    signal = noise_multiplier(alone, _delta(settings), 1.0, 1) * math.sqrt(ratio)
-    return _with(settings, plan, evaluations, signal)
+    if besides.share >= 1:
+        raise ConfigError([_too_much(alone, besides)])
+    whole = noise_multiplier(alone, _delta(settings), 1.0, 1) * math.sqrt(1 - besides.share)
+    return _with(settings, plan, besides, whole)
 
 
-def _with(settings: Mechanism, plan: Plan, evaluations: Evaluations, signal: float) -> Plan:
-    """`plan` with evaluations that cost together what one Gaussian of noise `signal` does."""
+def _with(settings: Mechanism, plan: Plan, besides: Besides, whole: float) -> Plan:
+    """`plan` with all that the run lets out besides, each for its share of what one Gaussian of
+    noise `whole` costs."""
+    found = {
+        name: _planned_one(settings, plan, one, whole / math.sqrt(one.share))
+        for name, one in (("evaluation", besides.evaluation), ("screening", besides.screening))
+        if one is not None
+    }
+    try:
+        return replace(plan, **found)  # type: ignore[type-var]
+    except TypeError:
+        raise ConfigError(
+            [
+                f"{_names(besides)}: the plan of privacy={plan.kind} has no field to pay for it "
+                "with. Set evaluation=none and screening=none"
+            ]
+        ) from None
+
+
+def _planned_one(
+    settings: Mechanism, plan: Plan, evaluations: Evaluations, signal: float
+) -> EvaluationPlan:
+    """Evaluations that cost together what one Gaussian of noise `signal` does."""
     others = len(evaluations.numbers) - 1
     last = signal / math.sqrt(LAST_PART if others else 1.0)
     each = signal * math.sqrt(others / (1 - LAST_PART)) if others else 0.0
@@ -206,7 +244,7 @@ def _with(settings: Mechanism, plan: Plan, evaluations: Evaluations, signal: flo
     in_shares = settings.noise_from == "shares" and evaluations.hidden
     shares = first.shares if in_shares and isinstance(first, DiscreteSumEvent) else 1
     law = first.law if isinstance(first, DiscreteSumEvent) else "discrete_gaussian"
-    return _holding(plan, _on_grid(plan.unit, law, evaluations, (each, last), shares))
+    return _on_grid(plan.unit, law, evaluations, (each, last), shares)
 
 
 def _on_grid(
@@ -243,18 +281,6 @@ def _whole(stddev: float) -> int:
     return max(SMALLEST_STDDEV, math.ceil(stddev))
 
 
-def _holding(plan: Plan, evaluation: EvaluationPlan) -> Plan:
-    try:
-        return replace(plan, evaluation=evaluation)  # type: ignore[type-var]
-    except TypeError:
-        raise ConfigError(
-            [
-                f"evaluation=private: the plan of privacy={plan.kind} has no field `evaluation` to "
-                "pay for it with. Set evaluation=none"
-            ]
-        ) from None
-
-
 def _delta(settings: Mechanism) -> float:
     if settings.delta is None:
         raise ValueError("a budget without delta")
@@ -271,11 +297,18 @@ def _in_digits(value: float) -> float:
     return math.floor(value / unit) * unit
 
 
-def _too_much(target: float, evaluations: Evaluations) -> str:
+def _names(besides: Besides) -> str:
+    """The settings that ask for it."""
+    named = {"evaluation=private": besides.evaluation, "screening=sums": besides.screening}
+    return " and ".join(name for name, asked in named.items() if asked)
+
+
+def _too_much(target: float, besides: Besides) -> str:
+    count = len(besides.evaluation.numbers) if besides.evaluation else 0
     return (
-        f"evaluation=private: no noise keeps training and {len(evaluations.numbers)} evaluations "
-        f"within privacy.epsilon={target:g}. Raise privacy.epsilon, lower evaluation_share, or set "
-        "evaluation=none"
+        f"{_names(besides)}: no noise keeps training, {count} evaluations and screening within "
+        f"privacy.epsilon={target:g}. Raise privacy.epsilon, lower evaluation_share or "
+        "screening.share, or set evaluation=none or screening=none"
     )
 
 

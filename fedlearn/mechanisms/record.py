@@ -122,6 +122,7 @@ class RecordPlan(Plan):
     rounds: Count
     unit: Literal["record"] = "record"
     evaluation: EvaluationPlan | None = None
+    screening: EvaluationPlan | None = None
 
     @property
     def noise_stddev(self) -> float:

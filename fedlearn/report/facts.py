@@ -20,7 +20,7 @@ from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, load, sizes_of
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
-from fedlearn.mechanisms import NoPrivacy, Privacy, PrivacyPlan
+from fedlearn.mechanisms import EvaluationPlan, NoPrivacy, Privacy, PrivacyPlan
 from fedlearn.metrics.fairness import GroupFairness
 from fedlearn.metrics.scores import FEWEST
 from fedlearn.privacy.accounting import ACCOUNTANT
@@ -326,24 +326,26 @@ def statement(
         "sum_only": sum_only,
         "record": record,
         "accountant": ACCOUNTANT,
-        "tests_epsilon": _of_tests(plan),
+        "tests_epsilon": _alone(plan, plan.evaluation) if plan else None,
+        "screening_epsilon": _alone(plan, plan.screening) if plan else None,
     }
     found = texts(values, "promise", mechanism=NoPrivacy() if plan is None else plan)
     text: str = found["promise"]["promise"]
     return text
 
 
-def _of_tests(plan: PrivacyPlan | None) -> float | None:
-    """What the test metrics of a whole run would cost by themselves; None where nothing pays."""
-    if plan is None or plan.evaluation is None:
-        return None
-    return account(plan.evaluation.events, plan.delta, unit=plan.unit)
+def _alone(plan: PrivacyPlan, part: EvaluationPlan | None) -> float | None:
+    """What a part of a whole run would cost by itself; None where the plan pays for none."""
+    return None if part is None else account(part.events, plan.delta, unit=plan.unit)
+
+
+_BESIDE_THE_MODEL: Final = ("tests", "screening", "before_training")
 
 
 def beside_the_model(config: RunConfig) -> str:
     """What a run lets out beside the model, and whether any epsilon covers it."""
     released = Setup.of(config).texts({})["released"]
-    return " ".join(filter(None, (released["tests"], released["before_training"])))
+    return " ".join(filter(None, (released[name] for name in _BESIDE_THE_MODEL)))
 
 
 def record_of(config: RunConfig, shape: Input) -> str:

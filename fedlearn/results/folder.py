@@ -52,6 +52,8 @@ class _Head:
     """Those that were used, where sums are of groups."""
     findings: list[Finding | None] = field(default_factory=list)
     """What they have shown, round by round since a site was left out last."""
+    screened: int | None = None
+    """How many sites have compared their tables."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,6 +208,15 @@ class ProtectionResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScreeningResult:
+    """That sites have compared their tables before training; what they found stays with them."""
+
+    sites: int
+    epsilon: float | None
+    """What it would cost by itself; null where nothing is promised."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """What the run ran on."""
 
@@ -251,6 +260,8 @@ class ResultFile:
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""
     protection: ProtectionResult
+    screening: ScreeningResult | None = None
+    """Null where tables were not compared."""
     audit: Findings | None = None
     """What an audit of the run has measured."""
     environment: Environment

@@ -29,7 +29,7 @@ import torch
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
-from clients import evaluation, records, site
+from clients import evaluation, records, screening, site
 from clients.ledger.report import verify
 from fedlearn.core.errors import FedlearnError
 from fedlearn.crypto import shamir
@@ -43,6 +43,7 @@ from fedlearn.secagg.framing import MAGIC, VERSION
 from fedlearn.secagg.two_server import MaskedContribution, SignedSeed
 from fedlearn.training import private as training
 from server.federation import Federation
+from server.screening import screen
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.lab import SITES, Lab
 
@@ -98,6 +99,11 @@ class Talk:
     def federate(self) -> None:
         """Enrol, join, describe."""
         self._attempt(lambda: setattr(self, "federation", self.lab.federate()))
+
+    def screen(self) -> None:
+        """Have the sites compare their tables, where the run says so."""
+        if self.federation is not None:
+            self._attempt(lambda: screen(self.federation))  # type: ignore[arg-type]
 
     def round(self, number: int) -> None:
         """One honest round, with its evaluation."""
@@ -187,6 +193,10 @@ def _pinned(lab: Lab, seen: Seen) -> Iterator[Talk]:
         seen.sums.append((now[0], "evaluation", total.astype(np.float64), plan.l2_sensitivity))
         return np.arange(len(total), dtype=np.int64)
 
+    def screened(total: NDArray[np.int64], plan: Any, number: int, stream: Keystream) -> Any:
+        seen.sums.append((now[0], "screening", total.astype(np.float64), plan.l2_sensitivity))
+        return np.arange(len(total), dtype=np.int64) % 7 * plan.steps[0]
+
     def seal(channel: Channel, kind: int, round_number: int, data: Any) -> Any:
         plain = _content_of(private.content_from_bytes(data))
         seen.left.append(("sealed", str(kind), plain))
@@ -200,6 +210,7 @@ def _pinned(lab: Lab, seen: Seen) -> Iterator[Talk]:
         patch.setattr(training.PrivateOptimizer, "add_noise", add_noise)
         patch.setattr(training, "clipped_gradient_sum", common_step)
         patch.setattr(evaluation, "noisy", noisy)
+        patch.setattr(screening, "noisy", screened)
         patch.setattr(Channel, "seal", seal)
         patch.setattr(lab, "_answer", answer)
         yield Talk(lab, seen)

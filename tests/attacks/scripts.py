@@ -42,6 +42,7 @@ def pinned_updates() -> Iterator[None]:
 
 def honest(talk: Talk) -> None:
     talk.federate()
+    talk.screen()
     for number in (1, 2):
         talk.round(number)
     talk.receipt()
@@ -85,6 +86,11 @@ def altered(message: Message, way: str) -> Message:
             case _:
                 vector = coins.normal(0, 1e4, len(vector)).astype(np.float32)
         content["arrays"] = ArrayRecord({"model": Array(vector)})
+    if "opened" in content and way in ("nan", "huge", "planted"):
+        opened = content["opened"]
+        length = len(opened["sums"])  # type: ignore[index,arg-type]
+        coins = np.random.default_rng(len(way))
+        opened["sums"] = coins.integers(-(2**40), 2**40, length).tolist()  # type: ignore[index]
     if "config" in content and way in ("terms", "norm", "round", "cohort", "run"):
         note = content["config"]
         key, value = {
@@ -126,6 +132,8 @@ def lying(talk: Talk) -> None:
 
     lie()
     talk.federate()
+    lie()
+    talk.screen()
     lie()
     talk.round(1)
     lie()
@@ -191,7 +199,8 @@ def broken_script(what: str) -> Script:
 
 WAYS = ("missing", "lost", "twice", "nan", "huge", "planted", "terms", "norm", "round", "cohort",
         "run")  # fmt: skip
-KINDS = ("join", "describe", "afford", "train", "evaluate", "secagg_share", "secagg_unmask")
+KINDS = ("join", "describe", "screen", "compare", "afford", "train", "evaluate", "secagg_share",
+         "secagg_unmask")  # fmt: skip
 
 
 def poisoned(talk: Talk) -> None:
@@ -228,8 +237,8 @@ def silent(kind: str, sites: Sequence[str]) -> Script:
     return script
 
 
-STEPS = ("afford", "train", "secagg_advertise", "secagg_share", "secagg_agree", "secagg_unmask",
-         "evaluate")  # fmt: skip
+STEPS = ("screen", "afford", "train", "secagg_advertise", "secagg_share", "secagg_agree",
+         "secagg_unmask", "evaluate")  # fmt: skip
 
 
 def drawn_script(rng: np.random.Generator) -> Script:
@@ -241,6 +250,7 @@ def drawn_script(rng: np.random.Generator) -> Script:
         lambda: lying,
         lambda: meddling(str(rng.choice(KINDS)), str(rng.choice(WAYS))),
         lambda: meddling("train", str(rng.choice(WAYS))),
+        lambda: meddling("compare", str(rng.choice(WAYS))),
         lambda: broken_script(str(rng.choice(["disk", "model", "grade"]))),
     ]
     return scripts[int(rng.integers(len(scripts)))]()

@@ -28,6 +28,7 @@ POLICY = """\
   require_secagg: null
   group_columns: [sex]
   smallest_group: 1
+  on_findings: refuse
 """
 SITE = """\
 name: {name}
@@ -112,6 +113,8 @@ def drawn_words(rng: np.random.Generator, *, series: bool) -> list[str]:
         words.append(f"training.dp_engine={rng.choice(['fast', 'opacus'])}")
     if rng.random() < 0.2:
         words += ["fairness=groups", "fairness.column=sex", "fairness.values=[f,m]"]
+    if kind != "client" and not series and rng.random() < 0.5:
+        words.append("screening=sums")
     if rng.random() < 0.15:
         words.append("scenario.classes=[]")  # it is left open: refused
     if series:

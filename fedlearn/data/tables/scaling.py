@@ -7,7 +7,7 @@ nothing; its ranges are public knowledge, written down before data is seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Literal, assert_never
 
@@ -66,6 +66,12 @@ Scaling = Ranges | StandardisePerSite | Unscaled
 def reads_records(scaling: Scaling) -> bool:
     """Whether the scaling is computed from records, and so breaks a differential privacy claim."""
     return isinstance(scaling, StandardisePerSite)
+
+
+def public_ranges(scaling: Scaling | None) -> Mapping[str, tuple[float, float]] | None:
+    """The columns that have a range, where all others are squashed; None where numbers are scaled
+    by no public constant, or there are none."""
+    return scaling.columns if isinstance(scaling, Ranges) else None
 
 
 def scale(scaling: Scaling, names: Sequence[str], values: NDArray[np.float64]) -> Floats:

@@ -23,7 +23,7 @@ def accounted(config: RunConfig, plan: PrivacyPlan, result: ResultFile) -> tuple
     """Whether the promise is no less than a second accountant gives for the steps of the config."""
     steps = config.rounds * (config.training.local_steps if plan.unit == "record" else 1)
     rate = plan.sample_rate if plan.unit == "record" or not plan.cohort_known else 1.0
-    history = ((plan.noise_multiplier, rate, steps), *_tested(config, plan))
+    history = ((plan.noise_multiplier, rate, steps), *_tested(config, plan), *_screened(plan))
     least = least_epsilon(history, plan.delta)
     promised = [result.privacy.epsilon or 0.0]
     if not config.privacy.drops_sites:
@@ -40,6 +40,13 @@ def _tested(config: RunConfig, plan: PrivacyPlan) -> Iterator[tuple[float, float
             event = plan.evaluation.event_at(number)
             deviation = event.share_stddev * math.sqrt(event.shares)
             yield deviation / event.l2_sensitivity, 1.0, 1
+
+
+def _screened(plan: PrivacyPlan) -> Iterator[tuple[float, float, int]]:
+    """What sites have given of their tables, likewise."""
+    if plan.screening is not None:
+        event = plan.screening.event_at(1)
+        yield event.share_stddev * math.sqrt(event.shares) / event.l2_sensitivity, 1.0, 1
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ from scipy.stats import chi2
 from fedlearn.agreement import noised_sums_of
 from fedlearn.core.errors import ConfigError
 from fedlearn.mechanisms import (
+    Besides,
     ClientPrivacy,
     DistributedPrivacy,
     EvaluationPlan,
@@ -62,7 +63,7 @@ def plan_of(privacy: Privacy, evaluations: Evaluations, rate: float = 0.2) -> Pr
         steps_per_round=1,
         rounds=evaluations.rounds,
         population=POPULATION,
-        evaluations=evaluations,
+        besides=Besides(evaluation=evaluations),
     )
     assert plan is not None
     assert plan.evaluation is not None

@@ -1,0 +1,192 @@
+"""What is found in a table, and how often something is found where nothing is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedlearn.screening import TableFinding, findings
+from fedlearn.screening.findings import _Contrast, _of_form
+from tests.effort import examples
+from tests.fedlearn.screening.tables import AGE, DOSE, GAP, WARD, Records, drawn, squash
+
+ALARM = 0.01
+NOISE = 6.0
+
+
+def found_in(
+    own: Records, others: Records, noise: float = 0.0, seed: int = 1
+) -> list[TableFinding]:
+    rng = np.random.default_rng(seed) if noise else None
+    return findings(own.table(), others.table(noise, rng), ALARM, own.rows)
+
+
+def kinds(found: list[TableFinding]) -> set[tuple[str, str]]:
+    return {(one.kind, one.where) for one in found}
+
+
+def people(seed: int = 0, count: int = 400, **of: float) -> tuple[Records, Records]:
+    rng = np.random.default_rng(seed)
+    return drawn(rng, count, **of), drawn(rng, 1200)
+
+
+# --- what is found -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.0, NOISE])
+def test_honest_tables__of_other_people_are_left_alone(noise: float) -> None:
+    for of in ({}, {"older": 0.3}, {"older": -0.3}, {"ill": 0.2}, {"ill": 0.75}):
+        assert found_in(*people(**of), noise) == [], of
+
+
+@pytest.mark.parametrize("noise", [0.0, NOISE])
+def test_swapped_labels__are_found_and_nothing_else(noise: float) -> None:
+    own, others = people()
+    assert kinds(found_in(replace(own, labels=1 - own.labels), others, noise)) == {
+        ("labels", "label")
+    }
+
+
+@pytest.mark.parametrize("noise", [0.0, NOISE])
+@pytest.mark.parametrize(
+    ("column", "changed"),
+    [
+        (AGE, lambda age: np.clip(((age + 1) * 40 + 20) / 12, 20, 100) / 40 - 1.5),
+        (DOSE, lambda dose: squash(np.expm1(dose * np.log(1001)) * 1000)),
+    ],
+)
+def test_other_unit__is_found_in_its_column(column: int, changed: object, noise: float) -> None:
+    own, others = people()
+    features = own.features.copy()
+    features[:, column] = changed(features[:, column])  # type: ignore[operator]
+    found = found_in(replace(own, features=features), others, noise)
+    assert ("unit", own.table().layout.columns[column].name) in kinds(found)
+    assert {one.kind for one in found if one.grave} == {"unit"}
+    text = next(one.text for one in found if one.kind == "unit")
+    if column == DOSE:
+        assert "1000 (as g and mg)" in text
+        assert "far above" in text
+
+
+def test_value_that_stands_for_a_gap__is_named() -> None:
+    own, others = people()
+    features = own.features.copy()
+    features[:300, AGE] = -1
+    found = found_in(replace(own, features=features), others)
+    assert "300 of 400 are 20" in next(one.text for one in found if one.column == "age")
+
+
+def test_shares__that_are_far_off_are_told_and_not_grave() -> None:
+    own, others = people()
+    features = own.features.copy()
+    features[:, GAP], features[:, WARD] = 1.0, 2.0
+    found = found_in(replace(own, features=features), others)
+    assert {("share", "gap"), ("share", "ward")} <= kinds(found)
+    assert not any(one.grave for one in found)
+    rare = drawn(np.random.default_rng(3), 400, ill=0.02)
+    assert ("share", "label") in kinds(found_in(rare, others))
+
+
+def test_labels_of_several_classes__that_were_moved_on_by_one_are_found() -> None:
+    own, others = people()
+    three = replace(own.table().layout, classes=("a", "b", "c"))
+
+    def table(rng: np.random.Generator, moved: int) -> tuple[object, object]:
+        labels = rng.integers(0, 3, 600)
+        features = drawn(rng, 600).features
+        features[:, AGE] = np.clip(rng.normal(np.array([-0.6, 0.0, 0.6])[labels], 0.3), -1, 1)
+        labels = (labels + moved) % 3
+        added = three.added(features)
+        sums = np.stack([added[labels == at].sum(0) for at in range(3)])
+        return replace(own.table(), layout=three, sums=sums), (features, labels)
+
+    rng = np.random.default_rng(0)
+    there, _ = table(rng, 0)
+    for moved, wanted in ((0, False), (1, True), (2, True)):
+        here, rows = table(rng, moved)
+        found = findings(here, there, ALARM, rows)  # type: ignore[arg-type]
+        assert any(one.kind == "labels" for one in found) == wanted, moved
+    assert others.labels.size
+
+
+def test_nobodys_records__are_compared_with_nothing() -> None:
+    own, others = people()
+    nobody = Records(own.features[:0], own.labels[:0])
+    assert found_in(nobody, others) == found_in(own, nobody) == []
+    few = Records(own.features[:3], 1 - own.labels[:3])
+    assert not any(one.kind == "labels" for one in found_in(few, others)), "too few to say"
+
+
+# --- how often -----------------------------------------------------------------------------
+
+
+def test_noise__makes_something_of_nothing_as_rarely_as_was_said() -> None:
+    """The hardest honest cases: means just so far apart as is allowed, labels that tell nothing.
+
+    One in a hundred runs is allowed a finding; a binomial bound says that more are not seen here.
+    """
+    rng, runs = np.random.default_rng(0), examples(4000)
+    own = drawn(rng, 200)
+    features = own.features.copy()
+    features[:, AGE] = 0.25  # a quarter of the range, on this scale a half, from the others'
+    own = Records(features, rng.integers(0, 2, 200))
+    there = drawn(rng, 300)
+    other = there.features.copy()
+    other[:, AGE], other[:, DOSE] = -0.25, features[0, DOSE]
+    features[:, DOSE] = features[0, DOSE]
+    there = Records(other, rng.integers(0, 2, 300))
+    mine, exact = own.table(), there.table()
+    alarms = told = 0
+    for _ in range(runs):
+        noisy = replace(exact, sums=exact.sums + rng.normal(0, 20, exact.sums.shape), noise=20.0)
+        alarms += bool(findings(mine, noisy, ALARM, own.rows))
+        given = replace(mine, sums=mine.sums + rng.normal(0, 20, mine.sums.shape), noise=20.0)
+        told += bool(findings(given, noisy, ALARM))
+    most = stats.binom.isf(1e-6, runs, ALARM)
+    assert alarms <= most
+    assert told <= most
+
+
+def test_choice_of_records__swaps_no_labels_as_rarely_as_was_said() -> None:
+    """Labels that have nothing to do with anything go against the others' half of the time."""
+    rng, runs = np.random.default_rng(0), examples(2000)
+    there = drawn(rng, 2000).table()
+    alarms = 0
+    for _ in range(runs):
+        own = drawn(rng, 40)
+        own = Records(own.features, rng.permutation(own.labels))
+        found = findings(own.table(), there, ALARM * 10, own.rows)
+        alarms += any(one.kind == "labels" for one in found)
+    assert alarms <= stats.binom.isf(1e-6, runs, ALARM * 10)
+
+
+# --- variances, by drawing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("here", "there"), [(0.0, 5.0), (5.0, 0.0), (5.0, 5.0)])
+def test_variance__of_a_bilinear_form_is_that_of_what_is_drawn(here: float, there: float) -> None:
+    rng = np.random.default_rng(0)
+    form, o, q = rng.normal(size=(2, 2)), np.array([200.0, 30.0]), np.array([400.0, -70.0])
+    values = [
+        (o + rng.normal(0, here, 2)) @ form @ (q + rng.normal(0, there, 2)) for _ in range(40_000)
+    ]
+    said = _of_form(form, o, q, here**2, there**2)
+    assert np.var(values) == pytest.approx(said, rel=0.04)
+
+
+@pytest.mark.parametrize(("here", "there"), [(0.0, 4.0), (4.0, 0.0), (4.0, 4.0)])
+def test_variance__of_labels_is_that_of_what_is_drawn(here: float, there: float) -> None:
+    rng = np.random.default_rng(0)
+    own, others = (one.table() for one in people())
+
+    def contrast(table: object, noise: float, drawn: bool) -> _Contrast:
+        sums = table.sums + (rng.normal(0, noise, table.sums.shape) if drawn else 0)  # type: ignore[attr-defined]
+        return _Contrast.of(replace(table, sums=sums, noise=noise), 1)  # type: ignore[type-var]
+
+    values = [contrast(own, here, True).along(contrast(others, there, True)) for _ in range(20_000)]
+    said = contrast(own, here, False).variance(contrast(others, there, False))
+    assert np.var(values) <= said * 1.04
+    assert np.var(values) >= said * 0.9, "and not far below it"
