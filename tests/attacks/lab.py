@@ -120,7 +120,7 @@ class Lab(InProcessGrid):
 
     def again(self, config: RunConfig | None = None, **shown: RunConfig) -> Lab:
         """The same sites, asked anew: for another study, or with other configs for some."""
-        return Lab(self.world, config or self.config, self.policy, shown)
+        return type(self)(self.world, config or self.config, self.policy, shown)
 
     def _context(self, number: int, name: str) -> Context:
         return Context(
