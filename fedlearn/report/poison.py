@@ -25,7 +25,7 @@ Level = Literal["held", "hurt", "lost"]
 
 HELD: Final = (0.02, 0.1)
 HURT: Final = (0.05, 0.3)
-"""What is lost of the leading metric, and by how much more often the mark of a backdoor works."""
+"""What is lost of the metric, and by how much more often the mark of a backdoor works."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class PoisonRow:
     liars: list[str]
     runs: int
     value: float
-    """The leading metric."""
+    """The metric of the audit."""
     spread: float
     """Standard deviation between the runs; 0 of one."""
     lost: float
@@ -107,7 +107,7 @@ class Poison:
     privacy: str
     epsilon: float | None
     metric: str
-    """The name of the leading metric of the task."""
+    """By its name, what models were tried by."""
     trigger: str
     """What the mark of a backdoor is."""
     attacks: list[PoisoningFacts]

@@ -6,6 +6,7 @@ to a `Liar`, and everything else to the program that all sites run.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,9 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.data import SiteData
+from fedlearn.mechanisms.encoding import clipped
 from fedlearn.rounds import TrainRequest
+from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.stages import Difference, Route, Update
 from simulations.attacks.poison.attack import Change, Goal, Lies, LyingRound, Poisoning
@@ -102,7 +105,7 @@ class Liar(Conduct):
         )
         base = np.zeros(update.values.size) if changes else here.base.astype(np.float64)
         at = self._round(here, update, update.values - base, payload)
-        lie = self.plot.attack.change(at)
+        lie = passing(payload, self.plot.attack.change(at))
         self.others.sent(lie)
         return replace(update, values=_as(update.values, base + lie))
 
@@ -171,6 +174,19 @@ def _room(payload: AnyPayload | None, weight: float) -> float:
     point = None if isinstance(payload, WholePayload) else payload.fixed_point
     unit = point.resolution if point else 1.0
     return (2.0 ** (payload.lane_bits - 1) - 1) * unit / max(1.0, 2 * weight)
+
+
+def passing(payload: AnyPayload | None, lie: Change) -> Change:
+    """A lie; where its norm must be proved, as much of it as is within the bound.
+
+    A longer one would be left out of the round, and its sender named, for nothing.
+    """
+    if not isinstance(payload, ProvenPayload):
+        return lie
+    step = payload.fixed_point.resolution if payload.fixed_point else 1.0
+    # What rounding may add to a norm.
+    most = payload.bound.norm - math.sqrt(payload.bound.values)
+    return clipped(lie, most * step).astype(np.float64)
 
 
 def _as(like: NDArray[Any], values: NDArray[np.float64]) -> NDArray[Any]:

@@ -37,6 +37,8 @@ class HonestRecords:
     """The sites of the runs with one seed, on whose test records models are tried."""
 
     config: RunConfig
+    metric: Metric
+    """What models are compared by."""
 
     @cached_property
     def sites(self) -> dict[str, Site]:
@@ -56,13 +58,8 @@ class HonestRecords:
         records = Records(features=features, labels=test.labels[others])
         return replace(site, data=replace(site.data, test=records))
 
-    @property
-    def leading(self) -> Metric:
-        """What models are compared by."""
-        return simulated_task(self.config).leading
-
     def value(self, model: Vector, honest: Sequence[str]) -> float:
-        """The leading metric on the test records of some sites together.
+        """The metric on the test records of some sites together.
 
         Raises:
             DataError: they have none.
@@ -75,9 +72,9 @@ class HonestRecords:
             mine = site.task.sums(graded, targets)
             sums = mine if sums is None else sums + mine
         found = {} if sums is None else simulated_task(self.config).metrics(sums)
-        if self.leading.name not in found:
+        if self.metric.name not in found:
             raise DataError(f"the sites {', '.join(honest)} have no records to test a model on")
-        return found[self.leading.name]
+        return found[self.metric.name]
 
     def success(self, model: Vector, honest: Sequence[str]) -> float:
         """The share of marked records whose wrong answer the model finds likelier."""
@@ -137,7 +134,7 @@ def found_in(study: PoisonStudy, command: str) -> Poison:
     ran = {case.name: one for case in study.cases if (one := Ran.of(case)) is not None}
     config, sites = study.config, list(simulated_sites(study.config))
     seeds = sorted({case.config.seed for case in study.cases})
-    benches = {seed: HonestRecords(replace(config, seed=seed)) for seed in seeds}
+    benches = {seed: HonestRecords(replace(config, seed=seed), study.metric) for seed in seeds}
     rules = list(dict.fromkeys(case.rule for case in study.cases))
     rows = [
         row
@@ -145,7 +142,6 @@ def found_in(study: PoisonStudy, command: str) -> Poison:
         for attack in (HONEST, *(one.kind for one in study.attacks))
         if (row := _row(study, ran, benches, rule, attack)) is not None
     ]
-    task = simulated_task(config)
     return Poison(
         version=__version__,
         experiment=config.experiment,
@@ -155,7 +151,7 @@ def found_in(study: PoisonStudy, command: str) -> Poison:
         rounds=config.rounds,
         privacy=config.privacy.kind,
         epsilon=next((one.result.privacy.epsilon for one in ran.values()), None),
-        metric=task.leading.name,
+        metric=study.metric.name,
         trigger=goal_of(config).trigger.where,
         attacks=[_facts(one) for one in study.attacks],
         rules=[*(_cost(rule, ran) for rule in rules), *(_none(study, r) for r in study.left_out)],
@@ -205,7 +201,7 @@ def _row(
     tried = [(benches[one.case.config.seed], one, honest) for one, honest in pairs]
     values = [bench.value(one.model, others) for bench, one, _ in tried]
     before = [bench.value(honest.model, others) for bench, _, honest in tried]
-    rank = next(iter(benches.values())).leading.rank
+    rank = study.metric.rank
     lost = [rank(was) - rank(now) for was, now in zip(before, values, strict=True)]
     plants = any(one.kind == attack and one.plants for one in study.attacks)
     return PoisonRow(

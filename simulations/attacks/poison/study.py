@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from clients.records import kept, simulated_sites, texts
+from clients.records import kept, simulated_sites, simulated_task, texts
 from fedlearn.algorithms import cohort_size
 from fedlearn.auditing import NoAudit
 from fedlearn.config import RunConfig, compose, load, to_tree
@@ -20,8 +20,9 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.report.poison import HONEST
 from fedlearn.results.reading import read_result
-from fedlearn.robust import ROBUST
-from fedlearn.secagg.settings import SecAggOff
+from fedlearn.robust import ROBUST, Robust
+from fedlearn.secagg.settings import SecAgg, SecAggOff, SecAggTwoServer, sum_of
+from fedlearn.tasks import Metric
 from simulations.attacks.poison import ATTACKS, Goal, Poisoning
 from simulations.attacks.poison.liar import Plot, liars_of
 from simulations.attacks.poison.triggers import Trigger
@@ -81,6 +82,8 @@ class PoisonStudy:
     cases: tuple[Case, ...]
     left_out: Mapping[str, str]
     attacks: tuple[Poisoning, ...]
+    metric: Metric
+    """What models are tried by."""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -98,6 +101,7 @@ def plan(asked: Asked) -> PoisonStudy:
     settings, base = asked.settings, _base(asked)
     kinds = ATTACKS.kinds if settings.attacks is None else settings.attacks
     attacks = tuple(_attack(kind, asked.tuned) for kind in kinds)
+    metric = _metric(base, settings.metric)
     names = list(simulated_sites(base))
     liars = _liars(base, names, settings)
     configs, left_out = dict[str, RunConfig](), dict[str, str]()
@@ -127,7 +131,24 @@ def plan(asked: Asked) -> PoisonStudy:
         replace(case, config=replace(case.config, out=str(folder.resolve() / case.name)))
         for case in cases
     ]
-    return PoisonStudy(folder=folder, cases=tuple(placed), left_out=left_out, attacks=attacks)
+    return PoisonStudy(
+        folder=folder, cases=tuple(placed), left_out=left_out, attacks=attacks, metric=metric
+    )
+
+
+def _metric(base: RunConfig, name: str | None) -> Metric:
+    """What models are tried by.
+
+    Raises:
+        ConfigError: the task does not know it.
+    """
+    task = simulated_task(base)
+    if name is None:
+        return task.leading
+    known = {one.name: one for one in task.metrics_known}
+    if name not in known:
+        raise ConfigError([f"{OWN}metric: {name} is none of {', '.join(known)}"])
+    return known[name]
 
 
 def _attack(kind: str, tuned: Mapping[str, Any]) -> Poisoning:
@@ -177,19 +198,39 @@ def _with_rule(asked: Asked, base: RunConfig, kind: str, liars: int) -> RunConfi
 def _of_run(base: RunConfig, kind: str) -> RunConfig:
     option = option_of(ROBUST, kind)
     robust = base.robust if base.robust.kind == kind else option()
-    secagg = SecAggOff() if option.in_clear else base.secagg
-    return load(to_tree(replace(base, robust=robust, secagg=secagg)))
+    return load(to_tree(replace(base, robust=robust, secagg=summed(base.secagg, option))))
+
+
+def summed(secagg: SecAgg, option: type[Robust]) -> SecAgg:
+    """The aggregation that a rule works with: that of the study, if it can."""
+    if option.in_clear:
+        return SecAggOff()
+    if not option.proves or secagg.two_servers:
+        return secagg
+    before, shared = sum_of(secagg), ("bits", "clip", "resolution", "max_weight", "rounding")
+    return SecAggTwoServer(**({name: getattr(before, name) for name in shared} if before else {}))
 
 
 def _of_words(words: Sequence[str], kind: str) -> RunConfig:
     """By the words of the command, of which those about a rule are for the rules that know them."""
     option = option_of(ROBUST, kind)
-    known = [f"robust.{name}" for name in names_of(option)]
-    kept = [w for w in words if not _is_rule(w) or w.lstrip("+").partition("=")[0] in known]
+    kept = _known(words, "robust", option)
     if option.in_clear:
-        kept = [w for w in kept if not w.lstrip("+~").startswith(("secagg=", "secagg."))]
-        kept.append("secagg=off")
+        kept = [*_known(kept, "secagg", SecAggOff), "secagg=off"]
+    elif option.proves:
+        kept = [*_known(kept, "secagg", SecAggTwoServer), "secagg=two_server"]
     return compose([*kept, f"robust={kind}"])
+
+
+def _known(words: Sequence[str], group: str, option: type[Any]) -> list[str]:
+    """The words without those of a group of options that this one does not know."""
+    known = [f"{group}.{name}" for name in names_of(option)]
+    return [
+        word
+        for word in words
+        if not word.lstrip("+~").startswith((f"{group}=", f"{group}."))
+        or word.lstrip("+").partition("=")[0] in known
+    ]
 
 
 def _liars(base: RunConfig, names: Sequence[str], settings: PoisonSettings) -> list[str]:

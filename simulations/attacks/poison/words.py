@@ -32,6 +32,8 @@ class PoisonSettings:
     """By name; of themselves all. With none the sites are honest, and only false alarms show."""
     rules: tuple[str, ...] | None = None
     """By name; of themselves all that the study has room for."""
+    metric: str | None = None
+    """What models are tried by; of itself the first metric of the task."""
     seeds: Count = 2
     """Runs of each pair of an attack and a rule: with the seed of the study, and those after it."""
     workers: Count | None = None

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedlearn.cli import main
 from fedlearn.config import RunConfig, compose
@@ -21,16 +23,22 @@ from fedlearn.report.export import read_model
 from fedlearn.report.page import write_report
 from fedlearn.report.poison import HONEST, Poison, PoisonRow, read_poison
 from fedlearn.results.reading import read_result
+from fedlearn.robust import Bounded, Proofs
+from fedlearn.robust.median import Median
+from fedlearn.secagg.settings import SecAggOff
 from server.run import Silent
 from server.stop import Stop
 from simulations.attacks.poison import Poisoning
 from simulations.attacks.poison.display import table as shown
 from simulations.attacks.poison.image import image
-from simulations.attacks.poison.liar import Plot
-from simulations.attacks.poison.study import goal_of, plan
+from simulations.attacks.poison.liar import Plot, passing
+from simulations.attacks.poison.study import goal_of, plan, summed
 from simulations.attacks.poison.vectors import Negated, Scaled
 from simulations.attacks.poison.words import read_words
 from simulations.run import simulate
+from tests.effort import examples
+from tests.fedlearn.robust.test_proofs import HEART
+from tests.fedlearn.robust.test_proofs import payload as proven
 from tests.simulations.small import ROOT, environment, table
 
 SITES = ("alder", "birch", "cedar", "doum")
@@ -153,6 +161,65 @@ def test_words__choose_liars_attacks_rules_and_seeds(tmp_path: Path) -> None:
     assert {getattr(case.config.robust, "norm", None) for case in bounded} == {3.0}
     assert {case.attack.times for case in bounded if case.called == "scaled"} == {7.0}  # type: ignore[union-attr]
     assert len({case.name for case in found.cases}) == len(found.cases)
+
+
+def test_proofs__bring_the_two_servers_that_they_take(tmp_path: Path) -> None:
+    own = ["audit.rules=[bounded,proofs,median]", "audit.attacks=negated", "audit.seeds=1"]
+    words = [*table(tmp_path, sites=SITES), *PLAIN, "secagg=masked", "secagg.max_weight=77",
+             "secagg.corrupt_sites=1", f"out={tmp_path / 'a'}"]  # fmt: skip
+    by_words = plan(read_words([*words, *own]))
+    assert not by_words.left_out
+    kinds = {case.rule: case.config.secagg.kind for case in by_words.cases}
+    assert kinds == {"bounded": "masked", "proofs": "two_server", "median": "off"}
+    proved = next(case.config.secagg for case in by_words.cases if case.rule == "proofs")
+    assert getattr(proved, "max_weight", None) == 77
+
+
+def test_rule__of_a_run_that_masks_sums_its_proofs_as_the_run_would() -> None:
+    masked = compose(["experiment=medical_heart", "secagg.max_weight=77"]).secagg
+    proved = summed(masked, Proofs)
+    assert (proved.kind, getattr(proved, "max_weight", None)) == ("two_server", 77)
+    assert summed(masked, Bounded) is masked
+    assert summed(proved, Proofs) is proved
+    assert summed(masked, Median).kind == "off"
+    assert summed(SecAggOff(), Proofs).kind == "two_server"
+
+
+def test_metric__is_one_of_the_task_and_of_itself_its_first(tmp_path: Path) -> None:
+    words = [*table(tmp_path, sites=SITES), *PLAIN, "audit.attacks=[]", "audit.rules=bounded"]
+    assert plan(read_words(words)).metric.name == "accuracy"
+    assert plan(read_words([*words, "audit.metric=auc"])).metric.name == "auc"
+    with pytest.raises(ConfigError, match=r"audit\.metric: charm is none of accuracy, "):
+        plan(read_words([*words, "audit.metric=charm"]))
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["none", "record", "distributed"]))
+def test_lie__that_must_be_proved_is_as_long_as_passes_and_no_longer(
+    seed: int, privacy: str
+) -> None:
+    payload = proven(compose([*HEART, f"privacy={privacy}"]), 200)
+    drawn = np.random.default_rng(seed).standard_normal(200)
+    cut = passing(payload, drawn * 1e6)
+    step = payload.fixed_point.resolution if payload.fixed_point else 1.0
+    assert cut / np.linalg.norm(cut) == pytest.approx(drawn / np.linalg.norm(drawn))
+    sent = np.round(cut / step) * step
+    assert 0.9 < np.linalg.norm(sent) / step / payload.bound.norm <= 1
+    assert np.array_equal(passing(payload, drawn * 1e-6), drawn * 1e-6)
+    assert np.array_equal(passing(None, drawn * 1e6), drawn * 1e6)
+
+
+@pytest.mark.slow
+def test_liar_that_must_prove_its_norm__is_in_every_round_and_moves_the_model(
+    tmp_path: Path,
+) -> None:
+    words = ("secagg=two_server", "robust=proofs", "transport=sealed")
+    asked = study(tmp_path, "liar", *words)
+    lying = model_of(asked, Scaled(times=1e6))
+    rounds = read_result(Path(asked.out)).rounds
+    assert all(not one.clients.dropped and one.refused is None for one in rounds)
+    honest = model_of(study(tmp_path, "honest", *words), None)
+    assert np.max(np.abs(lying - honest)) > 1e-2
 
 
 def test_ledgers_of_owners__are_not_paid_from(tmp_path: Path) -> None:
