@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.mechanisms import Privacy, StudyTerms
-from fedlearn.robust.groups import Grouped
+from fedlearn.robust.groups import Grouped, shortened
 
 
 @config
@@ -72,8 +72,9 @@ class FlTrust(Grouped):
         if direction is None or not length:
             return super().combined(changes)
         unit = direction / length
+        changes = shortened(changes)
         along = changes @ unit
-        change = super().combined(_heard(changes, along, unit))
+        change = self.middle(_heard(changes, along, unit))
         missing = self.floor * length - float(change @ unit)
         return change + max(missing, 0.0) * unit
 

@@ -25,9 +25,11 @@ _SMOOTH: Final = 1e-6
 class Grouped(Bounds):
     """What `bounded` does, for sums over random groups of `size` sites or a few more.
 
-    `combine` takes the mean over groups without its ends (`trimmed_mean`: of every value the `trim`
-    largest and smallest shares are left out), the median of every value, or the geometric median.
-    Of fewer than three groups, as where others have too few sites left, it is their mean.
+    Of three groups or more, a change that is longer than those of half of them is shortened to
+    these (`shortened`); then `combine` takes the mean over groups without its ends (`trimmed_mean`:
+    of every value the `trim` largest and smallest shares are left out), the median of every value,
+    or the geometric median. Of fewer than three groups, as where others have too few sites left,
+    it is their mean.
 
     Over rounds every site is in many groups. Whoever pulls against all others, beyond what noise
     explains and whichever few others are set aside with their sums, is named and left out from
@@ -89,7 +91,11 @@ class Grouped(Bounds):
     def combined(
         self, changes: NDArray[np.float64], direction: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """By the chosen rule."""
+        """By the chosen rule, of changes none of which is longer than half of them are."""
+        return self.middle(shortened(changes))
+
+    def middle(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By the chosen rule, of changes as they are."""
         if len(changes) < 3 or self.combine == "mean":
             return np.asarray(changes.mean(axis=0))
         if self.combine == "median":
@@ -121,6 +127,22 @@ class Groups(Grouped):
                 f"and there are {sites}. Invite more, or choose robust=bounded, robust=fltrust "
                 "with public records, or robust=proofs"
             )
+
+
+def shortened(changes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The changes, `float64[m, d]`, each no longer than the lower median of their lengths.
+
+    As they are where they are fewer than three. So half of the groups, if others send too much in
+    them, have no more say than the other half; a direction is not told from another by it.
+
+    Source: Sun, Kairouz, Suresh and McMahan 2019, "Can you really backdoor federated learning?"
+    (norm thresholding), with a bound that follows from the round.
+    """
+    if len(changes) < 3:
+        return changes
+    lengths = np.linalg.norm(changes, axis=1)
+    most = float(np.sort(lengths)[(len(lengths) - 1) // 2])
+    return np.asarray(changes * (most / np.maximum(lengths, max(most, 1e-300)))[:, None])
 
 
 def trimmed_mean(changes: NDArray[np.float64], share: float) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.robust import FlTrust, Groups, explained
-from fedlearn.robust.groups import geometric_median, trimmed_mean
+from fedlearn.robust.groups import geometric_median, shortened, trimmed_mean
 from tests.effort import examples
 
 HEART = ("experiment=medical_heart", "robust=groups")
@@ -58,6 +58,44 @@ def test_one_group_of_four__moves_the_change_no_further_than_the_others_are_apar
     found = Groups(combine=combine).combined(changes)  # type: ignore[arg-type]
     reach = 2 * np.abs(honest - honest.mean(axis=0)).max() + 1e-3
     assert np.all(np.abs(found - honest.mean(axis=0)) < reach)
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.floats(1, 1e9))
+def test_change__that_is_longer_than_half_of_them_is_shortened_to_these(
+    seed: int, count: int, times: float
+) -> None:
+    """Whatever fewer than half of the groups send, an honest length stands above it."""
+    changes = changes_of(seed, count)
+    liars = (count - 1) // 2
+    changes[:liars] *= times
+    found, lengths = shortened(changes), np.linalg.norm(changes, axis=1)
+    if count < 3:
+        assert np.array_equal(found, changes)
+        return
+    most = sorted(lengths)[(count - 1) // 2]
+    assert np.linalg.norm(found, axis=1) == pytest.approx(np.minimum(lengths, most))
+    assert most <= lengths[liars:].max()
+    # No direction changes, and as many as half of them not at all.
+    assert np.einsum("ij,ij->i", found, changes) == pytest.approx(
+        np.minimum(lengths, most) * lengths
+    )
+    assert sum(map(np.array_equal, found, changes)) >= (count + 1) // 2
+
+
+@pytest.mark.parametrize("liars", [1, 2])
+def test_two_groups_of_four__have_no_more_say_than_the_others_however_long_they_are(
+    liars: int,
+) -> None:
+    honest = np.tile([1.0, 0.0], (4 - liars, 1))
+    across = np.tile([0.0, 1e6], (liars, 1))
+    for combine in ("trimmed_mean", "median", "geometric_median", "mean"):
+        found = Groups(combine=combine).combined(np.vstack([honest, across]))
+        assert found[1] <= 0.5 + 1e-9
+
+
+def test_changes__that_are_nothing_stay_so() -> None:
+    assert np.array_equal(shortened(np.zeros((4, 3))), np.zeros((4, 3)))
 
 
 def test_two_groups__have_a_mean_whatever_the_rule() -> None:
@@ -106,7 +144,7 @@ def test_fltrust__goes_as_far_along_the_direction_as_its_floor(
     seed: int, count: int, floor: float
 ) -> None:
     """And changes nothing across it."""
-    changes, direction = changes_of(seed, count), changes_of(seed + 1, 1)[0]
+    changes, direction = shortened(changes_of(seed, count)), changes_of(seed + 1, 1)[0]
     length = np.linalg.norm(direction)
     found = FlTrust(floor=floor, combine="mean").combined(changes, direction)
     unit = direction / length
