@@ -278,12 +278,12 @@ def _compare(message: Message, context: Context, site: Site) -> RecordDict:
 
 def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) -> RecordDict:
     request = flower.read_train_request(message)
-    plan = joining.plan_of(site, context)
+    asked, plan = digest_of(request), joining.plan_of(site, context)
     summing = client_of(site, context, "train", request.round)
     with groups.unless_refused(context):
         if summing:
             summing.take_note(request.note)
-        stored = summing.answered(message) if summing else None
+        stored = summing.answered(message, asked) if summing else None
     if stored is not None:
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
@@ -295,14 +295,16 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     site.load(request.model)
     spent = work.pay(site, plan, request.note, "training", plan.round_event) if plan else ()
     evaluation.note_trained(context, request.round)
-    openings.forget(site.owner)
     update = conduct.update(route, here, summing.payload(message) if summing else None)
     here.keep(route, summing.limit(message) if summing else math.inf)
     if summing is None:
         model, weight = update.values, float(update.weight)
         reply = TrainReply(site=site.name, model=model, weight=weight, spent=spent)
-        return flower.train_reply(reply)
-    return summing.reply(message, update, digest_of(request), spent, conduct.contribution)
+        content = flower.train_reply(reply)
+    else:
+        content = summing.reply(message, update, asked, spent, conduct.contribution)
+    openings.forget(site.owner)
+    return content
 
 
 def digest_of(request: TrainRequest) -> bytes:
@@ -313,8 +315,8 @@ def digest_of(request: TrainRequest) -> bytes:
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
     work.commit(site, request.run_id)
-    summing = client_of(site, context, "evaluate", request.round)
-    if summing and (stored := summing.answered(message)):
+    summing, asked = client_of(site, context, "evaluate", request.round), digest_of(request)
+    if summing and (stored := summing.answered(message, asked)):
         return flower.summed_reply(site.name, stored, ())
     evaluation.check(site, context, request)
     plan = joining.plan_of(site, context)
@@ -331,4 +333,4 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
             return flower.evaluate_reply(exact)
         counters = evaluation.counters_of(site, exact)
     mine = Update(values=np.zeros(0, np.float32), counters=counters)
-    return summing.reply(message, mine, digest_of(request), spent)
+    return summing.reply(message, mine, asked, spent)

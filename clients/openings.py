@@ -40,7 +40,7 @@ def count(owner: Owner) -> None:
 
 
 def forget(owner: Owner) -> None:
-    """A round is trained in: what was opened was of use."""
+    """A contribution to a round is made: what was opened was of use."""
     if owner.deployed is not None:
         _path(owner).unlink(missing_ok=True)
 

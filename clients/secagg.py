@@ -119,6 +119,7 @@ def _stored(context: Context) -> ConfigRecord | None:
 
 
 S = TypeVar("S", bound=SecAggSum)
+T = TypeVar("T")
 
 Enters = Callable[[AnyPayload, Update, RingVector], RingVector]
 """What a site puts into a sum, `word[length]`: of its form, its update, and that as it is encoded
@@ -145,10 +146,11 @@ class SecAggClient(ABC, Generic[S]):
         """The key that signs this site's messages."""
         return identity_of(self.context)
 
-    def answered(self, message: Message) -> bytes | None:
+    def answered(self, message: Message, asked: bytes) -> bytes | None:
         """The stored contribution to a request that comes once more; None for a new request.
 
-        Ask before records are read or paid for.
+        Ask before records are read or paid for. `asked` is the digest of what arrived
+        (`agreement.request_digest`).
 
         Raises:
             ProtocolError: the request fits no sum, whatever the site would compute.
@@ -164,9 +166,8 @@ class SecAggClient(ABC, Generic[S]):
         spent: tuple[Event, ...],
         enters: Enters = as_it_is,
     ) -> RecordDict:
-        """The contribution, encoded and protected as the config says.
-
-        `asked` is the digest of what arrived (`agreement.request_digest`).
+        """The contribution to a request that `answered` has let pass, encoded and protected as
+        the config says.
         """
         request = self._request(message)
         payload = self._payload(request)
@@ -305,18 +306,19 @@ class RingClient(SecAggClient[SecAggRing]):
 class TwoServerClient(SecAggClient[SecAggTwoServer]):
     """One message, of which each of two servers can open nothing alone."""
 
-    def answered(self, message: Message) -> bytes | None:
-        """None: every request is new. The cohort is looked at before anything is paid for."""
-        self._check_cohort(params_of(self._request(message)))
+    def answered(self, message: Message, asked: bytes) -> bytes | None:
+        """None: every request is new. All of it is known before anything is paid for."""
+        request = self._request(message)
+        params = params_of(request)
+        self._check_cohort(params)
+        self._check(params, self._payload(request), asked)
         return None
 
     def _protect(
         self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes, weight: float
     ) -> bytes:
-        params = params_of(request)
-        self._check(params, payload, asked)
         helper = secret_bytes(joined_run(self.context, "mask")["helper"])
-        own = self._identity, self.site.name, params, vector
+        own = self._identity, self.site.name, params_of(request), vector
         if isinstance(payload, ProvenPayload):
             return proven.contribute(*own, payload.weight(weight), payload.bound, helper)
         return contribute(*own, helper)
@@ -356,17 +358,20 @@ class TwoServerClient(SecAggClient[SecAggTwoServer]):
 class MaskedClient(SecAggClient[SecAggMasked]):
     """The steps of the protocol with masks; its session lives in Flower's `Context.state`."""
 
-    def answered(self, message: Message) -> bytes | None:
+    def answered(self, message: Message, asked: bytes) -> bytes | None:
         """What was sent in reply to this request, if it is not new.
 
         Raises:
-            ProtocolError: it is out of order.
+            ProtocolError: it is out of order, or would be refused once it was paid for.
         """
-        session = self._session()
-        stored = session.answered(self._request(message))
-        if stored is None and (session.step != "mask" or self._last_round() != self._now):
+        session, request = self._session(), self._request(message)
+        stored = session.answered(request)
+        if stored is not None:
+            return stored
+        if session.step != "mask" or self._last_round() != self._now:
             raise ProtocolError(SERVER, "mask", f"expected was {session.step!r}")
-        return stored
+        self._kept(session, lambda: session.check_mask(request, asked))
+        return None
 
     def _protect(
         self, request: bytes, payload: AnyPayload, vector: RingVector, asked: bytes, weight: float
@@ -432,7 +437,7 @@ class MaskedClient(SecAggClient[SecAggMasked]):
         stored = _stored(self.context)
         return -1 if stored is None else int(str(stored["round"]))
 
-    def _kept(self, session: ClientSession, work: Callable[[], bytes]) -> bytes:
+    def _kept(self, session: ClientSession, work: Callable[[], T]) -> T:
         """The answer; with or without one the session is stored: a closed one stays closed."""
         try:
             return work()

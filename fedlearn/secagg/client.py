@@ -140,6 +140,21 @@ class ClientSession:
         """
         return self._answer(Advertised, request, lambda state: _share(state, request, self._policy))
 
+    def check_mask(self, request: bytes, request_hash: bytes) -> None:
+        """Refuse now what `mask` would refuse for its `request`, before a vector is made for it.
+
+        Raises:
+            ProtocolError: out of order, the model is not the announced one, or the shares are
+                wrong.
+        """
+        if not isinstance(self._state, Shared):
+            raise ProtocolError(SERVER, "mask", f"out of order; this client expects {self.step!r}")
+        try:
+            _inbox(self._state, request, request_hash)
+        except ProtocolError:
+            self.abort()
+            raise
+
     def mask(
         self,
         request: bytes,
@@ -329,14 +344,8 @@ def _mask(
 
     `vector: word[length]` is left unchanged; `request_hash` is of the model that arrived.
     """
-    params = state.params
-    inbox = _decode(Inbox, request, state.context, "mask").sealed
-    if not hmac.compare_digest(request_hash, params.request_hash):
-        raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
-    if not inbox.keys() <= state.peers.keys() or len(inbox) < params.threshold:
-        raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")
-    shares = {peer: _open_share(state, peer, sealed) for peer, sealed in inbox.items()}
-    plus, minus = _mask_keys(state, own, tuple(inbox))
+    params, shares = state.params, _inbox(state, request, request_hash)
+    plus, minus = _mask_keys(state, own, tuple(shares))
     masked = vector.copy()
     add_masks(masked, plus, minus, parts=parts, run=run)
     ring = Ring(bits=params.bits)
@@ -349,6 +358,16 @@ def _mask(
         shares=shares,
     )
     return following, encode(Masked(packed=packed), state.context)
+
+
+def _inbox(state: Shared, request: bytes, request_hash: bytes) -> dict[str, bytes]:
+    """The neighbours' shares, opened."""
+    inbox = _decode(Inbox, request, state.context, "mask").sealed
+    if not hmac.compare_digest(request_hash, state.params.request_hash):
+        raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
+    if not inbox.keys() <= state.peers.keys() or len(inbox) < state.params.threshold:
+        raise ProtocolError(SERVER, "mask", "shares from strangers, or from too few neighbours")
+    return {peer: _open_share(state, peer, sealed) for peer, sealed in inbox.items()}
 
 
 def _agree(

@@ -211,6 +211,18 @@ def test_site__says_that_a_model_is_another_one_and_nothing_is_spent(tmp_path: P
     assert {lab.spent_at(site) for site in SITES} == {0}
 
 
+def test_model__that_is_not_the_announced_one_is_not_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under masks it is refused all the same; and a site that has paid has trained for nothing."""
+    lab = Lab.make(tmp_path)
+    federation = lab.federate()
+    monkeypatch.setattr("server.federation.request_digest", lambda *of: bytes(32))
+    with pytest.raises(ProtocolError, match="the request is none that the site expects"):
+        federation.run_round(1)
+    assert {lab.spent_at(site) for site in SITES} == {0}
+
+
 def test_run__that_the_coordinator_has_not_signed_is_not_joined(tmp_path: Path) -> None:
     """A relay that has the coordinator's terms cannot start runs of its own under them."""
     lab = Lab.make(tmp_path)

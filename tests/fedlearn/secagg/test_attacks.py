@@ -311,6 +311,29 @@ def test_client__refuses_an_inbox_below_the_threshold_or_with_strangers() -> Non
     refuse("strangers", lambda: clients[B].mask(strange, FED.vector(B), MODEL))
 
 
+@pytest.mark.parametrize("wrong", ["model", "few", "strange", "cut"])
+def test_client__looks_at_a_request_for_a_vector_before_it_has_one(wrong: str) -> None:
+    """What it would refuse with one it refuses without, and is closed then."""
+    clients, server, requests = at_step("mask")
+    sealed = dict(decode(Inbox, requests[A], server.context).sealed)
+    asked = {
+        "model": requests[A],
+        "few": encode(Inbox(sealed={B: sealed[B]}), server.context),
+        "strange": encode(Inbox(sealed={**sealed, A: sealed[B]}), server.context),
+        "cut": requests[A][:-1],
+    }
+    model = b"x" * 32 if wrong == "model" else MODEL
+    with pytest.raises(ProtocolError):
+        clients[A].check_mask(asked[wrong], model)
+    assert clients[A].step == "closed"
+    refuse("out of order", lambda: clients[A].mask(requests[A], FED.vector(A), MODEL))
+    clients[B].check_mask(requests[B], MODEL)
+    reply = clients[B].mask(requests[B], FED.vector(B), MODEL)
+    assert clients[B].answered(requests[B]) == reply
+    with pytest.raises(ProtocolError, match="out of order"):
+        clients[B].check_mask(requests[B], MODEL)
+
+
 def test_masked_vector__is_uniform_whatever_the_update() -> None:
     # Chi-square over bytes, 255 degrees of freedom, bound 420: false alarms below 1e-9.
     fed = federation(3, length=50_000)
