@@ -257,14 +257,14 @@ def _screen(message: Message, context: Context, site: Site) -> RecordDict:
     if note is None:
         raise ProtocolError(joining.SERVER, "screen", "the message names no run")
     summing = client_of(site, context, "screen", 0)
-    if summing and (stored := summing.answered(message)):
+    asked = request_digest(note, np.zeros(0, np.float32), {})
+    if summing and (stored := summing.answered(message, asked)):
         return flower.summed_reply(site.name, stored, ())
     spent = screening.begin(site, context, plan, note)
     found = screening.given(site, context, plan)
     if summing is None:
         return flower.noised_reply(site.name, found, spent)
     mine = Update(values=np.zeros(0, np.float32), counters=tuple(found.tolist()))
-    asked = request_digest(note, np.zeros(0, np.float32), {})
     return summing.reply(message, mine, asked, spent)
 
 

@@ -2,7 +2,9 @@
 
 The steps of the protocol run over named sites; a site that vanishes, answers
 late or breaks the protocol is left out from there on, and the round goes on
-while the threshold holds. There is never more than one running sum of a group here.
+while the threshold holds. There is never more than one running sum of a group here; of
+two servers the first keeps masked vectors, packed, until the second has said
+which it could open.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from fedlearn.agreement import (
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, sizes_of
 from fedlearn.core.errors import ConfigError, ProtocolError
-from fedlearn.core.ring import unpack
+from fedlearn.core.ring import RingVector, unpack
 from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import messages as flower
@@ -57,7 +59,7 @@ from fedlearn.secagg.messages import Params
 from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.server import Receive, ServerSession, run_steps
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer
-from fedlearn.secagg.two_server import FirstServer
+from fedlearn.secagg.two_server import FirstServer, OpenedSum
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form
 from fedlearn.tasks import Task
@@ -208,6 +210,8 @@ class SecAggDriver(ABC, Generic[S]):
             (opened,) = self._opened(AskedSums(by_site, [params], payload, tally, without))
         except ProtocolError as error:
             raise tally.error(error) from None
+        for site, reason in tally.reasons().items():
+            log.warning("round %d, %s: the sum is without %s: %s", number, part, site, reason)
         return opened
 
     def train_payload(self) -> AnyPayload:
@@ -388,19 +392,19 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
             return self._proven(asked, asked.payload)
         firsts, place = [FirstServer(one, self.sites) for one in asked.params], asked.place
         requests = {site: firsts[at].params.encode() for site, at in place.items()}
-        taken = self._contributions(
+        self._contributions(
             asked, requests, lambda site, data: firsts[place[site]].receive(site, data)
         )
         found, lost = [], list[ProtocolError]()
-        for at, first in enumerate(firsts):
+        for first in firsts:
             try:
                 masks = self._second.answer(first.params, first.request())
-                total = asked.payload.decode(first.finish(masks))
+                opened = first.finish(masks)
+                total = asked.payload.decode(self._total(asked, opened))
             except ProtocolError as error:
                 lost.append(error)
             else:
-                sites = tuple(site for site in taken if place[site] == at)
-                found.append(Sum(sites, total))
+                found.append(Sum(opened.taken, total))
         return _some(found, lost)
 
     def _proven(self, asked: AskedSums, payload: ProvenPayload) -> list[Sum]:
@@ -413,8 +417,23 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
 
         self._contributions(asked, dict.fromkeys(params.cohort, params.encode()), take)
         proved = first.finish(self._second.answer(params, first.request()))
-        asked.tally.failures |= proved.refused
-        return [Sum(proved.taken, payload.decode(proved.total, proved.weight))]
+        total = self._total(asked, proved)
+        return [Sum(proved.taken, payload.decode(total, proved.weight))]
+
+    def _total(self, asked: AskedSums, opened: OpenedSum) -> RingVector:
+        """What was opened; who is not in it is named, whatever comes of it.
+
+        Raises:
+            ProtocolError: too few are in it, by this server's own count or by the second one's.
+        """
+        asked.tally.failures |= opened.refused
+        least = self._fewest(part_of(asked.params[0].round)[0])
+        left = f"{len(opened.taken)} sites are left"
+        if len(opened.taken) < least:
+            raise ProtocolError("", "sum", f"{left}; needed: {least}")
+        if opened.total is None:
+            raise ProtocolError("", "sum", f"{left}; the second server asks for more")
+        return opened.total
 
     def _allowed(self, site: str, most: int) -> Container[int]:
         """What a site may weigh: one, or its records, or any number where it has not told them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, Context
 
@@ -18,6 +19,8 @@ from fedlearn.flower.records import config_record
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import SERVER, ClientPolicy
+
+T = TypeVar("T")
 
 
 def secret_bytes(value: object) -> bytes:
@@ -83,8 +86,8 @@ class SessionStore:
         self.context.state[self.name] = record
 
     def kept(
-        self, session: ClientSession, beside: Mapping[str, int | bytes], work: Callable[[], bytes]
-    ) -> bytes:
+        self, session: ClientSession, beside: Mapping[str, int | bytes], work: Callable[[], T]
+    ) -> T:
         """What `work` answers with a session, which is then stored."""
         try:
             return work()

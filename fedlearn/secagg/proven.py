@@ -15,7 +15,7 @@ once more, and no client knows it.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -43,14 +43,14 @@ from fedlearn.secagg.proven_messages import (
     hashed,
 )
 from fedlearn.secagg.two_server import (
-    BLIND_BYTES,
-    SEED_BYTES,
     Helper,
+    OpenedSum,
     check_vector,
     mask_key,
     sealed_seed,
     vector_hash,
 )
+from fedlearn.secagg.two_server_messages import BLIND_BYTES, SEED_BYTES, UNOPENED
 
 _TRIES: Final = 8
 
@@ -128,14 +128,11 @@ def _contribution(
 # --- the servers -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Proved:
-    """The sum, whose it is, what their weights add up to, and why others are not in it."""
+@dataclass(frozen=True, kw_only=True)
+class Proved(OpenedSum):
+    """What was opened, and what the weights of its clients add up to."""
 
-    total: RingVector
     weight: int
-    taken: tuple[str, ...]
-    refused: Mapping[str, str]
 
 
 @dataclass
@@ -197,14 +194,13 @@ class ProvingServer:
         """The sum of all vectors whose proofs hold, times their weights: `word[length]`.
 
         Raises:
-            ProtocolError: the helper's reply is malformed, or too few proofs hold.
+            ProtocolError: the helper's reply is malformed.
             RuntimeError: the helper was not asked.
         """
         if not self._closed:
             raise RuntimeError("the helper was not asked yet")
-        params, ring = self.params, Ring(bits=self.params.bits)
         try:
-            verdicts = decode(Verdicts, reply, params.context())
+            verdicts = decode(Verdicts, reply, self.params.context())
             theirs = {n: _seen(self.bound, data) for n, data in verdicts.table.items()}
             if not theirs.keys() <= self._shares.keys():
                 raise ValueError("a verdict on somebody who sent nothing")
@@ -216,18 +212,21 @@ class ProvingServer:
             if (reason := _reason(self.bound, self._seen[name], theirs.get(name)))
         }
         taken = tuple(name for name in self._shares if name not in refused)
-        if not verdicts.packed:
-            raise ProtocolError("helper", "verdicts", _too_few(taken, refused))
+        weight = sum(self._shares[name].weight for name in taken)
+        total = self._total(taken, verdicts.packed) if verdicts.packed else None
+        return Proved(total=total, taken=taken, refused=refused, weight=weight)
+
+    def _total(self, taken: Iterable[str], packed: memoryview) -> RingVector:
+        """The sum of those that are taken, of whose keystreams the helper has said the sum."""
+        length, ring = self.params.length, Ring(bits=self.params.bits)
         try:
-            masks = unpack(verdicts.packed, params.length, ring)
+            masks = unpack(packed, length, ring)
         except ValueError as error:
             raise ProtocolError("helper", "verdicts", str(error)) from None
-        total = ring.zeros(params.length)
+        total = ring.zeros(length)
         for name in taken:
-            vector = unpack(self._packed[name], params.length, ring)
-            total += _times(vector, self._shares[name], ring)
-        weight = sum(self._shares[name].weight for name in taken)
-        return Proved(ring.reduce(total - masks), weight, taken, refused)
+            total += _times(unpack(self._packed[name], length, ring), self._shares[name], ring)
+        return ring.reduce(total - masks)
 
 
 class ProvingHelper(Helper):
@@ -270,9 +269,8 @@ class ProvingHelper(Helper):
         ring, bound, context = Ring(bits=params.bits), asked.bound, _proved_in(params, asked.bound)
         total, taken, table = ring.zeros(params.length), 0, dict[str, bytes]()
         for name, (share, _) in asked.table.items():
-            try:
-                seed = self._unsealed(name, share.sealed, context)
-            except ProtocolError:
+            seed = self._unsealed(name, share.sealed, context)
+            if seed is None:
                 continue
             mask = _mask(params, mask_key(seed, context, name))
             part = statement.numbers_of(bound, "helper", mask, share.signs(context, name))
@@ -305,15 +303,10 @@ def _proved_in(params: Params, bound: NormBound) -> bytes:
 def _reason(bound: NormBound, seen: Elements, theirs: Elements | None) -> str:
     """Why a contribution is not in the sum; empty where it is."""
     if theirs is None:
-        return "its seed could not be opened"
+        return UNOPENED
     if not statement.holds(bound, seen, theirs):
         return UNPROVED
     return ""
-
-
-def _too_few(taken: tuple[str, ...], refused: Mapping[str, str]) -> str:
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    return f"{len(taken)} sites with a proof that holds are too few; {reasons}"
 
 
 def _seen(bound: NormBound, data: bytes) -> Elements:

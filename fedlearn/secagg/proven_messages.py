@@ -12,7 +12,7 @@ from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from fedlearn.crypto.kdf import key_info
 from fedlearn.secagg.framing import read_table, write_table
 from fedlearn.secagg.proofs.norm import NormBound
-from fedlearn.secagg.two_server import BLIND_BYTES, SEALED_BYTES
+from fedlearn.secagg.two_server_messages import BLIND_BYTES, SEALED_BYTES
 
 KEY_BYTES: Final = 32
 UNPROVED: Final = "its proof does not hold: its update may be longer than any honest one"

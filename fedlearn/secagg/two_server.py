@@ -11,6 +11,11 @@ A client signs what it sends, so that the first server cannot invent the other
 clients of a cohort. The helper answers once per run and round, and only for
 `min_cohort` clients or more.
 
+A client may have sealed what is no seed, and the helper alone can tell. It names
+whom it could open, and sums those: which submissions are in the sum is decided
+once, and a round whose seeds it has looked at is spent, with a sum or without.
+Asked again for the others, it would open two sums that differ by single clients.
+
 It is the shape of DAP (draft-ietf-ppm-dap) without proofs: neither server can
 tell whether a vector is within bounds. `fedlearn.secagg.proven` adds them.
 """
@@ -19,9 +24,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -29,93 +33,23 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.ring import Ring, RingVector, pack, unpack
-from fedlearn.crypto.codec import Reader, Writer, name_bytes
-from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
+from fedlearn.crypto.codec import name_bytes
+from fedlearn.crypto.identity import Identity, verify
 from fedlearn.crypto.kdf import expand, key_info
 from fedlearn.crypto.keystream import RunRanges, add_masks
-from fedlearn.secagg.framing import decode, encode, read_table, write_table
+from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.messages import Params
+from fedlearn.secagg.two_server_messages import (
+    BLIND_BYTES,
+    SEED_BYTES,
+    UNOPENED,
+    MaskedContribution,
+    MaskSum,
+    Seeds,
+    SignedSeed,
+)
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-SEED_BYTES = 32
-BLIND_BYTES = 32
-SEALED_BYTES = 32 + SEED_BYTES + 16  # encapsulated key, seed, tag
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignedSeed:
-    """A client's seed, readable by the helper alone, and the client's signature on it.
-
-    `vector_hash` ties the seed to the masked vector that the first server holds, and tells the
-    helper, which knows the mask, nothing: a number that only the first server has is hashed too.
-    """
-
-    vector_hash: bytes
-    sealed: bytes
-    signature: bytes
-    SIZE: ClassVar[int] = 32 + SEALED_BYTES + SIGNATURE_BYTES
-
-    def to_bytes(self) -> bytes:
-        """176 bytes."""
-        return self.vector_hash + self.sealed + self.signature
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> SignedSeed:
-        """The seed in 176 bytes."""
-        at = 32 + SEALED_BYTES
-        return cls(vector_hash=data[:32], sealed=data[32:at], signature=data[at:])
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedContribution:
-    """From a client to the first server: the masked vector, and the seed for the helper."""
-
-    seed: SignedSeed
-    blind: bytes
-    packed: memoryview
-    KIND: ClassVar[int] = 21
-
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        writer.raw(self.seed.to_bytes()).raw(self.blind).blob(self.packed)
-
-    @classmethod
-    def read(cls, reader: Reader) -> MaskedContribution:  # noqa: D102
-        return cls(
-            seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)),
-            blind=reader.raw(BLIND_BYTES),
-            packed=reader.view(reader.uint(8)),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seeds:
-    """From the first server to the helper: the seeds of all clients in the sum."""
-
-    table: Mapping[str, SignedSeed]
-    KIND: ClassVar[int] = 22
-
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        write_table(writer, {name: one.to_bytes() for name, one in self.table.items()})
-
-    @classmethod
-    def read(cls, reader: Reader) -> Seeds:  # noqa: D102
-        table = read_table(reader, SignedSeed.SIZE)
-        return cls(table={name: SignedSeed.from_bytes(data) for name, data in table.items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskSum:
-    """From the helper to the first server: the sum of the clients' keystreams, packed."""
-
-    packed: memoryview
-    KIND: ClassVar[int] = 23
-
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        writer.blob(self.packed)
-
-    @classmethod
-    def read(cls, reader: Reader) -> MaskSum:  # noqa: D102
-        return cls(packed=reader.view(reader.uint(8)))
 
 
 def contribute(
@@ -155,8 +89,23 @@ def check_vector(params: Params, vector: RingVector) -> None:
         raise ValueError(f"vector is {vector.dtype}{list(vector.shape)}, not of this round")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenedSum:
+    """The sum, `word[length]`, whose it is, and why others who sent something are not in it.
+
+    `total` is None where the helper has found too few.
+    """
+
+    total: RingVector | None
+    taken: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
 class FirstServer:
-    """Sums masked vectors as they arrive, and takes the helper's mask sum away."""
+    """Sums masked vectors as they arrive, and takes the helper's mask sum away.
+
+    They are kept until then, packed: those that the helper could not open leave the sum again.
+    """
 
     def __init__(self, params: Params, sites: Mapping[str, bytes]) -> None:
         self.params = params
@@ -164,6 +113,7 @@ class FirstServer:
         self._ring = Ring(bits=params.bits)
         self._sum = self._ring.zeros(params.length)
         self._seeds: dict[str, SignedSeed] = {}
+        self._packed: dict[str, memoryview] = {}
         self._closed = False
 
     def receive(self, name: str, message: bytes | memoryview) -> None:
@@ -186,15 +136,15 @@ class FirstServer:
         if not same or not _is_signed(name, one.seed, self._sites[name], self._context):
             raise ProtocolError(name, "contribute", "the signature is wrong")
         self._sum += vector
-        self._seeds[name] = one.seed
+        self._seeds[name], self._packed[name] = one.seed, one.packed
 
     def request(self) -> bytes:
         """The helper's work; no vector is taken after this."""
         self._closed = True
         return encode(Seeds(table=self._seeds), self._context)
 
-    def finish(self, reply: bytes | memoryview) -> RingVector:
-        """The sum of all vectors received: `word[length]`.
+    def finish(self, reply: bytes | memoryview) -> OpenedSum:
+        """The sum of all vectors whose seeds the helper could open.
 
         Raises:
             ProtocolError: the helper's reply is malformed.
@@ -202,12 +152,25 @@ class FirstServer:
         """
         if not self._closed:
             raise RuntimeError("the helper was not asked yet")
+        length, ring = self.params.length, self._ring
         try:
-            packed = decode(MaskSum, reply, self._context).packed
-            masks = unpack(packed, self.params.length, self._ring)
+            answer = decode(MaskSum, reply, self._context)
+            opened = set(answer.opened)
+            if not opened <= self._seeds.keys():
+                raise ValueError("opened the seed of somebody who sent none")
+            masks = unpack(answer.packed, length, ring) if answer.packed else None
         except ValueError as error:
             raise ProtocolError("helper", "mask_sum", str(error)) from None
-        return self._ring.reduce(self._sum - masks)
+        refused = {name: UNOPENED for name in self._seeds if name not in opened}
+        taken = tuple(name for name in self._seeds if name in opened)
+        total = None if masks is None else ring.reduce(self._sum_without(refused) - masks)
+        return OpenedSum(total=total, taken=taken, refused=refused)
+
+    def _sum_without(self, names: Iterable[str]) -> RingVector:
+        total = self._sum.copy()
+        for name in names:
+            total -= unpack(self._packed[name], self.params.length, self._ring)
+        return total
 
 
 Kept = tuple[bytes, int, frozenset[str]]
@@ -251,7 +214,8 @@ class Helper:
         parts: int = 1,
         run: RunRanges = map,
     ) -> bytes:
-        """The sum of the keystreams of the clients in the request; one answer per round and client.
+        """Whose seeds could be opened, and the sum of their keystreams; one answer per round and
+        client.
 
         Raises:
             ProtocolError: another run, a round again, too few clients, or a seed that
@@ -263,12 +227,18 @@ class Helper:
         except ValueError as error:
             raise ProtocolError("server", "mask_sum", str(error)) from None
         self._check_count(len(table))
-        seed_keys = [self._open(name, one, params, context) for name, one in table.items()]
+        for name, one in table.items():
+            if not _is_signed(name, one, self._public_of(name, params), context):
+                raise ProtocolError(name, "mask_sum", "did not sign its seed for this round")
         self._close_round(params)
+        seeds = {name: self._unsealed(name, one.sealed, context) for name, one in table.items()}
+        keys = {n: mask_key(seed, context, n) for n, seed in seeds.items() if seed is not None}
+        if len(keys) < self.min_cohort:
+            return encode(MaskSum(opened=tuple(keys), packed=memoryview(b"")), context)
         ring = Ring(bits=params.bits)
         total = ring.zeros(params.length)
-        add_masks(total, plus=seed_keys, parts=parts, run=run)
-        return encode(MaskSum(packed=pack(ring.reduce(total), ring)), context)
+        add_masks(total, plus=list(keys.values()), parts=parts, run=run)
+        return encode(MaskSum(opened=tuple(keys), packed=pack(ring.reduce(total), ring)), context)
 
     def _opened_round(self, params: Params) -> bytes:
         """The context of a sum over sites none of which is in one of this round, or a later one."""
@@ -283,6 +253,8 @@ class Helper:
         return self._summed if params.round == self._round else frozenset()
 
     def _close_round(self, params: Params) -> None:
+        """Spend a round, before any seed is looked at: whatever comes of that, it is not asked for
+        again."""
         for name in params.cohort:  # by its list it has counted how many a sum needs
             self._public_of(name, params)
         # From here on these are spent: two sets that overlap would tell a single client apart.
@@ -302,17 +274,12 @@ class Helper:
             raise ProtocolError(name, "mask_sum", "is not on the roster or not in the cohort")
         return public
 
-    def _open(self, name: str, one: SignedSeed, params: Params, context: bytes) -> bytes:
-        if not _is_signed(name, one, self._public_of(name, params), context):
-            raise ProtocolError(name, "mask_sum", "did not sign its seed for this round")
-        return mask_key(self._unsealed(name, one.sealed, context), context, name)
-
-    def _unsealed(self, name: str, sealed: bytes, context: bytes) -> bytes:
-        """The seed of a client."""
+    def _unsealed(self, name: str, sealed: bytes, context: bytes) -> bytes | None:
+        """The seed of a client; None for what is none."""
         try:
             return _SUITE.decrypt(sealed, self._private, _info(context, name))
         except (InvalidTag, ValueError):
-            raise ProtocolError(name, "mask_sum", "its seed could not be opened") from None
+            return None
 
 
 def vector_hash(blind: bytes, packed: bytes | memoryview) -> bytes:

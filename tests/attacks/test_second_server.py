@@ -6,7 +6,8 @@ Sites and helper are the real ones, called in one process.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from clients.helper import app as helper_module
 from clients.helper import helperfile
 from clients.helper.app import HELPER_FILE
 from clients.helper.app import app as helper_app
@@ -26,12 +28,17 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.records import config_record
+from fedlearn.secagg import proven, two_server
+from fedlearn.secagg.framing import decode, encode, kind_of
+from fedlearn.secagg.messages import Params
 from fedlearn.secagg.proven import ProvingHelper
+from fedlearn.secagg.proven_messages import Statements
+from fedlearn.secagg.two_server_messages import SEALED_BYTES, UNOPENED, Seeds
 from server.admission import Admission, HelperNode
 from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation, Progress
 from server.helper import RemoteHelper
-from tests.attacks.lab import RUN_ID, STRICT, Lab
+from tests.attacks.lab import RUN_ID, SITES, STRICT, Lab
 from tests.deployment.world import NOTARY, World, approve, with_notary
 
 NODE = 999
@@ -52,9 +59,11 @@ class Helped(Lab):
         self.helper_says: list[RecordDict] = []
 
     @classmethod
-    def of(cls, root: Path, *overrides: str, policy: str = POLICY) -> Helped:
-        """Four sites and a notary that has approved of their study."""
-        lab = cls.make(root, *STUDY, *overrides, policy=policy)
+    def of(
+        cls, root: Path, *overrides: str, policy: str = POLICY, sites: tuple[str, ...] = SITES
+    ) -> Helped:
+        """Sites and a notary that has approved of their study."""
+        lab = cls.make(root, *STUDY, *overrides, policy=policy, sites=sites)
         with_notary(lab.world)
         approve(lab.world, lab.config.terms.hex())
         return lab
@@ -246,6 +255,35 @@ def test_helper__opens_no_sum_of_fewer_than_the_owners_ask_for(tmp_path: Path, r
         federation.run_round(1)
 
 
+WRONG: dict[str, Callable[[Params], Params]] = {
+    "run": lambda params: replace(params, run_id=bytes(16)),
+    "round": lambda params: replace(params, round=params.round + 2),
+    "bits": lambda params: replace(params, bits=params.bits - 1),
+    "length": lambda params: replace(params, length=params.length + 1),
+    "form": lambda params: replace(params, layout_hash=bytes(32)),
+    "plan": lambda params: replace(params, plan_hash=bytes(32)),
+    "request": lambda params: replace(params, request_hash=bytes(32)),
+    "cohort": lambda params: replace(params, cohort=params.cohort[:2]),
+}
+"""What a coordinator asks for that no site is to take part in."""
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_request__that_is_not_the_sites_own_is_refused_before_it_is_paid_for(
+    lab: Helped, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation, honest = lab.federate(), flower.with_request
+
+    def lying(message: Message, request: bytes) -> Message:
+        return honest(message, WRONG[wrong](Params.decode(request)).encode())
+
+    monkeypatch.setattr(flower, "with_request", lying)
+    with pytest.raises(ProtocolError) as caught:
+        federation.run_round(1)
+    assert all(f"{site}: site {site}: " in str(caught.value) for site in lab.world.sites)
+    assert {lab.spent_at(site) for site in lab.world.sites} == {0}
+
+
 def test_helper__joins_a_run_once(lab: Helped) -> None:
     lab.federate()
     joined = config_record(lab.helper_state, "joined")
@@ -307,6 +345,148 @@ def test_helper__that_is_silent_ends_the_run_with_its_name(lab: Helped) -> None:
         None if message.metadata.dst_node_id == NODE else Lab._carry(lab, message)
     )
     with pytest.raises(ProtocolError, match="no answer in time"):
+        federation.run_round(1)
+
+
+# --- sites that seal garbage -----------------------------------------------------------
+
+
+def sealing_garbage(patch: pytest.MonkeyPatch, liars: Collection[str]) -> None:
+    """These sites give the second server what is no seed, under signatures that are good."""
+    honest = two_server.sealed_seed
+
+    def sealed(seed: bytes, helper_key: bytes, context: bytes, name: str) -> bytes:
+        nothing = bytes(SEALED_BYTES) if name == min(liars) else os.urandom(SEALED_BYTES)
+        return nothing if name in liars else honest(seed, helper_key, context, name)
+
+    for module in (two_server, proven):
+        patch.setattr(module, "sealed_seed", sealed)
+
+
+RULES = ("proofs", "bounded")
+FIVE = (*SITES, "elder")
+
+
+@pytest.mark.parametrize("liars", [("doum",), ("birch", "elder")], ids=len)
+@pytest.mark.parametrize("rule", RULES)
+def test_garbage__for_the_second_server_costs_nobody_but_its_sites_a_round(
+    tmp_path: Path, rule: str, liars: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Helped.of(tmp_path, f"robust={rule}", sites=FIVE)
+    federation = lab.federate()
+    sealing_garbage(monkeypatch, liars)
+    for number in (1, 2):
+        before = federation.progress.model
+        entry = federation.run_round(number)
+        assert entry.clients.replied == 5 - len(liars)
+        assert entry.clients.dropped == dict.fromkeys(liars, UNOPENED)
+        assert entry.refused is None
+        assert not np.array_equal(before, federation.progress.model)
+
+
+def test_garbage__in_one_group_loses_the_sum_of_that_group_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nine = (*FIVE, "fir", "gum", "hazel", "iroko")
+    federation = Helped.of(tmp_path, "robust=groups", sites=nine).federate()
+    sealing_garbage(monkeypatch, ["doum"])
+    entry = federation.run_round(1)
+    assert (entry.clients.replied, entry.clients.dropped) == (6, {"doum": UNOPENED})
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_garbage__beside_test_sums_is_named_and_the_others_are_opened(
+    tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = Helped.of(tmp_path, f"robust={rule}", "evaluation=private").federate()
+    federation.run_round(1)
+    everybody = federation.progress.tested
+    trained = federation._train(2, federation.grid.sites)
+    assert len(trained[0].answers) == 4
+    sealing_garbage(monkeypatch, ["doum"])
+    federation._evaluated(2, federation.grid.sites)
+    assert f"round 2, evaluate: the sum is without doum: {UNOPENED}" in caplog.text
+    assert federation.progress.tested not in (None, everybody)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_garbage__of_so_many_that_too_few_are_left_opens_nothing_and_names_them(
+    tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Helped.of(tmp_path, f"robust={rule}")
+    federation = lab.federate()
+    asked = overheard(monkeypatch)
+    sealing_garbage(monkeypatch, ["birch", "doum"])
+    left = f"2 sites are left; needed: 3; birch, doum: {UNOPENED}"
+    with pytest.raises(ProtocolError, match=left):
+        federation.run_round(1)
+    # Nor is anything to be had by asking for others of that round.
+    (params, request), second = asked[0], federation.enrolment.keys.helper
+    assert second is not None
+    for names in (params.cohort, ("alder", "birch", "cedar")):
+        with pytest.raises(ProtocolError, match="a round again"):
+            second.answer(params, of(params, request, names))
+
+
+def overheard(patch: pytest.MonkeyPatch) -> list[tuple[Params, bytes]]:
+    """What the coordinator asks of the second server, from here on."""
+    asked, honest = list[tuple[Params, bytes]](), RemoteHelper.answer
+
+    def answer(self: RemoteHelper, params: Params, request: bytes) -> bytes:
+        asked.append((params, request))
+        return honest(self, params, request)
+
+    patch.setattr(RemoteHelper, "answer", answer)
+    return asked
+
+
+def of(params: Params, request: bytes, names: Collection[str]) -> bytes:
+    """The same request for some of its sites."""
+    context = params.context()
+    if kind_of(request) == Statements.KIND:
+        whole = decode(Statements, request, context)
+        table = {name: row for name, row in whole.table.items() if name in names}
+        return encode(replace(whole, table=table), context)
+    seeds = decode(Seeds, request, context).table
+    return encode(Seeds(table={name: seeds[name] for name in names}), context)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_coordinator__that_was_told_whose_seed_is_none_gets_no_second_sum(
+    tmp_path: Path, rule: str, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sums that differ by one site would tell its update: of four with and without it."""
+    lab = Helped.of(tmp_path, f"robust={rule}", sites=FIVE)
+    federation = lab.federate()
+    asked = overheard(monkeypatch)
+    sealing_garbage(monkeypatch, ["elder"])
+    federation.run_round(1)
+    ((params, request),) = asked
+    second = federation.enrolment.keys.helper
+    assert second is not None
+    if restarted:
+        lab.helper_state = private.content_from_bytes(private.content_to_bytes(lab.helper_state))
+    for names in (params.cohort, SITES, SITES[:3]):
+        for fewer in (params, replace(params, cohort=tuple(names))):
+            with pytest.raises(ProtocolError, match="a round again"):
+                second.answer(fewer, of(params, request, names))
+    federation.run_round(2)
+
+
+def test_second_server__that_opens_fewer_than_the_noise_counts_on_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum of one that it says it could open, for the coordinator to see."""
+    lab = Helped.of(tmp_path, "robust=bounded")
+    federation = lab.federate()
+    monkeypatch.setattr(ProvingHelper, "_check_count", lambda self, clients: None)
+    honest = helper_module.ProvingHelper
+    monkeypatch.setattr(
+        helper_module, "ProvingHelper", lambda *a, **k: honest(*a, **{**k, "min_cohort": 1})
+    )
+    sealing_garbage(monkeypatch, ["birch", "cedar", "doum"])
+    with pytest.raises(ProtocolError, match="1 sites are left; needed: 3"):
         federation.run_round(1)
 
 

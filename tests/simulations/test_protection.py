@@ -292,7 +292,8 @@ def test_two_server__goes_on_without_who_vanished_and_stops_below_three(tmp_path
         if code is None:
             assert federation.run_round(1).clients.replied == 3
             continue
-        with pytest.raises(ProtocolError, match=r"2 clients.*cleveland: no answer") as caught:
+        silent = r"2 clients.*cleveland, hungary: no answer"
+        with pytest.raises(ProtocolError, match=silent) as caught:
             federation.run_round(1)
         assert caught.value.exit_code == code
 
@@ -499,7 +500,7 @@ def test_server_that_shows_different_models__gets_no_sum(tmp_path: Path, announc
     with pytest.raises(ProtocolError, match="No partial sum") as caught:
         federation.run_round(1)
     reason = "another round, model or setting" if announced else "not the one that was announced"
-    assert all(f"{name}: " in str(caught.value) for name in deceived)
+    assert f"{', '.join(deceived)}: " in str(caught.value)
     assert reason in str(caught.value)
     assert np.array_equal(federation.progress.model, federation.enrolment.initial)
 

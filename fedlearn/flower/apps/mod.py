@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
@@ -49,6 +49,8 @@ from fedlearn.secagg.messages import Params
 from fedlearn.secagg.policy import ClientPolicy
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CONTRIBUTION: Final = "contribution"
 FORM: Final = "form"
@@ -336,8 +338,7 @@ class Exchange:
         # Before anything is trained or paid for.
         if (params.length, params.layout_hash) != (payload.length, layout.hash()):
             raise ProtocolError(SERVER, "mask", "the model is not of the form that was announced")
-        if params.request_hash != model.digest:
-            raise ProtocolError(SERVER, "mask", "the model is not the one that was announced")
+        self._kept(session, params, lambda: session.check_mask(request, model.digest))
         if self._is_training and self.site.mod.spends:
             self._pay(self.site.mod.spends)
         part = part_of_reply(self._called(), model, layout, self._protection, sites)
@@ -357,7 +358,7 @@ class Exchange:
     def _store(self) -> SessionStore:
         return SessionStore(self.site.context, _SESSION)
 
-    def _kept(self, session: ClientSession, params: Params, work: Callable[[], bytes]) -> bytes:
+    def _kept(self, session: ClientSession, params: Params, work: Callable[[], T]) -> T:
         return self._store.kept(session, {"params": params.encode()}, work)
 
     def _session(self) -> tuple[ClientSession, Params]:

@@ -20,8 +20,15 @@ from fedlearn.secagg.proofs import statement
 from fedlearn.secagg.proofs.norm import NormBound
 from fedlearn.secagg.proofs.statement import TooLongError
 from fedlearn.secagg.proven import ProvingHelper, ProvingServer, _proved_in
-from fedlearn.secagg.proven_messages import ProvenContribution, SignedShare, Statements, Verdicts
+from fedlearn.secagg.proven_messages import (
+    UNPROVED,
+    ProvenContribution,
+    SignedShare,
+    Statements,
+    Verdicts,
+)
 from fedlearn.secagg.two_server import mask_key, sealed_seed
+from fedlearn.secagg.two_server_messages import UNOPENED
 from tests.fedlearn.secagg.federation import RUN_ID, federation, identity
 from tests.fedlearn.secagg.proofs.test_statement import best_bits
 
@@ -118,8 +125,9 @@ def test_liars__that_leave_too_few_leave_no_sum(monkeypatch: pytest.MonkeyPatch)
     first = first_server(messages)
     reply = helper().judge(PARAMS, first.request())
     assert decode(Verdicts, reply, PARAMS.context()).packed == b""
-    with pytest.raises(ProtocolError, match=rf"2 sites .* too few; {C}: its proof.*{D}: its"):
-        first.finish(reply)
+    outcome = first.finish(reply)
+    assert (outcome.total, outcome.taken) == (None, (A, B))
+    assert outcome.refused == {C: UNPROVED, D: UNPROVED}
 
 
 def test_client__does_not_send_what_it_could_not_prove() -> None:
@@ -209,7 +217,7 @@ def test_seed_that_is_none__leaves_its_site_out() -> None:
     bad = encode(replace(one, share=share.signed_by(identity(A), A, context)), PARAMS.context())
     first = first_server({A: bad} | {n: honest(n) for n in (B, C, D)})
     outcome = first.finish(helper().judge(PARAMS, first.request()))
-    assert outcome.refused == {A: "its seed could not be opened"}
+    assert outcome.refused == {A: UNOPENED}
     assert np.array_equal(RING.centred(outcome.total), sum(map(numbers, (B, C, D))))
 
 
@@ -314,6 +322,7 @@ def test_helper__cannot_test_a_guess_of_the_vector_by_its_hash() -> None:
     context = _proved_in(PARAMS, BOUND)
     one = decode(ProvenContribution, honest(A), PARAMS.context())
     seed = HELPER._unsealed(A, one.share.sealed, context)
+    assert seed is not None
     masked = ring(numbers(A)).copy()
     add_masks(masked, plus=[mask_key(seed, context, A)])
     assert np.array_equal(RING.reduce(masked), unpack(one.packed, LENGTH, RING))

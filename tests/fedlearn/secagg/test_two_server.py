@@ -1,30 +1,32 @@
 import os
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedlearn.core.errors import ProtocolError
 from fedlearn.secagg.framing import decode, encode
-from fedlearn.secagg.two_server import (
-    FirstServer,
-    Helper,
-    MaskedContribution,
-    MaskSum,
-    Seeds,
-    contribute,
-)
+from fedlearn.secagg.two_server import FirstServer, Helper, contribute
+from fedlearn.secagg.two_server_messages import UNOPENED, MaskedContribution, MaskSum, Seeds
+from tests.effort import examples
 from tests.fedlearn.secagg.federation import RUN_ID, Federation, federation, identity
 
 FED = federation(5, bits=20, length=300)
 A, B, C, D, E = FED.names
 
 
-def send(fed: Federation, helper: Helper, *names: str) -> FirstServer:
+def send(
+    fed: Federation, helper: Helper, *names: str, garbage: Collection[str] = ()
+) -> FirstServer:
+    """What the first server has got; seeds of `garbage` are sealed to somebody else's key."""
     first = FirstServer(fed.params(), fed.sites)
     for name in names:
         vector = fed.vector(name)
-        message = contribute(identity(name), name, fed.params(), vector, helper.public)
+        key = Helper(RUN_ID, fed.sites).public if name in garbage else helper.public
+        message = contribute(identity(name), name, fed.params(), vector, key)
         assert np.array_equal(vector, fed.vector(name))
         first.receive(name, message)
     return first
@@ -36,8 +38,9 @@ def test_two_servers__give_the_exact_sum_of_whoever_sent(bits: int, count: int) 
     fed = federation(5, bits=bits)
     helper = Helper(RUN_ID, fed.sites)
     first = send(fed, helper, *fed.names[:count])
-    reply = helper.sum_masks(fed.params(), first.request())
-    assert np.array_equal(first.finish(reply), fed.sum_of(fed.names[:count]))
+    opened = first.finish(helper.sum_masks(fed.params(), first.request()))
+    assert np.array_equal(opened.total, fed.sum_of(fed.names[:count]))
+    assert (opened.taken, opened.refused) == (fed.names[:count], {})
 
 
 def test_helper__refuses_one_or_two_clients() -> None:
@@ -88,16 +91,53 @@ def test_helper__refuses_strangers_and_sites_of_another_cohort() -> None:
         assert caught.value.peer == name
 
 
-def test_helper__refuses_a_seed_that_it_cannot_open() -> None:
-    helper, other = Helper(RUN_ID, FED.sites), Helper(RUN_ID, FED.sites)
-    params, table = FED.params(), {}
-    for name in (A, B, C):
-        key = other.public if name == B else helper.public
-        message = contribute(identity(name), name, params, FED.vector(name), key)
-        table[name] = decode(MaskedContribution, message, params.context()).seed
-    with pytest.raises(ProtocolError, match="could not be opened") as caught:
-        helper.sum_masks(params, encode(Seeds(table=table), params.context()))
-    assert caught.value.peer == B
+@settings(max_examples=examples(40), deadline=None)
+@given(garbage=st.sets(st.sampled_from(FED.names)), least=st.integers(3, 5))
+def test_seeds_that_are_none__leave_their_sites_out_and_no_second_sum_is_to_be_had(
+    garbage: set[str], least: int
+) -> None:
+    """Which submissions are in is decided once: whoever is asked for then, the round is spent."""
+    helper = Helper(RUN_ID, FED.sites, min_cohort=least)
+    first = send(FED, helper, *FED.names, garbage=garbage)
+    opened = first.finish(helper.sum_masks(FED.params(), first.request()))
+    honest = tuple(name for name in FED.names if name not in garbage)
+    assert (opened.taken, opened.refused) == (honest, dict.fromkeys(garbage, UNOPENED))
+    if len(honest) < least:
+        assert opened.total is None
+    else:
+        assert np.array_equal(opened.total, FED.sum_of(honest))
+    context = FED.params().context()
+    table = decode(Seeds, first.request(), context).table
+    restarted = Helper(RUN_ID, FED.sites, min_cohort=3, kept=helper.secrets())
+    for again in (FED.names, honest, FED.names[1:]):
+        fewer = encode(Seeds(table={name: table[name] for name in again}), context)
+        for one in (helper, restarted):
+            with pytest.raises(ProtocolError, match="a round again"):
+                one.sum_masks(FED.params(), fewer)
+
+
+def test_helper__that_refused_a_request_has_looked_at_no_seed() -> None:
+    """So what is asked once more, with signatures that are good, is the first that it answers."""
+    helper = Helper(RUN_ID, FED.sites)
+    first = send(FED, helper, *FED.names, garbage=[B])
+    good = decode(Seeds, first.request(), FED.params().context()).table
+    bad = {**good, C: replace(good[C], vector_hash=bytes(32))}
+    before = helper.secrets()
+    with pytest.raises(ProtocolError, match="did not sign"):
+        helper.sum_masks(FED.params(), encode(Seeds(table=bad), FED.params().context()))
+    assert helper.secrets() == before
+    assert first.finish(helper.sum_masks(FED.params(), first.request())).taken == (A, C, D, E)
+
+
+def test_first_server__takes_no_word_on_a_site_that_sent_nothing() -> None:
+    helper = Helper(RUN_ID, FED.sites)
+    first = send(FED, helper, A, B, C)
+    answer = decode(
+        MaskSum, helper.sum_masks(FED.params(), first.request()), FED.params().context()
+    )
+    invented = replace(answer, opened=(A, B, C, D))
+    with pytest.raises(ProtocolError, match="sent none"):
+        first.finish(encode(invented, FED.params().context()))
 
 
 def test_helper__refuses_a_seed_of_another_round_or_client() -> None:
@@ -134,7 +174,7 @@ def test_first_server__refuses_repeats_strangers_and_altered_vectors() -> None:
         first.receive(E, message)
     with pytest.raises(ProtocolError, match="helper"):
         first.finish(reply[:-1])
-    assert np.array_equal(first.finish(reply), FED.sum_of((A, B, C, D)))
+    assert np.array_equal(first.finish(reply).total, FED.sum_of((A, B, C, D)))
 
 
 def test_first_server__alone_sees_uniform_bytes() -> None:
@@ -158,7 +198,7 @@ def test_contribution__is_of_the_length_and_the_word_of_the_round() -> None:
 
 def test_messages__of_two_servers_are_canonical() -> None:
     context = os.urandom(32)
-    data = encode(MaskSum(packed=memoryview(b"abc")), context)
-    assert decode(MaskSum, data, context).packed == b"abc"
+    data = encode(MaskSum(opened=("a", "b"), packed=memoryview(b"abc")), context)
+    assert decode(MaskSum, data, context) == MaskSum(opened=("a", "b"), packed=memoryview(b"abc"))
     with pytest.raises(ValueError, match="trailing"):
         decode(MaskSum, data + b"\0", context)
