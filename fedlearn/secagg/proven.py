@@ -208,10 +208,10 @@ class ProvingServer:
             raise ProtocolError("helper", "verdicts", str(error)) from None
         refused = {
             name: reason
-            for name in self._shares
+            for name in sorted(self._shares)
             if (reason := _reason(self.bound, self._seen[name], theirs.get(name)))
         }
-        taken = tuple(name for name in self._shares if name not in refused)
+        taken = tuple(name for name in sorted(self._shares) if name not in refused)
         weight = sum(self._shares[name].weight for name in taken)
         total = self._total(taken, verdicts.packed) if verdicts.packed else None
         return Proved(total=total, taken=taken, refused=refused, weight=weight)

@@ -161,8 +161,8 @@ class FirstServer:
             masks = unpack(answer.packed, length, ring) if answer.packed else None
         except ValueError as error:
             raise ProtocolError("helper", "mask_sum", str(error)) from None
-        refused = {name: UNOPENED for name in self._seeds if name not in opened}
-        taken = tuple(name for name in self._seeds if name in opened)
+        refused = {name: UNOPENED for name in sorted(self._seeds) if name not in opened}
+        taken = tuple(sorted(opened))
         total = None if masks is None else ring.reduce(self._sum_without(refused) - masks)
         return OpenedSum(total=total, taken=taken, refused=refused)
 
