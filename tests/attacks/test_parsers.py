@@ -112,8 +112,7 @@ def test_ledger_entry__that_hashes_right_and_says_what_cannot_be_is_a_data_error
 
 def test_library__that_is_imported_is_known_to_read_or_not_to() -> None:
     """Whoever brings one that reads: its uses are targets of the fuzz from then on."""
-    reading = {one.split(".")[0] for one in readers.READING}
-    assert readers.libraries() - readers.OTHERS - reading == set()
+    assert readers.unknown() == set()
     assert readers.forbidden() == set()
 
 

@@ -49,3 +49,59 @@ def test_attention__refuses_a_causal_hint_without_its_mask() -> None:
         ClippedGradients(model, clip_norm=1.0).step(
             lambda: losses_of(model(x, x, x, is_causal=True)[0], 1)
         )
+
+
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _same_as_torch(model: nn.MultiheadAttention, inputs: Inputs, **more: torch.Tensor) -> None:
+    """Output and sum of gradients, of a call that looks at the weights and of one that does not."""
+    model, inputs = model.double(), tuple(one.double() for one in inputs)  # type: ignore[assignment]
+    for needed in (True, False):
+
+        def losses(needed: bool = needed) -> torch.Tensor:
+            return losses_of(model(*inputs, need_weights=needed, **more)[0])
+
+        clipped = ClippedGradients(model, clip_norm=1e9, trial=False).step(losses)
+        plain = losses()
+        assert torch.allclose(clipped.losses, plain.detach(), rtol=1e-12)
+        gradients = torch.autograd.grad(plain.sum(), list(model.parameters()))
+        truth = dict(zip(dict(model.named_parameters()), gradients, strict=True))
+        assert oracle.difference(clipped.sums, truth) < 1e-12
+
+
+def _drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_attention__that_is_not_trained_now_drops_nothing() -> None:
+    x = _drawn(3, 5, 8)
+    _same_as_torch(nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True).eval(), (x, x, x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention__of_three_sequences_of_other_widths(bias: bool) -> None:
+    model = nn.MultiheadAttention(8, 2, kdim=3, vdim=5, bias=bias, batch_first=True)
+    _same_as_torch(model, (_drawn(3, 5, 8), _drawn(3, 4, 3), _drawn(3, 4, 5)))
+    model = nn.MultiheadAttention(8, 2, bias=bias, batch_first=True)
+    _same_as_torch(model, (_drawn(3, 5, 8), _drawn(3, 4, 8), _drawn(3, 4, 8) + 1))
+
+
+@pytest.mark.parametrize("appended", [True, False])
+@pytest.mark.parametrize("kind", ["heads", "numbers", "both", "padding"])
+def test_attention__under_masks_of_any_form(kind: str, appended: bool) -> None:
+    """One for every sample and head, one of numbers for all, and keys that are none."""
+    model = nn.MultiheadAttention(
+        8, 2, batch_first=True, add_bias_kv=appended, add_zero_attn=appended
+    )
+    x, memory = _drawn(3, 5, 8), _drawn(3, 4, 8)
+    masks = {}
+    if kind in ("heads", "both"):
+        masks["attn_mask"] = _drawn(6, 5, 4).double()
+    elif kind == "numbers":
+        masks["attn_mask"] = _drawn(5, 4).double()
+    if kind in ("padding", "both"):
+        padding = torch.zeros(3, 4, dtype=torch.bool)
+        padding[0, 2:] = padding[2, 1] = True
+        masks["key_padding_mask"] = padding if kind == "padding" else padding.double() * -2
+    _same_as_torch(model, (x, memory, memory), **masks)
