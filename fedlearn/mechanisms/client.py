@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError
@@ -30,6 +31,7 @@ from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.privacy.noise import NoiseSource
+from fedlearn.privacy.rounded import grid_for, rounded_normals
 from fedlearn.stages import Form, Round, ServerRound, Stage, Total, Update
 
 Adversary = Literal["knows_cohort", "outsider"]
@@ -38,6 +40,8 @@ Adversary = Literal["knows_cohort", "outsider"]
 _SLACK: Final = 1e-9
 # Rounding a clipped vector to float32 moves each value by at most 2^-24 of itself.
 _FLOAT32_SLACK: Final = 1e-6
+# What one client adds to the count of those within the norm, or takes away.
+_COUNTED: Final = 0.5
 # Values are taken to 16 fraction bits of a step before they are rounded to a whole one.
 _STEP: Final = 1 + 2.0**-16
 
@@ -181,7 +185,7 @@ class ClientPlan(Plan):
         """Noise on the count of unclipped updates, of which each client adds -1/2 or 1/2."""
         if self.adaptive is None:
             return 0.0
-        return 0.5 * self.noise_multiplier / math.sqrt(self.adaptive.count_share)
+        return _COUNTED * self.noise_multiplier / math.sqrt(self.adaptive.count_share)
 
     @property
     def noise_stddev(self) -> float:
@@ -293,7 +297,7 @@ class ClientSum:
         exact = update.astype(np.float64)
         within = length(exact) <= self.clip_norm
         self.total += clipped(exact, self.clip_norm * (1 - _SLACK))
-        self.centred_count += 0.5 if within else -0.5
+        self.centred_count += _COUNTED if within else -_COUNTED
 
     def add_sum(
         self, total: NDArray[np.float64], *, clients: int, within: int, most_clients: int
@@ -321,8 +325,7 @@ class ClientSum:
         """
         if not expected_clients > 0:
             raise ValueError(f"expected_clients={expected_clients}: must be > 0")
-        stddev = self.plan.update_noise_multiplier * self.clip_norm
-        noisy = self.total + noise.normal(self.dimension, stddev)
+        noisy = noised(self.total, self.plan.update_noise_multiplier, self.clip_norm, noise)
         return Release(
             mean=(noisy / expected_clients).astype(np.float32),
             next_clip_norm=self._next_clip_norm(expected_clients, noise),
@@ -333,7 +336,9 @@ class ClientSum:
         adaptive = self.plan.adaptive
         if adaptive is None:
             return self.clip_norm
-        count = self.centred_count + float(noise.normal(1, self.plan.count_noise_stddev)[0])
+        # Halves lie on every grid, so that rounding moves no count.
+        multiplier = self.plan.count_noise_stddev / _COUNTED
+        count = float(noised(np.array([self.centred_count]), multiplier, _COUNTED, noise)[0])
         # Noise may take the share out of [0, 1]; no more than the truth could, it moves the norm.
         share = min(max(count / expected_clients + 0.5, 0.0), 1.0)
         step = adaptive.learning_rate * (share - adaptive.target_quantile)
@@ -401,6 +406,25 @@ class Clip(Stage):
             return 0.0
         smallest = smallest_clip_norm(size=size, resolution=self.resolution)
         return min(smallest, self.plan.clip_norm)
+
+
+def noised(
+    total: NDArray[np.float64], noise_multiplier: float, norm: float, noise: NoiseSource
+) -> NDArray[np.float64]:
+    """A sum that one client moves by at most `norm`, with noise for that: `float64[d]`.
+
+    Rounded to a grid, with a Gaussian that is rounded to the same (`fedlearn.privacy.rounded`):
+    nothing is left to read in the gaps of floats. Rounding may bring two sums further apart by a
+    step in every coordinate, and the noise is as much larger as that is over the norm.
+
+    Raises ValueError where the noise is so large that no grid holds it.
+    """
+    if not noise_multiplier:
+        return total
+    grid = grid_for(noise_multiplier, norm, len(total))
+    wider = 2 - grid.inner_norm / norm
+    (drawn,) = rounded_normals(noise, [len(total)], grid.stddev * wider, torch.device("cpu"))
+    return np.asarray(grid.noisy(torch.from_numpy(total), drawn).numpy())
 
 
 def folded(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chi2
 
 from fedlearn.config import compose
 from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError
-from fedlearn.mechanisms import derive, problems
+from fedlearn.mechanisms import client, derive, problems
 from fedlearn.mechanisms.client import (
     ClientPlan,
     ClientPrivacy,
@@ -19,12 +20,14 @@ from fedlearn.mechanisms.client import (
     Clip,
     clip_own,
     folded,
+    noised,
     poisson_cohort,
     room_to_round,
     smallest_clip_norm,
 )
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.noise import SeededNoise
+from fedlearn.privacy.rounded import grid_for
 from fedlearn.stages import Form, ServerRound, Total, Update
 
 
@@ -291,6 +294,62 @@ def test_release__has_the_noise_of_the_round_and_the_count_its_own() -> None:
     for drawn in (z, np.array(counts)):
         low, high = chi2.ppf([1e-8, 1 - 1e-8], len(drawn))
         assert low < (drawn**2).sum() < high
+
+
+@dataclass
+class Silent:
+    """In the place of the sampler: no noise, and what was asked for."""
+
+    stddev: float = 0.0
+
+    def __call__(
+        self, noise: object, sizes: list[int], stddev: float, device: object
+    ) -> list[torch.Tensor]:
+        self.stddev = stddev
+        return [torch.zeros(size, dtype=torch.float64) for size in sizes]
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+@pytest.mark.parametrize("multiplier", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("norm", [1e-3, 0.7, 50.0])
+def test_noise__is_for_what_a_client_moves_the_sum_by_on_its_grid(
+    monkeypatch: pytest.MonkeyPatch, norm: float, multiplier: float, size: int
+) -> None:
+    """Of sums between two lines of the grid, which rounding takes apart by most of a step each."""
+    silent, grid = Silent(), grid_for(multiplier, norm, size)
+    monkeypatch.setattr(client, "rounded_normals", silent)
+    rng = np.random.default_rng(size)
+    step = Fraction(grid.step)
+    for _ in range(20):
+        apart = rng.normal(size=size)
+        apart *= norm / np.linalg.norm(apart)
+        total = (rng.integers(-1000, 1000, size) + 0.5) * grid.step - np.sign(apart) * grid.step / 9
+        one, other = (
+            noised(sums, multiplier, norm, SeededNoise(b"")) for sums in (total, total + apart)
+        )
+        assert all(Fraction(value) % step == 0 for value in one[:50])
+        moved = math.hypot(*(other - one))
+        assert moved * multiplier <= silent.stddev * grid.step * (1 + 1e-12)
+        assert silent.stddev * grid.step <= multiplier * norm * (1 + 2**-11)
+
+
+def test_noise__of_a_sum_lies_on_its_grid_and_is_gaussian() -> None:
+    """By its mean and its variance; false alarm below 1e-7."""
+    found = noised(np.full(200_000, 0.3), 2.0, 0.5, SeededNoise(b"grid"))
+    step = grid_for(2.0, 0.5, 200_000).step
+    assert np.array_equal(np.rint(found / step) * step, found)
+    assert len(np.unique(found)) > 190_000
+    z = found - 0.3
+    assert abs(z.mean()) < 5.4 / math.sqrt(len(z))
+    low, high = chi2.ppf([1e-8, 1 - 1e-8], len(z))
+    assert low < (z**2).sum() < high
+
+
+def test_noise__of_nothing_is_none_and_of_too_much_is_refused() -> None:
+    total = np.array([0.1, 0.2])
+    assert noised(total, 0.0, 1.0, SeededNoise(b"")).tolist() == [0.1, 0.2]
+    with pytest.raises(ValueError, match="no grid holds such noise"):
+        noised(total, 1e12, 1.0, SeededNoise(b""))
 
 
 def test_reach__is_the_norm_of_the_round_and_unknown_over_rounds_that_move_it() -> None:
