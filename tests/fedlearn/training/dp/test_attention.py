@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.training.dp import ClippedGradients
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import losses_of
@@ -68,6 +69,43 @@ def _same_as_torch(model: nn.MultiheadAttention, inputs: Inputs, **more: torch.T
         gradients = torch.autograd.grad(plain.sum(), list(model.parameters()))
         truth = dict(zip(dict(model.named_parameters()), gradients, strict=True))
         assert oracle.difference(clipped.sums, truth) < 1e-12
+
+
+class Used(nn.Module):
+    """Attention whose answer is used in one way or another."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, add_bias_kv=True, batch_first=True)
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        key, value = torch.sin(x), torch.cos(x[..., :8])
+        answer, weights = self.attention(x, key, value, average_attn_weights=False)
+        if self.how == "weights alone":
+            return weights
+        more, _ = self.attention(torch.tanh(x), value, key)
+        return answer + 2 * more + self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize("how", ["weights alone", "three times"])
+def test_attention__that_is_used_in_part_or_more_than_once(how: str) -> None:
+    """By its weights the values, and what is appended to them, get no gradient at all."""
+    model, x = Used(how).double(), _drawn(4, 5, 8).double()
+    truth = oracle.gradients(model, losses_of, x)
+    bound = sorted(map(oracle.norm, truth))[1]
+    found = ClippedGradients(model, clip_norm=bound).step(lambda: losses_of(model(x)))
+    assert oracle.difference(found.sums, oracle.clipped_sum(truth, bound)) < 1e-12
+    if how == "weights alone":
+        assert not found.sums["attention.bias_v"].any()
+        assert not found.sums["attention.in_proj_weight"][16:].any()
+
+
+def test_attention__whose_forward_pass_was_replaced_is_refused() -> None:
+    model = nn.MultiheadAttention(8, 2)
+    model.forward = lambda *x: (x[0], None)  # type: ignore[method-assign, assignment]
+    with pytest.raises(ConfigError, match="has a forward pass of its own"):
+        ClippedGradients(model, clip_norm=1.0)
 
 
 def _drawn(*shape: int) -> torch.Tensor:
