@@ -36,13 +36,15 @@ def names_one_class_only(found: Mapping[str, float], classes: int) -> bool:
     """Whether `metrics` are those of a model that puts every record into the same class.
 
     Then one recall is 1 and all others are 0, and one F1 is `2 a / (1 + a)` of the
-    accuracy. False where a class has no test record: what occurs is not known here.
+    accuracy. False where a class has no test record: what occurs is not known here; and where
+    one of the three is missing, or is no share, as a file of somebody else's may have it.
     """
-    if not found or classes < 2:
+    shares = [found.get(name, -1.0) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
+    if classes < 2 or not all(0 <= share <= 1 for share in shares):
         return False
-    accuracy = found["accuracy"]
-    alike = isclose(found["balanced_accuracy"], 1 / classes)
-    return alike and isclose(found["macro_f1"], 2 * accuracy / (1 + accuracy) / classes)
+    accuracy, balanced, macro_f1 = shares
+    alike = isclose(balanced, 1 / classes)
+    return alike and isclose(macro_f1, 2 * accuracy / (1 + accuracy) / classes)
 
 
 def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Protocol, TypeVar
@@ -65,9 +65,31 @@ def parse_result(path: Path, content: bytes) -> ResultFile:
     result = parse(ResultFile, path, content, schema=SCHEMA, what="a result")
     try:
         load_config(result.config)
+        leading = task_of(result).leading.name
     except ConfigError as error:
         raise DataError(f"{path}: not a result that this version reads: {error}") from None
+    if lacking := [where for where, found in _measured(result) if found and leading not in found]:
+        raise DataError(f"{path}: {', '.join(lacking)}: without {leading}, the metric that leads")
     return result
+
+
+def _measured(result: ResultFile) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """All metrics of a run at its end, each with where they stand."""
+    yield "final.evaluate", result.final.evaluate
+    for site, found in result.final.per_site.items():
+        yield f"final.per_site.{site}", found
+    if (fairness := result.fairness) is None:
+        return
+    yield "fairness.all_sites", fairness.all_sites
+    for site, intervals in fairness.per_site.items():
+        yield f"fairness.per_site.{site}", intervals
+    if (groups := fairness.groups) is None:
+        return
+    for name, group in groups.all_sites.items():
+        yield f"fairness.groups.all_sites.{name}", group.evaluate
+    for site, shown in groups.per_site.items():
+        for name, group in shown.items():
+            yield f"fairness.groups.per_site.{site}.{name}", group.evaluate
 
 
 def read_beside(kind: type[T], path: Path, *, schema: str, what: str) -> T | None:

@@ -76,6 +76,18 @@ def test_one_class_only__holds_for_more_classes_and_not_for_no_records() -> None
     assert not names_one_class_only({}, 3)
 
 
+@pytest.mark.parametrize("odd", [None, -1.0, 1.5, math.nan])
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_one_class_only__says_nothing_of_metrics_that_cannot_be(
+    name: str, odd: float | None
+) -> None:
+    """As in the file of a run that somebody else has written."""
+    found = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_f1": 1 / 3}
+    assert names_one_class_only(found, 2)
+    found.pop(name) if odd is None else found.update({name: odd})
+    assert not names_one_class_only(found, 2)
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60),
 )

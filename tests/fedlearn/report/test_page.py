@@ -301,6 +301,20 @@ def test_report__of_a_result_that_was_tampered_with_is_refused(copy: Path, capsy
     assert "not a result that this version reads" in capsys.readouterr().err
 
 
+def test_report__of_metrics_without_the_one_that_leads_is_refused(
+    copy: Path, capsys: Output
+) -> None:
+    final = result_of(copy / "a")["final"]
+    for where in ("evaluate", "per_site"):
+        without = json.loads(json.dumps(final))
+        found = without[where] if where == "evaluate" else next(iter(without[where].values()))
+        del found["accuracy"]
+        edit(copy / "a", final=without)
+        assert main(["report", str(copy / "a")]) == 5
+        assert f"final.{where}" in (said := capsys.readouterr().err)
+        assert "without accuracy, the metric that leads" in said
+
+
 def test_report__names_sites_that_were_set_aside_and_their_reasons(copy: Path) -> None:
     """They are words of sites: what looks like a tag is none."""
     edit(copy / "a", declined=["site <b>oak</b>: the roster has no such site"])
