@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import joining
-from clients.helper import helperfile
+from clients.helper import asked, helperfile
 from clients.helper.helperfile import HelperFile
 from clients.joining import SERVER, joined_run, roster_of, secret_bytes
 from clients.supernode.deployed import check_pinned
@@ -82,12 +82,12 @@ def _check_approved(file: HelperFile, context: Context) -> None:
     """Refuse terms that the owner has not approved, and leave them to be looked at."""
     offered = config_record(context.state, "offered")
     terms = secret_bytes(offered["terms"]).hex() if offered else ""
+    config = str(context.run_config.get("config", ""))
     if terms in file.approved:
+        asked.forget(file.state, config)
         return
-    file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    asked = file.state / "asked.json"
-    asked.write_text(str(context.run_config.get("config", "")), encoding="utf-8")
-    log.warning("the terms %s are not approved: see %s, then `approved`", terms, asked)
+    path = asked.keep(file.state, config)
+    log.warning("the terms %s are not approved: see %s, then `approved`", terms, path)
     raise ConfigError(f"its owner has not approved the terms {terms}; ask for that and start again")
 
 

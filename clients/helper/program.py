@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from clients.helper import helperfile
+from clients.helper import asked, helperfile
 from clients.helper.app import HELPER_FILE, app
 from clients.supernode.node import Memory, Node
 from clients.supernode.run_lock import claimed
@@ -21,6 +21,7 @@ def serve(path: Path, stop: threading.Event) -> None:
     """
     path = path.absolute()
     file = helperfile.load(path)
+    asked.forget_old(file.state)
     memory = Memory(file.state / "runtime")
     node = Node(config={HELPER_FILE: str(path)}, app=app, stop=stop, memory=memory)
     with claimed([file.state / "helper"]):

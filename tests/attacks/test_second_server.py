@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +18,14 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.helper import app as helper_module
-from clients.helper import helperfile
+from clients.helper import asked, helperfile
 from clients.helper.app import HELPER_FILE
 from clients.helper.app import app as helper_app
 from fedlearn.cli import main
 from fedlearn.config import RunConfig
 from fedlearn.config.study import sign_run
 from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
+from fedlearn.core.files import PRIVATE
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.flower import messages as flower
@@ -71,6 +74,11 @@ class Helped(Lab):
     @property
     def file(self) -> Path:
         return self.world.root / NOTARY / "helper.yaml"
+
+    @property
+    def asked(self) -> Path:
+        """What the notary's owner is to look at."""
+        return self.file.parent / "state" / "asked.json"
 
     def get_node_ids(self) -> Iterable[int]:
         return [*super().get_node_ids(), NODE]
@@ -173,9 +181,26 @@ def test_helper__says_no_to_terms_that_its_owner_has_not_approved(lab: Helped) -
     with pytest.raises(ProtocolError, match=r"notary.*has not approved the terms") as caught:
         lab.federate()
     assert lab.config.terms.hex() in str(caught.value)
-    asked = json.loads((lab.world.root / NOTARY / "state" / "asked.json").read_text())
-    assert asked["robust"]["kind"] == "proofs"
+    assert json.loads(lab.asked.read_text())["robust"]["kind"] == "proofs"
+    assert stat.S_IMODE(lab.asked.stat().st_mode) == PRIVATE
+    assert [path.name for path in lab.asked.parent.iterdir()] == ["asked.json"]
     assert not lab.opened()
+
+
+def test_study__that_was_asked_for_is_kept_until_it_is_approved_or_old(lab: Helped) -> None:
+    approve(lab.world, "")
+    with pytest.raises(ProtocolError, match="has not approved"):
+        lab.federate()
+    other = lab.asked.read_bytes().replace(b"proofs", b"bounded")
+    for kept, left in ((lab.asked.read_bytes(), False), (other, True)):
+        lab.asked.write_bytes(kept)
+        approve(lab.world, lab.config.terms.hex())
+        lab.again().federate()
+        assert lab.asked.exists() == left
+    old = time.time() - 31 * 86_400
+    os.utime(lab.asked, (old, old))
+    asked.forget_old(lab.asked.parent)
+    assert not lab.asked.exists()
 
 
 def test_helper__says_no_to_terms_that_the_pinned_coordinator_has_not_signed(lab: Helped) -> None:
@@ -415,13 +440,13 @@ def test_garbage__of_so_many_that_too_few_are_left_opens_nothing_and_names_them(
 ) -> None:
     lab = Helped.of(tmp_path, f"robust={rule}")
     federation = lab.federate()
-    asked = overheard(monkeypatch)
+    heard = overheard(monkeypatch)
     sealing_garbage(monkeypatch, ["birch", "doum"])
     left = f"2 sites are left; needed: 3; birch, doum: {UNOPENED}"
     with pytest.raises(ProtocolError, match=left):
         federation.run_round(1)
     # Nor is anything to be had by asking for others of that round.
-    (params, request), second = asked[0], federation.enrolment.keys.helper
+    (params, request), second = heard[0], federation.enrolment.keys.helper
     assert second is not None
     for names in (params.cohort, ("alder", "birch", "cedar")):
         with pytest.raises(ProtocolError, match="a round again"):
@@ -459,10 +484,10 @@ def test_coordinator__that_was_told_whose_seed_is_none_gets_no_second_sum(
     """Two sums that differ by one site would tell its update: of four with and without it."""
     lab = Helped.of(tmp_path, f"robust={rule}", sites=FIVE)
     federation = lab.federate()
-    asked = overheard(monkeypatch)
+    heard = overheard(monkeypatch)
     sealing_garbage(monkeypatch, ["elder"])
     federation.run_round(1)
-    ((params, request),) = asked
+    ((params, request),) = heard
     second = federation.enrolment.keys.helper
     assert second is not None
     if restarted:
