@@ -408,17 +408,25 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
         return _some(found, lost)
 
     def _proven(self, asked: AskedSums, payload: ProvenPayload) -> list[Sum]:
-        """The sum of those whose proofs hold; the others are named."""
-        (params,) = asked.params  # no rule both proves and groups
-        first = proven.ProvingServer(params, self.sites, payload.bound)
+        """The sums of those whose proofs hold; the others are named."""
+        firsts = [proven.ProvingServer(one, self.sites, payload.bound) for one in asked.params]
+        place = asked.place
 
         def take(site: str, data: bytes) -> None:
-            first.receive(site, data, self._allowed(site, payload.max_weight))
+            firsts[place[site]].receive(site, data, self._allowed(site, payload.max_weight))
 
-        self._contributions(asked, dict.fromkeys(params.cohort, params.encode()), take)
-        proved = first.finish(self._second.answer(params, first.request()))
-        total = self._total(asked, proved)
-        return [Sum(proved.taken, payload.decode(total, proved.weight))]
+        requests = {site: firsts[at].params.encode() for site, at in place.items()}
+        self._contributions(asked, requests, take)
+        found, lost = [], list[ProtocolError]()
+        for first in firsts:
+            try:
+                proved = first.finish(self._second.answer(first.params, first.request()))
+                total = self._total(asked, proved)
+            except ProtocolError as error:
+                lost.append(error)
+            else:
+                found.append(Sum(proved.taken, payload.decode(total, proved.weight)))
+        return _some(found, lost)
 
     def _total(self, asked: AskedSums, opened: OpenedSum) -> RingVector:
         """What was opened; who is not in it is named, whatever comes of it.

@@ -76,9 +76,11 @@ def _robust_problems(config: RunConfig) -> list[str]:
     """Proofs are looked at by two servers, neither of which sees an update."""
     if not config.robust.proves or config.secagg.two_servers:
         return []
+    without = "robust.proofs=false" if hasattr(config.robust, "proofs") else "robust=bounded"
     return [
         f"robust={config.robust.kind}: proofs are checked by two servers, and "
-        f"secagg={config.secagg.kind} has none of that. Set secagg=two_server, or robust=bounded"
+        f"secagg={config.secagg.kind} has none of that. Set secagg=two_server, or "
+        f"{without}"
     ]
 
 

@@ -35,6 +35,9 @@ class Grouped(Bounds):
     explains and whichever few others are set aside with their sums, is named and left out from
     there on, and the rounds with it are taken back: with a chance of `alarm` in a run for sites
     that do not. A quarter of the sites at most.
+
+    With `proofs` every site proves its norm besides, as with `robust=proofs`: who sends more than
+    an honest site may is left out of the round by name, and no sum is refused for it.
     """
 
     size: Annotated[int, Ge(3)] = 3
@@ -42,11 +45,17 @@ class Grouped(Bounds):
     trim: Annotated[float, Ge(0)] = 0.25
     alarm: Probability = 1e-3
     repeats: Natural = 8
+    proofs: bool = False
 
     @property
     def group_size(self) -> int:
         """As set."""
         return self.size
+
+    @property
+    def proves(self) -> bool:
+        """As set."""
+        return self.proofs
 
     @property
     def false_alarm(self) -> float:

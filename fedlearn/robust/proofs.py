@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from fedlearn.core.settings import config
 from fedlearn.robust.bounds import Bounds
@@ -19,4 +19,7 @@ class Proofs(Bounds):
 
     kind: Literal["proofs"] = "proofs"
 
-    proves: ClassVar[bool] = True
+    @property
+    def proves(self) -> bool:
+        """Always."""
+        return True

@@ -38,8 +38,10 @@ class Robust:
         def kind(self) -> str:
             """What chooses it: `robust=KIND`."""
 
-    proves: ClassVar[bool] = False
-    """Whether every site proves that its update is within the bound, before it is in a sum."""
+    @property
+    def proves(self) -> bool:
+        """Whether every site proves that its update is within the bound, before it is in a sum."""
+        return False
 
     @property
     def step_share(self) -> float | None:

@@ -205,7 +205,7 @@ def summed(secagg: SecAgg, option: type[Robust]) -> SecAgg:
     """The aggregation that a rule works with: that of the study, if it can."""
     if option.in_clear:
         return SecAggOff()
-    if not option.proves or secagg.two_servers:
+    if not option().proves or secagg.two_servers:
         return secagg
     before, shared = sum_of(secagg), ("bits", "clip", "resolution", "max_weight", "rounding")
     return SecAggTwoServer(**({name: getattr(before, name) for name in shared} if before else {}))
@@ -217,7 +217,7 @@ def _of_words(words: Sequence[str], kind: str) -> RunConfig:
     kept = _known(words, "robust", option)
     if option.in_clear:
         kept = [*_known(kept, "secagg", SecAggOff), "secagg=off"]
-    elif option.proves:
+    elif option().proves:
         kept = [*_known(kept, "secagg", SecAggTwoServer), "secagg=two_server"]
     return compose([*kept, f"robust={kind}"])
 

@@ -37,6 +37,15 @@ def test_proofs__are_for_two_servers_and_nothing_else(secagg: str) -> None:
         compose(["experiment=medical_heart", f"secagg={secagg}", "robust=proofs"])
 
 
+@pytest.mark.parametrize("rule", ["groups", "fltrust"])
+def test_rule_over_groups__has_proofs_where_it_is_asked_for_them(rule: str) -> None:
+    words = ["experiment=medical_heart", f"robust={rule}"]
+    assert not compose([*words, "secagg=two_server"]).robust.proves
+    assert compose([*words, "secagg=two_server", "robust.proofs=true"]).robust.proves
+    with pytest.raises(ConfigError, match=r"Set secagg=two_server, or robust\.proofs=false"):
+        compose([*words, "robust.proofs=true"])
+
+
 def test_proofs__are_refused_where_the_norm_of_a_round_moves() -> None:
     config = compose([*HEART, "privacy=client", "privacy.clipping=adaptive"])
     with pytest.raises(ConfigError, match=r"robust=proofs.*privacy\.clipping=flat"):
@@ -134,4 +143,4 @@ def test_sum__is_held_to_what_bounded_holds_it_to() -> None:
     rules = Proofs(share=0.5, norm=2.0, repeats=1), Bounded(share=0.5, norm=2.0, repeats=1)
     for name in ("step_share", "change_norm", "most_refused"):
         assert len({getattr(rule, name) for rule in rules}) == 1
-    assert (Proofs.proves, Bounded.proves) == (True, False)
+    assert (Proofs().proves, Bounded().proves) == (True, False)

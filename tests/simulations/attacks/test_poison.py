@@ -222,6 +222,24 @@ def test_liar_that_must_prove_its_norm__is_in_every_round_and_moves_the_model(
     assert np.max(np.abs(lying - honest)) > 1e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "count"), [("groups", 12), ("fltrust", 4)])
+def test_site_without_a_proof__is_left_out_of_every_round_by_name_under_a_rule_over_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, count: int
+) -> None:
+    """No sum is refused, though nobody is left out for one under this privacy."""
+    sites = tuple(f"{letter}-site" for letter in "abcdefghijkl"[:count])
+    words = [*table(tmp_path, sites=sites), *PLAIN, "secagg=two_server", "transport=plain"]
+    asked = compose([*words, f"robust={rule}", "robust.size=3", "robust.proofs=true", "rounds=3"])
+    asked = replace(asked, out=str(tmp_path / "out"))
+    monkeypatch.setattr("simulations.attacks.poison.liar.passing", lambda payload, lie: lie)
+    plot = Plot(attack=Scaled(times=1e6), numbers=(2,), sites=count, goal=goal_of(asked), seed=0)
+    simulate(asked, Silent(), Stop(), client=plot())
+    rounds = read_result(Path(asked.out)).rounds
+    assert [list(one.clients.dropped) for one in rounds] == [[sites[2]]] * 3
+    assert all(one.refused is None and not one.unused and not one.named for one in rounds)
+
+
 def test_ledgers_of_owners__are_not_paid_from(tmp_path: Path) -> None:
     words = [*table(tmp_path, sites=SITES), f"sites={tmp_path}"]
     with pytest.raises(ConfigError, match="would be paid for from the ledgers"):
