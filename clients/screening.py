@@ -88,12 +88,17 @@ def begin(
 def given(site: Site, context: Context, plan: PrivacyPlan | None) -> Whole:
     """The site's sums with its noise, `int64[size]`, which it remembers: they are to be told apart
     from those of the others."""
-    paid = plan.screening if plan else None
-    found = exact_sums(site, paid)
-    if paid is not None:
-        found = noisy(found, paid, 1, site.noise_of_screening().stream())
+    found = noised(site, plan.screening if plan else None)
     context.state[_STATE] = ConfigRecord({"given": found.tobytes(), "refuses": False})
     return found
+
+
+def noised(site: Site, paid: EvaluationPlan | None) -> Whole:
+    """The sums as they leave the site, in steps."""
+    found = exact_sums(site, paid)
+    if paid is None:
+        return found
+    return noisy(found, paid, 1, site.noise_of_screening().stream())
 
 
 def exact_sums(site: Site, paid: EvaluationPlan | None) -> Whole:

@@ -103,6 +103,9 @@ CheckName = Literal[
     "noise_of_tests",
     "sums_of_tests",
     "source_of_tests",
+    "noise_of_tables",
+    "sums_of_tables",
+    "source_of_tables",
 ]
 
 CHECKS: Final[dict[CheckName, str]] = {
@@ -126,6 +129,9 @@ CHECKS: Final[dict[CheckName, str]] = {
     "noise_of_tests": "every test sum of every round has noise of its own, as was paid for",
     "sums_of_tests": "under the noise are the sums of single test records, each within its bound",
     "source_of_tests": "the noise on test sums comes from the operating system",
+    "noise_of_tables": "sums that tables are compared by have noise of their own, as was paid for",
+    "sums_of_tables": "under it are the places of single records, each within its bound",
+    "source_of_tables": "the noise on these sums comes from the operating system",
 }
 """What is looked at in whole updates, as it should be."""
 

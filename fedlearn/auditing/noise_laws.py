@@ -59,14 +59,14 @@ def noise_checks(
     return [chance_check(name, found) for name, found in tests.items()]
 
 
-def sums_check(noise: Noise, *, dithered: float) -> Check:
-    """The same tests of the noise on test sums, all in one check.
+def sums_check(noise: Noise, *, dithered: float, name: CheckName = "noise_of_tests") -> Check:
+    """The same tests of the noise on test sums, or on sums of tables, all in one check.
 
     `noise: float64[runs, size]` by sum and round, of whole numbers that were spread evenly over
     their step: by the share `dithered` their variance may be larger.
     """
     found = _tests(noise, {}, dithered)
-    return chance_check("noise_of_tests", [one for tests in found.values() for one in tests])
+    return chance_check(name, [one for tests in found.values() for one in tests])
 
 
 def _tests(noise: Noise, others: Noise, rounding: float) -> Mapping[CheckName, list[Found]]:

@@ -14,7 +14,7 @@ Who is wrong cannot be seen: where one site has most of the others' records, its
 whom it is compared with as well.
 
 Statistics are bilinear in both sums, so that their variance under noise of a known deviation is
-known as well. To it comes, of labels, what the choice of the own records does.
+known as well. To it comes, at home, what the choice of the own records does.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def findings(
     `rows` are the records behind `own` where whoever asks has them, and it has no noise.
 
     Guarantees: where no null hypothesis is violated there is a finding with a chance of at most
-    `alarm`, over the noise and the choice of the own records.
+    `alarm`, over the noise, and with `rows` over the choice of the own records.
     """
     if own.records <= 0 or others.records <= 0:
         return []
@@ -146,11 +146,20 @@ def _units(
             # The difference of means, less what is allowed, times both numbers of records.
             form = np.array([[-SHIFT[column.scale], -sign], [sign, 0.0]])
             variance = _of_form(form, o, q, own.variance, others.variance)
-            if _exceeds(float(o @ form @ q), variance, chance):
-                values = None if rows is None else column.values(rows[0][:, i])
+            limit, values = -float(ndtri(chance)), None
+            if rows is not None:
+                limit = -float(stdtrit(max(1, len(rows[0]) - 1), chance))
+                variance += _of_mean(column.places(rows[0][:, i])) * (o[0] * q[0]) ** 2
+                values = column.values(rows[0][:, i])
+            if float(o @ form @ q) > limit * math.sqrt(variance):
                 spread = math.sqrt(others.variance) / others.records
                 text = _unit_text(column, words, o[1] / o[0], q[1] / q[0], spread, values)
                 yield TableFinding(kind="unit", column=column.name, text=text)
+
+
+def _of_mean(places: Floats) -> float:
+    """The variance that the choice of records gives their mean; of a single one it is not known."""
+    return math.inf if len(places) < 2 else float(np.var(places, ddof=1)) / len(places)
 
 
 def _of_form(form: Floats, o: Floats, q: Floats, here: float, there: float) -> float:

@@ -185,11 +185,12 @@ def test_records__that_something_fails_on_move_sums_by_themselves_alone(
 @pytest.mark.parametrize("secagg", ["off", "masked"])
 def test_case__reaches_every_mechanism_and_is_refused_nothing(lab: Lab, secagg: str) -> None:
     rng = np.random.default_rng(0)
-    words = [*USUAL, f"secagg={secagg}", "training.local_steps=2"]
+    words = [*USUAL, f"secagg={secagg}", "training.local_steps=2", "screening=sums"]
     asked = prepared(lab, rng, words, series=False)
     table = [HEADER, *(drawn_row(rng, f"P{i}", 0.2) for i in range(40))]
     seen = watched(asked, table, honest)
     assert [what for who, what, *_ in seen.sums if who == VICTIM] == [
+        "screening",
         *("record", "record", "evaluation"),
         *("record", "record", "evaluation"),
     ]

@@ -15,7 +15,7 @@ leave it is held against what can be known otherwise:
 - an optimiser that is fed the noisy sums gives what the run's own gives.
 
 Of privacy for whole clients clip, noise and count are looked at in the same way, and so are the
-noised test sums of private evaluation.
+noised test sums of private evaluation and the sums that tables are compared by.
 
 Nothing is spent, sent or kept: the records of a simulation lie with the auditor already, and what
 is written down are chances that depend on noise and coins, and whether sums agree.
@@ -54,6 +54,7 @@ from simulations.attacks.whole_update.source import (
     source_is_the_sites,
 )
 from simulations.attacks.whole_update.sums import sums_agree
+from simulations.attacks.whole_update.tables import checks_of_screening
 from simulations.attacks.whole_update.traces import leave_no_trace, optimizer_agrees
 
 __all__ = ["checks_of_run"]
@@ -75,7 +76,8 @@ def checks_of_run(config: RunConfig, result: ResultFile) -> list[Check]:
     name = secrets.choice(list(result.data.sites))
     site = open_site(owner_of(config, name), config)
     tested = checks_of_evaluation(site, plan.evaluation, model, coins) if plan.evaluation else []
-    return [*_of_training(config, site, plan, model, coins), *tested, account]
+    compared = checks_of_screening(site, plan.screening, coins) if plan.screening else []
+    return [*_of_training(config, site, plan, model, coins), *tested, *compared, account]
 
 
 def _of_training(
