@@ -443,6 +443,10 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
             raise ProtocolError("", "sum", f"{left}; the second server asks for more")
         return opened.total
 
+    def _withstood(self, cohort: int) -> int:
+        """Of a cohort the coordinator may leave out whom it likes, down to the least of a sum."""
+        return super()._withstood(min(cohort, self._fewest("train")))
+
     def _allowed(self, site: str, most: int) -> Container[int]:
         """What a site may weigh: one, or its records, or any number where it has not told them."""
         if not self._form.weighted:

@@ -22,7 +22,7 @@ from clients.helper.helperfile import HelperFile
 from clients.joining import SERVER, joined_run, roster_of, secret_bytes
 from clients.supernode.deployed import check_pinned
 from fedlearn import __version__
-from fedlearn.config import RunConfig, encode
+from fedlearn.config import RunConfig, encode, sizes_of
 from fedlearn.config.study import is_run_signed, sign_helper
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, FedlearnError, ProtocolError, UnauthenticatedError
@@ -174,7 +174,8 @@ def help_sum(message: Message, context: Context) -> Message:
 def _help(message: Message, context: Context, file: HelperFile, config: RunConfig) -> RecordDict:
     joined = joined_run(context, "help")
     sites = roster_of(str(joined["roster"])).sites()
-    least = max(file.min_cohort, config.secagg.least, config.privacy.fewest(len(sites)))
+    together = sizes_of(config, len(sites)).smallest
+    least = max(file.min_cohort, config.secagg.least, config.privacy.fewest(together))
     helper = ProvingHelper(
         secret_bytes(joined["run-id"]), sites, min_cohort=least, kept=_kept(joined)
     )

@@ -186,7 +186,8 @@ class Facts:
             return ()
         sites, cohort = len(self.result.data.sites), self.cohort
         degree, share = self.degree, getattr(self.config.secagg, "corrupt_fraction", 0.0)
-        withstood = min(cohort - 2, degree.corrupt if degree else cohort)
+        # With two servers the coordinator may leave out whom it likes, down to the least of a sum.
+        withstood = min(cohort - 2, degree.corrupt if degree else self.fewest - 2)
         sizes = sizes_of(self.config, sites)
         return chances(sizes, withstood, part_of(share, sites), self.config.most_rounds)
 

@@ -49,6 +49,10 @@ POLICY = STRICT.replace("require_secagg: masked", "require_secagg: two_server")
 STUDY = ("secagg=two_server", "robust=proofs", "evaluation=none", "rounds=3")
 
 
+FIVE = (*SITES, "elder")
+NINE = (*FIVE, "fir", "gum", "hazel", "iroko")
+
+
 @dataclass
 class Helped(Lab):
     """A lab with a second server; `between` sees what goes to it, and returns what travels on."""
@@ -309,6 +313,26 @@ def test_request__that_is_not_the_sites_own_is_refused_before_it_is_paid_for(
     assert {lab.spent_at(site) for site in lab.world.sites} == {0}
 
 
+@pytest.mark.parametrize("rule", ["groups", "bounded"])
+def test_helper__counts_on_the_noise_that_a_sum_is_planned_with(
+    tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In shares: of a group with that of the group, and else with that of all sites."""
+    policy = POLICY.replace("  epsilon_total: 8.0\n", "").replace("unit: record", "unit: none")
+    words = [f"robust={rule}", "privacy=distributed", "privacy.unit=record", "privacy.epsilon=6"]
+    words += ["privacy.max_dropouts=0", "training.local_steps=1"]
+    federation = Helped.of(tmp_path, *words, policy=policy, sites=NINE).federate()
+    needed = federation.plan.min_survivors if federation.plan else 0
+    assert needed == {"groups": 3, "bounded": 9}[rule]
+    assert federation.run_round(1).clients.replied == 9
+    sealing_garbage(monkeypatch, ["doum"])
+    if rule == "groups":
+        assert federation.run_round(2).clients.replied == 6
+        return
+    with pytest.raises(ProtocolError, match="8 sites are left; needed: 9"):
+        federation.run_round(2)
+
+
 def test_helper__joins_a_run_once(lab: Helped) -> None:
     lab.federate()
     joined = config_record(lab.helper_state, "joined")
@@ -389,7 +413,6 @@ def sealing_garbage(patch: pytest.MonkeyPatch, liars: Collection[str]) -> None:
 
 
 RULES = ("proofs", "bounded")
-FIVE = (*SITES, "elder")
 
 
 @pytest.mark.parametrize("liars", [("doum",), ("birch", "elder")], ids=len)
@@ -412,8 +435,7 @@ def test_garbage__for_the_second_server_costs_nobody_but_its_sites_a_round(
 def test_garbage__in_one_group_loses_the_sum_of_that_group_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nine = (*FIVE, "fir", "gum", "hazel", "iroko")
-    federation = Helped.of(tmp_path, "robust=groups", sites=nine).federate()
+    federation = Helped.of(tmp_path, "robust=groups", sites=NINE).federate()
     sealing_garbage(monkeypatch, ["doum"])
     entry = federation.run_round(1)
     assert (entry.clients.replied, entry.clients.dropped) == (6, {"doum": UNOPENED})
