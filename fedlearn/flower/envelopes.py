@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar, cast
 
 from flwr.app import Error, Message
 from flwr.app.message import make_message, remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_to_proto
+from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
@@ -102,7 +103,7 @@ def unpacked(
             backoff_cap=_LONGEST_BACKOFF_SECONDS,
         )
     try:
-        metadata = message_from_proto(head).metadata
+        metadata = metadata_from_proto(head.metadata)
         message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
         if message.has_error():
             return make_message(metadata, error=message.error)
@@ -116,7 +117,7 @@ def unpacked(
 def failed(head: ProtoMessage, reason: str) -> Message:
     """What stands for a reply of which only the head can be read."""
     error = Error(code=CLIENT_APP_FAILED, reason=reason)
-    return make_message(message_from_proto(head).metadata, error=error)
+    return make_message(metadata_from_proto(head.metadata), error=error)
 
 
 def parsed(kind: type[Proto], data: bytes) -> Proto:

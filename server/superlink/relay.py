@@ -107,7 +107,8 @@ async def give_from_site(
         raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "an answer of another node")
     try:
         answered = await broker.executor.run(lambda: broker.answered(head, envelope, state))
-    except (ValueError, KeyError):  # Flower's: no kind, no name of an object, a run that is none
+    # Flower's: no kind, no name of an object, a run that is none; neither a content nor an error.
+    except (ValueError, KeyError, TypeError):
         raise HTTPException(400) from None
     broker.run.notify()
     return _answer(Envelope(answered))

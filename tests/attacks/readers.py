@@ -25,7 +25,8 @@ OURS: Final = frozenset({*PACKAGES, "simulations", "configs"})
 
 READING: Final = (
     "ast.literal_eval", "base64", "binascii", "bz2", "codecs", "configparser", "csv", "dbm",
-    "email", "flwr.common.serde", "gzip", "html.parser", "http.cookies", "hydra", "ipaddress",
+    "email", "flwr.common.serde", "flwr.common.serde_utils",
+    "gzip", "html.parser", "http.cookies", "hydra", "ipaddress",
     "json", "lzma", "mailbox", "netrc", "omegaconf", "PIL.Image", "pickletools", "plistlib",
     "pyarrow.csv", "pyarrow.ipc", "pyarrow.json", "pyarrow.parquet", "pydantic",
     "pydantic_core", "quopri", "safetensors", "sqlite3", "struct", "tarfile", "tokenizers",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.proto import fleet_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from fedlearn.crypto.introduction import read_certified
 from fedlearn.crypto.keyring import load_unpinned
 from fedlearn.crypto.roster import Roster
 from fedlearn.crypto.sealed import Channel
+from fedlearn.flower.envelope import SITE_GIVE, Envelope
 from fedlearn.privacy import accounting
 from fedlearn.privacy.events import GaussianEvent, to_json
 from tests.attacks import readers, wires
@@ -220,3 +222,12 @@ def test_request__of_the_fuzz_is_one_that_is_answered(tmp_path: Path) -> None:
 def test_sealed_message__of_the_fuzz_is_one_that_opens() -> None:
     read = Channel.from_bytes(opened()[0]).open(1, opened()[1])
     assert bytes(read.data) == b"x" * 20_000
+
+
+def test_relay__refuses_an_answer_that_is_neither_a_content_nor_an_error() -> None:
+    wire = wires.Wire()
+    envelope = Envelope.decode(wire.answer())
+    head = fleet_pb2.PushMessagesRequest.FromString(envelope.head)
+    head.messages_list[0].ClearField("content")
+    body = Envelope(head.SerializeToString(), envelope.objects).encode()
+    assert wire.post(SITE_GIVE, body) == 400

@@ -82,6 +82,9 @@ def test_failed__stands_for_the_reply_of_its_sender() -> None:
     made = envelopes.failed(head, "cut off")
     assert made.error.reason == "cut off"
     assert (made.metadata.reply_to_message_id, made.metadata.src_node_id) == ("m1", 7), CHANGED
+    head.ClearField("content")
+    made = envelopes.failed(head, "neither a content nor an error")
+    assert made.metadata.reply_to_message_id == "m1"
 
 
 def test_exchange__passes_bytes_through_flowers_client() -> None:

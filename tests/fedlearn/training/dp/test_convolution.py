@@ -1,0 +1,77 @@
+"""Convolutions of any shape, by each of the ways that their per-sample gradients are computed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedlearn.training.dp import ClippedGradients, convolution
+from tests.effort import examples
+from tests.fedlearn.training.dp import oracle
+from tests.fedlearn.training.dp.cases import Twice, losses_of
+
+WAYS = {
+    "ghost": {"_KEEP": 0.0},
+    "grouped": {"_KEEP": math.inf, "_FEW_CHANNELS": 0},
+    "unfolded": {"_KEEP": math.inf, "_FEW_CHANNELS": 1000},
+}
+"""What makes a rule take one of them, wherever it fits at all."""
+
+
+def _drawn(seed: int) -> tuple[nn.Module, Tensor]:
+    """A convolution of random kernel, stride, padding, dilation and groups, and five samples."""
+    coins = torch.Generator().manual_seed(seed)
+
+    def one(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=coins))
+
+    axes, groups = one(1, 2), one(1, 3)
+    inside, outside = groups * one(1, 3), groups * one(1, 3)
+    kernel = tuple(one(1, 3) for _ in range(axes))
+    dilation = tuple(one(1, 2) for _ in range(axes))
+    stride = tuple(one(1, 3) for _ in range(axes))
+    padding = tuple(one(0, 2) for _ in range(axes))
+    sides = [one(d * (k - 1) + 1, 8) for k, d in zip(kernel, dilation, strict=True)]
+    kind = (nn.Conv1d, nn.Conv2d)[axes - 1]
+    model = kind(inside, outside, kernel, stride, padding, dilation, groups, bias=bool(seed % 2))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=coins))
+    return model.double(), torch.randn(5, inside, *sides, generator=coins).double()
+
+
+def _exact(model: nn.Module, x: Tensor) -> None:
+    truth = oracle.gradients(model, losses_of, x)
+    norms = [oracle.norm(one) for one in truth]
+    bound = sorted(norms)[len(norms) // 2]
+    found = ClippedGradients(model, clip_norm=bound, trial=False).step(lambda: losses_of(model(x)))
+    assert oracle.difference(found.sums, oracle.clipped_sum(truth, bound)) < 1e-12
+    assert found.norms.tolist() == pytest.approx(norms, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(examples(60)))
+@pytest.mark.parametrize("way", WAYS)
+def test_convolution__of_any_shape_by_any_way_is_that_of_single_samples(
+    monkeypatch: pytest.MonkeyPatch, way: str, seed: int
+) -> None:
+    """Two samples at once, so that a batch is several of them and a rest."""
+    monkeypatch.setattr(convolution, "_CHUNK", 2)
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(convolution, name, value)
+    _exact(*_drawn(seed))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolution__that_is_used_three_times(
+    monkeypatch: pytest.MonkeyPatch, way: str, groups: int, size: int
+) -> None:
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(convolution, name, value)
+    inner = nn.Conv2d(4, 4, size, padding=size // 2, groups=groups)
+    drawn = torch.Generator().manual_seed(groups)
+    _exact(Twice(inner).double(), torch.randn(5, 4, 3, 4, generator=drawn).double())
