@@ -13,7 +13,6 @@ the words of a list, as in `scenario.drop=[Größe,Name]`.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
 from collections.abc import Sequence
@@ -22,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlearn.config import groups, nested
 from fedlearn.config.layers import CONFIGS, Tree, composed
+from fedlearn.config.placing import OtherValueError, at, in_open_mapping, put
 from fedlearn.config.references import OtherReferenceError, resolved
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:  # Hydra is imported where it is used: it takes a while
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
@@ -109,51 +108,55 @@ def compose_tree(overrides: Sequence[str]) -> Tree:
         HydraException, OmegaConfBaseException, ValueError: an override is not one.
         ConfigError: the package that brings an option, or its file, cannot be read.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
     own = [split(text) for text in overrides if is_own_name(text)]
-    rest = [text for text in overrides if not is_own_name(text)]
-    parser = OverridesParser.create()
-    parsed = [_parsed(parser, text) for text in rest]
-    values = [override for override in parsed if _sets_value(override)]
-    others = [str(override.input_line) for override in parsed if not _sets_value(override)]
+    rest = [_parsed(text) for text in overrides if not is_own_name(text)]
+    values = [override for override in rest if _sets_value(override)]
+    others = [str(override.input_line) for override in rest if not _sets_value(override)]
     tree = composed(tuple(others))
-    config = copy.deepcopy(_with_references(tuple(others)))
     for (group, name), default in _other_options(tree, values).items():
         tree = tree | {group: tree[group] | {name: default}}
-        OmegaConf.update(config, f"{group}.{name}", default, merge=False)
-    for override in values:
-        key = override.key_or_group
-        if (parts := _in_open_mapping(tree, key)) is None:
-            whole = _at(tree, key.split(".")) == {}
-            OmegaConf.update(config, key, override.value(), merge=True, force_add=whole)
+    if any(in_open_mapping(tree, parts_of(key)) is None for key, _ in own):
+        raise ValueError(_UNKNOWN)
+    settings = [(one.key_or_group, one.value()) for one in values]
+    settings += [(key, _value(text)) for key, text in own]
+    try:
+        return _without_tuned(_put(tree, settings))
+    except (OtherValueError, OtherReferenceError):
+        return plain(_set(tree, settings))
+
+
+def _put(tree: Tree, settings: Sequence[tuple[str, Any]]) -> Tree:
+    """What is set in a copy without OmegaConf, with all references resolved."""
+    made = tree
+    for key, value in settings:
+        parts = in_open_mapping(tree, parts_of(key))
+        made = put(made, parts or key.split("."), value, new=parts is not None)
+    resolved_tree: Tree = resolved(made, made)
+    return resolved_tree
+
+
+def _set(tree: Tree, settings: Sequence[tuple[str, Any]]) -> DictConfig:
+    """What is set in a copy, with references that follow it."""
+    from omegaconf import OmegaConf
+
+    config: DictConfig = OmegaConf.create(tree, flags={"struct": True})
+    for key, value in settings:
+        if (parts := in_open_mapping(tree, parts_of(key))) is not None:
+            _set_own(config, parts, value)
         else:
-            _set(config, parts, override.value())
-    for key, text in own:
-        if (parts := _in_open_mapping(tree, key)) is None:
-            raise ValueError(_UNKNOWN)
-        _set(config, parts, _value(parser, text))
-    return plain(config)
+            whole = at(tree, key.split(".")) == {}
+            OmegaConf.update(config, key, value, merge=True, force_add=whole)
+    return config
 
 
 def value_of(text: str) -> Any:
     """The value that the right side of an override stands for; raises ValueError for none."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        return _value(OverridesParser.create(), text)
+        return _value(text)
     except HydraException as error:
         raise ValueError(_first_line(error)) from None
-
-
-@lru_cache(maxsize=256)
-def _with_references(others: tuple[str, ...]) -> DictConfig:
-    """What was composed, with references that follow what is set; not to be changed."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.create(composed(others), flags={"struct": True})
 
 
 def _other_options(tree: Tree, values: Sequence[Override]) -> dict[nested.Path, Tree]:
@@ -161,24 +164,19 @@ def _other_options(tree: Tree, values: Sequence[Override]) -> dict[nested.Path, 
     choices = (nested.chosen(value.key_or_group.split("."), value.value()) for value in values)
     found: dict[nested.Path, Tree] = {}
     for path, kind in dict(choice for choice in choices if choice).items():
-        node = _at(tree, path)
+        node = at(tree, path)
         default = nested.instead(path, kind, node) if isinstance(node, dict) else None
         if default is not None:
             found[path] = default
     return found
 
 
-def _at(tree: Tree, parts: Sequence[str]) -> Any:
-    """What stands in a mapping of mappings; None where nothing does."""
-    node: Any = tree
-    for part in parts:
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
-
-
-def _parsed(parser: OverridesParser, text: str) -> Override:
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Override:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    parser = OverridesParser.create()
     try:
         return parser.parse_overrides([text])[0]
     except HydraException:
@@ -197,20 +195,7 @@ def _quoted_word(word: str) -> str:
     return word if word.isascii() or word[0] in "'\"" else f"'{word}'"
 
 
-def _in_open_mapping(tree: Tree, key: str) -> list[str] | None:
-    """Where in a mapping that the YAML leaves empty `key` is; None if it is in none.
-
-    The names of such a mapping are the user's: `scenario.scaling.columns.age=[20,90]`
-    needs no `+`, and a dot in a name of theirs is a dot.
-    """
-    parts = parts_of(key)
-    for depth in range(1, len(parts)):
-        if _at(tree, parts[:depth]) == {}:
-            return [*parts[:depth], ".".join(parts[depth:])]
-    return None
-
-
-def _set(config: DictConfig, parts: Sequence[str], value: Any) -> None:
+def _set_own(config: DictConfig, parts: Sequence[str], value: Any) -> None:
     """Set a value under a name that is the user's, which may hold any sign."""
     from omegaconf import open_dict
 
@@ -222,9 +207,9 @@ def _set(config: DictConfig, parts: Sequence[str], value: Any) -> None:
         node[name] = value
 
 
-def _value(parser: OverridesParser, text: str) -> Any:
+def _value(text: str) -> Any:
     """What the right side of an override stands for."""
-    read = _parsed(parser, f"value={text}")
+    read = _parsed(f"value={text}")
     if read.is_sweep_override():
         raise ValueError("several values are for fedlearn compare")
     return read.value()
@@ -239,6 +224,10 @@ def plain(config: DictConfig) -> Tree:
         tree = resolved(tree, tree)
     except OtherReferenceError:
         tree = OmegaConf.to_container(config, resolve=True)
+    return _without_tuned(tree)
+
+
+def _without_tuned(tree: Tree) -> Tree:
     return {str(key): value for key, value in tree.items() if key != "tuned"}
 
 

@@ -282,9 +282,9 @@ UNFUZZED: Final = {
     ),
     _USER: (
         "fedlearn/__init__.py:__getattr__", "fedlearn/cli/__init__.py:main",
-        "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_with_references",
-        "fedlearn/config/composition.py:compose_tree", "fedlearn/config/composition.py:plain",
-        "fedlearn/config/composition.py:value_of", "fedlearn/config/layers.py:_by_hydra",
+        "fedlearn/config/composition.py:_parsed", "fedlearn/config/composition.py:_set",
+        "fedlearn/config/composition.py:_set_own", "fedlearn/config/composition.py:plain",
+        "fedlearn/config/layers.py:_by_hydra",
         "fedlearn/core/code.py:_installed", "fedlearn/crypto/certificates.py:_host",
         "fedlearn/flower/apps/local.py:room_above", "fedlearn/models/custom.py:function_of",
     ),
