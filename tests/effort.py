@@ -22,14 +22,14 @@ def configure(markexpr: str) -> None:
     """Take the marks that tests are chosen by; comes before the first test file is read."""
     global _part
     _part = markexpr == "not slow"
-    settings.register_profile("part", max_examples=2 * FEW)
+    settings.register_profile("part", max_examples=FEW)
     if _part:
         settings.load_profile("part")
 
 
-def examples(number: int) -> int:
-    """How many of a test's `number` examples are tried now."""
-    return min(number, FEW) if _part else number
+def examples(number: int, few: int = FEW) -> int:
+    """How many of a test's `number` examples are tried now; `few` in `make check`."""
+    return min(number, few) if _part else number
 
 
 def slow_but(quick: Callable[[Any], bool], cases: Iterable[Any]) -> list[Any]:

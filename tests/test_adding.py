@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.effort import slow_but
 from tests.plugins import install
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -582,7 +581,8 @@ def check(addition: Addition, work: Work) -> None:
         assert 0.5 * addition.epsilon < result["privacy"]["epsilon"] <= addition.epsilon
 
 
-@pytest.mark.parametrize("addition", slow_but(lambda a: a.group == "stage", ADDITIONS), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("addition", ADDITIONS, ids=str)
 def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path: Path) -> None:
     house = tmp_path / "house"
     for package in PACKAGES:

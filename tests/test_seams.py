@@ -55,7 +55,7 @@ def _classes() -> dict[str, str]:
     """Family of every class of a kind, and of every plan."""
     found = {}
     for path, tree in _trees().items():
-        for node in ast.walk(tree):
+        for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 if path.startswith(HOMES["plan"]) and node.name.endswith("Plan"):
                     found[node.name] = "plan"
@@ -69,7 +69,7 @@ def _kinds() -> dict[str, set[str]]:
     """The kinds of every family."""
     found: dict[str, set[str]] = {family: set() for family in HOMES}
     for path, tree in _trees().items():
-        for node in ast.walk(tree):
+        for node in tree.body:
             kind = _kind_of(node) if isinstance(node, ast.ClassDef) else None
             if kind and (family := _family_at(path)):
                 found[family].add(kind)

@@ -31,7 +31,10 @@ def test_words__of_the_left_column_are_in_no_name() -> None:
     words = retired()
     assert {"picture", "parcels", "told"} <= words
     found = set()
+    some = re.compile("|".join(words), re.IGNORECASE)
     for path in SOURCES:
+        if not some.search(path.name + path.read_text("utf-8")):
+            continue  # it takes a second to tell the tokens of all
         tokens = tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
         names = {token.string for token in tokens if token.type == tokenize.NAME} | {path.stem}
         found |= {

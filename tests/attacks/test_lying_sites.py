@@ -29,6 +29,7 @@ from fedlearn.secagg.messages import Advertisement, RoundKeys
 from fedlearn.tasks import ClassificationTask
 from server.run import Silent, run
 from server.stop import Stop
+from tests.effort import examples
 from tests.fedlearn.secagg.federation import federation, identity, run_until
 from tests.server.parties import NAMES, TASK, Parties, make_config
 
@@ -181,7 +182,7 @@ def test_test_sums_that_cannot_be__are_left_out_and_their_site_is_named(
     assert f"is evaluated without {LIAR}" in (tmp_path / "run" / "run.log").read_text()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_sums_that_pass__have_metrics_and_intervals(data: st.DataObject) -> None:
     """Whatever is let through can be computed with; and what honest sites send is let through."""

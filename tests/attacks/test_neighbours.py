@@ -166,7 +166,7 @@ USUAL = ["privacy=record", "privacy.epsilon=4", "model=tabular", "model.architec
          "scenario.scaling.columns={age:[0,100],pressure:[0,220]}"]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["disk", "model", "grade"])
+@pytest.mark.parametrize("what", slow_but(lambda what: what == "disk", ["disk", "model", "grade"]))
 def test_records__that_something_fails_on_move_sums_by_themselves_alone(
     lab: Lab, what: str
 ) -> None:
@@ -182,7 +182,7 @@ def test_records__that_something_fails_on_move_sums_by_themselves_alone(
             assert np.linalg.norm(mine - theirs) <= 1e-3 * norm
 
 
-@pytest.mark.parametrize("secagg", ["off", "masked"])
+@pytest.mark.parametrize("secagg", slow_but(lambda kind: kind == "masked", ["off", "masked"]))
 def test_case__reaches_every_mechanism_and_is_refused_nothing(lab: Lab, secagg: str) -> None:
     rng = np.random.default_rng(0)
     words = [*USUAL, f"secagg={secagg}", "training.local_steps=2", "screening=sums"]
@@ -198,7 +198,7 @@ def test_case__reaches_every_mechanism_and_is_refused_nothing(lab: Lab, secagg: 
     assert sum(isinstance(said, dict) for *_, said in seen.left) == 1, "one receipt"
 
 
-@pytest.mark.parametrize("seed", slow_but(lambda seed: seed < 3, range(5)))
+@pytest.mark.parametrize("seed", slow_but(lambda seed: seed == 0, range(5)))
 def test_neighbours__are_told_apart_by_noised_sums_alone(lab: Lab, seed: int) -> None:
     case(lab, seed)
 

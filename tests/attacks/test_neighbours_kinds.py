@@ -97,7 +97,11 @@ def reached(seen: Seen) -> list[str]:
         ("texts", ("privacy=record", "secagg=masked")),
         pytest.param("lines", ("privacy=record", "secagg=ring"), marks=pytest.mark.slow),
         pytest.param("saved", ("privacy=record", "secagg=off"), marks=pytest.mark.slow),
-        ("images", ("privacy=record", "secagg=two_server", *SCAFFOLD)),
+        pytest.param(
+            "images",
+            ("privacy=record", "secagg=two_server", *SCAFFOLD),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rounds__of_such_records_reach_every_mechanism_and_tell_nothing_else(

@@ -40,6 +40,7 @@ from tests.attacks.given import GIVEN
 from tests.attacks.parsers import EVENTS, NOW, PARSERS, opened
 from tests.attacks.records import RECORDS
 from tests.attacks.wires import WIRES, Gate, a_request, chunked
+from tests.effort import examples
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 ALL = [*PARSERS, *WIRES, *APPS, *ASKED, *RECORDS, *GIVEN, *BESIDES]
@@ -75,7 +76,7 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=240, deadline=None)
+@settings(max_examples=examples(240), deadline=None)
 @given(event=st.sampled_from(EVENTS), key=st.integers(0, 30), value=VALUES, deep=st.booleans())
 def test_ledger_entry__that_hashes_right_and_says_what_cannot_be_is_a_data_error(
     event: GaussianEvent,

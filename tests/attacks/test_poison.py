@@ -79,7 +79,9 @@ def another_weight(payload: AnyPayload, vector: RingVector, _: Update, __: int) 
     return vector
 
 
-@pytest.mark.parametrize("lie", [largest_values, another_weight])
+@pytest.mark.parametrize(
+    "lie", [largest_values, pytest.param(another_weight, marks=pytest.mark.slow)]
+)
 def test_liar_in_every_round__is_left_out_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Lie
 ) -> None:
@@ -110,6 +112,7 @@ def test_liar_in_every_round__is_left_out_and_the_rest_goes_on(
         assert epsilon(federation.progress.spent[site], 1e-5, unit="record") <= 4.0 + 1e-6
 
 
+@pytest.mark.slow
 def test_message_out_of_range_in_one_round__costs_that_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +141,7 @@ def test_liar_whom_nobody_can_leave_out__ends_the_run_with_a_way_out(
     assert np.array_equal(federation.progress.model, start)
 
 
+@pytest.mark.slow
 def test_liar_within_its_own_bound__moves_no_more_than_an_honest_site_could(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +176,7 @@ def test_rule_none__takes_whatever_is_opened(
     assert np.all(federation.progress.model - before > 5)
 
 
+@pytest.mark.slow
 def test_honest_sites__are_never_refused_in_a_run_of_the_real_programs(tmp_path: Path) -> None:
     federation = Lab.make(tmp_path, *STUDY).federate()
     rounds = runs(federation)
@@ -201,6 +206,7 @@ def test_refusals__are_kept_for_a_run_that_is_resumed(tmp_path: Path) -> None:
 OPTIONS = ("secagg=masked", "privacy=none", "engine.workers=1", "robust.repeats=1")
 
 
+@pytest.mark.slow
 def test_run__says_in_log_result_and_report_what_was_refused_and_makes_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +272,8 @@ def all_of_the_ring(payload: AnyPayload, vector: RingVector, mine: Update, _: in
     return vector
 
 
-@pytest.mark.parametrize("lie", [one_value, pytest.param(all_of_the_ring, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", [one_value, all_of_the_ring])
 def test_proofs__leave_the_liar_alone_out_of_every_round_and_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Lie
 ) -> None:

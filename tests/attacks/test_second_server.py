@@ -43,6 +43,7 @@ from server.federation import Federation, Progress
 from server.helper import RemoteHelper
 from tests.attacks.lab import RUN_ID, SITES, STRICT, Lab
 from tests.deployment.world import NOTARY, World, approve, with_notary
+from tests.effort import slow_but
 
 NODE = 999
 POLICY = STRICT.replace("require_secagg: masked", "require_secagg: two_server")
@@ -273,7 +274,7 @@ def test_owners_company__is_that_of_the_sum_and_not_of_the_cohort_that_was_named
     assert {lab.spent_at(site) for site in lab.world.sites} == {0}
 
 
-@pytest.mark.parametrize("rule", ["proofs", "bounded"])
+@pytest.mark.parametrize("rule", slow_but(lambda rule: rule == "proofs", ["proofs", "bounded"]))
 def test_helper__opens_no_sum_of_fewer_than_the_owners_ask_for(tmp_path: Path, rule: str) -> None:
     """A coordinator that names four sites and has three of them summed."""
     words = ("secagg.min_cohort=4", f"robust={rule}")

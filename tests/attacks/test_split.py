@@ -30,6 +30,7 @@ from fedlearn.privacy import SeededNoise
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.private import clipped_gradient_sum
 from fedlearn.training.settings import Training
+from tests.effort import examples
 
 Row = tuple[str, ...]
 
@@ -64,7 +65,9 @@ HEADER = ("person", "hour", "age", "ward", "sick", "clinic")
 AGE = st.sampled_from(["", "30", "45.5", "60", "88"])
 ROW = st.tuples(AGE, st.sampled_from("abc"), st.sampled_from("01"))
 QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -146,6 +146,7 @@ def test_two_survivor_lists__open_no_honest_site_among_100_with_20_corrupt() -> 
         assert len(ring.graph[name]) - bad < 2 * (threshold - bad)
 
 
+@pytest.mark.slow
 def test_two_survivor_lists__open_a_site_where_nobody_was_counted_as_corrupt() -> None:
     """The same attack on rounds whose settings say that nobody lies: it is one that works."""
     for _ in range(8):  # the graph is drawn anew, and now and then no site's neighbours divide well
@@ -165,7 +166,7 @@ def assert_opened(ring: Ring, victim: str, seeds: Sequence[bytes], masks: Sequen
     assert known == ring.server._commitments[victim]
 
 
-COLLUDERS = [(5, 3), (6, 2), (9, 4), (12, 5)]
+COLLUDERS = [(5, 3), (6, 2), (9, 4), pytest.param(12, 5, marks=pytest.mark.slow)]
 """Sites, and `privacy.max_colluders`: more than a fifth, which is all that masks counted on."""
 
 

@@ -251,6 +251,7 @@ def test_simulate__names_a_folder_that_cannot_be_written(tmp_path: Path) -> None
         fl.simulate(*HEART, out=tmp_path / "file" / "run")
 
 
+@pytest.mark.slow
 def test_simulate__makes_a_new_folder_and_leaves_none_of_a_refused_run(
     heart_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +263,7 @@ def test_simulate__makes_a_new_folder_and_leaves_none_of_a_refused_run(
     assert {path.name for path in Path("runs").iterdir()} == {"medical_heart", "medical_heart-2"}
 
 
+@pytest.mark.slow
 def test_simulate__leaves_torch_its_threads_and_reads_a_changed_file_again(tmp_path: Path) -> None:
     path = tmp_path / "my.csv"
     settings: dict[str, Any] = {"path": path, "label": "ill", "site": "at", "secagg": "off"}
@@ -282,6 +284,7 @@ def test_simulate__leaves_torch_its_threads_and_reads_a_changed_file_again(tmp_p
     assert hashes[0]["sha256"] != hashes[1]["sha256"]
 
 
+@pytest.mark.slow
 def test_simulate__runs_in_a_thread_beside_a_loop(heart_archive: Path, tmp_path: Path) -> None:
     found: list[fl.Result] = []
     run = lambda: found.append(fl.simulate(*HEART, privacy="none", out=tmp_path / "it"))  # noqa: E731
@@ -382,6 +385,7 @@ def test_compare__takes_an_object_and_sweeps_one_of_its_values() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_audit__measures_a_run_and_keeps_it(heart: fl.Result) -> None:
     measured = fl.audit(heart, references=2)
     assert measured.audit is not None

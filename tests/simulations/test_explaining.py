@@ -31,6 +31,7 @@ from fedlearn.tasks import (
     shape_of,
 )
 from simulations.explaining import _rows, explain
+from tests.effort import slow_but
 
 from ..fedlearn.data.reading import loaded
 
@@ -228,7 +229,7 @@ SHAPES: dict[type, Input] = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", slow_but(lambda one: one != "scattering", OPTIONS))
 def test_explanation__of_every_model_of_the_union(option: str) -> None:
     config = compose([f"model={option}", *NEEDED.get(option, [])]).model
     for shape in SHAPES.values():

@@ -66,6 +66,7 @@ def test_strategy_of_flower__gives_the_model_of_ours(tmp_path: Path) -> None:
     assert resumed["model"]["sha256"] == ours["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_strategy_of_flower__is_taken_by_the_api_as_it_is(tmp_path: Path) -> None:
     words = [*table(tmp_path), "privacy=none", "strategy=fedadam", "strategy.tau=0.001"]
     words += [f"strategy.{name}=0.9" for name in ("beta_1", "beta_2")]
@@ -78,6 +79,7 @@ def test_strategy_of_flower__is_taken_by_the_api_as_it_is(tmp_path: Path) -> Non
     assert len(shas) == 1
 
 
+@pytest.mark.slow
 def test_own_class__is_taken_by_the_api_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

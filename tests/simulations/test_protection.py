@@ -36,6 +36,7 @@ from server.run import Silent
 from server.run import run as run_server
 from server.stop import Stop
 from simulations.run import simulate
+from tests.effort import examples
 
 from .relay import (
     RUN_ID,
@@ -200,7 +201,7 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, int]
     )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_dropouts__within_the_threshold_leave_the_exact_sum_of_the_survivors(
     seven: dict[str, tuple[Any, int]], tmp_path: Path, data: st.DataObject

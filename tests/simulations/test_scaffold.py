@@ -33,6 +33,7 @@ from server.federation import Federation
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
+from tests.effort import slow_but
 
 from .relay import Relay, Step, federate
 
@@ -274,7 +275,7 @@ def test_share_of_sites__leaves_the_control_the_mean_over_all(words: list[str]) 
         np.testing.assert_allclose(control, weighted(federation, own_states(federation)), atol=2e-6)
 
 
-@pytest.mark.parametrize("secagg", ["off", "masked"])
+@pytest.mark.parametrize("secagg", slow_but(lambda kind: kind == "off", ["off", "masked"]))
 def test_resumed__goes_on_bit_for_bit(words: list[str], tmp_path: Path, secagg: str) -> None:
     options = (f"secagg={secagg}", "rounds=3")
     simulate(config_of(words, *options, f"out={tmp_path / 'straight'}"), Silent(), Stop())

@@ -25,7 +25,6 @@ from fedlearn.privacy.events import GaussianEvent
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
-from tests.effort import slow_but
 from tests.flwr_run import end_processes_of, flwr_run, wait_for
 
 pytestmark = pytest.mark.usefixtures("heart_archive")
@@ -142,6 +141,7 @@ def test_noise__differs_between_runs_of_one_seed(private: Path, tmp_path: Path) 
     assert again["model"]["sha256"] != read(private)["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_seeded_noise__repeats_bit_for_bit_and_claims_no_privacy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,9 +176,8 @@ RESUMED = [["strategy=fedavg"], ["strategy=fedprox"], ["strategy=fedadam"], ["st
            ["strategy=fedavgm", "training.average=0.7"]]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "chosen", slow_but(lambda chosen: "fedadam" in chosen[0], RESUMED), ids=" ".join
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", RESUMED, ids=" ".join)
 def test_resume__after_a_stop_gives_the_model_of_one_go(tmp_path: Path, chosen: list[str]) -> None:
     options = ["privacy=none", "rounds=6", *chosen, "evaluate_every=2"]
     whole = run(tmp_path / "whole", *options)
@@ -302,6 +301,7 @@ def test_flwr_run__runs_the_same_app(tmp_path: Path) -> None:
     assert read(out)["model"]["sha256"] == here["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_cli__works_from_a_strange_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

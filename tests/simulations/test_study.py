@@ -99,6 +99,7 @@ def test_study__is_the_same_however_tables_are_given(make: Any, tmp_path: Path) 
     assert study.sites == {name: len(own) for name, own in parts.items()}
 
 
+@pytest.mark.slow
 def test_study__takes_one_table_with_its_columns_of_site_and_label(tmp_path: Path) -> None:
     ranges = {"columns": {"age": [20, 90]}}
     study = fl.Study(table(300), label="ill", site="hospital", scaling=ranges)
@@ -109,6 +110,7 @@ def test_study__takes_one_table_with_its_columns_of_site_and_label(tmp_path: Pat
     assert run.config.scenario.scaling.columns == {"age": (20.0, 90.0)}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_study__of_images_takes_a_model_of_images(tmp_path: Path) -> None:
     images = {name: (torch.rand(30, 1, 8, 8), np.arange(30) % 3) for name in "abc"}
     settings = {"model.width": 4, "model.depth": 2, "model.groups": 2}
@@ -228,6 +230,7 @@ def test_study__without_a_word_protects_records_and_none_is_no_word() -> None:
 # --- models -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_study__trains_a_copy_of_a_module_from_the_weights_that_it_has(tmp_path: Path) -> None:
     net = Net()
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
@@ -299,6 +302,7 @@ def test_study__names_what_of_a_model_cannot_be_trained(model: Any, said: str) -
         fl.Study(three(), model=model)
 
 
+@pytest.mark.slow
 def test_simulate__averages_running_statistics_where_there_is_no_privacy(tmp_path: Path) -> None:
     study = fl.Study(three(), model=NORM, privacy=fl.NoPrivacy())
     run = fl.simulate(study, rounds=1, out=tmp_path / "run")
@@ -352,6 +356,7 @@ def test_simulate__of_a_study_refuses_processes_that_have_not_its_records() -> N
         fl.simulate(fl.Study(three()), engine="ray")
 
 
+@pytest.mark.slow
 def test_simulate__of_two_sites_says_that_nothing_is_hidden_in_their_sum(tmp_path: Path) -> None:
     study = fl.Study({"north": site(60), "south": site(70)})
     run = fl.simulate(study, rounds=1, out=tmp_path / "run")

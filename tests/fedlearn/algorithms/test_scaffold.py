@@ -159,6 +159,7 @@ def rounds_until(found: Sequence[Vector], goal: NDArray[np.float64], near: float
     return next((i for i, far in enumerate(distances, start=1) if far < near), float("inf"))
 
 
+@pytest.mark.slow
 def test_scaffold__comes_close_in_a_fifth_of_the_rounds_of_fedavg_where_sites_differ() -> None:
     """Many local steps on unlike sites: FedAvg settles elsewhere, SCAFFOLD at the optimum."""
     sites, cohorts = unlike_sites(), ALL * 4

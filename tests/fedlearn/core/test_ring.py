@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.ring import FixedPoint, Ring, RingVector, check_range, pack, unpack
 from fedlearn.crypto.keystream import SecureWords
+from tests.effort import examples
 
 BITS = range(8, 65)
 LENGTHS = (0, 1, 3, 7, 8, 9, 1000)
@@ -84,7 +85,7 @@ def test_check_range__says_how_many_bits_are_needed_and_those_suffice() -> None:
     check_range(bits=34, num_clients=256, max_weight=1024, max_integer=2**14 + 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     bits=st.sampled_from([24, 32, 40, 64]),
     values=st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=50),

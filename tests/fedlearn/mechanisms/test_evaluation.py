@@ -378,6 +378,7 @@ def test_sums_of_sites__that_were_opened_one_by_one_are_those_of_a_sum_opened_on
             added([opened(one, sites=1)[0] for one in told])
 
 
+@pytest.mark.slow
 def test_intervals__hold_the_truth_about_as_often_as_they_say() -> None:
     rng, plan, trials = np.random.default_rng(3), evaluation_of("record", TWO), 120
     layout = TWO.noised_layout

@@ -38,6 +38,7 @@ from fedlearn.report.facts import statement
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
+from tests.effort import examples
 from tests.fedlearn.privacy import tight
 
 POPULATION = Population(num_clients=10, dimension=50, records_per_step=20.0)
@@ -131,7 +132,7 @@ class Silent:
 
 
 @battery
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(scale=st.floats(-3, 3), spiked=st.booleans(), seed=st.integers(0, 2**32))
 def test_mechanism__moves_by_at_most_its_sensitivity(
     config: Privacy, plan: PrivacyPlan, scale: float, spiked: bool, seed: int

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 
 from fedlearn.metrics.scores import FEWEST, MOST, SMALLEST, Calibration
+from tests.effort import examples
 from tests.fedlearn.metrics.test_sums import evaluation_sums, task_of
 
 
@@ -39,7 +40,7 @@ def test_calibration__is_that_of_scikit_learn_where_groups_are_the_same() -> Non
 
 
 @given(st.integers(FEWEST, 600), st.integers(0, 10**6), st.sampled_from([8, 64, 512]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_calibration__has_groups_that_are_never_small_and_lose_no_record(
     n: int, seed: int, ties: int
 ) -> None:

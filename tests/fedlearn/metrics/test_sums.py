@@ -16,6 +16,7 @@ from fedlearn.metrics.confusion import names_one_class_only
 from fedlearn.metrics.scores import SCORE_BINS
 from fedlearn.metrics.sums import Sums, SumSpec, added
 from fedlearn.tasks import ClassificationTask, TableInput
+from tests.effort import examples
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -91,7 +92,7 @@ def test_one_class_only__says_nothing_of_metrics_that_cannot_be(
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_auc__is_within_half_the_share_of_pairs_that_share_a_bin(
     pairs: list[tuple[float, bool]],
 ) -> None:
@@ -107,7 +108,7 @@ def test_auc__is_within_half_the_share_of_pairs_that_share_a_bin(
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.sampled_from([2, 3]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_sums__of_sites_add_up_to_those_of_their_pooled_records(
     sizes: list[int], classes: int
 ) -> None:

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.events import GaussianEvent
+from tests.effort import examples
 from tests.fedlearn.privacy.oracle import (
     gaussian_delta,
     least_delta,
@@ -161,7 +162,7 @@ def test_epsilon__refuses_a_delta_that_it_cannot_honour(delta: float) -> None:
         epsilon([gaussian(1.0)], delta)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=examples(10, few=4), deadline=None, derandomize=True)
 @given(
     noise=st.floats(0.01, 1e5),
     rate=st.one_of(st.floats(1e-9, 1), st.floats(0.999999, 1)),

@@ -14,6 +14,7 @@ from fedlearn.privacy import calibration
 from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import GaussianEvent
+from tests.effort import examples
 from tests.fedlearn.privacy.oracle import gaussian_delta
 
 
@@ -23,7 +24,7 @@ def cost(noise: float, delta: float, rate: float, steps: int) -> float:
 
 
 @pytest.mark.slow
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=examples(6), deadline=None, derandomize=True)
 @given(
     target=st.floats(0.1, 20),
     delta=st.sampled_from([1e-5, 1e-7]),

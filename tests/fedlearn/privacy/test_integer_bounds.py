@@ -21,6 +21,7 @@ from fedlearn.privacy.integer_bounds import (
     rounded_sensitivity,
     skellam_rdp,
 )
+from tests.effort import examples
 
 
 def discrete_gaussian(stddev: int, reach: int) -> np.ndarray:
@@ -78,7 +79,7 @@ def test_gaussian_gap__covers_sums_of_shares() -> None:
     assert gaussian_gap(4, 5, 100) < gaussian_gap(4, 1, 100)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     dimension=st.sampled_from([1, 2, 16, 300]),
     distance=st.floats(0.001, 100),

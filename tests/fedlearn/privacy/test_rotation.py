@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.privacy.rotation import block_of, padded, rotation
+from tests.effort import examples
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(dimension=st.integers(1, 9000), seed=st.integers(0, 2**32))
 def test_rotation__keeps_distances_and_is_undone(dimension: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

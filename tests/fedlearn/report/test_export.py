@@ -302,6 +302,7 @@ def test_export__never_touches_a_target_that_exists(
 # --- The same run again -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_simulate__with_the_config_of_a_run_repeats_it(
     finished: Path, tmp_path: Path, capsys: Output
 ) -> None:

@@ -180,6 +180,7 @@ def test_report__describes_every_plot_and_takes_its_colours_from_the_page(
     assert set(re.findall(r"var\((--[\w-]+)\)", svgs)) <= set(re.findall(r"(--[\w-]+):", text))
 
 
+@pytest.mark.slow
 def test_report__made_again_is_the_same_file(runs: Path, text_of: Callable[[str], str]) -> None:
     assert report(runs / "a") == text_of("a")
     assert report(runs) == text_of(".")

@@ -28,6 +28,7 @@ from fedlearn.robust import Bounded, Within, left_out, suspects
 from fedlearn.secagg.settings import SecAggRing
 from fedlearn.stages import Form, Total, Update
 from fedlearn.training.private import train_private
+from tests.effort import examples, slow_but
 
 HEART = "experiment=medical_heart"
 RULE = Bounded()
@@ -175,7 +176,7 @@ def test_refuses__says_what_it_found_and_what_honest_sites_reach() -> None:
 # --- the ring ---------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(bound=bounds, sites=st.integers(3, 40))
 def test_ring__holds_the_largest_honest_sum_and_not_twice_as_much(
     bound: SumBound, sites: int
@@ -338,7 +339,7 @@ def test_record__reach_of_adam_is_what_its_longest_steps_move() -> None:
     assert twice == replace(reach, signal=2 * reach.signal)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(st.data())
 def test_step_norm__brings_no_two_sums_further_apart(data: st.DataObject) -> None:
     """One record more moves the scaled sum by its clip norm at most."""
@@ -366,7 +367,7 @@ def test_step_norm__brings_no_two_sums_further_apart(data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("mechanism", ["discrete_gaussian", "skellam"])
-@pytest.mark.parametrize("unit", ["record", "client"])
+@pytest.mark.parametrize("unit", slow_but(lambda unit: unit == "record", ["record", "client"]))
 def test_distributed__integers_of_sites_that_agree_are_within_the_bound(
     mechanism: str, unit: str
 ) -> None:

@@ -51,7 +51,9 @@ def evidence(
     return Evidence(np.array(members), vectors @ vectors.T, LENGTH)
 
 
-@pytest.mark.parametrize(("sites", "rounds"), [(9, 12), (12, 12)])
+@pytest.mark.parametrize(
+    ("sites", "rounds"), [(9, 12), pytest.param(12, 12, marks=pytest.mark.slow)]
+)
 def test_pull__is_the_inner_product_with_what_the_others_give(sites: int, rounds: int) -> None:
     """Its mean over many draws of noise, by hand from what the sites give."""
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from fedlearn.crypto.keystream import SecureWords
 from fedlearn.robust import Bounded, Proofs
 from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.stages import Total, Update
+from tests.effort import examples
 
 HEART = ("experiment=medical_heart", "secagg=two_server", "robust=proofs")
 PRIVACY = ["none", "record", "client", "distributed"]
@@ -81,7 +82,7 @@ def test_norm__that_is_proved_is_that_of_the_bound_in_steps(privacy: str, size: 
         assert 2 ** (found.bound.bits - 1) >= largest / step
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([3, 200, 5000]))
 def test_update_at_its_bound__is_within_the_norm_however_it_is_rounded(
     seed: int, size: int

@@ -206,7 +206,7 @@ def test_degree__refuses_what_cannot_be_safe_and_says_why() -> None:
         degree_of(SecAggMasked(), 1300)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(total=st.integers(65, 800), corrupt=st.sampled_from([0.0, 0.1, 0.2, 0.3]))
 def test_degree__of_a_large_cohort_gives_up_dropouts_before_safety(
     total: int, corrupt: float
@@ -221,7 +221,7 @@ def test_degree__of_a_large_cohort_gives_up_dropouts_before_safety(
         degree_of(asked, total)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(total=st.integers(65, 300), least=st.integers(3, 300))
 def test_degree__has_no_part_of_a_graph_smaller_than_the_smallest_sum(
     total: int, least: int

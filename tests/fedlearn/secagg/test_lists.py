@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fedlearn.core.errors import ConfigError
 from fedlearn.secagg.graph import Degree, choose_degree, degree_of, neighbours_of
 from fedlearn.secagg.settings import SecAggMasked
+from tests.effort import examples
 
 Names = frozenset[int]
 Lie = tuple[Names, Names]
@@ -126,7 +127,7 @@ def test_lies__open_one_sum_of_any_cohort(data: st.DataObject) -> None:
     assert not telling(told, corrupt, degree.threshold)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.data())
 def test_lies__open_no_small_part_of_a_regular_graph(data: st.DataObject) -> None:
     total, corrupt = data.draw(st.integers(7, 11)), data.draw(st.integers(0, 2))

@@ -12,11 +12,12 @@ from fedlearn.crypto.keystream import SecureWords
 from fedlearn.secagg.layout import SumLayout
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggTwoServer
+from tests.effort import examples
 
 NARROW = SecAggRing(bits=20, clip=1.0, resolution=2.0**-6, max_weight=16, rounding="nearest")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(data=st.data())
 def test_payload__sum_is_that_of_python_integers(data: st.DataObject) -> None:
     bits = data.draw(st.sampled_from([8, 9, 16, 20, 21, 24, 32, 33, 64]))

@@ -222,13 +222,15 @@ def test_trial__is_made_for_each_engine() -> None:
         try_out(model, records, replace(CONFIG, dp_engine="opacus"), loss=cross_entropy)
 
 
+QUICK = ("linear", "mlp", "cnn", "text", "ft_transformer", "sequence")
+"""Kinds of models that take a fraction of a second."""
 EVERY_KIND = {case.name.split("-")[0]: case for case in CASES if not case.mixes}
 
 
 @pytest.mark.parametrize(
     "tried",
     slow_but(
-        lambda one: one[1] == "fp32" or one[0] in ("linear", "text"),
+        lambda one: one[0] in QUICK and (one[1] == "fp32" or one[0] == "linear"),
         [(kind, precision) for kind in EVERY_KIND for precision in ("fp32", "bf16")],
     ),
     ids="-".join,
@@ -246,7 +248,7 @@ def test_trial__passes_all_our_models(tried: tuple[str, Precision]) -> None:
     try_out(model, made_up, config, loss=cross_entropy)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dropout", slow_but(lambda share: share > 0, [0.0, 0.5]))
 def test_trial__passes_adapters_and_what_opacus_knows(dropout: float) -> None:
     pytest.importorskip("peft", reason="adapters need fedlearn[text]")
 

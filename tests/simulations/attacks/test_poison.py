@@ -36,7 +36,7 @@ from simulations.attacks.poison.study import goal_of, plan, summed
 from simulations.attacks.poison.vectors import Negated, Scaled
 from simulations.attacks.poison.words import read_words
 from simulations.run import simulate
-from tests.effort import examples
+from tests.effort import examples, slow_but
 from tests.fedlearn.robust.test_proofs import HEART
 from tests.fedlearn.robust.test_proofs import payload as proven
 from tests.simulations.small import ROOT, environment, table
@@ -68,7 +68,7 @@ def model_of(asked: RunConfig, attack: Poisoning | None) -> Vector:
     return read_model(Path(asked.out), read_result(Path(asked.out)))
 
 
-@pytest.mark.parametrize("secagg", ["off", "masked"])
+@pytest.mark.parametrize("secagg", slow_but(lambda kind: kind == "off", ["off", "masked"]))
 def test_liar_that_does_not_lie__changes_no_bit_of_the_model(tmp_path: Path, secagg: str) -> None:
     words = (f"secagg={secagg}", "transport=sealed")
     honest = model_of(study(tmp_path, "honest", *words), None)

@@ -92,6 +92,7 @@ def federations() -> Iterator[list[Federation]]:
         one.inner.close()
 
 
+@pytest.mark.slow
 def test_workers__give_the_same_model_and_state_however_many_there_are(
     federations: list[Federation],
 ) -> None:

@@ -16,6 +16,7 @@ from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.delimited import guess_separator, read_table
 from fedlearn.data.tables.guess import encoding_of
 from fedlearn.data.tables.table import SEPARATORS, Table, duplicates, some_lines
+from tests.effort import examples
 
 
 def write(folder: Path, content: str | bytes) -> Path:
@@ -33,7 +34,7 @@ def rows_of(table: Table) -> list[tuple[str, ...]]:
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=5)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(2, 4).flatmap(
         lambda width: st.lists(st.tuples(*[CELL] * width), min_size=1, max_size=5)

@@ -16,6 +16,7 @@ from fedlearn.secagg.proofs import field, statement
 from fedlearn.secagg.proofs.field import Elements
 from fedlearn.secagg.proofs.norm import NormBound
 from fedlearn.secagg.proofs.statement import Numbers, TooLongError
+from tests.effort import examples, slow_but
 from tests.fedlearn.secagg.proofs import slow
 from tests.vectors import HERE
 from tests.vectors.freeze_proofs import FORMS, keys_of, vectors_of
@@ -137,7 +138,7 @@ def test_frozen_vectors__are_what_this_release_makes() -> None:
 # --- honest clients ----------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.lists(st.integers(-500, 500), min_size=30, max_size=30), st.integers(0, 1))
 def test_vector_within_the_norm__is_believed(numbers: list[int], counter: int) -> None:
     assert believed(SMALL, [*numbers, counter])
@@ -150,7 +151,7 @@ def test_vector_of_exactly_the_norm__is_believed_in_every_ring(bits: int) -> Non
     assert believed(bound, [0, 0, -50_000, 0, 1])
 
 
-@pytest.mark.parametrize("bits", [20, 27])
+@pytest.mark.parametrize("bits", slow_but(lambda bits: bits == 20, [20, 27]))
 def test_long_vector__is_believed_by_its_images(bits: int) -> None:
     values = 6000
     bound = NormBound(bits=bits, values=values, counters=0, norm=60_000)

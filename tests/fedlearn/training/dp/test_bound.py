@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.dp.contribution import ghost_squared_norms, outer_squared_norms
-from tests.effort import thinned
+from tests.effort import examples, thinned
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import CASES, Case, build, draw, losses_of, small_cnn
 
@@ -34,7 +34,7 @@ def _one(case: Case, seed: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("name", GHOSTS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**20),
     input_power=st.floats(-30, 30),
