@@ -23,7 +23,7 @@ from clients.sitefile import Machine, SiteFile
 from fedlearn.agreement import code_besides
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import ConfigError, PrivacyError
+from fedlearn.core.errors import ConfigError, PrivacyError, collected
 from fedlearn.data.partition import Files
 from fedlearn.metrics.fairness import GroupFairness
 
@@ -122,10 +122,8 @@ def owned_ledgers(config: RunConfig, names: Sequence[str]) -> list[Path]:
     strangers, known = sorted(files - set(names)), ", ".join(names)
     found += [f"sites={folder}: {one}.yaml is for no site: {known}" for one in strangers]
     for name in sorted(files & set(names)):
-        try:
+        with collected(found):
             ledgers.append(owner_of(config, name).ledger)
-        except ConfigError as error:
-            found += error.problems
     shared = sorted({str(path) for path in ledgers if ledgers.count(path) > 1})
     found += [f"{path}: is the ledger of two sites; every data set has its own" for path in shared]
     if found:

@@ -29,7 +29,7 @@ from clients.ledger.report import verify
 from clients.policy import STRICT, Policy, policy_problems
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, collected
 from fedlearn.core.names import site_name_problem
 from fedlearn.core.settings import Count, Name, config
 from fedlearn.crypto.certificate_files import tls_path
@@ -124,10 +124,8 @@ def problems(site: SiteFile) -> list[str]:
     ledger, where there is one, is intact and this site's, the device is there, and a table.
     """
     found = [*_membership_problems(site), *_ledger_problems(site)]
-    try:
+    with collected(found):
         device_of(site.machine.device or "auto", "machine.device")
-    except ConfigError as error:
-        found += error.problems
     found += [f"data.{line}" for line in site.data.absent()]
     return found
 
@@ -135,14 +133,10 @@ def problems(site: SiteFile) -> list[str]:
 def _membership_problems(site: SiteFile) -> list[str]:
     found: list[str] = []
     identity = roster = None
-    try:
+    with collected(found, "keys: "):
         identity = Identity.load(site.keys)
-    except ConfigError as error:
-        found += [f"keys: {problem}" for problem in error.problems]
-    try:
+    with collected(found, "roster: "):
         roster = load_pinned(site.roster)
-    except ConfigError as error:
-        found += [f"roster: {problem}" for problem in error.problems]
     if identity is None or roster is None:
         return found
     listed = roster.sites().get(site.name)
@@ -197,10 +191,8 @@ def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[
     rest, data = None, None
     others = {key: value for key, value in tree.items() if key != "data"}
     scenario = {"scenario": tree["data"]} if "data" in tree else {}
-    try:
+    with collected(found):
         rest = decode(_Rest, json.dumps(others))
-    except ConfigError as error:
-        found += error.problems
     try:
         data = decode(_Data, json.dumps(scenario)).scenario
     except ConfigError as error:

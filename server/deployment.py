@@ -29,7 +29,7 @@ import httpx
 from fedlearn import __version__
 from fedlearn.config import RunConfig, compose
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.errors import ConfigError, ProtocolError, collected
 from fedlearn.core.files import PRIVATE, write_atomically
 from fedlearn.crypto.certificates import (
     authority_credential,
@@ -67,14 +67,10 @@ def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
     """
     found: list[str] = []
     parties = None
-    try:
+    with collected(found):
         parties = serverfile.federation(file, now)
-    except ConfigError as error:
-        found += error.problems
-    try:
+    with collected(found):
         RunFolder(Path(config.out)).check(config)
-    except ConfigError as error:
-        found += error.problems
     if parties and len(parties.certificates) < config.strategy.min_sites:
         found.append(
             f"strategy.min_sites={config.strategy.min_sites}: the roster has "

@@ -24,7 +24,7 @@ from typing import Final
 
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, collected, prefixed
 from fedlearn.core.settings import Name, Positive
 from fedlearn.crypto.certificate_files import credential_problems
 from fedlearn.crypto.certificates import own_certificate, validity_problems
@@ -92,13 +92,11 @@ def load(path: Path) -> ServerFile:
         ConfigError: with every problem, one line each, by dotted path.
     """
     folder = path.absolute().parent
-    try:
+    with prefixed(path):
         text = decode(_Text, json.dumps(yaml_file.read(path)))
         match = _LISTEN.fullmatch(text.listen)
         if match is None or not 0 < int(match["port"]) < 65536:
             raise ConfigError([f"listen={text.listen}: must be host:port"])
-    except ConfigError as error:
-        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
     places = ("keys", "roster", "introductions", "tls", "state")
     return ServerFile(**vars(text) | {name: folder / getattr(text, name) for name in places})
 
@@ -113,41 +111,32 @@ def federation(file: ServerFile, now: datetime) -> Participants:
     """
     found = credential_problems(file.tls, now)
     identity = roster = None
-    try:
+    with collected(found, "keys: "):
         identity = Identity.load(file.keys)
-    except ConfigError as error:
-        found += [f"keys: {problem}" for problem in error.problems]
     if identity is not None:
-        try:
+        with collected(found, "roster: "):
             roster = _roster(file.roster, identity)
-        except ConfigError as error:
-            found += [f"roster: {problem}" for problem in error.problems]
-    certificates, warnings = dict[str, str](), list[str]()
-    for name, key in roster.sites().items() if roster else ():
+    warnings = list[str]()
+
+    def introduced(name: str, key: bytes) -> Introduction | None:
         path = file.introductions / f"{name}{PUBLIC_SUFFIX}"
-        try:
+        with collected(found, "introductions: "):
             sent = _matching(path, name, key)
             certificate = own_certificate(sent.certificate, str(path))
-        except ConfigError as error:
-            found += [f"introductions: {problem}" for problem in error.problems]
-            continue
-        certificates[name] = sent.certificate
-        warnings += validity_problems(certificate, str(path), now)
-    second = None
-    if roster and (listed := roster.helper):
-        path = file.introductions / f"{listed.name}{PUBLIC_SUFFIX}"
-        try:
-            second = _matching(path, listed.name, listed.public)
-            certificate = own_certificate(second.certificate, str(path))
-            warnings += validity_problems(certificate, str(path), now)
-        except ConfigError as error:
-            found += [f"introductions: {problem}" for problem in error.problems]
+            warnings.extend(validity_problems(certificate, str(path), now))
+            return sent
+        return None
+
+    listed = roster.sites() if roster else {}
+    sites = {name: introduced(name, key) for name, key in listed.items()}
+    helper = roster.helper if roster else None
+    second = introduced(helper.name, helper.public) if helper else None
     if identity is None or roster is None or found:
         raise ConfigError(found)
     return Participants(
         identity=identity,
         roster=roster,
-        certificates=certificates,
+        certificates={name: one.certificate for name, one in sites.items() if one},
         helper=second,
         warnings=tuple(warnings),
     )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,8 +128,6 @@ _CHECK = takes("--check", "only say what is wrong", action="store_true")
 def server(options: argparse.Namespace) -> None:
     """Carry out a run over sites on their own machines; the same command again goes on with a run
     that was cut off."""
-    from datetime import UTC, datetime
-
     from fedlearn.core.logs import log_json
     from server import deployment, serverfile
     from server.run import telling_what_is_kept
@@ -163,24 +165,10 @@ def server(options: argparse.Namespace) -> None:
 def helper(options: argparse.Namespace) -> None:
     """Be the second server of `secagg=two_server`, at an organisation that is not the
     coordinator's, run after run, until it is stopped."""
-    import signal
-    import threading
-    from datetime import UTC, datetime
-
     from clients.helper.helperfile import check
     from clients.helper.program import serve
-    from fedlearn.core.logs import log_json
 
-    path = Path(options.file)
-    facts = check(path, datetime.now(UTC))
-    if options.check:
-        print("\n".join(facts))
-        return
-    log_json(sys.stderr, role="helper", file=str(path))
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    serve(path, stop)
+    _until_stopped(options, "helper", check, serve)
 
 
 @command(
@@ -191,22 +179,29 @@ def helper(options: argparse.Namespace) -> None:
 )
 def client(options: argparse.Namespace) -> None:
     """Serve the site of a site file, run after run, until it is stopped."""
-    import signal
-    import threading
-    from datetime import UTC, datetime
-
     from clients.app import app
     from clients.supernode.checkup import check
     from clients.supernode.node import serve
-    from fedlearn.core.logs import log_json
 
+    _until_stopped(options, "client", check, lambda path, stop: serve(path, app, stop))
+
+
+def _until_stopped(
+    options: argparse.Namespace,
+    role: str,
+    check: Callable[[Path, datetime], list[str]],
+    serve: Callable[[Path, threading.Event], None],
+) -> None:
+    """Say what `check` finds in the file of a party; and unless only that is asked, `serve` it."""
     path = Path(options.file)
     facts = check(path, datetime.now(UTC))
     if options.check:
         print("\n".join(facts))
         return
-    log_json(sys.stderr, role="client", file=str(path))
+    from fedlearn.core.logs import log_json
+
+    log_json(sys.stderr, role=role, file=str(path))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    serve(path, app, stop)
+    serve(path, stop)

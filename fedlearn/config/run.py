@@ -23,7 +23,7 @@ from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
 from fedlearn.config.study import study_hash, study_text
 from fedlearn.config.tracking import NoTracking, Tracking
-from fedlearn.core.errors import ConfigError, refuse
+from fedlearn.core.errors import ConfigError, collected, refuse
 from fedlearn.core.settings import Count, Name, Natural, Positive, Probability, config
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
@@ -146,10 +146,8 @@ def load(tree: dict[str, Any]) -> RunConfig:
     """
     config = decode(RunConfig, json.dumps(tree))
     found = contradictions.problems(config)
-    try:
+    with collected(found):
         config = replace(config, model=config.model.pinned())
-    except ConfigError as error:
-        found += error.problems
     refuse(found, ConfigError)
     return config
 

@@ -15,7 +15,7 @@ from fedlearn.config import RunConfig, load, nested, without_unset
 from fedlearn.config.composition import parts_of, rank, sift, split, value_of
 from fedlearn.config.layers import CONFIGS
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError, refuse
+from fedlearn.core.errors import ConfigError, collected, refuse
 
 
 def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
@@ -32,10 +32,8 @@ def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
     tree = yaml_file.read(path)
     found: list[str] = []
     for override in sorted(overrides, key=rank):
-        try:
+        with collected(found):
             _apply(tree, override)
-        except ConfigError as error:
-            found += error.problems
     try:
         config = load(tree)
     except ConfigError as error:

@@ -6,7 +6,8 @@ called out of order) stay `RuntimeError` and `TypeError`; they are not here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class FedlearnError(Exception):
@@ -92,3 +93,21 @@ class UnauthenticatedError(FedlearnError):
 
     def __init__(self) -> None:
         super().__init__("message could not be authenticated")
+
+
+@contextmanager
+def collected(found: list[str], before: str = "") -> Iterator[None]:
+    """Add the problems of a ConfigError to `found`, with `before` before each, and go on."""
+    try:
+        yield
+    except ConfigError as error:
+        found += [before + problem for problem in error.problems]
+
+
+@contextmanager
+def prefixed(before: object) -> Iterator[None]:
+    """Put `before: ` before every problem of a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([f"{before}: {problem}" for problem in error.problems]) from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, prefixed
 from fedlearn.core.names import lookalikes, name_problem, site_name_problem
 from fedlearn.crypto.codec import Writer, name_bytes
 from fedlearn.crypto.identity import PUBLIC_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
@@ -163,10 +163,8 @@ class Roster:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         except ValueError as error:
             raise ConfigError(f"{path}: not a valid roster: {error}") from None
-        try:
+        with prefixed(path):
             roster = cls.from_json(text)
-        except ConfigError as error:
-            raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
         if fingerprint(roster.authority) != pinned:
             raise ConfigError(
                 f"{path}: signed by {fingerprint(roster.authority)}, pinned is {pinned}; "

@@ -128,11 +128,6 @@ class NormBound:
         return self.inputs + REPETITIONS * self.products.length
 
     @property
-    def proof_bytes(self) -> int:
-        """Bytes of a contribution's proof."""
-        return self.elements * ELEMENT_BYTES
-
-    @property
     def seen_bytes(self) -> int:
         """Bytes of what a server says of a contribution."""
         return REPETITIONS * self.products.seen * ELEMENT_BYTES
