@@ -35,10 +35,11 @@ from fedlearn.secagg.settings import sum_of
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.aside import FailingSitesError, Invited, check, failing_in
+from server.driver import SecAggDriver
 from server.joining import Joining, Keys, join
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed
-from server.secagg import DRIVERS, SecAggDriver
+from server.secagg import DRIVERS
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,11 @@ from fedlearn.stages import MODEL, Route, ServerRound, Stack, Total
 from server.aside import listed, raise_refusals
 from server.audit import SlotsSeen, seen_in_slots
 from server.average import RunningMean, arriving
+from server.driver import SecAggDriver, UnusableError
 from server.enrol import Enrolment
 from server.evaluation import GroupSums, check_sums, group_sums, noised_reply, pooled
 from server.groups import Suspicion
 from server.run_cost import epsilon_of, spent_besides, spent_in_round
-from server.secagg import SecAggDriver, UnusableError
 from server.sums import Aggregate, Sum
 
 log = logging.getLogger(__name__)
