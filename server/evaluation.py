@@ -1,21 +1,24 @@
-"""Test sums as sites release them: checked, put together, and told apart by site and group.
+"""Test sums as sites release them: asked for, checked, put together, told apart by site and group.
 
 From them follows for whom a model works how well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 
-from fedlearn.agreement import noised_sums_of
+from fedlearn.agreement import evaluates_in_sum, noised_sums_of, request_digest
 from fedlearn.config import RunConfig
-from fedlearn.core.errors import ProtocolError
+from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.flower import messages as flower
+from fedlearn.flower.grid import Replies
 from fedlearn.mechanisms import EvaluationPlan
 from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
@@ -23,6 +26,10 @@ from fedlearn.metrics.sums import Sums
 from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
+from server.run_cost import spent_besides
+from server.run_state import GroupSums, RunState
+
+log = logging.getLogger(__name__)
 
 ALL: Final = "all sites"
 
@@ -30,14 +37,66 @@ MOST_SITES: Final = 50
 """Of more sites than this, intervals are computed for those where the model does worst."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupSums:
-    """Test sums of groups of people: of every site that releases its own, and over all sites."""
+def evaluate(run: RunState, number: int, there: Sequence[str]) -> dict[str, float]:
+    """The test metrics of a round, of sites among those that are `there`; the sums are kept.
 
-    per_site: dict[str, dict[str, Sums]] = field(default_factory=dict)
-    withheld: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Site -> the groups that are too small there to be shown."""
-    pooled: dict[str, Sums] = field(default_factory=dict)
+    Raises:
+        ProtocolError: too few sites gave what can be tested with.
+        PrivacyError: a site cannot pay for it, and the run stops for that.
+    """
+    shown, task = run.progress.shown, run.enrolment.task
+    summed = run.summing and evaluates_in_sum(run.config)
+    # Who did not answer a moment ago would be missed by the masks of the others; and who is
+    # left out for a lie could spoil a sum in which nobody sees it.
+    heard = [site for site in there if site not in run.without]
+    sites = heard if summed else run.grid.sites
+    note = run.note(number, len(sites))
+    messages = run.messages("evaluate", note, shown, sites)
+    if run.summing and summed:
+        request = request_digest(note, shown, {})
+        _account(run, number, sites)
+        tested, groups = run.summing.evaluate(number, messages, request, task, run.without)
+        run.progress.tested, run.progress.groups = tested, GroupSums(pooled=groups)
+    else:
+        reported = _reported(run, number, messages)
+        run.progress.per_site = {site: reply.sums for site, reply in reported.items()}
+        run.progress.tested = pooled(task, run.progress.per_site)
+        run.progress.groups = group_sums(task, reported)
+    return task.metrics(run.progress.tested)
+
+
+def _reported(run: RunState, number: int, messages: Sequence[Message]) -> dict[str, EvaluateReply]:
+    """What every site has told of its own."""
+    task, fairness = run.enrolment.task, run.config.fairness
+    evaluation = run.mechanism.evaluation
+    if evaluation is None:
+        read = partial(flower.read_evaluate_reply, layout=task.sum_layout)
+        check = partial(check_sums, task=task, fairness=fairness)
+        replies = run.grid.exchange(messages, check=check)
+        _warn_of(number, replies)
+        return {site: read(reply.content) for site, reply in replies.answers.items()}
+    read_noised = partial(
+        noised_reply, task=task, fairness=fairness, plan=evaluation, number=number
+    )
+    replies = run.grid.exchange(messages, check=read_noised)
+    _warn_of(number, replies)
+    refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
+    _account(run, number, [s for s in run.grid.sites if s not in refused])
+    run.check_budget(replies)
+    return {site: read_noised(reply.content) for site, reply in replies.answers.items()}
+
+
+def _account(run: RunState, number: int, asked: Sequence[str]) -> None:
+    """Keep what private test figures have cost every site that was asked for them."""
+    if run.plan is not None and run.plan.evaluation is not None:
+        event = run.plan.evaluation.event_at(number)
+        run.progress.spent = spent_besides(event, run.progress.spent, asked)
+
+
+def _warn_of(number: int, replies: Replies) -> None:
+    """Name the sites whose test figures are missing."""
+    for site, reason in replies.failures.items():
+        log.warning("round %d is evaluated without %s: %s", number, site, reason)
 
 
 def check_sums(content: RecordDict, task: Task, fairness: Fairness) -> None:

@@ -48,9 +48,10 @@ from server.audit import append_seen
 from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
 from server.evaluation import fairness_result
-from server.federation import Federation, PoisonedError, Progress
+from server.federation import Federation, PoisonedError
 from server.helper import RemoteHelper
 from server.run_cost import privacy_result, screening_result
+from server.run_state import Progress
 from server.screening import screen
 from server.stop import Stop
 from server.tracking import check_tracking, tracked

@@ -41,8 +41,9 @@ from fedlearn.flower.sealing import Sealing
 from fedlearn.report.inversion import SEATS, Inversion, Likeness, Protected, Seat, SeatView, to_text
 from fedlearn.results.result import ResultFile
 from server.enrol import enrol, plan_for, secagg_driver
-from server.federation import Federation, Progress
+from server.federation import Federation
 from server.run import logged
+from server.run_state import Progress
 from simulations.attacks.inversion_scene import (
     Scene,
     Settings,

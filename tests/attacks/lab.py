@@ -26,7 +26,8 @@ from fedlearn.rounds import Refusal
 from server.admission import Admission
 from server.deployment import composed
 from server.enrol import enrol, plan_for, secagg_driver
-from server.federation import Federation, Progress
+from server.federation import Federation
+from server.run_state import Progress
 from simulations.engines.local import FIRST_NODE, InProcessGrid
 from tests.deployment.world import World, make_world
 

@@ -58,8 +58,8 @@ def asked(
     """What the victim answers to an evaluation of a round."""
     federation.grid.sealing.round += 1  # type: ignore[union-attr]
     weights = federation.progress.model if model is None else model
-    note = federation._note(number, len(SITES))
-    messages = federation._messages("evaluate", note, weights, [VICTIM])
+    note = federation.note(number, len(SITES))
+    messages = federation.messages("evaluate", note, weights, [VICTIM])
     replies = federation.grid.exchange(messages)
     return replies.answers[VICTIM].content if replies.answers else replies.refusals[0]
 

@@ -39,8 +39,9 @@ from fedlearn.secagg.proven_messages import Statements
 from fedlearn.secagg.two_server_messages import SEALED_BYTES, UNOPENED, Seeds
 from server.admission import Admission, HelperNode
 from server.enrol import enrol, plan_for, secagg_driver
-from server.federation import Federation, Progress
+from server.federation import Federation
 from server.helper import RemoteHelper
+from server.run_state import Progress
 from tests.attacks.lab import RUN_ID, SITES, STRICT, Lab
 from tests.deployment.world import NOTARY, World, approve, with_notary
 from tests.effort import slow_but

@@ -100,7 +100,7 @@ def test_coordinator__that_asks_for_what_was_not_joined_is_refused_and_nothing_i
 ) -> None:
     lab = Lab.make(tmp_path)
     federation = lab.federate()
-    honest = federation._messages
+    honest = federation.messages
 
     def lying(*arguments: Any, **options: Any) -> list[Message]:
         messages = honest(*arguments, **options)
@@ -108,7 +108,7 @@ def test_coordinator__that_asks_for_what_was_not_joined_is_refused_and_nothing_i
             ALTERED[how](message.content.config_records["config"])
         return messages
 
-    federation._messages = lying  # type: ignore[method-assign]
+    federation.messages = lying  # type: ignore[method-assign]
     with pytest.raises(ProtocolError):
         federation._train(1, list(SITES))
     assert {lab.spent_at(site) for site in SITES} == {0}
@@ -117,14 +117,14 @@ def test_coordinator__that_asks_for_what_was_not_joined_is_refused_and_nothing_i
 def sum_of_one(lab: Lab, change: Callable[[Message], Message]) -> None:
     """A round in which the coordinator asks everybody but the victim for something else."""
     federation = lab.federate()
-    honest = federation._messages
+    honest = federation.messages
 
     def lying(*arguments: Any, **options: Any) -> list[Message]:
         messages = honest(*arguments, **options)
         victim = federation.grid.node_of[VICTIM]
         return [m if m.metadata.dst_node_id == victim else change(m) for m in messages]
 
-    federation._messages = lying  # type: ignore[method-assign]
+    federation.messages = lying  # type: ignore[method-assign]
     with pytest.raises(ProtocolError, match="replied"):
         federation._train(1, list(SITES))
 
@@ -174,7 +174,7 @@ def test_other_names_of_a_handler__are_none_of_the_protocols(
     policy = STRICT.replace("sealed", "null").replace("masked", "null")
     lab = Lab.make(tmp_path, f"transport={transport}", "secagg=off", policy=policy)
     federation = lab.federate()
-    note = federation._note(1, len(SITES))
+    note = federation.note(1, len(SITES))
     arrays = arrays_of(federation.enrolment.initial)
     content = RecordDict({"arrays": arrays, "config": flower.note_of(note)})
     refusal = flower.read_refusal(lab.ask(kind, VICTIM, content))
@@ -189,8 +189,8 @@ def test_site__takes_no_clip_norm_that_is_not_the_plans(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path, policy=policy)
     lab = lab.again(replace(config, out=lab.config.out))
     federation = lab.federate()
-    honest = federation._note
-    federation._note = lambda *of: replace(honest(*of), clip_norm=1e4)  # type: ignore[method-assign]
+    honest = federation.note
+    federation.note = lambda *of: replace(honest(*of), clip_norm=1e4)  # type: ignore[method-assign]
     with pytest.raises(ProtocolError):
         federation._train(1, list(SITES))
     assert {lab.spent_at(site) for site in SITES} == {0}
@@ -200,11 +200,9 @@ def test_site__takes_no_clip_norm_that_is_not_the_plans(tmp_path: Path) -> None:
 def test_site__says_that_a_model_is_another_one_and_nothing_is_spent(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path)
     federation = lab.federate()
-    honest = federation._messages
-    federation._messages = (
-        lambda kind, note, before, *rest: honest(  # type: ignore[method-assign]
-            kind, note, before[:-2], *rest
-        )
+    honest = federation.messages
+    federation.messages = (  # type: ignore[method-assign]
+        lambda kind, note, before, *rest: honest(kind, note, before[:-2], *rest)
     )
     with pytest.raises(ProtocolError, match="the request is none that the site expects"):
         federation._train(1, list(SITES))
@@ -284,8 +282,8 @@ def test_cohort__is_that_of_the_masks_and_not_what_a_note_says(
     policy = STRICT + "  min_corrupt_fraction: 0.5\n"
     words = ("secagg.corrupt_fraction=0.0", "secagg.corrupt_sites=1")
     lab = Lab.make(tmp_path, *words, policy=policy)
-    federation, note = lab.federate(), Federation._note
-    monkeypatch.setattr(Federation, "_note", lambda self, number, _: note(self, number, said))
+    federation, note = lab.federate(), Federation.note
+    monkeypatch.setattr(Federation, "note", lambda self, number, _: note(self, number, said))
     with pytest.raises(PrivacyError, match=r"policy\.min_corrupt_fraction"):
         federation.run_round(1)
     assert {lab.spent_at(site) for site in SITES} == {0}

@@ -41,8 +41,8 @@ def lab(tmp_path: Path) -> Lab:
 def trained(federation: Federation, number: int, model: Vector) -> Vector | Refusal:
     """What the victim makes of weights that a coordinator has planted."""
     federation.grid.sealing.round += 1  # type: ignore[union-attr]
-    note = federation._note(number, len(SITES))
-    replies = federation.grid.exchange(federation._messages("train", note, model, [VICTIM]))
+    note = federation.note(number, len(SITES))
+    replies = federation.grid.exchange(federation.messages("train", note, model, [VICTIM]))
     if replies.refusals:
         return replies.refusals[0]
     return vector_of(replies.answers[VICTIM].content.array_records["arrays"])

@@ -18,7 +18,8 @@ from fedlearn.core.errors import ProtocolError
 from fedlearn.flower import records
 from server.average import RunningMean
 from server.enrol import enrol
-from server.federation import Federation, Progress
+from server.federation import Federation
+from server.run_state import Progress
 
 from .parties import Parties, make_config
 

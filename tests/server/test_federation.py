@@ -21,7 +21,8 @@ from fedlearn.rounds import Refusal, TrainReply
 from fedlearn.tasks import ClassificationTask, TableInput
 from server.admission import SIMULATED, Admission
 from server.enrol import enrol, secagg_driver
-from server.federation import Federation, Progress
+from server.federation import Federation
+from server.run_state import Progress
 
 from .parties import NAMES, Parties, description, hello, make_config
 

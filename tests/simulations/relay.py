@@ -21,7 +21,8 @@ from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.records import large_bytes, read_large_bytes, read_small_bytes, small_bytes
 from server.enrol import enrol, plan_for, secagg_driver
-from server.federation import Federation, Progress
+from server.federation import Federation
+from server.run_state import Progress
 from simulations.engines.local import FIRST_NODE, InProcessGrid, make_contexts
 
 RUN_ID = bytes(range(16))

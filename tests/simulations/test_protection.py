@@ -562,7 +562,7 @@ def train_request(federation: Any, node: int) -> Message:
     content = RecordDict(
         {
             "arrays": arrays_of(federation.enrolment.initial),
-            "config": flower.note_of(federation._note(2, 4)),
+            "config": flower.note_of(federation.note(2, 4)),
         }
     )
     return private.set_message_id(Message(content, dst_node_id=node, message_type="train"), "m")

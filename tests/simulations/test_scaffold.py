@@ -85,7 +85,7 @@ def own_states(federation: Federation) -> Sites:
     """What every site would train from in the next round."""
     found = {}
     for name in SITES:
-        request = TrainRequest(note=federation._note(0, 1), model=federation.progress.model)
+        request = TrainRequest(note=federation.note(0, 1), model=federation.progress.model)
         state = OwnState.of(site_of(federation.config, name), request)
         counted = federation.progress.counted.get(name, 0)
         zero = np.zeros(federation.progress.model.size, np.float32)

@@ -305,9 +305,9 @@ class History:
         if run.grid.sealing:
             run.grid.sealing.round += 1
         model = self.rng.normal(size=run.progress.model.size).astype(np.float32)
-        note = replace(run._note(number, 1), **lie)
+        note = replace(run.note(number, 1), **lie)
         before = self.watch.touched
-        replies = run.grid.exchange(run._messages(kind, note, model, [VICTIM]))
+        replies = run.grid.exchange(run.messages(kind, note, model, [VICTIM]))
         for message in replies.answers.values():
             content = private.content_to_bytes(message.content)
             told = {"arrays", "metrics", "contribution"} & set(message.content)
