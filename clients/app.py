@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import evaluation, groups, joining, openings, screening, work
+from clients import evaluation, groups, joining, openings, payment, screening
 from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
@@ -248,7 +248,7 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
         raise ProtocolError(joining.SERVER, "afford", "the message does not say which round")
     screening.require(site, context)
     if plan is not None:
-        work.could_pay(site, plan, note)
+        payment.could_pay(site, plan, note)
     return RecordDict()
 
 
@@ -286,14 +286,14 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
         stored = summing.answered(message, asked) if summing else None
     if stored is not None:
         # Nothing is trained, or paid for, twice.
-        return flower.summed_reply(site.name, stored, work.spent_so_far(site, request.run_id))
+        return flower.summed_reply(site.name, stored, payment.spent_so_far(site, request.run_id))
     screening.require(site, context)
     here, route = conduct.begin(site, request), route_of(site.config, plan)
     if not (plan or UNPROTECTED).takes_norm(request.clip_norm):
         raise ProtocolError(joining.SERVER, "train", "the norm of the round is none of the plan's")
     here.check()
     site.load(request.model)
-    spent = work.pay(site, plan, request.note, "training", plan.round_event) if plan else ()
+    spent = payment.pay(site, plan, request.note, "training", plan.round_event) if plan else ()
     evaluation.note_trained(context, request.round)
     update = conduct.update(route, here, summing.payload(message) if summing else None)
     here.keep(route, summing.limit(message) if summing else math.inf)
@@ -314,7 +314,7 @@ def digest_of(request: TrainRequest) -> bytes:
 
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     request = flower.read_train_request(message)
-    work.commit(site, request.run_id)
+    payment.commit(site, request.run_id)
     summing, asked = client_of(site, context, "evaluate", request.round), digest_of(request)
     if summing and (stored := summing.answered(message, asked)):
         return flower.summed_reply(site.name, stored, ())

@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
-from clients import work
+from clients import payment
 from clients.site import Site
 from clients.supernode.deployed import SERVER
 from fedlearn.core.errors import ConfigError, ProtocolError
@@ -70,7 +70,7 @@ def begin(
     spent: tuple[Event, ...] = ()
     if site.config.evaluation == "private":
         event = plan_in(plan).event_at(request.round)
-        spent = work.pay(site, plan, request.note, "evaluation", event) if plan else ()
+        spent = payment.pay(site, plan, request.note, "evaluation", event) if plan else ()
     if site.owner.policy is not None:
         with site.ledger() as ledger:
             ledger.note_evaluation(

@@ -19,7 +19,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
-from clients import work
+from clients import payment
 from clients.site import Site
 from clients.supernode.deployed import SERVER
 from fedlearn.config import screened_layout
@@ -75,14 +75,14 @@ def begin(
     """
     layout_in(site)
     paid = plan.screening if plan else None
-    before = work.spent_so_far(site, note.run_id)
+    before = payment.spent_so_far(site, note.run_id)
     mine = {replace(event, steps=1) for event in before}
     if config_record(context.state, _STATE) or (paid and paid.event_at(1) in mine):
         raise ProtocolError(SERVER, "screen", "it was asked before")
     if plan is None or paid is None:
         return before
-    work.could_pay(site, plan, note)
-    return work.pay(site, plan, note, "screening", paid.event_at(1))
+    payment.could_pay(site, plan, note)
+    return payment.pay(site, plan, note, "screening", paid.event_at(1))
 
 
 def given(site: Site, context: Context, plan: PrivacyPlan | None) -> Whole:

@@ -1,48 +1,33 @@
-"""What a site does with its records in a round, and what it pays for it.
+"""What a site does with its records in a round.
 
-Every mechanism pays for the round in the site's ledger before it looks at a record.
-What is done and the event that is paid for come from one plan, so that neither
-can be another's.
-
-Some algorithms keep a state at a site between rounds, such as the control variates of
-SCAFFOLD. It lies beside the site's ledger, readable by its user alone, one file for each run,
-and never leaves the site. It is on the disk before the reply of its round leaves, so that a
-site that was restarted, or a run that is resumed, goes on from it.
+Every mechanism pays for the round in the site's ledger before it looks at a record
+(`clients.payment`). What is done and the event that is paid for come from one plan, so that
+neither can be another's.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from clients.canaries import TrainingSet, nobody, note_change, training_set
-from clients.ledger.ledger import Budget
-from clients.ledger.state import Cost
+from clients.own_state import OwnState
 from clients.site import Site
 from clients.supernode.deployed import SERVER
 from fedlearn.agreement import rotation_context, stack_of
 from fedlearn.algorithms import Algorithm, Correction, LocalRound, Vectors
-from fedlearn.core.errors import DataError, FedlearnError, ProtocolError
-from fedlearn.core.files import PRIVATE, write_atomically
+from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, to_vector
-from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.models.slots import trained_values
-from fedlearn.privacy import Event, NoiseSource
-from fedlearn.privacy.accounting import epsilon
-from fedlearn.privacy.events import merged
-from fedlearn.rounds import RoundNote, TrainRequest
+from fedlearn.privacy import NoiseSource
+from fedlearn.rounds import TrainRequest
 from fedlearn.stages import MODEL, ClippedSteps, PaidSteps, Route, Stack
 from fedlearn.training.device import place, within_memory
 from fedlearn.training.local import diverged, train
@@ -52,87 +37,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
-
-
-# --- what it costs ----------------------------------------------------------------
-
-
-def promised(plan: PrivacyPlan) -> Budget:
-    """What a run may cost a site that takes part in all rounds, whoever knows of it."""
-    total = epsilon(plan.events, plan.delta, unit=plan.unit)
-    return Budget(epsilon=total, delta=plan.delta, unit=plan.unit)
-
-
-def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
-    """Ask the ledger whether the site can pay for a round; spends nothing.
-
-    A run whose test figures are private has planned them at its start, most of them for its end:
-    the site must be able to pay for all that the run has not spent yet, or figures of a model
-    that was paid for would be missing. What this run has reserved before is committed: its
-    replies have left, or the coordinator would not be at the next round.
-
-    Raises:
-        PrivacyError: it cannot; the refusal is in the ledger.
-        DataError: the ledger is not intact, or not that of these records.
-    """
-    with site.ledger() as ledger:
-        ledger.commit_all(note.run_id, now=site.now())
-        cost = cost_of(site, note, "training", plan.round_event)
-        ledger.require(cost, now=site.now(), of_run=promised(plan))
-        if plan.besides:
-            rest = unspent(plan.events, ledger.spent_by(note.run_id))
-            purpose = f"the rest of the run, {site.config.experiment}, with its evaluations"
-            ledger.require_all(replace(cost, purpose=purpose), rest, now=site.now())
-
-
-def unspent(planned: Iterable[Event], spent: Iterable[Event]) -> tuple[Event, ...]:
-    """What is left of a plan once `spent` has been."""
-    steps = {replace(event, steps=1): event.steps for event in merged(spent)}
-    left = ((event, event.steps - steps.get(replace(event, steps=1), 0)) for event in planned)
-    return tuple(replace(event, steps=count) for event, count in left if count > 0)
-
-
-def pay(
-    site: Site, plan: PrivacyPlan, note: RoundNote, purpose: str, event: Event
-) -> tuple[Event, ...]:
-    """Reserve what a round costs; what this run has spent here so far, the round included.
-
-    Raises:
-        PrivacyError: the ledger does not allow it.
-    """
-    with site.ledger() as ledger:
-        cost = cost_of(site, note, purpose, event)
-        ledger.reserve(cost, now=site.now(), of_run=promised(plan))
-        return ledger.spent_by(note.run_id)
-
-
-def spent_so_far(site: Site, run_id: str) -> tuple[Event, ...]:
-    """What a run has spent here."""
-    if site.config.privacy.unit == "none":
-        return ()
-    with site.ledger() as ledger:
-        return ledger.spent_by(run_id)
-
-
-def commit(site: Site, run_id: str) -> None:
-    """Note that the replies of this run have left, or the coordinator would not come back."""
-    if site.config.privacy.unit != "none" and site.owner.ledger.exists():
-        with site.ledger() as ledger:
-            ledger.commit_all(run_id, now=site.now())
-
-
-def cost_of(site: Site, of: RoundNote, purpose: str, event: Event) -> Cost:
-    """What is asked of the ledger for a round: for `training`, an `evaluation` or `screening`."""
-    return Cost(
-        event=event,
-        run_id=of.run_id,
-        round_number=of.round,
-        purpose=f"{purpose} {site.config.experiment}",
-        terms=of.terms,
-    )
-
-
-# --- what is done -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -394,85 +298,3 @@ class SiteRound:
 
 class DivergedError(FedlearnError):
     """A trained model, or what goes with it, is not finite."""
-
-
-# --- what its algorithm keeps -----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OwnState:
-    """The state of the site `name` in one run; its vectors have `size` values.
-
-    A file holds two states: that before the last round in which the site has trained, and
-    that after it. Which of them counts is known with the next request, in which the coordinator
-    names the last round whose sum held what the site had sent: a site whose reply was lost, or
-    whose round has failed, trains from where the others think it is.
-    """
-
-    path: Path
-    name: str
-    size: int
-
-    @classmethod
-    def of(cls, site: Site, request: TrainRequest) -> OwnState:
-        """That of the run of a request."""
-        # The id comes from the coordinator: as it is, it could be any path.
-        run = hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
-        path = site.owner.ledger.parent / f"algorithm-{run}.safetensors"
-        return cls(path, site.name, request.model.size)
-
-    def before(self, counted: int) -> Vectors:
-        """The state to train from, if `counted` was the last round that held this site's part.
-
-        Raises:
-            DataError: there is none of that round, or it cannot be read.
-        """
-        if not self.path.exists() and not counted:
-            return {}
-        try:
-            found = self._read(counted)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise self._lost(f"cannot be read ({type(error).__name__})") from None
-        if found is None:
-            raise self._lost(f"is not that of round {counted}, the last that counted")
-        if any(v.shape != (self.size,) or not np.isfinite(v).all() for v in found.values()):
-            raise self._lost("holds vectors of another model, or numbers that are not finite")
-        return found
-
-    def _read(self, counted: int) -> Vectors | None:
-        with safe_open(self.path, "numpy") as file:
-            rounds = file.metadata()
-            marks = {int(rounds["before"]): "before.", int(rounds["after"]): "after."}
-            if counted not in marks:
-                return None
-            mark = marks[counted]
-            return {
-                key.removeprefix(mark): np.asarray(file.get_tensor(key), np.float32)
-                for key in file.keys()  # noqa: SIM118  (not a dictionary)
-                if key.startswith(mark)
-            }
-
-    def _lost(self, reason: str) -> DataError:
-        return DataError(
-            f"site {self.name}: what its algorithm keeps of this run, {self.path}, {reason}. Put "
-            "the file back, or start a new run"
-        )
-
-    def keep(self, request: TrainRequest, before: Vectors, after: Vectors) -> None:
-        """Write both down; on return they have reached the disk.
-
-        Raises:
-            OSError: they could not, and what was there is still there.
-        """
-        tensors = {f"before.{name}": np.ascontiguousarray(v) for name, v in before.items()}
-        tensors |= {f"after.{name}": np.ascontiguousarray(v) for name, v in after.items()}
-        content = save(tensors, {"before": str(request.counted), "after": str(request.round)})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, content, PRIVATE)
-
-    def forget_others(self) -> None:
-        """Remove what is left of other runs, where a site takes part in one at a time."""
-        for path in self.path.parent.glob("algorithm-*.safetensors"):
-            if path != self.path:
-                with contextlib.suppress(OSError):
-                    path.unlink()

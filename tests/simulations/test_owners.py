@@ -197,15 +197,15 @@ def test_policy__a_refusal_leaves_the_run_without_the_site_where_the_config_allo
 def test_policy__changed_during_a_run_holds_from_the_next_message(
     sites: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clients import work
+    from clients import payment
 
-    honest = work.pay
+    honest = payment.pay
 
     def pay(*arguments: Any) -> Any:
         write(sites, "cleveland", require_transport="sealed")
         return honest(*arguments)
 
-    monkeypatch.setattr(work, "pay", pay)
+    monkeypatch.setattr(payment, "pay", pay)
     assert simulate(sites, "run") == 3
     # The round was paid for and is done; the next one is refused before it starts.
     assert len(read(sites, "run")["rounds"]) == 1

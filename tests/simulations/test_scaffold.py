@@ -18,9 +18,9 @@ import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from clients.own_state import OwnState
 from clients.owner import owner_of
 from clients.site import TEST_NOISE, Site, open_site
-from clients.work import OwnState
 from fedlearn.config import RunConfig, compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.vector import Vector
