@@ -18,6 +18,7 @@ from fedlearn.crypto.sealed import Channel
 from fedlearn.flower import Protection, private, protect
 from fedlearn.flower.apps import mod, sealing
 from fedlearn.flower.apps.enrolment import AppSites
+from fedlearn.flower.apps.exchange import SESSION
 from fedlearn.flower.apps.grid import _contribution
 from fedlearn.flower.messages import read_refusal
 from fedlearn.flower.records import large_bytes, read_large_bytes
@@ -50,7 +51,7 @@ def _to_app(step: str) -> Parser:
             content = private.content_from_bytes(data)
         except ValueError:  # no records: nothing reaches the app
             return None
-        for joined in (mod._RUN, mod._SESSION):
+        for joined in (mod._RUN, SESSION):
             context.state.pop(joined, None)
         kind = sent[step].metadata.message_type
         message = private.set_message_id(Message(content, NODE, kind), "m")
@@ -189,7 +190,7 @@ def _to_sealed_app(step: str) -> Parser:
 def _greeted(data: bytes, _: Path) -> str | None:
     """What the app's server makes of who a site says it is."""
     greeting = sealing.read_greeting(private.content_from_bytes(data))
-    return _app_sites()._refusal(greeting, NODE)
+    return _app_sites()._refusal(greeting)
 
 
 @cache

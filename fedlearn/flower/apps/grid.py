@@ -26,7 +26,7 @@ from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.enrolment import AppSites
-from fedlearn.flower.apps.mod import CONTRIBUTION, FORM
+from fedlearn.flower.apps.exchange import CONTRIBUTION, FORM
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sums import (
     NOTHING,
