@@ -62,7 +62,7 @@ from typing import ClassVar, Literal
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, config
 from fedlearn.mechanisms.base import Plan, Population, Private, StudyTerms, required
-from fedlearn.mechanisms.encoding import clipped
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.stages.stage import Mean, Round, Stage, Update

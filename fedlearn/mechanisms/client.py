@@ -23,11 +23,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, NonNegative, Portion, Positive, Probability, Rate, config
 from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms
-from fedlearn.mechanisms.encoding import clipped, length
 from fedlearn.mechanisms.evaluation import EvaluationPlan
+from fedlearn.mechanisms.norms import (
+    clip_own,
+    clipped,
+    folded,
+    length,
+    room_to_round,
+    smallest_clip_norm,
+)
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.events import ClientGaussianEvent, Unit
 from fedlearn.privacy.noise import NoiseSource
@@ -38,12 +44,8 @@ Adversary = Literal["knows_cohort", "outsider"]
 
 # Float64 rounding of clipping and summing; the sum in float64 is exact far beyond it.
 _SLACK: Final = 1e-9
-# Rounding a clipped vector to float32 moves each value by at most 2^-24 of itself.
-_FLOAT32_SLACK: Final = 1e-6
 # What one client adds to the count of those within the norm, or takes away.
 _COUNTED: Final = 0.5
-# Values are taken to 16 fraction bits of a step before they are rounded to a whole one.
-_STEP: Final = 1 + 2.0**-16
 
 
 @config
@@ -425,66 +427,6 @@ def noised(
     wider = 2 - grid.inner_norm / norm
     (drawn,) = rounded_normals(noise, [len(total)], grid.stddev * wider, torch.device("cpu"))
     return np.asarray(grid.noisy(torch.from_numpy(total), drawn).numpy())
-
-
-def folded(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
-    """As they are up to `most`, back to zero at twice that, and zero beyond.
-
-    Guarantees: two values come no further apart, also at the ends of a ring that holds `2 * most`
-    and joins there.
-    """
-    size = np.abs(values)
-    return np.asarray(np.sign(values) * np.clip(np.minimum(size, 2 * most - size), 0.0, None))
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnClip:
-    """An update that its client has clipped, and whether it was within the norm before."""
-
-    update: NDArray[np.float32]
-    within: bool
-
-
-def clip_own(update: NDArray[np.floating], clip_norm: float, *, resolution: float) -> OwnClip:
-    """Clip an update before it is rounded to steps of `resolution` and summed unseen.
-
-    Guarantees: after rounding, each coordinate up or down by less than a step,
-    the norm is at most `clip_norm`.
-
-    Raises:
-        ValueError: a value that is not finite.
-        ConfigError: rounding alone could move the update further than the norm.
-    """
-    room = room_to_round(clip_norm, size=update.size, resolution=resolution)
-    exact = np.asarray(update, np.float64)
-    within = length(exact) <= clip_norm
-    return OwnClip(update=clipped(exact, room).astype(np.float32), within=within)
-
-
-def room_to_round(clip_norm: float, *, size: int, resolution: float) -> float:
-    """The norm to clip to, so that `size` values rounded to steps keep within `clip_norm`.
-
-    Raises:
-        ConfigError: rounding alone could move an update further than the norm.
-    """
-    room = clip_norm * (1 - _FLOAT32_SLACK) - resolution * _STEP * math.sqrt(size)
-    if room <= 0:
-        raise ConfigError(
-            [
-                f"privacy.clip_norm={clip_norm:g}: rounding {size} values to steps of "
-                f"secagg.resolution={resolution:g} moves them further than that. Lower "
-                "secagg.resolution, or raise privacy.clip_norm"
-            ]
-        )
-    return room
-
-
-def smallest_clip_norm(*, size: int, resolution: float) -> float:
-    """Where an adaptive norm stops: rounding `size` values to steps takes half of it.
-
-    A public constant, so that stopping there costs no privacy.
-    """
-    return 2 * resolution * _STEP * math.sqrt(size)
 
 
 def poisson_cohort(clients: Sequence[str], rate: float, noise: NoiseSource) -> list[str]:

@@ -10,13 +10,13 @@ Source: Kairouz, Liu, Steinke 2021 (arXiv 2102.06387), algorithms 1 and 2.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.privacy.discrete import integer_noise
 from fedlearn.privacy.noise import WORDS, Keystream
 from fedlearn.privacy.rotation import padded, rotation
@@ -136,34 +136,6 @@ def real_sum(
     Divide it by a public constant, never by anything that was counted in the data.
     """
     return rotation(plan.dimension, context).inverse(total * plan.granularity)
-
-
-def clipped(update: NDArray[np.floating], norm: float) -> Float64Array:
-    """`update` scaled down to at most `norm` (L2), as a new `float64[d]`.
-
-    Guarantees: a projection onto the ball, so no two results are further apart
-    than their arguments; the norm of the result exceeds `norm` by float64
-    rounding only; zero stays zero.
-
-    Raises ValueError for a value that is not finite.
-    """
-    vector = np.array(update, np.float64)
-    found = length(vector)
-    if found > norm:
-        vector *= norm / found
-    return vector
-
-
-def length(vector: NDArray[np.floating]) -> float:
-    """The L2 norm of `vector`, without overflow on the way.
-
-    Raises ValueError for a value that is not finite.
-    """
-    largest = float(np.max(np.abs(vector), initial=0.0))
-    if not math.isfinite(largest):
-        raise ValueError("the update holds NaN or infinite values")
-    # Dividing by the largest value first keeps the squares in range.
-    return largest * float(np.linalg.norm(vector / largest)) if largest > 0 else 0.0
 
 
 def _rounded(values: Float64Array, stream: Keystream) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.rng import Streams
 from fedlearn.mechanisms import Privacy, StudyTerms
-from fedlearn.mechanisms.encoding import clipped
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.mechanisms.reach import Reach, SumBound
 from fedlearn.stages import Round, Stage, Total, Update
 

@@ -29,7 +29,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.data import SiteData
-from fedlearn.mechanisms.encoding import clipped
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.rounds import TrainRequest
 from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.whole import AnyPayload, WholePayload

@@ -18,13 +18,10 @@ from fedlearn.mechanisms.client import (
     ClientPrivacy,
     ClientSum,
     Clip,
-    clip_own,
-    folded,
     noised,
     poisson_cohort,
-    room_to_round,
-    smallest_clip_norm,
 )
+from fedlearn.mechanisms.norms import clip_own, folded, room_to_round, smallest_clip_norm
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.privacy.rounded import grid_for

@@ -19,7 +19,8 @@ from fedlearn.mechanisms.distributed import (
     Population,
     make_plan,
 )
-from fedlearn.mechanisms.encoding import clipped, decode, encode
+from fedlearn.mechanisms.encoding import decode, encode
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import DiscreteSumEvent
 from fedlearn.privacy.integer_bounds import rounded_sensitivity

@@ -30,6 +30,7 @@ from fedlearn.mechanisms import (
 )
 from fedlearn.mechanisms.client import ClientSum
 from fedlearn.mechanisms.encoding import decode, encode
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.discrete import IntegerNoise
 from fedlearn.privacy.events import DiscreteSumEvent, Event, GaussianEvent, from_json, to_json
@@ -145,7 +146,7 @@ def test_mechanism__moves_by_at_most_its_sensitivity(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "integer_noise", lambda law, stddev: Silent())
         if isinstance(plan, DistributedPlan) and plan.unit == "record":
-            rows = np.stack([encoding.clipped(row, plan.clip_norm) for row in rows])
+            rows = np.stack([clipped(row, plan.clip_norm) for row in rows])
         if isinstance(plan, DistributedPlan) and plan.unit == "client":
             rows = np.stack([np.zeros(50), rows[-1]])
         moved = released(noiseless(plan), rows, b"s") - released(noiseless(plan), rows[:-1], b"s")
