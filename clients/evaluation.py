@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from clients import payment
 from clients.site import Site
-from clients.supernode.deployed import SERVER
 from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.crypto.roster import SERVER
 from fedlearn.flower.records import config_record
 from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.evaluation import noisy, summed, whole_numbers

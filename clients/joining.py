@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.owner import Owner
 from clients.site import Site
-from clients.supernode.deployed import SERVER, check_pinned, deployed_site
+from clients.supernode.deployed import check_pinned, deployed_site
 from fedlearn.config import RunConfig, encode
 from fedlearn.config.study import (
     are_signed,
@@ -30,7 +30,7 @@ from fedlearn.core.errors import PrivacyError, ProtocolError, UnauthenticatedErr
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.flower import messages as flower

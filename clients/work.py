@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from clients.canaries import TrainingSet, nobody, note_change, training_set
 from clients.own_state import OwnState
 from clients.site import Site
-from clients.supernode.deployed import SERVER
 from fedlearn.agreement import rotation_context, stack_of
 from fedlearn.algorithms import Algorithm, Correction, LocalRound, Vectors
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, to_vector
+from fedlearn.crypto.roster import SERVER
 from fedlearn.models.slots import trained_values
 from fedlearn.privacy import NoiseSource
 from fedlearn.rounds import TrainRequest

@@ -18,7 +18,7 @@ from fedlearn.core.names import name_problem
 from fedlearn.crypto.common import faults, seed_of
 from fedlearn.crypto.handshake import ServerOffer
 from fedlearn.crypto.identity import Identity
-from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.crypto.settings import TransportSealed
 from fedlearn.flower import messages as flower
@@ -32,8 +32,6 @@ from server.admission import Admission
 from server.aside import FailingSitesError, check
 from server.helper import RemoteHelper, SecondServer, hello_of, wait_for
 from server.helper import join as join_helper
-
-SERVER = "server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +161,8 @@ def _channels(
 
 
 def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity) -> Roster:
-    sites = tuple(Participant(name=s, role="site", public=key) for s, key in publics.items())
-    coordinator = Participant(name=SERVER, role="server", public=identity.public)
     federation = "run" if name_problem(config.experiment) else config.experiment
-    return Roster.sign(federation, (*sites, coordinator), identity)
+    return Roster.of_run(federation, publics, identity)
 
 
 def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openings]:

@@ -19,12 +19,11 @@ from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.kdf import derive
 from fedlearn.crypto.keyring import load_pinned
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.data.datasets.archives import nothing_brought
 from fedlearn.flower import private
 
 SITE_FILE = "site-file"
-SERVER = "server"
 
 
 def is_deployed(context: Context) -> bool:

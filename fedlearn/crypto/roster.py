@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,6 +25,9 @@ from fedlearn.crypto.kdf import key_info
 SCHEMA = "fedlearn/roster/v1"
 Role = Literal["site", "server", "helper", "authority"]
 """`authority` signs rosters, and is on none."""
+
+SERVER: Final = "server"
+"""What the coordinator is called on the list of a run, and in what goes wrong with it."""
 
 _ON_ROSTERS: Final = ("site", "server", "helper")
 
@@ -88,6 +92,13 @@ class Roster:
 
     def _body(self) -> bytes:
         return _body(self.federation, self.participants)
+
+    @classmethod
+    def of_run(cls, federation: str, sites: Mapping[str, bytes], coordinator: Identity) -> Roster:
+        """The list of one run: its sites, and the coordinator, who signs it."""
+        listed = [Participant(name=name, role="site", public=key) for name, key in sites.items()]
+        listed.append(Participant(name=SERVER, role="server", public=coordinator.public))
+        return cls.sign(federation, tuple(listed), coordinator)
 
     def public_of(self, name: str, role: Role = "site") -> bytes:
         """The public key of a participant in that role.

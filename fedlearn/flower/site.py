@@ -14,11 +14,11 @@ from flwr.app import ConfigRecord, Context
 
 from fedlearn.core.errors import ProtocolError, UnauthenticatedError
 from fedlearn.crypto.identity import Identity
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.flower.records import config_record
 from fedlearn.secagg.client import ClientSession
 from fedlearn.secagg.messages import Params
-from fedlearn.secagg.policy import SERVER, ClientPolicy
+from fedlearn.secagg.policy import ClientPolicy
 
 T = TypeVar("T")
 

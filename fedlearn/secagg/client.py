@@ -35,6 +35,7 @@ from fedlearn.core.ring import Ring, RingVector, pack
 from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import RunRanges, add_masks
+from fedlearn.crypto.roster import SERVER
 from fedlearn.crypto.shamir import split
 from fedlearn.secagg import keys
 from fedlearn.secagg.framing import B, decode, encode
@@ -53,7 +54,7 @@ from fedlearn.secagg.messages import (
     Shares,
     Survivors,
 )
-from fedlearn.secagg.policy import SERVER, ClientPolicy, check_agreement, check_params, check_roll
+from fedlearn.secagg.policy import ClientPolicy, check_agreement, check_params, check_roll
 from fedlearn.secagg.settings import ring_of
 from fedlearn.secagg.states import (
     POINTED_SHARES,

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import verify
+from fedlearn.crypto.roster import SERVER
 from fedlearn.secagg.graph import degree_of
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
 from fedlearn.secagg.settings import SecAggMasked, ring_of
-
-SERVER = "server"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,10 @@ from fedlearn.core.names import printable, site_name_problem
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import NO_TERMS, ServerOffer
 from fedlearn.crypto.identity import Identity, fingerprint
-from fedlearn.crypto.roster import Participant, Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.protection import Protection
-from fedlearn.flower.apps.sums import SERVER
 from fedlearn.flower.grid import Check, SiteGrid, by_reason
 from fedlearn.rounds import Invitation
 
@@ -121,10 +120,8 @@ class AppSites:
     def _invited(self, kind: str, claimed: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Make a channel with every site; the node that has proved to be it."""
         offer = ServerOffer(self.identity, self.run_id, NO_TERMS, SERVER)
-        sites = [Participant(name=s, role="site", public=key) for s, key in self.sites.items()]
-        server = Participant(name=SERVER, role="server", public=self.identity.public)
         federation = self.pinned.federation if self.pinned else "flower"
-        roster = Roster.sign(federation, (*sites, server), self.identity)
+        roster = Roster.of_run(federation, self.sites, self.identity)
         invitation = Invitation(
             run_id=self.run_id.hex(),
             roster=roster.to_json(),

@@ -19,12 +19,12 @@ from fedlearn.core.errors import (
     ProtocolError,
 )
 from fedlearn.crypto.keystream import SecureWords
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.owner import AppOwner, Expense, MaskedSum, spending
 from fedlearn.flower.apps.protection import Protection
 from fedlearn.flower.apps.sealing import Sealed
-from fedlearn.flower.apps.sums import NOTHING, SERVER, GlobalModel, part_of_reply
+from fedlearn.flower.apps.sums import NOTHING, GlobalModel, part_of_reply
 from fedlearn.flower.private import AppFunction, with_content
 from fedlearn.flower.records import large_bytes
 from fedlearn.flower.site import SessionStore, params_of, secret_bytes

@@ -26,14 +26,13 @@ from fedlearn.core.errors import (
     UnauthenticatedError,
 )
 from fedlearn.crypto.handshake import NO_TERMS, Link, accept_offer
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.flower.apps import sealing
 from fedlearn.flower.apps.exchange import SESSION, Exchange, JoinedSite
 from fedlearn.flower.apps.owner import AppOwner, Expense, owner_of
 from fedlearn.flower.apps.protection import STANDARD, Protection
 from fedlearn.flower.apps.sealing import Sealed
-from fedlearn.flower.apps.sums import SERVER
 from fedlearn.flower.messages import refusal_reply
 from fedlearn.flower.private import AppFunction, error_reply
 from fedlearn.flower.records import config_record

@@ -36,8 +36,6 @@ METRIC_BITS: Final = 36
 
 _LIMB_BITS: Final = 32
 
-SERVER: Final = "server"
-
 NOTHING: Final = SumLayout(entries=())
 
 _ANOTHER_FORM: Final = "its reply has other records or metrics than those of most sites"
