@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from clients import payment
 from clients.site import Site
-from clients.supernode.deployed import SERVER
 from fedlearn.config import screened_layout
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.files import PRIVATE, write_atomically
+from fedlearn.crypto.roster import SERVER
 from fedlearn.flower.records import config_record
 from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.evaluation import noisy, whole_numbers

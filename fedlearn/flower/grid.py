@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import itemgetter
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
@@ -197,7 +196,7 @@ class SiteGrid:
     ) -> Replies:
         site_of, found = self._push(asked), dict[str, Message | Refusal | str]()
         arriving = ((self._sender(one, site_of), one) for one in self._arriving(set(site_of)))
-        for site, reply in sorted(arriving, key=itemgetter(0)) if sorts else arriving:
+        for site, reply in sorted(arriving, key=lambda one: one[0]) if sorts else arriving:
             self.traffic.up += size_of(reply)
             if site in asked and site not in found:
                 found[site] = self._outcome(site, asked[site], reply, check, keep)

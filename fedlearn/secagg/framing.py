@@ -5,12 +5,16 @@ of the round (from the shares on with the roll in it), so that a message of anot
 round, run, model, setting or roll is refused before it is read. Tables are sorted by
 name and hold a name once; trailing bytes are refused. Decoding gives a message or a
 `ValueError`, never half of one.
+
+A message is a dataclass that derives from `Fields`: the annotation of a field says its form, in
+the order in which the fields stand, and reading and writing both follow from that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol, Self, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeVar, get_type_hints
 
 from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
 
@@ -101,3 +105,99 @@ def write_names(writer: Writer, names: tuple[str, ...]) -> None:
 def read_names(reader: Reader) -> tuple[str, ...]:
     """The names that `write_names` wrote; `ValueError` if not sorted or repeated."""
     return tuple(read_table(reader, 0))
+
+
+# --- Fields that say their form ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How values of one form are written, and read."""
+
+    write: Callable[[Writer, Any], object]
+    read: Callable[[Reader], Any]
+
+
+def raw(size: int) -> Wire:
+    """Bytes whose length both sides know."""
+    return Wire(Writer.raw, lambda reader: reader.raw(size))
+
+
+def uint(width: int) -> Wire:
+    """An unsigned integer of so many bytes."""
+    return Wire(lambda writer, value: writer.uint(value, width), lambda reader: reader.uint(width))
+
+
+def table(width: int) -> Wire:
+    """Values of so many bytes by name."""
+    return Wire(write_table, lambda reader: read_table(reader, width))
+
+
+class Record(Protocol):
+    """What is written as `SIZE` bytes."""
+
+    SIZE: ClassVar[int]
+
+    def to_bytes(self) -> bytes:
+        """As bytes."""
+        ...
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse."""
+        ...
+
+
+def record(kind: type[Record]) -> Wire:
+    """One record."""
+    return Wire(
+        lambda writer, one: writer.raw(one.to_bytes()),
+        lambda reader: kind.from_bytes(reader.raw(kind.SIZE)),
+    )
+
+
+def records(kind: type[Record]) -> Wire:
+    """Records by name."""
+
+    def write(writer: Writer, table: Mapping[str, Record]) -> None:
+        write_table(writer, {name: one.to_bytes() for name, one in table.items()})
+
+    def read(reader: Reader) -> dict[str, Record]:
+        table = read_table(reader, kind.SIZE)
+        return {name: kind.from_bytes(data) for name, data in table.items()}
+
+    return Wire(write, read)
+
+
+Names = Annotated[tuple[str, ...], Wire(write_names, read_names)]
+"""A list of names."""
+
+Blob = Annotated[memoryview, Wire(Writer.blob, lambda reader: reader.view(reader.uint(8)))]
+"""Bytes behind their length; reading copies none of them."""
+
+Hash = Annotated[bytes, raw(HASH_BYTES)]
+
+
+class Fields:
+    """What a dataclass derives from whose annotations say how its fields are written."""
+
+    def write(self, writer: Writer) -> None:
+        """Append the fields."""
+        for name, wire in _wires_of(type(self)):
+            wire.write(writer, getattr(self, name))
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Take the fields."""
+        return cls(**{name: wire.read(reader) for name, wire in _wires_of(cls)})
+
+
+_WIRES: Final[dict[type, tuple[tuple[str, Wire], ...]]] = {}
+
+
+def _wires_of(kind: type[Fields]) -> tuple[tuple[str, Wire], ...]:
+    if kind not in _WIRES:
+        hints = get_type_hints(kind, include_extras=True).items()
+        forms = [(name, one) for name, hint in hints for one in getattr(hint, "__metadata__", ())]
+        _WIRES[kind] = tuple((name, one) for name, one in forms if isinstance(one, Wire))
+    return _WIRES[kind]

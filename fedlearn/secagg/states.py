@@ -9,31 +9,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Final
 
 from fedlearn.crypto.codec import Reader, Writer
-from fedlearn.secagg.framing import HASH_BYTES, read_names, read_table, write_names, write_table
+from fedlearn.secagg.framing import (
+    Fields,
+    Hash,
+    Names,
+    Wire,
+    raw,
+    read_table,
+    records,
+    table,
+    write_table,
+)
 from fedlearn.secagg.messages import Params, RoundKeys, Survivors
 
 POINTED_SHARES = 1 + 64
 """A share as its receiver keeps it: point, self-seed share, mask-key share."""
 
+Key = Annotated[bytes, raw(32)]
+
+
+def _write_points(writer: Writer, points: Mapping[str, int]) -> None:
+    write_table(writer, {name: bytes([at]) for name, at in points.items()})
+
+
+def _read_points(reader: Reader) -> dict[str, int]:
+    return {name: data[0] for name, data in read_table(reader, 1).items()}
+
+
+Points = Annotated[Mapping[str, int], Wire(_write_points, _read_points)]
+
+OfRound = Annotated[
+    Params,
+    Wire(
+        lambda writer, params: writer.blob(params.encode()),
+        lambda reader: Params.decode(reader.blob()),
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Fresh:
+class Fresh(Fields):
     """Nothing was asked yet."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Advertised:
+class Advertised(Fields):
     """The round's private keys exist and their public halves were sent."""
 
-    params: Params
-    cipher_private: bytes
-    mask_private: bytes
+    params: OfRound
+    cipher_private: Key
+    mask_private: Key
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Shared:
+class Shared(Fields):
     """Shares of the secrets were sent.
 
     `context` is that of the round with its roll in it, from here to the end.
@@ -41,113 +73,66 @@ class Shared:
     it seals for us; the cipher key itself is not needed any more.
     """
 
-    params: Params
-    context: bytes
-    listed: tuple[str, ...]
-    mask_private: bytes
-    self_seed: bytes
-    peers: Mapping[str, RoundKeys]
-    points: Mapping[str, int]
-    inbox_keys: Mapping[str, bytes]
+    params: OfRound
+    context: Hash
+    listed: Names
+    mask_private: Key
+    self_seed: Key
+    peers: Annotated[Mapping[str, RoundKeys], records(RoundKeys)]
+    points: Points
+    inbox_keys: Annotated[Mapping[str, bytes], table(32)]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class MaskedState:
+class MaskedState(Fields):
     """The masked vector was sent; only the neighbours' shares are left of the secrets."""
 
-    params: Params
-    context: bytes
-    listed: tuple[str, ...]
-    neighbours: tuple[str, ...]
-    shares: Mapping[str, bytes]
+    params: OfRound
+    context: Hash
+    listed: Names
+    neighbours: Names
+    shares: Annotated[Mapping[str, bytes], table(POINTED_SHARES)]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Agreed:
+class Agreed(Fields):
     """One survivor list was signed, and no other will be."""
 
-    params: Params
-    context: bytes
-    neighbours: tuple[str, ...]
-    shares: Mapping[str, bytes]
-    survivors: Survivors
+    params: OfRound
+    context: Hash
+    neighbours: Names
+    shares: Annotated[Mapping[str, bytes], table(POINTED_SHARES)]
+    survivors: Annotated[Survivors, Wire(lambda writer, one: one.write(writer), Survivors.read)]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Closed:
+class Closed(Fields):
     """The round is over or was given up; no secret of it is left."""
 
 
 State = Fresh | Advertised | Shared | MaskedState | Agreed | Closed
 
 
+_STATES: Final[tuple[type[State], ...]] = (
+    Fresh,
+    Advertised,
+    Shared,
+    MaskedState,
+    Agreed,
+    Closed,
+)
+"""At its place each stands for itself in bytes."""
+
+
 def write_state(writer: Writer, state: State) -> None:
     """Appends a state: one byte for which, then its fields."""
-    match state:
-        case Fresh():
-            writer.uint(0, 1)
-        case Advertised():
-            writer.uint(1, 1).blob(state.params.encode())
-            writer.raw(state.cipher_private).raw(state.mask_private)
-        case Shared():
-            writer.uint(2, 1).blob(state.params.encode()).raw(state.context)
-            write_names(writer, state.listed)
-            writer.raw(state.mask_private).raw(state.self_seed)
-            write_table(writer, {name: keys.to_bytes() for name, keys in state.peers.items()})
-            write_table(writer, {name: bytes([at]) for name, at in state.points.items()})
-            write_table(writer, state.inbox_keys)
-        case MaskedState():
-            writer.uint(3, 1).blob(state.params.encode()).raw(state.context)
-            write_names(writer, state.listed)
-            write_names(writer, state.neighbours)
-            write_table(writer, state.shares)
-        case Agreed():
-            writer.uint(4, 1).blob(state.params.encode()).raw(state.context)
-            write_names(writer, state.neighbours)
-            write_table(writer, state.shares)
-            write_names(writer, state.survivors.names)
-        case Closed():
-            writer.uint(5, 1)
+    writer.uint(_STATES.index(type(state)), 1)
+    state.write(writer)
 
 
 def read_state(reader: Reader) -> State:
     """The state that `write_state` wrote; `ValueError` for anything else."""
     tag = reader.uint(1)
-    if tag == 0:
-        return Fresh()
-    if tag == 5:
-        return Closed()
-    params = Params.decode(reader.blob())
-    if tag == 1:
-        return Advertised(params=params, cipher_private=reader.raw(32), mask_private=reader.raw(32))
-    if tag == 2:
-        return Shared(
-            params=params,
-            context=reader.raw(HASH_BYTES),
-            listed=read_names(reader),
-            mask_private=reader.raw(32),
-            self_seed=reader.raw(32),
-            peers={
-                name: RoundKeys.from_bytes(data)
-                for name, data in read_table(reader, RoundKeys.SIZE).items()
-            },
-            points={name: data[0] for name, data in read_table(reader, 1).items()},
-            inbox_keys=read_table(reader, 32),
-        )
-    if tag == 3:
-        return MaskedState(
-            params=params,
-            context=reader.raw(HASH_BYTES),
-            listed=read_names(reader),
-            neighbours=read_names(reader),
-            shares=read_table(reader, POINTED_SHARES),
-        )
-    if tag == 4:
-        return Agreed(
-            params=params,
-            context=reader.raw(HASH_BYTES),
-            neighbours=read_names(reader),
-            shares=read_table(reader, POINTED_SHARES),
-            survivors=Survivors(names=read_names(reader)),
-        )
-    raise ValueError(f"unknown session state {tag}")
+    if tag >= len(_STATES):
+        raise ValueError(f"unknown session state {tag}")
+    return _STATES[tag].read(reader)
