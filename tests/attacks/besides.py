@@ -156,6 +156,11 @@ def ring(root: Path) -> Recorded:
     return Recorded.of(root, "secagg=ring", policy=_IN_CLEAR)
 
 
+def screened(root: Path) -> Recorded:
+    """A run in which sites compare their tables before they train."""
+    return Recorded.of(root, "screening=sums", "training.local_steps=1", "evaluation=none")
+
+
 def clear(root: Path) -> Recorded:
     """A run without secure aggregation, whose test sums have noise."""
     return Recorded.of(root, "secagg=off", policy=_IN_CLEAR)
@@ -245,6 +250,7 @@ BESIDES = [
         "share of randomness", lambda folder: recorded(folder, grouped).answered["join"], _shares,
         UNREADABLE,
     ),
+    *(to_site(kind, screened) for kind in ("screen", "compare")),
     *(to_site(kind, proved) for kind in ("join", "train")),
     to_site("train", ring),
     to_site("train", clear), to_site("evaluate", clear), to_site("evaluate", exact),

@@ -164,6 +164,7 @@ def test_reader_of_bytes__is_reached_by_a_fuzz_or_is_on_the_list(tmp_path: Path)
         folder = tmp_path / str(number)
         folder.mkdir()
         good = parser.good(folder)
+        parser.read(good, folder)
         with readers.seen() as found:
             for data in (good, *(damaged(good, coins) for _ in range(30))):
                 with suppress(*parser.declared):

@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedlearn.training.dp import ClippedGradients, convolution
+from fedlearn.training.dp.layer import Call
 from tests.effort import examples
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import Twice, losses_of
@@ -52,6 +54,55 @@ def _exact(model: nn.Module, x: Tensor) -> None:
     assert found.norms.tolist() == pytest.approx(norms, rel=1e-9)
 
 
+def _called(seed: int) -> tuple[convolution._Shape, Tensor, Tensor, Tensor]:
+    """What a rule sees of such a call, with any gradient; and the truth by sample, flat."""
+    model, x = _drawn(seed)
+    out = model(x)
+    g = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).double()
+    truth = [
+        torch.autograd.grad(model(x[i : i + 1]), model.weight, g[i : i + 1])[0].flatten()
+        for i in range(len(x))
+    ]
+    return *convolution._in_two_dimensions(model, Call(inputs=(x,), gradient=g)), torch.stack(truth)
+
+
+def _gap(found: Tensor, truth: Tensor) -> float:
+    return float((found - truth).norm() / truth.norm().clamp_min(1))
+
+
+def test_every_way__of_two_hundred_convolutions_is_autograds_by_sample() -> None:
+    """Also where the rule would take another one."""
+    ghosts = 0
+    for seed in range(200):
+        shape, x, g, truth = _called(seed)
+        assert _gap(convolution._grouped(shape, x, g).flatten(1), truth) < 1e-12, seed
+        assert _gap(convolution.per_sample(shape, x, g).flatten(1), truth) < 1e-12, seed
+        if shape.groups > 1:
+            continue
+        ghosts += 1
+        assert _gap(convolution._unfolded(shape, x, g).flatten(1), truth) < 1e-12, seed
+        patches = functional.unfold(x, shape.kernel, shape.dilation, shape.padding, shape.stride)
+        gram = convolution._patch_gram(shape, x, g.shape[2:])
+        assert _gap(gram, patches.transpose(1, 2) @ patches) < 1e-12, seed
+        one, factors = convolution._ghost("weight", shape, x, g), torch.linspace(0, 1, len(x))
+        assert _gap(one.squared_norms, truth.square().sum(1)) < 1e-9, seed
+        total = one.weighted_sum(factors.double(), None)
+        assert _gap(total.flatten(), factors.double() @ truth) < 1e-12, seed
+    assert ghosts > 50
+
+
+class TwoTimes(nn.Module):
+    """Calls one module on two inputs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x) + self.inner(torch.sin(3 * x))
+        return y
+
+
 @pytest.mark.parametrize("seed", range(examples(60)))
 @pytest.mark.parametrize("way", WAYS)
 def test_convolution__of_any_shape_by_any_way_is_that_of_single_samples(
@@ -66,12 +117,12 @@ def test_convolution__of_any_shape_by_any_way_is_that_of_single_samples(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("size", [1, 3])
-def test_convolution__that_is_used_three_times(
-    monkeypatch: pytest.MonkeyPatch, way: str, groups: int, size: int
+@pytest.mark.parametrize("uses", [TwoTimes, Twice])
+def test_convolution__that_is_used_two_or_three_times(
+    monkeypatch: pytest.MonkeyPatch, way: str, groups: int, uses: type[nn.Module]
 ) -> None:
     for name, value in WAYS[way].items():
         monkeypatch.setattr(convolution, name, value)
-    inner = nn.Conv2d(4, 4, size, padding=size // 2, groups=groups)
+    inner = nn.Conv2d(4, 4, 3, padding=1, groups=groups)
     drawn = torch.Generator().manual_seed(groups)
-    _exact(Twice(inner).double(), torch.randn(5, 4, 3, 4, generator=drawn).double())
+    _exact(uses(inner).double(), torch.randn(5, 4, 3, 4, generator=drawn).double())
