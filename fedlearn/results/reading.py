@@ -68,7 +68,13 @@ def parse_result(path: Path, content: bytes) -> ResultFile:
         leading = task_of(result).leading.name
     except ConfigError as error:
         raise DataError(f"{path}: not a result that this version reads: {error}") from None
-    if lacking := [where for where, found in _measured(result) if found and leading not in found]:
+    worst = f"final.per_site.{result.final.worst_site}"  # a site without test records does no worst
+    lacking = [
+        where
+        for where, found in _measured(result)
+        if leading not in found and (found or where == worst)
+    ]
+    if lacking:
         raise DataError(f"{path}: {', '.join(lacking)}: without {leading}, the metric that leads")
     return result
 

@@ -314,6 +314,10 @@ def test_report__of_metrics_without_the_one_that_leads_is_refused(
         assert main(["report", str(copy / "a")]) == 5
         assert f"final.{where}" in (said := capsys.readouterr().err)
         assert "without accuracy, the metric that leads" in said
+    final["per_site"][final["worst_site"]] = {}
+    edit(copy / "a", final=final)
+    assert main(["report", str(copy / "a")]) == 5
+    assert f"final.per_site.{final['worst_site']}: without" in capsys.readouterr().err
 
 
 def test_report__names_sites_that_were_set_aside_and_their_reasons(copy: Path) -> None:
