@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from clients import screening
 from clients.site import Site
+from fedlearn.config import screened_layout
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
+from fedlearn.rounds import RoundNote
 from server.screening import screen
-from tests.attacks.lab import SITES, STRICT, Lab
+from tests.attacks.lab import RUN_ID, SITES, STRICT, Lab
 from tests.attacks.neighbours import VICTIM, Talk, check, watched
-from tests.attacks.test_neighbours import HEADER, USUAL, drawn_row, prepared
+from tests.attacks.test_neighbours import HEADER, USUAL, prepared
 
 COLUMNS = ("screening=sums", "training.local_steps=1")
 
@@ -39,27 +41,37 @@ def findings_of(lab: Lab, site: str) -> Any:
 def test_record__is_told_by_no_refusal_whatever_sums_a_coordinator_sends(
     tmp_path: Path,
 ) -> None:
-    """Its sums may put the line between wrong and right wherever it likes, also at one record."""
+    """Its sums say that there are a billion people elsewhere, older with every message, and it asks
+    each time whether the site goes on: by the exact table the line would be where its records are.
+    """
     rng = np.random.default_rng(1)
-    asked = prepared(
-        Lab.make(tmp_path), rng, [*USUAL, "secagg=off", "screening=sums"], series=False
-    )
-    rows = [drawn_row(rng, f"P{i}", 0.0) for i in range(60)]
-    more = [*rows, ("Q", "1", "89", "219", "f", "1")]
+    words = [*USUAL, "secagg=off", "screening=sums"]
+    asked = prepared(Lab.make(tmp_path), rng, words, series=False)
+    rows = [(f"P{i}", "1", str(30 + i % 9), "90", "fm"[i % 2], "01"[i % 2]) for i in range(60)]
+    old = [(f"Q{i}", "1", "89", "219", "f", "1") for i in range(4)]  # some are trained on
+    note = RoundNote(terms=asked.config.terms.hex(), run_id=RUN_ID.hex(), round=1, cohort=4)
 
     def script(talk: Talk) -> None:
         talk.federate()
         talk.screen()
-        coins = np.random.default_rng(2)
-        for _ in range(20):
-            sums = np.rint(coins.normal(0, 1e4, 10)).astype(np.int64)
-            content = flower.compare_request(sums, SITES)
+        assert talk.federation is not None
+        layout = screened_layout(talk.lab.config, talk.federation.enrolment.task)
+        assert layout is not None
+        for place in np.linspace(-0.1, 1.0, 80):
+            each = np.zeros(layout.width)
+            each[:2] = 1.0, place
+            sums = np.rint(np.tile(each, 2) * 2**40).astype(np.int64)
+            content = flower.compare_request(sums, SITES[1:])
             talk.ask(Message(content, dst_node_id=1, message_type=flower.COMPARE))
-        talk.round(1)
+            may_i = flower.afford_request(note)
+            talk.ask(Message(may_i, dst_node_id=1, message_type=flower.AFFORD))
 
-    seen = [watched(asked, [HEADER, *table], script) for table in (rows, more)]
+    seen = [watched(asked, [HEADER, *table], script) for table in (rows, rows + old)]
     assert ("screening", VICTIM) in {(what, who) for who, what, *_ in seen[0].sums}
-    check(seen[0], seen[1], 1)
+    last = seen[0].left[-1][2]
+    assert isinstance(last, bytes)
+    assert b"its owner does not allow it" in last, "in the end it is refused, by what was given"
+    check(seen[0], seen[1], len(old))
 
 
 def test_sums__are_given_once_in_a_run_and_paid_for_first(lab: Lab) -> None:
