@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import fedlearn  # noqa: F401  (its switches, before torch is there)
 from tests import effort
+
+_cpu: dict[str, float] = {}
+"""Seconds of CPU time that each test took in this process, and in programs that it started."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let it be seen what a test costs, which a clock does not tell on a busy machine."""
+    what = "list the N tests that took most CPU time, their programs' too (with -n 0)"
+    parser.addoption("--cpu", type=int, default=0, metavar="N", help=what)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    before = _spent()
+    try:
+        return (yield)
+    finally:
+        _cpu[item.nodeid] = _spent() - before
+
+
+def _spent() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """List the dearest tests, where that is asked for."""
+    for test in sorted(_cpu, key=_cpu.__getitem__, reverse=True)[: config.getoption("cpu")]:
+        terminalreporter.write_line(f"{_cpu[test]:6.2f} CPU-s {test}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -248,7 +248,8 @@ def test_trial__passes_all_our_models(tried: tuple[str, Precision]) -> None:
     try_out(model, made_up, config, loss=cross_entropy)
 
 
-@pytest.mark.parametrize("dropout", slow_but(lambda share: share > 0, [0.0, 0.5]))
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_trial__passes_adapters_and_what_opacus_knows(dropout: float) -> None:
     pytest.importorskip("peft", reason="adapters need fedlearn[text]")
 

@@ -58,6 +58,7 @@ def test_credit__has_the_published_sizes(credit_pool: Pool) -> None:
     assert credit_pool.is_train.sum() == 30_036  # as docs/results.md says
 
 
+@pytest.mark.slow
 def test_credit__numbers_equal_the_recipe_written_with_pandas(credit_cache: Path) -> None:
     whole = applications(credit_cache)
     income = whole["PERSONAL_NET_INCOME"].astype(str).str.replace(",", ".").astype(float)
@@ -189,6 +190,7 @@ def test_lending__a_range_that_is_missing_is_named(credit_cache: Path) -> None:
         loaded(Credit(scaling=Ranges(columns=ranges, unlisted="refuse")), credit_cache)
 
 
+@pytest.mark.slow
 def test_lending__the_catalogue_describes_what_is_loaded(
     credit_pool: Pool, risk_pool: Pool
 ) -> None:
