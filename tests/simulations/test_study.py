@@ -19,7 +19,6 @@ from clients.records import forget
 from fedlearn.cli import main
 from fedlearn.config import compose
 from fedlearn.core import objects
-from tests.effort import slow_but
 from tests.simulations.test_api import script
 
 Arrays = tuple[Any, Any]
@@ -251,12 +250,10 @@ def test_study__with_a_module_is_private_to_the_epsilon_asked_for(tmp_path: Path
     assert run.privacy.clip_norm == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made",
-    slow_but(
-        lambda made: made is Net,
-        [Net, lambda: Net(4), lambda task: nn.Linear(task.input_shape[0], task.num_outputs)],
-    ),
+    [Net, lambda: Net(4), lambda task: nn.Linear(task.input_shape[0], task.num_outputs)],
 )
 def test_study__calls_what_makes_a_module_under_the_seed_of_the_run(
     made: Any, tmp_path: Path

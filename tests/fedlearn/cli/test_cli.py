@@ -86,6 +86,7 @@ def test_simulate__resumes_only_the_same_run(
     assert "no run to continue" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_simulate__says_how_to_get_data_that_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,7 +44,7 @@ def same_as_hydra(*overrides: str) -> None:
 
 
 @given(st.fixed_dictionaries({}, optional={g: st.sampled_from(o) for g, o in GROUPS.items()}))
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200, few=3), deadline=None)
 def test_files__make_together_what_hydra_makes_of_them(chosen: dict[str, str]) -> None:
     expected = by_hydra(*(f"{group}={option}" for group, option in chosen.items()))
     assert layers._together(chosen) == expected

@@ -33,6 +33,7 @@ from fedlearn.flower.apps import mod
 from fedlearn.secagg.framing import decode
 from fedlearn.secagg.messages import Masked
 from fedlearn.secagg.server import ServerSession
+from tests.effort import thinned
 from tests.fedlearn.flower.small_apps import (
     START,
     Seen,
@@ -62,15 +63,17 @@ def same_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [
-        FedAvg,
-        lambda: FedProx(proximal_mu=0.1),
-        lambda: FedAvgM(server_learning_rate=0.5, server_momentum=0.9),
-        FedAdam,
-        FedYogi,
-        FedAdagrad,
-        lambda: FedAvg(fraction_train=0.8),
-    ],
+    thinned(
+        [
+            FedAvg,
+            lambda: FedProx(proximal_mu=0.1),
+            lambda: FedAvgM(server_learning_rate=0.5, server_momentum=0.9),
+            FedAdam,
+            FedYogi,
+            FedAdagrad,
+            lambda: FedAvg(fraction_train=0.8),
+        ]
+    ),
 )
 def test_protected_app__gives_the_strategy_the_mean_that_it_would_have_made_itself(
     make: Callable[[], Strategy], same_sample: None

@@ -265,6 +265,7 @@ def test_record__reach_is_what_a_site_moves_whose_records_all_pull_one_way(
     assert bound.reach.noise == 0
 
 
+@pytest.mark.slow
 def test_record__noise_of_the_reach_is_that_of_all_its_steps() -> None:
     config = compose(
         [HEART, "training.momentum=0.5", "training.local_steps=3", "training.sample_rate=0.5"]

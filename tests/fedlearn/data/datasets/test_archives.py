@@ -75,6 +75,7 @@ def left_in(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_fetch__brings_the_pinned_file_and_reads_a_member_without_importing(
     tmp_path: Path, index: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_fetch__needs_no_network_for_what_is_cached(tmp_path: Path, no_network: 
     assert fetch(archive, tmp_path / "cache") == path
 
 
+@pytest.mark.slow
 def test_fetch__without_network_or_cache_names_the_command_and_the_file(
     tmp_path: Path, no_network: None
 ) -> None:
