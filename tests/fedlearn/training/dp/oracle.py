@@ -33,7 +33,7 @@ def norm(gradient: Mapping[str, Tensor]) -> float:
 
 def clipped_sum(found: list[dict[str, Tensor]], bound: float) -> dict[str, Tensor]:
     """Sum of the gradients, each scaled down to `bound` where it is longer."""
-    factors = [min(1.0, bound / norm(gradient)) for gradient in found]
+    factors = [min(1.0, bound / (norm(gradient) or bound)) for gradient in found]
     return {
         name: sum((f * g[name] for f, g in zip(factors, found, strict=True)), torch.zeros(()))
         for name in found[0]
