@@ -162,6 +162,7 @@ def test_lie__that_no_records_add_up_to_is_told_to_nobody_and_ends_nothing(
     assert federation.run_round(1).clients.replied == len(SITES)
 
 
+@pytest.mark.slow
 def test_lie__makes_others_find_something_at_worst(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
