@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients import groups, screening
@@ -48,7 +48,8 @@ from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower import messages as flower
-from fedlearn.flower.records import config_record, read_small_bytes, small_bytes
+from fedlearn.flower.records import read_small_bytes, small_bytes
+from fedlearn.flower.site import SessionStore, params_of
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.rounds import RoundNote
@@ -63,6 +64,8 @@ from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form, Update
 
 log = logging.getLogger(__name__)
+
+_SESSION: Final = "secagg"
 
 
 def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
@@ -83,7 +86,7 @@ def secagg_step(message: Message, context: Context, site: Site) -> RecordDict:
 def _protocol_round(context: Context, step: str, request: bytes) -> int:
     if step == "advertise":
         return params_of(request).round
-    stored = _stored(context)
+    stored = SessionStore(context, _SESSION).stored
     if stored is None:
         raise ProtocolError(SERVER, step, "out of order: nothing was advertised")
     return int(str(stored["round"]))
@@ -99,23 +102,6 @@ def proposed_cohort(message: Message) -> int | None:
         return None
     request = read_small_bytes(message.content, "secagg")
     return None if request is None else len(params_of(request).cohort)
-
-
-def params_of(request: bytes) -> Params:
-    """The parameters that a request proposes.
-
-    Raises:
-        ProtocolError: they are not well-formed.
-    """
-    try:
-        return Params.decode(request)
-    except ValueError as error:
-        raise ProtocolError(SERVER, "params", str(error)) from None
-
-
-def _stored(context: Context) -> ConfigRecord | None:
-    """The session of the last round, and which round that was."""
-    return config_record(context.state, "secagg")
 
 
 S = TypeVar("S", bound=SecAggSum)
@@ -382,28 +368,19 @@ class MaskedClient(SecAggClient[SecAggMasked]):
     def step(self, step: str, request: bytes) -> bytes:
         """The answer to one of the steps without a vector."""
         session = self._session(request if step == "advertise" else None)
-        match step:
-            case "advertise":
-                # Kept only once it is accepted: the round that it names may be anything.
-                answer = session.advertise(request)
-                self._keep(session)
-                return answer
-            case "share":
-                return self._kept(session, lambda: session.share(request))
-            case "agree":
-                return self._kept(session, lambda: session.agree(request))
-            case "unmask":
-                return self._kept(session, lambda: session.unmask(request))
-        raise ProtocolError(SERVER, step, "no such step")
+        if step != "advertise":
+            return self._kept(session, lambda: session.answer(step, request))
+        # Kept only once it is accepted: the round that it names may be anything.
+        answer = session.advertise(request)
+        self._store.keep(session, self._beside)
+        return answer
 
     def _session(self, request: bytes | None = None) -> ClientSession:
         """The session of the round; a new one where `request` opens a round not seen before."""
-        stored, policy = _stored(self.context), self._policy()
-        if stored is not None:
-            data = secret_bytes(stored["session"])
-            session = ClientSession.from_bytes(data, self._identity, policy)
-            if request is None or session.answered(request) is not None:
-                return session
+        policy = self._policy()
+        session = self._store.load(self._identity, policy)
+        if request is None or session.answered(request) is not None:
+            return session
         return ClientSession(self._identity, policy)
 
     def _policy(self) -> ClientPolicy:
@@ -433,21 +410,21 @@ class MaskedClient(SecAggClient[SecAggMasked]):
     def _now(self) -> int:
         return protocol_round(self.part, self.number)
 
+    @property
+    def _store(self) -> SessionStore:
+        """The session of the last round, beside the number of that."""
+        return SessionStore(self.context, _SESSION)
+
+    @property
+    def _beside(self) -> dict[str, int | bytes]:
+        return {"round": self._now}
+
     def _last_round(self) -> int:
-        stored = _stored(self.context)
+        stored = self._store.stored
         return -1 if stored is None else int(str(stored["round"]))
 
     def _kept(self, session: ClientSession, work: Callable[[], T]) -> T:
-        """The answer; with or without one the session is stored: a closed one stays closed."""
-        try:
-            return work()
-        finally:
-            self._keep(session)
-
-    def _keep(self, session: ClientSession) -> None:
-        """Store the session before its answer leaves: a restart cannot answer a step twice."""
-        kept = ConfigRecord({"round": self._now, "session": session.to_bytes()})
-        self.context.state["secagg"] = kept
+        return self._store.kept(session, self._beside, work)
 
 
 CLIENTS: Final[Mapping[type, type[SecAggClient[Any]]]] = {
