@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 from fedlearn.crypto.codec import Reader, Writer, name_bytes
 from fedlearn.crypto.identity import SIGNATURE_BYTES, Identity, verify
 from fedlearn.crypto.kdf import key_info
-from fedlearn.secagg.framing import read_table, write_table
+from fedlearn.secagg.framing import Blob, Fields, raw, read_table, record, write_table
 from fedlearn.secagg.proofs.norm import NormBound
 from fedlearn.secagg.two_server_messages import BLIND_BYTES, SEALED_BYTES
 
@@ -75,26 +75,14 @@ class SignedShare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProvenContribution:
+class ProvenContribution(Fields):
     """From a client to the first server: masked vector, share of its proof, seed for the helper."""
 
-    share: SignedShare
-    blind: bytes
-    packed: memoryview
-    proof: memoryview
+    share: Annotated[SignedShare, record(SignedShare)]
+    blind: Annotated[bytes, raw(BLIND_BYTES)]
+    packed: Blob
+    proof: Blob
     KIND: ClassVar[int] = 24
-
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        writer.raw(self.share.to_bytes()).raw(self.blind).blob(self.packed).blob(self.proof)
-
-    @classmethod
-    def read(cls, reader: Reader) -> ProvenContribution:  # noqa: D102
-        return cls(
-            share=SignedShare.from_bytes(reader.raw(SignedShare.SIZE)),
-            blind=reader.raw(BLIND_BYTES),
-            packed=reader.view(reader.uint(8)),
-            proof=reader.view(reader.uint(8)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
-from fedlearn.crypto.codec import Reader, Writer
 from fedlearn.crypto.identity import SIGNATURE_BYTES
-from fedlearn.secagg.framing import read_names, read_table, write_names, write_table
+from fedlearn.secagg.framing import Blob, Fields, Names, raw, record, records
 
 SEED_BYTES: Final = 32
 BLIND_BYTES: Final = 32
@@ -42,58 +41,31 @@ class SignedSeed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedContribution:
+class MaskedContribution(Fields):
     """From a client to the first server: the masked vector, and the seed for the helper."""
 
-    seed: SignedSeed
-    blind: bytes
-    packed: memoryview
+    seed: Annotated[SignedSeed, record(SignedSeed)]
+    blind: Annotated[bytes, raw(BLIND_BYTES)]
+    packed: Blob
     KIND: ClassVar[int] = 21
 
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        writer.raw(self.seed.to_bytes()).raw(self.blind).blob(self.packed)
-
-    @classmethod
-    def read(cls, reader: Reader) -> MaskedContribution:  # noqa: D102
-        return cls(
-            seed=SignedSeed.from_bytes(reader.raw(SignedSeed.SIZE)),
-            blind=reader.raw(BLIND_BYTES),
-            packed=reader.view(reader.uint(8)),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class Seeds:
+class Seeds(Fields):
     """From the first server to the helper: the seeds of all clients in the sum."""
 
-    table: Mapping[str, SignedSeed]
+    table: Annotated[Mapping[str, SignedSeed], records(SignedSeed)]
     KIND: ClassVar[int] = 22
-
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        write_table(writer, {name: one.to_bytes() for name, one in self.table.items()})
-
-    @classmethod
-    def read(cls, reader: Reader) -> Seeds:  # noqa: D102
-        table = read_table(reader, SignedSeed.SIZE)
-        return cls(table={name: SignedSeed.from_bytes(data) for name, data in table.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskSum:
+class MaskSum(Fields):
     """From the helper to the first server: whose seeds it could open, and the sum of their
     keystreams, packed.
 
     The sum is empty where they are too few.
     """
 
-    opened: tuple[str, ...]
-    packed: memoryview
+    opened: Names
+    packed: Blob
     KIND: ClassVar[int] = 23
-
-    def write(self, writer: Writer) -> None:  # noqa: D102
-        write_names(writer, self.opened)
-        writer.blob(self.packed)
-
-    @classmethod
-    def read(cls, reader: Reader) -> MaskSum:  # noqa: D102
-        return cls(opened=read_names(reader), packed=reader.view(reader.uint(8)))
