@@ -13,7 +13,7 @@ the order in which the fields stand, and reading and writing both follow from th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeVar, get_type_hints
 
 from fedlearn.crypto.codec import Reader, Writer, name_bytes, sorted_names
@@ -179,7 +179,10 @@ Hash = Annotated[bytes, raw(HASH_BYTES)]
 
 
 class Fields:
-    """What a dataclass derives from whose annotations say how its fields are written."""
+    """What a dataclass derives from whose annotations say how its fields are written.
+
+    Guarantees: what was written is read, field by field; a field without a form is a TypeError.
+    """
 
     def write(self, writer: Writer) -> None:
         """Append the fields."""
@@ -195,9 +198,15 @@ class Fields:
 _WIRES: Final[dict[type, tuple[tuple[str, Wire], ...]]] = {}
 
 
-def _wires_of(kind: type[Fields]) -> tuple[tuple[str, Wire], ...]:
+def _wires_of(kind: type[Any]) -> tuple[tuple[str, Wire], ...]:
     if kind not in _WIRES:
-        hints = get_type_hints(kind, include_extras=True).items()
-        forms = [(name, one) for name, hint in hints for one in getattr(hint, "__metadata__", ())]
-        _WIRES[kind] = tuple((name, one) for name, one in forms if isinstance(one, Wire))
+        hints = get_type_hints(kind, include_extras=True)
+        _WIRES[kind] = tuple((one.name, _wire(hints[one.name])) for one in fields(kind))
     return _WIRES[kind]
+
+
+def _wire(hint: Any) -> Wire:
+    for form in getattr(hint, "__metadata__", ()):
+        if isinstance(form, Wire):
+            return form
+    raise TypeError(f"{hint}: says no form, and would be left out of the bytes")
