@@ -33,8 +33,10 @@ from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.crypto.identity import Identity
+from fedlearn.crypto.roster import SERVER
 from fedlearn.data.tables.schema import reported
 from fedlearn.flower import messages as flower
+from fedlearn.flower.site import secret_bytes
 from fedlearn.mechanisms import UNPROTECTED
 from fedlearn.results.receipts import to_json
 from fedlearn.rounds import Description, Hello, Refusal, TrainReply, TrainRequest
@@ -75,7 +77,7 @@ def _guarded(message: Message, context: Context, answer: Party) -> Message:
     site = str(context.node_config.get("partition-id", "?"))
     try:
         if message.metadata.message_type not in flower.KNOWN:
-            raise ProtocolError(joining.SERVER, "message", "is of a kind that the protocol has not")
+            raise ProtocolError(SERVER, "message", "is of a kind that the protocol has not")
         own = deployed_site(context)
         if own is None:
             config = flower.config_of(context)
@@ -234,7 +236,7 @@ def _named(site: Site, identity: Identity) -> str:
 def _receipt(message: Message, context: Context, site: Site) -> RecordDict:
     identity, known = joining.identity_of(context), flower.read_known(message)
     data, run = _named(site, identity), joining.joined_run(context, "receipt")
-    run_id, terms = joining.secret_bytes(run["run-id"]).hex(), site.config.terms.hex()
+    run_id, terms = secret_bytes(run["run-id"]).hex(), site.config.terms.hex()
     with site.ledger() as ledger:
         if known:
             check_grown(ledger, known, key=identity.public, data=data)
@@ -245,7 +247,7 @@ def _receipt(message: Message, context: Context, site: Site) -> RecordDict:
 def _afford(message: Message, context: Context, site: Site) -> RecordDict:
     note, plan = flower.read_note(message), joining.plan_of(site, context)
     if note is None:
-        raise ProtocolError(joining.SERVER, "afford", "the message does not say which round")
+        raise ProtocolError(SERVER, "afford", "the message does not say which round")
     screening.require(site, context)
     if plan is not None:
         payment.could_pay(site, plan, note)
@@ -255,7 +257,7 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
 def _screen(message: Message, context: Context, site: Site) -> RecordDict:
     note, plan = flower.read_note(message), joining.plan_of(site, context)
     if note is None:
-        raise ProtocolError(joining.SERVER, "screen", "the message names no run")
+        raise ProtocolError(SERVER, "screen", "the message names no run")
     summing = client_of(site, context, "screen", 0)
     asked = request_digest(note, np.zeros(0, np.float32), {})
     if summing and (stored := summing.answered(message, asked)):
@@ -271,7 +273,7 @@ def _screen(message: Message, context: Context, site: Site) -> RecordDict:
 def _compare(message: Message, context: Context, site: Site) -> RecordDict:
     layout, (opened, sites) = screening.layout_in(site), flower.read_compare(message)
     if opened.shape != (layout.size,):
-        raise ProtocolError(joining.SERVER, "compare", "the sums are of another table")
+        raise ProtocolError(SERVER, "compare", "the sums are of another table")
     screening.compare(site, context, joining.plan_of(site, context), opened, sites)
     return RecordDict()
 
@@ -290,7 +292,7 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     screening.require(site, context)
     here, route = conduct.begin(site, request), route_of(site.config, plan)
     if not (plan or UNPROTECTED).takes_norm(request.clip_norm):
-        raise ProtocolError(joining.SERVER, "train", "the norm of the round is none of the plan's")
+        raise ProtocolError(SERVER, "train", "the norm of the round is none of the plan's")
     here.check()
     site.load(request.model)
     spent = payment.pay(site, plan, request.note, "training", plan.round_event) if plan else ()

@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from flwr.app import ConfigRecord, Context, Message
 
 from clients import openings
-from clients.joining import SERVER, identity_of, joined_run, roster_of
+from clients.joining import identity_of, joined_run
 from clients.owner import Owner
 from fedlearn.agreement import draw_of
 from fedlearn.config import RunConfig, sizes_of
 from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto import common
+from fedlearn.crypto.roster import SERVER
 from fedlearn.flower import messages as flower
 from fedlearn.flower.records import config_record
+from fedlearn.flower.site import roster_of
 from fedlearn.rounds import Invitation
 
 _STATE = "groups"

@@ -43,21 +43,6 @@ from fedlearn.rounds import Invitation, Refusal
 _BEFORE: Final = frozenset({flower.DESCRIBE, flower.RECEIPT})
 """What is asked while it is not settled yet who takes part."""
 
-__all__ = [
-    "SERVER",
-    "check_request",
-    "check_terms",
-    "identity_of",
-    "join",
-    "joined_run",
-    "needs_key",
-    "plan_of",
-    "roster_of",
-    "sealing",
-    "secret_bytes",
-    "unless_refused",
-]
-
 
 # --- who this site is --------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients import groups, screening
-from clients.joining import SERVER, identity_of, joined_run, plan_of, roster_of, secret_bytes
+from clients.joining import identity_of, joined_run, plan_of
 from clients.site import Site
 from fedlearn.agreement import (
     Part,
@@ -46,10 +46,10 @@ from fedlearn.core.ring import RingVector, pack
 from fedlearn.core.rng import Streams
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keystream import SecureWords
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.flower import messages as flower
 from fedlearn.flower.records import read_small_bytes, small_bytes
-from fedlearn.flower.site import SessionStore, params_of
+from fedlearn.flower.site import SessionStore, params_of, roster_of, secret_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.rounds import RoundNote

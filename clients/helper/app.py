@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from clients import joining
 from clients.helper import asked, helperfile
 from clients.helper.helperfile import HelperFile
-from clients.joining import SERVER, joined_run, roster_of, secret_bytes
+from clients.joining import joined_run
 from clients.supernode.deployed import check_pinned
 from fedlearn import __version__
 from fedlearn.config import RunConfig, encode, sizes_of
@@ -28,9 +28,10 @@ from fedlearn.core.code import code_digest
 from fedlearn.core.errors import ConfigError, FedlearnError, ProtocolError, UnauthenticatedError
 from fedlearn.crypto.handshake import Link
 from fedlearn.crypto.identity import Identity
-from fedlearn.crypto.roster import Roster
+from fedlearn.crypto.roster import SERVER, Roster
 from fedlearn.flower import messages as flower
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes, read_small_bytes
+from fedlearn.flower.site import roster_of, secret_bytes
 from fedlearn.rounds import Hello, Refusal
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.proven import ProvingHelper

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from clients.joining import roster_of
 from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.crypto.identity import Identity
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.grid import SiteGrid
+from fedlearn.flower.site import roster_of
 from fedlearn.results import receipts
 from fedlearn.rounds import Hello
 from server.admission import SIMULATED
