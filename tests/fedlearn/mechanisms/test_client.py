@@ -107,6 +107,18 @@ def test_adaptive_clip__is_not_driven_by_noise_alone() -> None:
         assert math.exp(-0.1) <= after.next_clip_norm * (1 + 1e-12) <= math.exp(0.1) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(("length", "share"), [(0.5, 1.0), (2.0, 0.0)])
+def test_adaptive_clip__goes_a_whole_step_where_all_updates_are_on_one_side(
+    length: float, share: float
+) -> None:
+    plan = adaptive(noise=0.0, quantile=0.3)
+    total = ClientSum(plan, 1, 1.0)
+    for _ in range(10):
+        total.add(np.array([length]))
+    after = total.release(expected_clients=10.0, noise=SeededNoise(b"")).next_clip_norm
+    assert after == pytest.approx(math.exp(-0.2 * (share - 0.3)), rel=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 23, 10_000])
 def test_smallest_clip_norm__leaves_half_of_itself_after_rounding(size: int) -> None:
     norm = smallest_clip_norm(size=size, resolution=2.0**-12)
