@@ -238,7 +238,9 @@ def _notes(
 
 def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:
     _require(path, file, name)
-    found: NDArray[Any] = file[name]
+    found: NDArray[Any] | bytes = file[name]
+    if not isinstance(found, np.ndarray):  # NumPy gives other files as bytes
+        raise DataError(f"{path}: {name} is no array")
     return found
 
 

@@ -156,6 +156,15 @@ def test_medmnist__names_what_is_wrong_with_a_file(tmp_path: Path, name: str) ->
         load(write(tmp_path, **changes))
 
 
+def test_medmnist__refuses_a_member_that_is_no_array(tmp_path: Path) -> None:
+    path, made = tmp_path / "odd.npz", write(tmp_path)
+    with zipfile.ZipFile(made) as good, zipfile.ZipFile(path, "w") as odd:
+        for name in good.namelist():
+            odd.writestr(name, b"words" if name == "train_labels.npy" else good.read(name))
+    with pytest.raises(DataError, match="train_labels is no array"):
+        loaded(MedMnist(path=str(path)))
+
+
 def test_medmnist__names_a_path_that_is_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is a folder; name the \.npz file in it"):
         load(tmp_path)
