@@ -248,7 +248,7 @@ def _afford(message: Message, context: Context, site: Site) -> RecordDict:
     note, plan = flower.read_note(message), joining.plan_of(site, context)
     if note is None:
         raise ProtocolError(SERVER, "afford", "the message does not say which round")
-    screening.require(site, context)
+    screening.require(site, context, note.run_id)
     if plan is not None:
         payment.could_pay(site, plan, note)
     return RecordDict()
@@ -263,7 +263,7 @@ def _screen(message: Message, context: Context, site: Site) -> RecordDict:
     if summing and (stored := summing.answered(message, asked)):
         return flower.summed_reply(site.name, stored, ())
     spent = screening.begin(site, context, plan, note)
-    found = screening.given(site, context, plan)
+    found = screening.given(site, context, plan, note.run_id)
     if summing is None:
         return flower.noised_reply(site.name, found, spent)
     mine = Update(values=np.zeros(0, np.float32), counters=tuple(found.tolist()))
@@ -289,7 +289,7 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
     if stored is not None:
         # Nothing is trained, or paid for, twice.
         return flower.summed_reply(site.name, stored, payment.spent_so_far(site, request.run_id))
-    screening.require(site, context)
+    screening.require(site, context, request.run_id)
     here, route = conduct.begin(site, request), route_of(site.config, plan)
     if not (plan or UNPROTECTED).takes_norm(request.clip_norm):
         raise ProtocolError(SERVER, "train", "the norm of the round is none of the plan's")
@@ -320,6 +320,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     summing, asked = client_of(site, context, "evaluate", request.round), digest_of(request)
     if summing and (stored := summing.answered(message, asked)):
         return flower.summed_reply(site.name, stored, ())
+    screening.require(site, context, request.run_id)
     evaluation.check(site, context, request)
     plan = joining.plan_of(site, context)
     spent = evaluation.begin(site, context, plan, request)

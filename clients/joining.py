@@ -109,8 +109,8 @@ def check_request(message: Message, context: Context, config: RunConfig, owner: 
     step, note = message.metadata.message_type, flower.read_note(message)
     if note is not None and note.terms != config.terms.hex():
         raise ProtocolError(SERVER, step, "was asked under other terms than those of the run")
-    first = 0 if step == flower.SCREEN else 1
-    if note is not None and not first <= note.round <= config.most_rounds:
+    rounds = range(1) if step == flower.SCREEN else range(1, config.most_rounds + 1)
+    if note is not None and note.round not in rounds:
         raise ProtocolError(SERVER, step, f"round {note.round} is none of rounds={config.rounds}")
     if not needs_key(config, owner):
         return

@@ -47,7 +47,8 @@ def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
 def unspent(planned: Iterable[Event], spent: Iterable[Event]) -> tuple[Event, ...]:
     """What is left of a plan once `spent` has been."""
     steps = {replace(event, steps=1): event.steps for event in merged(spent)}
-    left = ((event, event.steps - steps.get(replace(event, steps=1), 0)) for event in planned)
+    wanted = merged(planned)  # one mechanism may stand in a plan for two purposes
+    left = ((event, event.steps - steps.get(replace(event, steps=1), 0)) for event in wanted)
     return tuple(replace(event, steps=count) for event, count in left if count > 0)
 
 

@@ -4,15 +4,22 @@ It pays, gives where its records stand with all of its noise, and gets back the 
 What it then finds is for its owner, in the log and in `screening.json` beside the ledger, and for
 nobody else. Where the owner wants that (`policy.on_findings=refuse`), the site takes no part in the
 run: whether it does follows from what it has given, noise included, and from what the coordinator
-has sent, so that a refusal tells of no record what was not paid for.
+has sent, so that a refusal tells of no record what was not paid for. It is settled before the
+records are looked at again, and written down, so that a run that is resumed is refused as well.
+
+What the coordinator sends may be anything, and whether a site then refuses says on which side of it
+the site is. So a site compares once in a run: masks hide its own sums, and one answer is one bit.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -85,11 +92,13 @@ def begin(
     return payment.pay(site, plan, note, "screening", paid.event_at(1))
 
 
-def given(site: Site, context: Context, plan: PrivacyPlan | None) -> Whole:
+def given(site: Site, context: Context, plan: PrivacyPlan | None, run_id: str) -> Whole:
     """The site's sums with its noise, `int64[size]`, which it remembers: they are to be told apart
     from those of the others."""
     found = noised(site, plan.screening if plan else None)
-    context.state[_STATE] = ConfigRecord({"given": found.tobytes(), "refuses": False})
+    context.state[_STATE] = ConfigRecord(
+        {"given": found.tobytes(), "run": run_id, "compared": False, "grave": list[str]()}
+    )
     return found
 
 
@@ -122,80 +131,147 @@ def exact_sums(site: Site, paid: EvaluationPlan | None) -> Whole:
 # --- what is found -------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """A site's sums and those of others, of whom there are `many` by the coordinator's word."""
+
+    site: Site
+    paid: EvaluationPlan | None
+    given: Whole
+    others: Whole
+    many: int
+
+    def released(self) -> list[TableFinding]:
+        """What follows from what was given and received; without noise, from the records."""
+        if self.paid is None:
+            return self.found()
+        return findings(self._table(self.given, noise_in(self.paid)), self._there, self._alarm)
+
+    def found(self) -> list[TableFinding]:
+        """What the own records show."""
+        records = self.site.data.train
+        own = self._table(exact_sums(self.site, self.paid), 0.0)
+        return findings(own, self._there, self._alarm, (records.features, records.labels))
+
+    @property
+    def _there(self) -> SiteSums:
+        return self._table(self.others, noise_in(self.paid) * math.sqrt(self.many))
+
+    @property
+    def _alarm(self) -> float:
+        return self.site.config.screening.alarm
+
+    def _table(self, sums: Whole, noise: float) -> SiteSums:
+        layout = layout_in(self.site)
+        shape = len(layout.classes), layout.width
+        return SiteSums(layout=layout, sums=sums.reshape(shape) / step_of(self.paid), noise=noise)
+
+
 def compare(
     site: Site, context: Context, plan: PrivacyPlan | None, opened: Whole, sites: Sequence[str]
 ) -> None:
     """Hold the own table against those of the others, for whom the coordinator vouches.
 
     Whatever comes of it the answer is the same: what goes wrong is for the log.
+
+    Raises:
+        ProtocolError: the site has given nothing to compare, or has compared it before.
     """
-    paid = plan.screening if plan else None
+    stored = config_record(context.state, _STATE)
+    if stored is None or stored["compared"]:
+        raise ProtocolError(SERVER, "compare", "it was asked before, or before anything was given")
+    stored["compared"] = True
+    mine = np.frombuffer(bytes(stored["given"]), np.int64)  # type: ignore[arg-type]
+    others = opened - mine if site.name in sites else opened
+    paid, many = plan.screening if plan else None, len(set(sites) - {site.name})
+    seen = _Compared(site, paid, mine, others, many)
+    grave, found, run = list[str](), list[TableFinding](), str(stored["run"])
+    # First, and by itself: nothing that is made of the records below can change it.
+    with _only_logged():
+        grave = sorted({one.where for one in seen.released() if one.grave})
+    stored["grave"] = grave
+    with _only_logged():
+        found = [one for one in seen.found() if one.where not in _known(site)]
+        _tell(site, found)
+    with _only_logged():
+        _write(site, found, len(sites), {run: grave} if grave else {})
+
+
+@contextmanager
+def _only_logged() -> Iterator[None]:
+    """What goes wrong is for the log of the site alone."""
     try:
-        found, released = _found(site, context, paid, opened, sites)
-        _tell(site, found, len(sites))
+        yield
     except Exception:
         log.exception("the tables could not be compared")
-        return
-    policy = site.owner.policy
-    if policy is not None and policy.on_findings == "refuse" and any(one.grave for one in released):
-        stored = config_record(context.state, _STATE)
-        if stored is not None:
-            stored["refuses"] = True
 
 
-def _found(
-    site: Site,
-    context: Context,
-    paid: EvaluationPlan | None,
-    opened: Whole,
-    sites: Sequence[str],
-) -> tuple[list[TableFinding], list[TableFinding]]:
-    """What the own records show, and what follows from what was given of them."""
-    layout, stored = layout_in(site), config_record(context.state, _STATE)
-    mine = np.frombuffer(bytes(stored["given"] if stored else b""), np.int64)  # type: ignore[arg-type]
-    others = opened - mine if site.name in sites else opened
-    many = len(set(sites) - {site.name})
-    step, noise = step_of(paid), noise_in(paid)
-
-    def table(sums: Whole, noise: float) -> SiteSums:
-        shape = len(layout.classes), layout.width
-        return SiteSums(layout=layout, sums=sums.reshape(shape) / step, noise=noise)
-
-    there, alarm = table(others, noise * np.sqrt(many)), site.config.screening.alarm
-    rows = site.data.train.features, site.data.train.labels
-    found = findings(table(exact_sums(site, paid), 0.0), there, alarm, rows)
-    released = found if paid is None else findings(table(mine, noise), there, alarm)
-    known = site.owner.policy.known_findings if site.owner.policy else ()
-    kept = [[one for one in part if one.where not in known] for part in (found, released)]
-    return kept[0], kept[1]
+def _known(site: Site) -> tuple[str, ...]:
+    """What the owner has looked at."""
+    return site.owner.policy.known_findings if site.owner.policy else ()
 
 
-def _tell(site: Site, found: Sequence[TableFinding], sites: int) -> None:
-    """Write down what was found, for the owner alone."""
+def _tell(site: Site, found: Sequence[TableFinding]) -> None:
+    """Say to the owner what was found."""
     for one in found:
         log.warning("site %s: %s: %s", site.name, one.where, one.text)
     if not found:
         log.info("site %s: nothing is wrong with its table by those of the others", site.name)
+
+
+def _write(
+    site: Site, found: Sequence[TableFinding], sites: int, grave: Mapping[str, Sequence[str]]
+) -> None:
+    """Write it down, for the owner alone, and for which runs the table is not fit."""
     content = {
         "schema": "fedlearn/screening/v1",
         "time": site.now().isoformat(timespec="seconds"),
         "terms": site.config.terms.hex(),
         "sites": sites,
         "findings": [asdict(one) for one in found],
+        "grave": {**_graves(site), **grave},
     }
-    path = site.owner.ledger.parent / FILE
+    path = _file(site)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=2).encode(), PRIVATE)
 
 
-def require(site: Site, context: Context) -> None:
-    """Refuse to train where the owner wants that, by what was found.
+def _file(site: Site) -> Path:
+    return site.owner.ledger.parent / FILE
+
+
+def _graves(site: Site) -> dict[str, list[str]]:
+    """By what was given in each run: the columns, and `label`, that something grave was found of.
+
+    Raises:
+        PrivacyError: the file cannot be read.
+    """
+    path = _file(site)
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))["grave"]
+        return {str(run): [str(one) for one in where] for run, where in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise PrivacyError(
+            f"site {site.name}: {path} cannot be read, and says which runs were refused. Put it "
+            "back, or remove it once you have looked at the table"
+        ) from None
+
+
+def require(site: Site, context: Context, run_id: str) -> None:
+    """Refuse to take part where the owner wants that, by what was found.
+
+    What the owner has found right since then is no reason any more.
 
     Raises:
         PrivacyError: it is so.
     """
-    stored = config_record(context.state, _STATE)
-    if stored is not None and stored["refuses"]:
+    policy, stored = site.owner.policy, config_record(context.state, _STATE)
+    if policy is None or policy.on_findings != "refuse":
+        return
+    here = stored["grave"] if stored else ()
+    if {*map(str, here), *_graves(site).get(run_id, ())} - {*policy.known_findings}:  # type: ignore[arg-type]
         raise PrivacyError(
             f"site {site.name}: its owner lets no table train with which something seems wrong; "
             f"{FILE} beside its ledger says what"

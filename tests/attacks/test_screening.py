@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from numpy.typing import NDArray
 from clients import screening
 from clients.site import Site
 from fedlearn.config import screened_layout
+from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
-from fedlearn.rounds import RoundNote
+from server.deployment import composed
 from server.screening import screen
-from tests.attacks.lab import RUN_ID, SITES, STRICT, Lab
+from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab
 from tests.attacks.neighbours import VICTIM, Talk, check, watched
 from tests.attacks.test_neighbours import HEADER, USUAL, prepared
+from tests.effort import slow_but
 
 COLUMNS = ("screening=sums", "training.local_steps=1")
+SIZE = 2 * (1 + 1 + 1 + 3)
+"""Of both classes: records, ages, pressures, and sexes with the gap among them."""
 
 
 @pytest.fixture
@@ -38,39 +43,48 @@ def findings_of(lab: Lab, site: str) -> Any:
 # --- a coordinator -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("place", slow_but((0.22).__eq__, [0.19, 0.22, 0.25, 1.0]))
 def test_record__is_told_by_no_refusal_whatever_sums_a_coordinator_sends(
-    tmp_path: Path,
+    tmp_path: Path, place: float
 ) -> None:
-    """Its sums say that there are a billion people elsewhere, older with every message, and it asks
-    each time whether the site goes on: by the exact table the line would be where its records are.
+    """Its sums say that there are a billion people elsewhere, of an age at which by the exact table
+    the site would refuse and its neighbour would not.
     """
     rng = np.random.default_rng(1)
     words = [*USUAL, "secagg=off", "screening=sums"]
     asked = prepared(Lab.make(tmp_path), rng, words, series=False)
     rows = [(f"P{i}", "1", str(30 + i % 9), "90", "fm"[i % 2], "01"[i % 2]) for i in range(60)]
     old = [(f"Q{i}", "1", "89", "219", "f", "1") for i in range(4)]  # some are trained on
-    note = RoundNote(terms=asked.config.terms.hex(), run_id=RUN_ID.hex(), round=1, cohort=4)
+    taken: list[bool] = []
 
     def script(talk: Talk) -> None:
         talk.federate()
-        talk.screen()
         assert talk.federation is not None
         layout = screened_layout(talk.lab.config, talk.federation.enrolment.task)
         assert layout is not None
-        for place in np.linspace(-0.1, 1.0, 80):
-            each = np.zeros(layout.width)
-            each[:2] = 1.0, place
-            sums = np.rint(np.tile(each, 2) * 2**40).astype(np.int64)
-            content = flower.compare_request(sums, SITES[1:])
-            talk.ask(Message(content, dst_node_id=1, message_type=flower.COMPARE))
-            may_i = flower.afford_request(note)
-            talk.ask(Message(may_i, dst_node_id=1, message_type=flower.AFFORD))
+        each = np.zeros(layout.width)
+        each[:2] = 1.0, place
+        sums = np.rint(np.tile(each, 2) * 2**40).astype(np.int64)
+
+        def other(kind: str, site: str, message: Message) -> Message:
+            if (kind, site) != ("compare", VICTIM):
+                return message
+            return private.with_content(message, flower.compare_request(sums, SITES[1:]))
+
+        def reply(kind: str, site: str, message: Message) -> Message:
+            if (kind, site) == ("compare", VICTIM):
+                taken.append(flower.read_refusal(message.content) is None)
+            return message
+
+        talk.lab.on_request, talk.lab.on_reply = other, reply
+        talk.screen()
+        talk.round(1)
 
     seen = [watched(asked, [HEADER, *table], script) for table in (rows, rows + old)]
+    assert taken == [True, True], "it has compared its table with them"
     assert ("screening", VICTIM) in {(what, who) for who, what, *_ in seen[0].sums}
-    last = seen[0].left[-1][2]
-    assert isinstance(last, bytes)
-    assert b"its owner does not allow it" in last, "in the end it is refused, by what was given"
+    said = any(isinstance(one, bytes) and b"does not allow it" in one for *_, one in seen[0].left)
+    assert said or place < 1, "by what was given it is refused in the end"
     check(seen[0], seen[1], len(old))
 
 
@@ -94,6 +108,109 @@ def test_sums__are_given_once_in_a_run_and_paid_for_first(lab: Lab) -> None:
     screen(other)
     assert other.progress.screened is None
     assert [again.reserved(site, "screening") for site in SITES] == [1] * len(SITES)
+
+
+def shown(lab: Lab, site: str, sums: NDArray[np.int64]) -> RecordDict:
+    """What a site answers to sums of the coordinator's making."""
+    return lab.ask(flower.COMPARE, site, flower.compare_request(sums, ["x", "y", "z"]))
+
+
+@pytest.mark.parametrize("privacy", ["record", "none"])
+def test_site__compares_once_so_that_no_search_finds_its_own_sums(
+    tmp_path: Path, privacy: str
+) -> None:
+    """A site that compared as often as it was asked told its own mean through masks, one threshold
+    after the other, by when it refused: with `privacy=none` the exact one."""
+    unit = "none" if privacy == "none" else "record"
+    policy = f"unit: {unit}\n  min_cohort: 3\n  require_transport: null\n  on_findings: refuse\n"
+    policy = f"  {policy}" + ("  epsilon_total: 8.0\n" if unit == "record" else "")
+    words = [one for one in STUDY if not one.startswith("privacy")]
+    words += [f"privacy={privacy}", "transport=plain", "evaluation=none", *COLUMNS]
+    words += ["privacy.epsilon=4"] if privacy == "record" else []
+    made = Lab.make(tmp_path, policy=policy)
+    lab = made.again(replace(composed(words), out=made.config.out))
+    federation = lab.federate()
+    assert flower.read_refusal(shown(lab, SITES[0], np.zeros(SIZE, np.int64))), "nothing was given"
+    screen(federation)
+    assert federation.progress.screened == len(SITES)
+    before = findings_of(lab, SITES[0])
+    far = np.full(SIZE, 1 << 40)
+    for _ in range(3):
+        refused = flower.read_refusal(shown(lab, SITES[0], far))
+        assert refused is not None
+        assert refused.exit_code == ProtocolError.exit_code
+    assert findings_of(lab, SITES[0]) == before
+    assert federation.run_round(1).clients.replied == len(SITES)
+
+
+def in_clear(tmp_path: Path) -> Lab:
+    """Sites to which anything can be sent."""
+    policy = f"{STRICT}  on_findings: refuse\n".replace("sealed", "null")
+    return Lab.make(tmp_path, *COLUMNS, "transport=plain", policy=policy)
+
+
+def test_refusal__is_settled_before_the_records_are_looked_at_and_whatever_comes_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or a table that is too large to be looked at, changes nothing outside."""
+    lab = in_clear(tmp_path)
+    monkeypatch.setattr(screening, "exact_sums", _broken_after_giving(screening.exact_sums))
+    monkeypatch.setattr(screening, "_write", _fails)
+    lab.on_request = _with_other_sums
+    federation = lab.federate()
+    screen(federation)
+    assert findings_of(lab, SITES[0]) is None
+    with pytest.raises(PrivacyError):
+        federation.run_round(1)
+    assert {site for kind, site, _ in lab.refused if kind == "afford"} == {*SITES}
+
+
+def _fails(*_: object) -> Any:
+    raise OSError("no space left")
+
+
+def _broken_after_giving(honest: Any) -> Any:
+    asked: list[str] = []
+
+    def exact(site: Site, paid: Any) -> NDArray[np.int64]:
+        asked.append(site.name)
+        if asked.count(site.name) > 1:
+            raise MemoryError
+        return np.asarray(honest(site, paid))
+
+    return exact
+
+
+def _with_other_sums(kind: str, site: str, message: Message) -> Message:
+    """By them every table is wrong: elsewhere all are far beyond the upper end of each column."""
+    if kind == "compare":
+        sums = np.full(SIZE, 1 << 40)
+        sums[:: SIZE // 2] = 1 << 30
+        content = flower.compare_request(sums, ["x", "y", "z"])
+        return private.with_content(message, content)
+    return message
+
+
+def test_run__that_was_refused_is_refused_when_it_is_resumed_until_its_owner_has_looked(
+    tmp_path: Path,
+) -> None:
+    lab = in_clear(tmp_path)
+    lab.on_request = _with_other_sums
+    screen(lab.federate())
+    path = lab.world.ledger(SITES[0]).parent / screening.FILE
+    kept = json.loads(path.read_text())
+    assert {"age", "pressure"} <= {*kept["grave"][RUN_ID.hex()]}
+    with pytest.raises(PrivacyError):
+        lab.again().federate().run_round(1)
+    path.write_text("{")
+    with pytest.raises(PrivacyError):
+        lab.again().federate().run_round(1)
+    path.write_text(json.dumps(kept))
+    for name in SITES:
+        file = lab.world.site_file(name)
+        looked = "on_findings: refuse\n  known_findings: [age, pressure, label]"
+        file.write_text(file.read_text().replace("on_findings: refuse", looked))
+    assert lab.again().federate().run_round(1).clients.replied == len(SITES)
 
 
 def test_run_without_screening__gives_no_sums(tmp_path: Path) -> None:

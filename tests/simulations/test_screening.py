@@ -129,10 +129,15 @@ def test_owner_who_wants_that__lets_no_such_table_train(tmp_path: Path, ends: st
             run(tmp_path / "run", *asked)
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert result["rounds"] == []
+        with pytest.raises(PrivacyError, match="its owner lets no table train"):
+            run(tmp_path / "run", *asked, "resume=true")
         return
-    result = run(tmp_path / "run", *asked, "privacy.on_exhausted=drop_site")
+    asked = [word for word in asked if word != "evaluation=none"]
+    result = run(tmp_path / "run", *asked, "privacy.on_exhausted=drop_site", "evaluation=private")
     dropped = set(result["rounds"][0]["clients"]["dropped"])
     assert dropped == ({"hungary"} if ends == "drop_site" else set())
+    ledger = (tmp_path / "sites" / "hungary" / "ledger.jsonl").read_text()
+    assert ('"purpose":"evaluation' in ledger) == (ends == "known"), "no such table tests either"
 
 
 @pytest.mark.usefixtures("_archive")
