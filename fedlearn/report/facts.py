@@ -29,7 +29,7 @@ from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, Suspect, sites_of_refused, total_of
-from fedlearn.robust import suspects
+from fedlearn.robust import NotRobust, suspects
 from fedlearn.robust.chance import Chance, chances
 from fedlearn.secagg.graph import Degree, degree_of, part_of
 from fedlearn.secagg.proven_messages import UNPROVED
@@ -190,6 +190,15 @@ class Facts:
         withstood = min(cohort - 2, degree.corrupt if degree else self.fewest - 2)
         sizes = sizes_of(self.config, sites)
         return chances(sizes, withstood, part_of(share, sites), self.config.most_rounds)
+
+    @property
+    def open_to(self) -> str:
+        """What a site that lies could have done, by the rule that the run was held to."""
+        if len(self.result.data.sites) < 2:
+            return ""
+        rule = self.config.robust
+        held = self.result.protection.robust == rule.kind
+        return (rule if held else NotRobust()).open_to
 
     @property
     def fewest(self) -> int:

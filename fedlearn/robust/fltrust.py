@@ -41,6 +41,14 @@ class FlTrust(Grouped):
     floor: Annotated[float, Ge(0)] = 0.5
 
     @property
+    def open_to(self) -> str:
+        """What goes across the direction."""
+        return (
+            "The model goes where the public records teach. What a site that lies sends across "
+            "that is taken with the rest: in a sum of few sites a backdoor can come in that way."
+        )
+
+    @property
     def public_path(self) -> str:
         """As set."""
         return self.public_file

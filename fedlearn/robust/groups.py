@@ -120,6 +120,14 @@ class Groups(Grouped):
 
     kind: Literal["groups"] = "groups"
 
+    @property
+    def open_to(self) -> str:
+        """What half of the groups may bring about."""
+        return (
+            "Sites that lie can turn the model round where they are in half of the groups of most "
+            "rounds, as two of twelve sites are; robust=fltrust, with public records, holds then."
+        )
+
     def together(self, sites: int) -> int:
         """As set."""
         return self.size

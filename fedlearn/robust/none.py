@@ -14,4 +14,9 @@ class NotRobust(Robust):
 
     kind: Literal["none"] = "none"
 
+    @property
+    def open_to(self) -> str:
+        """Everything."""
+        return "Nothing bounds what a site sends: one that lies can put any model in its place."
+
     idle: ClassVar[bool] = True

@@ -20,6 +20,16 @@ class Proofs(Bounds):
     kind: Literal["proofs"] = "proofs"
 
     @property
+    def open_to(self) -> str:
+        """What one site could send."""
+        return (
+            "A site that lies can send as much as an honest one may at the most, noise included, "
+            "in every round, and honest ones send less and less: among few sites it can turn the "
+            "model round. robust=fltrust, with public records, holds against that; "
+            "robust.proofs=true adds the proofs to it."
+        )
+
+    @property
     def proves(self) -> bool:
         """Always."""
         return True

@@ -39,6 +39,12 @@ class Robust:
             """What chooses it: `robust=KIND`."""
 
     @property
+    def open_to(self) -> str:
+        """What a site that lies can still do under it, in a sentence or two for whoever relies on
+        the model; docs/threat-model.md, section 6, has the numbers."""
+        return ""
+
+    @property
     def proves(self) -> bool:
         """Whether every site proves that its update is within the bound, before it is in a sum."""
         return False

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli import main
+from fedlearn.config import compose, to_tree
 from fedlearn.metrics.scores import Calibration, ScoreGroup
 from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile, SiteSize
+from fedlearn.robust import Bounded, FlTrust, NotRobust, Proofs
 from simulations.display import Display
 from tests.simulations.small import table
 
@@ -176,3 +178,23 @@ def test_card__of_an_older_result_says_nothing_of_the_source(run: Path) -> None:
     older_names = [name for name, _ in rows(older)]
     assert "SHA-256 of fedlearn's source" not in older_names
     assert "git commit of fedlearn" not in older_names
+
+
+RULES = {one.kind: one for one in (NotRobust(), Bounded(), Proofs(), FlTrust())}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_limits__say_what_a_lying_site_could_do_under_the_rule_that_held(
+    run: Path, kind: str
+) -> None:
+    """A rule that the aggregation had no use for has held nothing."""
+    result = read_result(run)
+    secagg = "two_server" if RULES[kind].proves else "masked"
+    tree = to_tree(compose(["experiment=medical_heart", f"robust={kind}", f"secagg={secagg}"]))
+    rest = {key: value for key, value in result.config.items() if key not in ("robust", "secagg")}
+    here = {key: tree[key] for key in ("robust", "secagg") if key in tree}  # no defaults
+    result = replace(result, config=rest | here)
+    for held in {kind, "none"}:
+        there = replace(result, protection=replace(result.protection, robust=held))
+        text = " ".join(limits(there))
+        assert [one.kind for one in RULES.values() if one.open_to in text] == [held]
