@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.mechanisms import Privacy, StudyTerms
+from fedlearn.mechanisms.encoding import clipped
 from fedlearn.robust.groups import Grouped, shortened
 
 
@@ -22,9 +23,12 @@ class FlTrust(Grouped):
     and two of them have one in every round, or else all have, each without the part that goes
     against. So no group comes to stand for all while noise turns the others. The change of the
     round goes along the direction at least `floor` times as far as the public records alone would,
-    and no less than that part of what one site may give: the rest of it, in which sites know more
-    than the public records, is taken as it is. With too few sites for three groups a round has one
-    sum of all, which is held to that floor; then nobody is named.
+    and no less than that part of what one site may give. The rest of it, in which sites know more
+    than the public records, goes across the direction at most `across` times as far as these
+    alone would go along it: whatever it is, the model keeps getting better at them, step by small
+    step, and where a model is nearly learned nobody has more say than they have. With too few
+    sites for three groups a round has one sum of all, which is held to the same; then nobody is
+    named.
 
     `public_file` are the public records, of the form of the run's; in a simulation `public` is the
     share of all training records that is public, and belongs to no site.
@@ -39,13 +43,15 @@ class FlTrust(Grouped):
     public_file: str = ""
     public: Annotated[float, Ge(0), Lt(1)] = 0.1
     floor: Annotated[float, Ge(0)] = 0.5
+    across: Annotated[float, Ge(0)] = 1.0
 
     @property
     def open_to(self) -> str:
         """What goes across the direction."""
         return (
             "The model goes where the public records teach. What a site that lies sends across "
-            "that is taken with the rest: in a sum of few sites a backdoor can come in that way."
+            "that is taken up to their own length: in a sum of few sites a backdoor can come in "
+            "that way."
         )
 
     @property
@@ -75,7 +81,8 @@ class FlTrust(Grouped):
     def combined(
         self, changes: NDArray[np.float64], direction: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """By the rule of groups, of those that do not go against `direction`; as far along it."""
+        """By the rule of groups, of those that do not go against `direction`; as far along it, and
+        no further across it, as the public records let it."""
         length = 0.0 if direction is None else float(np.linalg.norm(direction))
         if direction is None or not length:
             return super().combined(changes)
@@ -83,8 +90,9 @@ class FlTrust(Grouped):
         changes = shortened(changes)
         along = changes @ unit
         change = self.middle(_heard(changes, along, unit))
-        missing = self.floor * length - float(change @ unit)
-        return change + max(missing, 0.0) * unit
+        forward = float(change @ unit)
+        rest = clipped(change - forward * unit, self.across * length)
+        return max(forward, self.floor * length) * unit + rest
 
 
 def _heard(

@@ -80,7 +80,8 @@ def _note(row: PoisonRow) -> str:
     """What else is to be said of a cell, in a few words."""
     found = []
     if row.backdoor is not None:
-        found.append(f"backdoor {row.backdoor:.0%}")
+        before = "" if row.backdoor_before is None else f", was {row.backdoor_before:.0%}"
+        found.append(f"backdoor {row.backdoor:.0%}{before}")
     if row.ended:
         found.append("ended")
     if row.refused:

@@ -139,20 +139,22 @@ def test_fltrust__never_rests_on_fewer_than_half_of_the_groups_nor_on_one(count:
 
 
 @settings(max_examples=examples(50), deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0, 2))
+@given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0, 2), st.floats(0, 2))
 def test_fltrust__goes_as_far_along_the_direction_as_its_floor(
-    seed: int, count: int, floor: float
+    seed: int, count: int, floor: float, across: float
 ) -> None:
-    """And changes nothing across it."""
+    """And no further across it than the public records would go along it; else as it is."""
     changes, direction = shortened(changes_of(seed, count)), changes_of(seed + 1, 1)[0]
     length = np.linalg.norm(direction)
-    found = FlTrust(floor=floor, combine="mean").combined(changes, direction)
+    found = FlTrust(floor=floor, across=across, combine="mean").combined(changes, direction)
     unit = direction / length
     assert found @ unit >= floor * length - 1e-9
     with_it = changes[changes @ unit > 0]
     heard = with_it if len(with_it) >= max(2, count / 2) else changes
     mean = heard.mean(axis=0)
-    assert found - (found @ unit) * unit == pytest.approx(mean - (mean @ unit) * unit)
+    rest = mean - (mean @ unit) * unit
+    rest *= min(1.0, across * length / np.linalg.norm(rest))
+    assert found - (found @ unit) * unit == pytest.approx(rest)
 
 
 def test_fltrust__without_a_direction_is_the_rule_over_groups() -> None:
