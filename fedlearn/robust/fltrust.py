@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.mechanisms import Privacy, StudyTerms
-from fedlearn.mechanisms.encoding import clipped
+from fedlearn.mechanisms.norms import clipped
 from fedlearn.robust.groups import Grouped, shortened
 
 
