@@ -130,7 +130,11 @@ def uint(width: int) -> Wire:
 
 def table(width: int) -> Wire:
     """Values of so many bytes by name."""
-    return Wire(write_table, lambda reader: read_table(reader, width))
+
+    def read(reader: Reader) -> dict[str, bytes]:
+        return read_table(reader, width)
+
+    return Wire(write_table, read)
 
 
 class Record(Protocol):
@@ -150,10 +154,11 @@ class Record(Protocol):
 
 def record(kind: type[Record]) -> Wire:
     """One record."""
-    return Wire(
-        lambda writer, one: writer.raw(one.to_bytes()),
-        lambda reader: kind.from_bytes(reader.raw(kind.SIZE)),
-    )
+
+    def read(reader: Reader) -> Record:
+        return kind.from_bytes(reader.raw(kind.SIZE))
+
+    return Wire(lambda writer, one: writer.raw(one.to_bytes()), read)
 
 
 def records(kind: type[Record]) -> Wire:
