@@ -20,5 +20,5 @@ class Bounded(Bounds):
         return (
             "Of a sum of few sites a bound on the sum bounds no single one: a site that lies can "
             "send as much as all of them together, and turn the model round. Of the rules that see "
-            "no single update robust=fltrust, with public records, holds against that."
+            "no single update robust=fltrust, with public records, leaves least of that."
         )

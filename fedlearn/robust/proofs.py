@@ -25,7 +25,7 @@ class Proofs(Bounds):
         return (
             "A site that lies can send as much as an honest one may at the most, noise included, "
             "in every round, and honest ones send less and less: among few sites it can turn the "
-            "model round. robust=fltrust, with public records, holds against that; "
+            "model round. robust=fltrust, with public records, leaves least of that; "
             "robust.proofs=true adds the proofs to it."
         )
 

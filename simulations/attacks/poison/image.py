@@ -80,7 +80,7 @@ def _note(row: PoisonRow) -> str:
     """What else is to be said of a cell, in a few words."""
     found = []
     if row.backdoor is not None:
-        before = "" if row.backdoor_before is None else f", was {row.backdoor_before:.0%}"
+        before = "" if row.backdoor_before is None else f" ({row.backdoor_before:.0%})"
         found.append(f"backdoor {row.backdoor:.0%}{before}")
     if row.ended:
         found.append("ended")
@@ -111,7 +111,7 @@ def _foot(axes: Axes, height: float) -> None:
         left += 0.6 + 0.075 * len(name)
     axes.text(
         0.15, top + 0.42,
-        "Backdoor: marked records with the wrong answer. Refused: rounds. Named: the liars and "
-        "nobody else. Ended: refused too often.",
+        "Backdoor: marked records with the wrong answer (before). Refused: rounds. Named: the "
+        "liars and nobody else. Ended: refused too often.",
         size=8, color=_MUTED,
     )  # fmt: skip
