@@ -114,6 +114,12 @@ class _Module(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        before = self._scope
+        self._scope = (*before, "<lambda>", "<locals>")
+        self.visit(node.body)
+        self._scope = before
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value:
             self.visit(node.value)
@@ -291,7 +297,7 @@ UNFUZZED: Final = {
         "fedlearn/flower/apps/local.py:room_above", "fedlearn/models/custom.py:function_of",
     ),
     _LINK: (
-        "server/superlink/endpoint.py:LinkGrid._exchange",
+        "server/superlink/endpoint.py:LinkGrid._exchange.<locals>.<lambda>",
         "server/superlink/endpoint.py:LinkGrid._received",
         "server/superlink/endpoint.py:LinkGrid._send",
         "server/superlink/endpoint.py:LinkGrid.pull_messages",
