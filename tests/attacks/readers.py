@@ -262,7 +262,7 @@ UNFUZZED: Final = {
         "server/superlink/callers.py:_who",
     ),
     _OWN: (
-        "clients/feature_cache.py:_store", "clients/screening.py:_found",
+        "clients/feature_cache.py:_store", "clients/screening.py:compare",
         "fedlearn/config/decoding.py:_adapter",
         "fedlearn/core/settings.py:_rules", "fedlearn/crypto/keyring.py:new_identity",
         "fedlearn/data/datasets/heart.py:_split", "fedlearn/privacy/discrete.py:_thresholds",
