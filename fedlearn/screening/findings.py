@@ -274,11 +274,15 @@ class _Contrast:
 
 def _of_choice(layout: ScreeningLayout, rows: Rows, at: int, there: _Contrast) -> tuple[float, int]:
     """The variance that the choice of the own records gives the difference between their means
-    along `there`, and its degrees of freedom (Welch 1947, by the smaller part alone)."""
+    along `there`, and its degrees of freedom (Welch 1947, by the smaller part alone).
+
+    Neither part varies less than all records together: a few that are alike say nothing of that.
+    """
     features, labels = rows
     score = layout.added(features)[:, 1:] @ there.values
-    parts = score[labels == at], score[labels != at]
-    return sum(float(np.var(one, ddof=1)) / len(one) for one in parts), min(map(len, parts)) - 1
+    parts, least = (score[labels == at], score[labels != at]), float(np.var(score, ddof=1))
+    found = sum(max(float(np.var(one, ddof=1)), least) / len(one) for one in parts)
+    return found, min(map(len, parts)) - 1
 
 
 # --- shares --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from scipy import stats
 from fedlearn.screening import TableFinding, findings
 from fedlearn.screening.findings import _Contrast, _of_form
 from tests.effort import examples
-from tests.fedlearn.screening.tables import AGE, DOSE, GAP, WARD, Records, drawn, squash
+from tests.fedlearn.screening.tables import AGE, DOSE, GAP, MALE, WARD, Records, drawn, squash
 
 ALARM = 0.01
 NOISE = 6.0
@@ -161,6 +161,30 @@ def test_choice_of_records__swaps_no_labels_as_rarely_as_was_said() -> None:
         found = findings(own.table(), there, ALARM * 10, own.rows)
         alarms += any(one.kind == "labels" for one in found)
     assert alarms <= stats.binom.isf(1e-6, runs, ALARM * 10)
+
+
+def few_ill(rng: np.random.Generator, count: int, ill: int, male: float) -> Records:
+    """So many ill people, among whom men are three times as frequent; else they are all alike."""
+    labels = (np.arange(count) < ill).astype(np.int64)
+    features = drawn(rng, count).features
+    features[:, MALE] = np.where(rng.random(count) < male * (1 + 2 * labels), 1.0, 0.0)
+    features[:, [AGE, DOSE, GAP, WARD]] = 0.0
+    return Records(features, labels)
+
+
+@pytest.mark.parametrize(("count", "ill", "male"), [(1000, 5, 0.1), (5000, 10, 0.05)])
+def test_few_of_a_class__among_whom_something_rare_is_not_have_no_swapped_labels(
+    count: int, ill: int, male: float
+) -> None:
+    """It goes with the class as it does elsewhere; of a few there is nobody a sixth of the time."""
+    rng, runs = np.random.default_rng(0), examples(600)
+    there = few_ill(rng, 4000, 2000, male).table()
+    alarms = 0
+    for _ in range(runs):
+        own = few_ill(rng, count, ill, male)
+        found = findings(own.table(), there, ALARM, own.rows)
+        alarms += any(one.kind == "labels" for one in found)
+    assert alarms <= stats.binom.isf(1e-6, runs, ALARM)
 
 
 # --- variances, by drawing -------------------------------------------------------------------
