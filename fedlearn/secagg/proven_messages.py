@@ -129,7 +129,10 @@ class Verdicts:
 
     @classmethod
     def read(cls, reader: Reader) -> Verdicts:  # noqa: D102
-        table = read_table(reader, reader.uint(4))
+        width = reader.uint(4)
+        table = read_table(reader, width)
+        if width and not table:
+            raise ValueError("rows of some width, and none of them")
         return cls(table=table, packed=reader.view(reader.uint(8)))
 
 

@@ -363,3 +363,8 @@ def test_messages__are_canonical() -> None:
             decode(kind, data + b"\0", context)
         with pytest.raises(ValueError, match="another round"):
             decode(kind, data, os.urandom(32))
+    nothing = encode(Verdicts(table={}, packed=memoryview(b"")), context)
+    assert encode(decode(Verdicts, nothing, context), context) == nothing
+    at = len(nothing) - 8 - 4 - 4  # a length of nothing, no rows, and their width
+    with pytest.raises(ValueError, match="none of them"):
+        decode(Verdicts, nothing[:at] + b"\0\0\0\x05" + nothing[at + 4 :], context)
