@@ -204,7 +204,9 @@ class Facts:
     def fewest(self) -> int:
         """Sites in a sum that is opened."""
         masks = _masks_of(self.config, self.cohort)
-        return self.config.secagg.least if masks is None else masks.min_cohort
+        if masks is not None:
+            return masks.min_cohort
+        return max(self.config.secagg.least, self.config.privacy.fewest(self.cohort))
 
     # --- data and model ---
 
