@@ -541,6 +541,26 @@ def test_second_server__that_opens_fewer_than_the_noise_counts_on_is_not_believe
         federation.run_round(1)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_second_server__that_lies_of_whom_it_can_open_chooses_who_is_in_the_sum(
+    tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to the least, for nobody else can open a seed: with two sites it knows the third's part.
+    It cannot do so unseen, and every site pays once for what has left it."""
+    lab = Helped.of(tmp_path, f"robust={rule}", sites=FIVE)
+    federation, honest = lab.federate(), ProvingHelper._unsealed
+    out = ("doum", "elder")
+
+    def lying(self: ProvingHelper, name: str, sealed: bytes, context: bytes) -> bytes | None:
+        return None if name in out else honest(self, name, sealed, context)
+
+    monkeypatch.setattr(ProvingHelper, "_unsealed", lying)
+    entry = federation.run_round(1)
+    assert entry.clients.replied == 3
+    assert entry.clients.dropped == dict.fromkeys(out, UNOPENED)
+    assert {lab.spent_at(site) for site in FIVE} == {1}
+
+
 # --- its file ------------------------------------------------------------------------
 
 
