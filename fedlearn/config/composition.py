@@ -268,6 +268,8 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
             f"{override}: cannot be read{why}; a value with signs in it is put in quotes "
             f"(\"{key}='...'\"), a mapping with such names is written name by name ('KEY.NAME=...')"
         )
+    if line.startswith("Cannot merge DictConfig with"):
+        return f"{override}: must be a mapping, written name by name ('{key}.NAME=...')"
     return f"{override}: {line}"
 
 

@@ -106,7 +106,7 @@ def collected(found: list[str], before: str = "") -> Iterator[None]:
 
 @contextmanager
 def prefixed(before: object) -> Iterator[None]:
-    """Put `before: ` before every problem of a ConfigError."""
+    """Put `before` and a colon before every problem of a ConfigError."""
     try:
         yield
     except ConfigError as error:

@@ -351,7 +351,7 @@ def _alone(plan: PrivacyPlan, part: EvaluationPlan | None) -> float | None:
     return None if part is None else account(part.events, plan.delta, unit=plan.unit)
 
 
-_BESIDE_THE_MODEL: Final = ("tests", "screening", "before_training")
+_BESIDE_THE_MODEL: Final = ("tests", "screening", "before_training", "public")
 
 
 def beside_the_model(config: RunConfig) -> str:

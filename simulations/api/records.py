@@ -76,6 +76,8 @@ def _pair(site: str, value: Any) -> tuple[Any, Any]:
         return _array(x, f"site {site}: features"), _array(y, f"site {site}: labels")
     try:
         pairs = [value[i] for i in range(len(value))]
+        if odd := [type(pair).__name__ for pair in pairs if isinstance(pair, str | Mapping)]:
+            raise TypeError(f"it is a {odd[0]}")
         x, y = zip(*pairs, strict=True) if pairs else ((), ())
         return np.stack([*map(_array, x)]) if x else np.zeros((0, 1)), np.array([*map(_array, y)])
     except (TypeError, ValueError) as error:

@@ -184,6 +184,7 @@ def test_study__of_one_class_has_nothing_to_learn() -> None:
      ({"a": table(), "b": table()[:0]}, {"label": "ill"}, "site b: no records"),
      ({"a": table(), "b": table()}, {"label": "gone"}, "^label: no column 'gone' in data;"),
      ({"a": DataLoader(TensorDataset(torch.rand(4, 3), torch.ones(4)))}, {}, r"its `\.dataset`"),
+     ({"a": [{"x": 1.0, "y": 1}] * 4}, {}, r"no pair \(x, y\) .* \(it is a dict\)"),
      (three(), {"name": "../x"}, "name='../x': is no plain name"),
      (three(), {"name": ""}, "is no plain name"), (three(), {"name": 3}, "is no plain name"),
      (table(), {"label": "ill"}, "^site: name the column that says whose a row is"),
@@ -195,7 +196,7 @@ def test_study__of_one_class_has_nothing_to_learn() -> None:
      (pd.concat({"x": table()}, axis=1), {"label": "ill", "site": "hospital"}, "2 levels"),
      (pd.concat([table(), table()], axis=1), {"label": "ill", "site": "hospital"}, "two columns"),
      (table().assign(born=pd.Timestamp("2020-02-03")), {"label": "ill", "site": "hospital"},
-      r"drop it \(drop=\.\.\.\), or .*\(deidentify=\{\"years\": \.\.\.\}\)"),
+      r"drop it \(drop=\.\.\.\), or .*\(deidentify=\{\"years\": \{\"NAME\": 1\}\}\)"),
      ({"a": table().assign(x=[[1], "a", 2] * 20)}, {"label": "ill"}, "column x"),
      ({"a": "nowhere.csv"}, {"label": "ill"}, "nowhere.csv: cannot be read")],
 )  # fmt: skip

@@ -242,6 +242,11 @@ def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
                 f"column {column.name!r}: numbers with a sign between thousands, as in "
                 f"{column.categories[0]}; write them without"
             )
+        elif _has_many_values(column) and columns.has_commas(table.cells(column.name)):
+            yield (
+                f"column {column.name!r}: numbers with a comma, as in {column.categories[0]}, "
+                "where other columns have a point; write all in one way"
+            )
         elif _has_many_values(column):
             yield (
                 f"column {column.name!r}: {column.distinct} different values; "

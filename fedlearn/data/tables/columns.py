@@ -139,7 +139,7 @@ def remedy(identifier: str) -> str:
     if identifier == _COUNTS_ROWS:
         return "drop it (scenario.drop)"
     if "date" in identifier:
-        return "drop it (scenario.drop), or keep the year alone (scenario.deidentify.years)"
+        return "drop it (scenario.drop), or keep the year alone (scenario.deidentify.years.NAME=1)"
     return "drop it (scenario.drop), or hash it with the site's key (scenario.deidentify.hash)"
 
 
@@ -158,3 +158,8 @@ def groups_thousands(cells: Cells) -> bool:
     They are not read as numbers: 1.500 may be fifteen hundred or one and a half.
     """
     return _are_mostly(cells, _GROUPED)
+
+
+def has_commas(cells: Cells) -> bool:
+    """Whether most cells are numbers with a comma, as 0,5."""
+    return _are_mostly(cells, r"[+-]?\d+,\d+")

@@ -34,6 +34,11 @@ from fedlearn.tasks import SeriesInput, TableInput, TaskConfig
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
 
+_NO_TIMES = (
+    " or a date as 2026-01-31: nothing in it is; write dates so, or name a column of numbers in "
+    "scenario.time"
+)
+
 Rows = Mapping[str, NDArray[np.int64]]
 """The rows of every record in the order of their times; records as they first appear."""
 
@@ -140,7 +145,8 @@ def _row_problems(
     if absent := [i for i, owner in enumerate(owners) if owner in config.missing]:
         yield f"{where} {config.record!r}: {table.places(absent)}: does not say whose row it is"
     if wrong := [int(i) for i in np.flatnonzero(np.isnan(times))]:
-        yield f"{where} {config.time!r}: {table.places(wrong)}: not {what}, as others are"
+        way = _NO_TIMES if len(wrong) == len(times) else ", as others are"
+        yield f"{where} {config.time!r}: {table.places(wrong)}: not {what}{way}"
     seen: set[tuple[str, float]] = set()
     twice = []
     for i, at in enumerate(zip(owners, times.tolist(), strict=True)):

@@ -144,6 +144,8 @@ class ClippedGradients:
     def _recorded(
         self, per_sample_loss: Callable[[], Tensor]
     ) -> tuple[Mapping[str, Contribution], Tensor, Mapping[str, int]]:
+        if not callable(per_sample_loss):
+            raise TypeError("give a function that runs the model, as in step(lambda: loss(...))")
         with Tape(self._model, self._layers) as tape:
             losses = per_sample_loss()
             _check_losses(losses)

@@ -47,6 +47,8 @@ def tried(model: nn.Module, layers: Sequence[Layer], per_sample_loss: Callable[[
         again = per_sample_loss()
         counted = left_alone(len(losses), device)
         found = tape.backward(torch.where(counted, again, 0))
+    if not found:
+        raise ValueError("the losses come of no layer of this model; run the model that was given")
     with torch.no_grad():
         single = tape.coarsest <= torch.finfo(torch.float32).eps and device.type == "cpu"
         close = _CLOSE if single else _COARSE

@@ -183,6 +183,15 @@ def test_sift__knows_the_keys_of_what_is_chosen_wherever_that_stands() -> None:
     assert problem == "scenario.lable=z: unknown key; did you mean scenario.label?"
 
 
+def test_sift__says_how_a_mapping_is_written_where_there_is_a_list() -> None:
+    (found,) = sift(["scenario=csv", "scenario.deidentify.years=[born]"]).found
+    assert found.endswith("written name by name ('scenario.deidentify.years.NAME=...')")
+    assert (
+        "scenario.deidentify.years.born=1"
+        in sift(["scenario=csv", "scenario.deidentify.years.born=1"]).good
+    )
+
+
 def test_sweep__of_an_own_name_has_a_point_for_each_value() -> None:
     key = "scenario.scaling.columns.Größe (cm)"
     points = points_of([*OWN, f"{key}=[0,200],[0,250]"])

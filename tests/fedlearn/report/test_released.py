@@ -8,7 +8,7 @@ import pytest
 
 from fedlearn.config import compose
 from fedlearn.data.tables.schema import ColumnShape, reported
-from fedlearn.report.facts import Setup, record_of
+from fedlearn.report.facts import Setup, beside_the_model, record_of
 from fedlearn.tasks import ImageInput, SeriesInput, TableInput
 
 OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=died"]
@@ -44,6 +44,15 @@ def test_before_training__is_silent_on_public_data_and_names_classes_of_ones_own
     assert before_training(["scenario=heart"]) == ""
     texts = ["scenario=text", "scenario.path=a.csv", "scenario.label=kind", "model=text"]
     assert "the names of the classes" in before_training(texts)
+
+
+def test_public_records__that_are_taken_from_those_of_the_run_are_outside_of_its_promise() -> None:
+    said = beside_the_model(compose(["experiment=medical_heart", "robust=fltrust"]))
+    assert "10 percent of all training records were taken as public" in said
+    assert "no promise is for them" in said
+    of_a_file = ["experiment=medical_heart", "robust=fltrust", "robust.public_file=public.csv"]
+    for words in (of_a_file, ["experiment=medical_heart"]):
+        assert "taken as public" not in beside_the_model(compose(words))
 
 
 def test_record_of__says_that_a_record_over_time_is_protected_as_a_whole() -> None:

@@ -34,7 +34,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> ResultFile:
     return simulated(tmp_path_factory.mktemp("honest"))
 
 
-def test_checks__of_an_honest_run_hold_and_stand_in_its_result(honest: ResultFile) -> None:
+def test_checks__of_an_honest_run_hold_and_stand_in_its_result(
+    honest: ResultFile, caplog: pytest.LogCaptureFixture
+) -> None:
     assert honest.audit
     names = [check.name for check in honest.audit.checks]
     assert len(names) == len(set(names)) == 16
@@ -42,6 +44,7 @@ def test_checks__of_an_honest_run_hold_and_stand_in_its_result(honest: ResultFil
     assert honest.audit.verdict == "consistent with the promise"
     for _ in range(3):
         assert broken(honest) == {}
+    assert not caplog.records  # what the audit makes up is nothing to warn of
     report = (Path(honest.config["out"]) / "report.html").read_text()
     assert "no two layers have the same noise" in report
 

@@ -195,6 +195,15 @@ def test_check__knows_a_record_number_in_any_order_and_a_sign_between_thousands(
     assert report.labels[0] == "gravité"
 
 
+def test_check__says_that_numbers_are_written_in_two_ways(tmp_path: Path) -> None:
+    rows = [f"{100 + i * 7 % 61}.5;{i // 9},{i % 9}5;{'ab'[i % 2]}" for i in range(130)]
+    report = check(write(tmp_path, "\n".join(["Druck;Dosis;ill", *rows])))
+    assert report.problems == (
+        "column 'Dosis': numbers with a comma, as in 0,05, where other columns have a point; "
+        "write all in one way",
+    )
+
+
 def test_check__says_how_large_sites_are_so_that_steps_are_of_usual_size(tmp_path: Path) -> None:
     rows = [f"{20 + i % 50}.5,{'nnns'[i % 4]},{i % 3 % 2}" for i in range(4000)]
     by_site = check(write(tmp_path, "\n".join(["age,clinic,outcome", *rows])))

@@ -103,7 +103,7 @@ def test_csv__takes_a_treated_column_for_what_it_now_is(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         loaded(csv(tmp_path))
     assert "'patient_id': its name says a record number" in str(caught.value)
-    assert "scenario.deidentify.years" in str(caught.value).splitlines()[1]
+    assert "scenario.deidentify.years.NAME=1" in str(caught.value).splitlines()[1]
     ways = Deidentify(hash=("patient_id",), key=str(tmp_path / "k"), years={"dob": 10})
     pool = loaded(csv(tmp_path, deidentify=ways))
     names = ("dob", "age", "patient_id")

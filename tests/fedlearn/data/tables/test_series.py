@@ -149,6 +149,13 @@ def test_series__names_rows_that_fit_no_record(tmp_path: Path, more: list[str], 
         read(tmp_path, [*ROWS, *more])
 
 
+def test_series__says_how_dates_are_written_where_no_time_is_read(tmp_path: Path) -> None:
+    rows = [row.split(",") for row in ROWS]
+    german = [",".join([row[0], f"{1 + i:02}.03.2026", *row[2:]]) for i, row in enumerate(rows)]
+    with pytest.raises(DataError, match=r"not a number or a date as 2026-01-31: nothing in it is"):
+        read(tmp_path, german)
+
+
 def test_series__says_that_two_records_are_alike(tmp_path: Path) -> None:
     copy = [row.replace("p2", "p5") for row in ROWS if row.startswith("p2")]
     assert any("1 records hold what another record" in n for n in read(tmp_path, ROWS + copy).notes)

@@ -111,6 +111,20 @@ def test_engine__refuses_losses_that_do_not_depend_on_the_model() -> None:
         ClippedGradients(nn.Linear(4, 3), clip_norm=1.0).step(lambda: torch.ones(2))
 
 
+def test_engine__refuses_losses_of_another_model() -> None:
+    other = nn.Linear(4, 3)
+    clipper = ClippedGradients(nn.Linear(4, 3), clip_norm=1.0)
+    with pytest.raises(ValueError, match="come of no layer of this model"):
+        clipper.step(lambda: other(torch.ones(2, 4)).sum(1))
+
+
+def test_engine__refuses_losses_that_were_computed_before() -> None:
+    model = nn.Linear(4, 3)
+    losses = model(torch.ones(2, 4)).sum(1)
+    with pytest.raises(TypeError, match=r"a function that runs the model.*lambda"):
+        ClippedGradients(model, clip_norm=1.0).step(losses)  # type: ignore[arg-type]
+
+
 def test_engine__refuses_ids_that_samples_share() -> None:
     table = nn.Embedding(5, 4)
     x = torch.ones(3, 5, 4)
