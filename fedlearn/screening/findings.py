@@ -114,7 +114,8 @@ def findings(
     `rows` are the records behind `own` where whoever asks has them, and it has no noise.
 
     Guarantees: where no null hypothesis is violated there is a finding with a chance of at most
-    `alarm`, over the noise, and with `rows` over the choice of the own records.
+    `alarm`, over the noise, and with `rows` over the choice of the own records as well, of units as
+    far as their means follow Student's law (docs/privacy.md says where they do not).
     """
     if own.records <= 0 or others.records <= 0:
         return []

@@ -23,8 +23,9 @@ class SumScreening:
     """Sums over training records, of classes and of where they stand in each column.
 
     `share` is what they get of the squared signal-to-noise ratio of the privacy budget. `alarm` is
-    the chance, for a site and run, that noise or the choice of its own records makes something of a
-    table with which nothing is wrong.
+    the chance, for a site and run, that noise makes something of a table with which nothing is
+    wrong. At home the choice of the own records is in it as well, of units by Student's law: with
+    fewer than forty records of a column that has hardly more than one value it may be more.
     """
 
     kind: Literal["sums"] = "sums"
