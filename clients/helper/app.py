@@ -85,9 +85,9 @@ def _check_approved(file: HelperFile, context: Context) -> None:
     terms = secret_bytes(offered["terms"]).hex() if offered else ""
     config = str(context.run_config.get("config", ""))
     if terms in file.approved:
-        asked.forget(file.state, config)
+        asked.forget(file.state, terms, config)
         return
-    path = asked.keep(file.state, config)
+    path = asked.keep(file.state, terms, config)
     log.warning("the terms %s are not approved: see %s, then `approved`", terms, path)
     raise ConfigError(f"its owner has not approved the terms {terms}; ask for that and start again")
 

@@ -1,8 +1,9 @@
 """The config of a study that the owner of a second server has not approved yet, to be looked at.
 
-It is the coordinator's, and of nobody's records, but not everybody's to read: a private file in
-the helper's own folder. It goes once its terms are approved, and is not kept for longer than a
-month.
+Its hash stands beside it, for whoever approves of a hash approves of this config and of no other
+that a coordinator has shown before or after. It is the coordinator's, and of nobody's records, but
+not everybody's to read: a private file in the helper's own folder. It goes once its terms are
+approved, and is not kept for longer than a month.
 """
 
 from __future__ import annotations
@@ -25,18 +26,25 @@ def path_in(state: Path) -> Path:
     return state / "asked.json"
 
 
-def keep(state: Path, config: str) -> Path:
-    """Write a config down, in the place of the one before; where."""
+def keep(state: Path, terms: str, config: str) -> Path:
+    """Write a config down, which is JSON, with the `terms` that it stands for; where.
+
+    In the place of the one before.
+    """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(path_in(state), config.encode(), PRIVATE)
+    write_atomically(path_in(state), _text(terms, config), PRIVATE)
     return path_in(state)
 
 
-def forget(state: Path, config: str) -> None:
+def _text(terms: str, config: str) -> bytes:
+    return f'{{"terms": "{terms}", "config": {config}}}'.encode()
+
+
+def forget(state: Path, terms: str, config: str) -> None:
     """Remove this config, which is approved now, and whatever has been there for too long."""
     path = path_in(state)
     with contextlib.suppress(FileNotFoundError):
-        if path.read_bytes() == config.encode():
+        if path.read_bytes() == _text(terms, config):
             path.unlink()
     forget_old(state)
 

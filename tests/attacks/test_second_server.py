@@ -23,7 +23,7 @@ from clients.helper.app import HELPER_FILE
 from clients.helper.app import app as helper_app
 from fedlearn.cli import main
 from fedlearn.config import RunConfig
-from fedlearn.config.study import sign_run
+from fedlearn.config.study import sign_run, study_hash, study_text
 from fedlearn.core.errors import ConfigError, PrivacyError, ProtocolError
 from fedlearn.core.files import PRIVATE
 from fedlearn.crypto.identity import Identity
@@ -187,10 +187,23 @@ def test_helper__says_no_to_terms_that_its_owner_has_not_approved(lab: Helped) -
     with pytest.raises(ProtocolError, match=r"notary.*has not approved the terms") as caught:
         lab.federate()
     assert lab.config.terms.hex() in str(caught.value)
-    assert json.loads(lab.asked.read_text())["robust"]["kind"] == "proofs"
+    told = json.loads(lab.asked.read_text())
+    assert (told["terms"], told["config"]["robust"]["kind"]) == (lab.config.terms.hex(), "proofs")
     assert stat.S_IMODE(lab.asked.stat().st_mode) == PRIVATE
     assert [path.name for path in lab.asked.parent.iterdir()] == ["asked.json"]
     assert not lab.opened()
+
+
+def test_coordinator__that_shows_one_study_after_another_gets_no_hash_beside_the_wrong_one(
+    lab: Helped,
+) -> None:
+    """Whom it asks to approve of the first, when the second is there to be looked at, sees it."""
+    approve(lab.world, "ab" * 32)
+    for config in (replace(lab.config, rounds=300), lab.config):
+        with pytest.raises(ProtocolError, match=f"has not approved the terms {config.terms.hex()}"):
+            lab.again(config).federate()
+        told = json.loads(lab.asked.read_text())
+        assert study_hash(study_text(told["config"])).hex() == told["terms"] == config.terms.hex()
 
 
 def test_study__that_was_asked_for_is_kept_until_it_is_approved_or_old(lab: Helped) -> None:

@@ -55,7 +55,8 @@ def test_terms__that_its_owner_has_not_approved_end_the_run_before_a_site_joins(
     assert "notary" in said
     assert "has not approved the terms" in said
     asked = json.loads((stage.world.root / NOTARY / "state" / "asked.json").read_text())
-    assert asked["robust"]["kind"] == "proofs"
+    assert asked["config"]["robust"]["kind"] == "proofs"
+    assert f"has not approved the terms {asked['terms']}" in said
 
 
 def test_run__with_a_helper_of_another_organisation_is_proved_and_summed(stage: Stage) -> None:
