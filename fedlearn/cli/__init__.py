@@ -8,15 +8,19 @@ log file.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Final
 
 from fedlearn.cli.parser import parse
 from fedlearn.core.code import check_packages
-from fedlearn.core.errors import FedlearnError, StoppedError
+from fedlearn.core.errors import DataError, FedlearnError, StoppedError
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone, as `head` does; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _no_room(error) if error.errno in _FULL else _bug(error)
     except Exception as error:  # noqa: BLE001  (the last line of defence against a traceback on screen)
         return _bug(error)
 
@@ -53,6 +59,15 @@ def _say_anything() -> None:
 def _complain(message: str) -> None:
     for line in message.splitlines():
         print(f"fedlearn: {line}", file=sys.stderr)
+
+
+def _no_room(error: OSError) -> int:
+    where = f"{error.filename}: " if error.filename else ""
+    _complain(
+        f"{where}{error.strerror}; make room for it. What was done is kept: a run goes on with "
+        "resume=true, anything else with the same command"
+    )
+    return DataError.exit_code
 
 
 def _bug(error: Exception) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,25 @@ def test_data__lists_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "hospital" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path)]) == 5
     assert main(["data", "fetch", "nothing"]) == 2
+
+
+@pytest.mark.usefixtures("heart_archive")
+@pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk__is_said_as_such_and_is_no_bug(
+    problem: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace = os.replace
+
+    def full(made: Path, path: Path) -> None:
+        if Path(path).name == "result.json":
+            raise OSError(problem, os.strerror(problem))
+        replace(made, path)
+
+    monkeypatch.setattr(os, "replace", full)  # where every file of a run gets its name
+    assert main(["simulate", HEART, f"out={tmp_path / 'run'}", "rounds=1"]) == 5
+    said = capsys.readouterr().err
+    assert f"{os.strerror(problem)}; make room" in said
+    assert "bug" not in said
