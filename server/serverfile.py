@@ -92,8 +92,9 @@ def load(path: Path) -> ServerFile:
         ConfigError: with every problem, one line each, by dotted path.
     """
     folder = path.absolute().parent
+    tree = yaml_file.read(path)
     with prefixed(path):
-        text = decode(_Text, json.dumps(yaml_file.read(path)))
+        text = decode(_Text, json.dumps(tree))
         match = _LISTEN.fullmatch(text.listen)
         if match is None or not 0 < int(match["port"]) < 65536:
             raise ConfigError([f"listen={text.listen}: must be host:port"])

@@ -685,6 +685,7 @@ def test_own_model__takes_nothing_of_ours(tmp_path: Path) -> None:
     assert resumed.returncode == 2
     (problem,) = resumed.stderr.splitlines()
     assert problem.startswith("fedlearn: model.sha256: differs from the run in ")
+    assert problem.endswith("choose another out= for another run")
     changed = Work(tmp_path).command("predict", "model", "table.csv")
     assert changed.returncode == 2
     assert "the source of my_models:wide has changed" in changed.stderr

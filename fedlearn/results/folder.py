@@ -122,7 +122,8 @@ class RunFolder:
         before, now = self.essence(to_tree(decode(RunConfig, text))), self.essence(to_tree(config))
         if changed := list(_changed(before, now)):
             raise ConfigError(
-                [f"{key}: differs from the run in {self.path}, which resume=true continues"
+                [f"{key}: differs from the run in {self.path}, which resume=true continues; "
+                 "say the same, or choose another out= for another run"
                  for key in changed]
             )  # fmt: skip
 

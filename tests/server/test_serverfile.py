@@ -62,6 +62,13 @@ def test_serverfile__refuses_wrong_and_missing_keys_by_name(
         serverfile.load(path)
 
 
+def test_serverfile__that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    with pytest.raises(ConfigError) as caught:
+        serverfile.load(path)
+    assert str(caught.value) == f"{path}: cannot be read (No such file or directory)"
+
+
 def test_federation__lists_all_that_does_not_belong_together(tmp_path: Path) -> None:
     world = make_world(tmp_path, ("a", "b", "c"))
     keys = world.coordinator / "keys"
