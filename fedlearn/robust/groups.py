@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError
@@ -42,7 +42,7 @@ class Grouped(Bounds):
 
     size: Annotated[int, Ge(3)] = 3
     combine: Combine = "trimmed_mean"
-    trim: Annotated[float, Ge(0)] = 0.25
+    trim: Annotated[float, Ge(0), Lt(0.5)] = 0.25
     alarm: Probability = 1e-3
     repeats: Natural = 8
     proofs: bool = False

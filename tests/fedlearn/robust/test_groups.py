@@ -198,6 +198,13 @@ def test_config__that_groups_cannot_be_had_with_is_refused(words: list[str], pro
     assert any(problem in line for line in caught.value.problems)
 
 
+@pytest.mark.parametrize("rule", ["groups", "fltrust"])
+def test_trim__of_half_or_more_at_each_end_leaves_nothing_and_is_refused(rule: str) -> None:
+    words = ("experiment=medical_heart", f"robust={rule}", "partition=iid")
+    with pytest.raises(ConfigError, match=r"robust\.trim=0\.5: must be < 0\.5"):
+        compose([*words, "partition.num_sites=12", "robust.trim=0.5"])
+
+
 @pytest.mark.parametrize("way", ["bounded", "fltrust", "proofs"])
 def test_groups__that_are_not_three_are_refused_with_the_ways_out(way: str) -> None:
     config = compose([*HEART])
