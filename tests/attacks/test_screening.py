@@ -146,7 +146,8 @@ def test_site__compares_once_so_that_no_search_finds_its_own_sums(
 def in_clear(tmp_path: Path) -> Lab:
     """Sites to which anything can be sent."""
     policy = f"{STRICT}  on_findings: refuse\n".replace("sealed", "null")
-    return Lab.make(tmp_path, *COLUMNS, "transport=plain", policy=policy)
+    words = (*COLUMNS, "screening.share=0.5", "transport=plain")
+    return Lab.make(tmp_path, *words, policy=policy, rows=240)  # where noise hides nothing
 
 
 def test_refusal__is_settled_before_the_records_are_looked_at_and_whatever_comes_of_that(
