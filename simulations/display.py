@@ -18,6 +18,7 @@ from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, RoundResult, total_of
 from fedlearn.tasks import metric_called
 from server.federation import Federation
+from simulations.run import findings
 
 
 class Display:
@@ -95,11 +96,13 @@ class Display:
         terminal.show(self.console, final_table(result))
         if sentence := task_of(result).warning(result.final.evaluate):
             self.note(sentence)
+        folder = Path(str(result.config["out"]))
+        for sentence in findings(folder):
+            self.note(sentence)
         self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.
         from fedlearn.report.page import write_report
 
-        folder = Path(str(result.config["out"]))
         report, data = shortest(write_report(folder)), shortest(folder / "result.json")
         self.console.print(f"\n[bold]{escape(report)}[/] shows it, {escape(data)} holds all of it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import assert_never
 
 from flwr.clientapp import ClientApp
 
+from clients import screening
 from clients.app import app as honest
 from clients.owner import owned_ledgers
 from clients.records import Choice, simulated_notes, simulated_sites
@@ -134,6 +136,16 @@ def notes(config: RunConfig) -> tuple[str, ...]:
         DataError: the records cannot be read.
     """
     return simulated_notes(with_absolute_paths(config, Path.cwd()))
+
+
+def findings(folder: Path) -> tuple[str, ...]:
+    """What sites of a simulation in `folder` have found in their own tables by `screening=sums`, in
+    sentences for who owns them all."""
+    return tuple(
+        f"site {path.parent.name}: {one['column'] or 'label'}: {one['text']}"
+        for path in sorted(folder.glob(f"sites/*/{screening.FILE}"))
+        for one in json.loads(path.read_text("utf-8"))["findings"]
+    )
 
 
 def rehearse(config: RunConfig, *, only: str | None = None) -> None:

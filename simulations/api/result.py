@@ -30,7 +30,8 @@ class Result:
 
     Attributes:
         folder: where the run is, absolute.
-        notes: what is unusual in the records, in sentences; empty for a run that was loaded.
+        notes: what is unusual in the records, and what sites have found in their own tables
+            (`screening=sums`), in sentences; empty for a run that was loaded.
     """
 
     folder: Path

@@ -29,7 +29,7 @@ from simulations.api.study import Study, called_by_its_keywords, in_this_process
 from simulations.attacks.audit import checked_references, measure_run
 from simulations.attacks.membership import REFERENCES
 from simulations.engines.warm import warm_up
-from simulations.run import notes
+from simulations.run import findings, notes
 from simulations.run import simulate as run
 
 ONE_AT_A_TIME: Final = threading.RLock()
@@ -122,7 +122,7 @@ def _run(config: RunConfig, line: Line) -> Result:
             raise Interrupt(f"{error}; what is done is in {config.out}") from None
     result = load_run(config.out)
     result.report()
-    return replace(result, notes=(*answered, *listener.notes))
+    return replace(result, notes=(*answered, *listener.notes, *findings(result.folder)))
 
 
 class _Listener:

@@ -13,7 +13,7 @@ from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, PrivacyError, StoppedError
 from server.run import Silent
 from server.stop import Stop
-from simulations.run import simulate
+from simulations.run import findings, simulate
 from tests.effort import slow_but
 from tests.simulations.hearts import dealt, hearts, mistaken, words
 
@@ -62,6 +62,8 @@ def test_mistake_of_a_hospital__is_found_there_and_nowhere_else(
     result = run(tmp_path / "run", *words(tmp_path, layout, data), *kinds)
     found = {site: found_at(tmp_path / "run", site) for site in data}
     assert found == {site: wanted if site == "site3" else set() for site in data}
+    told = {tuple(one.split(": ", 2)[:2]) for one in findings(tmp_path / "run")}
+    assert {("site site3", column or "label") for _, column in wanted} <= told
     assert result["privacy"]["epsilon"] == pytest.approx(30, rel=0.01)
     assert result["screening"]["sites"] == 5
     assert 0 < result["screening"]["epsilon"] < 30
