@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from fedlearn.training.dp import ClippedGradients
 from fedlearn.training.dp.clipping import Clipping, clipping_of
 from fedlearn.training.dp.contribution import instantiated
 from fedlearn.training.dp.engine import clipped_sum
+from fedlearn.training.opacus_parts import GradSampleModule
 from fedlearn.training.parts import BatchPart
 from fedlearn.training.settings import Engine, Training
 

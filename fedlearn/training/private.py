@@ -30,7 +30,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedlearn.core.vector import layout_of
@@ -42,6 +41,7 @@ from fedlearn.tasks import Loss
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import CPU, fetch, home, send
 from fedlearn.training.engines import Sums, added, clipping_by
+from fedlearn.training.opacus_parts import DPOptimizer
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.parts import BatchPart, dealt, losses_of, same_bits, used_sizes
 from fedlearn.training.settings import Training

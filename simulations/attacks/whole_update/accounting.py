@@ -57,7 +57,7 @@ def least_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) -
     """
     if all(rate >= 1 for _, rate, _ in history):
         return epsilon_of(math.sqrt(sum(steps / noise**2 for noise, _, steps in history)), delta)
-    from opacus.accountants import PRVAccountant
+    from fedlearn.training.opacus_parts import PRVAccountant  # takes a second
 
     accountant = PRVAccountant()
     accountant.history = list(history)

@@ -17,21 +17,23 @@ NEVER = {"torch._dynamo", "torch._inductor", "sklearn", "pandas", "ray"}
 ONLY_WITH_PRIVACY = {"opacus", "dp_accounting", "sympy", "scipy.stats", "scipy.optimize"}
 
 RUN = """
-import json, sys
+import json, logging, sys
 from fedlearn.cli import main
 code = main(["simulate", *sys.argv[1:]])
-print(json.dumps([code, sorted(sys.modules)]))
+handlers = len(logging.getLogger().handlers)
+print(json.dumps([code, handlers, sorted(sys.modules)]))
 """
 
 
 def modules_after(*overrides: str) -> set[str]:
-    """What is imported in a process that has made a whole run, its report included."""
+    """What is imported in a process that has made a whole run, its report included; and nothing
+    that is imported has taken the process's log for itself."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, *overrides],
         capture_output=True, text=True, env=environment(), timeout=300, check=True,
     )  # fmt: skip
-    code, modules = json.loads(done.stdout.splitlines()[-1])
-    assert code == 0, done.stderr
+    code, handlers, modules = json.loads(done.stdout.splitlines()[-1])
+    assert (code, handlers) == (0, 0), done.stderr
     return set(modules)
 
 
