@@ -256,13 +256,13 @@ def test_helper__refuses_strangers_other_forms_and_elements_that_are_none() -> N
         replace(BOUND, values=BOUND.values + 1),
         replace(BOUND, counters=0),
     ]
-    bad = [
-        *(replace(asked, bound=b, table={A: (share, bytes(b.seen_bytes))}) for b in bounds),
-        replace(asked, table={**asked.table, A: (share, b"\xff" * len(seen))}),
-    ]
-    for one in bad:
-        with pytest.raises(ProtocolError):
-            helper().judge(PARAMS, encode(one, context))
+    for bound in bounds:
+        rows = {n: (one, bytes(bound.seen_bytes)) for n, (one, _) in asked.table.items()}
+        with pytest.raises(ProtocolError, match="of another form"):
+            helper().judge(PARAMS, encode(replace(asked, bound=bound, table=rows), context))
+    bad = replace(asked, table={**asked.table, A: (share, b"\xff" * len(seen))})
+    with pytest.raises(ProtocolError, match="not canonical"):
+        helper().judge(PARAMS, encode(bad, context))
     invented = replace(asked, table={**asked.table, "stranger": (share, seen)})
     with pytest.raises(ProtocolError, match="not on the roster"):
         helper().judge(PARAMS, encode(invented, context))

@@ -60,6 +60,52 @@ def test_helper__answers_once_per_round_and_run() -> None:
             helper.sum_masks(params, fewer.request())
 
 
+MANY = federation(9, bits=20, length=8)
+cohorts = st.lists(st.sampled_from(MANY.names), min_size=3, max_size=4, unique=True)
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), cohorts), min_size=1, max_size=6))
+def test_helper__sums_for_a_site_once_a_round_and_for_no_round_that_is_over(
+    asked: list[tuple[int, list[str]]],
+) -> None:
+    """Two sums of one round that share some of their sites would tell a single one apart."""
+    helper, answered = Helper(RUN_ID, MANY.sites), list[tuple[int, set[str]]]()
+    for number, names in asked:
+        params = MANY.params(number, sorted(names))
+        first = FirstServer(params, MANY.sites)
+        for name in params.cohort:
+            vector = MANY.vector(name)
+            first.receive(name, contribute(identity(name), name, params, vector, helper.public))
+        over = any(number < before for before, _ in answered)
+        if over or any(number == at and of & set(names) for at, of in answered):
+            with pytest.raises(ProtocolError, match="a round again"):
+                helper.sum_masks(params, first.request())
+        else:
+            opened = first.finish(helper.sum_masks(params, first.request()))
+            assert np.array_equal(opened.total, MANY.sum_of(names))
+            answered.append((number, set(names)))
+
+
+def test_helper__sums_for_every_group_of_a_round_and_in_the_next_for_all_of_them_again() -> None:
+    helper, names = Helper(RUN_ID, MANY.sites), MANY.names
+    groups = [(1, names[:3]), (1, names[3:6]), (1, names[6:]), (2, names[4:8])]
+    for number, group in groups:
+        params = MANY.params(number, group)
+        messages = {
+            name: contribute(identity(name), name, params, MANY.vector(name), helper.public)
+            for name in group
+        }
+        first = FirstServer(params, MANY.sites)
+        for name, message in messages.items():
+            first.receive(name, message)
+        assert first.finish(helper.sum_masks(params, first.request())).taken == group
+        if (number, group) == groups[1]:  # one of the first group, which is not the last one
+            mixed = MANY.params(1, (names[0], *names[6:]))
+            with pytest.raises(ProtocolError, match="a round again"):
+                helper.sum_masks(mixed, first.request())
+
+
 def test_helper__refuses_clients_that_the_first_server_invented() -> None:
     """Two sybils beside one victim would tell the victim's vector."""
     helper = Helper(RUN_ID, FED.sites)
@@ -175,6 +221,26 @@ def test_first_server__refuses_repeats_strangers_and_altered_vectors() -> None:
     with pytest.raises(ProtocolError, match="helper"):
         first.finish(reply[:-1])
     assert np.array_equal(first.finish(reply).total, FED.sum_of((A, B, C, D)))
+
+
+def test_first_server__takes_one_vector_of_a_site_and_counts_none_twice() -> None:
+    """Neither the same message again nor another one that the site has signed as well."""
+    helper = Helper(RUN_ID, FED.sites)
+    first = send(FED, helper, A, B, C)
+    again = contribute(identity(A), A, FED.params(), FED.vector(A), helper.public)
+    with pytest.raises(ProtocolError, match="came before"):
+        first.receive(A, again)
+    reply = helper.sum_masks(FED.params(), first.request())
+    assert np.array_equal(first.finish(reply).total, FED.sum_of((A, B, C)))
+
+
+def test_first_server__gives_the_same_sum_as_often_as_it_is_asked() -> None:
+    """Though vectors whose seeds do not open are taken away from it."""
+    helper = Helper(RUN_ID, FED.sites)
+    first = send(FED, helper, *FED.names, garbage=[B])
+    reply = helper.sum_masks(FED.params(), first.request())
+    for _ in range(2):
+        assert np.array_equal(first.finish(reply).total, FED.sum_of((A, C, D, E)))
 
 
 def test_first_server__alone_sees_uniform_bytes() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -80,6 +82,59 @@ def test_image__of_vectors_that_wrap_around_is_no_smaller(shape: str) -> None:
         assert float(law(vector, MODULUS_9) @ weight) <= bound.image(LENGTH, a)
 
 
+@given(vectors, st.floats(0.01, 2 / 9), st.floats(40, 200))
+def test_image__of_a_vector_that_is_long_for_its_ring_is_large_as_often_too(
+    vector: list[int], a: float, length: float
+) -> None:
+    """Where what wraps around is most of the bound; `image` does not look at the norm."""
+    assume(math.hypot(*vector) >= length)
+    bound = NormBound(bits=BITS, values=IMAGES + 1, counters=0, norm=20)
+    found = float(law(vector, MODULUS_9) @ np.exp(-2 * a / length**2 * centred(MODULUS_9) ** 2.0))
+    assert found <= bound.image(length, a) + 1e-12
+
+
+@pytest.mark.parametrize("length", [20.0, 90.0, 130.0, 200.0])
+@pytest.mark.parametrize("a", [0.02, 0.13, 2 / 9])
+def test_image__pays_for_what_wraps_around_as_the_lemma_says(length: float, a: float) -> None:
+    """With t y^2 written out: the other terms of F at the edge, and all of F where y is beyond it,
+    by Hoeffding, for vectors of sqrt(2) times the length."""
+    bound, t, half = NormBound(bits=BITS, values=IMAGES + 1, counters=0, norm=20), 2 * a, 256
+    others = [half + MODULUS_9 * m for m in range(-9, 10) if m]
+    sides = 2 * math.fsum(math.exp(-t * (half * (2 * m - 1) / length) ** 2) for m in range(1, 40))
+    assert sides >= math.fsum(math.exp(-t * (y / length) ** 2) for y in others)
+    beyond = 2 * math.exp(-(half**2) / (2 * length**2))
+    expected = 1 - a + 3 / 2 * a**2 + sides + (1 + sides) * beyond
+    assert bound.image(length, a) == pytest.approx(min(1.0, expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_limit__is_that_of_laurent_and_massart_for_a_gaussian(bound: NormBound) -> None:
+    """k + 2 sqrt(k s) + 2 s times the variance, exceeded with a chance of e^-s = 2^-40."""
+    k, s, norm = 4096, 40 * math.log(2), bound.norm / 2.0**bound.cut
+    longest = norm * math.sqrt((k + 2 * math.sqrt(k * s) + 2 * s) / 2)
+    longest += math.sqrt(k) if bound.cut else 0.0
+    assert bound.limit == pytest.approx(longest**2, rel=1e-10, abs=1)
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_reach__is_where_the_best_slope_catches_a_liar(bound: NormBound) -> None:
+    """By bisection over lengths, of the bound with slopes in steps of their own."""
+    k, slack = 4096, math.sqrt(4096) if bound.cut else 0.0
+    longest = (math.sqrt(bound.limit) + slack) * 2.0**bound.cut
+
+    def log2_chance(length: float) -> float:
+        slopes = np.linspace(0.0, 2 / 9, 2000)[1:]
+        means = [bound.image(length, a) for a in slopes]
+        return float(np.min(2 * slopes * (longest / length) ** 2 + k * np.log(means))) / math.log(2)
+
+    low, high = bound.norm, 4.0 * bound.norm
+    while high / low > 1 + 1e-6:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if log2_chance(middle) <= -128 else (middle, high)
+    # Steps of two thousandths, and a hundred slopes.
+    assert high * (1 - 1e-5) <= bound.reach <= high * 1.0025
+
+
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_honest_client__draws_again_with_a_chance_of_false_alarm(bound: NormBound) -> None:
     """Of images that are Gaussian, which no image is heavier than in its tails."""
@@ -155,11 +210,16 @@ def test_bits__are_refused_that_a_norm_cannot_be_proved_in() -> None:
 def test_soundness__is_that_of_all_ways_to_be_lucky() -> None:
     """Of three repetitions any number may be hidden from by the hash, the others pass by luck."""
     one, point = 1 / MODULUS, IMAGED.query_error
-    assert point == pytest.approx(2 * 128 / 2**64, rel=1e-6)
-    assert IMAGED.soundness() == pytest.approx(2.0**-128 + (one + point) ** 3, rel=1e-9)
-    assert IMAGED.soundness(2.0**64) == pytest.approx(2.0**-64 + 3 * point**2, rel=1e-3)
+    size = 2 * IMAGED.products.size
+    assert (size, point) == (2 * 128, float(Fraction(size, MODULUS - size)))
+    near = partial(pytest.approx, abs=0)  # its own tolerance of 1e-12 is larger than all of these
+    assert IMAGED.soundness() == near(2.0**-128 + (one + point) ** 3, rel=1e-9)
+    assert IMAGED.soundness(2.0**64) == near(2.0**-64 + point**3 + 3 * point**2, rel=1e-9)
     exact = NormBound(bits=20, values=300, counters=0, norm=50_000)
-    assert exact.soundness() == pytest.approx((one + exact.query_error) ** 3, rel=1e-9)
+    assert exact.soundness() == near((one + exact.query_error) ** 3, rel=1e-9)
+    # One repetition is left where hashes are enough for two, none where they are for three.
+    assert exact.soundness(2.0**128) == near(exact.query_error + 2.0**-64, rel=1e-6)
+    assert exact.soundness(2.0**250) == 1.0
 
 
 def test_bound__is_read_as_it_was_written() -> None:

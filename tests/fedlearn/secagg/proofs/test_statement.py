@@ -261,3 +261,11 @@ def test_points__are_never_roots_and_differ_between_keys() -> None:
     flat = [point for points in found for point in points]
     assert len(set(flat)) == 60
     assert all(SMALL.products.takes(point) for point in flat)
+
+
+def test_points__that_would_tell_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a root a server would see a row of the statement itself; chance gives one in 2^57."""
+    roots = field.roots(2 * SMALL.products.size)
+    given_ = np.concatenate([roots[[1, 0, -1]], np.array([5, 7], np.uint64)])
+    monkeypatch.setattr(field, "drawn", lambda key, count: given_)
+    assert statement.points(SMALL, bytes(32)) == [5, 5, 5]
