@@ -143,6 +143,37 @@ def test_record_plan__needs_no_sum_no_number_of_sites_and_no_norm_of_a_round() -
     assert replace(CLIENTS, max_colluders=3).colluders == 3
 
 
+def test_record_plan__charges_those_that_were_asked_for_a_round_whoever_answers() -> None:
+    plan = derive(RecordPrivacy(noise_multiplier=1.0), sample_rate=0.1, steps_per_round=3, rounds=2)
+    assert plan is not None
+    assert plan.payers(("a", "b", "c"), ("b", "c")) == ("b", "c")
+    assert {plan.cost(survivors) for survivors in range(4)} == {plan.round_event}
+    assert plan.round_event.steps == 3
+    assert plan.cohort(("a", "b"), SeededNoise(b"")) is None
+    assert (plan.quorum(2, 5), plan.min_survivors) == (2, 0)
+
+
+def test_protection__is_of_a_single_update_but_where_noise_comes_in_shares() -> None:
+    people = Population(num_clients=5, dimension=9, records_per_step=2.0)
+    asked = (RECORDS, CLIENTS, EVERYBODY, RecordPrivacy(epsilon=4.0))
+    plans = [
+        derive(one, sample_rate=1.0, steps_per_round=1, rounds=1, population=people)
+        for one in asked
+    ]
+    assert [plan and plan.protects_alone for plan in plans] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("kind", [RecordPrivacy, ClientPrivacy, DistributedPrivacy, NoPrivacy])
+def test_site_that_cannot_pay__stops_the_run_unless_it_is_said_that_it_is_dropped(
+    kind: type[Mechanism],
+) -> None:
+    assert kind().drops_sites is False
+    if hasattr(kind(), "on_exhausted"):
+        assert replace(kind(), on_exhausted="drop_site").drops_sites is True  # type: ignore[type-var]
+    assert kind().chooses_sites is False
+    assert OUTSIDER.chooses_sites is True
+
+
 def test_record_plan__says_what_of_the_sampling_is_counted() -> None:
     said = {
         rate: derive(

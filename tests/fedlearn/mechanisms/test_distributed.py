@@ -17,10 +17,11 @@ from fedlearn.mechanisms.distributed import (
     DistributedPlan,
     DistributedPrivacy,
     Population,
+    _coarsest,
     make_plan,
 )
 from fedlearn.mechanisms.encoding import decode, encode
-from fedlearn.mechanisms.norms import clipped
+from fedlearn.mechanisms.norms import clipped, length
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import DiscreteSumEvent
 from fedlearn.privacy.integer_bounds import rounded_sensitivity
@@ -151,6 +152,32 @@ def test_plan__refuses_when_no_honest_noise_is_left() -> None:
         plan_of(replace(CLIENT, max_dropouts=5, max_colluders=3))
 
 
+def test_plan__counts_on_a_single_honest_share_where_one_is_left() -> None:
+    plan = plan_of(replace(CLIENT, max_dropouts=5, max_colluders=2))
+    assert plan.round_event.shares == 1
+    assert plan.epsilon <= 4.0
+
+
+@pytest.mark.parametrize(("unit", "failure"), [("record", 2.0**-60), ("client", math.exp(-0.5))])
+def test_coarsest_grid__is_where_rounding_doubles_what_noise_costs(
+    unit: Literal["record", "client"], failure: float
+) -> None:
+    """The largest norm of neighbours, in steps, is the root of two of what it was."""
+    config = replace(CLIENT, unit=unit, clip_norm=3.0)
+    steps = config.clip_norm / _coarsest(config, POPULATION)
+    bound = rounded_sensitivity(steps, 20_480, failure)
+    assert bound == pytest.approx(math.sqrt(2) * steps, rel=1e-4)
+
+
+@pytest.mark.parametrize(("records", "norm"), [(0.2, 1.5), (1.0, 1.5), (4.0, 6.0)])
+def test_site_sum__is_never_scaled_below_what_a_single_record_may_add(
+    records: float, norm: float
+) -> None:
+    """Of sites that expect less than one record in a step as well."""
+    config = replace(CLIENT, unit="record", clip_norm=1.5)
+    assert plan_of(config, replace(POPULATION, records_per_step=records)).range_norm == norm
+
+
 def test_plan__of_records_gains_from_their_sampling() -> None:
     config = replace(CLIENT, unit="record", epsilon=1.0)
     few = make_plan(config, POPULATION, sample_rate=0.05, rounds=50)
@@ -252,6 +279,12 @@ def test_rounding__is_repeated_until_it_is_within_the_bound() -> None:
 def test_decode__refuses_a_wrong_length() -> None:
     with pytest.raises(ValueError, match="expected"):
         decode(plan_of(CLIENT), np.zeros(5, np.uint32), context=b"c")
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1.0, 1e160, 1e300])
+def test_length__is_that_of_numbers_whose_squares_are_out_of_range(scale: float) -> None:
+    assert length(np.array([3.0, -4.0]) * scale) == pytest.approx(5 * scale, rel=1e-15, abs=0)
+    assert length(np.zeros(3)) == length(np.zeros(0)) == 0.0
 
 
 def test_clipped__is_a_projection() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import hypergeom
 
 from fedlearn.robust.draw import Draw, Sizes, exposure
 from tests.effort import examples
@@ -117,3 +118,27 @@ def test_exposure__is_no_less_than_what_is_counted() -> None:
     assert exposure(sizes, 1, 1, rounds) == 0.0
     # By hand: 10 of 220 groups of three hold both, times four groups.
     assert exposure(Sizes(12, 3), 2, 1, 1) == pytest.approx(4 * 10 / 220)
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 40), st.integers(0, 8))
+def test_exposure__is_the_hypergeometric_tail_of_every_group_of_every_round(
+    sites: int, size: int, colluders: int, withstood: int
+) -> None:
+    """By another program; also where a group has no room for all of them, or for few honest."""
+    sizes, colluders = Sizes(sites, size), min(colluders, sites)
+    if sites < size:
+        assert exposure(sizes, colluders, withstood, 9) == 0.0
+        assert (sizes.groups, sizes.largest, sizes.smallest) == (0, 0, 0)
+        return
+    groups = sites // size
+    largest = max(map(len, np.array_split(range(sites), groups)))
+    tail = float(hypergeom.sf(withstood, sites, colluders, largest))
+    expected = min(1.0, 9 * groups * tail)
+    assert exposure(sizes, colluders, withstood, 9) == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+def test_draw__has_several_groups_from_twice_the_size_on_and_none_below_it() -> None:
+    assert [Draw(SEED, names_of(n), 4).several for n in (4, 7, 8, 9)] == [False, False, True, True]
+    assert [len(Draw(SEED, names_of(n), 4).groups(1)) for n in (3, 4, 7, 8)] == [0, 1, 1, 2]
+    group = Draw(SEED, names_of(4), 4).groups(1)[0]
+    assert Draw(SEED, names_of(4), 4).groups(1, group[:1]) == ()

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from fedlearn.data.tables.scaling import Ranges, StandardisePerSite, Unscaled
 from fedlearn.mechanisms import Besides, EvaluationPlan, Evaluations, RecordPrivacy, derive
-from fedlearn.mechanisms.evaluation import whole_numbers
+from fedlearn.mechanisms.evaluation import noisy, whole_numbers
+from fedlearn.privacy import SystemNoise
 from fedlearn.screening import form_problem, layout_of, plausible, scaling_problem
+from fedlearn.screening.sums import noise_in, step_of
 from fedlearn.tasks import ImageInput, TableInput, TaskForm
 from tests.effort import examples
 from tests.fedlearn.screening.tables import FORM, SCALING, drawn, layout, squash
@@ -89,3 +91,57 @@ def test_plausible__takes_honest_sums_and_refuses_what_no_records_add_up_to(nois
         assert plausible(table.layout, table.sums, noise) is None
     for spoil in (lambda s: s * -1, lambda s: np.concatenate([s[:, :1] * 0, s[:, 1:] * 9], 1)):
         assert plausible(table.layout, spoil(table.sums), noise)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 3.0])
+def test_plausible__bears_with_eight_deviations_of_noise_and_with_no_more(noise: float) -> None:
+    """Of a record count below none, and of a column beyond its count by twice that; of a normal
+    number one in 10^15 is so far out, of the difference of two fewer."""
+    made, slack = layout(), 8 * noise + 1e-3
+
+    def judged(records: float, column: float) -> str | None:
+        sums = np.zeros((len(made.classes), made.width))
+        sums[-1, 0], sums[-1, -1] = records, column
+        return plausible(made, sums, noise)
+
+    assert judged(-0.999 * slack, 0.0) is None
+    assert "fewer than no records" in str(judged(-1.001 * slack, 0.0))
+    for records in (-0.5 * slack, 0.0, 40.0):
+        most = max(records, 0.0) + 2 * slack
+        for sign in (1, -1):
+            assert judged(records, sign * (most - 0.001 * slack)) is None
+            assert "more than there are" in str(judged(records, sign * (most + 0.001 * slack)))
+
+
+def test_noise__is_said_in_records_as_it_was_paid_for() -> None:
+    plan = screening_plan()
+    assert noise_in(plan) * step_of(plan) == plan.last_stddev
+    assert step_of(plan) == plan.steps[0]
+    assert (noise_in(None), step_of(None)) == (0.0, 2**20)
+    released = [
+        noisy(np.zeros(plan.dimension, np.int64), plan, 1, SystemNoise().stream()) / step_of(plan)
+        for _ in range(100)
+    ]
+    count = 100 * plan.dimension
+    # Six deviations of a sample variance.
+    assert np.var(released) / noise_in(plan) ** 2 == pytest.approx(1, abs=6 * math.sqrt(2 / count))
+
+
+def test_layout__places_shares_sizes_and_ranges_by_what_is_public_of_a_column() -> None:
+    """A share from 0 to 1, a number of any size, a range, and categories of two at the least."""
+    form = TaskForm(
+        input=TableInput(
+            numeric=4, cardinalities=(1, 3, 33), squashed=(1,), names=tuple("abcdefg")
+        ),
+        classes=("x", "y"),
+    )
+    made = layout_of(form, Ranges(columns={"a": (0.0, 1.0), "d": (-5.0, 15.0)}))
+    assert made is not None
+    assert [(c.name, c.scale, c.width) for c in made.columns] == [
+        ("a", "share", 1), ("b", "size", 1), ("c", "share", 1), ("d", "range", 1),
+        ("e", "share", 2), ("f", "share", 3), ("g", "share", 32),
+    ]  # fmt: skip
+    assert (made.width, made.size) == (1 + 4 + 37, 2 * 42)
+    assert [part for _, _, part in made.parts][-3:] == [
+        slice(5, 7), slice(7, 10), slice(10, 42),
+    ]  # fmt: skip

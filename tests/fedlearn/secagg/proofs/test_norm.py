@@ -219,7 +219,7 @@ def test_soundness__is_that_of_all_ways_to_be_lucky() -> None:
     assert exact.soundness() == near((one + exact.query_error) ** 3, rel=1e-9)
     # One repetition is left where hashes are enough for two, none where they are for three.
     assert exact.soundness(2.0**128) == near(exact.query_error + 2.0**-64, rel=1e-6)
-    assert exact.soundness(2.0**250) == 1.0
+    assert exact.soundness(2.0**250) == IMAGED.soundness(2.0**250) == 1.0
 
 
 def test_bound__is_read_as_it_was_written() -> None:
