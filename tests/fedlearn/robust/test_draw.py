@@ -105,6 +105,20 @@ def test_sizes__of_one_sum_leave_out_nobody() -> None:
     assert (one.most_left_out, one.smallest, one.largest) == (0, 4, 4)
 
 
+@pytest.mark.parametrize(("sites", "size", "smallest"), [(19, 10, 15), (7, 3, 3), (15, 8, 12)])
+def test_smallest_group__has_lost_all_that_may_be_left_out(
+    sites: int, size: int, smallest: int
+) -> None:
+    """Tried with every one of them in the smallest group of a round."""
+    sizes, draw = Sizes(sites, size), Draw(SEED, names_of(sites), size)
+    assert sizes.smallest == smallest
+    group = min(draw.groups(1), key=len)
+    left = draw.groups(1, group[: sizes.most_left_out])
+    assert min(map(len, left)) >= smallest
+    if sizes.groups == 1:
+        assert len(left[0]) == smallest
+
+
 def test_exposure__is_no_less_than_what_is_counted() -> None:
     """Of 12 sites in threes, two that collude: how often both are with one honest site."""
     sizes, rounds = Sizes(12, 3), 20

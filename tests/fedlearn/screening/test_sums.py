@@ -14,7 +14,7 @@ from fedlearn.mechanisms import Besides, EvaluationPlan, Evaluations, RecordPriv
 from fedlearn.mechanisms.evaluation import noisy, whole_numbers
 from fedlearn.privacy import SystemNoise
 from fedlearn.screening import form_problem, layout_of, plausible, scaling_problem
-from fedlearn.screening.sums import noise_in, step_of
+from fedlearn.screening.sums import PlacedColumn, noise_in, step_of
 from fedlearn.tasks import ImageInput, TableInput, TaskForm
 from tests.effort import examples
 from tests.fedlearn.screening.tables import FORM, SCALING, drawn, layout, squash
@@ -63,6 +63,24 @@ def test_record__stands_where_the_units_say() -> None:
     assert back == pytest.approx([0.01, 1.0, 100.0, 1e6, 1e6, 0.01, 0.01])
 
 
+def test_share__stands_from_minus_one_to_one_and_nothing_stands_beyond() -> None:
+    """One of two values that a range maps to -1 and 1, and a gap's share that comes as it is."""
+    columns = {column.name: column for column in layout().columns}
+    male, age = columns["male"], columns["age"]
+    assert (male.scale, age.scale) == ("share", "range")
+    bare = PlacedColumn(name="gap", scale="share")
+    assert bare.places(np.array([0.0, 0.25, 1.0]))[:, 0].tolist() == [-1.0, -0.5, 1.0]
+    assert bare.values(np.array([0.0, 0.25, 1.0])).tolist() == [0.0, 0.25, 1.0]
+    scaled = np.array([-1.0, 0.0, 1.0])
+    assert male.places(scaled)[:, 0].tolist() == [-1.0, 0.0, 1.0]
+    assert male.values(scaled).tolist() == [0.0, 0.5, 1.0]
+    assert [male.mean(place) for place in (-1.0, 0.0, 1.0)] == [0.0, 0.5, 1.0]
+    for column in (bare, male, age, columns["dose"]):
+        far = column.places(np.array([-1e30, -1.1, 2.0, 1e30, math.inf]))
+        assert np.abs(far).max() == 1.0
+        assert far[0, 0] == -1.0
+
+
 def test_layout__takes_categories_together_that_are_very_many() -> None:
     form = TaskForm(input=TableInput(numeric=0, cardinalities=(500,)), classes=("a", "b"))
     made = layout_of(form, Ranges())
@@ -78,6 +96,7 @@ def test_layout__is_none_where_nothing_public_says_where_values_stand() -> None:
     assert form_problem(image, SCALING)
     assert form_problem(FORM, SCALING) is None
     assert layout_of(FORM, StandardisePerSite()) is None
+    assert layout_of(TaskForm(input=FORM.input), SCALING) is None  # no classes
     for scaling in (StandardisePerSite(), Unscaled(), None):
         assert scaling_problem(scaling)
     assert scaling_problem(SCALING) is None
