@@ -99,11 +99,12 @@ def test_noise_multiplier_that_is_given__stays_and_epsilon_grows() -> None:
     assert beside.epsilon > alone.epsilon
 
 
-def test_shares__that_leave_training_nothing_are_refused() -> None:
-    most = replace(SCREENING, share=0.95)
+@pytest.mark.parametrize("shares", [(0.1, 0.95), (0.5, 0.5)])
+def test_shares__that_leave_training_nothing_are_refused(shares: tuple[float, float]) -> None:
+    figures, sums = replace(EVALUATION, share=shares[0]), replace(SCREENING, share=shares[1])
     for privacy in (RecordPrivacy(epsilon=4.0), RecordPrivacy(noise_multiplier=1.0)):
         with pytest.raises(ConfigError, match=r"screening\.share"):
-            plan_of(privacy, Besides(evaluation=EVALUATION, screening=most))
+            plan_of(privacy, Besides(evaluation=figures, screening=sums))
 
 
 def test_noise__has_the_deviation_that_was_paid_for() -> None:
