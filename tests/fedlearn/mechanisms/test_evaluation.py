@@ -234,6 +234,27 @@ def test_evaluations__are_of_one_round_of_so_many_and_the_last() -> None:
     assert due == {1: tuple(range(1, 11)), 4: (4, 8, 10), 5: (5, 10), 20: (10,)}
 
 
+@pytest.mark.parametrize("epsilon", [8.0, 0.5, 0.03])
+@pytest.mark.parametrize("every", [1, 4, 20])
+def test_evaluations__are_on_the_finest_grid_whose_noise_a_table_holds(
+    epsilon: float, every: int
+) -> None:
+    """Of 256 steps and their halves, with the noise of every evaluation within 2^15."""
+    evaluations = evaluations_of(every=every)
+    plan = plan_of(RecordPrivacy(epsilon=epsilon), evaluations).evaluation
+    assert plan is not None
+    grids = [
+        tuple(round(256 / 2**i * math.sqrt(weight)) for weight in evaluations.weights)
+        for i in range(7)
+    ]
+    largest = max(plan.stddev, plan.last_stddev)
+    assert plan.steps in grids
+    assert largest <= 2**15
+    if plan.steps != grids[0]:
+        finer = grids[grids.index(plan.steps) - 1]
+        assert largest * math.hypot(*finer) / math.hypot(*plan.steps) > 2**15 * 0.999
+
+
 def test_evaluations__have_the_law_of_the_training_and_are_refused_where_all_is_noise() -> None:
     skellam = DistributedPrivacy(unit="client", noise_multiplier=2.0, mechanism="skellam")
     for privacy, law in ((skellam, "skellam"), (ClientPrivacy(epsilon=4.0), "discrete_gaussian")):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,13 +78,14 @@ def test_drawn__are_the_words_of_the_stream_that_are_below_p() -> None:
 
 
 def test_drawn__leaves_out_words_from_p_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = iter([array([5, P, 7, 2**64 - 1]), array([P - 1, 9])])
+    """And takes as many that come after them, no more."""
+    words = iter([5, P, 7, 2**64 - 1, P - 1, 9, 11, 13])
 
     class Stream:
         def __init__(self, key: bytes) -> None: ...
 
         def words(self, dtype: type, count: int) -> np.ndarray:
-            return next(words)
+            return array(list(itertools.islice(words, count)))
 
     monkeypatch.setattr(field, "SecureWords", Stream)
     assert field.drawn(b"", 4).tolist() == [5, 7, P - 1, 9]
