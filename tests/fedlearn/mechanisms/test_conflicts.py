@@ -132,6 +132,15 @@ def test_client_measured__is_one_that_everybody_takes_part_in() -> None:
     assert (measured.client_sample_rate, measured.adversary) == (1.0, "knows_cohort")
 
 
+@pytest.mark.parametrize("mechanism", [RecordPrivacy(epsilon=4.0), RECORDS, CLIENTS, EVERYBODY])
+def test_measured__has_the_noise_that_an_attack_is_tried_against_and_no_budget(
+    mechanism: Mechanism,
+) -> None:
+    measured: Any = mechanism.measured(0.7)
+    assert (measured.epsilon, measured.noise_multiplier) == (None, 0.7)
+    assert replace(measured, epsilon=4.0, noise_multiplier=None) == mechanism
+
+
 def test_record_plan__needs_no_sum_no_number_of_sites_and_no_norm_of_a_round() -> None:
     mechanism = RecordPrivacy(noise_multiplier=1.0)
     plan = derive(mechanism, sample_rate=1.0, steps_per_round=1, rounds=1)
