@@ -26,6 +26,7 @@ from fedlearn.mechanisms import (
     PrivacyPlan,
     RecordPrivacy,
     derive,
+    evaluation,
 )
 from fedlearn.mechanisms.evaluation import _in_digits, noisy, summed, whole_numbers
 from fedlearn.metrics.fairness import GroupFairness, SiteFairness
@@ -126,6 +127,21 @@ def test_whole_numbers__of_any_contribution_are_within_the_steps_of_its_arrays(
     for start, size, step in ((0, 3, 181), (3, 1, 128), (4, 3, 3)):
         part = whole[:, start : start + size].astype(object)
         assert (np.square(part).sum(1) <= step * step).all()
+
+
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=6), st.integers(1, 90))
+def test_within__is_told_in_whole_numbers(row: list[int], step: int) -> None:
+    found = evaluation._within(np.array([row], np.float64), step)
+    assert bool(found.all()) == (sum(x * x for x in row) <= step * step)
+
+
+def test_whole_numbers__that_came_out_too_long_are_taken_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As float64 could have it where a number lies at a whole one: by the next one below."""
+    monkeypatch.setattr(evaluation, "_within", lambda whole, step: np.zeros((1, 1), bool))
+    for row, lower in (([3.0, -4.0], [2, -3]), ([5.0], [4]), ([0.0, 2.5], [0, 2])):
+        assert evaluation._steps_of(np.array([row]), 5.0, 5).tolist() == [lower]
 
 
 def test_groups__of_a_client_move_together_no_more_than_all_of_its_records() -> None:
