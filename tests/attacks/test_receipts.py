@@ -157,6 +157,7 @@ def test_receipt__that_could_not_be_kept_ends_no_run(
     assert len(receipts.read(folder)) == 2 * (len(SITES) - 1)
 
 
+@pytest.mark.slow
 def test_run__ends_well_where_a_site_gives_no_receipt_at_its_end(study: Study) -> None:
     lab, asked = study.lab, list[str]()
     again = lab.again

@@ -403,6 +403,7 @@ def test_helper__is_asked_in_sealed_messages_alone(lab: Helped) -> None:
     assert "authenticated" in refusal.reason
 
 
+@pytest.mark.slow
 def test_helper__that_is_silent_ends_the_run_with_its_name(lab: Helped) -> None:
     federation = lab.federate()
     lab._carry = lambda message: (  # type: ignore[method-assign]
@@ -554,6 +555,7 @@ def test_second_server__that_opens_fewer_than_the_noise_counts_on_is_not_believe
         federation.run_round(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_second_server__that_lies_of_whom_it_can_open_chooses_who_is_in_the_sum(
     tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch

@@ -166,6 +166,7 @@ def test_table__splits_the_same_as_csv_and_as_parquet(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.is_train, second.is_train)
 
 
+@pytest.mark.slow
 def test_texts__are_split_by_their_words_alone(tmp_path: Path) -> None:
     lines = [f"story number {i % 60} of many,{'ab'[i % 2]}" for i in range(120)]
     path, turned = tmp_path / "a.csv", tmp_path / "b.csv"

@@ -15,7 +15,7 @@ from fedlearn.models.given import GivenModel
 from fedlearn.models.validate import dp_problems
 from fedlearn.tasks import ClassificationTask, TableInput, TextInput
 from fedlearn.training.dp import ClippedGradients
-from tests.effort import thinned
+from tests.effort import slow_but, thinned
 
 from .cases import CASES, TEXT, Case, perturb
 
@@ -108,7 +108,9 @@ def test_model__treats_records_independently_unless_refused(case: Case) -> None:
 
 
 private = pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.mixes], ids=lambda case: case.name
+    "case",
+    slow_but(lambda case: "resnet18" not in case.name, [case for case in CASES if not case.mixes]),
+    ids=lambda case: case.name,
 )
 
 

@@ -181,7 +181,13 @@ LIES: dict[str, Callable[[bool], float]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize(("sites", "liars"), [(9, 1), (9, 2), (12, 2), (12, 3)])
+@pytest.mark.parametrize(
+    ("sites", "liars"),
+    [
+        *[(9, 1), (9, 2)],
+        *[pytest.param(12, liars, marks=pytest.mark.slow) for liars in (2, 3)],
+    ],
+)
 def test_honest_site__is_not_named_for_what_liars_do_in_its_company(
     sites: int, liars: int, lie: str
 ) -> None:

@@ -114,6 +114,7 @@ def test_proof__is_that_of_whole_numbers_in_python(name: str) -> None:
     assert statement.holds(bound, *seen)
 
 
+@pytest.mark.slow
 def test_frozen_vectors__are_what_this_release_makes() -> None:
     frozen = json.loads((HERE / "norm_proofs_v1.json").read_text())
     assert sorted(frozen) == sorted(FORMS)
