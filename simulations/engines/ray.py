@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedlearn.config.engine import RayEngine
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.flower import private
 
 APP = """\
@@ -41,6 +41,7 @@ def run_on_ray(
 
     Raises:
         ConfigError: Ray is not installed.
+        FedlearnError: Ray did not start in its own time, as on a busy machine.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("engine=ray: needs Ray; install it with `pip install 'fedlearn[ray]'`")
@@ -60,5 +61,20 @@ def run_on_ray(
                 run_config=run_config,
                 app_dir=folder,
             )
+        except RuntimeError as error:
+            if _did_not_start(error):
+                raise FedlearnError(
+                    "engine=ray: Ray did not start within its 30 seconds, as on a busy machine. "
+                    "Try again with another out=, or take engine=local, which gives the same model"
+                ) from error
+            raise
         finally:
             ray.shutdown()
+
+
+def _did_not_start(error: BaseException | None) -> bool:
+    while error is not None:
+        if "timed out during startup" in str(error):
+            return True
+        error = error.__cause__
+    return False
