@@ -20,13 +20,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
 from clients import payment
+from clients.owner import Owner
 from clients.site import Site
 from fedlearn.config import screened_layout
 from fedlearn.core.errors import PrivacyError, ProtocolError
@@ -214,7 +215,7 @@ def _known(site: Site) -> tuple[str, ...]:
 def _tell(site: Site, found: Sequence[TableFinding]) -> None:
     """Say to the owner what was found."""
     for one in found:
-        log.warning("site %s: %s: %s", site.name, one.where, one.text)
+        log.warning("%s", _sentence(site.name, one))
     if not found:
         log.info("site %s: nothing is wrong with its table by those of the others", site.name)
 
@@ -229,33 +230,61 @@ def _write(
         "terms": site.config.terms.hex(),
         "sites": sites,
         "findings": [asdict(one) for one in found],
-        "grave": {**_graves(site), **grave},
+        "grave": {**_graves(site.owner), **grave},
     }
-    path = _file(site)
+    path = _file(site.owner)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=2).encode(), PRIVATE)
 
 
-def _file(site: Site) -> Path:
-    return site.owner.ledger.parent / FILE
+def kept_findings(owner: Owner, terms: bytes) -> list[str]:
+    """What was found at a site in a run under these terms, in sentences, for who owns its records.
+
+    Raises:
+        PrivacyError: the file cannot be read.
+    """
+    with _readable(owner):
+        kept = _kept(owner)
+        if not kept or kept["terms"] != terms.hex():
+            return []
+        return [_sentence(owner.name, TableFinding(**one)) for one in kept["findings"]]
 
 
-def _graves(site: Site) -> dict[str, list[str]]:
+def _sentence(site: str, found: TableFinding) -> str:
+    return f"site {site}: {found.where}: {found.text}"
+
+
+def _graves(owner: Owner) -> dict[str, list[str]]:
     """By what was given in each run: the columns, and `label`, that something grave was found of.
 
     Raises:
         PrivacyError: the file cannot be read.
     """
-    path = _file(site)
-    if not path.exists():
-        return {}
+    with _readable(owner):
+        found = _kept(owner)
+        graves = found["grave"].items() if found else ()
+        return {str(run): [str(one) for one in where] for run, where in graves}
+
+
+def _file(owner: Owner) -> Path:
+    return owner.ledger.parent / FILE
+
+
+def _kept(owner: Owner) -> dict[str, Any]:
+    """What was written down last; nothing before there was a comparison."""
+    path = _file(owner)
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
+@contextmanager
+def _readable(owner: Owner) -> Iterator[None]:
     try:
-        found = json.loads(path.read_text("utf-8"))["grave"]
-        return {str(run): [str(one) for one in where] for run, where in found.items()}
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise PrivacyError(
-            f"site {site.name}: {path} cannot be read, and says which runs were refused. Put it "
-            "back, or remove it once you have looked at the table"
+            f"site {owner.name}: {_file(owner)} cannot be read, and says which runs were refused. "
+            "Put it back, or remove it once you have looked at the table"
         ) from None
 
 
@@ -271,7 +300,7 @@ def require(site: Site, context: Context, run_id: str) -> None:
     if policy is None or policy.on_findings != "refuse":
         return
     here = stored["grave"] if stored else ()
-    if {*map(str, here), *_graves(site).get(run_id, ())} - {*policy.known_findings}:  # type: ignore[arg-type]
+    if {*map(str, here), *_graves(site.owner).get(run_id, ())} - {*policy.known_findings}:  # type: ignore[arg-type]
         raise PrivacyError(
             f"site {site.name}: its owner lets no table train with which something seems wrong; "
             f"{FILE} beside its ledger says what"

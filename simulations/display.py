@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlearn.algorithms import cohort_size
+from fedlearn.config import RunConfig
 from fedlearn.core import terminal
 from fedlearn.core.errors import some
 from fedlearn.core.files import shortest
@@ -36,6 +37,7 @@ class Display:
             transient=True,
         )
         self.task = self.progress.add_task("enrolling sites", total=None)
+        self.config: RunConfig | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -56,6 +58,7 @@ class Display:
     def started(self, federation: Federation, first_round: int) -> None:
         """Say who takes part and under which privacy."""
         sites, config = federation.grid.sites, federation.config
+        self.config = config
         shown = some(sites, 6)
         self.console.print(
             f"[bold]{escape(config.experiment)}[/]: {len(sites)} sites ({escape(shown)}), "
@@ -96,13 +99,13 @@ class Display:
         terminal.show(self.console, final_table(result))
         if sentence := task_of(result).warning(result.final.evaluate):
             self.note(sentence)
-        folder = Path(str(result.config["out"]))
-        for sentence in findings(folder):
+        for sentence in findings(self.config, result.data.sites) if self.config else ():
             self.note(sentence)
         self.console.print(escape(result.privacy.statement))
         # Plots take a second to import: not before there is something to show.
         from fedlearn.report.page import write_report
 
+        folder = Path(str(result.config["out"]))
         report, data = shortest(write_report(folder)), shortest(folder / "result.json")
         self.console.print(f"\n[bold]{escape(report)}[/] shows it, {escape(data)} holds all of it")
 

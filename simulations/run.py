@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
@@ -14,12 +13,13 @@ from flwr.clientapp import ClientApp
 
 from clients import screening
 from clients.app import app as honest
-from clients.owner import owned_ledgers
+from clients.owner import owned_ledgers, owner_of
 from clients.records import Choice, simulated_notes, simulated_sites
 from clients.records import records as kept_records
 from clients.supernode.run_lock import claimed
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine, RayEngine
+from fedlearn.core.errors import PrivacyError
 from fedlearn.data import Pool, SiteData
 from fedlearn.flower import messages as flower
 from fedlearn.results.folder import RunFolder
@@ -138,14 +138,14 @@ def notes(config: RunConfig) -> tuple[str, ...]:
     return simulated_notes(with_absolute_paths(config, Path.cwd()))
 
 
-def findings(folder: Path) -> tuple[str, ...]:
-    """What sites of a simulation in `folder` have found in their own tables by `screening=sums`, in
-    sentences for who owns them all."""
-    return tuple(
-        f"site {path.parent.name}: {one['column'] or 'label'}: {one['text']}"
-        for path in sorted(folder.glob(f"sites/*/{screening.FILE}"))
-        for one in json.loads(path.read_text("utf-8"))["findings"]
-    )
+def findings(config: RunConfig, sites: Iterable[str]) -> Iterator[str]:
+    """What these sites of a simulation have found in their own tables by `screening=sums`, in
+    sentences for who owns them all; of a site whose file cannot be read, that."""
+    for site in () if config.screening.idle else sites:
+        try:
+            yield from screening.kept_findings(owner_of(config, site), config.terms)
+        except PrivacyError as error:
+            yield str(error)
 
 
 def rehearse(config: RunConfig, *, only: str | None = None) -> None:

@@ -27,13 +27,11 @@ from typing import Final
 
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.core.files import PRIVATE, write_atomically
+from fedlearn.core.recent import Recent
 
 Entry = Mapping[str, object]
 
 _START: Final = "0" * 64
-
-_MOST_KNOWN: Final = 64
-"""Of so many files a process remembers what it has read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,7 @@ class _Known:
     hashes: tuple[str, ...] = ()
 
 
-_known: Final[dict[Path, _Known]] = {}
+_known: Final = Recent[Path, _Known](64)
 # A site opens its ledger a dozen times a round: what it reads again byte for byte it does not
 # check again, or a run would take the square of its rounds.
 
@@ -92,7 +90,7 @@ def read(path: Path) -> Chain:
             raise DataError(f"{path}, line {number}: {error}") from error
         entries.append(entry)
         hashes.append(digest)
-    _remember(path, _Known(content[: len(content) - len(torn)], (*entries,), (*hashes,)))
+    _known.keep(path, _Known(content[: len(content) - len(torn)], (*entries,), (*hashes,)))
     unended = False
     with suppress(ValueError):  # a last line may lack nothing but its end
         entry, digest = _parse(torn, hashes[-1] if hashes else _START)
@@ -107,13 +105,6 @@ def read(path: Path) -> Chain:
         ended=not unended,
         torn=torn,
     )
-
-
-def _remember(path: Path, known: _Known) -> None:
-    _known.pop(path, None)
-    while len(_known) >= _MOST_KNOWN:
-        del _known[next(iter(_known))]
-    _known[path] = known
 
 
 class ChainFile:

@@ -28,8 +28,8 @@ from clients.ledger.state import (
     NotedReceipt,
     Reservation,
     Spending,
+    known,
     plain,
-    remember,
     replay,
     utc,
 )
@@ -240,7 +240,7 @@ class Ledger:
         after = self._state.after(entry)
         self._file.append(entry)
         self._state = after
-        remember(self._file.hashes[-1], after)
+        known.keep(self._file.hashes[-1], after)
 
 
 def load(path: Path) -> tuple[hash_chain.Chain, Spending]:

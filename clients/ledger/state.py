@@ -23,6 +23,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 
 from fedlearn.core.errors import DataError
+from fedlearn.core.recent import Recent
 from fedlearn.privacy.events import Event, from_json, merged
 
 SCHEMA: Final = "fedlearn/ledger/v1"
@@ -235,10 +236,7 @@ class Spending:
         return replace(self, pending={n: r for n, r in self.pending.items() if n != number})
 
 
-_MOST_KNOWN: Final = 64
-"""So many states a process remembers."""
-
-_known: Final[dict[str, Spending]] = {}
+known: Final = Recent[str, Spending](64)
 """States by the hash of the last line, which says what is in all the lines before."""
 
 
@@ -248,24 +246,16 @@ def replay(entries: Sequence[Entry], source: str, hashes: Sequence[str] = ()) ->
     `hashes` are those of the lines of the entries, where a hash chain holds them: what came of
     lines that were replayed before is then known, and only the others are.
     """
-    done = next((n for n in range(len(hashes), 0, -1) if hashes[n - 1] in _known), 0)
-    state = _known[hashes[done - 1]] if done else Spending()
+    done = next((n for n in range(len(hashes), 0, -1) if hashes[n - 1] in known), 0)
+    state = known[hashes[done - 1]] if done else Spending()
     for number, entry in enumerate(entries[done:], start=done + 1):
         try:
             state = state.after(entry)
         except DataError as error:
             raise DataError(f"{source}, line {number}: {error}") from error
     if hashes:
-        remember(hashes[-1], state)
+        known.keep(hashes[-1], state)
     return state
-
-
-def remember(head: str, state: Spending) -> None:
-    """Keep what comes of a chain whose last line has the hash `head`."""
-    _known.pop(head, None)
-    while len(_known) >= _MOST_KNOWN:
-        del _known[next(iter(_known))]
-    _known[head] = state
 
 
 def plain(text: str, most: int = MOST_TEXT) -> str:

@@ -122,7 +122,7 @@ def _run(config: RunConfig, line: Line) -> Result:
             raise Interrupt(f"{error}; what is done is in {config.out}") from None
     result = load_run(config.out)
     result.report()
-    return replace(result, notes=(*answered, *listener.notes, *findings(result.folder)))
+    return replace(result, notes=(*answered, *listener.notes))
 
 
 class _Listener:
@@ -131,8 +131,10 @@ class _Listener:
     def __init__(self, line: Line) -> None:
         self.line, self.rounds = line, 0
         self.notes: tuple[str, ...] = ()
+        self.config: RunConfig | None = None
 
     def started(self, federation: Federation, first_round: int) -> None:
+        self.config = federation.config
         self.rounds, self.notes = federation.config.rounds, tuple(federation.enrolment.notes)
         self.line.say(f"{len(federation.grid.sites)} sites")
 
@@ -142,7 +144,9 @@ class _Listener:
         self.line.say(f"round {entry.round} of {self.rounds}  {describe(entry)}")
 
     def finished(self, result: StoredResult) -> None:
-        """Nothing: the result says it all."""
+        """Keep what sites have found; the result says all else."""
+        if self.config is not None:
+            self.notes += tuple(findings(self.config, result.data.sites))
 
 
 def one_process_where_torch_has_threads(config: RunConfig) -> RunConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def found_at(out: Path, site: str) -> set[tuple[str, str]]:
     return {(one["kind"], one["column"]) for one in each if one["kind"] != "share"}
 
 
+def told(asked: list[str], sites: Iterable[str]) -> set[tuple[str, ...]]:
+    """Of which site and column a simulation has something to say at its end."""
+    return {tuple(one.split(": ", 2)[:2]) for one in findings(compose(asked), sites)}
+
+
 LABELS, UNIT = ("labels", ""), ("unit", "cholesterol")
 
 
@@ -62,8 +68,9 @@ def test_mistake_of_a_hospital__is_found_there_and_nowhere_else(
     result = run(tmp_path / "run", *words(tmp_path, layout, data), *kinds)
     found = {site: found_at(tmp_path / "run", site) for site in data}
     assert found == {site: wanted if site == "site3" else set() for site in data}
-    told = {tuple(one.split(": ", 2)[:2]) for one in findings(tmp_path / "run")}
-    assert {("site site3", column or "label") for _, column in wanted} <= told
+    asked = [*words(tmp_path, layout, data), *kinds, f"out={tmp_path / 'run'}"]
+    assert {("site site3", column or "label") for _, column in wanted} <= told(asked, data)
+    assert not told([*asked, "privacy.epsilon=31"], data), "found in another study"
     assert result["privacy"]["epsilon"] == pytest.approx(30, rel=0.01)
     assert result["screening"]["sites"] == 5
     assert 0 < result["screening"]["epsilon"] < 30
@@ -138,6 +145,8 @@ def test_owner_who_wants_that__lets_no_such_table_train(tmp_path: Path, ends: st
     result = run(tmp_path / "run", *asked, "privacy.on_exhausted=drop_site", "evaluation=private")
     dropped = set(result["rounds"][0]["clients"]["dropped"])
     assert dropped == ({"hungary"} if ends == "drop_site" else set())
+    said = told([*asked, "privacy.on_exhausted=drop_site", "evaluation=private"], data)
+    assert (("site hungary", "label") in said) == (ends == "drop_site")
     ledger = (tmp_path / "sites" / "hungary" / "ledger.jsonl").read_text()
     assert ('"purpose":"evaluation' in ledger) == (ends == "known"), "no such table tests either"
 

@@ -224,7 +224,7 @@ def test_ledger__that_was_read_before_is_judged_as_one_that_was_not(path: Path, 
         head.write_bytes(older_head)
     warm = found(path)
     hash_chain._known.clear()
-    state._known.clear()
+    state.known.clear()
     assert warm == found(path)
 
 
