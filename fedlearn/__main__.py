@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from fedlearn.core.interrupt import interrupt
+from fedlearn.core.interrupt import interrupt, interrupts
 
 STOPPED = 130
 """128 + SIGINT, as shells have it."""
@@ -16,7 +16,9 @@ def main() -> int:
         from fedlearn import cli
 
         return cli.main()
-    except KeyboardInterrupt:
+    except BaseException:
+        if not interrupts():
+            raise
         print("fedlearn: stopped", file=sys.stderr)
         return STOPPED
     finally:  # nothing is left to stop, and Python would say so by a traceback

@@ -19,6 +19,7 @@ from typing import Final
 from fedlearn.cli.parser import parse
 from fedlearn.core.code import check_packages
 from fedlearn.core.errors import DataError, FedlearnError, StoppedError
+from fedlearn.core.interrupt import interrupts
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _say_anything()
     options = parse(arguments)
+    before = interrupts()
     try:
         check_packages()
         return options.call(options) or 0
@@ -34,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("\n".join([str(error), *getattr(error, "__notes__", ())]))
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("stopped; what was done is kept")
-        return StoppedError.exit_code
+        return _stopped()
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _no_room(error) if error.errno in _FULL else _bug(error)
     except Exception as error:  # noqa: BLE001  (the last line of defence against a traceback on screen)
-        return _bug(error)
+        return _stopped() if interrupts() > before else _bug(error)
 
 
 def _say_anything() -> None:
@@ -59,6 +60,11 @@ def _say_anything() -> None:
 def _complain(message: str) -> None:
     for line in message.splitlines():
         print(f"fedlearn: {line}", file=sys.stderr)
+
+
+def _stopped() -> int:
+    _complain("stopped; what was done is kept")
+    return StoppedError.exit_code
 
 
 def _no_room(error: OSError) -> int:

@@ -161,14 +161,12 @@ class SuperLink:
             context, run = context_from_proto(given.context), run_from_proto(given.run)
             context.run_config = dict(run.override_config)
             private.identify(run_id=run_id, node_id=context.node_id, task_id=int(given.task_id))
-            beats = HeartbeatSender(make_task_heartbeat_fn_http(client))
-            beats.start()
             outcome, details = SubStatus.FAILED, "the coordinator stopped"
             try:
-                yield LinkGrid(client, run, lifetime), context
+                with _heartbeats(client):
+                    yield LinkGrid(client, run, lifetime), context
                 outcome, details = SubStatus.COMPLETED, ""
             finally:
-                beats.stop()
                 output = runtime_pb2.PushTaskOutputRequest(sub_status=outcome, details=details)
                 with suppress(httpx.HTTPError):
                     client.PushTaskOutput(output)
@@ -196,6 +194,20 @@ class SuperLink:
             yield client
         finally:
             client.close()
+
+
+@contextmanager
+def _heartbeats(client: RuntimeHttpClient) -> Iterator[None]:
+    """Tell the SuperLink all the while that the run's task is alive."""
+    beats = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    try:
+        beats.start()
+        yield
+    finally:
+        # It says so by an error when it never started, or has ended of its own; then nothing is
+        # left to stop, and what ends the run is to be heard of.
+        with suppress(RuntimeError):
+            beats.stop()
 
 
 def _refused(step: str, what: str, error: httpx.HTTPStatusError) -> ProtocolError:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli import main
+from fedlearn.core import terminal
+from fedlearn.core.interrupt import Interrupt
 from fedlearn.data.datasets import archives
 
 HEART = "experiment=medical_heart"
@@ -230,3 +232,23 @@ def test_full_disk__is_said_as_such_and_is_no_bug(
     said = capsys.readouterr().err
     assert f"{os.strerror(problem)}; make room" in said
     assert "bug" not in said
+
+
+@pytest.mark.parametrize("pressed", [True, False])
+def test_error_that_a_library_made_of_an_interrupt__is_a_stop_and_no_bug(
+    pressed: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled() -> None:
+        """As code in C does that calls back into Python, and says in its own words what failed."""
+        try:
+            if pressed:
+                raise Interrupt
+        except Interrupt:
+            pass
+        raise RuntimeError("Error building the serializer")
+
+    monkeypatch.setattr(terminal, "console", compiled)
+    assert main(["data", "list"]) == (130 if pressed else 1)
+    said = capsys.readouterr().err
+    assert said == "fedlearn: stopped; what was done is kept\n" or not pressed
+    assert ("a bug" in said) is not pressed

@@ -528,11 +528,14 @@ from fedlearn.training.device import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for _ in range(4):
+count = []
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     held = [torch.zeros(2**22) for _ in range(4)]
     del held
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    count.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+# Where a hole is too small for the next one the heap grows once more: the best one counts.
+print(min(count))
 """
 
 
