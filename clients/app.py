@@ -304,6 +304,7 @@ def _train(message: Message, context: Context, site: Site, *, conduct: Conduct) 
         reply = TrainReply(site=site.name, model=model, weight=weight, spent=spent)
         content = flower.train_reply(reply)
     else:
+        update = summing.weighed(update, request.note)
         content = summing.reply(message, update, asked, spent, conduct.contribution)
     openings.forget(site.owner)
     return content

@@ -14,7 +14,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -60,6 +60,7 @@ from fedlearn.secagg.policy import ClientPolicy
 from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.settings import SecAggMasked, SecAggRing, SecAggSum, SecAggTwoServer, sum_of
 from fedlearn.secagg.two_server import contribute
+from fedlearn.secagg.weights import weight_in_sum
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form, Update
 
@@ -183,6 +184,13 @@ class SecAggClient(ABC, Generic[S]):
         if request is None:
             raise ProtocolError(SERVER, "mask", "asks for an update in clear, and this run masks")
         return request
+
+    def weighed(self, mine: Update, note: RoundNote) -> Update:
+        """The update with what it weighs in a sum, where sites have weights."""
+        if not self._form.weighted:
+            return mine
+        weight = weight_in_sum(mine.weight, most=self.settings.max_weight, largest=note.largest)
+        return replace(mine, weight=weight)
 
     def limit(self, message: Message) -> float:
         """The largest number that enters the sum as it is."""

@@ -97,7 +97,8 @@ class RoundNote:
     `terms` (hex) is the hash of those of the study, `cohort` the number of sites that
     take part, by the coordinator's word; `clip_norm` the norm of this round under
     client-level privacy, else zero. `without` are the sites that are left out of the run for
-    what a rule against poisoning has found.
+    what a rule against poisoning has found. `largest` is how many records the largest site
+    trains on where all weights are scaled to that (`fedlearn.secagg.weights`), else zero.
     """
 
     terms: str
@@ -106,6 +107,7 @@ class RoundNote:
     cohort: int
     clip_norm: float = 0.0
     without: tuple[str, ...] = ()
+    largest: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from flwr.app import Message, RecordDict
@@ -46,6 +47,7 @@ from fedlearn.secagg.graph import Degree
 from fedlearn.secagg.graph import part_of as part_of_sites
 from fedlearn.secagg.messages import Params
 from fedlearn.secagg.settings import SecAggSum
+from fedlearn.secagg.weights import scaled_to, weight_in_sum
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form
 from fedlearn.tasks import Task
@@ -222,6 +224,15 @@ class SecAggDriver(ABC, Generic[S]):
         `clip_norm` is that of one round, zero for what holds in all of them.
         """
         return bound_of(self.config, self.plan, self._form, clip_norm)
+
+    @cached_property
+    def largest(self) -> int:
+        """The records of the largest site, where all weights are scaled to it; else zero."""
+        return scaled_to(self.records.values(), self.settings.max_weight)
+
+    def weight(self, records: int) -> int:
+        """What a site of so many records weighs in a sum in which sites have weights."""
+        return weight_in_sum(records, most=self.settings.max_weight, largest=self.largest)
 
     def _counts(self, payload: AnyPayload) -> bool:
         """Whether the number of sites in a sum is checked here: where no bound does it."""

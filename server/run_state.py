@@ -6,10 +6,10 @@ may ask of it.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ from fedlearn.results.result import RoundResult, sites_of_refused
 from fedlearn.robust import Draw
 from fedlearn.robust.draw import Groups
 from fedlearn.rounds import RoundNote
+from fedlearn.secagg.weights import scaling_notes
 from fedlearn.stages import Route, ServerRound, Stack
 from server.aside import raise_refusals
 from server.audit import SlotsSeen
@@ -184,7 +185,7 @@ class RunState:
         terms = self.config.terms.hex()
         return RoundNote(
             terms=terms, run_id=self.run_id, round=number, cohort=cohort, clip_norm=clip_norm,
-            without=self.without,
+            without=self.without, largest=self._largest,
         )  # fmt: skip
 
     @property
@@ -200,12 +201,29 @@ class RunState:
         """The weight of all sites together, as they would be counted in a sum."""
         if not self.route.source.weighted:
             return len(self.grid.sites)
-        most = self._most_weight
-        return sum(min(one.train_records or 0, most) for one in self.enrolment.sites.values())
+        return sum(map(self._weight, self.enrolment.sites))
+
+    @cached_property
+    def _largest(self) -> int:
+        """The records that all weights are scaled to, where they are."""
+        if self.summing is None or not self.route.source.weighted:
+            return 0
+        return self.summing.largest
 
     @property
-    def _most_weight(self) -> float:
-        return getattr(self.config.secagg, "max_weight", math.inf)
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual in what the sites have told, and in how they are summed."""
+        if not self._largest or self.summing is None:
+            return self.enrolment.notes
+        records = [one.train_records for one in self.enrolment.sites.values()]
+        return (
+            *self.enrolment.notes, *scaling_notes(records, self.summing.settings.max_weight),
+        )  # fmt: skip
+
+    def _weight(self, site: str) -> int:
+        """What a site weighs that has described its records."""
+        records = self.enrolment.sites[site].train_records or 0
+        return self.summing.weight(records) if self.summing else records
 
     def at(self, number: int) -> ServerRound:
         """What the stages may ask of a round."""
@@ -237,10 +255,9 @@ class RunState:
         """What the weights of sites add up to, by the records that they have described."""
         if not self.route.source.weighted:
             return len(sites)
-        records = [self.enrolment.sites[site].train_records for site in sites]
-        if None in records:
+        if any(self.enrolment.sites[site].train_records is None for site in sites):
             return found
-        return sum(min(count or 0, self._most_weight) for count in records)
+        return sum(map(self._weight, sites))
 
     def check_budget(self, replies: Replies) -> None:
         """Under `on_exhausted=stop`, one site that cannot pay ends the run for all."""

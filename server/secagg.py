@@ -129,7 +129,7 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
         if not self._form.weighted:
             return (1,)
         known = self.records.get(site)
-        return range(most + 1) if known is None else (min(known, most),)
+        return range(most + 1) if known is None else (self.weight(known),)
 
     @property
     def _second(self) -> SecondServer:

@@ -81,7 +81,7 @@ class Display:
             )
         for sentence in federation.enrolment.declined:
             self.note(f"without a site that was asked: {sentence}")
-        for note in federation.enrolment.notes:
+        for note in federation.notes:
             self.note(note)
         self.progress.update(
             self.task, total=config.rounds, completed=first_round - 1, description="training"

@@ -161,6 +161,7 @@ def note_of(note: RoundNote) -> ConfigRecord:
             "cohort": note.cohort,
             "clip-norm": note.clip_norm,
             "without": list(note.without),
+            "largest": note.largest,
         }
     )
 
@@ -277,6 +278,7 @@ def read_note(message: Message) -> RoundNote | None:
         cohort=integer(config["cohort"]),
         clip_norm=number(config.get("clip-norm", 0.0)),
         without=_texts(config.get("without")),
+        largest=integer(config.get("largest", 0)),
     )
 
 

@@ -135,7 +135,7 @@ class _Listener:
 
     def started(self, federation: Federation, first_round: int) -> None:
         self.config = federation.config
-        self.rounds, self.notes = federation.config.rounds, tuple(federation.enrolment.notes)
+        self.rounds, self.notes = federation.config.rounds, federation.notes
         self.line.say(f"{len(federation.grid.sites)} sites")
 
     def round_finished(self, entry: RoundResult) -> None:
