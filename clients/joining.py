@@ -39,6 +39,7 @@ from fedlearn.flower.records import config_record, large_bytes, read_large_bytes
 from fedlearn.flower.site import fresh_identity, roster_of, secret_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.rounds import Invitation, Refusal
+from fedlearn.secagg.keys import is_usable
 
 _BEFORE: Final = frozenset({flower.DESCRIBE, flower.RECEIPT})
 """What is asked while it is not settled yet who takes part."""
@@ -164,6 +165,8 @@ def join(message: Message, context: Context, config: RunConfig, owner: Owner) ->
     server = roster.public_of(SERVER, "server")
     if not is_run_signed(server, config.terms, run_id, helper, signature):
         raise UnauthenticatedError
+    if config.secagg.two_servers and not is_usable(helper):  # before anything is paid for
+        raise ProtocolError(SERVER, "join", "nothing can be sealed for the second server's key")
     _check_company(owner, len(roster.sites()))
     if owner.deployed and config.secagg.two_servers:
         pinned = load_pinned(owner.deployed.roster)

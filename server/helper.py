@@ -20,6 +20,7 @@ from fedlearn.flower.grid import Replies, SiteGrid
 from fedlearn.flower.records import config_record, large_bytes, read_large_bytes, small_bytes
 from fedlearn.flower.sealing import Sealing
 from fedlearn.rounds import Hello, Invitation
+from fedlearn.secagg.keys import is_usable
 from fedlearn.secagg.messages import Params
 from server.admission import Admission, HelperNode
 
@@ -144,6 +145,6 @@ def _joined(content: RecordDict) -> tuple[bytes, bytes, bytes]:
     record = config_record(content, "helper")
     values = [record.get(one) for one in ("accepted", "public", "vouched")] if record else []
     accepted, public, vouched = (one if isinstance(one, bytes) else None for one in values)
-    if accepted is None or public is None or vouched is None or len(public) != 32:
+    if accepted is None or public is None or vouched is None or not is_usable(public):
         raise ValueError("no key")
     return accepted, public, vouched

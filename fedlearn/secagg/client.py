@@ -317,6 +317,7 @@ def _share(state: Advertised, request: bytes, policy: ClientPolicy) -> tuple[Sha
     if len(graph[own]) < params.threshold:
         raise ProtocolError(SERVER, "share", "fewer neighbours than the threshold")
     peers, context = {peer: roll[peer] for peer in graph[own]}, params.bound_to(request)
+    _check_mask_keys(peers)
     outgoing, incoming = _exchange_keys(state.cipher_private, peers, context, own)
     shared = Shared(
         params=params,
@@ -441,6 +442,13 @@ def _exchange_keys(
     return outgoing, incoming
 
 
+def _check_mask_keys(peers: Mapping[str, RoundKeys]) -> None:
+    """Refuse now, before a vector is made and paid for, whom no mask could be agreed on with."""
+    for peer, public in peers.items():
+        if not keys.is_usable(public.mask_key):
+            raise ProtocolError(peer, "share", "its mask key is of small order")
+
+
 def _seal_shares(state: Shared, outgoing: Mapping[str, bytes], own: str) -> Shares:
     """Shares of the self-mask seed and the mask key, each sealed for one neighbour."""
     context = state.context
@@ -474,10 +482,6 @@ def _mask_keys(
     plus, minus = [keys.self_mask_key(state.self_seed, context, own)], list[bytes]()
     private = keys.load_private(state.mask_private)
     for peer in senders:
-        public = state.peers[peer].mask_key
-        try:
-            key = keys.pair_mask_key(private, public, context, own, peer)
-        except ValueError:
-            raise ProtocolError(peer, "mask", "its mask key is a point of small order") from None
+        key = keys.pair_mask_key(private, state.peers[peer].mask_key, context, own, peer)
         (plus if name_bytes(own) > name_bytes(peer) else minus).append(key)
     return plus, minus

@@ -17,18 +17,25 @@ from safetensors.numpy import load_file
 from fedlearn.config import plan_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
+from fedlearn.crypto.identity import Identity
 from fedlearn.flower import messages as flower
+from fedlearn.flower import private
+from fedlearn.flower.records import read_small_bytes, small_bytes
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.results.result import ResultFile
 from fedlearn.rounds import Refusal, TrainReply
-from fedlearn.secagg.framing import encode
+from fedlearn.secagg.framing import decode, encode
 from fedlearn.secagg.keys import is_usable
 from fedlearn.secagg.messages import Advertisement, RoundKeys
+from fedlearn.secagg.proven import ProvingHelper
+from fedlearn.secagg.server import ServerSession
 from fedlearn.tasks import ClassificationTask
 from server.run import Silent, run
 from server.stop import Stop
+from tests.attacks.asked import CLEAR
+from tests.attacks.lab import SITES, STRICT, Lab
 from tests.effort import examples
 from tests.fedlearn.secagg.federation import federation, identity, run_until
 from tests.server.parties import NAMES, TASK, Parties, make_config
@@ -236,3 +243,53 @@ def test_key_of_small_order__is_refused_before_it_drives_away_all_others() -> No
 
 def _signed(name: str, pair: tuple[bytes, bytes]) -> tuple[bytes, ...]:
     return (name_bytes(name), *pair)
+
+
+SMALL = bytes(32)
+"""A key of small order: with it nobody agrees on anything."""
+
+
+@pytest.mark.parametrize("kind", ["cipher", "mask"])
+def test_key_of_small_order__that_a_coordinator_lets_pass_is_found_before_anybody_has_paid(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they could have spent the ledgers of all others, round for round, on nothing."""
+    lab = Lab.make(tmp_path, "transport=plain", "evaluation=none", policy=CLEAR)
+    federation, liar = lab.federate(), SITES[-1]
+    own = Identity.load(lab.world.root / liar / "keys" / liar)
+
+    def lie(step: str, site: str, reply: Message) -> Message:
+        if (step, site) != ("secagg_advertise", liar):
+            return reply
+        data = read_small_bytes(reply.content, "secagg")
+        assert data is not None
+        context = data[6:38]
+        good = decode(Advertisement, data, context).keys
+        pair = (SMALL, good.mask_key) if kind == "cipher" else (good.cipher_key, SMALL)
+        signature = own.sign("secagg/keys", context, *_signed(liar, pair))
+        keys = RoundKeys(cipher_key=pair[0], mask_key=pair[1], signature=signature)
+        content = small_bytes("secagg", encode(Advertisement(keys=keys), context))
+        return private.with_content(reply, content)
+
+    def pass_on(self: ServerSession, name: str, one: RoundKeys) -> None:
+        self._keys[name] = one
+
+    lab.on_reply = lie
+    monkeypatch.setattr(ServerSession, "_receive_keys", pass_on)
+    with pytest.raises(ProtocolError):
+        federation.run_round(1)
+    assert {site for step, site, _ in lab.refused if step == "secagg_share"} >= {*SITES[:-1]}
+    assert {lab.spent_at(site) for site in SITES} == {0}
+
+
+def test_second_servers_key_of_small_order__is_joined_by_no_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that found it when it sealed its seed had paid by then."""
+    policy = STRICT.replace("require_secagg: masked", "require_secagg: two_server")
+    lab = Lab.make(tmp_path, "secagg=two_server", "evaluation=none", policy=policy)
+    monkeypatch.setattr(ProvingHelper, "public", property(lambda _: SMALL, lambda *_: None), False)
+    with pytest.raises(ProtocolError):
+        lab.federate()
+    assert {(step, site) for step, site, _ in lab.refused} == {("join", site) for site in SITES}
+    assert not lab.opened()
