@@ -19,6 +19,7 @@ from fedlearn.agreement import (
     evaluates_in_sum,
     least_of,
     noised_sums_of,
+    part_of,
     payload_of,
     plan_digest,
     protocol_round,
@@ -330,6 +331,10 @@ class SecAggDriver(ABC, Generic[S]):
     def _fewest(self, part: Part) -> int:
         """The fewest sites whose sum may be opened."""
         return least_of(self.plan, self.settings.least, part)
+
+    def _least(self, asked: AskedSums) -> int:
+        """The same of the sums that are asked for."""
+        return self._fewest(part_of(asked.params[0].round)[0])
 
     def _contributions(
         self,

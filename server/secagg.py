@@ -16,11 +16,7 @@ from typing import Any, Final
 import numpy as np
 from flwr.app import Message, RecordDict
 
-from fedlearn.agreement import (
-    Part,
-    masks_of,
-    part_of,
-)
+from fedlearn.agreement import Part, masks_of
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.ring import RingVector, unpack
 from fedlearn.flower import messages as flower
@@ -51,7 +47,7 @@ class RingDriver(SecAggDriver[SecAggRing]):
             np.add(total, unpack(data, length, ring), out=total)
 
         taken = self._contributions(asked, requests, add)
-        least, found = self._fewest(part_of(asked.params[0].round)[0]), []
+        least, found = self._least(asked), []
         for at, total in enumerate(totals):
             sites = tuple(site for site in taken if place[site] == at)
             if len(sites) >= least:
@@ -67,7 +63,8 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
     def _opened(self, asked: AskedSums) -> list[Sum]:
         if isinstance(asked.payload, ProvenPayload):
             return self._proven(asked, asked.payload)
-        firsts, place = [FirstServer(one, self.sites) for one in asked.params], asked.place
+        least, place = self._least(asked), asked.place
+        firsts = [FirstServer(one, self.sites, least) for one in asked.params]
         requests = {site: firsts[at].params.encode() for site, at in place.items()}
         self._contributions(
             asked, requests, lambda site, data: firsts[place[site]].receive(site, data)
@@ -86,8 +83,8 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
 
     def _proven(self, asked: AskedSums, payload: ProvenPayload) -> list[Sum]:
         """The sums of those whose proofs hold; the others are named."""
-        firsts = [proven.ProvingServer(one, self.sites, payload.bound) for one in asked.params]
-        place = asked.place
+        own, place = (self.sites, payload.bound, self._least(asked)), asked.place
+        firsts = [proven.ProvingServer(one, *own) for one in asked.params]
 
         def take(site: str, data: bytes) -> None:
             firsts[place[site]].receive(site, data, self._allowed(site, payload.max_weight))
@@ -112,10 +109,9 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
             ProtocolError: too few are in it, by this server's own count or by the second one's.
         """
         asked.tally.failures |= opened.refused
-        least = self._fewest(part_of(asked.params[0].round)[0])
         left = f"{len(opened.taken)} sites are left"
-        if len(opened.taken) < least:
-            raise ProtocolError("", "sum", f"{left}; needed: {least}")
+        if len(opened.taken) < opened.needed:
+            raise ProtocolError("", "sum", f"{left}; needed: {opened.needed} of {opened.asked}")
         if opened.total is None:
             raise ProtocolError("", "sum", f"{left}; the second server asks for more")
         return opened.total
@@ -175,7 +171,7 @@ class MaskedDriver(SecAggDriver[SecAggMasked]):
             )
 
     def _opened(self, asked: AskedSums) -> list[Sum]:
-        least = self._fewest(part_of(asked.params[0].round)[0])
+        least = self._least(asked)
         sessions = [ServerSession(one, self.sites, least) for one in asked.params]
 
         def ask(step: str, requests: Mapping[str, bytes], receive: Receive) -> None:

@@ -46,6 +46,7 @@ from fedlearn.secagg.two_server import (
     Helper,
     OpenedSum,
     check_vector,
+    fewest_of,
     mask_key,
     sealed_seed,
     vector_hash,
@@ -139,12 +140,14 @@ class Proved(OpenedSum):
 class ProvingServer:
     """Looks at every contribution as it comes, and sums those that the helper finds good as well.
 
-    Masked vectors are kept until then, packed.
+    Masked vectors are kept until then, packed. It opens no sum of fewer than `least` clients, or of
+    half of the cohort, whatever the helper says.
     """
 
     params: Params
     sites: Mapping[str, bytes]
     bound: NormBound
+    least: int = 3
     _points: bytes = field(default_factory=lambda: os.urandom(KEY_BYTES), repr=False)
     _shares: dict[str, SignedShare] = field(default_factory=dict, repr=False)
     _packed: dict[str, memoryview] = field(default_factory=dict, repr=False)
@@ -213,8 +216,11 @@ class ProvingServer:
         }
         taken = tuple(name for name in sorted(self._shares) if name not in refused)
         weight = sum(self._shares[name].weight for name in taken)
-        total = self._total(taken, verdicts.packed) if verdicts.packed else None
-        return Proved(total=total, taken=taken, refused=refused, weight=weight)
+        needed, asked = fewest_of(self.params, self.least), len(self.params.cohort)
+        enough = verdicts.packed and len(taken) >= needed
+        total = self._total(taken, verdicts.packed) if enough else None
+        counted = {"weight": weight, "needed": needed, "asked": asked}
+        return Proved(total=total, taken=taken, refused=refused, **counted)
 
     def _total(self, taken: Iterable[str], packed: memoryview) -> RingVector:
         """The sum of those that are taken, of whose keystreams the helper has said the sum."""
@@ -257,7 +263,7 @@ class ProvingHelper(Helper):
                 raise ValueError("the bound is of another form")
         except ValueError as error:
             raise ProtocolError("server", "verdicts", str(error)) from None
-        self._check_count(len(asked.table))
+        self._check_count(params, len(asked.table))
         context = _proved_in(params, asked.bound)
         for name, (share, _) in asked.table.items():
             if not share.is_signed(self._public_of(name, params), name, context):
@@ -281,7 +287,9 @@ class ProvingHelper(Helper):
             if statement.holds(bound, seen, theirs[name]):
                 total += _times(mask, share, ring)
                 taken += 1
-        packed = pack(ring.reduce(total), ring) if taken >= self.min_cohort else memoryview(b"")
+        packed = (
+            pack(ring.reduce(total), ring) if taken >= self._needed(params) else memoryview(b"")
+        )
         return encode(Verdicts(table=table, packed=packed), params.context())
 
 

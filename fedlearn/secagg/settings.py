@@ -105,7 +105,7 @@ class SecAggMasked:
 
 @config
 class SecAggTwoServer:
-    """Additive sharing between two servers, one of them honest; any client may vanish."""
+    """Additive sharing between two servers, one honest; under half of the cohort may vanish."""
 
     kind: Literal["two_server"] = "two_server"
     hides: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Additive sharing between two servers: one message per client, and any client may vanish.
+"""Additive sharing between two servers: one message per client, and any may vanish.
 
 A client adds one keystream to its vector and sends the result to the first
 server, together with the 32-byte seed of the keystream, encrypted for the second
@@ -9,7 +9,12 @@ work with it, as long as the two do not work together.
 
 A client signs what it sends, so that the first server cannot invent the other
 clients of a cohort. The helper answers once per run and round, and only for
-`min_cohort` clients or more.
+`min_cohort` clients or more, which are more than half of the cohort.
+
+Either server could leave out whom it likes, until two clients that work with it
+know the third's part of a sum of three. So each of them opens no sum without most
+of the cohort, which is in all that a client signs (`fewest_of`): whoever of the two,
+or of those between them and the clients, leaves out more has no sum.
 
 A client may have sealed what is no seed, and the helper alone can tell. It names
 whom it could open, and sums those: which submissions are in the sum is decided
@@ -93,22 +98,34 @@ def check_vector(params: Params, vector: RingVector) -> None:
 class OpenedSum:
     """The sum, `word[length]`, whose it is, and why others who sent something are not in it.
 
-    `total` is None where the helper has found too few.
+    `total` is None where they are too few, by this server's own count (`needed`, of the `asked`
+    that are the cohort) or by the helper's.
     """
 
     total: RingVector | None
     taken: tuple[str, ...]
     refused: Mapping[str, str]
+    needed: int
+    asked: int
+
+
+def fewest_of(params: Params, least: int) -> int:
+    """The fewest clients of a sum: `least`, and more than half of those that were asked for it.
+
+    As with masks, which fewer cannot open. The cohort is what every client has seen and signed.
+    """
+    return max(least, len(params.cohort) // 2 + 1)
 
 
 class FirstServer:
     """Sums masked vectors as they arrive, and takes the helper's mask sum away.
 
     They are kept until then, packed: those that the helper could not open leave the sum again.
+    It opens none of fewer than `least` clients, or of half of the cohort, whatever the helper says.
     """
 
-    def __init__(self, params: Params, sites: Mapping[str, bytes]) -> None:
-        self.params = params
+    def __init__(self, params: Params, sites: Mapping[str, bytes], least: int = 3) -> None:
+        self.params, self._needed = params, fewest_of(params, least)
         self._sites, self._context = sites, params.context()
         self._ring = Ring(bits=params.bits)
         self._sum = self._ring.zeros(params.length)
@@ -163,8 +180,11 @@ class FirstServer:
             raise ProtocolError("helper", "mask_sum", str(error)) from None
         refused = {name: UNOPENED for name in sorted(self._seeds) if name not in opened}
         taken = tuple(sorted(opened))
-        total = None if masks is None else ring.reduce(self._sum_without(refused) - masks)
-        return OpenedSum(total=total, taken=taken, refused=refused)
+        total = None
+        if masks is not None and len(taken) >= self._needed:
+            total = ring.reduce(self._sum_without(refused) - masks)
+        counted = {"needed": self._needed, "asked": len(self.params.cohort)}
+        return OpenedSum(total=total, taken=taken, refused=refused, **counted)
 
     def _sum_without(self, names: Iterable[str]) -> RingVector:
         total = self._sum.copy()
@@ -226,14 +246,14 @@ class Helper:
             table = decode(Seeds, request, context).table
         except ValueError as error:
             raise ProtocolError("server", "mask_sum", str(error)) from None
-        self._check_count(len(table))
+        self._check_count(params, len(table))
         for name, one in table.items():
             if not _is_signed(name, one, self._public_of(name, params), context):
                 raise ProtocolError(name, "mask_sum", "did not sign its seed for this round")
         self._close_round(params)
         seeds = {name: self._unsealed(name, one.sealed, context) for name, one in table.items()}
         keys = {n: mask_key(seed, context, n) for n, seed in seeds.items() if seed is not None}
-        if len(keys) < self.min_cohort:
+        if len(keys) < self._needed(params):
             return encode(MaskSum(opened=tuple(keys), packed=memoryview(b"")), context)
         ring = Ring(bits=params.bits)
         total = ring.zeros(params.length)
@@ -261,11 +281,12 @@ class Helper:
         self._summed = self._summed_in(params) | set(params.cohort)
         self._round = params.round
 
-    def _check_count(self, clients: int) -> None:
-        if clients < self.min_cohort:
-            raise ProtocolError(
-                "server", "mask_sum", f"{clients} clients; needed: {self.min_cohort}"
-            )
+    def _needed(self, params: Params) -> int:
+        return fewest_of(params, self.min_cohort)
+
+    def _check_count(self, params: Params, clients: int) -> None:
+        if clients < (needed := self._needed(params)):
+            raise ProtocolError("server", "mask_sum", f"{clients} clients; needed: {needed}")
 
     def _public_of(self, name: str, params: Params) -> bytes:
         """The key of a client of the cohort."""

@@ -482,7 +482,7 @@ def test_garbage__of_so_many_that_too_few_are_left_opens_nothing_and_names_them(
     federation = lab.federate()
     heard = overheard(monkeypatch)
     sealing_garbage(monkeypatch, ["birch", "doum"])
-    left = f"2 sites are left; needed: 3; birch, doum: {UNOPENED}"
+    left = f"2 sites are left; needed: 3 of 4; birch, doum: {UNOPENED}"
     with pytest.raises(ProtocolError, match=left):
         federation.run_round(1)
     # Nor is anything to be had by asking for others of that round.
@@ -545,13 +545,14 @@ def test_second_server__that_opens_fewer_than_the_noise_counts_on_is_not_believe
     """A sum of one that it says it could open, for the coordinator to see."""
     lab = Helped.of(tmp_path, "robust=bounded")
     federation = lab.federate()
-    monkeypatch.setattr(ProvingHelper, "_check_count", lambda self, clients: None)
+    monkeypatch.setattr(ProvingHelper, "_check_count", lambda self, params, clients: None)
     honest = helper_module.ProvingHelper
     monkeypatch.setattr(
         helper_module, "ProvingHelper", lambda *a, **k: honest(*a, **{**k, "min_cohort": 1})
     )
+    monkeypatch.setattr(ProvingHelper, "_needed", lambda self, params: 1)
     sealing_garbage(monkeypatch, ["birch", "cedar", "doum"])
-    with pytest.raises(ProtocolError, match="1 sites are left; needed: 3"):
+    with pytest.raises(ProtocolError, match="1 sites are left; needed: 3 of 4"):
         federation.run_round(1)
 
 
@@ -560,20 +561,56 @@ def test_second_server__that_opens_fewer_than_the_noise_counts_on_is_not_believe
 def test_second_server__that_lies_of_whom_it_can_open_chooses_who_is_in_the_sum(
     tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Down to the least, for nobody else can open a seed: with two sites it knows the third's part.
-    It cannot do so unseen, and every site pays once for what has left it."""
+    """Down to more than half, for nobody else can open a seed: of five, with two sites, it knows
+    the third's part. It cannot do so unseen, and every site pays once for what has left it."""
     lab = Helped.of(tmp_path, f"robust={rule}", sites=FIVE)
-    federation, honest = lab.federate(), ProvingHelper._unsealed
-    out = ("doum", "elder")
-
-    def lying(self: ProvingHelper, name: str, sealed: bytes, context: bytes) -> bytes | None:
-        return None if name in out else honest(self, name, sealed, context)
-
-    monkeypatch.setattr(ProvingHelper, "_unsealed", lying)
+    federation, out = lab.federate(), ("doum", "elder")
+    leaving_out(monkeypatch, out)
     entry = federation.run_round(1)
     assert entry.clients.replied == 3
     assert entry.clients.dropped == dict.fromkeys(out, UNOPENED)
     assert {lab.spent_at(site) for site in FIVE} == {1}
+
+
+def leaving_out(patch: pytest.MonkeyPatch, names: Collection[str]) -> None:
+    """The second server says that it could not open what these have sealed, and sums the rest."""
+    honest = ProvingHelper._unsealed
+
+    def lying(self: ProvingHelper, name: str, sealed: bytes, context: bytes) -> bytes | None:
+        return None if name in names else honest(self, name, sealed, context)
+
+    patch.setattr(ProvingHelper, "_unsealed", lying)
+    patch.setattr(ProvingHelper, "_needed", lambda self, params: 3)
+
+
+@pytest.mark.parametrize("rule", slow_but(lambda rule: rule == "bounded", RULES))
+def test_second_server__that_leaves_out_half_of_the_cohort_gets_no_sum_and_is_reported(
+    tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sites that work with it would know the third's part of the nine, by the next model."""
+    federation = Helped.of(tmp_path, f"robust={rule}", sites=NINE).federate()
+    before, out = federation.progress.model, NINE[3:]
+    leaving_out(monkeypatch, out)
+    left = f"3 sites are left; needed: 5 of 9; {', '.join(out)}: {UNOPENED}"
+    with pytest.raises(ProtocolError, match=left):
+        federation.run_round(1)
+    assert np.array_equal(federation.progress.model, before)
+
+
+def test_helper__sums_for_no_half_of_those_that_the_coordinator_has_shown_to_sites(
+    tmp_path: Path,
+) -> None:
+    """Nor does a coordinator, or who holds messages back, choose whom a site is summed with."""
+    lab = Helped.of(tmp_path, "robust=bounded", sites=NINE)
+    federation = lab.federate()
+    late = NINE[3:7]
+    lab.on_reply = lambda kind, site, reply: (
+        None if (kind, site in late) == ("train", True) else reply
+    )
+    assert federation.run_round(1).clients.replied == 5
+    late = NINE[3:8]
+    with pytest.raises(ProtocolError, match="4 clients; needed: 5"):
+        federation.run_round(2)
 
 
 # --- its file ------------------------------------------------------------------------

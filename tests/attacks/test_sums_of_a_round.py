@@ -1,5 +1,6 @@
 """Whatever a first server asks of the second, and however often that one dies: of the sums that
-are opened in a round no two have a site in common, and none is of fewer than its least.
+are opened in a round no two have a site in common, and none is of fewer than its least, or of
+no more than half of those that were asked for it.
 
 Here every site signs whatever it is asked for, under any cohort and round, as often as it is
 asked, and some seal garbage: nothing but the second server stands between sums that differ by
@@ -116,6 +117,7 @@ class Second:
             return
         self.kept = helper.secrets()
         if one.fate == "answers" and (found := one.opened(reply)):
+            assert 2 * len(found) > len(one.cohort)
             self.sums.setdefault(one.number, []).append(found)
 
 

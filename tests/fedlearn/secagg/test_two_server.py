@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ProtocolError
 from fedlearn.secagg.framing import decode, encode
+from fedlearn.secagg.messages import Params
 from fedlearn.secagg.two_server import FirstServer, Helper, contribute
 from fedlearn.secagg.two_server_messages import UNOPENED, MaskedContribution, MaskSum, Seeds
 from tests.effort import examples
@@ -16,6 +17,7 @@ from tests.fedlearn.secagg.federation import RUN_ID, Federation, federation, ide
 
 FED = federation(5, bits=20, length=300)
 A, B, C, D, E = FED.names
+MANY = federation(9, bits=20, length=8)
 
 
 def send(
@@ -50,6 +52,67 @@ def test_helper__refuses_one_or_two_clients() -> None:
         helper.sum_masks(FED.params(), first.request())
 
 
+subsets = st.sets(st.sampled_from(FED.names))
+
+
+@settings(max_examples=examples(40, few=10), deadline=None)
+@given(left=subsets, least=st.integers(3, 5))
+def test_first_server__opens_no_sum_without_most_of_the_cohort_whatever_the_helper_says(
+    left: set[str], least: int
+) -> None:
+    """It says that it could open these alone, and gives the sum of just their keystreams."""
+    helper = Lying(RUN_ID, FED.sites, min_cohort=0)
+    helper.opens, params = left, FED.params()
+    first = FirstServer(params, FED.sites, least)
+    for name in FED.names:
+        message = contribute(identity(name), name, params, FED.vector(name), helper.public)
+        first.receive(name, message)
+    opened = first.finish(helper.sum_masks(params, first.request()))
+    assert (set(opened.taken), opened.asked) == (left, 5)
+    if 2 * len(left) > 5 and len(left) >= least:
+        assert np.array_equal(opened.total, FED.sum_of(sorted(left)))
+    else:
+        assert opened.total is None
+        assert opened.needed == max(least, 3)
+
+
+class Lying(Helper):
+    """A second server that opens the seeds of some, and does not ask how few they are."""
+
+    opens: Collection[str] = ()
+
+    def _unsealed(self, name: str, sealed: bytes, context: bytes) -> bytes | None:
+        return super()._unsealed(name, sealed, context) if name in self.opens else None
+
+    def _needed(self, params: Params) -> int:
+        return 0
+
+
+@settings(max_examples=examples(20, few=4), deadline=None)
+@given(cohort=st.integers(3, 9), sent=st.integers(3, 9), bad=st.integers(0, 6))
+def test_helper__sums_for_no_half_of_the_cohort_whatever_the_first_server_holds_back(
+    cohort: int, sent: int, bad: int
+) -> None:
+    helper, params = Helper(RUN_ID, MANY.sites), MANY.params(1, MANY.names[:cohort])
+    first = FirstServer(params, MANY.sites)
+    for at, name in enumerate(params.cohort[:sent]):
+        key = helper.public if at >= bad else Helper(RUN_ID, MANY.sites).public
+        first.receive(name, contribute(identity(name), name, params, MANY.vector(name), key))
+    there = min(sent, cohort)
+    if 2 * there <= cohort:
+        before = helper.secrets()
+        with pytest.raises(ProtocolError, match=f"{there} clients; needed: {cohort // 2 + 1}"):
+            helper.sum_masks(params, first.request())
+        assert helper.secrets() == before, "no seed was looked at"
+        return
+    answer = decode(MaskSum, helper.sum_masks(params, first.request()), params.context())
+    opened = max(0, there - bad)
+    assert (len(answer.opened), bool(answer.packed)) == (
+        opened,
+        opened >= 3 and 2 * opened > cohort,
+    )
+
+
 def test_helper__answers_once_per_round_and_run() -> None:
     helper = Helper(RUN_ID, FED.sites)
     first = send(FED, helper, *FED.names)
@@ -60,7 +123,6 @@ def test_helper__answers_once_per_round_and_run() -> None:
             helper.sum_masks(params, fewer.request())
 
 
-MANY = federation(9, bits=20, length=8)
 cohorts = st.lists(st.sampled_from(MANY.names), min_size=3, max_size=4, unique=True)
 
 
