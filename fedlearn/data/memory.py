@@ -41,10 +41,11 @@ def require(path: Path, needed: int) -> None:
     there = installed()
     if needed > there:
         raise DataError(
-            f"{path}: would take about {_gigabytes(needed)} of memory, and there are "
-            f"{_gigabytes(there)}; take fewer columns, shorter texts, or a sample of the records"
+            f"{path}: would take about {gigabytes(needed)} of memory, and there are "
+            f"{gigabytes(there)}; take fewer columns, shorter texts, or a sample of the records"
         )
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """A size as people read it."""
     return f"{size / 2**30:.3g} GiB"
