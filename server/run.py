@@ -368,8 +368,12 @@ def _final(task: Task, progress: Progress) -> FinalResult:
     leading = task.leading
     ranked = {s: leading.rank(m[leading.name]) for s, m in per_site.items() if leading.name in m}
     worst = min(ranked, key=lambda site: ranked[site], default=None)
-    evaluate = task.metrics(progress.tested)
-    return FinalResult(evaluate=evaluate, per_site=per_site, worst_site=worst)
+    return FinalResult(
+        evaluate=task.metrics(progress.tested),
+        per_site=per_site,
+        worst_site=worst,
+        uninformed=task.uninformed(progress.tested),
+    )
 
 
 def _privacy(federation: Federation) -> PrivacyResult:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,12 +16,14 @@ from fedlearn.config import RunConfig
 from fedlearn.core import terminal
 from fedlearn.core.errors import some
 from fedlearn.core.files import shortest
-from fedlearn.report.facts import degree_in
-from fedlearn.results.reading import task_of
+from fedlearn.report.facts import Facts, degree_in
+from fedlearn.report.verdict import Light, verdict
 from fedlearn.results.result import ResultFile, RoundResult, total_of
 from fedlearn.tasks import metric_called
 from server.federation import Federation
 from simulations.run import findings
+
+_STYLES: Final[Mapping[Light, str]] = {"red": "bold red", "amber": "yellow", "green": "green"}
 
 
 class Display:
@@ -96,9 +100,8 @@ class Display:
     def finished(self, result: ResultFile) -> None:
         """The final table and where everything is."""
         self.progress.stop()
+        show_verdict(self.console, result)
         terminal.show(self.console, final_table(result))
-        if sentence := task_of(result).warning(result.final.evaluate):
-            self.note(sentence)
         for sentence in findings(self.config, result.data.sites) if self.config else ():
             self.note(sentence)
         self.console.print(escape(result.privacy.statement))
@@ -126,6 +129,18 @@ def describe(entry: RoundResult) -> str:
     if entry.clients.dropped:
         parts.append(f"without {', '.join(entry.clients.dropped)}")
     return "  ".join(parts)
+
+
+def show_verdict(console: Console, result: ResultFile) -> None:
+    """What to know of the run before anything else, the worst first."""
+    table = Table.grid("light", "says", padding=(0, 2))
+    for remark in verdict(Facts(result=result, hashes={})):
+        light, says = f"[{_STYLES[remark.light]}]{remark.light}[/]", escape(remark.says)
+        table.add_row(light, says)
+        if not console.is_terminal:  # a table would fill up its lines
+            console.print(f"{remark.light}: {says}")
+    if console.is_terminal:
+        console.print(table)
 
 
 def final_table(result: ResultFile) -> Table:

@@ -61,6 +61,8 @@ def simulate(
     # Only what outlives the run: a ledger in the run's own folder is nobody else's.
     with claimed(owned_ledgers(config, names)):
         chosen = None if only is None else names.index(only)
+        if only is None and client is honest:
+            listener = _Comparing(config, listener)
         if config.audit.kind != "none":
             listener = _Measuring(config, listener)
         _run(config, sizes, listener, stop, chosen, client)
@@ -92,8 +94,8 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _Measuring:
-    """Measures a run with canaries at its end, before anybody hears of its result."""
+class _Adding:
+    """Adds to the result of a run at its end, before anybody hears of it."""
 
     config: RunConfig
     listener: Listener
@@ -107,7 +109,31 @@ class _Measuring:
         self.listener.round_finished(entry)
 
     def finished(self, result: ResultFile) -> None:
-        """Measure, write it into `result.json`, and pass it on."""
+        """Add to it, write it into `result.json`, and pass it on."""
+        result = self.more(result)
+        RunFolder(Path(self.config.out)).write_result(result)
+        self.listener.finished(result)
+
+    def more(self, result: ResultFile) -> ResultFile:
+        """The result with what is added."""
+        raise NotImplementedError
+
+
+class _Comparing(_Adding):
+    """Holds a run against a plain model of all records."""
+
+    def more(self, result: ResultFile) -> ResultFile:
+        """The result with the baseline."""
+        from simulations.baseline import baseline_of
+
+        return replace(result, baseline=baseline_of(self.config))
+
+
+class _Measuring(_Adding):
+    """Measures a run with canaries."""
+
+    def more(self, result: ResultFile) -> ResultFile:
+        """The result with what was measured."""
         # SciPy's statistics take a second.
         from simulations.attacks.measure import measure
         from simulations.attacks.whole_update import checks_of_run
@@ -115,9 +141,7 @@ class _Measuring:
         found = measure(self.config, result)
         if found is not None:
             found = found.checked(checks_of_run(self.config, result))
-        result = replace(result, audit=found)
-        RunFolder(Path(self.config.out)).write_result(result)
-        self.listener.finished(result)
+        return replace(result, audit=found)
 
 
 def records(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:

@@ -18,17 +18,19 @@ def counted_metrics(
     """Accuracy, balanced accuracy and macro-F1 of confusion matrices.
 
     `confusion` is `int64[..., classes, classes]`, each metric `float64[...]`; a
-    matrix without records has NaN.
+    matrix without records has NaN. So has one whose records are all of one class, but for
+    accuracy: to say that class always is then perfect, and nothing was told apart.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     truth, predicted = confusion.sum(-1), confusion.sum(-2)
     with np.errstate(invalid="ignore", divide="ignore"):
         # Noise may have taken cells below zero; of exact tables all shares are in range.
         recall, f1 = _share(hits, truth), _share(2 * hits, truth + predicted)
+        several = (truth > 0).sum(-1) > 1
         return {
             "accuracy": _share(hits.sum(-1), truth.sum(-1)),
-            "balanced_accuracy": _mean(recall, truth > 0),
-            "macro_f1": _mean(f1, (truth + predicted) > 0),
+            "balanced_accuracy": np.where(several, _mean(recall, truth > 0), np.nan),
+            "macro_f1": np.where(several, _mean(f1, (truth + predicted) > 0), np.nan),
         }
 
 

@@ -153,6 +153,11 @@ class Facts:
         return (self.result.privacy.delta or 0.0) * self.units
 
     @property
+    def fitting_delta(self) -> float:
+        """The largest power of ten that leaves at most a tenth of a unit to be published."""
+        return float(10.0 ** math.floor(math.log10(0.1 / max(1, self.units))))
+
+    @property
     def epsilon_rdp(self) -> float | None:
         """By the cruder accountant, the largest over the sites."""
         found = [spent.epsilon_rdp for spent in self.result.privacy.per_site.values()]

@@ -16,6 +16,7 @@ from fedlearn.report.facts import Facts
 from fedlearn.report.fairness import WhomTable, whom
 from fedlearn.report.measured import MeasuredPrivacy
 from fedlearn.report.texts import bytes_text
+from fedlearn.report.verdict import Remark, verdict
 from fedlearn.results.result import ResultFile, RoundResult
 
 _COLUMNS: Final = 12
@@ -47,6 +48,7 @@ class Reasons:
 class RunPage:
     """What `report.html` of a run shows and no sentence says."""
 
+    verdict: tuple[Remark, ...]
     shown: tuple[str, ...]
     """The metrics to be seen first."""
     metrics_plot: Markup | None
@@ -64,6 +66,7 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
     """The page of a run."""
     result = facts.result
     return RunPage(
+        verdict=verdict(facts),
         shown=tuple(m.name for m in facts.task.summary() if m.name in result.final.evaluate),
         metrics_plot=_metrics_plot(facts),
         calibration_plot=_calibration_plot(facts),

@@ -127,6 +127,18 @@ class FinalResult:
     evaluate: dict[str, float]
     per_site: dict[str, dict[str, float]]
     worst_site: str | None
+    uninformed: dict[str, float] = field(default_factory=dict)
+    """What the best answer that looks at no record gets on the same test records, in the metrics
+    in which guessing cannot do better; empty in results of releases that did not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineResult:
+    """What a model that was not trained by this run gets on the same test records."""
+
+    name: str
+    """Which model, in words."""
+    evaluate: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +264,8 @@ class ResultFile:
     model: ModelFacts
     rounds: list[RoundResult] = field(default_factory=list)
     final: FinalResult
+    baseline: BaselineResult | None = None
+    """Null where nothing was compared with: in every deployment, where nobody has all records."""
     fairness: FairnessResult | None = None
     """Null until the run has ended."""
     calibration: Calibration | None = None

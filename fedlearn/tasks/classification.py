@@ -7,11 +7,11 @@ the histogram of scores (`fedlearn.metrics.scores`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log, sqrt
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,7 @@ METRICS: Final = (
         "0.5 is guessing",
         in_summary=True,
         by_group=True,
+        guessing=0.5,
     ),
     Metric(
         name="loss",
@@ -238,18 +239,31 @@ class ClassificationTask(Task):
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Loss, accuracy, balanced accuracy, macro-F1 and, for two classes, AUC.
 
-        A metric that does not exist is left out: everything but nothing for zero
-        records, and AUC where one class is absent. Balanced accuracy and macro-F1
-        are means over the classes that occur (macro-F1: as truth or prediction).
+        A metric that does not exist is left out: everything for zero records, AUC where
+        one of two classes is absent, and what averages over classes where all records are of
+        one. Balanced accuracy and macro-F1 are means over the classes that occur (macro-F1:
+        as truth or prediction).
         Of sums with noise every metric is within its range, whatever the noise.
         """
         if not sums.count:
             return {}
         of_counts = counted_metrics(sums["confusion"]).items()
         found = {"loss": self._loss(sums)}
-        found |= {name: float(value) for name, value in of_counts}
+        found |= {name: float(value) for name, value in of_counts if not np.isnan(value)}
         if self._binary and (sums["scores"].sum(1) > 0).all():
             found["auc"] = float(auc(sums["scores"]))
+        return found
+
+    def uninformed(self, sums: Sums) -> dict[str, float]:
+        """By how often each class is true: always to name the commonest, to say these shares."""
+        shares = np.maximum(sums["confusion"].sum(1), 0).astype(np.float64)
+        if not (total := shares.sum()):
+            return {}
+        shares = shares[shares > 0] / total
+        found = {"accuracy": float(shares.max()), "loss": float(-(shares * np.log(shares)).sum())}
+        if len(shares) > 1:
+            found["balanced_accuracy"] = 1 / len(shares)
+            found |= {"auc": 0.5} if self._binary else {}
         return found
 
     def _loss(self, sums: Sums) -> float:
@@ -403,6 +417,21 @@ class ClassificationTask(Task):
             f"class is{ranking}. More rounds, or weights for rare classes "
             "(training.class_weights), may change that."
         )
+
+    def one_sided(self, found: Mapping[str, float]) -> str:
+        """One class; of two classes an older result shows it by the AUC that it lacks."""
+        several = "balanced_accuracy" in found and ("auc" in found or not self._binary)
+        return "" if several or not found else "one class"
+
+    uninformed_answer: ClassVar = "always naming the commonest class"
+    uninformed_loss: ClassVar = "answering with how common the classes are"
+    plain_model: ClassVar = "a logistic regression"
+
+    def plain(self, features: Any, targets: Targets) -> Callable[[Any], NDArray[np.float64]]:
+        """Multinomial logistic regression."""
+        from fedlearn.tasks.logistic import fitted
+
+        return fitted(features, targets, len(self.classes))
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:
         """Scores are added up for two classes."""

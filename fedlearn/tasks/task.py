@@ -50,6 +50,8 @@ class Metric:
     """Whether a report begins with it."""
     by_group: bool = False
     """Whether sites and groups of people are compared by it."""
+    guessing: float | None = None
+    """What guessing gets in it, whichever records are tested; None where it depends on them."""
 
     def rank(self, value: float) -> float:
         """Larger for better: to sort by."""
@@ -229,6 +231,14 @@ class Task(Protocol):
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Every metric that exists for `sums`, in a fixed order; none for no records."""
 
+    def uninformed(self, sums: Sums) -> dict[str, float]:
+        """What the best answer that looks at no record gets in expectation, by metric.
+
+        From the same sums as `metrics`, so that it releases nothing more. A metric in which
+        guessing can do better than that is left out; a task that knows no such answer has none.
+        """
+        return {}
+
     @property
     def noised_layout(self) -> SumLayout:
         """The arrays that a private evaluation adds up, with what one record adds at the most.
@@ -317,6 +327,28 @@ class Task(Protocol):
     def warning(self, found: Mapping[str, float]) -> str:
         """A sentence about metrics that mean the model is of no use; else empty."""
         return ""
+
+    def one_sided(self, found: Mapping[str, float]) -> str:
+        """What all test records with these metrics are of, so that some do not exist; or empty."""
+        return ""
+
+    uninformed_answer: ClassVar[str] = "an answer that looks at no record"
+    """What `uninformed` is about, in words..."""
+    uninformed_loss: ClassVar[str] = "the best answer that looks at no record"
+    """... and where it is about the loss."""
+
+    # --- what it is held against ---
+
+    plain_model: ClassVar[str] = ""
+    """What `plain` fits, in words."""
+
+    def plain(self, features: Any, targets: Targets) -> Callable[[Any], NDArray[np.float64]] | None:
+        """Fit what a statistician would try first to rows `[n, width]`, dense or sparse.
+
+        Returns:
+            What it answers to other rows, as `answers`; None where the task knows no such model.
+        """
+        return None
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:
         """Why these metrics leave `calibration` out, if it is for a reason of the task."""

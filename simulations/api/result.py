@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fedlearn.config import RunConfig, load
 from fedlearn.core.errors import DataError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedlearn.auditing.findings import Findings
+    from fedlearn.report.verdict import Light, Remark
     from fedlearn.tasks import Task
 
 
@@ -75,6 +76,17 @@ class Result:
     def rounds(self) -> Sequence[stored.RoundResult]:
         """Every round: seconds, loss, test metrics, bytes, who took part, epsilon by site."""
         return self._stored.rounds
+
+    @cached_property
+    def verdict(self) -> tuple[Remark, ...]:
+        """What to know of the run before anything else, the worst first.
+
+        Each has a `light`, `red`, `amber` or `green`, and `says` a sentence.
+        """
+        from fedlearn.report.facts import Facts
+        from fedlearn.report.verdict import verdict
+
+        return verdict(Facts(result=self._stored, hashes={}))
 
     @property
     def audit(self) -> Findings | None:
@@ -134,7 +146,7 @@ class Result:
         first = self.statement.split(". ")[0].rstrip(".") + "."
         title = f"{found.config['experiment']}: {found.status}, {len(found.rounds)} rounds"
         lines = [first, *self.notes, f"everything of it: {shortest(self.folder)}"]
-        return html_table(title, heads, [*rows, total], lines)
+        return html_table(title, heads, [*rows, total], lines, remarks=self.verdict)
 
     def _numbers(self, site: str, names: Sequence[str]) -> list[str]:
         own, privacy = self.per_site.get(site, {}), self.privacy.per_site.get(site)
@@ -190,13 +202,26 @@ def shown_of(found: Iterable[str]) -> list[str]:
     )
 
 
+_DOTS: Final[Mapping[Light, str]] = {"red": "#d93025", "amber": "#c77700", "green": "#188038"}
+"""Dark enough on white and light enough on black; the word beside says the same."""
+
+
 def html_table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[object]], lines: Iterable[str]
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    lines: Iterable[str],
+    remarks: Iterable[Remark] = (),
 ) -> str:
     """A table for a notebook: it takes its colours from what is around it, light or dark."""
     rule = "border-bottom:1px solid rgba(128,128,128,.4)"
+    verdict = "".join(
+        f'<div><span style="color:{_DOTS[one.light]}">&#9679; {one.light}</span> '
+        f"{escape(one.says)}</div>"
+        for one in remarks
+    )
     return (
-        f'<div style="font-size:.95em"><strong>{escape(title)}</strong>'
+        f'<div style="font-size:.95em"><strong>{escape(title)}</strong>{verdict}'
         f'<table style="border-collapse:collapse;margin:.4em 0"><thead><tr>'
         f"{_cells('th', heads, rule)}</tr></thead><tbody>"
         + "".join(f"<tr>{_cells('td', row, '')}</tr>" for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,13 +135,38 @@ def test_sums__of_no_records_are_the_zero_of_addition_and_have_no_metrics() -> N
     assert metrics(none + some) == metrics(some)
 
 
-def test_metrics__of_one_class_leave_out_auc_and_average_over_classes_that_occur() -> None:
-    probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_metrics__of_records_of_one_class_are_those_that_need_no_second(classes: int) -> None:
+    """A perfect score for naming the only class there is would say that it tells them apart."""
+    probabilities = np.full((3, classes), 0.1)
+    probabilities[:, 1] = 0.8
     found = metrics(evaluation_sums(probabilities, np.array([1, 1, 1])))
-    assert "auc" not in found
-    assert found["balanced_accuracy"] == found["accuracy"] == pytest.approx(2 / 3)
-    # Class 0 was predicted and never true: its F1 is 0 and counts.
-    assert found["macro_f1"] == pytest.approx((0 + 0.8) / 2)
+    assert set(found) == {"loss", "accuracy"}
+    assert found["accuracy"] == 1
+    assert task_of(classes).one_sided(found) == "one class"
+    both = metrics(evaluation_sums(probabilities, np.array([1, 1, 0])))
+    assert task_of(classes).one_sided(both) == task_of(classes).one_sided({}) == ""
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_uninformed__is_what_scikit_learn_gets_without_looking_at_a_record(classes: int) -> None:
+    labels = np.random.default_rng(classes).integers(0, classes, 41) ** 2 % classes
+    labels[:classes] = np.arange(classes)
+    prior = np.tile(np.bincount(labels, minlength=classes) / len(labels), (len(labels), 1))
+    dummy = metrics(evaluation_sums(prior, labels))
+    found = task_of(classes).uninformed(evaluation_sums(records(41, classes)[0], labels))
+    assert found == pytest.approx({name: dummy[name] for name in found}, rel=1e-12)
+    assert set(dummy) - set(found) == {"macro_f1"}, "in which guessing can do better"
+    assert found["loss"] == pytest.approx(sk.log_loss(labels, prior, labels=range(classes)))
+
+
+def test_uninformed__of_no_records_or_of_noise_alone_is_nothing_or_in_range() -> None:
+    none = evaluation_sums(np.empty((0, 2)), np.empty(0, np.int64))
+    assert task_of(2).uninformed(none) == {}
+    noisy = replace(none, arrays={**none.arrays, "confusion": np.array([[-3, 1], [-2, -1]])})
+    assert task_of(2).uninformed(noisy) == {}
+    one = replace(none, arrays={**none.arrays, "confusion": np.array([[3, 1], [-2, -1]])})
+    assert task_of(2).uninformed(one) == {"accuracy": 1.0, "loss": 0.0}
 
 
 def test_metrics__average_over_the_classes_that_occur_of_many() -> None:
