@@ -493,6 +493,12 @@ class LeastSquares:
         if (wrong := np.flatnonzero(np.isnan(column.numbers()))).size:
             yield f"{column.where}: {column.places(wrong)}: not a number"
 
+    def unreadable(self, column: LabelColumn) -> NDArray[np.bool_]:
+        return np.isnan(column.numbers())
+
+    def is_open(self, column: LabelColumn) -> bool:
+        return False
+
     def encode(self, column: LabelColumn) -> tuple[tuple[str, ...], Targets]:
         return (), np.clip(column.numbers(), self.low, self.high).astype(np.float32)
 ''',

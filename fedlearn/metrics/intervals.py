@@ -121,3 +121,26 @@ def spread(rates: NDArray[np.float64]) -> float | None:
     """The largest difference between rates, NaN left out; None without two of them."""
     known = rates[~np.isnan(rates)]
     return float(np.ptp(known)) if len(known) > 1 else None
+
+
+def normal_draws(value: float, deviation: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """`float64[RESAMPLES]` draws around a mean of many records, with its standard deviation."""
+    return np.asarray(value + deviation * rng.standard_normal(RESAMPLES))
+
+
+def gap_of_means(
+    means: Mapping[str, float], deviations: Mapping[str, float], rng: np.random.Generator
+) -> Gap | None:
+    """The gap between groups in a mean of which less is better, such as that of errors; None with
+    fewer than two groups. `deviations` are the standard deviations of the means."""
+    if len(means) < 2:
+        return None
+    names, found = list(means), np.array([*means.values()])
+    spreads = np.array([deviations[name] for name in names])
+    alike = spreads * rng.standard_normal((RESAMPLES, len(names)))
+    return Gap(
+        value=float(np.ptp(found)),
+        by_chance=float(np.quantile(np.ptp(alike, axis=1), CONFIDENCE)),
+        best=names[int(found.argmin())],
+        worst=names[int(found.argmax())],
+    )

@@ -19,6 +19,7 @@ from fedlearn.tasks.inputs import (
     TextInput,
     shape_of,
 )
+from fedlearn.tasks.regression import Regression, RegressionTask
 from fedlearn.tasks.task import (
     LabelColumn,
     Loss,
@@ -40,6 +41,8 @@ __all__ = [
     "LabelColumn",
     "Loss",
     "Metric",
+    "Regression",
+    "RegressionTask",
     "SeriesInput",
     "TableInput",
     "Targets",
@@ -51,7 +54,7 @@ __all__ = [
     "shape_of",
 ]
 
-TASKS: Family[TaskConfig] = Family("task", "fedlearn.tasks", (Classification,))
+TASKS: Family[TaskConfig] = Family("task", "fedlearn.tasks", (Classification, Regression))
 """The settings of every kind of task."""
 
 CLASSIFICATION: Final[TaskConfig] = Classification()

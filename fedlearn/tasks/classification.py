@@ -110,6 +110,7 @@ class ClassificationTask(Task):
     kind: ClassVar[str] = "classification"
     metrics_known: ClassVar = METRICS
     decisions_known: ClassVar = DECISIONS
+    curvature: ClassVar[float] = 0.5  # of a cross-entropy by the logits
 
     input: Input
     classes: tuple[str, ...]
@@ -460,6 +461,16 @@ class Classification:
         """A label that is not one of the classes, fewer than two of them, too many, or a class
         with a single record."""
         return (f"{column.where}: {problem}" for problem in _label_problems(column))
+
+    def unreadable(self, column: LabelColumn) -> NDArray[np.bool_]:
+        """What is none of the classes, where the source was told them."""
+        if not column.classes:
+            return np.zeros(len(column.cells), bool)
+        return np.array([cell not in column.classes for cell in column.cells], bool)
+
+    def is_open(self, column: LabelColumn) -> bool:
+        """Classes that nobody has told are those that are found."""
+        return not column.classes
 
     def encode(self, column: LabelColumn) -> tuple[tuple[str, ...], Targets]:
         """The classes (those that were given, else the different values) and places in them."""

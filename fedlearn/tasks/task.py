@@ -152,6 +152,10 @@ class Task(Protocol):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """`float32[n]`, one loss per record: its gradient is what is clipped."""
 
+    curvature: ClassVar[float] = 1.0
+    """The largest second derivative of a record's loss by its outputs: the step of a linear model
+    on records `x` is stable where `rate * curvature * mean(|x|^2) < 2`."""
+
     def training_loss(self, class_weights: Mapping[str, float], device: torch.device) -> Loss:
         """The loss to train with; `class_weights` are those that `weight_problems` let pass."""
         return self.loss
@@ -385,6 +389,13 @@ class TaskConfig(Protocol):
 
     def problems(self, column: LabelColumn) -> Iterator[str]:
         """Why a column of labels cannot be learned from, in sentences that say where."""
+
+    def unreadable(self, column: LabelColumn) -> NDArray[np.bool_]:
+        """`bool[n]`: whose label is none by what is public alone, whatever other records hold; a
+        site leaves such a record out where nobody may learn that it is there."""
+
+    def is_open(self, column: LabelColumn) -> bool:
+        """Whether what is told apart depends on what records hold."""
 
     def encode(self, column: LabelColumn) -> tuple[tuple[str, ...], Targets]:
         """The names of what is told apart, and the targets, of a column without problems."""

@@ -134,13 +134,14 @@ class Csv(Scenario):
         table = deidentified(
             self.deidentify, table, self.missing, self.decimal, by_record=by_record
         )
-        labelled, notes = _with_label(self, table, by_record=by_record)
+        labelled, notes = _with_label(self, table, task if by_record else None)
         table, is_train = table.take(labelled), is_train[labelled]
         labels = label_column(self, table)
         names = feature_names(self, table)
         features = [_describe(self, table, name, by_record=by_record) for name in names]
         found = [*identifier_problems(self, features)]
-        if not (by_record and self.classes):
+        is_open = task.is_open(labels)
+        if is_open or not by_record:
             found += task.problems(labels)
         if not by_record:
             found += [*site_problems(self, table), *feature_problems(self, table, features)]
@@ -156,7 +157,7 @@ class Csv(Scenario):
         pool = replace(pool, attributes=attributes, notes=(*notes,))
         if self.record:
             pool = series.as_series(self, task, pool, table, by_record=by_record)
-        return replace(pool, left_open=tuple(_left_open(self, features)))
+        return replace(pool, left_open=tuple(_left_open(self, features, classes=is_open)))
 
     @property
     def in_memory(self) -> bool:
@@ -251,19 +252,19 @@ def _pool(
 
 
 def _with_label(
-    config: Csv, table: Table, *, by_record: bool
+    config: Csv, table: Table, task: TaskConfig | None
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """The rows that have a label, and a note about the others."""
+    """The rows that have a label, which `task` can read where it is given; a note about others."""
     labels = table.cells(config.label)
-    absent = labels.among(config.missing)
-    if by_record and config.classes:
-        absent |= ~labels.among(config.classes)
-    unlabelled = labels.rows(absent)
+    absent = labels.among(config.missing)[labels.codes]
+    if task is not None:
+        absent |= task.unreadable(label_column(config, table))
+    unlabelled = np.flatnonzero(absent)
     notes = [f"{config.path}: {table.places(unlabelled)}: no label, left out"]
-    return labels.rows(~absent), notes if unlabelled.size else []
+    return np.flatnonzero(~absent), notes if unlabelled.size else []
 
 
-def _left_open(config: Csv, features: Sequence[Column]) -> Iterator[str]:
+def _left_open(config: Csv, features: Sequence[Column], *, classes: bool) -> Iterator[str]:
     """The settings without which a column, or a class, is what the records make of it.
 
     A column that holds nothing counts as well: the first value in it makes it one.
@@ -275,7 +276,7 @@ def _left_open(config: Csv, features: Sequence[Column]) -> Iterator[str]:
         yield "scenario.gaps"
     if config.record and not config.times:
         yield "scenario.times"
-    if not config.classes:
+    if classes:
         yield "scenario.classes"
     if scaling.reads_records(config.scaling):
         # A site's own way, where the run's records are of another kind.

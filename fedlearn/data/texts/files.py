@@ -111,13 +111,14 @@ def pool_of_table(
     """
     texts, found = table.cells(config.text), table.cells(config.label)
     usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
-    by_record = reading.by_record and bool(config.classes)
+    task, all_labels = reading.task, _label_column(table, config)
+    by_record = reading.by_record and not task.is_open(all_labels)
     if by_record:
-        usable &= found.among(config.classes)[found.codes]
+        usable &= ~task.unreadable(all_labels)
     kept = table.take(np.flatnonzero(usable))
     if not (len(kept) or by_record):
         raise DataError(f"{config.path}: no record has both a text and a label")
-    task, column = reading.task, _label_column(kept, config)
+    column = _label_column(kept, config)
     if not by_record:
         refuse([*task.problems(column), *_site_problems(kept, config)])
     classes, labels = task.encode(column)
@@ -140,7 +141,7 @@ def pool_of_table(
         sites=sites,
         notes=tuple(_notes(table, usable, kept, config)),
     )
-    return replace(pool, left_open=() if config.classes else ("scenario.classes",))
+    return replace(pool, left_open=("scenario.classes",) if task.is_open(column) else ())
 
 
 def is_lines(path: Path) -> bool:
