@@ -37,7 +37,7 @@ from fedlearn.data import (
 )
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Natural
-from fedlearn.data.pool import Indices, public_rows, taken, usable
+from fedlearn.data.pool import Indices, disjoint_notes, public_rows, taken, usable
 from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
 from fedlearn.tasks import CLASSIFICATION, TASKS, Task, TaskConfig
@@ -70,7 +70,8 @@ def simulated_sites(config: RunConfig) -> dict[str, SiteData]:
 def simulated_notes(config: RunConfig) -> tuple[str, ...]:
     """What is unusual in the records of a simulation and of its sites, in sentences."""
     pool, sites = records(Choice.of(config))
-    return (*pool.notes, *(note for site in sites.values() for note in site.notes))
+    of_sites = (note for site in sites.values() for note in site.notes)
+    return (*pool.notes, *of_sites, *disjoint_notes(pool.task, sites))
 
 
 def simulated_task(config: RunConfig) -> Task:

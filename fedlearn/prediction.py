@@ -37,6 +37,7 @@ from fedlearn.data.tables.csv import not_numbers, numbers_of, read_rows, scaled
 from fedlearn.data.tables.deidentify import deidentified
 from fedlearn.data.tables.delimited import read_file
 from fedlearn.data.tables.scaling import reads_records
+from fedlearn.data.tables.spelling import spelled
 from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.files import is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import tokenize
@@ -338,6 +339,7 @@ def found_categories(config: Csv, names: Sequence[str]) -> dict[str, tuple[str, 
     """
     table = read_rows(config)
     refuse(_absent(config.path, table, (config.label, *names)))
+    table, _ = spelled(table, config.decimal, named={}, found=names)
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
     labels = table.cells(config.label)
     kept = table.take(labels.rows(~labels.among(config.missing)))
@@ -358,6 +360,8 @@ def read_rows_of(config: Csv, shape: TableInput, categories: Categories) -> Unla
     _check(shape, roles, categories)
     table = read_rows(config)
     refuse(_absent(config.path, table, (*roles.numeric, *roles.categorical)))
+    known = {name: categories[name] for name in roles.categorical}
+    table, _ = spelled(table, config.decimal, named=known, found=())
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
     refuse(_words(config, table, roles.numeric))
     raw = numbers_of(config, table, [*roles.numeric])

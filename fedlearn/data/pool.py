@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import refuse
+from fedlearn.core.errors import refuse, some
 from fedlearn.core.names import site_name_problem
 from fedlearn.core.rng import Streams
 from fedlearn.data.split import by_content
@@ -104,6 +104,24 @@ def split_notes(pool: Pool) -> Iterator[str]:
                     "each record is drawn by itself; another seed or share of test records draws "
                     "others"
                 )
+
+
+def disjoint_notes(task: Task, sites: Mapping[str, SiteData]) -> Iterator[str]:
+    """Sites with several classes, none of which any other site has."""
+    if len(sites) < 2 or not task.classes:
+        return
+    theirs = {
+        name: {*np.unique(task.strata(np.concatenate([site.train.labels, site.test.labels])))}
+        for name, site in sites.items()
+    }
+    for name, own in theirs.items():
+        others = set[int]().union(*(found for other, found in theirs.items() if other != name))
+        if len(own) > 1 and others and not own & others:
+            classes = some([repr(task.classes[place]) for place in sorted(own)], 4)
+            yield (
+                f"site {name}: no other site has any of its classes ({classes}); are they written "
+                "in another way there?"
+            )
 
 
 def taken(pool: Pool, rows: Indices) -> Pool:

@@ -9,7 +9,7 @@ holds possible, and a minimum is somebody's value.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,20 @@ from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.delimited import guess_separator, read_table, read_text
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.spelling import (
+    Spellings,
+    lookalikes,
+    may_be_categories,
+    may_be_one,
+    spelled,
+    taken_as_one,
+)
 from fedlearn.data.tables.table import Separator, Table, duplicates
 from fedlearn.data.texts.files import is_lines
 from fedlearn.data.texts.huggingface import is_saved
 
 _LABEL = re.compile(
-    r"label|outcome|target|class|y|diagnosis|disease|default(ed)?|death|died|mortality|survived"
+    r"label|ill|sick|outcome|target|class|y|diagnosis|disease|default(ed)?|death|died|mortality|survived"
     r"|readmitted|readmission|relapse|churn(ed)?|fraud|status"
     r"|klasse|zielgröße|ergebnis|diagnose|befund|erkrankt|verstorben|tod|ausfall|betrug|gekündigt"
     r"|wiederaufnahme|rückfall|zahlungsausfall|classe|cible|résultat|diagnostic|décès|décédée?"
@@ -114,6 +122,9 @@ def _texts(
 
 def _table(path: Path, table: Table, separator: Separator | None, written: Sequence[str]) -> Report:
     writing = guess.writing_of(table)
+    may_be = partial(may_be_categories, missing=writing.missing, decimal=writing.decimal)
+    coded = [name for name in table.header if may_be(table.cells(name))]
+    table, several = spelled(table, writing.decimal, named={}, found=coded)
     describe = partial(columns.describe, missing=writing.missing, decimal=writing.decimal)
     found = tuple(describe(name, table.cells(name)) for name in table.header)
     of_texts = texts.text_columns(table, found)
@@ -146,8 +157,12 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
         sites=sites,
         duplicates=tuple(table.lines[duplicates(table)].tolist()),
         facts=tuple(_facts(writing)),
-        hints=tuple(_hints(table, found, labels[:1], writing, of_texts)),
-        problems=(*_problems(table, found), *_no_label(found, labels)),
+        hints=(*_merged(several), *_hints(table, found, labels[:1], writing, of_texts)),
+        problems=(
+            *_problems(table, found),
+            *_alike([column for column in found if column.name not in of_texts]),
+            *_no_label(found, labels),
+        ),
         settings=tuple(settings),
     )
 
@@ -158,6 +173,19 @@ def _facts(writing: guess.Writing) -> Iterator[str]:
     if writing.gaps:
         signs = ", ".join(map(repr, writing.gaps))
         yield f"among numbers, taken for gaps: {signs}"
+
+
+def _merged(several: Mapping[str, list[Spellings]]) -> Iterator[str]:
+    for name, groups in several.items():
+        yield f"column {name!r}: {taken_as_one(groups)}"
+
+
+def _alike(found: Sequence[Column]) -> Iterator[str]:
+    """Categories that may be one, where there are so few that they are categories."""
+    for column in found:
+        few = column.kind == "categorical" and not _has_many_values(column)
+        if few and (groups := lookalikes(column.categories)):
+            yield f"column {column.name!r}: {may_be_one(groups)}"
 
 
 def _classes_of_texts(found: Sequence[Column], records: int) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from fedlearn.data.images.pixels import as_records, check_memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
+from fedlearn.data.tables.cells import clean_text
 from fedlearn.tasks import ClassificationTask, ImageInput
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def images_in(config: Images, root: Path, *, by_record: bool = False) -> Iterato
             ]
             if not files and not problems and not by_record:
                 problems.append(f"{label}: this class has no images; remove the folder or fill it")
-            name = site.name if config.sites else ""
-            found += [ImageFile(one, name, label.name) for one in files]
+            name = clean_text(site.name) if config.sites else ""
+            found += [ImageFile(one, name, clean_text(label.name)) for one in files]
     if not found and not problems and not by_record:
         problems.append(
             f"{root}: is a folder that holds no folders of classes; expected is "

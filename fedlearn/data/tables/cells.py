@@ -8,6 +8,8 @@ numbers and gaps mean for a column is the concern of `fedlearn.data.tables.colum
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +22,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 TEXT = pa.large_string()
+_UNSEEN = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
+"""Signs that nobody sees and no orthography needs, as a part of a class of an expression."""
+_JOINERS = "\u200c\u200d"
+_NOT_SEEN = re.compile(f"[{_UNSEEN}]|^[{_JOINERS}\\s]+|[{_JOINERS}\\s]+$")
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
@@ -39,6 +45,23 @@ def as_arrow(texts: Sequence[str]) -> pa.Array:
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
     letters = pa.py_buffer(b"".join(encoded))
     return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(ends), letters)
+
+
+def clean_text(text: str) -> str:
+    """One text as `clean` has it."""
+    if text.isascii():
+        return text.strip()
+    seen = _NOT_SEEN.sub("", unicodedata.normalize("NFC", text)).strip()
+    return seen if _NOT_SEEN.search(seen) is None else clean_text(seen)
+
+
+def clean(texts: pa.Array) -> pa.Array:
+    """Texts in the normal form NFC without signs that nobody sees, or spaces around them."""
+    plain = pc.utf8_trim_whitespace(texts)
+    if pc.all(pc.string_is_ascii(plain), min_count=0).as_py():
+        return texts if plain.equals(texts) else plain
+    cleaned = as_arrow([clean_text(text) for text in texts.to_pylist()])
+    return texts if cleaned.equals(texts) else cleaned
 
 
 def scalar(text: str) -> pa.Scalar:
@@ -100,11 +123,8 @@ class Cells:
 
     @cached_property
     def stripped(self) -> pa.Array:
-        """The values as texts without spaces around them."""
-        if self.are_numbers:
-            return as_arrow(self.texts())
-        found = pc.utf8_trim_whitespace(self.values)
-        return self.values if found.equals(self.values) else found
+        """The values as texts without spaces around them, as `clean` has them."""
+        return as_arrow(self.texts()) if self.are_numbers else clean(self.values)
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:

@@ -44,12 +44,14 @@ from fedlearn.data.tables.csv_problems import (
     range_problems,
     settings_problems,
     site_problems,
+    spelling_notes,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
 from fedlearn.data.tables.delimited import read_file
 from fedlearn.data.tables.parquet import from_arrow
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import schemas_of
+from fedlearn.data.tables.spelling import Spellings, may_be_categories, spelled
 from fedlearn.data.tables.table import Separator, Table, duplicates
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
@@ -129,6 +131,7 @@ class Csv(Scenario):
         group_by, task, by_record = reading.group_by, reading.task, reading.by_record
         table = read_rows(self, by_record=by_record)
         check_names(self, table, group_by)
+        table, several = _spelled(self, task, table, by_record=by_record)
         is_train = by_content(_contents(self, table), self.test_fraction, reading.streams)
         table = series.spread(self, table) if self.record else table
         table = deidentified(
@@ -152,7 +155,7 @@ class Csv(Scenario):
         if not by_record:
             refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
-        notes += _notes(self, table, features)
+        notes += [*_notes(self, table, features), *spelling_notes(self, table, features, several)]
         attributes = _attributes(self, table, group_by, by_record=by_record)
         pool = replace(pool, attributes=attributes, notes=(*notes,))
         if self.record:
@@ -210,6 +213,35 @@ def read_rows(config: Csv, *, by_record: bool = False) -> Table:
     if is_kept(config.path):
         return from_arrow(path, kept_table(config.path), config.decimal)
     return read_file(path, config.separator, config.encoding, config.decimal, by_record=by_record)
+
+
+def _spelled(
+    config: Csv, task: TaskConfig, table: Table, *, by_record: bool
+) -> tuple[Table, dict[str, list[Spellings]]]:
+    """The table with one text for every value of a role or a category, and what had several.
+
+    Read `by_record`, a value is what the config names, or is as it stands: other records decide
+    nothing.
+    """
+    named = {**config.categories, **({config.label: config.classes} if config.classes else {})}
+    label = config.label if task.is_open(label_column(config, table)) else ""
+    roles = [name for name in (label, config.site, config.record) if name]
+    features = feature_names(config, table)
+    found = [config.record] if by_record and config.record else []
+    if not by_record:
+        found = [*roles, *found_categories(config, table, features)]
+    rest = [name for name in dict.fromkeys(found) if name not in named]
+    return spelled(table, config.decimal, named=named, found=rest, persons=[config.record])
+
+
+def found_categories(config: Csv, table: Table, names: Sequence[str]) -> list[str]:
+    """Of some columns those whose categories may be looked for in their values."""
+    return [
+        name
+        for name in names
+        if name not in (*config.numeric, *config.categories)
+        and may_be_categories(table.cells(name), config.missing, config.decimal)
+    ]
 
 
 def _pool(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import possible
 from fedlearn.data import memory
-from fedlearn.data.tables.cells import TEXT, Cells, as_arrow, encode
+from fedlearn.data.tables.cells import TEXT, Cells, as_arrow, clean_text, encode
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.table import (
     SEPARATORS,
@@ -186,7 +186,7 @@ def _parse(
         return _of_header(read)
     wide = len(read.header) if read.beyond else _width(read.header, read.columns)
     table = Table(
-        header=tuple(name.strip() for name in read.header[:wide]),
+        header=tuple(map(clean_text, read.header[:wide])),
         columns=tuple(read.columns[:wide]),
         lines=read.lines,
     )
@@ -198,7 +198,7 @@ def _of_header(read: _Read) -> tuple[Table, list[int]]:
     """The columns that have a name, whatever the rows hold, and the lines of rows that hold less
     or more: which columns there are no single row decides."""
     wide, most = _width(read.header, ()), len(read.header)
-    header = tuple(name.strip() for name in read.header[:wide])
+    header = tuple(map(clean_text, read.header[:wide]))
     table = Table(header=header, columns=tuple(read.columns[:wide]), lines=read.lines)
     ragged = {line for line, size in read.sizes.items() if not wide <= size <= most}
     for beside in read.columns[wide:]:

@@ -17,6 +17,7 @@ from fedlearn.data.tables.cells import (
     Cells,
     as_arrow,
     as_numpy,
+    clean_text,
     encode,
     encode_numbers,
     scalar,
@@ -67,7 +68,7 @@ def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: boo
         DataError: it holds no records, or has columns that are no table's.
         ArrowException, ValueError, OverflowError: a value cannot be held.
     """
-    header = tuple(name.strip() for name in read.column_names)
+    header = tuple(map(clean_text, read.column_names))
     problems = [
         *header_problems(path, header, "the header"),
         *(

@@ -23,8 +23,15 @@ from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
-from fedlearn.data.tables.cells import encode
+from fedlearn.data.tables.cells import clean_text, encode
 from fedlearn.data.tables.delimited import read_file, read_loose_text, read_text
+from fedlearn.data.tables.spelling import (
+    Spellings,
+    lookalikes,
+    may_be_one,
+    spelled,
+    taken_as_one,
+)
 from fedlearn.data.tables.table import Separator, Table, some_lines
 from fedlearn.data.texts.documents import pool_of
 from fedlearn.data.texts.tokens import MINILM, Tokenizer
@@ -109,6 +116,7 @@ def pool_of_table(
     Raises:
         DataError: labels that `task` cannot learn from, or a record without a site.
     """
+    table, several = _spelled(table, config, reading)
     texts, found = table.cells(config.text), table.cells(config.label)
     usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
     task, all_labels = reading.task, _label_column(table, config)
@@ -139,9 +147,30 @@ def pool_of_table(
         labels=labels,
         is_train=is_train,
         sites=sites,
-        notes=tuple(_notes(table, usable, kept, config)),
+        notes=(*_notes(table, usable, kept, config), *_spelling_notes(kept, config, several)),
     )
     return replace(pool, left_open=("scenario.classes",) if task.is_open(column) else ())
+
+
+def _spelled(
+    table: Table, config: OwnTexts, reading: Reading
+) -> tuple[Table, Mapping[str, list[Spellings]]]:
+    """The table with one text for every class and every site, and what had several."""
+    named = {config.label: config.classes} if config.classes else {}
+    label = config.label if reading.task.is_open(_label_column(table, config)) else ""
+    roles = [name for name in (label, config.site) if name]
+    return spelled(table, named=named, found=() if reading.by_record else roles)
+
+
+def _spelling_notes(
+    kept: Table, config: OwnTexts, several: Mapping[str, list[Spellings]]
+) -> Iterator[str]:
+    for name, groups in several.items():
+        yield f"{config.path}: column {name!r}: {taken_as_one(groups)}"
+    for name in filter(None, (config.label, config.site)):
+        cells = kept.cells(name)
+        if groups := lookalikes(cells.texts(cells.counts > 0)):
+            yield f"{config.path}: column {name!r}: {may_be_one(groups)}"
 
 
 def is_lines(path: Path) -> bool:
@@ -182,7 +211,8 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
         inside = _flat(value) if isinstance(value, dict) else None
-        flat |= {key: value} if inside is None else {f"{key}.{k}": v for k, v in inside.items()}
+        name = clean_text(key)
+        flat |= {name: value} if inside is None else {f"{name}.{k}": v for k, v in inside.items()}
     return flat
 
 

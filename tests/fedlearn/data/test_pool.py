@@ -9,7 +9,7 @@ import pytest
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.partition import Natural
-from fedlearn.data.pool import Indices, Pool, deal, split_notes
+from fedlearn.data.pool import Indices, Pool, deal, disjoint_notes, split_notes
 
 Make = Callable[..., Pool]
 
@@ -58,6 +58,18 @@ def test_deal__notes_a_site_with_one_class_where_others_have_more(make_pool: Mak
     sites = deal(replace(pool, labels=labels), natural(pool))
     assert sites["hospital 0"].notes == ("site hospital 0: only class 'class 0' to learn from",)
     assert sites["hospital 1"].notes == ()
+
+
+def test_notes__name_a_site_that_shares_no_class_with_others(make_pool: Make) -> None:
+    pool = make_pool(size=60, sites=3, classes=4)
+    labels = np.arange(60) // 3 % 2  # classes 0 and 1 at all sites
+    assert list(disjoint_notes(pool.task, deal(replace(pool, labels=labels), natural(pool)))) == []
+    labels[2::3] += 2
+    sites = deal(replace(pool, labels=labels), natural(pool))
+    (note,) = disjoint_notes(pool.task, sites)
+    assert note.startswith("site hospital 2: no other site has any of its classes ('class 2', ")
+    labels[2::3] = 3  # one class alone is no way of writing
+    assert list(disjoint_notes(pool.task, deal(replace(pool, labels=labels), natural(pool)))) == []
 
 
 def test_deal__refuses_a_pool_with_one_class_to_train_on(make_pool: Make) -> None:
