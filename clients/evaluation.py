@@ -135,7 +135,7 @@ def _grades(site: Site, rows: slice) -> NDArray[np.float64]:
     if filled:
         from fedlearn.training.even_rows import even_rows
 
-        most = even_rows(site.model, site.made_up, min(most, _MOST_ROWS))
+        most = even_rows(site.model, site.made_up, min(most, _MOST_ROWS), site.task.graded)
     return grade(site.model, site.task, features, targets, most, filled=filled)
 
 

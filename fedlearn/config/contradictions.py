@@ -146,6 +146,11 @@ def task_problems(config: RunConfig, task: Task) -> list[str]:
     frozen = models.freezes(config.model, config.training.trained_part)
     form, scaling = task.form, config.scenario.scales()
     problem = None if config.screening.idle else form_problem(form, scaling)
+    if not isinstance(task, config.task.learns):
+        return [
+            f"task={config.task.kind}: the records of scenario={config.scenario.kind} are for "
+            f"task={task.kind}; choose that, or another scenario"
+        ]
     return [
         *([_screening(config, problem)] if problem else []),
         *models.problems(config.model, task),

@@ -19,11 +19,13 @@ from fedlearn.tasks.inputs import (
     TextInput,
     shape_of,
 )
+from fedlearn.tasks.language import Language, LanguageTask
 from fedlearn.tasks.regression import Regression, RegressionTask
 from fedlearn.tasks.task import (
     LabelColumn,
     Loss,
     Metric,
+    Outputs,
     Targets,
     Task,
     TaskConfig,
@@ -39,8 +41,11 @@ __all__ = [
     "ImageInput",
     "Input",
     "LabelColumn",
+    "Language",
+    "LanguageTask",
     "Loss",
     "Metric",
+    "Outputs",
     "Regression",
     "RegressionTask",
     "SeriesInput",
@@ -54,7 +59,7 @@ __all__ = [
     "shape_of",
 ]
 
-TASKS: Family[TaskConfig] = Family("task", "fedlearn.tasks", (Classification, Regression))
+TASKS: Family[TaskConfig] = Family("task", "fedlearn.tasks", (Classification, Regression, Language))
 """The settings of every kind of task."""
 
 CLASSIFICATION: Final[TaskConfig] = Classification()

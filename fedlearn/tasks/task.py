@@ -26,8 +26,12 @@ if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a 
     import torch
     from torch import Tensor
 
-Loss = Callable[["Tensor", "Tensor"], "Tensor"]
-"""Outputs `float32[n, ...]` and targets `[n, ...]` to one loss per record: `float32[n]`."""
+Outputs = Any
+"""What a model makes of records: a tensor `float32[n, ...]`, or what the task takes in its place
+(`fedlearn.tasks.tokens.TokenLogits`). It can be cut to some records, and brought to float32."""
+
+Loss = Callable[[Outputs, "Tensor"], "Tensor"]
+"""Outputs of n records and targets `[n, ...]` to one loss per record: `float32[n]`."""
 
 Targets = NDArray[Any]
 """What records are to be answered with, one row a record; the task says what stands in it."""
@@ -102,6 +106,8 @@ class Task(Protocol):
     """What `metrics` can compute. The first one leads: sites and runs are ranked by it."""
     decisions_known: ClassVar[Mapping[str, str]] = {}
     """What `decisions` can compute, and what each says."""
+    next_tokens: ClassVar[bool] = False
+    """Whether a model says at every place of a text which token comes next."""
     input: Input
     classes: tuple[str, ...]
     """The names of what is told apart; none where the answer is a number."""
@@ -148,8 +154,13 @@ class Task(Protocol):
     def num_outputs(self) -> int:
         """Numbers that a model's head gives for a record (or for each of its steps)."""
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of what a model gives for one record."""
+        return (self.num_outputs,)
+
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """`float32[n]`, one loss per record: its gradient is what is clipped."""
 
     curvature: ClassVar[float] = 1.0
@@ -185,6 +196,10 @@ class Task(Protocol):
         """What all of the targets are, as `class 'yes'`, where they are the same; else empty."""
         return ""
 
+    def blank(self, count: int, like: Targets) -> Targets:
+        """Targets of `count` records that nobody has, of the form of some: zeros."""
+        return np.zeros((count, *like.shape[1:]), like.dtype)
+
     @abstractmethod
     def mislabelled(self, targets: Targets, words: NDArray[np.uint64]) -> Targets:
         """Targets that are wrong, by secret uniform `words: uint64[n]`: for an audit's canaries."""
@@ -192,15 +207,15 @@ class Task(Protocol):
     # --- answers ---
 
     @abstractmethod
-    def answers(self, outputs: Tensor) -> Tensor:
+    def answers(self, outputs: Outputs) -> Tensor:
         """What a model says of records, in the units of whoever asks: `float64[n, ...]`."""
 
-    def graded(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def graded(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """What `sums` is made from, a row a record: the answers, unless those are too large."""
         return self.answers(outputs)
 
     @abstractmethod
-    def likelihood(self, answers: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
+    def likelihood(self, graded: NDArray[np.float64], targets: Targets) -> NDArray[np.float64]:
         """`float64[n]` in [0, 1]: how well each answer fits, for attacks that ask for members."""
 
     @property

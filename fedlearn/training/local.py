@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedlearn.models.slots import canary_losses, no_canaries
-from fedlearn.tasks import Loss, Task
+from fedlearn.tasks import Loss, Outputs, Task
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import CPU, fetch, home, send
 from fedlearn.training.optimizers import make_optimizer
@@ -132,10 +132,10 @@ def _accumulate(
     return total
 
 
-def forward(model: nn.Module, features: Tensor, precision: Precision) -> Tensor:
+def forward(model: nn.Module, features: Tensor, precision: Precision) -> Outputs:
     """What the model makes of `features`, `float32`, with its inside in `precision`."""
     with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        outputs: Tensor = model(features)
+        outputs = model(features)
     return outputs.float()
 
 
@@ -161,7 +161,7 @@ def grade(
     is graded (`fedlearn.training.even_rows` says how many rows are safe).
     """
 
-    def graded(outputs: Tensor, rows: slice) -> Tensor:
+    def graded(outputs: Outputs, rows: slice) -> Tensor:
         return task.graded(outputs, torch.from_numpy(targets[rows]).to(outputs.device))
 
     count = len(features)
@@ -174,7 +174,7 @@ def grade(
 
 
 def _in_batches(
-    model: nn.Module, features: Tensor, size: int, of: Callable[[Tensor, slice], Tensor]
+    model: nn.Module, features: Tensor, size: int, of: Callable[[Outputs, slice], Tensor]
 ) -> NDArray[np.float64]:
     """`of` the outputs of the model in evaluation mode, and of the rows that they are for."""
     model.eval()

@@ -41,7 +41,8 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.models.slots import NAME as SLOTS
 from fedlearn.models.slots import canary_losses
-from fedlearn.tasks import Loss
+from fedlearn.tasks import Loss, Outputs
+from fedlearn.tasks.tokens import cut_loose
 from fedlearn.training.augmentation import views
 from fedlearn.training.device import home
 from fedlearn.training.dp import ClippedGradients, refusals
@@ -338,7 +339,7 @@ def _copy_of(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+def check_loss(loss: Loss, outputs: Outputs, targets: Tensor) -> None:
     """Refuse a loss that is not one per record: what is clipped would not be one record's.
 
     Raises:
@@ -346,12 +347,12 @@ def check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     """
     if len(outputs) < 2:
         return
-    seen = outputs.detach().requires_grad_()
+    seen, variable = cut_loose(outputs)
     with torch.enable_grad():
         losses, alone = loss(seen, targets), loss(seen[:1], targets[:1])
         if losses.shape == (len(seen),) and alone.shape == (1,):
-            (slope,) = torch.autograd.grad(losses[0], seen)
-            (own,) = torch.autograd.grad(alone[0], seen)
+            (slope,) = torch.autograd.grad(losses[0], variable)
+            (own,) = torch.autograd.grad(alone[0], variable)
             # What depends on the others' targets, or on how many there are, has no slope there.
             if torch.allclose(slope, own, rtol=1e-3, atol=1e-6, equal_nan=True):
                 return

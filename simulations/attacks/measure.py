@@ -40,7 +40,7 @@ from fedlearn.report.export import read_model
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task
-from fedlearn.training.local import predict
+from fedlearn.training.local import grade
 from server.audit import SlotsSeen, read_seen
 
 DELTA: Final = 1e-5
@@ -307,5 +307,5 @@ def record_losses(
     model: nn.Module, task: Task, features: NDArray[Any], labels: Targets, max_batch: int
 ) -> Scores:
     """How badly what the model says fits every record: the negative logarithm of how well."""
-    fit = task.likelihood(predict(model, task, torch.from_numpy(features), max_batch), labels)
+    fit = task.likelihood(grade(model, task, torch.from_numpy(features), labels, max_batch), labels)
     return np.asarray(-np.log(np.maximum(fit, 1e-30)))

@@ -12,6 +12,7 @@ From First Principles" (`lira`).
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,9 +26,10 @@ from fedlearn.auditing.evidence import area_under_curve
 from fedlearn.auditing.findings import Attack
 from fedlearn.auditing.promise import Promise
 from fedlearn.core.rng import Streams
+from fedlearn.data.datasets.archives import default_cache
 from fedlearn.tasks import Targets
 from fedlearn.training.device import device_of, home, place, within_memory
-from fedlearn.training.local import predict, train
+from fedlearn.training.local import grade, train
 from simulations.attacks.audited_folder import AuditedRun
 
 Floats = NDArray[np.float64]
@@ -95,7 +97,8 @@ def attacks(
 def chances(run: AuditedRun, model: nn.Module, records: MemberRecords) -> Floats:
     """How well what `model` says fits the true label of every record: `float64[n]`."""
     features, size = torch.from_numpy(records.features), run.config.training.max_batch
-    return run.task.likelihood(predict(model, run.task, features, size), records.labels)
+    graded = grade(model, run.task, features, records.labels, size)
+    return run.task.likelihood(graded, records.labels)
 
 
 def _halves(records: int, references: int, streams: Streams) -> Bools:
@@ -111,7 +114,9 @@ def _halves(records: int, references: int, streams: Streams) -> Bools:
 def _reference(run: AuditedRun, records: MemberRecords, inside: Bools, number: int) -> Floats:
     """The chances under a model that was trained on the records `inside`."""
     config, streams = run.config, Streams(run.config.seed)
-    learner = models.build(config.model, run.task, streams, config.training.trained_part)
+    weights = config.model.weights(default_cache(os.environ))
+    part = config.training.trained_part
+    learner = models.build(config.model, run.task, streams, part, weights)
     # An attacker's machine need not have the GPU that the run asked for.
     place(learner.whole(), device_of("cpu" if config.training.device == "cpu" else "auto"))
     features = torch.from_numpy(records.features[inside])

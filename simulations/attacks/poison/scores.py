@@ -26,7 +26,7 @@ from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile, sites_of_refused
 from fedlearn.robust import suspects
 from fedlearn.tasks import Metric
-from fedlearn.training.local import grade, predict
+from fedlearn.training.local import grade
 from simulations.attacks.poison.attack import Poisoning
 from simulations.attacks.poison.running import HowItEnded, outcome
 from simulations.attacks.poison.study import Case, PoisonStudy, goal_of
@@ -82,11 +82,14 @@ class HonestRecords:
         for site in (self.marked[name] for name in honest):
             site.load(model)
             records, size = site.data.test, site.training.max_batch
-            answers = predict(site.model, site.task, site.test_tensors[0], size)
             wanted = np.repeat(goal_of(self.config).target[None], len(records), axis=0)
-            likelier = site.task.likelihood(answers, wanted) > site.task.likelihood(
-                answers, records.labels
+            marked, own = (
+                site.task.likelihood(
+                    grade(site.model, site.task, site.test_tensors[0], targets, size), targets
+                )
+                for targets in (wanted, records.labels)
             )
+            likelier = marked > own
             taken, count = taken + int(likelier.sum()), count + len(records)
         return taken / max(1, count)
 
