@@ -98,7 +98,7 @@ class Site:
         """
         drawn = made_up_records(self.task, count, torch.Generator().manual_seed(0)).numpy()
         like = self.data.train.labels
-        labels = np.zeros((count, *like.shape[1:]), like.dtype)
+        labels = self.task.blank(count, like)
         words = np.random.default_rng(0).integers(2**64, size=count // 2, dtype=np.uint64)
         labels[: count // 2] = self.task.mislabelled(labels[: count // 2], words)
         inputs = self._seen(Records(features=drawn, labels=labels))
@@ -142,14 +142,14 @@ class Site:
     def _seen(self, records: Records) -> Tensor:
         if self.learner.frozen is None:
             return torch.from_numpy(records.features)
-        kept = encoded(
+        return encoded(
             self.learner.frozen,
             records.features,
             made_by=encode(_Frozen.of(self.config, self.task, self.learner.frozen)),
             cache=None if self.config.scenario.in_memory else default_cache(os.environ),
             device=self.device,
+            precision=self.config.model.keeps,
         )
-        return torch.from_numpy(kept)
 
     @property
     def training(self) -> Training:

@@ -31,6 +31,7 @@ from fedlearn.rounds import TrainRequest
 from fedlearn.stages import MODEL, ClippedSteps, PaidSteps, Route, Stack
 from fedlearn.training.device import place, within_memory
 from fedlearn.training.local import diverged, train
+from fedlearn.training.reach import check_reach
 from fedlearn.training.settings import Engine
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ class SiteRound:
             ProtocolError: the model is not finite, or what came beside it is not what the algorithm
                 sends.
             DataError: the site's own state of this run is lost.
-            ConfigError: the model, or the loss, would not keep records apart when trained.
+            ConfigError: the model, or the loss, would not keep records apart when trained; or a
+                part that is to be trained gets no gradient.
         """
         wanted, size = set(self._algorithm.sends), self.request.model.size
         besides = self.request.besides
@@ -103,6 +105,8 @@ class SiteRound:
         if diverged(self.request.model):
             raise ProtocolError(SERVER, "train", "the model holds numbers that are not finite")
         _ = self._own
+        if self.site.learner.frozen_parameters:
+            self._check_reach()
         engine = self.site.config.privacy.clips_with(self.site.training.dp_engine)
         if engine is not None:
             self._try_out(cast(Engine, engine))
@@ -116,6 +120,12 @@ class SiteRound:
         with within_memory(f"site {site.name}"):
             config = replace(site.training, dp_engine=engine)
             try_out(site.model, site.made_up, config, loss=site.loss)
+
+    def _check_reach(self) -> None:
+        """Where a part of a model stays as it is, see that training reaches all of the rest."""
+        site = self.site
+        place(site.model, site.device)
+        check_reach(site.model, site.made_up, site.training, loss=site.loss)
 
     def keep(self, route: Route, limit: float) -> None:
         """Write down the site's own state after the round, before its update leaves.

@@ -16,6 +16,7 @@ from fedlearn.models.cnn import Cnn
 from fedlearn.models.custom import Custom, check_module
 from fedlearn.models.finetune import Finetune, Learner, cut
 from fedlearn.models.given import GivenModel
+from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.models.initialise import allocate, initialise
 from fedlearn.models.model import NAMES, NOTHING, Model, Weights
 from fedlearn.models.resnet import ResNet
@@ -43,7 +44,19 @@ __all__ = [
 MODELS: Family[Model] = Family(
     "model",
     "fedlearn.models",
-    (Tabular, Cnn, ResNet, ViT, SqueezeNet, Scattering, Text, Sequence, Custom, GivenModel),
+    (
+        Tabular,
+        Cnn,
+        ResNet,
+        ViT,
+        SqueezeNet,
+        Scattering,
+        Text,
+        Sequence,
+        HuggingFaceModel,
+        Custom,
+        GivenModel,
+    ),
     base=Model,
 )
 
@@ -77,13 +90,17 @@ def build(
     generator = torch.Generator().manual_seed(streams.torch_seed("model"))
     if config.draws_own_weights:
         model = _drawn(config, task, streams.torch_seed("model"))
+    elif config.has_all_weights:
+        with torch.device("meta"):
+            model = config.network(task)
+        _take_as_they_are(model, weights)
     else:
         with torch.device("meta"):
             model = config.network(task)
         allocate(model)
         initialise(model, generator)
         _take_over(model, config, weights)
-    learner = cut(model, _meant(config, finetune), generator)
+    learner = cut(model, _meant(config, finetune), generator, head=config.learns_head)
     if not (config.starts_pretrained or config.draws_own_weights) and learner.frozen_parameters:
         raise ConfigError(
             f"training.finetune={finetune.mode}: would keep random weights as they are; choose "
@@ -150,6 +167,30 @@ def _take_over(model: nn.Module, config: Model, weights: Weights) -> None:
     with torch.no_grad():
         for name, values in weights.items():
             state[name].copy_(values)
+
+
+def _take_as_they_are(model: nn.Module, weights: Weights) -> None:
+    """Have the weights as the parameters of a model that has none, without a copy.
+
+    What two layers share stays shared. What is trained later gets numbers of its own then.
+    """
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if strange := weights.keys() ^ names:
+        raise ConfigError(
+            f"model.folder: holds other weights than its config.json says; apart in "
+            f"{', '.join(sorted(strange)[:5])}. Download the folder again"
+        )
+    made: dict[Tensor, nn.Parameter] = {}
+    for module_name, module in model.named_modules():
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            name = f"{module_name}.{own}"
+            if parameter not in made:
+                if parameter.shape != weights[name].shape:
+                    raise ConfigError([_unlike(name, weights[name], parameter)])
+                made[parameter] = nn.Parameter(weights[name], requires_grad=False)
+            setattr(module, own, made[parameter])
+        if constants := [own for own, _ in module.named_buffers(recurse=False)]:
+            raise TypeError(f"{module_name}: holds {', '.join(constants)} beside weights")
 
 
 def _unlike(name: str, weight: Tensor, wanted: Tensor) -> str:

@@ -10,15 +10,16 @@ counted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Count, Natural, Positive, config
+from fedlearn.core.settings import Count, Name, Natural, Positive, config
 from fedlearn.models.initialise import initialise
 
 Mode = Literal["full", "head", "last_k", "lora"]
@@ -29,7 +30,11 @@ class Finetune:
     """`full`: all stages; `head`: the last one; `last_k`: the last k that have parameters.
 
     `lora`: the head, and low-rank adapters of the linear layers in the last
-    `lora_stages` stages before it that have parameters; 0 takes all of them.
+    `lora_stages` stages before it that have parameters; 0 takes all of them. Of these layers
+    those whose name ends in one of `lora_layers`, where there are any. With `lora_frozen_a` the
+    first factor of each adapter stays as it was drawn.
+
+    Where a model's head does not learn it is none of the stages that are counted.
     """
 
     mode: Mode = "full"
@@ -37,6 +42,8 @@ class Finetune:
     lora_rank: Count = 8
     lora_alpha: Positive = 16.0
     lora_stages: Natural = 0
+    lora_layers: Annotated[tuple[Name, ...], Field(exclude_if=lambda names: not names)] = ()
+    lora_frozen_a: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +73,13 @@ def stages(**parts: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(parts))
 
 
-def cut(whole: nn.Sequential, finetune: Finetune, generator: torch.Generator) -> Learner:
+def cut(
+    whole: nn.Sequential, finetune: Finetune, generator: torch.Generator, *, head: bool = True
+) -> Learner:
     """The learner that trains the part of `whole` that `finetune` names.
 
-    `generator` draws the adapters of `lora`. **Guarantees:** the two parts, one
-    after the other, compute what `whole` does; names are kept.
+    `generator` draws the adapters of `lora`; `head` says whether the head learns.
+    **Guarantees:** the two parts, one after the other, compute what `whole` does; names are kept.
 
     Raises:
         ConfigError: there are fewer stages than are to be trained, or none for adapters.
@@ -81,29 +90,41 @@ def cut(whole: nn.Sequential, finetune: Finetune, generator: torch.Generator) ->
             f"training.finetune={finetune.mode}: the model has no last stage called head; "
             "return an nn.Sequential that ends in one, or choose training.finetune=full"
         )
+    if not head and finetune.mode in ("full", "head"):
+        raise ConfigError(
+            f"training.finetune={finetune.mode}: the head of this model is its vocabulary, which "
+            "stays as it is; choose training.finetune=lora, or last_k for its last blocks"
+        )
     learnable = [i for i, stage in enumerate(whole) if any(True for _ in stage.parameters())]
-    count = trained_stages(finetune, len(learnable))
+    if not head:
+        learnable.pop()
+    count = trained_stages(finetune, len(learnable), head=head)
     if count > len(learnable):
         raise ConfigError(
             f"{_setting(finetune)}: the model has {len(learnable)} stages that have "
-            "parameters, the head among them"
+            f"parameters, {'the head among them' if head else 'without its head'}"
         )
     start = 0 if finetune.mode == "full" else learnable[-count]
     frozen, trained = (_part(whole, part) for part in (names[:start], names[start:]))
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
     if finetune.mode == "lora":
-        adapt(
-            trained,
-            [names[i] for i in learnable[-count:-1]],
-            rank=finetune.lora_rank,
-            alpha=finetune.lora_alpha,
-            generator=generator,
-        )
+        last = -1 if head else None
+        adapt(trained, [names[i] for i in learnable[-count:last]], finetune, generator, head=head)
+    elif not head:
+        _own_weights(trained)
     return Learner(frozen=frozen.eval() if start else None, model=trained)
 
 
-def trained_stages(finetune: Finetune, available: int) -> int:
+def _own_weights(trained: nn.Sequential) -> None:
+    """Have all but the head learn, in single precision: numbers of their own, in nobody's cache."""
+    for name, parameter in trained.named_parameters():
+        if not name.startswith("head."):
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+            parameter.requires_grad_()
+
+
+def trained_stages(finetune: Finetune, available: int, *, head: bool = True) -> int:
     """How many of the stages that have parameters are trained."""
     match finetune.mode:
         case "full":
@@ -113,7 +134,7 @@ def trained_stages(finetune: Finetune, available: int) -> int:
         case "last_k":
             return finetune.last_k
         case "lora":
-            return 1 + finetune.lora_stages if finetune.lora_stages else available
+            return head + finetune.lora_stages if finetune.lora_stages else available
 
 
 def _setting(finetune: Finetune) -> str:
@@ -131,48 +152,80 @@ ADAPTER = "default"
 
 
 def adapt(
-    model: nn.Sequential, stages: list[str], *, rank: int, alpha: float, generator: torch.Generator
+    model: nn.Sequential,
+    stages: list[str],
+    finetune: Finetune,
+    generator: torch.Generator,
+    *,
+    head: bool,
 ) -> None:
-    """Put adapters into the linear layers of the named stages, in place.
+    """Put adapters into linear layers of the named stages, in place; the head learns if `head`.
 
     As Hu et al. 2022, "LoRA": a layer `W x` becomes `W x + (alpha / rank) B A x`, where `W`
     stays as it is. The layers are those of peft; weights are drawn from the run's own stream,
     because peft draws from torch's global generator. Both factors are plain linear layers, so
-    DP-SGD clips them exactly.
+    DP-SGD clips them exactly. With a frozen A (Sun et al. 2024, "FFA-LoRA") the mean of what
+    sites send is the mean of their changes, and half as many numbers have noise.
 
     **Guarantees:** what `model` computes is unchanged until it is trained; only
-    adapters and `head` learn; no global generator is read.
+    adapters and the head learn, in single precision; no global generator is read.
 
     Raises:
         ConfigError: there is no such layer, or peft is not installed.
     """
-    targets = [name for stage in stages for name in _linear(model.get_submodule(stage), stage)]
-    if not targets:
+    targets = _targets(model, stages, finetune.lora_layers)
+    _inject(model, targets, finetune)
+    for name, module in model.named_modules():
+        if name.endswith((f"lora_A.{ADAPTER}", f"lora_B.{ADAPTER}")):
+            module.float()
+        if name.endswith(f"lora_A.{ADAPTER}"):
+            initialise(module, generator)
+    factors = "lora_B" if finetune.lora_frozen_a else "lora_"
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(factors in name or (head and name.startswith("head.")))
+
+
+def _targets(model: nn.Sequential, stages: list[str], named: Sequence[str]) -> list[str]:
+    """The names of the layers that get adapters."""
+    there = [name for stage in stages for name in _linear(model.get_submodule(stage), stage)]
+    if not there:
         raise ConfigError(
             "training.finetune=lora: the model has no linear layer before its head; choose "
             "training.finetune=head"
         )
-    _inject(model, targets, rank, alpha)
-    for name, module in model.named_modules():
-        if name.endswith(f"lora_A.{ADAPTER}"):
-            initialise(module, generator)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name or name.startswith("head."))
+    last = dict.fromkeys(name.rpartition(".")[2] for name in there)
+    if unknown := [name for name in named if name not in last]:
+        raise ConfigError(
+            f"training.lora_layers: no layer is called {', '.join(unknown)}; in the stages that "
+            f"get adapters there are {', '.join(last)}"
+        )
+    return [name for name in there if not named or name.rpartition(".")[2] in named]
 
 
-def _inject(model: nn.Module, targets: list[str], rank: int, alpha: float) -> None:
+def _inject(model: nn.Module, targets: list[str], finetune: Finetune) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model  # seconds to import
     except ImportError:
         raise ConfigError(
             "training.finetune=lora: needs peft; install it with pip install 'fedlearn[text]'"
         ) from None
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
+    turned = any(_is_turned(model.get_submodule(name)) for name in targets)
+    config = LoraConfig(
+        r=finetune.lora_rank,
+        lora_alpha=finetune.lora_alpha,
+        target_modules=targets,
+        fan_in_fan_out=turned,
+    )
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
 
 
 def _linear(stage: nn.Module, prefix: str) -> Iterator[str]:
     for name, module in stage.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) or _is_turned(module):
             yield f"{prefix}.{name}" if name else prefix
+
+
+def _is_turned(module: nn.Module) -> bool:
+    """Whether it is a linear layer as GPT-2 has them, whose weight is `[in, out]`."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Final, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
@@ -40,6 +41,11 @@ class Model(ABC):
     draws_own_weights: ClassVar[bool] = False
     """Whether `network` fills the weights, from torch's generator, which is seeded for it; else
     they are those of `fedlearn.models.initialise`."""
+    has_all_weights: ClassVar[bool] = False
+    """Whether `weights` has all there are, which are then taken as they are: nothing is drawn
+    before, and nothing copied."""
+    learns_head: ClassVar[bool] = True
+    """Whether the head is trained; else it is as pretrained as what comes before it."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the task: `dotted.path=value: reason`."""
@@ -65,6 +71,11 @@ class Model(ABC):
             ConfigError: they are of a model of other sizes.
         """
         return NOTHING
+
+    @property
+    def keeps(self) -> torch.dtype:
+        """In what precision a site keeps what the frozen part makes of its records."""
+        return torch.float32
 
     @property
     def learns_head_alone(self) -> bool:

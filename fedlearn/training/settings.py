@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
-from fedlearn.core.settings import Count, Natural, NonNegative, Portion, Positive, Rate, config
+from pydantic import Field
+
+from fedlearn.core.settings import (
+    Count,
+    Name,
+    Natural,
+    NonNegative,
+    Portion,
+    Positive,
+    Rate,
+    config,
+)
 from fedlearn.models.finetune import Finetune, Mode
 from fedlearn.training.device import Device
 
@@ -65,6 +76,12 @@ class Training:
     """With `finetune=lora`: the change is scaled by this over the rank."""
     lora_stages: Natural = 0
     """With `finetune=lora`: how many of the last stages before the head get adapters; 0: all."""
+    lora_layers: Annotated[tuple[Name, ...], Field(exclude_if=lambda names: not names)] = ()
+    """With `finetune=lora`: the layers of a stage that get adapters, by the ends of their names
+    (`q_proj`, `v_proj`); none named: all linear ones."""
+    lora_frozen_a: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False
+    """With `finetune=lora`: whether the first factor of an adapter stays as it was drawn, so that
+    the mean over sites is exact and half as many numbers have noise."""
 
     @property
     def trained_part(self) -> Finetune:
@@ -75,4 +92,6 @@ class Training:
             lora_rank=self.lora_rank,
             lora_alpha=self.lora_alpha,
             lora_stages=self.lora_stages,
+            lora_layers=self.lora_layers,
+            lora_frozen_a=self.lora_frozen_a,
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from clients import feature_cache
 from clients.feature_cache import encoded
 from fedlearn.models.initialise import initialise
 from fedlearn.training import device
@@ -50,7 +51,7 @@ def split(mine: np.ndarray, rows: Sequence[int]) -> np.ndarray:
 @pytest.mark.parametrize("n", [0, 1, 32, 300])
 def test_encoded__is_the_output_of_the_frozen_part(tmp_path: Path, n: int) -> None:
     found = encoded(layer(), records(n), made_by="", cache=tmp_path)
-    assert found.dtype == np.float32
+    assert found.dtype == torch.float32
     np.testing.assert_array_equal(found, expected(records(n)))
 
 
@@ -172,3 +173,44 @@ def test_encoded__stands_runs_at_the_same_time(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(run, range(40)))
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cached", [False, True])
+def test_encoded__is_rounded_alike_kept_or_not_and_takes_half_the_room(
+    tmp_path: Path, precision: torch.dtype, cached: bool
+) -> None:
+    mine = records(40) / 3
+    for _ in range(2):  # made, and then read
+        found = encoded(
+            layer(), mine, made_by="", cache=tmp_path if cached else None, precision=precision
+        )
+        assert torch.equal(found, torch.from_numpy(expected(mine)).to(precision))
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*.npy")]
+    assert [size < 40 * (32 + 2 * 2) + 512 for size in sizes] == [True] * cached
+
+
+def test_encoded__too_large_for_half_precision_is_its_largest_number() -> None:
+    found = encoded(layer(1e6), records(3), made_by="", cache=None, precision=torch.float16)
+    assert torch.isfinite(found).all()
+    assert found.abs().max() == torch.finfo(torch.float16).max
+
+
+def test_encoded__in_another_precision_is_never_taken_for_it(tmp_path: Path) -> None:
+    mine = records(20) / 3
+    encoded(layer(), mine, made_by="", cache=tmp_path, precision=torch.float16)
+    found = encoded(layer(), mine, made_by="", cache=tmp_path)
+    np.testing.assert_allclose(found, expected(mine), rtol=1e-6)
+
+
+def test_encoded__that_would_fill_the_disk_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Usage:
+        free = 100
+
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: Usage)
+    found = encoded(layer(), records(40), made_by="", cache=tmp_path / "new" / "cache")
+    np.testing.assert_array_equal(found, expected(records(40)))
+    assert [*tmp_path.rglob("*")] == []
+    assert "it is not kept, and computed anew" in caplog.text
