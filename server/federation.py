@@ -260,13 +260,10 @@ class Federation(RunState):
 
     def _combined(self, number: int, changes: NDArray[np.float64]) -> NDArray[np.float64]:
         """The change of a round from those of its groups, `float64[m, d]`, by the rule."""
-        public, rule = self.enrolment.public, self.config.robust
-        if public is None:
+        rule = self.config.robust
+        if self.public is None:
             return rule.combined(changes)
-        direction = public.change(self.progress.model, number)
-        most = self.progress.suspicion.reach if self.progress.suspicion else None
-        if most is not None:
-            direction *= min(1.0, most / max(float(np.linalg.norm(direction)), 1e-30))
+        direction = self.public.change(self.progress.model, number)
         whole = self.stack.base(np.asarray(direction, np.float32))
         return rule.combined(changes, whole.astype(np.float64))
 
@@ -325,6 +322,8 @@ class Federation(RunState):
         self.progress.model, self.progress.algorithm = self.algorithm.server(
             found, self.progress.algorithm
         )
+        if self.public:
+            self.progress.model = self.public.held(self.progress.model, number)
         if self.algorithm.remembers:
             self.progress.counted |= dict.fromkeys(sites, number)
         if self.progress.mean:

@@ -40,6 +40,7 @@ from server.average import RunningMean
 from server.driver import SecAggDriver
 from server.enrol import Enrolment
 from server.groups import Suspicion
+from server.public_training import PublicTraining
 from server.run_cost import epsilon_of, spent_besides
 
 
@@ -118,12 +119,15 @@ class RunState:
     route: Route = field(init=False)
     """What happens to an update; the same list as at the sites."""
     stack: Stack = field(init=False)
+    public: PublicTraining | None = field(init=False)
+    """Training on public records at the coordinator, where a rule asks for it."""
 
     def __post_init__(self) -> None:
         self.route = route_of(self.config, self.plan)
         self.stack = stack_of(self.config, self.enrolment.layout.size)
         if self.draw and self.progress.suspicion is None:
             self.progress.suspicion = self._suspicion(self.draw)
+        self.public = self._public()
         taken = [one for one in self.progress.rounds if one.refused is None]
         unused = [each.sites for one in taken for each in one.unused]
         self.progress.summed = sum(one.clients.replied for one in taken) - sum(map(len, unused))
@@ -134,6 +138,19 @@ class RunState:
         alike = not self.route.source.weighted and self.route.form(self.stack).bits is None
         norm = reach.norm(self.stack.total) if reach and alike else None
         return Suspicion(self.config.robust, draw.names, self.config.most_rounds, norm)
+
+    def _public(self) -> PublicTraining | None:
+        """As sites train: by clipped gradients where they clip those of records."""
+        if self.enrolment.public is None:
+            return None
+        clips = self.config.privacy.clips_with(self.config.training.dp_engine)
+        return PublicTraining(
+            records=self.enrolment.public,
+            algorithm=self.algorithm,
+            initial=self.enrolment.initial,
+            clip_norm=self.plan.clip_norm if self.plan and clips else None,
+            most=self.progress.suspicion.reach if self.progress.suspicion else None,
+        )
 
     @property
     def mechanism(self) -> PrivacyPlan:
