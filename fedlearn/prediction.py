@@ -358,7 +358,7 @@ def read_rows_of(config: Csv, shape: TableInput, categories: Categories) -> Unla
     """
     roles = roles_of(shape)
     _check(shape, roles, categories)
-    table = read_rows(config)
+    table = read_rows(replace(config, names=()))  # columns are found by their names
     refuse(_absent(config.path, table, (*roles.numeric, *roles.categorical)))
     known = {name: categories[name] for name in roles.categorical}
     table, _ = spelled(table, config.decimal, named=known, found=())

@@ -24,7 +24,8 @@ from fedlearn.data.tables import columns, guess
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv import Csv
-from fedlearn.data.tables.delimited import guess_separator, read_table, read_text
+from fedlearn.data.tables.delimited import read_table, read_text
+from fedlearn.data.tables.heads import guess_separator, header_problem
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.spelling import (
     Spellings,
@@ -96,13 +97,19 @@ def _checked(path: Path) -> Report:
         return _texts(path, table, facts, "text", written)
     separator = guess_separator(read_text(path, encoding))
     written += [] if separator == "comma" else [f"scenario.separator={separator}"]
-    table = read_table(path, separator=separator, encoding=encoding)
+    table = read_table(path, separator=separator, encoding=encoding, header="first")
+    if headless := header_problem(path, table):
+        names = [f"c{place}" for place in range(1, len(table.header) + 1)]
+        written.append(f"scenario.names=[{','.join(names)}]")
+        table = read_table(path, separator=separator, encoding=encoding, names=names)
     report = _table(path, table, separator, written)
+    report = replace(report, problems=(*headless, *report.problems))
     if not report.texts:
         return report
     # Read as texts, only three of its columns matter.
-    as_table = tuple(f"as a table (scenario=csv), {problem}" for problem in report.problems)
-    as_texts = replace(report, hints=(*report.hints, *as_table), problems=())
+    others = report.problems[len(headless) :]
+    as_table = tuple(f"as a table (scenario=csv), {problem}" for problem in others)
+    as_texts = replace(report, hints=(*report.hints, *as_table), problems=tuple(headless))
     return texts.with_texts(as_texts, table, "text", written)
 
 

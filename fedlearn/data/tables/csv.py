@@ -48,6 +48,7 @@ from fedlearn.data.tables.csv_problems import (
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
 from fedlearn.data.tables.delimited import read_file
+from fedlearn.data.tables.heads import Header
 from fedlearn.data.tables.parquet import from_arrow
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import schemas_of
@@ -75,6 +76,10 @@ class Csv(Scenario):
     site: str = ""
     separator: Separator = "comma"
     encoding: str = "utf-8"
+    names: tuple[str, ...] = ()
+    """The columns of a file that has no header."""
+    header: Header = "look"
+    """What is done about a header that looks like a record: refused, or taken for the header."""
     decimal: Literal[".", ","] = "."
     missing: tuple[str, ...] = columns.MISSING
     drop: tuple[str, ...] = ()
@@ -212,7 +217,15 @@ def read_rows(config: Csv, *, by_record: bool = False) -> Table:
     path = Path(config.path)
     if is_kept(config.path):
         return from_arrow(path, kept_table(config.path), config.decimal)
-    return read_file(path, config.separator, config.encoding, config.decimal, by_record=by_record)
+    return read_file(
+        path,
+        config.separator,
+        config.encoding,
+        config.decimal,
+        by_record=by_record,
+        names=config.names,
+        header=config.header,
+    )
 
 
 def _spelled(

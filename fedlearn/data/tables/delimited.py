@@ -15,7 +15,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +30,7 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import possible
 from fedlearn.data import memory
 from fedlearn.data.tables.cells import TEXT, Cells, as_arrow, clean_text, encode
+from fedlearn.data.tables.heads import Header, header_problem, line_of, without_remarks
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.table import (
     SEPARATORS,
@@ -59,9 +60,18 @@ _SIGNATURES = {
 
 
 def read_table(
-    path: Path, *, separator: Separator, encoding: str = "utf-8", by_record: bool = False
+    path: Path,
+    *,
+    separator: Separator,
+    encoding: str = "utf-8",
+    by_record: bool = False,
+    names: Sequence[str] = (),
+    header: Header = "look",
 ) -> Table:
     """The table in `path`; blank lines are passed over, a byte order mark is dropped.
+
+    Remarks above the header are passed over. With `names` there is no header; without, it is
+    looked at whether it looks like a record, unless `header` says that it is one.
 
     Read `by_record`, rows of too many or too few cells, or with a quote that does not fit, are left
     out, also if none is left, and bytes that are none of the encoding are characters of no meaning.
@@ -69,23 +79,27 @@ def read_table(
     Raises:
         DataError: not a file, empty, not text in this encoding, another
             separator, a column named twice or not at all, a row with too many
-            or too few cells. All problems of one stage are listed.
+            or too few cells, a record where the header should be. All problems of one stage are
+            listed.
         ConfigError: Python knows no such encoding.
 
     """
     errors = "replace" if by_record else "strict"
     text = read_text(path, encoding, errors=errors)
-    table, ragged = _parse(path, text, separator, by_record=by_record)
+    table, ragged = _parse(path, text, separator, by_record=by_record, names=names)
     problems = _separator_problems(path, table.header, separator) or [
         *header_problems(path, table.header, "line 1")
     ]
     if by_record:
         refuse(problems)
         return table.take(np.flatnonzero(~np.isin(table.lines, ragged)))
+    if header == "look" and not names:
+        problems = header_problem(path, table) or problems
     if ragged and not problems:
         problems = [
-            f"{path}: {some_lines(ragged)}: not {len(table.header)} cells as the header has; "
-            "a cell with a separator in it must be in quotes"
+            f"{path}: {some_lines(ragged)}: not {len(table.header)} cells as "
+            f"{'scenario.names' if names else 'the header'} has; a cell with a separator in it "
+            "must be in quotes"
         ]
     return with_records(path, table, problems)
 
@@ -158,12 +172,6 @@ def _decode(path: Path, content: bytes, encoding: str, errors: str) -> str:
         raise ConfigError(f"scenario.encoding={encoding}: no such encoding; try utf-8") from error
 
 
-def guess_separator(text: str) -> Separator:
-    """The separator that occurs most often in the header; comma where none does."""
-    header = text.lstrip("\r\n").partition("\n")[0]
-    return SEPARATORS[max(SEPARATORS, key=header.count)]
-
-
 def parse_text(path: Path, text: str, separator: Separator) -> Table:
     """The table in `text`; rows that are shorter or longer than the header are made to fit.
 
@@ -177,11 +185,18 @@ def parse_text(path: Path, text: str, separator: Separator) -> Table:
 
 
 def _parse(
-    path: Path, text: str, separator: Separator, *, by_record: bool = False
+    path: Path,
+    text: str,
+    separator: Separator,
+    *,
+    by_record: bool = False,
+    names: Sequence[str] = (),
 ) -> tuple[Table, list[int]]:
     """The table, and the lines of the rows that were made to fit its header."""
-    character = _CHARACTERS[separator]
-    read = _by_arrow(text, character) or _by_python(path, text, character, by_record=by_record)
+    character, first = _CHARACTERS[separator], 0 if names else 1
+    text = line_of(names, character) + text if names else without_remarks(text, character)
+    read = _by_arrow(text, character, first)
+    read = read or _by_python(path, text, character, first, by_record=by_record)
     if by_record:
         return _of_header(read)
     wide = len(read.header) if read.beyond else _width(read.header, read.columns)
@@ -221,8 +236,9 @@ class _Read:
     beyond: bool
 
 
-def _by_arrow(text: str, separator: str) -> _Read | None:
-    """The rows of a text; None where they have quotes, or do not all fit their header."""
+def _by_arrow(text: str, separator: str, number: int) -> _Read | None:
+    """The rows of a text whose first line is that of a `number`; None where they have quotes, or
+    do not all fit their header."""
     from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
 
     first = _FIRST.match(text)
@@ -235,7 +251,7 @@ def _by_arrow(text: str, separator: str) -> _Read | None:
     lines = np.flatnonzero(np.diff(ends, prepend=-1) > 1)  # those that are not blank
     end = int(ends[lines[0]])
     try:
-        header = next(csv.reader([first[1]], delimiter=separator, strict=True))
+        header = next(_reader([first[1]], separator))
         names = [str(place) for place in range(len(header))]
         read = read_csv(
             pa.BufferReader(pa.py_buffer(content).slice(end)),
@@ -247,7 +263,7 @@ def _by_arrow(text: str, separator: str) -> _Read | None:
         return None
     if len(read) != len(lines) - 1:
         return None
-    return _Read(header, _encoded(read.columns), lines[1:] + 1, {}, beyond=False)
+    return _Read(header, _encoded(read.columns), lines[1:] + number, {}, beyond=False)
 
 
 def _encoded(columns: list[Any]) -> list[Cells]:
@@ -255,8 +271,8 @@ def _encoded(columns: list[Any]) -> list[Cells]:
     return [encode(columns.pop(0).combine_chunks()) for _ in range(len(columns))]
 
 
-def _by_python(path: Path, text: str, separator: str, *, by_record: bool) -> _Read:
-    rows = _rows(path, text, separator, skip=by_record)
+def _by_python(path: Path, text: str, separator: str, number: int, *, by_record: bool) -> _Read:
+    rows = _rows(path, text, separator, number, skip=by_record)
     _, header = next(rows)
     parts: list[list[pa.Array]] = [[] for _ in header]  # by column
     lines: list[NDArray[np.int64]] = []
@@ -277,7 +293,7 @@ def _by_python(path: Path, text: str, separator: str, *, by_record: bool) -> _Re
 
 
 def _rows(
-    path: Path, text: str, separator: str, *, skip: bool = False
+    path: Path, text: str, separator: str, number: int, *, skip: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
     """The line on which every row starts, and its cells; blank lines are passed over.
 
@@ -285,7 +301,7 @@ def _rows(
     was left open there is not looked for in the rows that follow. The first row is never passed
     over, for it is the header.
     """
-    line, at, ends, headed = 1, 0, list[int](), False
+    line, at, ends, headed = number, 0, list[int](), False
 
     def lines() -> Iterator[str]:  # io.StringIO takes four bytes a character
         for found in _LINE.finditer(text, at):
@@ -294,7 +310,7 @@ def _rows(
 
     while True:
         try:
-            for row in csv.reader(lines(), delimiter=separator, strict=True):
+            for row in _reader(lines(), separator):
                 if row:
                     headed = True
                     yield line, row
@@ -309,6 +325,11 @@ def _rows(
                 ) from error
             line, at = line + 1, ends[0]
             ends.clear()
+
+
+def _reader(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    """A quote may have blanks before it, as in `1, "a, b"`."""
+    return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
 
 
 def _width(header: Sequence[str], columns: Sequence[Cells]) -> int:
@@ -336,8 +357,17 @@ def read_file(
     decimal: Literal[".", ","] = ".",
     *,
     by_record: bool = False,
+    names: Sequence[str] = (),
+    header: Header = "look",
 ) -> Table:
     """The table in a file, Parquet or text, as its first bytes say; raises as its reader does."""
     if is_parquet(path):
         return read_parquet(path, decimal, by_record=by_record)
-    return read_table(path, separator=separator, encoding=encoding, by_record=by_record)
+    return read_table(
+        path,
+        separator=separator,
+        encoding=encoding,
+        by_record=by_record,
+        names=names,
+        header=header,
+    )

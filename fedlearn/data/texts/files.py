@@ -25,6 +25,7 @@ from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import clean_text, encode
 from fedlearn.data.tables.delimited import read_file, read_loose_text, read_text
+from fedlearn.data.tables.heads import Header
 from fedlearn.data.tables.spelling import (
     Spellings,
     lookalikes,
@@ -86,6 +87,10 @@ class OwnText(OwnTexts):
     kind: Literal["text"] = "text"
     separator: Separator = "comma"
     encoding: str = "utf-8"
+    names: tuple[str, ...] = ()
+    """The columns of a table that has no header."""
+    header: Header = "look"
+    """What is done about a header that looks like a record: refused, or taken for the header."""
 
     def load(self, reading: Reading) -> Pool:
         """The records of the file that have a text and a label."""
@@ -99,7 +104,14 @@ class OwnText(OwnTexts):
                 check_names(self, keys_of(rows), self.path)
             table = table_of(path, rows, names)
         else:
-            table = read_file(path, self.separator, self.encoding, by_record=by_record)
+            table = read_file(
+                path,
+                self.separator,
+                self.encoding,
+                by_record=by_record,
+                names=self.names,
+                header=self.header,
+            )
             check_names(self, table.header, self.path)
         return pool_of_table(table, self, reading)
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.tables.cells import encode
-from fedlearn.data.tables.delimited import guess_separator, read_table
+from fedlearn.data.tables.delimited import read_table
 from fedlearn.data.tables.guess import encoding_of
+from fedlearn.data.tables.heads import guess_separator
 from fedlearn.data.tables.table import SEPARATORS, Table, duplicates, some_lines
 from tests.effort import examples
 

@@ -1,0 +1,147 @@
+"""How a table in text begins: with remarks, with a header, or with its first record already.
+
+A record that is taken for a header becomes the names of columns, which everybody in a study is
+told. So a first line that looks like the others is refused until its owner says what it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.data.tables.cells import Cells, as_arrow, parse
+from fedlearn.data.tables.table import SEPARATORS, Separator, Table
+
+Header = Literal["look", "first"]
+"""Whether the first line is looked at before it is taken for the names, or is them for sure."""
+
+_LINE: Final = re.compile(r"[\r\n]*([^\r\n]*)")
+_DIRECTIVE: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_MARKED: Final = re.compile(rf"#|{_DIRECTIVE.pattern}$", re.IGNORECASE)
+_MOSTLY: Final = 0.9
+_FEW: Final = 3
+_GAPS: Final = ("", "na", "n/a", "nan", "null", "none", "?", "-", ".")
+
+
+def without_remarks(text: str, separator: str) -> str:
+    """The text with blank lines in the place of what stands above its header.
+
+    That is `sep=;`, as spreadsheets write it, and lines that begin with `#` and have fewer
+    cells than the first line that does not.
+    """
+    at, above = 0, list[tuple[str, int]]()
+    while (line := _line_at(text, at))[0] and _MARKED.match(line[0]):
+        above.append(line)
+        at = line[1]
+    wide = _cells_in(line[0], separator)
+    ends = [
+        end
+        for line, end in above
+        if _DIRECTIVE.fullmatch(line) or _cells_in(line, separator) < wide
+    ]
+    at = max(ends, default=0)
+    return re.sub(r"[^\r\n]", "", text[:at]) + text[at:] if at else text
+
+
+def _line_at(text: str, at: int) -> tuple[str, int]:
+    """The first line that is not blank from there, and where it ends."""
+    found = _LINE.match(text, at)
+    return (found[1], found.end()) if found else ("", at)
+
+
+def _cells_in(line: str, separator: str) -> int:
+    return len(next(csv.reader([line], delimiter=separator, skipinitialspace=True), ()))
+
+
+def guess_separator(text: str) -> Separator:
+    """That which a first line `sep=;` names, or which the header has most often, or comma."""
+    first = _DIRECTIVE.fullmatch(_line_at(text, 0)[0])
+    if first is not None and first[1] in SEPARATORS:
+        return SEPARATORS[first[1]]
+
+    def cells(separator: str) -> int:
+        return _cells_in(_line_at(without_remarks(text, separator), 0)[0], separator)
+
+    return SEPARATORS[max(SEPARATORS, key=cells)]
+
+
+def line_of(names: Sequence[str], separator: str) -> str:
+    """A header of these names, as a line."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=separator, lineterminator="\n").writerow(names)
+    return line.getvalue()
+
+
+def is_record(table: Table) -> bool:
+    """Whether the header looks like one more record.
+
+    It does where it has numbers over columns of numbers, or categories of the columns below, and
+    hardly anything that these do not hold. Numbers that go up in order are names: years,
+    wavelengths, places.
+    """
+    alike, unlike, inside = 0, 0, list[bool]()
+    values = list[tuple[int, float]]()
+    for place, (name, cells) in enumerate(zip(table.header, table.columns, strict=True)):
+        held = _numbers(cells)
+        if name.casefold() in _GAPS or not cells.counts.any():
+            continue
+        if held is None:
+            known = cells.texts(cells.counts > 0)
+            alike += name in known
+            unlike += name not in known and len(known) <= len(table) / 2
+        elif np.isnan(value := _number(name)):
+            return False
+        else:
+            values.append((place, value))
+            inside.append(_is_near(value, held))
+    if not _in_order(values):
+        alike, unlike = alike + inside.count(True), unlike + inside.count(False)
+    return alike > unlike
+
+
+def _number(text: str) -> float:
+    """The number in a text, whatever its decimal sign; NaN where there is none."""
+    return next((float(n) for sign in ".," if np.isfinite(n := parse(as_arrow([text]), sign)[0])),
+                np.nan)  # fmt: skip
+
+
+def _numbers(cells: Cells) -> NDArray[np.float64] | None:
+    """The numbers of a column that is mostly numbers, else None."""
+    for sign in ".,":
+        numbers = cells.numbers(sign)
+        found = np.isfinite(numbers) & (cells.counts > 0)
+        given = cells.counts[~cells.among(("",))].sum()
+        if cells.counts[found].sum() >= _MOSTLY * max(given, 1):
+            return np.asarray(numbers[found])
+    return None
+
+
+def _is_near(value: float, others: NDArray[np.float64]) -> bool:
+    low, high = others.min(), others.max()
+    return bool(low - (high - low) <= value <= high + (high - low))
+
+
+def _in_order(values: Sequence[tuple[int, float]]) -> bool:
+    """Whether numbers over columns go up with them, or count their places."""
+    places, numbers = np.array(values).reshape(-1, 2).T
+    rising = len(numbers) > _FEW and bool((np.diff(numbers) > 0).all())
+    return rising or len({*(numbers - places).tolist()}) == 1 <= len(numbers) - 1
+
+
+def header_problem(path: Path, table: Table) -> list[str]:
+    """The sentence that refuses a header which is none."""
+    if not is_record(table):
+        return []
+    names = ",".join(f"c{place}" for place in range(1, len(table.header) + 1))
+    return [
+        f"{path}: the first line looks like a record and not like a header, which names the "
+        f"columns. Give them names (scenario.names=[{names}]), or say that it is the header "
+        "(scenario.header=first)"
+    ]
