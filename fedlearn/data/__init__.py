@@ -18,6 +18,7 @@ from fedlearn.data.arrays import Given
 from fedlearn.data.datasets.codes import Codes
 from fedlearn.data.datasets.contracts import Contracts
 from fedlearn.data.datasets.credit import Credit
+from fedlearn.data.datasets.drafting import Drafting
 from fedlearn.data.datasets.fashion import Fashion
 from fedlearn.data.datasets.heart import Heart
 from fedlearn.data.datasets.news import News
@@ -30,6 +31,7 @@ from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.huggingface import HuggingFace
+from fedlearn.data.texts.passages import OwnPassages
 from fedlearn.tasks import CLASSIFICATION, TaskConfig
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Credit",
     "Csv",
     "Dataset",
+    "Drafting",
     "Fashion",
     "Given",
     "Heart",
@@ -48,6 +51,7 @@ __all__ = [
     "Images",
     "MedMnist",
     "News",
+    "OwnPassages",
     "OwnText",
     "Partition",
     "Pool",
@@ -60,13 +64,22 @@ __all__ = [
     "load_pool",
 ]
 
-PUBLIC: tuple[type[Scenario], ...] = (Heart, Credit, Risk, Codes, Contracts, News, Fashion)
+PUBLIC: tuple[type[Scenario], ...] = (
+    Heart,
+    Credit,
+    Risk,
+    Codes,
+    Contracts,
+    Drafting,
+    News,
+    Fashion,
+)
 """In the order of `fedlearn data list`."""
 
 SCENARIOS: Family[Scenario] = Family(
     "scenario",
     "fedlearn.scenarios",
-    (*PUBLIC, Csv, MedMnist, Images, OwnText, HuggingFace, Given),
+    (*PUBLIC, Csv, MedMnist, Images, OwnText, OwnPassages, HuggingFace, Given),
     base=Scenario,
 )
 PARTITIONS: Family[Partition] = Family(

@@ -166,7 +166,9 @@ def _indexed(texts: FolderTexts) -> Mapping[str, Path]:
     files = sorted(set(found.values()))
     if outside := [name for name in files if Path(name).name != name]:
         raise ConfigError(f"{texts.naming}: {_INDEX} names files elsewhere: {some(outside, 3)}")
-    if missing := [name for name in files if not (texts.path / name).is_file()]:
+    with possible("read", texts.naming, ConfigError):  # a name may be longer than one can be
+        missing = [name for name in files if not (texts.path / name).is_file()]
+    if missing:
         raise ConfigError(
             f"{texts.naming}: {len(missing)} of {len(files)} parts of its weights are missing: "
             f"{some(missing, 3)}; download the folder again"

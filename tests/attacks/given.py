@@ -25,7 +25,10 @@ from fedlearn.data.check.files import check
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.texts.huggingface import HuggingFace
+from fedlearn.data.texts.language import LanguageTokens
+from fedlearn.data.texts.passages import OwnPassages
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
+from fedlearn.models.folders import open_folder
 from fedlearn.models.text import Text, bert_weights
 from fedlearn.report.comparison import (
     Comparison,
@@ -41,6 +44,7 @@ from fedlearn.results.reading import read_result
 from fedlearn.tasks import CLASSIFICATION
 from tests.attacks.fuzzing import Parser
 from tests.fedlearn.report.test_strip import shown
+from tests.model_folders import text_folder
 
 Folder = Callable[[Path], Path]
 """Makes a folder with everything as it should be."""
@@ -136,6 +140,30 @@ def _tokens(folder: Path) -> object:
     return tokenize(Tokenizer(vocabulary=str(folder), max_length=16), ["w1 w2"], folder)
 
 
+def language(root: Path) -> Path:
+    """A folder with a small language model, in two parts, and conversations to tune it with."""
+    text_folder(root)
+    parts = {"words": "a.safetensors", "norm": "b.safetensors"}
+    for name, part in parts.items():
+        save_file({name: np.ones(4, np.float32)}, root / part)
+    (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    rows = [{"messages": turns}, {"prompt": "a", "completion": "b"}, {"text": "c"}] * 4
+    (root / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def _weighed(folder: Path) -> object:
+    found = open_folder(str(folder), folder)
+    return {name: found.tensors[name].sum() for name in found.tensors}
+
+
+def _conversed(folder: Path) -> object:
+    tokens = LanguageTokens(folder=str(folder), max_length=16)
+    config = OwnPassages(path=str(folder / "own.jsonl"), tokenizer=tokens)
+    return config.load(Reading(streams=Streams(0), cache=folder))
+
+
 def saved(root: Path) -> Path:
     """A data set as Hugging Face's `datasets` saves one, with a test of its own."""
     for part in ("train", "test"):
@@ -183,6 +211,8 @@ def checked(root: Path) -> Path:
     pq.write_table(pa.table({"age": range(40), "ill": [0, 1] * 20}), root / "t.parquet")
     lines = [json.dumps({"text": f"words {i}", "label": "ab"[i % 2]}) for i in range(20)]
     (root / "t.jsonl").write_text("\n".join(lines))
+    asked = [json.dumps({"prompt": f"ask {i}", "completion": "reply"}) for i in range(20)]
+    (root / "asked.jsonl").write_text("\n".join(asked))
     images = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([[0], [1]] * 2)}
     parts = {f"{part}_{name}": v for part in ("train", "test") for name, v in images.items()}
     np.savez(root / "t.npz", **parts)
@@ -260,12 +290,20 @@ GIVEN = [
     _inside("BERT's weights", bert, "model.safetensors", _weights, ConfigError),
     _inside("vocabulary", bert, "vocab.txt", _tokens),
     _inside("tokenizer", bert, "tokenizer_config.json", _tokens),
+    *(
+        _inside(f"language {file}", language, file, read, ConfigError)
+        for file, read in (
+            ("config.json", _weighed), ("model.safetensors.index.json", _weighed),
+            ("a.safetensors", _weighed), ("tokenizer.json", _conversed),
+            ("tokenizer_config.json", _conversed), ("own.jsonl", _conversed),
+        )
+    ),
     _inside("saved data", saved, "dataset_dict.json", _pool, ConfigError),
     _inside("saved files", saved, "train/state.json", _pool, ConfigError),
     _inside("saved classes", saved, "train/dataset_info.json", _pool, ConfigError),
     _inside("Arrow", saved, "train/data-0.arrow", _pool, ConfigError),
     _inside("demonstration", demonstrated, "inversion.json", _images),
-    *map(_checked, ("t.csv", "z.csv", "t.parquet", "t.jsonl", "t.npz")),
+    *map(_checked, ("t.csv", "z.csv", "t.parquet", "t.jsonl", "asked.jsonl", "t.npz")),
     _checked("folders/a/0.png", "folders"),
     _inside("series", series, "s.csv", _over_time, ConfigError),
     _inside("odd texts", odd, "data-0.arrow", _odd_pool, ConfigError),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.core.errors import DataError, some
-from fedlearn.data.check import images, texts
+from fedlearn.data.check import images, language, texts
 from fedlearn.data.check.report import Report
 from fedlearn.data.partition import Iid
 from fedlearn.data.tables import columns, guess
@@ -36,7 +36,7 @@ from fedlearn.data.tables.spelling import (
     taken_as_one,
 )
 from fedlearn.data.tables.table import Separator, Table, duplicates
-from fedlearn.data.texts.files import is_lines
+from fedlearn.data.texts.files import Objects, is_lines, keys_of, read_objects
 from fedlearn.data.texts.huggingface import is_saved
 
 _LABEL = re.compile(
@@ -93,7 +93,10 @@ def _checked(path: Path) -> Report:
     encoding = guess.encoding_of(path)
     written = [] if encoding == "utf-8" else [f"scenario.encoding={encoding}"]
     if is_lines(path):
-        table, facts = texts.table_of_lines(path, encoding)
+        rows = read_objects(path, encoding)
+        if language.holds_language(rows):
+            return language.check_language(path, rows, _sites_of(rows), written)
+        table, facts = texts.table_of_objects(path, rows)
         return _texts(path, table, facts, "text", written)
     separator = guess_separator(read_text(path, encoding))
     written += [] if separator == "comma" else [f"scenario.separator={separator}"]
@@ -212,6 +215,11 @@ def _sites(found: Sequence[Column]) -> tuple[str, ...]:
     named = [c for c in found if _SITE.fullmatch(c.name) and c.distinct >= 2]
     few = [c for c in several if c.distinct <= _MAX_CATEGORIES and c not in named]
     return _likely_first([*named, *(c for c in few if not c.identifier)], _SITE)
+
+
+def _sites_of(rows: Objects) -> list[str]:
+    """The keys of objects that are called as sites are."""
+    return [key for key in keys_of(rows) if _SITE.fullmatch(key)]
 
 
 def _named(names: Sequence[str], pattern: re.Pattern[str]) -> bool:

@@ -70,15 +70,14 @@ def with_texts(report: Report, table: Table, scenario: str, written: Sequence[st
     )
 
 
-def table_of_lines(path: Path, encoding: str) -> tuple[Table, tuple[str, ...]]:
-    """A file of JSON objects as a table, and facts; a key that an object lacks is an empty cell.
+def table_of_objects(path: Path, rows: files.Objects) -> tuple[Table, tuple[str, ...]]:
+    """Objects as a table, and facts; a key that an object lacks is an empty cell.
 
     Keys whose values are lists, wherever they are given, are left aside.
 
     Raises:
-        DataError: lines are no objects, or hold a list where others hold none; all of them.
+        DataError: lines hold a list where others hold none; all of them.
     """
-    rows = files.read_objects(path, encoding)
     given = {key: sum(row.get(key) is not None for _, row in rows) for key in files.keys_of(rows)}
     lists = {key: len(files.lines_of_lists(rows, key)) for key in given}
     aside = [key for key in given if lists[key] and lists[key] == given[key]]

@@ -56,7 +56,7 @@ _LARGE_FROM = 30
 SITES = (*_LARGE, *(f"firm-{i + 1:02d}" for i in range(_FIRMS)), _UNATTRIBUTED)
 """The sites as they are unless the config says otherwise."""
 
-_FORM = "fedlearn/clauses/v1"  # raise it when `clauses` finds others
+_FORM = "fedlearn/clauses/v2"  # raise it when `clauses` finds others
 
 
 @config
@@ -83,19 +83,9 @@ class Contracts(Scenario):
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
     def load(self, reading: Reading) -> Pool:
-        """The 3,041 clauses, fetched when they are not in the cache.
-
-        For the test small drafters are drawn, each by its name, so that they have about
-        `test_fraction` of all clauses, and about half of those of small drafters at most.
-        """
-        rng = Streams(self.split).get("contracts")
-        found = _clauses(reading.cache)
-        drafters = np.array([clause.drafter for clause in found])
-        sizes = Counter(drafters.tolist())
-        small = np.array([_is_small(name, sizes) for name in drafters])
-        share = min(0.5, self.test_fraction * SIZE / _OF_SMALL)
-        is_test = np.zeros(len(found), dtype=np.bool_)
-        is_test[small] = held_out_groups(drafters[small], share, Streams(self.split))
+        """The 3,041 clauses, fetched when they are not in the cache, dealt out as `dealt` says."""
+        found = stored_clauses(reading.cache)
+        is_train, sites = dealt(found, self.firms, self.test_fraction, self.split)
         classes, labels = numbered([clause.family for clause in found])
         return pool_of(
             self.tokenizer,
@@ -104,9 +94,27 @@ class Contracts(Scenario):
             texts=[clause.text for clause in found],
             classes=classes,
             labels=labels,
-            is_train=~is_test,
-            sites=_sites(drafters, small, is_test, self.firms, rng),
+            is_train=is_train,
+            sites=sites,
         )
+
+
+def dealt(
+    found: Sequence[Clause], firms: int, test_fraction: float, split: int
+) -> tuple[NDArray[np.bool_], NDArray[np.str_]]:
+    """Whether each clause is trained on, `bool[n]`, and its site, `str[n]`.
+
+    For the test small drafters are drawn, each by its name, so that they have about
+    `test_fraction` of all clauses, and about half of those of small drafters at most.
+    """
+    rng = Streams(split).get("contracts")
+    drafters = np.array([clause.drafter for clause in found])
+    sizes = Counter(drafters.tolist())
+    small = np.array([_is_small(name, sizes) for name in drafters])
+    share = min(0.5, test_fraction * SIZE / _OF_SMALL)
+    is_test = np.zeros(len(found), dtype=np.bool_)
+    is_test[small] = held_out_groups(drafters[small], share, Streams(split))
+    return ~is_test, _sites(drafters, small, is_test, firms, rng)
 
 
 def _is_small(drafter: str, sizes: Counter[str]) -> bool:
@@ -193,10 +201,11 @@ _MOST_WORDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Clause:
-    """One section of an agreement without its heading; `drafter` is whose document it is from."""
+    """One section of an agreement, `text` without its heading; `drafter` is whose it is."""
 
     drafter: str
     family: str
+    heading: str
     text: str
 
 
@@ -211,13 +220,13 @@ def clauses(wheel: Path) -> list[Clause]:
     return [clause for clause in kept if sizes[clause.family] >= _LEAST_OF_A_FAMILY]
 
 
-def _clauses(cache: Path) -> Sequence[Clause]:
+def stored_clauses(cache: Path) -> Sequence[Clause]:
     """The clauses, from the cache where they have been taken out of this archive before.
 
     Comparing all clauses of a family with each other takes several seconds.
     """
     archive = ARCHIVES["contracts"]
-    path = cache / "derived" / f"contracts-{archive.sha256[:16]}.json"
+    path = cache / "derived" / f"clauses-{archive.sha256[:16]}.json"
     kept = _read(path)
     if kept is None:
         kept = clauses(fetch(archive, cache))
@@ -291,7 +300,7 @@ def _clause(drafter: str, heading: str, text: str) -> Clause | None:
     family = next((name for name, p in _PATTERNS.items() if p.search(plain)), None)
     if not heading or family is None or not _LENGTHS[0] <= len(body) <= _LENGTHS[1]:
         return None
-    return Clause(drafter=drafter, family=family, text=body)
+    return Clause(drafter=drafter, family=family, heading=heading, text=body)
 
 
 def _letters(text: str) -> str:

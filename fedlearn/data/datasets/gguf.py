@@ -46,7 +46,7 @@ def read_gguf(content: bytes, name: str) -> Gguf:
     """
     try:
         return _parsed(content)
-    except (struct.error, ValueError, IndexError, OverflowError) as error:
+    except (struct.error, ValueError, TypeError, ArithmeticError) as error:
         raise DataError(f"{name}: is no GGUF file that can be read: {error}") from error
 
 

@@ -42,7 +42,9 @@ class FolderTexts:
 
     def __init__(self, where: str, cache: Path, key: str) -> None:
         self.path, self.naming = folder_of(where, cache), f"{key}={where}"
-        if not self.path.is_dir():
+        with possible("read", self.naming, ConfigError):
+            there = self.path.is_dir()
+        if not there:
             raise ConfigError(
                 f"{self.naming}: there is no such folder; give one with {_ABOUT}, {TOKENIZER} and "
                 f"model.safetensors, or {' or '.join(PINNED)}"
@@ -97,7 +99,8 @@ class FolderTexts:
         found = self.settings.get(role)
         if isinstance(found, dict):
             found = found.get("content")
-        return found if isinstance(found, str) else ""
+        # JSON can hold half a character.
+        return found.encode("utf-8", "replace").decode() if isinstance(found, str) else ""
 
     def _text(self, name: str) -> str:
         with possible("read", self.path / name, ConfigError):

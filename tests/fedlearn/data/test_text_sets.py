@@ -65,7 +65,7 @@ def test_contracts__are_the_clauses_of_the_reference(contract_pool: Pool) -> Non
 def test_contracts__are_tested_on_drafters_whom_no_site_has_seen(
     contract_pool: Pool, text_cache: Path
 ) -> None:
-    found = contracts._clauses(text_cache)
+    found = contracts.stored_clauses(text_cache)
     drafters = np.array([clause.drafter for clause in found])
     assert not set(drafters[contract_pool.is_train]) & set(drafters[~contract_pool.is_train])
     sites = deal(contract_pool, Natural().assign(contract_pool, np.random.default_rng(0)))
@@ -91,8 +91,8 @@ def test_contracts__taken_out_anew_equal_those_in_the_cache(
     text_cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "archives").symlink_to(text_cache / "archives")
-    fresh = contracts._clauses(tmp_path)
-    assert contracts._clauses(text_cache) == fresh
+    fresh = contracts.stored_clauses(tmp_path)
+    assert contracts.stored_clauses(text_cache) == fresh
     (path,) = (tmp_path / "derived").iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:-9] + b"altered!]")
