@@ -390,3 +390,45 @@ def test_data_check__ends_with_5_where_something_is_wrong(
     (tmp_path / "good" / "cat" / "0.png").write_bytes(b"no image")
     assert main(["data", "check", str(tmp_path / "good")]) == 5
     assert "0.png: is not an image" in capsys.readouterr().out
+
+
+# --- texts for a language model -------------------------------------------------------
+
+
+def lines_of(folder: Path, *rows: object) -> Report:
+    path = folder / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return check(path)
+
+
+def test_check__counts_prompts_and_conversations_and_names_the_scenario(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    asked = {"prompt": "ask", "completion": "reply", "hospital": "a"}
+    report = lines_of(
+        tmp_path, asked, asked, {"messages": turns}, {"prompt": "x", "completion": ""}
+    )
+    assert report.problems == ()
+    assert report.kind == "texts for a language model"
+    assert any(
+        fact.startswith("2 prompts with completions, of 8 characters") for fact in report.facts
+    )
+    assert any(fact.startswith("1 conversations") for fact in report.facts)
+    assert any("line 4: nothing to learn" in hint for hint in report.hints)
+    assert any("line 2: copies of an earlier record" in hint for hint in report.hints)
+    assert "scenario.site=hospital" in report.settings
+    chosen = compose(list(report.settings))
+    assert (chosen.task.kind, chosen.scenario.kind) == ("language", "language")
+
+
+def test_check__names_the_lines_whose_conversations_are_none(tmp_path: Path) -> None:
+    reply = [{"role": "assistant", "content": "Yes"}]
+    report = lines_of(tmp_path, {"messages": reply}, {"messages": []}, {"text": ["a"]})
+    assert any("line 1: 'messages' message 1 is of role 'assistant'" in p for p in report.problems)
+    assert any("line 3: 'text' holds no text" in p for p in report.problems)
+    report = lines_of(tmp_path, {"prompt": "a", "completion": ""})
+    assert any("no record has anything to learn" in p for p in report.problems)
+
+
+def test_check__still_takes_texts_with_a_label_for_such(tmp_path: Path) -> None:
+    rows = [{"text": f"many words stand here {i}", "kind": "ab"[i % 2]} for i in range(20)]
+    assert "scenario=text" in lines_of(tmp_path, *rows).settings

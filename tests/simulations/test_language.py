@@ -1,0 +1,72 @@
+"""Language models of every family with layers here, tuned by sites with tiny random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlearn.config import compose
+from fedlearn.data.check.files import check
+from server.run import Silent
+from server.stop import Stop
+from simulations.run import simulate
+from tests.model_folders import tiny_model
+
+
+def run(out: Path, *words: str) -> dict[str, Any]:
+    simulate(compose([*words, f"out={out}"]), Silent(), Stop())
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+def of_model(folder: Path) -> tuple[str, str]:
+    return f"model.folder={folder}", f"scenario.tokenizer.folder={folder}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("text_cache")
+def test_legal_drafting__runs_with_a_tiny_model_under_noise_of_21_sites(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "tiny")
+    found = run(tmp_path / "run", "experiment=legal_drafting", *of_model(folder), "rounds=2",
+                "training.lora_stages=2", "scenario.tokenizer.max_length=32")  # fmt: skip
+    assert found["status"] == "finished"
+    sites = found["data"]["sites"].values()
+    assert len(sites) == 21
+    assert sum(site["train"] + site["test"] for site in sites) == 3041
+    assert found["final"]["evaluate"]["nats_per_token"] < 6.5
+    assert found["model"]["trainable"] < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+def test_own_conversations__train_as_data_check_says_and_are_learned(
+    tmp_path: Path, kind: str
+) -> None:
+    replies = {"yes": "I agree.", "no": "I do not."}
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{word} {number}"},
+                {"role": "assistant", "content": reply},
+            ],
+            "hospital": f"h{number % 3}",
+        }
+        for number in range(30)
+        for word, reply in replies.items()
+    ]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = check(path)
+    assert not report.problems
+    folder = tiny_model(tmp_path / "tiny", kind)
+    words = (*report.settings, *of_model(folder), "training.finetune=lora", "privacy=none",
+             "training.learning_rate=0.5", "training.sample_rate=0.5",
+             "scenario.tokenizer.max_length=64", "evaluate_every=19")  # fmt: skip
+    short, long = (
+        run(tmp_path / f"run{rounds}", *words, f"rounds={rounds}")["final"]["evaluate"]
+        for rounds in (1, 20)
+    )
+    assert long["nats_per_token"] < short["nats_per_token"] - 0.05
