@@ -6,17 +6,27 @@ what is told of test records: its figures are exact and covered by no epsilon.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.owner import owner_of
 from clients.records import simulated_sites, simulated_task
+from clients.site import open_site
+from fedlearn import models
+from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig
+from fedlearn.core.rng import Streams
+from fedlearn.core.vector import to_vector
 from fedlearn.data import SiteData
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.models.slots import attach
 from fedlearn.results.result import BaselineResult
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput
+from fedlearn.training.local import grade
 
 _MOST: Final = 20_000_000
 """Numbers in all rows, times outputs: more take longer than a run of a small model."""
@@ -44,6 +54,31 @@ def baseline_of(config: RunConfig) -> BaselineResult | None:
         return None
     name = f"{task.plain_model} on all records together"
     return BaselineResult(name=name, evaluate=task.score(answers(encoded(test)), truth))
+
+
+def untouched(config: RunConfig) -> dict[str, float]:
+    """What a model that is pretrained to its very end gets before it is trained; else nothing.
+
+    On the test records of all sites; nothing either where `baseline_of` computes none.
+
+    Raises:
+        ConfigError, DataError: as `open_site`.
+    """
+    model = config.model
+    if model.learns_head or config.evaluation in ("none", "private"):
+        return {}
+    names = simulated_sites(config)
+    sites = [open_site(owner_of(config, name), config) for name in names]
+    task, weights = sites[0].task, model.weights(default_cache(os.environ))
+    learner = models.build(model, task, Streams(config.seed), config.training.trained_part, weights)
+    attach(learner.model, slots_of(config.audit))
+    first, sums = to_vector(learner.model), []
+    for site in sites:
+        site.load(first)
+        targets = site.data.test.labels
+        graded = grade(site.model, task, site.test_tensors[0], targets, site.training.max_batch)
+        sums.append(task.sums(graded, targets))
+    return task.metrics(task.added(sums))
 
 
 def _pooled(sites: Mapping[str, SiteData], part: str) -> tuple[NDArray[Any], NDArray[Any]]:

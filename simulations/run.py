@@ -123,9 +123,11 @@ class _Comparing(_Adding):
     """Holds a run against a plain model of all records."""
 
     def more(self, result: ResultFile) -> ResultFile:
-        """The result with the baseline."""
-        from simulations.baseline import baseline_of
+        """The result with the baseline, and with what a pretrained model got before training."""
+        from simulations.baseline import baseline_of, untouched
 
+        if before := untouched(self.config):
+            result = replace(result, final=replace(result.final, uninformed=before))
         return replace(result, baseline=baseline_of(self.config))
 
 

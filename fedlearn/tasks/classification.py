@@ -109,6 +109,7 @@ class ClassificationTask(Task):
 
     kind: ClassVar[str] = "classification"
     metrics_known: ClassVar = METRICS
+    makes: ClassVar = "A classifier"
     decisions_known: ClassVar = DECISIONS
     curvature: ClassVar[float] = 0.5  # of a cross-entropy by the logits
 

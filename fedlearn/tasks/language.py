@@ -74,7 +74,9 @@ class LanguageTask(Task):
 
     kind: ClassVar[str] = "language"
     metrics_known: ClassVar = METRICS
+    makes: ClassVar = "A language model"
     next_tokens: ClassVar = True
+    uninformed_answer: ClassVar = "the model before training"
 
     input: Input
     classes: tuple[str, ...] = ()
@@ -228,7 +230,7 @@ class LanguageTask(Task):
         """A record has as many tokens as places at the most, each no worse than a guess."""
         most = float(self.text.max_length)
         return (
-            SumSpec(name="count"),
+            SumSpec(name="count", share=0.25),
             SumSpec(name="nats", bound=most * self._guess, share=2.0),
             SumSpec(name="hits", bound=most),
             SumSpec(name="tokens", bound=most, share=2.0),
@@ -288,7 +290,7 @@ class LanguageTask(Task):
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:
         """Nats say it."""
-        return "how far its chances can be taken at their word is what nats per token measure"
+        return "nats per token stand for it: whoever is surer than is right has more of them"
 
 
 def _tokens(targets: Targets) -> NDArray[np.int64]:

@@ -106,6 +106,8 @@ class Task(Protocol):
     """What `metrics` can compute. The first one leads: sites and runs are ranked by it."""
     decisions_known: ClassVar[Mapping[str, str]] = {}
     """What `decisions` can compute, and what each says."""
+    makes: ClassVar[str] = "A model"
+    """What a model of it is called, at the beginning of a sentence."""
     next_tokens: ClassVar[bool] = False
     """Whether a model says at every place of a text which token comes next."""
     input: Input
