@@ -51,7 +51,7 @@ def deployed_site(context: Context) -> SiteFile | None:
     return _loaded(str(path), Path(str(path)).stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _loaded(path: str, version: int) -> SiteFile:
     # Asked at every message; read anew only when it was changed.
     return sitefile.load(Path(path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -29,7 +30,7 @@ from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation
 from server.run_state import Progress
 from simulations.engines.local import FIRST_NODE, InProcessGrid
-from tests.deployment.world import World, make_world
+from tests.deployment.world import World, copied_world
 
 SITES = ("alder", "birch", "cedar", "doum")
 RUN_ID = bytes(range(16))
@@ -109,9 +110,10 @@ class Lab(InProcessGrid):
         policy: str = STRICT,
         rows: int = 60,
         sites: tuple[str, ...] = SITES,
-    ) -> Lab:
+        notary: bool = False,
+    ) -> Self:
         """Sites with tables, keys, a roster and files; and the study that they are asked for."""
-        world = make_world(root, sites)
+        world = copied_world(root, sites, notary=notary)
         for seed, name in enumerate(sites):
             write_table(root / name / "table.csv", rows, seed)
             text = SITE.format(name=name, port=world.port, policy=policy)
@@ -119,7 +121,7 @@ class Lab(InProcessGrid):
         config = composed([*STUDY, *overrides])
         return cls(world, replace(config, out=str(root / "run")), policy)
 
-    def again(self, config: RunConfig | None = None, **shown: RunConfig) -> Lab:
+    def again(self, config: RunConfig | None = None, **shown: RunConfig) -> Self:
         """The same sites, asked anew: for another study, or with other configs for some."""
         return type(self)(self.world, config or self.config, self.policy, shown)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import socket
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from fedlearn.cli import main
@@ -106,6 +108,32 @@ def make_world(root: Path, sites: tuple[str, ...] = HOSPITALS, wait: float = 120
         world.site_file(name).write_text(text)
     world.server_file.write_text(SERVER.format(port=world.port, wait=wait))
     return world
+
+
+def copied_world(root: Path, sites: tuple[str, ...], *, notary: bool = False) -> World:
+    """As `make_world` makes it, and `with_notary`, with one set of keys for all such copies.
+
+    For tests of what happens in one federation; worlds that are to be strangers are made.
+    """
+    made, files = _made(sites, notary)
+    for folder in {name.parent for name, *_ in files}:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, mode, content in files:
+        (root / name).write_bytes(content)
+        (root / name).chmod(mode)
+    return replace(made, root=root)
+
+
+@cache
+def _made(sites: tuple[str, ...], notary: bool) -> tuple[World, list[tuple[Path, int, bytes]]]:
+    """A world that is no more, and its files: names under its root, modes and contents."""
+    with tempfile.TemporaryDirectory() as folder:
+        world = make_world(Path(folder), sites)
+        if notary:
+            with_notary(world)
+        paths = [path for path in world.root.rglob("*") if path.is_file()]
+        files = [(p.relative_to(world.root), p.stat().st_mode, p.read_bytes()) for p in paths]
+    return world, files
 
 
 def with_notary(world: World) -> Path:
