@@ -9,12 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fedlearn", "clients", "server", "simulations")
+from tests.sources import trees
 
 HOMES = {
     "privacy": ("fedlearn/mechanisms/",),
@@ -35,12 +33,6 @@ OTHERS = {"audit", "tracking", "transport", "engine", "fairness", "event", "adve
 SILENT = "silent default"
 
 
-@cache
-def _trees() -> dict[str, ast.Module]:
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    return {str(p.relative_to(ROOT)): ast.parse(p.read_text(encoding="utf-8")) for p in paths}
-
-
 def _kind_of(node: ast.ClassDef) -> str | None:
     """The one literal that the class has for its `kind`."""
     for field in node.body:
@@ -54,7 +46,7 @@ def _kind_of(node: ast.ClassDef) -> str | None:
 def _classes() -> dict[str, str]:
     """Family of every class of a kind, and of every plan."""
     found = {}
-    for path, tree in _trees().items():
+    for path, tree in trees().items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 if path.startswith(HOMES["plan"]) and node.name.endswith("Plan"):
@@ -68,7 +60,7 @@ def _classes() -> dict[str, str]:
 def _kinds() -> dict[str, set[str]]:
     """The kinds of every family."""
     found: dict[str, set[str]] = {family: set() for family in HOMES}
-    for path, tree in _trees().items():
+    for path, tree in trees().items():
         for node in tree.body:
             kind = _kind_of(node) if isinstance(node, ast.ClassDef) else None
             if kind and (family := _family_at(path)):
@@ -152,7 +144,7 @@ def _decides_silently(node: ast.AST) -> bool:
 def _found() -> dict[str, tuple[str, ...]]:
     """File -> the families that it asks for outside their home, and `SILENT`."""
     found = {}
-    for path, tree in _trees().items():
+    for path, tree in trees().items():
         families = set()
         for node in ast.walk(tree):
             families |= {f for f in _asked(node) if not path.startswith(HOMES[f])}

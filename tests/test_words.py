@@ -7,11 +7,8 @@ import io
 import re
 import tokenize
 from collections import defaultdict
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fedlearn", "clients", "server", "simulations")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+from tests.sources import ROOT, trees
 
 ROW = re.compile(r"^\| ([a-z, ]+) \| [^|]+ \|$", re.MULTILINE)
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -32,7 +29,7 @@ def test_words__of_the_left_column_are_in_no_name() -> None:
     assert {"picture", "parcels", "told"} <= words
     found = set()
     some = re.compile("|".join(words), re.IGNORECASE)
-    for path in SOURCES:
+    for path in (ROOT / name for name in trees()):
         if not some.search(path.name + path.read_text("utf-8")):
             continue  # it takes a second to tell the tokens of all
         tokens = tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
@@ -47,8 +44,8 @@ def test_words__of_the_left_column_are_in_no_name() -> None:
 
 def test_words__a_public_class_name_means_one_thing() -> None:
     places = defaultdict(list)
-    for path in SOURCES:
-        for node in ast.parse(path.read_text("utf-8")).body:
+    for path, tree in trees().items():
+        for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places[node.name].append(str(path.relative_to(ROOT)))
+                places[node.name].append(path)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}

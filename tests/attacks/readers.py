@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PACKAGES: Final = ("fedlearn", "clients", "server")
-OURS: Final = frozenset({*PACKAGES, "simulations", "configs"})
+from tests.sources import ROOT, trees
+
+PACKAGES: Final = ("fedlearn/", "clients/", "server/")
+OURS: Final = frozenset({"fedlearn", "clients", "server", "simulations", "configs"})
 
 READING: Final = (
     "ast.literal_eval", "base64", "binascii", "bz2", "codecs", "configparser", "csv", "dbm",
@@ -154,10 +154,10 @@ class _Module(ast.NodeVisitor):
 @cache
 def _modules() -> dict[str, _Module]:
     found = {}
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            found[str(path.relative_to(ROOT))] = module = _Module()
-            module.visit(ast.parse(path.read_text(encoding="utf-8")))
+    for path, tree in trees().items():
+        if path.startswith(PACKAGES):
+            found[path] = module = _Module()
+            module.visit(tree)
     return found
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.sources import ROOT, trees
+
 OURS = ("fedlearn", "clients", "server", "simulations", "configs")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -49,12 +50,10 @@ def modules_of(requirements: list[str]) -> set[str]:
 
 @cache
 def sources() -> Mapping[str, ast.Module]:
-    paths = [path for top in OURS for path in (ROOT / top).rglob("*.py")]
+    """The same by the names of modules."""
     return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
-            path.read_text(encoding="utf-8")
-        )
-        for path in paths
+        ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__"): tree
+        for path, tree in trees().items()
     }
 
 

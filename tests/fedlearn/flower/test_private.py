@@ -10,13 +10,13 @@ import inspect
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 import fedlearn
 from fedlearn.flower import private
+from tests.sources import ROOT, trees
 
 CHANGED = "flwr has changed: mend fedlearn/flower/private.py"
 
@@ -35,15 +35,13 @@ CARRIERS = ("fedlearn/flower/private.py", "fedlearn/flower/envelopes.py", "clien
 
 
 def test_private_names__are_where_they_are_looked_for_when_flower_changes() -> None:
-    root, found = Path(fedlearn.__file__).parents[1], list[str]()
-    for package in ("fedlearn", "clients", "server", "simulations"):
-        for path in sorted((root / package).rglob("*.py")):
-            name, text = path.relative_to(root).as_posix(), path.read_text("utf-8")
-            nodes = ast.walk(ast.parse(text if "flwr" in text else ""))
-            modules = [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
-            private_ones = [m for m in modules if m.split(".")[0] == "flwr" and m not in PUBLIC]
-            if private_ones and not name.startswith(CARRIERS):
-                found.append(f"{name}: {', '.join(private_ones)}")
+    found = list[str]()
+    for name, tree in trees().items():
+        nodes = ast.walk(tree) if "flwr" in (ROOT / name).read_text("utf-8") else ()
+        modules = [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
+        private_ones = [m for m in modules if m.split(".")[0] == "flwr" and m not in PUBLIC]
+        if private_ones and not name.startswith(CARRIERS):
+            found.append(f"{name}: {', '.join(private_ones)}")
     assert found == []
 
 
