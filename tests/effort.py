@@ -6,6 +6,7 @@ names the `quick` ones, and the others are left to the whole suite.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +26,11 @@ def configure(markexpr: str) -> None:
     settings.register_profile("part", max_examples=FEW)
     if _part:
         settings.load_profile("part")
+        os.fsync = _written
+
+
+def _written(file: int) -> None:
+    """Wait for no disk: what a program finds in its files is the same, unless the power fails."""
 
 
 def examples(number: int, few: int = FEW) -> int:
@@ -32,13 +38,21 @@ def examples(number: int, few: int = FEW) -> int:
     return min(number, few) if _part else number
 
 
-def slow_but(quick: Callable[[Any], bool], cases: Iterable[Any]) -> list[Any]:
-    """The cases of a long test for `parametrize`: all but the quick ones are marked slow."""
-    return [case if quick(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+def slow_but(
+    quick: Callable[[Any], bool], cases: Iterable[Any], *, several: bool = False
+) -> list[Any]:
+    """The cases of a long test for `parametrize`: all but the quick ones are marked slow.
+
+    `several`: each is a tuple for as many arguments.
+    """
+    return [_marked(case, not quick(case), several) for case in cases]
 
 
-def thinned(cases: Iterable[Any]) -> list[Any]:
+def thinned(cases: Iterable[Any], *, several: bool = False) -> list[Any]:
     """The cases of a long list that are much alike for `parametrize`: every third is quick."""
-    return [
-        pytest.param(case, marks=pytest.mark.slow if i % 3 else ()) for i, case in enumerate(cases)
-    ]
+    return [_marked(case, i % 3 > 0, several) for i, case in enumerate(cases)]
+
+
+def _marked(case: Any, slow: bool, several: bool) -> Any:
+    values = case if several else (case,)
+    return pytest.param(*values, marks=pytest.mark.slow if slow else ())

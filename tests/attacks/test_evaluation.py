@@ -104,6 +104,7 @@ def test_dropped_column__is_no_group_though_the_owner_has_listed_it(tmp_path: Pa
     assert untouched(lab)
 
 
+@pytest.mark.slow
 def test_groups__smaller_than_the_owner_allows_do_not_leave_in_a_sum_either(
     tmp_path: Path,
 ) -> None:
@@ -240,6 +241,7 @@ def test_run__that_could_not_pay_for_the_evaluations_it_has_planned_is_refused_a
     assert lab.spent_at(VICTIM) == 1
 
 
+@pytest.mark.slow
 def test_run__whose_round_was_cut_off_still_has_room_for_what_is_left_of_its_promise(
     tmp_path: Path,
 ) -> None:

@@ -61,6 +61,7 @@ def test_form__is_the_owners_to_change(tmp_path: Path) -> None:
     described(lab.again(replace(other, out=lab.config.out)))
 
 
+@pytest.mark.slow
 def test_other_studies__on_records_of_the_same_form_go_on(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path)
     described(lab)
@@ -163,6 +164,7 @@ def test_record__that_cannot_be_read_is_nobodys_business(tmp_path: Path, cells: 
         own_data(sitefile.load(lab.world.site_file(VICTIM)))
 
 
+@pytest.mark.slow
 def test_site__without_any_record_takes_part(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path)
     before = described(lab)

@@ -148,6 +148,7 @@ def _is_open(one: ssl.SSLSocket) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_body__is_not_read_of_a_node_that_the_certificate_is_not_of(gate: Gate) -> None:
     """An enrolled site with another's node key, which it may have got hold of, is itself."""
     for site, node in (("alder", "birch"), ("alder", "stranger")):

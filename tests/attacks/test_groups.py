@@ -30,6 +30,7 @@ from tests.attacks.asked import CLEAR
 from tests.attacks.lab import SITES, STRICT, Lab
 from tests.attacks.lab import STUDY as LAB_STUDY
 from tests.attacks.test_poison import LIAR, instead, largest_values, lying, runs
+from tests.effort import slow_but
 
 NINE = (*SITES, "elder", "fir", "gum", "hazel", "iroko")
 STUDY = ("robust=groups", "evaluation=none")
@@ -107,7 +108,7 @@ WRONG = {
 """What the coordinator shows one site, and what that finds wrong."""
 
 
-@pytest.mark.parametrize("lie", WRONG)
+@pytest.mark.parametrize("lie", slow_but(("another", "commitment").__contains__, WRONG))
 def test_site__takes_no_groups_that_do_not_follow_from_what_all_were_committed_to(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: str
 ) -> None:
@@ -255,6 +256,7 @@ def test_site__that_refuses_a_sum_takes_nobody_as_left_out_for_it(tmp_path: Path
     assert [left_out_at(contexts[site]) for site in NINE] == [[]] * 9
 
 
+@pytest.mark.slow
 def test_coordinator__that_breaks_off_before_the_first_round_cannot_draw_on_and_on(
     tmp_path: Path,
 ) -> None:

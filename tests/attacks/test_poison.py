@@ -79,9 +79,8 @@ def another_weight(payload: AnyPayload, vector: RingVector, _: Update, __: int) 
     return vector
 
 
-@pytest.mark.parametrize(
-    "lie", [largest_values, pytest.param(another_weight, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", [largest_values, another_weight])
 def test_liar_in_every_round__is_left_out_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Lie
 ) -> None:
@@ -305,6 +304,7 @@ def test_proofs__of_honest_sites_give_the_model_of_a_run_without(tmp_path: Path)
     assert models[0] == models[1]
 
 
+@pytest.mark.slow
 def test_two_liars__that_leave_too_few_proofs_end_the_run_and_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

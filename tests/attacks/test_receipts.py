@@ -99,6 +99,7 @@ def test_ledger__that_was_set_back_is_not_spent_from(study: Study) -> None:
     assert verified(study, second) == 7
 
 
+@pytest.mark.slow
 def test_site__that_hides_that_its_ledger_was_set_back_leaves_two_receipts_of_one_number(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def in_clear(tmp_path: Path) -> Lab:
     return Lab.make(tmp_path, *words, policy=policy, rows=240)  # where noise hides nothing
 
 
+@pytest.mark.slow
 def test_refusal__is_settled_before_the_records_are_looked_at_and_whatever_comes_of_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def _with_other_sums(kind: str, site: str, message: Message) -> Message:
     return message
 
 
+@pytest.mark.slow
 def test_run__that_was_refused_is_refused_when_it_is_resumed_until_its_owner_has_looked(
     tmp_path: Path,
 ) -> None:

@@ -43,7 +43,7 @@ from server.federation import Federation
 from server.helper import RemoteHelper
 from server.run_state import Progress
 from tests.attacks.lab import RUN_ID, SITES, STRICT, Lab
-from tests.deployment.world import NOTARY, World, approve, with_notary
+from tests.deployment.world import NOTARY, World, approve
 from tests.effort import slow_but
 
 NODE = 999
@@ -72,8 +72,7 @@ class Helped(Lab):
         cls, root: Path, *overrides: str, policy: str = POLICY, sites: tuple[str, ...] = SITES
     ) -> Helped:
         """Sites and a notary that has approved of their study."""
-        lab = cls.make(root, *STUDY, *overrides, policy=policy, sites=sites)
-        with_notary(lab.world)
+        lab = cls.make(root, *STUDY, *overrides, policy=policy, sites=sites, notary=True)
         approve(lab.world, lab.config.terms.hex())
         return lab
 
@@ -328,7 +327,8 @@ def test_request__that_is_not_the_sites_own_is_refused_before_it_is_paid_for(
     assert {lab.spent_at(site) for site in lab.world.sites} == {0}
 
 
-@pytest.mark.parametrize("rule", slow_but(lambda rule: rule == "bounded", ["groups", "bounded"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["groups", "bounded"])
 def test_helper__counts_on_the_noise_that_a_sum_is_planned_with(
     tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +364,7 @@ def replace_run(lab: Helped, run_id: bytes) -> Exception:
     return caught.value
 
 
+@pytest.mark.slow
 def test_helper__answers_a_round_once_also_after_its_process_has_died(lab: Helped) -> None:
     """What it must remember is in its state: the last round, and its key."""
     federation = lab.federate()
@@ -434,7 +435,7 @@ RULES = ("proofs", "bounded")
 @pytest.mark.parametrize(
     "liars", slow_but(lambda some: len(some) == 1, [("doum",), ("birch", "elder")]), ids=len
 )
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", slow_but("bounded".__eq__, RULES))
 def test_garbage__for_the_second_server_costs_nobody_but_its_sites_a_round(
     tmp_path: Path, rule: str, liars: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +451,7 @@ def test_garbage__for_the_second_server_costs_nobody_but_its_sites_a_round(
         assert not np.array_equal(before, federation.progress.model)
 
 
+@pytest.mark.slow
 def test_garbage__in_one_group_loses_the_sum_of_that_group_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,7 +461,8 @@ def test_garbage__in_one_group_loses_the_sum_of_that_group_alone(
     assert (entry.clients.replied, entry.clients.dropped) == (6, {"doum": UNOPENED})
 
 
-@pytest.mark.parametrize("rule", slow_but(lambda rule: rule == "bounded", RULES))
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
 def test_garbage__beside_test_sums_is_named_and_the_others_are_opened(
     tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -131,6 +131,7 @@ def test_site__that_refuses_is_set_aside_whatever_for(tmp_path: Path) -> None:
     assert federation.run_round(1).clients.replied == 3
 
 
+@pytest.mark.slow
 def test_ledger__that_was_set_back_is_its_own_sites_affair(tmp_path: Path) -> None:
     lab = made(tmp_path)
     first = started(lab)
@@ -173,6 +174,7 @@ def test_records__of_another_form_are_not_those_of_the_first_by_name(tmp_path: P
         started(lab.again(lab.config))
 
 
+@pytest.mark.slow
 def test_noise__in_shares_is_that_of_the_sites_that_are_left(tmp_path: Path) -> None:
     """No site adds less than the run of fewer needs, and ledgers count no share of who is gone."""
     words = ("privacy=distributed", "privacy.unit=record", "training.local_steps=1",

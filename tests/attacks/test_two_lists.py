@@ -258,6 +258,7 @@ def test_two_rolls__do_not_mix_even_if_the_frame_is_forged() -> None:
         clients[other].mask(forged, fed.vector(other), MODEL)
 
 
+@pytest.mark.slow
 def test_sum__is_refused_when_so_many_are_missing_that_the_rest_may_be_split() -> None:
     fed = federation(66, length=2)
     clients, server = fed.clients(), fed.server()

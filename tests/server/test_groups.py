@@ -20,6 +20,7 @@ from fedlearn.results.folder import Checkpoint, RunFolder
 from fedlearn.robust import Draw, Groups
 from server.groups import Suspicion
 from server.public import PublicRecords
+from tests.effort import examples
 from tests.simulations.small import table
 
 NAMES = ("alder", "birch", "cedar", "doum", "elm", "fir", "gean", "hazel", "ivy")
@@ -74,7 +75,7 @@ def test_site__that_others_may_have_framed_is_shown_as_blamed_and_not_named() ->
 
 
 def test_honest_sites__are_not_named() -> None:
-    assert [watched(None, 16, seed)[1] for seed in range(20)] == [[]] * 20
+    assert [watched(None, 16, seed)[1] for seed in range(examples(20))] == [[]] * examples(20)
 
 
 def test_site__is_named_for_sums_that_nobody_else_accounts_for() -> None:

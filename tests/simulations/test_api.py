@@ -189,6 +189,7 @@ def test_compare__says_that_it_takes_values_and_no_objects() -> None:
 # --- runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_simulate__gives_what_the_folder_holds(heart: fl.Result) -> None:
     stored = json.loads((heart.folder / "result.json").read_text())
     assert heart.metrics == stored["final"]["evaluate"]

@@ -49,6 +49,7 @@ def run(
     return result
 
 
+@pytest.mark.slow
 def test_strategy_of_flower__gives_the_model_of_ours(tmp_path: Path) -> None:
     moments = {"beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
     words = [f"strategy.{name}={value}" for name, value in moments.items()]

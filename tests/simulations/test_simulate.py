@@ -136,6 +136,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
     return high
 
 
+@pytest.mark.slow
 def test_noise__differs_between_runs_of_one_seed(private: Path, tmp_path: Path) -> None:
     again = run(tmp_path / "again", f"rounds={ROUNDS}")
     assert again["model"]["sha256"] != read(private)["model"]["sha256"]
@@ -204,6 +205,7 @@ def test_resume__under_privacy_goes_on_with_what_was_spent(tmp_path: Path) -> No
     assert 3.9 < resumed["privacy"]["epsilon"] <= 4.0
 
 
+@pytest.mark.slow
 def test_resume__after_a_round_that_was_cut_off_never_spends_more_than_promised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_study__of_images_takes_a_model_of_images(tmp_path: Path) -> None:
     assert fl.simulate(study, rounds=1, out=tmp_path / "run").status == "finished"
 
 
+@pytest.mark.slow
 def test_study__with_a_frozen_part_leaves_nothing_of_its_records_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +323,7 @@ def test_study__names_the_layer_that_the_engine_cannot_clip() -> None:
 # --- runs ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_simulate__of_a_study_writes_no_record_and_says_where_it_came_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +341,7 @@ def test_simulate__of_a_study_writes_no_record_and_says_where_it_came_from(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_simulate__resumes_a_study_only_as_it_was(tmp_path: Path) -> None:
     study = fl.Study(three(), model=Net(), privacy=fl.NoPrivacy())
     fl.simulate(study, rounds=1, out=tmp_path / "run")

@@ -141,7 +141,8 @@ def test_draw_checks__see_a_step_that_comes_again_later() -> None:
     assert failed(found) == {"draws_of_steps"}
 
 
-@pytest.mark.parametrize("rate", slow_but(lambda rate: rate == 0.001, [0.001, 0.02, 0.5, 0.97]))
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.001, 0.02, 0.5, 0.97])
 def test_draw_checks__accuse_nobody_of_independent_coins(rate: float) -> None:
     found = chances([of_draws(drawn(seed, rate), rate, seed) for seed in range(150)])
     assert as_they_should_be(found)
@@ -253,8 +254,8 @@ def of_tests(coins: np.random.Generator, law: Law, deviation: int) -> Noise:
     return found
 
 
-@pytest.mark.parametrize("law", ["discrete_gaussian", "skellam"])
-@pytest.mark.parametrize("deviation", slow_but(lambda one: one == 4, [4, 300]))
+@pytest.mark.parametrize("law", slow_but("skellam".__eq__, ["discrete_gaussian", "skellam"]))
+@pytest.mark.parametrize("deviation", slow_but((4).__eq__, [4, 300]))
 def test_noise_of_tests__of_whole_numbers_is_accused_as_rarely_as_promised(
     law: Law, deviation: int
 ) -> None:

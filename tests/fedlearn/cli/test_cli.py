@@ -78,6 +78,7 @@ def test_simulate__never_touches_a_folder_that_exists(
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heart_archive")
 def test_simulate__resumes_only_the_same_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -43,6 +43,7 @@ def same_as_hydra(*overrides: str) -> None:
         assert layers._from_files(overrides) == expected
 
 
+@pytest.mark.slow
 @given(st.fixed_dictionaries({}, optional={g: st.sampled_from(o) for g, o in GROUPS.items()}))
 @settings(max_examples=examples(200, few=3), deadline=None)
 def test_files__make_together_what_hydra_makes_of_them(chosen: dict[str, str]) -> None:
@@ -121,12 +122,12 @@ def test_option__that_chooses_options_is_left_to_hydra(own_configs: Path) -> Non
     thinned(
         [
             ("model=cnn", "model=vit"),
+            ("_self_=run",),
+            ("~model",),
             ("experiment=null",),
             ("model=3",),
-            ("_self_=run",),
             ("none_such=cnn",),
             ("model=none_such",),
-            ("~model",),
             ("+model=cnn",),
             ("model='cnn'",),
         ]

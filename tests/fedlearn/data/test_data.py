@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fedlearn.core.rng import Streams
 from fedlearn.data import DATASETS, SCENARIOS, Csv, Heart, load_pool
@@ -34,6 +35,7 @@ def test_load_pool__splits_ones_own_table_by_the_seed(tmp_path: Path) -> None:
     assert not np.array_equal(pools[0].is_train, pools[2].is_train)
 
 
+@pytest.mark.slow
 def test_load_pool__imports_neither_pandas_nor_flower() -> None:
     code = (
         "import sys, fedlearn.data, fedlearn.data.check.files;"

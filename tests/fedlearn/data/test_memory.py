@@ -88,6 +88,7 @@ def test_memory__of_a_table_is_estimated_to_within_a_small_factor(
     assert taken < path.stat().st_size * memory.TEXT_FACTOR < 3 * taken
 
 
+@pytest.mark.slow
 def test_memory__of_parquet_is_estimated_to_within_a_small_factor(tmp_path: Path) -> None:
     path = tmp_path / "wide.parquet"
     cells = np.random.default_rng(0).normal(size=(20_000, 20))

@@ -168,6 +168,7 @@ def test_listener__finds_no_array_and_no_metric_of_anybody_on_the_way() -> None:
     assert _records_in_clear([*grid.ear.sent, *grid.ear.came])
 
 
+@pytest.mark.slow
 def test_server__opens_contributions_that_are_uniform_and_unlike_in_every_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

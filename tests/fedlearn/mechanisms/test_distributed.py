@@ -29,6 +29,7 @@ from fedlearn.privacy.noise import WORDS, SeededNoise
 from fedlearn.privacy.rotation import block_of, padded
 from fedlearn.report.facts import statement
 from fedlearn.stages import Form, ServerRound, Total, Trained, Update
+from tests.effort import slow_but
 
 SITES, DIMENSION = 8, 20_000
 POPULATION = Population(num_clients=SITES, dimension=DIMENSION, records_per_step=1.0)
@@ -55,7 +56,7 @@ def updates(kind: str) -> list[np.ndarray]:
     return [vector / np.linalg.norm(vector) for vector in drawn]
 
 
-@pytest.mark.parametrize("kind", ["alike", "spike"])
+@pytest.mark.parametrize("kind", slow_but("spike".__eq__, ["alike", "spike"]))
 def test_sum__has_the_error_of_central_noise_at_20_bits(kind: str) -> None:
     """At equal epsilon. 20,000 squares scatter by 1 percent: 6 deviations for the sample,
     and for the plan itself the 2 percent that are asked for; no coordinate wraps around.
@@ -332,7 +333,7 @@ def test_source__of_records_is_one_step_on_the_sum_over_public_constants() -> No
     assert isinstance(plan_of(CLIENT).source(TERMS), Trained)
 
 
-@pytest.mark.parametrize("unit", ["client", "record"])
+@pytest.mark.parametrize("unit", slow_but("client".__eq__, ["client", "record"]))
 def test_stage__gives_the_mean_of_clients_and_the_sum_of_records(
     unit: Literal["client", "record"],
 ) -> None:

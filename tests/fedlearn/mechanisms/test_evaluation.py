@@ -36,7 +36,7 @@ from fedlearn.privacy import SystemNoise
 from fedlearn.privacy.calibration import noise_multiplier
 from fedlearn.privacy.events import DiscreteSumEvent
 from fedlearn.tasks import ClassificationTask, TableInput
-from tests.effort import examples
+from tests.effort import examples, slow_but
 
 TWO = ClassificationTask(input=TableInput(numeric=2), classes=("no", "yes"))
 FIVE = ClassificationTask(input=TableInput(numeric=2), classes=tuple("abcde"))
@@ -156,7 +156,7 @@ def test_groups__of_a_client_move_together_no_more_than_all_of_its_records() -> 
 # --- what it costs ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("every", [1, 4, 10])
+@pytest.mark.parametrize("every", slow_but((4).__eq__, [1, 4, 10]))
 @pytest.mark.parametrize(
     ("privacy", "rate"),
     [
@@ -251,7 +251,7 @@ def test_evaluations__are_of_one_round_of_so_many_and_the_last() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [8.0, 0.5, 0.03])
-@pytest.mark.parametrize("every", [1, 4, 20])
+@pytest.mark.parametrize("every", slow_but((4).__eq__, [1, 4, 20]))
 def test_evaluations__are_on_the_finest_grid_whose_noise_a_table_holds(
     epsilon: float, every: int
 ) -> None:

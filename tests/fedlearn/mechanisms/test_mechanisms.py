@@ -38,7 +38,7 @@ from fedlearn.report.facts import statement
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training
-from tests.effort import examples
+from tests.effort import examples, thinned
 from tests.fedlearn.privacy import tight
 
 POPULATION = Population(num_clients=10, dimension=50, records_per_step=20.0)
@@ -257,7 +257,7 @@ def tight_delta(event: Event, kind: str, at: float) -> float:
     raise AssertionError(event)
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", thinned(range(200)))
 def test_epsilon__of_a_random_mechanism_is_true_and_tight(seed: int) -> None:
     event, kind = random_event(np.random.default_rng([7, seed]))
     delta = 1e-5

@@ -42,7 +42,7 @@ def plan_of(privacy: Privacy, besides: Besides) -> PrivacyPlan:
 
 
 @pytest.mark.parametrize("epsilon", slow_but(lambda one: one == 4, [0.5, 4.0, 8.0]))
-@pytest.mark.parametrize("evaluation", [None, EVALUATION])
+@pytest.mark.parametrize("evaluation", slow_but(bool, [None, EVALUATION]))
 def test_run_with_screening__has_one_epsilon_by_another_accountant_too(
     epsilon: float, evaluation: Evaluations | None
 ) -> None:
@@ -64,6 +64,7 @@ def test_run_with_screening__has_one_epsilon_by_another_accountant_too(
     assert plan.epsilon <= epsilon
 
 
+@pytest.mark.slow
 def test_screening__gets_its_share_and_training_what_is_left() -> None:
     alone = plan_of(RecordPrivacy(epsilon=4.0), Besides())
     small, large = (

@@ -75,6 +75,7 @@ def test_calibration__of_one_score_is_the_distance_of_two_shares() -> None:
         assert (end - 0.25) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / 120)
 
 
+@pytest.mark.slow
 def test_calibration__tells_wrong_probabilities_from_chance() -> None:
     # Right ones exceed `by_chance` in one of twenty sets: all of eight with chance 4e-11.
     right = [found(*drawn(400, seed)) for seed in range(8)]

@@ -181,6 +181,7 @@ def test_custom__is_refused_under_privacy_for_what_no_list_of_layers_shows(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_custom__needs_the_engine_that_looks_at_what_a_forward_pass_has_done() -> None:
     (found,) = under_privacy("nothing", "training.dp_engine=opacus")
     assert found.startswith("training.dp_engine=opacus: cannot tell whether model=custom keeps")

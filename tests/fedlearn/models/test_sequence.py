@@ -132,6 +132,7 @@ def test_sequence__computes_in_bf16() -> None:
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_lstm__learns_what_no_order_blind_model_can() -> None:
     """Which of two marks came first: both classes have the same rows."""
     generator = torch.Generator().manual_seed(3)

@@ -47,7 +47,7 @@ def assert_tight(history: Sequence[GaussianEvent], delta: float) -> None:
     assert true_delta(history, reported / 1.02) >= delta, f"loose: {history} {delta}"
 
 
-@pytest.mark.parametrize("seed", range(examples(12, few=5)))
+@pytest.mark.parametrize("seed", range(examples(12, few=2)))
 def test_epsilon__is_at_least_the_true_one_and_at_most_2_percent_above(seed: int) -> None:
     assert_tight(*random_mechanism(np.random.default_rng(seed)))
 
@@ -105,7 +105,7 @@ def test_epsilon__covers_adding_and_removing_at_large_deltas(delta: float) -> No
     assert sampled_gaussian_delta(0.7, 0.3, reported) <= delta
 
 
-@pytest.mark.parametrize("seed", range(500, 512))
+@pytest.mark.parametrize("seed", range(500, 500 + examples(12, few=4)))
 def test_epsilon__is_below_renyi(seed: int) -> None:
     history, delta = random_mechanism(np.random.default_rng(seed))
     assert epsilon(history, delta) <= epsilon_rdp(history, delta)

@@ -69,6 +69,7 @@ def test_epsilon__of_unlike_mechanisms_is_never_too_low(
     assert tight.gaussian_delta(noise, found) <= DELTA
 
 
+@pytest.mark.slow
 def test_epsilon__takes_the_better_of_two_bounds_for_a_mixed_history() -> None:
     """A long sampled run beside one small Skellam sum: splitting delta beats Renyi for all."""
     long = GaussianEvent(noise_multiplier=0.6, sample_rate=0.002, steps=2000)

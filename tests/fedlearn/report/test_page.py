@@ -258,6 +258,7 @@ def test_report__plots_the_mean_over_seeds_at_the_epsilon_that_was_spent(
     assert f"epsilon {spent:.3g}: {sum(accuracies) / 2:.3f}" in label
 
 
+@pytest.mark.slow
 def test_report__keeps_half_a_run_out_of_the_curves_but_lists_it(copy: Path) -> None:
     edit(copy / "b", status="failed", reason="lost power")
     page = Page(report(copy))
@@ -320,6 +321,7 @@ def test_report__of_metrics_without_the_one_that_leads_is_refused(
     assert f"final.per_site.{final['worst_site']}: without" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_report__names_sites_that_were_set_aside_and_their_reasons(copy: Path) -> None:
     """They are words of sites: what looks like a tag is none."""
     edit(copy / "a", declined=["site <b>oak</b>: the roster has no such site"])

@@ -326,6 +326,7 @@ def test_record__reach_by_hand_and_thrice_that_where_more_moves_the_steps() -> N
     assert STEPS.reach(replace(TERMS, optimizer="adam", corrected=True)) == replace(adam, loose=3.0)
 
 
+@pytest.mark.slow
 def test_record__reach_of_adam_is_what_its_longest_steps_move() -> None:
     """A gradient after so long a silence that all averages are forgotten, at torch's betas."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))

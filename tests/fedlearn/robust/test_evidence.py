@@ -69,6 +69,7 @@ def test_pull__is_the_inner_product_with_what_the_others_give(sites: int, rounds
     assert np.all(np.abs(found.mean(axis=0) - exact) < 5 * error)
 
 
+@pytest.mark.slow
 def test_deviations__are_those_of_the_noise() -> None:
     """A site that gives nothing is within one deviation as often as chance says."""
     rng = np.random.default_rng(1)

@@ -36,7 +36,7 @@ from fedlearn.training.parts import ROWS, sizes_of, split
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
 from fedlearn.training.trials import try_out
-from tests.effort import examples
+from tests.effort import examples, thinned
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, local_steps=1,
@@ -107,7 +107,7 @@ def put(data: tuple[Tensor, Tensor], row: int, other: tuple[Tensor, Tensor]) -> 
     return tuple(torch.cat([a[:row], b, a[row + 1 :]]) for a, b in zip(data, other, strict=True))
 
 
-@settings(max_examples=examples(60, few=3), deadline=None, derandomize=True)
+@settings(max_examples=examples(60, few=1), deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     scale=st.sampled_from([1.0, 10.0, 100.0, 1e3, 1e4, 1e15]),
@@ -288,7 +288,7 @@ def test_neighbours__where_rows_are_not_alike_parts_have_one_size_or_one_record(
     assert counts == ([(70, 128)] if sizes == "one" else [(1, 1)] * 70)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", thinned(sorted(KINDS)))
 def test_trial__finds_rows_alike_on_this_machine_and_leaves_the_model_as_it_was(kind: str) -> None:
     """On a machine where this fails all is still right, and slow."""
     world = World(kind, 100.0, 5)

@@ -28,6 +28,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished / "run", tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_open_run__takes_a_run_as_it_was_left(run: Path) -> None:
     opened = open_run(run)
     assert len(opened.model) == opened.result.model.trainable

@@ -116,6 +116,7 @@ def test_fetch__refuses_an_altered_download_and_leaves_nothing(tmp_path: Path, i
     assert left_in(tmp_path / "cache") == []
 
 
+@pytest.mark.slow
 def test_fetch__does_not_run_the_build_script_of_an_altered_source_archive(
     tmp_path: Path, index: Path
 ) -> None:

@@ -47,6 +47,7 @@ def applications(cache: Path) -> pd.DataFrame:
     return whole[whole["TARGET_LABEL_BAD=1"].isin(["0", "1"])].reset_index(drop=True)
 
 
+@pytest.mark.slow
 def test_credit__has_the_published_sizes(credit_pool: Pool) -> None:
     assert len(credit_pool) == credit.RECORDS == 39_988
     assert credit_pool.labels.mean() == pytest.approx(0.198, abs=0.0005)

@@ -70,6 +70,7 @@ def test_proof__of_which_any_element_is_another_is_not_believed() -> None:
         assert not form.decide(seen(form, terms, other, 3)), i
 
 
+@pytest.mark.slow
 def test_forged_products__pass_at_points_that_the_forger_knew_and_at_no_others() -> None:
     """P + d, where d is zero at one known point and its values at the rows' roots add up to -1."""
     form, terms = Products(3), statement(3)
