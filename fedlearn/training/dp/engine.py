@@ -152,22 +152,6 @@ class ClippedGradients:
             contributions = tape.backward(losses) if len(losses) else {}
         return contributions, losses.detach(), tape.calls
 
-    def accumulate(self, per_sample_loss: Callable[[], Tensor]) -> ClippedSum:
-        """As `step`, and adds the sums to every parameter's `summed_grad`.
-
-        This is where Opacus' `DPOptimizer` looks for the sum that it adds noise
-        to: `add_noise` next, then divide by the public expected batch size.
-        Several micro-batches before one optimizer step give the sum of the whole
-        batch, but for rounding: that optimizer wants the parameter's precision.
-        `DPOptimizer.zero_grad` starts the next one.
-        """
-        clipped = self.step(per_sample_loss)
-        for name, parameter in self._parameters.items():
-            before = getattr(parameter, "summed_grad", None)
-            after = clipped.sums[name] if before is None else before + clipped.sums[name]
-            parameter.summed_grad = after.to(_wide(parameter))  # type: ignore[attr-defined]
-        return clipped
-
     def _check_unchanged(self) -> None:
         now = [(name, id(p)) for name, p in self._model.named_parameters() if p.requires_grad]
         before = [(name, id(p)) for name, p in self._parameters.items()]
