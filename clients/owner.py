@@ -64,7 +64,7 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     path = None if config.sites is None else Path(config.sites) / f"{_file_name(name)}.yaml"
     if path is None or not path.is_file():
         return Owner(name=name, ledger=kept, policy=None)
-    site = sitefile.load(path)
+    site = sitefile.load_simulated(path)
     if site.name != name:
         raise ConfigError([f"{path}: name={site.name}: is not that of the site, {name}"])
     return Owner(

@@ -196,13 +196,13 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     return pool, deal(pool, assignment)
 
 
-def _of_file(choice: Choice, site: SiteFile) -> tuple[Pool, Schema]:
+def _of_file(choice: Choice, name: str, data: Scenario) -> tuple[Pool, Schema]:
     """What a deployed site of this file would have, before anything is dealt out."""
-    scenario = site.data.agreed(choice.scenario)
-    mine = replace(choice, scenario=scenario, partition=Natural(), seed=0, only=site.name, files="")
+    scenario = data.agreed(choice.scenario)
+    mine = replace(choice, scenario=scenario, partition=Natural(), seed=0, only=name, files="")
     pool, sites = read(mine)
-    rows = _own_rows(pool, site.name)
-    return taken(pool, rows), sites[site.name].schema
+    rows = _own_rows(pool, name)
+    return taken(pool, rows), sites[name].schema
 
 
 def _usable_rows(pool: Pool, name: str) -> Indices:
@@ -235,9 +235,9 @@ def _pool_of_files(choice: Choice) -> Pool:
     pools: dict[str, Pool] = {}
     schemas: dict[str, Schema] = {}
     found: list[str] = []
-    for name, site in _site_files(Path(choice.files)).items():
+    for name, data in _data_of_files(Path(choice.files)).items():
         try:
-            pools[name], schemas[name] = _of_file(choice, site)
+            pools[name], schemas[name] = _of_file(choice, name, data)
         except (ConfigError, DataError) as error:
             found += [f"site {name}: {line}" for line in str(error).splitlines()]
     if found := found or differences(schemas):
@@ -252,18 +252,21 @@ def _pool_of_files(choice: Choice) -> Pool:
     return _joined(pools, schemas)
 
 
-def _site_files(folder: Path) -> dict[str, SiteFile]:
-    files: dict[str, SiteFile] = {}
+def _data_of_files(folder: Path) -> dict[str, Scenario]:
+    files: dict[str, Scenario] = {}
     found: list[str] = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            site = sitefile.load(path)
+            site = sitefile.load_simulated(path)
         except ConfigError as error:
             found += error.problems
             continue
         if site.name != path.stem:
             found.append(f"{path}: name={site.name}: is not that of the file")
-        files[path.stem] = site
+        if site.data is None:
+            found.append(f"{path}: data: is missing; partition=files takes the records from it")
+        else:
+            files[path.stem] = site.data
     if not files and not found:
         found.append(f"sites={folder}: holds no site file NAME.yaml")
     if found:

@@ -2,7 +2,9 @@
 
 Written by hand and read by the client alone; a server never sees it. `load`
 checks its form, `problems` what it points to. Relative paths are relative to
-the file, so that a site's folder can be moved as a whole.
+the file, so that a site's folder can be moved as a whole. A simulation reads what
+it has a use for, by `load_simulated`: name, ledger, policy, dataset and machine; data too
+where records are dealt out by files.
 
 ```yaml
 name: cleveland
@@ -23,7 +25,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from clients.ledger.report import verify
 from clients.policy import STRICT, Policy, policy_problems
@@ -62,24 +64,33 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteFile:
-    """One site as its owner describes it; all paths are absolute.
+class SimulatedSite:
+    """One site as a simulation knows it by its owner's file; all paths are absolute.
 
-    `keys` is the private identity, `roster` the signed list that is pinned beside
-    itself, `ledger` the file that outlives every run, `dataset` what the records are
-    called in it for as long as there are any of the same people. `server` is None where
-    the site only takes part in simulations.
+    `ledger` is the file that outlives every run, `dataset` what the records are called in it for
+    as long as there are any of the same people. `data` is None where the file names none.
     """
 
     name: Name
-    data: Scenario
-    keys: Path
-    roster: Path
+    data: Scenario | None
     ledger: Path
     policy: Policy
     dataset: Name
-    server: Server | None = None
     machine: Machine = field(default_factory=Machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteFile(SimulatedSite):
+    """One site as its owner describes it; all paths are absolute.
+
+    `keys` is the private identity, `roster` the signed list that is pinned beside
+    itself. `server` is None where the site only takes part in simulations.
+    """
+
+    data: Scenario
+    keys: Path
+    roster: Path
+    server: Server | None = None
 
     @property
     def tls(self) -> Path:
@@ -94,13 +105,8 @@ def load(path: Path) -> SiteFile:
         ConfigError: with every problem, one line each, by dotted path.
     """
     tree = yaml_file.read(path)
-    rest, data, found = _decoded(tree)
-    if rest is not None:
-        found += policy_problems(rest.policy)
-    if rest is not None and (problem := site_name_problem(rest.name)):
-        found.append(f"name: {problem}")
-    if rest and rest.server and not ADDRESS.fullmatch(rest.server.address):
-        found.append(f"server.address={rest.server.address}: must be host:port")
+    rest, data, found = _decoded(tree, _Deployed)
+    found += _problems_of(rest)
     if rest is None or data is None or found:
         raise ConfigError([f"{path}: {problem}" for problem in found])
     folder = path.absolute().parent
@@ -115,6 +121,39 @@ def load(path: Path) -> SiteFile:
         server=rest.server and replace(rest.server, authority=folder / rest.server.authority),
         machine=rest.machine,
     )
+
+
+def load_simulated(path: Path) -> SimulatedSite:
+    """What a simulation takes of the same file, which needs no keys, roster and data for it.
+
+    Raises:
+        ConfigError: with every problem, one line each, by dotted path.
+    """
+    tree = yaml_file.read(path)
+    rest, data, found = _decoded(tree, _Simulated)
+    found += _problems_of(rest)
+    if rest is None or found:
+        raise ConfigError([f"{path}: {problem}" for problem in found])
+    folder = path.absolute().parent
+    return SimulatedSite(
+        name=rest.name,
+        data=data and data.under(folder),
+        ledger=folder / rest.ledger,
+        policy=rest.policy,
+        dataset=rest.dataset or rest.name,
+        machine=rest.machine,
+    )
+
+
+def _problems_of(rest: _Rest | None) -> list[str]:
+    if rest is None:
+        return []
+    found = policy_problems(rest.policy)
+    if problem := site_name_problem(rest.name):
+        found.append(f"name: {problem}")
+    if rest.server and not ADDRESS.fullmatch(rest.server.address):
+        found.append(f"server.address={rest.server.address}: must be host:port")
+    return found
 
 
 def problems(site: SiteFile) -> list[str]:
@@ -172,8 +211,6 @@ class _Rest:
     """All but the data, whose problems are named by `fedlearn.config` as a run's scenario."""
 
     name: Name
-    keys: Name
-    roster: Name
     ledger: Name
     policy: Policy = STRICT
     dataset: Name | None = None
@@ -182,17 +219,34 @@ class _Rest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Deployed(_Rest):
+    keys: Name
+    roster: Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Simulated(_Rest):
+    keys: Name | None = None
+    roster: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Data:
     scenario: Annotated[Scenario, SCENARIOS]
 
 
-def _decoded(tree: dict[str, Any]) -> tuple[_Rest | None, Scenario | None, list[str]]:
+_R = TypeVar("_R", _Deployed, _Simulated)
+
+
+def _decoded(tree: dict[str, Any], form: type[_R]) -> tuple[_R | None, Scenario | None, list[str]]:
     found: list[str] = []
     rest, data = None, None
     others = {key: value for key, value in tree.items() if key != "data"}
     scenario = {"scenario": tree["data"]} if "data" in tree else {}
     with collected(found):
-        rest = decode(_Rest, json.dumps(others))
+        rest = decode(form, json.dumps(others))
+    if form is _Simulated and not scenario:
+        return rest, None, found
     try:
         data = decode(_Data, json.dumps(scenario)).scenario
     except ConfigError as error:

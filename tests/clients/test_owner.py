@@ -21,6 +21,16 @@ def test_owner_of__keeps_the_ledger_in_the_run_whatever_the_site_is_called(
     assert ledger.resolve().parent.parent == (tmp_path / "sites").resolve()
 
 
+def test_owner_of__takes_ledger_and_policy_of_a_file_without_keys(tmp_path: Path) -> None:
+    text = "name: a\nledger: a.jsonl\npolicy: {unit: record, epsilon_total: 3}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    owner = owner_of(compose([f"sites={tmp_path}"]), "a")
+    assert owner.ledger == tmp_path / "a.jsonl"
+    assert owner.budget is not None
+    assert owner.budget.epsilon == 3
+    assert owner.dataset == "a"
+
+
 def test_owner_of__sites_have_a_folder_each() -> None:
     config = compose(["out=runs/x"])
     names = ["A", "A/B", "A%2FB", "Köln Süd", ".", "..", "./A", "%2E"]

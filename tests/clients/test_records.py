@@ -127,6 +127,18 @@ def test_files__what_is_wrong_with_any_of_them_is_said_at_once(sites: Path) -> N
     assert any("north.yaml: name=nord" in line for line in wrong.value.problems)
 
 
+def test_files__need_no_keys_and_no_roster_but_say_where_records_are(sites: Path) -> None:
+    kept = "name", "data", "ledger", "policy"
+    for path in sites.glob("*.yaml"):
+        lines = [one for one in path.read_text().splitlines(True) if one.startswith(kept)]
+        path.write_text("".join(lines))
+    assert sorted(read_simulated(config(sites))[1]) == ["east", "nord", "west"]
+    path = sites / "west.yaml"
+    path.write_text("".join(one for one in path.read_text().splitlines(True) if one[:4] != "data"))
+    with pytest.raises(ConfigError, match=r"west\.yaml: data: is missing; partition=files takes"):
+        read_simulated(config(sites))
+
+
 def test_files__need_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="partition=files: set sites to the folder"):
         compose(RUN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,6 +73,39 @@ def test_sitefile__of_the_contract_loads_with_paths_relative_to_it(
     assert sitefile.load(tmp_path / "site.yaml") == expected
     monkeypatch.chdir(tmp_path)
     assert sitefile.load(Path("site.yaml")) == expected
+
+
+def without(text: str, *keys: str) -> str:
+    return "".join(one for one in text.splitlines(True) if not one.startswith(keys))
+
+
+def test_simulated_site__is_read_by_what_a_simulation_has_a_use_for(tmp_path: Path) -> None:
+    whole, known = sitefile.load(write(tmp_path)), sitefile.load_simulated(write(tmp_path))
+    for one in fields(known):
+        assert getattr(known, one.name) == getattr(whole, one.name)
+    less = without(TEXT, "data", "keys", "roster")
+    assert sitefile.load_simulated(write(tmp_path, less)) == replace(known, data=None)
+    missing = mistakes(tmp_path, less)
+    assert [line.split(":")[0] for line in missing] == ["data", "keys", "roster"]
+
+
+@pytest.mark.parametrize("key", ["name", "ledger"])
+def test_simulated_site__is_refused_without_what_it_does_read(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: "):
+        sitefile.load_simulated(write(tmp_path, without(TEXT, key)))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["keys: 3", "roster: []", "data: {kind: csv}", "extra: 1", "policy: {delta: 2}"]
+)
+def test_simulated_site__is_refused_for_what_no_site_file_may_say(
+    tmp_path: Path, wrong: str
+) -> None:
+    text = without(TEXT, wrong.partition(":")[0])
+    if wrong.startswith("policy"):
+        text = text[: text.index("  epsilon_total")]
+    with pytest.raises(ConfigError, match=wrong.partition(":")[0]):
+        sitefile.load_simulated(write(tmp_path, f"{text}{wrong}\n"))
 
 
 def test_sitefile__keeps_absolute_paths_and_other_kinds_of_data(tmp_path: Path) -> None:
