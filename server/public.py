@@ -157,7 +157,7 @@ def _read(config: RunConfig) -> tuple[Pool, Records]:
             f"robust.public_file: scenario={scenario.kind} is not read from a file. In a "
             "simulation set robust.public instead"
         )
-    here = replace(scenario, path=rule.public_path)  # type: ignore[type-var]
+    here = scenario.of_nobody(rule.public_path)
     pool = load_pool(here, streams, cache, "", config.task)
     dealt = deal(pool, {"public": np.arange(len(pool))}, all_sites=False)["public"]
     parts = (dealt.train, dealt.test)

@@ -117,6 +117,15 @@ class Scenario(ABC):
         mine = {"path": self.path} if hasattr(self, "path") else {}  # never where others say
         return replace(of_run, **mine)  # type: ignore[type-var]
 
+    def of_nobody(self, path: str) -> Self:
+        """Records of the same form in another place, which are no site's.
+
+        Raises:
+            DataError: what is there cannot be read.
+        """
+        sites = {"site": ""} if hasattr(self, "site") else {}
+        return replace(self, path=path, **sites)  # type: ignore[type-var]
+
     def never_groups(self) -> tuple[str, ...]:
         """Columns that test records are never told apart by at a site: dropped, or identifying."""
         return ()

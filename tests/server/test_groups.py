@@ -167,6 +167,30 @@ def test_public_records__of_a_deployment_are_in_a_file_of_the_runs_form(tmp_path
         PublicRecords.of(own, task, deployed=True)
 
 
+@pytest.mark.parametrize(
+    "columns", [("age", "smoker", "ill"), ("hospital", "ill", "age", "smoker")]
+)
+def test_public_records__have_no_sites_and_need_no_column_of_them(
+    tmp_path: Path, columns: tuple[str, ...]
+) -> None:
+    """Nor one that is dropped; where the file has them, nothing is learned from them."""
+    config = study(tmp_path)
+    noted = replace(config.scenario, drop=("note",))  # type: ignore[call-arg]
+    own = (tmp_path / "my.csv").read_text().splitlines()
+    (tmp_path / "my.csv").write_text(
+        "\n".join([f"{own[0]},note", *(f"{row},x" for row in own[1:])])
+    )
+    task = load_pool(noted, Streams(0), default_cache({})).task
+    rows = [dict(zip(own[0].split(","), row.split(","), strict=True)) for row in own[1:]]
+    lines = [columns, *([row[name] for name in columns] for row in rows)]
+    file = tmp_path / "public.csv"
+    file.write_text("\n".join(",".join(line) for line in lines))
+    rule = replace(config.robust, public_file=str(file))  # type: ignore[call-arg]
+    public = PublicRecords.of(replace(config, scenario=noted, robust=rule), task, deployed=True)
+    assert public is not None
+    assert public.inputs.shape == (len(rows), *task.input_shape)
+
+
 def test_rule_without_public_records__has_none(tmp_path: Path) -> None:
     config = replace(study(tmp_path), robust=Groups())
     assert PublicRecords.of(config, None, deployed=True) is None  # type: ignore[arg-type]

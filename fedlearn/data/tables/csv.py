@@ -190,6 +190,12 @@ class Csv(Scenario):
             keep=of_run.keep,
         )
 
+    def of_nobody(self, path: str) -> Self:
+        """Another table, which may lack the columns of sites and those that are dropped."""
+        there = read_rows(replace(self, path=path)).header
+        aside = tuple(name for name in (self.site, *self.drop) if name in there)
+        return replace(self, path=path, site="", drop=aside)
+
     def never_groups(self) -> tuple[str, ...]:
         """What is dropped, whatever it is; what says who somebody is."""
         named = (self.record, self.time)

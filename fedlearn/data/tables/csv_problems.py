@@ -135,6 +135,8 @@ def feature_problems(config: Csv, table: Table, features: list[Column]) -> Itera
                 f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
                 "or add what stands for a gap to scenario.missing"
             )
+        elif column.identifier:
+            pass  # whoever is to drop it, or names it as allowed, need not count its values
         elif column.kind == "categorical" and len(column.categories) > config.max_categories:
             yield (
                 f"{where}: {len(column.categories)} different values; if it is text or an "

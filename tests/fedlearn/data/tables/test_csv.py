@@ -155,6 +155,16 @@ def test_csv__refuses_identifiers_until_dropped_or_allowed(tmp_path: Path) -> No
     assert read(tmp_path, text, allow_identifiers=("contact",)).features.shape[1] == 6
 
 
+def test_csv__of_a_column_of_many_dates_complains_once(tmp_path: Path) -> None:
+    header, *rows = TABLE.splitlines()
+    rows = [f"{row},{1900 + i}-01-31" for i, row in enumerate(rows * 10)]
+    text = "\n".join([f"{header},seen", *rows])
+    (found,) = problems(tmp_path, text)
+    assert "column 'seen': its values look like dates" in found
+    (found,) = problems(tmp_path, text, allow_identifiers=("seen",))
+    assert f"column 'seen': {len(rows)} different values" in found
+
+
 def test_csv__leaves_out_records_without_a_label_and_says_which(tmp_path: Path) -> None:
     pool = read(tmp_path, TABLE + "44,red,3,north,\n45,red,3,north,no\n")
     assert len(pool) == 7
