@@ -55,7 +55,7 @@ def simulate(
         StoppedError: stopped by the user, after everything was written.
     """
     config = with_absolute_paths(config, Path.cwd())
-    RunFolder(Path(config.out)).check(config)
+    check_folder(config)
     sites = simulated_sites(config)
     names, sizes = list(sites), [len(site.train) for site in sites.values()]
     # Only what outlives the run: a ledger in the run's own folder is nobody else's.
@@ -153,6 +153,16 @@ def records(config: RunConfig) -> tuple[Pool, dict[str, SiteData]]:
         ConfigError, DataError: they cannot be read or learned from.
     """
     return kept_records(Choice.of(with_absolute_paths(config, Path.cwd())))
+
+
+def check_folder(config: RunConfig) -> None:
+    """Refuse a folder that the run may not write into: of use before records are read for it.
+
+    Raises:
+        ConfigError: it holds something else, or nothing can be written there.
+    """
+    config = with_absolute_paths(config, Path.cwd())
+    RunFolder(Path(config.out)).check(config)
 
 
 def notes(config: RunConfig) -> tuple[str, ...]:

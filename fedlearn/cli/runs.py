@@ -61,8 +61,9 @@ def simulate(options: argparse.Namespace) -> None:
         from server.run import telling_what_is_kept
         from server.stop import Stop, stop_on_interrupt
         from simulations.display import Display
-        from simulations.run import notes, simulate
+        from simulations.run import check_folder, notes, simulate
 
+        check_folder(config)
         warm_up(config)
     stop = Stop()
     with Display() as display, stop_on_interrupt(stop, display.say):

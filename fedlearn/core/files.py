@@ -4,6 +4,7 @@ a crash, a full disk or a loss of power."""
 from __future__ import annotations
 
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,17 @@ def named_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
 def shortest(path: Path) -> str:
     """`path`, or how it is reached from the current folder where that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
+
+
+def try_out(folder: Path) -> None:
+    """Write and remove an unnamed file in a folder, or where it would be made; leaves nothing.
+
+    Raises:
+        OSError: it could not, and nothing could be written into this folder.
+    """
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file, save
 from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
-from fedlearn.core.files import possible, write_atomically
+from fedlearn.core.files import possible, try_out, write_atomically
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.privacy import Event
 from fedlearn.results.result import ResultFile, RoundResult
@@ -89,17 +90,22 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds something and `resume` is off, or
-                `resume` is on and it holds a run with another config, or none.
+                `resume` is on and it holds a run with another config, or none; or nothing
+                can be written there.
         """
         if config.resume and self.holds_run():
             self._check_same(config)
         elif config.resume:
             raise ConfigError(f"resume=true: there is no run to continue in out={config.out}")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.is_file():
+            raise ConfigError(f"out={config.out}: is a file; choose another folder")
+        elif self.path.exists() and any(self.path.iterdir()):
             hint = ", or continue that run with resume=true" if self.holds_run() else ""
             raise ConfigError(
                 f"out={config.out}: exists and is not empty; choose another folder{hint}"
             )
+        with self._written():
+            try_out(self.path)
 
     def create(self, config: RunConfig) -> None:
         """Make the folder and write down the config.
@@ -108,10 +114,13 @@ class RunFolder:
             ConfigError: nothing can be written there.
         """
         written = yaml_file.dump(to_tree(config)).encode()
-        with possible("written", f"out={self.path}", ConfigError, "; choose another folder"):
+        with self._written():
             (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "config.yaml", written)
             write_atomically(self.path / "checkpoint" / "config.json", encode(config).encode())
+
+    def _written(self) -> AbstractContextManager[None]:
+        return possible("written", f"out={self.path}", ConfigError, "; choose another folder")
 
     def holds_run(self) -> bool:
         """Whether a run was begun here."""

@@ -29,7 +29,7 @@ from simulations.api.study import Study, called_by_its_keywords, in_this_process
 from simulations.attacks.audit import checked_references, measure_run
 from simulations.attacks.membership import REFERENCES
 from simulations.engines.warm import warm_up
-from simulations.run import findings, notes
+from simulations.run import check_folder, findings, notes
 from simulations.run import simulate as run
 
 ONE_AT_A_TIME: Final = threading.RLock()
@@ -113,6 +113,7 @@ def _run(config: RunConfig, line: Line) -> Result:
     stop, listener = Stop(), _Listener(line)
     with torch_for_a_run(), interruptible(stop, line):
         forget()
+        check_folder(config)
         warm_up(config)
         answered = notes(config)
         try:

@@ -27,6 +27,7 @@ from fedlearn.core.errors import (
     StoppedError,
     refuse,
 )
+from fedlearn.core.files import possible, try_out
 from fedlearn.core.settings import Count
 from fedlearn.report.comparison import (
     FILE,
@@ -222,6 +223,8 @@ class SweepFolder:
             else:
                 read_comparison(folder)
         refuse(found, ConfigError)
+        with possible("written", f"out={folder}", ConfigError, "; choose another folder"):
+            try_out(folder)
 
     def todo(self) -> list[Point]:
         """The points that have not finished."""

@@ -60,6 +60,18 @@ def test_simulate__refuses_a_bad_config_before_anything_is_written(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_run__that_cannot_be_written_down_is_refused_before_records_are_read(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = ["scenario=csv", f"scenario.path={tmp_path / 'none.csv'}", "scenario.label=y"]
+    assert main([command, *words, f"out={tmp_path / 'file' / 'run'}"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written (Not a directory); choose another folder" in " ".join(said.split())
+    assert "none.csv" not in said
+
+
 def test_simulate__lists_all_problems_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "rounds=0", "seed=-1", "modle=x", "privacy.delta=2"]) == 2
     complaint = capsys.readouterr().err

@@ -63,8 +63,25 @@ def test_check__refuses_a_folder_with_anything_in_it_and_a_file(
     assert "choose another folder" in refusal(folder, config)
     assert "resume" not in refusal(folder, config)
     file = RunFolder(folder.path / "thesis.txt")
-    assert "not empty" in refusal(file, config)
+    assert "is a file" in refusal(file, config)
     assert (folder.path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "file/a/run", "/proc/none/run"])
+def test_check__refuses_where_nothing_can_be_written(
+    tmp_path: Path, place: str, config: RunConfig
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    said = refusal(RunFolder(tmp_path / place), replace(config, out=place))
+    assert said.startswith("out=")
+    assert said.endswith("; choose another folder")
+
+
+def test_check__leaves_nothing_where_it_has_tried_to_write(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    RunFolder(tmp_path / "not" / "there" / "yet").check(config)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_check__refuses_a_run_and_names_resume(folder: RunFolder, config: RunConfig) -> None:
