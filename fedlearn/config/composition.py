@@ -256,7 +256,7 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
     if isinstance(error, ConfigError):
         return str(error)
     if options:
-        near = difflib.get_close_matches(value, options, n=1)
+        near = [*groups.with_value(key, value), *difflib.get_close_matches(value, options, n=1)]
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{override}: must be one of {', '.join(options)}{hint}"
     known, unread = _known_keys(good), type(error).__name__ == "OverrideParseException"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
-from typing import Any, Final
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pydantic_core import to_jsonable_python
 
@@ -56,6 +56,15 @@ def loaded() -> tuple[Hashable, ...]:
 def kinds(group: str) -> tuple[str, ...]:
     """What can be chosen in a family; nothing where there is none of this name."""
     return FAMILIES[group].kinds if group in FAMILIES else ()
+
+
+def with_value(group: str, value: str) -> Iterator[str]:
+    """The words that choose an option of the house one of whose settings may have this value."""
+    family = FAMILIES.get(group)
+    for option in family.own if family else ():
+        for name, hint in get_type_hints(option).items():
+            if name != "kind" and get_origin(hint) is Literal and value in get_args(hint):
+                yield f"{group}={registry.kind_of(option)} {group}.{name}={value}"
 
 
 def values_of(group: str, option: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlearn.config import layers
+from fedlearn.config import groups, layers
 from fedlearn.config.composition import compose_tree, sift
 from fedlearn.config.layers import CONFIGS
 from simulations.sweeps.points import points_of
@@ -190,6 +190,27 @@ def test_sift__says_how_a_mapping_is_written_where_there_is_a_list() -> None:
         "scenario.deidentify.years.born=1"
         in sift(["scenario=csv", "scenario.deidentify.years.born=1"]).good
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("model=linear", "model=tabular model.architecture=linear"),
+        ("model=ft_transformer", "model=tabular model.architecture=ft_transformer"),
+        ("model=tabula", "tabular"),
+    ],
+)
+def test_sift__of_a_value_of_a_setting_names_the_setting(word: str, meant: str) -> None:
+    (found,) = sift([word]).found
+    assert found.endswith(f"; did you mean {meant}?")
+    if "=" in meant:
+        (setting, _, value) = meant.split()[1].rpartition("=")
+        assert compose_tree(meant.split())["model"][setting.split(".")[1]] == value
+
+
+def test_values_of_settings__are_looked_for_in_every_family() -> None:
+    for family in groups.FAMILIES:
+        assert [*groups.with_value(family, "no such value")] == []
 
 
 def test_sweep__of_an_own_name_has_a_point_for_each_value() -> None:
