@@ -242,7 +242,8 @@ def _fitted(
     """
     prompt = learned.index(True)
     aside = max(0, min(len(ids) - most, prompt - max(lead, 1, most // 2)))
-    ids, learned = (one[:lead] + one[lead + aside :] for one in (ids, learned))
+    ids = ids[:lead] + ids[lead + aside :]
+    learned = learned[:lead] + learned[lead + aside :]
     return ids[:most], learned[:most], (aside > 0, len(ids) > most)
 
 
