@@ -15,6 +15,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
 from fedlearn.core.rng import Streams
 from fedlearn.data.arrays import Given
+from fedlearn.data.datasets.answering import Answering
 from fedlearn.data.datasets.codes import Codes
 from fedlearn.data.datasets.contracts import Contracts
 from fedlearn.data.datasets.credit import Credit
@@ -38,6 +39,7 @@ __all__ = [
     "DATASETS",
     "PARTITIONS",
     "SCENARIOS",
+    "Answering",
     "Codes",
     "Contracts",
     "Credit",
@@ -79,7 +81,7 @@ PUBLIC: tuple[type[Scenario], ...] = (
 SCENARIOS: Family[Scenario] = Family(
     "scenario",
     "fedlearn.scenarios",
-    (*PUBLIC, Csv, MedMnist, Images, OwnText, OwnPassages, HuggingFace, Given),
+    (*PUBLIC, Csv, MedMnist, Images, Answering, OwnText, OwnPassages, HuggingFace, Given),
     base=Scenario,
 )
 PARTITIONS: Family[Partition] = Family(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedlearn.config import compose
+from fedlearn.core.rng import Streams
+from fedlearn.data import load_pool
 from fedlearn.data.check.files import check
+from fedlearn.data.datasets.archives import default_cache
+from fedlearn.data.texts.folders import FolderTexts
+from fedlearn.data.texts.language import Encoder
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
@@ -70,3 +76,28 @@ def test_own_conversations__train_as_data_check_says_and_are_learned(
         for rounds in (1, 20)
     )
     assert long["nats_per_token"] < short["nats_per_token"] - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("text_cache")
+@pytest.mark.parametrize(
+    ("experiment", "answers"),
+    [
+        ("medical_codes_language", {"Neoplasms", "Diseases of the ear and mastoid process"}),
+        ("financial_news_language", {"earnings", "crude oil"}),
+    ],
+)
+def test_answering__experiments_have_labels_in_words_and_run(
+    tmp_path: Path, experiment: str, answers: set[str]
+) -> None:
+    folder = tiny_model(tmp_path / "tiny")
+    words = (f"experiment={experiment}", *of_model(folder), "scenario.limit=400", "rounds=1",
+             "training.lora_stages=1", "scenario.tokenizer.max_length=96",
+             "training.nominal_records=60")  # fmt: skip
+    config = compose(list(words))
+    pool = load_pool(config.scenario, Streams(0), default_cache(os.environ), task=config.task)
+    encoder = Encoder(FolderTexts(str(folder), folder, "folder"))
+    found = {encoder.text([i for i in row if i >= 0]).strip() for row in pool.labels.tolist()}
+    assert answers <= found
+    assert len(pool) == 400
+    assert run(tmp_path / "run", *words)["status"] == "finished"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
@@ -53,11 +54,7 @@ class Codes(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The 59,576 phrases, fetched when they are not in the cache; they know their category."""
-        root = ElementTree.fromstring(read_member(ARCHIVES["codes"], _MEMBER, reading.cache))
-        first: dict[str, _Phrase] = {}
-        for phrase in _phrases(root):
-            first.setdefault(phrase.text, phrase)
-        phrases = list(first.values())
+        phrases = phrases_in(reading.cache)
         classes, labels = numbered([phrase.chapter for phrase in phrases])
         categories = np.array([phrase.category for phrase in phrases])
         return pool_of(
@@ -73,20 +70,33 @@ class Codes(Scenario):
 
 
 @dataclass(frozen=True)
-class _Phrase:
+class Phrase:
+    """Words for a diagnosis; its chapter by number and by title, and its category."""
+
     chapter: str
+    title: str
     category: str
     text: str
 
 
-def _phrases(root: ElementTree.Element) -> Iterator[_Phrase]:
+def phrases_in(cache: Path) -> list[Phrase]:
+    """All different phrases, each where it stands first."""
+    root = ElementTree.fromstring(read_member(ARCHIVES["codes"], _MEMBER, cache))
+    first: dict[str, Phrase] = {}
+    for phrase in _phrases(root):
+        first.setdefault(phrase.text, phrase)
+    return list(first.values())
+
+
+def _phrases(root: ElementTree.Element) -> Iterator[Phrase]:
     for chapter in root.iter("chapter"):
         number = f"{int(chapter.findtext('name', '')):02d}"
+        title = chapter.findtext("desc", "").rpartition(" (")[0]  # without its codes
         for section in chapter.findall("section"):
             for code in section.iter("diag"):
                 category = code.findtext("name", "")[:3]
                 for text in _wordings(code):
-                    yield _Phrase(number, category, text)
+                    yield Phrase(number, title, category, text)
 
 
 def _wordings(code: ElementTree.Element) -> Iterator[str]:

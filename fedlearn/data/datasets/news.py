@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
@@ -47,8 +48,7 @@ class News(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The 7,674 stories, fetched when they are not in the cache."""
-        parts = {part: list(_stories(part, reading.cache)) for part in ("train", "test")}
-        stories = [*parts["train"], *parts["test"]]
+        stories, is_train = stories_in(reading.cache)
         classes, labels = numbered([topic for topic, _ in stories])
         return pool_of(
             self.tokenizer,
@@ -57,8 +57,15 @@ class News(Scenario):
             texts=[text for _, text in stories],
             classes=classes,
             labels=labels,
-            is_train=np.arange(len(stories)) < len(parts["train"]),
+            is_train=is_train,
         )
+
+
+def stories_in(cache: Path) -> tuple[list[tuple[str, str]], NDArray[np.bool_]]:
+    """Topic and text of all stories, and which of them are to train on."""
+    parts = {part: list(_stories(part, cache)) for part in ("train", "test")}
+    stories = [*parts["train"], *parts["test"]]
+    return stories, np.arange(len(stories)) < len(parts["train"])
 
 
 def _stories(part: str, cache: Path) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,109 @@
+"""Scenario `answering`: public texts with a label each as prompts, the label's words as answers.
+
+What scenarios `codes` and `news` have as classes is said in words here: the title of a
+diagnosis's chapter, the topic of a story. A language model answers, where others choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.core.rng import Streams
+from fedlearn.core.settings import Natural, Probability, config
+from fedlearn.data.datasets.codes import phrases_in
+from fedlearn.data.datasets.news import stories_in
+from fedlearn.data.pool import Pool
+from fedlearn.data.scenario import Reading, Scenario
+from fedlearn.data.texts.documents import held_out_groups
+from fedlearn.data.texts.language import (
+    LanguageTokens,
+    Passage,
+    Span,
+    language_pool,
+    open_encoder,
+)
+
+TOPICS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "acq": "mergers and acquisitions",
+        "crude": "crude oil",
+        "earn": "earnings",
+        "grain": "grain",
+        "interest": "interest rates",
+        "money-fx": "foreign exchange",
+        "ship": "shipping",
+        "trade": "trade",
+    }
+)
+_WORDS: Final = 70
+"""Of a story: it begins with what matters, and of a prompt the beginning would be left out."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    passages: list[Passage]
+    is_train: NDArray[np.bool_]
+
+
+@config
+class Answering(Scenario):
+    """Diagnoses (`codes`) or stories (`news`), at most `limit` of them, with answers in words.
+
+    `test_fraction` and `split` are of diagnoses alone: stories have a published split.
+    """
+
+    kind: Literal["answering"] = "answering"
+    tells = "nothing"
+    of: Literal["codes", "news"]
+    limit: Natural = 0
+    """For a quick try: so many records, drawn; 0: all."""
+    test_fraction: Probability = 0.25
+    split: Natural = 0
+    tokenizer: LanguageTokens = field(default_factory=LanguageTokens)
+
+    def load(self, reading: Reading) -> Pool:
+        """The records, fetched when they are not in the cache; they come without sites."""
+        asked = _SETS[self.of](self, reading.cache)
+        rows = np.arange(len(asked.passages))
+        if 0 < self.limit < len(rows):
+            rng = Streams(self.split).get("answering")
+            rows = np.sort(rng.choice(rows, self.limit, replace=False))
+        return language_pool(
+            self.tokenizer,
+            open_encoder(self.tokenizer, reading.cache),
+            [asked.passages[row] for row in rows],
+            name=self.of,
+            is_train=asked.is_train[rows],
+        )
+
+
+def _asked(text: str, question: str, answer: str) -> Passage:
+    return Span(f"{text}\n{question}:"), Span(f" {answer}", learned=True)
+
+
+def _of_codes(settings: Answering, cache: Path) -> _Asked:
+    phrases = phrases_in(cache)
+    categories = np.array([phrase.category for phrase in phrases])
+    held_out = held_out_groups(categories, settings.test_fraction, Streams(settings.split))
+    passages = [_asked(f"Diagnosis: {one.text}", "Chapter", one.title) for one in phrases]
+    return _Asked(passages=passages, is_train=~held_out)
+
+
+def _of_news(_: Answering, cache: Path) -> _Asked:
+    stories, is_train = stories_in(cache)
+    passages = [
+        _asked(" ".join(text.split()[:_WORDS]), "Topic", TOPICS[topic]) for topic, text in stories
+    ]
+    return _Asked(passages=passages, is_train=is_train)
+
+
+_SETS: Final[Mapping[str, Callable[[Answering, Path], _Asked]]] = MappingProxyType(
+    {"codes": _of_codes, "news": _of_news}
+)
