@@ -23,6 +23,7 @@ MODULES = {
     "scikit-learn": "sklearn",
     "hydra-core": "hydra",
     "pillow": "PIL",
+    "python-stdnum": "stdnum",
     "protobuf": "google",
     "pyyaml": "yaml",
     "mlflow-skinny": "mlflow",

@@ -20,7 +20,7 @@ from fedlearn.core.errors import DataError, some
 from fedlearn.data.check import images, language, texts
 from fedlearn.data.check.report import Report
 from fedlearn.data.partition import Iid
-from fedlearn.data.tables import columns, guess
+from fedlearn.data.tables import columns, guess, identifiers
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv import Csv
@@ -274,13 +274,13 @@ def _has_many_values(column: Column) -> bool:
 def _problems(table: Table, found: tuple[Column, ...]) -> Iterator[str]:
     for column in found:
         if column.identifier:
-            remedy = columns.remedy(column.identifier)
+            remedy = identifiers.remedy(column.identifier)
             yield f"column {column.name!r}: {column.identifier}; {remedy}"
         elif column.not_numbers:
             yield f"column {column.name!r}: {table.places(column.not_numbers)}: not a number"
         elif column.kind == "empty":
             yield f"column {column.name!r}: holds nothing"
-        elif _has_many_values(column) and columns.groups_thousands(table.cells(column.name)):
+        elif _has_many_values(column) and identifiers.groups_thousands(table.cells(column.name)):
             yield (
                 f"column {column.name!r}: numbers with a sign between thousands, as in "
                 f"{column.categories[0]}; write them without"

@@ -32,7 +32,7 @@ from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content, rows_of
-from fedlearn.data.tables import columns, scaling, series
+from fedlearn.data.tables import columns, identifiers, scaling, series
 from fedlearn.data.tables.cells import Cells, codes_of
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_problems import (
@@ -346,9 +346,9 @@ def _describe(config: Csv, table: Table, name: str, *, by_record: bool = False) 
     cells = table.cells(name)
     found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
     if by_record and name in (*config.numeric, *config.categories):
-        found = replace(found, identifier=columns.suspect_name(name))
+        found = replace(found, identifier=identifiers.suspect_name(name))
     if name in config.deidentify.treated:  # its name still says what it was
-        seen = "" if by_record else columns.suspect("", cells, found.kind == "numeric")
+        seen = "" if by_record else identifiers.suspect_values(cells, found.kind == "numeric")
         found = replace(found, identifier=seen)
     if name in config.allow_identifiers:
         found = replace(found, identifier="")

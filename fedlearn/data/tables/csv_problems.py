@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, refuse
-from fedlearn.data.tables import columns, deidentify
+from fedlearn.data.tables import columns, deidentify, identifiers
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.scaling import Ranges, reads_records
 from fedlearn.data.tables.spelling import Spellings, lookalikes, may_be_one, taken_as_one
@@ -121,7 +121,7 @@ def identifier_problems(config: Csv, features: list[Column]) -> Iterator[str]:
         if column.identifier:
             yield (
                 f"{config.path}: column {column.name!r}: {column.identifier}, which can identify "
-                f"people; {columns.remedy(column.identifier)}, or name it in "
+                f"people; {identifiers.remedy(column.identifier)}, or name it in "
                 "scenario.allow_identifiers if it must be learned from as it is"
             )
 

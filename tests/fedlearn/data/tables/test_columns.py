@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from fedlearn.data.tables.cells import encode
-from fedlearn.data.tables.columns import describe, suspect
+from fedlearn.data.tables.columns import describe
+from fedlearn.data.tables.identifiers import suspect
 
 
 def test_describe__tells_numbers_from_categories() -> None:
