@@ -18,6 +18,7 @@ from fedlearn.core.errors import ConfigError, DataError, PrivacyError
 from fedlearn.data.partition import Files
 from simulations.run import with_absolute_paths
 from simulations.sweeps.points import baselines, compose_point
+from tests.model_folders import text_folder
 
 RUN = ["scenario=csv", "scenario.path=none", "scenario.label=ill", "partition=files",
        "scenario.classes=[no,yes]", "scenario.scaling.columns.age=[20,90]",
@@ -237,6 +238,26 @@ def test_files__of_texts_may_be_lines_or_tables(tmp_path: Path) -> None:
            "model=text", "scenario.tokenizer.kind=hashing", f"sites={tmp_path}"]  # fmt: skip
     pool, dealt = read_simulated(with_absolute_paths(compose(run), Path.cwd()))
     assert (len(pool), list(dealt)) == (12, ["a", "b"])
+
+
+def test_files__of_language_may_be_completions_here_and_conversations_there(
+    tmp_path: Path,
+) -> None:
+    folder = str(text_folder(tmp_path / "model"))
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    talks = [{"talk": [{**turns[0], "content": f"Hi {i}"}, turns[1]]} for i in range(6)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    table(tmp_path / "b.csv", "heading,clause", [(f"Term {i}", "One year.") for i in range(6)])
+    for name, data in {
+        "a": {"path": "a.jsonl", "messages": "talk"},
+        "b": {"path": "b.csv", "prompt": "heading", "completion": "clause"},
+    }.items():
+        site(tmp_path, name, {"kind": "language", "tokenizer": {"folder": folder}, **data})
+    run = ["task=language", "model=text", "scenario=language", "scenario.path=none",
+           f"scenario.tokenizer.folder={folder}", "scenario.tokenizer.max_length=24",
+           "partition=files", f"sites={tmp_path}"]  # fmt: skip
+    pool, dealt = read_simulated(with_absolute_paths(compose(run), Path.cwd()))
+    assert (pool.features.shape, list(dealt)) == ((12, 24), ["a", "b"])
 
 
 @pytest.mark.slow

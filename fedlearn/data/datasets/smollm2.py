@@ -11,6 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,8 +66,15 @@ def _is_whole(place: Path) -> bool:
     weights = place / _WEIGHTS
     if not weights.is_file():
         return False
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == WEIGHTS_SHA256
+    found = weights.stat()
+    return _sha256(weights, found.st_mtime_ns, found.st_size) == WEIGHTS_SHA256
+
+
+@lru_cache(maxsize=1)
+def _sha256(path: Path, _changed: int, _size: int) -> str:
+    """Of half a gigabyte: once a process, unless the file changes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(place: Path, files: Mapping[str, bytes]) -> None:
