@@ -83,7 +83,8 @@ class Conversations:
             )
         found: list[Span] = []
         at = 0
-        for begin, end in stretches if None not in stretches else stretches[-1:]:  # type: ignore[misc]
+        known = [stretch for stretch in stretches if stretch is not None]
+        for begin, end in known if len(known) == len(stretches) else known[-1:]:
             found += [Span(whole[at:begin], control=True), Span(whole[begin:end], True, True)]
             at = end
         return tuple(found)

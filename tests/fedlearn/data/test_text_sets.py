@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedlearn.data import DATASETS
-from fedlearn.data.datasets import codes, contracts, news
+from fedlearn.data.datasets import codes, contracts, drafting, news
 from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.texts.tokens import Tokenizer
@@ -75,6 +76,21 @@ def test_contracts__are_tested_on_drafters_whom_no_site_has_seen(
     for name, site in sites.items():
         assert (len(site.test) > 0) == name.startswith("firm-")
     assert 0.12 < (~contract_pool.is_train).mean() < 0.3
+
+
+def test_drafting__has_the_same_clauses_at_the_same_sites_with_headings_that_are_not_learned(
+    contract_pool: Pool, text_cache: Path
+) -> None:
+    found = contracts.stored_clauses(text_cache)
+    is_train, sites = contracts.dealt(found, firms=8, test_fraction=0.2, split=0)
+    assert np.array_equal(is_train, contract_pool.is_train)
+    assert contract_pool.natural_site is not None
+    assert sites.tolist() == contract_pool.natural_site.tolist()
+    for (heading, clause), one in zip(drafting.passages(found), found, strict=True):
+        assert (heading.learned, clause.learned) == (False, True)
+        plain = re.sub(r"[^a-z ]", "", heading.text.lower()).strip()
+        assert re.search(contracts.FAMILIES[one.family], plain)
+        assert clause.text == one.text
 
 
 def test_contracts__split_is_the_same_for_every_run_and_another_on_demand(
