@@ -106,18 +106,22 @@ def _shell_word(word: str) -> str:
     return f'"{word}"' if double else shlex.quote(word)
 
 
+_SPAN = "smallest, median, largest"
+
+
 def _show_columns(report: Report, console: Console) -> None:
     from rich.markup import escape
 
     from fedlearn.core import terminal
 
-    table = terminal.texts("column", "kind", "missing", "different values", "looks like")
+    table = terminal.texts("column", "kind", "missing", "different values", _SPAN, "looks like")
     for column in report.columns:
         table.add_row(
             escape(column.name),
             "text" if column.name in report.texts else column.kind,
             str(column.missing),
             f"{column.distinct:,}",
+            ", ".join(f"{one:.6g}" for one in column.span) if column.span else "",
             escape(column.identifier),
         )
     terminal.show(console, table)

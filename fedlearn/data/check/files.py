@@ -24,9 +24,11 @@ from fedlearn.data.tables import columns, guess, identifiers
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.csv_notes import may_be_gaps
 from fedlearn.data.tables.delimited import read_table, read_text
 from fedlearn.data.tables.heads import guess_separator, header_problem
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.sentinels import sentinels
 from fedlearn.data.tables.spelling import (
     Spellings,
     lookalikes,
@@ -331,11 +333,20 @@ def _hints(
     yield from _rare_classes(table, label, writing.missing)
     if texts:
         return
+    yield from _gaps(table, found, writing)
     numbers = [one.name for one in found if one.kind == "numeric" and not one.identifier]
     yield from _ranges(table, numbers, writing.decimal)
     for column in found:
         yield from _coarser(column)
     yield from _over_time(table, found)
+
+
+def _gaps(table: Table, found: Sequence[Column], writing: guess.Writing) -> Iterator[str]:
+    """Numbers, and dates, that may stand for gaps; those of a settings line are said there."""
+    for column in found:
+        values = sentinels(table.cells(column.name), writing.missing, writing.decimal)
+        if values and (column.kind == "numeric" or "dates" in column.identifier):
+            yield f"column {column.name!r}: {may_be_gaps(values)}"
 
 
 def _ranges(table: Table, numbers: Sequence[str], decimal: str) -> Iterator[str]:

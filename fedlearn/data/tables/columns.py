@@ -42,6 +42,8 @@ class Column:
     categories: tuple[str, ...] = ()
     not_numbers: tuple[int, ...] = ()
     identifier: str = ""
+    span: tuple[float, float, float] | None = None
+    """The smallest number, the median and the largest, of a numeric column."""
 
 
 def describe(
@@ -66,7 +68,14 @@ def describe(
         categories=() if numeric else sort_values(set(present.texts(present.counts > 0)), decimal),
         not_numbers=tuple(cells.rows(wrong).tolist()) if numeric else (),
         identifier=suspect(name, present, numeric),
+        span=_span(present, decimal) if numeric else None,
     )
+
+
+def _span(cells: Cells, decimal: str) -> tuple[float, float, float]:
+    numbers = cells.numbers(decimal)[cells.codes]
+    low, middle, high = np.nanquantile(numbers, [0, 0.5, 1])
+    return float(low), float(middle), float(high)
 
 
 def sort_values(values: set[str], decimal: str = ".") -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content, rows_of
-from fedlearn.data.tables import columns, identifiers, scaling, series
+from fedlearn.data.tables import columns, csv_notes, identifiers, scaling, series
 from fedlearn.data.tables.cells import Cells, codes_of
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_problems import (
@@ -44,7 +44,6 @@ from fedlearn.data.tables.csv_problems import (
     range_problems,
     settings_problems,
     site_problems,
-    spelling_notes,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
 from fedlearn.data.tables.delimited import read_file
@@ -53,7 +52,7 @@ from fedlearn.data.tables.parquet import from_arrow
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import schemas_of
 from fedlearn.data.tables.spelling import Spellings, may_be_categories, spelled
-from fedlearn.data.tables.table import Separator, Table, duplicates
+from fedlearn.data.tables.table import Separator, Table
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
@@ -160,7 +159,7 @@ class Csv(Scenario):
         if not by_record:
             refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
-        notes += [*_notes(self, table, features), *spelling_notes(self, table, features, several)]
+        notes += csv_notes.notes(self, table, features, several)
         attributes = _attributes(self, table, group_by, by_record=by_record)
         pool = replace(pool, attributes=attributes, notes=(*notes,))
         if self.record:
@@ -401,32 +400,3 @@ def _attributes(
     if group_by in config.numeric if by_record else column.kind == "numeric":
         return {group_by: cells.numbers(config.decimal)[cells.codes]}
     return {group_by: np.array(table.column(group_by), np.str_)}
-
-
-def _notes(config: Csv, table: Table, features: list[Column]) -> Iterator[str]:
-    for column in features:
-        if column.kind == "empty":
-            yield f"{config.path}: column {column.name!r} holds nothing, left out"
-        elif column.name in config.categories:
-            known = {*column.categories, *config.missing}
-            unseen = sum(cell not in known for cell in table.column(column.name))
-            if unseen:
-                yield (
-                    f"{config.path}: column {column.name!r}: {unseen} values that are not "
-                    "among its categories are taken as missing"
-                )
-    numbers = [column.name for column in features if column.kind == "numeric"]
-    squashed = [numbers[i] for i in scaling.squashed(config.scaling, numbers)]
-    if squashed:
-        yield (
-            "numbers without a public range are told apart by some ten percent: "
-            f"{', '.join(squashed)}; a range costs no privacy and helps those that vary by less, "
-            "as years and temperatures do (scenario.scaling.columns.NAME=[LOW,HIGH])"
-        )
-    copies = duplicates(table, aside=(config.site, *config.drop))
-    if copies:
-        yield (
-            f"{config.path}: {table.places(copies)}: copies of an earlier record; a person in the "
-            "table twice weighs twice, and may be in training and test alike where dropped columns "
-            "differ"
-        )

@@ -6,7 +6,7 @@ the config's own contradictions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,6 @@ from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.data.tables import columns, deidentify, identifiers
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.scaling import Ranges, reads_records
-from fedlearn.data.tables.spelling import Spellings, lookalikes, may_be_one, taken_as_one
 from fedlearn.data.tables.table import Table
 from fedlearn.tasks import LabelColumn
 
@@ -143,20 +142,6 @@ def feature_problems(config: Csv, table: Table, features: list[Column]) -> Itera
                 "identifier add it to scenario.drop, if it holds numbers check scenario.decimal, "
                 "if they are categories raise scenario.max_categories"
             )
-
-
-def spelling_notes(
-    config: Csv, table: Table, features: Sequence[Column], several: Mapping[str, list[Spellings]]
-) -> Iterator[str]:
-    """Values that were taken as one, and values that may be one."""
-    for name, groups in several.items():
-        yield f"{config.path}: column {name!r}: {taken_as_one(groups)}"
-    roles = [name for name in (config.label, config.site, config.record) if name]
-    coded = [column.name for column in features if column.kind == "categorical"]
-    for name in (*roles, *coded):
-        cells = table.cells(name)
-        if groups := lookalikes(cells.texts((cells.counts > 0) & ~cells.among(config.missing))):
-            yield f"{config.path}: column {name!r}: {may_be_one(groups)}"
 
 
 def range_problems(

@@ -20,6 +20,8 @@ from fedlearn.core.errors import DataError
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
 from fedlearn.data.tables.delimited import read_content
+from fedlearn.data.tables.sentinels import sentinels
+from fedlearn.data.tables.spelling import number_key
 from fedlearn.data.tables.table import Table
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
@@ -72,9 +74,29 @@ def encoding_of(path: Path) -> str:
 def writing_of(table: Table) -> Writing:
     """How most columns of numbers write them, and what stands in their gaps."""
     points, commas = _words_among_numbers(table, "."), _words_among_numbers(table, ",")
-    if len(commas) > len(points):
-        return Writing(decimal=",", gaps=tuple(sorted(set().union(*commas))))
-    return Writing(gaps=tuple(sorted(set().union(*points))))
+    decimal: Literal[".", ","] = "," if len(commas) > len(points) else "."
+    words = set[str]().union(*(commas if decimal == "," else points))
+    return Writing(decimal=decimal, gaps=(*sorted(words), *_numbers_for_gaps(table, decimal)))
+
+
+def _numbers_for_gaps(table: Table, decimal: str) -> list[str]:
+    """Numbers, as -999, that stand for a gap wherever they are in a column of numbers."""
+    found = [
+        {text for one in sentinels(cells, MISSING, decimal) for text in one.texts}
+        for cells in table.columns
+    ]
+    everywhere = {
+        text
+        for text in set[str]().union(*found)
+        if number_key(text, decimal)
+        and all(
+            text in own
+            or not cells.counts[cells.among((text,))].any()
+            or cells.counts[np.isfinite(cells.numbers(decimal))].sum() < len(cells) / 2
+            for own, cells in zip(found, table.columns, strict=True)
+        )
+    }
+    return sorted(everywhere)
 
 
 def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[str]]:
