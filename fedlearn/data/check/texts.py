@@ -109,7 +109,8 @@ def _left_aside(names: Sequence[str]) -> Iterator[str]:
 def _no_label(report: Report) -> str:
     return (
         f"{report.path}: no column could be the label, which has a few different values; there "
-        f"are {', '.join(column.name for column in report.columns)}"
+        f"are {', '.join(column.name for column in report.columns)}. A language model learns texts "
+        "alone: task=language model=huggingface scenario=language"
     )
 
 

@@ -46,6 +46,7 @@ class OwnPassages(Scenario):
     """
 
     kind: Literal["language"] = "language"
+    tells = "nothing"  # a record's form is that of the tokenizer
     path: Name
     text: Name = "text"
     prompt: Name = "prompt"
