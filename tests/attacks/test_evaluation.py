@@ -26,6 +26,7 @@ from fedlearn.training.even_rows import even_rows
 from fedlearn.training.local import grade
 from server.federation import Federation
 from tests.attacks.lab import SITES, STRICT, Lab
+from tests.effort import slow_but
 
 VICTIM = SITES[0]
 CLEAR = STRICT.replace("require_secagg: masked", "require_secagg: null")
@@ -125,6 +126,7 @@ def test_groups__smaller_than_the_owner_allows_do_not_leave_in_a_sum_either(
         lab.again().federate()
 
 
+@pytest.mark.slow
 def test_run_without_evaluation__answers_none(tmp_path: Path) -> None:
     lab = Lab.make(tmp_path, *OFF, "evaluation=none", policy=CLEAR)
     federation = lab.federate()
@@ -256,7 +258,7 @@ def test_run__whose_round_was_cut_off_still_has_room_for_what_is_left_of_its_pro
         again.run_round(4)
 
 
-@pytest.mark.parametrize("kind", ["pooled", "per_site"])
+@pytest.mark.parametrize("kind", slow_but("per_site".__eq__, ["pooled", "per_site"]))
 def test_exact_sums__of_too_few_test_records_are_nobodys_and_no_refusal_tells(
     tmp_path: Path, kind: str
 ) -> None:
@@ -451,6 +453,7 @@ def test_record__that_a_model_fails_on_adds_nothing_to_a_private_evaluation_and_
     assert federation.progress.tested is not None
 
 
+@pytest.mark.slow
 def test_model__that_fails_on_every_record_gives_noise_alone(
     clear: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from fedlearn.flower import messages as flower
 from fedlearn.rounds import Description
 from server.deployment import composed
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab, write_table
+from tests.effort import slow_but
 
 VICTIM = SITES[0]
 
@@ -271,7 +272,9 @@ def test_label_of_an_image__that_is_no_class_leaves_it_out_alone(tmp_path: Path)
     assert {pool.sha256 for pool in pools} == {pools[0].sha256}
 
 
-@pytest.mark.parametrize("scaling", ["ranges", "standardise_per_site"])
+@pytest.mark.parametrize(
+    "scaling", slow_but("standardise_per_site".__eq__, ["ranges", "standardise_per_site"])
+)
 def test_scaling_by_records__is_refused_also_where_it_is_the_sites_own(
     tmp_path: Path, scaling: str, caplog: pytest.LogCaptureFixture
 ) -> None:

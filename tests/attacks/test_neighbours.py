@@ -166,6 +166,7 @@ USUAL = ["privacy=record", "privacy.epsilon=4", "model=tabular", "model.architec
          "scenario.scaling.columns={age:[0,100],pressure:[0,220]}"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", slow_but(lambda what: what == "disk", ["disk", "model", "grade"]))
 def test_records__that_something_fails_on_move_sums_by_themselves_alone(
     lab: Lab, what: str

@@ -91,6 +91,7 @@ def reached(seen: Seen) -> list[str]:
     return [what for who, what, *_ in seen.sums if who == VICTIM]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

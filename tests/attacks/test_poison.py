@@ -127,6 +127,7 @@ def test_message_out_of_range_in_one_round__costs_that_round(
     assert "round 5: the sum of" in caplog.text
 
 
+@pytest.mark.slow
 def test_liar_whom_nobody_can_leave_out__ends_the_run_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

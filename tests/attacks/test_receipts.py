@@ -84,6 +84,7 @@ def test_every_site__signs_its_ledger_at_the_start_and_the_end_of_a_run(study: S
     assert verified(study, study.last) == 0
 
 
+@pytest.mark.slow
 def test_ledger__that_was_set_back_is_not_spent_from(study: Study) -> None:
     """The owner restored a backup, and would pay twice with one budget."""
     study.run()

@@ -115,7 +115,7 @@ def shown(lab: Lab, site: str, sums: NDArray[np.int64]) -> RecordDict:
     return lab.ask(flower.COMPARE, site, flower.compare_request(sums, ["x", "y", "z"]))
 
 
-@pytest.mark.parametrize("privacy", ["record", "none"])
+@pytest.mark.parametrize("privacy", slow_but("none".__eq__, ["record", "none"]))
 def test_site__compares_once_so_that_no_search_finds_its_own_sums(
     tmp_path: Path, privacy: str
 ) -> None:
@@ -259,7 +259,9 @@ def mistaken(lab: Lab, site: str) -> None:
 # --- a site --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["fewer than none", "beyond its number"])
+@pytest.mark.parametrize(
+    "kind", slow_but("fewer than none".__eq__, ["fewer than none", "beyond its number"])
+)
 def test_lie__that_no_records_add_up_to_is_told_to_nobody_and_ends_nothing(
     lab: Lab, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

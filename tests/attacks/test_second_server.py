@@ -432,10 +432,9 @@ def sealing_garbage(patch: pytest.MonkeyPatch, liars: Collection[str]) -> None:
 RULES = ("proofs", "bounded")
 
 
-@pytest.mark.parametrize(
-    "liars", slow_but(lambda some: len(some) == 1, [("doum",), ("birch", "elder")]), ids=len
-)
-@pytest.mark.parametrize("rule", slow_but("bounded".__eq__, RULES))
+@pytest.mark.parametrize("liars", [("doum",), ("birch", "elder")], ids=len)
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
 def test_garbage__for_the_second_server_costs_nobody_but_its_sites_a_round(
     tmp_path: Path, rule: str, liars: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,7 +518,7 @@ def of(params: Params, request: bytes, names: Collection[str]) -> bytes:
     return encode(Seeds(table={name: seeds[name] for name in names}), context)
 
 
-@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("restarted", slow_but(bool, [False, True]))
 @pytest.mark.parametrize("rule", slow_but(lambda rule: rule == "bounded", RULES))
 def test_coordinator__that_was_told_whose_seed_is_none_gets_no_second_sum(
     tmp_path: Path, rule: str, restarted: bool, monkeypatch: pytest.MonkeyPatch

@@ -131,7 +131,6 @@ def test_site__that_refuses_is_set_aside_whatever_for(tmp_path: Path) -> None:
     assert federation.run_round(1).clients.replied == 3
 
 
-@pytest.mark.slow
 def test_ledger__that_was_set_back_is_its_own_sites_affair(tmp_path: Path) -> None:
     lab = made(tmp_path)
     first = started(lab)

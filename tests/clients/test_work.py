@@ -26,6 +26,7 @@ def test_train_privately__makes_no_step_that_the_plan_has_not_paid_for(
         fl.simulate("experiment=medical_heart", "rounds=1", "secagg=off", out=tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "privacy",
     slow_but(

@@ -99,6 +99,7 @@ def test_function__is_a_step_of_a_run(tmp_path: Path) -> None:
     assert found["model"]["sha256"] != plain["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_own_class__is_an_option_once_it_is_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,6 +275,7 @@ def test_share_of_sites__leaves_the_control_the_mean_over_all(words: list[str]) 
         np.testing.assert_allclose(control, weighted(federation, own_states(federation)), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secagg", slow_but(lambda kind: kind == "off", ["off", "masked"]))
 def test_resumed__goes_on_bit_for_bit(words: list[str], tmp_path: Path, secagg: str) -> None:
     options = (f"secagg={secagg}", "rounds=3")

@@ -254,6 +254,7 @@ def of_tests(coins: np.random.Generator, law: Law, deviation: int) -> Noise:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", slow_but("skellam".__eq__, ["discrete_gaussian", "skellam"]))
 @pytest.mark.parametrize("deviation", slow_but((4).__eq__, [4, 300]))
 def test_noise_of_tests__of_whole_numbers_is_accused_as_rarely_as_promised(

@@ -109,6 +109,7 @@ def test_experiment__of_any_form_means_what_hydra_says(text: str, own_configs: P
     same_as_hydra("model=vit", "experiment=mine")
 
 
+@pytest.mark.slow
 def test_option__that_chooses_options_is_left_to_hydra(own_configs: Path) -> None:
     (own_configs / "privacy" / "strict.yaml").write_text(
         "defaults: [record, override /secagg: off]\nepsilon: 1.0\n"

@@ -31,7 +31,7 @@ places = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)
 
 
 @given(trees, places, values)
-@settings(max_examples=20 * examples(200), deadline=None)
+@settings(max_examples=20 * examples(200, few=4), deadline=None)
 def test_put__sets_what_omegaconf_sets_or_leaves_it_to_that(
     tree: dict[str, Any], parts: list[str], value: Any
 ) -> None:

@@ -42,7 +42,7 @@ def by_omegaconf(tree: dict[str, Any]) -> Any:
 
 
 @given(trees)
-@settings(max_examples=20 * examples(400), deadline=None)
+@settings(max_examples=20 * examples(400, few=4), deadline=None)
 def test_resolved__is_what_omegaconf_says_or_is_left_to_it(tree: dict[str, Any]) -> None:
     try:
         found = resolved(tree, tree)

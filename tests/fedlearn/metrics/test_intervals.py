@@ -151,6 +151,7 @@ def test_interval__repeats_with_its_stream_and_leaves_out_resamples_without_a_cl
     assert np.isnan(auc(np.zeros((1, 2, 3), np.int64))).all()
 
 
+@pytest.mark.slow
 def test_gap__by_chance_is_what_equally_good_groups_stay_below() -> None:
     """Of 400 studies in which the model does equally well, 5 percent exceed it; 40 are too many."""
     rng = np.random.default_rng(7)

@@ -79,6 +79,7 @@ def test_epsilon__of_one_step_matches_the_closed_form(noise: float, rate: float)
     assert exact <= epsilon([gaussian(noise, rate)], delta) <= 1.02 * exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "delta", "looseness"),
     [

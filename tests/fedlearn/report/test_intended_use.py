@@ -59,6 +59,7 @@ def with_config(result: ResultFile, **changes: object) -> ResultFile:
     return replace(result, config=result.config | changes)
 
 
+@pytest.mark.slow
 def test_use__states_the_purpose_of_the_run_or_that_there_is_none(run: Path) -> None:
     result = read_result(run)
     assert "Stated purpose: to be a <b>test</b>" in use(result)

@@ -186,6 +186,7 @@ def test_report__made_again_is_the_same_file(runs: Path, text_of: Callable[[str]
     assert report(runs) == text_of(".")
 
 
+@pytest.mark.slow
 def test_report__of_a_run_that_was_cut_off_says_so(copy: Path) -> None:
     edit(copy / "a", status="failed", reason="too few sites")
     text = unescape(Page(report(copy / "a")).text)

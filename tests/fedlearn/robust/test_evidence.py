@@ -51,6 +51,7 @@ def evidence(
     return Evidence(np.array(members), vectors @ vectors.T, LENGTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sites", "rounds"), [(9, 12), pytest.param(12, 12, marks=pytest.mark.slow)]
 )

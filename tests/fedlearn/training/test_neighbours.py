@@ -148,6 +148,7 @@ class Placed(nn.Module):
         return self.linear(torch.sin(x[:, :5] * places * 1e8))
 
 
+@pytest.mark.slow
 def test_neighbours__are_as_near_where_a_library_looks_at_places() -> None:
     torch.random.default_generator.manual_seed(1)
     model, world = Placed(), World("linear", 1.0, 6)

@@ -35,6 +35,7 @@ from fedlearn.training.private import (
     train_private,
 )
 from fedlearn.training.settings import Training
+from tests.effort import slow_but
 
 CONFIG = Training(
     optimizer="sgd", learning_rate=0.5, momentum=0.0, weight_decay=0.0, local_steps=1,
@@ -203,7 +204,7 @@ def noise_of(updates: Vector, config: Training, plan: RecordPlan) -> Vector:
     return np.asarray(updates / (scale * plan.noise_stddev), np.float32)
 
 
-@pytest.mark.parametrize("n", [0, 1, 40])
+@pytest.mark.parametrize("n", slow_but((0, 40).__contains__, [0, 1, 40]))
 def test_private__noise_has_the_promised_deviation_however_many_records(n: int) -> None:
     """An empty site and an empty batch add the same noise as a full one."""
     model = network("mlp")

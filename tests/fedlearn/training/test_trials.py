@@ -222,7 +222,7 @@ def test_trial__is_made_for_each_engine() -> None:
         try_out(model, records, replace(CONFIG, dp_engine="opacus"), loss=cross_entropy)
 
 
-QUICK = ("linear", "mlp", "cnn", "text", "ft_transformer", "sequence")
+QUICK = ("linear", "mlp", "cnn", "text", "sequence")
 """Kinds of models that take a fraction of a second."""
 EVERY_KIND = {case.name.split("-")[0]: case for case in CASES if not case.mixes}
 

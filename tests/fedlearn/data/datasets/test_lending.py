@@ -85,6 +85,7 @@ def test_credit__numbers_equal_the_recipe_written_with_pandas(credit_cache: Path
     np.testing.assert_array_equal(pool.labels, whole["TARGET_LABEL_BAD=1"].astype(int))
 
 
+@pytest.mark.slow
 def test_credit__categories_are_known_and_say_what_the_table_says(
     credit_pool: Pool, credit_cache: Path
 ) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fedlearn.training.dp import ClippedGradients, convolution
 from fedlearn.training.dp.layer import Call
-from tests.effort import examples
+from tests.effort import every, examples
 from tests.fedlearn.training.dp import oracle
 from tests.fedlearn.training.dp.cases import Twice, losses_of
 
@@ -74,7 +74,7 @@ def _gap(found: Tensor, truth: Tensor) -> float:
 def test_every_way__of_two_hundred_convolutions_is_autograds_by_sample() -> None:
     """Also where the rule would take another one."""
     ghosts = 0
-    for seed in range(200):
+    for seed in range(0, 200, every(3)):
         shape, x, g, truth = _called(seed)
         assert _gap(convolution._grouped(shape, x, g).flatten(1), truth) < 1e-12, seed
         assert _gap(convolution.per_sample(shape, x, g).flatten(1), truth) < 1e-12, seed
@@ -89,7 +89,7 @@ def test_every_way__of_two_hundred_convolutions_is_autograds_by_sample() -> None
         assert _gap(one.squared_norms, truth.square().sum(1)) < 1e-9, seed
         total = one.weighted_sum(factors.double(), None)
         assert _gap(total.flatten(), factors.double() @ truth) < 1e-12, seed
-    assert ghosts > 50
+    assert ghosts > 50 / every(3)
 
 
 class TwoTimes(nn.Module):
