@@ -38,6 +38,7 @@ from fedlearn.data import load_pool
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Iid
 from fedlearn.mechanisms import RecordPlan
+from fedlearn.models import build
 from fedlearn.privacy import SystemNoise
 from fedlearn.training.local import predict, train
 from fedlearn.training.private import train_private
@@ -54,15 +55,26 @@ def opened(words: list[str]) -> Site:
         return open_site(owner_of(config, name), config)
 
 
+def untrained(site: Site) -> Vector:
+    """The weights that a run starts from. Those of `site.model` are of the row before: one model
+    serves all sites of a process."""
+    config = site.config
+    weights = config.model.weights(default_cache(os.environ))
+    part = config.training.trained_part
+    return to_vector(build(config.model, site.task, Streams(config.seed), part, weights).model)
+
+
 def parts(site: Site, hold_out: str, folds: int) -> Iterator[tuple[Records, Records]]:
     """What is trained on, and what is held out."""
     if hold_out == "part":
         yield site.train_tensors, site.test_tensors
         return
     x, y = site.train_tensors
-    pool = load_pool(site.config.scenario, Streams(site.config.seed), default_cache(os.environ))
-    strata = pool.labels[pool.is_train]
-    np.testing.assert_array_equal(strata, y)  # the same records, in the same order
+    config, cache = site.config, default_cache(os.environ)
+    pool = load_pool(config.scenario, Streams(config.seed), cache, task=config.task)
+    labels = pool.labels[pool.is_train]
+    np.testing.assert_array_equal(labels, y)  # the same records, in the same order
+    strata = site.task.strata(labels)
     group = pool.attributes.get("category", pool.natural_site)
     group = None if group is None else group[pool.is_train]
     if hold_out == "groups":
@@ -124,7 +136,7 @@ def main() -> None:
             private = ["privacy=record", f"privacy.epsilon={budget}"]
             privacy = ["privacy=none"] if budget == "none" else private
             site = opened([*options.words, *privacy, *tried.split()])
-            start, began = to_vector(site.model), time.process_time()
+            start, began = untrained(site), time.process_time()
             folds = islice(parts(site, options.hold_out, options.folds), options.used)
             found = [fit(site, start, *fold, options.noise) for fold in folds]
             seconds = (time.process_time() - began) / len(found)

@@ -29,7 +29,7 @@ def data_list(_: argparse.Namespace) -> None:
         column.justify = "right"
     for name, data in DATASETS.items():
         sites = str(len(data.sites) or "any")
-        counts = f"{data.records:,}", sites, str(len(data.classes))
+        counts = f"{data.records:,}", sites, str(len(data.classes) or "-")
         table.add_row(name, *counts, data.source, data.archive.licence)
     for name, known in SETS.items():
         counts = f"{sum(known.records):,}", "any", str(len(known.classes))

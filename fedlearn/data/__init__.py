@@ -22,6 +22,7 @@ from fedlearn.data.datasets.credit import Credit
 from fedlearn.data.datasets.drafting import Drafting
 from fedlearn.data.datasets.fashion import Fashion
 from fedlearn.data.datasets.heart import Heart
+from fedlearn.data.datasets.incomes import Incomes
 from fedlearn.data.datasets.news import News
 from fedlearn.data.datasets.risk import Risk
 from fedlearn.data.images.folders import Images
@@ -51,6 +52,7 @@ __all__ = [
     "Heart",
     "HuggingFace",
     "Images",
+    "Incomes",
     "MedMnist",
     "News",
     "OwnPassages",
@@ -69,6 +71,7 @@ __all__ = [
 PUBLIC: tuple[type[Scenario], ...] = (
     Heart,
     Credit,
+    Incomes,
     Risk,
     Codes,
     Contracts,
@@ -121,5 +124,12 @@ def load_pool(
             f"task={task.kind}: the labels of scenario={scenario.kind} are for "
             f"task={pool.task.kind}; choose that, or a table or texts of your own"
         )
+    learned = task.of(pool.task.form)
+    try:
+        learned.check(pool.labels)
+    except ValueError as error:
+        raise ConfigError(
+            f"task={task.kind}: cannot learn scenario={scenario.kind} with these settings: {error}"
+        ) from None
     notes = (*pool.notes, *split_notes(pool))
-    return replace(pool, task=task.of(pool.task.form), notes=notes)
+    return replace(pool, task=learned, notes=notes)

@@ -13,9 +13,10 @@ shop are categories too, so that a linear model can follow them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from fedlearn.data.datasets.lending import Applications, banded, numbers
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.scaling import Ranges, Scaling
+from fedlearn.data.tables.table import Table
 
 RECORDS = 39_988
 
@@ -55,6 +57,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
 Written with this old, public table at hand; a lender's own would be written from
 its product rules.
 """
+
+_OUTCOME = "TARGET_LABEL_BAD=1"
 
 _AGE_BANDS = (18, 19, 20, 21, 22, 23, 24, 26, 28, 30, 33, 36, 40, 45, 50, 55, 60, 65, 70)
 """The highest age of each band but the last: years while young, then more."""
@@ -105,22 +109,37 @@ class Credit(Scenario):
         **Guarantees:** the same split for every seed. Twelve applications of 40,000 have no
         outcome and are left out.
         """
-        table = lending.read("creditscoring2", "tab", reading.cache)
-        outcome = table.cells("TARGET_LABEL_BAD=1")
-        known = table.take(outcome.rows(outcome.among(("0", "1"))))
-        column = {name: known.column(name) for name in known.header if name}
-        found = Applications(
-            table=known,
-            numbers=_numbers(column),
-            categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(column).items()},
-            labels=np.array(column["TARGET_LABEL_BAD=1"], np.int64),
-            sites=np.array([f"shop-{int(number):02d}" for number in column["ID_SHOP"]]),
-        )
-        return lending.as_pool("credit", found, self.scaling)
+        known = applications(reading.cache)
+        labels = np.array(known.column(_OUTCOME), np.int64)
+        return lending.as_pool("credit", described(known, RANGES, labels), self.scaling)
+
+
+def applications(cache: Path) -> Table:
+    """Those whose outcome is known, as they were filled in.
+
+    Raises:
+        DataError: see `lending.read`.
+    """
+    table = lending.read("creditscoring2", "tab", cache)
+    outcome = table.cells(_OUTCOME)
+    return table.take(outcome.rows(outcome.among(("0", "1"))))
+
+
+def described(known: Table, names: Iterable[str], labels: NDArray[Any]) -> Applications:
+    """What applications say: the named numbers, all categories, their shops, and a label each."""
+    column = {name: known.column(name) for name in known.header if name}
+    numbers = _numbers(column)
+    return Applications(
+        table=known,
+        numbers={name: numbers[name] for name in names},
+        categories={name: (cells, CATEGORIES[name]) for name, cells in _cells(column).items()},
+        labels=labels,
+        sites=np.array([f"shop-{int(number):02d}" for number in column["ID_SHOP"]]),
+    )
 
 
 def _numbers(column: Mapping[str, list[str]]) -> dict[str, NDArray[np.float64]]:
-    """Every feature of `RANGES`, in its order and in its own units."""
+    """Every feature of `RANGES`, in its own units."""
     found = {
         "age": numbers(column["AGE"]),
         "log_income": _logarithms(column["PERSONAL_NET_INCOME"]),
@@ -131,7 +150,7 @@ def _numbers(column: Mapping[str, list[str]]) -> dict[str, NDArray[np.float64]]:
     }
     for name, (source, yes) in _NUMBERED.items():
         found[name] = np.array([float(cell == yes) for cell in column[source]])
-    return {name: found[name] for name in RANGES}
+    return found
 
 
 def _logarithms(cells: Sequence[str]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What the two scenarios of lending share: one archive, and the way from its tables to a pool.
+"""What the scenarios of lending share: one archive, and the way from its tables to a pool.
 
 The tables are read from the user's own download of a pinned package, of which
 nothing is installed or imported; fedlearn ships none of their records.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from fedlearn.data.tables.cells import codes_of, encode
 from fedlearn.data.tables.delimited import parse_text
 from fedlearn.data.tables.scaling import Scaling
 from fedlearn.data.tables.table import Separator, Table
-from fedlearn.tasks import ClassificationTask, TableInput
+from fedlearn.tasks import ClassificationTask, TableInput, Task
 
 ARCHIVE = archives.ARCHIVES["credit"]
 CLASSES = ("repaid", "default")
@@ -47,7 +48,7 @@ class Applications:
     table: Table
     numbers: Mapping[str, NDArray[np.float64]]
     categories: Mapping[str, tuple[Sequence[str], tuple[str, ...]]]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     sites: NDArray[np.str_] | None
 
 
@@ -73,7 +74,17 @@ def banded(values: NDArray[np.float64], highest: Sequence[float]) -> list[str]:
     return [str(band) for band in np.searchsorted(highest, values)]
 
 
-def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
+def default_or_not(shape: TableInput) -> Task:
+    """The task of both scenarios of default."""
+    return ClassificationTask(input=shape, classes=CLASSES)
+
+
+def as_pool(
+    name: str,
+    found: Applications,
+    how: Scaling,
+    task: Callable[[TableInput], Task] = default_or_not,
+) -> Pool:
     """Scaled and coded features; a quarter of the records, by what each holds, are for the test.
 
     A gap becomes 0, the middle of its range, unless sites standardise.
@@ -95,7 +106,7 @@ def as_pool(name: str, found: Applications, how: Scaling) -> Pool:
     contents = rows_of(found.table)
     return Pool(
         name=name,
-        task=ClassificationTask(input=shape, classes=CLASSES),
+        task=task(shape),
         features=np.column_stack([scaled, *coded]).astype(np.float32),
         labels=found.labels,
         is_train=by_content(contents, TEST_FRACTION, Streams(_SPLIT_SEED)),
