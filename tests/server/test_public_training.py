@@ -180,6 +180,7 @@ def lied_to(training: PublicTraining, *, held: bool) -> float:
     return training.records.loss(model)
 
 
+@pytest.mark.slow
 def test_liar_across_the_direction__is_carried_on_by_momentum_unless_the_model_is_held(
     tmp_path: Path,
 ) -> None:

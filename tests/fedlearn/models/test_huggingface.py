@@ -112,6 +112,7 @@ def test_pinned__names_the_weights_and_others_are_refused(tmp_path: Path) -> Non
     assert HuggingFaceModel(folder=str(folder)).pinned().sha256 != config.sha256
 
 
+@pytest.mark.slow
 def test_import__of_models_does_not_load_transformers() -> None:
     code = "import sys, fedlearn.models; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
