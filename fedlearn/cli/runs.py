@@ -57,7 +57,7 @@ def simulate(options: argparse.Namespace) -> None:
     from simulations.engines.warm import nothing_collected, warm_up
 
     with nothing_collected():
-        config = _config(options)
+        config, derived = _config(options)
         from server.run import telling_what_is_kept
         from server.stop import Stop, stop_on_interrupt
         from simulations.display import Display
@@ -67,7 +67,7 @@ def simulate(options: argparse.Namespace) -> None:
         warm_up(config)
     stop = Stop()
     with Display() as display, stop_on_interrupt(stop, display.say):
-        for note in notes(config):
+        for note in (*notes(config), *derived):
             display.note(note)
         with telling_what_is_kept(config, "the same command with resume=true"):
             simulate(config, display, stop)
@@ -83,14 +83,16 @@ def _refuse_broken(config: RunConfig) -> None:
         refuse_broken({config.out: read_result(Path(config.out)).audit})
 
 
-def _config(options: argparse.Namespace) -> RunConfig:
+def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
+    """The config that is asked for, and notes on what of it nobody has set."""
     if options.config is None:
-        from fedlearn.config import compose
+        from simulations.derived import composed
 
-        return compose(options.overrides)
+        found = composed(options.overrides)
+        return found.config, found.notes
     from fedlearn.config.saved import load_file
 
-    return load_file(Path(options.config), options.overrides)
+    return load_file(Path(options.config), options.overrides), ()
 
 
 @command(

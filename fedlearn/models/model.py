@@ -82,6 +82,12 @@ class Model(ABC):
         """Whether nothing before the head can be trained, so that it is computed once."""
         return False
 
+    def square_norm(self, task: Task, finetune: str) -> float | None:
+        """The mean square of the norm of what a record gives to its last layer, constant included,
+        by the form of the record alone; None where more than that layer is trained, or where
+        nothing is known of it."""
+        return None
+
     def code(self) -> tuple[str, str] | None:
         """The name and the hash of code outside of this project that it runs, if any."""
         return None

@@ -46,6 +46,14 @@ class Tabular(Model):
         if self.architecture == "ft_transformer":
             yield from undivided("heads", self.heads, self.width)
 
+    def square_norm(self, task: Task, finetune: str) -> float | None:
+        """Of the linear model; every category is 1, and so, at the most, a number in a range."""
+        if self.architecture != "linear":
+            return None
+        table = input_as(TableInput, task)
+        squashed = len(table.squashed)
+        return 1 + table.width - squashed + min(squashed, _FULL_SHARE) * _SQUARE
+
     def network(self, task: Task) -> nn.Sequential:
         """`float32[batch, table.width]` -> logits `[batch, task.num_outputs]`."""
         table = input_as(TableInput, task)
@@ -72,6 +80,8 @@ WAVES = 5
 # In this proportion, and with a square sum near 2, steps of usual size neither crawl on a table of
 # two columns nor overshoot on one of forty: docs/data.md.
 _OF_BIN, _OF_WAVE = 1.5, 0.35
+_SQUARE = _OF_BIN**2 * 2 / 3 + WAVES * _OF_WAVE**2
+"""Of the norm of one encoded number, in the mean over where between two bins it lies."""
 
 _REACH = round(math.log10(HIGHEST / FINEST)) * PER_DECADE
 ENCODED = 2 * _REACH + 1 + 2 * WAVES

@@ -102,6 +102,14 @@ class Text(Model):
         """Whether the sketch is all there is."""
         return not self.words and not self.depth
 
+    def square_norm(self, task: Task, finetune: str) -> float | None:
+        """Of the head alone: words, blocks and sketch have a norm of one each."""
+        if finetune != "head" and not self.learns_head_alone:
+            return None
+        alone = self.depth > 0 and not self.words and not self.sketch
+        parts = self.words + (self.depth > 0) + (self.sketch > 0)
+        return 1 + (LENGTH**2 if alone else parts)
+
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, max_length]` -> logits `[batch, task.num_outputs]`.
 

@@ -23,6 +23,11 @@ LARGEST_NOISE: Final = 1e5
 _DIGITS: Final = 4
 
 
+def fitting_delta(units: int) -> float:
+    """The largest power of ten of which a tenth of a unit at most could be published in full."""
+    return float(f"1e{math.floor(math.log10(0.1 / max(1, units)) + 1e-9)}")
+
+
 @lru_cache(maxsize=1024)
 def noise_multiplier(target: float, delta: float, sample_rate: float, steps: int) -> float:
     """The smallest noise multiplier, in four digits, whose epsilon over all `steps` is <= `target`.

@@ -25,6 +25,7 @@ from fedlearn.metrics.fairness import GroupFairness
 from fedlearn.metrics.scores import FEWEST
 from fedlearn.privacy.accounting import ACCOUNTANT
 from fedlearn.privacy.accounting import epsilon as account
+from fedlearn.privacy.calibration import fitting_delta
 from fedlearn.report.measured import measured_texts
 from fedlearn.report.texts import texts
 from fedlearn.results.reading import task_of
@@ -154,8 +155,8 @@ class Facts:
 
     @property
     def fitting_delta(self) -> float:
-        """The largest power of ten that leaves at most a tenth of a unit to be published."""
-        return float(10.0 ** math.floor(math.log10(0.1 / max(1, self.units))))
+        """One that is far enough below one over their number."""
+        return fitting_delta(self.units)
 
     @property
     def epsilon_rdp(self) -> float | None:

@@ -28,6 +28,7 @@ from simulations.api.result import Result, load_run
 from simulations.api.study import Study, called_by_its_keywords, in_this_process
 from simulations.attacks.audit import checked_references, measure_run
 from simulations.attacks.membership import REFERENCES
+from simulations.derived import composed
 from simulations.engines.warm import warm_up
 from simulations.run import check_folder, findings, notes
 from simulations.run import simulate as run
@@ -74,8 +75,11 @@ def simulate(
     """
     study, texts = parted(words)
     given = words_of(texts, settings | _place(out, resume), base=study.words if study else ())
-    config = one_process_where_torch_has_threads(compose(given))
+    compose(given)  # what is wrong with them is said before anything is read
     check_something_to_learn(given)
+    with called_by_its_keywords(study):
+        found = composed(given)
+    config = one_process_where_torch_has_threads(found.config)
     name = Path(config.out)
     if study:
         in_this_process(config)
@@ -86,6 +90,7 @@ def simulate(
         claimed as placed,
     ):  # fmt: skip
         result = _run(placed, line)
+    result = replace(result, notes=(*result.notes, *found.notes))
     if study is None:
         return result
     return replace(result, notes=(*study.notes, *map(in_python, result.notes)))

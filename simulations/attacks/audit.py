@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedlearn.auditing.findings import NOT_JUDGED, Findings, refuse_broken
-from fedlearn.config import compose
 from fedlearn.core import terminal
 from fedlearn.core.errors import ConfigError
 from fedlearn.report.measured import MeasuredPrivacy, Row
@@ -23,6 +22,7 @@ from simulations.attacks.audited_folder import open_run
 from simulations.attacks.measure import DELTA, measure, plan_in, promise_in, trained_model
 from simulations.attacks.membership import REFERENCES, attacks
 from simulations.attacks.whole_update import checks_of_run
+from simulations.derived import composed
 from simulations.display import Display
 from simulations.run import simulate
 
@@ -97,7 +97,7 @@ def checked_references(number: object) -> int:
 def _run(overrides: Sequence[str]) -> Path:
     """A new run with canaries; its folder."""
     asked = any(word.lstrip("+").startswith("audit=") for word in overrides)
-    config = compose([*overrides] if asked else [*overrides, "audit=slots"])
+    config = composed([*overrides] if asked else [*overrides, "audit=slots"]).config
     stop = Stop()
     with Display() as display, stop_on_interrupt(stop, display.say):
         simulate(config, display, stop)

@@ -34,10 +34,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from clients.records import simulated_sites
-from fedlearn.config import RunConfig, compose, encode
+from fedlearn.config import RunConfig, encode
 from fedlearn.config.composition import is_own_name, split
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.report.comparison import Reference, SweepPlan
+from simulations.derived import composed
 
 _UNSAFE: Final = re.compile(r"[^\w.,=+-]+")
 _LONGEST_NAME: Final = 120
@@ -108,7 +109,7 @@ def compose_point(
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
-    return compose(overrides)
+    return composed(overrides).config
 
 
 def _name(swept: Mapping[str, str], reference: Reference | None) -> str:

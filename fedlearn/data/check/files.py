@@ -9,6 +9,7 @@ holds possible, and a minimum is somebody's value.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,11 +20,10 @@ import numpy as np
 from fedlearn.core.errors import DataError, some
 from fedlearn.data.check import images, language, texts
 from fedlearn.data.check.report import Report
-from fedlearn.data.partition import Iid
+from fedlearn.data.check.sizes import dealt, nominal_records, sites_for
 from fedlearn.data.tables import columns, guess, identifiers
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import Column
-from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.csv_notes import may_be_gaps
 from fedlearn.data.tables.delimited import read_table, read_text
 from fedlearn.data.tables.heads import guess_separator, header_problem
@@ -144,18 +144,18 @@ def _table(path: Path, table: Table, separator: Separator | None, written: Seque
     labels = _classes_of_texts(others, len(table)) if of_texts else _labels(others)
     sites = _sites([column for column in found if column.name not in (*of_texts, *labels[:1])])
     dropped = [guess.quoted(column.name) for column in found if _cannot_be_learned(column)]
-    number = _number_of_sites(table, sites)
+    sizes = _sizes_of_sites(table, sites)
     settings = [
         "scenario=csv",
         f"scenario.path={guess.quoted(str(path))}",
         f"scenario.label={guess.quoted(labels[0]) if labels else 'COLUMN'}",
-        f"scenario.site={guess.quoted(sites[0])}" if _named(sites, _SITE) else "partition=iid",
+        *(_site(sites[0]) if _named(sites, _SITE) else dealt(len(table))),
         *written,
         *writing.settings(),
         *([f"scenario.drop=[{','.join(dropped)}]"] if dropped else []),
-        f"training.nominal_records={_records_a_site(table, number)}",
+        f"training.nominal_records={nominal_records(sizes)}",
         # Of a sum over two a site would only have to take away its own part.
-        *(["secagg=off"] if number == 2 else []),
+        *(["secagg=off"] if len(sizes) == 2 else []),
     ]
     return Report(
         path=path,
@@ -229,14 +229,16 @@ def _named(names: Sequence[str], pattern: re.Pattern[str]) -> bool:
     return bool(names) and pattern.fullmatch(names[0]) is not None
 
 
-def _number_of_sites(table: Table, sites: Sequence[str]) -> int:
-    """As the suggested command has it."""
-    return len(set(table.column(sites[0]))) if _named(sites, _SITE) else Iid().num_sites
+def _site(name: str) -> tuple[str, ...]:
+    return (f"scenario.site={guess.quoted(name)}",)
 
 
-def _records_a_site(table: Table, number: int) -> int:
-    """How many records a site trains on, in the mean and roughly: how many there are is public."""
-    return _roughly(len(table) * (1 - Csv.test_fraction) / number)
+def _sizes_of_sites(table: Table, sites: Sequence[str]) -> list[int]:
+    """As the suggested command has it, training and test records together."""
+    if _named(sites, _SITE):
+        return list(Counter(table.column(sites[0])).values())
+    number = sites_for(len(table))
+    return [len(table) // number] * number
 
 
 def _likely_first(found: list[Column], pattern: re.Pattern[str]) -> tuple[str, ...]:
@@ -394,11 +396,6 @@ def _coarser(column: Column) -> Iterator[str]:
             f"column {column.name!r}: great ages are rare; bands tell less "
             f"(scenario.deidentify.bands.{column.name}=10)"
         )
-
-
-def _roughly(number: float) -> int:
-    """A whole number from 1 with two digits that are not zero, as 1300 for 1284."""
-    return max(1, int(float(f"{number:.2g}")))
 
 
 def _over_time(table: Table, found: Sequence[Column]) -> Iterator[str]:

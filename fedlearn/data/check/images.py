@@ -15,6 +15,7 @@ import numpy as np
 from fedlearn.core.errors import DataError, some
 from fedlearn.core.rng import Streams
 from fedlearn.data.check.report import SHOWN, Report, sizes_in_words
+from fedlearn.data.check.sizes import dealt
 from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.scenario import Reading
@@ -41,7 +42,7 @@ def check_folder(root: Path) -> Report:
     sizes, broken = _opened(found)
     classes = Counter(one.label for one in found)
     settings = ["scenario=images", f"scenario.path={quoted(str(root))}", "model=cnn"]
-    settings += ["scenario.sites=true"] if config.sites else ["partition=iid"]
+    settings += ["scenario.sites=true"] if config.sites else dealt(len(found))
     facts = [sizes_in_words("classes", dict(sorted(classes.items())))]
     if config.sites:
         sites = Counter(one.site for one in found)
@@ -72,9 +73,7 @@ def check_archive(path: Path) -> Report:
     with np.load(path, allow_pickle=False) as file:
         kept = [name.removeprefix("train_") for name in file.files if name.startswith("train_")]
     groups = [name for name in kept if name not in ("images", "labels")]
-    sites = (
-        [f"scenario.groups={groups[0]}", "scenario.num_sites=5"] if groups else ["partition=iid"]
-    )
+    sites = [f"scenario.groups={groups[0]}", "scenario.num_sites=5"] if groups else dealt(len(pool))
     return Report(
         path=path,
         kind="images in the form of MedMNIST",

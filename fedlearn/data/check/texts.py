@@ -49,7 +49,7 @@ def with_texts(report: Report, table: Table, scenario: str, written: Sequence[st
     `written` are the settings that say how the file is written.
     """
     text, label = report.texts[0], next(iter(report.labels), None)
-    sites = ("scenario.site=", "partition=")
+    sites = ("scenario.site=", "partition", "training.nominal_records=")
     settings = [
         f"scenario={scenario}",
         f"scenario.path={quoted(str(report.path))}",

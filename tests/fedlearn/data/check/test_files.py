@@ -207,10 +207,12 @@ def test_check__says_that_numbers_are_written_in_two_ways(tmp_path: Path) -> Non
 def test_check__says_how_large_sites_are_so_that_steps_are_of_usual_size(tmp_path: Path) -> None:
     rows = [f"{20 + i % 50}.5,{'nnns'[i % 4]},{i % 3 % 2}" for i in range(4000)]
     by_site = check(write(tmp_path, "\n".join(["age,clinic,outcome", *rows])))
-    assert "training.nominal_records=1500" in by_site.settings  # three of four of 4000, two sites
+    # Three of four of (3000 * 3000 + 1000 * 1000) / 4000: as most records see their site.
+    assert "training.nominal_records=1900" in by_site.settings
     assert "secagg=off" in by_site.settings  # a sum over two hides neither from the other
     dealt = check(write(tmp_path, "\n".join(["age,sex,outcome", *rows])))
-    assert "training.nominal_records=300" in dealt.settings  # ten sites, as partition=iid deals
+    assert "partition.num_sites=6" in dealt.settings  # of 500 training records each
+    assert "training.nominal_records=500" in dealt.settings
     assert "secagg=off" not in dealt.settings
 
 
