@@ -85,7 +85,7 @@ def _delta(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
         return
     records = config.training.nominal_records * sites
     if config.privacy.delta is not None and (most := fitting_delta(records)) < config.privacy.delta:
-        reason = f"a tenth over the {records:,} records of all sites, in powers of ten"
+        reason = f"a tenth over {records:,}, nominal_records at every site, in powers of ten"
         yield Derived(key="privacy.delta", value=most, reason=reason)
 
 
