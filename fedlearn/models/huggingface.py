@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Name, config
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.data.texts.folders import FolderTexts
+from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, Folder, open_folder
 from fedlearn.models.model import Model, Weights, input_as
@@ -153,7 +153,8 @@ class HuggingFaceModel(Model):
         """
         if self.sha256:  # compared when the weights are read
             return self
-        return replace(self, sha256=_hash(self.folder, default_cache(os.environ)))
+        known = PINNED_WEIGHTS.get(self.folder)
+        return replace(self, sha256=known or _hash(self.folder, default_cache(os.environ)))
 
     def weights(self, cache: Path) -> Weights:
         """All weights of the folder, by the names of our stages.

@@ -28,15 +28,11 @@ def run(out: Path, *words: str) -> dict[str, Any]:
     return found
 
 
-def of_model(folder: Path) -> tuple[str, str]:
-    return f"model.folder={folder}", f"scenario.tokenizer.folder={folder}"
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("text_cache")
 def test_legal_drafting__runs_with_a_tiny_model_under_noise_of_21_sites(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "tiny")
-    found = run(tmp_path / "run", "experiment=legal_drafting", *of_model(folder), "rounds=2",
+    found = run(tmp_path / "run", "experiment=legal_drafting", f"model.folder={folder}", "rounds=2",
                 "training.lora_stages=2", "scenario.tokenizer.max_length=32")  # fmt: skip
     assert found["status"] == "finished"
     sites = found["data"]["sites"].values()
@@ -68,7 +64,7 @@ def test_own_conversations__train_as_data_check_says_and_are_learned(
     report = check(path)
     assert not report.problems
     folder = tiny_model(tmp_path / "tiny", kind)
-    words = (*report.settings, *of_model(folder), "training.finetune=lora", "privacy=none",
+    words = (*report.settings, f"model.folder={folder}", "training.finetune=lora", "privacy=none",
              "training.learning_rate=0.5", "training.sample_rate=0.5",
              "scenario.tokenizer.max_length=64", "evaluate_every=19")  # fmt: skip
     short, long = (
@@ -91,7 +87,7 @@ def test_answering__experiments_have_labels_in_words_and_run(
     tmp_path: Path, experiment: str, answers: set[str]
 ) -> None:
     folder = tiny_model(tmp_path / "tiny")
-    words = (f"experiment={experiment}", *of_model(folder), "scenario.limit=400", "rounds=1",
+    words = (f"experiment={experiment}", f"model.folder={folder}", "scenario.limit=400", "rounds=1",
              "training.lora_stages=1", "scenario.tokenizer.max_length=96",
              "training.nominal_records=60")  # fmt: skip
     config = compose(list(words))

@@ -61,7 +61,7 @@ class Answering(Scenario):
 
     kind: Literal["answering"] = "answering"
     tells = "nothing"
-    of: Literal["codes", "news"]
+    of: Literal["codes", "news"] = "codes"
     limit: Natural = 0
     """For a quick try: so many records, drawn; 0: all."""
     test_fraction: Probability = 0.25

@@ -15,10 +15,13 @@ from typing import Any, Final
 
 from fedlearn.core.errors import ConfigError, collected, refuse
 from fedlearn.core.files import possible
-from fedlearn.data.datasets.smollm2 import SMOLLM2, smollm2_folder
+from fedlearn.data.datasets.smollm2 import SMOLLM2, WEIGHTS_SHA256, smollm2_folder
 
 PINNED: Final[Mapping[str, Callable[[Path], Path]]] = MappingProxyType({SMOLLM2: smollm2_folder})
 """Public models that are fetched by name, and what makes their folder out of a cache."""
+
+PINNED_WEIGHTS: Final[Mapping[str, str]] = MappingProxyType({SMOLLM2: WEIGHTS_SHA256})
+"""The hash of the weights of each, which is known before anything is fetched."""
 
 TOKENIZER: Final = "tokenizer.json"
 _ABOUT, _SETTINGS, _TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"

@@ -18,6 +18,7 @@ from fedlearn import models
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of, to_vector
+from fedlearn.data.datasets.archives import nothing_brought
 from fedlearn.models import Finetune, Learner
 from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.tasks import ClassificationTask, LanguageTask, Task, TextInput
@@ -292,3 +293,13 @@ def test_weights__of_another_model_are_refused(
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ConfigError, match=problem):
         learner(folder)
+
+
+def test_pinned__of_a_model_by_name_needs_nothing_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLEARN_CACHE", str(tmp_path))
+    with nothing_brought():
+        pinned = HuggingFaceModel(folder="smollm2-135m").pinned()
+    assert len(pinned.sha256) == 64
+    assert list(tmp_path.iterdir()) == []
