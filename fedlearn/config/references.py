@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 
 _KEY: Final = r"(\w+(?:\.\w+)*)"
-_INNERMOST: Final = re.compile(rf"\$\{{(?:{_KEY}|oc\.select:{_KEY},([\w.+-]+))\}}", re.ASCII)
+_INNERMOST: Final = re.compile(rf"\$\{{(?:{_KEY}|oc\.select:{_KEY},([\w.+-]+|\[\]))\}}", re.ASCII)
 _NUMBER: Final = re.compile(r"(?:0|[1-9]\d{0,14})(?:\.\d{1,15})?", re.ASCII)
 _WORD: Final = re.compile(r"[a-z]+", re.ASCII)
 _OTHER_THAN_TEXT: Final = frozenset({"true", "false", "null", "nan", "inf"})
@@ -62,12 +62,28 @@ def _value_at(key: str, default: str | None, tree: Tree, depth: int) -> Any:
             raise OtherReferenceError(key)
     if isinstance(node, str) and "${" in node:
         node = _read(node, tree, depth + 1)
-    if node is None or node == "???" or isinstance(node, dict | list):
+    if isinstance(node, list):
+        return _plain(node)
+    if node is None or node == "???" or isinstance(node, dict):
         raise OtherReferenceError(key)
     return node
 
 
-def _constant(text: str) -> str | int | float:
+def _plain(items: list[Any]) -> list[Any]:
+    """A list of texts and numbers that stand for themselves."""
+    for one in items:
+        if not isinstance(one, str | int | float) or (isinstance(one, str) and _says_more(one)):
+            raise OtherReferenceError(str(one))
+    return [*items]
+
+
+def _says_more(text: str) -> bool:
+    return "$" in text or "\\" in text or text == "???"
+
+
+def _constant(text: str) -> str | int | float | list[Any]:
+    if text == "[]":
+        return []
     if _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
     if _WORD.fullmatch(text) and text not in _OTHER_THAN_TEXT:

@@ -18,8 +18,8 @@ NAMES = ["a", "b", "c", "d"]
 keys = st.one_of(
     st.sampled_from([*NAMES, "d.a", "d.b", "d.none", "none", "d.${a}", "${b}.a", "d.${c}.a", ".a"]),
 )
-defaults = st.sampled_from(["0", "1", "0.5", "12.25", "sgd", "full", "1e-3", "true", "null", "-1",
-                            "007", "1_000", "Word", "''", "a b", "inf", ""])  # fmt: skip
+defaults = st.sampled_from(["0", "1", "0.5", "12.25", "sgd", "full", "1e-3", "true", "null", "-1", "007",
+                            "1_000", "Word", "''", "a b", "inf", "", "[]", "[a]"])  # fmt: skip
 references = st.one_of(
     keys.map(lambda key: f"${{{key}}}"),
     st.builds(lambda key, default: f"${{oc.select:{key},{default}}}", keys, defaults),
@@ -32,7 +32,7 @@ texts = st.one_of(
     st.sampled_from(["a", "b", "???", "${", "$", "${a", "${oc.env:HOME}", "a}", "x y"]),
 )
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(0, 9))
-leaves = st.one_of(texts, scalars, st.just([]))
+leaves = st.one_of(texts, scalars, st.lists(st.one_of(texts, scalars), max_size=2))
 mappings = st.dictionaries(st.sampled_from(NAMES), leaves, max_size=3)
 trees = st.dictionaries(st.sampled_from(NAMES), st.one_of(leaves, mappings), min_size=1)
 
