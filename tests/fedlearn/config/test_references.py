@@ -19,7 +19,8 @@ keys = st.one_of(
     st.sampled_from([*NAMES, "d.a", "d.b", "d.none", "none", "d.${a}", "${b}.a", "d.${c}.a", ".a"]),
 )
 defaults = st.sampled_from(["0", "1", "0.5", "12.25", "sgd", "full", "1e-3", "true", "null", "-1",
-                            "007", "1_000", "Word", "''", "a b", "inf", "", "[]", "[a]"])  # fmt: skip
+                            "007", "1_000", "Word", "''", "a b", "inf", "", "[]",
+                            "[a]"])  # fmt: skip
 references = st.one_of(
     keys.map(lambda key: f"${{{key}}}"),
     st.builds(lambda key, default: f"${{oc.select:{key},{default}}}", keys, defaults),
