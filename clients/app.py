@@ -132,9 +132,8 @@ def join(message: Message, context: Context) -> Message:
     def joined(config: RunConfig, owner: Owner) -> RecordDict:
         with joining.unless_refused(context):
             accepted = joining.join(message, context, config, owner)
-            invitation = flower.read_invitation(message)
-            share = groups.opening(invitation, context, config, owner)
-        return flower.accepted_reply(accepted, share)
+            groups.take_commitments(flower.read_invitation(message), context, config, owner)
+        return flower.accepted_reply(accepted)
 
     return _guarded(message, context, joined)
 
@@ -143,6 +142,18 @@ def join(message: Message, context: Context) -> Message:
 def describe(message: Message, context: Context) -> Message:
     """What this site's records look like, to those with whom it has joined a run."""
     return _answer(message, context, _describe)
+
+
+@app.query("open")
+def open_share(message: Message, context: Context) -> Message:
+    """This site's share of common randomness, under the list that it has joined."""
+    return _answer(message, context, _open)
+
+
+@app.query("draw")
+def draw(message: Message, context: Context) -> Message:
+    """Take in the shares of all sites, from which groups follow; answers nothing."""
+    return _answer(message, context, _draw)
 
 
 @app.query("afford")
@@ -197,7 +208,6 @@ def evaluate_round(message: Message, context: Context) -> Message:
 
 
 def _describe(message: Message, context: Context, site: Site) -> RecordDict:
-    groups.take_seed(message, context, site.config)
     if site.config.privacy.unit != "none" and site.owner.ledger.exists():
         site.ledger().close()  # a ledger that is altered, or another's, ends it here
     counted = site.owner.deployed is None or site.config.privacy.unit == "none"
@@ -212,6 +222,15 @@ def _describe(message: Message, context: Context, site: Site) -> RecordDict:
             device=site.device.type,
         )
     )
+
+
+def _open(message: Message, context: Context, site: Site) -> RecordDict:
+    return flower.opening_reply(groups.opening(context, site.config, site.owner))
+
+
+def _draw(message: Message, context: Context, site: Site) -> RecordDict:
+    groups.take_seed(message, context, site.config)
+    return RecordDict()
 
 
 def _reported_hash(context: Context, site: Site) -> str:

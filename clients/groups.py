@@ -34,47 +34,67 @@ def commitment(context: Context, config: RunConfig, name: str) -> str:
     """What the site is committed to, always the same; empty where a run has no groups.
 
     Where a start goes on without some sites, before anything was asked that costs, a share that
-    was opened is known to others: the site commits itself to a new one.
+    was opened is known to others: the site commits itself to a new one. One that was not is kept.
     """
     if config.robust.group_size is None:
         return ""
     stored = config_record(context.state, _STATE)
     joined = config_record(context.state, "joined")
-    if stored is None or ("commitments" in stored and joined and not joined["begun"]):
+    if stored is None or ("opened" in stored and joined and not joined["begun"]):
         stored = ConfigRecord({"share": common.new_share(), "without": list[str]()})
         context.state[_STATE] = stored
     return common.commitment(name, _bytes(stored, "share"))
 
 
-def opening(
+def take_commitments(
     invitation: Invitation, context: Context, config: RunConfig, owner: Owner
-) -> common.OpenedShare | None:
-    """The site's share, once it has seen what all on the roster are committed to.
+) -> None:
+    """Take in what all on the roster are committed to; no share is opened yet.
 
     One share is opened under one list: the same shares under ever shorter lists would let a
-    coordinator that knows them try which list brings a site among whom it likes.
+    coordinator that knows them try which list brings a site among whom it likes. Until it is
+    opened nobody knows it, and the list may become shorter.
 
     Raises:
         ProtocolError: its own commitment, or that of somebody on the roster, is not there; or the
             share was opened under another list.
-        PrivacyError: it was opened too often for nothing.
     """
     if config.robust.group_size is None:
-        return None
+        return
     stored, listed = _stored(context, "join"), dict(invitation.commitments)
     if listed.keys() != roster_of(invitation.roster).sites().keys():
         raise ProtocolError(SERVER, "join", "the commitments are not those of the roster")
-    share, run_id = _bytes(stored, "share"), bytes.fromhex(invitation.run_id)
-    try:
-        found = common.opened(identity_of(context), owner.name, share, run_id, listed)
-    except ValueError as error:
-        raise ProtocolError(SERVER, "join", str(error)) from None
-    shown, before = json.dumps(listed), stored.get("commitments")
-    if before is None:
-        openings.count(owner)
-    elif before != shown:  # to the same question the same answer, and to another none
+    if listed[owner.name] != common.commitment(owner.name, _bytes(stored, "share")):
+        raise ProtocolError(SERVER, "join", f"{owner.name} is not committed to its own share")
+    shown = json.dumps(listed)
+    if "opened" in stored and stored["commitments"] != shown:
         raise ProtocolError(SERVER, "join", "the share was opened under another list")
     stored["commitments"] = shown
+
+
+def opening(context: Context, config: RunConfig, owner: Owner) -> common.OpenedShare:
+    """The site's share, under the list that it has joined: to the same question the same answer.
+
+    It is the last thing that a start asks for. By then every site has joined, its records have the
+    form of the others' and its ledger is in order: so one that fails in any of that, by mistake or
+    on purpose, costs nobody an opening.
+
+    Raises:
+        ProtocolError: there are no shares in this run, or none was asked for yet.
+        PrivacyError: it was opened too often for nothing.
+    """
+    if config.robust.group_size is None:
+        raise ProtocolError(SERVER, "open", "this run has no groups")
+    stored, joined = _stored(context, "open"), joined_run(context, "open")
+    share, run_id = _bytes(stored, "share"), _bytes(joined, "run-id")
+    try:
+        listed = json.loads(str(stored["commitments"]))
+        found = common.opened(identity_of(context), owner.name, share, run_id, listed)
+    except (ValueError, KeyError) as error:
+        raise ProtocolError(SERVER, "open", str(error)) from None
+    if "opened" not in stored:
+        openings.count(owner)
+    stored["opened"] = True
     return found
 
 
@@ -82,18 +102,18 @@ def take_seed(message: Message, context: Context, config: RunConfig) -> None:
     """Keep what the shares of all sites together give; it stays the same for the whole run.
 
     Raises:
-        ProtocolError: they are not what all sites were committed to.
+        ProtocolError: they are not what all sites were committed to, or the run has none.
     """
     if config.robust.group_size is None:
-        return
-    stored, shown = _stored(context, "describe"), flower.read_openings(message)
-    joined = joined_run(context, "describe")
+        raise ProtocolError(SERVER, "draw", "this run has no groups")
+    stored, shown = _stored(context, "draw"), flower.read_openings(message)
+    joined = joined_run(context, "draw")
     sites, run_id = roster_of(str(joined["roster"])).sites(), _bytes(joined, "run-id")
     try:
         listed = json.loads(str(stored["commitments"]))
         stored["seed"] = common.seed_of(shown.shares, run_id, listed, sites)
     except (ValueError, KeyError) as error:
-        raise ProtocolError(SERVER, "describe", str(error)) from None
+        raise ProtocolError(SERVER, "draw", str(error)) from None
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.rounds import Invitation, Refusal
 from fedlearn.secagg.keys import is_usable
 
-_BEFORE: Final = frozenset({flower.DESCRIBE, flower.RECEIPT})
+_BEFORE: Final = frozenset({flower.DESCRIBE, flower.RECEIPT, flower.OPEN})
 """What is asked while it is not settled yet who takes part."""
 
 

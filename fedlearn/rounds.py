@@ -85,7 +85,7 @@ class Invitation:
 
 @dataclass(frozen=True, kw_only=True)
 class Openings:
-    """The shares of common randomness of all sites, by name; they come with `describe`."""
+    """The shares of common randomness of all sites, by name; they come with `draw`."""
 
     shares: Mapping[str, OpenedShare]
 

@@ -36,7 +36,7 @@ from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.aside import FailingSitesError, Invited, check, failing_in
 from server.driver import SecAggDriver
-from server.joining import Joining, Keys, join
+from server.joining import Joining, Keys, draw_groups, join
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed
 from server.secagg import DRIVERS
@@ -84,7 +84,8 @@ def enrol(
     A site hears the terms first, tells of its records last, and is not invited unless it takes
     part. Sites that cannot take part are set aside where that is allowed (`server.aside`), and the
     others are invited once more, to a run without them. Where runs are paid for and receipts are
-    kept, each site has then signed what its ledger holds.
+    kept, each site has then signed what its ledger holds. Where sums are of groups, all open their
+    shares of common randomness once nothing else can fail.
 
     Raises:
         ConfigError, DataError, PrivacyError: what the sites refused, all together.
@@ -101,13 +102,16 @@ def enrol(
         try:
             joining = Joining(sites, config, run_id, identity, _offer(config, identity), admission)
             keys = join(joining, asked.hellos)
-            described = _described(sites, keys, admission)
+            described = _described(sites, admission)
             found = _start_model(config, sites, keys, described, asked.aside)
             found = _signed(found, config, run_id, admission)
             deployed = admission.identity is not None
-            return replace(found, public=PublicRecords.of(config, found.task, deployed=deployed))
+            public = PublicRecords.of(config, found.task, deployed=deployed)
+            # Last of all: what a site opens counts at home, whatever fails afterwards.
+            drawn = draw_groups(sites, config, run_id, keys)
+            return replace(found, public=public, keys=drawn)
         except FailingSitesError as failing:
-            # Invited for another hello as well: what they were committed to is known by now.
+            # Invited for another hello as well: what they were committed to may be known by now.
             asked = asked.without(failing, config, admission)
             named, aside = dict(asked.node_of), asked.aside
 
@@ -186,7 +190,7 @@ def _sites_of(grid: Grid, admission: Admission) -> list[int]:
     return sorted(node for node in grid.get_node_ids() if node != second)
 
 
-def _described(grid: SiteGrid, keys: Keys, admission: Admission) -> dict[str, Description]:
+def _described(grid: SiteGrid, admission: Admission) -> dict[str, Description]:
     """What the sites' records look like: alike everywhere.
 
     Raises:
@@ -194,8 +198,7 @@ def _described(grid: SiteGrid, keys: Keys, admission: Admission) -> dict[str, De
             form than those of most sites.
         DataError: they are of different forms, none of which most sites have.
     """
-    question = flower.openings_request(keys.openings)
-    replies = grid.ask(flower.DESCRIBE, question, grid.sites, flower.read_description)
+    replies = grid.ask(flower.DESCRIBE, RecordDict(), grid.sites, flower.read_description)
     check(replies, "describe")
     found = {
         site: flower.read_description(reply.content) for site, reply in replies.answers.items()

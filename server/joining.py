@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.agreement import draw_of
+from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.config.study import sign_run
 from fedlearn.core.errors import ProtocolError, UnauthenticatedError
@@ -33,6 +35,8 @@ from server.aside import FailingSitesError, check
 from server.helper import RemoteHelper, SecondServer, hello_of, wait_for
 from server.helper import join as join_helper
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
@@ -40,8 +44,8 @@ class Keys:
 
     publics: Mapping[str, bytes]
     helper: SecondServer | None = None
-    openings: Openings | None = None
-    """The sites' shares of common randomness, where the run needs it."""
+    commitments: Mapping[str, str] = field(default_factory=dict)
+    """Those of all sites to their shares of common randomness, where the run needs it."""
     draw: Draw | None = None
     """The groups of every round, which follow from that; None: all sites are summed together."""
 
@@ -99,11 +103,10 @@ def join(run: Joining, hellos: Mapping[str, Hello]) -> Keys:
             signature=run.signature(helper.public),
             vouched=helper.vouched.hex() if isinstance(helper, RemoteHelper) else "",
         )
-    accepted, openings = _invite(grid, invitation)
+    accepted = _invite(grid, invitation)
     if offer:
         grid.sealing = Sealing(_channels(offer, publics, accepted), largest)
-    draw = _draw(config, publics, invitation, openings)
-    return Keys(publics=publics, helper=helper, openings=openings if draw else None, draw=draw)
+    return Keys(publics=publics, helper=helper, commitments=invitation.commitments)
 
 
 def _second(
@@ -128,22 +131,41 @@ def _is_there(grid: Grid, node: int) -> bool:
     return node in grid.get_node_ids()
 
 
-def _draw(
-    config: RunConfig, publics: Mapping[str, bytes], invitation: Invitation, openings: Openings
-) -> Draw | None:
-    """The groups of every round, where sums are of groups.
+def draw_groups(grid: SiteGrid, config: RunConfig, run_id: bytes, keys: Keys) -> Keys:
+    """The same keys with the groups of every round, where sums are of groups.
+
+    All sites open their shares, the last thing that a start asks for, and each is given all of
+    them. Who does not take them sits out the rounds; the others have opened theirs for good.
 
     Raises:
+        ConfigError: the rule needs more sites; nothing is opened for that.
         FailingSitesError: sites have not opened the share that they were committed to.
     """
     if config.robust.group_size is None:
-        return None
-    run_id, listed = bytes.fromhex(invitation.run_id), invitation.commitments
-    if found := faults(openings.shares, run_id, listed, publics):
+        return keys
+    config.robust.check(cohort_size(config.strategy, len(grid.sites)))
+    replies = grid.ask(flower.OPEN, RecordDict(), grid.sites, flower.read_opening)
+    check(replies, "open")
+    shares = {s: flower.read_opening(reply.content) for s, reply in replies.answers.items()}
+    listed, publics = keys.commitments, keys.publics
+    if found := faults(shares, run_id, listed, publics):
         reasons = {site: [reason] for site, reason in found.items()}
-        error = ProtocolError("", "join", "; ".join(f"{s} {one}" for s, one in found.items()))
+        error = ProtocolError("", "open", "; ".join(f"{s} {one}" for s, one in found.items()))
         raise FailingSitesError(reasons, error)
-    return draw_of(config, publics, seed_of(openings.shares, run_id, listed, publics))
+    _give(grid, Openings(shares=shares))
+    return replace(keys, draw=draw_of(config, publics, seed_of(shares, run_id, listed, publics)))
+
+
+def _give(grid: SiteGrid, openings: Openings) -> None:
+    """Show all shares to all sites; a second time to those that did not take them."""
+    missing = dict.fromkeys(grid.sites, "")
+    for _ in range(2):
+        taken = grid.ask(flower.DRAW, flower.openings_request(openings), list(missing))
+        missing = {one.site: one.reason for one in taken.refusals} | taken.failures
+        if not missing:
+            return
+    for site, reason in missing.items():
+        log.warning("%s does not know its groups, and sits the rounds out: %s", site, reason)
 
 
 def _channels(
@@ -165,8 +187,8 @@ def _roster(config: RunConfig, publics: Mapping[str, bytes], identity: Identity)
     return Roster.of_run(federation, publics, identity)
 
 
-def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openings]:
-    """What the sites answer: their halves of the set-up of channels, and their shares."""
+def _invite(grid: SiteGrid, value: Invitation) -> dict[str, bytes]:
+    """What the sites answer: their halves of the set-up of channels."""
     replies = grid.exchange(
         (
             Message(
@@ -174,12 +196,11 @@ def _invite(grid: SiteGrid, value: Invitation) -> tuple[dict[str, bytes], Openin
             )
             for site in grid.sites
         ),
-        flower.read_opening,
+        _accepted,
     )
     check(replies, "join")
-    accepted, shares = {}, {}
-    for site, reply in replies.answers.items():
-        accepted[site] = read_small_bytes(reply.content, "accepted") or b""
-        if opening := flower.read_opening(reply.content):
-            shares[site] = opening
-    return accepted, Openings(shares=shares)
+    return {site: _accepted(reply.content) for site, reply in replies.answers.items()}
+
+
+def _accepted(content: RecordDict) -> bytes:
+    return read_small_bytes(content, "accepted") or b""

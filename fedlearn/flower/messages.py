@@ -56,6 +56,8 @@ JOIN = "query.join"
 DESCRIBE = "query.describe"
 AFFORD = "query.afford"
 RECEIPT = "query.receipt"
+OPEN = "query.open"
+DRAW = "query.draw"
 SCREEN = "query.screen"
 COMPARE = "query.compare"
 HELP = "query.help"
@@ -76,6 +78,8 @@ MESSAGE_KINDS = {
     HELP: 10,
     SCREEN: 11,
     COMPARE: 12,
+    OPEN: 13,
+    DRAW: 14,
 }
 """The number of a message type inside a sealed message's header."""
 
@@ -189,16 +193,14 @@ def round_messages(
     return messages
 
 
-def openings_request(openings: Openings | None) -> RecordDict:
-    """The content of a `describe` message: the shares of common randomness, where there are any."""
-    if openings is None:
-        return RecordDict()
+def openings_request(openings: Openings) -> RecordDict:
+    """The content of a `draw` message: the shares of common randomness of all sites."""
     return RecordDict({"openings": ConfigRecord({"json": encode(openings)})})
 
 
 @_checked
 def read_openings(message: Message) -> Openings:
-    """The shares in a `describe` message; ProtocolError where there are none."""
+    """The shares in a `draw` message; ProtocolError where there are none."""
     return decode(Openings, str(message.content.config_records["openings"]["json"]))
 
 
@@ -315,18 +317,19 @@ def read_hello(content: RecordDict) -> Hello:
     return decode(Hello, str(content.config_records["hello"]["json"]))
 
 
-def accepted_reply(accepted: bytes, opening: OpenedShare | None) -> RecordDict:
-    """A site's answer to an invitation: its half of the set-up of a channel, and its share."""
-    content = small_bytes("accepted", accepted)
-    if opening is not None:
-        content["opening"] = ConfigRecord({"json": encode(opening)})
-    return content
+def accepted_reply(accepted: bytes) -> RecordDict:
+    """A site's answer to an invitation: its half of the set-up of a channel."""
+    return small_bytes("accepted", accepted)
 
 
-def read_opening(content: RecordDict) -> OpenedShare | None:
-    """The share in an answer to an invitation, if there is one."""
-    record = config_record(content, "opening")
-    return None if record is None else decode(OpenedShare, str(record["json"]))
+def opening_reply(opening: OpenedShare) -> RecordDict:
+    """A site's share of common randomness."""
+    return RecordDict({"opening": ConfigRecord({"json": encode(opening)})})
+
+
+def read_opening(content: RecordDict) -> OpenedShare:
+    """The inverse of `opening_reply`."""
+    return decode(OpenedShare, str(content.config_records["opening"]["json"]))
 
 
 def description_reply(description: Description) -> RecordDict:

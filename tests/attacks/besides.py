@@ -204,10 +204,8 @@ def _shares(data: bytes, folder: Path) -> bytes:
     """What a coordinator makes of the share in a site's answer, beside those of the others."""
     opening = flower.read_opening(private.content_from_bytes(data))
     asked = recorded(folder, grouped)
-    openings = flower.read_openings(_message(asked.asked["describe"], "describe"))
+    openings = flower.read_openings(_message(asked.asked["draw"], "draw"))
     invitation = flower.read_invitation(_message(asked.asked["join"], "join"))
-    if opening is None:
-        raise ValueError
     shares = {**openings.shares, SITES[0]: opening}
     sites = Roster.from_json(invitation.roster).sites()
     return seed_of(shares, bytes.fromhex(invitation.run_id), invitation.commitments, sites)
@@ -245,9 +243,9 @@ BESIDES = [
         lambda data, _: proofs.helper().judge(proofs.PARAMS, data), _WRONG,
     ),
     Parser("verdicts on proofs", lambda _: _judged()[2], _verdicts, _WRONG),
-    *(to_site(kind, grouped) for kind in ("hello", "join", "describe", "train")),
+    *(to_site(kind, grouped) for kind in ("hello", "join", "open", "draw", "train")),
     Parser(
-        "share of randomness", lambda folder: recorded(folder, grouped).answered["join"], _shares,
+        "share of randomness", lambda folder: recorded(folder, grouped).answered["open"], _shares,
         UNREADABLE,
     ),
     *(to_site(kind, screened) for kind in ("screen", "compare")),

@@ -122,7 +122,7 @@ def test_site__takes_no_groups_that_do_not_follow_from_what_all_were_committed_t
             listed = {**invitation.commitments, other: commitment(other, new_share())}
             content = flower.invitation(replace(invitation, commitments=listed))
             return private.with_content(message, content)
-        if kind != "describe" or lie == "commitment":
+        if kind != "draw" or lie == "commitment":
             return message
         shares = dict(flower.read_openings(message).shares)
         if lie == "another":
@@ -131,17 +131,26 @@ def test_site__takes_no_groups_that_do_not_follow_from_what_all_were_committed_t
             shares[other] = replace(shares[other], signature=shares[victim].signature)
         if lie == "fewer":
             del shares[other]
-        request = flower.openings_request(None if lie == "missing" else Openings(shares=shares))
-        return private.with_content(message, request)
+        request = flower.openings_request(Openings(shares=shares))
+        return private.with_content(message, RecordDict() if lie == "missing" else request)
 
     lab = Lab.make(tmp_path, *STUDY, "transport=plain", policy=CLEAR, sites=NINE)
     lab.on_request = told
     caplog.set_level("INFO")
-    with pytest.raises(ProtocolError) as caught:
-        lab.federate()
-    # An honest coordinator finds itself what a relay has shown to one site alone.
-    assert WRONG[lie] in caplog.text + str(caught.value)
-    assert not lab.opened()
+    if lie == "commitment":  # which the share is opened under
+        with pytest.raises(ProtocolError, match=WRONG[lie]):
+            lab.federate()
+        return
+    federation = lab.federate()
+    # It takes part in no group, and the others in those that they all know.
+    assert WRONG[lie] in caplog.text
+    assert federation.draw is not None
+    group = federation.draw.group_of(victim, 1)
+    entry = federation.run_round(1)
+    assert entry.clients.replied == 6
+    assert "came before all shares were opened" in caplog.text
+    assert victim in entry.clients.dropped
+    assert {lab.spent_at(site) for site in group} == {0}
 
 
 @pytest.mark.slow

@@ -314,4 +314,4 @@ def test_two_liars__that_leave_too_few_proofs_end_the_run_and_are_named(
     proving_what_is_not_so(monkeypatch)
     assert main(["simulate", *words, f"out={tmp_path / 'run'}"]) == 4
     shown = " ".join(capsys.readouterr().err.split())
-    assert f"2 sites are left; needed: 3; {LIAR}: its proof does not hold" in shown
+    assert f"2 sites are left; needed: 3 of 3; {LIAR}: its proof does not hold" in shown

@@ -28,9 +28,9 @@ from fedlearn.rounds import Hello
 from server.admission import SIMULATED
 from server.aside import FailingSitesError
 from server.deployment import composed
-from server.enrol import _described, _greeted
+from server.enrol import _greeted
 from server.federation import Federation
-from server.joining import Joining, join
+from server.joining import Joining, draw_groups, join
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab
 from tests.effort import slow_but
@@ -198,6 +198,7 @@ TEN = (*SITES, "elder", "fir", "gum", "hazel", "iroko", "juniper")
         ("hello", partial(greeting, commitment="")),
         ("hello", partial(greeting, commitment="00" * 32)),
         ("describe", SILENT),
+        ("open", SILENT),
     ],
 )
 def test_groups__of_the_sites_that_are_left_are_drawn_from_shares_that_nobody_knew(
@@ -217,8 +218,8 @@ def test_groups__of_the_sites_that_are_left_are_drawn_from_shares_that_nobody_kn
     assert federation.grid.sites == left
     assert federation.enrolment.keys.draw is not None
     assert sorted(federation.enrolment.keys.draw.names) == left
-    if step == "describe":  # all shares were open by then
-        assert all(len(shown[site]) == 2 for site in left)
+    # Where all shares were open by then each site has another; else nobody knows it yet.
+    assert {len(shown[site]) for site in left} == {2 if step == "open" else 1}
     assert federation.run_round(1).clients.replied == len(left)
 
 
@@ -310,11 +311,12 @@ def test_invitation__to_fewer_is_refused_once_the_run_has_begun(tmp_path: Path) 
     assert sorted(failing.value.reasons) == LEFT
 
 
-@pytest.mark.parametrize("described", slow_but(lambda known: not known, [False, True]))
+@pytest.mark.parametrize("drawn", slow_but(lambda known: not known, [False, True]))
 def test_share__is_opened_under_one_list_and_a_refusal_leaves_that_as_it_was(
-    tmp_path: Path, described: bool
+    tmp_path: Path, drawn: bool
 ) -> None:
-    """Who knows all shares could try lists until one brings a site among whom it likes."""
+    """Who knows all shares could try lists until one brings a site among whom it likes. Once a site
+    knows its groups there is no other list at all."""
     lab, left = made(tmp_path, "robust=groups", "rounds=4", sites=TEN), list(TEN[:-1])
     admission = replace(lab.admission(), seconds=0.2)
     named = {site: node for node, site in admission.nodes.items()}
@@ -325,8 +327,10 @@ def test_share__is_opened_under_one_list_and_a_refusal_leaves_that_as_it_was(
         grid.sealing, grid.node_of = None, {site: named[site] for site in sites}
         run = Joining(grid, lab.config, RUN_ID, lab.identity, RecordDict(), SIMULATED)
         keys = join(run, {site: hellos[site] for site in sites})
-        if described:
-            _described(grid, keys, admission)
+        if drawn:
+            draw_groups(grid, lab.config, RUN_ID, keys)
+        else:
+            assert len(grid.ask(flower.OPEN, RecordDict(), sites).answers) == len(sites)
 
     invited(list(TEN))
     before = [private.content_to_bytes(context.state) for context in lab.contexts.values()]
@@ -337,7 +341,55 @@ def test_share__is_opened_under_one_list_and_a_refusal_leaves_that_as_it_was(
     counted = [lab.world.ledger(site).with_suffix(".openings") for site in TEN]
     assert [path.read_text() for path in counted] == ["1"] * len(TEN)
     hellos = _greeted(grid, lab.config, lab.identity, admission, ()).hellos
-    invited(left)  # with new shares, which nobody knew
+    if not drawn:
+        invited(left)  # with new shares, which nobody knew
+        return
+    with pytest.raises(FailingSitesError) as failing:
+        invited(left)
+    assert sorted(failing.value.reasons) == sorted(left)
+
+
+@pytest.mark.parametrize("step", slow_but("describe".__eq__, ["hello", "join", "describe"]))
+def test_site__that_fails_before_shares_are_opened_uses_up_no_opening_of_the_others(
+    tmp_path: Path, step: str
+) -> None:
+    """One that did so in four starts, or four in one, kept all others out of groups: they open no
+    more than eight shares without a round."""
+    lab = made(tmp_path, "robust=groups", "rounds=4", sites=TEN)
+    lab.on_reply = lambda kind, site, reply: None if (kind, site) == (step, BROKEN) else reply
+    assert len(started(lab).enrolment.declined) == 1
+    counted = {site: lab.world.ledger(site).with_suffix(".openings") for site in TEN}
+    opened = {site: path.read_text() for site, path in counted.items() if path.exists()}
+    assert opened == {site: "1" for site in TEN if site != BROKEN}
+
+
+@pytest.mark.slow
+def test_site__that_does_not_open_its_share_costs_each_of_the_others_one(tmp_path: Path) -> None:
+    """That nobody can tell from a coordinator that does not like what it would get; it is named."""
+    lab = made(tmp_path, "robust=groups", "rounds=4", sites=TEN)
+    lab.on_reply = lambda kind, site, reply: None if (kind, site) == ("open", BROKEN) else reply
+    federation = started(lab)
+    (reason,) = federation.enrolment.declined
+    assert reason.startswith(f"site {BROKEN}: ")
+    counted = {site: lab.world.ledger(site).with_suffix(".openings") for site in TEN}
+    assert {path.read_text() for site, path in counted.items() if site != BROKEN} == {"2"}
+
+
+@pytest.mark.slow
+def test_site__that_knows_no_groups_sits_the_rounds_out_and_ends_no_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was shown all shares twice, and answered neither time: all others have opened theirs."""
+    lab = made(tmp_path, "robust=groups", "rounds=4", sites=TEN)
+    lab.on_request = lambda kind, site, message: (
+        None if (kind, site) == ("draw", BROKEN) else message
+    )
+    federation = started(lab)
+    assert f"{BROKEN} does not know its groups" in caplog.text
+    assert federation.grid.sites == [*TEN]
+    assert federation.run_round(1).clients.replied >= 6
+    counted = {site: lab.world.ledger(site).with_suffix(".openings") for site in TEN}
+    assert {path.read_text() for path in counted.values() if path.exists()} == {"1"}
 
 
 def test_invitation__of_another_coordinator_is_refused_before_the_run_begins(
