@@ -54,6 +54,8 @@ class Policy:
     columns by which test sums may be told apart (None: any in a simulation, else none; one that
     is dropped or identifies people never), and `smallest_group` the test records of a group
     whose exact sum is shown.
+    `smallest_class` is how many training records of a class there are at the least where tables are
+    compared by exact sums (of fewer they are those of nobody).
     `on_findings` is what follows where screening finds a unit or labels to be wrong: the owner is
     warned, or the site takes no part in the run as well; `known_findings` are the columns, and
     `label`, that the owner has looked at and finds right.
@@ -75,6 +77,7 @@ class Policy:
     min_test_records: Count = 10
     group_columns: tuple[Name, ...] | None = None
     smallest_group: Count = 10
+    smallest_class: Count = 10
     on_findings: Literal["warn", "refuse"] = "warn"
     known_findings: tuple[Name, ...] = ()
 

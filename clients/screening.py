@@ -4,8 +4,11 @@ It pays, gives where its records stand with all of its noise, and gets back the 
 What it then finds is for its owner, in the log and in `screening.json` beside the ledger, and for
 nobody else. Where the owner wants that (`policy.on_findings=refuse`), the site takes no part in the
 run: whether it does follows from what it has given, noise included, and from what the coordinator
-has sent, so that a refusal tells of no record what was not paid for. It is settled before the
-records are looked at again, and written down, so that a run that is resumed is refused as well.
+has sent, so that a refusal tells of no record what was not paid for, or shown. It is settled before
+the records are looked at again, and written down, so that a run that is resumed is refused as well.
+
+Without privacy what is given is exact. There a class of few records is given as one of none: the
+sums of one are that record.
 
 What the coordinator sends may be anything, and whether a site then refuses says on which side of it
 the site is. So a site compares once in a run: masks hide its own sums, and one answer is one bit.
@@ -96,19 +99,28 @@ def begin(
 def given(site: Site, context: Context, plan: PrivacyPlan | None, run_id: str) -> Whole:
     """The site's sums with its noise, `int64[size]`, which it remembers: they are to be told apart
     from those of the others."""
-    found = noised(site, plan.screening if plan else None)
+    paid = plan.screening if plan else None
+    found = noised(site, paid) if paid else of_many(site, exact_sums(site, None))
     context.state[_STATE] = ConfigRecord(
         {"given": found.tobytes(), "run": run_id, "compared": False, "grave": list[str]()}
     )
     return found
 
 
-def noised(site: Site, paid: EvaluationPlan | None) -> Whole:
-    """The sums as they leave the site, in steps."""
-    found = exact_sums(site, paid)
-    if paid is None:
-        return found
-    return noisy(found, paid, 1, site.noise_of_screening().stream())
+def noised(site: Site, paid: EvaluationPlan) -> Whole:
+    """The sums as they leave the site where there is something to pay, in steps."""
+    return noisy(exact_sums(site, paid), paid, 1, site.noise_of_screening().stream())
+
+
+def of_many(site: Site, exact: Whole) -> Whole:
+    """Exact sums as they leave the site: a class with fewer records than its owner shows is given
+    as one without any, and nothing else tells how many it has."""
+    policy, layout = site.owner.policy, layout_in(site)
+    if policy is None:
+        return exact
+    found = exact.reshape(len(layout.classes), layout.width).copy()
+    found[found[:, 0] < policy.smallest_class * EXACT] = 0
+    return found.reshape(-1)
 
 
 def exact_sums(site: Site, paid: EvaluationPlan | None) -> Whole:
@@ -143,9 +155,7 @@ class _Compared:
     many: int
 
     def released(self) -> list[TableFinding]:
-        """What follows from what was given and received; without noise, from the records."""
-        if self.paid is None:
-            return self.found()
+        """What follows from what was given and received."""
         return findings(self._table(self.given, noise_in(self.paid)), self._there, self._alarm)
 
     def found(self) -> list[TableFinding]:

@@ -7,7 +7,9 @@ at home; nobody else hears what it finds.
 
 from __future__ import annotations
 
-from fedlearn.screening.findings import Rows, SiteSums, TableFinding, findings
+from fedlearn.screening.choice import Rows
+from fedlearn.screening.contrast import SiteSums
+from fedlearn.screening.findings import TableFinding, findings
 from fedlearn.screening.settings import NoScreening, Screening, SumScreening
 from fedlearn.screening.sums import (
     EXACT,

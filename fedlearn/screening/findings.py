@@ -14,7 +14,7 @@ Who is wrong cannot be seen: where one site has most of the others' records, its
 whom it is compared with as well.
 
 Statistics are bilinear in both sums, so that their variance under noise of a known deviation is
-known as well. To it comes, at home, what the choice of the own records does.
+known as well. To it comes what the choice of the own records does (`fedlearn.screening.choice`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri, stdtrit
 
-from fedlearn.screening.sums import Floats, PlacedColumn, ScreeningLayout
+from fedlearn.screening.choice import Rows, log_chance, of_difference, of_mean
+from fedlearn.screening.contrast import Contrast, SiteSums
+from fedlearn.screening.sums import Floats, PlacedColumn
 
 Kind = Literal["unit", "labels", "share"]
-Rows = tuple[NDArray[np.floating], NDArray[np.int64]]
-"""Records: their features `float[n, columns]` and labels `int64[n]`."""
 
 SHIFT: Final = {"range": 0.5, "size": 0.25}
 """On the scale from -1 to 1: a quarter of the range, and one of eight decades."""
@@ -82,40 +80,18 @@ class TableFinding:
         return self.kind != "share"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SiteSums:
-    """Sums of somebody's records, `float64[classes, width]`, each with noise of this deviation."""
-
-    layout: ScreeningLayout
-    sums: Floats
-    noise: float = 0.0
-
-    @cached_property
-    def whole(self) -> Floats:
-        """Over all classes."""
-        return np.asarray(self.sums.sum(0))
-
-    @property
-    def records(self) -> float:
-        """How many there are."""
-        return float(self.whole[0])
-
-    @property
-    def variance(self) -> float:
-        """Of a number of `whole`."""
-        return self.noise**2 * len(self.sums)
-
-
 def findings(
     own: SiteSums, others: SiteSums, alarm: float, rows: Rows | None = None
 ) -> list[TableFinding]:
     """What is wrong with `own`, held against `others`.
 
-    `rows` are the records behind `own` where whoever asks has them, and it has no noise.
+    `rows` are the records behind `own` where whoever asks has them, and it has no noise. Without
+    them what is found follows from both sums alone.
 
     Guarantees: where no null hypothesis is violated there is a finding with a chance of at most
-    `alarm`, over the noise, and with `rows` over the choice of the own records as well, of units as
-    far as their means follow Student's law (docs/privacy.md says where they do not).
+    `alarm`, over the noise and the choice of the own records: with `rows`, of units as far as their
+    means follow Student's law (docs/privacy.md says where they do not); without, of labels as far
+    as columns go together no more than two by two.
     """
     if own.records <= 0 or others.records <= 0:
         return []
@@ -143,24 +119,34 @@ def _units(
             continue
         o = np.array([own.records, own.whole[part][0]])
         q = np.array([others.records, others.whole[part][0]])
+        places = values = None
+        if rows is not None:
+            places, values = column.places(rows[0][:, i]), column.values(rows[0][:, i])
         for sign, words in ((1.0, "above"), (-1.0, "below")):
+            shift = SHIFT[column.scale]
             # The difference of means, less what is allowed, times both numbers of records.
-            form = np.array([[-SHIFT[column.scale], -sign], [sign, 0.0]])
+            form = np.array([[-shift, -sign], [sign, 0.0]])
+            excess = float(o @ form @ q)
             variance = _of_form(form, o, q, own.variance, others.variance)
-            limit, values = -float(ndtri(chance)), None
-            if rows is not None:
-                limit = -float(stdtrit(max(1, len(rows[0]) - 1), chance))
-                variance += _of_mean(column.places(rows[0][:, i])) * (o[0] * q[0]) ** 2
-                values = column.values(rows[0][:, i])
-            if float(o @ form @ q) > limit * math.sqrt(variance):
+            if places is None:
+                most = sign * q[1] / q[0] + shift
+                found = _is_beyond(excess / q[0], most, o[0], variance / q[0] ** 2, chance)
+            else:
+                limit = -float(stdtrit(max(1, len(places) - 1), chance))
+                variance += of_mean(places) * (o[0] * q[0]) ** 2
+                found = excess > limit * math.sqrt(variance)
+            if found:
                 spread = math.sqrt(others.variance) / others.records
                 text = _unit_text(column, words, o[1] / o[0], q[1] / q[0], spread, values)
                 yield TableFinding(kind="unit", column=column.name, text=text)
 
 
-def _of_mean(places: Floats) -> float:
-    """The variance that the choice of records gives their mean; of a single one it is not known."""
-    return math.inf if len(places) < 2 else float(np.var(places, ddof=1)) / len(places)
+def _is_beyond(excess: float, mean: float, records: float, variance: float, chance: float) -> bool:
+    """Whether sums that are so much more than this mean allows are no chance, of the records or of
+    the noise."""
+    if excess <= 0:
+        return False
+    return log_chance(excess, mean, records, math.sqrt(variance)) < math.log(chance)
 
 
 def _of_form(form: Floats, o: Floats, q: Floats, here: float, there: float) -> float:
@@ -209,81 +195,20 @@ def _labels(
     classes = own.layout.classes
     two = len(classes) == 2
     for at in (1,) if two else range(len(classes)):
-        here, there = _Contrast.of(own, at), _Contrast.of(others, at)
+        here, there = Contrast.of(own, at), Contrast.of(others, at)
         if min(here.inside, here.outside, there.inside, there.outside) < _FEWEST:
             continue
-        variance, limit = here.variance(there), -float(ndtri(chance))
+        more, freedom = here.of_choice(there, own)
         if rows is not None:
-            more, freedom = _of_choice(own.layout, rows, at, there)
-            variance += more * (here.inside * here.outside) ** 2
-            limit = -float(stdtrit(freedom, chance))
+            more, freedom = of_difference(own.layout, rows, at, there.values)
+        variance = here.variance(there) + more * (here.inside * here.outside) ** 2
+        limit = -float(stdtrit(freedom, chance))
         if here.along(there) < -limit * math.sqrt(variance):
             swapped = f"what goes with {classes[at]} elsewhere goes with {classes[0]} here"
             mixed = f"what goes with {classes[at]} here speaks against it elsewhere"
             text = f"{swapped if two else mixed}: are labels {'swapped' if two else 'mixed up'}"
             text += ", here or at a large other site?"
             yield TableFinding(kind="labels", column="", text=text)
-
-
-@dataclass(frozen=True, eq=False)
-class _Contrast:
-    """How records of a class differ from all others, which have `among` classes.
-
-    There are `inside` and `outside`; `values` are the sums of the first times the number of the
-    second, less the other way round, and `parts` are both sums.
-    """
-
-    inside: float
-    outside: float
-    parts: tuple[Floats, Floats]
-    noise: float
-    among: int
-
-    @classmethod
-    def of(cls, table: SiteSums, at: int) -> _Contrast:
-        within, beside = table.sums[at], table.whole - table.sums[at]
-        return cls(
-            *(float(within[0]), float(beside[0])), (within[1:], beside[1:]),
-            table.noise, len(table.sums) - 1,
-        )  # fmt: skip
-
-    @cached_property
-    def values(self) -> Floats:
-        within, beside = self.parts
-        return np.asarray(self.outside * within - self.inside * beside)
-
-    def along(self, other: _Contrast) -> float:
-        """The inner product."""
-        return float(self.values @ other.values)
-
-    def variance(self, other: _Contrast) -> float:
-        """Of `along`, by the noise of both sides."""
-        both = self._spread * other._spread * self.values.size
-        return self._moved(other.values) + other._moved(self.values) + both
-
-    @property
-    def _spread(self) -> float:
-        """Variance of one of the `values`, but for the noise of the numbers of records."""
-        return self.noise**2 * (self.outside**2 + self.among * self.inside**2)
-
-    def _moved(self, along: Floats) -> float:
-        """Variance of `values` along a vector, by the noise of this side."""
-        within, beside = (float(part @ along) for part in self.parts)
-        of_numbers = self.noise**2 * (beside**2 + self.among * within**2)
-        return self._spread * float(along @ along) + of_numbers
-
-
-def _of_choice(layout: ScreeningLayout, rows: Rows, at: int, there: _Contrast) -> tuple[float, int]:
-    """The variance that the choice of the own records gives the difference between their means
-    along `there`, and its degrees of freedom (Welch 1947, by the smaller part alone).
-
-    Neither part varies less than all records together: a few that are alike say nothing of that.
-    """
-    features, labels = rows
-    score = layout.added(features)[:, 1:] @ there.values
-    parts, least = (score[labels == at], score[labels != at]), float(np.var(score, ddof=1))
-    found = sum(max(float(np.var(one, ddof=1)), least) / len(one) for one in parts)
-    return found, min(map(len, parts)) - 1
 
 
 # --- shares --------------------------------------------------------------------------------

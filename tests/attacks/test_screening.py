@@ -306,3 +306,55 @@ def test_lie__makes_others_find_something_at_worst(
     assert federation.progress.screened == len(SITES)
     assert any(one["kind"] == "unit" for one in findings_of(warned, SITES[0]))
     assert federation.run_round(1).clients.replied == len(SITES)
+
+
+# --- exact sums ----------------------------------------------------------------------------
+
+EXACTLY = """\
+  unit: none
+  min_cohort: 3
+  require_transport: null
+  require_secagg: null
+  on_findings: refuse
+"""
+
+
+def of_ill(path: Path, ages: list[int]) -> None:
+    """Forty healthy people, and ill ones of these ages: none of whom is tested on."""
+    rows = [f"P{i},{30 + i % 9},{120 + i % 7},{'fm'[i % 2]},0" for i in range(40)]
+    ill = [f"Q{i},{age},{200 + i},f,1" for i, age in enumerate(ages)]
+    path.write_text("\n".join(["name,age,pressure,sex,ill", *rows, *ill]) + "\n")
+
+
+def exactly(root: Path, ages: list[int], secagg: str = "off") -> tuple[list[bytes], set[str]]:
+    """What a site with such ill people gives, and for what it refuses then, as it is shown."""
+    made = Lab.make(root, policy=EXACTLY, rows=120)
+    of_ill(made.world.root / SITES[0] / "table.csv", ages)
+    words = [one for one in STUDY if not one.startswith("privacy")]
+    words += ["privacy=none", f"secagg={secagg}", "transport=plain", "evaluation=none"]
+    lab = made.again(replace(composed([*words, "screening=sums"]), out=made.config.out))
+    given: list[bytes] = []
+
+    def keep(kind: str, site: str, reply: Message) -> Message:
+        if (kind, site) == ("screen", SITES[0]):
+            given.append(flower.read_noised_reply(reply.content, SIZE).tobytes())
+        return reply
+
+    lab.on_reply, lab.on_request = keep, _with_other_sums
+    screen(lab.federate())
+    path = lab.world.ledger(SITES[0]).parent / screening.FILE
+    return given, {*json.loads(path.read_text())["grave"].get(RUN_ID.hex(), ())}
+
+
+def test_class_of_few_records__is_one_of_none_where_sums_are_exact_and_no_refusal_tells(
+    tmp_path: Path,
+) -> None:
+    """The sums of a class with one record are that record: by name, age and pressure."""
+    few = [[], [67], [67, 20, 99, 31, 80, 25, 59, 95, 20]]
+    seen = [exactly(tmp_path / str(at), ages) for at, ages in enumerate(few)]
+    assert seen[0] == seen[1] == seen[2]
+    sums = np.frombuffer(seen[0][0][0], np.int64).reshape(2, -1)
+    assert sums[0, 0] > 0
+    assert not sums[1].any()
+    many = np.frombuffer(exactly(tmp_path / "many", [50] * 40)[0][0], np.int64).reshape(2, -1)
+    assert many[1, 0] >= 10 * screening.EXACT

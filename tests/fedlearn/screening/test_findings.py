@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from fedlearn.screening import TableFinding, findings
-from fedlearn.screening.findings import _Contrast, _of_form
+from fedlearn.screening.choice import log_chance, most_variance
+from fedlearn.screening.contrast import Contrast
+from fedlearn.screening.findings import _of_form
 from tests.effort import examples, slow_but
 from tests.fedlearn.screening.tables import AGE, DOSE, GAP, MALE, WARD, Records, drawn, squash
 
@@ -187,6 +191,90 @@ def test_few_of_a_class__among_whom_something_rare_is_not_have_no_swapped_labels
     assert alarms <= stats.binom.isf(1e-6, runs, ALARM)
 
 
+def test_what_was_given__makes_nothing_of_chance_whatever_the_records_are() -> None:
+    """The hardest honest tables for somebody who has the sums alone, without and with noise: coins
+    whose mean is just as far away as is allowed, many and few; labels that go with nothing; a few
+    of a class among whom something rare is not."""
+    rng, runs = np.random.default_rng(0), examples(1500)
+    there = drawn(rng, 4000)
+    middle = float(there.features[:, AGE].mean())
+    tells, rare = there.table(), few_ill(rng, 4000, 2000, 0.05).table()
+    seen = {"coin": 0, "labels": 0, "rare": 0}
+    for at in range(runs):
+        count, noise = (3, 12, 60, 400)[at % 4], (0.0, 6.0)[at % 2]
+        own = drawn(rng, count)
+        own.features[:, AGE] = np.where(rng.random(count) < (1 + middle + 0.5) / 2, 1.0, -1.0)
+        own.features[:, DOSE] = there.features[0, DOSE]
+        found = findings(own.table(noise, rng if noise else None), tells, ALARM)
+        seen["coin"] += any(one.kind == "unit" for one in found)
+        none = drawn(rng, 20 * count)
+        none = Records(none.features, rng.permutation(none.labels))
+        found = findings(none.table(noise, rng if noise else None), tells, ALARM)
+        seen["labels"] += any(one.kind == "labels" for one in found)
+        few = few_ill(rng, 1000, 5, 0.1)
+        seen["rare"] += any(one.kind == "labels" for one in findings(few.table(), rare, ALARM))
+    most = stats.binom.isf(1e-6, runs, ALARM)
+    assert all(count <= most for count in seen.values()), seen
+
+
+def test_what_was_given__shows_mistakes_of_enough_records() -> None:
+    own, others = people(count=900)
+    swapped = replace(own, labels=1 - own.labels)
+    months = own.features.copy()
+    months[:, AGE] = np.clip(((months[:, AGE] + 1) * 40 + 20) / 12, 20, 100) / 40 - 1.5
+    for noise in (0.0, NOISE):
+        rng = np.random.default_rng(2) if noise else None
+        there = others.table(noise, rng)
+        assert findings(own.table(noise, rng), there, ALARM) == []
+        found = findings(swapped.table(noise, rng), there, ALARM)
+        assert kinds(found) == {("labels", "label")}
+        found = findings(replace(own, features=months).table(noise, rng), there, ALARM)
+        assert ("unit", "age") in kinds(found)
+
+
+@pytest.mark.parametrize("mean", [-0.9, -0.2, 0.0, 0.6])
+@pytest.mark.parametrize("records", [1, 5, 40, 300])
+def test_log_chance__is_no_less_than_that_of_coins(records: int, mean: float) -> None:
+    """An exact binomial tail is the oracle; with noise, its mixture with a normal one."""
+    heads = np.arange(records + 1)
+    weights = stats.binom.pmf(heads, records, (1 + mean) / 2)
+    for deviation in (0.5, 1.0, 2.0, 4.0):
+        for noise in (0.0, 1.0, 7.0):
+            excess = deviation * np.sqrt(records * (1 - mean**2) + noise**2)
+            sums = 2 * heads - records - records * mean
+            if noise:
+                exact = float(weights @ stats.norm.sf((excess - sums) / noise))
+            else:
+                exact = float(weights[sums >= excess - 1e-9].sum())
+            bound = float(np.exp(log_chance(excess, mean, records, noise)))
+            assert exact <= bound * (1 + 1e-9)
+            if records > 5 and abs(mean) < 0.9:  # by no more than a Chernoff bound loses
+                assert bound <= 1.3 * np.exp(-(deviation**2) / 2) + 0.1
+
+
+@settings(max_examples=examples(60, few=15), deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 30))
+def test_most_variance__is_no_less_than_that_of_columns_that_go_together_two_by_two(
+    seed: int, count: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    own = drawn(rng, count)
+    own.features[:, AGE] = rng.choice([-1.0, 1.0, rng.uniform(-1, 1)], count)
+    own.features[:, MALE] = own.features[:, AGE] if seed % 2 else -own.features[:, AGE]
+    layout = own.table().layout
+    added = layout.added(own.features)[:, 1:]
+    parts = {column.name: slice(p.start - 1, p.stop - 1) for _, column, p in layout.parts}
+    for names in (("age", "male"), ("dose", "ward"), ("age",), ("gap", "male"), ("ward",)):
+        along = np.zeros(added.shape[1])
+        for name in names:
+            along[parts[name]] = rng.normal(0, 1, along[parts[name]].shape)
+        most = most_variance(layout, added.sum(0), count, along)
+        true = float(np.var(added @ along))
+        assert true <= most * (1 + 1e-9) + 1e-9, names
+        if names == ("ward",):  # of categories it is known
+            assert 2 * true == pytest.approx(most, abs=1e-9)
+
+
 # --- variances, by drawing -------------------------------------------------------------------
 
 
@@ -209,9 +297,9 @@ def test_variance__of_labels_is_that_of_what_is_drawn(here: float, there: float)
     rng = np.random.default_rng(0)
     own, others = (one.table() for one in people())
 
-    def contrast(table: object, noise: float, drawn: bool) -> _Contrast:
+    def contrast(table: object, noise: float, drawn: bool) -> Contrast:
         sums = table.sums + (rng.normal(0, noise, table.sums.shape) if drawn else 0)  # type: ignore[attr-defined]
-        return _Contrast.of(replace(table, sums=sums, noise=noise), 1)  # type: ignore[type-var]
+        return Contrast.of(replace(table, sums=sums, noise=noise), 1)  # type: ignore[type-var]
 
     values = [contrast(own, here, True).along(contrast(others, there, True)) for _ in range(20_000)]
     said = contrast(own, here, False).variance(contrast(others, there, False))
