@@ -7,7 +7,8 @@ from pathlib import Path
 
 from clients.helper import asked, helperfile
 from clients.helper.app import HELPER_FILE, app
-from clients.supernode.node import Memory, Node
+from clients.supernode.memory import Memory
+from clients.supernode.node import Node
 from clients.supernode.run_lock import claimed
 
 

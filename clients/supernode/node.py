@@ -16,20 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients import sitefile
 from clients.supernode.checkup import tls_context
 from clients.supernode.deployed import SITE_FILE
 from clients.supernode.fleet import Fleet, Incoming, head_bytes, headless
+from clients.supernode.memory import Memory
 from clients.supernode.refusals import NotEnrolledError, RunOverError
 from clients.supernode.run_lock import claimed
 from fedlearn.core.errors import ConfigError, ProtocolError, StoppedError
-from fedlearn.core.files import PRIVATE, write_atomically
 from fedlearn.crypto.certificate_files import credential
 from fedlearn.flower import private
-from fedlearn.flower.private import content_from_bytes, content_to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -203,67 +202,3 @@ def serve(path: Path, app: ClientApp, stop: threading.Event) -> None:
 
 def _event(name: str, **fields: object) -> None:
     log.info(name, extra={"fields": fields})
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A folder of one site; one process at a time."""
-
-    folder: Path
-
-    def node(self) -> int | None:
-        """The id under which this site was online last."""
-        data = self._read("node")
-        return int(data) if data else None
-
-    def set_node(self, node_id: int) -> None:
-        """Remember it."""
-        self._write("node", str(node_id).encode())
-
-    def state(self, run_id: int) -> RecordDict:
-        """The app's state in a run; fresh where there was none.
-
-        Raises:
-            ValueError: the file is not one that `set_state` wrote.
-        """
-        data = self._read(_state_name(run_id))
-        return RecordDict() if data is None else content_from_bytes(data)
-
-    def set_state(self, run_id: int, state: RecordDict) -> None:
-        """Write the state down; on return it has reached the disk.
-
-        Raises:
-            OSError: it could not, and the old state is still there.
-        """
-        self._write(_state_name(run_id), content_to_bytes(state))
-
-    def forget_others(self, run_id: int) -> None:
-        """Remove what is left of other runs."""
-        for path in self.folder.glob("run-*"):
-            if path.name != _state_name(run_id):
-                path.unlink(missing_ok=True)
-
-    def open_message(self) -> bytes | None:
-        """The message that was being answered when the process died."""
-        return self._read("open")
-
-    def set_open(self, head: bytes) -> None:
-        """A message is about to be answered."""
-        self._write("open", head)
-
-    def clear_open(self) -> None:
-        """It has been answered, or nobody waits any more."""
-        (self.folder / "open").unlink(missing_ok=True)
-
-    def _read(self, name: str) -> bytes | None:
-        with contextlib.suppress(FileNotFoundError):
-            return (self.folder / name).read_bytes()
-        return None
-
-    def _write(self, name: str, data: bytes) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self.folder / name, data, PRIVATE)
-
-
-def _state_name(run_id: int) -> str:
-    return f"run-{run_id}"

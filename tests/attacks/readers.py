@@ -274,7 +274,7 @@ UNFUZZED: Final = {
     _WRITTEN: (
         "clients/canaries.py:_tossed", "clients/canaries.py:read_canaries",
         "clients/feature_cache.py:_known", "clients/feature_cache.py:_rows",
-        "clients/supernode/fleet.py:headless", "clients/supernode/node.py:Memory.state",
+        "clients/supernode/fleet.py:headless", "clients/supernode/memory.py:Memory.state",
         "clients/own_state.py:OwnState._read", "fedlearn/crypto/certificates.py:load_credential",
         "fedlearn/data/tables/deidentify.py:_read_key", "fedlearn/models/squeezenet.py:_read",
         "fedlearn/results/folder.py:RunFolder._check_same",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -19,7 +22,7 @@ from clients.site import open_site
 from clients.sitefile import Machine
 from clients.supernode.checkup import check
 from clients.supernode.deployed import check_pinned, commitment
-from clients.supernode.node import Memory
+from clients.supernode.memory import Memory
 from fedlearn.cli import main
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, ProtocolError
@@ -211,6 +214,44 @@ def test_memory__survives_the_process_and_lets_nobody_read(tmp_path: Path) -> No
     later.set_state(8, RecordDict())
     later.forget_others(8)
     assert {p.name for p in (tmp_path / "runtime").iterdir()} == {"node", "run-8"}
+
+
+WAYS: dict[str, Callable[[Path, Path], object]] = {
+    "cp": shutil.copyfile,  # into the same file, with a time of now
+    "cp -p": shutil.copy2,
+    "mv": lambda backup, path: backup.replace(path),
+    "tar": lambda backup, path: (path.unlink(), shutil.copy2(backup, path)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_state_of_a_run__that_was_put_back_from_a_copy_is_not_gone_on_from(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With it a site signs a second list of survivors, and a second server sums a round again."""
+    monkeypatch.setattr("clients.supernode.memory.MOST_SECONDS", 0.05)
+    memory, path = Memory(tmp_path / "runtime"), tmp_path / "runtime" / "run-1"
+    memory.set_state(1, RecordDict({"round": ConfigRecord({"n": 1})}))
+    backup = Path(shutil.copy2(path, tmp_path / "backup"))
+    memory.set_state(1, RecordDict({"round": ConfigRecord({"n": 2})}))
+    time.sleep(0.1)
+    assert memory.state(1).config_records["round"]["n"] == 2
+    WAYS[way](backup, path)
+    assert list(memory.state(1)) == []
+    assert "counts as lost" in caplog.text
+    memory.set_state(1, RecordDict({"round": ConfigRecord({"n": 3})}))
+    assert memory.state(1).config_records["round"]["n"] == 3
+
+
+def test_state_of_a_run__is_gone_on_from_whatever_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(tmp_path)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    monkeypatch.setattr("time.time_ns", lambda: 0)
+    memory.set_state(1, RecordDict({"round": ConfigRecord({"n": 1})}))
+    assert memory.state(1).config_records["round"]["n"] == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["run-1"]
 
 
 def test_memory__keeps_the_old_state_when_the_disk_is_full(

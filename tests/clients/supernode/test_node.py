@@ -10,7 +10,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.supernode.fleet import Incoming, head_bytes, headless
-from clients.supernode.node import PAUSE_SECONDS, Memory, Node
+from clients.supernode.memory import Memory
+from clients.supernode.node import PAUSE_SECONDS, Node
 from clients.supernode.refusals import NotEnrolledError, RunOverError
 from fedlearn.core.errors import ProtocolError
 from fedlearn.flower import private
