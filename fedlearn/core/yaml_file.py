@@ -18,7 +18,7 @@ import yaml
 
 from fedlearn.core.errors import ConfigError
 
-_EXPONENT: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_EXPONENT: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
 _TIMESTAMP: Final = "tag:yaml.org,2002:timestamp"
 _FLOAT: Final = "tag:yaml.org,2002:float"
 

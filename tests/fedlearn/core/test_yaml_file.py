@@ -37,6 +37,12 @@ def test_yaml__takes_a_number_with_an_exponent_for_a_number(text: str) -> None:
     assert parse(f"delta: {text}", "x") == {"delta": 1e-5}
 
 
+@pytest.mark.parametrize("text", ["7e2562b0", "1e5x", "12e-3.4", "1.5e3 km"])
+def test_yaml__takes_what_goes_on_after_an_exponent_for_a_text(text: str) -> None:
+    """As one hash in forty does, of the terms that the owner of a second server approves."""
+    assert parse(f"approved: [{text}]", "x") == {"approved": [text]}
+
+
 def test_yaml__takes_a_date_for_a_text() -> None:
     assert parse("experiment: 2026-03-01", "x") == {"experiment": "2026-03-01"}
 
