@@ -78,6 +78,11 @@ def explain_run(folder: Path, source: str) -> None:
         DataError: the file cannot be read, or the run was changed since its end.
     """
     run = open_run(folder)
+    if run.task.next_tokens:
+        raise ConfigError(
+            "--explain: a language model answers with texts, and what is explained is a score; "
+            "nothing here follows one through it"
+        )
     shape = run.task.input
     found, words = _public(run) if source == PUBLIC else _from_file(run, Path(source))
     features = found[:MOST].astype(np.int64 if isinstance(shape, TextInput) else "f4")

@@ -210,6 +210,10 @@ def _quoted(text: str) -> str:
     return "'" + inside.replace("${", "\\${") + "'"
 
 
+_MEANT: Final = {"folder": "tracking.folder"}
+"""Short names that programs used before another option had a key of that name."""
+
+
 def key_of(name: str) -> str:
     """The dotted key that a keyword means: `epsilon` is `privacy.epsilon`.
 
@@ -219,6 +223,8 @@ def key_of(name: str) -> str:
     if name in _NAMES or "." in name:
         return name
     known = _leaves()
+    if name in _MEANT:
+        return _MEANT[name]
     if len(found := known.get(name, [])) == 1:
         return found[0]
     if found:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedlearn.config import compose
+from fedlearn.core.errors import ConfigError, DataError, StoppedError
 from fedlearn.core.rng import Streams
 from fedlearn.data import load_pool
 from fedlearn.data.check.files import check
@@ -20,10 +23,11 @@ from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
 from tests.model_folders import tiny_model
+from tests.simulations.small import environment, table
 
 
-def run(out: Path, *words: str) -> dict[str, Any]:
-    simulate(compose([*words, f"out={out}"]), Silent(), Stop())
+def run(out: Path, *words: str, stop: Stop | None = None) -> dict[str, Any]:
+    simulate(compose([*words, f"out={out}"]), Silent(), stop or Stop())
     found: dict[str, Any] = json.loads((out / "result.json").read_text())
     return found
 
@@ -97,3 +101,92 @@ def test_answering__experiments_have_labels_in_words_and_run(
     assert answers <= found
     assert len(pool) == 400
     assert run(tmp_path / "run", *words)["status"] == "finished"
+
+
+def drafts(path: Path, records: int = 40) -> Path:
+    """Prompts with completions of three offices; no two records are alike."""
+    words = {"red": "stop", "green": "go on", "blue": "look"}
+    rows = [
+        {"prompt": f"{word} {i}: ", "completion": answer, "office": f"o{i % 3}"}
+        for i in range(records)
+        for word, answer in words.items()
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def adapters(tmp_path: Path) -> list[str]:
+    folder = tiny_model(tmp_path / "tiny")
+    return [
+        "task=language", "scenario=language", f"scenario.path={drafts(tmp_path / 'd.jsonl')}",
+        "scenario.site=office", "scenario.tokenizer.max_length=24", "model=huggingface",
+        *of_model(folder), "training.finetune=lora", "training.lora_stages=2",
+        "training.lora_layers=[q_proj,v_proj,down_proj]", "training.max_batch=32",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_adapters__under_shared_noise_and_masks_are_all_that_travels(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", *adapters(tmp_path), "privacy=distributed", "secagg=masked",
+                "evaluation=pooled", "rounds=2", "training.lora_frozen_a=true", "audit=mislabelled",
+                "audit.canaries=20")  # fmt: skip
+    # B alone, of rank 8: 32 + 16 + 32 numbers an adapter's end, in two blocks.
+    assert found["model"]["trainable"] == 2 * 8 * (32 + 16 + 32)
+    assert found["privacy"]["epsilon"] == pytest.approx(4, rel=0.01)
+    assert set(found["final"]["evaluate"]) == set(found["final"]["uninformed"])
+    assert found["final"]["uninformed"]["nats_per_token"] == pytest.approx(5.55, abs=0.3)
+    assert found["audit"]["verdict"] == "consistent with the promise"
+    # An update is a few kilobytes for each site, whatever the model's size.
+    sent = found["rounds"][-1]["bytes"]
+    assert max(sent.values()) < 3 * 40 * found["model"]["trainable"]
+
+
+@pytest.mark.slow
+def test_adapters__are_the_same_after_a_stop_and_in_processes_of_ray(tmp_path: Path) -> None:
+    # Ray starts actors of its own, so that run is made as a user would make it.
+    words = [*adapters(tmp_path), "privacy=none", "secagg=off", "training.learning_rate=0.3"]
+    whole = run(tmp_path / "whole", *words, "rounds=3")
+    stop = Stop()
+    stop.after_round.set()
+    with pytest.raises(StoppedError):
+        run(tmp_path / "parts", *words, "rounds=3", stop=stop)
+    parts = run(tmp_path / "parts", *words, "rounds=3", "resume=true")
+    assert parts["model"]["sha256"] == whole["model"]["sha256"]
+    assert parts["final"] == whole["final"]
+    words += ["rounds=3", "engine=ray", f"out={tmp_path / 'ray'}"]
+    command = [sys.executable, "-m", "fedlearn", "simulate", *words]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ray = json.loads((tmp_path / "ray" / "result.json").read_text())
+    assert ray["model"]["sha256"] == whole["model"]["sha256"]
+    assert ray["final"] == whole["final"]
+
+
+@pytest.mark.slow
+def test_hidden_states__kept_in_half_precision_change_little(tmp_path: Path) -> None:
+    words = [*adapters(tmp_path), "privacy=none", "secagg=off", "training.learning_rate=0.3"]
+    exact, half = (
+        run(tmp_path / kept, *words, "rounds=3", f"model.kept={kept}") for kept in ("fp32", "fp16")
+    )
+    assert half["model"]["sha256"] != exact["model"]["sha256"]
+    for name, value in exact["final"]["evaluate"].items():
+        assert half["final"]["evaluate"][name] == pytest.approx(value, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_head_that_is_a_vocabulary__is_not_to_be_trained(tmp_path: Path) -> None:
+    words = [word for word in adapters(tmp_path) if not word.startswith("training.lora")]
+    with pytest.raises(ConfigError, match=r"choose training\.finetune=lora, or last_k"):
+        run(tmp_path / "run", *words, "training.finetune=full")
+
+
+def test_a_table__is_not_for_language_models(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="task=language learns from texts alone; choose scenario"):
+        run(tmp_path / "table", *table(tmp_path), "task=language")
+
+
+@pytest.mark.slow
+def test_a_task__that_the_records_are_not_for_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    words = [word for word in adapters(tmp_path) if word != "task=language"]
+    with pytest.raises(ConfigError, match="of scenario=language are for task=language; choose"):
+        run(tmp_path / "texts", *words)
