@@ -210,7 +210,11 @@ def _quoted(text: str) -> str:
     return "'" + inside.replace("${", "\\${") + "'"
 
 
-_MEANT: Final = {"folder": "tracking.folder"}
+_MEANT: Final = {
+    "folder": "tracking.folder",
+    "precision": "training.precision",
+    "unit": "privacy.unit",
+}
 """Short names that programs used before another option had a key of that name."""
 
 
