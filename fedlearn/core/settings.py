@@ -46,6 +46,26 @@ Probability = Annotated[float, Gt(0), Lt(1)]
 Name = Annotated[str, MinLen(1)]
 """A text that is not empty."""
 
+
+class _NumberAsText:
+    """In an annotation: a number is taken for the text that it has."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(_text_of, handler(source))
+
+
+def _text_of(value: object) -> object:
+    return repr(value) if type(value) in (int, float) else value
+
+
+Value = Annotated[str, _NumberAsText()]
+"""A text of somebody's table, a name or a value, which may look like a number: `5411`."""
+
+ValueName = Annotated[Value, MinLen(1)]
+"""The same, and not empty."""
+
 T = TypeVar("T")
 
 

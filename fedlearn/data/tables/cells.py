@@ -110,6 +110,8 @@ class Cells:
     values: Any
     codes: NDArray[np.int32]
     decimal: str = "."
+    is_text: bool = False
+    """Whether the file says that these are texts, though they look like numbers: codes."""
     _parsed: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     """What `numbers` has read, by decimal sign; columns of the same values share it."""
 

@@ -52,13 +52,18 @@ def describe(
     """What a column is, from its cells.
 
     A column is numeric when at least nine in ten of its values are numbers
-    and there are more than two different ones; otherwise categorical.
+    and there are more than two different ones, unless the file says that they
+    are texts; otherwise categorical.
     """
     given = ~cells.among(missing)
     present = cells if given.all() else cells.take(cells.rows(given))
     wrong = given & np.isnan(cells.numbers(decimal))
     distinct = cells.distinct(given)
-    numeric = distinct > 2 and cells.counts[wrong].sum() <= (1 - _MOSTLY) * len(present)
+    numeric = (
+        distinct > 2
+        and not cells.is_text
+        and cells.counts[wrong].sum() <= (1 - _MOSTLY) * len(present)
+    )
     kind: Kind = "empty" if not len(present) else "numeric" if numeric else "categorical"
     return Column(
         name=name,

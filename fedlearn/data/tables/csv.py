@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, refuse
-from fedlearn.core.settings import Count, Name, Probability, config
+from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
 from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
@@ -71,28 +71,28 @@ class Csv(Scenario):
     kind: Literal["csv"] = "csv"
     tells = "columns"
     path: Name
-    label: Name
-    site: str = ""
+    label: ValueName
+    site: Value = ""
     separator: Separator = "comma"
     encoding: str = "utf-8"
-    names: tuple[str, ...] = ()
+    names: tuple[Value, ...] = ()
     """The columns of a file that has no header."""
     header: Header = "look"
     """What is done about a header that looks like a record: refused, or taken for the header."""
     decimal: Literal[".", ","] = "."
-    missing: tuple[str, ...] = columns.MISSING
-    drop: tuple[str, ...] = ()
-    numeric: tuple[str, ...] = ()
-    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    allow_identifiers: tuple[str, ...] = ()
+    missing: tuple[Value, ...] = columns.MISSING
+    drop: tuple[Value, ...] = ()
+    numeric: tuple[Value, ...] = ()
+    categories: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    allow_identifiers: tuple[Value, ...] = ()
     deidentify: Deidentify = field(default_factory=Deidentify)
-    gaps: tuple[str, ...] | None = None
+    gaps: tuple[Value, ...] | None = None
     """Columns with a further one that is 1 at a gap; None: those in which there is a gap."""
-    classes: tuple[str, ...] = ()
+    classes: tuple[Value, ...] = ()
     """The classes of the label, where a site may not have all of them; empty: as found."""
-    record: str = ""
+    record: Value = ""
     """The column that says whose a row is, where several rows are one record over time."""
-    time: str = ""
+    time: Value = ""
     """The column that the rows of a record are ordered by: numbers, or dates."""
     times: Literal["", "numbers", "dates"] = ""
     """Which of the two it holds; empty: what most of its cells are."""

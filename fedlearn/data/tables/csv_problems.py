@@ -139,8 +139,9 @@ def feature_problems(config: Csv, table: Table, features: list[Column]) -> Itera
         elif column.kind == "categorical" and len(column.categories) > config.max_categories:
             yield (
                 f"{where}: {len(column.categories)} different values; if it is text or an "
-                "identifier add it to scenario.drop, if it holds numbers check scenario.decimal, "
-                "if they are categories raise scenario.max_categories"
+                "identifier add it to scenario.drop, if it holds numbers check scenario.decimal or "
+                "name it in scenario.numeric, if they are categories raise "
+                "scenario.max_categories"
             )
 
 

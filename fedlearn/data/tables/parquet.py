@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from fedlearn.data.tables.cells import (
 from fedlearn.data.tables.table import Table, header_problems, with_records
 
 _PARQUET = b"PAR1"
+_FEW = 50
+"""Different texts that may be codes, though all are whole numbers."""
 
 
 def is_parquet(path: Path) -> bool:
@@ -96,9 +99,13 @@ def holds_cells(kind: pa.DataType) -> bool:
     """Whether values of this type are cells of a table; lists, structures and bytes are not."""
     if types.is_dictionary(kind):
         return holds_cells(kind.value_type)
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    texts = _holds_texts(kind)
     plain = types.is_boolean(kind) or types.is_null(kind) or types.is_decimal(kind)
     return texts or plain or _is_number(kind) or _is_moment(kind)
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -120,7 +127,8 @@ def _is_sound(values: pa.Array | pa.ChunkedArray) -> bool:
 
 def _cells(column: pa.ChunkedArray, decimal: str, by_record: bool) -> Cells:
     values = column.combine_chunks()
-    if types.is_dictionary(values.type):
+    declared = types.is_dictionary(values.type)
+    if declared:
         values = values.dictionary_decode()
     if not _is_sound(values):
         content = values.cast(pa.large_binary()).to_pylist()
@@ -132,7 +140,17 @@ def _cells(column: pa.ChunkedArray, decimal: str, by_record: bool) -> Cells:
         found = as_numpy(numbers)
         if types.is_floating(values.type) or not (np.abs(found) >= 2**53).any():
             return encode_numbers(found, decimal)  # else digits would be lost
-    return encode(pc.fill_null(_texts(values, decimal, by_record), scalar("")))
+    own = encode(pc.fill_null(_texts(values, decimal, by_record), scalar("")))
+    return replace(own, is_text=_holds_texts(values.type) and (declared or _are_codes(own)))
+
+
+def _are_codes(cells: Cells) -> bool:
+    """Whether texts are whole numbers as codes are: of few different values, or with a zero in
+    front. Other numbers that were written as texts are numbers."""
+    plain = pc.match_substring_regex(cells.values, r"^\d*$")
+    padded = pc.match_substring_regex(cells.values, r"^0\d")
+    few = len(cells.values) <= _FEW or pc.any(padded, min_count=0).as_py()
+    return bool(few and pc.all(plain, min_count=0).as_py())
 
 
 def _texts(values: pa.Array, decimal: str, by_record: bool) -> Any:

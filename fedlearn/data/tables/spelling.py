@@ -63,7 +63,8 @@ def one_spelling(
     A number that is written in one way keeps its zeros in front, as a postcode does, and loses
     those behind. Of `persons` every number is its shortest text, whoever else is there.
     """
-    if cells.are_numbers or not np.isfinite(cells.numbers(decimal)).any():
+    codes = cells.is_text and not persons
+    if cells.are_numbers or codes or not np.isfinite(cells.numbers(decimal)).any():
         return cells, []
     texts = cells.texts(cells.counts > 0)
     shorter: dict[str, set[str]] = {}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError, refuse
-from fedlearn.core.settings import Count, Name, Probability, config
+from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
@@ -49,10 +49,10 @@ class OwnTexts(Scenario):
 
     kind: str
     path: Name
-    text: Name = "text"
-    label: Name
-    site: str = ""
-    classes: tuple[str, ...] = ()
+    text: ValueName = "text"
+    label: ValueName
+    site: Value = ""
+    classes: tuple[Value, ...] = ()
     """The classes, where a site may lack some of them; empty: as found."""
     max_classes: Count = 50
     test_fraction: Probability = 0.25
@@ -87,7 +87,7 @@ class OwnText(OwnTexts):
     kind: Literal["text"] = "text"
     separator: Separator = "comma"
     encoding: str = "utf-8"
-    names: tuple[str, ...] = ()
+    names: tuple[Value, ...] = ()
     """The columns of a table that has no header."""
     header: Header = "look"
     """What is done about a header that looks like a record: refused, or taken for the header."""

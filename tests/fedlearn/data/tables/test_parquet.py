@@ -9,10 +9,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from fedlearn.core.errors import DataError
+from fedlearn.config import compose
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.check.files import check
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.tasks import TableInput
 
 from ..reading import loaded
 
@@ -166,3 +168,36 @@ def test_parquet__that_holds_texts_in_another_encoding_is_refused(tmp_path: Path
     path = write(tmp_path, {"name": name, "outcome": pa.array(["yes", "no"])})
     with pytest.raises(DataError, match="column 'name' holds bytes that are not UTF-8"):
         read_parquet(path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_codes__that_are_texts_stay_categories(tmp_path: Path, kind: pa.DataType) -> None:
+    path, n = tmp_path / "a.parquet", 40
+    codes = pa.array([["5411", "0742", "5812", "742"][i % 4] for i in range(n)]).cast(kind)
+    prices = pa.array([f"{i * i % 17}.5" for i in range(n)])
+    label = pa.array(["yes", "no"] * (n // 2))
+    parquet.write_table(pa.table({"mcc": codes, "price": prices, "ill": label}), path)
+    pool = loaded(Csv(path=str(path), label="ill"))
+    assert isinstance(pool.task.input, TableInput)
+    assert pool.task.input.names == ("price", "mcc")
+    assert pool.task.input.cardinalities == (5,)  # 0742 and 742 are two codes
+    as_numbers = loaded(Csv(path=str(path), label="ill", numeric=("mcc",))).task.input
+    assert isinstance(as_numbers, TableInput)
+    assert as_numbers.cardinalities == ()
+
+
+def test_names__may_look_like_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{[5411, 5812][i % 2]},{20 + i * i % 31},{i % 3 % 2}" for i in range(40)]
+    path.write_text("mcc,2019,2020\n" + "\n".join(rows))
+    words = [f"scenario.path={path}", "scenario=csv", "scenario.label=2020",
+             "scenario.categories.mcc=[5411,5812]", "scenario.classes=[0,1]"]  # fmt: skip
+    scenario = compose(words).scenario
+    assert isinstance(scenario, Csv)
+    assert (scenario.label, scenario.classes) == ("2020", ("0", "1"))
+    assert scenario.categories == {"mcc": ("5411", "5812")}
+    shape = loaded(scenario).task.input
+    assert isinstance(shape, TableInput)
+    assert shape.cardinalities == (3,)
+    with pytest.raises(ConfigError, match=r"classes.0=true: must be a valid string"):
+        compose([*words, "scenario.classes=[true,1]"])
