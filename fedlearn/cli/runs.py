@@ -86,8 +86,11 @@ def _refuse_broken(config: RunConfig) -> None:
 def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
     """The config that is asked for, and notes on what of it nobody has set."""
     if options.config is None:
+        from fedlearn.config import compose
         from simulations.derived import composed
+        from simulations.run import check_folder
 
+        check_folder(compose(options.overrides))  # before records are read
         found = composed(options.overrides)
         return found.config, found.notes
     from fedlearn.config.saved import load_file
