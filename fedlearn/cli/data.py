@@ -98,6 +98,8 @@ def _show(report: Report, console: Console) -> None:
     if report.settings:
         words = " ".join(map(_shell_word, report.settings))
         console.print(f"try: fedlearn simulate {escape(words)}", soft_wrap=True)
+        file = escape(_shell_word(str(report.path)))
+        console.print(f"or, as a file to read: fedlearn new my-study --data {file}", soft_wrap=True)
 
 
 def _shell_word(word: str) -> str:

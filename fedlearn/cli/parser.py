@@ -16,7 +16,7 @@ from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
 
 COMMANDS: Final = (
-    *(runs.simulate, runs.compare, runs.server, runs.client, runs.helper),
+    *(runs.new, runs.simulate, runs.compare, runs.server, runs.client, runs.helper),
     *(results.report, results.audit),
     *(data.data_list, data.data_fetch, data.data_check),
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),

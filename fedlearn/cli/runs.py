@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class _WithOptions(str):
         "start from the config.yaml that a run left behind instead of configs/run.yaml",
         "FILE",
     ),
+    takes("--cfg", "show the config that would be run, and run nothing", action="store_true"),
     takes(
         "overrides",
         _WithOptions("what to change, as Hydra overrides. Groups and their options:"),
@@ -53,6 +55,9 @@ class _WithOptions(str):
 )
 def simulate(options: argparse.Namespace) -> None:
     """One federated run on this machine."""
+    if options.cfg:
+        _show(*_config(options))
+        return
     # Before the first import that takes time, so that it may hold off the collector.
     from simulations.engines.warm import nothing_collected, warm_up
 
@@ -83,6 +88,15 @@ def _refuse_broken(config: RunConfig) -> None:
         refuse_broken({config.out: read_result(Path(config.out)).audit})
 
 
+def _show(config: RunConfig, notes: Sequence[str]) -> None:
+    """Print a config as a run would leave it behind."""
+    from fedlearn.config import to_tree
+    from fedlearn.core import yaml_file
+
+    print("".join(f"# {note}\n" for note in notes), end="")
+    print(yaml_file.dump(to_tree(config)), end="")
+
+
 def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
     """The config that is asked for, and notes on what of it nobody has set."""
     if options.config is None:
@@ -96,6 +110,27 @@ def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
     from fedlearn.config.saved import load_file
 
     return load_file(Path(options.config), options.overrides), ()
+
+
+@command(
+    "new",
+    "new my-study --data my.csv",
+    takes("folder", "made for the study, whose name it is", "FOLDER"),
+    takes("--data", "what `fedlearn data check` understands", "FILE", required=True),
+    takes("--label", "the column to predict, where it is not the likeliest", "NAME"),
+)
+def new(options: argparse.Namespace) -> None:
+    """A study file from one's own data: what was understood, every setting with what it means,
+    and what follows by rule."""
+    from fedlearn.core.files import shortest
+    from simulations.new_study import new_study
+
+    path, found = new_study(Path(options.folder), Path(options.data), options.label)
+    for note in found.notes:
+        print(f"note: {note}")
+    file = shortest(path)
+    print(f"{file} says what was understood and what is set; read it, then:")
+    print(f"  fedlearn simulate --config {shlex.quote(file)}")
 
 
 @command(
