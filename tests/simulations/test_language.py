@@ -120,7 +120,7 @@ def adapters(tmp_path: Path) -> list[str]:
     return [
         "task=language", "scenario=language", f"scenario.path={drafts(tmp_path / 'd.jsonl')}",
         "scenario.site=office", "scenario.tokenizer.max_length=24", "model=huggingface",
-        *of_model(folder), "training.finetune=lora", "training.lora_stages=2",
+        f"model.folder={folder}", "training.finetune=lora", "training.lora_stages=2",
         "training.lora_layers=[q_proj,v_proj,down_proj]", "training.max_batch=32",
     ]  # fmt: skip
 

