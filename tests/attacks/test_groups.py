@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clients import groups, openings
 from fedlearn.agreement import bound_of
@@ -21,6 +23,7 @@ from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.results.result import Suspect
 from fedlearn.robust import Draw
+from fedlearn.robust.groups import Groups, shortened
 from fedlearn.rounds import Openings
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Update
@@ -30,7 +33,7 @@ from tests.attacks.asked import CLEAR
 from tests.attacks.lab import SITES, STRICT, Lab
 from tests.attacks.lab import STUDY as LAB_STUDY
 from tests.attacks.test_poison import LIAR, instead, largest_values, lying, runs
-from tests.effort import slow_but
+from tests.effort import examples, slow_but
 
 NINE = (*SITES, "elder", "fir", "gum", "hazel", "iroko")
 STUDY = ("robust=groups", "evaluation=none")
@@ -208,6 +211,36 @@ def test_run__that_leaves_a_site_out_goes_on_with_every_kind_of_evaluation(
         assert entry.evaluate
         assert entry.clients.dropped == {}
     assert (NINE[3] in asked) == (evaluation == "per_site")
+
+
+@settings(max_examples=examples(200, few=60), deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), groups_of=st.integers(3, 11), data=st.data())
+def test_shortening__by_liars_in_fewer_than_half_of_the_groups_leaves_the_shortest_honest_one(
+    seed: int, groups_of: int, data: st.DataObject
+) -> None:
+    """Whatever they send, and however little of it: by their lower median a model is slowed down no
+    further than to the pace of the honest group that moves least."""
+    rng = np.random.default_rng(seed)
+    liars = data.draw(st.integers(0, (groups_of - 1) // 2))
+    changes = rng.normal(size=(groups_of, 6)) * rng.uniform(0.1, 10, groups_of)[:, None]
+    honest = np.linalg.norm(changes[liars:], axis=1)
+    changes[:liars] *= rng.choice([0.0, 1e-9, 1.0, 1e9], (liars, 1))
+    after = shortened(changes)
+    found = np.linalg.norm(after[liars:], axis=1)
+    assert (found >= min(honest) * (1 - 1e-9)).all()
+    assert (found <= honest * (1 + 1e-9)).all()
+    assert np.allclose(after[liars:] * honest[:, None], changes[liars:] * found[:, None])
+
+
+@pytest.mark.parametrize("groups_of", [4, 5, 8, 9])
+def test_shortening__by_liars_in_half_of_the_groups_lets_the_model_stand_still_at_worst(
+    groups_of: int,
+) -> None:
+    """That is what the threat model says is left to them: nothing is turned round."""
+    changes, liars = np.ones((groups_of, 6)), (groups_of + 1) // 2
+    changes[:liars] = 0.0
+    assert not shortened(changes).any()
+    assert not Groups().combined(changes).any()
 
 
 def knowing() -> Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from clients import evaluation
+from clients.site import Site
 from fedlearn.config import plan_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
@@ -36,7 +39,7 @@ from server.run import Silent, run
 from server.stop import Stop
 from tests.attacks.asked import CLEAR
 from tests.attacks.lab import SITES, STRICT, Lab
-from tests.effort import examples, thinned
+from tests.effort import examples, slow_but, thinned
 from tests.fedlearn.secagg.federation import federation, identity, run_until
 from tests.server.parties import NAMES, TASK, Parties, make_config
 
@@ -294,3 +297,34 @@ def test_second_servers_key_of_small_order__is_joined_by_no_site(
         lab.federate()
     assert {(step, site) for step, site, _ in lab.refused} == {("join", site) for site in SITES}
     assert not lab.opened()
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("kind", slow_but("pooled".__eq__, ["pooled", "private"]))
+def test_test_figures__are_what_one_site_likes_under_proofs_as_well(
+    tmp_path: Path, kind: str, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the threat model says is left: how many records a site tests on nobody else knows."""
+    policy = STRICT.replace("require_secagg: masked", "require_secagg: two_server")
+    policy += f"  evaluation: [{kind}]\n  min_test_records: 1\n"
+    words = ("secagg=two_server", "robust=proofs", f"evaluation={kind}", "training.local_steps=1")
+    lab = Lab.make(tmp_path, *words, policy=policy)
+    federation, honest = lab.federate(), evaluation._grades
+    labels = np.zeros(100_000, np.int64)
+
+    def graded(site: Site, rows: slice) -> np.ndarray:
+        if site.name != SITES[-1]:
+            return honest(site, rows)
+        test = site.data.test
+        vars(site.data)["test"] = replace(
+            test,
+            features=np.zeros((len(labels), test.features.shape[1]), np.float32),
+            labels=labels,
+        )
+        return np.tile([[1.0, 0.0]] if right else [[0.0, 1.0]], (len(labels), 1))
+
+    monkeypatch.setattr(evaluation, "_grades", graded)
+    entry = federation.run_round(1)
+    assert entry.clients.replied == 4
+    accuracy = entry.evaluate["accuracy"]
+    assert accuracy > 0.99 if right else accuracy < 0.01
