@@ -26,7 +26,7 @@ from fedlearn.config import decode
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, collected, prefixed
 from fedlearn.core.settings import Name, Positive
-from fedlearn.crypto.certificate_files import credential_problems
+from fedlearn.crypto.certificate_files import server_problems
 from fedlearn.crypto.certificates import own_certificate, validity_problems
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.introduction import Introduction, read_certified
@@ -110,7 +110,7 @@ def federation(file: ServerFile, now: datetime) -> Participants:
     Raises:
         ConfigError: with every problem.
     """
-    found = credential_problems(file.tls, now)
+    found = server_problems(file.tls, now)
     identity = roster = None
     with collected(found, "keys: "):
         identity = Identity.load(file.keys)

@@ -24,6 +24,7 @@ from fedlearn.crypto.certificates import (
     authority_credential,
     load_credential,
     read_certificate,
+    served_certificate,
     server_credential,
     site_credential,
     validity_problems,
@@ -82,6 +83,15 @@ def credential(path: Path) -> Credential:
         ConfigError: missing, readable by others, or not a credential.
     """
     return load_credential(read_private(path), str(path))
+
+
+def server_problems(path: Path, now: datetime) -> list[str]:
+    """What is wrong with a server's private file of key and certificate chain, every reason."""
+    try:
+        found = served_certificate(read_private(path), str(path))
+    except ConfigError as error:
+        return list(error.problems)
+    return validity_problems(found, str(path), now)
 
 
 def credential_problems(path: Path, now: datetime) -> list[str]:

@@ -6,7 +6,8 @@ joins or leaves. The server's certificate is issued by a small authority, so tha
 can be renewed without a word to the sites. These keys protect the way; who somebody
 is, and what may be read, is decided by identities and sealed messages.
 
-Keys are EC P-384, which is what Flower takes for node authentication. The clock is
+Keys that are made here are EC P-384, which is what Flower takes for node authentication; a server
+may have one of its own organisation instead, RSA or EC. The clock is
 the caller's. Sources: RFC 5280; CA/Browser Forum Baseline Requirements for lengths.
 """
 
@@ -21,7 +22,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -35,6 +37,8 @@ from fedlearn.core.errors import ConfigError
 
 AUTHORITY_DAYS: Final = 3650
 CERTIFICATE_DAYS: Final = 825
+LEAST_RSA: Final = 2048
+"""Bits of a server's RSA key, at least."""
 _BACKDATED: Final = timedelta(minutes=10)
 """Clocks differ: a fresh certificate is valid for a peer whose clock is behind."""
 
@@ -110,15 +114,42 @@ def load_credential(pem: bytes, what: str) -> Credential:
     Raises:
         ConfigError: it does not hold an EC key on a NIST curve and its certificate.
     """
-    try:
-        key, certificate = load_pem_private_key(pem, None), x509.load_pem_x509_certificate(pem)
-    except (ValueError, TypeError, x509.InvalidVersion):
-        raise ConfigError(f"{what}: must hold a private key and its certificate, in PEM") from None
+    key, certificate = _key_and_certificate(pem, what)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{what}: not an EC key; make one with `fedlearn keys new`")
-    if _spki(key.public_key()) != _spki(certificate.public_key()):
-        raise ConfigError(f"{what}: the certificate is for another key")
+    _check_pair(key.public_key(), certificate, what)
     return Credential(key=key, certificate=certificate)
+
+
+def _key_and_certificate(pem: bytes, what: str) -> tuple[PrivateKeyTypes, x509.Certificate]:
+    try:
+        return load_pem_private_key(pem, None), x509.load_pem_x509_certificate(pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        raise ConfigError(f"{what}: must hold a private key and its certificate, in PEM") from None
+
+
+def _check_pair(key: PublicKeyTypes, certificate: x509.Certificate, what: str) -> None:
+    if _spki(key) != _spki(certificate.public_key()):
+        raise ConfigError(f"{what}: the certificate is for another key")
+
+
+def served_certificate(pem: bytes, what: str) -> x509.Certificate:
+    """The certificate of a server, which its own organisation may have issued: of an RSA or an EC
+    key, which stands before it.
+
+    Raises:
+        ConfigError: it does not hold such a key and its certificate.
+    """
+    key, certificate = _key_and_certificate(pem, what)
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < LEAST_RSA:
+            raise ConfigError(
+                f"{what}: an RSA key of {key.key_size} bits; ask for one of {LEAST_RSA} at least"
+            )
+    elif not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{what}: neither an RSA nor an EC key; ask for one of these")
+    _check_pair(key.public_key(), certificate, what)
+    return certificate
 
 
 def read_certificate(pem: str | bytes, what: str) -> x509.Certificate:
@@ -233,7 +264,5 @@ def _builder(
     )
 
 
-def _spki(key: object) -> bytes:
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        return b""
+def _spki(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
