@@ -254,7 +254,7 @@ class SecAggDriver(ABC, Generic[S]):
             raise ConfigError(
                 [
                     f"secagg.min_cohort={least}: a round has {cohort} of {len(self.sites)} "
-                    "sites; invite more, raise strategy.fraction, or set secagg=off"
+                    "sites; invite more, or raise strategy.fraction"
                 ]
             )
         sizes = sizes_of(self.config, cohort)

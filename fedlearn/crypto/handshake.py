@@ -70,7 +70,7 @@ def choose_suite(allow_classical: bool) -> int:
         return CLASSICAL
     raise ConfigError(
         "transport.allow_classical=false: this build of `cryptography` has no ML-KEM; "
-        "install the wheel from PyPI, or set transport.allow_classical=true"
+        "install the wheel from PyPI"
     )
 
 

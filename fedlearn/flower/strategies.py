@@ -130,9 +130,9 @@ def given_strategy(
 
 
 def _as_rule(strategy: flower.Strategy) -> str:
-    """The way out, where there is one."""
+    """What does the same, where there is one."""
     rule = next((rule for kind, rule in AS_RULES.items() if type(strategy) is kind), "")
-    return f". Choose {rule} with secagg=off, which is the same of Flower's" if rule else ""
+    return f". {rule} is the same of Flower's, where updates come one by one" if rule else ""
 
 
 def algorithm_of(given: Any) -> Any:

@@ -215,13 +215,12 @@ def ways_around(unit: Protected, terms: StudyTerms) -> list[str]:
     if terms.scaling is not None:
         found.append(
             f"scenario.scaling.kind={terms.scaling}: is computed from records outside the "
-            "privacy accounting; give public ranges (scenario.scaling.kind=ranges), or choose "
-            "privacy=none"
+            "privacy accounting; give public ranges (scenario.scaling.kind=ranges)"
         )
     if terms.pooled:
         found.append(
             "partition.pooled=true: one place has no ledger of the sites to pay from; it is a "
-            "reference without privacy. Choose privacy=none, or partition.pooled=false"
+            "reference without privacy. Set partition.pooled=false"
         )
     return found
 
@@ -397,7 +396,7 @@ def choice_problems(target: float | None, noise: float | None) -> list[str]:
     if target is None and noise is None:
         return [
             "privacy.epsilon: give either privacy.epsilon (the noise follows) or "
-            "privacy.noise_multiplier (the epsilon follows), or choose privacy=none"
+            "privacy.noise_multiplier (the epsilon follows)"
         ]
     if target is not None and noise == 0:
         return [

@@ -101,8 +101,7 @@ class ClientPrivacy(Private):
         if terms.hidden:
             found.append(
                 f"secagg={terms.secagg}: secret coins may choose fewer sites than it can hide "
-                "among each other. Choose secagg=off (privacy=client trusts the coordinator), or "
-                "set privacy.client_sample_rate=1.0"
+                "among each other. Set privacy.client_sample_rate=1.0"
             )
         if terms.fraction < 1:
             found.append(

@@ -205,7 +205,7 @@ def _beside(settings: Mechanism, plan: Plan | None, besides: Besides) -> Plan | 
         raise ConfigError(
             [
                 f"{_names(besides)}: the run promises no epsilon that it could keep to. Set "
-                "privacy.epsilon, or evaluation=per_site and screening=none"
+                "privacy.epsilon, or evaluation=none and screening=none"
             ]
         )
     if besides.share >= 1:

@@ -82,7 +82,7 @@ def _smallest_in_digits(excess: Callable[[float], float], near: float) -> float:
 def _too_loose(target: float) -> str:
     return (
         f"privacy.epsilon={target}: is no protection; it would be met with next to no noise. "
-        "Ask for 10 or less, or choose privacy=none"
+        "Ask for 10 or less"
     )
 
 

@@ -64,15 +64,14 @@ class InClear(Robust):
         if terms.summed:
             found.append(
                 f"robust={self.kind}: chooses among single updates, and secagg={terms.secagg} "
-                "opens their sum alone. Set secagg=off (the coordinator then sees every update), "
-                "or choose a rule for sums, robust=bounded"
+                "opens their sum alone. Choose a rule for sums: robust=bounded, groups or fltrust"
             )
         if privacy.noise_from in ("shares", "coordinator"):
             found.append(
                 f"robust={self.kind}: the noise of privacy={privacy.kind} is planned for a sum, "
                 "and a choice among updates can move further than a sum when one of them changes. "
                 "Choose privacy=record, where every update has its noise before it is chosen, or "
-                "privacy=none; or robust=bounded"
+                "robust=bounded"
             )
         return found
 

@@ -83,7 +83,7 @@ def degree_of(masks: SecAggMasked, cohort: int) -> Degree:
         raise ConfigError(
             [
                 f"secagg: a cohort of {cohort} reveals single updates; at least 3 are needed; "
-                "invite more sites or set secagg=off"
+                "invite more sites"
             ]
         )
     corrupt = max(part_of(masks.corrupt_fraction, cohort), masks.corrupt_sites)
