@@ -39,9 +39,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.supernode.answers import Readable, bound
+from clients.supernode.pace import Pace
 from clients.supernode.refusals import NotEnrolledError, RunOverError, refusal, transport_reason
 from fedlearn.flower import envelopes
-from fedlearn.flower.envelope import INLINE_GIVEN, SITE_GIVE, SITE_TAKE, Capacity, Envelope
+from fedlearn.flower.envelope import SITE_GIVE, SITE_TAKE, Capacity, Envelope
 
 HEARTBEAT_SECONDS: Final = 10.0
 """The shortest that Flower allows; after two without a beat a node counts as gone."""
@@ -53,6 +54,10 @@ Q = TypeVar("Q")
 T = TypeVar("T")
 Waiting = Callable[[str, bool], None]
 """Told why a call is tried again, and whether waiting alone will not help; raises to give up."""
+
+
+class _TornError(Exception):
+    """A connection broke while a request was on its way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +83,14 @@ class Fleet:
         tls: ssl.SSLContext,
         waiting: Waiting,
     ) -> None:
-        self._waiting = waiting
+        self._waiting, self.pace = waiting, Pace()
         self._client = FleetHttpClient(
             f"https://{address}",
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
                 Readable(),
+                self.pace,
             ],
             verify=tls,
         )
@@ -204,11 +210,14 @@ class Fleet:
         Raises:
             RunOverError: nobody waits for it any more, or it did not arrive whole.
         """
-        for _ in range(_MOST_GIVES):
+        given = 0
+        while given < _MOST_GIVES:
             try:
                 return self._give(message, seconds)
+            except _TornError:
+                continue  # in smaller parts, as the pace is by now
             except ObjectPushError:
-                continue  # the coordinator has dropped what it had of it: once more from the start
+                given += 1  # the coordinator has dropped what it had of it: from the start
             except ValueError as error:
                 raise RunOverError(f"the coordinator's word cannot be read ({error})") from None
         raise RunOverError("the answer did not arrive whole")
@@ -223,8 +232,9 @@ class Fleet:
                 message_object_trees=[one.tree],
                 clientapp_runtime_list=[seconds],
             )
-            objects = one.inline(Capacity(INLINE_GIVEN))
-            answered = self._exchange(SITE_GIVE, request.SerializeToString(), *objects)
+            objects = one.inline(Capacity(self.pace.part))
+            # What was on its way is lost with a connection, so that less of it goes the next time.
+            answered = self._exchange(SITE_GIVE, request.SerializeToString(), *objects, whole=True)
             answer = envelopes.parsed(fleet_pb2.PushMessagesResponse, answered.head)
             push = make_push_object_fn_protobuf(
                 lambda pushed: self._call(self._client.PushObject, pushed),
@@ -254,19 +264,26 @@ class Fleet:
 
     # --- Calls --------------------------------------------------------------------
 
-    def _exchange(self, path: str, head: bytes, *objects: bytes) -> Envelope:
+    def _exchange(self, path: str, head: bytes, *objects: bytes, whole: bool = False) -> Envelope:
         return self._call(
             lambda envelope: envelopes.exchange(self._client, path, envelope),
             Envelope(head, objects),
+            whole=whole,
         )
 
-    def _call(self, method: Callable[[Q], T], request: Q) -> T:
-        """Call until it gets through; a call may be repeated, but for pushes (see `reply`)."""
+    def _call(self, method: Callable[[Q], T], request: Q, *, whole: bool = False) -> T:
+        """Call until it gets through; a call may be repeated, but for pushes (see `reply`).
+
+        Raises:
+            _TornError: the connection broke; where the request is not to be repeated as a `whole`.
+        """
         while True:
             try:
                 return method(request)
             except httpx.TransportError as error:
                 self._waiting(*transport_reason(error))
+                if whole:
+                    raise _TornError from None
             except httpx.HTTPStatusError as error:
                 if error.response.status_code not in _BUSY:
                     raise refusal(error.response) from None

@@ -22,9 +22,10 @@ from fedlearn.crypto.codec import Reader, Writer
 INLINE: Final = 24 * 1024 * 1024
 """Bytes of objects in one envelope, at most: below the gateway's limit of a request."""
 
-INLINE_GIVEN: Final = 8 * 1024 * 1024
-"""The same for what a site gives: Flower takes a request for five minutes after it was signed,
-and a slow line needs that long for a large one."""
+PART: Final = 1024 * 1024
+"""Bytes of an object, at most: what has arrived whole is not sent again after a line was torn.
+Flower's own parts of an array are of five times that, and it takes a request for five minutes after
+it was signed: a slow line may never get such a part through."""
 
 MOST_OBJECTS: Final = 16_384
 """Objects in one envelope, at most: an empty one costs its sender eight bytes."""

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from flwr.app import Error, Message
+from flwr.app import ArrayRecord, Error, Message
 from flwr.app.message import make_message, remove_content_from_message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.serde import message_to_proto
 from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -30,7 +31,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.protobuf.client import ProtobufClient
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fedlearn.flower.envelope import Capacity, Envelope
+from fedlearn.flower.envelope import PART, Capacity, Envelope
 from fedlearn.flower.private import CLIENT_APP_FAILED, set_message_id
 
 _BACKOFF_SECONDS: Final = 0.02
@@ -67,9 +68,19 @@ def packing() -> Iterator[Callable[[Message], Packed]]:
 
 
 def _packed(message: Message) -> Packed:
+    _cut(message)
     set_message_id(message, message.object_id)
     head = remove_content_from_message(message) if message.has_content() else message
     return Packed(message_to_proto(head), get_object_tree(message), get_all_nested_objects(message))
+
+
+def _cut(message: Message) -> None:
+    """Cut the arrays of a message into parts of ours, before Flower does it in larger ones."""
+    for record in message.content.values() if message.has_content() else ():
+        for array in record.values() if isinstance(record, ArrayRecord) else ():
+            view = memoryview(array.data)
+            parts = [ArrayChunk(view[at : at + PART]) for at in range(0, len(view), PART)]
+            array.__dict__["_chunks"] = [(one.object_id, one) for one in parts]
 
 
 def names_in(trees: Iterable[ObjectTree]) -> list[str]:

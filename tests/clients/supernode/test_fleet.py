@@ -19,11 +19,11 @@ from flwr.supercore.error import ApiErrorCode
 
 from clients.supernode.answers import MOST_ANSWER
 from clients.supernode.fleet import HEARTBEAT_SECONDS, Fleet
+from clients.supernode.pace import FIRST_RATE, PART_SECONDS
 from clients.supernode.refusals import NotEnrolledError, RunOverError
 from fedlearn.flower import envelopes, private
 from fedlearn.flower.envelope import (
     INLINE,
-    INLINE_GIVEN,
     MOST_HEAD,
     MOST_OBJECTS,
     SITE_GIVE,
@@ -296,7 +296,7 @@ def test_fleet__goes_on_after_a_message_that_it_cannot_have(said: bytes, reason:
 
 def test_fleet__gives_a_large_answer_in_parts_that_a_slow_line_carries() -> None:
     """And from the start again where the coordinator has dropped what it had of it."""
-    data = np.arange(INLINE_GIVEN // 4 + 2_000_000, dtype=np.uint32)
+    data = np.arange(INLINE // 4 + 2_000_000, dtype=np.uint32)
     reply = message(RecordDict({"a": ArrayRecord({"x": Array(data)})}))
     with envelopes.packing() as packed:
         names = list(packed(reply).objects)
@@ -308,4 +308,6 @@ def test_fleet__gives_a_large_answer_in_parts_that_a_slow_line_carries() -> None
     paths = [request.url.path for request in seen]
     assert paths == [SITE_GIVE, "/v1/fleet/push-object"] * 3
     sizes = [len(request.content) for request in seen]
-    assert INLINE_GIVEN / 2 < max(sizes) < INLINE_GIVEN + 10_000
+    first = FIRST_RATE * PART_SECONDS
+    assert first / 2 < sizes[0] < first + 10_000
+    assert first < max(sizes) < INLINE + 10_000, "more, once the line is known to be fast"
