@@ -71,7 +71,7 @@ class Display:
         if plan := federation.plan:
             self.console.print(
                 f"privacy: per {plan.unit}, epsilon {plan.epsilon:.3g} at delta {plan.delta:g} for "
-                f"all {plan.rounds} rounds; noise multiplier {plan.noise_multiplier:g}, "
+                f"all {_rounds(config)}; noise multiplier {plan.noise_multiplier:g}, "
                 f"clip norm {plan.clip_norm:g}"
             )
         else:
@@ -111,6 +111,12 @@ class Display:
         folder = Path(str(result.config["out"]))
         report, data = shortest(write_report(folder)), shortest(folder / "result.json")
         self.console.print(f"\n[bold]{escape(report)}[/] shows it, {escape(data)} holds all of it")
+
+
+def _rounds(config: RunConfig) -> str:
+    """Those that a site can pay for."""
+    spare = f" and {config.spare_rounds} spare" if config.spare_rounds else ""
+    return f"{config.rounds} rounds{spare}"
 
 
 def describe(entry: RoundResult) -> str:

@@ -77,6 +77,9 @@ class RunConfig:
     """Whether sites compare their tables before training; not written where they do not."""
     evaluation_share: Annotated[Probability, Field(exclude_if=lambda share: share == 0.1)] = 0.1
     """What `evaluation=private` gets of the squared signal-to-noise ratio of the budget."""
+    spare_rounds: Annotated[Natural, Le(1000), Field(exclude_if=lambda spare: spare == 0)] = 0
+    """Rounds that the noise is planned for beside `rounds`: a site that had trained in a round that
+    was cut off pays for another one in its place."""
     purpose: str = ""
     """What the model is meant for, in a sentence; model card and report say it."""
     rounds: Annotated[Count, Le(1_000_000)]
@@ -109,6 +112,11 @@ class RunConfig:
         """
         repeats = self.robust.most_refused if self.privacy.unit == "none" else 0
         return self.rounds + repeats
+
+    @property
+    def paid_rounds(self) -> int:
+        """How many rounds a site can pay for, by the plan of privacy."""
+        return self.rounds + self.spare_rounds
 
     def evaluates(self, number: int) -> bool:
         """Whether a round is evaluated."""
@@ -155,7 +163,7 @@ def load(tree: dict[str, Any]) -> RunConfig:
 def plan_of(
     config: RunConfig, *, sites: int = 0, dimension: int = 0, task: Task | None = None
 ) -> PrivacyPlan | None:
-    """The privacy of the whole run; the noise is calibrated once, over all rounds.
+    """The privacy of the whole run; the noise is calibrated once, over all rounds and spare ones.
 
     Every party derives it by itself from public constants: none takes it from
     another. Only distributed privacy needs to know how many `sites` have joined
@@ -176,7 +184,7 @@ def plan_of(
             records_per_step=records,
             uneven=sums.largest - sums.smallest,
         )
-    rates = training.sample_rate, training.local_steps, config.rounds
+    rates = training.sample_rate, training.local_steps, config.paid_rounds
     besides = Besides(evaluation=_evaluations(config, task), screening=_screened(config, task))
     return _derived(config.privacy, *rates, population, besides)
 
