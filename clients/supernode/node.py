@@ -94,8 +94,16 @@ class Node:
             self.fleet.close()
 
     def _come_online(self) -> None:
-        self._node_id = self.fleet.activate(self.memory.node())
-        self.memory.set_node(self._node_id)
+        while True:
+            self._node_id = self.fleet.activate(self.memory.node())
+            try:
+                self.memory.set_node(self._node_id)
+                break
+            except OSError as error:
+                # What it is asked it could not remember either: it takes no part until it can.
+                self.fleet.leave()
+                folder = self.memory.folder
+                self._wait(f"{folder} cannot be written to ({error.strerror})", False)
         self._was_online, self._trouble, self._tries = True, "", 0
         _event("online", node=self._node_id)
         if head := self.memory.open_message():

@@ -59,7 +59,10 @@ def refusal(response: httpx.Response) -> Exception:
     if flower is None:
         return NotEnrolledError(f"the coordinator answered {response.status_code}")
     if flower.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-        return NotEnrolledError("the coordinator has not enrolled this node's key")
+        return NotEnrolledError(
+            "the coordinator does not take this node: another process is online under its key, as "
+            "from a copy of this site's folder, or its key is not enrolled"
+        )
     return RunOverError(flower.message)
 
 

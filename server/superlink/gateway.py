@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hmac
+import json
 import ssl
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from typing import Any, Final
 import httpx
 import uvicorn
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
@@ -79,8 +81,11 @@ class Gateway:
     request and from its connection; no body of anybody else is read.
     """
 
-    def __init__(self, upstream: str, client: httpx.AsyncClient, nodes: Collection[bytes]) -> None:
-        self._upstream, self._client, self._nodes = upstream, client, frozenset(nodes)
+    def __init__(
+        self, upstream: str, client: httpx.AsyncClient, nodes: Mapping[bytes, str], tell: Tell
+    ) -> None:
+        self._upstream, self._client, self._nodes = upstream, client, nodes
+        self._clocks = Clocks(tell)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -101,6 +106,8 @@ class Gateway:
         headers = dict(scope["headers"])
         if not may_ask(headers, self._nodes, caller.key, datetime.now(UTC)):
             return await _respond(send, 401, b"", _CLOSE)
+        if caller.key is not None:
+            self._clocks.look(self._nodes[caller.key], headers, datetime.now(UTC))
         try:
             with caller.request() as take:
                 async with asyncio.timeout(BODY_SECONDS):
@@ -143,6 +150,42 @@ def may_ask(
         return False
     fresh = -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
     return key in nodes and fresh and verify_signature(bytes_to_public_key(key), stamp, signature)
+
+
+Tell = Callable[[str, float], None]
+"""The site whose clock is wrong, and by how many seconds it is ahead of this machine's."""
+
+CLOCK_SECONDS: Final = 60.0
+"""How often it is told again."""
+
+
+class Clocks:
+    """Looks whether the clocks of sites are right: what they sign says the time, and one that is
+    wrong is refused by Flower as if its key were."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._noted: dict[str, datetime] = {}
+
+    def look(self, site: str, headers: Mapping[bytes, bytes], now: datetime) -> None:
+        """Tell of a time that Flower will not take."""
+        try:
+            stamp = datetime.fromisoformat(headers[TIMESTAMP_HEADER.encode()].decode("ascii"))
+            ahead = (stamp - now).total_seconds()
+        except (KeyError, ValueError, TypeError):
+            return
+        behind = TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+        last = self._noted.get(site)
+        lately = last is not None and (now - last).total_seconds() < CLOCK_SECONDS
+        if lately or -behind < ahead < SYSTEM_TIME_TOLERANCE:
+            return
+        self._noted[site] = now
+        self._tell(site, ahead)
+
+
+def _tell_of_clock(site: str, ahead: float) -> None:
+    """An event in a line of the log, which the coordinator looks for."""
+    print(json.dumps({"event": "clock", "site": site, "seconds_ahead": round(ahead)}), flush=True)
 
 
 def _passed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -195,6 +238,12 @@ def server_context(tls: Path, sites: str | None) -> ssl.SSLContext:
     return context
 
 
+def _name_in(certificate: x509.Certificate) -> str:
+    """What the owner of a certificate is called in it."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else "?"
+
+
 def main(arguments: Sequence[str]) -> None:
     """Serve until this process is told to end."""
     parser = argparse.ArgumentParser()
@@ -204,7 +253,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--without-certificates", action="store_true")
     options = parser.parse_args(arguments)
     sites = Path(options.sites).read_text(encoding="utf-8")
-    nodes = [node_public_key(one) for one in x509.load_pem_x509_certificates(sites.encode())]
+    nodes = {
+        node_public_key(one): _name_in(one)
+        for one in x509.load_pem_x509_certificates(sites.encode())
+    }
     verify = ssl.create_default_context(cafile=options.authority)
     # Every site keeps one connection busy by waiting: there is no limit to their number here.
     limits = httpx.Limits(
@@ -212,7 +264,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     client = httpx.AsyncClient(verify=verify, timeout=60.0, limits=limits)
     config = uvicorn.Config(
-        Gateway(f"https://{options.upstream}", client, nodes),
+        Gateway(f"https://{options.upstream}", client, nodes, _tell_of_clock),
         host=options.host,
         port=options.port,
         ws="none",

@@ -44,6 +44,7 @@ from fedlearn.secagg.proofs.norm import NormBound
 from fedlearn.secagg.proven_messages import ProvenContribution, SignedShare, Statements, Verdicts
 from fedlearn.secagg.two_server import Seeds, SignedSeed
 from server import serverfile
+from server.superlink.gateway import Clocks
 from tests.attacks.fuzzing import Parser
 from tests.attacks.kinds import KINDS
 from tests.fedlearn.secagg.federation import MODEL, federation, identity, run_until
@@ -281,6 +282,10 @@ PARSERS = [
     ),
     Parser("any certificate", lambda _: _PEM, lambda d, _: read_certificate(d, "it"),
            (ConfigError,)),
+    Parser(
+        "the time that a site signs", lambda _: NOW.isoformat().encode(),
+        lambda d, _: Clocks(lambda site, ahead: None).look("a", {b"flwr-timestamp": d}, NOW), (),
+    ),
     Parser("site file", lambda _: SITE_TEXT, _file("s.yaml", sitefile.load), (ConfigError,)),
     Parser("second server's file", lambda _: HELPER_TEXT, _file("h.yaml", helperfile.load),
            (ConfigError,)),

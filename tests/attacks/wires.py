@@ -155,7 +155,7 @@ class Gate:
     def open(cls) -> Gate:
         """Start it."""
         client = httpx.AsyncClient(transport=_wire().upstream(), base_url="https://x")
-        gateway = Gateway("https://x", client, [PUBLIC])
+        gateway = Gateway("https://x", client, {PUBLIC: "a"}, lambda site, ahead: None)
         server = PlainServer(uvicorn.Config(gateway, ws="none", log_config=None, lifespan="off"))
         threading.Thread(target=server.run, daemon=True).start()
         deadline = time.monotonic() + 30

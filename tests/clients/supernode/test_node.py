@@ -148,6 +148,35 @@ def test_node__does_not_answer_when_it_cannot_remember(
     assert wire.replies[0].error.reason == "OSError"
 
 
+def test_node__waits_for_room_on_its_disk_before_it_takes_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so, says goodbye each time, and comes back by itself."""
+    caplog.set_level("INFO")
+    served, wire = node(tmp_path, counting(), message(1))
+    monkeypatch.setattr(served.stop, "wait", lambda seconds: None)
+    write, full, left = Memory.set_node, [True, True], list[int]()
+
+    def set_node(self: Memory, node_id: int) -> None:
+        if full:
+            full.pop()
+            raise OSError(28, "No space left on device")
+        write(self, node_id)
+
+    monkeypatch.setattr(Memory, "set_node", set_node)
+    wire.leave = lambda: left.append(len(wire.activations))  # type: ignore[method-assign]
+    served.serve()
+    assert wire.activations == [None] * 3
+    assert left[:2] == [1, 2]
+    assert not wire.replies[0].has_error()
+    reasons = [
+        one.fields["reason"]
+        for one in caplog.records
+        if hasattr(one, "fields") and "reason" in one.fields
+    ]
+    assert reasons == [f"{served.memory.folder} cannot be written to (No space left on device)"]
+
+
 def test_node__goes_on_when_nobody_waits_for_its_answer(tmp_path: Path) -> None:
     served, wire = node(tmp_path, counting(), message(1))
     wire.over = True

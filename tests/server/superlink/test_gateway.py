@@ -15,7 +15,7 @@ from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.router import router as fleet_router
 
 from fedlearn.crypto.certificates import Credential, node_public_key, site_credential
-from server.superlink.gateway import FLEET_PATHS, MAX_BODY, Gateway, may_ask
+from server.superlink.gateway import CLOCK_SECONDS, FLEET_PATHS, MAX_BODY, Clocks, Gateway, may_ask
 
 SITE, OTHER = (site_credential(name, datetime.now(UTC)) for name in ("a", "b"))
 
@@ -28,6 +28,10 @@ def signed(site: Credential, now: datetime) -> dict[str, str]:
         "flwr-signature": b64encode(sign_message(site.key, stamp.encode())).decode(),
         "flwr-timestamp": stamp,
     }
+
+
+def unheard(site: str, ahead: float) -> None:
+    """Nobody listens."""
 
 
 def ask(
@@ -47,7 +51,9 @@ def ask(
 
     async def run() -> httpx.Response:
         inner = httpx.AsyncClient(transport=httpx.MockTransport(superlink))
-        app: Any = Gateway("https://127.0.0.1:1", inner, [node_public_key(SITE.certificate)])
+        app: Any = Gateway(
+            "https://127.0.0.1:1", inner, {node_public_key(SITE.certificate): "a"}, unheard
+        )
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as client:
             return await client.request(method, path, content=body, headers=headers)
@@ -132,3 +138,22 @@ def test_gateway__says_when_the_superlink_is_down_and_is_healthy_itself() -> Non
     assert ask("POST", "/v1/fleet/pull-messages", upstream=0)[0].status_code == 503
     answer, seen = ask("GET", "/health")
     assert (answer.status_code, seen) == (200, [])
+
+
+@pytest.mark.parametrize("ahead", [3600.0, 6.0, -3600.0, -310.0])
+def test_clock__that_is_wrong_is_told_by_the_name_of_its_site_once_a_minute(ahead: float) -> None:
+    told: list[tuple[str, float]] = []
+    clocks, now = Clocks(lambda site, seconds: told.append((site, seconds))), datetime.now(UTC)
+    for passed in (0.0, 1.0, CLOCK_SECONDS + 1):
+        there = now + timedelta(seconds=passed)
+        heads = signed(SITE, there + timedelta(seconds=ahead))
+        clocks.look("a", {k.encode(): v.encode() for k, v in heads.items()}, there)
+    assert told == [("a", pytest.approx(ahead))] * 2
+
+
+@pytest.mark.parametrize("stamp", [b"", b"yesterday", b"\xff", b"2026-01-01T00:00:00"])
+def test_clock__of_which_nothing_can_be_read_is_not_told(stamp: bytes) -> None:
+    clocks = Clocks(lambda site, seconds: pytest.fail("told"))
+    clocks.look("a", {b"flwr-timestamp": stamp}, datetime.now(UTC))
+    heads = signed(SITE, datetime.now(UTC) - timedelta(seconds=200))
+    clocks.look("a", {k.encode(): v.encode() for k, v in heads.items()}, datetime.now(UTC))
