@@ -15,6 +15,7 @@ from fedlearn.core.names import printable
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.roster import Roster
 from fedlearn.rounds import Hello
+from server.waiting import Tell, nobody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Admission:
     the folder with the last receipt of every site (None: sites are not asked for any).
     `sets_aside` says that a run starts without sites that cannot take part (`server.aside`).
     `helper` is the second server of another organisation (None: it is in the coordinator's
-    process).
+    process). `tell` is shown whom the run waits for.
     """
 
     seconds: float = 120.0
@@ -51,6 +52,7 @@ class Admission:
     receipts: Path | None = None
     sets_aside: bool = False
     helper: HelperNode | None = None
+    tell: Tell = nobody
 
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""

@@ -40,6 +40,7 @@ from server.joining import Joining, Keys, draw_groups, join
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed
 from server.secagg import DRIVERS
+from server.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,16 @@ def _hello(content: RecordDict) -> Hello:
 def _wait_for_nodes(
     grid: Grid, least: int, admission: Admission, stopping: Callable[[], bool]
 ) -> list[int]:
-    deadline = time.monotonic() + admission.seconds
+    waiting = Waiting(least, admission.seconds, admission.tell)
     while len(nodes := _sites_of(grid, admission)) < max(least, admission.wanted):
-        if time.monotonic() > deadline and len(nodes) >= least:
+        missing = sorted(name for node, name in admission.nodes.items() if node not in nodes)
+        if waiting.left < 0 and len(nodes) >= least:
             return nodes  # who comes later takes part in the next run
-        if time.monotonic() > deadline:
-            raise ProtocolError("", "hello", f"{len(nodes)} of at least {least} sites connected")
+        if waiting.left < 0:
+            raise waiting.over(len(nodes), missing)
         if stopping():
             raise StoppedError("stopped while waiting for sites")
+        waiting.look(len(nodes), missing)
         time.sleep(0.2)
     return nodes
 

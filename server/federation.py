@@ -148,6 +148,7 @@ class Federation(RunState):
 
         Raises:
             PrivacyError, DataError: one cannot and the run stops for it, or too few can.
+            ProtocolError: too few answer.
         """
         if self.plan is None:
             return invited, Replies({}, [], {})
@@ -155,8 +156,7 @@ class Federation(RunState):
         replies = self.grid.ask(flower.AFFORD, question, invited)
         if not self.config.privacy.drops_sites:
             raise_refusals(replies.refusals)
-        if len(replies.answers) < self._least(invited):
-            raise_refusals(replies.refusals)
+        self._check_quorum(number, invited, replies)
         return list(replies.answers), replies
 
     def _least(self, invited: Sequence[str]) -> int:
@@ -366,13 +366,15 @@ class Federation(RunState):
         """The test metrics of a round; none where sites gave them before the run was cut off.
 
         Sites evaluate a round once. Of the round that a resumed run repeats they may have given
-        what was lost with the coordinator.
+        what was lost with the coordinator. And a round that was paid for is not made again for
+        its figures.
         """
         first = self.resumed and number == self.first
         try:
             return self._evaluate(number, there)
         except ProtocolError as error:
-            if not first and not isinstance(error, UnusableError):
+            needless = first or self.plan is not None or isinstance(error, UnusableError)
+            if not needless:
                 raise
             log.warning("round %d is not evaluated: %s", number, error)
             # What an earlier round gave is of another model.

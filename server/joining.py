@@ -118,6 +118,10 @@ def _second(
         return ProvingHelper(run.run_id, publics, min_cohort=config.secagg.least)
     deadline = time.monotonic() + run.admission.seconds
     there = partial(_is_there, grid.inner, node.node)
+    if not there():
+        run.admission.tell(
+            f"waiting for {node.name}, the second server, {run.admission.seconds:g} seconds at most"
+        )
     wait_for(there, node.name, deadline, grid.stopping)
     # Its bytes count as those of a round.
     waits = grid.timeout, grid.stopping

@@ -180,7 +180,8 @@ def _train(
         while federation.goes_on:
             number = len(federation.progress.rounds) + 1
             with stop.ending_first():
-                entry = federation.run_round(number)
+                with report.keeping_what_is_spent():
+                    entry = federation.run_round(number)
                 report.after_round(entry)
                 listener.round_finished(entry)
             if stop.after_round.is_set() and federation.goes_on:
@@ -260,6 +261,17 @@ class Reporter:
         unfinished = "not finished yet; if nothing is running, resume=true continues"
         self.folder.write_result(self._result("interrupted", unfinished))
         self.checkpoint()
+
+    @contextmanager
+    def keeping_what_is_spent(self) -> Iterator[None]:
+        """Where a round breaks off, write down what it has cost, and nothing else of it."""
+        try:
+            yield
+        except (FedlearnError, KeyboardInterrupt):
+            if last := self.folder.read_checkpoint():
+                spent = dict(self.federation.progress.spent)
+                self.folder.write_checkpoint(replace(last, seconds=self._seconds(), spent=spent))
+            raise
 
     def checkpoint(self) -> None:
         """Write what resume needs."""

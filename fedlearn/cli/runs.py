@@ -194,7 +194,7 @@ def server(options: argparse.Namespace) -> None:
             stop_on_interrupt(stop, display.say),
             telling_what_is_kept(config, "the same command"),
         ):
-            deployment.serve(file, config, display, stop)
+            deployment.serve(file, config, display, stop, display.note)
 
 
 @command(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import IO
+from typing import IO, Final
+
+EVENTS: Final = logging.getLogger("events")
+"""What happens to a program and to those that it talks to: never a figure of a run. It reaches the
+log for machines whatever a run does with all others, which go to the run's own log."""
 
 
 class JsonLines(logging.Formatter):

@@ -35,7 +35,7 @@ from fedlearn.results.result import RoundResult
 from server import deployment, serverfile
 from server.run import Silent
 from server.stop import Stop
-from server.superlink.endpoint import LinkGrid
+from server.superlink.link_grid import LinkGrid
 
 CUES = Path("cues")
 

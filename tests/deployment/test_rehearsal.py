@@ -104,9 +104,8 @@ def test_rehearsal__gives_bit_for_bit_the_model_of_the_simulation(
     assert server.wait(PATIENCE) == 0
 
     monkeypatch.setenv(TEST_NOISE, stage.noise)
-    assert (
-        main(["simulate", *QUICK, "rounds=2", "evaluation=private", f"out={tmp_path / 'run'}"]) == 0
-    )
+    as_deployed = ("evaluation=private", "spare_rounds=1")
+    assert main(["simulate", *QUICK, "rounds=2", *as_deployed, f"out={tmp_path / 'run'}"]) == 0
     simulated = json.loads((tmp_path / "run" / "result.json").read_text())
     deployed = result(stage, "first")
     assert deployed["model"]["sha256"] == simulated["model"]["sha256"]

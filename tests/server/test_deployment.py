@@ -16,9 +16,9 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.core.errors import ProtocolError
-from server import deployment
-from server.deployment import SiteHealth, Watch, health, stopped
+from server import health as health_module
 from server.federation import Federation
+from server.health import SiteHealth, Watch, health, stopped
 from tests.deployment.processes import PATIENCE, children, environment, staged, wait_for
 from tests.deployment.world import World, make_world
 
@@ -130,7 +130,7 @@ def test_health__of_a_stopped_server_claims_nothing() -> None:
 def test_watch__tells_what_it_sees_until_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployment, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(health_module, "LOOK_SECONDS", 0.01)
     path, looks, online = tmp_path / "health.json", [0], threading.Event()
 
     def read() -> list[dict[str, str]]:

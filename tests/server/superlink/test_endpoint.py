@@ -15,7 +15,7 @@ from flwr.supercore.constant import TaskType
 
 from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.certificates import node_public_key, site_credential
-from server.deployment import superlink
+from server.programs import superlink
 from server.serverfile import ServerFile
 from server.superlink import endpoint as module
 from server.superlink.endpoint import SuperLink

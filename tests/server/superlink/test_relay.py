@@ -26,7 +26,6 @@ from fedlearn.crypto.certificates import node_public_key, site_credential
 from fedlearn.flower import private
 from fedlearn.flower.envelope import (
     INLINE,
-    INLINE_GIVEN,
     MOST_HEAD,
     RUN_GIVE,
     RUN_TAKE,
@@ -36,10 +35,11 @@ from fedlearn.flower.envelope import (
     Envelope,
 )
 from fedlearn.flower.envelopes import exchange, packing
-from server.deployment import superlink
+from server.programs import superlink
 from server.serverfile import ServerFile
 from server.superlink import broker
-from server.superlink.endpoint import LinkGrid, SuperLink
+from server.superlink.endpoint import SuperLink
+from server.superlink.link_grid import LinkGrid
 
 pytestmark = [
     pytest.mark.slow,
@@ -229,7 +229,7 @@ def test_relay__loses_nothing_with_a_connection(
     push = ("/v1/fleet/push-object", "/v1/runtime/push-object")
     by_site = lose_answers(monkeypatch, line.site._client, SITE_TAKE, SITE_GIVE, push[0])
     by_run = lose_answers(monkeypatch, line.grid._client, RUN_GIVE, RUN_TAKE, push[1])
-    sent, answer = large(INLINE + 7 * 1024 * 1024), large(INLINE_GIVEN + 7 * 1024 * 1024)
+    sent, answer = large(INLINE + 7 * 1024 * 1024), large(INLINE + 7 * 1024 * 1024)
     name = line.send(sent)
     incoming = line.receive()
     arrived = incoming.message.content.array_records["arrays"]["sealed"].data

@@ -1,0 +1,151 @@
+"""What ends no run: sites that are cut off, a gateway that is killed, a SuperLink that is killed.
+
+Two of four sites lose their network for longer than it takes to be missed. Then the gateway is
+killed, then the SuperLink. Each time the run says whom it waits for and goes on by itself; what
+was paid for and lost stays paid for, within what was promised. Only where sites stay away for
+longer than the coordinator waits does it end, with exit code 4, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.ledger.report import verify
+from fedlearn.privacy.events import GaussianEvent
+
+from .cable import Cable
+from .processes import PATIENCE, QUICK, Stage, children, staged, wait_for
+from .world import HOSPITALS, make_world
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
+]
+
+CUT = ("hungary", "va_long_beach")
+ROUNDS, SPARE = 30, 3
+RUN = (f"rounds={ROUNDS}", f"spare_rounds={SPARE}", "strategy.min_sites=3", "out=runs/waits")
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, heart_archive: Path
+) -> Iterator[tuple[Stage, Cable]]:
+    world = make_world(tmp_path_factory.mktemp("waits"))
+    cable = Cable(world.port)
+    for name in CUT:
+        path = world.site_file(name)
+        path.write_text(path.read_text().replace(f":{world.port}", f":{cable.port}"))
+    with staged(world, noise=None, options=QUICK) as stage:
+        for name in world.sites:
+            stage.site(name)
+        yield stage, cable
+    cable.close()
+
+
+def events(stage: Stage, name: str) -> Lines:
+    """What the coordinator has noted under a name."""
+    path = stage.world.coordinator / "state" / "server.jsonl"
+    whole = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in whole if f'"event": "{name}"' in line]
+    return [one for one in found if one["event"] == name]
+
+
+def rounds(stage: Stage) -> int:
+    path = stage.world.coordinator / "runs" / "waits" / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def result(stage: Stage) -> dict[str, Any]:
+    path = stage.world.coordinator / "runs" / "waits" / "result.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_outages__end_no_run_and_cost_what_was_lost(running: tuple[Stage, Cable]) -> None:
+    stage, cable = running
+    server = stage.server(*RUN, "reply_timeout=60.0")
+    wait_for("the first round", lambda: rounds(stage) >= 1, unless=server)
+    cable.cut()
+    wait_for(
+        "whom it waits for",
+        lambda: any(one["for"] == list(CUT) for one in events(stage, "waiting")),
+        unless=server,
+    )
+    cable.mend()
+    seen = rounds(stage)
+    wait_for("a round with all again", lambda: rounds(stage) > seen, unless=server)
+    os.kill(children(server.pid)["gateway"], signal.SIGKILL)
+    wait_for(
+        "another gateway",
+        lambda: [one["program"] for one in events(stage, "restarted")] == ["gateway"],
+        unless=server,
+    )
+    seen = rounds(stage)
+    wait_for("a round through it", lambda: rounds(stage) > seen, unless=server)
+    cut_off = len(events(stage, "cut_off"))
+    os.kill(children(server.pid)["superlink"], signal.SIGKILL)
+    wait_for("that it is noticed", lambda: len(events(stage, "cut_off")) > cut_off, unless=server)
+    assert server.wait(PATIENCE) == 0, stage.said_by_coordinator()
+    said = (stage.world.coordinator / "server.log").read_text()
+    assert "waiting for hungary, va_long_beach" in " ".join(said.split())
+    assert "a bug in fedlearn" not in said
+    assert re.search(r"superlink: carries the run no more", " ".join(said.split()))
+    check_accounts(stage)
+
+
+def check_accounts(stage: Stage) -> None:
+    """All rounds are there; ledgers are whole, and nobody has paid for more than was promised."""
+    found = result(stage)
+    assert found["status"] == "finished"
+    assert [one["round"] for one in found["rounds"]] == list(range(1, ROUNDS + 1))
+    lost = len(events(stage, "cut_off"))
+    for name in HOSPITALS:
+        report = verify(stage.world.ledger(name))
+        assert not report.torn
+        paid = sum(
+            event.steps
+            for event in report.by_run[found["run_id"]]
+            if isinstance(event, GaussianEvent)
+        )
+        gave = sum(name not in one["clients"]["dropped"] for one in found["rounds"])
+        known = found["privacy"]["per_site"][name]["steps"]
+        assert gave <= paid <= known <= ROUNDS + SPARE
+        assert paid <= gave + lost + (ROUNDS - gave)
+        assert (
+            found["privacy"]["per_site"][name]["epsilon"] <= found["config"]["privacy"]["epsilon"]
+        )
+
+
+def test_outage__that_lasts_ends_the_run_with_4_and_the_same_command_goes_on(
+    running: tuple[Stage, Cable],
+) -> None:
+    stage, cable = running
+    file = stage.world.server_file
+    text = file.read_text()
+    file.write_text(re.sub("wait_seconds: .*", "wait_seconds: 8.0", text))
+    run = [*RUN[1:3], "rounds=40", "out=runs/ends", "privacy.epsilon=2.0", "reply_timeout=60.0"]
+    server = stage.server(*run)
+    metrics = stage.world.coordinator / "runs" / "ends" / "metrics.jsonl"
+    wait_for("the first round", lambda: metrics.exists() and metrics.read_text(), unless=server)
+    cable.cut()
+    assert server.wait(PATIENCE) == 4, stage.said_by_coordinator()
+    cable.mend()
+    said = " ".join(stage.said_by_coordinator().split())
+    assert "2 of at least 3 sites connected; waited 8 seconds for hungary, va_long_beach" in said
+    assert re.search(r"[0-9]+ of 40 rounds are kept; the same command goes on from there", said)
+    kept = metrics.read_text().count("\n")
+    file.write_text(text)
+    again = stage.server(*run)
+    wait_for("another round", lambda: metrics.read_text().count("\n") > kept, unless=again)
