@@ -68,7 +68,7 @@ def test_own_conversations__train_as_data_check_says_and_are_learned(
     report = check(path)
     assert not report.problems
     folder = tiny_model(tmp_path / "tiny", kind)
-    words = (*report.settings, f"model.folder={folder}", "training.finetune=lora", "privacy=none",
+    words = (*report.settings, f"model.folder={folder}", "privacy=none",
              "training.learning_rate=0.5", "training.sample_rate=0.5",
              "scenario.tokenizer.max_length=64", "evaluate_every=19")  # fmt: skip
     short, long = (

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedlearn.data.check.report import Report
+from fedlearn.data.check.sizes import dealt, nominal_records, sites_for
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.table import some_lines
 from fedlearn.data.texts.chat import checked_messages
@@ -37,14 +39,15 @@ def check_language(
 ) -> Report:
     """What stands in a file; `sites` are keys that may name them, the likeliest first."""
     found = _Found(rows)
-    site = sites[0] if sites else ""
     settings = [
         "task=language",
         "model=huggingface",
         "scenario=language",
         f"scenario.path={quoted(str(path))}",
-        f"scenario.site={quoted(site)}" if site else "partition=iid",
         *written,
+        "training.finetune=lora",
+        "training.lora_stages=4",  # what comes before is computed once
+        *_of_sites(rows, sites),
     ]
     return Report(
         path=path,
@@ -56,6 +59,21 @@ def check_language(
         problems=tuple(f"{path}: {problem}" for problem in found.problems()),
         settings=tuple(settings),
     )
+
+
+def _of_sites(rows: Objects, sites: Sequence[str]) -> Iterator[str]:
+    """Settings that follow from who has how many records."""
+    sizes = Counter(cell(row.get(site)) for site in sites[:1] for _, row in rows)
+    if sites:
+        yield f"scenario.site={quoted(sites[0])}"
+    else:
+        yield from dealt(len(rows))
+        sizes.update(
+            {str(i): len(rows) // sites_for(len(rows)) for i in range(sites_for(len(rows)))}
+        )
+    yield f"training.nominal_records={nominal_records(sizes.values())}"
+    if len(sizes) == 2:
+        yield "secagg=off"  # of a sum over two a site would only have to take away its own part
 
 
 @dataclass(eq=False)

@@ -418,6 +418,7 @@ def test_check__counts_prompts_and_conversations_and_names_the_scenario(tmp_path
     assert any("line 4: nothing to learn" in hint for hint in report.hints)
     assert any("line 2: copies of an earlier record" in hint for hint in report.hints)
     assert "scenario.site=hospital" in report.settings
+    assert "training.finetune=lora" in report.settings
     assert "model=huggingface" in report.settings
     # That model would be fetched.
     chosen = compose([setting for setting in report.settings if setting != "model=huggingface"])
