@@ -25,10 +25,15 @@ class FlTrust(Grouped):
     round goes along the direction at least `floor` times as far as the public records alone would,
     and no less than that part of what one site may give. The rest of it, in which sites know more
     than the public records, goes across the direction at most `across` times as far as these
-    alone would go along it: whatever it is, the model keeps getting better at them, step by small
-    step, and where a model is nearly learned nobody has more say than they have. With too few
-    sites for three groups a round has one sum of all, which is held to the same; then nobody is
-    named.
+    alone would go along it. With too few sites for three groups a round has one sum of all, which
+    is held to the same; then nobody is named.
+
+    That holds a round, and no run: a server optimiser remembers what went across in earlier rounds,
+    and steps are long. So the coordinator also trains on the public records alone, by the same
+    algorithm, and after every round holds the model to what that is worth: on the public records
+    it loses no more than training on half of them loses on the other half. A model that does is
+    moved towards that of the public records alone, as far as it must be. So a liar can bring about
+    at most, on these records, what a model without the sites would be.
 
     `public_file` are the public records, of the form of the run's; in a simulation `public` is the
     share of all training records that is public, and belongs to no site.
@@ -36,7 +41,8 @@ class FlTrust(Grouped):
     Source: Cao, Fang, Liu and Gong, NDSS 2021, "FLTrust: Byzantine-robust federated learning via
     trust bootstrapping". There every update is weighed by its angle and brought to the length of
     the direction. Of a sum with noise the angle says little, its projection much; and a single
-    sum that is weighed by nothing stays where a liar has brought it.
+    sum that is weighed by nothing stays where a liar has brought it. To try a step on records of
+    the coordinator's: Xie, Koyejo and Gupta, ICML 2019, "Zeno".
     """
 
     kind: Literal["fltrust"] = "fltrust"
@@ -47,11 +53,11 @@ class FlTrust(Grouped):
 
     @property
     def open_to(self) -> str:
-        """What goes across the direction."""
+        """What public records alone are worth."""
         return (
-            "The model goes where the public records teach. What a site that lies sends across "
-            "that is taken up to their own length: in a sum of few sites a backdoor can come in "
-            "that way."
+            "By its loss on the public records the model is never poorer than what they alone "
+            "teach; a site that lies can bring it down to that. What they do not show can come "
+            "in, such as a backdoor, in a sum of few sites."
         )
 
     @property
