@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedlearn.core.errors import ConfigError, some
+from fedlearn.models.slots import is_slot
 from fedlearn.tasks import Loss
 from fedlearn.training.device import home
 from fedlearn.training.local import forward
@@ -49,8 +50,9 @@ def check_reach(model: nn.Module, records: Records, config: Training, *, loss: L
 
 
 def _idle(model: nn.Module, records: Records, config: Training, loss: Loss) -> Iterator[str]:
-    """Parameters on which no loss depends; where nothing is finite it shows nothing."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """Parameters on which no loss depends, but for the slots of an audit: they are no record's."""
+    learned = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    trained = {name: p for name, p in learned if not is_slot(name)}
     inputs, targets = (values.to(home(model)) for values in records(_FEW))
     total = loss(forward(model, inputs, config.precision), targets).sum()
     if not total.requires_grad:

@@ -142,6 +142,13 @@ def test_adapters__under_shared_noise_and_masks_are_all_that_travels(tmp_path: P
 
 
 @pytest.mark.slow
+def test_adapters__leave_slots_for_an_audit(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", *adapters(tmp_path), "privacy=record", "secagg=off", "rounds=2",
+                "audit=slots")  # fmt: skip
+    assert found["audit"]["verdict"] == "consistent with the promise"
+
+
+@pytest.mark.slow
 def test_adapters__are_the_same_after_a_stop_and_in_processes_of_ray(tmp_path: Path) -> None:
     # Ray starts actors of its own, so that run is made as a user would make it.
     words = [*adapters(tmp_path), "privacy=none", "secagg=off", "training.learning_rate=0.3"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError
+from fedlearn.models.slots import attach
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.reach import check_reach
 
@@ -28,6 +29,12 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.used(self, x)
+
+
+def test_check__leaves_the_slots_of_an_audit_to_canaries() -> None:
+    model = Adapter(lambda own, x: x + own.b(own.a(x)))
+    attach(model, 5)
+    check_reach(model, records, TRAINING, loss=cross_entropy)
 
 
 def records(n: int) -> tuple[Tensor, Tensor]:
