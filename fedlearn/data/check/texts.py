@@ -6,6 +6,7 @@ from what it holds: several words a cell, hardly ever the same twice.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,15 +14,34 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlearn.core.errors import some
+from fedlearn.core.errors import DataError, some
 from fedlearn.data.check.report import Report, sizes_in_words
+from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.parquet import holds_cells
 from fedlearn.data.tables.table import Table
 from fedlearn.data.texts import files, huggingface
-from fedlearn.data.texts.tokens import Tokenizer
+from fedlearn.data.texts.documents import FEW_UNKNOWN, MOST_UNKNOWN, unknown_pieces
+from fedlearn.data.texts.tokens import Tokenizer, tokenize, units
 
+_NO_LIST = ("scenario.tokenizer.kind=hashing", "model.pretrained=''")
+_CALLED = {
+    "text",
+    "texts",
+    "body",
+    "content",
+    "message",
+    "comment",
+    "review",
+    "评论",
+    "文本",
+    "内容",
+}
+_FEW = 50
+"""Different texts of a column that is called so, though many are there twice."""
+_READ = 500
+"""Texts that a tokenizer is tried on."""
 _WORDS = 4
 """Words that a cell of texts holds, in the middle."""
 
@@ -30,17 +50,27 @@ def text_columns(table: Table, found: Sequence[Column]) -> tuple[str, ...]:
     """The columns that hold texts, that with the longest first."""
     lengths = {}
     for column in found:
-        if column.kind != "categorical":
+        if column.kind != "categorical" or column.identifier:
             continue
         cells = table.cells(column.name)
         given = ~cells.among(MISSING)
-        if column.distinct <= cells.counts[given].sum() / 2:
+        called = column.name.casefold() in _CALLED and column.distinct > _FEW
+        if column.distinct <= cells.counts[given].sum() / 2 and not called:
             continue
-        words = np.array([len(one.split()) for one in cells.texts()])
+        words = np.array([units(one) for one in cells.texts()])
         middle = np.median(words[cells.codes][given[cells.codes]])
         if middle >= _WORDS:
             lengths[column.name] = middle
     return tuple(sorted(lengths, key=lambda name: -lengths[name]))
+
+
+def _unknown(table: Table, text: str) -> float:
+    """The share of pieces that the usual list lacks; 0 where the list is not at hand."""
+    some = table.cells(text).texts()[:_READ]
+    try:
+        return tokenize(Tokenizer(), some, default_cache(os.environ)).unknown
+    except DataError:
+        return 0.0
 
 
 def with_texts(report: Report, table: Table, scenario: str, written: Sequence[str]) -> Report:
@@ -57,6 +87,7 @@ def with_texts(report: Report, table: Table, scenario: str, written: Sequence[st
         f"scenario.label={quoted(label) if label else 'COLUMN'}",
         *(setting for setting in report.settings if setting.startswith(sites)),
         *written,
+        *(_NO_LIST if _unknown(table, text) > MOST_UNKNOWN else ()),
         "model=text",
     ]
     labelled = _labelled(table, text, label) if label else ()
@@ -115,7 +146,7 @@ def _no_label(report: Report) -> str:
 
 
 def _facts(table: Table, text: str, label: str | None) -> Iterator[str]:
-    lengths = [len(one.split()) for one in table.column(text)]
+    lengths = [units(one) for one in table.column(text)]
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     yield (
         f"column {text!r}: texts of {statistics.median(lengths):g} words in the middle; the "
@@ -129,10 +160,12 @@ def _facts(table: Table, text: str, label: str | None) -> Iterator[str]:
 
 def _hints(table: Table, text: str) -> Iterator[str]:
     cells = table.column(text)
+    if (share := _unknown(table, text)) > FEW_UNKNOWN:
+        yield f"column {text!r}: {unknown_pieces(share)}"
     if empty := [i for i, one in enumerate(cells) if not one]:
         yield f"{table.places(empty)}: no text; left out in training"
     most = Tokenizer().max_length
-    if long := [i for i, one in enumerate(cells) if len(one.split()) > most]:
+    if long := [i for i, one in enumerate(cells) if units(one) > most]:
         yield (
             f"{table.places(long)}: longer than {most} words; scenario.tokenizer.max_length="
             f"{most} cuts them off there, at the latest"

@@ -79,6 +79,6 @@ def _is_one(value: float, rows: int, others: NDArray[np.float64]) -> bool:
     real = others[~np.isin(others, [*_REPEATED, *_LOW])]
     if len(real) < _LEAST:
         return False
-    if int(value) in _LOW:
+    if int(value) in _LOW or (int(value) in _REPEATED and value < 0 <= real.min()):
         return len(real) >= _FEW and bool((real >= 0).all())
     return int(value) in _REPEATED and bool(np.abs(real - value).min() > np.ptp(real) / 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data import memory
 from fedlearn.data.pool import Pool
@@ -15,6 +16,11 @@ from fedlearn.data.split import by_content
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import CLASSIFICATION, Targets, TaskConfig, TaskForm
+
+FEW_UNKNOWN = 0.05
+"""Share of pieces that a list lacks above which it is said..."""
+MOST_UNKNOWN = 0.2
+"""... and above which another tokenizer is to be chosen."""
 
 
 def pool_of(
@@ -30,6 +36,7 @@ def pool_of(
     task: TaskConfig = CLASSIFICATION,
     notes: tuple[str, ...] = (),
     attributes: Mapping[str, Attribute] | None = None,
+    most_unknown: float = 1.0,
 ) -> Pool:
     """Texts with a label each as token ids; a note says how many the tokenizer cut short.
 
@@ -37,9 +44,11 @@ def pool_of(
         labels: `[n, ...]` as `task` takes them.
         sites: None where texts come without.
         attributes: what is known of texts beside their words; nothing learns from it.
+        most_unknown: the share of pieces that a list may lack.
 
     Raises:
-        DataError: the tokenizer's list cannot be read, or the ids would not fit into memory.
+        DataError: the tokenizer's list cannot be read or lacks more, or the ids would not fit into
+            memory.
     """
     # Once for all, and once more as they are dealt out to sites.
     memory.require(Path(name), 16 * len(texts) * tokenizer.max_length)
@@ -50,6 +59,10 @@ def pool_of(
             f"scenario.tokenizer.max_length={tokenizer.max_length} and were cut off there"
         )
         notes = (*notes, cut)
+    if tokens.unknown > most_unknown:
+        raise DataError(f"{name}: {unknown_pieces(tokens.unknown)}")
+    if tokens.unknown > FEW_UNKNOWN:
+        notes = (*notes, f"{name}: {unknown_pieces(tokens.unknown)}")
     return Pool(
         name=name,
         task=task.of(TaskForm(input=tokens.shape, classes=classes)),
@@ -59,6 +72,15 @@ def pool_of(
         natural_site=sites,
         attributes=attributes or {},
         notes=notes,
+    )
+
+
+def unknown_pieces(share: float) -> str:
+    """What is said where the list of a tokenizer lacks many of the pieces of texts."""
+    return (
+        f"{share:.0%} of all pieces are none of the tokenizer's list, and tell nothing apart: the "
+        "texts are in a script that it was not made for. Choose scenario.tokenizer.kind=hashing "
+        "model.pretrained='', which needs no list, or a model of that language"
     )
 
 

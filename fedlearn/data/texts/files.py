@@ -34,7 +34,7 @@ from fedlearn.data.tables.spelling import (
     taken_as_one,
 )
 from fedlearn.data.tables.table import Separator, Table, some_lines
-from fedlearn.data.texts.documents import pool_of
+from fedlearn.data.texts.documents import MOST_UNKNOWN, pool_of
 from fedlearn.data.texts.tokens import MINILM, Tokenizer
 from fedlearn.tasks import LabelColumn
 
@@ -159,6 +159,7 @@ def pool_of_table(
         labels=labels,
         is_train=is_train,
         sites=sites,
+        most_unknown=1.0 if reading.by_record else MOST_UNKNOWN,
         notes=(*_notes(table, usable, kept, config), *_spelling_notes(kept, config, several)),
     )
     return replace(pool, left_open=("scenario.classes",) if task.is_open(column) else ())

