@@ -28,9 +28,11 @@ from fedlearn.tasks import Task
 STEPS: Final = 10
 SHARE: Final = 0.2
 LONGEST: Final = 4.0
-"""A step changes what the model says of a record by this at the most, in units of its norm."""
+"""A step changes what the model says of a record by this at the most, in units of its norm and
+of the task's scale, which for logits is 1."""
 NOISE: Final = 0.6
-"""Standard deviation of what noise makes of a logit (in nats) of a usual record at the end."""
+"""Standard deviation of what noise makes of a logit (in nats) of a usual record at the end; of
+other outputs in units of the task's scale."""
 ADAM: Final = (0.005, 0.04)
 """Smallest and largest rate of Adam, whose steps do not depend on the scale of features."""
 RECORDS: Final = 100_000
@@ -111,7 +113,7 @@ def _rate(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
     length = step_length(config, task, sites)
     why = (
         "as long as steps on such records may be"
-        if length == LONGEST
+        if length == LONGEST * task.scale
         else "the noise of this epsilon, at sites of so many records, leaves no longer steps"
     )
     clip = getattr(config.privacy, "clip_norm", 1.0)
@@ -137,4 +139,4 @@ def step_length(config: RunConfig, task: Task, sites: int) -> float:
     steps = training.local_steps * config.rounds
     spread = noise * math.sqrt(steps / sites)
     records = training.sample_rate * training.nominal_records
-    return min(LONGEST, NOISE * records / spread) if spread else LONGEST
+    return task.scale * (min(LONGEST, NOISE * records / spread) if spread else LONGEST)

@@ -111,7 +111,6 @@ class ClassificationTask(Task):
     metrics_known: ClassVar = METRICS
     makes: ClassVar = "A classifier"
     decisions_known: ClassVar = DECISIONS
-    curvature: ClassVar[float] = 0.5  # of a cross-entropy by the logits
 
     input: Input
     classes: tuple[str, ...]

@@ -165,9 +165,9 @@ class Task(Protocol):
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """`float32[n]`, one loss per record: its gradient is what is clipped."""
 
-    curvature: ClassVar[float] = 1.0
-    """The largest second derivative of a record's loss by its outputs: the step of a linear model
-    on records `x` is stable where `rate * curvature * mean(|x|^2) < 2`."""
+    scale: ClassVar[float] = 1.0
+    """How far apart the outputs for different records usually are, where logits have 1: steps, and
+    the noise in a model, are to be small beside it (`fedlearn.config.defaults`)."""
 
     def training_loss(self, class_weights: Mapping[str, float], device: torch.device) -> Loss:
         """The loss to train with; `class_weights` are those that `weight_problems` let pass."""
