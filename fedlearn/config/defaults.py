@@ -94,6 +94,8 @@ def _delta(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
 def _steps(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
     if config.model.square_norm(task, config.training.finetune) is None or not _known(config):
         return
+    if config.privacy.noise_from == "shares":  # every step takes a round of sums, on all records
+        return
     reason = "many short steps on a part of the records cost no more than few long ones on all"
     yield Derived(key="training.local_steps", value=STEPS, reason=reason)
     yield Derived(key="training.sample_rate", value=SHARE, reason=reason)
@@ -122,8 +124,9 @@ def _rate(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
 
 
 def _known(config: RunConfig) -> bool:
-    """Whether the law of its noise is that of the rules: none, or that of every site by itself."""
-    return config.privacy.unit == "none" or config.privacy.noise_from == "site"
+    """Whether the law of its noise is that of the rules: none, that of every site by itself, or
+    one that all sites make together."""
+    return config.privacy.unit == "none" or config.privacy.noise_from in ("site", "shares")
 
 
 def step_length(config: RunConfig, task: Task, sites: int) -> float:
@@ -134,6 +137,10 @@ def step_length(config: RunConfig, task: Task, sites: int) -> float:
     which the first three factors are the length.
     """
     training = config.training
+    if config.privacy.noise_from == "shares":
+        # Its noise is planned for a model whose size is not known yet, and is the smaller one: in
+        # the mean of the sites that of a single site is gone down by their number, not its root.
+        return task.scale * LONGEST
     plan = plan_of(config, sites=sites, task=task)
     noise = plan.noise_multiplier if plan is not None else 0.0
     steps = training.local_steps * config.rounds

@@ -14,7 +14,14 @@ from fedlearn.config import RunConfig, compose
 from fedlearn.config.defaults import LONGEST, NOISE, Derived, derived, step_length
 from fedlearn.models.tabular import OneHot, Tabular
 from fedlearn.privacy.calibration import fitting_delta
-from fedlearn.tasks import ClassificationTask, SeriesInput, TableInput, TextInput
+from fedlearn.tasks import (
+    ClassificationTask,
+    Regression,
+    SeriesInput,
+    TableInput,
+    TaskForm,
+    TextInput,
+)
 from tests.effort import examples
 
 TABLE = TableInput(numeric=7, cardinalities=(3, 5, 2), squashed=(0, 1, 2, 3, 4))
@@ -95,6 +102,24 @@ def test_rate__grows_with_epsilon_records_and_sites_and_never_falls() -> None:
     assert length(1, 100, 4) < length(1, 100, 16)
 
 
+def test_derived__of_noise_in_shares_is_a_step_that_is_stable_in_one_round_of_sums() -> None:
+    (found,) = rules("privacy=distributed").values()
+    config = compose([*CSV, "privacy=distributed"])
+    assert found.key == "training.learning_rate"
+    square = config.model.square_norm(TASK, "full")
+    assert square is not None
+    length = found.value * config.privacy.clip_norm * math.sqrt(square)  # type: ignore[attr-defined]
+    assert length == pytest.approx(LONGEST, rel=0.05)
+
+
+def test_derived__of_a_number_to_learn_steps_as_much_shorter_as_outputs_lie_together() -> None:
+    number = Regression(low=0, high=1).of(TaskForm(input=TABLE))
+    for words in (("privacy=distributed",), ("privacy=record", "training.nominal_records=9000")):
+        config = compose([*CSV, *words])
+        lengths = [step_length(config, task, 4) for task in (number, TASK)]
+        assert lengths[0] == pytest.approx(number.scale * lengths[1])
+
+
 def test_derived__leaves_what_a_user_has_set_and_follows_it() -> None:
     base = ("training.nominal_records=1000",)
     assert "training.learning_rate" not in rules(*base, "training.learning_rate=0.1")
@@ -116,7 +141,7 @@ def test_derived__without_privacy_takes_an_optimizer_that_needs_no_scale() -> No
 
 
 @pytest.mark.parametrize(
-    "words", [("model.architecture=mlp",), ("strategy=fedadam",), ("privacy=distributed",)]
+    "words", [("model.architecture=mlp",), ("strategy=fedadam",), ("privacy=client",)]
 )
 def test_derived__says_nothing_of_what_it_knows_no_law_of(words: tuple[str, ...]) -> None:
     assert rules(*words, "training.nominal_records=100") == {}
