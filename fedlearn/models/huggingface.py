@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Name, config
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
+from fedlearn.models.architectures import ARCHITECTURES, Architecture
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, Folder, open_folder
 from fedlearn.models.model import Model, Weights, input_as
@@ -38,64 +39,6 @@ _KINDS: Final = MappingProxyType(
     {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
 _DROPOUTS: Final = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """How one kind of model is put together, by the names that transformers and folders use."""
-
-    module: str
-    """Where its classes are."""
-    config: str
-    block: str
-    norm: str
-    rotary: str = ""
-    """What makes the angles of positions; empty where positions have vectors of their own."""
-    prefix: str
-    """Of all names in a folder but that of the head; some folders leave it out."""
-    words: str
-    places: str = ""
-    blocks: str
-    last_norm: str
-    norm_eps: str
-
-
-def _like_llama(name: str, of: str) -> Architecture:
-    return Architecture(
-        module=f"transformers.models.{name}.modeling_{name}",
-        config=f"{of}Config",
-        block=f"{of}DecoderLayer",
-        norm=f"{of}RMSNorm",
-        rotary=f"{of}RotaryEmbedding",
-        prefix="model.",
-        words="embed_tokens",
-        blocks="layers",
-        last_norm="norm",
-        norm_eps="rms_norm_eps",
-    )
-
-
-ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
-    {
-        "llama": _like_llama("llama", "Llama"),
-        "mistral": _like_llama("mistral", "Mistral"),
-        "qwen2": _like_llama("qwen2", "Qwen2"),
-        "qwen3": _like_llama("qwen3", "Qwen3"),
-        "gpt2": Architecture(
-            module="transformers.models.gpt2.modeling_gpt2",
-            config="GPT2Config",
-            block="GPT2Block",
-            norm="",
-            prefix="transformer.",
-            words="wte",
-            places="wpe",
-            blocks="h",
-            last_norm="ln_f",
-            norm_eps="layer_norm_epsilon",
-        ),
-    }
-)
-"""By `model_type` of a folder's config.json."""
 
 
 @config

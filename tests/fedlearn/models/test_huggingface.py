@@ -204,16 +204,23 @@ def test_vocabulary__is_never_trained(folders: Path, mode: str) -> None:
 @needs_transformers
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("frozen_a", [False, True])
-def test_engine__clips_adapters_as_a_loop_over_records_in_double_precision_does(
-    folders: Path, kind: str, frozen_a: bool
+@pytest.mark.parametrize(
+    "part",
+    [
+        LORA,
+        Finetune(mode="lora", lora_rank=2, lora_stages=2, lora_frozen_a=True),
+        Finetune(mode="last_k", last_k=2),
+    ],
+    ids=["lora", "frozen_a", "last_k"],
+)
+def test_engine__clips_what_is_trained_as_a_loop_over_records_in_double_precision_does(
+    folders: Path, kind: str, part: Finetune
 ) -> None:
-    part = Finetune(mode="lora", lora_rank=2, lora_stages=2, lora_frozen_a=frozen_a)
     made, task, bound, n = learner(folders / kind, part), task_of(folders / kind), 0.05, 7
     coins = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in made.model.parameters():
-            if parameter.requires_grad:
+        for name, parameter in made.model.named_parameters():
+            if "lora_" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=coins))
     rng = np.random.default_rng(2)
     drawn = rng.integers(0, VOCABULARY, (n, LENGTH))

@@ -1,0 +1,70 @@
+"""How kinds of language models are put together, by the names that transformers and folders use.
+
+A kind is one entry of `ARCHITECTURES`: whose layers map hidden states to hidden states, with a
+causal attention of their own and no numbers beside weights, it takes no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How one kind of model is put together, by the names that transformers and folders use."""
+
+    module: str
+    """Where its classes are."""
+    config: str
+    block: str
+    norm: str
+    rotary: str = ""
+    """What makes the angles of positions; empty where positions have vectors of their own."""
+    prefix: str
+    """Of all names in a folder but that of the head; some folders leave it out."""
+    words: str
+    places: str = ""
+    blocks: str
+    last_norm: str
+    norm_eps: str
+
+
+def _like_llama(name: str, of: str) -> Architecture:
+    return Architecture(
+        module=f"transformers.models.{name}.modeling_{name}",
+        config=f"{of}Config",
+        block=f"{of}DecoderLayer",
+        norm=f"{of}RMSNorm",
+        rotary=f"{of}RotaryEmbedding",
+        prefix="model.",
+        words="embed_tokens",
+        blocks="layers",
+        last_norm="norm",
+        norm_eps="rms_norm_eps",
+    )
+
+
+ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
+    {
+        "llama": _like_llama("llama", "Llama"),
+        "mistral": _like_llama("mistral", "Mistral"),
+        "qwen2": _like_llama("qwen2", "Qwen2"),
+        "qwen3": _like_llama("qwen3", "Qwen3"),
+        "gpt2": Architecture(
+            module="transformers.models.gpt2.modeling_gpt2",
+            config="GPT2Config",
+            block="GPT2Block",
+            norm="",
+            prefix="transformer.",
+            words="wte",
+            places="wpe",
+            blocks="h",
+            last_norm="ln_f",
+            norm_eps="layer_norm_epsilon",
+        ),
+    }
+)
+"""By `model_type` of a folder's config.json."""
