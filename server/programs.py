@@ -185,8 +185,9 @@ def kept(program: Program) -> Iterator[None]:
     def watch() -> None:
         pause = _LOOK_SECONDS
         while not over.wait(pause):
-            for fields in program.events():
-                EVENTS.warning(str(fields.pop("event")), extra={"fields": fields})
+            with suppress(OSError):  # its log was taken away
+                for fields in program.events():
+                    EVENTS.warning(str(fields.pop("event")), extra={"fields": fields})
             code = program.ended
             if code is None:
                 pause = _LOOK_SECONDS
