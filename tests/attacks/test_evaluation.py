@@ -136,6 +136,7 @@ def test_run_without_evaluation__answers_none(tmp_path: Path) -> None:
     assert lab.reserved(VICTIM, "evaluation") == 0
 
 
+@pytest.mark.slow
 def test_more_evaluations__than_the_owner_allows_are_refused_before_the_run(
     tmp_path: Path,
 ) -> None:
@@ -159,6 +160,7 @@ def test_evaluation__of_a_round_is_answered_once_and_in_its_order(clear: Lab) ->
     assert clear.reserved(VICTIM, "evaluation") == 1
 
 
+@pytest.mark.slow
 def test_evaluation__of_a_model_before_the_last_round_is_refused(clear: Lab) -> None:
     federation = clear.federate()
     for number in (1, 2, 3):

@@ -183,6 +183,7 @@ def test_records__that_something_fails_on_move_sums_by_themselves_alone(
             assert np.linalg.norm(mine - theirs) <= 1e-3 * norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secagg", slow_but(lambda kind: kind == "masked", ["off", "masked"]))
 def test_case__reaches_every_mechanism_and_is_refused_nothing(lab: Lab, secagg: str) -> None:
     rng = np.random.default_rng(0)

@@ -160,6 +160,7 @@ def test_liar_within_its_own_bound__moves_no_more_than_an_honest_site_could(
     assert max(found) <= bound.site_norm
 
 
+@pytest.mark.slow
 def test_rule_none__takes_whatever_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

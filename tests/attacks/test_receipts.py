@@ -137,6 +137,7 @@ def test_receipt__of_another_run_or_site_is_not_taken(
     assert receipts.last_of(study.last, VICTIM) == old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     slow_but(lambda one: "number" in one, [{"number": 10**300}, {"spent": (STEP,) * 5000}]),

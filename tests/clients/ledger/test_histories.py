@@ -44,7 +44,6 @@ from tests.attacks.test_second_server import Helped
 from tests.clients.ledger.losses import Release, true_epsilon
 from tests.clients.ledger.watch import VICTIM, Killed, Watch, watching
 from tests.deployment.world import approve
-from tests.effort import examples
 
 DELTA = 1e-5
 ALONE, TOGETHER = ("alder",), ("alder", "birch", "cedar", "doum")
@@ -390,7 +389,8 @@ def played(lab: Lab, words: Words, watch: Watch, seed: int) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("seed", range(examples(16, few=1)))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(16))
 def test_history__of_one_site_is_never_booked_for_less_than_what_was_done(
     alone: Lab, watch: Watch, seed: int
 ) -> None:

@@ -68,6 +68,7 @@ def test_use__states_the_purpose_of_the_run_or_that_there_is_none(run: Path) -> 
     assert "No purpose was stated" in use(replace(result, config=older))[0]
 
 
+@pytest.mark.slow
 def test_use__names_the_classes_and_how_far_a_column_goes(run: Path) -> None:
     result = read_result(run)
     assert result.data.classes == ["0", "1"]

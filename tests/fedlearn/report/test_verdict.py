@@ -345,6 +345,7 @@ def test_verdict__is_sorted_and_is_of_any_result_there_can_be(good: ResultFile) 
 # --- where it is shown -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verdict__is_the_same_on_the_page_in_python_and_on_the_screen(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
