@@ -18,6 +18,7 @@ from fedlearn.data.check.report import SHOWN, Report, sizes_in_words
 from fedlearn.data.check.sizes import dealt
 from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
 from fedlearn.data.images.medmnist import MedMnist
+from fedlearn.data.images.pixels import pixel_notes
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.guess import quoted
 
@@ -84,7 +85,12 @@ def check_archive(path: Path) -> Report:
             sizes_in_words("classes in training", sizes),
             *([f"could be the groups (scenario.groups): {some(groups)}"] if groups else []),
         ),
-        hints=tuple(_repeated(digests, pool.labels.tolist(), pool.is_train.tolist())),
+        hints=(
+            *_repeated(digests, pool.labels.tolist(), pool.is_train.tolist()),
+            *pixel_notes(
+                str(path), (pool.features.transpose(0, 2, 3, 1) * 255 + 0.5).astype(np.uint8)
+            ),
+        ),
         settings=(
             "scenario=medmnist",
             f"scenario.path={quoted(str(path))}",

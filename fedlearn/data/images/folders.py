@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError, refuse, some
 from fedlearn.core.settings import Count, Name, Positive, Probability, config
-from fedlearn.data.images.pixels import as_records, check_memory
+from fedlearn.data.images.pixels import as_records, check_memory, pixel_notes
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
@@ -95,7 +95,7 @@ class Images(Scenario):
             labels=labels,
             is_train=by_content(digests, self.test_fraction, reading.streams),
             natural_site=sites,
-            notes=tuple(_notes(root, found, digests)),
+            notes=(*_notes(root, found, digests), *pixel_notes(str(root), images)),
             left_open=() if self.classes else ("scenario.classes",),
         )
 
@@ -225,11 +225,17 @@ def read_image(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDAr
             image = ImageOps.exif_transpose(opened)
             flat = _flat(image).convert("RGB" if colour == "colour" else "L")
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is not an image; remove it from the folder") from error
+        raise DataError(f"{path}: {_no_image(path)}") from error
     except bombs as error:
         raise DataError(
             f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, all of which would be in "
             "memory at once; make it smaller or remove it"
+        ) from error
+    except _UnknownRangeError as error:
+        raise DataError(
+            f"{path}: holds numbers without a known range ({opened.mode}: 32 bits or floating "
+            "point, as of a scanner); convert it to 8 or 16 bits of grey by a range that is the "
+            "same for all"
         ) from error
     except Exception as error:  # each of Pillow's readers has errors of its own
         reason = str(error) or type(error).__name__
@@ -239,6 +245,19 @@ def read_image(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDAr
     return pixels
 
 
+class _UnknownRangeError(ValueError):
+    """An image whose values have no largest one."""
+
+
+def _no_image(path: Path) -> str:
+    """What is said of a file that Pillow does not know."""
+    with path.open("rb") as file:
+        head = file.read(132)
+    if head[128:] == b"DICM":
+        return "is DICOM; convert it to PNG (8 or 16 bits of grey, by one window for all)"
+    return "is not an image; remove it from the folder"
+
+
 def _flat(image: Image) -> Image:
     """Without depth and transparency, so that `convert` does what its name says."""
     from PIL.Image import alpha_composite, fromarray, new
@@ -246,7 +265,7 @@ def _flat(image: Image) -> Image:
     if image.mode in _DEEP_GREY:
         return fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}: numbers without a known range")
+        raise _UnknownRangeError
     if "A" in image.mode or "transparency" in image.info:
         layered = image.convert("RGBA")
         black = new("RGBA", layered.size, (0, 0, 0, 255))

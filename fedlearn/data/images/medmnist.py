@@ -24,7 +24,7 @@ from fedlearn.core.files import DAMAGED_ARRAYS
 from fedlearn.core.settings import Natural, Positive, config
 from fedlearn.data.datasets import archives
 from fedlearn.data.images.medmnist_sets import SETS
-from fedlearn.data.images.pixels import as_records, check_memory
+from fedlearn.data.images.pixels import as_records, check_memory, pixel_notes
 from fedlearn.data.partition import sites_of_groups
 from fedlearn.data.pool import Pool, taken
 from fedlearn.data.scenario import Reading, Scenario
@@ -138,7 +138,9 @@ def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Rea
         if not count and not reading.by_record
     )
     groups = _groups(config, path, file, [len(part) for part in labels])
-    images = [as_records(_array(path, file, f"{part}_images")) for part in parts]
+    pixels = [_array(path, file, f"{part}_images") for part in parts]
+    unusual = pixel_notes(str(path), np.concatenate(pixels))
+    images = [as_records(part) for part in pixels]
     pool = Pool(
         name=config.name or path.stem,
         task=ClassificationTask(input=form, classes=classes),
@@ -146,7 +148,7 @@ def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Rea
         labels=together,
         is_train=is_train,
         natural_site=_sites(config, groups, is_train, reading.streams.get("groups")),
-        notes=tuple(_notes(path, groups, is_train)),
+        notes=(*_notes(path, groups, is_train), *unusual),
         left_open=() if config.classes or config.name else ("scenario.classes",),
     )
     return pool if sound.all() else taken(pool, np.flatnonzero(sound))

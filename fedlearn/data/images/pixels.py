@@ -8,6 +8,8 @@ image is unpacked, and too large a set is refused then.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ from fedlearn.core.errors import DataError
 from fedlearn.tasks import ImageInput
 
 _GIGABYTE = 10**9
+_DARK = 64
+"""A largest value below which images have not the range of their format."""
 
 
 def as_records(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -23,6 +27,28 @@ def as_records(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     scaled = np.ascontiguousarray(apart.transpose(0, 3, 1, 2), np.float32)
     scaled /= 255
     return scaled
+
+
+def pixel_notes(where: str, images: NDArray[np.uint8]) -> Iterator[str]:
+    """What is unusual in images `uint8[n, height, width, ...]`, 255 being the largest value.
+
+    They are dark where 12 bits were stored in 16, or classes were stored as pixels; of one value
+    where what is to be seen was in a layer that is not there any more.
+    """
+    if not images.size:
+        return
+    largest = int(images.max())
+    if largest < _DARK:
+        yield (
+            f"{where}: no pixel is above {largest} of 255, so that all are nearly black; scale "
+            "them to the range of their format, as where 12 bits are stored in 16"
+        )
+    flat = images.reshape(len(images), -1, images.shape[3] if images.ndim == 4 else 1)
+    if constant := int((flat == flat[:, :1]).all(axis=(1, 2)).sum()):
+        yield (
+            f"{where}: {constant} of {len(images)} images are of one colour throughout; what is "
+            "drawn in transparency alone is lost, as it is laid over black"
+        )
 
 
 def check_memory(name: str, count: int, form: ImageInput, max_gigabytes: float) -> None:

@@ -166,7 +166,8 @@ def _decode(path: Path, content: bytes, encoding: str, errors: str) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: line {line}: byte 0x{content[error.start]:02x} is not {encoding}; set "
-            "scenario.encoding (spreadsheets often write cp1252) or save the file as UTF-8"
+            "scenario.encoding (`fedlearn data check` finds it: spreadsheets often write cp1252, "
+            "in East Asia gb18030, big5, shift_jis or euc_kr) or save the file as UTF-8"
         ) from error
     except LookupError as error:
         raise ConfigError(f"scenario.encoding={encoding}: no such encoding; try utf-8") from error

@@ -20,6 +20,7 @@ from fedlearn.core.errors import DataError
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
 from fedlearn.data.tables.delimited import read_content
+from fedlearn.data.tables.encodings import encoding_in
 from fedlearn.data.tables.sentinels import sentinels
 from fedlearn.data.tables.spelling import number_key
 from fedlearn.data.tables.table import Table
@@ -58,17 +59,7 @@ def encoding_of(path: Path) -> str:
         content = read_content(path)
     except DataError:
         return "utf-8"  # reading it says what is wrong
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    if b"\0" in content:
-        return "utf-8"  # no text in any of these encodings; reading it says what it is
-    for encoding in ("utf-8", "cp1252"):
-        try:
-            content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "latin-1"
+    return encoding_in(content)
 
 
 def writing_of(table: Table) -> Writing:
