@@ -12,14 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from clients.records import simulated_task
 from fedlearn.algorithms.algorithm import RoundMean, State
 from fedlearn.config import compose
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector, to_vector
 from fedlearn.data import load_pool
 from fedlearn.data.datasets.archives import default_cache
+from fedlearn.report.export import read_model
+from fedlearn.results.reading import read_result
 from server.public import PublicRecords
 from server.public_training import PublicTraining
+from server.run import Silent
+from server.stop import Stop
+from simulations.run import simulate
 from tests.effort import examples
 from tests.simulations.small import table
 
@@ -188,3 +194,23 @@ def test_liar_across_the_direction__is_carried_on_by_momentum_unless_the_model_i
     training = training_of(tmp_path)
     assert lied_to(training, held=True) <= training.worth(30)
     assert lied_to(training, held=False) > training.records.loss(training.initial)
+
+
+def test_run__that_is_held_in_every_round_ends_with_what_the_public_records_alone_teach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the real programs, for a rule that finds no model good enough."""
+    monkeypatch.setattr(PublicTraining, "worth", lambda self, number: -1.0)
+    sites = ("alder", "birch", "cedar")
+    words = [*table(tmp_path, sites=sites), "robust=fltrust", "secagg=ring", "robust.public=0.5"]
+    momentum = ["strategy=fedavgm", "strategy.server_momentum=0.9", "evaluation=none"]
+    config = compose([*words, *momentum, "privacy=none", f"out={tmp_path / 'run'}"])
+    simulate(config, Silent(), Stop())
+    result = read_result(tmp_path / "run")
+    records = PublicRecords.of(config, simulated_task(config), deployed=False)
+    assert records is not None
+    initial = to_vector(records.learner.model)
+    training = PublicTraining(records, config.strategy, initial, most=config.robust.change_norm)
+    alone = training.held(initial, len(result.rounds))
+    assert not np.array_equal(alone, initial)
+    assert np.array_equal(read_model(tmp_path / "run", result), alone)
