@@ -283,7 +283,7 @@ UNFUZZED: Final = {
         "server/superlink/gateway.py:main", "server/programs.py:Program.events",
     ),
     _ARCHIVE: (
-        "fedlearn/data/datasets/archives.py:_read", "fedlearn/data/datasets/codes.py:Codes.load",
+        "fedlearn/data/datasets/archives.py:_read",
         "fedlearn/data/datasets/contracts.py:_documents",
         "fedlearn/data/datasets/contracts.py:_read", "fedlearn/data/datasets/fashion.py:_idx",
         "fedlearn/data/datasets/gguf.py:_Header.number",
