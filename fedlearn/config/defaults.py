@@ -35,8 +35,8 @@ NOISE: Final = 0.6
 other outputs in units of the task's scale."""
 ADAM: Final = (0.005, 0.04)
 """Smallest and largest rate of Adam, whose steps do not depend on the scale of features."""
-RECORDS: Final = 100_000
-"""Records per rate of Adam: the fewer there are, the sooner a long way fits their noise."""
+RATE_OF_ADAM: Final = 0.006
+"""For every record to a feature: the fewer there are, the sooner a long way fits their noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,8 @@ def _rate(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
     if config.privacy.unit == "none":
         reason = "without privacy Adam settles whatever the scale of the columns"
         least, most = ADAM
-        rate = min(most, max(least, config.training.nominal_records * sites / RECORDS))
+        records = config.training.nominal_records * sites
+        rate = min(most, max(least, RATE_OF_ADAM * records / config.model.last_width(task)))
         yield Derived(key="training.optimizer", value="adam", reason=reason)
         yield Derived(key="training.learning_rate", value=float(f"{rate:.2g}"), reason=reason)
         return

@@ -88,6 +88,10 @@ class Model(ABC):
         nothing is known of it."""
         return None
 
+    def last_width(self, task: Task) -> int:
+        """Features that the last layer reads, where `square_norm` knows it."""
+        return 1
+
     def code(self) -> tuple[str, str] | None:
         """The name and the hash of code outside of this project that it runs, if any."""
         return None

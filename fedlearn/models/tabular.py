@@ -54,6 +54,10 @@ class Tabular(Model):
         squashed = len(table.squashed)
         return 1 + table.width - squashed + min(squashed, _FULL_SHARE) * _SQUARE
 
+    def last_width(self, task: Task) -> int:
+        """All features of all columns."""
+        return sum(widths(input_as(TableInput, task)))
+
     def network(self, task: Task) -> nn.Sequential:
         """`float32[batch, table.width]` -> logits `[batch, task.num_outputs]`."""
         table = input_as(TableInput, task)

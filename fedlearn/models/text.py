@@ -110,6 +110,10 @@ class Text(Model):
         parts = self.words + (self.depth > 0) + (self.sketch > 0)
         return 1 + (LENGTH**2 if alone else parts)
 
+    def last_width(self, task: Task) -> int:
+        """Those of words, blocks and sketch."""
+        return self.width * (self.words + (self.depth > 0)) + self.sketch
+
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, max_length]` -> logits `[batch, task.num_outputs]`.
 
@@ -124,8 +128,7 @@ class Text(Model):
             branches["blocks"] = stages(**_encoder(self, text), pool=MeanPool(1.0))
         if self.sketch:
             branches["sketch"] = Sketch(self.sketch, text.pad_id)
-        width = self.width * (self.words + (self.depth > 0)) + self.sketch
-        head = nn.Linear(width, task.num_outputs)
+        head = nn.Linear(self.last_width(task), task.num_outputs)
         if list(branches) == ["blocks"]:
             return stages(**_encoder(self, text), pool=MeanPool(LENGTH), head=head)
         return stages(features=Beside(branches), head=head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,9 +135,12 @@ def test_derived__without_privacy_takes_an_optimizer_that_needs_no_scale() -> No
     words = ("privacy=none", "training.nominal_records=1000")
     found = {key: one.value for key, one in rules(*words).items()}
     assert found["training.optimizer"] == "adam"
-    assert found["training.learning_rate"] == 0.04  # 4,000 records in all
+    assert found["training.learning_rate"] == 0.04  # 4,000 records, 427 features
     few = rules("privacy=none", "training.nominal_records=100")
-    assert few["training.learning_rate"].value == 0.005
+    assert few["training.learning_rate"].value == 0.0056
+    wide = replace(TASK, input=TableInput(numeric=40, squashed=tuple(range(40))))
+    slow = rules("privacy=none", "training.nominal_records=500", task=wide)
+    assert slow["training.learning_rate"].value == 0.005
     assert "privacy.delta" not in found
 
 
