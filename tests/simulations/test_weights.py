@@ -13,7 +13,9 @@ import fedlearn as fl
 
 SIZES = {"large": 600, "north": 30, "south": 30}
 """Records; the small sites say the opposite of the large one."""
-PLAIN = ["privacy=none", "transport=plain", "model.architecture=linear", "rounds=2", "seed=3"]
+PLAIN = ["privacy=none", "transport=plain", "model.architecture=linear", "rounds=2", "seed=3",
+         "training.optimizer=sgd", "training.learning_rate=0.5", "training.local_steps=10",
+         "training.sample_rate=0.2"]  # fmt: skip
 KINDS = ["ring", "masked", "two_server"]
 
 
