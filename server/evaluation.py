@@ -15,7 +15,7 @@ from flwr.app import Message, RecordDict
 
 from fedlearn.agreement import evaluates_in_sum, noised_sums_of, request_digest
 from fedlearn.config import RunConfig
-from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.flower import messages as flower
 from fedlearn.flower.grid import Replies
@@ -78,7 +78,11 @@ def _reported(run: RunState, number: int, messages: Sequence[Message]) -> dict[s
     read_noised = partial(
         noised_reply, task=task, fairness=fairness, plan=evaluation, number=number
     )
-    replies = run.grid.exchange(messages, check=read_noised)
+    try:
+        replies = run.grid.exchange(messages, check=read_noised)
+    except (FedlearnError, KeyboardInterrupt):  # whoever was asked may have paid
+        _account(run, number, run.grid.sites)
+        raise
     _warn_of(number, replies)
     refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
     _account(run, number, [s for s in run.grid.sites if s not in refused])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedlearn.agreement import request_digest
 from fedlearn.algorithms import RoundMean, cohort_size
-from fedlearn.core.errors import ProtocolError
+from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
@@ -171,7 +171,13 @@ class Federation(RunState):
         at, note = self.at(number), self.note(number, len(cohort))
         wanted = self.messages("train", note, before, cohort, besides)
         request = request_digest(note, before, besides)
-        aggregate = self._collect(number, cohort, wanted, request, at)
+        try:
+            aggregate = self._collect(number, cohort, wanted, request, at)
+        except (FedlearnError, KeyboardInterrupt):
+            # A SuperLink that is lost, or a stop: whoever got the model may have paid, and may
+            # never come back to say so.
+            self._account(cohort, Replies({}, [], {}), [])
+            raise
         replies = aggregate.replies
         sums = [] if aggregate.failure else aggregate.sums()
         self._account(aggregate.asked, replies, sums)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from flwr.app import Message, RecordDict
 
 from fedlearn import models
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.errors import (
+    ConfigError,
+    DataError,
+    FedlearnError,
+    PrivacyError,
+    ProtocolError,
+    StoppedError,
+)
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of
 from fedlearn.data.tables.schema import ColumnShape
@@ -24,14 +32,14 @@ from server.enrol import enrol, secagg_driver
 from server.federation import Federation
 from server.run_state import Progress
 
-from .parties import NAMES, Parties, description, hello, make_config
+from .parties import NAMES, TASK, Parties, description, hello, make_config
 
 PRIVATE = ("privacy=record", "training.sample_rate=0.2", "privacy.on_exhausted=drop_site")
 
 
 def federate(parties: Parties, admission: Admission = SIMULATED) -> Federation:
     config = parties.config
-    plan = plan_of(config)
+    plan = plan_of(config, task=TASK)
     enrolment = enrol(parties.grid(), config, lambda: False, bytes(16), admission)
     assert enrolment.grid.timeout == config.reply_timeout
     return Federation(config, plan, enrolment, Progress([], enrolment.initial), "run", None)
@@ -299,6 +307,55 @@ def test_epsilon__believes_a_site_that_has_spent_more_than_was_seen() -> None:
     entry = federate(parties).run_round(1)
     assert entry.epsilon["alpha"] == pytest.approx(expected(parties, 6))
     assert entry.epsilon["bravo"] == pytest.approx(expected(parties, 1))
+
+
+@pytest.mark.parametrize("error", [ProtocolError("superlink", "call", "lost"), StoppedError("now")])
+def test_epsilon__counts_a_round_whose_replies_were_lost_with_the_superlink_or_a_stop(
+    monkeypatch: pytest.MonkeyPatch, error: FedlearnError
+) -> None:
+    """Sites have trained and paid, and one that never comes back would never say so."""
+    parties = private()
+    federation = federate(parties)
+    federation.run_round(1)
+
+    def lost(ids: object) -> Any:
+        if parties.trained.count("alpha") == 2:
+            raise error
+        return pull(ids)
+
+    pull: Any = federation.grid.inner.pull_messages
+    monkeypatch.setattr(federation.grid.inner, "pull_messages", lost)
+    with pytest.raises(type(error)):
+        federation.run_round(2)
+    cost = pytest.approx(expected(parties, 2))
+    assert federation.epsilons() == dict.fromkeys(sorted(NAMES), cost)
+    monkeypatch.undo()
+    # Who comes back says what it has spent: the lost round counts once.
+    found = federation.run_round(2).epsilon
+    assert found == dict.fromkeys(sorted(NAMES), pytest.approx(expected(parties, 3)))
+
+
+def test_epsilon__counts_private_test_figures_that_were_lost_on_their_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The round is kept without them, and they were paid for all the same."""
+    parties = Parties(make_config(*PRIVATE, "rounds=1", "evaluation=private"))
+    federation = federate(parties)
+    plan = federation.plan
+    assert plan is not None
+    assert plan.evaluation is not None
+    pull: Any = federation.grid.inner.pull_messages
+
+    def lost(ids: object) -> Any:
+        if parties.tested:
+            raise ProtocolError("superlink", "call", "lost")
+        return pull(ids)
+
+    monkeypatch.setattr(federation.grid.inner, "pull_messages", lost)
+    entry = federation.run_round(1)
+    assert entry.evaluate == {}
+    paid = epsilon([plan.round_event, plan.evaluation.event_at(1)], plan.delta)
+    assert federation.epsilons() == dict.fromkeys(sorted(NAMES), pytest.approx(paid))
 
 
 def test_epsilon__of_sites_that_were_not_invited_stays() -> None:
