@@ -32,7 +32,8 @@ _LARGEST: Final = float(-np.log(np.finfo(np.float64).tiny))
 """Nats: what a token counts at the most, so that sums are finite."""
 _UNIT: Final = 2.0**-20
 _TRIED: Final = 8
-"""Answer tokens of a record that nobody has: what is tried with it is the same for each of them."""
+"""Answer tokens of a record that nobody has, at the most: what is tried with it is the same for
+each of them."""
 
 METRICS: Final = (
     Metric(
@@ -120,9 +121,14 @@ class LanguageTask(Task):
             raise ValueError("targets are ids below the vocabulary, or -1")
 
     def blank(self, count: int, like: Targets) -> Targets:
-        """A few answer tokens at the end: with a vocabulary of 50,000 each is dear."""
+        """A few answer tokens at the end, of every record another number: where those of a record
+        stand in a piece of logits is then tried as well, in whatever company.
+
+        With a vocabulary of 50,000 each is dear.
+        """
         found = np.full((count, *like.shape[1:]), -1, like.dtype)
-        found[:, -_TRIED:] = 0
+        for row, own in enumerate(found):
+            own[-(1 + row % _TRIED) :] = 0
         return found
 
     def mislabelled(self, targets: Targets, words: NDArray[np.uint64]) -> Targets:

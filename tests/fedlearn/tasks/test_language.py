@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from fedlearn.tasks import Language, LanguageTask, TableInput, TaskForm, TextInp
 from fedlearn.tasks import tokens as pieces
 from fedlearn.tasks.tokens import TokenLogits, cut_loose, likeliest, token_grades, token_losses
 from fedlearn.training.dp import ClippedGradients
-from fedlearn.training.trials import check_loss
+from fedlearn.training.even_rows import even_rows
+from fedlearn.training.parts import used_sizes
+from fedlearn.training.settings import Training
+from fedlearn.training.trials import check_loss, try_out
 
 VOCABULARY, LENGTH, WIDTH = 11, 5, 6
 TASK = LanguageTask(input=TextInput(vocabulary=VOCABULARY, max_length=LENGTH))
@@ -263,6 +267,48 @@ def test_gap__names_the_group_with_fewer_nats_as_the_best() -> None:
 
 
 # --- targets, canaries, and what it is not for -------------------------------------------
+
+
+class Tokens(nn.Module):
+    """A model of single tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        coins = torch.Generator().manual_seed(3)
+        self.register_buffer("words", torch.randn(VOCABULARY, WIDTH, generator=coins))
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, ids: Tensor) -> TokenLogits:
+        words = cast(Tensor, self.words)
+        return TokenLogits(self.linear(words[ids]), words)
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_trial__sees_a_machine_that_computes_logits_by_their_place_in_a_piece(
+    monkeypatch: pytest.MonkeyPatch, uneven: bool
+) -> None:
+    """Where a token stands there is a matter of how many tokens the records before it have."""
+    piece = pieces._piece
+
+    def placed(logits: Tensor, wanted: Tensor, weight: Tensor, slopes: bool) -> list[Tensor]:
+        losses, *rest = piece(logits, wanted, weight, slopes)
+        return [losses * (1 + 1e-6 * uneven * (torch.arange(len(losses)) % 2)), *rest]
+
+    monkeypatch.setattr(pieces, "_piece", placed)
+    task = LanguageTask(input=TextInput(vocabulary=VOCABULARY, max_length=12))
+
+    def records(n: int) -> tuple[Tensor, Tensor]:
+        ids = torch.randint(VOCABULARY, (n, 12), generator=torch.Generator().manual_seed(0))
+        return ids, torch.from_numpy(task.blank(n, np.zeros((1, 12), np.int64)))
+
+    config = Training(
+        optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0, local_steps=1,
+        sample_rate=1.0, nominal_records=60, dp_engine="fast", max_batch=64,
+    )  # fmt: skip
+    model = Tokens()
+    try_out(model, records, config, loss=task.loss)
+    assert used_sizes(model, config) == ((1,) if uneven else (32, 64))
+    assert even_rows(Tokens(), records, 32, task.graded) == (1 if uneven else 32)
 
 
 @given(st.integers(0, 2**64 - 1))
