@@ -209,12 +209,13 @@ def read_objects(path: Path, encoding: str, *, by_record: bool = False) -> Objec
             continue
         try:
             row = json.loads(content)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append((line, _flat(row)))
-        else:
+            flat = _flat(row) if isinstance(row, dict) else None
+        except (ValueError, RecursionError):  # since Python 3.12 JSON goes deeper than code of ours
+            flat = None
+        if flat is None:
             wrong.append(line)
+        else:
+            rows.append((line, flat))
     if wrong and not by_record:
         raise DataError(f"{path}: {some_lines(wrong)}: not a JSON object; one a line is expected")
     return rows

@@ -143,3 +143,20 @@ def test_lines__in_a_gzip_are_unpacked_one_by_one_as_well(tmp_path: Path) -> Non
     path.write_bytes(gzip.compress(b'{"text": "a", "label": "a"}\n'))
     config = OwnText(path=str(path), label="label", classes=("a", "b"), tokenizer=HASHING)
     assert len(loaded(config, by_record=True)) == 1
+
+
+def test_text__a_line_that_is_nested_deeper_than_it_can_be_read_is_left_out_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Python 3.12 JSON is read deeper than a function may call itself."""
+    content, deep = "nested", dict[str, Any]()
+    for _ in range(5000):
+        deep = {"a": deep}
+    real = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: deep if text == content else real(text))
+    config = replace(jsonl(tmp_path / "a.jsonl"), classes=("l", "w"))
+    path = Path(config.path)
+    path.write_text(path.read_text() + content + "\n")
+    assert len(loaded(config, by_record=True)) == len(ROWS)
+    with pytest.raises(DataError, match=f"line {len(ROWS) + 1}: not a JSON object"):
+        read(config)
