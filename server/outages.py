@@ -7,12 +7,12 @@ that where the run asks for it (`spare_rounds`); what is beyond, the ledgers ref
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from fedlearn.core.errors import FedlearnError
+from fedlearn.core.errors import FedlearnError, PrivacyError
 from fedlearn.core.logs import EVENTS
 from fedlearn.results.result import ResultFile, RoundResult
 from server.federation import Federation, PoisonedError
@@ -23,6 +23,10 @@ from server.waiting import Tell, nobody
 
 MOST_IN_A_ROW: Final = 5
 """How often a run may be cut off with no round in between: what is at fault then is no outage."""
+
+MOST_PAID: Final = 2
+"""The same of rounds that sites had paid for when they were cut off. Under masks one site that lies
+can bring that about in every round, and would spend the budgets of all others."""
 
 
 @contextmanager
@@ -45,17 +49,25 @@ class Outages:
     _training: bool = False
     _next: int = 1
     _in_a_row: int = 0
+    _paid: int = 0
+    """Of these, rounds that sites had paid for."""
+    _federation: Federation | None = None
+    _spent: Mapping[str, object] = field(default_factory=dict)
+    """What sites had spent when the round in work began."""
 
     def started(self, federation: Federation, first_round: int) -> None:
         """All sites are enrolled: what goes wrong from here on is an outage."""
         self._training, self._next = True, first_round
+        self._federation, self._spent = federation, dict(federation.progress.spent)
         fields = {"round": first_round, "sites": federation.grid.sites}
         EVENTS.info("training", extra={"fields": fields})
         self.listener.started(federation, first_round)
 
     def round_finished(self, entry: RoundResult) -> None:
         """It has come further."""
-        self._in_a_row, self._next = 0, entry.round + 1
+        self._in_a_row, self._paid, self._next = 0, 0, entry.round + 1
+        if self._federation:
+            self._spent = dict(self._federation.progress.spent)
         there = entry.clients
         fields = {
             "round": entry.round,
@@ -77,16 +89,27 @@ class Outages:
 
         It does not where its start has failed for another reason than a lost SuperLink, where its
         sums are poisoned, its user wants it to end, or it comes no further.
+
+        Raises:
+            PrivacyError: rounds that sites have paid for are cut off: who goes on spends, which is
+                for people to decide, and not for a service that is restarted.
         """
         began, self._training = self._training, False
         outage = began or isinstance(error, LinkLostError)
         wanted = not (stop.after_round.is_set() or stop.now.is_set())
         self._in_a_row += 1
+        self._paid += began and self._has_cost
         if isinstance(error, PoisonedError) or not (outage and wanted):
             return False
         if self._in_a_row > MOST_IN_A_ROW:
             error.add_note(f"cut off {self._in_a_row} times with no round in between")
             return False
+        if self._paid >= MOST_PAID:
+            raise PrivacyError(
+                f"sites have paid for round {self._next} {self._paid} times, and it was cut off "
+                f"each time ({error}). The same command goes on, and spends more; if one of the "
+                "sites brings it about, begin a run without it"
+            ) from error
         fields = {"round": self._next, "reason": str(error), "in_a_row": self._in_a_row}
         EVENTS.warning("cut_off", extra={"fields": fields})
         self.tell(
@@ -94,3 +117,8 @@ class Outages:
             f"sites have paid for it stays spent ({error})"
         )
         return True
+
+    @property
+    def _has_cost(self) -> bool:
+        """Whether sites have spent something since the last round."""
+        return self._federation is not None and self._federation.progress.spent != self._spent

@@ -15,13 +15,18 @@ import httpx
 import pytest
 
 from fedlearn.core import errors
-from fedlearn.core.errors import FedlearnError, ProtocolError, UnauthenticatedError
+from fedlearn.core.errors import (
+    FedlearnError,
+    PrivacyError,
+    ProtocolError,
+    UnauthenticatedError,
+)
 from fedlearn.core.logs import EVENTS
 from fedlearn.results.result import Attendance, RoundResult
 from server import waiting as waiting_module
 from server.admission import Admission
 from server.federation import Federation, PoisonedError
-from server.outages import MOST_IN_A_ROW, Outages, telling_the_end
+from server.outages import MOST_IN_A_ROW, MOST_PAID, Outages, telling_the_end
 from server.run import Silent
 from server.stop import Stop
 from server.superlink.link_grid import LinkLostError, reached
@@ -42,9 +47,14 @@ def begun(first: int = 1) -> tuple[Outages, list[str]]:
     return outages, said
 
 
-def training(outages: Outages, first: int) -> None:
-    there = SimpleNamespace(grid=SimpleNamespace(sites=["a", "b"]))
+def training(outages: Outages, first: int) -> dict[str, tuple[str, ...]]:
+    """A run that is under way, and what its sites have spent."""
+    spent: dict[str, tuple[str, ...]] = {"a": ("a round",)}
+    there = SimpleNamespace(
+        grid=SimpleNamespace(sites=["a", "b"]), progress=SimpleNamespace(spent=spent)
+    )
     outages.started(cast(Federation, there), first)
+    return spent
 
 
 def a_round(number: int) -> RoundResult:
@@ -99,6 +109,27 @@ def test_run__that_comes_no_further_ends() -> None:
     error = ProtocolError("", "round 2", "once more")
     assert not outages.outlasts(error, Stop())
     assert error.__notes__ == [f"cut off {MOST_IN_A_ROW + 1} times with no round in between"]
+
+
+def test_run__that_sites_pay_for_and_that_comes_no_further_ends_sooner() -> None:
+    """Under masks one site that lies can spoil every sum, once all others have paid."""
+    outages = Outages(Silent())
+    for number in (1, 2):  # a round in between starts the count again
+        spent = training(outages, number)
+        for _ in range(MOST_PAID - 1):
+            spent["a"] += ("another",)
+            assert outages.outlasts(GONE, Stop())
+            spent = training(outages, number)
+            assert outages.outlasts(LOST, Stop()), "what costs nothing is not counted"
+            spent = training(outages, number)
+        if number == 1:
+            spent["a"] += ("a third",)
+            outages.round_finished(a_round(number))
+            assert outages.outlasts(GONE, Stop()), "nothing was spent since that round"
+    spent["a"] += ("one more",)
+    with pytest.raises(PrivacyError, match="paid for round 2 2 times") as caught:
+        outages.outlasts(GONE, Stop())
+    assert caught.value.exit_code == 3, "no service starts it again"
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
