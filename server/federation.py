@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedlearn.agreement import request_digest
 from fedlearn.algorithms import RoundMean, cohort_size
-from fedlearn.core.errors import FedlearnError, ProtocolError
+from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
@@ -159,6 +159,12 @@ class Federation(RunState):
         self._check_quorum(number, invited, replies)
         return list(replies.answers), replies
 
+    @property
+    def _would_differ(self) -> bool:
+        """Whether a second sum of a round, over other sites, differs from the first by what one of
+        them gave: nothing but masks hides that without noise."""
+        return self.plan is None and self.config.secagg.hides
+
     def _least(self, invited: Sequence[str]) -> int:
         """The fewest sites for a round; secret coins may invite fewer than the config asks for."""
         wanted = min(self.config.strategy.min_sites, len(self.grid.sites))
@@ -184,7 +190,16 @@ class Federation(RunState):
         self.check_budget(replies)
         if aggregate.failure is not None:
             raise aggregate.failure
-        self._check_quorum(number, cohort, replies)
+        try:
+            self._check_quorum(number, cohort, replies)
+        except ProtocolError as error:
+            if not (sums and self._would_differ):
+                raise
+            # Other sites in the same round: what the two sums differ by is what one site gave.
+            raise PrivacyError(
+                f"{error}. The sum of those that replied is open, so that the round is not made "
+                "again with others by itself: the difference would be the update of a single site"
+            ) from error
         possible, left = self._possible(number, sums, at)
         if not possible:
             there = sorted(site for one in left for site in one.sites)
@@ -373,13 +388,14 @@ class Federation(RunState):
 
         Sites evaluate a round once. Of the round that a resumed run repeats they may have given
         what was lost with the coordinator. And a round that was paid for is not made again for
-        its figures.
+        its figures, nor one of which a sum is open: of other sites it would show what one gave.
         """
         first = self.resumed and number == self.first
         try:
             return self._evaluate(number, there)
         except ProtocolError as error:
-            needless = first or self.plan is not None or isinstance(error, UnusableError)
+            paid = self.plan is not None
+            needless = first or paid or self._would_differ or isinstance(error, UnusableError)
             if not needless:
                 raise
             log.warning("round %d is not evaluated: %s", number, error)
