@@ -164,6 +164,8 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """`[n, length, width]` -> the same, in the precision of the layer's weights."""
         hidden = hidden.to(next(self.layer.parameters()).dtype)
+        if not len(hidden):  # transformers cannot tell the shape of no heads
+            return hidden
         [rotary] = self._rotary
         places = _places(hidden)
         angles = {} if rotary is None else {"position_embeddings": rotary(hidden, places)}

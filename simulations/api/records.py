@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.data.arrays import keep_arrays, keep_table
+from fedlearn.data.tables.cells import Cells
+from fedlearn.data.tables.columns import MISSING
 from fedlearn.data.tables.csv import Csv, read_rows
 from simulations.api.asking import words_of
 
@@ -149,7 +151,19 @@ def _check_columns(value: Any, where: str) -> None:
 
 def _of_file(path: Path) -> pa.Table:
     table = read_rows(Csv(path=str(path), label="-"))
-    return pa.table({name: table.column(name) for name in table.header})
+    return pa.table(
+        {name: _of_cells(table.cells(name), table.column(name)) for name in table.header}
+    )
+
+
+def _of_cells(cells: Cells, texts: Sequence[str]) -> pa.Array:
+    """A column whose type is a file's: what has none there is numbers where all of it can be."""
+    numbers = cells.numbers(".")[cells.codes]
+    absent = np.isnan(numbers)
+    gaps = cells.among(MISSING)[cells.codes]
+    if cells.is_text or absent.all() or (absent & ~gaps).any():
+        return pa.array(texts, pa.string())
+    return pa.array(numbers, mask=absent)
 
 
 def _line(error: Exception) -> str:

@@ -262,6 +262,7 @@ UNFUZZED: Final = {
     ),
     _OWN: (
         "clients/feature_cache.py:_store", "clients/screening.py:compare",
+        "fedlearn/models/huggingface.py:_module",
         "fedlearn/config/decoding.py:_adapter",
         "fedlearn/core/settings.py:_rules", "fedlearn/crypto/keyring.py:new_identity",
         "fedlearn/data/datasets/heart.py:_split",
@@ -283,6 +284,7 @@ UNFUZZED: Final = {
         "server/superlink/gateway.py:main", "server/programs.py:Program.events",
     ),
     _ARCHIVE: (
+        "fedlearn/data/datasets/codes.py:phrases_in",
         "fedlearn/data/datasets/archives.py:_read",
         "fedlearn/data/datasets/contracts.py:_documents",
         "fedlearn/data/datasets/contracts.py:_read", "fedlearn/data/datasets/fashion.py:_idx",

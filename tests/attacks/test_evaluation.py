@@ -249,7 +249,8 @@ def test_run__that_could_not_pay_for_the_evaluations_it_has_planned_is_refused_a
 def test_run__whose_round_was_cut_off_still_has_room_for_what_is_left_of_its_promise(
     tmp_path: Path,
 ) -> None:
-    lab = Lab.make(tmp_path, *OFF, policy=CLEAR.replace("8.0", "4.0"))
+    words = (*OFF, "spare_rounds=0")
+    lab = Lab.make(tmp_path, *words, policy=CLEAR.replace("8.0", "4.0"))
     federation = lab.federate()
     federation._train(1, SITES)  # and the coordinator dies
     again = lab.again().federate()

@@ -345,7 +345,8 @@ class History:
 @cache
 def studies(words: Words) -> tuple[RunConfig, ...]:
     """The configs of some studies."""
-    return tuple(composed([*STUDY, *some]) for some in words)
+    # None is spare: a history plays as many rounds as are left, and one more.
+    return tuple(composed([*STUDY, "spare_rounds=0", *some]) for some in words)
 
 
 def sites_of(root: Path, names: tuple[str, ...]) -> Lab:

@@ -39,8 +39,9 @@ def modules_after(*overrides: str) -> set[str]:
 
 @pytest.mark.slow
 def test_run__without_privacy_imports_no_accountant_and_no_compiler(tmp_path: Path) -> None:
-    overrides = [*table(tmp_path), "privacy=none", "rounds=1", f"out={tmp_path / 'run'}"]
-    modules = modules_after(*overrides)
+    # What a verdict compares test figures with is fitted by scikit-learn, after the run.
+    overrides = [*table(tmp_path), "privacy=none", "rounds=1", "evaluation=none"]
+    modules = modules_after(*overrides, f"out={tmp_path / 'run'}")
     assert "torch" in modules
     assert not modules & (NEVER | ONLY_WITH_PRIVACY)
 
