@@ -104,11 +104,9 @@ def load(path: Path) -> SiteFile:
     Raises:
         ConfigError: with every problem, one line each, by dotted path.
     """
-    tree = yaml_file.read(path)
-    rest, data, found = _decoded(tree, _Deployed)
-    found += _problems_of(rest)
-    if rest is None or data is None or found:
-        raise ConfigError([f"{path}: {problem}" for problem in found])
+    rest, data = _described(path, _Deployed)
+    if data is None:
+        raise TypeError("a deployed site has data")
     folder = path.absolute().parent
     return SiteFile(
         name=rest.name,
@@ -129,11 +127,7 @@ def load_simulated(path: Path) -> SimulatedSite:
     Raises:
         ConfigError: with every problem, one line each, by dotted path.
     """
-    tree = yaml_file.read(path)
-    rest, data, found = _decoded(tree, _Simulated)
-    found += _problems_of(rest)
-    if rest is None or found:
-        raise ConfigError([f"{path}: {problem}" for problem in found])
+    rest, data = _described(path, _Simulated)
     folder = path.absolute().parent
     return SimulatedSite(
         name=rest.name,
@@ -236,6 +230,15 @@ class _Data:
 
 
 _R = TypeVar("_R", _Deployed, _Simulated)
+
+
+def _described(path: Path, form: type[_R]) -> tuple[_R, Scenario | None]:
+    """What a file says, and its data, which only a simulated site may leave out."""
+    rest, data, found = _decoded(yaml_file.read(path), form)
+    found += _problems_of(rest)
+    if rest is None or found:
+        raise ConfigError([f"{path}: {problem}" for problem in found])
+    return rest, data
 
 
 def _decoded(tree: dict[str, Any], form: type[_R]) -> tuple[_R | None, Scenario | None, list[str]]:

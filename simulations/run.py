@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _Adding:
+class _Adding(ABC):
     """Adds to the result of a run at its end, before anybody hears of it."""
 
     config: RunConfig
@@ -114,9 +115,9 @@ class _Adding:
         RunFolder(Path(self.config.out)).write_result(result)
         self.listener.finished(result)
 
+    @abstractmethod
     def more(self, result: ResultFile) -> ResultFile:
         """The result with what is added."""
-        raise NotImplementedError
 
 
 class _Comparing(_Adding):

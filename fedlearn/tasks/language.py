@@ -77,6 +77,7 @@ class LanguageTask(Task):
     metrics_known: ClassVar = METRICS
     makes: ClassVar = "A language model"
     next_tokens: ClassVar = True
+    has_classes: ClassVar = False
     uninformed_answer: ClassVar = "the model before training"
 
     input: Input

@@ -166,6 +166,7 @@ class RegressionTask(Task):
     kind: ClassVar[str] = "regression"
     metrics_known: ClassVar = METRICS
     num_outputs: ClassVar[int] = 1
+    has_classes: ClassVar[bool] = False
     scale: ClassVar[float] = 0.2  # a public range is wider than what most labels fill
 
     input: Input

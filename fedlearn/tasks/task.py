@@ -165,6 +165,8 @@ class Task(Protocol):
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """`float32[n]`, one loss per record: its gradient is what is clipped."""
 
+    has_classes: ClassVar[bool] = True
+    """Whether what is told apart has names, which sites tell of before training."""
     scale: ClassVar[float] = 1.0
     """How far apart the outputs for different records usually are, where logits have 1: steps, and
     the noise in a model, are to be small beside it (`fedlearn.config.defaults`)."""

@@ -46,6 +46,14 @@ def test_before_training__is_silent_on_public_data_and_names_classes_of_ones_own
     assert "the names of the classes" in before_training(texts)
 
 
+def test_before_training__claims_no_classes_where_a_number_is_learned() -> None:
+    number = ["task=regression", "task.low=0", "task.high=9"]
+    assert "the names of the classes; no value" in before_training([*OWN])
+    said = before_training([*OWN, *number])
+    assert "64 bits of a hash of their names; no value" in said
+    assert "classes" not in said
+
+
 def test_public_records__that_are_taken_from_those_of_the_run_are_outside_of_its_promise() -> None:
     said = beside_the_model(compose(["experiment=medical_heart", "robust=fltrust"]))
     assert "10 percent of all training records were taken as public" in said
