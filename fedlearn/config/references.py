@@ -14,6 +14,7 @@ _INNERMOST: Final = re.compile(rf"\$\{{(?:{_KEY}|oc\.select:{_KEY},([\w.+-]+|\[\
 _NUMBER: Final = re.compile(r"(?:0|[1-9]\d{0,14})(?:\.\d{1,15})?", re.ASCII)
 _WORD: Final = re.compile(r"[a-z]+", re.ASCII)
 _OTHER_THAN_TEXT: Final = frozenset({"true", "false", "null", "nan", "inf"})
+_PART_OF_A_KEY: Final = re.compile(r"[\w./ -]*", re.ASCII)
 _DEEPEST: Final = 20
 
 Tree = dict[str, Any]
@@ -48,7 +49,11 @@ def _read(text: str, tree: Tree, depth: int) -> Any:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise OtherReferenceError(text)
     whole = f"{text[: found.start()]}{value}{text[found.end() :]}"
-    return _read(whole, tree, depth + 1) if "${" in whole else whole
+    if "${" not in whole:
+        return whole
+    if not _PART_OF_A_KEY.fullmatch(str(value)):  # read again, its `}`, `,` or `:` would be grammar
+        raise OtherReferenceError(text)
+    return _read(whole, tree, depth + 1)
 
 
 def _value_at(key: str, default: str | None, tree: Tree, depth: int) -> Any:

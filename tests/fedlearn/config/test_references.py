@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ texts = st.one_of(
     st.builds(lambda one, two: f"x/{one}-{two}", references, references),
     references.map(lambda one: "\\" + one),
     st.sampled_from(["a", "b", "???", "${", "$", "${a", "${oc.env:HOME}", "a}", "x y"]),
+    st.sampled_from(["b,1", "oc.select:b", "{a}", "a-b", "a/b"]),
 )
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(0, 9))
 leaves = st.one_of(texts, scalars, st.lists(st.one_of(texts, scalars), max_size=2))
@@ -63,6 +65,14 @@ def test_references__to_themselves_are_omegaconfs_to_refuse() -> None:
     for tree in ({"a": "${b}", "b": "${a}"}, {"a": "${oc.select:a,1}"}):
         with pytest.raises(OtherReferenceError):
             resolved(tree, tree)
+
+
+@pytest.mark.parametrize("value", ["a}", "b,1", "oc.select:a", "a:b", "$"])
+def test_references__never_take_a_value_for_grammar(value: str) -> None:
+    for text in ("${${b}.a}", "${oc.select:${b}}", "${${b}}", "${b}{a}"):
+        tree = {"a": "a", "b": value, "c": text}
+        with contextlib.suppress(OtherReferenceError):
+            assert resolved(text, tree) == by_omegaconf(tree)["c"]
 
 
 def test_references__follow_what_is_set() -> None:
