@@ -17,9 +17,10 @@ from typing import Annotated, Any, Final
 
 from clients.owner import Owner
 from fedlearn.config import RunConfig, encode
-from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError
+from fedlearn.core.errors import DataError, FedlearnError, PrivacyError
 from fedlearn.core.files import write_atomically
 from fedlearn.data import SCENARIOS, Scenario
+from fedlearn.data.scenario import OpenFormError
 from fedlearn.tasks import TASKS, TaskConfig
 
 FORM: Final = ".form.json"
@@ -29,10 +30,6 @@ FORM: Final = ".form.json"
 class _Form:
     scenario: Annotated[Scenario, SCENARIOS]
     task: Annotated[TaskConfig, TASKS]
-
-
-class OpenFormError(ConfigError):
-    """The run leaves to the records what their form is, so that there is none to be held."""
 
 
 @contextmanager

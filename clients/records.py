@@ -120,6 +120,8 @@ class Choice:
     by_record: bool = False
     """Whether a record that cannot be read is left out, and nobody told, where otherwise all are
     refused."""
+    complete: bool = False
+    """Whether the settings have to say all that a record becomes."""
     public: float = 0.0
     """The share of training records that is public, and belongs to no site of a simulation."""
     files: str = ""
@@ -152,6 +154,7 @@ class Choice:
             only=site.name,
             version=version,
             by_record=config is not None and config.privacy.unit != "none",
+            complete=config is not None and config.privacy.unit == "record",
         )
 
 
@@ -184,7 +187,15 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
     by_record, cache = choice.by_record, default_cache(os.environ)
-    pool = load_pool(choice.scenario, streams, cache, group_by, choice.task, by_record=by_record)
+    pool = load_pool(
+        choice.scenario,
+        streams,
+        cache,
+        group_by,
+        choice.task,
+        by_record=by_record,
+        complete=choice.complete,
+    )
     if choice.only:
         if by_record and pool.schemas:  # the form is public, also where the site has no row
             pool = replace(pool, schemas={"": next(iter(pool.schemas.values()))})

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from clients.feature_cache import encoded
-from clients.form import OpenFormError
 from clients.ledger.ledger import Budget, Ledger
 from clients.owner import Owner
 from clients.records import Choice, kept, records_digest, simulated_sites, texts
@@ -234,8 +233,6 @@ def _open(
     """What is learned, the site's records, their hash with all others', and the model."""
     config, alone = decode(RunConfig, config_text), bool(decode(Choice, choice_text).only)
     pool, sites = kept(choice_text)
-    if alone and config.privacy.unit == "record" and pool.left_open:
-        raise OpenFormError([_must_be_given(setting) for setting in pool.left_open])
     # Also what the coordinator should have refused: a site relies on nobody's word for it.
     found = problems(config) + task_problems(config, pool.task)
     if found := found + column_problems(config.fairness, pool.attributes):
@@ -249,13 +246,6 @@ def _open(
     if found:
         raise ConfigError(found)
     return pool.task, sites[name], pool.sha256, learner
-
-
-def _must_be_given(setting: str) -> str:
-    return (
-        f"{setting}: must be given where a run promises privacy to records: what is found in all "
-        "of them lets one change what the others become. `fedlearn data check` shows what there is"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

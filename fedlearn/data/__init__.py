@@ -108,6 +108,7 @@ def load_pool(
     task: TaskConfig = CLASSIFICATION,
     *,
     by_record: bool = False,
+    complete: bool = False,
 ) -> Pool:
     """The records of a scenario, read as `Reading` says.
 
@@ -116,7 +117,12 @@ def load_pool(
         ConfigError: the scenario's config does not fit its data, or the task its labels.
     """
     reading = Reading(
-        streams=streams, cache=cache, group_by=group_by, task=task, by_record=by_record
+        streams=streams,
+        cache=cache,
+        group_by=group_by,
+        task=task,
+        by_record=by_record,
+        complete=complete,
     )
     pool = scenario.load(reading)
     if not isinstance(pool.task, task.learns):

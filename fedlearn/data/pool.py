@@ -55,9 +55,6 @@ class Pool:
     schemas: Mapping[str, Schema] = field(default_factory=dict)
     """How every natural site would describe its columns, the empty name where there is none."""
     notes: tuple[str, ...] = ()
-    left_open: tuple[str, ...] = ()
-    """Settings (`scenario.gaps`) that would have to say what a record becomes, and did not: it was
-    found in all records together, so that one of them may change what the others become."""
 
     def __post_init__(self) -> None:
         columns: list[NDArray[Any]] = [self.is_train, *self.attributes.values()]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.data.datasets.archives import Archive
 from fedlearn.data.pool import Pool
@@ -34,6 +35,9 @@ class Reading:
     `by_record` says that a record decides nothing but itself: one that cannot be read as the
     settings say is left out, or has a gap there, where otherwise all are refused and the user told
     why. It is so where whoever asks must not learn of a single record that it is there.
+
+    `complete` says that the settings have to say all that a record becomes: nothing is found in
+    all records together, where one of them may change what the others become.
     """
 
     streams: Streams
@@ -41,6 +45,30 @@ class Reading:
     group_by: str = ""
     task: TaskConfig = CLASSIFICATION
     by_record: bool = False
+    complete: bool = False
+
+    def require(self, left_open: Iterable[str]) -> None:
+        """Refuse settings (`scenario.gaps`) that do not say what a record becomes.
+
+        A scenario asks before it looks at a record: which answer comes first would else be an
+        answer about records.
+
+        Raises:
+            OpenFormError: there are some, and the settings have to be complete.
+        """
+        if self.complete and (missing := [*left_open]):
+            raise OpenFormError([_must_be_given(setting) for setting in missing])
+
+
+class OpenFormError(ConfigError):
+    """The run leaves to the records what their form is, so that there is none to be held."""
+
+
+def _must_be_given(setting: str) -> str:
+    return (
+        f"{setting}: must be given where a run promises privacy to records: what is found in all "
+        "of them lets one change what the others become. `fedlearn data check` shows what there is"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from clients.records import own_data
 from fedlearn.core.errors import ConfigError, DataError, FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.data import Csv, Images, MedMnist, OwnText, Pool, Scenario, load_pool
-from fedlearn.data.scenario import Reading
+from fedlearn.data.scenario import OpenFormError, Reading
 from fedlearn.data.tables.scaling import Ranges
 from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.flower import messages as flower
@@ -132,14 +132,17 @@ def test_form__that_would_be_found_in_records_is_refused_whatever_they_hold(
 ) -> None:
     words = [*(word for word in STUDY if not word.startswith(left_out)), instead]
     said = set()
-    for rows in (60, 61):
-        lab = Lab.make(tmp_path / str(rows), rows=rows)
+    for number, more in enumerate(["", "X,44,120,f,0", "X,44,120", "X,44,inf,f,2", "X,,,x,", "1"]):
+        lab = Lab.make(tmp_path / str(number), rows=60)
+        table = lab.world.root / VICTIM / "table.csv"
+        one_class = [line for line in table.read_text().splitlines() if not line.endswith(",0")]
+        table.write_text("\n".join(one_class) if more == "1" else f"{table.read_text()}{more}\n")
         lab = lab.again(replace(composed(words), out=lab.config.out))
         with pytest.raises(DataError) as refused:
             lab.federate()
         said.add(str(refused.value))
         assert {lab.spent_at(site) for site in SITES} == {0}
-        assert not list((tmp_path / str(rows)).rglob("*.form.json")), "nothing to hold a run to"
+        assert not list((tmp_path / str(number)).rglob("*.form.json")), "nothing to hold a run to"
     assert len(said) == 1
 
 
@@ -311,6 +314,21 @@ def test_list_of_tokens__is_read_where_the_sites_own_file_says_and_nowhere_else(
     named = replace(site, tokenizer=run.tokenizer)
     assert named.agreed(run) == named
     assert site.agreed(replace(run, tokenizer=Tokenizer())) == site
+
+
+@pytest.mark.parametrize("lines", [[], ["no JSON"], ['{"text": "a", "label": "a"}'], ['{"x": 1}']])
+def test_open_classes__are_refused_before_a_text_or_an_image_is_looked_at(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    texts, images = tmp_path / "texts.jsonl", tmp_path / "images"
+    texts.write_text("\n".join(lines))
+    images.mkdir()
+    for line in lines:
+        (images / "one.png").write_text(line)
+    open_ones = (OwnText(path=str(texts), label="label"), Images(path=str(images)))
+    for scenario in open_ones:
+        with pytest.raises(OpenFormError, match="classes"):
+            load_pool(scenario, Streams(0), tmp_path, by_record=True, complete=True)
 
 
 def by_record(scenario: Scenario) -> Pool:

@@ -67,6 +67,8 @@ class Images(Scenario):
             DataError: the folder is none, is laid out otherwise, holds an empty class, one class
                 only or an image that cannot be read (all of these are listed), or is too large.
         """
+        if not self.classes:
+            reading.require(["scenario.classes"])
         root = Path(self.path)
         found = list(images_in(self, root, by_record=reading.by_record))
         classes = self.classes or tuple(sorted({one.label for one in found}))
@@ -96,7 +98,6 @@ class Images(Scenario):
             is_train=by_content(digests, self.test_fraction, reading.streams),
             natural_site=sites,
             notes=(*_notes(root, found, digests), *pixel_notes(str(root), images)),
-            left_open=() if self.classes else ("scenario.classes",),
         )
 
     def agreed(self, of_run: Scenario) -> Scenario:

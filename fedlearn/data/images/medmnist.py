@@ -112,6 +112,8 @@ def _path(config: MedMnist, cache: Path) -> Path:
 
 
 def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Reading) -> Pool:
+    if not (config.classes or config.name):
+        reading.require(["scenario.classes"])
     parts = ("train", config.test)
     shapes = [_shape(path, file, f"{part}_images") for part in parts]
     if shapes[0][1:] != shapes[1][1:]:
@@ -149,7 +151,6 @@ def _pool(config: MedMnist, path: Path, file: np.lib.npyio.NpzFile, reading: Rea
         is_train=is_train,
         natural_site=_sites(config, groups, is_train, reading.streams.get("groups")),
         notes=(*_notes(path, groups, is_train), *unusual),
-        left_open=() if config.classes or config.name else ("scenario.classes",),
     )
     return pool if sound.all() else taken(pool, np.flatnonzero(sound))
 

@@ -135,6 +135,8 @@ class Csv(Scenario):
         group_by, task, by_record = reading.group_by, reading.task, reading.by_record
         table = read_rows(self, by_record=by_record)
         check_names(self, table, group_by)
+        names, is_open = feature_names(self, table), task.is_open(label_column(self, table))
+        reading.require(_left_open(self, names, classes=is_open))
         table, several = _spelled(self, task, table, by_record=by_record)
         is_train = by_content(_contents(self, table), self.test_fraction, reading.streams)
         table = series.spread(self, table) if self.record else table
@@ -144,10 +146,8 @@ class Csv(Scenario):
         labelled, notes = _with_label(self, table, task if by_record else None)
         table, is_train = table.take(labelled), is_train[labelled]
         labels = label_column(self, table)
-        names = feature_names(self, table)
         features = [_describe(self, table, name, by_record=by_record) for name in names]
         found = [*identifier_problems(self, features)]
-        is_open = task.is_open(labels)
         if is_open or not by_record:
             found += task.problems(labels)
         if not by_record:
@@ -164,7 +164,7 @@ class Csv(Scenario):
         pool = replace(pool, attributes=attributes, notes=(*notes,))
         if self.record:
             pool = series.as_series(self, task, pool, table, by_record=by_record)
-        return replace(pool, left_open=tuple(_left_open(self, features, classes=is_open)))
+        return pool
 
     @property
     def in_memory(self) -> bool:
@@ -314,13 +314,9 @@ def _with_label(
     return np.flatnonzero(~absent), notes if unlabelled.size else []
 
 
-def _left_open(config: Csv, features: Sequence[Column], *, classes: bool) -> Iterator[str]:
-    """The settings without which a column, or a class, is what the records make of it.
-
-    A column that holds nothing counts as well: the first value in it makes it one.
-    """
-    named = {*config.numeric, *config.categories}
-    if any(column.name not in named for column in features):
+def _left_open(config: Csv, features: Sequence[str], *, classes: bool) -> Iterator[str]:
+    """The settings without which a column, or a class, is what the records make of it."""
+    if not {*config.numeric, *config.categories}.issuperset(features):
         yield "scenario.numeric and scenario.categories"
     if config.gaps is None:
         yield "scenario.gaps"

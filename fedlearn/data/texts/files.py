@@ -128,6 +128,8 @@ def pool_of_table(
     Raises:
         DataError: labels that `task` cannot learn from, or a record without a site.
     """
+    if reading.task.is_open(_label_column(table, config)):
+        reading.require(["scenario.classes"])
     table, several = _spelled(table, config, reading)
     texts, found = table.cells(config.text), table.cells(config.label)
     usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
@@ -149,7 +151,7 @@ def pool_of_table(
         is_train = by_content(contents, config.test_fraction, reading.streams)
     else:
         is_train = is_train[usable]
-    pool = pool_of(
+    return pool_of(
         config.tokenizer,
         reading.cache,
         name=Path(config.path).stem,
@@ -162,7 +164,6 @@ def pool_of_table(
         most_unknown=1.0 if reading.by_record else MOST_UNKNOWN,
         notes=(*_notes(table, usable, kept, config), *_spelling_notes(kept, config, several)),
     )
-    return replace(pool, left_open=("scenario.classes",) if task.is_open(column) else ())
 
 
 def _spelled(

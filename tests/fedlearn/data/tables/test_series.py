@@ -13,6 +13,7 @@ from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
+from fedlearn.data.scenario import OpenFormError
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.scaling import StandardisePerSite, Unscaled
 from fedlearn.tasks import SeriesInput
@@ -86,8 +87,10 @@ def test_series__has_times_of_the_kind_that_it_is_given_whatever_most_of_them_ar
     assert loaded(config(tmp_path, [*dates, "p5,2026-02-01,1,A,south,no"], times="dates"))
     with pytest.raises(DataError, match="not a number"):
         read(tmp_path, dates, times="numbers")
-    assert "scenario.times" in read(tmp_path).left_open
-    assert "scenario.times" not in read(tmp_path, times="numbers").left_open
+    for times, left_open in (("", True), ("numbers", False)):
+        with pytest.raises(OpenFormError) as refused:
+            loaded(config(tmp_path, times=times), complete=True)
+        assert ("scenario.times" in str(refused.value)) is left_open
 
 
 FORM = {
