@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from clients.owner import Owner
-from fedlearn.config import RunConfig, encode
+from fedlearn.config import RunConfig, encode, to_tree
 from fedlearn.core.errors import DataError, FedlearnError, PrivacyError
 from fedlearn.core.files import write_atomically
 from fedlearn.data import SCENARIOS, Scenario
@@ -50,14 +50,14 @@ def held_form(owner: Owner, config: RunConfig) -> Iterator[None]:
         return
     scenario = site.data.agreed(config.scenario)
     placed: dict[str, Any] = {"path": "records"} if hasattr(scenario, "path") else {}
-    text = encode(_Form(scenario=replace(scenario, **placed), task=config.task))  # type: ignore[type-var]
+    form = _Form(scenario=replace(scenario, **placed), task=config.task)  # type: ignore[type-var]
     path = site.ledger.with_suffix(FORM)
     first = not path.exists()
     if first:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_atomically(path, encode(form).encode())
     else:
-        _compare(owner.name, path, text)
+        _compare(owner.name, path, form)
     try:
         yield
     except FedlearnError as error:
@@ -67,13 +67,14 @@ def held_form(owner: Owner, config: RunConfig) -> Iterator[None]:
         raise
 
 
-def _compare(name: str, path: Path, text: str) -> None:
-    now = json.loads(text)
+def _compare(name: str, path: Path, form: _Form) -> None:
+    now = to_tree(form)
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        before = {part: {**_defaults(getattr(form, part)), **before[part]} for part in now}
         changed = [
             f"{part}.{key}"
-            for part in ("scenario", "task")
+            for part in now
             for key in sorted({*before[part], *now[part]})
             if before[part].get(key) != now[part].get(key)
         ]
@@ -87,3 +88,14 @@ def _compare(name: str, path: Path, text: str) -> None:
             f"site {name}: the run would read the records in another form than before: "
             f"{', '.join(changed)} differ from {path}. If that is what you want, remove the file"
         )
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    """What settings were before there was a choice: a form of an older release lacks newer ones."""
+    found = {}
+    for one in fields(settings):
+        if one.default is not MISSING:
+            found[one.name] = to_tree(one.default)
+        elif one.default_factory is not MISSING:
+            found[one.name] = to_tree(one.default_factory())
+    return found

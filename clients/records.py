@@ -20,6 +20,7 @@ from typing import Annotated
 import numpy as np
 
 from clients import sitefile
+from clients.advice import all_at_site, in_words_of_site, owned
 from clients.sitefile import SiteFile
 from fedlearn.config import KIND, RunConfig, decode, encode
 from fedlearn.core.errors import ConfigError, DataError
@@ -115,6 +116,8 @@ class Choice:
     task: Annotated[TaskConfig, TASKS]
     only: str = ""
     """The deployed site whose own records these are; empty in a simulation."""
+    owned: tuple[str, ...] = ()
+    """Settings of the scenario that the owner's file decides: errors name them as it does."""
     version: int = 0
     """Of the file that they are in: a table that was changed is read anew."""
     by_record: bool = False
@@ -152,6 +155,7 @@ class Choice:
             fairness=config.fairness if config else SiteFairness(),
             task=config.task if config else CLASSIFICATION,
             only=site.name,
+            owned=owned(site.data, config.scenario if config else None),
             version=version,
             by_record=config is not None and config.privacy.unit != "none",
             complete=config is not None and config.privacy.unit == "record",
@@ -184,6 +188,11 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     if choice.files:
         pool = _pool_of_files(choice)
         return pool, deal(pool, choice.partition.assign(pool, np.random.default_rng(0)))
+    with in_words_of_site(choice.owned):
+        return _read(choice)
+
+
+def _read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     streams = Streams(choice.seed)
     group_by = choice.fairness.column if isinstance(choice.fairness, GroupFairness) else ""
     by_record, cache = choice.by_record, default_cache(os.environ)
@@ -195,8 +204,10 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
         choice.task,
         by_record=by_record,
         complete=choice.complete,
+        by_name=bool(choice.only),
     )
     if choice.only:
+        pool = replace(pool, notes=all_at_site(pool.notes, choice.owned))
         if by_record and pool.schemas:  # the form is public, also where the site has no row
             pool = replace(pool, schemas={"": next(iter(pool.schemas.values()))})
         rows = _usable_rows(pool, choice.only) if by_record else _own_rows(pool, choice.only)
@@ -210,7 +221,15 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
 def _of_file(choice: Choice, name: str, data: Scenario) -> tuple[Pool, Schema]:
     """What a deployed site of this file would have, before anything is dealt out."""
     scenario = data.agreed(choice.scenario)
-    mine = replace(choice, scenario=scenario, partition=Natural(), seed=0, only=name, files="")
+    mine = replace(
+        choice,
+        scenario=scenario,
+        partition=Natural(),
+        seed=0,
+        only=name,
+        owned=owned(data, choice.scenario),
+        files="",
+    )
     pool, sites = read(mine)
     rows = _own_rows(pool, name)
     return taken(pool, rows), sites[name].schema

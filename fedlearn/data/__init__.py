@@ -109,6 +109,7 @@ def load_pool(
     *,
     by_record: bool = False,
     complete: bool = False,
+    by_name: bool = False,
 ) -> Pool:
     """The records of a scenario, read as `Reading` says.
 
@@ -123,6 +124,7 @@ def load_pool(
         task=task,
         by_record=by_record,
         complete=complete,
+        by_name=by_name,
     )
     pool = scenario.load(reading)
     if not isinstance(pool.task, task.learns):

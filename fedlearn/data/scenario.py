@@ -38,6 +38,9 @@ class Reading:
 
     `complete` says that the settings have to say all that a record becomes: nothing is found in
     all records together, where one of them may change what the others become.
+
+    `by_name` says that columns of a table come in an order of their names, and not as they stand:
+    it is so where tables of several owners meet, each of whom has an order of his own.
     """
 
     streams: Streams
@@ -46,6 +49,7 @@ class Reading:
     task: TaskConfig = CLASSIFICATION
     by_record: bool = False
     complete: bool = False
+    by_name: bool = False
 
     def require(self, left_open: Iterable[str]) -> None:
         """Refuse settings (`scenario.gaps`) that do not say what a record becomes.
@@ -144,6 +148,10 @@ class Scenario(ABC):
             return self
         mine = {"path": self.path} if hasattr(self, "path") else {}  # never where others say
         return replace(of_run, **mine)  # type: ignore[type-var]
+
+    def stays_with_site(self) -> frozenset[str]:
+        """The settings that `agreed` leaves as they are, whatever a run over such records says."""
+        return frozenset({"path"})
 
     def of_nobody(self, path: str) -> Self:
         """Records of the same form in another place, which are no site's.

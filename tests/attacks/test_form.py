@@ -296,7 +296,7 @@ def test_scaling_by_records__is_refused_also_where_it_is_the_sites_own(
         else:
             with pytest.raises(DataError, match="its records cannot be used"):
                 asked.federate()
-    assert ("scenario.scaling: must be given" in caplog.text) == (scaling != "ranges")
+    assert ("data.scaling: must be given" in caplog.text) == (scaling != "ranges")
 
 
 def test_run__has_no_word_in_how_many_images_a_site_may_hold(tmp_path: Path) -> None:

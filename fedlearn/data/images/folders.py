@@ -20,7 +20,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -104,8 +104,12 @@ class Images(Scenario):
         """The run's, of the site's own folder and share of test records, in memory of its own."""
         if not isinstance(of_run, Images):
             return self
-        own = {name: getattr(self, name) for name in ("path", "sites", "test_fraction")}
-        return replace(of_run, **own, max_gigabytes=self.max_gigabytes)
+        own: dict[str, Any] = {name: getattr(self, name) for name in self.stays_with_site()}
+        return replace(of_run, **own)
+
+    def stays_with_site(self) -> frozenset[str]:
+        """Where they are, which are for the test, and how much memory they may take."""
+        return frozenset({"path", "sites", "test_fraction", "max_gigabytes"})
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,12 @@ class MedMnist(Scenario):
         which part is whose."""
         if not isinstance(of_run, MedMnist):
             return self
-        own: dict[str, Any] = {
-            name: getattr(self, name) for name in ("path", "groups", "num_sites", "max_gigabytes")
-        }
+        own: dict[str, Any] = {name: getattr(self, name) for name in self.stays_with_site()}
         return replace(of_run, **own)
+
+    def stays_with_site(self) -> frozenset[str]:
+        """Where they are, what of them, and how much memory they may take."""
+        return frozenset({"path", "groups", "num_sites", "max_gigabytes"})
 
 
 def _path(config: MedMnist, cache: Path) -> Path:

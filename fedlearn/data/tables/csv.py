@@ -19,7 +19,7 @@ With `record` and `time` the table is in long form, see `fedlearn.data.tables.se
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -44,6 +44,7 @@ from fedlearn.data.tables.csv_problems import (
     range_problems,
     settings_problems,
     site_problems,
+    translation,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
 from fedlearn.data.tables.delimited import read_file
@@ -53,6 +54,7 @@ from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import schemas_of
 from fedlearn.data.tables.spelling import Spellings, may_be_categories, spelled
 from fedlearn.data.tables.table import Separator, Table
+from fedlearn.data.tables.translation import Unit, in_order
 from fedlearn.metrics.fairness import Attribute
 from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
@@ -81,6 +83,12 @@ class Csv(Scenario):
     """What is done about a header that looks like a record: refused, or taken for the header."""
     decimal: Literal[".", ","] = "."
     missing: tuple[Value, ...] = columns.MISSING
+    rename: dict[ValueName, ValueName] = field(default_factory=dict)
+    """Columns of the file by their names there: the names that all other settings have for them."""
+    map: dict[ValueName, dict[Value, Value]] = field(default_factory=dict)
+    """By column, what values of the file stand for."""
+    units: dict[ValueName, Unit] = field(default_factory=dict)
+    """By column, what its numbers are multiplied by; `[factor, offset]`; or a pair of units."""
     drop: tuple[Value, ...] = ()
     numeric: tuple[Value, ...] = ()
     categories: dict[str, tuple[Value, ...]] = field(default_factory=dict)
@@ -111,6 +119,10 @@ class Csv(Scenario):
         path = self.path if is_kept(self.path) else str(folder / self.path)
         return replace(self, path=path, deidentify=hidden)
 
+    def contradictions(self) -> Iterator[str]:
+        """What is no translation of a table."""
+        return translation(self).problems()
+
     def problems(self) -> Iterator[str]:
         """What contradicts itself."""
         return settings_problems(self)
@@ -135,6 +147,8 @@ class Csv(Scenario):
         group_by, task, by_record = reading.group_by, reading.task, reading.by_record
         table = read_rows(self, by_record=by_record)
         check_names(self, table, group_by)
+        if reading.by_name:
+            table = in_order(table, self.numeric, self.categories)
         names, is_open = feature_names(self, table), task.is_open(label_column(self, table))
         reading.require(_left_open(self, names, classes=is_open))
         table, several = _spelled(self, task, table, by_record=by_record)
@@ -189,11 +203,24 @@ class Csv(Scenario):
             keep=of_run.keep,
         )
 
+    def stays_with_site(self) -> frozenset[str]:
+        """All that says how the file is written and which of its columns are not learned from."""
+        agreed = {"scaling", "gaps", "classes", "numeric", "categories", "times", "steps", "keep"}
+        return frozenset(field.name for field in fields(self)) - agreed - {"kind"}
+
     def of_nobody(self, path: str) -> Self:
         """Another table, which may lack the columns of sites and those that are dropped."""
         there = read_rows(replace(self, path=path)).header
         aside = tuple(name for name in (self.site, *self.drop) if name in there)
-        return replace(self, path=path, site="", drop=aside)
+        return replace(
+            self,
+            path=path,
+            site="",
+            drop=aside,
+            rename={theirs: name for theirs, name in self.rename.items() if name in there},
+            map={name: values for name, values in self.map.items() if name in there},
+            units={name: unit for name, unit in self.units.items() if name in there},
+        )
 
     def never_groups(self) -> tuple[str, ...]:
         """What is dropped, whatever it is; what says who somebody is."""
@@ -218,19 +245,24 @@ def _another_record(own: Csv, of_run: Csv) -> str:
 
 
 def read_rows(config: Csv, *, by_record: bool = False) -> Table:
-    """The file as a table, or the one in memory; raises as `read_file` does."""
+    """The file, or what is in memory, as a table in the words of the config.
+
+    Raises as `read_file` does, and as `Translation.of`.
+    """
     path = Path(config.path)
     if is_kept(config.path):
-        return from_arrow(path, kept_table(config.path), config.decimal)
-    return read_file(
-        path,
-        config.separator,
-        config.encoding,
-        config.decimal,
-        by_record=by_record,
-        names=config.names,
-        header=config.header,
-    )
+        table = from_arrow(path, kept_table(config.path), config.decimal)
+    else:
+        table = read_file(
+            path,
+            config.separator,
+            config.encoding,
+            config.decimal,
+            by_record=by_record,
+            names=config.names,
+            header=config.header,
+        )
+    return translation(config).of(table, config.missing, config.decimal)
 
 
 def _spelled(

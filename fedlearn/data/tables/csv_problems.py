@@ -17,6 +17,7 @@ from fedlearn.data.tables import columns, deidentify, identifiers
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.scaling import Ranges, reads_records
 from fedlearn.data.tables.table import Table
+from fedlearn.data.tables.translation import Translation
 from fedlearn.tasks import LabelColumn
 
 if TYPE_CHECKING:
@@ -50,8 +51,12 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
         for name in names
         if name not in table.header
     ]
+    there = ", ".join(table.header)
+    problems += [
+        f"scenario.{setting}: no column {name!r} in {config.path}; there are {there}"
+        for setting, name in translation(config).absent(table.header)
+    ]
     if group_by and group_by not in table.header:
-        there = ", ".join(table.header)
         problems.append(f"fairness.column={group_by}: no such column; there are {there}")
     if config.label in (config.site, *config.drop):
         problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
@@ -69,6 +74,11 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     if not problems and not feature_names(config, table):
         problems.append("scenario.drop: leaves no column to learn from")
     refuse(problems, ConfigError)
+
+
+def translation(config: Csv) -> Translation:
+    """How the file is written otherwise than in the words of the config."""
+    return Translation(rename=config.rename, map=config.map, units=config.units)
 
 
 def feature_names(config: Csv, table: Table) -> list[str]:

@@ -129,8 +129,9 @@ def suspicions(schemas: Mapping[str, Schema]) -> list[str]:
         if odd:
             found.append(
                 f"column {name!r}: its numbers at {some(odd)} differ from those of the other "
-                "sites by a factor of five or more; other units? Convert them, or give the "
-                f"column a public range (scenario.scaling.columns.{name})"
+                "sites by a factor of five or more; other units? Convert them "
+                f"(data.units.{name} of the site file), or give the column a public range "
+                f"(scenario.scaling.columns.{name})"
             )
     return found
 
@@ -151,8 +152,9 @@ def _of_column(name: str, mine: Mapping[str, dict[str, ColumnShape]]) -> Iterato
     if absent:
         there = [site for site in mine if site not in absent]
         yield (
-            f"{where}: is missing at {some(absent)} and there at {some(there)}; add it, or "
-            "drop it everywhere (scenario.drop)"
+            f"{where}: is missing at {some(absent)} and there at {some(there)}; add it or, "
+            "where it has another name, rename it there (data.rename of the site file), or have "
+            "those that have it drop it (data.drop of theirs)"
         )
     present = {site: found for site, found in mine.items() if found}
     kinds = {site: "categorical" in found for site, found in present.items()}
@@ -177,7 +179,8 @@ def _of_column(name: str, mine: Mapping[str, dict[str, ColumnShape]]) -> Iterato
         odd, norm = _odd(sets)
         yield (
             f"{where}: has other categories at {some(odd)} ({sets[odd[0]][0]}) than at "
-            f"{some(norm)} ({sets[norm[0]][0]}); name them in scenario.categories.{name}"
+            f"{some(norm)} ({sets[norm[0]][0]}); name them in scenario.categories.{name}, and "
+            f"where they are written otherwise say so (data.map.{name} of the site file)"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,11 @@ class OwnTexts(Scenario):
                 f"{MINILM}"
             )
         return replace(self, tokenizer=of_run.tokenizer, classes=of_run.classes or self.classes)
+
+    def stays_with_site(self) -> frozenset[str]:
+        """All but the tokens and the classes."""
+        agreed = {"kind", "tokenizer", "classes"}
+        return frozenset(one.name for one in fields(self)) - agreed
 
 
 @config

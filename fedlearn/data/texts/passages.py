@@ -9,7 +9,7 @@ or clients is private only as far as the privacy of the run goes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,10 @@ class OwnPassages(Scenario):
                 f"{' or '.join(PINNED)}"
             )
         return replace(self, tokenizer=of_run.tokenizer)
+
+    def stays_with_site(self) -> frozenset[str]:
+        """All but the tokens."""
+        return frozenset(field.name for field in fields(self)) - {"kind", "tokenizer"}
 
     def _absent_keys(self, there: Sequence[str]) -> Iterator[str]:
         learned = (self.text, self.completion, self.messages)

@@ -88,7 +88,8 @@ def test_differences__name_kinds_categories_and_gaps(tmp_path: Path) -> None:
         "column 'dose': holds categories at words and numbers at east, north, south, west; name it "
         "in scenario.numeric or scenario.categories",
         "column 'sex': has other categories at south (2) than at east, north, west, words (2); "
-        "name them in scenario.categories.sex",
+        "name them in scenario.categories.sex, and where they are written otherwise say so "
+        "(data.map.sex of the site file)",
     ]
     del sites["words"], sites["south"]
     (found,) = differences(sites)
