@@ -20,6 +20,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.flower import messages as flower
 from fedlearn.flower.grid import Replies
 from fedlearn.mechanisms import EvaluationPlan
+from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
 from fedlearn.metrics.sums import Sums
@@ -174,6 +175,14 @@ def fairness_result(
         if isinstance(config.fairness, GroupFairness)
         else None,
     )
+
+
+def by_class_result(
+    config: RunConfig, task: Task, tested: Sums, sites: Mapping[str, Sums]
+) -> ByClass | None:
+    """What a model is worth class by class: over all sites, and at those that have records."""
+    rng = Streams(config.seed).get("bootstrap", "by_class")
+    return task.by_class(tested, dict(_worst(task, sites)), rng)
 
 
 @dataclass(frozen=True)

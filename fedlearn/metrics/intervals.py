@@ -55,7 +55,7 @@ def measured(
     where all resamples are equal: nine right of nine do not prove that the tenth will be.
     """
     return {
-        name: _measured(value, drawn.get(name, np.empty(0)))
+        name: summarised(value, drawn.get(name, np.empty(0)))
         for name, value in found.items()
         if name != "loss"
     }
@@ -69,9 +69,15 @@ def resampled(counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
 
 
 def redrawn(
-    table: NDArray[np.float64], records: int, noise: float, rng: np.random.Generator
+    table: NDArray[np.float64],
+    records: int,
+    noise: float | NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tables of so many records and noise that were drawn anew, and the table they came from."""
+    """Tables of so many records and noise that were drawn anew, and the table they came from.
+
+    `noise` is the standard deviation of every cell, or of each.
+    """
     nearest = np.maximum(table, 0.0)
     if not nearest.any():
         return np.full((1, *table.shape), np.nan), nearest
@@ -81,7 +87,8 @@ def redrawn(
     return tables + noise * rng.standard_normal(tables.shape), chances * records
 
 
-def _measured(value: float, drawn: NDArray[np.float64]) -> Measured:
+def summarised(value: float, drawn: NDArray[np.float64]) -> Measured:
+    """A number with the percentile interval of its resamples, as `measured`."""
     known = drawn[~np.isnan(drawn)]
     if not known.size or known.min() == known.max():
         return Measured(value=value, low=None, high=None)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fedlearn.auditing.findings import Findings
 from fedlearn.core.code import code_digest, commit
+from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.intervals import Gap, Measured
 from fedlearn.metrics.scores import Calibration
 from fedlearn.tasks import Input
@@ -270,6 +271,8 @@ class ResultFile:
     """Null until the run has ended."""
     calibration: Calibration | None = None
     """Of the final model; null until the run has ended, and where too little is tested."""
+    by_class: ByClass | None = None
+    """Every class by itself, and other thresholds; null until the run has ended."""
     privacy: PrivacyResult
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""

@@ -18,6 +18,16 @@ from numpy.typing import NDArray
 
 from fedlearn.core.settings import config
 from fedlearn.metrics import intervals
+from fedlearn.metrics.by_class import (
+    ALARMS,
+    COSTS,
+    FEWEST,
+    MOST,
+    ByClass,
+    ClassFigures,
+    Scores,
+    class_figures,
+)
 from fedlearn.metrics.confusion import (
     counted_metrics,
     differences,
@@ -389,6 +399,38 @@ class ClassificationTask(Task):
     def calibration(self, sums: Sums, rng: np.random.Generator) -> Calibration | None:
         """Of the second of two classes; none of sums with noise, whose bins are too few."""
         return calibration(sums["scores"], rng) if self._binary and not sums.noise else None
+
+    def by_class(
+        self, tested: Sums, sites: Mapping[str, Sums], rng: np.random.Generator
+    ) -> ByClass | None:
+        """Every class by itself, and of the second of two what other thresholds are worth."""
+        if not tested.count:
+            return None
+        found = ByClass(confusion=[], classes=self._class_figures(tested, rng))
+        if len(self.classes) <= MOST:
+            found = replace(
+                found,
+                confusion=np.rint(tested["confusion"]).astype(int).tolist(),
+                per_site={
+                    site: self._class_figures(sums, rng, fewest=FEWEST)
+                    for site, sums in sites.items()
+                },
+            )
+        if not self._binary or (scores := Scores.of(tested, rng)) is None:
+            return found
+        return replace(
+            found,
+            alarms=[*scores.alarms(ALARMS)],
+            costs=[*scores.costs(COSTS)],
+            curve=scores.curve(),
+            average_precision=scores.average_precision(),
+        )
+
+    def _class_figures(
+        self, sums: Sums, rng: np.random.Generator, fewest: int = 1
+    ) -> dict[str, ClassFigures]:
+        noise = sums.noise.get("confusion", 0.0)
+        return class_figures(self.classes, sums["confusion"], noise, rng, fewest)
 
     # --- what a report says ---
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.intervals import Gap
 from fedlearn.metrics.scores import Calibration
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table, added
@@ -371,6 +372,12 @@ class Task(Protocol):
         Returns:
             What it answers to other rows, as `answers`; None where the task knows no such model.
         """
+        return None
+
+    def by_class(
+        self, tested: Sums, sites: Mapping[str, Sums], rng: np.random.Generator
+    ) -> ByClass | None:
+        """What `tested` and some `sites` say of each class by itself, where there are any."""
         return None
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedlearn.auditing.findings import Findings
+    from fedlearn.metrics.by_class import ByClass
     from fedlearn.report.verdict import Light, Remark
     from fedlearn.tasks import Task
 
@@ -56,6 +57,13 @@ class Result:
     def per_site(self) -> dict[str, dict[str, float]]:
         """The same by site; empty where only the sum over sites was opened."""
         return {site: dict(found) for site, found in self._stored.final.per_site.items()}
+
+    @property
+    def by_class(self) -> ByClass | None:
+        """Confusion matrix, and precision, recall and F1 by class, with intervals; of two classes
+        also what other thresholds are worth: recall at stated shares of alarms, costs, and the
+        curve of precision and recall. None where the answer is no class, or nothing was tested."""
+        return self._stored.by_class
 
     @property
     def epsilon(self) -> float | None:
