@@ -32,8 +32,9 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables import columns
-from fedlearn.data.tables.cells import codes_of
-from fedlearn.data.tables.csv import not_numbers, numbers_of, read_rows, scaled
+from fedlearn.data.tables.buckets import bucket_names
+from fedlearn.data.tables.csv import read_rows
+from fedlearn.data.tables.csv_columns import category_codes, not_numbers, numbers_of, scaled
 from fedlearn.data.tables.deidentify import deidentified
 from fedlearn.data.tables.delimited import read_file
 from fedlearn.data.tables.scaling import reads_records
@@ -207,7 +208,8 @@ def unnamed_categories(file: ModelFile) -> tuple[str, ...]:
     rows, shape = row_scenario(file.scenario), file.task.input
     if rows is None or not isinstance(shape, TableInput):
         return ()
-    return tuple(name for name in roles_of(shape).categorical if name not in rows.categories)
+    named = {*rows.categories, *rows.buckets}
+    return tuple(name for name in roles_of(shape).categorical if name not in named)
 
 
 def _network(file: ModelFile, vector: Vector) -> nn.Module:
@@ -218,7 +220,8 @@ def _network(file: ModelFile, vector: Vector) -> nn.Module:
 
 def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tuple[str, ...]]:
     names = roles_of(shape).categorical
-    unnamed = [name for name in names if name not in rows.categories]
+    named = {**rows.categories, **{name: bucket_names(n) for name, n in rows.buckets.items()}}
+    unnamed = [name for name in names if name not in named]
     if unnamed and like is None:
         raise ConfigError(
             f"--like: the categories of {', '.join(unnamed)} were found in records and are not "
@@ -226,7 +229,7 @@ def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tu
             "them in scenario.categories before training"
         )
     found = found_categories(replace(rows, path=str(like)), unnamed) if unnamed else {}
-    return {name: rows.categories.get(name) or found[name] for name in names}
+    return {name: named.get(name) or found[name] for name in names}
 
 
 def _written(scenario: Rows, path: Path, written: Mapping[str, str]) -> Rows:
@@ -296,7 +299,7 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
     """The column `scenario.text` of a table or of JSON lines, as token ids.
 
     Raises:
-        DataError: the file cannot be read, has no such column, or a record has no text.
+        DataError: the file cannot be read, has no such column, or no record has a text.
     """
     path = Path(scenario.path)
     if is_lines(path):
@@ -309,17 +312,18 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
     if scenario.text not in there:
         known = ", ".join(sorted(there))
         raise DataError(f"{path}: no column {scenario.text!r} (--text); there are {known}")
-    texts = table.column(scenario.text)
-    if empty := [i for i, text in enumerate(texts) if not text]:
-        raise DataError(f"{path}: {table.places(empty)}: no text")
-    tokens = tokenize(scenario.tokenizer, texts, cache)
-    most = scenario.tokenizer.max_length
-    notes = (f"{tokens.cut} texts are longer than {most} pieces and were cut off there",)
-    return Unlabelled(
-        features=tokens.ids,
-        lines=tuple(table.lines.tolist()),
-        notes=notes if tokens.cut else (),
-    )
+    empty = table.cells(scenario.text).among(("",))[table.cells(scenario.text).codes]
+    if empty.all():
+        raise DataError(f"{path}: no record has a text in column {scenario.text!r}")
+    notes = []
+    if empty.any():
+        notes.append(f"{table.places(np.flatnonzero(empty))}: no text, left out")
+        table = table.take(np.flatnonzero(~empty))
+    tokens = tokenize(scenario.tokenizer, table.column(scenario.text), cache)
+    if tokens.cut:
+        most = scenario.tokenizer.max_length
+        notes.append(f"{tokens.cut} texts are longer than {most} pieces and were cut off there")
+    return Unlabelled(features=tokens.ids, lines=tuple(table.lines.tolist()), notes=tuple(notes))
 
 
 # --- from rows -------------------------------------------------------------------------
@@ -360,16 +364,19 @@ def read_rows_of(config: Csv, shape: TableInput, categories: Categories) -> Unla
     _check(shape, roles, categories)
     table = read_rows(replace(config, names=()))  # columns are found by their names
     refuse(_absent(config.path, table, (*roles.numeric, *roles.categorical)))
-    known = {name: categories[name] for name in roles.categorical}
+    known = {name: categories[name] for name in roles.categorical if name not in config.buckets}
     table, _ = spelled(table, config.decimal, named=known, found=())
     table = deidentified(config.deidentify, table, config.missing, config.decimal)
     refuse(_words(config, table, roles.numeric))
     raw = numbers_of(config, table, [*roles.numeric])
     gaps = np.isnan(raw[:, [roles.numeric.index(name) for name in roles.gaps]])
-    codes = [codes_of(table.cells(name), categories[name]) for name in roles.categorical]
+    codes = [
+        category_codes(config, table.cells(name), name, categories[name])
+        for name in roles.categorical
+    ]
     values = scaled(config, [*roles.numeric], raw)
     features = np.column_stack([values, gaps, *codes]).astype(np.float32)
-    notes = (*_unseen(config, table, categories), *_gap_notes(roles, raw))
+    notes = (*_unseen(config, table, known), *_gap_notes(roles, raw))
     return Unlabelled(features=features, lines=tuple(table.lines.tolist()), notes=notes)
 
 

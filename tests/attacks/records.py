@@ -76,6 +76,9 @@ def _records(name: str, good: Callable[[Path], bytes], *words: str) -> Parser:
 
 
 _CSV = ("scenario=csv", "scenario.label=ill")
+_WRITTEN = "who,day,a,b,c,d,ill\n,,mg,%,EUR,,\n" + "".join(
+    f'p{i % 7},{i % 28 + 1}/01/2026,<{i},{i}%,"{i},000",k{i},{i % 7 % 2}\n' for i in range(40)
+)
 _TEXT = ("scenario=text", "scenario.text=text", "scenario.label=label")
 _LINES = "\n".join(
     json.dumps({"text": f"word {i} of text", "label": "ab"[i % 2]}) for i in range(20)
@@ -92,6 +95,11 @@ def _loosely(path: Path) -> object:
 RECORDS = [
     _records("csv", lambda _: _ROWS.encode(), *_CSV),
     _records("csv.gz", lambda _: gzip.compress(_ROWS.encode()), *_CSV),
+    _records(
+        "csv in its own way", lambda _: _WRITTEN.encode(), *_CSV, "scenario.header=units",
+        "scenario.written={a: limits, b: percent, c: thousands}", "scenario.buckets.d=8",
+        "scenario.record=who", "scenario.time=day", "scenario.times=day_first",
+    ),
     _records("parquet", _parquet, *_CSV),
     file_parser(
         "records jsonl.gz by record", lambda _: gzip.compress(_LINES.encode()), "r.jsonl",

@@ -47,10 +47,31 @@ FORM = (
 )
 HEADER = ("name", "hour", "age", "pressure", "sex", "ill")
 
-AGES = ["30", "45.5", " 60 ", "88", "", "NaN", "inf", "-1e400", "1e308", "٣", "x", "-0.0", "1_000"]
+WAYS = ["", ", written: {age: limits}", ", written: {age: percent, pressure: thousands}",
+        ", header: units", ", header: first"]  # fmt: skip
+"""How a site says that its own file is written."""
+AGES = [
+    "<30",
+    ">80",
+    "12%",
+    "1,002",
+    "30",
+    "45.5",
+    " 60 ",
+    "88",
+    "",
+    "NaN",
+    "inf",
+    "-1e400",
+    "1e308",
+    "٣",
+    "x",
+    "-0.0",
+    "1_000",
+]
 SEXES = ["f", "m", "", "x", "F", "漢字", "f ", "NULL", "a,b", 'q"', "two\nlines", "é" * 300]
 LABELS = ["0", "1", "0", "1", "", "2", "ja", "1.0"]
-HOURS = ["1", "2", "3", "2.5", "", "soon", "2026-01-31", "-1e9"]
+HOURS = ["1", "2", "3", "2.5", "", "soon", "2026-01-31", "31/01/2026", "-1e9"]
 
 
 # --- what is drawn -----------------------------------------------------------------------
@@ -113,13 +134,15 @@ def drawn_words(rng: np.random.Generator, *, series: bool) -> list[str]:
         words.append(f"training.dp_engine={rng.choice(['fast', 'opacus'])}")
     if rng.random() < 0.2:
         words += ["fairness=groups", "fairness.column=sex", "fairness.values=[f,m]"]
+    if rng.random() < 0.3:
+        words += ["scenario.categories={}", "scenario.buckets.sex=8"]
     if kind != "client" and not series and rng.random() < 0.5:
         words.append("screening=sums")
     if rng.random() < 0.15:
         words.append("scenario.classes=[]")  # it is left open: refused
     if series:
         words += ["scenario.record=name", "scenario.time=hour", "scenario.steps=3"]
-        words.append("scenario.times=numbers")
+        words.append(f"scenario.times={rng.choice(['numbers', 'dates', 'day_first'])}")
     else:
         words += ["scenario.drop=[name,hour]"]
         words.append(f"model.architecture={rng.choice(['linear', 'mlp'])}")
@@ -150,6 +173,7 @@ def prepared(lab: Lab, rng: np.random.Generator, words: list[str], *, series: bo
     """The sites, with files and tables for such a study."""
     unit = "client" if "privacy=client" in words else "record"
     roles = "record: name, time: hour" if series else "drop: [name, hour]"
+    roles += str(rng.choice(WAYS))
     for name in SITES:
         text = SITE.format(
             name=name, port=lab.world.port, policy=POLICY.format(unit=unit), roles=roles

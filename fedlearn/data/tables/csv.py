@@ -18,7 +18,7 @@ With `record` and `time` the table is in long form, see `fedlearn.data.tables.se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -32,9 +32,19 @@ from fedlearn.data.arrays import is_kept, kept_table
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content, rows_of
-from fedlearn.data.tables import columns, csv_notes, identifiers, scaling, series
-from fedlearn.data.tables.cells import Cells, codes_of
+from fedlearn.data.tables import columns, csv_notes, scaling, series
+from fedlearn.data.tables.buckets import Buckets
 from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.csv_columns import (
+    attributes,
+    category_codes,
+    describe,
+    found_categories,
+    gap_columns,
+    left_open,
+    numbers_of,
+    scaled,
+)
 from fedlearn.data.tables.csv_problems import (
     check_names,
     feature_names,
@@ -49,13 +59,14 @@ from fedlearn.data.tables.csv_problems import (
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
 from fedlearn.data.tables.delimited import read_file
 from fedlearn.data.tables.heads import Header
+from fedlearn.data.tables.moments import Dates
 from fedlearn.data.tables.parquet import from_arrow
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import schemas_of
-from fedlearn.data.tables.spelling import Spellings, may_be_categories, spelled
+from fedlearn.data.tables.spelling import Spellings, spelled
 from fedlearn.data.tables.table import Separator, Table
 from fedlearn.data.tables.translation import Unit, in_order
-from fedlearn.metrics.fairness import Attribute
+from fedlearn.data.tables.written import Way
 from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
 
@@ -63,7 +74,7 @@ from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 class Csv(Scenario):
     """A table, CSV or Parquet; every column but label, site, record, time and `drop` is a feature.
 
-    `numeric` and `categories` override what a column is taken for; a value
+    `numeric`, `categories` and `buckets` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
     A column that looks like a direct identifier (names, e-mails, phone or
     identity numbers, dates, row numbers) is refused until it is dropped,
@@ -80,8 +91,11 @@ class Csv(Scenario):
     names: tuple[Value, ...] = ()
     """The columns of a file that has no header."""
     header: Header = "look"
-    """What is done about a header that looks like a record: refused, or taken for the header."""
+    """What is done about a header that looks like a record: refused, or taken for the header;
+    whether a row of units is below it."""
     decimal: Literal[".", ","] = "."
+    written: dict[str, Way] = field(default_factory=dict)
+    """Columns whose numbers are written as `45%`, `1,002` or `<0.5`: percent, thousands, limits."""
     missing: tuple[Value, ...] = columns.MISSING
     rename: dict[ValueName, ValueName] = field(default_factory=dict)
     """Columns of the file by their names there: the names that all other settings have for them."""
@@ -92,6 +106,8 @@ class Csv(Scenario):
     drop: tuple[Value, ...] = ()
     numeric: tuple[Value, ...] = ()
     categories: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    buckets: dict[str, Buckets] = field(default_factory=dict)
+    """Columns of many values, and how many categories a public hash makes of each."""
     allow_identifiers: tuple[Value, ...] = ()
     deidentify: Deidentify = field(default_factory=Deidentify)
     gaps: tuple[Value, ...] | None = None
@@ -102,8 +118,9 @@ class Csv(Scenario):
     """The column that says whose a row is, where several rows are one record over time."""
     time: Value = ""
     """The column that the rows of a record are ordered by: numbers, or dates."""
-    times: Literal["", "numbers", "dates"] = ""
-    """Which of the two it holds; empty: what most of its cells are."""
+    times: Literal["", "numbers"] | Dates = ""
+    """Which of the two it holds, and how dates are written; empty: numbers, or dates as ISO 8601
+    has them, whichever most of its cells are."""
     steps: Count = 24
     """Rows that every record over time is made to have."""
     keep: Literal["last", "first"] = "last"
@@ -148,9 +165,9 @@ class Csv(Scenario):
         table = read_rows(self, by_record=by_record)
         check_names(self, table, group_by)
         if reading.by_name:
-            table = in_order(table, self.numeric, self.categories)
+            table = in_order(table, self.numeric, {*self.categories, *self.buckets})
         names, is_open = feature_names(self, table), task.is_open(label_column(self, table))
-        reading.require(_left_open(self, names, classes=is_open))
+        reading.require(left_open(self, names, classes=is_open))
         table, several = _spelled(self, task, table, by_record=by_record)
         is_train = by_content(_contents(self, table), self.test_fraction, reading.streams)
         table = series.spread(self, table) if self.record else table
@@ -160,7 +177,7 @@ class Csv(Scenario):
         labelled, notes = _with_label(self, table, task if by_record else None)
         table, is_train = table.take(labelled), is_train[labelled]
         labels = label_column(self, table)
-        features = [_describe(self, table, name, by_record=by_record) for name in names]
+        features = [describe(self, table, name, by_record=by_record) for name in names]
         found = [*identifier_problems(self, features)]
         if is_open or not by_record:
             found += task.problems(labels)
@@ -174,8 +191,8 @@ class Csv(Scenario):
             refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
         notes += csv_notes.notes(self, table, features, several)
-        attributes = _attributes(self, table, group_by, by_record=by_record)
-        pool = replace(pool, attributes=attributes, notes=(*notes,))
+        groups = attributes(self, table, group_by, by_record=by_record)
+        pool = replace(pool, attributes=groups, notes=(*notes,))
         if self.record:
             pool = series.as_series(self, task, pool, table, by_record=by_record)
         return pool
@@ -198,6 +215,7 @@ class Csv(Scenario):
             classes=of_run.classes or self.classes,
             numeric=of_run.numeric or self.numeric,
             categories={**self.categories, **of_run.categories},
+            buckets={**self.buckets, **of_run.buckets},
             times=self.times or of_run.times,
             steps=of_run.steps,
             keep=of_run.keep,
@@ -205,8 +223,9 @@ class Csv(Scenario):
 
     def stays_with_site(self) -> frozenset[str]:
         """All that says how the file is written and which of its columns are not learned from."""
-        agreed = {"scaling", "gaps", "classes", "numeric", "categories", "times", "steps", "keep"}
-        return frozenset(field.name for field in fields(self)) - agreed - {"kind"}
+        agreed = {"scaling", "gaps", "classes", "numeric", "categories", "buckets", "times"}
+        of_run = agreed | {"steps", "keep", "kind"}
+        return frozenset(field.name for field in fields(self)) - of_run
 
     def of_nobody(self, path: str) -> Self:
         """Another table, which may lack the columns of sites and those that are dropped."""
@@ -220,6 +239,7 @@ class Csv(Scenario):
             rename={theirs: name for theirs, name in self.rename.items() if name in there},
             map={name: values for name, values in self.map.items() if name in there},
             units={name: unit for name, unit in self.units.items() if name in there},
+            written={name: way for name, way in self.written.items() if name in there},
         )
 
     def never_groups(self) -> tuple[str, ...]:
@@ -250,8 +270,10 @@ def read_rows(config: Csv, *, by_record: bool = False) -> Table:
     Raises as `read_file` does, and as `Translation.of`.
     """
     path = Path(config.path)
+    aside = {*config.drop}  # by their names in the file as well
+    aside.update(theirs for theirs, name in config.rename.items() if name in config.drop)
     if is_kept(config.path):
-        table = from_arrow(path, kept_table(config.path), config.decimal)
+        table = from_arrow(path, kept_table(config.path), config.decimal, aside=aside)
     else:
         table = read_file(
             path,
@@ -261,6 +283,7 @@ def read_rows(config: Csv, *, by_record: bool = False) -> Table:
             by_record=by_record,
             names=config.names,
             header=config.header,
+            aside=aside,
         )
     return translation(config).of(table, config.missing, config.decimal)
 
@@ -284,16 +307,6 @@ def _spelled(
     return spelled(table, config.decimal, named=named, found=rest, persons=[config.record])
 
 
-def found_categories(config: Csv, table: Table, names: Sequence[str]) -> list[str]:
-    """Of some columns those whose categories may be looked for in their values."""
-    return [
-        name
-        for name in names
-        if name not in (*config.numeric, *config.categories)
-        and may_be_categories(table.cells(name), config.missing, config.decimal)
-    ]
-
-
 def _pool(
     config: Csv,
     task: TaskConfig,
@@ -306,10 +319,13 @@ def _pool(
 ) -> Pool:
     numeric = [column for column in features if column.kind == "numeric"]
     categorical = [column for column in features if column.kind == "categorical"]
-    gaps = _gaps(config, numeric, raw)
+    gaps = gap_columns(config, numeric, raw)
     values = scaled(config, [column.name for column in numeric], raw)
     absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
-    coded = [codes_of(table.cells(column.name), column.categories) for column in categorical]
+    coded = [
+        category_codes(config, table.cells(column.name), column.name, column.categories)
+        for column in categorical
+    ]
     classes, labels = task.encode(column)
     shape = TableInput(
         numeric=len(numeric) + len(gaps),
@@ -346,85 +362,8 @@ def _with_label(
     return np.flatnonzero(~absent), notes if unlabelled.size else []
 
 
-def _left_open(config: Csv, features: Sequence[str], *, classes: bool) -> Iterator[str]:
-    """The settings without which a column, or a class, is what the records make of it."""
-    if not {*config.numeric, *config.categories}.issuperset(features):
-        yield "scenario.numeric and scenario.categories"
-    if config.gaps is None:
-        yield "scenario.gaps"
-    if config.record and not config.times:
-        yield "scenario.times"
-    if classes:
-        yield "scenario.classes"
-    if scaling.reads_records(config.scaling):
-        # A site's own way, where the run's records are of another kind.
-        yield "scenario.scaling"
-
-
 def _contents(config: Csv, table: Table) -> Iterator[bytes]:
     """What decides whether a row is trained on or tested on."""
     if config.record:
         return map(str.encode, table.cells(config.record).each())
     return rows_of(table, config.decimal, aside=(config.site,))
-
-
-def _describe(config: Csv, table: Table, name: str, *, by_record: bool = False) -> Column:
-    """The column as found, with what the config says about it put in."""
-    cells = table.cells(name)
-    found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
-    if by_record and name in (*config.numeric, *config.categories):
-        found = replace(found, identifier=identifiers.suspect_name(name))
-    if name in config.deidentify.treated:  # its name still says what it was
-        seen = "" if by_record else identifiers.suspect_values(cells, found.kind == "numeric")
-        found = replace(found, identifier=seen)
-    if name in config.allow_identifiers:
-        found = replace(found, identifier="")
-    if name in config.categories:
-        given = config.categories[name]
-        return replace(found, kind="categorical", categories=given, not_numbers=())
-    if name in config.numeric:
-        return replace(found, kind="numeric", not_numbers=not_numbers(config, cells))
-    return found
-
-
-def not_numbers(config: Csv, cells: Cells) -> tuple[int, ...]:
-    """The places of cells that are neither gaps nor numbers."""
-    words = np.isnan(cells.numbers(config.decimal)) & ~cells.among(config.missing)
-    return tuple(cells.rows(words).tolist())
-
-
-def numbers_of(config: Csv, table: Table, names: list[str]) -> NDArray[np.float64]:
-    """`float64[n, names]` in the table's own units; NaN at a gap."""
-    raw = np.full((len(table), len(names)), np.nan)
-    for i, name in enumerate(names):
-        cells = table.cells(name)
-        numbers = np.where(cells.among(config.missing), np.nan, cells.numbers(config.decimal))
-        raw[:, i] = numbers[cells.codes]
-    return raw
-
-
-def scaled(config: Csv, names: list[str], raw: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The numbers as a model takes them: `float32[n, columns]`."""
-    values = scaling.scale(config.scaling, names, raw)
-    if not scaling.reads_records(config.scaling):  # else the site's mean is filled in later
-        values[np.isnan(raw)] = 0.0
-    return values
-
-
-def _gaps(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> list[Column]:
-    """The columns that have a further one which says where a value is missing."""
-    if config.gaps is not None:
-        return [column for column in numeric if column.name in config.gaps]
-    return [column for i, column in enumerate(numeric) if np.isnan(raw[:, i]).any()]
-
-
-def _attributes(
-    config: Csv, table: Table, group_by: str, *, by_record: bool
-) -> dict[str, Attribute]:
-    """The column that people are to be grouped by, learned from or not; its numbers unscaled."""
-    if not group_by:
-        return {}
-    cells, column = table.cells(group_by), _describe(config, table, group_by)
-    if group_by in config.numeric if by_record else column.kind == "numeric":
-        return {group_by: cells.numbers(config.decimal)[cells.codes]}
-    return {group_by: np.array(table.column(group_by), np.str_)}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.data.tables import columns, deidentify, identifiers
+from fedlearn.data.tables.buckets import USUAL
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.scaling import Ranges, reads_records
 from fedlearn.data.tables.table import Table
@@ -30,6 +31,8 @@ def settings_problems(config: Csv) -> Iterator[str]:
         yield "scenario.time: name the column that the rows of a scenario.record are ordered by"
     if config.time and not config.record:
         yield "scenario.record: name the column that says whose a row is, or drop scenario.time"
+    if config.names and config.header == "units":
+        yield "scenario.header=units: a table with scenario.names has no header; leave one out"
     if config.record and reads_records(config.scaling):
         yield (
             f"scenario.scaling.kind={config.scaling.kind}: is for one row a record; choose ranges, "
@@ -42,6 +45,7 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     single = {role: getattr(config, role) for role in ("label", "site", "record", "time")}
     roles = {role: [name] if name else [] for role, name in single.items()}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
+    lists |= {"buckets": config.buckets}
     lists |= {"allow_identifiers": config.allow_identifiers, "gaps": config.gaps or ()}
     lists |= {f"deidentify.{way}": names for way, names in config.deidentify.ways.items()}
     problems = [
@@ -66,9 +70,20 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
         if single[role] and list(single.values()).count(single[role]) > 1
     ]
     problems += [
-        f"scenario.numeric: {name!r} is in scenario.categories as well"
-        for name in config.numeric
-        if name in config.categories
+        f"scenario.{one}: {name!r} is in scenario.{other} as well"
+        for one, other in (
+            ("numeric", "categories"),
+            ("numeric", "buckets"),
+            ("categories", "buckets"),
+        )
+        for name in getattr(config, one)
+        if name in getattr(config, other)
+    ]
+    problems += [
+        f"scenario.buckets: {name!r} is in scenario.deidentify.hash as well, whose values mean "
+        "nothing at another site"
+        for name in config.buckets
+        if name in config.deidentify.hash
     ]
     problems += deidentify.problems(config.deidentify)
     if not problems and not feature_names(config, table):
@@ -78,7 +93,9 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
 
 def translation(config: Csv) -> Translation:
     """How the file is written otherwise than in the words of the config."""
-    return Translation(rename=config.rename, map=config.map, units=config.units)
+    return Translation(
+        rename=config.rename, map=config.map, units=config.units, written=config.written
+    )
 
 
 def feature_names(config: Csv, table: Table) -> list[str]:
@@ -144,14 +161,14 @@ def feature_problems(config: Csv, table: Table, features: list[Column]) -> Itera
                 f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
                 "or add what stands for a gap to scenario.missing"
             )
-        elif column.identifier:
+        elif column.identifier or column.name in config.buckets:
             pass  # whoever is to drop it, or names it as allowed, need not count its values
         elif column.kind == "categorical" and len(column.categories) > config.max_categories:
             yield (
                 f"{where}: {len(column.categories)} different values; if it is text or an "
                 "identifier add it to scenario.drop, if it holds numbers check scenario.decimal or "
-                "name it in scenario.numeric, if they are categories raise "
-                "scenario.max_categories"
+                "name it in scenario.numeric, if they are categories let a hash make fewer of them "
+                f"(scenario.buckets.{column.name}={USUAL}) or raise scenario.max_categories"
             )
 
 

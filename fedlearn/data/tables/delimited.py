@@ -15,7 +15,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +30,13 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import possible
 from fedlearn.data import memory
 from fedlearn.data.tables.cells import TEXT, Cells, as_arrow, clean_text, encode
-from fedlearn.data.tables.heads import Header, header_problem, line_of, without_remarks
+from fedlearn.data.tables.heads import (
+    Header,
+    header_problem,
+    line_of,
+    units_problem,
+    without_remarks,
+)
 from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.table import (
     SEPARATORS,
@@ -71,7 +77,8 @@ def read_table(
     """The table in `path`; blank lines are passed over, a byte order mark is dropped.
 
     Remarks above the header are passed over. With `names` there is no header; without, it is
-    looked at whether it looks like a record, unless `header` says that it is one.
+    looked at whether it looks like a record, unless `header` says that it is one; the row below
+    it is passed over where `header` says that it holds units.
 
     Read `by_record`, rows of too many or too few cells, or with a quote that does not fit, are left
     out, also if none is left, and bytes that are none of the encoding are characters of no meaning.
@@ -90,11 +97,17 @@ def read_table(
     problems = _separator_problems(path, table.header, separator) or [
         *header_problems(path, table.header, "line 1")
     ]
+    first = 1 if header == "units" else 0
+    table, ragged = (
+        table.take(np.arange(first, len(table))),
+        [*set(ragged) - {*table.lines[:first]}],
+    )
     if by_record:
         refuse(problems)
         return table.take(np.flatnonzero(~np.isin(table.lines, ragged)))
-    if header == "look" and not names:
-        problems = header_problem(path, table) or problems
+    if header == "look":
+        headless = [] if names else header_problem(path, table)
+        problems = headless or problems or units_problem(path, table)
     if ragged and not problems:
         problems = [
             f"{path}: {some_lines(ragged)}: not {len(table.header)} cells as "
@@ -347,8 +360,11 @@ def _separator_problems(path: Path, header: tuple[str, ...], separator: Separato
     if len(header) > 1:
         return []
     found = [name for character, name in SEPARATORS.items() if character in header[0]]
-    hint = f"; set scenario.separator={found[0]}" if found else ""
-    return [f"{path}: line 1: only one column when separated by {separator}{hint}"]
+    return [
+        f"{path}: line 1: only one column when separated by {separator}; set "
+        f"scenario.separator={name}"
+        for name in found[:1]
+    ]
 
 
 def read_file(
@@ -360,10 +376,22 @@ def read_file(
     by_record: bool = False,
     names: Sequence[str] = (),
     header: Header = "look",
+    aside: Collection[str] = (),
 ) -> Table:
-    """The table in a file, Parquet or text, as its first bytes say; raises as its reader does."""
+    """The table in a file, Parquet or text, as its first bytes say; raises as its reader does.
+
+    Columns `aside` may hold anything; what is no cell of a table is empty there.
+
+    Raises:
+        ConfigError: settings of a header, for a file that has its own.
+    """
     if is_parquet(path):
-        return read_parquet(path, decimal, by_record=by_record)
+        if names or header != "look":
+            word = "names" if names else "header"
+            raise ConfigError(
+                f"scenario.{word}: {path} is Parquet, which names its columns itself; leave it out"
+            )
+        return read_parquet(path, decimal, by_record=by_record, aside=aside)
     return read_table(
         path,
         separator=separator,

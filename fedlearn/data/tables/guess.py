@@ -24,6 +24,7 @@ from fedlearn.data.tables.encodings import encoding_in
 from fedlearn.data.tables.sentinels import sentinels
 from fedlearn.data.tables.spelling import number_key
 from fedlearn.data.tables.table import Table
+from fedlearn.data.tables.written import Way, may_be_either, way_of, written_numbers
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
 _MEANS_ELSE = {"true", "false", "null", "nan", "inf"}
@@ -38,6 +39,8 @@ class Writing:
 
     decimal: Literal[".", ","] = "."
     gaps: tuple[str, ...] = ()
+    ways: tuple[tuple[str, Way], ...] = ()
+    """Columns whose numbers are written otherwise than plainly, and how."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -51,6 +54,8 @@ class Writing:
         if self.gaps:
             signs = ",".join(f"'{sign}'" if sign else "''" for sign in self.missing)
             yield f"scenario.missing=[{signs}]"
+        for name, way in self.ways:
+            yield f"{key_of('scenario.written', name)}={way}"
 
 
 def encoding_of(path: Path) -> str:
@@ -62,12 +67,28 @@ def encoding_of(path: Path) -> str:
     return encoding_in(content)
 
 
-def writing_of(table: Table) -> Writing:
-    """How most columns of numbers write them, and what stands in their gaps."""
+def writing_of(table: Table, separator: str | None = None) -> Writing:
+    """How most columns of numbers write them, and what stands in their gaps.
+
+    Where all commas of a table may stand between thousands, as in 1,002, they are taken for
+    that, unless its `separator` is a semicolon, as where the comma is the decimal sign.
+    """
     points, commas = _words_among_numbers(table, "."), _words_among_numbers(table, ",")
+    if separator != "semicolon":
+        commas = {
+            name: words
+            for name, words in commas.items()
+            if name in points or not may_be_either(table.cells(name), MISSING)
+        }
     decimal: Literal[".", ","] = "," if len(commas) > len(points) else "."
-    words = set[str]().union(*(commas if decimal == "," else points))
-    return Writing(decimal=decimal, gaps=(*sorted(words), *_numbers_for_gaps(table, decimal)))
+    words = set[str]().union(*(commas if decimal == "," else points).values())
+    found = [
+        (name, way_of(table.cells(name), (*MISSING, *words), decimal)) for name in table.header
+    ]
+    ways = tuple((name, way) for name, way in found if way is not None)
+    plain = written_numbers(table, dict(ways), decimal)
+    gaps = (*sorted(words), *_numbers_for_gaps(plain, decimal))
+    return Writing(decimal=decimal, gaps=gaps, ways=ways)
 
 
 def _numbers_for_gaps(table: Table, decimal: str) -> list[str]:
@@ -90,17 +111,17 @@ def _numbers_for_gaps(table: Table, decimal: str) -> list[str]:
     return sorted(everywhere)
 
 
-def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[str]]:
+def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> dict[str, set[str]]:
     """For each column that is numbers but for a few words without digits, those that return.
 
     A word that is there once, `forty` for 40, is rather a slip.
     """
-    found = []
-    for cells in table.columns:
+    found = {}
+    for name, cells in zip(table.header, table.columns, strict=True):
         # Most columns of numbers are told by one that has a point, before all are read anew.
         if decimal == "," and not cells.are_numbers and _has_point(cells):
             continue
-        given = ~cells.among(MISSING)
+        given = ~cells.among(MISSING) & (cells.counts > 0)
         odd = given & np.isnan(cells.numbers(decimal))
         if cells.distinct(odd) > _FEW:
             continue
@@ -109,7 +130,7 @@ def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> list[set[s
             counts[word] += rows
         numbers = cells.distinct(given & ~odd)
         if numbers > _FEW and not any(map(_has_digit, counts)):
-            found.append({word for word, rows in counts.items() if rows > 1 or not word.isalpha()})
+            found[name] = {word for word, n in counts.items() if n > 1 or not word.isalpha()}
     return found
 
 
@@ -127,3 +148,8 @@ def quoted(name: str) -> str:
         return name
     escaped = name.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def key_of(group: str, name: str) -> str:
+    """The key of a column in a mapping of settings, as an override takes it."""
+    return f'{group}."{name}"' if "=" in name else f"{group}.{name}"

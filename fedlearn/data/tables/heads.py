@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from fedlearn.data.tables.cells import Cells, as_arrow, parse
 from fedlearn.data.tables.table import SEPARATORS, Separator, Table
 
-Header = Literal["look", "first"]
-"""Whether the first line is looked at before it is taken for the names, or is them for sure."""
+Header = Literal["look", "first", "units"]
+"""Whether the first line is looked at before it is taken for the names, or is them for sure, with
+a row of units below it or without one."""
 
 _LINE: Final = re.compile(r"[\r\n]*([^\r\n]*)")
 _DIRECTIVE: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -144,4 +145,36 @@ def header_problem(path: Path, table: Table) -> list[str]:
         f"{path}: the first line looks like a record and not like a header, which names the "
         f"columns. Give them names (scenario.names=[{names}]), or say that it is the header "
         "(scenario.header=first)"
+    ]
+
+
+def holds_units(table: Table) -> bool:
+    """Whether the first row has units, as `mg/dl`, and the rows below it have records.
+
+    It has no number where numbers stand below, a word in one such column at least, and in
+    other columns nothing, or what stands in no row below.
+    """
+    if len(table) <= _FEW:
+        return False
+    rest, units = np.arange(1, len(table)), 0
+    for cells in table.columns:
+        first, below = cells.texts()[cells.codes[0]], cells.take(rest)
+        empty = first.casefold() in _GAPS
+        if _numbers(below) is None:
+            if not empty and first in below.texts(below.counts > 0):
+                return False
+        elif not empty:
+            if np.isfinite(_number(first)) or first in below.texts(below.counts > 0):
+                return False
+            units += 1
+    return units > 0
+
+
+def units_problem(path: Path, table: Table) -> list[str]:
+    """The sentence that refuses a row of units among the records."""
+    if not holds_units(table):
+        return []
+    return [
+        f"{path}: {table.places([0])}: looks like units and not like a record; say so, and it is "
+        "passed over (scenario.header=units), or delete it"
     ]

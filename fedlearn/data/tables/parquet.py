@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,31 @@ def is_parquet(path: Path) -> bool:
         return False  # reading it as text says what is wrong
 
 
-def read_parquet(path: Path, decimal: str = ".", *, by_record: bool = False) -> Table:
+def not_cells(path: Path) -> tuple[str, ...]:
+    """The columns of a Parquet file that hold what no cell of a table does.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from pyarrow import parquet
+
+    try:
+        schema = parquet.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path}: cannot be read as Parquet ({reason})") from error
+    return tuple(clean_text(one.name) for one in schema if not holds_cells(one.type))
+
+
+def read_parquet(
+    path: Path, decimal: str = ".", *, by_record: bool = False, aside: Collection[str] = ()
+) -> Table:
     """The table in `path`; its `lines` count the records from 1.
 
     Numbers stay numbers, and are text only where a column is taken by its text (as
     categories, a label, or what stands for a gap): a whole number then has no `.0`.
-    Dates are written as ISO 8601, to the microsecond; a null is an empty cell.
+    Dates are written as ISO 8601, to the microsecond, durations as seconds; a null is an empty
+    cell. In columns `aside` are empty cells where their values are no cells of a table.
 
     Raises:
         DataError: the file is damaged, holds no records (which it may, read `by_record`), would
@@ -58,13 +78,20 @@ def read_parquet(path: Path, decimal: str = ".", *, by_record: bool = False) -> 
         shape = parquet.read_metadata(path)
         memory.require(path, shape.num_rows * shape.num_columns * memory.CELL_BYTES)
         read = parquet.ParquetFile(path).read()
-        return from_arrow(path, read, decimal, by_record=by_record)
+        return from_arrow(path, read, decimal, by_record=by_record, aside=aside)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path}: cannot be read as Parquet ({reason})") from error
 
 
-def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: bool = False) -> Table:
+def from_arrow(
+    path: Path,
+    read: pa.Table,
+    decimal: str = ".",
+    *,
+    by_record: bool = False,
+    aside: Collection[str] = (),
+) -> Table:
     """A table of Arrow's as `read_parquet` has it; `path` names it in messages.
 
     Raises:
@@ -72,10 +99,12 @@ def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: boo
         ArrowException, ValueError, OverflowError: a value cannot be held.
     """
     header = tuple(map(clean_text, read.column_names))
+    read = _emptied(read, [i for i, name in enumerate(header) if name in aside])
     problems = [
         *header_problems(path, header, "the header"),
         *(
-            f"{path}: column {one.name!r} holds {one.type}, which is no number and no category"
+            f"{path}: column {one.name!r} holds {one.type}, which is no number and no category; "
+            "drop it (scenario.drop)"
             for one in read.schema
             if not holds_cells(one.type)
         ),
@@ -84,7 +113,7 @@ def from_arrow(path: Path, read: pa.Table, decimal: str = ".", *, by_record: boo
         problems += [
             f"{path}: column {name!r} holds bytes that are not UTF-8"
             for name, column in zip(header, read.columns, strict=True)
-            if not _is_sound(column)
+            if name not in aside and not _is_sound(column)
         ]
     columns = () if problems else tuple(_cells(one, decimal, by_record) for one in read.columns)
     lines = np.arange(1, read.num_rows + 1)
@@ -101,7 +130,8 @@ def holds_cells(kind: pa.DataType) -> bool:
         return holds_cells(kind.value_type)
     texts = _holds_texts(kind)
     plain = types.is_boolean(kind) or types.is_null(kind) or types.is_decimal(kind)
-    return texts or plain or _is_number(kind) or _is_moment(kind)
+    measured = _is_number(kind) or _is_moment(kind) or types.is_duration(kind)
+    return bool(texts or plain or measured)
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
@@ -114,6 +144,24 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _is_moment(kind: pa.DataType) -> bool:
     return bool(types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind))
+
+
+def _seconds(values: pa.Array) -> pa.Array:
+    """Durations as seconds, to the microsecond."""
+    whole = values.cast(pa.duration("us"), safe=False).cast(pa.int64())
+    return pc.divide(whole.cast(pa.float64(), safe=False), scalar("1e6").cast(pa.float64()))
+
+
+def _emptied(read: pa.Table, places: Sequence[int]) -> pa.Table:
+    """The table without the values of those columns whose type is no table's.
+
+    A type is the file's, and no record's: which cells are looked at no record decides.
+    """
+    for place in places:
+        if not holds_cells(read.schema.field(place).type):
+            empty = pa.nulls(read.num_rows, pa.null())
+            read = read.set_column(place, read.column_names[place], empty)
+    return read
 
 
 def _is_sound(values: pa.Array | pa.ChunkedArray) -> bool:
@@ -133,6 +181,8 @@ def _cells(column: pa.ChunkedArray, decimal: str, by_record: bool) -> Cells:
     if not _is_sound(values):
         content = values.cast(pa.large_binary()).to_pylist()
         values = as_arrow([(cell or b"").decode("utf-8", "replace") for cell in content])
+    if types.is_duration(values.type):
+        values = _seconds(values)
     if _is_number(values.type):
         numbers = pc.fill_null(
             values.cast(pa.float64(), safe=False), scalar("nan").cast(pa.float64())

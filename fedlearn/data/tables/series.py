@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from fedlearn.data import memory
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.csv_problems import label_column
+from fedlearn.data.tables.moments import IN_WORDS, moment_of
 from fedlearn.data.tables.table import Table
 from fedlearn.tasks import SeriesInput, TableInput, TaskConfig
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
 
 _NO_TIMES = (
-    " or a date as 2026-01-31: nothing in it is; write dates so, or name a column of numbers in "
-    "scenario.time"
+    " or a date as 2026-01-31: nothing in it is; say how dates are written (scenario.times="
+    "day_first or month_first), or name a column of numbers in scenario.time"
 )
 
 Rows = Mapping[str, NDArray[np.int64]]
@@ -106,25 +106,19 @@ def as_series(
 
 
 def _times(config: Csv, table: Table) -> tuple[NDArray[np.float64], str]:
-    """Numbers, or else dates as ISO 8601 writes them, as `scenario.times` says.
+    """Numbers, or dates as `scenario.times` says they are written.
 
     `float64[n]`, NaN where a cell is no time, and what a time is here, in words.
     """
     cells = table.cells(config.time)
     numbers = cells.numbers(config.decimal)[cells.codes]
-    moments = np.array([_moment(text) for text in cells.texts()])[cells.codes]
-    found = np.isfinite(moments).sum() > np.isfinite(numbers).sum()
-    if config.times == "dates" or (not config.times and found):
-        return moments, "a date (as 2026-01-31 or 2026-01-31T08:15)"
+    if config.times == "numbers":
+        return numbers, "a number"
+    dates = config.times or "dates"
+    moments = np.array([moment_of(text, dates) for text in cells.texts()])[cells.codes]
+    if config.times or np.isfinite(moments).sum() > np.isfinite(numbers).sum():
+        return moments, IN_WORDS[dates]
     return numbers, "a number"
-
-
-def _moment(cell: str) -> float:
-    try:
-        found = datetime.fromisoformat(cell)
-    except ValueError:
-        return np.nan
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _ordered(owners: Sequence[str], times: NDArray[np.float64]) -> Rows:

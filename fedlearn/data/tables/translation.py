@@ -1,17 +1,16 @@
 """A table in the names, codes and units of its owner, as one in those that a run has agreed on.
 
-Names of columns first, then single values, then numbers by their unit: what comes later speaks of
-a column by the name that the run has for it, as all other settings do. All of it is the affair of
-whoever owns the table: nothing of it is told to others, and a table that is translated is, to all
-that comes after, the table that would have been kept in the run's own words.
+Names of columns first, then single values, then how numbers are written, then their units: what
+comes later speaks of a column by the name that the run has for it, as all other settings do. All of
+it is the affair of whoever owns the table: nothing of it is told to others, and a table that is
+translated is, to all that comes after, the table that would have been kept in the run's own words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.data.tables.cells import Cells, encode, encode_numbers, number_text
 from fedlearn.data.tables.table import Table
 from fedlearn.data.tables.units import conversion
+from fedlearn.data.tables.written import Way, written_numbers
 
 Unit = float | tuple[float, float] | str
 """A factor; a factor and what is added then; or two units by name."""
@@ -30,12 +30,14 @@ class Translation:
     """How a table is written otherwise than in the words of a run.
 
     `rename` gives columns of the table the run's names; `map` by the run's name of a column
-    texts of cells the run's; `units` by the same what makes its numbers the run's.
+    texts of cells the run's; `written` by the same how numbers are written that are not plain,
+    and `units` what makes its numbers the run's.
     """
 
     rename: Mapping[str, str]
     map: Mapping[str, Mapping[str, str]]
     units: Mapping[str, Unit]
+    written: Mapping[str, Way] = field(default_factory=dict)
 
     def problems(self) -> Iterator[str]:
         """What contradicts itself, as `setting: reason` lines."""
@@ -57,6 +59,7 @@ class Translation:
         yield from (("rename", theirs) for theirs, name in self.rename.items() if name not in ours)
         yield from (("map", name) for name in self.map if name not in ours)
         yield from (("units", name) for name in self.units if name not in ours)
+        yield from (("written", name) for name in self.written if name not in ours)
 
     def of(self, table: Table, missing: Sequence[str], decimal: str) -> Table:
         """The table in the run's words; settings on columns that it lacks change nothing.
@@ -74,11 +77,13 @@ class Translation:
             for name, values in self.map.items()
             if name in table.header
         }
-        for name, unit in self.units.items():
-            if name in table.header:
-                cells = changed.get(name, table.cells(name))
-                changed[name] = _converted(cells, *factors(unit), missing, decimal)
-        return table.with_columns(changed) if changed else table
+        table = written_numbers(table.with_columns(changed), self.written, decimal)
+        converted = {
+            name: _converted(table.cells(name), *factors(unit), missing, decimal)
+            for name, unit in self.units.items()
+            if name in table.header
+        }
+        return table.with_columns(converted)
 
     def _renamed(self, table: Table) -> Table:
         header = tuple(self.rename.get(name, name) for name in table.header)
@@ -100,7 +105,7 @@ def factors(unit: Unit) -> tuple[float, float]:
     return unit if isinstance(unit, tuple) else (unit, 0.0)
 
 
-def in_order(table: Table, numeric: Sequence[str], categories: Mapping[str, Any]) -> Table:
+def in_order(table: Table, numeric: Sequence[str], categories: Collection[str]) -> Table:
     """The table with its columns in an order that follows from their names alone.
 
     Those that settings name come first, numbers as they are listed; all others by name. So

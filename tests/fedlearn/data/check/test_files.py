@@ -188,9 +188,9 @@ def test_check__knows_a_record_number_in_any_order_and_a_sign_between_thousands(
         for i in range(130)
     ]
     report = check(write(tmp_path, "\n".join(["Aufnahme;Blut;Wert;Dosis;gravité", *rows])))
-    assert report.problems == (
-        "column 'Aufnahme': it counts the rows; drop it (scenario.drop)",
-        "column 'Blut': numbers with a sign between thousands, as in 100.000; write them without",
+    assert report.problems == ("column 'Aufnahme': it counts the rows; drop it (scenario.drop)",)
+    assert "column 'Blut': 100.000 is read as 100000 (scenario.written.Blut=thousands)" in (
+        report.facts
     )
     assert report.labels[0] == "gravité"
 
@@ -285,11 +285,12 @@ def test_check__sees_that_rows_are_records_over_time(tmp_path: Path) -> None:
     rows = [f"p{i // 4},{i % 4},{i * 7 % 31}.5,{i // 4 % 2}" for i in range(40)]
     report = check(write(tmp_path, "\n".join(["patient_id,hour,pulse,died", *rows])))
     assert report.labels[0] == "died"
-    advice = "scenario.record=patient_id scenario.time=hour model=sequence"
-    assert sum(advice in hint for hint in report.hints) == 1
+    advice = "scenario.record=patient_id scenario.time=hour scenario.times=numbers model=sequence"
+    assert advice in " ".join(report.settings)
+    assert "training.nominal_records=2" in report.settings, "ten people at three sites"
     once = [f"p{i},{i % 4},{i * 7 % 31}.5,{i // 4 % 2}" for i in range(40)]
     alone = check(write(tmp_path, "\n".join(["patient_id,hour,pulse,died", *once])))
-    assert not any(advice in hint for hint in alone.hints)
+    assert "scenario.record" not in " ".join(alone.settings)
 
 
 def test_check__reads_a_saved_data_set_over_its_splits(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fedlearn.data.check.files import check
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.delimited import read_table
 from fedlearn.data.tables.heads import guess_separator, without_remarks
+from fedlearn.data.tables.table import SEPARATORS
 from fedlearn.data.texts.files import OwnText
 
 from ....effort import examples
@@ -151,3 +152,42 @@ def test_given_tables__have_the_columns_of_their_header(name: str) -> None:
     pool = loaded(Csv(path=str(path), label="ill"))
     assert len(pool) == len(lines) - 1
     assert check(path).labels[0] == "ill"
+
+
+# --- units below the header -----------------------------------------------------------------
+
+UNITS = ["years", "mg/dl", "°C", "mm Hg", "", "%", "10^9/l"]
+
+
+@settings(max_examples=examples(120), deadline=None)
+@given(st.integers(0, 10**6), kinds, st.sampled_from(",;\t"), st.data())
+def test_units__below_a_header_are_passed_over_and_no_record_is(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    kinds: str,
+    separator: str,
+    data: st.DataObject,
+) -> None:
+    path = tmp_path_factory.mktemp("units") / "a.csv"
+    table = frame(seed, kinds)
+    table.columns = [f"column {i}" for i in range(table.shape[1])]
+    numeric = [kind in "if" for kind in kinds] + [False]
+    row = [data.draw(st.sampled_from(UNITS)) if number else "" for number in numeric]
+    lines = table.to_csv(index=False, sep=separator).splitlines(keepends=True)
+    path.write_text("".join([lines[0], separator.join(row) + "\n", *lines[1:]]))
+    separate = SEPARATORS[separator]
+    passed = read_table(path, separator=separate, header="units")
+    assert len(passed) == ROWS
+    assert passed.lines[0] == 3
+    if any(row):
+        with pytest.raises(DataError, match=r"line 2: looks like units.*scenario.header=units"):
+            read_table(path, separator=separate)
+        assert "scenario.header=units" in check(path).settings
+    path.write_text("".join(lines))
+    assert len(read_table(path, separator=separate)) == ROWS
+
+
+def test_record__with_a_slip_is_no_row_of_units(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("age,ward,ill\nforty,A,yes\n" + "50,A,no\n61,B,yes\n70,B,no\n" * 9)
+    assert len(read_table(path, separator="comma")) == 28

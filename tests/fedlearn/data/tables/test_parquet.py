@@ -13,7 +13,7 @@ from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.check.files import check
 from fedlearn.data.tables.csv import Csv
-from fedlearn.data.tables.parquet import is_parquet, read_parquet
+from fedlearn.data.tables.parquet import from_arrow, is_parquet, read_parquet
 from fedlearn.tasks import TableInput
 
 from ..reading import loaded
@@ -115,8 +115,9 @@ def test_parquet__refuses_what_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_parquet(write(tmp_path, nested))
     assert [line.split(": ", 1)[1] for line in str(caught.value).splitlines()] == [
-        "column 'a' holds list<element: int64>, which is no number and no category",
-        "column 'b' holds binary, which is no number and no category",
+        "column 'a' holds list<element: int64>, which is no number and no category; drop it "
+        "(scenario.drop)",
+        "column 'b' holds binary, which is no number and no category; drop it (scenario.drop)",
     ]
     with pytest.raises(DataError, match="holds a header and no records"):
         read_parquet(write(tmp_path, {"a": pa.array([], pa.int64())}))
@@ -201,3 +202,40 @@ def test_names__may_look_like_numbers(tmp_path: Path) -> None:
     assert shape.cardinalities == (3,)
     with pytest.raises(ConfigError, match=r"classes.0=true: must be a valid string"):
         compose([*words, "scenario.classes=[true,1]"])
+
+
+def test_parquet__with_lists_is_read_where_they_are_dropped(tmp_path: Path) -> None:
+    rows = 40
+    columns = {
+        "emb": pa.array([[0.5, 1.0]] * rows),
+        "info": pa.array([{"a": 1}] * rows),
+        "blob": pa.array([b"\xff\xfe"] * rows),
+        "stay": pa.array([i * 60_000_000 for i in range(rows)], pa.duration("us")),
+        "age": pa.array(range(20, 20 + rows)),
+        "ill": pa.array(["yes", "no"] * (rows // 2)),
+    }
+    path = write(tmp_path, columns)
+    report = check(path)
+    assert report.problems[1:] == ()  # that ages count the rows
+    assert "scenario.drop=[age,emb,info,blob]" in report.settings
+    table = read_parquet(path, aside=["emb", "info", "blob"])
+    assert table.column("emb") == [""] * rows
+    assert table.cells("stay").numbers(".").tolist() == [60.0 * i for i in range(rows)]
+    with pytest.raises(DataError, match="column 'emb' holds list"):
+        read_parquet(path, aside=["info", "blob"])
+
+
+def test_parquet__has_names_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path, {"a": pa.array([1, 2]), "b": pa.array(["x", "y"])})
+    with pytest.raises(ConfigError, match=r"scenario.names: .*names its columns itself"):
+        loaded(Csv(path=str(path), label="b", names=("c", "d")))
+
+
+def test_column__that_is_dropped_decides_nothing_by_its_values(tmp_path: Path) -> None:
+    """What is emptied is so by its type; a text that is none changes no other record."""
+    sound = {"t": pa.array(["a", "b", "c"]), "x": pa.array([1, 2, 3])}
+    odd = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    tables = [from_arrow(Path("t"), pa.table(columns), by_record=True, aside=["t"])
+              for columns in (sound, {**sound, "t": odd})]  # fmt: skip
+    for row in (0, 2):
+        assert tables[0].column("t")[row] == tables[1].column("t")[row]

@@ -72,7 +72,6 @@ def test_table__knows_the_line_of_every_row_past_blank_lines_and_line_breaks(
         (b"\xef\xbb\xbf", "is empty"),
         (b"a,b\n", "a header and no records"),
         (b"a;b\n1;2\n", r"line 1: only one column.*scenario\.separator=semicolon"),
-        (b"a\n1\n", "only one column when separated by comma$"),
         (b"a,b,a\n1,2,3\n", "line 1: column 'a' is there more than once"),
         (b"a,,b\n1,2,3\n", "line 1: column 2 has no name"),
         (b"a,b\n1,2\n1,2,3\n4\n", "lines 3, 4: not 2 cells"),

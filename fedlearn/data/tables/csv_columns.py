@@ -1,0 +1,124 @@
+"""What the columns of a table are by its config, and their values as a model takes them.
+
+The scenario is `fedlearn.data.tables.csv`. What the config names is so, whatever the cells hold;
+the rest is as `fedlearn.data.tables.columns` finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.data.tables import columns, identifiers, scaling
+from fedlearn.data.tables.buckets import bucket_names, buckets_of
+from fedlearn.data.tables.cells import Cells, codes_of
+from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.spelling import may_be_categories
+from fedlearn.data.tables.table import Table
+from fedlearn.metrics.fairness import Attribute
+
+if TYPE_CHECKING:
+    from fedlearn.data.tables.csv import Csv
+
+
+def found_categories(config: Csv, table: Table, names: Sequence[str]) -> list[str]:
+    """Of some columns those whose categories may be looked for in their values."""
+    return [
+        name
+        for name in names
+        if name not in (*config.numeric, *config.categories, *config.buckets)
+        and may_be_categories(table.cells(name), config.missing, config.decimal)
+    ]
+
+
+def left_open(config: Csv, features: Sequence[str], *, classes: bool) -> Iterator[str]:
+    """The settings without which a column, or a class, is what the records make of it."""
+    if not {*config.numeric, *config.categories, *config.buckets}.issuperset(features):
+        yield "scenario.numeric and scenario.categories"
+    if config.gaps is None:
+        yield "scenario.gaps"
+    if config.record and not config.times:
+        yield "scenario.times"
+    if classes:
+        yield "scenario.classes"
+    if scaling.reads_records(config.scaling):
+        # A site's own way, where the run's records are of another kind.
+        yield "scenario.scaling"
+
+
+def describe(config: Csv, table: Table, name: str, *, by_record: bool = False) -> Column:
+    """The column as found, with what the config says about it put in."""
+    cells = table.cells(name)
+    found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
+    if by_record and name in (*config.numeric, *config.categories, *config.buckets):
+        found = replace(found, identifier=identifiers.suspect_name(name))
+    if name in config.deidentify.treated:  # its name still says what it was
+        seen = "" if by_record else identifiers.suspect_values(cells, found.kind == "numeric")
+        found = replace(found, identifier=seen)
+    if name in config.allow_identifiers:
+        found = replace(found, identifier="")
+    if name in config.buckets:
+        given = bucket_names(config.buckets[name])
+        return replace(found, kind="categorical", categories=given, not_numbers=())
+    if name in config.categories:
+        given = config.categories[name]
+        return replace(found, kind="categorical", categories=given, not_numbers=())
+    if name in config.numeric:
+        return replace(found, kind="numeric", not_numbers=not_numbers(config, cells))
+    return found
+
+
+def not_numbers(config: Csv, cells: Cells) -> tuple[int, ...]:
+    """The places of cells that are neither gaps nor numbers."""
+    words = np.isnan(cells.numbers(config.decimal)) & ~cells.among(config.missing)
+    return tuple(cells.rows(words).tolist())
+
+
+def numbers_of(config: Csv, table: Table, names: list[str]) -> NDArray[np.float64]:
+    """`float64[n, names]` in the table's own units; NaN at a gap."""
+    raw = np.full((len(table), len(names)), np.nan)
+    for i, name in enumerate(names):
+        cells = table.cells(name)
+        numbers = np.where(cells.among(config.missing), np.nan, cells.numbers(config.decimal))
+        raw[:, i] = numbers[cells.codes]
+    return raw
+
+
+def scaled(config: Csv, names: list[str], raw: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The numbers as a model takes them: `float32[n, columns]`."""
+    values = scaling.scale(config.scaling, names, raw)
+    if not scaling.reads_records(config.scaling):  # else the site's mean is filled in later
+        values[np.isnan(raw)] = 0.0
+    return values
+
+
+def category_codes(
+    config: Csv, cells: Cells, name: str, categories: Sequence[str]
+) -> NDArray[np.float32]:
+    """The place of every cell of a column among its categories, or buckets, from 1; 0 for none."""
+    if name in config.buckets:
+        return buckets_of(cells, config.buckets[name], config.missing, config.decimal)
+    return codes_of(cells, categories)
+
+
+def gap_columns(config: Csv, numeric: list[Column], raw: NDArray[np.float64]) -> list[Column]:
+    """The columns that have a further one which says where a value is missing."""
+    if config.gaps is not None:
+        return [column for column in numeric if column.name in config.gaps]
+    return [column for i, column in enumerate(numeric) if np.isnan(raw[:, i]).any()]
+
+
+def attributes(
+    config: Csv, table: Table, group_by: str, *, by_record: bool
+) -> dict[str, Attribute]:
+    """The column that people are to be grouped by, learned from or not; its numbers unscaled."""
+    if not group_by:
+        return {}
+    cells, column = table.cells(group_by), describe(config, table, group_by)
+    if group_by in config.numeric if by_record else column.kind == "numeric":
+        return {group_by: cells.numbers(config.decimal)[cells.codes]}
+    return {group_by: np.array(table.column(group_by), np.str_)}
