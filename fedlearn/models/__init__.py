@@ -14,7 +14,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.custom import Custom, check_module
-from fedlearn.models.finetune import Finetune, Learner, cut
+from fedlearn.models.finetune import Finetune, Learner, cut, stages
 from fedlearn.models.given import GivenModel
 from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.models.initialise import allocate, initialise
@@ -93,14 +93,19 @@ def build(
     elif config.has_all_weights:
         with torch.device("meta"):
             model = config.network(task)
-        _take_as_they_are(model, weights)
+        if config.learns_head:
+            new = stages(head=model.get_submodule("head"))
+            allocate(new)
+            initialise(new, generator)
+        _take_as_they_are(model, weights, but="head." if config.learns_head else None)
     else:
         with torch.device("meta"):
             model = config.network(task)
         allocate(model)
         initialise(model, generator)
         _take_over(model, config, weights)
-    learner = cut(model, _meant(config, finetune), generator, head=config.learns_head)
+    meant, shared = _meant(config, finetune), config.has_all_weights
+    learner = cut(model, meant, generator, head=config.learns_head, shared=shared)
     if not (config.starts_pretrained or config.draws_own_weights) and learner.frozen_parameters:
         raise ConfigError(
             f"training.finetune={finetune.mode}: would keep random weights as they are; choose "
@@ -169,12 +174,14 @@ def _take_over(model: nn.Module, config: Model, weights: Weights) -> None:
             state[name].copy_(values)
 
 
-def _take_as_they_are(model: nn.Module, weights: Weights) -> None:
+def _take_as_they_are(model: nn.Module, weights: Weights, but: str | None) -> None:
     """Have the weights as the parameters of a model that has none, without a copy.
 
-    What two layers share stays shared. What is trained later gets numbers of its own then.
+    What two layers share stays shared. What is trained later gets numbers of its own then. Names
+    that begin with `but` are of what has its numbers already.
     """
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names -= {name for name in names if but and name.startswith(but)}
     if strange := weights.keys() ^ names:
         raise ConfigError(
             f"model.folder: holds other weights than its config.json says; apart in "
@@ -184,6 +191,8 @@ def _take_as_they_are(model: nn.Module, weights: Weights) -> None:
     for module_name, module in model.named_modules():
         for own, parameter in list(module.named_parameters(recurse=False)):
             name = f"{module_name}.{own}"
+            if name not in names:
+                continue
             if parameter not in made:
                 if parameter.shape != weights[name].shape:
                     raise ConfigError([_unlike(name, weights[name], parameter)])

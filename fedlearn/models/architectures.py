@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+from fedlearn.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +72,43 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
     }
 )
 """By `model_type` of a folder's config.json."""
+
+
+_DROPOUTS: Final = (
+    *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"),
+    *("dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+
+
+def settings_of(module: str, config: str, about: Mapping[str, Any]) -> Any:
+    """The settings as transformers has them: without dropout, with torch's attention.
+
+    Raises:
+        ConfigError: the package is not installed, or the settings are none of such a model.
+    """
+    kind = getattr(classes_in(module), config)
+    try:
+        settings = kind.from_dict(dict(about))
+    except Exception as error:  # noqa: BLE001  # of its own kinds, and of what checks for it
+        raise ConfigError(f"model.folder: config.json is none of a {config} ({error})") from None
+    for name in _DROPOUTS:
+        if hasattr(settings, name):
+            setattr(settings, name, 0.0)
+    settings._attn_implementation = "sdpa"
+    return settings
+
+
+@lru_cache(maxsize=16)
+def classes_in(module: str) -> Any:
+    """A module of transformers.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        return import_module(module)  # seconds
+    except ImportError as error:
+        raise ConfigError(
+            f"model.kind=huggingface: needs the package transformers ({error}); install it with "
+            "pip install 'fedlearn[text]'"
+        ) from None

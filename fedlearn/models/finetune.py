@@ -74,11 +74,17 @@ def stages(**parts: nn.Module) -> nn.Sequential:
 
 
 def cut(
-    whole: nn.Sequential, finetune: Finetune, generator: torch.Generator, *, head: bool = True
+    whole: nn.Sequential,
+    finetune: Finetune,
+    generator: torch.Generator,
+    *,
+    head: bool = True,
+    shared: bool = False,
 ) -> Learner:
     """The learner that trains the part of `whole` that `finetune` names.
 
-    `generator` draws the adapters of `lora`; `head` says whether the head learns.
+    `generator` draws the adapters of `lora`; `head` says whether the head learns, `shared`
+    whether the weights are those of other models as well, and so are not written to.
     **Guarantees:** the two parts, one after the other, compute what `whole` does; names are kept.
 
     Raises:
@@ -111,15 +117,16 @@ def cut(
     if finetune.mode == "lora":
         last = -1 if head else None
         adapt(trained, [names[i] for i in learnable[-count:last]], finetune, generator, head=head)
-    elif not head:
-        _own_weights(trained)
+    elif shared:
+        _own_weights(trained, head=head)
     return Learner(frozen=frozen.eval() if start else None, model=trained)
 
 
-def _own_weights(trained: nn.Sequential) -> None:
-    """Have all but the head learn, in single precision: numbers of their own, in nobody's cache."""
+def _own_weights(trained: nn.Sequential, *, head: bool) -> None:
+    """Have all of it learn, the head if `head`, in single precision: numbers of their own, in
+    nobody's cache."""
     for name, parameter in trained.named_parameters():
-        if not name.startswith("head."):
+        if head or not name.startswith("head."):
             parameter.data = parameter.data.to(torch.float32, copy=True)
             parameter.requires_grad_()
 

@@ -27,6 +27,9 @@ KEY: Final = "model.folder"
 BYTES: Final = 4
 """Of a number in memory, where nobody says otherwise."""
 
+CONSTANTS: Final = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".position_ids")
+"""How names end of what folders of older releases hold beside weights."""
+
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _OTHER_FORMS: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
@@ -106,7 +109,7 @@ def open_folder(where: str, cache: Path, *, size: int = BYTES) -> Folder:
     parts: Mapping[str, Path] = {}
     shapes: dict[str, int] = {}
     with collected(problems):
-        parts = _parts_of(texts)
+        parts = {n: p for n, p in _parts_of(texts).items() if not n.endswith(CONSTANTS)}
         shapes = _shapes(texts, parts)
     parameters = sum(shapes.values())
     refuse([*problems, *_too_large(texts.naming, parameters * size, size)], ConfigError)
@@ -150,8 +153,9 @@ def _parts_of(texts: FolderTexts) -> Mapping[str, Path]:
         there = f"there are {some(others, 3)}, which are not read" if others else "nor any other"
         raise ConfigError(
             f"{texts.naming}: has no {_WHOLE} ({there}); with transformers, "
-            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes it, "
-            "on a machine of somebody who trusts the folder"
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes it "
+            "(AutoModel where texts or images are read whole), on a machine of somebody who "
+            "trusts the folder"
         )
     return dict.fromkeys(_names_in(texts, path), path)
 
@@ -202,11 +206,12 @@ def _shapes(texts: FolderTexts, parts: Mapping[str, Path]) -> dict[str, int]:
     for path in sorted(set(parts.values())):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # it is no mapping
-                piece = file.get_slice(name)
-                sizes[name], kinds[name] = math.prod(piece.get_shape()), piece.get_dtype()
+                if name in parts:
+                    piece = file.get_slice(name)
+                    sizes[name], kinds[name] = math.prod(piece.get_shape()), piece.get_dtype()
     if strange := sorted({kind for kind in kinds.values() if kind not in _FLOATS}):
         raise ConfigError(
             f"{texts.naming}: has weights of {', '.join(strange)}, which cannot be trained; take "
             "the model in float32, float16 or bfloat16"
         )
-    return {name: sizes[name] for name in parts}
+    return sizes

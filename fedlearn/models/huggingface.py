@@ -1,5 +1,6 @@
-"""Pretrained language models in a folder of Hugging Face's form: the layers of transformers, cut
-into stages.
+"""Pretrained models in a folder of Hugging Face's form: the layers of transformers, cut into
+stages. Here are those that continue texts; those that read a text or an image whole are in
+`fedlearn.models.encoder_folders`.
 
 The folder gives numbers and settings alone (`fedlearn.models.folders`); every layer is a class of
 the installed package transformers. What is between layers there (positions, the causal mask) is
@@ -16,67 +17,114 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Name, config
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
-from fedlearn.models.architectures import ARCHITECTURES, Architecture
+from fedlearn.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    classes_in,
+    settings_of,
+)
+from fedlearn.models.encoder_folders import (
+    encoder_network,
+    encoder_problems,
+    encoder_weights,
+    text_problems,
+)
+from fedlearn.models.encoder_stages import Pool
+from fedlearn.models.encoders import ENCODERS
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, Folder, open_folder
-from fedlearn.models.model import Model, Weights, input_as
-from fedlearn.tasks import Task, TextInput
+from fedlearn.models.model import NAMES, Model, Weights
+from fedlearn.models.text import LENGTH
+from fedlearn.tasks import ImageInput, Task, TextInput
 from fedlearn.tasks.tokens import TokenLogits
 
 _KINDS: Final = MappingProxyType(
     {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
-_DROPOUTS: Final = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
 
 
 @config
 class HuggingFaceModel(Model):
-    """A causal language model of `folder`, whose weights stay as they are but for what is trained.
+    """The model of `folder`, whose weights stay as they are but for what is trained.
 
-    With `training.finetune=lora` adapters alone are trained and travel; with `last_k` the last
-    blocks do. Its vocabulary, which is most of a small model, never does.
+    One that continues texts (`task=language`) is trained by `training.finetune=lora`, adapters
+    alone, or `last_k`, its last blocks; its vocabulary, which is most of a small model, never is.
+    One that reads a text or an image whole gets a new head for the task, and any part is trained.
     """
 
     kind: Literal["huggingface"] = "huggingface"
-    input = (TextInput,)
+    input = (TextInput, ImageInput)
     has_all_weights: ClassVar[bool] = True
-    learns_head: ClassVar[bool] = False
     folder: Name
-    """A folder with config.json and model.safetensors, or `smollm2-135m`."""
+    """A folder with config.json and model.safetensors, or `smollm2-135m` or `minilm`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the weights that stay as they are, and of what is computed with them."""
     kept: Literal["fp32", "bf16", "fp16"] = "fp32"
     """How a site keeps what the frozen blocks make of its records."""
     sha256: str = ""
     """Of the weights; filled in at the start of a run, and then to be the same everywhere."""
+    pool: Annotated[Pool, Field(exclude_if=lambda pool: pool == "auto")] = "auto"
+    """What a new head reads: the `mean` over a record's tokens, or the `first` of them; `auto` is
+    the mean of a text's, and the first of an image's, which is its class token."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the folder does not fit the task, or cannot be built."""
-        text, about = input_as(TextInput, task), about_of(self.folder)
-        if not task.next_tokens:
-            yield (
-                f"model.kind={self.kind}: continues texts, and task={task.kind} asks for something "
-                "else; choose task=language, or model=text"
-            )
+        about = about_of(self.folder)
         kind = about.get("model_type")
+        if kind in ENCODERS:
+            texts = FolderTexts(self.folder, default_cache(os.environ), KEY)
+            yield from encoder_problems(texts, self.folder, task)
+            return
         if kind not in ARCHITECTURES:
             yield (
                 f"{KEY}={self.folder}: holds a model of type {kind!r}; there are layers for "
-                f"{', '.join(ARCHITECTURES)}"
+                f"{', '.join((*ARCHITECTURES, *ENCODERS))}"
             )
-        yield from _of_texts(self.folder, about, text)
+        yield from self._of_continuing(task, about)
+
+    def _of_continuing(self, task: Task, about: Mapping[str, Any]) -> Iterator[str]:
+        if not isinstance(task.input, TextInput):
+            yield (
+                f"{KEY}={self.folder}: reads texts, and the scenario's records are "
+                f"{NAMES[type(task.input)]}"
+            )
+            return
+        if not task.next_tokens:
+            yield (
+                f"model.kind={self.kind}: {self.folder} continues texts, and task={task.kind} asks "
+                "for something else; choose task=language, or the folder of a BERT"
+            )
+        if self.pool != "auto":
+            yield f"model.pool={self.pool}: {self.folder} gets no new head; leave it out"
+        way_out = f"scenario.tokenizer.folder={self.folder}"
+        yield from text_problems(self.folder, about, task.input, way_out)
+
+    @property
+    def learns_head(self) -> bool:
+        """Whether it is a new one: a vocabulary stays as it is."""
+        return about_of(self.folder).get("model_type") in ENCODERS
+
+    def square_norm(self, task: Task, finetune: str) -> float | None:
+        """Of a new head alone: what it reads has one length."""
+        return 1 + LENGTH**2 if finetune == "head" and self.learns_head else None
+
+    def last_width(self, task: Task) -> int:
+        """Numbers of a token."""
+        about = about_of(self.folder)
+        width = about.get("hidden_size", about.get("dim"))  # of DistilBERT
+        return width if isinstance(width, int) else 1
 
     @property
     def starts_pretrained(self) -> bool:
@@ -117,12 +165,16 @@ class HuggingFaceModel(Model):
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, length]` -> `TokenLogits`: stages `embed`, `block0` and so on, `head`.
 
-        The last norm is a part of the head: it is not adapted, as that is not.
+        The last norm is a part of the head: it is not adapted, as that is not. Of a model that
+        reads whole records, `[batch, *task.input_shape]` -> `[batch, task.num_outputs]`.
         """
         about = about_of(self.folder)
+        if about["model_type"] in ENCODERS:
+            texts = FolderTexts(self.folder, default_cache(os.environ), KEY)
+            return encoder_network(texts, task, self.pool, _KINDS[self.precision])
         made_of = ARCHITECTURES[about["model_type"]]
         settings = _settings(made_of, about)
-        classes = _module(made_of)
+        classes = classes_in(made_of.module)
         rotary = None
         if made_of.rotary:
             with torch.device("cpu"):  # its angles are computed, and no weights
@@ -206,38 +258,9 @@ def about_of(folder: str) -> Mapping[str, Any]:
     return FolderTexts(folder, default_cache(os.environ), KEY).about
 
 
-def _of_texts(folder: str, about: Mapping[str, Any], text: TextInput) -> Iterator[str]:
-    """Where records are not what the model reads."""
-    if text.tokenizer != folder:
-        yield (
-            f"{KEY}={folder}: knows the tokens of its own tokenizer, and the records hold those of "
-            f"{text.tokenizer or 'a hash'}; set scenario.tokenizer.folder={folder}"
-        )
-    rows = about.get("vocab_size", 0)
-    if text.tokenizer == folder and text.vocabulary > rows:
-        yield (
-            f"{KEY}={folder}: its tokenizer has {text.vocabulary} tokens and its weights have "
-            f"{rows}; take the tokenizer that belongs to the weights"
-        )
-    names = ["max_position_embeddings", "n_positions"]
-    names += ["sliding_window"] if about.get("use_sliding_window", True) else []
-    most = min((n for name in names if (n := about.get(name))), default=text.max_length)
-    if text.max_length > most:
-        yield (
-            f"scenario.tokenizer.max_length={text.max_length}: {KEY}={folder} looks at {most} "
-            "tokens at the most; set scenario.tokenizer.max_length to that or less"
-        )
-
-
 def _settings(made_of: Architecture, about: Mapping[str, Any]) -> Any:
-    """The settings as transformers has them: without dropout, with an attention that is causal by
-    itself."""
-    settings = getattr(_module(made_of), made_of.config).from_dict(dict(about))
-    for name in _DROPOUTS:
-        if hasattr(settings, name):
-            setattr(settings, name, 0.0)
-    settings._attn_implementation = "sdpa"
-    return settings
+    """The settings as transformers has them, with an attention that is causal by itself."""
+    return settings_of(made_of.module, made_of.config, about)
 
 
 def _norm(made_of: Architecture, classes: Any, settings: Any) -> nn.Module:
@@ -245,17 +268,6 @@ def _norm(made_of: Architecture, classes: Any, settings: Any) -> nn.Module:
     kind = getattr(classes, made_of.norm) if made_of.norm else nn.LayerNorm
     found: nn.Module = kind(settings.hidden_size, eps=eps)
     return found
-
-
-@lru_cache(maxsize=8)
-def _module(made_of: Architecture) -> Any:
-    try:
-        return import_module(made_of.module)  # seconds
-    except ImportError as error:
-        raise ConfigError(
-            f"model.kind=huggingface: needs the package transformers ({error}); install it with "
-            "pip install 'fedlearn[text]'"
-        ) from None
 
 
 def _hash(folder: str, cache: Path) -> str:
@@ -274,8 +286,11 @@ def _hash_of(folder: str, cache: Path, stamps: tuple[Any, ...]) -> str:
 def _weights(folder: str, cache: Path, sha256: str, precision: str) -> Weights:
     """Read once for all models of a process, none of which writes to them."""
     found = open_folder(folder, cache, size=_KINDS[precision].itemsize)
-    made_of, kind = ARCHITECTURES[found.about["model_type"]], _KINDS[precision]
-    there = {ours: theirs for theirs in found.tensors if (ours := _ours(made_of, theirs))}
+    kind = _KINDS[precision]
+    if found.about["model_type"] in ENCODERS:
+        return MappingProxyType(encoder_weights(found, kind))
+    made_of = ARCHITECTURES[found.about["model_type"]]
+    there = {_ours(made_of, theirs): theirs for theirs in found.tensors}
     tensors = {ours: found.tensors[theirs].to(kind, copy=True) for ours, theirs in there.items()}
     tied = _settings(made_of, found.about).tie_word_embeddings
     if tied and "embed.word.weight" in tensors:
@@ -294,17 +309,11 @@ def _whole(folder: Folder, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-_CONSTANTS: Final = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""What folders of older releases hold beside weights."""
-
-
 def _ours(made_of: Architecture, name: str) -> str:
-    """Our name of a tensor; empty for what is no weight of the model."""
+    """Our name of a tensor."""
     if name == "lm_head.weight":
         return "head.weight"
     part, _, rest = name.removeprefix(made_of.prefix).partition(".")
-    if name.endswith(_CONSTANTS):
-        return ""
     known = {
         made_of.words: "embed.word.",
         made_of.places: "embed.place.",

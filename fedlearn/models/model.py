@@ -42,14 +42,17 @@ class Model(ABC):
     """Whether `network` fills the weights, from torch's generator, which is seeded for it; else
     they are those of `fedlearn.models.initialise`."""
     has_all_weights: ClassVar[bool] = False
-    """Whether `weights` has all there are, which are then taken as they are: nothing is drawn
-    before, and nothing copied."""
-    learns_head: ClassVar[bool] = True
-    """Whether the head is trained; else it is as pretrained as what comes before it."""
+    """Whether `weights` has all there are, but for a head that learns, which are then taken as
+    they are: nothing is drawn before, and nothing copied but what is trained."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the task: `dotted.path=value: reason`."""
         return iter(())
+
+    @property
+    def learns_head(self) -> bool:
+        """Whether the head is trained; else it is as pretrained as what comes before it."""
+        return True
 
     @abstractmethod
     def network(self, task: Task) -> nn.Sequential:

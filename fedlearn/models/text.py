@@ -30,7 +30,7 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import possible
 from fedlearn.core.settings import Count, Natural, Portion, config
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
-from fedlearn.data.texts.tokens import MINILM
+from fedlearn.data.datasets.minilm import MINILM
 from fedlearn.models.finetune import stages
 from fedlearn.models.model import Model, Weights, input_as, undivided
 from fedlearn.tasks import Task, TextInput
@@ -47,8 +47,8 @@ POSITIONS = 512
 class Text(Model):
     """A classifier for texts.
 
-    `pretrained` is `minilm` (of the pinned archive), or a folder of an uncased
-    BERT with `config.json` and `model.safetensors`, of which `width` and `heads`
+    `pretrained` is `minilm` (of the pinned archive), or a folder of a BERT, cased or
+    not, with `config.json` and `model.safetensors`, of which `width` and `heads`
     must be told and the first `depth` blocks are used; empty for random weights.
     """
 
@@ -159,7 +159,8 @@ class Beside(nn.Module):
 # column is 1 where there is a token and 0 where there is padding.
 
 
-def _masked(vectors: Tensor, held: Tensor) -> Tensor:
+def with_mask(vectors: Tensor, held: Tensor) -> Tensor:
+    """`[n, length, width]` and `bool[n, length]` -> `[n, length, width + 1]`."""
     return torch.cat([vectors, held.to(vectors.dtype).unsqueeze(-1)], dim=-1)
 
 
@@ -173,7 +174,7 @@ class Words(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`int64[batch, length]` -> `[batch, length, width + 1]`."""
-        return _masked(self.word(tokens), tokens != self.pad_id)
+        return with_mask(self.word(tokens), tokens != self.pad_id)
 
 
 class PlacedWords(nn.Module):
@@ -193,7 +194,7 @@ class PlacedWords(nn.Module):
         # A row of places per record: DP-SGD asks which record used which place.
         places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         vectors = self.dropout(self.norm(self.word(tokens) + self.place(places)))
-        return _masked(vectors, tokens != self.pad_id)
+        return with_mask(vectors, tokens != self.pad_id)
 
 
 class TransformerBlock(nn.Module):
@@ -222,7 +223,7 @@ class TransformerBlock(nn.Module):
         tokens, held = masked[..., :-1], masked[..., -1] > 0
         tokens = self.attention_norm(tokens + self.dropout(self._mixed(tokens, held)))
         fed = self.narrow(functional.gelu(self.widen(tokens)))
-        return _masked(self.feed_norm(tokens + self.dropout(fed)), held)
+        return with_mask(self.feed_norm(tokens + self.dropout(fed)), held)
 
     def _mixed(self, tokens: Tensor, held: Tensor) -> Tensor:
         # Not minus infinity: a record of padding alone would become NaN. And not the smallest

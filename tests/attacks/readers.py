@@ -262,7 +262,7 @@ UNFUZZED: Final = {
     ),
     _OWN: (
         "clients/feature_cache.py:_store", "clients/screening.py:compare",
-        "fedlearn/models/huggingface.py:_module",
+        "fedlearn/models/architectures.py:classes_in",
         "fedlearn/config/decoding.py:_adapter",
         "fedlearn/core/settings.py:_rules", "fedlearn/crypto/keyring.py:new_identity",
         "fedlearn/data/datasets/heart.py:_split",

@@ -7,11 +7,8 @@ worse than the published one. They become float32 as they are: 538 MB in the cac
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,21 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fedlearn.core.errors import DataError
-from fedlearn.core.files import possible
 from fedlearn.data.datasets.archives import ARCHIVES, read_member
 from fedlearn.data.datasets.gguf import Gguf, read_gguf
+from fedlearn.data.datasets.made_folders import WEIGHTS, made_folder
 
 SMOLLM2: Final = "smollm2-135m"
 WEIGHTS_SHA256: Final = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 """Of the safetensors that the archive becomes; it depends on nothing but the archive."""
 
-_WEIGHTS: Final = "model.safetensors"
 _HASHES: Final = {
     "config.json": "9e628a52fce47bf6ae0a188cf29e52a4f03d7050157864e735b9ade8ea7f14a0",
     "tokenizer.json": "5a643cd7439437b4baee4caf06d4d518becd2e7a6b3fdad679266052ae86b58b",
     "tokenizer_config.json": "e5f9fe8ff2230dfd280b6737f46a6bb9d51919b288dc9dce64e1c8848db55bc3",
-    _WEIGHTS: WEIGHTS_SHA256,
+    WEIGHTS: WEIGHTS_SHA256,
 }
 """Of every file of the folder."""
 
@@ -61,43 +56,12 @@ def smollm2_folder(cache: Path) -> Path:
         DataError: the archive is neither cached nor to be had, or the cache cannot be written.
     """
     place = cache / "folders" / f"{SMOLLM2}-{ARCHIVES[SMOLLM2].sha256[:16]}-{_FORM}"
-    if not _is_whole(place):
+
+    def files() -> Mapping[str, bytes]:
         gguf = read_gguf(read_member(ARCHIVES[SMOLLM2], _MEMBER, cache), SMOLLM2)
-        with possible("written", place, DataError, "; set FEDLEARN_CACHE to a folder that can"):
-            _write(place, dict(files_of(gguf)))
-        if not _is_whole(place):
-            raise DataError(f"{SMOLLM2}: {place} is not what was written into it; the disk fails")
-    return place
+        return dict(files_of(gguf))
 
-
-def _is_whole(place: Path) -> bool:
-    return all(_sha256_of(place / name) == wanted for name, wanted in _HASHES.items())
-
-
-def _sha256_of(path: Path) -> str:
-    """Empty where there is no such file."""
-    try:
-        found = path.stat()
-        return _sha256(path, found.st_mtime_ns, found.st_size)
-    except OSError:
-        return ""
-
-
-@lru_cache(maxsize=len(_HASHES))
-def _sha256(path: Path, _changed: int, _size: int) -> str:
-    """Of half a gigabyte: once a process, unless the file changes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(place: Path, files: Mapping[str, bytes]) -> None:
-    """All files, the weights last and each in one step: a folder with weights is whole."""
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".made-") as folder:
-        for name in sorted(files, key=_WEIGHTS.__eq__):
-            made = Path(folder) / name
-            made.write_bytes(files[name])
-            made.replace(place / name)
+    return made_folder(place, _HASHES, files, SMOLLM2)
 
 
 def files_of(gguf: Gguf) -> Iterator[tuple[str, bytes]]:
@@ -114,7 +78,7 @@ def files_of(gguf: Gguf) -> Iterator[tuple[str, bytes]]:
         "tokenizer_config.json",
         _json({**settings, "pad_token": pad, "chat_template": template}),
     )
-    yield _WEIGHTS, save(dict(_tensors(gguf)), {"format": "pt"})
+    yield WEIGHTS, save(dict(_tensors(gguf)), {"format": "pt"})
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

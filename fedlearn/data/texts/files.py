@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
 from fedlearn.data import memory
+from fedlearn.data.datasets.minilm import MINILM
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
@@ -35,7 +36,7 @@ from fedlearn.data.tables.spelling import (
 )
 from fedlearn.data.tables.table import Separator, Table, some_lines
 from fedlearn.data.texts.documents import MOST_UNKNOWN, pool_of
-from fedlearn.data.texts.tokens import MINILM, Tokenizer
+from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.tasks import LabelColumn
 
 Flags = NDArray[np.bool_]

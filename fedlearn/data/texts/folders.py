@@ -15,16 +15,21 @@ from typing import Any, Final
 
 from fedlearn.core.errors import ConfigError, collected, refuse
 from fedlearn.core.files import possible
-from fedlearn.data.datasets.smollm2 import SMOLLM2, WEIGHTS_SHA256, smollm2_folder
+from fedlearn.data.datasets import minilm, smollm2
 
-PINNED: Final[Mapping[str, Callable[[Path], Path]]] = MappingProxyType({SMOLLM2: smollm2_folder})
+PINNED: Final[Mapping[str, Callable[[Path], Path]]] = MappingProxyType(
+    {smollm2.SMOLLM2: smollm2.smollm2_folder, minilm.MINILM: minilm.minilm_folder}
+)
 """Public models that are fetched by name, and what makes their folder out of a cache."""
 
-PINNED_WEIGHTS: Final[Mapping[str, str]] = MappingProxyType({SMOLLM2: WEIGHTS_SHA256})
+PINNED_WEIGHTS: Final[Mapping[str, str]] = MappingProxyType(
+    {smollm2.SMOLLM2: smollm2.WEIGHTS_SHA256, minilm.MINILM: minilm.WEIGHTS_SHA256}
+)
 """The hash of the weights of each, which is known before anything is fetched."""
 
 TOKENIZER: Final = "tokenizer.json"
 _ABOUT, _SETTINGS, _TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"
+_PREPARED = "preprocessor_config.json"
 
 
 def folder_of(where: str, cache: Path) -> Path:
@@ -96,6 +101,11 @@ class FolderTexts:
             named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
             found = named.get("default", "")
         return found if isinstance(found, str) else ""
+
+    @property
+    def preparation(self) -> Mapping[str, Any]:
+        """How the images of a model are prepared; empty where the folder does not say."""
+        return self._object(_PREPARED, needed=False)
 
     def token(self, role: str) -> str:
         """The token that the settings of the tokenizer have for a role, as `eos_token`."""

