@@ -37,6 +37,7 @@ from server.admission import SIMULATED, Admission
 from server.aside import FailingSitesError, Invited, check, failing_in
 from server.driver import SecAggDriver
 from server.joining import Joining, Keys, draw_groups, join
+from server.parent import first_model
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed
 from server.secagg import DRIVERS
@@ -283,7 +284,8 @@ def _start_model(
     if found := private_learner_problems(config, learner, task):
         raise ConfigError(found)
     notes = tuple(suspicions(schemas))
-    layout, initial = layout_of(model), to_vector(model)
+    layout = layout_of(model)
+    initial = first_model(config, layout, to_vector(model))
     return Enrolment(grid, sites, keys, task, layout, parameters, initial, declined, notes)
 
 

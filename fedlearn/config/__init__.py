@@ -4,6 +4,7 @@ from fedlearn.config.decoding import decode, encode, to_tree
 from fedlearn.config.run import (
     KIND,
     RunConfig,
+    begun,
     compose,
     load,
     plan_of,
@@ -15,6 +16,7 @@ from fedlearn.config.run import (
 __all__ = [
     "KIND",
     "RunConfig",
+    "begun",
     "compose",
     "decode",
     "encode",

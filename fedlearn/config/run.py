@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Le
@@ -21,6 +22,7 @@ from fedlearn.config import contradictions
 from fedlearn.config.composition import sift
 from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
+from fedlearn.config.parent import Parent, parent_of
 from fedlearn.config.study import study_hash, study_text
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError, collected, refuse
@@ -80,6 +82,10 @@ class RunConfig:
     spare_rounds: Annotated[Natural, Le(1000), Field(exclude_if=lambda spare: spare == 0)] = 0
     """Rounds that the noise is planned for beside `rounds`: a site that had trained in a round that
     was cut off pays for another one in its place."""
+    init: Annotated[str, Field(exclude_if=lambda name: not name)] = ""
+    """The model to begin from: the folder of a run or an export, or a file of weights."""
+    parent: Annotated[Parent | None, Field(exclude_if=lambda one: one is None)] = None
+    """What is known of it: whoever composes a config reads it there, and nobody else does."""
     purpose: str = ""
     """What the model is meant for, in a sentence; model card and report say it."""
     rounds: Annotated[Count, Le(1_000_000)]
@@ -136,7 +142,24 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     refuse(found, ConfigError)
-    return config
+    return begun(config)
+
+
+def begun(config: RunConfig) -> RunConfig:
+    """The config with what is known of the model that its run begins from.
+
+    Only for a config that is one's own: it reads where `init` says.
+
+    Raises:
+        ConfigError: there is no such model, or the run would write over it.
+    """
+    if not config.init:
+        return replace(config, parent=None) if config.parent else config
+    if Path(config.init).resolve() == Path(config.out).resolve():
+        raise ConfigError(
+            [f"out={config.out}: is the run that init names, and would be written over"]
+        )
+    return replace(config, parent=parent_of(config.init, to_tree(config)))
 
 
 def without_unset(node: Any) -> Any:

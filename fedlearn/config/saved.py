@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from fedlearn.config import RunConfig, load, nested, without_unset
+from fedlearn.config import RunConfig, begun, load, nested, without_unset
 from fedlearn.config.composition import parts_of, rank, sift, split, value_of
 from fedlearn.config.layers import CONFIGS
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, collected, refuse
+
+_KEYS: Final = {field.name for field in fields(RunConfig)} - {"parent"}
+"""Also those that a file leaves out where they say nothing."""
 
 
 def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
@@ -39,7 +43,7 @@ def load_file(path: Path, overrides: Sequence[str]) -> RunConfig:
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     refuse(found, ConfigError)
-    return config
+    return begun(config)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -55,8 +59,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = child
     # A last name that is not there may be a new key of a free mapping, such as a
     # column; `load` knows where those are and refuses the others.
-    if not parents and last not in node:
-        raise ConfigError(f"{override}: {_unknown(last, last, node)}")
+    if not parents and last not in _KEYS:
+        raise ConfigError(f"{override}: {_unknown(last, last, dict.fromkeys(_KEYS))}")
     if not parents and (CONFIGS / key).is_dir():
         node[last] = _option(override, key, text)
         return
