@@ -15,7 +15,8 @@ from fedlearn.data.tables.scaling import Unscaled
 OWN = Csv(path="mine.csv", label="ill")
 OTHER = Csv(
     path="x", label="y", site="z", separator="tab", encoding="latin-1", names=("a",), decimal=",",
-    header="first", written={"a": "limits"}, buckets={"h": 8}, missing=("-",), rename={"a": "b"}, map={"a": {"b": "c"}}, units={"a": 2.0},
+    header="first", written={"a": "limits"}, buckets={"h": 8}, missing=("-",),
+    rename={"a": "b"}, map={"a": {"b": "c"}}, units={"a": 2.0},
     drop=("d",), numeric=("n",), categories={"c": ("1",)}, allow_identifiers=("i",),
     deidentify=Deidentify(hash=("h",)), gaps=("n",), classes=("0", "1"), time="", times="numbers",
     steps=3, keep="first", max_categories=7, test_fraction=0.5, scaling=Unscaled(),
