@@ -27,7 +27,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.flower import private
 from fedlearn.models.slots import trained
-from fedlearn.report.facts import Setup, beside_the_model, record_of
+from fedlearn.report.statement import promise_of, statement_for
 from fedlearn.results.folder import Checkpoint, RunFolder
 from fedlearn.results.receipts import FOLDER
 from fedlearn.results.result import (
@@ -392,11 +392,10 @@ def _final(task: Task, progress: Progress) -> FinalResult:
 def _privacy(federation: Federation) -> PrivacyResult:
     """What the run promises; noise that a test can repeat promises nothing."""
     private = all(one.real_noise for one in federation.enrolment.sites.values())
-    found = privacy_result(
-        federation.plan,
-        federation.progress.spent,
-        noise_is_private=private and federation.noise(0).is_private,
-        sum_only=Setup.of(federation.config).sum_only,
-        record=record_of(federation.config, federation.enrolment.task.input),
+    promise = promise_of(
+        federation.plan, noise_is_private=private and federation.noise(0).is_private
     )
-    return replace(found, statement=f"{found.statement} {beside_the_model(federation.config)}")
+    found = privacy_result(federation.plan, federation.progress.spent, promise)
+    shape = federation.enrolment.task.input
+    words = statement_for(promise, federation.config, shape, epsilon=found.epsilon)
+    return replace(found, statement=words.text)

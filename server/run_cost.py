@@ -14,8 +14,7 @@ from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.events import merged
-from fedlearn.report.facts import statement
-from fedlearn.results.result import PrivacyResult, ScreeningResult, SitePrivacy
+from fedlearn.results.result import PrivacyResult, PromiseFacts, ScreeningResult, SitePrivacy
 
 MOST_RESUMED: Final = 10
 """Times over that a site is believed to have paid for a run."""
@@ -98,23 +97,15 @@ def epsilon_of(plan: PrivacyPlan, events: Iterable[Event]) -> float:
 
 
 def privacy_result(
-    plan: PrivacyPlan | None,
-    spent: dict[str, tuple[Event, ...]],
-    *,
-    noise_is_private: bool,
-    sum_only: bool,
-    record: str,
+    plan: PrivacyPlan | None, spent: dict[str, tuple[Event, ...]], promise: PromiseFacts
 ) -> PrivacyResult:
-    """What the run promises; `sum_only` if the coordinator sees no single update.
-
-    `record` is what one record is, in words.
-    """
-    if plan is None or not noise_is_private:
-        return _no_privacy(plan, noise_is_private)
+    """What the run promises; the statement is still to be made from it."""
+    if plan is None or not promise.noise_is_private:
+        return _no_privacy(plan, promise)
     per_site = {site: _site(plan, events) for site, events in sorted(spent.items())}
     largest = max((site.epsilon for site in per_site.values()), default=0.0)
     if math.isinf(largest):
-        return _no_privacy(plan, noise_is_private)
+        return _no_privacy(plan, promise)
     return PrivacyResult(
         unit=plan.unit,
         relation=plan.relation,
@@ -125,9 +116,8 @@ def privacy_result(
         clip_norm=plan.clip_norm,
         sampling=plan.sampling,
         per_site=per_site,
-        statement=statement(
-            plan, epsilon=largest, noise_is_private=True, sum_only=sum_only, record=record
-        ),
+        statement="",
+        promise=promise,
     )
 
 
@@ -151,7 +141,7 @@ def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
     )
 
 
-def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:
+def _no_privacy(plan: PrivacyPlan | None, promise: PromiseFacts) -> PrivacyResult:
     return PrivacyResult(
         unit="none",
         relation=None,
@@ -162,7 +152,6 @@ def _no_privacy(plan: PrivacyPlan | None, private: bool) -> PrivacyResult:
         clip_norm=plan.clip_norm if plan else None,
         sampling=None,
         per_site={},
-        statement=statement(
-            plan, epsilon=math.inf, noise_is_private=private, sum_only=False, record=""
-        ),
+        statement="",
+        promise=promise,
     )

@@ -8,6 +8,12 @@ from pathlib import Path
 
 from fedlearn.cli.form import command, takes
 
+LANGUAGE = takes(
+    "--language",
+    "of what is written: en, de, es, fr or zh (default: report.language of the run)",
+    "CODE",
+)
+
 
 @command(
     "report",
@@ -22,6 +28,7 @@ from fedlearn.cli.form import command, takes
         "Needs fedlearn[explain]",
         "RECORDS",
     ),
+    LANGUAGE,
 )
 def report(options: argparse.Namespace) -> None:
     """Write report.html of a run, of a comparison, or of a folder of runs, from its files alone."""
@@ -31,7 +38,7 @@ def report(options: argparse.Namespace) -> None:
         from simulations.explaining import explain_run
 
         explain_run(Path(options.folder), options.explain)
-    print(write_report(Path(options.folder)))
+    print(write_report(Path(options.folder), options.language))
 
 
 @command(
@@ -61,13 +68,14 @@ def audit(options: argparse.Namespace) -> None:
     "export runs/heart --to heart-model",
     takes("run", "the folder of the run", "DIR"),
     takes("--to", "made; must not exist", "FOLDER", required=True),
+    LANGUAGE,
 )
 def export(options: argparse.Namespace) -> None:
     """The model of a run with its model card and privacy statement."""
     from fedlearn.report.export import export, notes
 
     folder = Path(options.to)
-    for path in export(Path(options.run), folder):
+    for path in export(Path(options.run), folder, options.language):
         print(path)
     for note in notes(folder):
         print(f"note: {note}")

@@ -23,6 +23,7 @@ from fedlearn.config.composition import sift
 from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
 from fedlearn.config.parent import Parent, parent_of
+from fedlearn.config.reported import Reported
 from fedlearn.config.study import study_hash, study_text
 from fedlearn.config.tracking import NoTracking, Tracking
 from fedlearn.core.errors import ConfigError, collected, refuse
@@ -86,6 +87,8 @@ class RunConfig:
     """The model to begin from: the folder of a run or an export, or a file of weights."""
     parent: Annotated[Parent | None, Field(exclude_if=lambda one: one is None)] = None
     """What is known of it: whoever composes a config reads it there, and nobody else does."""
+    report: Annotated[Reported, Field(exclude_if=lambda one: one.idle)] = Reported()
+    """What `report.html` is in; not written where it is English."""
     purpose: str = ""
     """What the model is meant for, in a sentence; model card and report say it."""
     rounds: Annotated[Count, Le(1_000_000)]

@@ -16,7 +16,7 @@ from fedlearn.crypto.identity import Identity, verify
 
 SCHEMA: Final = "fedlearn/study/v1"
 
-OF_ONE_MACHINE: Final = ("engine", "init", "out", "resume", "sites", "tracking")
+OF_ONE_MACHINE: Final = ("engine", "init", "out", "report", "resume", "sites", "tracking")
 """The keys of a config that change nothing of what a site computes or sends.
 
 But for `engine.threads`: sums are split by thread, so that it is in the last bits of a result.

@@ -20,6 +20,7 @@ from fedlearn import prediction
 from fedlearn.config import decode, encode, load, to_tree
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.files import possible
+from fedlearn.core.language import language_of
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.prediction import ModelFile, values_of
 from fedlearn.report.facts import Facts, public_settings
@@ -34,11 +35,13 @@ CARD: Final = "model_card.md"
 STATEMENT: Final = "privacy_statement.md"
 
 
-def export(run: Path, target: Path) -> tuple[Path, ...]:
+def export(run: Path, target: Path, code: str | None = None) -> tuple[Path, ...]:
     """Write model, card, statement and `model.json` of the run in `run` into the new `target`.
 
+    `code` is the language of card and statement; None for that of the run's config.
+
     Raises:
-        ConfigError: `target` exists or cannot be made.
+        ConfigError: `target` exists or cannot be made, or there is no such language.
         DataError: `run` holds no result or no model yet, or the model is not the
             one that the result names.
     """
@@ -52,7 +55,8 @@ def export(run: Path, target: Path) -> tuple[Path, ...]:
         "the run's result.json": _sha256(result_bytes),
         "the run's config.yaml": _sha256(config_bytes),
     }
-    facts = Facts(result=result, hashes=hashes)
+    language = language_of(code or result.config.get("report", {}).get("language", "en"))
+    facts = Facts(result=result, hashes=hashes, language=language)
     card = render("model_card.md.j2", settings=code_block(facts.settings), **facts.texts)
     statement = render("privacy_statement.md.j2", **facts.texts)
     files = {MODEL: model, CARD: card.encode(), STATEMENT: statement.encode()}

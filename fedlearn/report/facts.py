@@ -1,7 +1,7 @@
 """The one table of facts behind statement, card, report and checklist.
 
-Facts are computed once, from a config (`Setup`: who could learn what) or from a result
-(`Facts`: what was found). The sentences about them are templates (`fedlearn.report.texts`),
+Facts are computed once, from a config (`fedlearn.report.setup`: who could learn what) or from a
+result (`Facts`: what was found). The sentences about them are templates (`fedlearn.report.texts`),
 and what is said of a kind of mechanism, masks or transport stands in the template of that
 kind, so that nothing here asks for one.
 """
@@ -14,20 +14,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, load, sizes_of
 from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError
-from fedlearn.mechanisms import EvaluationPlan, NoPrivacy, Privacy, PrivacyPlan
-from fedlearn.metrics.fairness import GroupFairness
+from fedlearn.core.language import ENGLISH, Figure, Locale, Message, message
+from fedlearn.mechanisms import NoPrivacy
 from fedlearn.metrics.scores import FEWEST
-from fedlearn.privacy.accounting import ACCOUNTANT
-from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.privacy.calibration import fitting_delta
 from fedlearn.report.measured import measured_texts
-from fedlearn.report.texts import texts
+from fedlearn.report.setup import Setup
+from fedlearn.report.statement import Paragraph, Statement, statement_for, surest
 from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, Suspect, sites_of_refused, total_of
 from fedlearn.robust import NotRobust, suspects
@@ -35,62 +34,9 @@ from fedlearn.robust.chance import Chance, chances
 from fedlearn.secagg.graph import Degree, degree_of, part_of
 from fedlearn.secagg.proven_messages import UNPROVED
 from fedlearn.secagg.settings import SecAggMasked
-from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
+from fedlearn.tasks import Task
 
 VERSIONS: Final = ("python", "torch", "flwr", "opacus", "cryptography")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What of a config decides who could learn what."""
-
-    config: RunConfig
-    mechanism: Privacy
-    """What holds; `NoPrivacy` for a run whose noise can be repeated, or is none."""
-
-    @classmethod
-    def of(cls, config: RunConfig) -> Setup:
-        """The setup that a config describes."""
-        return cls(config=config, mechanism=config.privacy)
-
-    @property
-    def sum_only(self) -> bool:
-        """Whether a single update stays closed, as far as the mechanism relies on it.
-
-        Two servers in one place are one, to noise of which a single update carries a share.
-        """
-        alone = self.mechanism.noise_from == "shares"
-        secagg = self.config.secagg
-        return secagg.hides and not (alone and secagg.two_servers)
-
-    @property
-    def pooled(self) -> bool:
-        """Whether nothing of an evaluation is opened but the sum over all sites."""
-        return self.config.evaluation == "pooled" and self.config.secagg.hides
-
-    @property
-    def private_tests(self) -> bool:
-        """Whether epsilon covers the test metrics."""
-        return self.config.evaluation == "private" and self.mechanism.unit != "none"
-
-    @property
-    def summed_tests(self) -> bool:
-        """Whether no test sums of a single site were opened."""
-        return self.config.evaluation in ("pooled", "private") and self.config.secagg.hides
-
-    @property
-    def groups(self) -> GroupFairness | None:
-        """By what the evaluation tells groups of people apart, if it does."""
-        fairness = self.config.fairness
-        return fairness if isinstance(fairness, GroupFairness) else None
-
-    def texts(self, values: Mapping[str, Any], *names: str) -> dict[str, Any]:
-        """What templates about a setup are filled in with, and these templates beside them."""
-        mine = {"setup": self, "config": self.config, **values}
-        return texts(
-            mine, "threats", "released", *names,
-            mechanism=self.mechanism, secagg=self.config.secagg, transport=self.config.transport,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +45,8 @@ class Facts:
 
     result: ResultFile
     hashes: Mapping[str, str]
+    language: Locale = ENGLISH
+    """What the texts are in."""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -116,17 +64,61 @@ class Facts:
         """Every text about the run."""
         values = {
             "facts": self,
+            "language": self.language,
             "result": self.result,
             "privacy": self.result.privacy,
             "hashes": self.hashes,
             "titles": {},
             "fairness": self.result.fairness,
-            "measured": measured_texts(self.result.audit),
+            "measured": measured_texts(self.result.audit, self.language),
             "fewest_scores": FEWEST,
         }
         return self.setup.texts(values, "card", "statement", "checklist", "whom")
 
+    @property
+    def title(self) -> str:
+        """What the run is called: its purpose, its own file, or its experiment."""
+        path = getattr(self.config.scenario, "path", None)
+        if not path:
+            return self.config.purpose.rstrip(".") or self.config.experiment
+        own = PurePath(str(path)).name
+        asked = self.config.purpose.rstrip(".") or getattr(self.config.scenario, "label", "") or ""
+        return f"{asked} ({own})" if asked else own
+
     # --- privacy ---
+
+    @cached_property
+    def promise(self) -> Statement:
+        """The privacy statement; of a run before results kept what it is made of, in English."""
+        found, privacy = self.result.privacy.promise, self.result.privacy
+        if found is None or self.result.model.input is None:
+            lines = privacy.statement.split("\n\n")
+            return Statement(
+                paragraphs=tuple(Paragraph(name="", title="", lines=(line,)) for line in lines)
+            )
+        return statement_for(
+            found,
+            self.config,
+            self.result.model.input,
+            epsilon=privacy.epsilon,
+            language=self.language,
+        )
+
+    @property
+    def mechanism_numbers(self) -> Sequence[str]:
+        """Noise, clip norm and sampling, each with its name."""
+        say, found = self.language.say, self.result.privacy
+        named = {
+            "noise multiplier": found.noise_multiplier,
+            "clip norm": found.clip_norm,
+            "sampling": found.sampling,
+        }
+        known = {name: value for name, value in named.items() if value is not None}
+        return [f"{say(name)} {self._shown(value)}" for name, value in known.items()]
+
+    def _shown(self, value: float | str) -> str:
+        say = self.language.say
+        return str(say(value) if isinstance(value, str) else say(Figure(value, "g")))
 
     @property
     def private(self) -> bool:
@@ -137,7 +129,7 @@ class Facts:
     def surest(self) -> float:
         """How sure, in percent, a guesser at even odds can be: e^epsilon / (1 + e^epsilon)."""
         epsilon = self.result.privacy.epsilon
-        return math.nan if epsilon is None else math.ceil(1000 / (1 + math.exp(-epsilon))) / 10
+        return math.nan if epsilon is None else surest(epsilon)
 
     @property
     def units(self) -> int:
@@ -241,6 +233,11 @@ class Facts:
         return dict(sorted(missed.items()))
 
     @property
+    def missed_counted(self) -> Sequence[Message]:
+        """The same in words."""
+        return [message("%(site)s in %(count)s", site=s, count=n) for s, n in self.missed.items()]
+
+    @property
     def refused(self) -> Sequence[int]:
         """Rounds whose sum honest sites could not have made."""
         return [each.round for each in self.result.rounds if each.refused is not None]
@@ -323,65 +320,6 @@ def public_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         return node
 
     return {key: cut(value) for key, value in config.items() if key not in ("out", "resume")}
-
-
-def statement(
-    plan: PrivacyPlan | None, *, epsilon: float, noise_is_private: bool, sum_only: bool, record: str
-) -> str:
-    """What was promised to the people in the data, in words for people.
-
-    Args:
-        plan: None where there is no privacy.
-        epsilon: the largest that any site spent; less than `plan.epsilon` when the run ended early.
-        noise_is_private: whether nobody can repeat the noise.
-        sum_only: whether secure aggregation shows the coordinator nothing but sums.
-        record: what one record is (`record_of`).
-    """
-    values = {
-        "plan": plan,
-        "epsilon": epsilon,
-        "noise_is_private": noise_is_private,
-        "sum_only": sum_only,
-        "record": record,
-        "accountant": ACCOUNTANT,
-        "tests_epsilon": _alone(plan, plan.evaluation) if plan else None,
-        "screening_epsilon": _alone(plan, plan.screening) if plan else None,
-    }
-    found = texts(values, "promise", mechanism=NoPrivacy() if plan is None else plan)
-    text: str = found["promise"]["promise"]
-    return text
-
-
-def _alone(plan: PrivacyPlan, part: EvaluationPlan | None) -> float | None:
-    """What a part of a whole run would cost by itself; None where the plan pays for none."""
-    return None if part is None else account(part.events, plan.delta, unit=plan.unit)
-
-
-_BESIDE_THE_MODEL: Final = ("tests", "screening", "before_training", "public")
-
-
-def beside_the_model(config: RunConfig) -> str:
-    """What a run lets out beside the model, and whether any epsilon covers it."""
-    released = Setup.of(config).texts({})["released"]
-    return " ".join(filter(None, (released[name] for name in _BESIDE_THE_MODEL)))
-
-
-def record_of(config: RunConfig, shape: Input) -> str:
-    """What one record is, which is what record-level privacy protects."""
-    words = texts({"over": getattr(config.scenario, "record", "")}, "promise")["promise"]
-    match shape:
-        case TableInput():
-            form = "table"
-        case ImageInput():
-            form = "image"
-        case TextInput():
-            form = "text"
-        case SeriesInput():
-            form = "series"
-        case _:
-            assert_never(shape)
-    text: str = words[f"record_{form}"]
-    return text
 
 
 def degree_in(config: RunConfig, cohort: int) -> Degree | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Final, Literal
 
 from markupsafe import Markup
 
+from fedlearn.core.language import ENGLISH, Figure, Locale, message
 from fedlearn.metrics.intervals import Measured
 from fedlearn.report import plots
 from fedlearn.report.facts import Facts
@@ -17,11 +19,12 @@ from fedlearn.report.runs import Run, RunGroup
 from fedlearn.report.texts import up
 from fedlearn.results.reading import leading_of, task_of
 from fedlearn.results.result import GroupResult, GroupsResult, total_of
-from fedlearn.tasks import Task
 
 # --- one run ---------------------------------------------------------------------------
 
 _MOST_BARS: Final = 14
+_BY_SITE: Final = "Test %(metric)s by site, with intervals: %(listed)s."
+_BY_GROUP: Final = "Test %(metric)s by group, with intervals: %(listed)s."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,63 +52,74 @@ def whom(facts: Facts) -> tuple[WhomTable, ...]:
     return () if facts.result.fairness is None else tuple(_tables(facts))
 
 
+def sites_plot(facts: Facts) -> Markup | None:
+    """The leading metric at every site with its interval; none for one site, or for many."""
+    if (fairness := facts.result.fairness) is None:
+        return None
+    return _plot(facts, fairness.per_site, fairness.all_sites, _BY_SITE)
+
+
 def _tables(facts: Facts) -> Iterator[WhomTable]:
-    fairness, sizes, task = facts.result.fairness, facts.result.data.sites, facts.task
+    fairness, sizes = facts.result.fairness, facts.result.data.sites
     assert fairness is not None  # noqa: S101  (asked for by the caller)
     yield WhomTable(
         name="sites",
         rows=tuple(
-            WhomRow(name=site, records=sizes[site].test, values=_cells(task, found))
+            WhomRow(name=site, records=sizes[site].test, values=_cells(facts, found))
             for site, found in fairness.per_site.items()
         ),
         total=WhomRow(
             name="",
             records=total_of(size.test for size in sizes.values()),
-            values=_cells(task, fairness.all_sites),
+            values=_cells(facts, fairness.all_sites),
         ),
-        plot=_plot(task, fairness.per_site, fairness.all_sites, "site"),
     )
     if fairness.groups is not None:
-        yield from _groups(task, fairness.groups)
+        yield from _groups(facts, fairness.groups)
 
 
-def _groups(task: Task, groups: GroupsResult) -> Iterator[WhomTable]:
+def _groups(facts: Facts, groups: GroupsResult) -> Iterator[WhomTable]:
     yield WhomTable(
         name="groups",
-        rows=_rows(task, groups.all_sites),
-        plot=_plot(task, {n: g.evaluate for n, g in groups.all_sites.items()}, {}, "group"),
+        rows=_rows(facts, groups.all_sites),
+        plot=_plot(facts, {n: g.evaluate for n, g in groups.all_sites.items()}, {}, _BY_GROUP),
     )
     if groups.per_site:
-        rows = (_rows(task, found, f"{site}, ") for site, found in groups.per_site.items())
+        rows = (_rows(facts, found, f"{site}, ") for site, found in groups.per_site.items())
         yield WhomTable(name="groups_by_site", rows=tuple(chain.from_iterable(rows)))
 
 
-def _rows(task: Task, groups: Mapping[str, GroupResult], before: str = "") -> tuple[WhomRow, ...]:
+def _rows(facts: Facts, groups: Mapping[str, GroupResult], before: str = "") -> tuple[WhomRow, ...]:
     return tuple(
-        WhomRow(name=f"{before}{name}", records=one.count, values=_cells(task, one.evaluate))
+        WhomRow(name=f"{before}{name}", records=one.count, values=_cells(facts, one.evaluate))
         for name, one in groups.items()
     )
 
 
-def _cells(task: Task, found: Mapping[str, Measured]) -> tuple[str, ...]:
-    return tuple(_cell(found.get(metric.name)) for metric in task.compared())
+def _cells(facts: Facts, found: Mapping[str, Measured]) -> tuple[str, ...]:
+    metrics = facts.task.compared()
+    return tuple(_cell(found.get(metric.name), facts.language) for metric in metrics)
 
 
-def _cell(one: Measured | None) -> str:
+def _cell(one: Measured | None, language: Locale) -> str:
     if one is None:
         return "-"
+    value = language.number(one.value, ".3f")
     if one.low is None or one.high is None:
-        return f"{one.value:.3f}"
-    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        return value
+    between = "; " if language.decimal == "," else ", "
+    ends = between.join(language.number(end, ".3f") for end in (one.low, one.high))
+    return f"{value} [{ends}]"
 
 
 def _plot(
-    task: Task,
+    facts: Facts,
     groups: Mapping[str, Mapping[str, Measured]],
     total: Mapping[str, Measured],
-    what: str,
+    pattern: str,
 ) -> Markup | None:
-    name, title = task.leading.name, task.leading.title
+    language, name = facts.language, facts.task.leading.name
+    title = language.say(facts.task.leading.title)
     found = {group: measured[name] for group, measured in groups.items() if name in measured}
     if not 1 < len(found) <= _MOST_BARS:
         return None
@@ -113,11 +127,12 @@ def _plot(
         plots.Bar(label=group, value=one.value, low=one.low, high=one.high)
         for group, one in found.items()
     ]
-    listed = "; ".join(f"{group} {_cell(one)}" for group, one in found.items())
-    level = [plots.Level(label="all together", value=total[name].value)] if total else []
+    listed = language.listed((f"{g} {_cell(one, language)}" for g, one in found.items()), "; ")
+    all_of_it = language.one("all together")
+    level = [plots.Level(label=all_of_it, value=total[name].value)] if name in total else []
     return plots.intervals(
-        bars, level, label=f"test {title}",
-        alternative=f"Test {title} by {what}, with intervals: {listed}.",
+        bars, level, label=language.say(message("test %(metric)s", metric=title)),
+        alternative=language.say(message(pattern, metric=title, listed=listed)), language=language,
     )  # fmt: skip
 
 
@@ -138,13 +153,15 @@ class FairnessRow:
     groups_added: str
 
 
-def _mean(values: Sequence[float | None], form: str) -> str:
+def _mean(values: Sequence[float | None], form: str, language: Locale) -> str:
     """The mean, and the range where there are several; a dash unless all are known."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return "-"
-    mean = f"{sum(known) / len(known):{form}}"
-    return mean if len(known) == 1 else f"{mean} ({min(known):{form}} to {max(known):{form}})"
+    ends = {"low": Figure(min(known), form), "high": Figure(max(known), form)}
+    mean = Figure(sum(known) / len(known), form)
+    several = message("%(mean)s (%(low)s to %(high)s)", mean=mean, **ends)
+    return str(language.say(mean if len(known) == 1 else several))
 
 
 def shared_sites(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -165,7 +182,9 @@ def _at_site(group: RunGroup, site: str) -> float:
     return sum(values) / len(values)
 
 
-def fairness(group: RunGroup, sites: Sequence[str], gaps: Mapping[str, Gaps]) -> FairnessRow:
+def fairness(
+    group: RunGroup, sites: Sequence[str], gaps: Mapping[str, Gaps], language: Locale = ENGLISH
+) -> FairnessRow:
     """How a group does at each of `sites`, its worst site, and the gap to the best.
 
     `gaps` are those of every run by name.
@@ -174,19 +193,22 @@ def fairness(group: RunGroup, sites: Sequence[str], gaps: Mapping[str, Gaps]) ->
     means = {site: _at_site(group, site) for site in sites}
     leading = task_of(group.runs[0].result).leading
     worst = min(means, key=lambda site: leading.rank(means[site]))
+    mean = partial(_mean, language=language)
     return FairnessRow(
-        label=group.label,
-        epsilon="none" if group.epsilon is None else up(group.epsilon),
-        sites=tuple(f"{means[site]:.3f}" for site in sites),
+        label=language.say(group.label),
+        epsilon=language.one("none") if group.epsilon is None else up(group.epsilon, language),
+        sites=tuple(language.number(means[site], ".3f") for site in sites),
         worst=worst,
-        gap=f"{max(means.values()) - min(means.values()):.3f}",
-        added=_mean([one.sites_added for one in found], "+.3f"),
-        groups=_mean([one.groups for one in found], ".3f"),
-        groups_added=_mean([one.groups_added for one in found], "+.3f"),
+        gap=language.number(max(means.values()) - min(means.values()), ".3f"),
+        added=mean([one.sites_added for one in found], "+.3f"),
+        groups=mean([one.groups for one in found], ".3f"),
+        groups_added=mean([one.groups_added for one in found], "+.3f"),
     )
 
 
-def fairness_plot(groups: Sequence[RunGroup], sites: Sequence[str]) -> Markup | None:
+def fairness_plot(
+    groups: Sequence[RunGroup], sites: Sequence[str], language: Locale = ENGLISH
+) -> Markup | None:
     """How sites do along the first curve; none where there is no curve, or too many sites."""
     private = [group for group in groups if group.epsilon is not None]
     if not private or not 1 < len(sites) <= 8:
@@ -205,10 +227,19 @@ def fairness_plot(groups: Sequence[RunGroup], sites: Sequence[str]) -> Markup | 
         )
         for site in sites
     ]
-    listed = "; ".join(
-        f"{curve.label} from {curve.places[0].mean:.3f} to {curve.places[-1].mean:.3f}"
+    ends = [
+        message("%(site)s from %(first)s to %(last)s", site=curve.label,
+                first=Figure(curve.places[0].mean, ".3f"),
+                last=Figure(curve.places[-1].mean, ".3f"))
         for curve in curves
+    ]  # fmt: skip
+    title = language.say(task_of(first[0].runs[0].result).leading.title)
+    text = message(
+        "Test %(metric)s of each site, from the smallest epsilon to the largest: %(listed)s.",
+        metric=title,
+        listed=language.listed(ends, "; "),
     )
-    title = task_of(first[0].runs[0].result).leading.title
-    text = f"Test {title} of each site, from the smallest epsilon to the largest: {listed}."
-    return plots.trade_off(curves, [], metric=f"test {title}", alternative=text)
+    return plots.trade_off(
+        curves, [], metric=language.say(message("test %(metric)s", metric=title)),
+        alternative=language.say(text), language=language,
+    )  # fmt: skip

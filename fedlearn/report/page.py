@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from markupsafe import Markup
 from fedlearn import __version__
 from fedlearn.core.errors import DataError
 from fedlearn.core.files import possible, write_atomically
+from fedlearn.core.language import Locale, language_of
 from fedlearn.report.comparison import FILE
 from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
@@ -21,36 +22,59 @@ from fedlearn.report.inversion import read_inversion
 from fedlearn.report.poison import COLUMNS, cells, meaning, read_poison
 from fedlearn.report.poison import FILE as POISON
 from fedlearn.report.run_page import run_page
-from fedlearn.report.runs import read_runs
+from fedlearn.report.runs import Run, read_runs
 from fedlearn.report.sweep_page import sweep_page
 from fedlearn.report.texts import TEMPLATES, render
 from fedlearn.results.reading import read_bytes, read_result
+from fedlearn.results.result import ResultFile
 from fedlearn.tasks import metric_called
 
 NAME: Final = "report.html"
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, code: str | None = None) -> Path:
     """Write the report of the run, the comparison or the runs in `folder`; its path.
 
+    Args:
+        folder: of a run, or of several.
+        code: the language (`fedlearn.core.language.codes`); None for that of the
+            runs' configs, English where they do not agree.
+
     Raises:
+        ConfigError: there is no such language.
         DataError: there is nothing to report on, or it cannot be read or written.
     """
     if (folder / "result.json").is_file():
         hashes = _hashes(folder, "result.json", "config.yaml", EXPLANATIONS)
-        facts = Facts(result=read_result(folder), hashes=hashes)
+        result = read_result(folder)
+        language = language_of(code or _language(result))
+        facts = Facts(result=result, hashes=hashes, language=language)
         page = run_page(facts, read_explanations(folder))
         text = _render("run.html.j2", folder, page=page, **facts.texts)
     elif (folder / POISON).is_file() and not (folder / FILE).is_file():
-        text = _render("poison.html.j2", folder, hashes=_hashes(folder, POISON))
+        language = language_of(code or "en")
+        text = _render("poison.html.j2", folder, language=language, hashes=_hashes(folder, POISON))
     else:
         runs, missing = read_runs(folder)
-        several = sweep_page(folder.resolve().name, runs, missing, _hashes(folder, FILE))
-        text = _render("sweep.html.j2", folder, page=several)
+        language = language_of(code or _shared(runs))
+        title = folder.resolve().name
+        several = sweep_page(title, runs, missing, _hashes(folder, FILE), language)
+        text = _render("sweep.html.j2", folder, language=language, page=several)
     path = folder / NAME
     with possible("written", path, DataError):
         write_atomically(path, text.encode())
     return path
+
+
+def _language(result: ResultFile) -> str:
+    chosen: str = result.config.get("report", {}).get("language", "en")
+    return chosen
+
+
+def _shared(runs: Sequence[Run]) -> str:
+    """The language of several runs: English where they do not agree."""
+    asked = {_language(run.result) for run in runs}
+    return asked.pop() if len(asked) == 1 else "en"
 
 
 def _hashes(folder: Path, *names: str) -> Mapping[str, str]:
@@ -61,16 +85,17 @@ def _hashes(folder: Path, *names: str) -> Mapping[str, str]:
     }
 
 
-def _render(template: str, folder: Path, **values: Any) -> str:
+def _render(template: str, folder: Path, *, language: Locale, **values: Any) -> str:
     script = (TEMPLATES / "sort.js.j2").read_text()
     return render(
         template,
+        language=language,
         # Trusted: both are files of this package.
         style=Markup((TEMPLATES / "style.css.j2").read_text()),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,
-        metric_name=lambda name: metric_called(name).title,
+        metric_name=lambda name: language.say(metric_called(name).title),
         inversion=read_inversion(folder),
         poison=read_poison(folder),
         poison_columns=COLUMNS,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,8 +20,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
+
+from fedlearn.core.language import ENGLISH, Locale
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES: Final = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
@@ -100,7 +105,12 @@ class Level:
 
 
 def trade_off(
-    curves: Sequence[Curve], levels: Sequence[Level], *, metric: str, alternative: str
+    curves: Sequence[Curve],
+    levels: Sequence[Level],
+    *,
+    metric: str,
+    alternative: str,
+    language: Locale = ENGLISH,
 ) -> Markup:
     """A metric against epsilon: means, the range over the runs, and reference lines."""
     figure, axes = _canvas()
@@ -111,9 +121,10 @@ def trade_off(
         axes.axhline(level.value, color=MUTED, linestyle=("--", ":", "-.")[number % 3],
                      linewidth=1.2, label=level.label)  # fmt: skip
     places = sorted({place.x for curve in curves for place in curve.places})
-    _epsilon_axis(axes, places)
+    _epsilon_axis(axes, places, language)
     axes.set_ylabel(metric)
-    return _finished(figure, alternative)
+    _from_zero(axes)
+    return _finished(figure, alternative, language)
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, style: str) -> None:
@@ -129,8 +140,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, style: str) -> None:
                       markersize=6, color=colour)  # fmt: skip
 
 
-def _epsilon_axis(axes: Axes, places: Sequence[float]) -> None:
-    axes.set_xlabel("epsilon spent: smaller protects more")
+def _epsilon_axis(axes: Axes, places: Sequence[float], language: Locale) -> None:
+    axes.set_xlabel(language.one("epsilon spent: smaller protects more"))
     if not places:
         axes.set_xticks([])
         return
@@ -138,7 +149,7 @@ def _epsilon_axis(axes: Axes, places: Sequence[float]) -> None:
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(_apart(places)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: language.number(value, ".2g")))
 
 
 def _apart(places: Sequence[float], most: int = 8) -> list[float]:
@@ -148,7 +159,12 @@ def _apart(places: Sequence[float], most: int = 8) -> list[float]:
 
 
 def over_rounds(
-    curves: Sequence[Curve], levels: Sequence[Level], *, label: str, alternative: str
+    curves: Sequence[Curve],
+    levels: Sequence[Level],
+    *,
+    label: str,
+    alternative: str,
+    language: Locale = ENGLISH,
 ) -> Markup:
     """Lines over the rounds of a run."""
     figure, axes = _canvas()
@@ -160,14 +176,32 @@ def over_rounds(
                   label=curve.label)  # fmt: skip
     for level in levels:
         axes.axhline(level.value, color=MUTED, linestyle="--", linewidth=1.2, label=level.label)
-    axes.set_xlabel("round")
+    axes.set_xlabel(language.one("round"))
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _finished(figure, alternative)
+    _from_zero(axes)
+    return _finished(figure, alternative, language)
+
+
+def _from_zero(axes: Axes, *, upright: bool = True) -> None:
+    """Begin an axis of values at zero, unless some are below: half of it shall look like half."""
+    _, high = axes.get_ylim() if upright else axes.get_xlim()
+    ends = axes.dataLim.intervaly if upright else axes.dataLim.intervalx
+    drawn = (line.get_ydata() if upright else line.get_xdata() for line in axes.lines)
+    values = np.concatenate([ends, *(np.asarray(one, np.float64).reshape(-1) for one in drawn)])
+    if np.min(values) < 0 or high <= 0:
+        return
+    set_limits = axes.set_ylim if upright else axes.set_xlim
+    set_limits(0.0, high)
 
 
 def intervals(
-    bars: Sequence[Bar], levels: Sequence[Level], *, label: str, alternative: str
+    bars: Sequence[Bar],
+    levels: Sequence[Level],
+    *,
+    label: str,
+    alternative: str,
+    language: Locale = ENGLISH,
 ) -> Markup:
     """Values with their intervals, one below the other."""
     figure, axes = _canvas()
@@ -178,39 +212,56 @@ def intervals(
         axes.plot([bar.value], [place], color=SERIES[0], marker="o", markersize=5)
     for level in levels:
         axes.axvline(level.value, color=MUTED, linestyle="--", linewidth=1.2)
-        axes.set_title(f"dashed: {level.label}, {level.value:.3f}", fontsize=9, color=INK)
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
+        named = {"label": level.label, "value": language.number(level.value, ".3f")}
+        axes.set_title(language.one("dashed: %(label)s, %(value)s") % named, fontsize=9, color=INK)
+    axes.set_yticks(range(len(bars)), [_room(bar.label) for bar in bars])
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
-    return svg(figure, alternative)
+    _from_zero(axes, upright=False)
+    return svg(figure, alternative, language)
 
 
-def reliability(pairs: Sequence[Pair], *, expected: str, found: str, alternative: str) -> Markup:
+def reliability(
+    pairs: Sequence[Pair],
+    *,
+    expected: str,
+    found: str,
+    alternative: str,
+    language: Locale = ENGLISH,
+) -> Markup:
     """What was expected and what was found, both from 0 to 1, and where they are the same."""
     figure, axes = _canvas()
-    axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.2, label="as expected")
+    axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.2,
+              label=language.one("as expected"))  # fmt: skip
     for pair in pairs:
         axes.plot([pair.x, pair.x], [pair.low, pair.high], color=SERIES[0], linewidth=1.8)
     axes.plot([pair.x for pair in pairs], [pair.y for pair in pairs], color=SERIES[0],
-              linestyle="none", marker="o", markersize=5, label="found")  # fmt: skip
+              linestyle="none", marker="o", markersize=5, label=language.one("found"))  # fmt: skip
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(expected)
     axes.set_ylabel(found)
-    return _finished(figure, alternative)
+    return _finished(figure, alternative, language)
 
 
-def bars(labels: Sequence[str], values: Sequence[float], *, label: str, alternative: str) -> Markup:
+def bars(
+    labels: Sequence[str],
+    values: Sequence[float],
+    *,
+    label: str,
+    alternative: str,
+    language: Locale = ENGLISH,
+) -> Markup:
     """Bars one below the other, the first on top."""
     figure, axes = _canvas()
     figure.set_figheight(0.8 + 0.28 * len(labels))
     axes.barh(range(len(labels)), values, color=SERIES[0], height=0.7)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [_room(one) for one in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
-    return svg(figure, alternative)
+    return svg(figure, alternative, language)
 
 
 def image(
@@ -235,25 +286,28 @@ def cost(
     down: Sequence[float],
     *,
     alternative: str,
+    language: Locale = ENGLISH,
 ) -> Markup:
     """Seconds and kilobytes of every round, one above the other."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
     with rc_context(_STYLE):
         above, below = figure.subplots(2, 1, sharex=True)
         above.bar(rounds, seconds, color=SERIES[0], width=0.7)
-        above.set_ylabel("seconds")
-        below.bar(rounds, up, color=SERIES[1], width=0.7, label="from the sites")
-        below.bar(rounds, down, bottom=up, color=SERIES[2], width=0.7, label="to the sites")
+        above.set_ylabel(language.one("seconds"))
+        below.bar(rounds, up, color=SERIES[1], width=0.7, label=language.one("from the sites"))
+        below.bar(
+            rounds, down, bottom=up, color=SERIES[2], width=0.7, label=language.one("to the sites")
+        )
         below.set_ylabel("kB")
-        below.set_xlabel("round")
+        below.set_xlabel(language.one("round"))
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (above, below):
             axes.grid(axis="x", visible=False)
             axes.set_axisbelow(True)
-    return _finished(figure, alternative)
+    return _finished(figure, alternative, language)
 
 
-# --- how a figure becomes text ----------------------------------------------------------
+# --- what figures have in common ----------------------------------------------------------
 
 
 def _canvas() -> tuple[Figure, Axes]:
@@ -268,7 +322,7 @@ def _line(number: int) -> str:
     return ("-", "--", ":", "-.")[number % 4]
 
 
-def _finished(figure: Figure, alternative: str) -> Markup:
+def _finished(figure: Figure, alternative: str, language: Locale) -> Markup:
     with rc_context(_STYLE):
         handles: dict[str, Any] = {}
         for axes in figure.axes:
@@ -277,10 +331,11 @@ def _finished(figure: Figure, alternative: str) -> Markup:
         if len(handles) > 1:
             columns = min(len(handles), _columns(max(map(len, handles))))
             figure.legend(
-                handles.values(), handles.keys(), loc="outside lower center", ncols=columns
-            )
+                handles.values(), [_room(one, after=True) for one in handles],
+                loc="outside lower center", ncols=columns,
+            )  # fmt: skip
             figure.set_figheight(_HEIGHT + 0.2 * -(-len(handles) // columns))
-    return svg(figure, alternative)
+    return svg(figure, alternative, language)
 
 
 def _columns(letters: int) -> int:
@@ -290,11 +345,34 @@ def _columns(letters: int) -> int:
     return 2 if letters > 10 else 3
 
 
-def svg(figure: Figure, alternative: str) -> Markup:
+# --- letters that the font here lacks --------------------------------------------------------
+
+
+def _room(label: str, *, after: bool = False) -> str:
+    """A label with blanks as wide as what its letters need more than the signs put for them.
+
+    Text stays text, and a browser takes a font that has the letters; only the place for them is
+    measured here, where perhaps none is.
+    """
+    known = get_font(findfont(_STYLE["font.family"])).get_charmap()
+    missing = [letter for letter in label if ord(letter) not in known]
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in missing)
+    blanks = "\u00a0" * -(-wide * 5 // 4)  # a sign for a missing letter is .6 em wide, a blank .32
+    return f"{label}{blanks}" if after else f"{blanks}{label}"
+
+
+# --- how a figure becomes text ----------------------------------------------------------
+
+
+def svg(figure: Figure, alternative: str, language: Locale = ENGLISH) -> Markup:
     """`figure` as an SVG element that takes its colours from the page, with a text in its place."""
+    for axes in figure.axes:
+        _written(axes.xaxis, language)
+        _written(axes.yaxis, language)
     text = _drawn(figure, salt=alternative)
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', system-ui, sans-serif")
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
@@ -306,11 +384,18 @@ def svg(figure: Figure, alternative: str) -> Markup:
     )
 
 
+def _written(axis: Any, language: Locale) -> None:
+    """Numbers beside an axis as the language writes them."""
+    if isinstance(axis.get_major_formatter(), ScalarFormatter) and language.decimal != ".":
+        axis.set_major_formatter(FuncFormatter(lambda value, _: language.number(value, "g")))
+
+
 def _drawn(figure: Figure, *, salt: str) -> str:
     """What `savefig(transparent=True)` gives, which draws all of it once more to lay it out."""
     buffer, canvas = io.StringIO(), FigureCanvasSVG(figure)
     figure.dpi = _DPI
-    with rc_context({**_STYLE, "svg.hashsalt": salt}):
+    with rc_context({**_STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         if layout := figure.get_layout_engine():
             layout.execute(figure)
             figure.set_layout_engine("none")

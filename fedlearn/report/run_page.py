@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 from markupsafe import Markup
 
+from fedlearn.core.language import ENGLISH, Figure, Locale, message
 from fedlearn.report import plots
 from fedlearn.report.comparison import traffic
 from fedlearn.report.explanations import Explanations, RecordExplained
 from fedlearn.report.facts import Facts
-from fedlearn.report.fairness import WhomTable, whom
+from fedlearn.report.fairness import WhomTable, sites_plot, whom
 from fedlearn.report.measured import MeasuredPrivacy
 from fedlearn.report.texts import bytes_text
 from fedlearn.report.verdict import Remark, verdict
 from fedlearn.results.result import ResultFile, RoundResult
 
 _COLUMNS: Final = 12
+_IN_A_ROUND: Final = "%(all)s, %(each)s in a round"
 _REASONS: Final = 5
 
 
@@ -52,6 +55,7 @@ class RunPage:
     shown: tuple[str, ...]
     """The metrics to be seen first."""
     metrics_plot: Markup | None
+    sites_plot: Markup | None
     calibration_plot: Markup | None
     epsilon_plot: Markup | None
     cost_plot: Markup | None
@@ -59,7 +63,9 @@ class RunPage:
     whom: tuple[WhomTable, ...]
     reasons: Reasons | None
     traffic: dict[str, int]
-    seconds_of_rounds: float
+    epsilon_note: str
+    """What the two epsilons of a site are."""
+    cost_rows: tuple[tuple[str, str], ...]
 
 
 def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
@@ -69,30 +75,65 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
         verdict=verdict(facts),
         shown=tuple(m.name for m in facts.task.summary() if m.name in result.final.evaluate),
         metrics_plot=_metrics_plot(facts),
+        sites_plot=sites_plot(facts),
         calibration_plot=_calibration_plot(facts),
-        epsilon_plot=_epsilon_plot(result),
-        cost_plot=_cost_plot(result),
-        measured=MeasuredPrivacy(found=result.audit) if result.audit else None,
+        epsilon_plot=_epsilon_plot(facts),
+        cost_plot=_cost_plot(facts),
+        measured=MeasuredPrivacy(found=result.audit, language=facts.language)
+        if result.audit
+        else None,
         whom=whom(facts),
-        reasons=reasons(explanations, result) if explanations else None,
+        reasons=reasons(explanations, result, facts.language) if explanations else None,
         traffic=traffic(result),
-        seconds_of_rounds=sum(entry.seconds for entry in result.rounds),
+        epsilon_note=_epsilon_note(facts),
+        cost_rows=tuple(_cost_rows(facts)),
     )
 
 
+def _epsilon_note(facts: Facts) -> str:
+    accountant = facts.result.privacy.accountant
+    by = message(
+        "The first epsilon is the promise, by %(accountant)s; the second is a cruder computation "
+        "of the same, as a check. Both are rounded up.",
+        accountant=message(accountant or "-"),
+    )
+    return str(facts.language.say(by))
+
+
+def _cost_rows(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Rounds, time and traffic, in all and in a round."""
+    result, say = facts.result, facts.language.say
+    rounds, moved = len(result.rounds) or 1, traffic(result)
+    size = partial(bytes_text, language=facts.language)
+    a_round = sum(entry.seconds for entry in result.rounds) / rounds
+    yield (
+        say("rounds"),
+        say(
+            message("%(done)s of %(planned)s", done=len(result.rounds), planned=facts.config.rounds)
+        ),
+    )
+    in_all, in_each = Figure(result.seconds, ".1f"), Figure(a_round, ".2f")
+    yield say("seconds"), say(message(_IN_A_ROUND, all=in_all, each=in_each))
+    for name, key in (("from the sites", "up"), ("to the sites", "down")):
+        total, each = size(moved[key]), size(moved[key] / rounds)
+        yield say(name), say(message(_IN_A_ROUND, all=total, each=each))
+
+
 def _metrics_plot(facts: Facts) -> Markup | None:
-    result = facts.result
+    result, say, number = facts.result, facts.language.say, facts.language.number
     curves = [
-        plots.Curve(label=metric.title, places=places)
+        plots.Curve(label=say(metric.title), places=places)
         for metric in facts.task.summary()
         if (places := tuple(_measured(result.rounds, metric.name)))
     ]
     if not curves:
         return None
-    last = ", ".join(f"{c.label} {c.places[-1].mean:.3f}" for c in curves)
+    last = facts.language.listed(f"{c.label} {number(c.places[-1].mean, '.3f')}" for c in curves)
+    text = message("Test metrics over %(rounds)s rounds; at the end: %(last)s.",
+                   rounds=len(result.rounds), last=last)  # fmt: skip
     return plots.over_rounds(
-        curves, [], label="test records of all sites",
-        alternative=f"Test metrics over {len(result.rounds)} rounds; at the end: {last}.",
+        curves, [], label=say("test records of all sites"), alternative=say(text),
+        language=facts.language,
     )  # fmt: skip
 
 
@@ -104,50 +145,72 @@ def _measured(rounds: Sequence[RoundResult], name: str) -> list[plots.Spread]:
 def _calibration_plot(facts: Facts) -> Markup | None:
     if (found := facts.result.calibration) is None:
         return None
-    groups, name = found.groups, facts.task.probable
-    pairs = "; ".join(f"{group.predicted:.2f} and {group.observed:.2f}" for group in groups)
+    groups, say, number = found.groups, facts.language.say, facts.language.number
+    # A class may be called anything: what is its name is no sentence of ours.
+    name = say(facts.task.probable)
+    pairs = facts.language.listed(
+        (f"{number(g.predicted, '.2f')}, {number(g.observed, '.2f')}" for g in groups), "; "
+    )
+    text = message("Expected and observed share of %(name)s in groups of test records: %(pairs)s.",
+                   name=name, pairs=pairs)  # fmt: skip
     return plots.reliability(
         [plots.Pair(x=g.predicted, y=g.observed, low=g.low, high=g.high) for g in groups],
-        expected=f"probability of {name}, mean of a group",
-        found=f"share of {name} among its records",
-        alternative=f"Expected and observed share of {name} in groups of test records: {pairs}.",
+        expected=say(message("probability of %(name)s, mean of a group", name=name)),
+        found=say(message("share of %(name)s among its records", name=name)),
+        alternative=say(text),
+        language=facts.language,
     )
 
 
-def _epsilon_plot(result: ResultFile) -> Markup | None:
+def _epsilon_plot(facts: Facts) -> Markup | None:
+    result, say = facts.result, facts.language.say
     spent = [(e.round, [v for v in e.epsilon.values() if v is not None]) for e in result.rounds]
     places = [plots.Spread(x=number, values=(max(v),)) for number, v in spent if v]
     if not places or result.privacy.epsilon is None:
         return None
     budget = result.config["privacy"].get("epsilon")
-    levels = [plots.Level(label="budget of the run", value=budget)] if budget else []
+    levels = [plots.Level(label=say("budget of the run"), value=budget)] if budget else []
+    text = message(
+        "Epsilon over %(rounds)s rounds: %(first)s after the first, %(last)s after the last.",
+        rounds=len(result.rounds),
+        first=Figure(places[0].mean, ".2f"),
+        last=Figure(places[-1].mean, ".2f"),
+    )
     return plots.over_rounds(
-        [plots.Curve(label="largest over the sites", places=tuple(places))],
+        [plots.Curve(label=say("largest over the sites"), places=tuple(places))],
         levels,
-        label="epsilon spent so far",
-        alternative=f"Epsilon over {len(result.rounds)} rounds: "
-        f"{places[0].mean:.2f} after the first, {places[-1].mean:.2f} after the last.",
+        label=say("epsilon spent so far"),
+        alternative=say(text),
+        language=facts.language,
     )
 
 
-def _cost_plot(result: ResultFile) -> Markup | None:
+def _cost_plot(facts: Facts) -> Markup | None:
+    result = facts.result
     if not result.rounds:
         return None
     moved = traffic(result)
+    text = message(
+        "Seconds and kilobytes of each round: %(seconds)s seconds, %(up)s from the sites, %(down)s "
+        "to them in all.",
+        seconds=Figure(result.seconds, ".0f"),
+        up=bytes_text(moved["up"], facts.language),
+        down=bytes_text(moved["down"], facts.language),
+    )
     return plots.cost(
         [entry.round for entry in result.rounds],
         [entry.seconds for entry in result.rounds],
         [entry.bytes.get("up", 0) / 1e3 for entry in result.rounds],
         [entry.bytes.get("down", 0) / 1e3 for entry in result.rounds],
-        alternative=f"Seconds and kilobytes of each round: {result.seconds:.0f} seconds, "
-        f"{bytes_text(moved['up'])} from the sites, {bytes_text(moved['down'])} to them in all.",
+        alternative=facts.language.say(text),
+        language=facts.language,
     )
 
 
 # --- explanations ------------------------------------------------------------------------
 
 
-def reasons(found: Explanations, result: ResultFile) -> Reasons:
+def reasons(found: Explanations, result: ResultFile, language: Locale = ENGLISH) -> Reasons:
     """The section; without contents where the run has another model by now."""
     stale = found.model_sha256 != result.model.sha256
     records = [] if stale else found.records
@@ -155,52 +218,67 @@ def reasons(found: Explanations, result: ResultFile) -> Reasons:
     return Reasons(
         found=found,
         stale=stale,
-        overall=None if stale else _overall(found),
-        rows=() if pixels else tuple(_reason(found, one) for one in records),
-        images=tuple(_image(found, one) for one in records) if pixels else (),
+        overall=None if stale else _overall(found, language),
+        rows=() if pixels else tuple(_reason(found, one, language) for one in records),
+        images=tuple(_image(found, one, language) for one in records) if pixels else (),
     )
 
 
-def _overall(found: Explanations) -> Markup | None:
+def _overall(found: Explanations, language: Locale) -> Markup | None:
     if not found.overall:
         return None
     order = np.argsort(-np.array(found.overall), kind="stable")[:_COLUMNS]
-    names = [_name(found, int(i)) for i in order]
+    names = [_name(found, int(i), language) for i in order]
     values = [found.overall[i] for i in order]
-    text = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
+    pairs = zip(names, values, strict=True)
+    text = language.listed(f"{name} {language.number(value, '.3f')}" for name, value in pairs)
+    alternative = message("Mean absolute attribution over %(count)s records: %(text)s.",
+                          count=found.count, text=text)  # fmt: skip
     return plots.bars(
-        names, values, label="mean absolute attribution",
-        alternative=f"Mean absolute attribution over {found.count} records: {text}.",
+        names, values, label=language.one("mean absolute attribution"),
+        alternative=language.say(alternative), language=language,
     )  # fmt: skip
 
 
-def _name(found: Explanations, place: int) -> str:
+def _name(found: Explanations, place: int, language: Locale) -> str:
     if found.names:
         return found.names[place]
-    return f"{'token' if found.of == 'tokens' else 'column'} {place + 1}"
+    if found.of == "tokens":
+        return str(language.say(message("token %(place)s", place=place + 1)))
+    return str(language.say(message("column %(place)s", place=place + 1)))
 
 
-def _reason(found: Explanations, one: RecordExplained) -> Reason:
+def _reason(found: Explanations, one: RecordExplained, language: Locale) -> Reason:
     order = np.argsort(-np.abs(one.attributions), kind="stable")[:_REASONS]
     parts = [
-        f"{_name(found, int(i))} {one.attributions[i]:+.2f} (is {one.values[i]:.3g})"
+        message(
+            "%(name)s %(part)s (is %(value)s)",
+            name=_name(found, int(i), language),
+            part=Figure(one.attributions[i], "+.2f"),
+            value=Figure(one.values[i], ".3g"),
+        )
         for i in order
         if one.attributions[i]
     ]
     return Reason(
-        name=f"record {one.record + 1}",
+        name=language.say(message("record %(record)s", record=one.record + 1)),
         predicted=one.predicted,
-        score=f"{one.score:.3f}",
+        score=language.number(one.score, ".3f"),
         parts=tuple(parts),
     )
 
 
-def _image(found: Explanations, one: RecordExplained) -> Markup:
+def _image(found: Explanations, one: RecordExplained, language: Locale) -> Markup:
     height, width = found.size
-    shape = height, width
+    shape, score = (height, width), Figure(one.score, ".3f")
+    text = message(
+        "Record %(record)s, taken for %(predicted)s with probability %(score)s: the image, and "
+        "what spoke for that.",
+        record=one.record + 1,
+        predicted=one.predicted,
+        score=score,
+    )
     return plots.image(
         np.array(one.values).reshape(shape), np.array(one.attributions).reshape(shape),
-        title=f"{one.predicted}, {one.score:.3f}",
-        alternative=f"Record {one.record + 1}, taken for {one.predicted} with probability "
-        f"{one.score:.3f}: the image, and what spoke for that.",
+        title=f"{one.predicted}, {language.number(*score)}", alternative=language.say(text),
     )  # fmt: skip

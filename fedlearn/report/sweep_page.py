@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from markupsafe import Markup
 
 from fedlearn.auditing.findings import Findings
+from fedlearn.core.language import ENGLISH, Figure, Locale, message
 from fedlearn.report import plots
 from fedlearn.report.comparison import traffic
 from fedlearn.report.facts import VERSIONS, Facts
@@ -34,6 +36,7 @@ from fedlearn.report.runs import (
     short,
     telling,
 )
+from fedlearn.report.statement import Statement
 from fedlearn.report.texts import Texts, bytes_text, texts
 from fedlearn.results.reading import leading_of, task_of
 from fedlearn.results.result import ResultFile
@@ -49,11 +52,11 @@ class Cell:
     is_number: bool = True
 
     @classmethod
-    def number(cls, value: float | None, form: str = ".3f") -> Cell:
+    def number(cls, value: float | None, form: str, language: Locale) -> Cell:
         """A number; without one, a dash that sorts first."""
         if value is None:
             return cls(shown="-", key="")
-        return cls(shown=f"{value:{form}}", key=repr(value))
+        return cls(shown=language.number(value, form), key=repr(value))
 
     @classmethod
     def text(cls, value: str) -> Cell:
@@ -93,12 +96,16 @@ class SweepPage:
     rows: tuple[tuple[Cell, ...], ...]
     differences: tuple[SettingDifference, ...]
     threats: tuple[ThreatTable, ...]
-    statements: Mapping[str, str]
+    statements: tuple[tuple[Statement, str], ...]
     """Every statement, and the first group of runs that makes it."""
 
 
 def sweep_page(
-    name: str, runs: Sequence[Run], missing: Sequence[Missing], hashes: Mapping[str, str]
+    name: str,
+    runs: Sequence[Run],
+    missing: Sequence[Missing],
+    hashes: Mapping[str, str],
+    language: Locale = ENGLISH,
 ) -> SweepPage:
     """The page of `runs`; `name` is that of their folder, `hashes` are those of its files."""
     points = [run for run in runs if run.reference is None]
@@ -112,46 +119,59 @@ def sweep_page(
     gaps = all_gaps({run.name: run.result for run in whole if run.site is None})
     return SweepPage(
         title=", ".join(_experiments(points)) or name,
-        texts=_texts(runs, points, groups, hashes),
-        meanings=_meanings(whole, shared),
+        texts=_texts(runs, points, groups, hashes, language),
+        meanings=_meanings(whole, shared, language),
         missing=tuple(missing),
-        curves=tuple(_curve(groups, levels, metric) for metric in shared),
+        curves=tuple(_curve(groups, levels, metric, language) for metric in shared),
         levels=levels,
         shared=shared,
         sites=sites,
-        fairness=tuple(fairness(group, sites, gaps) for group in groups) if sites else (),
-        fairness_plot=fairness_plot(groups, sites),
+        fairness=tuple(fairness(group, sites, gaps, language) for group in groups) if sites else (),
+        fairness_plot=fairness_plot(groups, sites, language),
         by_group=shared_column(compared),
         columns=_columns(points, shared),
-        rows=tuple(_row(run, points, shared) for run in runs),
+        rows=tuple(_row(run, points, shared, language) for run in runs),
         differences=differences(points),
-        threats=_threats(runs),
-        statements=_statements(points),
+        threats=_threats(runs, language),
+        statements=_statements(points, language),
     )
 
 
 # --- curves ------------------------------------------------------------
 
 
-def _curve(groups: Sequence[RunGroup], levels: dict[str, dict[str, float]], metric: str) -> Markup:
-    drawn = list(_curves(groups, metric))
+def _curve(
+    groups: Sequence[RunGroup],
+    levels: dict[str, dict[str, float]],
+    metric: str,
+    language: Locale,
+) -> Markup:
+    drawn = list(_curves(groups, metric, language))
     lines = [
-        plots.Level(label=label, value=found[metric])
+        plots.Level(label=language.say(label), value=found[metric])
         for label, found in levels.items()
         if metric in found
     ]
     listed = [
-        f"{f'{curve.label}, ' if curve.label else ''}epsilon {place.x:.3g}: {place.mean:.3f}"
+        message("%(label)s, epsilon %(epsilon)s: %(value)s", label=curve.label,
+                epsilon=Figure(place.x, ".3g"), value=Figure(place.mean, ".3f"))
         for curve in drawn
         for place in curve.places
-    ]
-    listed += [f"{line.label}: {line.value:.3f}" for line in lines]
-    name = metric_called(metric).title
-    text = f"Test {name} against epsilon spent; means over seeds. {'; '.join(listed)}."
-    return plots.trade_off(drawn, lines, metric=f"test {name}", alternative=text)
+    ]  # fmt: skip
+    shown = [f"{line.label}: {language.number(line.value, '.3f')}" for line in lines]
+    name = language.say(metric_called(metric).title)
+    text = message(
+        "Test %(metric)s against epsilon spent; means over seeds. %(listed)s.",
+        metric=name,
+        listed=language.listed([*listed, *shown], "; "),
+    )
+    return plots.trade_off(
+        drawn, lines, metric=language.say(message("test %(metric)s", metric=name)),
+        alternative=language.say(text), language=language,
+    )  # fmt: skip
 
 
-def _curves(groups: Sequence[RunGroup], metric: str) -> Iterator[plots.Curve]:
+def _curves(groups: Sequence[RunGroup], metric: str, language: Locale) -> Iterator[plots.Curve]:
     for label in dict.fromkeys(group.curve for group in groups):
         places = [
             plots.Spread(x=group.epsilon, values=values)
@@ -160,7 +180,7 @@ def _curves(groups: Sequence[RunGroup], metric: str) -> Iterator[plots.Curve]:
             if (values := _values(group, metric))
         ]
         if places:
-            yield plots.Curve(label=label or "with privacy", places=tuple(places))
+            yield plots.Curve(label=label or language.one("with privacy"), places=tuple(places))
 
 
 def _values(group: RunGroup, metric: str) -> tuple[float, ...]:
@@ -190,23 +210,25 @@ def _columns(points: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
 _MOST_KEYS: Final = 4
 
 
-def _row(run: Run, points: Sequence[Run], shared: Sequence[str]) -> tuple[Cell, ...]:
+def _row(
+    run: Run, points: Sequence[Run], shared: Sequence[str], language: Locale
+) -> tuple[Cell, ...]:
     result, settings = run.result, run.settings
     final, moved = result.final, sum(traffic(result).values())
     worst = final.worst_site
-    keys = telling(points)[:_MOST_KEYS]
+    keys, number = telling(points)[:_MOST_KEYS], partial(Cell.number, language=language)
     lowest = leading_of(result, final.per_site[worst]) if worst in final.per_site else None
     return (
         Cell.text(run.name),
         *(Cell.text(settings.get(key, "-")) for key in keys),
-        Cell.number(result.privacy.epsilon),
-        *([_measured(result.audit)] if _audited(points) else []),
-        *(Cell.number(final.evaluate.get(name)) for name in shared),
+        number(result.privacy.epsilon, ".3f"),
+        *([_measured(result.audit, language)] if _audited(points) else []),
+        *(number(final.evaluate.get(name), ".3f") for name in shared),
         Cell.text(worst or "-"),
-        Cell.number(lowest),
-        Cell.number(result.seconds, ".1f"),
-        Cell(shown=bytes_text(moved), key=str(moved)),
-        Cell.text(result.status),
+        number(lowest, ".3f"),
+        number(result.seconds, ".1f"),
+        Cell(shown=bytes_text(moved, language), key=str(moved)),
+        Cell(shown=language.one(result.status), key=result.status, is_number=False),
     )
 
 
@@ -214,9 +236,9 @@ def _audited(points: Sequence[Run]) -> bool:
     return any(run.result.audit and run.result.audit.canaries for run in points)
 
 
-def _measured(found: Findings | None) -> Cell:
+def _measured(found: Findings | None, language: Locale) -> Cell:
     key = "" if found is None or not found.canaries else repr(found.lower_bound or math.inf)
-    return Cell(shown=measured_cell(found), key=key)
+    return Cell(shown=measured_cell(found, language), key=key)
 
 
 def _experiments(points: Sequence[Run]) -> tuple[str, ...]:
@@ -228,17 +250,19 @@ def _texts(
     points: Sequence[Run],
     groups: Sequence[RunGroup],
     hashes: Mapping[str, str],
+    language: Locale,
 ) -> Texts:
     results = [run.result for run in points]
     environments = [run.result.environment for run in runs]
     values = {
+        "language": language,
         "runs": runs,
         "points": points,
         "groups": groups,
         "hashes": hashes,
         "most": max((len(group.runs) for group in groups), default=1),
         "broken": {
-            run.name: measured_texts(run.result.audit)["verdict"]
+            run.name: measured_texts(run.result.audit, language)["verdict"]
             for run in points
             if run.result.audit and MeasuredPrivacy(found=run.result.audit).broken
         },
@@ -251,29 +275,33 @@ def _texts(
         "versions": dict.fromkeys(
             ", ".join(f"{name} {getattr(one, name)}" for name in VERSIONS) for one in environments
         ),
-        "devices": dict.fromkeys(f"{one.device}, {one.threads} threads" for one in environments),
+        "devices": dict.fromkeys(
+            message("%(device)s, %(threads)s threads", device=one.device, threads=one.threads)
+            for one in environments
+        ),
         "hashes_of_data": dict.fromkeys(run.result.data.sha256 for run in runs),
     }
     text: Texts = texts(values, "sweep")["sweep"]
     return text
 
 
-def _meanings(runs: Sequence[Run], shared: Sequence[str]) -> tuple[str, ...]:
+def _meanings(runs: Sequence[Run], shared: Sequence[str], language: Locale) -> tuple[str, ...]:
     if not shared:
         return ()
     facts = {"metrics": shared, "task": task_of(runs[0].result)}
-    values = {"facts": facts, "titles": {name: metric_called(name).title for name in shared}}
+    titles = {name: language.say(metric_called(name).title) for name in shared}
+    values = {"facts": facts, "titles": titles, "language": language}
     card: Texts = texts(values, "card")["card"]
     return card.lines("meanings")
 
 
-def _threats(runs: Sequence[Run]) -> tuple[ThreatTable, ...]:
-    found = Counter(_threat_table(run.result) for run in runs if run.reference is None)
-    return tuple(replace(table, runs=count) for table, count in found.items())
+def _threats(runs: Sequence[Run], language: Locale) -> tuple[ThreatTable, ...]:
+    tables = (_threat_table(run.result, language) for run in runs if run.reference is None)
+    return tuple(replace(table, runs=count) for table, count in Counter(tables).items())
 
 
-def _threat_table(result: ResultFile) -> ThreatTable:
-    found = Facts(result=result, hashes={}).texts
+def _threat_table(result: ResultFile, language: Locale) -> ThreatTable:
+    found = Facts(result=result, hashes={}, language=language).texts
     return ThreatTable(
         name=found["threats"]["name"],
         rows=found["threats"].rows("table"),
@@ -281,10 +309,12 @@ def _threat_table(result: ResultFile) -> ThreatTable:
     )
 
 
-def _statements(points: Sequence[Run]) -> dict[str, str]:
+def _statements(points: Sequence[Run], language: Locale) -> tuple[tuple[Statement, str], ...]:
     """Every statement once, named by the first group of runs that makes it."""
-    found: dict[str, str] = {}
+    found: dict[str, tuple[Statement, str]] = {}
     for group in grouped(points):
         for run in group.runs:
-            found.setdefault(run.result.privacy.statement, group.label)
-    return found
+            if run.result.privacy.statement not in found:
+                promise = Facts(result=run.result, hashes={}, language=language).promise
+                found[run.result.privacy.statement] = promise, language.say(group.label)
+    return tuple(found.values())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Final, Literal
 
+from fedlearn.core.language import Figure, Message, message
 from fedlearn.metrics.intervals import Measured
 from fedlearn.metrics.scores import FEWEST
 from fedlearn.report.facts import Facts
@@ -79,6 +80,12 @@ class Judged:
         """The sites that are known to have few."""
         sites = self.facts.result.data.sites.items()
         return [site for site, size in sites if size.test and size.test < _FEW]
+
+    @property
+    def few_counted(self) -> Sequence[str]:
+        """Those with how many."""
+        sites = self.facts.result.data.sites
+        return [f"{site} ({sites[site].test})" for site in self.few]
 
     def interval(self, name: str) -> Measured | None:
         """A metric over all sites with its interval, if the run has ended."""
@@ -192,6 +199,14 @@ class Judged:
             if (one := measured.get(metric.name)) and _surely_worse(metric, one)
             if (sizes[site].test or FEWEST) >= _FEW
         }
+
+    @property
+    def reversed_found(self) -> Sequence[Message]:
+        """In what, and how badly."""
+        return [
+            message("%(metric)s %(value)s", metric=message(m.title), value=Figure(value, ".3f"))
+            for m, value in self.reversed.values()
+        ]
 
     # --- what it cost ---
 

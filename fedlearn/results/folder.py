@@ -139,7 +139,7 @@ class RunFolder:
     @staticmethod
     def essence(tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a config that decides what a run finds, not where and on what."""
-        beside = ("resume", "out", "engine", "reply_timeout", "tracking")
+        beside = ("resume", "out", "engine", "reply_timeout", "tracking", "report")
         return {key: value for key, value in tree.items() if key not in beside}
 
     def write_result(self, result: ResultFile) -> None:

@@ -191,6 +191,20 @@ class SitePrivacy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromiseFacts:
+    """What the statement is made of; public, so that a report can say it in any language."""
+
+    plan: dict[str, Any] | None
+    """Every number and name in the plan; null where nothing is promised."""
+    noise_is_private: bool
+    """Whether nobody can repeat the noise."""
+    tests_epsilon: float | None
+    """What test metrics would cost by themselves; null where they are not paid for."""
+    screening_epsilon: float | None
+    """The same of comparing tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivacyResult:
     """The privacy of the whole run; `statement` says it in words."""
 
@@ -204,6 +218,8 @@ class PrivacyResult:
     sampling: str | None
     per_site: dict[str, SitePrivacy]
     statement: str
+    promise: PromiseFacts | None = None
+    """Null in results of releases that kept the statement alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

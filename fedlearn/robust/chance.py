@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedlearn.core.language import Figure, Message, message
 from fedlearn.robust.draw import Sizes, exposure
 
 
@@ -18,11 +19,25 @@ class Chance:
     """On the probability that it happens in one of the rounds; 1 is no bound."""
 
     def __str__(self) -> str:
-        counted = "must be counted on" if self.bound >= 0.995 else f"at most {self.bound:.2g}"
-        return (
-            f"of {self.colluders} sites that work with the coordinator more than {self.withstood} "
-            f"share a group in some of {self.rounds} rounds by chance: {counted}"
+        return self.sentence
+
+    @property
+    def sentence(self) -> Message:
+        """All of it in words."""
+        return message(
+            "of %(colluders)s sites that work with the coordinator more than %(withstood)s share a "
+            "group in some of %(rounds)s rounds by chance: %(bound)s",
+            colluders=self.colluders,
+            withstood=self.withstood,
+            rounds=self.rounds,
+            bound=self._bound,
         )
+
+    @property
+    def _bound(self) -> Message:
+        if self.bound >= 0.995:
+            return message("must be counted on")
+        return message("at most %(bound)s", bound=Figure(self.bound, ".2g"))
 
 
 def chances(sizes: Sizes, withstood: int, counted_on: int, rounds: int) -> tuple[Chance, ...]:

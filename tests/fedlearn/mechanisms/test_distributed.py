@@ -27,7 +27,7 @@ from fedlearn.privacy.events import DiscreteSumEvent
 from fedlearn.privacy.integer_bounds import rounded_sensitivity
 from fedlearn.privacy.noise import WORDS, SeededNoise
 from fedlearn.privacy.rotation import block_of, padded
-from fedlearn.report.facts import statement
+from fedlearn.report.statement import statement
 from fedlearn.stages import Form, ServerRound, Total, Trained, Update
 from tests.effort import slow_but
 

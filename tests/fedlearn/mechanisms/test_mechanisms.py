@@ -34,7 +34,7 @@ from fedlearn.privacy.accounting import epsilon, epsilon_rdp
 from fedlearn.privacy.discrete import IntegerNoise
 from fedlearn.privacy.events import DiscreteSumEvent, Event, GaussianEvent, from_json, to_json
 from fedlearn.privacy.noise import SeededNoise
-from fedlearn.report.facts import statement
+from fedlearn.report.statement import statement
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training.private import train_private
 from fedlearn.training.settings import Training

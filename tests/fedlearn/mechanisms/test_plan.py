@@ -19,7 +19,7 @@ from fedlearn.mechanisms import (
     problems,
 )
 from fedlearn.privacy.accounting import epsilon
-from fedlearn.report.facts import statement
+from fedlearn.report.statement import statement
 
 
 def plan_for(config: RecordPrivacy, rate: float = 0.1) -> PrivacyPlan:
@@ -143,7 +143,7 @@ def test_statement__says_who_is_protected_by_how_much_and_from_whom(
         "coordinator",
         "does not hold against the site itself",
         "PLD",
-        "Not covered: metrics",
+        "Not covered: Metrics",
         words,
     ):
         assert needed in text

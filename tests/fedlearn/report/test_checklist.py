@@ -84,7 +84,7 @@ def test_checklist__takes_the_verdict_of_an_audit(run: Path) -> None:
 
 def test_asked__names_sections_that_reports_have(run: Path) -> None:
     source = "".join(path.read_text() for path in TEMPLATES.rglob("*.html.j2"))
-    titles = set(re.findall(r"<(?:h2|summary)>([^<]*)</", source))
+    titles = set(re.findall(r'<(?:h2|summary)[^>]*>\{\{ _\("([^"]*)"\) \}\}</', source))
     for _, _, sections, absent in rows(read_result(run), "asked"):
         assert set(sections.split("; ")) <= titles
         assert absent

@@ -121,7 +121,7 @@ def test_card__says_which_classes_were_weighed(run: Path) -> None:
     assert "(1 20, any other 1)" in str(lines(with_config(result, training=training), "training"))
 
 
-def test_calibration__is_said_with_its_chance_level_and_tendency(run: Path) -> None:
+def test_calibration__is_message_with_its_chance_level_and_tendency(run: Path) -> None:
     result = replace(read_result(run), calibration=FOUND)
     text = calibration(result)
     assert "off by 0.062 on average" in text or "off by 0.063 on average" in text
@@ -160,7 +160,7 @@ def test_report__shows_use_limits_and_calibration_and_escapes_the_purpose(
     assert "to be a &lt;b&gt;test&lt;/b&gt;" in text
     assert "<b>test" not in text
     assert "off by 0.132 on average" in text
-    assert "0.30 and 0.43" in unescape(text)
+    assert "0.30, 0.43" in unescape(text)
     assert "It has not been approved for any use" in text.split("<h3>Limits</h3>")[1]
     assert "ab12cd, with changes that are not in it" in text
 

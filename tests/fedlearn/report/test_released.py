@@ -8,7 +8,8 @@ import pytest
 
 from fedlearn.config import compose
 from fedlearn.data.tables.schema import ColumnShape, reported
-from fedlearn.report.facts import Setup, beside_the_model, record_of
+from fedlearn.report.setup import Setup
+from fedlearn.report.statement import beside_the_model, record_of
 from fedlearn.tasks import ImageInput, SeriesInput, TableInput
 
 OWN = ["scenario=csv", "scenario.path=my.csv", "scenario.label=died"]

@@ -20,7 +20,8 @@ from fedlearn.mechanisms import (
     Privacy,
     RecordPrivacy,
 )
-from fedlearn.report.facts import Facts, Setup
+from fedlearn.report.facts import Facts
+from fedlearn.report.setup import Setup
 from fedlearn.results.reading import read_result
 from fedlearn.secagg.settings import SecAggMasked, SecAggOff, SecAggRing, SecAggTwoServer
 from tests.simulations.small import table

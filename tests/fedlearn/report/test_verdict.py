@@ -110,10 +110,10 @@ def test_verdict__of_a_good_run_is_green_in_all_that_it_says(good: ResultFile) -
         "has learned: accuracy 0.800, where always naming the commonest class gets 0.600",
         "A plain model gets accuracy 0.800, this model 0.800",
         "has settled",
-        "Tested on 198 records of 2 sites: accuracy 0.800, and 0.750 to 0.850",
+        "Tested on 198 records of 2 sites. Accuracy 0.800, and 0.750 to 0.850",
         "Delta 1e-05 times 600 records",
         "Epsilon 4.000 of 4 is spent for every record",
-        "(transport=sealed) and only sums of them were opened (secagg=masked)",
+        "(transport=sealed). Only sums of them were opened (secagg=masked)",
     ):
         assert light(good, part) == "green", part
 
@@ -285,9 +285,9 @@ def test_verdict__weighs_delta_by_the_records(
 
 def test_verdict__says_what_of_the_budget_is_left_and_what_is_no_promise(good: ResultFile) -> None:
     half = replace(good, privacy=replace(good.privacy, epsilon=1.5))
-    assert light(half, "Epsilon 1.500 of 4 is spent for every record, 2.50 is left") == "green"
+    assert light(half, "Epsilon 1.500 of 4 is spent for every record. 2.50 is left") == "green"
     large = replace(good, privacy=replace(good.privacy, epsilon=12.0))
-    assert light(large, "above 10 it promises little") == "amber"
+    assert light(large, "above 10 promises little") == "amber"
     none = replace(good.privacy, epsilon=None, unit="none")
     in_clear = replace(good, privacy=none, config=good.config | {"privacy": {"kind": "none"}})
     assert light(in_clear, "No differential privacy") == "amber"
@@ -296,7 +296,7 @@ def test_verdict__says_what_of_the_budget_is_left_and_what_is_no_promise(good: R
 
 def test_verdict__says_which_protections_were_off(good: ResultFile) -> None:
     summed = replace(good, config=good.config | {"secagg": {"kind": "off"}})
-    assert light(summed, "the coordinator saw each of them (secagg=off)") == "amber"
+    assert light(summed, "The coordinator saw each of them (secagg=off)") == "amber"
     plain = replace(good, config=good.config | {"transport": {"kind": "plain"}})
     assert light(plain, "travelled in plain text") == "amber"
 
