@@ -39,7 +39,8 @@ class Admission:
     the folder with the last receipt of every site (None: sites are not asked for any).
     `sets_aside` says that a run starts without sites that cannot take part (`server.aside`).
     `helper` is the second server of another organisation (None: it is in the coordinator's
-    process). `tell` is shown whom the run waits for.
+    process). `tell` is shown whom the run waits for. `absent` are the sites that were waited for in
+    vain; it grows and shrinks as they go and come back.
     """
 
     seconds: float = 120.0
@@ -53,6 +54,7 @@ class Admission:
     sets_aside: bool = False
     helper: HelperNode | None = None
     tell: Tell = nobody
+    absent: set[str] = field(default_factory=set)
 
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""

@@ -33,6 +33,7 @@ from server.outages import Outages, telling_the_end
 from server.programs import gateway, superlink
 from server.run import Listener, run
 from server.serverfile import Participants, ServerFile
+from server.standing import mark_waiting, telling_how_it_ended
 from server.stop import Stop
 from server.superlink.endpoint import SuperLink
 from server.waiting import Tell, nobody
@@ -118,7 +119,7 @@ def serve(
         EVENTS.warning("certificate", extra={"fields": {"reason": warning}})
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     outages = Outages(listener, tell)
-    with telling_the_end():
+    with telling_the_end(), telling_how_it_ended(config):
         while True:
             with _connected(file, parties) as connected:
                 while connected.link.ready():
@@ -127,6 +128,7 @@ def serve(
                     except (ProtocolError, UnauthenticatedError) as error:
                         if not outages.outlasts(error, stop):
                             raise
+                        mark_waiting(config, f"a round was cut off: {error}")
             EVENTS.warning("restarted", extra={"fields": {"program": "superlink"}})
 
 
@@ -162,11 +164,12 @@ def _carried_out(
 ) -> ResultFile:
     """The run, to its end or until it is cut off; goes on with one that was cut off before."""
     link, config = connected.link, _resumed(config)
+    mark_waiting(config, "waits for its sites")
     run_id = link.start_run(flower.run_config_of(config))
     EVENTS.info("started", extra={"fields": {"run": run_id, "sites": len(connected.nodes)}})
     longest = max(config.reply_timeout, file.wait_seconds)
     with link.carry_out(run_id, longest) as (grid, _):
-        return run(grid, config, outages, stop, _admission(file, connected, outages.tell))
+        return run(grid, config, outages, stop, _admission(file, connected, outages))
 
 
 def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
@@ -178,7 +181,7 @@ def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
     return HelperNode(name=one.name, public=one.public, node=node)
 
 
-def _admission(file: ServerFile, connected: Connected, tell: Tell) -> Admission:
+def _admission(file: ServerFile, connected: Connected, outages: Outages) -> Admission:
     parties, nodes = connected.parties, connected.nodes
     return Admission(
         seconds=file.wait_seconds,
@@ -191,5 +194,6 @@ def _admission(file: ServerFile, connected: Connected, tell: Tell) -> Admission:
         receipts=file.state / receipts.FOLDER,
         sets_aside=True,
         helper=connected.second,
-        tell=tell,
+        tell=outages.tell,
+        absent=outages.absent,
     )

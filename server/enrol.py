@@ -176,17 +176,22 @@ def _wait_for_nodes(
     grid: Grid, least: int, admission: Admission, stopping: Callable[[], bool]
 ) -> list[int]:
     waiting = Waiting(least, admission.seconds, admission.tell)
-    while len(nodes := _sites_of(grid, admission)) < max(least, admission.wanted):
+    while True:
+        nodes = _sites_of(grid, admission)
         missing = sorted(name for node, name in admission.nodes.items() if node not in nodes)
+        admission.absent.intersection_update(missing)  # who has come back is waited for again
+        if len(nodes) >= max(least, admission.wanted - len(admission.absent)):
+            return nodes
         if waiting.left < 0 and len(nodes) >= least:
+            waiting.without(missing)
+            admission.absent.update(missing)
             return nodes  # who comes later takes part in the next run
         if waiting.left < 0:
             raise waiting.over(len(nodes), missing)
         if stopping():
             raise StoppedError("stopped while waiting for sites")
-        waiting.look(len(nodes), missing)
+        waiting.look(len(nodes), [name for name in missing if name not in admission.absent])
         time.sleep(0.2)
-    return nodes
 
 
 def _sites_of(grid: Grid, admission: Admission) -> list[int]:

@@ -46,6 +46,8 @@ class Outages:
 
     listener: Listener
     tell: Tell = nobody
+    absent: set[str] = field(default_factory=set)
+    """Sites that were waited for in vain: nobody waits for them again until they are back."""
     _training: bool = False
     _next: int = 1
     _in_a_row: int = 0

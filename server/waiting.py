@@ -53,6 +53,16 @@ class Waiting:
             f"{self.least} suffice then"
         )
 
+    def without(self, missing: Sequence[str]) -> None:
+        """Say that the run goes on without sites that did not come, and waits for them no more."""
+        if missing:
+            fields = {"sites": list(missing), "seconds": round(self.seconds)}
+            EVENTS.warning("absent", extra={"fields": fields})
+            self.tell(
+                f"goes on without {_named(missing)}, waited for {self.seconds:g} seconds; who "
+                "comes back takes part from the next start on, and is not waited for before"
+            )
+
     def over(self, there: int, missing: Sequence[str]) -> ProtocolError:
         """The end, with too few."""
         return ProtocolError(

@@ -182,6 +182,11 @@ def _notes(report: LedgerReport) -> list[str]:
         escape(f"run {plain(run)}: test records were read {times} times, for evaluation={kind}")
         for (run, kind), times in kinds.items()
     ]
+    if report.changes:
+        notes.append(
+            f"the records were changed {report.changes} times between runs; what was spent before "
+            "stays spent, for the same people"
+        )
     if report.receipts:
         notes.append(f"{len(report.receipts)} receipts of it were signed for coordinators to keep")
     if report.pending:

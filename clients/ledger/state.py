@@ -136,6 +136,8 @@ class Spending:
     opened: bool = False
     refused_on: tuple[date, int] = (date.min, 0)
     """The day of the last refusal that was written down, and how many there were on it."""
+    changes: int = 0
+    """How often the records were found to be others than before."""
     repairs: int = 0
     last: datetime | None = None
 
@@ -186,7 +188,8 @@ class Spending:
                 declined = Declined(run_id=run, purpose=purpose, reason=_text(entry, "reason"))
                 return replace(self, declined=(*self.declined, declined))
             case "records":
-                return replace(self, records=_text(entry, "sha256"))
+                changes = self.changes + bool(self.records)
+                return replace(self, records=_text(entry, "sha256"), changes=changes)
             case "receipt":
                 return self._signed(entry)
             case "repair":

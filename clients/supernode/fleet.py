@@ -39,6 +39,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.supernode.answers import Readable, bound
+from clients.supernode.copies import OneOfTwo
 from clients.supernode.pace import Pace
 from clients.supernode.refusals import NotEnrolledError, RunOverError, refusal, transport_reason
 from fedlearn.flower import envelopes
@@ -95,6 +96,7 @@ class Fleet:
             verify=tls,
         )
         bound(self._client._client)
+        OneOfTwo(self._client._client)
         self._public: bytes = public_key_to_bytes(key.public_key())
         self._node: node_pb2.Node | None = None
         self._beating: threading.Event | None = None

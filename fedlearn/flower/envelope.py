@@ -39,6 +39,11 @@ RUN_TAKE: Final = "/fedlearn/run/take"
 RUN_GIVE: Final = "/fedlearn/run/give"
 """Where a SuperLink of ours takes and gives envelopes: for sites, and for who carries a run out."""
 
+PROCESS_HEADER: Final = "fedlearn-process"
+"""In a site's requests: a number that its process has drawn at its start."""
+COPIED_HEADER: Final = "fedlearn-copied"
+"""In answers to a site: another process asks under its key."""
+
 
 @dataclass(frozen=True)
 class Envelope:

@@ -21,7 +21,7 @@ from fedlearn.tasks import Input
 
 SCHEMA = "fedlearn/result/v1"
 
-Status = Literal["finished", "stopped_budget", "interrupted", "failed"]
+Status = Literal["finished", "stopped_budget", "interrupted", "waiting", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)

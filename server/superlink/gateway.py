@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 import uvicorn
@@ -33,8 +33,9 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
 from fedlearn.crypto.certificates import node_public_key
-from fedlearn.flower.envelope import SITE_GIVE, SITE_TAKE
+from fedlearn.flower.envelope import COPIED_HEADER, SITE_GIVE, SITE_TAKE
 from server.superlink.callers import Caller, CallerServer, allow_many_files
+from server.superlink.copies import Copies
 
 FLEET_PATHS: Final = frozenset(
     f"/v1/fleet/{name}"
@@ -67,6 +68,13 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+class Tell(Protocol):
+    """Who is told what is noticed of a site."""
+
+    def __call__(self, event: str, site: str, **fields: object) -> None:
+        """An event, as the coordinator's log has it."""
+
+
 @dataclass
 class RefusedError(Exception):
     """A request that is not passed on; `status` says why."""
@@ -78,14 +86,16 @@ class Gateway:
     """An ASGI app in front of the SuperLink at `upstream` (https://host:port).
 
     `nodes` are the keys (PEM) of those who may ask. Who asks is known from the head of a
-    request and from its connection; no body of anybody else is read.
+    request and from its connection; no body of anybody else is read. `tell` is given what is
+    noticed of sites, as an event and what it is about.
     """
 
     def __init__(
         self, upstream: str, client: httpx.AsyncClient, nodes: Mapping[bytes, str], tell: Tell
     ) -> None:
         self._upstream, self._client, self._nodes = upstream, client, nodes
-        self._clocks = Clocks(tell)
+        self._clocks = Clocks(lambda site, ahead: tell("clock", site, seconds_ahead=round(ahead)))
+        self._copies = Copies(lambda site: tell("copied", site))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -106,8 +116,12 @@ class Gateway:
         headers = dict(scope["headers"])
         if not may_ask(headers, self._nodes, caller.key, datetime.now(UTC)):
             return await _respond(send, 401, b"", _CLOSE)
+        noticed: list[tuple[bytes, bytes]] = []
         if caller.key is not None:
-            self._clocks.look(self._nodes[caller.key], headers, datetime.now(UTC))
+            site, now = self._nodes[caller.key], datetime.now(UTC)
+            self._clocks.look(site, headers, now)
+            if self._copies.look(site, headers, now):
+                noticed = [(COPIED_HEADER.encode(), b"1")]
         try:
             with caller.request() as take:
                 async with asyncio.timeout(BODY_SECONDS):
@@ -117,7 +131,7 @@ class Gateway:
             return await _respond(send, error.status, b"", _CLOSE)
         except TimeoutError:
             return await _respond(send, 408, b"", _CLOSE)
-        back = _passed(answer.headers.raw)
+        back = [*_passed(answer.headers.raw), *noticed]
         return await _respond(send, answer.status_code, answer.content, back)
 
     async def _asked(self, scope: Scope, body: bytes) -> httpx.Response:
@@ -152,9 +166,6 @@ def may_ask(
     return key in nodes and fresh and verify_signature(bytes_to_public_key(key), stamp, signature)
 
 
-Tell = Callable[[str, float], None]
-"""The site whose clock is wrong, and by how many seconds it is ahead of this machine's."""
-
 CLOCK_SECONDS: Final = 60.0
 """How often it is told again."""
 
@@ -163,7 +174,7 @@ class Clocks:
     """Looks whether the clocks of sites are right: what they sign says the time, and one that is
     wrong is refused by Flower as if its key were."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Callable[[str, float], None]) -> None:
         self._tell = tell
         self._noted: dict[str, datetime] = {}
 
@@ -183,9 +194,9 @@ class Clocks:
         self._tell(site, ahead)
 
 
-def _tell_of_clock(site: str, ahead: float) -> None:
+def _tell(event: str, site: str, **fields: object) -> None:
     """An event in a line of the log, which the coordinator looks for."""
-    print(json.dumps({"event": "clock", "site": site, "seconds_ahead": round(ahead)}), flush=True)
+    print(json.dumps({"event": event, "site": site, **fields}), flush=True)
 
 
 def _passed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -264,7 +275,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     client = httpx.AsyncClient(verify=verify, timeout=60.0, limits=limits)
     config = uvicorn.Config(
-        Gateway(f"https://{options.upstream}", client, nodes, _tell_of_clock),
+        Gateway(f"https://{options.upstream}", client, nodes, _tell),
         host=options.host,
         port=options.port,
         ws="none",

@@ -45,7 +45,7 @@ class Result:
 
     @property
     def status(self) -> str:
-        """`finished`, or why not: `interrupted`, `stopped_budget`, `failed`."""
+        """`finished`, or why not: `waiting`, `interrupted`, `stopped_budget`, `failed`."""
         return self._stored.status
 
     @property

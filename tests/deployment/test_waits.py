@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,7 @@ def test_outages__end_no_run_and_cost_what_was_lost(running: tuple[Stage, Cable]
         lambda: any(one["for"] == list(CUT) for one in events(stage, "waiting")),
         unless=server,
     )
+    assert result(stage)["status"] == "waiting"
     cable.mend()
     seen = rounds(stage)
     wait_for("a round with all again", lambda: rounds(stage) > seen, unless=server)
@@ -149,3 +152,15 @@ def test_outage__that_lasts_ends_the_run_with_4_and_the_same_command_goes_on(
     file.write_text(text)
     again = stage.server(*run)
     wait_for("another round", lambda: metrics.read_text().count("\n") > kept, unless=again)
+    copied(stage, again)
+
+
+def copied(stage: Stage, server: subprocess.Popen[bytes]) -> None:
+    """A site's folder is copied, and both are started: the coordinator and both of them say so."""
+    shutil.copytree(stage.world.root / "cleveland", stage.world.root / "copy")
+    (stage.world.root / "copy" / "client.log").unlink()
+    stage.site("copy")
+    wait_for("that it is noticed", lambda: events(stage, "copied"), unless=server)
+    assert {one["site"] for one in events(stage, "copied")} == {"cleveland"}
+    wait_for("that it hears", lambda: '"copied"' in stage.log("cleveland"), unless=server)
+    wait_for("that the copy hears", lambda: '"copied"' in stage.log("copy"), unless=server)

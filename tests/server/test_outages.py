@@ -19,6 +19,7 @@ from fedlearn.core.errors import (
     FedlearnError,
     PrivacyError,
     ProtocolError,
+    StoppedError,
     UnauthenticatedError,
 )
 from fedlearn.core.logs import EVENTS
@@ -28,6 +29,7 @@ from server.admission import Admission
 from server.federation import Federation, PoisonedError
 from server.outages import MOST_IN_A_ROW, MOST_PAID, Outages, telling_the_end
 from server.run import Silent
+from server.standing import mark_waiting, telling_how_it_ended
 from server.stop import Stop
 from server.superlink.link_grid import LinkLostError, reached
 from server.waiting import EVERY_SECONDS, SOON_SECONDS, Waiting
@@ -195,6 +197,60 @@ def test_enrol__names_the_sites_that_never_came() -> None:
     nodes = {1000: "delta", 1001: "alpha", 1002: "charlie", 1003: "bravo", 1004: "echo"}
     with pytest.raises(ProtocolError, match=r"waited 0\.3 seconds for echo"):
         federate(parties, replace(Admission(seconds=0.3), nodes=nodes))
+
+
+def test_enrol__waits_for_a_site_that_is_gone_once_and_not_at_every_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parties, said = Parties(make_config("strategy.min_sites=3")), list[str]()
+    nodes = {1000: "delta", 1001: "alpha", 1002: "charlie", 1003: "bravo", 1004: "echo"}
+    bound = Admission(seconds=0.3, nodes=nodes, wanted=5, tell=said.append)
+    with caplog.at_level(logging.INFO, EVENTS.name):
+        assert len(federate(parties, bound).enrolment.sites) == 4
+    assert bound.absent == {"echo"}
+    assert "goes on without echo, waited for 0.3 seconds" in said[-1]
+    assert "absent" in [record.message for record in caplog.records]
+    # Again, and for as long as a test may take: only of those who may come.
+    forever = replace(bound, seconds=1e9)
+    assert len(federate(parties, forever).enrolment.sites) == 4
+    # One that is back is one of those again: there is nobody else to wait for.
+    back = replace(forever, nodes={n: s for n, s in nodes.items() if n != 1004}, wanted=4)
+    assert len(federate(parties, back).enrolment.sites) == 4
+    assert back.absent == set()
+
+
+def test_result__of_a_run_that_waits_says_so_and_of_one_that_ended_how(tmp_path: Path) -> None:
+    config = replace(make_config(), out=str(tmp_path))
+    path = tmp_path / "result.json"
+
+    def stands() -> tuple[str, str]:
+        found = json.loads(path.read_text())
+        assert found["rounds"] == [1, 2]
+        return found["status"], found["reason"]
+
+    mark_waiting(config, "nothing is there")
+    assert not path.exists()
+    path.write_text(json.dumps({"status": "failed", "reason": "cut off", "rounds": [1, 2]}))
+    mark_waiting(config, "a round was cut off")
+    assert stands() == ("waiting", "a round was cut off")
+    ends = [
+        (PrivacyError("spent"), "stopped_budget"),
+        (GONE, "failed"),
+        (StoppedError("enough"), "interrupted"),
+    ]
+    for error, status in ends:
+        mark_waiting(config, "waits for its sites")
+        with pytest.raises(type(error)), telling_how_it_ended(config):
+            raise error
+        assert stands() == (status, str(error))
+        with pytest.raises(ProtocolError), telling_how_it_ended(config):
+            raise ProtocolError("", "later", "another end")
+        assert stands() == (status, str(error)), "whoever knew how it ended has said so"
+    path.write_text(json.dumps({"status": "finished", "reason": None, "rounds": [1, 2]}))
+    mark_waiting(config, "waits")
+    assert stands() == ("finished", None)
+    path.write_text("{torn")
+    mark_waiting(config, "waits")
 
 
 # --- what systemd makes of it ----------------------------------------------------------

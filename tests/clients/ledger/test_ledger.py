@@ -155,6 +155,7 @@ def test_ledger__of_a_named_data_set_goes_on_when_its_records_change(path: Path)
     assert path.read_text().count('"records"') == 2
     open_ledger(path, data="registry", records="cd" * 32).close()
     assert path.read_text().count('"records"') == 2
+    assert verify(path).changes == 1
 
 
 def test_ledger__from_before_data_sets_had_names_is_that_of_its_owners_data_set(path: Path) -> None:

@@ -30,7 +30,7 @@ def signed(site: Credential, now: datetime) -> dict[str, str]:
     }
 
 
-def unheard(site: str, ahead: float) -> None:
+def unheard(event: str, site: str, **fields: object) -> None:
     """Nobody listens."""
 
 
