@@ -3,12 +3,14 @@ the replies have left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from clients.ledger.ledger import Budget
 from clients.ledger.state import Cost
 from clients.site import Site
+from fedlearn.core.alerts import BUDGET_SHARE
+from fedlearn.core.logs import EVENTS
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon
@@ -27,8 +29,11 @@ def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
 
     A run whose test figures are private has planned them at its start, most of them for its end:
     the site must be able to pay for all that the run has not spent yet, or figures of a model
-    that was paid for would be missing. What this run has reserved before is committed: its
-    replies have left, or the coordinator would not be at the next round.
+    that was paid for would be missing. So no round is made beyond those of the plan, spare ones
+    included, from what the run has promised to spend on figures that are still to come.
+
+    What this run has reserved before is committed: its replies have left, or the coordinator would
+    not be at the next round.
 
     Raises:
         PrivacyError: it cannot; the refusal is in the ledger.
@@ -41,7 +46,18 @@ def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
         if plan.besides:
             rest = unspent(plan.events, ledger.spent_by(note.run_id))
             purpose = f"the rest of the run, {site.config.experiment}, with its evaluations"
-            ledger.require_all(replace(cost, purpose=purpose), rest, now=site.now())
+            cost = replace(cost, purpose=purpose)
+            ledger.require_all(cost, rest, now=site.now())
+            to_come = (plan.round_event, *_evaluations(site, plan, note.round))
+            ledger.require_all(cost, to_come, now=site.now(), of_run=promised(plan))
+
+
+def _evaluations(site: Site, plan: PrivacyPlan, number: int) -> Iterator[Event]:
+    """What the evaluations of a round and of those after it cost."""
+    if plan.evaluation is not None:
+        for later in range(max(number, 1), site.config.rounds + 1):
+            if site.config.evaluates(later):
+                yield plan.evaluation.event_at(later)
 
 
 def unspent(planned: Iterable[Event], spent: Iterable[Event]) -> tuple[Event, ...]:
@@ -61,8 +77,11 @@ def pay(
         PrivacyError: the ledger does not allow it.
     """
     with site.ledger() as ledger:
-        cost = cost_of(site, note, purpose, event)
+        cost, before = cost_of(site, note, purpose, event), ledger.share()
         ledger.reserve(cost, now=site.now(), of_run=promised(plan))
+        if site.owner.deployed and before < BUDGET_SHARE <= ledger.share():
+            fields = {"site": site.name, "share": round(ledger.share(), 3)}
+            EVENTS.warning("budget", extra={"fields": fields})
         return ledger.spent_by(note.run_id)
 
 

@@ -16,6 +16,7 @@ ledger: state/ledger.jsonl      # belongs to the data, not to a run
 policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
 server: {address: "fed.example.org:8443", authority: ca.crt}   # for `fedlearn client`
 machine: {max_batch: 256}       # what this machine can hold, where it is less than others
+alerts: [/usr/local/bin/page]   # a command, started when four fifths of the budget are spent
 ```
 """
 
@@ -31,6 +32,7 @@ from clients.ledger.report import verify
 from clients.policy import STRICT, Policy, policy_problems
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
+from fedlearn.core.alerts import command_problems
 from fedlearn.core.errors import ConfigError, DataError, collected
 from fedlearn.core.names import site_name_problem
 from fedlearn.core.settings import Count, Name, config
@@ -91,6 +93,7 @@ class SiteFile(SimulatedSite):
     keys: Path
     roster: Path
     server: Server | None = None
+    alerts: tuple[str, ...] = ()
 
     @property
     def tls(self) -> Path:
@@ -118,6 +121,7 @@ def load(path: Path) -> SiteFile:
         dataset=rest.dataset or rest.name,
         server=rest.server and replace(rest.server, authority=folder / rest.server.authority),
         machine=rest.machine,
+        alerts=rest.alerts,
     )
 
 
@@ -160,6 +164,7 @@ def problems(site: SiteFile) -> list[str]:
     with collected(found):
         device_of(site.machine.device or "auto", "machine.device")
     found += [f"data.{line}" for line in site.data.absent()]
+    found += command_problems(site.alerts)
     return found
 
 
@@ -210,6 +215,7 @@ class _Rest:
     dataset: Name | None = None
     server: Server | None = None
     machine: Machine = field(default_factory=Machine)
+    alerts: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

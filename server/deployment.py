@@ -33,6 +33,7 @@ from server.outages import Outages, telling_the_end
 from server.programs import gateway, superlink
 from server.run import Listener, run
 from server.serverfile import Participants, ServerFile
+from server.spending import SpendingWatch
 from server.standing import mark_waiting, telling_how_it_ended
 from server.stop import Stop
 from server.superlink.endpoint import SuperLink
@@ -118,7 +119,7 @@ def serve(
     for warning in parties.warnings:
         EVENTS.warning("certificate", extra={"fields": {"reason": warning}})
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    outages = Outages(listener, tell)
+    outages = Outages(SpendingWatch(listener), tell)
     with telling_the_end(), telling_how_it_ended(config):
         while True:
             with _connected(file, parties) as connected:
@@ -166,7 +167,8 @@ def _carried_out(
     link, config = connected.link, _resumed(config)
     mark_waiting(config, "waits for its sites")
     run_id = link.start_run(flower.run_config_of(config))
-    EVENTS.info("started", extra={"fields": {"run": run_id, "sites": len(connected.nodes)}})
+    fields = {"run": run_id, "sites": len(connected.nodes), "out": config.out}
+    EVENTS.info("started", extra={"fields": {**fields, "rounds": config.rounds}})
     longest = max(config.reply_timeout, file.wait_seconds)
     with link.carry_out(run_id, longest) as (grid, _):
         return run(grid, config, outages, stop, _admission(file, connected, outages))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedlearn.core.errors import FedlearnError, PrivacyError
+from fedlearn.core.errors import FedlearnError, PrivacyError, StoppedError
 from fedlearn.core.logs import EVENTS
 from fedlearn.results.result import ResultFile, RoundResult
 from server.federation import Federation, PoisonedError
@@ -37,6 +37,10 @@ def telling_the_end() -> Iterator[None]:
     except FedlearnError as error:
         fields = {"exit_code": error.exit_code, "reason": str(error)}
         EVENTS.error("ended", extra={"fields": fields})
+        raise
+    except KeyboardInterrupt:
+        fields = {"exit_code": StoppedError.exit_code, "reason": "stopped by the user"}
+        EVENTS.warning("ended", extra={"fields": fields})
         raise
 
 

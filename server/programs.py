@@ -25,7 +25,7 @@ from typing import Final
 
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.core.files import PRIVATE, write_atomically
-from fedlearn.core.logs import EVENTS
+from fedlearn.core.logs import EVENTS, turned
 from fedlearn.crypto.certificates import authority_credential, server_credential
 from server.serverfile import Participants, ServerFile
 from server.superlink.endpoint import SuperLink
@@ -120,6 +120,8 @@ class Program:
             written.seek(self._seen)
             whole = written.read().rpartition(b"\n")[0]
         self._seen += len(whole) + 1 if whole else 0
+        if turned(self._log):
+            self._seen = 0
         for line in whole.splitlines():
             if line.startswith(b'{"event"'):
                 with suppress(ValueError):  # torn when it was killed
@@ -140,6 +142,8 @@ class Program:
         environment["FLWR_HOME"] = str(self.state / "flower")
         paths = [str(_PROGRAM), *environment.get("PYTHONPATH", "").split(os.pathsep)]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+        if turned(self._log):
+            self._seen = 0
         with self._log.open("ab") as output:
             self._seen = self._seen or output.tell()
             self._process = subprocess.Popen(

@@ -9,6 +9,8 @@ tls: keys/server.tls            # key and certificate chain, PEM, mode 0600
 state: state                    # what the coordinator's programs write
 wait_seconds: 600.0             # for the sites of the roster; then min_sites suffice
 client_certificates: true       # false: for sites that use Flower's own SuperNode
+metrics: metrics/fedlearn.prom  # left out: none; for node_exporter, see `fedlearn status`
+alerts: [/usr/local/bin/page]   # left out: none; a command that is started with the alert's kind
 ```
 Relative paths are relative to the file.
 """
@@ -24,6 +26,7 @@ from typing import Final
 
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
+from fedlearn.core.alerts import command_problems
 from fedlearn.core.errors import ConfigError, collected, prefixed
 from fedlearn.core.settings import Name, Positive
 from fedlearn.crypto.certificate_files import server_problems
@@ -48,6 +51,8 @@ class ServerFile:
     state: Path
     wait_seconds: float
     client_certificates: bool
+    metrics: Path | None = None
+    alerts: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -83,6 +88,8 @@ class _Text:
     state: Name = "state"
     wait_seconds: Positive = 600.0
     client_certificates: bool = True
+    metrics: Name | None = None
+    alerts: tuple[Name, ...] = ()
 
 
 def load(path: Path) -> ServerFile:
@@ -99,7 +106,9 @@ def load(path: Path) -> ServerFile:
         if match is None or not 0 < int(match["port"]) < 65536:
             raise ConfigError([f"listen={text.listen}: must be host:port"])
     places = ("keys", "roster", "introductions", "tls", "state")
-    return ServerFile(**vars(text) | {name: folder / getattr(text, name) for name in places})
+    metrics = text.metrics and folder / text.metrics
+    absolute = {name: folder / getattr(text, name) for name in places}
+    return ServerFile(**vars(text) | absolute | {"metrics": metrics})
 
 
 def federation(file: ServerFile, now: datetime) -> Participants:
@@ -110,7 +119,7 @@ def federation(file: ServerFile, now: datetime) -> Participants:
     Raises:
         ConfigError: with every problem.
     """
-    found = server_problems(file.tls, now)
+    found = [*server_problems(file.tls, now), *command_problems(file.alerts)]
     identity = roster = None
     with collected(found, "keys: "):
         identity = Identity.load(file.keys)

@@ -122,12 +122,22 @@ class Ledger:
             reason = _too_much("this run", of_run, self.spent_by(cost.run_id), (cost.event,))
         self._refuse(cost, reason, now)
 
-    def require_all(self, cost: Cost, events: tuple[Event, ...], *, now: datetime) -> None:
+    def require_all(
+        self,
+        cost: Cost,
+        events: tuple[Event, ...],
+        *,
+        now: datetime,
+        of_run: Budget | None = None,
+    ) -> None:
         """The same for all of `events` together, of which `cost` is the next; raises as `reserve`.
 
         Of a refusal the ledger notes `cost` and the reason, which counts all events.
         """
-        self._refuse(cost, _too_much("this data", self._budget, self.spent(), events), now)
+        reason = _too_much("this data", self._budget, self.spent(), events)
+        if reason is None and of_run is not None:
+            reason = _too_much("this run", of_run, self.spent_by(cost.run_id), events)
+        self._refuse(cost, reason, now)
 
     def _refuse(self, cost: Cost, reason: str | None, now: datetime) -> None:
         """Write down a reason not to pay, and raise it, if there is one."""
@@ -194,6 +204,13 @@ class Ledger:
     def spent(self) -> tuple[Event, ...]:
         """Everything spent so far, equal mechanisms put together."""
         return self._state.spent
+
+    def share(self) -> float:
+        """Which part of the budget is spent; 0 where there is no limit."""
+        budget = self._budget
+        if math.isinf(budget.epsilon):
+            return 0.0
+        return accounting.epsilon(self.spent(), budget.delta, unit=budget.unit) / budget.epsilon
 
     def spent_by(self, run_id: str) -> tuple[Event, ...]:
         """What one run has spent so far."""

@@ -31,10 +31,10 @@ class OneOfTwo:
         client.headers[PROCESS_HEADER] = secrets.token_hex(16)
         hooks = client.event_hooks
         client.event_hooks = {**hooks, "response": [*hooks["response"], self._look]}
-        self._said = float("-inf")
+        self._noted = float("-inf")
 
     def _look(self, response: httpx.Response) -> None:
         now = time.monotonic()
-        if COPIED_HEADER in response.headers and now - self._said >= AGAIN_SECONDS:
-            self._said = now
+        if COPIED_HEADER in response.headers and now - self._noted >= AGAIN_SECONDS:
+            self._noted = now
             log.warning("copied", extra={"fields": {"reason": REASON}})

@@ -11,12 +11,13 @@ from functools import cache
 from typing import Final
 
 from fedlearn import __version__
-from fedlearn.cli import data, keys, results, runs
+from fedlearn.cli import data, keys, operations, results, runs
 from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
 
 COMMANDS: Final = (
     *(runs.new, runs.simulate, runs.compare, runs.server, runs.client, runs.helper),
+    operations.status,
     *(results.report, results.audit),
     *(data.data_list, data.data_fetch, data.data_check),
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),

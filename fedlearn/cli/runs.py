@@ -169,9 +169,12 @@ _CHECK = takes("--check", "only say what is wrong", action="store_true")
 def server(options: argparse.Namespace) -> None:
     """Carry out a run over sites on their own machines; the same command again goes on with a run
     that was cut off."""
-    from fedlearn.core.logs import log_json
+    from fedlearn.core.alerts import alerting
+    from fedlearn.core.logs import logged_json
     from server import deployment, serverfile
     from server.run import telling_what_is_kept
+    from server.status import LOG
+    from server.status_views import published
     from server.stop import Stop, stop_on_interrupt
     from simulations.display import Display
 
@@ -187,14 +190,15 @@ def server(options: argparse.Namespace) -> None:
         return
     file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = Stop()
-    with (file.state / "server.jsonl").open("a", encoding="utf-8") as log:
-        log_json(log, role="server")
-        with (
-            Display() as display,
-            stop_on_interrupt(stop, display.say),
-            telling_what_is_kept(config, "the same command"),
-        ):
-            deployment.serve(file, config, display, stop, display.note)
+    with (
+        logged_json(file.state / LOG, role="server"),
+        alerting(file.alerts),
+        published(file.state, file.metrics),
+        Display() as display,
+        stop_on_interrupt(stop, display.say),
+        telling_what_is_kept(config, "the same command"),
+    ):
+        deployment.serve(file, config, display, stop, display.note)
 
 
 @command(
@@ -220,11 +224,17 @@ def helper(options: argparse.Namespace) -> None:
 )
 def client(options: argparse.Namespace) -> None:
     """Serve the site of a site file, run after run, until it is stopped."""
+    from clients import sitefile
     from clients.app import app
     from clients.supernode.checkup import check
     from clients.supernode.node import serve
+    from fedlearn.core.alerts import alerting
 
-    _until_stopped(options, "client", check, lambda path, stop: serve(path, app, stop))
+    def served(path: Path, stop: threading.Event) -> None:
+        with alerting(sitefile.load(path).alerts):
+            serve(path, app, stop)
+
+    _until_stopped(options, "client", check, served)
 
 
 def _until_stopped(

@@ -13,7 +13,7 @@ from typing import Final
 
 from fedlearn.flower.envelope import PROCESS_HEADER
 
-TOLD_SECONDS: Final = 60.0
+AGAIN_SECONDS: Final = 60.0
 """How often it is said again, and for how long a site is told of it after the last sign."""
 
 _RETURNS: Final = 2
@@ -45,14 +45,14 @@ class Copies:
             if number not in spoken[-1:]:
                 spoken[:] = [*(one for one in spoken if one != number), number][-_MOST:]
         noticed = self._noticed.get(site)
-        return noticed is not None and (now - noticed).total_seconds() < TOLD_SECONDS
+        return noticed is not None and (now - noticed).total_seconds() < AGAIN_SECONDS
 
     def _returned(self, site: str, now: datetime) -> None:
         self._returns[site] = self._returns.get(site, 0) + 1
         if self._returns[site] < _RETURNS:
             return
         last = self._noticed.get(site)
-        if last is None or (now - last).total_seconds() >= TOLD_SECONDS:
+        if last is None or (now - last).total_seconds() >= AGAIN_SECONDS:
             self._noticed[site] = now
             self._returns[site] = 0
             self._tell(site)

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 
 from clients.ledger.report import verify
 from fedlearn.privacy.events import GaussianEvent
+from server.status import status_of
 
 from .cable import Cable
 from .processes import PATIENCE, QUICK, Stage, children, staged, wait_for
@@ -45,6 +47,9 @@ def running(
     tmp_path_factory: pytest.TempPathFactory, heart_archive: Path
 ) -> Iterator[tuple[Stage, Cable]]:
     world = make_world(tmp_path_factory.mktemp("waits"))
+    with world.server_file.open("a") as file:
+        file.write("metrics: fedlearn.prom\nalerts: [/bin/sh, alert.sh]\n")
+    (world.coordinator / "alert.sh").write_text('echo "$1" >> alerts')
     cable = Cable(world.port)
     for name in CUT:
         path = world.site_file(name)
@@ -86,6 +91,9 @@ def test_outages__end_no_run_and_cost_what_was_lost(running: tuple[Stage, Cable]
         unless=server,
     )
     assert result(stage)["status"] == "waiting"
+    found = status_of(stage.world.coordinator / "state", datetime.now(UTC))
+    assert (found.state, found.awaited) == ("waiting", CUT)
+    assert found.round == rounds(stage)
     cable.mend()
     seen = rounds(stage)
     wait_for("a round with all again", lambda: rounds(stage) > seen, unless=server)
@@ -104,6 +112,12 @@ def test_outages__end_no_run_and_cost_what_was_lost(running: tuple[Stage, Cable]
     said = (stage.world.coordinator / "server.log").read_text()
     assert "waiting for hungary, va_long_beach" in " ".join(said.split())
     assert "a bug in fedlearn" not in said
+    found = status_of(stage.world.coordinator / "state", datetime.now(UTC))
+    assert (found.state, found.round, found.rounds) == ("finished", ROUNDS, ROUNDS)
+    assert 'state="finished"} 1.0' in (stage.world.coordinator / "fedlearn.prom").read_text()
+    alerts = (stage.world.coordinator / "alerts").read_text().split()
+    assert alerts.count("run_ended") == 1
+    assert {"site_down", "budget"} <= {*alerts}
     assert re.search(r"superlink: carries the run no more", " ".join(said.split()))
     check_accounts(stage)
 

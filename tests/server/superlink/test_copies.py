@@ -20,7 +20,7 @@ from clients.supernode.fleet import Fleet
 from fedlearn.crypto.certificates import node_public_key, site_credential
 from fedlearn.flower.envelope import PROCESS_HEADER, Envelope
 from server.superlink.callers import Caller
-from server.superlink.copies import TOLD_SECONDS, Copies
+from server.superlink.copies import AGAIN_SECONDS, Copies
 from server.superlink.gateway import Gateway
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -55,7 +55,7 @@ def test_two_processes__are_told_of_again_while_it_lasts_and_not_afterwards() ->
     told, heard = noticed([1, 2] * 70)
     assert told == ["a"] * 3
     assert heard
-    told, heard = noticed([1, 2, 1, 2, *[2] * 5], seconds=TOLD_SECONDS / 4)
+    told, heard = noticed([1, 2, 1, 2, *[2] * 5], seconds=AGAIN_SECONDS / 4)
     assert (told, heard) == (["a"], False)
 
 
