@@ -27,7 +27,7 @@ from fedlearn.models.encoder_stages import (
     TextBlock,
     TextEmbed,
 )
-from fedlearn.models.encoders import ENCODERS, EncoderKind, our_name
+from fedlearn.models.encoders import ENCODERS, KEYS, EncoderKind, our_name
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, Folder
 from fedlearn.models.model import NAMES, input_as
@@ -141,9 +141,14 @@ def _image_block(layer: nn.Module, settings: Any, last: bool) -> ImageBlock:
 def _blocks(kind: EncoderKind, settings: Any) -> list[nn.Module]:
     made = getattr(classes_in(kind.module), kind.block)
     try:
-        return [made(settings) for _ in range(settings.num_hidden_layers)]
+        layers = [made(settings) for _ in range(settings.num_hidden_layers)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{KEY}: no layers can be made of its config.json ({error})") from None
+    for layer in layers:
+        for name, module in layer.named_modules():
+            if name.endswith(KEYS):
+                module.bias = None
+    return layers
 
 
 def encoder_weights(folder: Folder, precision: torch.dtype) -> dict[str, Tensor]:

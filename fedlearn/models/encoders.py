@@ -1,7 +1,8 @@
 """How kinds of encoders are put together, by the names that transformers and folders use.
 
 An encoder reads a text or an image whole, both ways, and a new head classifies what it makes of
-it. Whatever head a folder has beside (of masked words, of other classes) is left out.
+it. Whatever head a folder has beside (of masked words, of other classes) is left out, and so is
+the bias of a key: it cancels in the softmax, and where it is trained it is noise for nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _SINCE_5: Final = {
     "output.dense": "mlp.fc2",
 }
 """What transformers calls layers of a ViT that folders call as they always did."""
+KEYS: Final = ("self.key", "attention.key", ".k_lin", ".k_proj")
+"""How names of the layers end that make keys."""
+_IDLE: Final = tuple(f"{key}.bias" for key in KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,8 @@ def our_name(kind: EncoderKind, theirs: str, blocks: int, inside: frozenset[str]
         return ""
     if name.startswith(f"{kind.blocks}."):
         number, _, rest = name.removeprefix(f"{kind.blocks}.").partition(".")
-        return f"block{number}.layer.{_of_class(kind, rest, inside)}"
+        own = _of_class(kind, rest, inside)
+        return "" if own.endswith(_IDLE) else f"block{number}.layer.{own}"
     outside = dict(kind.outside)
     if kind.last_norm:
         outside[kind.last_norm] = f"block{blocks - 1}.norm"

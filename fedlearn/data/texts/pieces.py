@@ -12,7 +12,6 @@ Sources: Wu et al. 2016, "Google's Neural Machine Translation System", section 4
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +38,7 @@ _CASING: Final = {
 """Settings of a tokenizer, by what its normaliser calls them."""
 
 
-class Pieces(ABC):
+class Pieces:
     """A tokenizer of pieces; ids count from 0 and are below `size`."""
 
     size: int
@@ -48,9 +47,13 @@ class Pieces(ABC):
     unknown_id: int | None
     """What stands for pieces that the list lacks; None where every text can be spelled."""
 
-    @abstractmethod
+    _tokenizer: tokenizers.Tokenizer
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, between those that mark its ends."""
+        clean = text.encode("utf-8", "replace").decode()  # JSON can hold half a character
+        ids: list[int] = self._tokenizer.encode(clean).ids
+        return ids
 
 
 class WordPiece(Pieces):
@@ -73,11 +76,6 @@ class WordPiece(Pieces):
         self.size = len(pieces)
         self.pad_id, self.unknown_id = pieces.index(PADDING), pieces.index(UNKNOWN)
         self._tokenizer = _bert(pieces, casing or {})
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, between those of `[CLS]` and `[SEP]`."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids
 
 
 class OwnPieces(Pieces):
@@ -106,11 +104,6 @@ class OwnPieces(Pieces):
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.pad_id = pad
         self.unknown_id = self._tokenizer.token_to_id(unknown) if unknown else None
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, between those that its folder puts at the ends."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids
 
 
 def pieces_of(vocabulary: str, cache: Path) -> Pieces:
@@ -196,11 +189,11 @@ def _in_own_case(texts: FolderTexts) -> str:
 
 def _padding(tokenizer: tokenizers.Tokenizer, texts: FolderTexts) -> int | None:
     """The id of the token for padding: by the tokenizer's settings, the model's, or its name."""
-    named: int | None = tokenizer.token_to_id(texts.token("pad_token"))
-    if named is not None:
-        return named
+    stated: int | None = tokenizer.token_to_id(texts.token("pad_token"))
+    if stated is not None:
+        return stated
     of_model = texts.about.get("pad_token_id")
-    if isinstance(of_model, int) and tokenizer.id_to_token(max(0, of_model)) is not None:
-        return max(0, of_model)
+    if isinstance(of_model, int) and 0 <= of_model < tokenizer.get_vocab_size():
+        return of_model
     ids = (tokenizer.token_to_id(token) for token in _PADDINGS)
     return next((i for i in ids if i is not None), None)

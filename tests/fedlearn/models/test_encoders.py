@@ -208,6 +208,35 @@ def test_engine__clips_what_is_trained_as_a_loop_over_records_in_double_precisio
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
+def test_everything_that_is_trained__gets_a_gradient_that_is_no_rounding(
+    encoders: Path, kind: str
+) -> None:
+    folder = encoders / kind
+    made, rows = learner(folder), records(folder, 4)
+    give_head(made)
+    model = made.model.double()
+    loss = task_of(folder).loss(model(rows), torch.arange(4) % 3).sum()
+    found = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    idle = [name for name, g in zip(names, found, strict=True) if g.abs().max() < 1e-9]
+    assert idle == []
+    assert not [name for name in names if "key.bias" in name or ("k_" in name and "bias" in name)]
+
+
+@pytest.mark.slow
+def test_parts_of_weights__are_read_as_one_file_is(encoders: Path, tmp_path: Path) -> None:
+    whole_encoder("bert").save_pretrained(tmp_path / "parts", max_shard_size="8KB")  # type: ignore[operator]
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    rows = records(encoders / "bert", 5)
+    one, other = learner(tmp_path / "parts"), learner(encoders / "bert")
+    for made in (one, other):
+        give_head(made)
+    with torch.no_grad():
+        assert torch.equal(one.model(rows), other.model(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_travels__is_what_is_trained_and_no_more(encoders: Path, kind: str) -> None:
     folder = encoders / kind
 
