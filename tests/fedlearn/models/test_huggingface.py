@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,12 @@ from fedlearn.models import Finetune, Learner
 from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.tasks import ClassificationTask, LanguageTask, Task, TextInput
 from fedlearn.training.dp import ClippedGradients
-from tests.tiny import KINDS, VOCABULARY, save_model, settings_of, whole_model
+from tests.model_folders import KINDS, random_model, settings_of
 
+VOCABULARY = 40
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 3, "pad_token_id": 0,
+         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+LLAMA_SIZES = {**SIZES, "intermediate_size": 24, "max_position_embeddings": 32}
 LENGTH = 9
 LORA = Finetune(mode="lora", lora_rank=2, lora_stages=2)
 needs_transformers = pytest.mark.skipif(
@@ -37,8 +42,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each kind of model."""
     found = tmp_path_factory.mktemp("folders")
     for kind in KINDS:
-        save_model(kind, found / kind)
+        whole_model(kind).save_pretrained(found / kind)
     return found
+
+
+def whole_model(kind: str) -> Any:
+    return random_model(kind, seed=7, **(SIZES if kind == "gpt2" else LLAMA_SIZES))
 
 
 def task_of(folder: Path, length: int = LENGTH) -> LanguageTask:
@@ -69,7 +78,7 @@ def trained(made: Learner) -> set[str]:
 def plain_folder(folder: Path, **changed: object) -> Path:
     """A folder that nobody computes with."""
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"model_type": "llama", **settings_of("llama"), **changed}
+    about = {"model_type": "llama", **settings_of("llama", **LLAMA_SIZES), **changed}
     (folder / "config.json").write_text(json.dumps(about))
     save_file({"model.norm.weight": torch.ones(16)}, folder / "model.safetensors")
     return folder
