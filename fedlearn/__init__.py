@@ -31,6 +31,7 @@ if _TYPE_CHECKING:
     from fedlearn.training.dp import ClippedGradients, ClippedSum
     from simulations.api.accounting import epsilon
     from simulations.api.comparison import Sweep, compare
+    from simulations.api.generating import generate
     from simulations.api.result import Result, load_run
     from simulations.api.running import audit, simulate
     from simulations.api.study import Study
@@ -58,6 +59,7 @@ __all__ = [
     "audit",
     "compare",
     "epsilon",
+    "generate",
     "load_run",
     "simulate",
 ]
@@ -94,6 +96,7 @@ _PLACES = {
     "audit": "simulations.api.running:audit",
     "compare": "simulations.api.comparison:compare",
     "epsilon": "simulations.api.accounting:epsilon",
+    "generate": "simulations.api.generating:generate",
     "load_run": "simulations.api.result:load_run",
     "simulate": "simulations.api.running:simulate",
 } | {name: f"fedlearn.core.errors:{name}" for name in __all__ if name.endswith("Error")}

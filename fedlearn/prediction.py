@@ -29,7 +29,7 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import DAMAGED_ARRAYS, named_arrays, possible
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
-from fedlearn.data import SCENARIOS, Csv, OwnText, Scenario
+from fedlearn.data import SCENARIOS, Csv, OwnPassages, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables import columns
 from fedlearn.data.tables.buckets import bucket_names
@@ -60,7 +60,7 @@ FILE: Final = "model.json"
 TENSORS: Final = "model.safetensors"
 _BATCH = 1024
 
-Rows = TypeVar("Rows", Csv, OwnText)
+Rows = TypeVar("Rows", Csv, OwnText, OwnPassages)
 Categories = Mapping[str, tuple[str, ...]]
 
 _GAP = "_missing"
@@ -128,21 +128,52 @@ class Predictor:
             whole = isinstance(shape, TextInput)
             return replace(found, features=found.features.astype(np.int64 if whole else "f4"))
         if (texts := scenario.as_texts()) is not None:
-            return read_texts(_written(texts, path, written), default_cache(os.environ))
+            return read_texts(written_as(texts, path, written), default_cache(os.environ))
         rows = row_scenario(scenario)
         if rows is None or not isinstance(shape, TableInput):
             raise ConfigError(_no_rows(path, shape_of(shape)))
-        asked = _written(rows, path, written)
+        asked = written_as(rows, path, written)
         return read_rows_of(asked, shape, _categories(rows, shape, like))
 
 
-def load(folder: Path) -> Predictor:
+def load(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor:
     """The model in a folder that `fedlearn export` wrote.
+
+    Args:
+        folder: what was exported.
+        base: where the public model lies that it was tuned from, if it is not where the run had it.
+        tuned: False: as the model was before training.
 
     Raises:
         DataError: there is none, or it is not what its `model.json` says.
         ConfigError: there is no such model here, or the source of one's own has changed.
     """
+    file, vector = _read_export(folder)
+    path = folder / FILE
+    form = file.task.input
+    if isinstance(form, TableInput) and form.numeric > len(vector):  # each has a weight, or more
+        raise DataError(f"{path}: is not of the model beside it: {form.numeric} columns")
+    if base:
+        file = _based_on(file, base)
+    try:
+        return predictor(file, vector if tuned else None)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *_way_to_base(file, base)]) from None
+    except (ValueError, TypeError, RuntimeError) as error:  # torch, of sizes
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: is not of the model beside it: {reason}") from None
+
+
+def described(folder: Path) -> ModelFile:
+    """What stands in an export beside its weights, which are checked and not put to use.
+
+    Raises:
+        DataError: as `load`.
+    """
+    return _read_export(folder)[0]
+
+
+def _read_export(folder: Path) -> tuple[ModelFile, Vector]:
     path = folder / FILE
     try:
         text, content = path.read_text(encoding="utf-8"), (folder / TENSORS).read_bytes()
@@ -160,14 +191,7 @@ def load(folder: Path) -> Predictor:
         raise DataError(f"{path}: schema is {file.schema!r}; this version reads {SCHEMA!r}")
     if (found := vector_digest(vector)) != file.sha256:
         raise DataError(f"{folder / TENSORS}: has the SHA-256 {found}; {FILE} names {file.sha256}")
-    form = file.task.input
-    if isinstance(form, TableInput) and form.numeric > len(vector):  # each has a weight, or more
-        raise DataError(f"{path}: is not of the model beside it: {form.numeric} columns")
-    try:
-        return Predictor(file=file, network=_network(file, vector))
-    except (ValueError, TypeError, RuntimeError) as error:  # torch, of sizes
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: is not of the model beside it: {reason}") from None
+    return file, vector
 
 
 def write_table(model: Predictor, found: Unlabelled, to: Path | None) -> None:
@@ -178,7 +202,11 @@ def write_table(model: Predictor, found: Unlabelled, to: Path | None) -> None:
     """
     answers, task = model.answers(found.features), model.task
     rows = [[line, *task.answer_cells(own)] for line, own in zip(found.lines, answers, strict=True)]
-    header = ["line", *task.answer_columns]
+    write_rows(["line", *task.answer_columns], rows, to)
+
+
+def write_rows(header: Sequence[str], rows: Sequence[Sequence[object]], to: Path | None) -> None:
+    """A table as CSV, into a file or onto the screen; raises ConfigError as `write_table`."""
     if to is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
@@ -212,10 +240,32 @@ def unnamed_categories(file: ModelFile) -> tuple[str, ...]:
     return tuple(name for name in roles_of(shape).categorical if name not in named)
 
 
-def _network(file: ModelFile, vector: Vector) -> nn.Module:
+def predictor(file: ModelFile, vector: Vector | None) -> Predictor:
+    """The model that `file` describes, with these trained weights or as it was before training.
+
+    Raises:
+        DataError, ConfigError: as `fedlearn.models.trained`.
+        ValueError, TypeError, RuntimeError: the weights are not of such a model.
+    """
     task, cache = file.learned.of(file.task), default_cache(os.environ)
     streams = Streams(file.seed)
-    return models.trained(file.model, task, streams, file.finetune, vector, cache).eval()
+    made = models.trained(file.model, task, streams, file.finetune, vector, cache)
+    return Predictor(file=file, network=made.eval())
+
+
+def _based_on(file: ModelFile, base: str) -> ModelFile:
+    """The same model, with what is public of it in the folder `base`."""
+    model, before = file.model.based_on(base), getattr(file.model, "folder", "")
+    form = file.task.input
+    if isinstance(form, TextInput) and form.tokenizer == before:
+        form = replace(form, tokenizer=base)
+    task, scenario = replace(file.task, input=form), file.scenario.based_on(base, before)
+    return replace(file, model=model, task=task, scenario=scenario)
+
+
+def _way_to_base(file: ModelFile, base: str) -> Iterator[str]:
+    if not base and hasattr(file.model, "folder"):
+        yield "--base: give the folder of the model that it was tuned from, if that lies elsewhere"
 
 
 def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tuple[str, ...]]:
@@ -232,7 +282,7 @@ def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tu
     return {name: named.get(name) or found[name] for name in names}
 
 
-def _written(scenario: Rows, path: Path, written: Mapping[str, str]) -> Rows:
+def written_as(scenario: Rows, path: Path | str, written: Mapping[str, str]) -> Rows:
     """The scenario of a file at `path`, whose form `written` says where it is another."""
     fields = to_tree(scenario)
     known = {name: value for name, value in written.items() if name in fields}

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Final
 
 from fedlearn import __version__
-from fedlearn.cli import data, keys, operations, results, runs
+from fedlearn.cli import data, generation, keys, operations, results, runs
 from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
 
@@ -23,7 +23,7 @@ COMMANDS: Final = (
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),
     *(keys.roster_sign, keys.roster_pin, keys.roster_show),
     *(results.ledger_show, results.ledger_verify),
-    *(results.export, results.predict),
+    *(results.export, results.predict, generation.generate),
 )
 GROUPS: Final = {
     "data": ("What data there is.", "data check my.csv"),

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from fedlearn.cli.form import command, takes
+from fedlearn.cli.generation import BASE
+from fedlearn.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedlearn.prediction import Predictor
 
 LANGUAGE = takes(
     "--language",
@@ -63,19 +70,34 @@ def audit(options: argparse.Namespace) -> None:
     audit(options.words)
 
 
+FORMS: Final = ("peft", "merged", "int8", "onnx")
+
+
 @command(
     "export",
     "export runs/heart --to heart-model",
     takes("run", "the folder of the run", "DIR"),
-    takes("--to", "made; must not exist", "FOLDER", required=True),
+    takes(
+        "--to",
+        "the folder to be made, which must not exist; or the form that another tool reads, of a "
+        "tuned language model: `peft` (the adapters, for PeftModel.from_pretrained) or `merged` "
+        "(the whole model, for AutoModelForCausalLM.from_pretrained)",
+        "FOLDER | FORM",
+        required=True,
+    ),
+    takes("--folder", "made for a form (default: beside the run, as RUN-peft)", "FOLDER"),
     LANGUAGE,
 )
 def export(options: argparse.Namespace) -> None:
     """The model of a run with its model card and privacy statement."""
     from fedlearn.report.export import export, notes
 
-    folder = Path(options.to)
-    for path in export(Path(options.run), folder, options.language):
+    run, form = Path(options.run), options.to if options.to in FORMS else ""
+    if options.folder is not None and not form:
+        raise ConfigError(f"--folder: goes with --to {', '.join(FORMS)}; --to names the folder")
+    beside = run.resolve().with_name(f"{run.resolve().name}-{form}")
+    folder = Path(options.folder or beside) if form else Path(options.to)
+    for path in export(run, folder, options.language, form=form):
         print(path)
     for note in notes(folder):
         print(f"note: {note}")
@@ -92,11 +114,12 @@ _WRITTEN = {
 @command(
     "predict",
     "predict heart-model new.csv --to said.csv",
-    takes("model", "as `fedlearn export` wrote it", "FOLDER"),
+    takes("model", "as `fedlearn export` wrote it, or the folder of a run", "FOLDER"),
     takes(
         "records",
         "a table (CSV, Parquet) with the columns and units of the run, texts (CSV, JSONL), or "
-        ".npz with the array `features`; no label is needed",
+        ".npz with the array `features`; no label is needed. Of a language model: prompts with "
+        "completions, texts or conversations, whose answers it is measured on",
         "RECORDS",
     ),
     takes("--to", "the table (default: the screen)", "FILE"),
@@ -105,20 +128,54 @@ _WRITTEN = {
         "the table that was trained on, for categories that the run did not name",
         "TABLE",
     ),
+    takes(
+        "--option",
+        "of a language model: an answer to choose among, for prompts alone; given twice or more "
+        "(default: those of the scenario, where it has some)",
+        "TEXT",
+        action="append",
+        default=[],
+    ),
+    BASE,
     *(takes(f"--{name}", f"{way} (default: as in the run)") for name, way in _WRITTEN.items()),
 )
 def predict(options: argparse.Namespace) -> None:
     """What an exported model says of records in a file, as a table."""
-    from fedlearn.prediction import load, write_table
+    from fedlearn.prediction import write_table
+    from fedlearn.report.export import open_model
 
-    model = load(Path(options.model))
+    model = open_model(Path(options.model), options.base or "")
+    to = None if options.to is None else Path(options.to)
     given = {name: getattr(options, name) for name in _WRITTEN}
     written = {name: value for name, value in given.items() if value is not None}
+    if model.task.next_tokens:
+        _grade(model, options, written, to)
+        return
+    if options.option:
+        raise ConfigError(f"--option: task={model.task.kind} has answers of its own; leave it out")
     like = None if options.like is None else Path(options.like)
     found = model.read(Path(options.records), like, **written)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    write_table(model, found, None if options.to is None else Path(options.to))
+    write_table(model, found, to)
+
+
+def _grade(
+    model: Predictor, options: argparse.Namespace, written: dict[str, str], to: Path | None
+) -> None:
+    """The same of a language model."""
+    from fedlearn.data.datasets.archives import default_cache
+    from fedlearn.generation.generator import TextGenerator
+    from fedlearn.generation.grading import chosen, graded
+    from fedlearn.prediction import write_rows
+
+    cache, path = default_cache(os.environ), Path(options.records)
+    generator = TextGenerator.of(model, cache, **written)
+    known = tuple(options.option) or model.file.scenario.options(cache)
+    found = chosen(generator, path, known) if known else graded(model, generator, path)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    write_rows(found.header, found.rows, to)
 
 
 # --- what a site has spent ----------------------------------------------------------------

@@ -90,8 +90,13 @@ def shown(name: str) -> str:
 
 def printable(text: str) -> str:
     """What somebody else says went wrong, as it may be shown: it draws nothing, and is short."""
-    signs = (sign if sign.isprintable() or sign == "\n" else "?" for sign in text[:_LONGEST_TEXT])
-    return "".join(signs)
+    return harmless(text[:_LONGEST_TEXT])
+
+
+def harmless(text: str) -> str:
+    """A text of any length that a terminal shows and does not obey: ends of lines alone stay of
+    what is no sign."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text)
 
 
 def lookalikes(names: Iterable[str]) -> list[str]:

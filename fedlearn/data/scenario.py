@@ -18,6 +18,7 @@ from fedlearn.tasks import CLASSIFICATION, TaskConfig
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
     from fedlearn.data.texts.files import OwnText
+    from fedlearn.data.texts.passages import OwnPassages
 
 
 Tells = Literal["nothing", "columns", "names"]
@@ -177,3 +178,38 @@ class Scenario(ABC):
     def as_texts(self) -> OwnText | None:
         """How a file of texts is read from which its records can be made; None if by no file."""
         return None
+
+    # --- of texts that a language model goes on with ---
+
+    def as_passages(self) -> OwnPassages | None:
+        """How a file of prompts, texts and conversations is read; None if by no file."""
+        return None
+
+    def as_prompt(self, text: str) -> str:
+        """What somebody asks, written as the prompts of records are."""
+        return text
+
+    def as_answer(self, text: str) -> str:
+        """What follows a prompt, written as the answers of records are."""
+        return text
+
+    def public_prompts(self) -> tuple[str, ...]:
+        """A few that a model card shows the answers to; none is out of a record."""
+        return ()
+
+    def options(self, cache: Path) -> tuple[str, ...]:
+        """All answers that there are, where these are few; else none.
+
+        Raises:
+            DataError: what lists them is neither cached nor to be had.
+        """
+        return ()
+
+    def based_on(self, folder: str, before: str) -> Self:
+        """The same with the tokenizer of a folder that lies elsewhere than `before`."""
+        tokenizer: Any = getattr(self, "tokenizer", None)
+        there = {n: v for n, v in vars(tokenizer).items() if v == before} if tokenizer else {}
+        if not there:
+            return self
+        moved = replace(tokenizer, **dict.fromkeys(there, folder))
+        return replace(self, tokenizer=moved)  # type: ignore[type-var]

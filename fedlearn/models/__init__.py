@@ -115,9 +115,15 @@ def build(
 
 
 def trained(
-    config: Model, task: Task, streams: Streams, finetune: Finetune, vector: Vector, cache: Path
+    config: Model,
+    task: Task,
+    streams: Streams,
+    finetune: Finetune,
+    vector: Vector | None,
+    cache: Path,
 ) -> nn.Module:
-    """The whole model of a run, from records to outputs, with its trained weights `vector`.
+    """The whole model of a run, from records to outputs, with its trained weights `vector`, or
+    as it was before training.
 
     `cache` is the folder that archives of public weights are kept in.
 
@@ -125,7 +131,8 @@ def trained(
         DataError, ConfigError: as `Model.weights` and `build`.
     """
     learner = build(config, task, streams, finetune, config.weights(cache))
-    load_vector(learner.model, vector)
+    if vector is not None:
+        load_vector(learner.model, vector)
     return learner.whole()
 
 

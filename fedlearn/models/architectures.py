@@ -35,6 +35,33 @@ class Architecture:
     last_norm: str
     norm_eps: str
 
+    def ours(self, name: str) -> str:
+        """What our stages call a tensor of a folder."""
+        if name == "lm_head.weight":
+            return "head.weight"
+        part, _, rest = name.removeprefix(self.prefix).partition(".")
+        known = {
+            self.words: "embed.word.",
+            self.places: "embed.place.",
+            self.last_norm: "head.norm.",
+        }
+        if part == self.blocks:
+            number, _, rest = rest.partition(".")
+            return f"block{number}.layer.{rest}"
+        return known[part] + rest if part and part in known else name
+
+    def theirs(self, name: str) -> str:
+        """What transformers calls the tensor, or the layer, that our stages call `name`."""
+        stage, _, rest = name.partition(".")
+        if stage.startswith("block"):
+            number = stage.removeprefix("block")
+            return f"{self.prefix}{self.blocks}.{number}.{rest.removeprefix('layer.')}"
+        if name == "head.weight":
+            return "lm_head.weight"
+        known = {"word": self.words, "place": self.places, "norm": self.last_norm}
+        part, _, rest = rest.partition(".")
+        return f"{self.prefix}{known[part]}.{rest}"
+
 
 def _like_llama(name: str, of: str) -> Architecture:
     return Architecture(
@@ -78,6 +105,13 @@ _DROPOUTS: Final = (
     *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"),
     *("dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
+
+
+def context_of(about: Mapping[str, Any], otherwise: int) -> int:
+    """Tokens that a model looks at, at the most, by its config.json."""
+    names = ["max_position_embeddings", "n_positions"]
+    names += ["sliding_window"] if about.get("use_sliding_window", True) else []
+    return min((n for name in names if (n := about.get(name))), default=otherwise)
 
 
 def settings_of(module: str, config: str, about: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.pieces import KEY as VOCABULARY
-from fedlearn.models.architectures import classes_in, settings_of
+from fedlearn.models.architectures import classes_in, context_of, settings_of
 from fedlearn.models.encoder_stages import (
     ImageBlock,
     ImageEmbed,
@@ -88,9 +88,7 @@ def text_problems(
             f"{KEY}={folder}: its tokenizer has {text.vocabulary} tokens and its weights have "
             f"{rows}; take the tokenizer that belongs to the weights"
         )
-    names = ["max_position_embeddings", "n_positions"]
-    names += ["sliding_window"] if about.get("use_sliding_window", True) else []
-    most = min((n for name in names if (n := about.get(name))), default=text.max_length) - unused
+    most = context_of(about, text.max_length) - unused
     if text.max_length > most:
         yield (
             f"scenario.tokenizer.max_length={text.max_length}: {KEY}={folder} looks at {most} "

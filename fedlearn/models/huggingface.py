@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -33,6 +33,7 @@ from fedlearn.models.architectures import (
     ARCHITECTURES,
     Architecture,
     classes_in,
+    context_of,
     settings_of,
 )
 from fedlearn.models.encoder_folders import (
@@ -45,6 +46,7 @@ from fedlearn.models.encoder_stages import Pool
 from fedlearn.models.encoders import ENCODERS
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, Folder, open_folder
+from fedlearn.models.forms import PublicBase
 from fedlearn.models.model import NAMES, Model, Weights
 from fedlearn.models.text import LENGTH
 from fedlearn.tasks import ImageInput, Task, TextInput
@@ -162,6 +164,26 @@ class HuggingFaceModel(Model):
             )
         return _weights(self.folder, cache, found, self.precision)
 
+    def context(self, task: Task) -> int:
+        """As the folder says; as many as a record has where it does not."""
+        return context_of(about_of(self.folder), super().context(task))
+
+    def public_base(self, cache: Path) -> PublicBase:
+        """The folder, with the licence that its card names."""
+        texts = FolderTexts(self.folder, cache, KEY)
+        return PublicBase(
+            made_of=ARCHITECTURES.get(texts.about["model_type"]),
+            about=texts.about,
+            path=texts.path,
+            name=PurePath(self.folder).name,
+            licence=texts.licence,
+            sha256=self.sha256 or _hash(self.folder, cache),
+        )
+
+    def based_on(self, folder: str) -> Self:
+        """The same model of a folder that lies elsewhere."""
+        return replace(self, folder=folder)
+
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, length]` -> `TokenLogits`: stages `embed`, `block0` and so on, `head`.
 
@@ -198,10 +220,10 @@ class Embed(nn.Module):
         rows = settings.max_position_embeddings if made_of.places else 0
         self.place = nn.Embedding(rows, settings.hidden_size) if rows else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """`int64[n, length]` -> `[n, length, width]`."""
+    def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """`int64[n, length]` -> `[n, length, width]`; the first token stands at place `start`."""
         found: Tensor = self.word(tokens)
-        return found if self.place is None else found + self.place(_places(tokens))
+        return found if self.place is None else found + self.place(_places(tokens, start))
 
 
 class Block(nn.Module):
@@ -213,15 +235,18 @@ class Block(nn.Module):
         # No part of this module: its numbers are constants, and buffers of floats travel.
         self._rotary = (rotary,)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """`[n, length, width]` -> the same, in the precision of the layer's weights."""
+    def forward(self, hidden: Tensor, start: int = 0, **seen: Any) -> Tensor:
+        """`[n, length, width]` -> the same, in the precision of the layer's weights.
+
+        The first token stands at place `start`; `seen` is what the layer has kept of those before.
+        """
         hidden = hidden.to(next(self.layer.parameters()).dtype)
         if not len(hidden):  # transformers cannot tell the shape of no heads
             return hidden
         [rotary] = self._rotary
-        places = _places(hidden)
-        angles = {} if rotary is None else {"position_embeddings": rotary(hidden, places)}
-        found: Tensor = self.layer(hidden, attention_mask=None, position_ids=places, **angles)
+        places = _places(hidden, start)
+        more = seen if rotary is None else {"position_embeddings": rotary(hidden, places), **seen}
+        found: Tensor = self.layer(hidden, attention_mask=None, position_ids=places, **more)
         return found
 
 
@@ -241,9 +266,9 @@ class Head(nn.Module):
         return TokenLogits(self.norm(hidden.to(self.weight.dtype)), self.weight, low=low)
 
 
-def _places(values: Tensor) -> Tensor:
-    """`int64[1, length]`, from 0."""
-    return torch.arange(values.shape[1], device=values.device)[None]
+def _places(values: Tensor, start: int) -> Tensor:
+    """`int64[1, length]`, from `start`."""
+    return torch.arange(start, start + values.shape[1], device=values.device)[None]
 
 
 # --- what is in a folder --------------------------------------------------------------
@@ -290,7 +315,7 @@ def _weights(folder: str, cache: Path, sha256: str, precision: str) -> Weights:
     if found.about["model_type"] in ENCODERS:
         return MappingProxyType(encoder_weights(found, kind))
     made_of = ARCHITECTURES[found.about["model_type"]]
-    there = {_ours(made_of, theirs): theirs for theirs in found.tensors}
+    there = {made_of.ours(theirs): theirs for theirs in found.tensors}
     tensors = {ours: found.tensors[theirs].to(kind, copy=True) for ours, theirs in there.items()}
     tied = _settings(made_of, found.about).tie_word_embeddings
     if tied and "embed.word.weight" in tensors:
@@ -307,19 +332,3 @@ def _whole(folder: Folder, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{len(blocks)} of {wanted} blocks; download the folder again"
         )
     return tensors
-
-
-def _ours(made_of: Architecture, name: str) -> str:
-    """Our name of a tensor."""
-    if name == "lm_head.weight":
-        return "head.weight"
-    part, _, rest = name.removeprefix(made_of.prefix).partition(".")
-    known = {
-        made_of.words: "embed.word.",
-        made_of.places: "embed.place.",
-        made_of.last_norm: "head.norm.",
-    }
-    if part == made_of.blocks:
-        number, _, rest = rest.partition(".")
-        return f"block{number}.layer.{rest}"
-    return known[part] + rest if part and part in known else name

@@ -6,12 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fedlearn.core.errors import ConfigError
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
+
+if TYPE_CHECKING:
+    from fedlearn.models.forms import PublicBase
 
 Weights = Mapping[str, Tensor]
 """Pretrained weights by the name of a layer's parameter."""
@@ -74,6 +78,28 @@ class Model(ABC):
             ConfigError: they are of a model of other sizes.
         """
         return NOTHING
+
+    def context(self, task: Task) -> int:
+        """Tokens of a text that it looks at, at the most: as many as a record has."""
+        return input_as(TextInput, task).max_length
+
+    def based_on(self, folder: str) -> Self:
+        """The same of public weights that lie in another folder than the settings say.
+
+        Raises:
+            ConfigError: it has none in a folder.
+        """
+        raise ConfigError(
+            f"--base={folder}: model.kind={self.kind} starts from no folder; leave it out"
+        )
+
+    def public_base(self, cache: Path) -> PublicBase | None:
+        """The folder of Hugging Face's form that it is tuned from; None where there is none.
+
+        Raises:
+            ConfigError, DataError: it is not there.
+        """
+        return None
 
     @property
     def keeps(self) -> torch.dtype:

@@ -10,22 +10,28 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from markupsafe import Markup
 from safetensors import SafetensorError
 
 from fedlearn import prediction
 from fedlearn.config import decode, encode, load, to_tree
+from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.files import possible
 from fedlearn.core.language import language_of
 from fedlearn.core.vector import Vector, vector_digest
-from fedlearn.prediction import ModelFile, values_of
+from fedlearn.data.texts.folders import PINNED
+from fedlearn.prediction import ModelFile, Predictor, values_of
 from fedlearn.report.facts import Facts, public_settings
-from fedlearn.report.texts import code_block, render
-from fedlearn.results.reading import parse_result, read_bytes, task_of
+from fedlearn.report.forms import FORMS, LOADING, NOT_WRITTEN, README, base_of, front_matter
+from fedlearn.report.texts import code_block, render, texts
+from fedlearn.report.written import Samples, public_prompts, samples_of
+from fedlearn.results.reading import parse_result, read_bytes, read_result, task_of
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import TaskForm
 
@@ -35,54 +41,139 @@ CARD: Final = "model_card.md"
 STATEMENT: Final = "privacy_statement.md"
 
 
-def export(run: Path, target: Path, code: str | None = None) -> tuple[Path, ...]:
-    """Write model, card, statement and `model.json` of the run in `run` into the new `target`.
+def export(run: Path, target: Path, code: str | None = None, *, form: str = "") -> tuple[Path, ...]:
+    """Write the model of the run in `run`, its card and its statement into the new `target`.
+
+    `form` is one of `fedlearn.report.forms.FORMS`, which other tools read; without, the model is
+    written as the run has it, with `model.json` for `fedlearn predict`.
 
     `code` is the language of card and statement; None for that of the run's config.
 
     Raises:
-        ConfigError: `target` exists or cannot be made, or there is no such language.
+        ConfigError: `target` exists or cannot be made, the model has no such form, or there is no
+            such language.
         DataError: `run` holds no result or no model yet, or the model is not the
             one that the result names.
     """
     if target.exists() or target.is_symlink():
         raise ConfigError(f"--to {target}: exists; choose a folder that does not")
+    if form in NOT_WRITTEN:
+        raise ConfigError(f"--to={form}: {NOT_WRITTEN[form]}")
     result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
     result = parse_result(run / "result.json", result_bytes)
     model = _checked_model(run / MODEL, result)
     hashes = {
-        MODEL: _sha256(model),
         "the run's result.json": _sha256(result_bytes),
         "the run's config.yaml": _sha256(config_bytes),
     }
     language = language_of(code or result.config.get("report", {}).get("language", "en"))
-    facts = Facts(result=result, hashes=hashes, language=language)
-    card = render("model_card.md.j2", settings=code_block(facts.settings), **facts.texts)
+    with _new_folder(target) as folder:
+        if form:
+            hashes = {f"the run's {MODEL}": _sha256(model), **hashes}
+            _write_form(run, Facts(result=result, hashes={}, language=language), form, folder)
+        else:
+            hashes = {MODEL: _sha256(model), **hashes}
+            _write_own(result, model, folder)
+        facts = Facts(result=result, hashes=hashes, language=language)
+        _write_texts(facts, _samples(run, result), folder)
+        names = sorted(path.name for path in folder.iterdir())
+    return tuple(target / name for name in names)
+
+
+def _write_own(result: ResultFile, model: bytes, folder: Path) -> None:
+    """The model as the run has it."""
+    (folder / MODEL).write_bytes(model)
+    if (asked := model_file(result, public_settings(result.config))) is not None:
+        (folder / ASKED).write_text(encode(asked), encoding="utf-8")
+
+
+def _write_texts(facts: Facts, samples: Samples, folder: Path) -> None:
+    """Card and statement."""
+    values = {**facts.texts, "samples": samples, "block": code_block}
+    card = render("model_card.md.j2", settings=code_block(facts.settings), **values)
+    (folder / CARD).write_text(card, encoding="utf-8")
     statement = render("privacy_statement.md.j2", **facts.texts)
-    files = {MODEL: model, CARD: card.encode(), STATEMENT: statement.encode()}
-    if (asked := model_file(result)) is not None:
-        files[ASKED] = encode(asked).encode()
-    _write(target, files)
-    return tuple(target / name for name in files)
+    (folder / STATEMENT).write_text(statement, encoding="utf-8")
+
+
+def _samples(run: Path, result: ResultFile) -> Samples:
+    """What its language model writes; the card does without where the public model is gone."""
+    prompts = public_prompts(load(result.config))
+    if not task_of(result).next_tokens or not prompts:
+        return Samples()
+    try:
+        before, after = (open_model(run, tuned=tuned) for tuned in (False, True))
+        return Samples(shown=samples_of(before, after, prompts))
+    except (ConfigError, DataError):  # their texts name folders of this machine
+        return Samples(failed=True)
+
+
+def _write_form(run: Path, facts: Facts, form: str, folder: Path) -> None:
+    """The model in a form of other tools, and a page that says what it is."""
+    opened = open_model(run)
+    base = base_of(opened, form)
+    FORMS[form](opened, base, folder)
+    files = sorted(folder.glob("*.safetensors"))
+    low = getattr(opened.file.model, "precision", "fp32") != "fp32"
+    values = {
+        **facts.texts,
+        "form": form,
+        "base": base,
+        "low": low,
+        "written": {path.name: _file_sha256(path) for path in files},
+        "front": Markup(yaml_file.dump(front_matter(form, base))),
+        "load": code_block(LOADING[form]),
+    }
+    page = render("readme.md.j2", **texts(values, "handed"))
+    (folder / README).write_text(page, encoding="utf-8")
 
 
 def notes(target: Path) -> Iterator[str]:
     """What whoever asks the model in the folder `target` has to know."""
+    if (target / README).exists():
+        return  # other tools ask it
     if not (target / ASKED).exists():
         yield "the run is of an older release, so fedlearn predict cannot ask its model"
-    elif unnamed := prediction.unnamed_categories(prediction.load(target).file):
+        return
+    file = prediction.described(target)
+    if unnamed := prediction.unnamed_categories(file):
         yield (
             f"the categories of {', '.join(unnamed)} were found in records and are not in the "
             "export; fedlearn predict finds them in the table that was trained on (--like TABLE). "
             "Name them in scenario.categories, and they are part of the model"
         )
+    if (base := getattr(file.model, "folder", "")) and base not in PINNED:
+        yield (
+            f"the model that it was tuned from ({base}) is not in the export; whoever asks it "
+            "says where that lies (--base FOLDER)"
+        )
 
 
-def model_file(result: ResultFile) -> ModelFile | None:
-    """How the model of a run is built and asked; None for a result of an older release."""
+def open_model(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor:
+    """The model of an export, or of the run in `folder`; arguments are those of `prediction.load`.
+
+    Raises:
+        DataError, ConfigError: as `prediction.load`, and as `export` does of a run.
+    """
+    if (folder / ASKED).exists() or not (folder / "result.json").exists():
+        return prediction.load(folder, base, tuned=tuned)
+    if base:
+        raise ConfigError(f"--base={base}: {folder} is a run, which names its folder; leave it out")
+    result = read_result(folder)
+    vector = read_model(folder, result) if tuned else None
+    if (file := model_file(result, result.config)) is None:
+        raise DataError(f"{folder}: its release did not say what a record looks like")
+    return prediction.predictor(file, vector)
+
+
+def model_file(result: ResultFile, settings: Mapping[str, Any]) -> ModelFile | None:
+    """How the model of a run is built and asked, by what of its config is in `settings`.
+
+    None for a result of an older release.
+    """
     if result.model.input is None or not task_of(result).num_outputs:
         return None
-    settings, config = public_settings(result.config), load(result.config)
+    config = load(result.config)
     tree = {
         "task": to_tree(TaskForm(input=result.model.input, classes=tuple(result.data.classes))),
         "scenario": settings["scenario"],
@@ -124,13 +215,19 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _write(target: Path, files: dict[str, bytes]) -> None:
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which is `target` once all of it is written; else there is none."""
     with possible("written", f"--to {target}", ConfigError):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            for name, content in files.items():
-                (staging / name).write_bytes(content)
+            yield staging
             staging.chmod(0o755)
             staging.rename(target)
         except BaseException:

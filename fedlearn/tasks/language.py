@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from fedlearn.core.settings import config
+from fedlearn.core.settings import Name, config
 from fedlearn.metrics.intervals import Gap, gap_of_means
 from fedlearn.metrics.ratios import Ratio
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
@@ -320,6 +321,8 @@ class Language:
     """The next token of texts, or of answers to prompts; which there are, a scenario says."""
 
     kind: Literal["language"] = "language"
+    prompts: Annotated[tuple[Name, ...], Field(exclude_if=lambda prompts: not prompts)] = ()
+    """Public ones, out of no record, that a model card shows the answers to."""
     learns: ClassVar[type[Task]] = LanguageTask
 
     def of(self, form: TaskForm) -> LanguageTask:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedlearn.config import RunConfig, load
 from fedlearn.core.errors import DataError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedlearn.auditing.findings import Findings
+    from fedlearn.generation.generator import Answer
+    from fedlearn.generation.prompts import Way
     from fedlearn.metrics.by_class import ByClass
     from fedlearn.report.verdict import Light, Remark
     from fedlearn.tasks import Task
@@ -127,6 +129,19 @@ class Result:
         if self._stored.model.input is None:
             raise DataError(f"{self.folder}: its release did not say what a record looks like")
         return task_of(self._stored)
+
+    def generate(
+        self, *prompts: str, way: Way = "prompt", tuned: bool = True, **sampling: Any
+    ) -> list[Answer]:
+        """What its language model makes of prompts: as `fl.generate` of the run's folder.
+
+        Raises:
+            ConfigError: it is no language model, or what is asked for has no meaning.
+            DataError: the run has no model yet.
+        """
+        from simulations.api.generating import generate
+
+        return generate(self.folder, *prompts, way=way, tuned=tuned, **sampling)
 
     def report(self) -> Path:
         """Write `report.html` where it is missing or out of date; its path. Opens nothing."""

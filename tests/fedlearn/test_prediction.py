@@ -103,7 +103,7 @@ def test_predict__says_what_is_wrong_with_its_options(folder: Path, capsys: Outp
     said = capsys.readouterr().err
     assert "decimal=;: must be '.' or ','" in said
     assert "separator=dot: must be 'comma', 'semicolon', 'tab' or 'pipe'" in said
-    assert main(["predict", str(folder / "run"), str(folder / "alle.csv")]) == 5
+    assert main(["predict", str(folder / "run" / "checkpoint"), str(folder / "alle.csv")]) == 5
     assert "give a folder that `fedlearn export` wrote" in capsys.readouterr().err
 
 

@@ -29,6 +29,7 @@ from fedlearn.data.texts.language import (
     language_pool,
     open_encoder,
 )
+from fedlearn.data.texts.passages import OwnPassages
 
 TOPICS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -70,7 +71,7 @@ class Answering(Scenario):
 
     def load(self, reading: Reading) -> Pool:
         """The records, fetched when they are not in the cache; they come without sites."""
-        asked = _SETS[self.of](self, reading.cache)
+        asked = _SETS[self.of].asked(self, reading.cache)
         rows = np.arange(len(asked.passages))
         if 0 < self.limit < len(rows):
             rng = Streams(self.split).get("answering")
@@ -83,27 +84,85 @@ class Answering(Scenario):
             is_train=asked.is_train[rows],
         )
 
+    def as_passages(self) -> OwnPassages:
+        """Phrases or stories as prompts."""
+        return OwnPassages(path="-", tokenizer=self.tokenizer)
 
-def _asked(text: str, question: str, answer: str) -> Passage:
-    return Span(f"{text}\n{question}:"), Span(f" {answer}", learned=True)
+    def as_prompt(self, text: str) -> str:
+        """A phrase or a story, and what is asked of it."""
+        known = _SETS[self.of]
+        return text if text.endswith(f"\n{known.question}:") else known.prompt(text)
+
+    def as_answer(self, text: str) -> str:
+        """After a blank."""
+        return _answer(text.strip())
+
+    def public_prompts(self) -> tuple[str, ...]:
+        """Such as anybody could write."""
+        return _SETS[self.of].public
+
+    def options(self, cache: Path) -> tuple[str, ...]:
+        """The titles of all chapters, or all topics."""
+        return _SETS[self.of].options(cache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Set:
+    """What is asked, of what; `before` stands before it."""
+
+    asked: Callable[[Answering, Path], _Asked]
+    options: Callable[[Path], tuple[str, ...]]
+    before: str = ""
+    words: int | None = None
+    question: str
+    public: tuple[str, ...]
+
+    def prompt(self, text: str) -> str:
+        """With no more words than records have."""
+        kept = text if self.words is None else " ".join(text.split()[: self.words])
+        return f"{self.before}{kept}\n{self.question}:"
+
+    def passage(self, text: str, answer: str) -> Passage:
+        """A record."""
+        return Span(self.prompt(text)), Span(_answer(answer), learned=True)
+
+
+def _answer(text: str) -> str:
+    return f" {text}"
 
 
 def _of_codes(settings: Answering, cache: Path) -> _Asked:
     phrases = phrases_in(cache)
     categories = np.array([phrase.category for phrase in phrases])
     held_out = held_out_groups(categories, settings.test_fraction, Streams(settings.split))
-    passages = [_asked(f"Diagnosis: {one.text}", "Chapter", one.title) for one in phrases]
+    passages = [_SETS["codes"].passage(one.text, one.title) for one in phrases]
     return _Asked(passages=passages, is_train=~held_out)
 
 
 def _of_news(_: Answering, cache: Path) -> _Asked:
     stories, is_train = stories_in(cache)
-    passages = [
-        _asked(" ".join(text.split()[:_WORDS]), "Topic", TOPICS[topic]) for topic, text in stories
-    ]
+    passages = [_SETS["news"].passage(text, TOPICS[topic]) for topic, text in stories]
     return _Asked(passages=passages, is_train=is_train)
 
 
-_SETS: Final[Mapping[str, Callable[[Answering, Path], _Asked]]] = MappingProxyType(
-    {"codes": _of_codes, "news": _of_news}
+_SETS: Final[Mapping[str, _Set]] = MappingProxyType(
+    {
+        "codes": _Set(
+            asked=_of_codes,
+            options=lambda cache: tuple(dict.fromkeys(one.title for one in phrases_in(cache))),
+            before="Diagnosis: ",
+            question="Chapter",
+            public=("ringing in both ears for a week", "broken wrist after a fall on ice"),
+        ),
+        "news": _Set(
+            asked=_of_news,
+            options=lambda _: tuple(TOPICS.values()),
+            words=_WORDS,
+            question="Topic",
+            public=(
+                "Producers agreed to pump fewer barrels a day, and the price rose by a dollar.",
+                "The bank left its lending rate where it was and pointed to slower growth.",
+            ),
+        ),
+    }
 )

@@ -23,6 +23,7 @@ from fedlearn.data.texts.language import (
     language_pool,
     open_encoder,
 )
+from fedlearn.data.texts.passages import OwnPassages
 
 _BETWEEN: Final = "\n"
 """What stands between a heading and its clause."""
@@ -58,6 +59,18 @@ class Drafting(Scenario):
             is_train=is_train,
             natural_site=sites,
         )
+
+    def as_passages(self) -> OwnPassages:
+        """Headings as prompts."""
+        return OwnPassages(path="-", tokenizer=self.tokenizer)
+
+    def as_prompt(self, text: str) -> str:
+        """A heading in its line."""
+        return text if text.endswith(_BETWEEN) else text + _BETWEEN
+
+    def public_prompts(self) -> tuple[str, ...]:
+        """Headings that any such agreement has."""
+        return ("Governing Law", "Confidentiality", "Limitation of Liability")
 
 
 def passages(found: Sequence[Clause]) -> list[Passage]:

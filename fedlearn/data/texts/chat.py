@@ -22,6 +22,8 @@ Message = Mapping[str, str]
 """`role` and `content`."""
 
 _ROLES: Final = ("system", "user", "assistant")
+_REPLY: Final = {"role": "assistant", "content": "-"}
+"""In the place of the one that is asked for."""
 _TOKENS: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -75,19 +77,36 @@ class Conversations:
         """
         turns = checked_messages(messages, self.encoder.controls)
         whole = self.written(turns)
-        places = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-        stretches = [self._stretch(turns, place, whole) for place in places]
+        stretches = self._stretches(turns, whole)
         if stretches[-1] is None:
             raise ValueError(
                 "the model's chat template asks for a reply otherwise than it is given"
             )
-        found: list[Span] = []
-        at = 0
         known = [stretch for stretch in stretches if stretch is not None]
-        for begin, end in known if len(known) == len(stretches) else known[-1:]:
-            found += [Span(whole[at:begin], control=True), Span(whole[begin:end], True, True)]
-            at = end
-        return tuple(found)
+        return _spans(whole, known if len(known) == len(stretches) else known[-1:])
+
+    def asked(self, messages: object) -> Passage:
+        """A conversation that asks for a reply, which a last one of the assistant stands for.
+
+        **Guarantees:** its tokens are those that come before that reply in training.
+
+        Raises:
+            ValueError: as `passage` does.
+        """
+        there = messages if isinstance(messages, list) else []
+        roles = [one.get("role") if isinstance(one, dict) else None for one in there]
+        asks = there if roles[-1:] == ["assistant"] else [*there, _REPLY]
+        turns = checked_messages(asks if there else messages, self.encoder.controls)[:-1]
+        whole = self.written(turns, asks=True)
+        known = self._stretches(turns, whole)
+        found = _spans(whole, [one for one in known if one] if None not in known else [])
+        at = sum(len(span.text) for span in found)
+        return (*found, Span(whole[at:], control=True))
+
+    def _stretches(self, turns: Sequence[Message], whole: str) -> list[tuple[int, int] | None]:
+        """Where each reply stands in the whole conversation."""
+        places = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+        return [self._stretch(turns, place, whole) for place in places]
 
     def _stretch(self, turns: Sequence[Message], place: int, whole: str) -> tuple[int, int] | None:
         """Where in the whole conversation one reply stands, with the token that ends it."""
@@ -97,6 +116,16 @@ class Conversations:
             return None
         ends = after.rfind(self._tokens["eos_token"] or "\0", len(before))
         return len(before), len(after) if ends < 0 else ends + len(self._tokens["eos_token"])
+
+
+def _spans(whole: str, replies: Sequence[tuple[int, int]]) -> Passage:
+    """A conversation up to the last of these replies, each a span that is learned."""
+    found: list[Span] = []
+    at = 0
+    for begin, end in replies:
+        found += [Span(whole[at:begin], control=True), Span(whole[begin:end], True, True)]
+        at = end
+    return tuple(found)
 
 
 def checked_messages(messages: object, controls: Sequence[str] = ()) -> list[Message]:

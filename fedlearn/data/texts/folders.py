@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,12 +23,17 @@ PINNED: Final[Mapping[str, Callable[[Path], Path]]] = MappingProxyType(
 )
 """Public models that are fetched by name, and what makes their folder out of a cache."""
 
+_LICENCES: Final[Mapping[str, str]] = MappingProxyType(
+    {smollm2.SMOLLM2: "apache-2.0", minilm.MINILM: "apache-2.0"}
+)
+
 PINNED_WEIGHTS: Final[Mapping[str, str]] = MappingProxyType(
     {smollm2.SMOLLM2: smollm2.WEIGHTS_SHA256, minilm.MINILM: minilm.WEIGHTS_SHA256}
 )
 """The hash of the weights of each, which is known before anything is fetched."""
 
 TOKENIZER: Final = "tokenizer.json"
+_LICENCE: Final = re.compile(r"^license:[ \t]*['\"]?([\w.+-]{1,60})['\"]?[ \t]*$", re.MULTILINE)
 _ABOUT, _SETTINGS, _TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"
 _PREPARED = "preprocessor_config.json"
 
@@ -49,6 +55,7 @@ class FolderTexts:
     """
 
     def __init__(self, where: str, cache: Path, key: str) -> None:
+        self._where = where
         self.path, self.naming = folder_of(where, cache), f"{key}={where}"
         with possible("read", self.naming, ConfigError):
             there = self.path.is_dir()
@@ -106,6 +113,19 @@ class FolderTexts:
     def preparation(self) -> Mapping[str, Any]:
         """How the images of a model are prepared; empty where the folder does not say."""
         return self._object(_PREPARED, needed=False)
+
+    @property
+    def licence(self) -> str:
+        """What the model's card says in its head, as `apache-2.0`; empty where it says nothing."""
+        if self._where in _LICENCES:
+            return _LICENCES[self._where]
+        card = self.path / "README.md"
+        if not card.is_file():
+            return ""
+        with possible("read", card, ConfigError):
+            head = card.read_text(encoding="utf-8", errors="replace").split("---")[:2]
+        found = _LICENCE.search(head[1] if len(head) == 2 and not head[0].strip() else "")
+        return found[1] if found else ""
 
     def token(self, role: str) -> str:
         """The token that the settings of the tokenizer have for a role, as `eos_token`."""

@@ -120,6 +120,14 @@ class Encoder:
         return self._token("eos")
 
     @cached_property
+    def ends(self) -> frozenset[int]:
+        """Whatever ends an answer: some models have several tokens for it, and learn one."""
+        named = self.texts.about.get("eos_token_id")
+        there = named if isinstance(named, list) else [named]
+        known = [one for one in there if isinstance(one, int) and 0 <= one < self.vocabulary]
+        return frozenset([*known, *([] if self.end is None else [self.end])])
+
+    @cached_property
     def start(self) -> int | None:
         """What begins a text."""
         return self._token("bos")
@@ -166,6 +174,20 @@ class Encoder:
         comes before what is learned a token that begins a text does, so that the first word is
         learned as well; a chat template writes its own.
         """
+        ids, learned = self._spelled(passage)
+        if self.end is not None and (ids[-1:] != [self.end] or not any(learned)):
+            ids, learned = [*ids, self.end], [*learned, True]
+        if learned and learned[0] and self.end is not None:  # a prompt without a single token
+            ids, learned = [self.end, *ids], [False, *learned]
+        return ids, learned
+
+    def asked(self, passage: Passage) -> list[int]:
+        """The ids of a passage that is to go on, as `encoded` has them before an answer: no end,
+        and at least one."""
+        ids, _ = self._spelled(passage)
+        return ids or [self.pad_id if self.end is None else self.end]
+
+    def _spelled(self, passage: Passage) -> tuple[list[int], list[bool]]:
         first = passage[0]
         begin = [] if first.control else list(self.lead)
         if not begin and first.learned:
@@ -174,10 +196,6 @@ class Encoder:
         for span in passage:
             own = self.ids(span.text, control=span.control)
             ids, learned = ids + own, learned + [span.learned] * len(own)
-        if self.end is not None and (ids[-1:] != [self.end] or not any(learned)):
-            ids, learned = [*ids, self.end], [*learned, True]
-        if learned and learned[0] and self.end is not None:  # a prompt without a single token
-            ids, learned = [self.end, *ids], [False, *learned]
         return ids, learned
 
 

@@ -67,7 +67,7 @@ class OwnPassages(Scenario):
         """
         rows = rows_of(self, by_record=reading.by_record)
         if not reading.by_record:
-            refuse(self._absent_keys(keys_of(rows)), ConfigError)
+            refuse(self.absent_keys(keys_of(rows)), ConfigError)
         encoder = open_encoder(self.tokenizer, reading.cache)
         read = _Rows(self, rows, encoder, reading.by_record)
         if not reading.by_record:
@@ -106,7 +106,12 @@ class OwnPassages(Scenario):
         """All but the tokens."""
         return frozenset(field.name for field in fields(self)) - {"kind", "tokenizer"}
 
-    def _absent_keys(self, there: Sequence[str]) -> Iterator[str]:
+    def as_passages(self) -> OwnPassages:
+        """As its own file is."""
+        return self
+
+    def absent_keys(self, there: Sequence[str]) -> Iterator[str]:
+        """What a file with these keys lacks, as `dotted.path: reason` lines."""
         learned = (self.text, self.completion, self.messages)
         if not any(key in there for key in learned):
             yield (
@@ -116,6 +121,23 @@ class OwnPassages(Scenario):
             )
         if self.site and self.site not in there:
             yield f"scenario.site: no key {self.site!r} in {self.path}; there are {some(there)}"
+
+
+def passages_in(
+    settings: OwnPassages, encoder: Encoder
+) -> tuple[dict[int, Passage], tuple[str, ...]]:
+    """The records of a file that have an answer, by their lines, and notes on others.
+
+    Raises:
+        DataError: as `OwnPassages.load`.
+        ConfigError: no key of the file holds what can be learned.
+    """
+    rows = rows_of(settings)
+    refuse(settings.absent_keys(keys_of(rows)), ConfigError)
+    read = _Rows(settings, rows, encoder, by_record=False)
+    refuse(read.problems())
+    contents = ["\0".join(span.text for span in one) for one in read.passages.values()]
+    return read.passages, tuple(read.notes(contents))
 
 
 def rows_of(settings: OwnPassages, *, by_record: bool = False) -> Objects:
