@@ -226,12 +226,12 @@ def _of(point: Point) -> Iterator[Point]:
 def _reference(
     point: Point, reference: Reference, left_out: Sequence[str], added: Sequence[str]
 ) -> Point:
-    kept = _without(point.overrides, *left_out)
+    kept = without(point.overrides, *left_out)
     swept = {key: value for key, value in point.swept.items() if f"{key}={value}" in kept}
     return compose_point([*kept, *added], swept, reference=reference)
 
 
-def _without(overrides: Sequence[str], *groups: str) -> list[str]:
+def without(overrides: Sequence[str], *groups: str) -> list[str]:
     """The overrides that concern none of `groups`."""
     starts = tuple(f"{group}." for group in groups)
     keys = [override.partition("=")[0].lstrip("+~") for override in overrides]

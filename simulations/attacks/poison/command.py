@@ -19,12 +19,13 @@ from fedlearn.core.files import write_atomically
 from fedlearn.report.page import write_report
 from fedlearn.report.poison import FILE, Poison, write_poison
 from server.stop import Stop, stop_on_interrupt
-from simulations.attacks.poison.display import AuditProgress, table
+from simulations.attacks.poison.display import table
 from simulations.attacks.poison.image import image
-from simulations.attacks.poison.running import check, run_all, todo
 from simulations.attacks.poison.scores import found_in
 from simulations.attacks.poison.study import plan
 from simulations.attacks.poison.words import read_words
+from simulations.attacks.progress import AuditProgress
+from simulations.attacks.trials import check, run_all, todo
 
 IMAGE: Final = "poison.png"
 
@@ -39,17 +40,17 @@ def command(words: Sequence[str]) -> None:
     """
     asked = read_words(words)
     study = plan(asked)
-    cases, console = todo(study), terminal.console()
+    cases, console = todo(study.cases), terminal.console()
     for why in study.left_out.values():
         console.print(f"left out: {escape(why)}", soft_wrap=True)
     check(cases)
     stop = Stop()
     try:
         with (
-            AuditProgress(console, len(study.cases), len(cases)) as watch,
+            AuditProgress(console, "liars at work", len(study.cases), len(cases)) as watch,
             stop_on_interrupt(stop, watch.say),
         ):
-            run_all(study, cases, asked.settings.workers, stop, watch.heard)
+            run_all(cases, asked.settings.workers, stop, watch.heard)
     finally:
         found = found_in(study, "fedlearn audit demo=poison " + shlex.join(words))
         if found.rows:

@@ -1,7 +1,7 @@
 """Sites that lie: real ones, whose conduct in training is that of an attack.
 
-`Infiltrated` answers for all sites of a simulated run. It gives the rounds of training of some
-to a `Liar`, and everything else to the program that all sites run.
+A `Plot` makes the program that answers for all sites of a simulated run, of which some have the
+conduct of a `Liar`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from clients import joining
-from clients.app import app as honest
-from clients.app import trained
 from clients.conduct import Conduct
 from clients.secagg import as_it_is
 from clients.site import Site
@@ -35,6 +31,7 @@ from fedlearn.secagg.proven_payload import ProvenPayload
 from fedlearn.secagg.whole import AnyPayload, WholePayload
 from fedlearn.stages import Difference, Route, Update
 from simulations.attacks.poison.attack import Change, Goal, Lies, LyingRound, Poisoning
+from simulations.attacks.trials import OtherConduct
 
 _IN_CLEAR: Final = 1e30
 """The largest value of an update in clear: a float32 that can still be squared in float64."""
@@ -54,29 +51,7 @@ class Plot:
 
     def __call__(self) -> ClientApp:
         """The program that answers for all sites of the run."""
-        return Infiltrated(self)
-
-
-class Infiltrated(ClientApp):
-    """The app of all sites of a run, some of which lie.
-
-    It remembers what liars know from round to round, so one process must answer for all of them.
-    """
-
-    def __init__(self, plot: Plot) -> None:
-        super().__init__(mods=[joining.sealing])
-        self.plot, liar = plot, Liar(plot)
-
-        @self.train()
-        def lie(message: Message, context: Context) -> Message:
-            return trained(message, context, liar)
-
-    def __call__(self, message: Message, context: Context) -> Message:
-        """The reply of the site that `context` is of."""
-        lies = int(str(context.node_config["partition-id"])) in self.plot.numbers
-        if lies and message.metadata.message_type == "train":
-            return super().__call__(message, context)
-        return honest(message, context)
+        return OtherConduct(self.numbers, Liar(self))
 
 
 @dataclass(eq=False)

@@ -28,8 +28,8 @@ from fedlearn.robust import suspects
 from fedlearn.tasks import Metric
 from fedlearn.training.local import grade
 from simulations.attacks.poison.attack import Poisoning
-from simulations.attacks.poison.running import HowItEnded, outcome
 from simulations.attacks.poison.study import Case, PoisonStudy, goal_of
+from simulations.attacks.trials import HowItEnded, outcome
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from flwr.clientapp import ClientApp
 
 from clients.records import kept, simulated_sites, simulated_task, texts
 from fedlearn.algorithms import cohort_size
-from fedlearn.auditing import NoAudit
 from fedlearn.config import RunConfig, compose, load, to_tree
-from fedlearn.config.engine import LocalEngine
-from fedlearn.config.tracking import NoTracking
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.registry import kind_of
 from fedlearn.core.rng import Streams
 from fedlearn.report.poison import HONEST
-from fedlearn.results.reading import read_result
 from fedlearn.robust import ROBUST, Robust
 from fedlearn.secagg.settings import SecAgg, SecAggOff, SecAggTwoServer, sum_of
 from fedlearn.tasks import Metric
 from simulations.attacks.poison import ATTACKS, Goal, Poisoning
 from simulations.attacks.poison.liar import Plot, liars_of
 from simulations.attacks.poison.triggers import Trigger
-from simulations.attacks.poison.words import OWN, Asked, PoisonSettings, names_of, option_of
-from simulations.run import with_absolute_paths
+from simulations.attacks.poison.words import Asked, PoisonSettings, names_of, option_of
+from simulations.attacks.studies import OWN, study_of
+from simulations.sweeps.workers import honest_sites
 
 FOLDER: Final = "poison"
 """Where the runs of an audit of a run are, in the folder of that."""
@@ -60,10 +59,17 @@ class Case:
         """That of its folder."""
         return f"{self.rule}-{self.called}-{self.config.seed}"
 
-    def plot(self) -> Plot | None:
-        """Who lies in it."""
+    @property
+    def besides(self) -> list[Any]:
+        """The attack, and who makes it."""
+        named = self.attack and [kind_of(type(self.attack)), to_tree(self.attack)]
+        return [named, sorted(self.liars)]
+
+    @property
+    def client(self) -> Callable[[], ClientApp]:
+        """What makes the program of its sites, some of which may lie."""
         if self.attack is None:
-            return None
+            return honest_sites
         sites = simulated_sites(self.study)
         return Plot(
             attack=self.attack,
@@ -161,21 +167,8 @@ def _attack(kind: str, tuned: Mapping[str, Any]) -> Poisoning:
 
 
 def _base(asked: Asked) -> RunConfig:
-    """The study, on one process that answers for all sites, and without what costs others."""
-    if asked.run:
-        config = load(read_result(asked.run).config)
-    else:
-        config = compose([word for word in asked.study if not _is_rule(word)])
-    if config.sites is not None:
-        raise ConfigError(
-            f"sites={config.sites}: every run of this audit would be paid for from the ledgers of "
-            "these sites. Leave it out; a study of the same records without it will do"
-        )
-    engine = LocalEngine(workers=1, threads=1)
-    return with_absolute_paths(
-        replace(config, engine=engine, resume=False, audit=NoAudit(), tracking=NoTracking()),
-        Path.cwd(),
-    )
+    """The study, whatever rule it names."""
+    return study_of(asked.run, [word for word in asked.study if not _is_rule(word)])
 
 
 def _is_rule(word: str) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from fedlearn.config import decode
 from fedlearn.config.saved import read_value
@@ -15,9 +15,7 @@ from fedlearn.core.registry import Family
 from fedlearn.core.settings import Count, config
 from fedlearn.robust import ROBUST
 from simulations.attacks.poison import ATTACKS
-
-OWN: Final = "audit."
-"""How the keys of the audit itself begin; all others are those of the study."""
+from simulations.attacks.studies import OWN, AuditWords
 
 T = TypeVar("T")
 
@@ -61,16 +59,10 @@ def read_words(words: Sequence[str]) -> Asked:
     Raises:
         ConfigError: with everything that is wrong with them but for what Hydra finds.
     """
-    folders = [word for word in words if "=" not in word]
-    own = [word for word in words if word.startswith(OWN)]
-    study = [word for word in words if "=" in word and word not in own]
-    found = [f"{word}: one folder of a run is enough" for word in folders[1:]]
-    if folders and study:
-        found.append(
-            f"audit {folders[0]}: the study of a run is its own; leave out {', '.join(study)}"
-        )
+    parts = AuditWords.of(words)
+    found = [*parts.problems()]
     tree, tuned = dict[str, Any](), dict[str, Any]()
-    for word in own:
+    for word in parts.own:
         key, _, text = word.removeprefix(OWN).partition("=")
         (tuned if "." in key else tree)[key] = read_value(word, text)
     for key in ("liars", "attacks", "rules"):
@@ -83,8 +75,7 @@ def read_words(words: Sequence[str]) -> Asked:
     found += [*_unknown(settings, tuned)]
     if found:
         raise ConfigError(found)
-    run = Path(folders[0]) if folders else None
-    return Asked(settings=settings, study=tuple(study), run=run, tuned=tuned)
+    return Asked(settings=settings, study=parts.study, run=parts.run, tuned=tuned)
 
 
 def _unknown(settings: PoisonSettings, tuned: Mapping[str, Any]) -> Iterator[str]:
