@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from fedlearn.auditing.bounds import at_least, p_value
@@ -25,8 +26,8 @@ from fedlearn.auditing.findings import VerdictText
 from fedlearn.auditing.game import Game, guess_counts
 from fedlearn.auditing.gaussian import mu_of
 from fedlearn.mechanisms import PrivacyPlan
-from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import epsilon
+from fedlearn.privacy.events import Unit
 
 FALSE_ALARMS: Final = 1e-3
 """How often at most a run that keeps its promise is accused."""
@@ -54,39 +55,47 @@ class Promise:
         """
         return min(1.0, *(math.tanh(e / 2) + 2 * d / (_exp(e) + 1) for e, d in self.points))
 
+    def found(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The most that events have as chances with a record which have `rates` without it.
+
+        Guarantees: grows with `rates`, and is concave in them.
+        """
+        return np.asarray(np.min([_found(rates, e, d) for e, d in self.points], axis=0))
+
     def found_at(self, false_alarms: float) -> float:
         """The most members that an attack finds at this rate of false alarms, over all records."""
-        return min(1.0, *(_found_at(false_alarms, e, d) for e, d in self.points))
+        return float(self.found(np.array([false_alarms]))[0])
 
     def area(self) -> float:
         """At most the area under the curve of `found_at`: steps that lie above it, to .0001."""
-        return float(np.mean([self.found_at(rate) for rate in np.linspace(0, 1, 10_001)[1:]]))
+        return float(np.mean(self.found(np.linspace(0, 1, 10_001)[1:])))
 
 
-def promise_of(plan: PrivacyPlan) -> Promise | None:
-    """What `plan` promises to one record; None where nothing finite is promised."""
-    promised = epsilon(plan.events, plan.delta)
+def promise_of(
+    plan: PrivacyPlan, deltas: Sequence[float] = (), *, unit: Unit = "record"
+) -> Promise | None:
+    """What `plan` promises to one `unit`; None where nothing finite is promised.
+
+    `deltas` are further ones at which it is held: smaller ones for events that are rare.
+    """
+    promised = epsilon(plan.events, plan.delta, unit=unit)
     if not math.isfinite(promised):
         return None
-    return Promise(
-        epsilon=promised,
-        delta=plan.delta,
-        points=((promised, plan.delta), *_points(plan.events, promised, plan.delta)),
-    )
+    further = ((epsilon(plan.events, one, unit=unit), one) for one in deltas)
+    points = (*_points(plan, promised, unit), *(one for one in further if math.isfinite(one[0])))
+    return Promise(epsilon=promised, delta=plan.delta, points=((promised, plan.delta), *points))
 
 
-def _points(
-    events: Sequence[Event], promised: float, delta: float
-) -> tuple[tuple[float, float], ...]:
-    gaussian = 2 * float(ndtr(mu_of(promised, delta) / 2)) - 1 if promised > 0 else 0.0
-    deltas = [share * gaussian for share in _TRIED if delta < share * gaussian < 1]
-    return tuple((epsilon(events, one), one) for one in deltas)
+def _points(plan: PrivacyPlan, promised: float, unit: Unit) -> tuple[tuple[float, float], ...]:
+    gaussian = 2 * float(ndtr(mu_of(promised, plan.delta) / 2)) - 1 if promised > 0 else 0.0
+    deltas = [share * gaussian for share in _TRIED if plan.delta < share * gaussian < 1]
+    return tuple((epsilon(plan.events, one, unit=unit), one) for one in deltas)
 
 
-def _found_at(false_alarms: float, epsilon: float, delta: float) -> float:
-    up = _exp(epsilon) * false_alarms + delta
-    down = 1 - math.exp(-epsilon) * (1 - delta - false_alarms)
-    return max(0.0, min(up, down))
+def _found(rates: NDArray[np.float64], epsilon: float, delta: float) -> NDArray[np.float64]:
+    up = _exp(epsilon) * rates + delta
+    down = 1 - math.exp(-epsilon) * (1 - delta - rates)
+    return np.asarray(np.clip(np.minimum(up, down), 0.0, 1.0))
 
 
 def _exp(epsilon: float) -> float:
