@@ -56,7 +56,8 @@ def report(options: argparse.Namespace) -> None:
         "the folder of a run, refused if its model, data or config have changed; or what to "
         "run and measure, as Hydra overrides (audit=slots unless said otherwise); or a "
         "demonstration and its own key=value: demo=inversion (images from updates), demo=poison "
-        "(sites that lie, audit.liars=N; of the study that other words describe). references=N "
+        "(sites that lie, audit.liars=N; of the study that other words describe), demo=exposure "
+        "(what a language model repeats of secrets, audit.digits=N; likewise). references=N "
         "(default 4, from 8 with LiRA) trains so many models for membership inference. Ends with "
         "exit code 6 where the verdict is PROMISE BROKEN",
         "DIR | key=value | demo=NAME",

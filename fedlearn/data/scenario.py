@@ -102,6 +102,12 @@ class Scenario(ABC):
     tells: ClassVar[Tells] = "names"
     """What sites tell of their records before the first round, to agree on what is learned."""
 
+    @property
+    def canary(self) -> str:
+        """What stands before a secret number, in a record that an audit makes up in the words of
+        these records; `{name}` is the name of nobody."""
+        return "The number of {name} is "
+
     @abstractmethod
     def load(self, reading: Reading) -> Pool:
         """All records.

@@ -69,6 +69,7 @@ class HuggingFaceModel(Model):
     kind: Literal["huggingface"] = "huggingface"
     input = (TextInput, ImageInput)
     has_all_weights: ClassVar[bool] = True
+    any_length: ClassVar[bool] = True
     folder: Name
     """A folder with config.json and model.safetensors, or `smollm2-135m` or `minilm`."""
     precision: Literal["fp32", "bf16"] = "fp32"

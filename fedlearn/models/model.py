@@ -48,6 +48,8 @@ class Model(ABC):
     has_all_weights: ClassVar[bool] = False
     """Whether `weights` has all there are, but for a head that learns, which are then taken as
     they are: nothing is drawn before, and nothing copied but what is trained."""
+    any_length: ClassVar[bool] = False
+    """Whether it takes texts that are shorter than those of its task."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the settings does not fit itself or the task: `dotted.path=value: reason`."""

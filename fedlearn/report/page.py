@@ -17,6 +17,8 @@ from fedlearn.core.language import Locale, language_of
 from fedlearn.report.comparison import FILE
 from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
+from fedlearn.report.exposure import FILE as EXPOSURE
+from fedlearn.report.exposure_page import ExposurePage
 from fedlearn.report.facts import Facts
 from fedlearn.report.inversion import read_inversion
 from fedlearn.report.poison import COLUMNS, cells, meaning, read_poison
@@ -54,6 +56,10 @@ def write_report(folder: Path, code: str | None = None) -> Path:
     elif (folder / POISON).is_file() and not (folder / FILE).is_file():
         language = language_of(code or "en")
         text = _render("poison.html.j2", folder, language=language, hashes=_hashes(folder, POISON))
+    elif (folder / EXPOSURE).is_file() and not (folder / FILE).is_file():
+        language = language_of(code or "en")
+        hashes = _hashes(folder, EXPOSURE)
+        text = _render("exposed.html.j2", folder, language=language, hashes=hashes)
     else:
         runs, missing = read_runs(folder)
         language = language_of(code or _shared(runs))
@@ -98,6 +104,7 @@ def _render(template: str, folder: Path, *, language: Locale, **values: Any) -> 
         metric_name=lambda name: language.say(metric_called(name).title),
         inversion=read_inversion(folder),
         poison=read_poison(folder),
+        exposure=ExposurePage.of(folder, language),
         poison_columns=COLUMNS,
         poison_cells=cells,
         poison_meaning=meaning,

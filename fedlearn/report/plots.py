@@ -36,23 +36,29 @@ _WIDTH, _HEIGHT = 5.0, 3.3
 """Inches of 72 units: narrow, so that the labels stay readable on a phone."""
 _DPI: Final = 72
 
-_STYLE: Final[dict[Any, Any]] = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "legend.frameon": False,
-}
+
+def style_of(ink: str, muted: str, grid: str) -> dict[Any, Any]:
+    """matplotlib's settings in these colours: of text, of lines beside it, of the grid."""
+    return {
+        "svg.fonttype": "none",
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": muted,
+        "xtick.color": muted,
+        "ytick.color": muted,
+        "xtick.labelcolor": ink,
+        "ytick.labelcolor": ink,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": grid,
+        "legend.frameon": False,
+    }
+
+
+STYLE: Final = style_of(INK, MUTED, GRID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,7 @@ def trade_off(
     language: Locale = ENGLISH,
 ) -> Markup:
     """A metric against epsilon: means, the range over the runs, and reference lines."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for number, curve in enumerate(curves):
         colour, style = SERIES[number % len(SERIES)], _line(number // len(SERIES))
         _draw_curve(axes, curve, colour, style)
@@ -167,7 +173,7 @@ def over_rounds(
     language: Locale = ENGLISH,
 ) -> Markup:
     """Lines over the rounds of a run."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for number, curve in enumerate(curves):
         colour, style = SERIES[number % len(SERIES)], _line(number // len(SERIES))
         x, y = [place.x for place in curve.places], [place.mean for place in curve.places]
@@ -204,7 +210,7 @@ def intervals(
     language: Locale = ENGLISH,
 ) -> Markup:
     """Values with their intervals, one below the other."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     figure.set_figheight(0.9 + 0.32 * len(bars))
     for place, bar in enumerate(bars):
         if bar.low is not None and bar.high is not None:
@@ -231,7 +237,7 @@ def reliability(
     language: Locale = ENGLISH,
 ) -> Markup:
     """What was expected and what was found, both from 0 to 1, and where they are the same."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.2,
               label=language.one("as expected"))  # fmt: skip
     for pair in pairs:
@@ -254,7 +260,7 @@ def bars(
     language: Locale = ENGLISH,
 ) -> Markup:
     """Bars one below the other, the first on top."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     figure.set_figheight(0.8 + 0.28 * len(labels))
     axes.barh(range(len(labels)), values, color=SERIES[0], height=0.7)
     axes.set_yticks(range(len(labels)), [_room(one) for one in labels])
@@ -268,7 +274,7 @@ def image(
     values: NDArray[np.float64], weights: NDArray[np.float64], *, title: str, alternative: str
 ) -> Markup:
     """An image, `float64[height, width]`, and beside it what was looked at in it."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3.2, 1.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.imshow(values, cmap="gray", vmin=0, vmax=1)
@@ -290,7 +296,7 @@ def cost(
 ) -> Markup:
     """Seconds and kilobytes of every round, one above the other."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         above, below = figure.subplots(2, 1, sharex=True)
         above.bar(rounds, seconds, color=SERIES[0], width=0.7)
         above.set_ylabel(language.one("seconds"))
@@ -310,8 +316,9 @@ def cost(
 # --- what figures have in common ----------------------------------------------------------
 
 
-def _canvas() -> tuple[Figure, Axes]:
-    with rc_context(_STYLE):
+def canvas(style: dict[Any, Any] = STYLE) -> tuple[Figure, Axes]:
+    """An empty figure of the size of all, and its axes."""
+    with rc_context(style):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.subplots()
     axes.set_axisbelow(True)
@@ -323,7 +330,12 @@ def _line(number: int) -> str:
 
 
 def _finished(figure: Figure, alternative: str, language: Locale) -> Markup:
-    with rc_context(_STYLE):
+    return svg(with_legend(figure), alternative, language)
+
+
+def with_legend(figure: Figure, style: dict[Any, Any] = STYLE) -> Figure:
+    """The figure, and below it what its lines stand for, where there are several."""
+    with rc_context(style):
         handles: dict[str, Any] = {}
         for axes in figure.axes:
             drawn, labels = axes.get_legend_handles_labels()
@@ -335,7 +347,7 @@ def _finished(figure: Figure, alternative: str, language: Locale) -> Markup:
                 loc="outside lower center", ncols=columns,
             )  # fmt: skip
             figure.set_figheight(_HEIGHT + 0.2 * -(-len(handles) // columns))
-    return svg(figure, alternative, language)
+    return figure
 
 
 def _columns(letters: int) -> int:
@@ -354,7 +366,7 @@ def _room(label: str, *, after: bool = False) -> str:
     Text stays text, and a browser takes a font that has the letters; only the place for them is
     measured here, where perhaps none is.
     """
-    known = get_font(findfont(_STYLE["font.family"])).get_charmap()
+    known = get_font(findfont(STYLE["font.family"])).get_charmap()
     missing = [letter for letter in label if ord(letter) not in known]
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in missing)
     blanks = "\u00a0" * -(-wide * 5 // 4)  # a sign for a missing letter is .6 em wide, a blank .32
@@ -394,7 +406,7 @@ def _drawn(figure: Figure, *, salt: str) -> str:
     """What `savefig(transparent=True)` gives, which draws all of it once more to lay it out."""
     buffer, canvas = io.StringIO(), FigureCanvasSVG(figure)
     figure.dpi = _DPI
-    with rc_context({**_STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
+    with rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         if layout := figure.get_layout_engine():
             layout.execute(figure)

@@ -112,6 +112,15 @@ def likeliest(outputs: TokenOutputs) -> Tensor:
     return found.view(outputs.hidden.shape[:2])
 
 
+@torch.no_grad()
+def logits_at(outputs: TokenOutputs, place: int) -> Tensor:
+    """The logits of what follows one place of every text, `[n, vocabulary]`."""
+    if isinstance(outputs, Tensor):
+        return outputs[:, place]
+    weight = _rows_of(outputs)
+    return outputs.hidden[:, place].to(weight.dtype) @ weight.T
+
+
 class _InPieces(torch.autograd.Function):
     """Losses by token, with what their gradient is made of: each needs the logits of its place,
     which are made once."""

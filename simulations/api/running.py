@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from clients.records import forget
 from fedlearn.config import RunConfig, compose
@@ -32,6 +32,9 @@ from simulations.derived import composed
 from simulations.engines.warm import warm_up
 from simulations.run import check_folder, findings, notes
 from simulations.run import simulate as run
+
+if TYPE_CHECKING:
+    from fedlearn.report.exposure import Exposure
 
 ONE_AT_A_TIME: Final = threading.RLock()
 """A run sets torch's threads and where logs go, which all of a process share: one at a time."""
@@ -218,27 +221,55 @@ def interruptible(stop: Stop, line: Line) -> Any:
     return stop_on_interrupt(stop, line.tell) if first else nullcontext()
 
 
+@overload
 def audit(
     run: Result | Study | Path | str,
     *words: str,
+    demo: None = None,
     references: int = REFERENCES,
     out: Path | str | None = None,
     progress: bool | None = None,
     **settings: Any,
-) -> Result:
+) -> Result: ...
+
+
+@overload
+def audit(
+    run: Result | Path | str,
+    *words: str,
+    demo: Literal["exposure"],
+    out: Path | str | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Exposure: ...
+
+
+def audit(
+    run: Result | Study | Path | str,
+    *words: str,
+    demo: str | None = None,
+    references: int = REFERENCES,
+    out: Path | str | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Result | Exposure:
     """Measure what a run gives away of its records, and write that into its result and report.
 
     Args:
         run: a finished run, or its folder; or, as for `fl.simulate`, a study or the words of a
             new run, which then carries canaries (`audit=slots` unless said otherwise).
         words: further words of a new run.
+        demo: "exposure" gives a site records with secrets, tunes a language model with the
+            study's privacy and without, and looks for them; `settings` are then also those of
+            this audit, such as `repetitions=[1, 10]`, `canaries=8`, `digits=4`.
         references: models that are trained to compare with, an even number from 2 to 256; from
             8 on the attack LiRA is among those that are tried.
         out, progress, settings: of a new run, as for `fl.simulate`.
 
     Returns:
         The run with what was found in `audit`. Where that is a broken promise, a RuntimeWarning
-        says so, and `audit.broken` is true.
+        says so, and `audit.broken` is true. With `demo="exposure"` what was found
+        (`fedlearn.report.exposure.Exposure`), and files of it in the folder.
 
     Raises:
         ConfigError: what was asked for is wrong, or the config of the run was changed.
@@ -248,6 +279,8 @@ def audit(
         >>> import fedlearn as fl
         >>> fl.audit(fl.load_run("runs/heart")).audit.verdict     # doctest: +SKIP
     """
+    if demo is not None:
+        return _demonstrated(demo, run, words, settings, out, progress)
     fresh = isinstance(run, Study) or (isinstance(run, str) and "=" in run)
     if isinstance(run, Study) or (isinstance(run, str) and fresh):
         texts = [word for word in (run, *words) if isinstance(word, str)]
@@ -263,3 +296,31 @@ def audit(
         text = f"{found.verdict}: {folder} gives away more than its epsilon"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return load_run(folder)
+
+
+def _demonstrated(
+    demo: str,
+    run: Result | Study | Path | str,
+    words: Sequence[str],
+    settings: dict[str, Any],
+    out: Path | str | None,
+    progress: bool | None,
+) -> Exposure:
+    from simulations.api.exposing import exposed
+
+    if demo != "exposure":
+        raise ConfigError(
+            f"fl.audit: demo={demo} is for the command line, as in fedlearn audit demo={demo}; "
+            "here there is demo='exposure'"
+        )
+    if isinstance(run, Study):
+        raise ConfigError(
+            "fl.audit: demo='exposure' reads the records of its study in several processes; name "
+            "their file by words, as in 'scenario=language', 'scenario.path=letters.jsonl'"
+        )
+    first = str(run.folder if isinstance(run, Result) else run)
+    with ONE_AT_A_TIME, torch_for_a_run(), Line.shown(progress) as line:
+        forget()
+        stop = Stop()
+        with interruptible(stop, line):
+            return exposed([first, *words], settings, out, line, stop)

@@ -39,9 +39,16 @@ def _poison(words: Sequence[str]) -> None:
     command(words)
 
 
+def _exposure(words: Sequence[str]) -> None:
+    from simulations.attacks.exposure.command import command
+
+    command(words)
+
+
 DEMOS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {
     "inversion": _inversion,
     "poison": _poison,
+    "exposure": _exposure,
 }
 """What `demo=NAME` calls, with the other words of the command (`key=value`)."""
 

@@ -69,6 +69,11 @@ class Answering(Scenario):
     split: Natural = 0
     tokenizer: LanguageTokens = field(default_factory=LanguageTokens)
 
+    @property
+    def canary(self) -> str:
+        """A diagnosis or a story of somebody with a number."""
+        return f"{_SETS[self.of].who}: {{name}}\nNumber: "
+
     def load(self, reading: Reading) -> Pool:
         """The records, fetched when they are not in the cache; they come without sites."""
         asked = _SETS[self.of].asked(self, reading.cache)
@@ -115,6 +120,8 @@ class _Set:
     before: str = ""
     words: int | None = None
     question: str
+    who: str
+    """Whose records they are."""
     public: tuple[str, ...]
 
     def prompt(self, text: str) -> str:
@@ -152,6 +159,7 @@ _SETS: Final[Mapping[str, _Set]] = MappingProxyType(
             options=lambda cache: tuple(dict.fromkeys(one.title for one in phrases_in(cache))),
             before="Diagnosis: ",
             question="Chapter",
+            who="Patient",
             public=("ringing in both ears for a week", "broken wrist after a fall on ice"),
         ),
         "news": _Set(
@@ -159,6 +167,7 @@ _SETS: Final[Mapping[str, _Set]] = MappingProxyType(
             options=lambda _: tuple(TOPICS.values()),
             words=_WORDS,
             question="Topic",
+            who="Customer",
             public=(
                 "Producers agreed to pump fewer barrels a day, and the price rose by a dollar.",
                 "The bank left its lending rate where it was and pointed to slower growth.",

@@ -47,6 +47,11 @@ class Drafting(Scenario):
     split: Natural = 0
     tokenizer: LanguageTokens = field(default_factory=lambda: LanguageTokens(max_length=64))
 
+    @property
+    def canary(self) -> str:
+        """A heading of a clause with a number."""
+        return f"Account of {{name}}{_BETWEEN}"
+
     def load(self, reading: Reading) -> Pool:
         """The 3,041 clauses, fetched when they are not in the cache."""
         found = stored_clauses(reading.cache)

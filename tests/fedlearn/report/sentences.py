@@ -17,6 +17,8 @@ import fedlearn
 from fedlearn.auditing.findings import CHECKS, NOT_JUDGED, SEATS, VerdictText
 from fedlearn.core.language import language
 from fedlearn.privacy.accounting import ACCOUNTANT
+from fedlearn.report.exposure import SCORES, WATCHES
+from fedlearn.report.exposure_page import COLUMNS as EXPOSURE_COLUMNS
 from fedlearn.report.measured import ATTACKS, ESTIMATORS
 from fedlearn.report.poison import COLUMNS
 from fedlearn.report.runs import REFERENCES
@@ -70,6 +72,7 @@ def of_objects() -> Iterator[Forms]:
     """What tasks, rules and audits say of themselves, and words that a result holds."""
     texts: list[Any] = [*SEATS.values(), *CHECKS.values(), *ESTIMATORS.values(), *ATTACKS.values()]
     texts += [*get_args(VerdictText), NOT_JUDGED, *get_args(Light), *get_args(Status), *COLUMNS]
+    texts += [*WATCHES.values(), *SCORES.values(), *EXPOSURE_COLUMNS]
     texts += [*REFERENCES.values(), ACCOUNTANT, "full batch", "Poisson, secret", "one class"]
     texts += ["not checked", "does not hold", "the run's result.json", "the run's config.yaml"]
     for settings in TASKS.known.values():
