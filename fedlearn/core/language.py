@@ -157,7 +157,7 @@ def read(text: str) -> Locale:
         header = dict(line.split(": ", 1) for line in messages.pop("")[0].splitlines())
         plural = gettext.c2py(header["Plural-Forms"].split("plural=")[1].rstrip(";"))
         return Locale(
-            code=header["Locale"],
+            code=header["Language"],
             name=header["X-Name"],
             decimal=header["X-Decimal"],
             group=header["X-Group"],

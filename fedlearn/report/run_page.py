@@ -146,8 +146,7 @@ def _calibration_plot(facts: Facts) -> Markup | None:
     if (found := facts.result.calibration) is None:
         return None
     groups, say, number = found.groups, facts.language.say, facts.language.number
-    # A class may be called anything: what is its name is no sentence of ours.
-    name = say(facts.task.probable)
+    name = facts.language.listed([facts.task.probable])  # a class may be called as a word of ours
     pairs = facts.language.listed(
         (f"{number(g.predicted, '.2f')}, {number(g.observed, '.2f')}" for g in groups), "; "
     )

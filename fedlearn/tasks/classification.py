@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.language import Figure, message
 from fedlearn.core.settings import config
 from fedlearn.metrics import intervals
 from fedlearn.metrics.by_class import (
@@ -438,27 +439,36 @@ class ClassificationTask(Task):
         """Which classes there are."""
         few = len(self.classes) <= _MOST_NAMED
         listed = ", ".join(self.classes) if few else str(len(self.classes))
-        return f"It says to which class a record belongs. The classes: {listed}."
+        return message(
+            "It says to which class a record belongs. The classes: %(list)s.", list=listed
+        )
 
     def trained_with(self, class_weights: Mapping[str, float]) -> str:
         """That classes weighed differently."""
         if not class_weights:
             return ""
         listed = ", ".join(f"{name} {weight:g}" for name, weight in class_weights.items())
-        return (
-            f"Classes weighed differently in training ({listed}, any other 1): probabilities are "
-            "those of such a mixture, not of how common the classes are."
+        return message(
+            "Classes weighed differently in training (%(list)s, any other 1): probabilities are "
+            "those of such a mixture, not of how common the classes are.",
+            list=listed,
         )
 
     def warning(self, found: Mapping[str, float]) -> str:
         """That the model has one answer to every test record."""
         if not names_one_class_only(found, len(self.classes)):
             return ""
-        ranking = f", and the AUC of {found['auc']:.3f} how well it ranks" if "auc" in found else ""
-        return (
+        if "auc" not in found:
+            return message(
+                "The model puts every test record into the same class: the accuracy is how common "
+                "that class is. More rounds, or weights for rare classes (training.class_weights), "
+                "may change that."
+            )
+        return message(
             "The model puts every test record into the same class: the accuracy is how common that "
-            f"class is{ranking}. More rounds, or weights for rare classes "
-            "(training.class_weights), may change that."
+            "class is, and the AUC of %(auc)s how well it ranks. More rounds, or weights for rare "
+            "classes (training.class_weights), may change that.",
+            auc=Figure(found["auc"], ".3f"),
         )
 
     def one_sided(self, found: Mapping[str, float]) -> str:
@@ -480,12 +490,12 @@ class ClassificationTask(Task):
         """Scores are added up for two classes."""
         if "auc" in found:
             return ""
-        return "scores are added up for two classes alone, and only where both occur"
+        return message("scores are added up for two classes alone, and only where both occur")
 
     @property
     def probable(self) -> str:
         """The class whose probability the model says."""
-        return self.classes[1] if self._binary else "the second class"
+        return self.classes[1] if self._binary else message("the second class")
 
 
 @config

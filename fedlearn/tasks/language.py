@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedlearn.core.language import Figure, message
 from fedlearn.core.settings import Name, config
 from fedlearn.metrics.intervals import Gap, gap_of_means
 from fedlearn.metrics.ratios import Ratio
@@ -281,24 +282,27 @@ class LanguageTask(Task):
 
     def says(self) -> str:
         """What it is asked, and how many answers there are."""
-        return (
-            "It continues a text: after every token it says how likely each of "
-            f"{self.text.vocabulary:,} tokens is to come next. It is measured on the tokens of "
-            "answers, and not on those of prompts."
+        return message(
+            "It continues a text: after every token it says how likely each of %(count)s tokens is "
+            "to come next. It is measured on the tokens of answers, and not on those of prompts.",
+            count=Figure(self.text.vocabulary, ","),
         )
 
     def warning(self, found: Mapping[str, float]) -> str:
         """That it does no better than a guess."""
         if found.get("nats_per_token", 0.0) < self._guess:
             return ""
-        return (
-            f"The model is no better than a guess among all tokens ({self._guess:.2f} nats): it "
-            "has learned nothing of these texts, or training has diverged."
+        return message(
+            "The model is no better than a guess among all tokens (%(guess)s nats): it has learned "
+            "nothing of these texts, or training has diverged.",
+            guess=Figure(self._guess, ".2f"),
         )
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:
         """Nats say it."""
-        return "nats per token stand for it: whoever is surer than is right has more of them"
+        return message(
+            "nats per token stand for it: whoever is surer than is right has more of them"
+        )
 
 
 def _tokens(targets: Targets) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.language import Figure, message
 from fedlearn.core.settings import Positive, Probability, config
 from fedlearn.metrics.intervals import Gap, gap_of_means, normal_draws
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec
@@ -415,20 +416,27 @@ class RegressionTask(Task):
         """What the number is, and its range."""
         low, high, unit = self.settings.low, self.settings.high, self.settings.unit
         what = {
-            "squared": "the mean to be expected",
-            "huber": "a mean in which large deviations count for less",
-            "quantile": f"the quantile {self.settings.quantile:g}",
+            "squared": message("the mean to be expected"),
+            "huber": message("a mean in which large deviations count for less"),
+            "quantile": message("the quantile %(q)s", q=Figure(self.settings.quantile, "g")),
         }[self.settings.loss]
-        return f"It says a number from {low:g} to {high:g}{unit and f' {unit}'}: {what}."
+        return message(
+            "It says a number from %(low)s to %(high)s%(unit)s: %(what)s.",
+            low=Figure(low, "g"),
+            high=Figure(high, "g"),
+            unit=unit and f" {unit}",
+            what=what,
+        )
 
     def warning(self, found: Mapping[str, float]) -> str:
         """That the mean of the labels would do as well."""
         if self.settings.loss == "quantile" or found.get("r2", 1.0) > 0:
             return ""
-        return (
-            f"R squared is {found['r2']:.3f}: the mean of the labels, the same for every record, "
-            "would be as near to the truth. More rounds or steps, another learning rate, or a "
-            "range (task.low, task.high) that fits may change that."
+        return message(
+            "R squared is %(r2)s: the mean of the labels, the same for every record, would be as "
+            "near to the truth. More rounds or steps, another learning rate, or a range (task.low, "
+            "task.high) that fits may change that.",
+            r2=Figure(found["r2"], ".3f"),
         )
 
 

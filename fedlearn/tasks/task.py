@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.language import message
 from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.intervals import Gap
 from fedlearn.metrics.scores import Calibration
@@ -382,12 +383,12 @@ class Task(Protocol):
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:
         """Why these metrics leave `calibration` out, if it is for a reason of the task."""
-        return f"task={self.kind} says no probabilities"
+        return message("task=%(kind)s says no probabilities", kind=self.kind)
 
     @property
     def probable(self) -> str:
         """What `calibration` speaks of."""
-        return "it"
+        return message("it")
 
 
 def _exact(spec: SumSpec, noisy: NDArray[np.float64] | None) -> Table:

@@ -74,6 +74,7 @@ def of_objects() -> Iterator[Forms]:
     texts += [*get_args(VerdictText), NOT_JUDGED, *get_args(Light), *get_args(Status), *COLUMNS]
     texts += [*WATCHES.values(), *SCORES.values(), *EXPOSURE_COLUMNS]
     texts += [*REFERENCES.values(), ACCOUNTANT, "full batch", "Poisson, secret", "one class"]
+    texts += ["is in every account of the sums that were refused"]
     texts += ["not checked", "does not hold", "the run's result.json", "the run's config.yaml"]
     for settings in TASKS.known.values():
         task = settings.learns
@@ -81,7 +82,7 @@ def of_objects() -> Iterator[Forms]:
         texts += [text for metric in task.metrics_known for text in (metric.title, metric.meaning)]
         for name, text in task.decisions_known.items():
             texts += [name.replace("_", " ").capitalize(), text]
-        texts += [f"{task.plain_model}"]
+        texts += [f"{task.plain_model} on all records together"] if task.plain_model else []
     texts += [rule.open_to for rule in (kind() for kind in ROBUST.known.values())]
     yield from ((text,) for text in texts if text)
 
