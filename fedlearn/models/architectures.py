@@ -6,7 +6,7 @@ causal attention of their own and no numbers beside weights, it takes no code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -111,7 +111,14 @@ def context_of(about: Mapping[str, Any], otherwise: int) -> int:
     """Tokens that a model looks at, at the most, by its config.json."""
     names = ["max_position_embeddings", "n_positions"]
     names += ["sliding_window"] if about.get("use_sliding_window", True) else []
-    return min((n for name in names if (n := about.get(name))), default=otherwise)
+    return min(counts_in(about, *names), default=otherwise)
+
+
+def counts_in(about: Mapping[str, Any], *names: str) -> Iterator[int]:
+    """Those of some settings that are counts: a file may hold anything."""
+    for name in names:
+        if isinstance(found := about.get(name), int) and found > 0:
+            yield found
 
 
 def settings_of(module: str, config: str, about: Mapping[str, Any]) -> Any:

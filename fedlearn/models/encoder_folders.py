@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.pieces import KEY as VOCABULARY
-from fedlearn.models.architectures import classes_in, context_of, settings_of
+from fedlearn.models.architectures import classes_in, context_of, counts_in, settings_of
 from fedlearn.models.encoder_stages import (
     ImageBlock,
     ImageEmbed,
@@ -59,6 +59,11 @@ def encoder_problems(texts: FolderTexts, folder: str, task: Task) -> Iterator[st
         known = {"max_position_embeddings": _PLACES, **about}
         yield from text_problems(folder, known, shape, way_out, unused=_before_places(kind, about))
         yield from _unlike_bert(texts)
+        if kind.counts_tokens and about.get("pad_token_id", shape.pad_id) != shape.pad_id:
+            yield (
+                f"{texts.naming}: counts places from after token {about['pad_token_id']} "
+                f"(pad_token_id), and its tokenizer fills up with {shape.pad_id}"
+            )
 
 
 def _unlike_bert(texts: FolderTexts) -> Iterator[str]:
@@ -82,7 +87,7 @@ def text_problems(
             f"{KEY}={folder}: knows the tokens of its own tokenizer, and the records hold those of "
             f"{text.tokenizer or 'a hash'}; set {way_out}"
         )
-    rows = about.get("vocab_size", 0)
+    rows = next(counts_in(about, "vocab_size"), 0)
     if text.tokenizer == folder and text.vocabulary > rows:
         yield (
             f"{KEY}={folder}: its tokenizer has {text.vocabulary} tokens and its weights have "
@@ -98,8 +103,8 @@ def text_problems(
 
 def _before_places(kind: EncoderKind, about: Mapping[str, Any]) -> int:
     """Rows of the table of places before that of the first token."""
-    padding = about.get("pad_token_id")
-    return kind.counts_tokens * (1 + (padding if isinstance(padding, int) else 1))
+    padding = next(counts_in(about, "pad_token_id"), 0)
+    return 1 + padding if kind.counts_tokens else 0
 
 
 def encoder_network(

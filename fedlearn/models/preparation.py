@@ -16,6 +16,8 @@ from fedlearn.tasks import ImageInput
 _FILE: Final = "preprocessor_config.json"
 _MODES: Final = {2: "bilinear", 3: "bicubic"}
 """Of resizing, by the numbers that Pillow has for them."""
+_MOST: Final = 2**24
+"""What no number of an image reaches."""
 _DONE: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"})
 
 
@@ -46,7 +48,7 @@ def preparation_of(stated: Mapping[str, Any], about: Mapping[str, Any]) -> Prepa
     return Preparation(
         side=side,
         channels=channels,
-        mode=_MODES.get(stated.get("resample", 2), ""),
+        mode=_MODES[stated.get("resample", 2)] if stated.get("do_resize", True) else "",
         mean=tuple(value / (255 * factor) for value in mean),
         deviation=tuple(value / (255 * factor) for value in deviation),
     )
@@ -58,7 +60,8 @@ def unprepared(
     """What of it cannot be done, or not to such images."""
     side, channels = about.get("image_size", 224), about.get("num_channels", 3)
     patch = about.get("patch_size", 16)
-    if not all(isinstance(n, int) and n > 0 for n in (side, channels, patch)):
+    counts = all(isinstance(n, int) and n > 0 for n in (side, channels, patch))
+    if not counts or side % patch:
         yield (
             f"{naming}: config.json has image_size={side}, patch_size={patch}, "
             f"num_channels={channels}; models of square images in square patches are read"
@@ -87,10 +90,11 @@ def _odd(stated: Mapping[str, Any], side: int, channels: int) -> Iterator[str]:
     for name, value in stated.items():
         if name.startswith("do_") and value and name not in _DONE:
             yield f"asks for {name}, which is not done here"
-    if stated.get("do_resize", True) and stated.get("resample", 2) not in _MODES:
-        yield f"resizes with resample={stated['resample']}; 2 (bilinear) and 3 (bicubic) are known"
-    if stated.get("do_resize", True) and _sides(stated.get("size", side)) != {side}:
-        yield f"resizes to {stated['size']}, and the model of config.json sees {side} x {side}"
+    if stated.get("do_resize", True):
+        if (filters := stated.get("resample", 2)) not in [*_MODES]:
+            yield f"resizes with resample={filters}; 2 (bilinear) and 3 (bicubic) are known"
+        if (size := stated.get("size", side)) not in (side, {"height": side, "width": side}):
+            yield f"resizes to {size}, and the model of config.json sees {side} x {side}"
     for name in ("image_mean", "image_std"):
         values = _per_channel(stated.get(name, 0.5), channels)
         if len(values) != channels or not all(_is_number(v) for v in values):
@@ -101,15 +105,11 @@ def _odd(stated: Mapping[str, Any], side: int, channels: int) -> Iterator[str]:
         yield f"has rescale_factor={factor}"
 
 
-def _sides(size: object) -> set[object]:
-    if isinstance(size, Mapping):
-        return set(size.values()) if {*size} == {"height", "width"} else {str(dict(size))}
-    return {size}
-
-
 def _per_channel(value: object, channels: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list) else (value,) * channels
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < _MOST
+    return isinstance(value, float) and math.isfinite(value)

@@ -80,7 +80,8 @@ def unknown_pieces(share: float) -> str:
     return (
         f"{share:.0%} of all pieces are none of the tokenizer's list, and tell nothing apart: the "
         "texts are in a script that it was not made for. Choose scenario.tokenizer.kind=hashing "
-        "model.pretrained='', which needs no list, or a model of that language"
+        "model.pretrained='', which needs no list, or model=huggingface with the folder of a model "
+        "of that language"
     )
 
 

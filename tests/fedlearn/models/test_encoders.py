@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn import models
+from fedlearn.config.decoding import to_tree
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import layout_of
@@ -333,6 +337,9 @@ def plain(folder: Path, kind: str = "bert", **changed: Any) -> Path:
         ("bert", {"max_position_embeddings": 10}, task_of, "looks at 10 tokens at the most"),
         ("roberta", {"max_position_embeddings": 12}, task_of, "looks at 10 tokens at the most"),
         ("roberta", {"max_position_embeddings": 13}, task_of, None),
+        ("roberta", {"pad_token_id": 2}, task_of, None),
+        ("roberta", {"pad_token_id": 2}, lambda one: ClassificationTask(input=replace(
+            text_of(one), pad_id=1), classes=CLASSES), "its tokenizer fills up with 1"),
         ("bert", {"is_decoder": True}, task_of, "is a decoder"),
         ("bert", {"position_embedding_type": "relative_key"}, task_of, "places of type 'relative"),
         ("llama", {}, None, "or the folder of a BERT"),
@@ -344,11 +351,51 @@ def test_problems__say_what_does_not_fit_and_the_way_out(
     folder = plain(tmp_path / "model", "bert", **changed)
     about = json.loads((folder / "config.json").read_text()) | {"model_type": kind}
     if kind == "roberta":
-        about["pad_token_id"] = 1
+        about["pad_token_id"] = changed.get("pad_token_id", 1)
     (folder / "config.json").write_text(json.dumps(about))
     found = models.problems(HuggingFaceModel(folder=str(folder)), (task or task_of)(folder))
     assert [problem in one for one in found if problem] == [True] * (problem is not None), found
     assert bool(found) == (problem is not None)
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3),
+    st.lists(st.integers(0, 9), max_size=3), st.dictionaries(st.sampled_from(["height", "width"]),
+                                                             st.integers(0, 9)),
+)  # fmt: skip
+KEYS = [
+    *("vocab_size", "max_position_embeddings", "pad_token_id", "is_decoder", "sliding_window"),
+    *("position_embedding_type", "image_size", "patch_size", "num_channels", "hidden_size"),
+]
+PREPARED = [
+    *("do_resize", "do_pad", "size", "resample", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std"),
+]
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    about=st.dictionaries(st.sampled_from(KEYS), VALUES),
+    stated=st.dictionaries(st.sampled_from(PREPARED), VALUES),
+    own=st.booleans(),
+)
+def test_whatever_a_folder_says__is_answered_in_sentences(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, about: Any, stated: Any, own: bool
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "whatever"
+    plain(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **about}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    text = TextInput(vocabulary=9, max_length=9, pad_id=1, tokenizer=str(folder) if own else "")
+    for form in (IMAGE, text):
+        task = ClassificationTask(input=form, classes=CLASSES)
+        found = models.problems(HuggingFaceModel(folder=str(folder)), task)
+        assert all(isinstance(one, str) and one.startswith(("model.", "scen")) for one in found)
+
+
+def test_settings__of_before_there_were_new_heads_are_written_as_they_were() -> None:
+    assert "pool" not in to_tree(HuggingFaceModel(folder="x"))
+    assert to_tree(HuggingFaceModel(folder="x", pool="first"))["pool"] == "first"
 
 
 @pytest.mark.slow

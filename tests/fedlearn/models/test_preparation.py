@@ -83,6 +83,7 @@ def test_prepared__makes_colour_of_grey_and_nothing_of_no_images() -> None:
         ({"do_resize": False}, {}, {}, "set scenario.size=8"),
         ({"do_resize": False}, {}, {"height": 8, "width": 8}, None),
         ({}, {"image_size": [8, 8]}, {}, "models of square images in square patches are read"),
+        ({}, {"patch_size": 16}, {}, "patch_size=16"),
         ({}, {}, {"channels": 4}, "the scenario's have 4"),
         (None, {}, {}, "has no preprocessor_config.json"),
     ],
