@@ -24,7 +24,7 @@ from fedlearn.report.texts import Texts, texts
 from fedlearn.results.result import PromiseFacts
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput
 
-_PARTS: Final = ("promise", "meaning", "against", "not_covered")
+_PARTS: Final = ("promise", "meaning", "parent", "against", "not_covered")
 _BESIDE_THE_MODEL: Final = ("tests", "screening", "before_training", "public")
 _OF_A_PLAN: Final = ("kind", "unit", "noise_multiplier", "steps_per_round", "min_survivors")
 """What of a plan may be no field of it."""
@@ -123,6 +123,7 @@ def statement_of(
         "tests_epsilon": promise.tests_epsilon,
         "tests_open": not promise.tests_epsilon and (not config or config.evaluation != "none"),
         "screening_epsilon": promise.screening_epsilon,
+        "parent": config.parent if config else None,
     }
     words = texts(values, "promise", mechanism=option)["promise"]
     found = [_paragraph(words, name, words.lines(name)) for name in _PARTS]

@@ -6,12 +6,14 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 import pytest
 
 from fedlearn.config import RunConfig, compose, decode, encode, plan_of
+from fedlearn.config.parent import Parent
 from fedlearn.core.errors import ConfigError
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.report.statement import Statement, promise_of, statement_for, surest
@@ -226,6 +228,39 @@ def test_statement__is_made_of_what_json_keeps(runs: list[Run]) -> None:
         shape = TableInput(numeric=2)
         again = statement_for(kept, run.config, shape, epsilon=run.epsilon)
         assert again == statement_for(run.facts, run.config, shape, epsilon=run.epsilon)
+
+
+PARENTS = (
+    Parent(sha256="ab" * 32),
+    Parent(sha256="ab" * 32, run_id="cd" * 16),
+    Parent(sha256="ab" * 32, run_id="cd" * 16, unit="record", epsilon=1.5, delta=1e-6),
+    Parent(sha256="ab" * 32, run_id="cd" * 16, unit="client", epsilon=1.5, delta=1e-6),
+)
+
+
+@pytest.mark.parametrize("parent", PARENTS)
+def test_parent__is_named_and_what_it_spent_added_up_where_it_is_of_the_same_unit(
+    runs: list[Run], parent: Parent
+) -> None:
+    for run in runs:
+        assert part(run, "parent") == ""
+        config, shape = replace(run.config, parent=parent), TableInput(numeric=2)
+        statement = statement_for(run.facts, config, shape, epsilon=run.epsilon)
+        said = part(run._replace(statement=statement), "parent")
+        assert parent.sha256[:16] in said
+        assert ("nobody says" in said) is (not parent.run_id)
+        if parent.epsilon is None:
+            assert (parent.run_id == "") or "promised nothing" in said
+            assert "at the most" not in said
+            continue
+        assert "epsilon 1.5 and delta 1e-06" in said
+        together = f"delta {run.plan.delta + parent.delta:g}" if run.plan and parent.delta else "?"
+        same = run.unit == parent.unit
+        assert ("at the most" in said) is same
+        assert (together in said) is same
+        if same and run.epsilon is not None:
+            both = float(said.rpartition("epsilon ")[2].split(" ")[0])
+            assert run.epsilon + parent.epsilon <= both < (run.epsilon + parent.epsilon) * 1.01
 
 
 def test_surest__is_never_rounded_down() -> None:
