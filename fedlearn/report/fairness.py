@@ -98,10 +98,11 @@ def _rows(facts: Facts, groups: Mapping[str, GroupResult], before: str = "") -> 
 
 def _cells(facts: Facts, found: Mapping[str, Measured]) -> tuple[str, ...]:
     metrics = facts.task.compared()
-    return tuple(_cell(found.get(metric.name), facts.language) for metric in metrics)
+    return tuple(measured_cell(found.get(metric.name), facts.language) for metric in metrics)
 
 
-def _cell(one: Measured | None, language: Locale) -> str:
+def measured_cell(one: Measured | None, language: Locale) -> str:
+    """A metric and its interval in a few characters."""
     if one is None:
         return "-"
     value = language.number(one.value, ".3f")
@@ -127,7 +128,9 @@ def _plot(
         plots.Bar(label=group, value=one.value, low=one.low, high=one.high)
         for group, one in found.items()
     ]
-    listed = language.listed((f"{g} {_cell(one, language)}" for g, one in found.items()), "; ")
+    listed = language.listed(
+        (f"{g} {measured_cell(one, language)}" for g, one in found.items()), "; "
+    )
     all_of_it = language.one("all together")
     level = [plots.Level(label=all_of_it, value=total[name].value)] if name in total else []
     return plots.intervals(

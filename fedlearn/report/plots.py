@@ -251,6 +251,26 @@ def reliability(
     return _finished(figure, alternative, language)
 
 
+def precision_recall(
+    places: Sequence[tuple[float, float]],
+    *,
+    guessing: float,
+    alternative: str,
+    language: Locale = ENGLISH,
+) -> Markup:
+    """A curve of `(recall, precision)`, both from 0 to 1, over what guessing gets."""
+    figure, axes = _canvas()
+    axes.axhline(guessing, color=MUTED, linestyle="--", linewidth=1.2,
+                 label=language.one("guessing"))  # fmt: skip
+    recall, precision = zip(*places, strict=True)
+    axes.plot(recall, precision, color=SERIES[0], linewidth=1.8, label=language.one("this model"))
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(language.one("recall"))
+    axes.set_ylabel(language.one("precision"))
+    return _finished(figure, alternative, language)
+
+
 def bars(
     labels: Sequence[str],
     values: Sequence[float],

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fedlearn.core.language import ENGLISH, Figure, Locale, message
 from fedlearn.report import plots
+from fedlearn.report.by_class import ByClassTables, by_class_tables
 from fedlearn.report.comparison import traffic
 from fedlearn.report.explanations import Explanations, RecordExplained
 from fedlearn.report.facts import Facts
@@ -57,6 +58,7 @@ class RunPage:
     metrics_plot: Markup | None
     sites_plot: Markup | None
     calibration_plot: Markup | None
+    by_class: ByClassTables | None
     epsilon_plot: Markup | None
     cost_plot: Markup | None
     measured: MeasuredPrivacy | None
@@ -77,6 +79,7 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
         metrics_plot=_metrics_plot(facts),
         sites_plot=sites_plot(facts),
         calibration_plot=_calibration_plot(facts),
+        by_class=by_class_tables(facts),
         epsilon_plot=_epsilon_plot(facts),
         cost_plot=_cost_plot(facts),
         measured=MeasuredPrivacy(found=result.audit, language=facts.language)
