@@ -40,7 +40,12 @@ from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps.owner import Expense
 from fedlearn.privacy import Event, Unit
 from fedlearn.privacy.accounting import SMALLEST_DELTA
-from fedlearn.privacy.events import ClientGaussianEvent, DiscreteSumEvent, GaussianEvent
+from fedlearn.privacy.events import (
+    ClientGaussianEvent,
+    DiscreteSumEvent,
+    GaussianEvent,
+    PersonGaussianEvent,
+)
 
 APP_MODEL = "flower"
 """What a policy's `allow_models` calls the model of a Flower app."""
@@ -205,6 +210,8 @@ def unit_of(event: Event) -> Unit:
     match event:
         case GaussianEvent():
             return "record"
+        case PersonGaussianEvent():
+            return "person"
         case ClientGaussianEvent():
             return "client"
         case DiscreteSumEvent():

@@ -18,7 +18,7 @@ from fedlearn.secagg.settings import SecAggMasked
 
 Transport = Literal["plain", "sealed"]
 SecAgg = Literal["off", "ring", "masked", "two_server"]
-Unit = Literal["none", "record", "client"]
+Unit = Literal["none", "record", "person", "client"]
 Evaluation = Literal["none", "private", "pooled", "per_site"]
 
 _EXACT = ("pooled", "per_site")
@@ -85,7 +85,7 @@ class Policy:
     def budget(self) -> Budget:
         """What the ledger enforces."""
         total = float("inf") if self.epsilon_total is None else self.epsilon_total
-        unit: Literal["record", "client"] = "client" if self.unit == "client" else "record"
+        unit = "record" if self.unit == "none" else self.unit
         return Budget(epsilon=total, delta=self.delta, unit=unit)
 
 

@@ -110,7 +110,7 @@ def route_of(config: RunConfig, plan: PrivacyPlan | None) -> Route:
     change: tuple[Stage, ...] = (Difference(),) if source.gives_model else ()
     chosen = () if config.stage.idle else (config.stage,)
     # Of records that are clipped one by one, the noise may come in a step at the site, or later.
-    clipped_before = config.privacy.unit == "record" and config.privacy.noise_from != "site"
+    clipped_before = config.privacy.within_sites and config.privacy.noise_from != "site"
     if chosen and (clipped_before or not source.gives_model) and not config.stage.contracts:
         raise ConfigError(
             f"stage={config.stage.kind}: the gradients of records are clipped before it, and "

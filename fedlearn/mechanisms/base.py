@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Natural, Positive, config
@@ -22,12 +22,22 @@ from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.accounting import ACCOUNTANT, SMALLEST_DELTA
 from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.privacy.calibration import noise_multiplier as calibrate
-from fedlearn.privacy.events import MOST_STEPS, Event, Unit
+from fedlearn.privacy.events import MOST_STEPS, WITHIN_SITES, Event, Unit
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.stages import Mean, Source, Stage, Trained
 
-Protected = Literal["none", "record", "client"]
+Protected = Literal["none", "record", "person", "client"]
 """The unit of protection, or none."""
+
+Sampled = Literal["record", "person"]
+"""Units of which a site has many, so that each is drawn into a step by itself."""
+
+NEIGHBOURS: Final[dict[Unit, str]] = {
+    "record": "add or remove one record",
+    "person": "add or remove all records of one person",
+    "client": "add or remove all data of one client",
+}
+"""Which data sets an epsilon is about, in words."""
 
 NoiseFrom = Literal["none", "site", "shares", "coordinator"]
 """Who adds it: nobody, every site all of it, all sites together, or the coordinator."""
@@ -131,7 +141,7 @@ class Mechanism(ABC):
     def problems(self, *, records: int | None = None) -> list[str]:
         """What is wrong beyond the range of single fields, `privacy.field=value: why and way out`.
 
-        `records` are those of the smallest site, where it is known.
+        `records` are those of the smallest site, or its persons, where it is known.
         """
         return []
 
@@ -140,8 +150,21 @@ class Mechanism(ABC):
         return []
 
     def clips_with(self, engine: str) -> str | None:
-        """What clips the gradients of single records; None where nothing does."""
-        return engine if self.unit == "record" else None
+        """What clips the gradients of single records, or persons; None where nothing does."""
+        return engine if self.within_sites else None
+
+    @property
+    def within_sites(self) -> bool:
+        """Whether a site has many of what is protected, each clipped by itself."""
+        return self.unit in WITHIN_SITES
+
+    def by_person(self) -> Mechanism:
+        """The same for persons, where it protects records.
+
+        A mechanism from elsewhere, which has no such unit, stays as it is, and is refused beside
+        a scenario that says whose records are.
+        """
+        return self
 
     @abstractmethod
     def plan(
@@ -182,10 +205,10 @@ class Private(Mechanism):
 
     def problems(self, *, records: int | None = None) -> list[str]:
         """Neither or both of epsilon and noise; a delta that lets single records be published."""
-        counted = records if self.unit == "record" else None
+        counted = records if self.within_sites else None
         return [
             *choice_problems(self.epsilon, self.noise_multiplier),
-            *delta_problems(self.delta, counted),
+            *delta_problems(self.delta, counted, self.unit),
         ]
 
     def calibrated(self, sample_rate: float, steps: int) -> float:
@@ -379,11 +402,14 @@ class Plan:
     # --- in words -------------------------------------------------------------------
 
     @property
+    def within_sites(self) -> bool:
+        """Whether a site has many of what is protected, each clipped by itself."""
+        return self.unit in WITHIN_SITES
+
+    @property
     def relation(self) -> str:
         """Which data sets are neighbours."""
-        return (
-            f"add or remove {'one record' if self.unit == 'record' else 'all data of one client'}"
-        )
+        return NEIGHBOURS[self.unit]
 
     @property
     def sampling(self) -> str:
@@ -411,8 +437,11 @@ def choice_problems(target: float | None, noise: float | None) -> list[str]:
     return []
 
 
-def delta_problems(delta: float, records: int | None) -> list[str]:
-    """A delta must be above rounding, and below one over the `records` of the smallest site."""
+def delta_problems(delta: float, records: int | None, unit: str = "record") -> list[str]:
+    """A delta must be above rounding, and below one over the `records` of the smallest site.
+
+    `unit` is what these are.
+    """
     if delta < SMALLEST_DELTA:
         return [
             f"privacy.delta={delta}: must be at least {SMALLEST_DELTA}, below it rounding rules"
@@ -420,7 +449,7 @@ def delta_problems(delta: float, records: int | None) -> list[str]:
     if records is not None and records > 0 and delta > 1 / records:
         return [
             f"privacy.delta={delta}: must be at most 1/{records} = {1 / records:.1e}, one over the "
-            "records of the smallest site; a larger one would allow some records to be published"
+            f"{unit}s of the smallest site; a larger one would allow some {unit}s to be published"
         ]
     return []
 

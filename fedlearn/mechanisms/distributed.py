@@ -15,6 +15,7 @@ update is protected by one share only, far too little.
   a ball is a projection, which brings no two vectors further apart; stochastic
   rounding may, and `integer_bounds.rounded_sensitivity` bounds it except with
   chance 2^-60 per step, which is added to delta.
+- `unit="person"`: the same, with all records of a person as one sample.
 - `unit="client"`: a site's update is clipped to `clip_norm` as a whole. The
   neighbour of a data set is the one in which the client's update is zero while
   its share of the noise stays. The rounding is repeated until the rounded
@@ -40,7 +41,15 @@ from annotated_types import Ge, Le
 from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate, config
 from fedlearn.mechanisms import encoding
-from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, required
+from fedlearn.mechanisms.base import (
+    NEIGHBOURS,
+    NoiseFrom,
+    Plan,
+    Population,
+    Private,
+    StudyTerms,
+    required,
+)
 from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.accounting import ACCOUNTANT
@@ -115,9 +124,9 @@ class DistributedPrivacy(Private):
                 f"strategy.fraction={terms.fraction:g}: under privacy=distributed the noise "
                 "is planned for all sites in every round. Set strategy.fraction=1.0"
             )
-        if self.unit == "record" and terms.local_steps != 1:
+        if self.within_sites and terms.local_steps != 1:
             found.append(_one_step(terms.local_steps))
-        if self.unit == "record" and terms.optimizer != "sgd":
+        if self.within_sites and terms.optimizer != "sgd":
             found.append(
                 f"training.optimizer={terms.optimizer}: with privacy.unit=record the step is "
                 "taken on the sum of all sites. Set training.optimizer=sgd, with strategy=fedadam "
@@ -127,7 +136,7 @@ class DistributedPrivacy(Private):
 
     def clips_with(self, engine: str) -> str | None:
         """Our own engine, whatever the config names: it alone gives the sum itself."""
-        return "fast" if self.unit == "record" else None
+        return "fast" if self.within_sites else None
 
     def plan(
         self,
@@ -144,9 +153,13 @@ class DistributedPrivacy(Private):
         """
         if population is None:
             raise ValueError("distributed privacy is planned for a population")
-        if self.unit == "record" and steps_per_round != 1:
+        if self.within_sites and steps_per_round != 1:
             raise ConfigError([_one_step(steps_per_round)])
         return make_plan(self, population, sample_rate=sample_rate, rounds=rounds)
+
+    def by_person(self) -> DistributedPrivacy:
+        """With all records of a person as one."""
+        return replace(self, unit="person")
 
     def measured(self, noise_multiplier: float | None) -> DistributedPrivacy:
         """The same with so much noise in the sum."""
@@ -188,7 +201,7 @@ class DistributedPlan(Plan):
     def rounded_norm(self) -> float:
         """Bound on the distance of neighbours after rounding, in integer steps."""
         distance = (self.clip_norm + _SLACK * self.range_norm) / self.granularity
-        failure = _RECORD_FAILURE if self.unit == "record" else _CLIENT_FAILURE
+        failure = _RECORD_FAILURE if self.within_sites else _CLIENT_FAILURE
         return rounded_sensitivity(distance, padded(self.dimension), failure)
 
     @property
@@ -219,9 +232,9 @@ class DistributedPlan(Plan):
     @property
     def relation(self) -> str:
         """Which data sets are neighbours: a client that is taken away still sends its noise."""
-        if self.unit == "record":
-            return "add or remove one record"
-        return "replace all data of one client by none"
+        return (
+            NEIGHBOURS[self.unit] if self.within_sites else "replace all data of one client by none"
+        )
 
     @property
     def colluders(self) -> int:
@@ -284,7 +297,7 @@ class DistributedPlan(Plan):
             share_stddev=self.share_stddev,
             shares=survivors - self.max_colluders,
             dimension=padded(self.dimension),
-            rounding_failure=_RECORD_FAILURE if self.unit == "record" else 0.0,
+            rounding_failure=_RECORD_FAILURE if self.within_sites else 0.0,
             sample_rate=self.sample_rate,
             steps=1,
         )
@@ -295,7 +308,7 @@ def make_plan(
 ) -> DistributedPlan:
     """The plan of a run: the least noise that meets the budget, on the finest grid that fits.
 
-    `sample_rate` is that of the records and counts for `unit="record"` only.
+    `sample_rate` is that of records, or persons, and counts for no other unit.
 
     Guarantees: with `config.epsilon` given, `plan.epsilon` is at most that; a
     coordinate of the sum wraps around with a chance below 4e-8, whatever the updates.
@@ -308,7 +321,7 @@ def make_plan(
     honest -= config.max_dropouts + config.max_colluders
     if honest < 1:
         raise ConfigError([_too_few_sites(config, population)])
-    rate = sample_rate if config.unit == "record" else 1.0
+    rate = sample_rate if config.within_sites else 1.0
 
     def plan(noise: float) -> DistributedPlan:
         return _with_noise(config, population, noise, rate, rounds)
@@ -359,7 +372,7 @@ def _on_grid(
     rounds: int,
     granularity: float,
 ) -> DistributedPlan:
-    records = population.records_per_step if config.unit == "record" else 1.0
+    records = population.records_per_step if config.within_sites else 1.0
     plan = DistributedPlan(
         law=config.mechanism,
         unit=config.unit,
@@ -390,7 +403,7 @@ def _fits(plan: DistributedPlan, bits: int) -> bool:
 
 def _coarsest(config: DistributedPrivacy, population: Population) -> float:
     """The grid on which rounding makes the sensitivity as large as we let it become."""
-    failure = _RECORD_FAILURE if config.unit == "record" else _CLIENT_FAILURE
+    failure = _RECORD_FAILURE if config.within_sites else _CLIENT_FAILURE
     length, low, high = padded(population.dimension), -80.0, 0.0
     while high - low > 1e-6:
         middle = (low + high) / 2

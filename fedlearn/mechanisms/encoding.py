@@ -53,7 +53,7 @@ class NoisyIntegers(Stage):
     def backward(self, total: Total, at: ServerRound) -> Total:
         """The noisy sum; of clients, their mean by a public constant."""
         noisy = real_sum(self.plan, total.values, context=at.public)
-        clients = 1 if self.plan.unit == "record" else self.plan.num_clients
+        clients = 1 if self.plan.within_sites else self.plan.num_clients
         return replace(total, values=noisy / clients, weight=1)
 
 
@@ -98,7 +98,7 @@ def integers(
     """
     scaled = rotation(plan.dimension, context).forward(clipped(update, plan.range_norm))
     scaled /= plan.granularity
-    if plan.unit == "record":
+    if plan.within_sites:
         rounded = _rounded(scaled, stream)
     else:
         rounded = _rounded_within(scaled, plan.rounded_norm, stream)

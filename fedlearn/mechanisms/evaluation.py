@@ -13,7 +13,8 @@ quarters of it to the last one, which tells of the model that stays. Training ge
 left, found by the accountant over all events together. People in test records are not taken
 to be others than those in training records: the costs add up.
 
-With `unit="client"` a site gives the mean over its test records, so that all of its records
+With `unit="person"` a site adds up the means over the test records of each person, and with
+`unit="client"` it gives the mean over all of them, so that all records of a person, or of a site,
 together move what one record does.
 
 Screening (`fedlearn.screening`) gives sums of the same kind, once and before the first round, of
@@ -46,7 +47,7 @@ LAST_PART: Final = 0.75
 
 _LARGEST_STDDEV: Final = 1 << 15
 """Of the noise in whole numbers: a table for more takes longer and gains nothing."""
-_FINEST: Final[dict[Unit, int]] = {"record": 1 << 8, "client": 1 << 13}
+_FINEST: Final[dict[Unit, int]] = {"record": 1 << 8, "person": 1 << 10, "client": 1 << 13}
 """Steps that a record's addition is cut into, at the most; a mean needs more than a count."""
 _COARSEST: Final = 4
 
@@ -341,8 +342,27 @@ def summed(total: NDArray[np.int64], records: int, plan: EvaluationPlan) -> NDAr
 
     Guarantees: for `unit="record"`, one row more or less moves it by that row alone; for
     `unit="client"` all of it has at most the norm of one row, and so have the groups together.
+    For `unit="person"` it is the sum of what `by_persons` made of the rows.
     """
     return _mean(total, records) if plan.unit == "client" else total
+
+
+def by_persons(
+    rows: NDArray[np.int64], owners: NDArray[np.int64], records: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The mean over the rows of each person, rounded towards zero: `int64[n, d]` to `int64[k, d]`.
+
+    Args:
+        rows: what records add, in steps.
+        owners: `int64[n]`, from 0 to k - 1: the person that each row is of.
+        records: `int64[k]`, how many rows each of them has, here and elsewhere.
+
+    Guarantees: a person's mean, the sums of several groups of its records together included, has
+    at most the norm of its longest row.
+    """
+    total = np.zeros((len(records), rows.shape[1]), np.int64)
+    np.add.at(total, owners, rows)
+    return np.asarray(np.sign(total) * (np.abs(total) // np.maximum(records, 1)[:, None]))
 
 
 def _steps_of(rows: NDArray[np.float64], bound: float, step: int) -> NDArray[np.int64]:

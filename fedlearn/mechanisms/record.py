@@ -1,17 +1,31 @@
-"""Record-level privacy with noise that every site adds itself: configuration and plan."""
+"""Privacy for records, or persons, with noise that every site adds itself: settings and plan.
+
+With `unit="person"` all records of a person together are one sample of every sum: drawn by one
+coin, clipped to one norm (`fedlearn.training.persons`).
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
 
 from fedlearn.core.settings import Count, NonNegative, Positive, Probability, Rate, config
-from fedlearn.mechanisms.base import NoiseFrom, Plan, Population, Private, StudyTerms, refuse
+from fedlearn.mechanisms.base import (
+    NoiseFrom,
+    Plan,
+    Population,
+    Private,
+    Sampled,
+    StudyTerms,
+    refuse,
+)
 from fedlearn.mechanisms.evaluation import EvaluationPlan
 from fedlearn.mechanisms.reach import Reach
 from fedlearn.privacy.calibration import LARGEST_NOISE
-from fedlearn.privacy.events import GaussianEvent, Unit
+from fedlearn.privacy.events import GaussianEvent, PersonGaussianEvent
 from fedlearn.stages import SiteContext, Source, Update
 
 _SMALLEST_CLIP: Final = 1e-8
@@ -27,11 +41,12 @@ _ROUNDED: Final = 1 + 1e-3
 
 @config
 class RecordPrivacy(Private):
-    """Differential privacy for every single record, by noise that each site adds itself.
+    """Differential privacy for every record, or person, by noise that each site adds itself.
 
     Give either `epsilon` (the budget of the whole run; the noise follows) or
     `noise_multiplier` (the epsilon follows). `clip_norm` bounds what one record
-    may add to a sum. A noise multiplier of zero (clipping only, for studies) is
+    (person) may add to a sum. `unit` is "person" where `scenario.person` says whose
+    records are. A noise multiplier of zero (clipping only, for studies) is
     allowed and reported as an infinite epsilon. `on_exhausted` says what happens
     when a site cannot pay for the next round: the run stops, or goes on without
     the site.
@@ -44,7 +59,8 @@ class RecordPrivacy(Private):
     clip_norm: Positive = 1.0
     on_exhausted: Literal["stop", "drop_site"] = "stop"
 
-    unit: ClassVar[Unit] = "record"
+    unit: Annotated[Sampled, Field(exclude_if=lambda unit: unit == "record")] = "record"
+
     noise_from: ClassVar[NoiseFrom] = "site"
     exact: ClassVar[bool] = True
 
@@ -81,6 +97,7 @@ class RecordPrivacy(Private):
             sample_rate=sample_rate,
             steps_per_round=steps_per_round,
             rounds=rounds,
+            unit=self.unit,
         )
 
     def _off_the_grid(self, noise: float) -> list[str]:
@@ -97,6 +114,10 @@ class RecordPrivacy(Private):
             )
         return found
 
+    def by_person(self) -> RecordPrivacy:
+        """With all records of a person as one."""
+        return replace(self, unit="person")
+
     def measured(self, noise_multiplier: float | None) -> RecordPrivacy:
         """The same with so much noise in every step."""
         return replace(self, epsilon=None, noise_multiplier=noise_multiplier)
@@ -106,9 +127,9 @@ class RecordPrivacy(Private):
 class RecordPlan(Plan):
     """What every site does in every step, and what it costs; all of it public.
 
-    In each step a site takes every record with chance `sample_rate`, clips what
-    the record adds to the sum to `clip_norm`, rounds the sum to a grid, and adds `noise_stddev` of
-    Gaussian noise, rounded to the same grid, to every coordinate, however many records took part.
+    In each step a site takes every record (person) with chance `sample_rate`, clips what
+    it adds to the sum to `clip_norm`, rounds the sum to a grid, and adds `noise_stddev` of
+    Gaussian noise, rounded to the same grid, to every coordinate, however many took part.
     Clipping leaves room for the rounding (`fedlearn.privacy.rounded.Grid`), so that the event is
     that of a Gaussian and of the whole clip norm.
     """
@@ -120,7 +141,7 @@ class RecordPlan(Plan):
     sample_rate: Rate
     steps_per_round: Count
     rounds: Count
-    unit: Literal["record"] = "record"
+    unit: Sampled = "record"
     evaluation: EvaluationPlan | None = None
     screening: EvaluationPlan | None = None
 
@@ -130,12 +151,12 @@ class RecordPlan(Plan):
         return self.noise_multiplier * self.clip_norm
 
     @property
-    def round_event(self) -> GaussianEvent:
+    def round_event(self) -> GaussianEvent | PersonGaussianEvent:
         """What one round costs a site."""
         return self._event(self.steps_per_round)
 
     @property
-    def total_event(self) -> GaussianEvent:
+    def total_event(self) -> GaussianEvent | PersonGaussianEvent:
         """What the whole run costs a site that takes part in all rounds."""
         return self._event(self.steps_per_round * self.rounds)
 
@@ -178,8 +199,9 @@ class RecordPlan(Plan):
         loose = terms.corrected or terms.weight_decay > 0
         return Reach(signal=signal, noise=noise, adds_up=not loose, loose=3.0 if loose else 1.0)
 
-    def _event(self, steps: int) -> GaussianEvent:
-        return GaussianEvent(
+    def _event(self, steps: int) -> GaussianEvent | PersonGaussianEvent:
+        event = PersonGaussianEvent if self.unit == "person" else GaussianEvent
+        return event(
             noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, steps=steps
         )
 

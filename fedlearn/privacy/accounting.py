@@ -26,7 +26,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final, assert_never
+from typing import Final, assert_never, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from fedlearn.privacy.events import (
     DiscreteSumEvent,
     Event,
     GaussianEvent,
+    PersonGaussianEvent,
     Unit,
     merged,
 )
@@ -70,10 +71,10 @@ def epsilon(
 ) -> float:
     """The smallest epsilon we can prove for the whole history at `delta`.
 
-    `unit` says whose protection is asked for. A client-level event protects
-    each record of the client too, at twice its sensitivity (another record
-    moves the client's update from one clipped vector to another); a record-level
-    event promises nothing for a whole client. `cohort_known` is False only for
+    `unit` says whose protection is asked for. An event for a larger unit protects
+    each smaller one in it too, at twice its sensitivity (another record moves
+    what the client, or the person, adds from one clipped vector to another); an event for
+    a smaller unit promises nothing for a larger one. `cohort_known` is False only for
     an adversary who cannot tell which clients took part in which step: only for
     that one does the sampling of clients count.
 
@@ -117,6 +118,9 @@ def epsilon_rdp(
     return math.inf if history is None else _by_moments(history, delta)
 
 
+_SIZES: Final = {unit: size for size, unit in enumerate(get_args(Unit))}
+"""The larger unit holds the smaller one."""
+
 _NO_NOISE: Final = 1e-100
 """A noise multiplier whose square no float holds, alone or with others: as if in clear."""
 
@@ -131,6 +135,13 @@ def _seen(
             case GaussianEvent():
                 own: Unit = "record"
                 plain: GaussianEvent | DiscreteSumEvent = event
+            case PersonGaussianEvent():
+                own = "person"
+                plain = GaussianEvent(
+                    noise_multiplier=event.noise_multiplier,
+                    sample_rate=event.sample_rate,
+                    steps=event.steps,
+                )
             case ClientGaussianEvent():
                 own = "client"
                 plain = GaussianEvent(
@@ -142,7 +153,7 @@ def _seen(
                 own, plain = event.unit, event
             case _:
                 assert_never(event)
-        if (own == "record" and unit == "client") or 0 < plain.noise_multiplier < _NO_NOISE:
+        if _SIZES[own] < _SIZES[unit] or 0 < plain.noise_multiplier < _NO_NOISE:
             return None
         history.append(_twice(plain) if own != unit else plain)
     # `merged` returns the kinds that it is given.
@@ -230,7 +241,7 @@ def renyi_curve(event: Event) -> Curve:
 def _curve_of_a_step(event: Event) -> Curve:
     """The same of one step; a ledger asks for it again whenever steps are added."""
     match event:
-        case GaussianEvent() | ClientGaussianEvent():
+        case GaussianEvent() | PersonGaussianEvent() | ClientGaussianEvent():
             if event.noise_multiplier == 0:
                 return np.full(len(ORDERS), math.inf)
             # For Gaussians the sum over the binomial is exact, without the factor 3.
@@ -253,7 +264,7 @@ def renyi_epsilon(curves: Sequence[Curve], delta: float) -> float:
 
 def _unsampled(event: Event, orders: Curve) -> Curve:
     match event:
-        case GaussianEvent() | ClientGaussianEvent():
+        case GaussianEvent() | PersonGaussianEvent() | ClientGaussianEvent():
             return np.asarray(orders / (2 * event.noise_multiplier**2))
         case DiscreteSumEvent(law="discrete_gaussian"):
             rho = discrete_gaussian_rho(

@@ -15,7 +15,12 @@ from typing import Any, Final, Literal, get_args
 from fedlearn.core.errors import DataError
 from fedlearn.privacy.discrete import SMALLEST_STDDEV, Law
 
-Unit = Literal["record", "client"]
+Unit = Literal["record", "person", "client"]
+"""Whose data is protected, from the least to the most: a record, all records of a person at a
+site, all records of a site."""
+
+WITHIN_SITES: Final[frozenset[str]] = frozenset({"record", "person"})
+"""Units of which a site has many: each is clipped, and drawn into a step, by itself."""
 
 MOST_STEPS: Final = 1 << 28
 """Of one mechanism over the life of a ledger; to account for these takes up to ten seconds and
@@ -39,6 +44,26 @@ class GaussianEvent:
     sample_rate: float
     steps: int
     kind: Literal["gaussian"] = "gaussian"
+
+    def __post_init__(self) -> None:
+        _check_common(self.noise_multiplier, self.sample_rate, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonGaussianEvent:
+    """`steps` noisy sums over Poisson samples of the persons of a site.
+
+    As `GaussianEvent`, with the person as the unit: in each step every person takes part
+    independently with chance `sample_rate`, and all records of a person together add a vector of
+    norm at most C. The relation is "add or remove all records of one person".
+
+    Raises ValueError if a value is outside its range.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    kind: Literal["person_gaussian"] = "person_gaussian"
 
     def __post_init__(self) -> None:
         _check_common(self.noise_multiplier, self.sample_rate, self.steps)
@@ -76,8 +101,8 @@ class DiscreteSumEvent:
     `law` with `share_stddev` are added to each of `dimension` coordinates;
     shares that dropped out or that the adversary knows are not counted.
 
-    The unit is one record (added or removed, sampled with chance `sample_rate`
-    per step) or one client (its data replaced by none, its noise share staying).
+    The unit is one record, or all records of one person (added or removed, sampled with chance
+    `sample_rate` per step), or one client (its data replaced by none, its noise share staying).
 
     Raises ValueError if a value is outside its range.
     """
@@ -135,11 +160,12 @@ _SMALLEST_RATE: Final = 1e-100
 """Beyond these an accountant's floats overflow, and no mechanism means it."""
 
 
-Event = GaussianEvent | ClientGaussianEvent | DiscreteSumEvent
+Event = GaussianEvent | PersonGaussianEvent | ClientGaussianEvent | DiscreteSumEvent
 """Everything that can be spent; a new mechanism adds a kind here."""
 
 _KINDS: Final[dict[str, type[Any]]] = {
     "gaussian": GaussianEvent,
+    "person_gaussian": PersonGaussianEvent,
     "client_gaussian": ClientGaussianEvent,
     "discrete_sum": DiscreteSumEvent,
 }

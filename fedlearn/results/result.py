@@ -208,7 +208,7 @@ class PromiseFacts:
 class PrivacyResult:
     """The privacy of the whole run; `statement` says it in words."""
 
-    unit: Literal["record", "client", "none"]
+    unit: Literal["record", "person", "client", "none"]
     relation: str | None
     epsilon: float | None
     delta: float | None

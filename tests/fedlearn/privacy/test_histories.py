@@ -258,7 +258,7 @@ def test_event__refuses_json_that_it_would_not_have_written(event: Event) -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        {"law": "laplace"}, {"unit": "person"}, {"share_stddev": 3}, {"shares": 0},
+        {"law": "laplace"}, {"unit": "household"}, {"share_stddev": 3}, {"shares": 0},
         {"dimension": 0}, {"l2_sensitivity": 0.0}, {"l2_sensitivity": math.inf},
         {"rounding_failure": 1.0}, {"steps": 0},
     ],
