@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +37,8 @@ from fedlearn.data import (
     load_pool,
 )
 from fedlearn.data.datasets.archives import default_cache
-from fedlearn.data.partition import Natural
+from fedlearn.data.partition import Natural, dealt_out
+from fedlearn.data.persons import Persons, persons_in, spread_notes
 from fedlearn.data.pool import Indices, disjoint_notes, public_rows, taken, usable
 from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
@@ -72,7 +73,13 @@ def simulated_notes(config: RunConfig) -> tuple[str, ...]:
     """What is unusual in the records of a simulation and of its sites, in sentences."""
     pool, sites = records(Choice.of(config))
     of_sites = (note for site in sites.values() for note in site.notes)
-    return (*pool.notes, *of_sites, *disjoint_notes(pool.task, sites))
+    people = {name: (site.train.persons, site.test.persons) for name, site in sites.items()}
+    return (
+        *pool.notes,
+        *of_sites,
+        *disjoint_notes(pool.task, sites),
+        *spread_notes(pool.name, people),
+    )
 
 
 def simulated_task(config: RunConfig) -> Task:
@@ -149,7 +156,7 @@ class Choice:
         path = str(getattr(site.data, "path", ""))
         version = Path(path).stat().st_mtime_ns if path and Path(path).exists() else 0
         return cls(
-            scenario=site.data.agreed(config.scenario) if config else site.data,
+            scenario=agreed(site.data, config.scenario) if config else site.data,
             partition=Natural(),
             seed=0,
             fairness=config.fairness if config else SiteFairness(),
@@ -158,8 +165,26 @@ class Choice:
             owned=owned(site.data, config.scenario if config else None),
             version=version,
             by_record=config is not None and config.privacy.unit != "none",
-            complete=config is not None and config.privacy.unit == "record",
+            complete=config is not None and config.privacy.within_sites,
         )
+
+
+def agreed(own: Scenario, of_run: Scenario) -> Scenario:
+    """What a site's own file and the run come to (`Scenario.agreed`), of the same unit.
+
+    Raises:
+        ConfigError: one of them says whose records are, and the other does not; or as there.
+    """
+    found = own.agreed(of_run)
+    names = [persons_in(one) for one in (own, of_run, found)]
+    if len({bool(name) for name in names}) > 1:
+        here, there = (f"by {name!r}" if name else "not at all" for name in names[:2])
+        raise ConfigError(
+            f"data.person={names[0]}: this site's file says whose records are {here}, and the run "
+            f"{there}; privacy is promised to persons or to records, so both must say it, or none"
+        )
+    most = of_run.records_per_person if names[0] else None  # type: ignore[attr-defined]
+    return replace(found, records_per_person=most) if most else found  # type: ignore[type-var]
 
 
 def records(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
@@ -187,7 +212,7 @@ def read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
     """
     if choice.files:
         pool = _pool_of_files(choice)
-        return pool, deal(pool, choice.partition.assign(pool, np.random.default_rng(0)))
+        return pool, deal(pool, dealt_out(choice.partition, pool, np.random.default_rng(0)))
     with in_words_of_site(choice.owned):
         return _read(choice)
 
@@ -214,13 +239,13 @@ def _read(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
         return pool, deal(pool, {choice.only: rows}, all_sites=False)
     if choice.public:
         pool = taken(pool, np.flatnonzero(~public_rows(pool, choice.public, streams)))
-    assignment = choice.partition.assign(pool, streams.get("partition"))
+    assignment = dealt_out(choice.partition, pool, streams.get("partition"))
     return pool, deal(pool, assignment)
 
 
 def _of_file(choice: Choice, name: str, data: Scenario) -> tuple[Pool, Schema]:
     """What a deployed site of this file would have, before anything is dealt out."""
-    scenario = data.agreed(choice.scenario)
+    scenario = agreed(data, choice.scenario)
     mine = replace(
         choice,
         scenario=scenario,
@@ -314,6 +339,7 @@ def _joined(pools: Mapping[str, Pool], schemas: Mapping[str, Schema]) -> Pool:
         labels=np.concatenate([pool.labels for pool in parts]),
         is_train=np.concatenate([pool.is_train for pool in parts]),
         natural_site=np.repeat(list(pools), [len(pool) for pool in parts]),
+        persons=_persons_of(parts),
         standardise_per_site=any(pool.standardise_per_site for pool in parts),
         attributes={
             name: np.concatenate([pool.attributes[name] for pool in parts])
@@ -325,6 +351,12 @@ def _joined(pools: Mapping[str, Pool], schemas: Mapping[str, Schema]) -> Pool:
             *_shared_records(pools),
         ),
     )
+
+
+def _persons_of(pools: Sequence[Pool]) -> Persons | None:
+    """Whose the records of all are; that some say it and others do not was refused (`agreed`)."""
+    known = [pool.persons for pool in pools if pool.persons is not None]
+    return np.concatenate(known) if len(known) == len(pools) else None
 
 
 def _shared_records(pools: Mapping[str, Pool]) -> Iterator[str]:

@@ -122,6 +122,7 @@ def _other_test(mine: Tree, theirs: Tree) -> Iterator[str]:
     for key, here, there in (
         ("seed", mine["seed"], theirs["seed"]),
         ("scenario.test_fraction", own.get("test_fraction"), other.get("test_fraction")),
+        ("scenario.person", own.get("person") or "", other.get("person") or ""),
     ):
         if here != there:
             yield (

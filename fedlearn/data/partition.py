@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.settings import Count, NonNegative, Positive, config
-from fedlearn.data.pool import Indices, Pool
+from fedlearn.data.pool import Indices, Pool, taken
 
 _ATTEMPTS = 100
 
@@ -151,6 +151,22 @@ class Files(Partition):
     def in_one_place(self) -> bool:
         """Where they are pooled."""
         return self.pooled
+
+
+def dealt_out(partition: Partition, pool: Pool, rng: np.random.Generator) -> Assignment:
+    """As `Partition.assign`; where records are dealt out, those of a person go to one site.
+
+    A person is dealt like a record, with the label and the part of the first one; where nothing
+    says whose records are, this is `assign`.
+    """
+    if pool.persons is None or not partition.deals:
+        return partition.assign(pool, rng)
+    _, first, owner = np.unique(pool.persons, return_index=True, return_inverse=True)
+    dealt = partition.assign(taken(pool, first.astype(np.int64)), rng)
+    site_of = np.empty(len(first), np.intp)
+    for place, persons in enumerate(dealt.values()):
+        site_of[persons] = place
+    return _by_owner(list(dealt), site_of[owner])
 
 
 POOLED: Final = "all"

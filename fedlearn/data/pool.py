@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import refuse, some
 from fedlearn.core.names import site_name_problem
 from fedlearn.core.rng import Streams
+from fedlearn.data.persons import Persons, in_bytes
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.scaling import standardise
 from fedlearn.data.tables.schema import Schema
@@ -50,6 +51,8 @@ class Pool:
     labels: Targets
     is_train: NDArray[np.bool_]
     natural_site: NDArray[np.str_] | None = None
+    persons: Persons | None = None
+    """Whose every record is, where the scenario says by what; nothing is learned from it."""
     standardise_per_site: bool = False
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     schemas: Mapping[str, Schema] = field(default_factory=dict)
@@ -60,10 +63,13 @@ class Pool:
         columns: list[NDArray[Any]] = [self.is_train, *self.attributes.values()]
         if self.natural_site is not None:
             columns.append(self.natural_site)
+        if self.persons is not None:
+            columns.append(self.persons)
         n = len(self.features)
         if len(self.labels) != n or any(column.shape != (n,) for column in columns):
             raise ValueError(
-                "labels, is_train, natural_site and attributes must have one entry per record"
+                "labels, is_train, natural_site, persons and attributes must have one entry per "
+                "record"
             )
         self.task.check(self.labels)
 
@@ -76,7 +82,7 @@ class Pool:
 
         Each array goes in as its shape and its little-endian values in row
         order, so the hash is the same on every machine. The name, the sites,
-        the attributes and the notes are left out.
+        the persons, the attributes and the notes are left out.
         """
         digest = hashlib.sha256(f"fedlearn/pool/v1 {self.standardise_per_site}\n".encode())
         for array in (self.features, self.labels, self.is_train):
@@ -129,6 +135,7 @@ def taken(pool: Pool, rows: Indices) -> Pool:
         labels=pool.labels[rows],
         is_train=pool.is_train[rows],
         natural_site=None if pool.natural_site is None else pool.natural_site[rows],
+        persons=None if pool.persons is None else pool.persons[rows],
         attributes=take(pool.attributes, rows),
     )
 
@@ -136,8 +143,10 @@ def taken(pool: Pool, rows: Indices) -> Pool:
 def public_rows(pool: Pool, share: float, streams: Streams) -> NDArray[np.bool_]:
     """Which training records are public where about a `share` of them is, `bool[n]`.
 
-    Each is drawn by what it holds alone, as those that are tested on are.
+    Each is drawn by what it holds alone, as those that are tested on are; or by whose it is.
     """
+    if pool.persons is not None:
+        return pool.is_train & ~by_content(in_bytes(pool.persons), share, streams, "public")
     contents = (
         np.ascontiguousarray(row).tobytes() + np.ascontiguousarray(label).tobytes()
         for row, label in zip(pool.features, pool.labels, strict=True)
@@ -147,13 +156,27 @@ def public_rows(pool: Pool, share: float, streams: Streams) -> NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Records:
-    """One site's records, `features: float32[n, ...]` and `labels: [n, ...]`; n may be 0."""
+    """One site's records, `features: float32[n, ...]` and `labels: [n, ...]`; n may be 0.
+
+    `persons: str[n]` is whose each is, None where nothing says so.
+    """
 
     features: NDArray[Any]
     labels: Targets
+    persons: Persons | None = None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def of(self, rows: Indices) -> Records:
+        """Some of them."""
+        persons = None if self.persons is None else self.persons[rows]
+        return Records(features=self.features[rows], labels=self.labels[rows], persons=persons)
+
+    @property
+    def units(self) -> int:
+        """How many persons they are of; how many they are, where nothing says whose they are."""
+        return len(self) if self.persons is None else len(np.unique(self.persons))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -253,9 +276,14 @@ def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
         notes.append(f"site {site}: no test records, so it takes no part in evaluation")
     return SiteData(
         name=site,
-        train=Records(features=features["train"], labels=pool.labels[train]),
-        test=Records(features=features["test"], labels=pool.labels[test]),
+        train=_records(pool, features["train"], train),
+        test=_records(pool, features["test"], test),
         test_attributes=take(pool.attributes, test),
         schema=pool.schemas.get(site, pool.schemas.get("", ())),
         notes=tuple(notes),
     )
+
+
+def _records(pool: Pool, features: NDArray[Any], rows: Indices) -> Records:
+    persons = None if pool.persons is None else pool.persons[rows]
+    return Records(features=features, labels=pool.labels[rows], persons=persons)

@@ -71,8 +71,8 @@ class OpenFormError(ConfigError):
 
 def _must_be_given(setting: str) -> str:
     return (
-        f"{setting}: must be given where a run promises privacy to records: what is found in all "
-        "of them lets one change what the others become. `fedlearn data check` shows what there is"
+        f"{setting}: must be given where a run promises privacy within sites: what is found in all "
+        "records lets one change what the others become. `fedlearn data check` shows what there is"
     )
 
 

@@ -125,8 +125,9 @@ def _persons(table: Table, found: Sequence[Column], over: OverTime | None) -> It
             yield (
                 f"{again:,} of {rows:,} rows are of a {column.name!r} that an earlier row has: "
                 "each row is a record, so that one person may be trained on and tested on, and is "
-                "protected less than a record. Keep one row each, or make them one record over "
-                "time (scenario.record, scenario.time, model=sequence)"
+                f"protected less than a record. Make the person the unit (scenario.person="
+                f"{column.name}), keep one row each, or make them one record over time "
+                "(scenario.record, scenario.time, model=sequence)"
             )
             return
 

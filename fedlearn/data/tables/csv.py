@@ -13,7 +13,8 @@ a further column `<name>_missing` is 1 there.
 Read `by_record` (`Reading`), a label that is none of the classes makes its record be left out as
 well, and a cell that is no number where one should be is a gap; nothing is looked for in values.
 
-With `record` and `time` the table is in long form, see `fedlearn.data.tables.series`.
+With `record` and `time` the table is in long form, see `fedlearn.data.tables.series`; with `person`
+several records may be of one person, see `fedlearn.data.persons`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
 from fedlearn.data.arrays import is_kept, kept_table
+from fedlearn.data.persons import (
+    MOST_RECORDS,
+    PersonColumn,
+    Persons,
+    RecordsPerPerson,
+    in_bytes,
+    nobody_note,
+    persons_of,
+)
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content, rows_of
@@ -72,7 +82,8 @@ from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
 @config
 class Csv(Scenario):
-    """A table, CSV or Parquet; every column but label, site, record, time and `drop` is a feature.
+    """A table, CSV or Parquet; every column but label, site, person, record, time and `drop` is a
+    feature.
 
     `numeric`, `categories` and `buckets` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
@@ -86,6 +97,10 @@ class Csv(Scenario):
     path: Name
     label: ValueName
     site: Value = ""
+    person: PersonColumn = ""
+    """The column that says whose a record is, where a person has several."""
+    records_per_person: RecordsPerPerson = MOST_RECORDS
+    """Records of one person that a private step computes, at most; of more it draws some."""
     separator: Separator = "comma"
     encoding: str = "utf-8"
     names: tuple[Value, ...] = ()
@@ -153,7 +168,7 @@ class Csv(Scenario):
         """The records of the table that have a label; about `test_fraction` are for the test.
 
         Which, is decided by the cells of a row alone, as they are read, but for its site; over
-        time by the value of `record`.
+        time by the value of `record`, and where `person` is named by that of a person.
 
         Raises:
             DataError: the file cannot be read, or its contents cannot be learned
@@ -169,12 +184,13 @@ class Csv(Scenario):
         names, is_open = feature_names(self, table), task.is_open(label_column(self, table))
         reading.require(left_open(self, names, classes=is_open))
         table, several = _spelled(self, task, table, by_record=by_record)
-        is_train = by_content(_contents(self, table), self.test_fraction, reading.streams)
         table = series.spread(self, table) if self.record else table
+        persons, notes = _persons(self, table)
+        is_train = by_content(_contents(self, table, persons), self.test_fraction, reading.streams)
         table = deidentified(
             self.deidentify, table, self.missing, self.decimal, by_record=by_record
         )
-        labelled, notes = _with_label(self, table, task if by_record else None)
+        labelled, others = _with_label(self, table, task if by_record else None, persons)
         table, is_train = table.take(labelled), is_train[labelled]
         labels = label_column(self, table)
         features = [describe(self, table, name, by_record=by_record) for name in names]
@@ -190,9 +206,10 @@ class Csv(Scenario):
         if not by_record:
             refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
-        notes += csv_notes.notes(self, table, features, several)
+        notes += [*others, *csv_notes.notes(self, table, features, several)]
         groups = attributes(self, table, group_by, by_record=by_record)
-        pool = replace(pool, attributes=groups, notes=(*notes,))
+        persons = None if persons is None else persons[labelled]
+        pool = replace(pool, attributes=groups, notes=(*notes,), persons=persons)
         if self.record:
             pool = series.as_series(self, task, pool, table, by_record=by_record)
         return pool
@@ -230,11 +247,12 @@ class Csv(Scenario):
     def of_nobody(self, path: str) -> Self:
         """Another table, which may lack the columns of sites and those that are dropped."""
         there = read_rows(replace(self, path=path)).header
-        aside = tuple(name for name in (self.site, *self.drop) if name in there)
+        aside = tuple(name for name in (self.site, self.person, *self.drop) if name in there)
         return replace(
             self,
             path=path,
             site="",
+            person="",
             drop=aside,
             rename={theirs: name for theirs, name in self.rename.items() if name in there},
             map={name: values for name, values in self.map.items() if name in there},
@@ -244,7 +262,7 @@ class Csv(Scenario):
 
     def never_groups(self) -> tuple[str, ...]:
         """What is dropped, whatever it is; what says who somebody is."""
-        named = (self.record, self.time)
+        named = (self.record, self.time, self.person)
         return (*self.drop, *self.allow_identifiers, *self.deidentify.hash, *filter(None, named))
 
     def one_record(self) -> str:
@@ -298,13 +316,14 @@ def _spelled(
     """
     named = {**config.categories, **({config.label: config.classes} if config.classes else {})}
     label = config.label if task.is_open(label_column(config, table)) else ""
-    roles = [name for name in (label, config.site, config.record) if name]
+    owners = [name for name in (config.record, config.person) if name]
+    roles = [name for name in (label, config.site, *owners) if name]
     features = feature_names(config, table)
-    found = [config.record] if by_record and config.record else []
+    found = owners
     if not by_record:
         found = [*roles, *found_categories(config, table, features)]
     rest = [name for name in dict.fromkeys(found) if name not in named]
-    return spelled(table, config.decimal, named=named, found=rest, persons=[config.record])
+    return spelled(table, config.decimal, named=named, found=rest, persons=owners)
 
 
 def _pool(
@@ -350,20 +369,37 @@ def _pool(
 
 
 def _with_label(
-    config: Csv, table: Table, task: TaskConfig | None
+    config: Csv, table: Table, task: TaskConfig | None, persons: Persons | None
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """The rows that have a label, which `task` can read where it is given; a note about others."""
+    """The rows that have a label, which `task` can read where it is given; a note about others.
+
+    And a person, where records are somebody's.
+    """
     labels = table.cells(config.label)
     absent = labels.among(config.missing)[labels.codes]
     if task is not None:
         absent |= task.unreadable(label_column(config, table))
     unlabelled = np.flatnonzero(absent)
     notes = [f"{config.path}: {table.places(unlabelled)}: no label, left out"]
+    if persons is not None:
+        absent |= persons == ""
     return np.flatnonzero(~absent), notes if unlabelled.size else []
 
 
-def _contents(config: Csv, table: Table) -> Iterator[bytes]:
+def _persons(config: Csv, table: Table) -> tuple[Persons | None, list[str]]:
+    """Whose every row is, where the config says by what; a note about rows that are nobody's."""
+    if not config.person:
+        return None, []
+    persons = persons_of(table.cells(config.person), config.missing, config.decimal)
+    if not len(nobody := np.flatnonzero(persons == "")):
+        return persons, []
+    return persons, [nobody_note(config.path, config.person, table.places(nobody))]
+
+
+def _contents(config: Csv, table: Table, persons: Persons | None) -> Iterator[bytes]:
     """What decides whether a row is trained on or tested on."""
+    if persons is not None:
+        return in_bytes(persons)
     if config.record:
         return map(str.encode, table.cells(config.record).each())
     return rows_of(table, config.decimal, aside=(config.site,))

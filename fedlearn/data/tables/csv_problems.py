@@ -42,7 +42,7 @@ def settings_problems(config: Csv) -> Iterator[str]:
 
 def check_names(config: Csv, table: Table, group_by: str) -> None:
     """Raises `ConfigError` with every setting that names a column which is not there."""
-    single = {role: getattr(config, role) for role in ("label", "site", "record", "time")}
+    single = {role: getattr(config, role) for role in ("label", "site", "person", "record", "time")}
     roles = {role: [name] if name else [] for role, name in single.items()}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
     lists |= {"buckets": config.buckets}
@@ -66,7 +66,7 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
         problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
     problems += [
         f"scenario.{role}={single[role]}: is another role's column as well"
-        for role in ("record", "time")
+        for role in ("person", "record", "time")
         if single[role] and list(single.values()).count(single[role]) > 1
     ]
     problems += [
@@ -100,7 +100,8 @@ def translation(config: Csv) -> Translation:
 
 def feature_names(config: Csv, table: Table) -> list[str]:
     """The columns that are learned from, in the order of the table."""
-    aside = {config.label, config.site, config.record, config.time, *config.drop}
+    roles = {config.label, config.site, config.person, config.record, config.time}
+    aside = {*roles, *config.drop}
     return [name for name in table.header if name not in aside]
 
 

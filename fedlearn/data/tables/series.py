@@ -43,12 +43,17 @@ Rows = Mapping[str, NDArray[np.int64]]
 """The rows of every record in the order of their times; records as they first appear."""
 
 
+def _of_records(config: Csv) -> Iterator[str]:
+    """The columns of which a record has one value: label, site and person, where there are such."""
+    return filter(None, (config.label, config.site, config.person))
+
+
 def spread(config: Csv, table: Table) -> Table:
-    """The table with the label and the site of a record in all of its rows.
+    """The table with the label, the site and the person of a record in all of its rows.
 
     Where a record has two, or none, its cells are left as they are.
     """
-    for name in filter(None, (config.label, config.site)):
+    for name in _of_records(config):
         owners, cells = table.column(config.record), table.column(name)
         known: dict[str, set[str]] = {}
         for owner, cell in zip(owners, cells, strict=True):
@@ -97,6 +102,7 @@ def as_series(
         labels=pool.labels[first],
         is_train=pool.is_train[first],
         natural_site=sites,
+        persons=None if pool.persons is None else pool.persons[first],
         attributes={name: values[first] for name, values in pool.attributes.items()},
         notes=(*pool.notes, *_notes(config, rows, features)),
     )
@@ -157,7 +163,7 @@ def _sound(
     config: Csv, table: Table, owners: Sequence[str], times: NDArray[np.float64], rows: Rows
 ) -> Rows:
     """The records, of rows that say whose they are and when, with one label and one site."""
-    named = [table.column(name) for name in filter(None, (config.label, config.site))]
+    named = [table.column(name) for name in _of_records(config)]
     placed = {
         name: mine[np.isfinite(times[mine])]
         for name, mine in rows.items()
@@ -171,7 +177,7 @@ def _sound(
 
 
 def _record_problems(config: Csv, task: TaskConfig, table: Table, rows: Rows) -> Iterator[str]:
-    for name in filter(None, (config.label, config.site)):
+    for name in _of_records(config):
         cells = table.column(name)
         torn = [mine for mine in rows.values() if len({cells[i] for i in mine}) > 1]
         if torn:

@@ -21,6 +21,15 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
 from fedlearn.data import memory
 from fedlearn.data.datasets.minilm import MINILM
+from fedlearn.data.persons import (
+    MOST_RECORDS,
+    PersonColumn,
+    Persons,
+    RecordsPerPerson,
+    in_bytes,
+    nobody_note,
+    persons_of,
+)
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
@@ -53,6 +62,10 @@ class OwnTexts(Scenario):
     text: ValueName = "text"
     label: ValueName
     site: Value = ""
+    person: PersonColumn = ""
+    """The column (key) that says whose a record is, where a person has several."""
+    records_per_person: RecordsPerPerson = MOST_RECORDS
+    """Records of one person that a private step computes, at most; of more it draws some."""
     classes: tuple[Value, ...] = ()
     """The classes, where a site may lack some of them; empty: as found."""
     max_classes: Count = 50
@@ -86,8 +99,8 @@ class OwnTexts(Scenario):
 class OwnText(OwnTexts):
     """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header.
 
-    `text`, `label` and `site` are columns (keys); a record without a text or a
-    label is left out, with a note.
+    `text`, `label`, `site` and `person` are columns (keys); a record without a text or a
+    label is left out, with a note, and so is one without a person where one is named.
     """
 
     kind: Literal["text"] = "text"
@@ -103,7 +116,7 @@ class OwnText(OwnTexts):
         path, by_record = Path(self.path), reading.by_record
         if is_lines(path):
             rows = read_objects(path, self.encoding, by_record=by_record)
-            names = tuple(filter(None, (self.text, self.label, self.site)))
+            names = tuple(filter(None, (self.text, self.label, self.site, self.person)))
             if by_record:  # a key may be in one line alone
                 rows = [(n, row) for n, row in rows if not any_list(row, names)]
             else:
@@ -139,6 +152,9 @@ def pool_of_table(
     table, several = _spelled(table, config, reading)
     texts, found = table.cells(config.text), table.cells(config.label)
     usable = ~texts.among(("",))[texts.codes] & ~found.among(("",))[found.codes]
+    persons, notes = _persons(table, config)
+    if persons is not None:
+        usable &= _in_one_part(persons, usable, is_train)
     task, all_labels = reading.task, _label_column(table, config)
     by_record = reading.by_record and not task.is_open(all_labels)
     if by_record:
@@ -152,12 +168,8 @@ def pool_of_table(
     classes, labels = task.encode(column)
     sites = np.array(kept.column(config.site)) if config.site else None
     words = kept.column(config.text)
-    if is_train is None:
-        contents = map(str.encode, words)
-        is_train = by_content(contents, config.test_fraction, reading.streams)
-    else:
-        is_train = is_train[usable]
-    return pool_of(
+    persons = None if persons is None else persons[usable]
+    pool = pool_of(
         config.tokenizer,
         reading.cache,
         name=Path(config.path).stem,
@@ -165,11 +177,42 @@ def pool_of_table(
         task=task,
         classes=classes,
         labels=labels,
-        is_train=is_train,
+        is_train=_split(config, reading, words, persons) if is_train is None else is_train[usable],
         sites=sites,
         most_unknown=1.0 if reading.by_record else MOST_UNKNOWN,
-        notes=(*_notes(table, usable, kept, config), *_spelling_notes(kept, config, several)),
+        notes=(
+            *notes,
+            *_notes(table, usable, kept, config),
+            *_spelling_notes(kept, config, several),
+        ),
     )
+    return replace(pool, persons=persons)
+
+
+def _split(
+    config: OwnTexts, reading: Reading, texts: Sequence[str], persons: Persons | None
+) -> Flags:
+    """Which are trained on, by the text of a record or by whose it is."""
+    contents = map(str.encode, texts) if persons is None else in_bytes(persons)
+    return by_content(contents, config.test_fraction, reading.streams)
+
+
+def _persons(table: Table, config: OwnTexts) -> tuple[Persons | None, list[str]]:
+    """Whose every row is, where the config says by what; a note about rows that are nobody's."""
+    if not config.person:
+        return None, []
+    persons = persons_of(table.cells(config.person))
+    if not len(nobody := np.flatnonzero(persons == "")):
+        return persons, []
+    return persons, [nobody_note(config.path, config.person, table.places(nobody))]
+
+
+def _in_one_part(persons: Persons, usable: Flags, is_train: Flags | None) -> Flags:
+    """Rows of somebody; where the data has a test of its own, of nobody who is trained on too."""
+    known: Flags = persons != ""
+    if is_train is not None:
+        known &= is_train | ~np.isin(persons, persons[usable & is_train])
+    return known
 
 
 def _spelled(
@@ -187,7 +230,7 @@ def _spelling_notes(
 ) -> Iterator[str]:
     for name, groups in several.items():
         yield f"{config.path}: column {name!r}: {taken_as_one(groups)}"
-    for name in filter(None, (config.label, config.site)):
+    for name in filter(None, (config.label, config.site, config.person)):
         cells = kept.cells(name)
         if groups := lookalikes(cells.texts(cells.counts > 0)):
             yield f"{config.path}: column {name!r}: {may_be_one(groups)}"
@@ -280,6 +323,7 @@ def check_names(config: OwnTexts, header: Sequence[str], where: str) -> None:
         ConfigError: all of these.
     """
     roles = {"text": config.text, "label": config.label, "site": config.site}
+    roles["person"] = config.person
     problems = [
         f"scenario.{role}: no column {name!r} in {where}; there are {', '.join(header)}"
         for role, name in roles.items()
@@ -318,7 +362,8 @@ def _site_problems(kept: Table, config: OwnTexts) -> Iterator[str]:
 def _notes(table: Table, usable: Flags, kept: Table, config: OwnTexts) -> Iterator[str]:
     if not usable.all():
         left_out = table.places(np.flatnonzero(~usable))
-        yield f"{config.path}: {left_out}: no text or no label, left out"
+        nobody = ", or nobody of this part" if config.person else ""
+        yield f"{config.path}: {left_out}: no text or no label{nobody}, left out"
     if copies := copies_in(kept.column(config.text)):
         yield (
             f"{config.path}: {kept.places(copies)}: copies of an earlier text; it weighs twice, "

@@ -40,7 +40,7 @@ class HuggingFace(OwnTexts):
         splits = {folder: read_split(folder) for folder in splits_of(Path(self.path)).values()}
         for folder, split in splits.items():
             check_names(self, split.column_names, str(folder))
-        names = filter(None, (self.text, self.label, self.site))
+        names = filter(None, (self.text, self.label, self.site, self.person))
         table = table_of(splits, tuple(names), by_record=reading.by_record)
         sizes = [split.num_rows for split in splits.values()]
         in_train = np.arange(len(table)) < sizes[0] if len(sizes) > 1 else None

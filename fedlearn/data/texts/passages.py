@@ -18,6 +18,14 @@ import numpy as np
 
 from fedlearn.core.errors import ConfigError, refuse, some
 from fedlearn.core.settings import Name, Probability, config
+from fedlearn.data.persons import (
+    MOST_RECORDS,
+    PersonColumn,
+    RecordsPerPerson,
+    in_bytes,
+    nobody_note,
+    person_of,
+)
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
@@ -40,9 +48,9 @@ from fedlearn.data.texts.language import (
 class OwnPassages(Scenario):
     """Texts for a language model in a file: `.jsonl` is one object a line, else a table.
 
-    `text`, `prompt`, `completion`, `messages` and `site` are keys (columns); a record that has
-    several of them is a conversation before it is a completion, and that before a text. One with
-    none of them, or with an empty completion, is left out, with a note.
+    `text`, `prompt`, `completion`, `messages`, `site` and `person` are keys (columns); a record
+    that has several of the first four is a conversation before it is a completion, and that before
+    a text. One with none of them, or with an empty completion, is left out, with a note.
     """
 
     kind: Literal["language"] = "language"
@@ -53,6 +61,11 @@ class OwnPassages(Scenario):
     completion: Name = "completion"
     messages: Name = "messages"
     site: str = ""
+    person: PersonColumn = ""
+    """The key that says whose a record is: an author, a matter, a patient; such a record without
+    one is left out, with a note."""
+    records_per_person: RecordsPerPerson = MOST_RECORDS
+    """Records of one person that a private step computes, at most; of more it draws some."""
     separator: Separator = "comma"
     encoding: str = "utf-8"
     test_fraction: Probability = 0.25
@@ -75,12 +88,18 @@ class OwnPassages(Scenario):
         passages = list(read.passages.values())
         contents = ["\0".join(span.text for span in passage) for passage in passages]
         encoded = (one.encode("utf-8", "surrogatepass") for one in contents)
+        persons = np.array(read.persons, np.str_) if self.person else None
         return language_pool(
             self.tokenizer,
             encoder,
             passages,
             name=Path(self.path).stem,
-            is_train=by_content(encoded, self.test_fraction, reading.streams),
+            is_train=by_content(
+                encoded if persons is None else in_bytes(persons),
+                self.test_fraction,
+                reading.streams,
+            ),
+            persons=persons,
             natural_site=np.array(read.sites, np.str_) if self.site else None,
             notes=tuple(read.notes(contents)),
         )
@@ -119,8 +138,12 @@ class OwnPassages(Scenario):
                 f"learned; there are {some(there)}; name them with scenario.text, "
                 "scenario.completion or scenario.messages"
             )
-        if self.site and self.site not in there:
-            yield f"scenario.site: no key {self.site!r} in {self.path}; there are {some(there)}"
+        for role, key in (("site", self.site), ("person", self.person)):
+            if key and key not in there:
+                yield f"scenario.{role}: no key {key!r} in {self.path}; there are {some(there)}"
+        used = [k for k in (*learned, self.prompt, self.site) if k]
+        if self.person and self.person in used:
+            yield f"scenario.person={self.person}: is another role's key as well"
 
 
 def passages_in(
@@ -166,6 +189,8 @@ class _Rows:
     def __post_init__(self) -> None:
         self.passages: dict[int, Passage] = {}
         self.sites: list[str] = []
+        self.persons: list[str] = []
+        self.nobody: list[int] = []
         self.wrong: dict[str, list[int]] = {}
         self.empty: list[int] = []
         # A model that knows no conversations is the user's to change, but for one record's sake.
@@ -176,11 +201,15 @@ class _Rows:
             except unread as error:
                 self.wrong.setdefault(str(error), []).append(line)
                 continue
+            person = person_of(cell(row.get(self.settings.person)))
             if passage is None:
                 self.empty.append(line)
+            elif self.settings.person and not person:
+                self.nobody.append(line)
             else:
                 self.passages[line] = passage
                 self.sites.append(cell(row.get(self.settings.site)))
+                self.persons.append(person)
 
     @cached_property
     def _conversations(self) -> Conversations:
@@ -218,6 +247,8 @@ class _Rows:
                 f"{own.path}: {some_lines(self.empty)}: nothing to learn (an empty "
                 f"{own.completion!r} or {own.text!r}, or none), left out"
             )
+        if self.nobody:
+            yield nobody_note(own.path, own.person, some_lines(self.nobody))
         if copies := copies_in(contents):
             yield (
                 f"{own.path}: {some_lines([lines[i] for i in copies])}: copies of an earlier "
