@@ -30,6 +30,7 @@ from fedlearn.models.slots import no_canaries, slot_values
 from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import noise_of
 from fedlearn.rounds import TrainRequest
+from fedlearn.training.persons import People
 
 Integers = NDArray[np.int64]
 
@@ -58,11 +59,15 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingSet:
-    """What a site trains on in an audited run: records, and the slots of canaries that are in."""
+    """What a site trains on in an audited run: records, and the slots of canaries that are in.
+
+    `people` is whose they are, where persons are protected: a canary is then a person as well.
+    """
 
     features: Tensor
     labels: Tensor
     slots: Tensor
+    people: People | None = None
 
 
 def training_set(site: Site, run_id: str) -> TrainingSet:
@@ -70,11 +75,12 @@ def training_set(site: Site, run_id: str) -> TrainingSet:
     features, labels = site.train_tensors
     match site.config.audit:
         case NoAudit():
-            return TrainingSet(features=features, labels=labels, slots=no_canaries())
+            slots, people = no_canaries(), site.people
+            return TrainingSet(features=features, labels=labels, slots=slots, people=people)
         case SlotAudit():
-            coins = _coins(site, run_id)
+            coins, people = _coins(site, run_id), site.people
             slots = torch.from_numpy(coins.numbers[coins.inside])
-            return TrainingSet(features=features, labels=labels, slots=slots)
+            return TrainingSet(features=features, labels=labels, slots=slots, people=people)
         case MislabelledAudit():
             coins = _coins(site, run_id)
             left = torch.from_numpy(np.setdiff1d(np.arange(len(labels)), coins.rows))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from clients import payment
 from clients.site import Site
+from clients.units import pieces_of
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.roster import SERVER
 from fedlearn.flower.records import config_record
@@ -161,14 +162,14 @@ def noised(
     sizes, bounds = [spec.size for spec in layout], [spec.bound for spec in layout]
     masks = _masks(site)
     totals = np.zeros((len(masks), sum(sizes)), np.int64)
-    for start in range(0, len(answers), _PIECE):
-        rows = slice(start, start + _PIECE)
+    for piece in pieces_of(site.data.test, plan.unit, _PIECE) if len(answers) else ():
+        rows = piece.rows
         added = site.task.contributions(answers[rows], targets[rows])
         # Of a grade that is no number a task may still make a guess, and count it.
         added[~np.isfinite(answers[rows].reshape(len(added), -1)).all(1)] = 0.0
         whole = whole_numbers(added, sizes, bounds, plan)
         for total, mask in zip(totals, masks, strict=True):
-            total += whole[mask[rows]].sum(0, dtype=np.int64)
+            total += piece.added(whole, mask[rows])
     given = np.concatenate([summed(total, len(targets), plan) for total in totals])
     return noisy(given, plan, request.round, site.noise_of_tests(request.round).stream())
 
@@ -190,7 +191,7 @@ def exact(site: Site, answers: NDArray[np.float64]) -> EvaluateReply:
     """
     fairness, policy = site.config.fairness, site.owner.policy
     shown_of = slice(None)
-    if policy is not None and len(site.data.test) < policy.min_test_records:
+    if policy is not None and site.data.test.units < policy.min_test_records:
         log.info("policy.min_test_records=%d: no test record is shown", policy.min_test_records)
         shown_of = slice(0)
     answers, targets = answers[shown_of], site.data.test.labels[shown_of]

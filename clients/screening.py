@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from clients import payment
 from clients.owner import Owner
 from clients.site import Site
+from clients.units import pieces_of
 from fedlearn.config import screened_layout
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.core.files import PRIVATE, write_atomically
@@ -126,18 +127,22 @@ def of_many(site: Site, exact: Whole) -> Whole:
 def exact_sums(site: Site, paid: EvaluationPlan | None) -> Whole:
     """The sums without noise, in steps.
 
-    Guarantees: one record moves them by no more than `paid.l2_sensitivity`.
+    Guarantees: one record, or person, moves them by no more than `paid.l2_sensitivity`.
     """
     layout, records = layout_in(site), site.data.train
     total = np.zeros((len(layout.classes), layout.width), np.int64)
-    for start in range(0, len(records), _PIECE):
-        rows = slice(start, start + _PIECE)
+    for piece in pieces_of(records, paid.unit if paid else "record", _PIECE):
+        rows = piece.rows
         added = layout.added(records.features[rows])
         if paid is None:
             whole = np.rint(added * EXACT).astype(np.int64)
         else:
             whole = whole_numbers(added, layout.sizes, [1.0] * len(layout.sizes), paid)
-        np.add.at(total, records.labels[rows], whole)
+        if piece.owners is None:
+            np.add.at(total, records.labels[rows], whole)
+            continue
+        for label, sums in enumerate(total):
+            sums += piece.added(whole, records.labels[rows] == label)
     return total.reshape(-1)
 
 

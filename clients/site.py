@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import Annotated
+from typing import Annotated, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,6 +34,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, load_vector
 from fedlearn.data import Records, SiteData
 from fedlearn.data.datasets.archives import default_cache
+from fedlearn.data.persons import most_records
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.metrics.fairness import column_problems
 from fedlearn.models import MODELS
@@ -43,6 +44,8 @@ from fedlearn.privacy import NoiseSource
 from fedlearn.privacy.noise import TEST_NOISE, noise_of
 from fedlearn.tasks import TASKS, Input, Loss, Task, TaskConfig, TaskForm
 from fedlearn.training.device import device_of, near, place
+from fedlearn.training.parts import ALONE
+from fedlearn.training.persons import People, depths_of
 from fedlearn.training.settings import Training
 
 __all__ = ["TEST_NOISE", "Site", "name_of", "open_site"]
@@ -89,6 +92,25 @@ class Site:
     def test_tensors(self) -> tuple[Tensor, Tensor]:
         """What `model` is tested on: inputs and targets `[n, ...]`."""
         return self._inputs(self.data.test)
+
+    @cached_property
+    def people(self) -> People | None:
+        """Whose the training records are, where persons are protected.
+
+        Raises:
+            ConfigError: nothing says so.
+        """
+        if self.config.privacy.unit != "person":
+            return None
+        if self.data.train.persons is None:
+            raise ConfigError(_NOBODYS)
+        return People.of(self.data.train.persons, most_records(self.config.scenario))
+
+    @property
+    def depths(self) -> Sequence[int]:
+        """How many records the samples of a private step have in parts."""
+        persons = self.config.privacy.unit == "person"
+        return depths_of(most_records(self.config.scenario)) if persons else (ALONE,)
 
     def made_up(self, count: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of `count` records that nobody has, in the form of this site's.
@@ -235,6 +257,8 @@ def _open(
     pool, sites = kept(choice_text)
     # Also what the coordinator should have refused: a site relies on nobody's word for it.
     found = problems(config) + task_problems(config, pool.task)
+    if config.privacy.unit == "person" and pool.persons is None:
+        found.append(_NOBODYS)
     if found := found + column_problems(config.fairness, pool.attributes):
         raise ConfigError(found)
     learner = _learner(encode(_ModelChoice.of(config, pool.task)), slots_of(config.audit))
@@ -246,6 +270,12 @@ def _open(
     if found:
         raise ConfigError(found)
     return pool.task, sites[name], pool.sha256, learner
+
+
+_NOBODYS: Final = (
+    "privacy.unit=person: nothing says whose the records of this site are. Name the column, in "
+    "the run and in the file of the site (scenario.person), or leave both out"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,4 +332,4 @@ def _canary_problems(config: RunConfig, sites: Mapping[str, SiteData]) -> list[s
 
 
 def _smallest(sites: Mapping[str, SiteData]) -> int:
-    return min(len(site.train) for site in sites.values())
+    return min(site.train.units for site in sites.values())

@@ -119,7 +119,7 @@ class SiteRound:
         place(site.model, site.device)
         with within_memory(f"site {site.name}"):
             config = replace(site.training, dp_engine=engine)
-            try_out(site.model, site.made_up, config, loss=site.loss)
+            try_out(site.model, site.made_up, config, loss=site.loss, depths=site.depths)
 
     def _check_reach(self) -> None:
         """Where a part of a model stays as it is, see that training reaches all of the rest."""
@@ -209,6 +209,7 @@ class SiteRound:
                 loss=site.loss,
                 canaries=mine.slots,
                 step_norm=step_norm,
+                people=mine.people,
             )
 
         def noise_alone() -> None:
@@ -235,6 +236,7 @@ class SiteRound:
                 noise=self.noise,
                 loss=site.loss,
                 canaries=mine.slots,
+                people=mine.people,
             )
             return self._finite(total)
 

@@ -12,9 +12,10 @@ from torch import nn
 
 from fedlearn import models
 from fedlearn.algorithms import LocalSettings
-from fedlearn.auditing import SlotAudit
+from fedlearn.auditing import MislabelledAudit, SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
+from fedlearn.data.persons import persons_in
 from fedlearn.mechanisms import ways_around
 from fedlearn.metrics.fairness import problems as fairness_problems
 from fedlearn.models.validate import batch_problems, dp_problems, record_problems
@@ -32,6 +33,7 @@ def problems(config: RunConfig) -> list[str]:
     found = [*config.scenario.problems(), *config.privacy.problems()]
     terms = terms_of(config)
     found += [*ways_around(config.privacy.unit, terms), *config.privacy.conflicts(terms)]
+    found += _person_problems(config)
     found += config.robust.conflicts(terms, config.privacy)
     found += _device_problems(config)
     found += [*fairness_problems(config.fairness), *_algorithm_problems(config)]
@@ -45,6 +47,22 @@ def problems(config: RunConfig) -> list[str]:
     found += [*_robust_problems(config), *_public_problems(config)]
     found += _screening_problems(config)
     return [*found, *_stage_problems(config), *_audit_problems(config)]
+
+
+def _person_problems(config: RunConfig) -> list[str]:
+    """The unit of a promise within sites is the person exactly where records are somebody's."""
+    person, unit = persons_in(config.scenario), config.privacy.unit
+    if unit == "record" and person:
+        return [
+            f"privacy.unit=record: scenario.person={person} says whose records are, and a promise "
+            "to each of them is the weaker for a person the more they are. Set privacy.unit=person"
+        ]
+    if unit == "person" and not person:
+        return [
+            f"privacy.unit=person: scenario={config.scenario.kind} does not say whose records are. "
+            "Set scenario.person to the column that does, or privacy.unit=record"
+        ]
+    return []
 
 
 def _screening_problems(config: RunConfig) -> list[str]:
@@ -110,9 +128,14 @@ def _audit_problems(config: RunConfig) -> list[str]:
             f"audit=slots: reads the noise of one sum, and robust={config.robust.kind} makes one "
             "change of several. Choose audit=mislabelled, or robust=bounded"
         ]
+    if isinstance(config.audit, MislabelledAudit) and config.privacy.unit == "person":
+        return [
+            "audit=mislabelled: its canaries are single records, and here the unit is a person. "
+            "Choose audit=slots"
+        ]
     if isinstance(config.audit, SlotAudit) and config.privacy.unit == "client":
         return [
-            "audit=slots: measures what is promised to a record, and here the unit is a client. "
+            "audit=slots: measures what is promised within sites, and here the unit is a client. "
             "Choose audit=mislabelled, or privacy=record"
         ]
     return []
@@ -123,7 +146,7 @@ def _algorithm_problems(config: RunConfig) -> list[str]:
     settings = LocalSettings(
         optimizer=training.optimizer,
         momentum=training.momentum,
-        shares_gradients=privacy.noise_from == "shares" and privacy.unit == "record",
+        shares_gradients=privacy.noise_from == "shares" and privacy.within_sites,
     )
     return config.strategy.problems(settings)
 

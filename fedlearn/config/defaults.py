@@ -83,7 +83,7 @@ def _with(config: RunConfig, one: Derived) -> RunConfig:
 
 
 def _delta(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
-    if config.privacy.unit != "record":
+    if not config.privacy.within_sites:
         return
     records = config.training.nominal_records * sites
     if config.privacy.delta is not None and (most := fitting_delta(records)) < config.privacy.delta:

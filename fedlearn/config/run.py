@@ -30,6 +30,7 @@ from fedlearn.core.errors import ConfigError, collected, refuse
 from fedlearn.core.settings import Count, Name, Natural, Positive, Probability, config
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
+from fedlearn.data.persons import persons_in
 from fedlearn.mechanisms import (
     MECHANISMS,
     Besides,
@@ -178,12 +179,23 @@ def load(tree: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: with every problem, one line each.
     """
-    config = decode(RunConfig, json.dumps(tree))
+    config = _by_person(decode(RunConfig, json.dumps(tree)))
     found = contradictions.problems(config)
     with collected(found):
         config = replace(config, model=config.model.pinned())
     refuse(found, ConfigError)
     return config
+
+
+def _by_person(config: RunConfig) -> RunConfig:
+    """The person as the unit wherever records would be and the scenario says whose they are.
+
+    Also where `privacy.unit=record` was written: the promise is the stronger one, and whoever
+    wants one to records leaves the person out.
+    """
+    if not persons_in(config.scenario) or config.privacy.unit != "record":
+        return config
+    return replace(config, privacy=config.privacy.by_person())
 
 
 def plan_of(

@@ -30,6 +30,9 @@ ROWS: Final = 32
 such parts are alike, bit for bit, on every machine that was tried."""
 
 
+ALONE: Final = 0
+"""The depth of records that are by themselves, and no person's (`fedlearn.training.persons`)."""
+
 _MOST_ROWS: Final = 512
 """Of a part on the CPU, which gains nothing from more; they are all tried once."""
 
@@ -66,13 +69,14 @@ def _filled(values: Tensor, rows: int) -> Tensor:
     return torch.cat([values, values[:1].expand(spare, *values.shape[1:])]) if spare else values
 
 
-def sizes_of(config: Training, device: torch.device = CPU) -> tuple[int, ...]:
+def sizes_of(config: Training, device: torch.device = CPU, depth: int = ALONE) -> tuple[int, ...]:
     """How many rows parts may have: from public constants alone, never from the records at hand.
 
-    From `ROWS` up by twos until most batches fit, as far as `max_batch` and views allow.
+    From `ROWS` up by twos until most batches fit, as far as `max_batch`, views and the `depth` of
+    persons allow.
     """
     expected = config.sample_rate * config.nominal_records
-    most = max(1, config.max_batch // max(1, config.augmentations))
+    most = max(1, config.max_batch // (max(1, config.augmentations) * max(1, depth)))
     if device == CPU:
         most = min(most, _MOST_ROWS)
     if most < ROWS:
@@ -117,22 +121,25 @@ def losses_of(
     return torch.stack([loss(forward(model, view, precision), labels) for view in seen]).mean(0)
 
 
-_alike: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[int, ...]]] = WeakKeyDictionary()
-"""What a trial has found of a model's sizes: those among which rows are alike; maybe none."""
+_Sizes = tuple[int, ...]
+
+_alike: WeakKeyDictionary[nn.Module, dict[tuple[int, _Sizes], _Sizes]] = WeakKeyDictionary()
+"""What a trial has found of a model's sizes, by depth: those among which rows are alike; maybe
+none."""
 
 
-def note_alike(model: nn.Module, sizes: tuple[int, ...], found: tuple[int, ...]) -> None:
+def note_alike(model: nn.Module, sizes: _Sizes, found: _Sizes, depth: int = ALONE) -> None:
     """Have `model` computed in parts of the sizes that were `found` alike; if none, one by one."""
-    _alike.setdefault(model, {})[sizes] = found
+    _alike.setdefault(model, {})[depth, sizes] = found
 
 
-def used_sizes(model: nn.Module, config: Training) -> tuple[int, ...]:
+def used_sizes(model: nn.Module, config: Training, depth: int = ALONE) -> tuple[int, ...]:
     """The sizes that a model is computed in: those of the config, as far as a trial found alike."""
-    wanted = sizes_of(config, home(model))
-    return _alike.get(model, {}).get(wanted, wanted) or (_ALONE,)
+    wanted = sizes_of(config, home(model), depth)
+    return _alike.get(model, {}).get((depth, wanted), wanted) or (_ONE,)
 
 
-_ALONE: Final = 1
+_ONE: Final = 1
 """A part of one row: who else is there cannot matter."""
 
 

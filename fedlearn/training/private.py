@@ -44,6 +44,7 @@ from fedlearn.training.engines import Sums, added, clipping_by
 from fedlearn.training.opacus_parts import DPOptimizer
 from fedlearn.training.optimizers import make_optimizer
 from fedlearn.training.parts import BatchPart, dealt, losses_of, same_bits, used_sizes
+from fedlearn.training.persons import People, alike, canary_depth
 from fedlearn.training.settings import Training
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ def train_private(
     correct: Callable[[nn.Module], None] | None = None,
     canaries: Tensor | None = None,
     step_norm: float | None = None,
+    people: People | None = None,
 ) -> None:
     """Make `config.local_steps` private steps on `model` in place.
 
@@ -138,7 +140,7 @@ def train_private(
     to the gradient of every step, once it is clipped and noised. `canaries`,
     `int64[k]`, are audit slots: records like the others, sampled and clipped with
     them, whose gradient lies on coordinates of their own. The sum of a step is scaled down to
-    `step_norm`, where there is one, before its noise.
+    `step_norm`, where there is one, before its noise. With `people` the sample is a person.
 
     Guarantees: see `clipped_gradient_sum`, of every step; buffers that training
     has changed are put back, for they travel, and no clip or noise has covered them.
@@ -164,7 +166,9 @@ def train_private(
     ):
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)
-            for part in _batch(model, features, labels, config, plan, noise, loss, canaries):
+            for part in _batch(
+                model, features, labels, config, plan, noise, loss, canaries, people
+            ):
                 for sums in added(part, clip):
                     _add(parameters, sums)
             optimizer.release()
@@ -218,20 +222,22 @@ def clipped_gradient_sum(
     loss: Loss,
     noise: NoiseSource,
     canaries: Tensor | None = None,
+    people: People | None = None,
 ) -> NDArray[np.float64]:
     """The sum of the clipped gradients of one Poisson batch, without noise: `float64[d]`.
 
     In the order of the model's vector (`fedlearn.core.vector`); zero for buffers and for an
-    empty batch. The model stays as it is. `loss` and `canaries` are as in
-    `train_private`. `noise` chooses the batch only: the sum
+    empty batch. The model stays as it is. `loss`, `canaries` and `people` are
+    as in `train_private`. `noise` chooses the batch only: the sum
     must not leave the site before `fedlearn.mechanisms.encoding` has added its share.
 
     Guarantees:
-        bounded: adding or removing a record moves the sum by at most `plan.clip_norm`, whatever
-            the weights of the model, the record and the others are, and replacing one by at
-            most twice that. Exactly so but for rounding in float64: below 1e-4 of the norm for
-            100,000 records of 128 positions. The random views of the other records are taken
-            to be the same: they are secret and independent of who else is there.
+        bounded: adding or removing a record, or with `people` all records of a person, moves the
+            sum by at most `plan.clip_norm`, whatever the weights of the model, the record and the
+            others are, and replacing one by at most twice that. Exactly so but for rounding in
+            float64: below 1e-4 of the norm for 100,000 records of 128 positions. The random views
+            of the other records are taken to be the same: they are secret and independent of who
+            else is there.
         finite: a record without a finite gradient adds nothing.
         silent: nothing is raised for what records hold.
     """
@@ -241,7 +247,7 @@ def clipped_gradient_sum(
     total = torch.zeros(layout_of(model).size, dtype=torch.float64, device=home(model))
     fast = replace(config, dp_engine="fast")
     with clipping_by(model, fast, plan.clip_norm) as clip, _own_coins(model):
-        for part in _batch(model, features, labels, config, plan, noise, loss, canaries):
+        for part in _batch(model, features, labels, config, plan, noise, loss, canaries, people):
             for sums in added(part, clip):
                 flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])
                 total[: flat.numel()] += flat
@@ -257,21 +263,30 @@ def _batch(
     noise: NoiseSource,
     loss: Loss,
     canaries: Tensor | None,
+    people: People | None,
 ) -> Iterator[BatchPart]:
-    """One Poisson batch in parts: of records, and of canaries, drawn by the same coins."""
+    """One Poisson batch in parts: of records, or persons, and of canaries, drawn by one coin."""
     canaries = no_canaries() if canaries is None else canaries
-    records, slope = len(labels), _STEEPNESS * plan.clip_norm
-    batch = poisson_batch(records + len(canaries), plan.sample_rate, noise)
+    count, slope = len(labels if people is None else people), _STEEPNESS * plan.clip_norm
+    batch = poisson_batch(count + len(canaries), plan.sample_rate, noise)
     rng = _secret_coins(noise)
     _seed_torch(rng, model)
-    device, sizes = home(model), used_sizes(model, config)
-    run = partial(losses_of, model, config.precision, loss)
-    for rows, some in dealt(batch[batch < records], sizes):
-        seen = views(fetch(features, some, device), config, rng)
-        yield BatchPart(inputs=(fetch(labels, some, device), *seen), run=run, rows=rows)
+    device, run = home(model), partial(losses_of, model, config.precision, loss)
+
+    def known(some: Tensor) -> tuple[Tensor, ...]:
+        return fetch(labels, some, device), *views(fetch(features, some, device), config, rng)
+
+    drawn, others = batch[batch < count], batch[batch >= count] - count
+    if people is None:
+        for rows, some in dealt(drawn, used_sizes(model, config)):
+            yield BatchPart(inputs=known(some), run=run, rows=rows)
+    else:
+        yield from people.parts(drawn, known, run, partial(used_sizes, model, config), rng)
     probed = partial(canary_losses, model, slope=slope)
-    for rows, some in dealt(batch[batch >= records] - records, sizes):
-        yield BatchPart(inputs=(send(canaries[some], device),), run=probed, rows=rows)
+    depth = canary_depth(people)
+    for rows, some in dealt(others, used_sizes(model, config, depth)):
+        part = BatchPart(inputs=(send(canaries[some], device),), run=probed, rows=rows)
+        yield alike(part, depth)
 
 
 def _own_coins(model: nn.Module) -> AbstractContextManager[None]:

@@ -43,7 +43,8 @@ class Training:
     local_steps: Count
     sample_rate: Rate
     nominal_records: Count
-    """Public constant of the order of a site's size: the scale of private gradient sums."""
+    """Public constant of the order of a site's size, in records or, where persons are protected, in
+    persons: the scale of private gradient sums."""
     dp_engine: Engine
     """What computes gradients under record-level privacy: our one-pass engine, or Opacus' hooks, to
     the same result."""

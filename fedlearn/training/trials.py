@@ -28,7 +28,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -58,7 +58,16 @@ from fedlearn.training.made_up import (
     draw,
     say_slow,
 )
-from fedlearn.training.parts import Records, losses_of, note_alike, same_bits, sizes_of
+from fedlearn.training.parts import (
+    ALONE,
+    BatchPart,
+    Records,
+    losses_of,
+    note_alike,
+    same_bits,
+    sizes_of,
+)
+from fedlearn.training.persons import alike, in_persons, losses_of_persons, made_up_counts
 from fedlearn.training.settings import Engine, Precision, Training
 
 log = logging.getLogger(__name__)
@@ -86,32 +95,45 @@ _Engine = Callable[[Callable[[], Tensor]], _Rows]
 """What it makes of losses by record, before it adds up (`fedlearn.training.engines.rows_by`)."""
 
 
-def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss) -> None:
+def try_out(
+    model: nn.Module,
+    records: Records,
+    config: Training,
+    *,
+    loss: Loss,
+    depths: Sequence[int] = (ALONE,),
+) -> None:
     """Refuse a model or a loss under which what is clipped would not be one record's.
 
-    Leaves weights, buffers, modes and torch's generators as they were. Where rows turn out
-    not to be alike on this machine in parts of several sizes, one size will be used; where
-    they are not in that one, records will be taken one by one.
+    Or one person's: `depths` are how many records persons have in parts. Leaves weights, buffers,
+    modes and torch's generators as they were. Where rows turn out not to be alike on this machine
+    in parts of several sizes, one size will be used; where they are not in that one, records will
+    be taken one by one.
 
     Raises:
         ConfigError: with what was found, and the way out.
     """
+    for depth in depths:
+        _try_depth(model, records, config, loss, depth)
+
+
+def _try_depth(
+    model: nn.Module, records: Records, config: Training, loss: Loss, depth: int
+) -> None:
     device = home(model)
-    sizes = sizes_of(config, device)
-    key = (_known_by(loss), sizes, device, config.precision, config.augmentations, config.dp_engine)
+    sizes, how = sizes_of(config, device, depth), (config.precision, config.augmentations, depth)
+    key = (_known_by(loss), sizes, device, *how, config.dp_engine)
     if key in (done := _done.setdefault(model, set())):
         return
     few = max(2, sizes[0])
-    features, labels = (values.to(device) for values in records(max(sizes[-1], 2 * few)))
-    seen = views(features, config, np.random.default_rng(0))
-    run = partial(_losses_of, config.precision, loss)
-    made_up = _MadeUp(model, run, (labels, *seen))
+    count = max(sizes[-1], 2 * few)
+    made_up, seen, labels = _made_up(model, records, config, loss, count, depth)
     with as_before(model):
         fresh = _copy_of(model)
         for spread in SPREADS:
             draw(model, spread)
             some = slice(0, few)
-            check_loss(loss, forward(model, seen[0][some], config.precision), labels[some])
+            check_loss(loss, forward(model, seen[some], config.precision), labels[some])
             # Opacus may know a layer that ours refuses; what a site runs has been checked by then.
             if refusals(model) or made_up.apart(few):
                 break
@@ -122,10 +144,24 @@ def try_out(model: nn.Module, records: Records, config: Training, *, loss: Loss)
                 made_up.check_largest(rows, sizes[-1])
             _stand_still(model, config.dp_engine)
             found = made_up.alike(rows, sizes) if apart else ()
-        note_alike(model, sizes, found)
+        note_alike(model, sizes, found, depth)
         if not found:
             say_slow("records are trained on")
     done.add(key)
+
+
+def _made_up(
+    model: nn.Module, records: Records, config: Training, loss: Loss, count: int, depth: int
+) -> tuple[_MadeUp, Tensor, Tensor]:
+    """So many samples of a depth, and one view and the targets of all of their records."""
+    features, labels = (v.to(home(model)) for v in records(count * max(1, depth)))
+    seen = views(features, config, np.random.default_rng(0))
+    inputs = (labels, *seen)
+    if depth != ALONE:
+        counts = made_up_counts(count, depth).to(home(model))
+        inputs = (counts, *(in_persons(values, depth) for values in inputs))
+    run = partial(_losses_of, config.precision, loss, depth)
+    return _MadeUp(model, run, inputs, depth), seen[0], labels
 
 
 def _known_by(loss: Loss) -> object:
@@ -139,13 +175,14 @@ def _known_by(loss: Loss) -> object:
 
 
 def _losses_of(
-    precision: Precision, loss: Loss, model: nn.Module, labels: Tensor, *seen: Tensor
+    precision: Precision, loss: Loss, depth: int, model: nn.Module, *inputs: Tensor
 ) -> Tensor:
     """Those of a model, with the same random numbers every time: dropout draws by place."""
     torch.default_generator.manual_seed(0)
-    if labels.is_cuda:
+    if inputs[0].is_cuda:
         torch.cuda.manual_seed(0)
-    return losses_of(model, precision, loss, labels, *seen)
+    run = partial(losses_of, model, precision, loss)
+    return run(*inputs) if depth == ALONE else losses_of_persons(run, *inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +192,8 @@ class _MadeUp:
     model: nn.Module
     run: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
+    depth: int = ALONE
+    """How many records a sample has."""
 
     def losses(self, rows: slice | Tensor) -> Callable[[], Tensor]:
         """Those of some of them."""
@@ -172,7 +211,9 @@ class _MadeUp:
             if hasattr(self.model, SLOTS):
                 device = self.inputs[0].device
                 slots = torch.zeros(len(found.losses), dtype=torch.int64, device=device)
-                engine.step(lambda: canary_losses(self.model, slots, 1.0))
+                probed = partial(canary_losses, self.model, slope=1.0)
+                part = BatchPart(inputs=(slots,), run=probed, rows=len(slots))
+                engine.step(alike(part, self.depth).losses)
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
         return bool(found.norms.isfinite().all())

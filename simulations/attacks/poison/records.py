@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ class LabelFlip(Poisoning):
         rows = _some(mine, self.share, rng)
         labels, words = mine.labels.copy(), rng.integers(2**64, size=len(rows), dtype=np.uint64)
         labels[rows] = task.mislabelled(labels[rows], words)
-        return Records(features=mine.features, labels=labels)
+        return replace(mine, labels=labels)
 
 
 @config
@@ -66,7 +67,7 @@ def _marked(mine: Records, share: float, goal: Goal, rng: np.random.Generator) -
     rows = _some(mine, share, rng)
     features, labels = mine.features.copy(), mine.labels.copy()
     features[rows], labels[rows] = goal.trigger.on(features[rows]), goal.target
-    return Records(features=features, labels=labels)
+    return replace(mine, features=features, labels=labels)
 
 
 def _some(mine: Records, share: float, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from fedlearn import __version__
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import DataError
 from fedlearn.core.vector import Vector
-from fedlearn.data import Records
 from fedlearn.report.comparison import traffic
 from fedlearn.report.export import read_model
 from fedlearn.report.poison import HONEST, Poison, PoisoningFacts, PoisonRow, RuleFacts
@@ -54,8 +53,8 @@ class HonestRecords:
     def _marked(self, site: Site) -> Site:
         goal, test = goal_of(self.config), site.data.test
         others = np.flatnonzero((test.labels != goal.target).reshape(len(test), -1).any(1))
-        features = goal.trigger.on(test.features[others])
-        records = Records(features=features, labels=test.labels[others])
+        records = test.of(others)
+        records = replace(records, features=goal.trigger.on(records.features))
         return replace(site, data=replace(site.data, test=records))
 
     def value(self, model: Vector, honest: Sequence[str]) -> float:

@@ -32,7 +32,7 @@ from fedlearn.privacy import SeededNoise
 from fedlearn.tasks import ClassificationTask, ImageInput, Input, TableInput, TextInput
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import parts, trials
-from fedlearn.training.parts import ROWS, sizes_of, split
+from fedlearn.training.parts import ALONE, ROWS, sizes_of, split
 from fedlearn.training.private import clipped_gradient_sum, train_private
 from fedlearn.training.settings import Training
 from fedlearn.training.trials import try_out
@@ -300,7 +300,7 @@ def test_trial__finds_rows_alike_on_this_machine_and_leaves_the_model_as_it_was(
     assert [m.training for m in world.model.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), state)
     sizes = sizes_of(CONFIG)
-    assert parts._alike[world.model] == {sizes: sizes}
+    assert parts._alike[world.model] == {(ALONE, sizes): sizes}
 
 
 def test_trial__is_made_on_records_that_nobody_has_and_once() -> None:
