@@ -186,7 +186,7 @@ class Signal:
     @classmethod
     def of(cls, config: RunConfig, plan: PrivacyPlan | None) -> Signal | None:
         """None where there is no noise to compare with."""
-        if plan is None or plan.unit != "record" or not plan.noise_multiplier:
+        if plan is None or not plan.within_sites or not plan.noise_multiplier:
             return None
         training = config.training
         divisor = training.sample_rate * training.nominal_records

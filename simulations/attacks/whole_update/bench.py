@@ -88,7 +88,7 @@ class Bench:
                 part.p = 0.0
         layout, own = layout_of(copied), site.config.training
         placed = _placed(site, Learner(frozen=site.learner.frozen, model=copied), plan)
-        return cls(site=placed, plan=plan, start=_with_slots(layout, model), own=own)
+        return cls(site=placed, plan=plan, start=with_slots(layout, model), own=own)
 
     @property
     def model(self) -> nn.Module:
@@ -161,18 +161,21 @@ class Bench:
 
     @cached_property
     def records(self) -> TrainingSet:
-        """Those of the site, without canaries."""
+        """Those of the site, without canaries; of a person no more than a step computes."""
         features, labels = self.site.train_tensors
-        return TrainingSet(features=features, labels=labels, slots=no_canaries())
+        people = self.site.people
+        if people is not None:
+            people = replace(people, rows=tuple(rows[: people.most] for rows in people.rows))
+        return TrainingSet(features=features, labels=labels, slots=no_canaries(), people=people)
 
     @property
     def nobody(self) -> TrainingSet:
         """None of them."""
         return some(self.records, np.zeros(0, np.int64))
 
-    def chosen(self, records: int, coins: np.random.Generator, rate: float) -> BoolArray:
+    def chosen(self, samples: int, coins: np.random.Generator, rate: float) -> BoolArray:
         """Who takes part; everybody, where the plan has no sampling and asks for no coins."""
-        found: BoolArray = coins.random(records) < (rate if self.plan.sample_rate < 1 else 1.0)
+        found: BoolArray = coins.random(samples) < (rate if self.plan.sample_rate < 1 else 1.0)
         return found
 
 
@@ -208,9 +211,30 @@ def request_of(start: Vector, number: int) -> TrainRequest:
 
 
 def some(given: TrainingSet, rows: NDArray[np.int64]) -> TrainingSet:
-    """Only those in `rows`."""
+    """Only those in `rows`; of persons, all of their records."""
+    people = given.people
+    if people is not None:
+        parts = [people.rows[row] for row in rows]
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        own = tuple(np.split(np.arange(ends[-1]), ends[:-1])) if parts else ()
+        keys = tuple(people.keys[row] for row in rows)
+        people = replace(people, keys=keys, rows=own)
+        rows = np.concatenate([np.zeros(0, np.int64), *parts])
     chosen = torch.from_numpy(rows).to(given.labels.device)
-    return replace(given, features=given.features[chosen], labels=given.labels[chosen])
+    features, labels = given.features[chosen], given.labels[chosen]
+    return replace(given, features=features, labels=labels, people=people)
+
+
+def samples_of(given: TrainingSet) -> list[NDArray[np.int64]]:
+    """The records of each sample of a step: of a person, or a record by itself."""
+    if given.people is not None:
+        return list(given.people.rows)
+    return list(np.arange(len(given.labels))[:, None])
+
+
+def count_of(given: TrainingSet) -> int:
+    """How many samples there are."""
+    return len(given.labels if given.people is None else given.people)
 
 
 def layers_of(model: nn.Module, update: Floats) -> Mapping[str, Floats]:
@@ -220,7 +244,7 @@ def layers_of(model: nn.Module, update: Floats) -> Mapping[str, Floats]:
     return {name: np.atleast_1d(part) for name, part in parts.items() if name in learning}
 
 
-def _with_slots(layout: Layout, model: Vector) -> Vector:
+def with_slots(layout: Layout, model: Vector) -> Vector:
     """The trained model with slots that nobody has touched."""
     parts = without_slots(layout).split(model)
     pieces = [

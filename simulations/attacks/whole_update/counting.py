@@ -14,6 +14,7 @@ from clients.canaries import TrainingSet
 from fedlearn.auditing.draw_laws import Draws
 from fedlearn.models.slots import attach
 from fedlearn.training.device import home
+from fedlearn.training.persons import People
 from simulations.attacks.whole_update.bench import Bench
 
 _DRAWN: Final = 32
@@ -27,6 +28,9 @@ _SINGLE, _SEVERAL = 64, 8
 
 _STEEP: Final = (10.0, 20.0, 50.0)
 """Gradients over the clip norm: a clip that is missing shows, and a sampler that looks at them."""
+
+_RECORDS: Final = 4
+"""Of a made-up person, at most."""
 
 _PAYLOAD: Final = 4
 """Numbers of a made-up record of which no gradient depends."""
@@ -71,21 +75,44 @@ class Counting:
     def given(self, lengths: Tensor | None = None) -> TrainingSet:
         """Them and the canaries, with labels and a payload that are drawn anew.
 
-        `lengths: float32[records]` are those of their gradients, in clip norms.
+        `lengths: float32[records]` are those of their gradients, in clip norms. Where persons are
+        protected, persons with a coordinate each, and several records on it.
         """
         coins, device = np.random.default_rng(), home(self.bench.model)
-        numbers = torch.arange(self.records).float()
+        owners = self._owners
+        numbers, many = torch.from_numpy(owners).float(), len(owners)
         if lengths is None:
-            lengths = torch.from_numpy(coins.choice(_STEEP, self.records)).float()
-        payload = torch.from_numpy(coins.normal(size=(self.records, _PAYLOAD))).float()
+            lengths = torch.from_numpy(coins.choice(_STEEP, many)).float()
+        else:
+            lengths = lengths[torch.from_numpy(owners)]
+        payload = torch.from_numpy(coins.normal(size=(many, _PAYLOAD))).float()
         slopes = self.bench.plan.clip_norm * lengths
         features = torch.cat([torch.stack([numbers, slopes], 1), payload], 1)
-        drawn = torch.from_numpy(coins.integers(len(self.labels), size=self.records))
+        drawn = torch.from_numpy(coins.integers(len(self.labels), size=many))
         return TrainingSet(
             features=features.to(device),
             labels=self.labels[drawn.to(self.labels.device)],
             slots=torch.arange(_CANARIES),
+            people=self._people,
         )
+
+    @property
+    def _owners(self) -> NDArray[np.int64]:
+        """Whose coordinate each record is on: its own, or that of a person of one or several."""
+        everybody, people = np.arange(self.records), self.bench.site.people
+        if people is None:
+            return everybody
+        return np.repeat(everybody, 1 + everybody % min(people.most, _RECORDS))
+
+    @property
+    def _people(self) -> People | None:
+        """Made of their records as the site's own are made of its own."""
+        people = self.bench.site.people
+        if people is None:
+            return None
+        width = len(str(self.records))
+        keys = np.array([f"{owner:0{width}d}" for owner in self._owners])
+        return People.of(keys, people.most)
 
     def loss(self, outputs: Tensor, _: Tensor) -> Tensor:
         """Whose gradient does not depend on the weights."""

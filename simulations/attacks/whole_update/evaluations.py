@@ -22,11 +22,10 @@ from fedlearn.auditing.chance import exact_check
 from fedlearn.auditing.findings import Check
 from fedlearn.auditing.noise_laws import Noise, sums_check
 from fedlearn.core.vector import Vector
-from fedlearn.data import Records
 from fedlearn.mechanisms import EvaluationPlan
 from fedlearn.metrics.fairness import GroupFairness, group_of, groups_of
 from fedlearn.privacy.noise import NoiseSource, SeededNoise
-from simulations.attacks.whole_update.bench import Floats, Steered, request_of
+from simulations.attacks.whole_update.bench import Floats, Steered, request_of, with_slots
 from simulations.attacks.whole_update.source import source_is_sound
 
 Whole = NDArray[np.int64]
@@ -41,6 +40,8 @@ _MOST_RECORDS: Final = 1024
 """Test records that are added up, of sites that have more."""
 
 _SINGLE: Final = 8
+_SINGLE_ONE: Final = "a single"
+"""How cases begin of which what is paid for bounds the whole."""
 _EXTREMES: Final = (-1e300, -1e3, 1e3, 1e300, np.inf, np.nan)
 """What grades are multiplied by: losses and scores from nothing to what no sum could hold."""
 
@@ -52,7 +53,8 @@ def checks_of_evaluation(
     site: Site, plan: EvaluationPlan, model: Vector, coins: np.random.Generator
 ) -> list[Check]:
     """What noised test sums of a site show, by the `model` of a run."""
-    graded = evaluation.graded(site, request_of(model, site.config.rounds))
+    whole = with_slots(site.layout, model)
+    graded = evaluation.graded(site, request_of(whole, site.config.rounds))
     rows = np.sort(coins.permutation(len(graded))[:_MOST_RECORDS])
     made = _Tests(site, plan, graded[rows], rows)
     return [
@@ -80,7 +82,7 @@ class _Tests:
         test, own = self.site.data.test, self.site.noise_of_tests
         data = replace(
             self.site.data,
-            test=Records(features=test.features[rows], labels=test.labels[rows]),
+            test=test.of(rows),
             test_attributes={k: v[rows] for k, v in self.site.data.test_attributes.items()},
         )
         site = replace(self.site, data=data)
@@ -151,7 +153,8 @@ class _Tests:
         if isinstance(fairness, GroupFairness):
             groups = group_of(fairness, self.site.data.test_attributes[fairness.column][rows])
         totals = np.zeros((1 + len(groups_of(fairness)), self._size), np.int64)
-        unsure = 0
+        unsure, people = 0, self._people(rows)
+        own = {person: np.zeros_like(totals) for person in people}
         for i, one in enumerate(graded):
             if not np.isfinite(one).all():
                 continue
@@ -163,12 +166,23 @@ class _Tests:
             whole = np.where(single, np.rint(exact), np.trunc(exact))
             near = np.where(single, exact - np.floor(exact) - 0.5, exact - np.rint(exact))
             unsure += bool(((np.abs(near) < _EDGE) & (exact != whole)).any())
-            totals[0] += whole.astype(np.int64)
+            mine = own[people[i]] if people else totals
+            mine[0] += whole.astype(np.int64)
             if groups is not None:
-                totals[1 + groups[i]] += whole.astype(np.int64)
+                mine[1 + groups[i]] += whole.astype(np.int64)
+        for person, sums in own.items():  # the mean over what one person has, towards zero
+            totals += np.sign(sums) * (np.abs(sums) // people.count(person))
         if self.plan.unit == "client":  # the mean over all, towards zero
             totals = np.sign(totals) * (np.abs(totals) // max(len(graded), 1))
         return totals.reshape(-1), unsure
+
+    def _people(self, rows: NDArray[np.int64]) -> list[str]:
+        """Whose these test records are, where persons are protected; else nothing."""
+        persons = self.site.data.test.persons
+        if self.plan.unit != "person" or persons is None:
+            return []
+        found: list[str] = persons[rows].tolist()
+        return found
 
     @property
     def _size(self) -> int:
@@ -201,7 +215,7 @@ class _Tests:
             wanted, unsure = self._by_hand(graded, rows)
             if np.abs(found - wanted).max(initial=0) > unsure:
                 return False, f"the sums of {what}"
-            if len(rows) == 1 and np.linalg.norm(found) > paid:
+            if what.startswith(_SINGLE_ONE) and np.linalg.norm(found) > paid:
                 return False, f"{what}, which moves the sums further than was paid for"
         return True, ""
 
@@ -210,10 +224,14 @@ class _Tests:
         count = len(self.rows)
         for place in coins.permutation(count)[:_SINGLE]:
             one, row = self.graded[place : place + 1], self.rows[place : place + 1]
-            yield "a single test record", one, row
+            yield f"{_SINGLE_ONE} test record", one, row
             for factor in _EXTREMES:
                 with np.errstate(all="ignore"):
-                    yield "a single test record with a strange grade", one * factor, row
+                    yield f"{_SINGLE_ONE} test record with a strange grade", one * factor, row
+        people = np.array(self._people(self.rows))
+        for person in coins.permutation(np.unique(people))[:_SINGLE]:
+            own = people == person
+            yield f"{_SINGLE_ONE} person's test records", self.graded[own], self.rows[own]
         half = coins.random(count) < 0.5
         yield "some test records", self.graded[half], self.rows[half]
         yield "all test records", self.graded, self.rows

@@ -18,7 +18,14 @@ from fedlearn.mechanisms.encoding import real_sum
 from fedlearn.models.slots import no_canaries
 from fedlearn.stages import Stage, Update
 from fedlearn.training.device import home
-from simulations.attacks.whole_update.bench import Bench, Floats, layers_of, request_of, some
+from simulations.attacks.whole_update.bench import (
+    Bench,
+    Floats,
+    count_of,
+    layers_of,
+    request_of,
+    some,
+)
 
 _WIDE: Final = 1 << 17
 """Coordinates of a model that has nothing else."""
@@ -70,7 +77,7 @@ def _at_site(bench: Bench, draws: int, coins: np.random.Generator) -> Iterator[F
         # Two rounds, the first and the last among them, or the same one once more.
         first, second = (1, rounds) if draw == 0 else (any_round(), any_round())
         numbers = (first, first if draw % 2 else second)
-        chosen = bench.chosen(len(given.labels), coins, bench.plan.sample_rate)
+        chosen = bench.chosen(count_of(given), coins, bench.plan.sample_rate)
         one, other = (bench.update(given, loss, coins=chosen, number=n) for n in numbers)
         yield (one - other) / (deviation * math.sqrt(2))
     for _ in range(draws):
@@ -83,12 +90,12 @@ def steps_of(bench: Bench, coins: np.random.Generator) -> tuple[Steps, Noise]:
     given, loss, rate = bench.records, bench.site.loss, bench.plan.sample_rate
     sums, noise = list[Floats](), list[Floats]()
     for _ in range(_draws(bench)):
-        chosen = bench.chosen(len(given.labels), coins, rate)
+        chosen = bench.chosen(count_of(given), coins, rate)
         sums.append(bench.update(given, loss, coins=chosen, silent=True))
         noisy = bench.update(given, loss, coins=chosen)
         noise.append((noisy - sums[-1]) / bench.plan.noise_multiplier)
-    many = some(given, coins.permutation(len(given.labels))[:_MOST_RECORDS])
-    everybody = bench.update(many, loss, coins=np.ones(len(many.labels), np.bool_), silent=True)
+    many = some(given, coins.permutation(count_of(given))[:_MOST_RECORDS])
+    everybody = bench.update(many, loss, coins=np.ones(count_of(many), np.bool_), silent=True)
     size = sum(part[0].size for part in _by_layer(bench, noise[:1]).values())
     steps = Steps(
         noise=np.stack(noise)[:, :size], sums=np.stack(sums)[:, :size], everybody=everybody[:size]

@@ -16,7 +16,14 @@ from clients.canaries import TrainingSet
 from fedlearn.core.vector import load_vector
 from fedlearn.tasks import Loss
 from fedlearn.training.device import home
-from simulations.attacks.whole_update.bench import Bench, Floats, layers_of, some
+from simulations.attacks.whole_update.bench import (
+    Bench,
+    Floats,
+    count_of,
+    layers_of,
+    samples_of,
+    some,
+)
 from simulations.attacks.whole_update.counting import Counting
 
 _CLOSE, _MORE = 5e-3, 5e-4
@@ -47,7 +54,7 @@ def sums_agree(bench: Bench, made: Counting, coins: np.random.Generator) -> tupl
 def _of_few(bench: Bench, coins: np.random.Generator) -> str:
     for factor, rate, most in _TRIES_OF_LARGE if bench.large else _TRIES:
         given = _picked(bench, coins, most)
-        chosen = bench.chosen(len(given.labels), coins, rate)
+        chosen = bench.chosen(count_of(given), coins, rate)
         gradients = list(_gradients(bench, given))
         scale = factor * _scale(gradients, bench.plan.clip_norm)
         found = bench.update(given, scaled(bench.site.loss, scale), coins=chosen, silent=True)
@@ -62,13 +69,13 @@ def _of_few(bench: Bench, coins: np.random.Generator) -> str:
 def _among_many(bench: Bench, coins: np.random.Generator) -> str:
     """What a few records add to a batch as large as those of the run."""
     many = _picked(bench, coins, _MOST_RECORDS[bench.large])
-    rows = np.arange(len(many.labels))
+    rows = np.arange(count_of(many))
     few = coins.permutation(rows)[: min(8 if bench.large else 24, len(rows) // 2)]
     gradients = list(_gradients(bench, some(many, few)))
     scale = _scale(gradients, bench.plan.clip_norm)
     loss = scaled(bench.site.loss, scale)
     whole, rest = (
-        bench.update(given, loss, coins=np.ones(len(given.labels), np.bool_), silent=True)
+        bench.update(given, loss, coins=np.ones(count_of(given), np.bool_), silent=True)
         for given in (many, some(many, np.setdiff1d(rows, few)))
     )
     room = _CLOSE + _MORE * len(few) + _MORE / 5 * len(rows)
@@ -107,7 +114,7 @@ def _bounded(bench: Bench, coins: np.random.Generator) -> str:
     loss = scaled(
         bench.site.loss, 10 * _scale(list(_gradients(bench, given)), bench.plan.clip_norm)
     )
-    for row in range(len(given.labels)):
+    for row in range(count_of(given)):
         one, alone = some(given, np.array([row])), np.ones(1, np.bool_)
         found = bench.update(one, loss, coins=alone, silent=True, training=training)
         if not float(np.linalg.norm(found)) <= 1 + _CLOSE:
@@ -118,8 +125,9 @@ def _bounded(bench: Bench, coins: np.random.Generator) -> str:
 def _picked(bench: Bench, coins: np.random.Generator, most: int) -> TrainingSet:
     """Records by lot, of every label at least one where labels are few."""
     given = bench.records
-    order = coins.permutation(len(given.labels))
-    labels = given.labels.cpu().numpy()[order]
+    firsts = np.array([rows[0] for rows in samples_of(given)], np.int64)
+    order = coins.permutation(len(firsts))
+    labels = given.labels.cpu().numpy()[firsts[order]]
     _, first = np.unique(labels, axis=0, return_index=True)
     if len(first) <= most // 2:
         order = np.concatenate([order[first], np.delete(order, first)])
@@ -150,14 +158,17 @@ def _clipped_sum(bench: Bench, gradients: Sequence[Floats], scale: float) -> Flo
 
 
 def _gradients(bench: Bench, given: TrainingSet) -> Iterator[Floats]:
-    """Every record's, one after the other, by plain automatic derivation: `float64[p]` each."""
+    """Every sample's, one after the other, by plain automatic derivation: `float64[p]` each.
+
+    Of a person it is that of the mean loss of its records.
+    """
     load_vector(bench.model, bench.start)
     model, loss = copy.deepcopy(bench.model).double().train(), bench.site.loss
     learning = [p for p in model.parameters() if p.requires_grad]
-    for i in range(len(given.labels)):
-        one = given.features[i : i + 1], given.labels[i : i + 1]
+    for rows in map(torch.from_numpy, samples_of(given)):
+        one = given.features[rows], given.labels[rows]
         inputs, meant = (_wide(values).to(home(model)) for values in one)
-        found = loss(model(inputs), meant).sum()
+        found = loss(model(inputs), meant).mean()
         parts = torch.autograd.grad(found, learning, allow_unused=True)
         pairs = zip(learning, parts, strict=True)
         whole = [(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs]

@@ -20,7 +20,6 @@ from clients.site import Site
 from fedlearn.auditing.chance import exact_check
 from fedlearn.auditing.findings import Check
 from fedlearn.auditing.noise_laws import sums_check
-from fedlearn.data import Records
 from fedlearn.mechanisms import EvaluationPlan
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.screening import PlacedColumn
@@ -32,6 +31,8 @@ Whole = NDArray[np.int64]
 _RUNS: Final = 96
 _MOST_RECORDS: Final = 512
 _SINGLE: Final = 8
+_SINGLE_ONE: Final = "a single"
+"""How cases begin of which what is paid for bounds the whole."""
 _EDGE: Final = 1e-6
 """So near to a half rounding may go either way."""
 
@@ -58,9 +59,16 @@ class _Tables:
     paid: EvaluationPlan
     rows: Whole
 
+    def _people(self, rows: Whole) -> list[str]:
+        """Whose these records are, where persons are protected; else nothing."""
+        persons = self.site.data.train.persons
+        if self.paid.unit != "person" or persons is None:
+            return []
+        found: list[str] = persons[rows].tolist()
+        return found
+
     def _with(self, rows: Whole) -> Site:
-        train = self.site.data.train
-        some = Records(features=train.features[rows], labels=train.labels[rows])
+        some = self.site.data.train.of(rows)
         return replace(self.site, data=replace(self.site.data, train=some))
 
     def _repeated(self, rows: Whole, seed: bytes) -> Whole:
@@ -83,13 +91,18 @@ class _Tables:
         """What is under the noise, record by record; and how many may be rounded either way."""
         layout, train = screening.layout_in(self.site), self.site.data.train
         total, unsure = np.zeros((len(layout.classes), layout.width), np.int64), 0
-        for row in rows:
+        people = self._people(rows)
+        own = {person: np.zeros_like(total) for person in people}
+        for i, row in enumerate(rows):
             places = [np.ones(1)]
             for column, value in zip(layout.columns, train.features[row], strict=True):
                 places.append(_place(column, float(value)))
             exact = np.concatenate(places) * self.paid.steps[0]
             unsure += bool((np.abs(exact - np.floor(exact) - 0.5) < _EDGE).any())
-            total[int(train.labels[row])] += np.rint(exact).astype(np.int64)
+            mine = own[people[i]] if people else total
+            mine[int(train.labels[row])] += np.rint(exact).astype(np.int64)
+        for person, sums in own.items():  # the mean over what one person has, towards zero
+            total += np.sign(sums) * (np.abs(sums) // people.count(person))
         return total.reshape(-1), unsure
 
     def sums_agree(self, coins: np.random.Generator) -> tuple[bool, str]:
@@ -101,13 +114,16 @@ class _Tables:
             wanted, unsure = self._by_hand(rows)
             if np.abs(found - wanted).max(initial=0) > unsure:
                 return False, f"the sums of {what}"
-            if len(rows) == 1 and np.linalg.norm(found) > most:
+            if what.startswith(_SINGLE_ONE) and np.linalg.norm(found) > most:
                 return False, f"{what}, which moves the sums further than was paid for"
         return True, ""
 
     def _cases(self, coins: np.random.Generator) -> Iterator[tuple[str, Whole]]:
         for row in coins.permutation(self.rows)[:_SINGLE]:
-            yield "a single record", np.array([row])
+            yield f"{_SINGLE_ONE} record", np.array([row])
+        people = np.array(self._people(self.rows))
+        for person in coins.permutation(np.unique(people))[:_SINGLE]:
+            yield f"{_SINGLE_ONE} person's records", self.rows[people == person]
         yield "some records", self.rows[coins.random(len(self.rows)) < 0.5]
         yield "all records", self.rows
 

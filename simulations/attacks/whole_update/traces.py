@@ -17,7 +17,7 @@ import torch
 
 from fedlearn.privacy.noise import SeededNoise
 from fedlearn.training.settings import Training
-from simulations.attacks.whole_update.bench import Bench, Floats
+from simulations.attacks.whole_update.bench import Bench, Floats, count_of
 from simulations.attacks.whole_update.counting import Counting
 from simulations.attacks.whole_update.sums import scaled
 
@@ -51,7 +51,7 @@ def _absent_alike(bench: Bench, coins: np.random.Generator) -> bool:
         bench.update(
             given,
             loss,
-            coins=np.zeros(len(given.labels), np.bool_),
+            coins=np.zeros(count_of(given), np.bool_),
             noise=SeededNoise(seed),
             steps=min(bench.steps, _MOST_STEPS),
             number=number,
