@@ -135,8 +135,10 @@ class Facts:
     def units(self) -> int:
         """How many are protected."""
         sites = self.result.data.sites
+        planned = math.ceil(self.config.training.nominal_records) * len(sites)
+        if self.result.privacy.unit == "person":  # how many there are no site has told
+            return planned
         if self.result.privacy.unit == "record":
-            planned = math.ceil(self.config.training.nominal_records) * len(sites)
             return self.train_records if self.train_records is not None else planned
         return len(sites)
 
