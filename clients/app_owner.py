@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import assert_never
 
 from clients.ledger import ledger
 from clients.ledger.ledger import Ledger
@@ -38,14 +37,9 @@ from fedlearn.core.settings import Name
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.roster import Roster
 from fedlearn.flower.apps.owner import Expense
-from fedlearn.privacy import Event, Unit
+from fedlearn.privacy import Event
 from fedlearn.privacy.accounting import SMALLEST_DELTA
-from fedlearn.privacy.events import (
-    ClientGaussianEvent,
-    DiscreteSumEvent,
-    GaussianEvent,
-    PersonGaussianEvent,
-)
+from fedlearn.privacy.events import DiscreteSumEvent, unit_of
 
 APP_MODEL = "flower"
 """What a policy's `allow_models` calls the model of a Flower app."""
@@ -203,21 +197,6 @@ class FileOwner:
         )
         ledger.decline(self._path, declined, now=_now())
         raise PrivacyError("\n".join(f"site {self.name}: {demand}" for demand in demands))
-
-
-def unit_of(event: Event) -> Unit:
-    """Whom an event's epsilon is about."""
-    match event:
-        case GaussianEvent():
-            return "record"
-        case PersonGaussianEvent():
-            return "person"
-        case ClientGaussianEvent():
-            return "client"
-        case DiscreteSumEvent():
-            return event.unit
-        case _:
-            assert_never(event)
 
 
 def _cost(event: Event, expense: Expense) -> Cost:

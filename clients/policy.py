@@ -180,7 +180,7 @@ def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
     if policy.unit not in ("none", run.unit):
         return [
             f"policy.unit={policy.unit}: the run protects the unit {run.unit!r}. "
-            f"Choose privacy={policy.unit}"
+            f"{_way_to(policy.unit, run.unit)}"
         ]
     if policy.unit != "none" and run.in_shares and run.masks is None:
         # Two servers are one place as long as both run inside the coordinator.
@@ -205,6 +205,15 @@ def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
             f"Set privacy.delta to {policy.delta:g} or less"
         ]
     return []
+
+
+def _way_to(wanted: Unit, found: Unit) -> str:
+    """How a run comes to protect what a policy asks for."""
+    if wanted == "person":
+        return "Set scenario.person to the column that says whose records are"
+    if found == "person":
+        return "Leave out scenario.person; or, where persons are meant, set policy.unit to person"
+    return f"Choose privacy={wanted}"
 
 
 def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:

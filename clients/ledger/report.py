@@ -23,7 +23,7 @@ from fedlearn.core.errors import ConfigError, DataError, ReceiptError
 from fedlearn.crypto.identity import fingerprint
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.privacy import accounting
-from fedlearn.privacy.events import Event
+from fedlearn.privacy.events import Event, Unit, unit_of
 from fedlearn.results import receipts
 
 
@@ -138,18 +138,21 @@ def _table(report: LedgerReport, delta: float) -> Table:
     """A line per run, in the order of their first entry, and one for all of them."""
     pending = Counter(reservation.run_id for reservation in report.pending.values())
     refused = Counter(refusal.run_id for refusal in report.refusals)
-    epsilon = f"epsilon\n(delta {delta:g})"
+    unit = _unit(report.spent)
+    epsilon = f"epsilon\n(delta {delta:g}{', a person' if unit == 'person' else ''})"
     columns = ("steps", "noise", "sample rate", epsilon, "pending", "refused")
     table = terminal.numbers("run", *columns)
     for run in dict.fromkeys([*report.by_run, *refused]):
         events = report.by_run.get(run, ())
         counts = [str(pending[run] or "-"), str(refused[run] or "-")]
-        table.add_row(escape(plain(run)), *_mechanism(events), _epsilon(events, delta), *counts)
+        table.add_row(
+            escape(plain(run)), *_mechanism(events), _epsilon(events, delta, unit), *counts
+        )
     table.add_section()
     table.add_row(
         "all runs",
         *_mechanism(report.spent),
-        _epsilon(report.spent, delta),
+        _epsilon(report.spent, delta, unit),
         str(len(report.pending) or "-"),
         str(len(report.refusals) or "-"),
         style="bold",
@@ -169,9 +172,15 @@ def _mechanism(events: Iterable[Event]) -> list[str]:
     ]
 
 
-def _epsilon(events: tuple[Event, ...], delta: float) -> str:
+def _unit(events: Iterable[Event]) -> Unit:
+    """Whom the table is about: persons, where all that was spent protects no less."""
+    units = {unit_of(event) for event in events}
+    return "person" if "person" in units and "record" not in units else "record"
+
+
+def _epsilon(events: tuple[Event, ...], delta: float, unit: Unit) -> str:
     """Rounded up: never less than what was spent."""
-    value = accounting.epsilon(events, delta)
+    value = accounting.epsilon(events, delta, unit=unit)
     return "no limit" if math.isinf(value) else f"{math.ceil(value * 1000) / 1000:.3f}"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, assert_never, get_args
 
 from fedlearn.core.errors import DataError
 from fedlearn.privacy.discrete import SMALLEST_STDDEV, Law
@@ -162,6 +162,22 @@ _SMALLEST_RATE: Final = 1e-100
 
 Event = GaussianEvent | PersonGaussianEvent | ClientGaussianEvent | DiscreteSumEvent
 """Everything that can be spent; a new mechanism adds a kind here."""
+
+
+def unit_of(event: Event) -> Unit:
+    """Whom an event's epsilon is about."""
+    match event:
+        case GaussianEvent():
+            return "record"
+        case PersonGaussianEvent():
+            return "person"
+        case ClientGaussianEvent():
+            return "client"
+        case DiscreteSumEvent():
+            return event.unit
+        case _:
+            assert_never(event)
+
 
 _KINDS: Final[dict[str, type[Any]]] = {
     "gaussian": GaussianEvent,
