@@ -15,10 +15,10 @@ from fedlearn.data.check.report import Report
 from fedlearn.data.check.roles import is_called
 from fedlearn.data.check.tables import check_table
 from fedlearn.data.tables import guess
-from fedlearn.data.tables.delimited import read_table, read_text
+from fedlearn.data.tables.delimited import parse_text, read_table, read_text
 from fedlearn.data.tables.heads import guess_separator, header_problem, holds_units
 from fedlearn.data.tables.parquet import is_parquet, not_cells, read_parquet
-from fedlearn.data.tables.table import Table
+from fedlearn.data.tables.table import Separator, Table
 from fedlearn.data.texts.files import Objects, is_lines, keys_of, read_objects
 from fedlearn.data.texts.huggingface import is_saved
 
@@ -62,8 +62,8 @@ def _checked(path: Path) -> Report:
         return _texts(path, table, facts, "text", written)
     separator = guess_separator(read_text(path, encoding))
     written += [] if separator == "comma" else [f"scenario.separator={separator}"]
-    table = read_table(path, separator=separator, encoding=encoding, header="first")
-    if headless := header_problem(path, table):
+    table, headless = _with_header(path, separator, encoding)
+    if headless:
         names = [f"c{place}" for place in range(1, len(table.header) + 1)]
         written.append(f"scenario.names=[{','.join(names)}]")
         table = read_table(path, separator=separator, encoding=encoding, names=names)
@@ -79,6 +79,21 @@ def _checked(path: Path) -> Report:
     as_table = tuple(f"as a table (scenario=csv), {problem}" for problem in others)
     as_texts = replace(report, hints=(*report.hints, *as_table), problems=tuple(headless))
     return texts.with_texts(as_texts, table, "text", written)
+
+
+def _with_header(path: Path, separator: Separator, encoding: str) -> tuple[Table, list[str]]:
+    """The table, and what is said where its first line is a record.
+
+    Such a line may well hold a value twice, or none, as no header does.
+    """
+    try:
+        table = read_table(path, separator=separator, encoding=encoding, header="first")
+    except DataError:
+        table = parse_text(path, read_text(path, encoding), separator)
+        if not (headless := header_problem(path, table)):
+            raise
+        return table, headless
+    return table, header_problem(path, table)
 
 
 def _texts(

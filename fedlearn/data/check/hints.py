@@ -16,6 +16,7 @@ from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_notes import may_be_gaps
 from fedlearn.data.tables.sentinels import sentinels
 from fedlearn.data.tables.table import Table
+from fedlearn.data.tables.written import may_be_either
 
 _POSTCODE = re.compile(r"zip([ _-]?code)?|post(al)?[ _-]?code|plz", re.IGNORECASE)
 _AGE = re.compile(
@@ -49,6 +50,7 @@ def hints(
         return
     yield from _named_gaps(table, found, writing.missing)
     yield from _gaps(table, found, writing)
+    yield from _either(table, found, writing)
     numbers = [one.name for one in found if one.kind == "numeric" and not one.identifier]
     yield from _ranges(table, numbers, writing.decimal)
     for column in found:
@@ -62,6 +64,21 @@ def _gaps(table: Table, found: Sequence[Column], writing: guess.Writing) -> Iter
         values = sentinels(table.cells(column.name), writing.missing, writing.decimal)
         if values and (column.kind == "numeric" or "dates" in column.identifier):
             yield f"column {column.name!r}: {may_be_gaps(values)}"
+
+
+def _either(table: Table, found: Sequence[Column], writing: guess.Writing) -> Iterator[str]:
+    """Numbers that may be a thousand times as large."""
+    for column in found:
+        cells = table.cells(column.name)
+        plain = column.kind == "numeric" and not cells.are_numbers
+        if plain and may_be_either(cells, writing.missing, writing.decimal):
+            text = next(one for one in cells.texts(cells.counts > 0) if writing.decimal in one)
+            other = "," if writing.decimal == "." else "."
+            yield (
+                f"column {column.name!r}: {text} may be a number of thousands; if so, the decimal "
+                f"sign is another one (scenario.decimal='{other}' and "
+                f"{guess.key_of('scenario.written', column.name)}=thousands)"
+            )
 
 
 def _ranges(table: Table, numbers: Sequence[str], decimal: str) -> Iterator[str]:

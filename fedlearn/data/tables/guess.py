@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,13 +74,11 @@ def writing_of(table: Table, separator: str | None = None) -> Writing:
     that, unless its `separator` is a semicolon, as where the comma is the decimal sign.
     """
     points, commas = _words_among_numbers(table, "."), _words_among_numbers(table, ",")
-    if separator != "semicolon":
-        commas = {
-            name: words
-            for name, words in commas.items()
-            if name in points or not may_be_either(table.cells(name), MISSING)
-        }
-    decimal: Literal[".", ","] = "," if len(commas) > len(points) else "."
+    votes = (
+        _columns_with(table, points, "."),
+        _columns_with(table, commas, ",", separator == "semicolon"),
+    )
+    decimal: Literal[".", ","] = "," if votes[1] > votes[0] else "."
     words = set[str]().union(*(commas if decimal == "," else points).values())
     found = [
         (name, way_of(table.cells(name), (*MISSING, *words), decimal)) for name in table.header
@@ -89,6 +87,12 @@ def writing_of(table: Table, separator: str | None = None) -> Writing:
     plain = written_numbers(table, dict(ways), decimal)
     gaps = (*sorted(words), *_numbers_for_gaps(plain, decimal))
     return Writing(decimal=decimal, gaps=gaps, ways=ways)
+
+
+def _columns_with(table: Table, names: Collection[str], sign: str, sure: bool = False) -> int:
+    """How many columns of numbers have that sign, and not between thousands."""
+    signed = [name for name in names if any(sign in text for text in table.cells(name).texts())]
+    return sum(sure or not may_be_either(table.cells(name), MISSING, sign) for name in signed)
 
 
 def _numbers_for_gaps(table: Table, decimal: str) -> list[str]:
@@ -116,13 +120,15 @@ def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> dict[str, 
 
     A word that is there once, `forty` for 40, is rather a slip.
     """
-    found = {}
+    found: dict[str, set[str]] = {}
     for name, cells in zip(table.header, table.columns, strict=True):
         # Most columns of numbers are told by one that has a point, before all are read anew.
         if decimal == "," and not cells.are_numbers and _has_point(cells):
             continue
         given = ~cells.among(MISSING) & (cells.counts > 0)
         odd = given & np.isnan(cells.numbers(decimal))
+        if way_of(cells, MISSING, decimal) is not None:
+            found[name] = set()
         if cells.distinct(odd) > _FEW:
             continue
         counts: Counter[str] = Counter()

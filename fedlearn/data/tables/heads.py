@@ -27,6 +27,7 @@ _LINE: Final = re.compile(r"[\r\n]*([^\r\n]*)")
 _DIRECTIVE: Final = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _MARKED: Final = re.compile(rf"#|{_DIRECTIVE.pattern}$", re.IGNORECASE)
 _MOSTLY: Final = 0.9
+_MEASURED: Final = re.compile(r"[<>=\u2264\u2265\s]*[-+\u2212]?[0-9][0-9.,'\u2019\s]*[%\uff05]?")
 _FEW: Final = 3
 _GAPS: Final = ("", "na", "n/a", "nan", "null", "none", "?", "-", ".")
 
@@ -118,7 +119,8 @@ def _numbers(cells: Cells) -> NDArray[np.float64] | None:
     for sign in ".,":
         numbers = cells.numbers(sign)
         found = np.isfinite(numbers) & (cells.counts > 0)
-        given = cells.counts[~cells.among(("",))].sum()
+        texts = cells.texts()
+        given = cells.counts[[text.casefold() not in _GAPS for text in texts]].sum()
         if cells.counts[found].sum() >= _MOSTLY * max(given, 1):
             return np.asarray(numbers[found])
     return None
@@ -160,14 +162,21 @@ def holds_units(table: Table) -> bool:
     for cells in table.columns:
         first, below = cells.texts()[cells.codes[0]], cells.take(rest)
         empty = first.casefold() in _GAPS
-        if _numbers(below) is None:
+        if not _measures(below):
             if not empty and first in below.texts(below.counts > 0):
                 return False
         elif not empty:
-            if np.isfinite(_number(first)) or first in below.texts(below.counts > 0):
+            if _MEASURED.fullmatch(first) or first in below.texts(below.counts > 0):
                 return False
             units += 1
     return units > 0
+
+
+def _measures(cells: Cells) -> bool:
+    """Whether a column is mostly of numbers, however these are written."""
+    texts = [text for text in cells.texts(cells.counts > 0) if text.casefold() not in _GAPS]
+    fits = sum(_MEASURED.fullmatch(text) is not None for text in texts)
+    return 0 < _MOSTLY * len(texts) <= fits
 
 
 def units_problem(path: Path, table: Table) -> list[str]:

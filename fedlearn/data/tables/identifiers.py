@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fedlearn.data.tables.cells import Cells
 
 COUNTS_ROWS: Final = "it counts the rows"
-_FEW_ROWS: Final = 100
+_FEW_ROWS: Final = 20
 """Of fewer, ages may well be all different and without a gap, unless they are in order."""
 _LOOKED_AT: Final = 400
 """Different values whose check digits are computed: nine of ten right is no chance of so many."""

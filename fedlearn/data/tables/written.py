@@ -113,7 +113,8 @@ def example_of(cells: Cells, way: Way, decimal: str) -> str:
     return ""
 
 
-def may_be_either(cells: Cells, missing: Collection[str]) -> bool:
-    """Whether all numbers with a comma may be thousands as well, as 1,002 and 250,000 may."""
+def may_be_either(cells: Cells, missing: Collection[str], sign: str) -> bool:
+    """Whether all numbers with that sign may be thousands as well, as 1,002 and 250,000 may."""
     texts = cells.texts(~cells.among(missing) & (cells.counts > 0))
-    return all(number_of(text, "thousands") is not None for text in texts if "," in text)
+    signed, other = [text for text in texts if sign in text], "," if sign == "." else "."
+    return bool(signed) and all(number_of(text, "thousands", other) for text in signed)
