@@ -24,6 +24,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.data.check.files import check
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.csv import Csv
+from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.huggingface import HuggingFace
 from fedlearn.data.texts.language import LanguageTokens
 from fedlearn.data.texts.passages import OwnPassages
@@ -148,6 +149,7 @@ def language(root: Path) -> Path:
         save_file({name: np.ones(4, np.float32)}, root / part)
     (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    (root / "README.md").write_text("---\nlicense: mit\n---\n")
     rows = [{"messages": turns}, {"prompt": "a", "completion": "b"}, {"text": "c"}] * 4
     (root / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return root
@@ -156,6 +158,10 @@ def language(root: Path) -> Path:
 def _weighed(folder: Path) -> object:
     found = open_folder(str(folder), folder)
     return {name: found.tensors[name].sum() for name in found.tensors}
+
+
+def _licensed(folder: Path) -> object:
+    return FolderTexts(str(folder), folder, "folder").licence
 
 
 def _conversed(folder: Path) -> object:
@@ -296,6 +302,7 @@ GIVEN = [
             ("config.json", _weighed), ("model.safetensors.index.json", _weighed),
             ("a.safetensors", _weighed), ("tokenizer.json", _conversed),
             ("tokenizer_config.json", _conversed), ("own.jsonl", _conversed),
+            ("README.md", _licensed),
         )
     ),
     _inside("saved data", saved, "dataset_dict.json", _pool, ConfigError),

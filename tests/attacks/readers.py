@@ -268,7 +268,9 @@ UNFUZZED: Final = {
         "fedlearn/data/datasets/heart.py:_split",
         "fedlearn/data/texts/language.py:Encoder.text", "fedlearn/privacy/discrete.py:_thresholds",
         "fedlearn/privacy/noise.py:Keystream.further", "fedlearn/report/inversion.py:to_text",
-        "fedlearn/stages/mask.py:RandomMask._part", "fedlearn/prediction.py:_written",
+        "fedlearn/stages/mask.py:RandomMask._part", "fedlearn/prediction.py:written_as",
+        "fedlearn/cli/generation.py:_json", "fedlearn/report/forms.py:_merged",
+        "fedlearn/report/forms.py:_peft",
         "server/run.py:run", "server/driver.py:SecAggDriver._params",
         "server/superlink/endpoint.py:SuperLink.ready", "fedlearn/data/arrays.py:keep_table",
     ),
@@ -297,6 +299,7 @@ UNFUZZED: Final = {
     _USER: (
         "fedlearn/__init__.py:__getattr__", "fedlearn/flower/__init__.py:__getattr__",
         "fedlearn/cli/__init__.py:main", "fedlearn/config/composition.py:_parsed",
+        "fedlearn/cli/generation.py:_sampling",
         "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_set_own",
         "fedlearn/config/composition.py:plain", "fedlearn/config/layers.py:_by_hydra",
         "fedlearn/core/code.py:_installed", "fedlearn/crypto/certificates.py:_host",
