@@ -259,7 +259,7 @@ def precision_recall(
     language: Locale = ENGLISH,
 ) -> Markup:
     """A curve of `(recall, precision)`, both from 0 to 1, over what guessing gets."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     axes.axhline(guessing, color=MUTED, linestyle="--", linewidth=1.2,
                  label=language.one("guessing"))  # fmt: skip
     recall, precision = zip(*places, strict=True)
