@@ -73,7 +73,10 @@ class TextGenerator:
                 f"task={model.task.kind} scenario={scenario.kind}: generates no text; ask the "
                 "model by `fedlearn predict`"
             )
-        rows = written_as(replace(rows, site=""), rows.path, written)  # whoever asks is no site
+        nobodys = replace(
+            rows, site="", person=""
+        )  # what is asked belongs to no site and no person
+        rows = written_as(nobodys, rows.path, written)
         encoder = Encoder(FolderTexts(rows.tokenizer.folder, cache, KEY))
         return cls(
             network=model.network,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data import Answering
+from fedlearn.data import Answering, OwnPassages
 from fedlearn.data.texts.language import LanguageTokens
 from fedlearn.generation.generator import TextGenerator
 from fedlearn.generation.grading import chosen, graded
@@ -91,6 +91,16 @@ def test_graded__writes_prompts_as_the_scenario_does(place: Path, tmp_path: Path
     whole = {"prompt": "Oil rose.\nTopic:", "completion": " crude oil"}
     one, other = graded(model, mine, lines(tmp_path / "a.jsonl", short, whole)).rows
     assert one[1:] == other[1:]
+
+
+def test_graded__asks_for_no_site_and_no_person(place: Path, tmp_path: Path) -> None:
+    base = place / "llama"
+    tokens = LanguageTokens(folder=str(base), max_length=64)
+    scenario = OwnPassages(path="-", site="firm", person="client", tokenizer=tokens)
+    model, mine = opened(language_export(tmp_path / "tuned", base, scenario=scenario))
+    path = lines(tmp_path / "a.jsonl", {"prompt": "red: ", "completion": "stop"})
+    assert len(graded(model, mine, path).rows) == 1
+    assert len(mine.prompts.read(path)) == 1
 
 
 def test_graded__of_prompts_alone_says_what_is_for_them(place: Path, tmp_path: Path) -> None:
