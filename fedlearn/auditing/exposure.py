@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, gammaincinv, gammaln
 
 from fedlearn.auditing.promise import Promise
+from fedlearn.privacy.events import Unit
 
 Ranks = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -92,6 +93,16 @@ class Allowed:
     promise: Promise
     copies: int
     one_unit: bool = False
+
+    @classmethod
+    def of(cls, promise: Promise, unit: Unit, repetitions: int) -> Allowed:
+        """What a promise to a `unit` allows where a secret is in so many records.
+
+        Each is a unit of its own where records are; to a person they are one, for each canary is
+        a person; a client has all canaries.
+        """
+        copies = repetitions if unit == "record" else 1
+        return cls(promise=promise, copies=copies, one_unit=unit == "client")
 
     def chances(self, rates: Floats) -> Floats:
         """The most that chances can become which are `rates` where a canary is left out."""

@@ -94,12 +94,17 @@ def others(settings: ExposureSettings, canary: Canary, seed: int) -> list[str]:
 
 
 def inserted(canaries: Sequence[Canary], encoder: Encoder, like: Records, length: int) -> Records:
-    """The records of the canaries, each as often as it says, in the form of others."""
+    """The records of the canaries, each as often as it says, in the form of others.
+
+    Where records are somebody's all those of a canary are one person's.
+    """
     rows = [one.passage for one in canaries for _ in range(one.repetitions)]
     found = encode(encoder, rows, length)
+    owners = [f"canary {one.name}" for one in canaries for _ in range(one.repetitions)]
     return Records(
         features=found.ids.astype(like.features.dtype),
         labels=found.targets.astype(like.labels.dtype),
+        persons=None if like.persons is None else np.array(owners, np.str_),
     )
 
 
@@ -128,6 +133,9 @@ def together(mine: Records, more: Records) -> Records:
     def joined(a: Any, b: Any) -> Any:
         return np.concatenate([a, b])
 
+    known = mine.persons is not None and more.persons is not None
     return Records(
-        features=joined(mine.features, more.features), labels=joined(mine.labels, more.labels)
+        features=joined(mine.features, more.features),
+        labels=joined(mine.labels, more.labels),
+        persons=joined(mine.persons, more.persons) if known else None,
     )

@@ -117,13 +117,12 @@ def _run(study: ExposureStudy, trial: ExposureTrial) -> ExposedRun:
     promise = None
     if plan is not None and result.privacy.epsilon is not None:
         promise = promise_of(plan, DELTAS, unit=plan.unit)
-    one_unit = plan is not None and plan.unit != "record"
     among = study.settings.ranked_among
     levels, chances = list[Repeated](), list[float]()
     for repetitions in (NEVER, *study.settings.repetitions):
         allowed = None
-        if promise is not None and repetitions:
-            allowed = Allowed(promise=promise, copies=repetitions, one_unit=one_unit)
+        if plan is not None and promise is not None and repetitions:
+            allowed = Allowed.of(promise, plan.unit, repetitions)
         mine = [one for canary, one in found if canary.repetitions == repetitions]
         never = [one for canary, one in found if canary.repetitions == NEVER]
         levels.append(_repeated(study, trial.name, repetitions, mine, never, allowed))

@@ -62,8 +62,8 @@ class ExposureSettings:
             yield f"{OWN}repetitions={list(self.repetitions)}: give different numbers, as [1,3,10]"
         if self.prompt is not None and self.prompt.count(NAME) != 1:
             yield (
-                f"{OWN}prompt: {NAME} must stand in it once, and nothing else in braces, as in "
-                "'The number of {name} is '; every canary has a name of its own"
+                f"{OWN}prompt: {NAME} must stand in it once, as in 'The number of "
+                "{name} is '; every canary has a name of its own"
             )
 
 

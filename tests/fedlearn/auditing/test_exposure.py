@@ -27,6 +27,7 @@ from fedlearn.auditing.gaussian import epsilon_of
 from fedlearn.auditing.promise import Promise, promise_of
 from fedlearn.mechanisms import ClientPrivacy, RecordPrivacy, derive
 from fedlearn.mechanisms.base import Population
+from fedlearn.privacy.events import Unit
 from tests.effort import examples
 
 NORMAL = NormalDist()
@@ -189,6 +190,14 @@ def test_together__is_no_less_than_independent_noise_on_each_canary(count: int) 
 def test_together__of_one_unit_is_the_curve_at_the_chance_of_all() -> None:
     whole = Allowed(promise=pure(1.0), copies=4, one_unit=True)
     assert whole.together(3, 0.01) == pytest.approx(1e-6 * math.e)
+
+
+def test_allowed__counts_repetitions_as_the_unit_of_the_promise_does() -> None:
+    units: tuple[Unit, ...] = ("record", "person", "client")
+    chances = {unit: Allowed.of(pure(0.5), unit, 6).together(2, 1e-3) for unit in units}
+    assert chances["record"] == pytest.approx((1e-3 * math.exp(3.0)) ** 2)
+    assert chances["person"] == pytest.approx((1e-3 * math.exp(0.5)) ** 2)
+    assert chances["client"] == pytest.approx(1e-6 * math.exp(0.5))
 
 
 # --- the verdict ------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fedlearn.tasks.language import Language
 from fedlearn.tasks.tokens import TokenLogits
 from fedlearn.training.local import grade
 from simulations.attacks import trials
-from simulations.attacks.exposure.canaries import NEVER, drawn, inserted, others
+from simulations.attacks.exposure.canaries import NEVER, drawn, inserted, others, together
 from simulations.attacks.exposure.reading import likely, tree_of
 from simulations.attacks.exposure.study import plan
 from simulations.attacks.exposure.words import ExposureSettings, read_words
@@ -168,6 +169,16 @@ def test_inserted__records_hold_prompt_and_secret_and_learn_the_secret_alone(
     wanted = [one for one in canaries for _ in range(one.repetitions)]
     assert texts == [one.prompt + one.secret for one in wanted]
     assert learned == [one.secret for one in wanted]
+
+
+def test_inserted__records_of_a_canary_are_one_persons(tmp_path: Path) -> None:
+    settings, reader = ExposureSettings(canaries=2, repetitions=(1, 3)), encoder(tmp_path)
+    canaries = drawn(settings, "{name}: ", 0)
+    mine = replace(fl_records(np.zeros((2, 40), np.int64)), persons=np.array(["a", "b"]))
+    both = together(mine, inserted(canaries, reader, mine, 40))
+    keys, counts = np.unique(both.persons, return_counts=True)
+    assert sorted(counts.tolist()) == [1, 1, 1, 1, 3, 3]
+    assert {f"canary {one.name}" for one in canaries if one.repetitions} < {*keys.tolist()}
 
 
 def fl_records(rows: np.ndarray[Any, Any]) -> Any:
