@@ -33,7 +33,8 @@ class Policy:
     `epsilon_total` at `delta` is for the life of the data, over all runs;
     `min_cohort` how few sites may be in a round, and in a sum that is opened;
     `unit` the unit of privacy ("none": any or none; "client" does not stand for
-    "record", because its noise may be added by a server that sees the updates);
+    "record", because its noise may be added by a server that sees the updates, nor does
+    "person", whose promise to a single record is another one);
     `allow_models` the kinds of model that may be trained (None: any);
     `approved_code` the hashes of the fedlearn versions that may touch the data,
     as `fedlearn --version` prints them (None: any). It binds where a site runs
