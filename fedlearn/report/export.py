@@ -174,8 +174,11 @@ def model_file(result: ResultFile, settings: Mapping[str, Any]) -> ModelFile | N
     if result.model.input is None or not task_of(result).num_outputs:
         return None
     config = load(result.config)
+    form = to_tree(TaskForm(input=result.model.input, classes=tuple(result.data.classes)))
+    if settings is not result.config and "tokenizer" in form["input"]:  # as it stands in them
+        form["input"] |= public_settings({"tokenizer": form["input"]["tokenizer"]})
     tree = {
-        "task": to_tree(TaskForm(input=result.model.input, classes=tuple(result.data.classes))),
+        "task": form,
         "scenario": settings["scenario"],
         "model": settings["model"],
         "learned": to_tree(config.task),

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from fedlearn.config import compose
+from fedlearn.prediction import load
+from fedlearn.report.export import export
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
@@ -58,6 +60,13 @@ def test_a_cased_bert__learns_what_an_uncased_one_cannot_see(tmp_path: Path) -> 
                     "evaluate_every=5")  # fmt: skip
         auc[name] = found["final"]["evaluate"]["auc"]
     assert auc["cased"] > 0.95
+    export(tmp_path / "run-cased", tmp_path / "exported")
+    assert str(tmp_path) not in (tmp_path / "exported" / "model.json").read_text()
+    asked = load(tmp_path / "exported", str(tmp_path / "cased"))
+    found_in = asked.answers(asked.read(path).features).argmax(1)
+    wanted = [json.loads(line)["kind"] for line in path.read_text(encoding="utf-8").splitlines()]
+    right = [asked.task.classes[i] == kind for i, kind in zip(found_in, wanted, strict=True)]
+    assert np.mean(right) > 0.9
     assert auc["uncased"] < 0.75
 
 
