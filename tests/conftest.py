@@ -82,6 +82,12 @@ def text_cache() -> Path:
     return paths[0].parent.parent
 
 
+@pytest.fixture(scope="session")
+def review_cache() -> Path:
+    """The user's own cache, in which the archive of Chinese reviews lies; else a skip."""
+    return fetched("reviews").parent.parent
+
+
 def fetched(name: str) -> Path:
     """An archive from the cache or from its source; skips the test where it is not to be had."""
     from fedlearn.core.errors import DataError

@@ -24,6 +24,7 @@ from fedlearn.data.datasets.fashion import Fashion
 from fedlearn.data.datasets.heart import Heart
 from fedlearn.data.datasets.incomes import Incomes
 from fedlearn.data.datasets.news import News
+from fedlearn.data.datasets.reviews import Reviews
 from fedlearn.data.datasets.risk import Risk
 from fedlearn.data.images.folders import Images
 from fedlearn.data.images.medmnist import MedMnist
@@ -61,6 +62,7 @@ __all__ = [
     "Pool",
     "Reading",
     "Records",
+    "Reviews",
     "Risk",
     "Scenario",
     "SiteData",
@@ -77,6 +79,7 @@ PUBLIC: tuple[type[Scenario], ...] = (
     Contracts,
     Drafting,
     News,
+    Reviews,
     Fashion,
 )
 """In the order of `fedlearn data list`."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedlearn.data import DATASETS
-from fedlearn.data.datasets import codes, contracts, drafting, news
+from fedlearn.data.datasets import codes, contracts, drafting, news, reviews
 from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 from fedlearn.data.texts.tokens import Tokenizer
@@ -36,6 +36,16 @@ def test_news__has_the_published_split_and_topics(text_cache: Path) -> None:
     for topic, (train, test) in table.items():
         mine = pool.labels == news.CLASSES.index(topic)
         assert ((mine & pool.is_train).sum(), (mine & ~pool.is_train).sum()) == (train, test)
+
+
+def test_reviews__are_each_there_once_and_of_one_class(review_cache: Path) -> None:
+    pool = loaded(reviews.Reviews(tokenizer=HASHING), review_cache)
+    assert len(pool) == reviews.SIZE == DATASETS["reviews"].records
+    assert pool.task.classes == reviews.CLASSES == DATASETS["reviews"].classes
+    texts = reviews.reviews_in(review_cache)
+    assert {value: [*texts.values()].count(value) for value in (0, 1)} == {0: 9031, 1: 8332}
+    assert 0.24 < (~pool.is_train).mean() < 0.26
+    assert any("喜欢" in text for text in texts)
 
 
 def test_codes__are_all_phrases_once_with_whole_categories_held_out(text_cache: Path) -> None:
