@@ -19,6 +19,7 @@ from fedlearn.data.persons import persons_in
 from fedlearn.mechanisms import ways_around
 from fedlearn.metrics.fairness import problems as fairness_problems
 from fedlearn.models.validate import batch_problems, dp_problems, record_problems
+from fedlearn.models.whitening import start_problems
 from fedlearn.screening import form_problem, scaling_problem
 from fedlearn.tasks import Task
 from fedlearn.training.augmentation import augmentation_problems
@@ -177,6 +178,7 @@ def task_problems(config: RunConfig, task: Task) -> list[str]:
     return [
         *([_screening(config, problem)] if problem else []),
         *models.problems(config.model, task),
+        *start_problems(config.training.trained_part, task),
         *augmentation_problems(config.training, task, frozen=frozen),
         *task.weight_problems(config.training.class_weights),
     ]

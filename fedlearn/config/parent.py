@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from hashlib import file_digest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -23,6 +24,11 @@ RESULT: Final = "result.json"
 EXPORT: Final = "model.json"
 _PARTS: Final = {"full": "?", "head": "?", "last_k": "last_k", "lora": "lora_"}
 """The settings that belong to a choice of `training.finetune`, by how their names begin."""
+
+_UNSAID: Final = MappingProxyType(
+    {"lora_layers": [], "lora_frozen_a": False, "lora_start": "drawn"}
+)
+"""Such of them as a file does not name where they are as always."""
 
 Tree = dict[str, Any]
 
@@ -99,7 +105,7 @@ def _run(result: Tree, sha256: str) -> tuple[Parent, Tree]:
 
 def _other_parts(mine: Tree, theirs: Tree) -> Iterator[str]:
     """Why what a run holds frozen is not what the parent was trained on top of."""
-    own, other = mine["training"], theirs["training"]
+    own, other = ({**_UNSAID, **config["training"]} for config in (mine, theirs))
     if own["finetune"] == "full" == other["finetune"]:
         return
     keys = [key for key in own if key == "finetune" or key.startswith(_PARTS[own["finetune"]])]

@@ -26,6 +26,7 @@ from fedlearn.models.squeezenet import SqueezeNet
 from fedlearn.models.tabular import Tabular
 from fedlearn.models.text import Text
 from fedlearn.models.vit import ViT
+from fedlearn.models.whitening import is_whitened, whiten
 from fedlearn.tasks import Task
 
 __all__ = [
@@ -106,6 +107,8 @@ def build(
         _take_over(model, config, weights)
     meant, shared = _meant(config, finetune), config.has_all_weights
     learner = cut(model, meant, generator, head=config.learns_head, shared=shared)
+    if is_whitened(meant):
+        whiten(learner, task, meant, generator)
     if not (config.starts_pretrained or config.draws_own_weights) and learner.frozen_parameters:
         raise ConfigError(
             f"training.finetune={finetune.mode}: would keep random weights as they are; choose "

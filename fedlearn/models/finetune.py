@@ -23,6 +23,7 @@ from fedlearn.core.settings import Count, Name, Natural, Positive, config
 from fedlearn.models.initialise import initialise
 
 Mode = Literal["full", "head", "last_k", "lora"]
+Start = Literal["drawn", "whitened"]
 
 
 @config
@@ -32,7 +33,8 @@ class Finetune:
     `lora`: the head, and low-rank adapters of the linear layers in the last
     `lora_stages` stages before it that have parameters; 0 takes all of them. Of these layers
     those whose name ends in one of `lora_layers`, where there are any. With `lora_frozen_a` the
-    first factor of each adapter stays as it was drawn.
+    first factor of each adapter stays as it started: as it was `drawn`, or `whitened`
+    (`fedlearn.models.whitening`).
 
     Where a model's head does not learn it is none of the stages that are counted.
     """
@@ -44,6 +46,7 @@ class Finetune:
     lora_stages: Natural = 0
     lora_layers: Annotated[tuple[Name, ...], Field(exclude_if=lambda names: not names)] = ()
     lora_frozen_a: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False
+    lora_start: Annotated[Start, Field(exclude_if=lambda start: start == "drawn")] = "drawn"
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from fedlearn.core.settings import (
     Rate,
     config,
 )
-from fedlearn.models.finetune import Finetune, Mode
+from fedlearn.models.finetune import Finetune, Mode, Start
 from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]
@@ -81,8 +81,11 @@ class Training:
     """With `finetune=lora`: the layers of a stage that get adapters, by the ends of their names
     (`q_proj`, `v_proj`); none named: all linear ones."""
     lora_frozen_a: Annotated[bool, Field(exclude_if=lambda frozen: not frozen)] = False
-    """With `finetune=lora`: whether the first factor of an adapter stays as it was drawn, so that
+    """With `finetune=lora`: whether the first factor of an adapter stays as it started, so that
     the mean over sites is exact and half as many numbers have noise."""
+    lora_start: Annotated[Start, Field(exclude_if=lambda start: start == "drawn")] = "drawn"
+    """With `finetune=lora`: how the first factor of an adapter starts: `drawn`, or so that it
+    weighs evenly what its layer reads (`fedlearn.models.whitening`), for texts."""
 
     @property
     def trained_part(self) -> Finetune:
@@ -95,4 +98,5 @@ class Training:
             lora_stages=self.lora_stages,
             lora_layers=self.lora_layers,
             lora_frozen_a=self.lora_frozen_a,
+            lora_start=self.lora_start,
         )
