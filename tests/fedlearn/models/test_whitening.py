@@ -17,9 +17,11 @@ from fedlearn.models import Finetune, Learner
 from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.models.whitening import start_problems, whitened
 from fedlearn.tasks import ClassificationTask, ImageInput, LanguageTask, TextInput
-from tests.tiny import VOCABULARY, save_model
+from tests.model_folders import random_model
 
-LENGTH = 24
+VOCABULARY, LENGTH = 40, 24
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 3, "pad_token_id": 0,
+         "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 PART = Finetune(mode="lora", lora_rank=4, lora_stages=2, lora_frozen_a=True, lora_start="whitened")
 needs_transformers = pytest.mark.skipif(
     not find_spec("transformers") or not find_spec("peft"), reason="needs fedlearn[text]"
@@ -79,6 +81,11 @@ def test_whitened_start__is_refused_where_nobody_can_make_up_records() -> None:
     assert problem.startswith("training.lora_start=whitened: is for models that continue texts")
     assert not [*start_problems(Finetune(mode="head", lora_start="whitened"), table)]
     assert not [*start_problems(Finetune(mode="lora"), table)]
+
+
+def save_model(kind: str, folder: Path) -> None:
+    more = {} if kind == "gpt2" else {"intermediate_size": 24, "max_position_embeddings": 32}
+    random_model(kind, seed=7, **SIZES, **more).save_pretrained(folder)
 
 
 def learner(folder: Path, part: Finetune = PART, seed: int = 0) -> Learner:
