@@ -53,18 +53,25 @@ def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
     parties = None
     with collected(found):
         parties = serverfile.federation(file, now)
-    with collected(found):
-        RunFolder(Path(config.out)).check(config)
+    found += run_problems(config)
     if parties and len(parties.certificates) < config.strategy.min_sites:
         found.append(
             f"strategy.min_sites={config.strategy.min_sites}: the roster has "
             f"{len(parties.certificates)} sites"
         )
-    if config.sites is not None:
-        found.append(f"sites={config.sites}: is for simulations; a deployed site has its own file")
     if parties is None or found:
         raise ConfigError(found)
     return parties
+
+
+def run_problems(config: RunConfig) -> list[str]:
+    """What is wrong with a run by itself, whoever takes part."""
+    found: list[str] = []
+    with collected(found):
+        RunFolder(Path(config.out)).check(config)
+    if config.sites is not None:
+        found.append(f"sites={config.sites}: is for simulations; a deployed site has its own file")
+    return found
 
 
 def composed(overrides: Sequence[str]) -> RunConfig:
@@ -122,15 +129,28 @@ def serve(
     outages = Outages(SpendingWatch(listener), tell)
     with telling_the_end(), telling_how_it_ended(config):
         while True:
-            with _connected(file, parties) as connected:
-                while connected.link.ready():
-                    try:
-                        return _carried_out(connected, file, config, outages, stop)
-                    except (ProtocolError, UnauthenticatedError) as error:
-                        if not outages.outlasts(error, stop):
-                            raise
-                        mark_waiting(config, f"a round was cut off: {error}")
+            with connected(file, parties) as there:
+                while there.link.ready():
+                    if result := carried_on(there, file, config, outages, stop):
+                        return result
             EVENTS.warning("restarted", extra={"fields": {"program": "superlink"}})
+
+
+def carried_on(
+    there: Connected, file: ServerFile, config: RunConfig, outages: Outages, stop: Stop
+) -> ResultFile | None:
+    """The run to its end; None where it was cut off, and goes on.
+
+    Raises:
+        FedlearnError, StoppedError: as `serve`.
+    """
+    try:
+        return _carried_out(there, file, config, outages, stop)
+    except (ProtocolError, UnauthenticatedError) as error:
+        if not outages.outlasts(error, stop):
+            raise
+        mark_waiting(config, f"a round was cut off: {error}")
+        return None
 
 
 @dataclass(frozen=True)
@@ -144,7 +164,7 @@ class Connected:
 
 
 @contextmanager
-def _connected(file: ServerFile, parties: Participants) -> Iterator[Connected]:
+def connected(file: ServerFile, parties: Participants) -> Iterator[Connected]:
     """A SuperLink that knows all nodes, and the gateway before it."""
     with superlink(file) as link:
         nodes = {
@@ -161,17 +181,17 @@ def _connected(file: ServerFile, parties: Participants) -> Iterator[Connected]:
 
 
 def _carried_out(
-    connected: Connected, file: ServerFile, config: RunConfig, outages: Outages, stop: Stop
+    there: Connected, file: ServerFile, config: RunConfig, outages: Outages, stop: Stop
 ) -> ResultFile:
     """The run, to its end or until it is cut off; goes on with one that was cut off before."""
-    link, config = connected.link, _resumed(config)
+    link, config = there.link, _resumed(config)
     mark_waiting(config, "waits for its sites")
     run_id = link.start_run(flower.run_config_of(config))
-    fields = {"run": run_id, "sites": len(connected.nodes), "out": config.out}
+    fields = {"run": run_id, "sites": len(there.nodes), "out": config.out}
     EVENTS.info("started", extra={"fields": {**fields, "rounds": config.rounds}})
     longest = max(config.reply_timeout, file.wait_seconds)
     with link.carry_out(run_id, longest) as (grid, _):
-        return run(grid, config, outages, stop, _admission(file, connected, outages))
+        return run(grid, config, outages, stop, _admission(file, there, outages))
 
 
 def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
@@ -183,8 +203,8 @@ def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
     return HelperNode(name=one.name, public=one.public, node=node)
 
 
-def _admission(file: ServerFile, connected: Connected, outages: Outages) -> Admission:
-    parties, nodes = connected.parties, connected.nodes
+def _admission(file: ServerFile, there: Connected, outages: Outages) -> Admission:
+    parties, nodes = there.parties, there.nodes
     return Admission(
         seconds=file.wait_seconds,
         wanted=len(nodes),
@@ -195,7 +215,7 @@ def _admission(file: ServerFile, connected: Connected, outages: Outages) -> Admi
         code=code_digest(),
         receipts=file.state / receipts.FOLDER,
         sets_aside=True,
-        helper=connected.second,
+        helper=there.second,
         tell=outages.tell,
         absent=outages.absent,
     )

@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fedlearn.core.errors import DataError
 from fedlearn.core.names import printable
 from server.health import SiteHealth
+from server.queue import Queue, QueuedStudy
 
 SCHEMA: Final = "fedlearn/status/v1"
 LOG: Final = "server.jsonl"
@@ -80,6 +82,8 @@ class Status:
     last_error: Trouble | None = None
     sites: tuple[SiteHealth, ...] = ()
     cost: RunSpending | None = None
+    queue: tuple[QueuedStudy, ...] = ()
+    """The studies that are served one after another, where a coordinator stays."""
 
     def after(self, event: Event) -> Status:
         """The same once an event has come; one that is none of ours changes nothing."""
@@ -115,13 +119,11 @@ _TROUBLES: Final[Mapping[str, str]] = {
 
 
 def _started(status: Status, event: Event) -> Status:
-    return Status(
-        state="starting",
-        since=status.since,
-        as_of=status.as_of,
-        out=_plain(event.get("out", "")),
-        rounds=_whole(event.get("rounds")),
-    )
+    out, rounds = _plain(event.get("out", "")), _whole(event.get("rounds"))
+    if out == status.out:  # the same run, which was cut off or is resumed
+        kept = replace(status, state="starting", rounds=rounds, exit_code=None)
+        return replace(kept, awaited=(), seconds_left=None)
+    return Status(state="starting", since=status.since, as_of=status.as_of, out=out, rounds=rounds)
 
 
 def _waits(status: Status, event: Event) -> Status:
@@ -177,6 +179,8 @@ def status_of(state: Path, now: datetime) -> Status:
     sites = _health(state / HEALTH)
     signs = [found.as_of, *(one.as_of for one in sites)]
     found = replace(found, sites=sites, as_of=max(signs), cost=_spending_of(found))
+    with suppress(DataError):
+        found = replace(found, queue=tuple(Queue(state).studies()))
     if found.state in _GOING_ON and _seconds_since(found.as_of, now) > SILENT_SECONDS:
         return replace(found, state="gone", since=found.as_of)
     return found

@@ -39,8 +39,9 @@ def as_text(status: Status) -> str:
     if status.out:
         lines.append(f"run: {status.out}, {status.round} of {status.rounds} rounds are done")
     if status.awaited:
-        left = f", {status.seconds_left:g} seconds at most from then on"
-        lines.append(f"awaited: {', '.join(status.awaited)}{left if status.seconds_left else ''}")
+        left = status.seconds_left
+        most = f", {left:g} seconds at most from then on" if left is not None else ""
+        lines.append(f"awaited: {', '.join(status.awaited)}{most}")
     if status.exit_code:
         lines.append(f"exit code: {status.exit_code}")
     if status.last_error:
@@ -50,6 +51,11 @@ def as_text(status: Status) -> str:
     if status.cut_offs:
         lines.append(f"rounds that were cut off: {status.cut_offs}")
     lines += [f"site {one.site}: {one.state} since {one.since}" for one in status.sites]
+    lines += [
+        f"study {one.number}: {one.state} since {one.since}, {one.out}"
+        for one in status.queue
+        if one.state in ("queued", "running")
+    ]
     return "\n".join([*lines, *_cost_lines(status)])
 
 
@@ -93,6 +99,10 @@ def _metric_lines(status: Status) -> Iterator[str]:
     yield from _gauge("rounds_cut_off", "Rounds of the run that were cut off.", cut_off)
     yield from _gauge("site_online", "1 where a site is there.", *(
         ({"site": one.site}, float(one.state == "online")) for one in status.sites
+    ))  # fmt: skip
+    yield from _gauge("studies", "Studies of the queue by how they stand.", *(
+        ({"state": state}, float(sum(one.state == state for one in status.queue)))
+        for state in sorted({one.state for one in status.queue})
     ))  # fmt: skip
     seen = _seconds(status.as_of)
     if seen is not None:

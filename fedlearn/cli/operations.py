@@ -1,12 +1,16 @@
-"""Commands for whoever keeps a deployment running: `status`."""
+"""Commands for whoever keeps a deployment running: `status`, and the `queue` of its studies."""
 
 from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedlearn.cli.form import command, takes
+
+if TYPE_CHECKING:
+    from server.queue import Queue
 
 
 @command(
@@ -36,3 +40,57 @@ def status(options: argparse.Namespace) -> None:
         return
     with possible("written", f"--to {options.to}", ConfigError):
         write_atomically(Path(options.to), f"{text}\n".encode())
+
+
+_FILE = takes("file", "the file of the coordinator that serves them", "SERVERFILE")
+_NUMBER = takes("number", "of the study, as `fedlearn queue show` has it", "NUMBER", type=int)
+
+
+@command(
+    "queue add",
+    "queue add server.yaml experiment=medical_heart out=runs/heart",
+    _FILE,
+    takes("overrides", "the run, as for `fedlearn server`", "key=value", nargs="*"),
+)
+def queue_add(options: argparse.Namespace) -> None:
+    """Put a study at the end of the queue, whether or not a coordinator serves it now."""
+    from fedlearn.core.errors import ConfigError, refuse
+    from server import deployment
+
+    config = deployment.deployed(deployment.composed(options.overrides), Path.cwd())
+    refuse(deployment.run_problems(config), ConfigError)
+    words = [word for word in options.overrides if not word.startswith("out=")]
+    study = _queue(options).add(words, Path(config.out))
+    print(f"study {study.number} is queued: {study.out}")
+
+
+@command("queue show", "queue show server.yaml", _FILE)
+def queue_show(options: argparse.Namespace) -> None:
+    """The studies that were put into the queue, and how each of them stands."""
+    for one in _queue(options).studies():
+        state = "running, to be stopped" if one.wish else one.state
+        reason = f": {'; '.join(one.reason.splitlines())}" if one.reason else ""
+        print(f"{one.number}  {state} since {one.since}  {one.out}{reason}")
+
+
+@command("queue stop", "queue stop server.yaml 3", _FILE, _NUMBER)
+def queue_stop(options: argparse.Namespace) -> None:
+    """Take a study off that has not begun, or have one that is running end after its round; what
+    was trained is kept."""
+    one = _queue(options).stop(options.number)
+    how = "ends after its round" if one.wish else "will not begin"
+    print(f"study {one.number} {how}; `fedlearn queue resume` takes it up again")
+
+
+@command("queue resume", "queue resume server.yaml 3", _FILE, _NUMBER)
+def queue_resume(options: argparse.Namespace) -> None:
+    """Put a study back that was stopped or has failed: it goes on from its last finished round."""
+    one = _queue(options).resume(options.number)
+    print(f"study {one.number} is queued: {one.out}")
+
+
+def _queue(options: argparse.Namespace) -> Queue:
+    from server import serverfile
+    from server.queue import Queue
+
+    return Queue(serverfile.load(Path(options.file)).state)

@@ -18,6 +18,8 @@ from fedlearn.core.code import code_digest
 COMMANDS: Final = (
     *(runs.new, runs.simulate, runs.compare, runs.server, runs.client, runs.helper),
     operations.status,
+    *(operations.queue_add, operations.queue_show, operations.queue_stop),
+    operations.queue_resume,
     *(results.report, results.audit),
     *(data.data_list, data.data_fetch, data.data_check),
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),
@@ -27,6 +29,7 @@ COMMANDS: Final = (
 )
 GROUPS: Final = {
     "data": ("What data there is.", "data check my.csv"),
+    "queue": ("The studies that a coordinator serves one after another.", "queue show server.yaml"),
     "keys": ("Identities, and who takes part.", "keys new cleveland"),
     "keys roster": ("The signed list of who takes part.", "keys roster show roster.json"),
     "ledger": ("What a site has spent.", "ledger show state/ledger.jsonl"),

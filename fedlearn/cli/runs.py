@@ -16,6 +16,7 @@ from fedlearn.cli.form import command, takes
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
+    from server.serverfile import ServerFile
 
 
 class _WithOptions(str):
@@ -164,6 +165,11 @@ _CHECK = takes("--check", "only say what is wrong", action="store_true")
     "server server.yaml experiment=medical_heart out=runs/heart",
     takes("file", "where it listens, and who takes part", "SERVERFILE"),
     _CHECK,
+    takes(
+        "--queue",
+        "stay, and serve the studies of `fedlearn queue` one after another",
+        action="store_true",
+    ),
     takes("overrides", "the run, as for `fedlearn simulate`", "key=value", nargs="*"),
 )
 def server(options: argparse.Namespace) -> None:
@@ -179,6 +185,9 @@ def server(options: argparse.Namespace) -> None:
     from simulations.display import Display
 
     file = serverfile.load(Path(options.file))
+    if options.queue:
+        _serve_queue(file, options)
+        return
     config = deployment.deployed(deployment.composed(options.overrides), Path.cwd())
     parties = deployment.check(file, config, datetime.now(UTC))
     if options.check:
@@ -199,6 +208,40 @@ def server(options: argparse.Namespace) -> None:
         telling_what_is_kept(config, "the same command"),
     ):
         deployment.serve(file, config, display, stop, display.note)
+
+
+def _serve_queue(file: ServerFile, options: argparse.Namespace) -> None:
+    """Serve studies one after another until it is stopped."""
+    from fedlearn.core.alerts import alerting
+    from fedlearn.core.errors import ConfigError
+    from fedlearn.core.logs import logged_json
+    from server import serverfile
+    from server.queue import Queue
+    from server.standing_server import StandingServer
+    from server.status import LOG
+    from server.status_views import published
+    from server.stop import Stop, stop_on_interrupt
+
+    if options.overrides:
+        words = " ".join(options.overrides)
+        raise ConfigError(f"--queue: takes no run; fedlearn queue add {options.file} {words}")
+    parties = serverfile.federation(file, datetime.now(UTC))
+    if options.check:
+        print("\n".join([f"sites: {', '.join(parties.certificates)}", *parties.warnings]))
+        return
+    file.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stop = Stop()
+    with (
+        logged_json(file.state / LOG, role="server"),
+        alerting(file.alerts),
+        published(file.state, file.metrics),
+        stop_on_interrupt(stop, _say),
+    ):
+        StandingServer(file, Queue(file.state), stop, _say).serve()
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
 
 
 @command(

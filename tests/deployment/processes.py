@@ -48,6 +48,11 @@ class Stage:
         arguments = ["server", "server.yaml", *self.options, *overrides]
         return self._start(arguments, folder, folder / "server.log")
 
+    def queue(self) -> subprocess.Popen[bytes]:
+        """Start a coordinator that serves its queue."""
+        folder = self.world.coordinator
+        return self._start(["server", "server.yaml", "--queue"], folder, folder / "server.log")
+
     def faulty_site(self, name: str, **extra: str) -> subprocess.Popen[bytes]:
         """Start a site's process that fails on cue; `extra` goes into its environment."""
         folder = self.world.root / name

@@ -24,10 +24,11 @@ import pytest
 
 from clients.ledger.report import verify
 from fedlearn.privacy.events import GaussianEvent
+from server.queue import Queue
 from server.status import status_of
 
 from .cable import Cable
-from .processes import PATIENCE, QUICK, Stage, children, staged, wait_for
+from .processes import PATIENCE, QUICK, Stage, children, end, staged, wait_for
 from .world import HOSPITALS, make_world
 
 pytestmark = [
@@ -167,6 +168,41 @@ def test_outage__that_lasts_ends_the_run_with_4_and_the_same_command_goes_on(
     again = stage.server(*run)
     wait_for("another round", lambda: metrics.read_text().count("\n") > kept, unless=again)
     copied(stage, again)
+
+
+def test_queue__is_served_over_sites_that_stay_connected(running: tuple[Stage, Cable]) -> None:
+    stage, _ = running
+    folder, state = stage.world.coordinator, stage.world.coordinator / "state"
+    for process in stage.started:
+        if process.args[-2:] == ["client", "site.yaml"]:  # type: ignore[index]
+            continue
+        end(process)
+    end(stage.sites["copy"])
+    others = HOSPITALS[1:]  # the first was one of two just now
+    online = {name: stage.lives(name) for name in others}
+    queue, small = Queue(state), (*QUICK, *RUN[1:3], "privacy.epsilon=0.5", "reply_timeout=60.0")
+    queue.add([*small, "rounds=2"], folder / "runs" / "first")
+    queue.add([*small, "rounds=60"], folder / "runs" / "long")
+    queue.add([*small, "rounds=2"], folder / "runs" / "never")
+    queue.stop(3)
+    server = stage.queue()
+
+    def states() -> list[str]:
+        return [one.state for one in queue.studies()]
+
+    metrics = folder / "runs" / "long" / "metrics.jsonl"
+    wait_for("the second study", metrics.exists, unless=server)
+    assert states() == ["finished", "running", "aborted"]
+    queue.stop(2)
+    wait_for("its end", lambda: states()[1] == "stopped", unless=server)
+    kept = len(metrics.read_text().splitlines())
+    queue.resume(2)
+    wait_for("more of it", lambda: len(metrics.read_text().splitlines()) > kept, unless=server)
+    now = {name: stage.lives(name) - online[name] for name in others}
+    assert {*now.values()} == {1}, "they came online once, for all studies"
+    os.kill(server.pid, signal.SIGINT)
+    assert server.wait(PATIENCE) == 130
+    assert states()[1] == "running", "it is resumed when a coordinator serves the queue again"
 
 
 def copied(stage: Stage, server: subprocess.Popen[bytes]) -> None:

@@ -19,6 +19,7 @@ from fedlearn.privacy.accounting import epsilon
 from fedlearn.privacy.events import GaussianEvent
 from fedlearn.results.result import Attendance, RoundResult
 from server.federation import Federation
+from server.queue import Queue
 from server.run import Silent
 from server.spending import SpendingWatch
 from server.status import SILENT_SECONDS, STATES, Status, status_of
@@ -103,6 +104,17 @@ def test_status__tells_a_run_that_is_over_from_one_that_was_killed(
     health = [{"site": "a", "state": "online", "since": at(0), "as_of": at(60)}]
     (folder / "health.json").write_text(json.dumps(health))
     assert status_of(folder, NOW + timedelta(seconds=SILENT_SECONDS + 5)).state != "gone"
+
+
+def test_status__of_a_run_that_begins_anew_after_a_cut_is_that_of_the_same_run(
+    tmp_path: Path,
+) -> None:
+    cut = {"event": "cut_off", "round": 8, "reason": "gone"}
+    begun = run(tmp_path)
+    state = written(tmp_path, begun, {"event": "round", "round": 7}, cut, begun, WAITS)
+    found = status_of(state, NOW)
+    assert (found.state, found.round, found.rounds, found.cut_offs) == ("waiting", 7, 20, 1)
+    assert found.last_error is not None
 
 
 def test_status__of_the_next_run_holds_nothing_of_the_one_before(tmp_path: Path) -> None:
@@ -210,6 +222,22 @@ def test_metrics__are_in_their_file_while_a_coordinator_runs_and_say_how_it_ende
     assert 'fedlearn_state{state="finished"} 1.0' in path.read_text()
     with published(state, tmp_path / "nowhere" / "x.prom"), published(state, None):
         pass  # nothing ends for a folder that is not there
+
+
+def test_status__has_the_studies_that_wait(tmp_path: Path) -> None:
+    state = written(tmp_path, run(tmp_path))
+    for name in "abc":
+        Queue(state).add([], tmp_path / name)
+    Queue(state).stop(2)
+    found = status_of(state, NOW)
+    assert [one.state for one in found.queue] == ["queued", "aborted", "queued"]
+    assert "study 3: queued since" in as_text(found)
+    assert "study 2" not in as_text(found)
+    text = as_metrics(found)
+    check_format(text)
+    assert 'fedlearn_studies{state="queued"} 2.0\n' in text
+    (state / "queue" / "000002.json").write_text("no study")
+    assert status_of(state, NOW).queue == ()
 
 
 def test_status__by_the_command_in_three_forms(
