@@ -51,7 +51,7 @@ THOROUGH = (
 
 def words_of(folder: Path, *words: str) -> list[str]:
     """The words of an audit with few canaries; later ones count."""
-    own = ["audit.canaries=3", "audit.repetitions=[1,6]", "audit.digits=3"]
+    own = ["audit.canaries=3", "audit.repetitions=[1,10]", "audit.digits=3"]
     return [*letters(folder), *own, *words, f"out={folder / 'out'}"]
 
 
