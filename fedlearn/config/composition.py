@@ -285,7 +285,9 @@ def _instead(key: str, known: Sequence[str]) -> str:
     files = sorted((CONFIGS / group).glob("*.yaml")) if inside else ()
     if having := [path.stem for path in files if _holds(yaml_file.read(path), inside)]:
         return f" here; {group}={', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    last = key.rpartition(".")[2]
+    same = [one for one in known if one.rpartition(".")[2] == last]  # in another group
+    near = same if len(same) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near else ""
 
 

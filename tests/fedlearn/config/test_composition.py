@@ -227,3 +227,17 @@ def test_sift__still_refuses_keys_that_no_mapping_is_open_for() -> None:
     assert good == OWN
     assert len(found) == 3
     assert all("unknown key" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epsilon=3", "privacy.epsilon"),
+        ("training.epsilon=3", "privacy.epsilon"),
+        ("clip_norm=2", "privacy.clip_norm"),
+        ("local_steps=3", "training.local_steps"),
+    ],
+)
+def test_key__in_another_group_is_what_was_meant(override: str, meant: str) -> None:
+    (found,) = sift([override]).found
+    assert found == f"{override}: unknown key; did you mean {meant}?"
