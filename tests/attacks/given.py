@@ -28,6 +28,7 @@ from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.huggingface import HuggingFace
 from fedlearn.data.texts.language import LanguageTokens
 from fedlearn.data.texts.passages import OwnPassages
+from fedlearn.data.texts.pieces import pieces_of
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.models.folders import open_folder
 from fedlearn.models.text import Text, bert_weights
@@ -129,6 +130,13 @@ def bert(root: Path) -> Path:
     (root / "config.json").write_text(json.dumps(about))
     (root / "vocab.txt").write_text("\n".join(_PIECES))
     (root / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    return root
+
+
+def own_bert(root: Path) -> Path:
+    """The same with a tokenizer.json, which is read in the place of its list."""
+    bert(root)
+    pieces_of(str(root), root)._tokenizer.save(str(root / "tokenizer.json"))
     return root
 
 
@@ -296,6 +304,10 @@ GIVEN = [
     _inside("BERT's weights", bert, "model.safetensors", _weights, ConfigError),
     _inside("vocabulary", bert, "vocab.txt", _tokens),
     _inside("tokenizer", bert, "tokenizer_config.json", _tokens),
+    *(
+        _inside(f"own {file}", own_bert, file, _tokens, ConfigError)
+        for file in ("tokenizer.json", "tokenizer_config.json", "config.json")
+    ),
     *(
         _inside(f"language {file}", language, file, read, ConfigError)
         for file, read in (
