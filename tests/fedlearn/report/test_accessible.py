@@ -1,4 +1,4 @@
-"""A report for every reader: contrast in light, dark and print, headings in order, heads of tables."""
+"""A report for every reader: contrast in light, dark and print, headings in order, table heads."""
 
 from __future__ import annotations
 
