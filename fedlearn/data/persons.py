@@ -7,12 +7,15 @@ records they count as one (`privacy.unit=person`).
 
 A record whose person nobody knows is left out: records without a key are not those of one person,
 and each as a person of its own would be a promise to somebody who may be in others as well. Who
-knows that they are different people gives them keys.
+knows that they are different people gives them keys. The words of a missing value (`NA`, `null`)
+are nobody's key either: strangers who are taken for one person would share one clip, and one of
+them less would move what the others add. So would a list: who is in it may be in another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Annotated, Final
 
 import numpy as np
@@ -21,6 +24,7 @@ from pydantic import Field
 
 from fedlearn.core.settings import Count, Value
 from fedlearn.data.tables.cells import Cells, clean_text
+from fedlearn.data.tables.columns import MISSING
 from fedlearn.data.tables.spelling import number_key
 
 Persons = NDArray[np.str_]
@@ -36,21 +40,29 @@ RecordsPerPerson = Annotated[Count, Field(exclude_if=lambda count: count == MOST
 """The setting `scenario.records_per_person`: a public bound."""
 
 
-def person_of(text: str, decimal: str = ".") -> str:
+_LONGEST: Final = 128
+"""Characters of a key; all keys of a site take as many as the longest, which is one record's."""
+
+
+def person_of(text: str, decimal: str = ".", missing: Collection[str] = MISSING) -> str:
     """The key of a person as it is written: equal numbers are one, and spaces around are none.
 
-    A function of the text alone, whoever else there is; empty where nobody is named.
+    A function of the text alone, whoever else there is; empty where nobody is named, by an empty
+    text or by one of `missing`. A key that is longer than any that people give is its hash.
     """
     clean = clean_text(text)
-    return number_key(clean, decimal) or clean
+    if text in missing or clean in missing:
+        return ""
+    key = number_key(clean, decimal) or clean
+    if len(key) <= _LONGEST:
+        return key
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 
-def persons_of(cells: Cells, missing: Collection[str] = (), decimal: str = ".") -> Persons:
-    """The person of every row, `str[n]`; empty where the cell is empty or one of `missing`."""
-    absent = cells.among(["", *missing])
-    keys = [person_of(text, decimal) for text in cells.texts()]
-    found = ["" if none else key for key, none in zip(keys, absent.tolist(), strict=True)]
-    return np.array(found or [""], np.str_)[cells.codes]
+def persons_of(cells: Cells, missing: Collection[str] = MISSING, decimal: str = ".") -> Persons:
+    """The person of every row, `str[n]`; empty where the cell names nobody (`person_of`)."""
+    keys = [person_of(text, decimal, missing) for text in cells.texts()]
+    return np.array(keys or [""], np.str_)[cells.codes]
 
 
 def in_bytes(persons: Persons) -> Iterator[bytes]:

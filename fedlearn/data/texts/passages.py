@@ -197,11 +197,10 @@ class _Rows:
         unread = (ValueError, ConfigError) if self.by_record else ValueError
         for line, row in self.rows:
             try:
-                passage = self._passage(row)
+                passage, person = self._passage(row), self._person(row)
             except unread as error:
                 self.wrong.setdefault(str(error), []).append(line)
                 continue
-            person = person_of(cell(row.get(self.settings.person)))
             if passage is None:
                 self.empty.append(line)
             elif self.settings.person and not person:
@@ -214,6 +213,11 @@ class _Rows:
     @cached_property
     def _conversations(self) -> Conversations:
         return Conversations(self.encoder)
+
+    def _person(self, row: Mapping[str, Any]) -> str:
+        """Whose a row is; ValueError where it is several people's, who may be in others as well."""
+        own = self.settings
+        return person_of(_words(row, own.person)) if own.person else ""
 
     def _passage(self, row: Mapping[str, Any]) -> Passage | None:
         """What a row holds, None for nothing; ValueError for what is no text."""

@@ -70,6 +70,19 @@ def test_person__of_another_key_is_another(one: str, other: str) -> None:
     assert person_of(one) != person_of(other)
 
 
+@pytest.mark.parametrize("text", ["", " ", "NA", " nan ", "null", "?", "\u200bN/A"])
+def test_person__is_nobody_where_a_value_is_missing(text: str) -> None:
+    assert person_of(text) == ""
+    assert person_of("0") == "0"
+
+
+def test_person__with_a_key_without_end_takes_no_more_room_than_others() -> None:
+    long, other = "P" * 1_000_000, "P" * 999_999 + "Q"
+    assert len(person_of(long)) <= 128
+    assert person_of(long) == person_of(f" {long} ") != person_of(other)
+    assert person_of("P" * 128) == "P" * 128
+
+
 def test_csv__knows_whose_rows_are_and_learns_nothing_from_it(tmp_path: Path) -> None:
     own = table(tmp_path, "7,40,a,yes", "007,50,a,no", "8,60,a,yes", "7.0,41,a,no")
     pool = loaded(own)
@@ -211,3 +224,35 @@ def test_language__knows_whose_lines_are_and_splits_by_them(tmp_path: Path) -> N
         loaded(OwnPassages(path=path, person="who", tokenizer=tokens))
     with pytest.raises(ConfigError, match=r"scenario\.person=text: is another role's key"):
         loaded(OwnPassages(path=path, person="text", tokenizer=tokens))
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "null", None, ""])
+@pytest.mark.parametrize("by_record", [False, True])
+def test_texts__of_strangers_under_the_word_for_nobody_are_not_those_of_one_person(
+    tmp_path: Path, word: str | None, by_record: bool
+) -> None:
+    """As one person they would share a clip: without one of them the mean of the others moves."""
+    rows = [{"text": f"words {i}", "label": "ab"[i % 2], "who": f"P{i}"} for i in range(20)]
+    rows += [{"text": f"stranger {i}", "label": "a", "who": word} for i in range(5)]
+    path, folder = lines(tmp_path / "own.jsonl", rows), text_folder(tmp_path / "model")
+    tokens = LanguageTokens(folder=str(folder), max_length=16)
+    for own in (
+        OwnText(path=path, label="label", classes=("a", "b"), person="who", tokenizer=HASHING),
+        OwnPassages(path=path, person="who", tokenizer=tokens),
+    ):
+        pool = loaded(own, by_record=by_record)
+        assert pool.persons is not None
+        assert sorted(pool.persons.tolist()) == sorted(f"P{i}" for i in range(20))
+        assert any("no person in 'who'" in note for note in pool.notes)
+
+
+def test_language__of_several_people_is_refused_and_by_itself_left_out(tmp_path: Path) -> None:
+    """Who is in a list may be in another, and would be protected as two."""
+    rows: list[dict[str, Any]] = [{"text": f"All of it {i}.", "who": f"A{i}"} for i in range(9)]
+    rows += [{"text": "Of two.", "who": ["A1", "A2"]}]
+    tokens = LanguageTokens(folder=str(text_folder(tmp_path / "model")), max_length=16)
+    own = OwnPassages(path=lines(tmp_path / "own.jsonl", rows), person="who", tokenizer=tokens)
+    with pytest.raises(DataError, match="line 10: 'who' holds no text and no number"):
+        loaded(own)
+    assert len(loaded(own, by_record=True)) == 9
+    assert len(loaded(replace(own, person=""))) == 10
