@@ -6,9 +6,11 @@ Every leaf sets `command` to its own words, such as "keys new", and `call` to wh
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Final, NoReturn
 
 from fedlearn import __version__
 from fedlearn.cli import data, generation, keys, operations, results, runs
@@ -36,6 +38,10 @@ GROUPS: Final = {
 }
 """Words that commands have in common: a sentence and an example of each."""
 
+_NO_CHOICE: Final = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)", re.DOTALL)
+_CHOICES: Final = re.compile(r"[\w-]+")
+_NO_OPTION: Final = re.compile(r"unrecognized arguments: --(\w+)")
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options in `arguments`; ends the program with 2 where they are none.
@@ -55,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 @cache
 def parser() -> argparse.ArgumentParser:
     """The parser of `fedlearn` with all of its commands."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="fedlearn",
         description="Federated learning whose privacy is true.",
         epilog="example: fedlearn simulate experiment=medical_heart out=runs/heart",
@@ -70,6 +76,23 @@ def parser() -> argparse.ArgumentParser:
             below[group] = made.add_subparsers(required=True, metavar="TASK")
         command.add(below[group])
     return root
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what may have been meant; those of its commands are of this class, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with 2."""
+        super().error(message + _meant(message))
+
+
+def _meant(message: str) -> str:
+    if (unknown := _NO_CHOICE.search(message)) is not None:
+        near = difflib.get_close_matches(unknown[1], _CHOICES.findall(unknown[2]), n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+    if (option := _NO_OPTION.search(message)) is not None:
+        return f"; what belongs to a study is written key=value, as {option[1]}=VALUE"
+    return ""
 
 
 class _Version(argparse.Action):

@@ -17,7 +17,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fedlearn.config import groups, nested
 from fedlearn.config.layers import CONFIGS, Tree, composed
@@ -279,16 +279,49 @@ def _holds(tree: Any, key: str) -> bool:
     return there and (not inside or _holds(tree[name], inside))
 
 
+_ELSEWHERE: Final = {
+    "lr": "training.learning_rate",
+    "local_epochs": "training.local_steps",
+    "batch_size": "training.sample_rate",
+    "max_grad_norm": "privacy.clip_norm",
+    "eps": "privacy.epsilon",
+    "target_epsilon": "privacy.epsilon",
+    "target": "scenario.label",
+    "sep": "scenario.separator",
+    "delimiter": "scenario.separator",
+    "epochs": "rounds",
+    "num_rounds": "rounds",
+    "output_dir": "out",
+    "output": "out",
+    "clients": "partition.num_sites",
+    "num_clients": "partition.num_sites",
+    "num_sites": "partition.num_sites",
+}
+"""What other frameworks call our keys, or what takes their place."""
+
+
 def _instead(key: str, known: Sequence[str]) -> str:
     """What may have been meant by a key that is none: one of other options, or one much like it."""
-    group, _, inside = key.partition(".")
-    files = sorted((CONFIGS / group).glob("*.yaml")) if inside else ()
-    if having := [path.stem for path in files if _holds(yaml_file.read(path), inside)]:
-        return f" here; {group}={', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
+    if having := _having(key):
+        return f" here; {having} it"
     last = key.rpartition(".")[2]
+    if (ours := _ELSEWHERE.get(last)) is not None:
+        having = "" if ours in known else _having(ours)
+        return f"; did you mean {ours}?" + (f" {having} it" if having else "")
     same = [one for one in known if one.rpartition(".")[2] == last]  # in another group
     near = same if len(same) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    near = [one for one in near if not key.startswith(f"{one}.")]
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _having(key: str) -> str:
+    """Which options of its group have a key, in words; empty where none has."""
+    group, _, inside = key.partition(".")
+    files = sorted((CONFIGS / group).glob("*.yaml")) if inside else ()
+    having = [path.stem for path in files if _holds(yaml_file.read(path), inside)]
+    if not having:
+        return ""
+    return f"{group}={', '.join(having)} {'has' if len(having) == 1 else 'have'}"
 
 
 @lru_cache(maxsize=8)

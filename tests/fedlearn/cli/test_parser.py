@@ -92,6 +92,22 @@ def test_arguments__that_no_command_has_are_refused(
     assert f"unrecognized arguments: {words.split()[-1]}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("simualte", "did you mean simulate?"),
+        ("keys rotser", "did you mean roster?"),
+        ("simulate --epsilon", "written key=value, as epsilon=VALUE"),
+    ],
+)
+def test_words__that_are_nearly_right_are_answered_with_the_right_ones(
+    words: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(words.split())
+    assert hint in capsys.readouterr().err
+
+
 def test_examples__in_the_help_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
     for words in COMMANDS:
         with pytest.raises(SystemExit):

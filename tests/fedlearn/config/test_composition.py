@@ -229,6 +229,17 @@ def test_sift__still_refuses_keys_that_no_mapping_is_open_for() -> None:
     assert all("unknown key" in problem for problem in found)
 
 
+def test_names_of_other_frameworks__are_answered_with_ours() -> None:
+    asked = ["lr=1", "scenario.sep=tab", "num_clients=4", "epochs=3", "training.batch_size=8"]
+    found = dict(zip(asked, sift(asked).found, strict=True))
+    assert found["lr=1"].endswith("; did you mean training.learning_rate?")
+    assert "did you mean scenario.separator? scenario=csv" in found["scenario.sep=tab"]
+    assert found["num_clients=4"].endswith("partition.num_sites? partition=dirichlet, iid, "
+                                           "quantity have it")  # fmt: skip
+    assert found["epochs=3"].endswith("did you mean rounds?")
+    assert found["training.batch_size=8"].endswith("did you mean training.sample_rate?")
+
+
 @pytest.mark.parametrize(
     ("override", "meant"),
     [
