@@ -187,7 +187,8 @@ def exact(site: Site, answers: NDArray[np.float64]) -> EvaluateReply:
     """The site's exact sums, and those of its groups that are large enough to be shown.
 
     Those of fewer records than the owner allows are the sums of nobody: a refusal would tell how
-    many there are, in a sum over sites too, where nothing else does.
+    many there are, in a sum over sites too, where nothing else does. Where records are somebody's
+    it is persons that are counted: many records of one are one person's.
     """
     fairness, policy = site.config.fairness, site.owner.policy
     shown_of = slice(None)
@@ -201,7 +202,9 @@ def exact(site: Site, answers: NDArray[np.float64]) -> EvaluateReply:
     attribute = site.data.test_attributes[fairness.column][shown_of]
     groups = group_sums(fairness, attribute, lambda who: site.task.sums(answers[who], targets[who]))
     smallest = max(fairness.smallest, policy.smallest_group if policy else 0)
-    seen, hidden = shown(groups, smallest)
+    kinds = group_of(fairness, site.data.test_attributes[fairness.column])
+    sizes = {n: site.data.test.units_in(kinds == i) for i, n in enumerate(fairness.names)}
+    seen, hidden = shown(groups, smallest, sizes)
     return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden)
 
 

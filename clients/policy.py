@@ -56,7 +56,8 @@ class Policy:
     is dropped or identifies people never), and `smallest_group` the test records of a group
     whose exact sum is shown.
     `smallest_class` is how many training records of a class there are at the least where tables are
-    compared by exact sums (of fewer they are those of nobody).
+    compared by exact sums (of fewer they are those of nobody). Where the site's file says whose
+    records are, these three count persons.
     `on_findings` is what follows where screening finds a unit or labels to be wrong: the owner is
     warned, or the site takes no part in the run as well; `known_findings` are the columns, and
     `label`, that the owner has looked at and finds right.

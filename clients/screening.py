@@ -114,13 +114,15 @@ def noised(site: Site, paid: EvaluationPlan) -> Whole:
 
 
 def of_many(site: Site, exact: Whole) -> Whole:
-    """Exact sums as they leave the site: a class with fewer records than its owner shows is given
-    as one without any, and nothing else tells how many it has."""
+    """Exact sums as they leave the site: a class with fewer records than its owner shows, or of
+    fewer persons, is given as one without any, and nothing else tells how many it has."""
     policy, layout = site.owner.policy, layout_in(site)
     if policy is None:
         return exact
     found = exact.reshape(len(layout.classes), layout.width).copy()
-    found[found[:, 0] < policy.smallest_class * EXACT] = 0
+    for label, sums in enumerate(found):
+        if site.data.train.units_in(site.data.train.labels == label) < policy.smallest_class:
+            sums[:] = 0
     return found.reshape(-1)
 
 

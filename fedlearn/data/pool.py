@@ -176,7 +176,13 @@ class Records:
     @property
     def units(self) -> int:
         """How many persons they are of; how many they are, where nothing says whose they are."""
-        return len(self) if self.persons is None else len(np.unique(self.persons))
+        return self.units_in(np.ones(len(self), np.bool_))
+
+    def units_in(self, among: NDArray[np.bool_]) -> int:
+        """The same of some of them, `among: bool[n]`."""
+        if self.persons is None:
+            return int(np.count_nonzero(among))
+        return len(np.unique(self.persons[among]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

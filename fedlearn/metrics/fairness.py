@@ -50,7 +50,7 @@ class GroupFairness:
     values: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
     smallest: Count = 10
-    """Test records that a group must have to be shown."""
+    """Test records that a group must have to be shown; where records are somebody's, persons."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ def group_sums(
 
 
 def withheld(counts: Mapping[str, int], smallest: int) -> tuple[str, ...]:
-    """The groups that must not be shown, by their numbers of records.
+    """The groups that must not be shown, by their numbers of records, or of persons.
 
     **Guarantees:** what is withheld holds no record at all or at least `smallest`
     of them, or is everything that there is; an empty group hides nobody and is
@@ -139,9 +139,17 @@ def withheld(counts: Mapping[str, int], smallest: int) -> tuple[str, ...]:
     return tuple(name for name in counts if name in {name for _, name in hidden})
 
 
-def shown(sums: Mapping[str, Sums], smallest: int) -> tuple[dict[str, Sums], tuple[str, ...]]:
-    """The groups with records that may be shown, and the names of those that may not."""
-    hidden = withheld({name: one.count for name, one in sums.items()}, smallest)
+def shown(
+    sums: Mapping[str, Sums], smallest: int, sizes: Mapping[str, int] | None = None
+) -> tuple[dict[str, Sums], tuple[str, ...]]:
+    """The groups with records that may be shown, and the names of those that may not.
+
+    `sizes` are how many persons a group is of, where its records are somebody's.
+    """
+    counts = {name: one.count for name, one in sums.items()}
+    if sizes is not None:
+        counts = {name: min(count, sizes[name]) for name, count in counts.items()}
+    hidden = withheld(counts, smallest)
     return {n: one for n, one in sums.items() if one.count and n not in hidden}, hidden
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clients import evaluation, screening
+from clients.owner import Owner
+from clients.policy import Policy
+from clients.records import simulated_sites
+from clients.site import Site, open_site
 from clients.units import pieces_of
+from fedlearn.config import compose
 from fedlearn.core.errors import FedlearnError
 from fedlearn.data import Records
 from fedlearn.mechanisms.evaluation import EvaluationPlan, by_persons, whole_numbers
@@ -96,3 +104,42 @@ def test_pieces__of_records_that_are_nobodys_are_refused_where_persons_are_prote
     with pytest.raises(FedlearnError, match="nothing says whose the records are"):
         [*pieces_of(nobodys, "person", 6)]
     assert len([*pieces_of(nobodys, "record", 6)]) == 1
+
+
+# --- exact sums, that are of many ---------------------------------------------------------
+
+
+def site_of(folder: Path, persons_with_illness: int) -> Site:
+    """60 records of illness by so many persons, and 240 of 120 others; half are women's."""
+    ill = [f"I{i % persons_with_illness},{i},f,yes" for i in range(60)]
+    rows = [*ill, *(f"H{i // 2},{i},m,no" for i in range(240))]
+    path = folder / "visits.csv"
+    path.write_text("\n".join(["patient,age,sex,ill", *rows]) + "\n")
+    config = compose(
+        [
+            "scenario=csv", f"scenario.path={path}", "scenario.label=ill",
+            "scenario.test_fraction=0.5",
+            "scenario.person=patient", "scenario.numeric=[age]", "scenario.categories={sex:[f,m]}",
+            "scenario.scaling.columns={age:[0,300]}", "partition=iid", "partition.num_sites=1",
+            "privacy=none", "screening=sums", "fairness=groups", "fairness.column=sex",
+            "fairness.values=[f,m]", "fairness.smallest=1", "evaluation=per_site",
+        ]
+    )  # fmt: skip
+    policy = Policy(unit="none", smallest_group=10, smallest_class=10, min_test_records=1)
+    [name] = simulated_sites(config)
+    return open_site(Owner(name=name, ledger=folder / "l.jsonl", policy=policy), config)
+
+
+@pytest.mark.parametrize(("persons", "shown"), [(60, True), (4, False)])
+def test_exact_sums__of_a_class_or_group_of_few_persons_stay_whatever_records_they_have(
+    tmp_path: Path, persons: int, shown: bool
+) -> None:
+    site = site_of(tmp_path, persons)
+    given_ = screening.of_many(site, screening.exact_sums(site, None))
+    by_class = given_.reshape(2, -1).any(1)
+    assert by_class.tolist() == [True, shown]
+    reply = evaluation.exact(site, np.zeros((len(site.data.test), 2)))
+    assert ("f" in reply.groups) is shown
+    if not shown:
+        assert min((site.data.test.labels == 1).sum(), (site.data.train.labels == 1).sum()) >= 10
+        assert "f" in reply.withheld
