@@ -14,16 +14,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
+import numpy as np
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import config
+from fedlearn.core.vector import vector_digest
 
 WEIGHTS: Final = "model.safetensors"
 RESULT: Final = "result.json"
 EXPORT: Final = "model.json"
 _PARTS: Final = {"full": "?", "head": "?", "last_k": "last_k", "lora": "lora_"}
 """The settings that belong to a choice of `training.finetune`, by how their names begin."""
+
+_SPLITS: Final = ("record", "text", "prompt", "completion", "messages")
+_TRANSLATES: Final = ("rename", "map", "units", "written", "decimal")
+"""Settings of a scenario by which the hash of what a record holds is another one, and with it which
+records are tested on."""
 
 _UNSAID: Final = MappingProxyType(
     {"lora_layers": [], "lora_frozen_a": False, "lora_start": "drawn"}
@@ -72,8 +80,8 @@ def parent_of(init: str, mine: Tree) -> Parent:
     """What is known of the model that `init` names, for a run whose config is `mine`.
 
     Raises:
-        ConfigError: there is none, what stands beside it cannot be read, or its part that `mine`
-            holds frozen is another one.
+        ConfigError: there is none, what stands beside it cannot be read or is of other weights, or
+            its part that `mine` holds frozen is another one.
     """
     weights = weights_of(init)
     try:
@@ -81,13 +89,22 @@ def parent_of(init: str, mine: Tree) -> Parent:
             sha256 = file_digest(file, "sha256").hexdigest()
         for name, what in ((RESULT, _run), (EXPORT, _export)) if Path(init).is_dir() else ():
             if (beside := weights.parent / name).is_file():
-                parent, theirs = what(json.loads(beside.read_bytes()), sha256)
+                about = json.loads(beside.read_bytes())
+                parent, theirs = what(about, sha256)
                 found = [*_other_parts(mine, theirs), *_other_test(mine, theirs)]
+                found += _other_weights(weights, about) if parent.run_id else ()
                 refuse((f"init={init}: {one}" for one in found), ConfigError)
                 return parent
     except OSError as error:
         raise ConfigError([f"init={init}: cannot be read: {error}"]) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise ConfigError(
             [f"init={init}: what stands beside {WEIGHTS} was written by no run ({error!r})"]
         ) from None
@@ -128,13 +145,35 @@ def _other_test(mine: Tree, theirs: Tree) -> Iterator[str]:
     for key, here, there in (
         ("seed", mine["seed"], theirs["seed"]),
         ("scenario.test_fraction", own.get("test_fraction"), other.get("test_fraction")),
-        ("scenario.person", own.get("person") or "", other.get("person") or ""),
+        *((f"scenario.{k}", own.get(k) or "", other.get(k) or "") for k in _decides(own, other)),
     ):
         if here != there:
             yield (
                 f"{key}={there} has chosen what its run tested on, and with {key}={here} this one "
                 f"would test on some that it has learned; set {key}={there}"
             )
+
+
+def _decides(own: Tree, other: Tree) -> tuple[str, ...]:
+    """The settings by which records are told apart that are tested on; of persons the key alone."""
+    if own.get("person") and own.get("person") == other.get("person"):
+        return ("person", *_TRANSLATES)
+    of_rows = ("site",) if "decimal" in own else ()  # all cells of a row but its site
+    return ("person", *_SPLITS, *of_rows, *_TRANSLATES)
+
+
+def _other_weights(weights: Path, result: Tree) -> Iterator[str]:
+    """Why the promise that a result speaks of is not that of the weights beside it."""
+    with safe_open(weights, "np") as file:
+        names = json.loads((file.metadata() or {}).get("order", "[]"))
+        values = [file.get_tensor(name).reshape(-1) for name in names]
+        whole = np.concatenate([np.zeros(0, np.float32), *values])
+        same = {*names} == {*file.keys()} and vector_digest(whole) == result["model"]["sha256"]
+    if not same:
+        yield (
+            f"{weights.name} is not the model that {RESULT} beside it speaks of, whose promise is "
+            "none of its own; name the file itself, of which nothing is claimed"
+        )
 
 
 def _trained(result: Tree, sha256: str) -> Parent:

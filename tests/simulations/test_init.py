@@ -77,7 +77,11 @@ def test_terms__have_the_hash_of_the_parent_and_not_where_it_lies(
     assert here.terms == there.terms != fresh.terms
     tensors = load_file(copy / "model.safetensors")
     save_file({n: v + 1 for n, v in tensors.items()}, copy / "model.safetensors")
-    assert compose([*words, f"init={copy}"]).terms != here.terms
+    with pytest.raises(ConfigError, match=r"is not the model that result\.json .* speaks of"):
+        compose([*words, f"init={copy}"])
+    other = compose([*words, f"init={copy}/model.safetensors"])
+    assert other.terms != here.terms
+    assert other.parent == Parent(sha256=other.parent.sha256 if other.parent else "")
 
 
 def test_site__that_is_sent_a_config_opens_no_file(words: list[str], first: Path) -> None:
@@ -151,6 +155,8 @@ def test_other_classes__keep_the_body_and_get_a_new_head(
         (["training.finetune=head"], "training.finetune=full; set that"),
         (["seed=1"], "set seed=0"),
         (["scenario.test_fraction=0.5"], "set scenario.test_fraction=0.25"),
+        (["scenario.units={{age:10}}"], "learned; set scenario.units="),
+        (["scenario.map={{smoker:{{no:yes}}}}"], "learned; set scenario.map="),
         (["init={folder}/nowhere"], "no .* there"),
         (["out={first}"], "would be written over"),
     ],

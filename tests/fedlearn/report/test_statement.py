@@ -249,6 +249,7 @@ def test_parent__is_named_and_what_it_spent_added_up_where_it_is_of_the_same_uni
         said = part(run._replace(statement=statement), "parent")
         assert parent.sha256[:16] in said
         assert ("nobody says" in said) is (not parent.run_id)
+        assert "the coordinator's word, which no site can check" in said
         if parent.epsilon is None:
             assert (parent.run_id == "") or "promised nothing" in said
             assert "at the most" not in said
