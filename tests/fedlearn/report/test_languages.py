@@ -25,8 +25,17 @@ from fedlearn.core.language import (
 )
 from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
-from fedlearn.report.texts import TEMPLATES, _environment, bytes_text, render, texts, up
+from fedlearn.report.texts import (
+    TEMPLATES,
+    _environment,
+    bytes_text,
+    code_block,
+    render,
+    texts,
+    up,
+)
 from fedlearn.report.verdict import verdict
+from fedlearn.report.written import Samples
 from fedlearn.results.reading import read_result
 from tests.fedlearn.report.sentences import entry, sentences
 from tests.simulations.small import rename, table
@@ -240,7 +249,8 @@ def test_statement__verdict_and_card_are_in_the_language_and_settings_as_typed(
     assert not ENGLISH_WORDS.search(text.replace("connect the dots", "")), text
     epsilon = re.findall(r"(?i:epsilon)\D{1,3}([\d.,]+)", text)
     assert epsilon
-    card = render("model_card.md.j2", settings="", **facts.texts)
+    shown = {"samples": Samples(failed=True), "block": code_block}
+    card = render("model_card.md.j2", settings="", **shown, **facts.texts)
     assert not ENGLISH_WORDS.search(card.split("SHA-256")[0]), card
 
 
