@@ -312,6 +312,14 @@ def _budget_left(run: Judged) -> Light:
     return "green" if epsilon is not None and epsilon <= _LARGE_EPSILON else "amber"
 
 
+def _begun(run: Judged) -> Light | None:
+    parent, privacy = run.facts.config.parent, run.facts.result.privacy
+    if parent is None or not run.facts.private:
+        return None
+    covered = parent.epsilon is not None and parent.unit == privacy.unit
+    return None if covered else "amber"
+
+
 def _protected(run: Judged) -> Light:
     sealed = run.facts.config.transport.kind != "plain"
     return "green" if sealed and run.facts.setup.sum_only else "amber"
@@ -331,6 +339,7 @@ _QUESTIONS: Final[Mapping[str, Callable[[Judged], Light | None]]] = {
     "one_sided": _several_classes,
     "delta": _delta_fits,
     "budget": _budget_left,
+    "begun": _begun,
     "protected": _protected,
 }
 """By the block of `verdict.md` that answers each."""

@@ -294,6 +294,25 @@ def test_verdict__says_what_of_the_budget_is_left_and_what_is_no_promise(good: R
     assert light(in_clear, "Delta") == ""
 
 
+@pytest.mark.parametrize(
+    ("known", "covered"),
+    [
+        ({}, False),
+        ({"run_id": "ab" * 16}, False),
+        ({"run_id": "ab" * 16, "unit": "client", "epsilon": 1.0, "delta": 1e-6}, False),
+        ({"run_id": "ab" * 16, "unit": "record", "epsilon": 1.0, "delta": 1e-6}, True),
+    ],
+)
+def test_verdict__says_where_a_run_begins_from_what_its_promise_does_not_cover(
+    good: ResultFile, known: dict[str, Any], covered: bool
+) -> None:
+    promised = replace(good, privacy=replace(good.privacy, unit="record"))
+    begun = replace(promised, config=promised.config | {"parent": {"sha256": "0" * 64, **known}})
+    said = "It begins from a model whose own training is no part of this promise"
+    assert light(promised, said) == ""
+    assert light(begun, said) == ("" if covered else "amber")
+
+
 def test_verdict__says_which_protections_were_off(good: ResultFile) -> None:
     summed = replace(good, config=good.config | {"secagg": {"kind": "off"}})
     assert light(summed, "The coordinator saw each of them (secagg=off)") == "amber"
