@@ -19,6 +19,7 @@ from hashlib import blake2b
 from typing import Annotated, Final
 
 import numpy as np
+from annotated_types import Le
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -36,7 +37,13 @@ PersonColumn = Annotated[Value, Field(exclude_if=lambda name: not name)]
 MOST_RECORDS: Final = 8
 """Records of a person that a private step computes, at most, where nothing else is said."""
 
-RecordsPerPerson = Annotated[Count, Field(exclude_if=lambda count: count == MOST_RECORDS)]
+_MOST_AT_ONCE: Final = 1024
+"""A step holds all that it computes of a person, whatever a machine may hold at once: no more than
+the usual `training.max_batch`, so that no run fills a site's memory by asking for more."""
+
+RecordsPerPerson = Annotated[
+    Count, Le(_MOST_AT_ONCE), Field(exclude_if=lambda count: count == MOST_RECORDS)
+]
 """The setting `scenario.records_per_person`: a public bound."""
 
 

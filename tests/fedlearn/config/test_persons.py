@@ -77,6 +77,13 @@ def test_config__that_was_made_by_hand_with_the_smaller_unit_is_refused() -> Non
         composed("scenario=heart", "privacy=record", "privacy.unit=person")
 
 
+def test_run__cannot_fill_the_memory_of_a_site_by_the_records_of_a_person() -> None:
+    """Depths are tried before a round, made-up records of each: 2^31 of them are no trial."""
+    assert composed(*PERSON, "scenario.records_per_person=1024").scenario
+    with pytest.raises(ConfigError, match=r"scenario\.records_per_person"):
+        composed(*PERSON, "scenario.records_per_person=1025")
+
+
 def test_audit__whose_canaries_are_single_records_is_refused_for_persons() -> None:
     with pytest.raises(ConfigError, match=r"audit=mislabelled: its canaries are single records"):
         composed(*PERSON, "privacy=record", "audit=mislabelled")
