@@ -68,10 +68,13 @@ def held_form(owner: Owner, config: RunConfig) -> Iterator[None]:
 
 
 def _compare(name: str, path: Path, form: _Form) -> None:
-    now = to_tree(form)
+    written = to_tree(form)
+    # What a form leaves out, of an older release or because it says nothing, is as by default.
+    idle = {part: _defaults(getattr(form, part)) for part in written}
+    now = {part: idle[part] | settings for part, settings in written.items()}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        before = {part: {**_defaults(getattr(form, part)), **before[part]} for part in now}
+        before = {part: idle[part] | before[part] for part in now}
         changed = [
             f"{part}.{key}"
             for part in now

@@ -24,7 +24,7 @@ import pytest
 from tests.plugins import install
 
 ROOT = Path(__file__).resolve().parents[1]
-SENTENCES = ROOT / "fedlearn" / "report" / "templates" / "en"
+SENTENCES = ROOT / "fedlearn" / "report" / "templates"
 PACKAGES = ("fedlearn", "clients", "server", "simulations", "configs")
 
 
