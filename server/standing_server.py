@@ -1,12 +1,14 @@
 """`fedlearn server --queue`: a coordinator that stays, and serves one study after another.
 
 Sites stay connected between studies, and may come and go. A roster that has changed counts from
-the next study on. No study ends the others: one that fails is written down with its reason, one
-that an outage ends is tried again after those that wait.
+the next study on. No study ends the others: one that fails, by whatever, is written down with its
+reason, one that an outage ends (a full disk as well) is tried again after those that wait. What a
+study ended would be served first when the coordinator is started anew, and end it again.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ from server.spending import SpendingWatch
 from server.standing import telling_how_it_ended
 from server.stop import Stop
 from server.waiting import Tell
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks at the queue."""
@@ -104,7 +108,7 @@ class StandingServer:
             self._over(number, "stopped", str(error))
             self.stop.after_round.clear()
             self.stop.now.clear()
-        except (ProtocolError, UnauthenticatedError) as error:
+        except (ProtocolError, UnauthenticatedError, OSError) as error:
             if study.tries + 1 < MOST_TRIES:
                 self.queue.end(number, "queued", str(error), tries=1)
                 self.tell(f"study {number} is tried again after those that wait: {error}")
@@ -112,6 +116,9 @@ class StandingServer:
             self._over(number, "failed", str(error))
         except FedlearnError as error:
             self._over(number, "failed", str(error))
+        except Exception as error:  # somebody's own code in one study, or a fault of ours
+            log.exception("study %d", number)
+            self._over(number, "failed", f"{type(error).__name__}: {error}")
 
     def _went_through(self, there: Connected, config: RunConfig, number: int) -> bool:
         """Whether the run was carried out to its end; not, where the link was lost."""

@@ -260,6 +260,34 @@ def test_study__that_an_outage_ends_is_tried_again_after_the_others(
     assert "2 of at least 3" in server.queue.studies()[0].reason
 
 
+@pytest.mark.parametrize(
+    ("error", "tries"), [(TypeError("a model of somebody's"), 1), (OSError(28, "No space"), 3)]
+)
+def test_study__that_fails_by_whatever_ends_no_other(
+    served: tuple[StandingServer, list[str], list[Link]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    tries: int,
+) -> None:
+    """It was served first after every new start of the coordinator, and ended it each time."""
+    server, _, _ = served
+    real, tried = standing_server.carried_on, list[str]()
+
+    def carried_on(there: Any, file: Any, config: Any, *rest: Any) -> Any:
+        tried.append(Path(config.out).name)
+        if tried[-1] == "a":
+            raise error
+        return real(there, file, config, *rest)
+
+    monkeypatch.setattr(standing_server, "carried_on", carried_on)
+    server.queue.add(WORDS, tmp_path / "a")
+    server.queue.add(WORDS, tmp_path / "b")
+    until(server, lambda: states(server) == ["failed", "finished"])
+    assert tried.count("a") == tries
+    assert str(error) in server.queue.studies()[0].reason
+
+
 def test_study__whose_link_is_lost_goes_on_over_another_one(
     served: tuple[StandingServer, list[str], list[Link]], tmp_path: Path
 ) -> None:

@@ -249,8 +249,8 @@ def test_statement__verdict_and_card_are_in_the_language_and_settings_as_typed(
     assert not ENGLISH_WORDS.search(text.replace("connect the dots", "")), text
     epsilon = re.findall(r"(?i:epsilon)\D{1,3}([\d.,]+)", text)
     assert epsilon
-    shown = {"samples": Samples(failed=True), "block": code_block}
-    card = render("model_card.md.j2", settings="", **shown, **facts.texts)
+    written = {**facts.texts, "samples": Samples(failed=True), "block": code_block}
+    card = render("model_card.md.j2", settings="", **written)
     assert not ENGLISH_WORDS.search(card.split("SHA-256")[0]), card
 
 
