@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,9 @@ from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.data.partition import Dirichlet, Iid, Partition, Quantity, dealt_out
 from fedlearn.data.persons import person_of, spread_notes
-from fedlearn.data.pool import public_rows
+from fedlearn.data.pool import Pool, public_rows
 from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.scaling import Ranges
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.language import LanguageTokens
 from fedlearn.data.texts.passages import OwnPassages
@@ -256,3 +258,87 @@ def test_language__of_several_people_is_refused_and_by_itself_left_out(tmp_path:
         loaded(own)
     assert len(loaded(own, by_record=True)) == 9
     assert len(loaded(replace(own, person=""))) == 10
+
+
+# --- neighbours -----------------------------------------------------------------------------
+
+KEYS = ("A1", "a1", "7", "007", " 7", "7.0", "B\u200b2", "B2", "", "NA", "x,y", 'q"z', "0", "-0")
+LABELS, NUMBERS = ("yes", "no", "YES", "", "maybe"), ("1", "2.5", "", "x", "1e3", "999", "inf")
+Row = dict[str, Any]
+
+
+def over_time(rng: np.random.Generator, count: int) -> list[Row]:
+    """Rows of records that are somebody's for the most part, or of two people."""
+    owners, ills = rng.choice(KEYS, 5), rng.choice(LABELS, 5)
+    return [
+        {
+            "stay": f"s{s}", "day": str(rng.choice(["1", "2", "3", "?"])),
+            "who": str(owners[s] if rng.random() < 0.8 else rng.choice(["", KEYS[s]])),
+            "age": str(rng.choice(NUMBERS)), "ill": str(ills[s] if rng.random() < 0.8 else ""),
+        }
+        for s in rng.integers(0, 5, count).tolist()
+    ]  # fmt: skip
+
+
+def of_people(rng: np.random.Generator, count: int) -> list[Row]:
+    names = {"who": KEYS, "age": NUMBERS, "ill": LABELS, "text": ("a b", "c", "", "d e f")}
+    return [{k: str(rng.choice(v)) for k, v in names.items()} for _ in range(count)]
+
+
+def whose(row: Row, rows: list[Row]) -> str:
+    """The person of the record that a row is of; of two people it is nobody's."""
+    if "stay" not in row:
+        return person_of(row["who"])
+    found = {person_of(one["who"]) for one in rows if one["stay"] == row["stay"]} - {""}
+    return found.pop() if len(found) == 1 else ""
+
+
+def written(path: Path, rows: list[Row], names: list[str]) -> None:
+    if path.suffix == ".jsonl":
+        lines(path, rows)
+        return
+    with path.open("w", newline="") as file:
+        sheet = csv.DictWriter(file, names, extrasaction="ignore")
+        sheet.writeheader()
+        sheet.writerows(rows)
+
+
+def seen(pool: Pool, without: str = "") -> list[object]:
+    assert pool.persons is not None
+    arrays = zip(pool.persons, pool.features, pool.labels, pool.is_train, strict=True)
+    return [(p, f.tobytes(), str(y), bool(t)) for p, f, y, t in arrays if p != without]
+
+
+@pytest.mark.parametrize("kind", ["rows", "over time", "texts"])
+def test_readers__make_the_same_of_everybody_else_where_all_records_of_a_person_are_gone(
+    tmp_path: Path, kind: str
+) -> None:
+    """What a promise to persons counts on: nobody decides what another's records become."""
+    table = {"label": "ill", "person": "who", "classes": ("no", "yes"), "test_fraction": 0.4}
+    numbers = {
+        "numeric": ("age",),
+        "gaps": ("age",),
+        "scaling": Ranges(columns={"age": (0.0, 9.0)}),
+    }
+    stays = {"record": "stay", "time": "day", "times": "numbers", "steps": 2}
+    make, names, own = {
+        "rows": (of_people, ["who", "age", "ill"], Csv(path="x", **table, **numbers)),  # type: ignore[arg-type]
+        "over time": (
+            over_time, ["stay", "day", "who", "age", "ill"],
+            Csv(path="x", **table, **numbers, **stays),  # type: ignore[arg-type]
+        ),
+        "texts": (of_people, [], OwnText(path="x", tokenizer=HASHING, **table)),  # type: ignore[arg-type]
+    }[kind]  # fmt: skip
+    path = tmp_path / ("own.jsonl" if kind == "texts" else "own.csv")
+    own, compared = replace(own, path=str(path)), 0
+    for seed in range(examples(60, few=8)):
+        rows = make(np.random.default_rng(seed), 14)
+        written(path, rows, names)
+        pool = loaded(own, by_record=True, complete=True)
+        assert pool.persons is not None
+        for key in np.unique(pool.persons):
+            rest = [row for row in rows if whose(row, rows) != key]
+            written(path, rest, names)
+            assert seen(loaded(own, by_record=True, complete=True)) == seen(pool, key), (seed, key)
+            compared += 1
+    assert compared > 20
