@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.models.finetune import ADAPTER, Finetune, Learner
-from fedlearn.tasks import LanguageTask, Task
+from fedlearn.tasks import Task, TextInput
 
 KEPT: Final = 3
 """So many directions for each of an adapter's rank count about alike; weaker ones less."""
@@ -42,7 +42,7 @@ Seen = dict[str, tuple[Tensor, Tensor]]
 
 def start_problems(finetune: Finetune, task: Task) -> Iterator[str]:
     """Where nobody can make up what a model reads and is to answer."""
-    if is_whitened(finetune) and not isinstance(task, LanguageTask):
+    if is_whitened(finetune) and not task.next_tokens:
         yield (
             "training.lora_start=whitened: is for models that continue texts, whose tokens can be "
             "made up; choose training.lora_start=drawn, or task=language"
@@ -63,10 +63,11 @@ def whiten(learner: Learner, task: Task, finetune: Finetune, generator: torch.Ge
     Raises:
         ValueError: the task is none of texts (`start_problems`).
     """
-    if not isinstance(task, LanguageTask):
+    text = task.input
+    if not (task.next_tokens and isinstance(text, TextInput)):
         raise ValueError(next(start_problems(finetune, task)))
-    tokens = _made_up(task, generator)
-    reads, slopes = _passed(learner, task, tokens, _made_up(task, generator))
+    tokens = _made_up(text, generator)
+    reads, slopes = _passed(learner, task, tokens, _made_up(text, generator))
     steepest = max(slopes.values())
     for name, read in reads.items():
         first = learner.model.get_parameter(f"{name}.lora_A.{ADAPTER}.weight")
@@ -94,14 +95,14 @@ def whitened(drawn: Tensor, read: Tensor, kept: int) -> Tensor:
     return found.to(drawn.dtype)
 
 
-def _made_up(task: LanguageTask, generator: torch.Generator) -> Tensor:
+def _made_up(text: TextInput, generator: torch.Generator) -> Tensor:
     """Tokens that nobody wrote, or that nobody's texts go on with."""
-    length = min(task.text.max_length, _LONGEST)
-    return torch.randint(task.text.vocabulary, (_TEXTS, length), generator=generator)
+    length = min(text.max_length, _LONGEST)
+    return torch.randint(text.vocabulary, (_TEXTS, length), generator=generator)
 
 
 def _passed(
-    learner: Learner, task: LanguageTask, tokens: Tensor, targets: Tensor
+    learner: Learner, task: Task, tokens: Tensor, targets: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """What layers with adapters read, `[tokens, in]`, and how large the gradient to what they
     give is."""
