@@ -60,7 +60,7 @@ class Enrolment:
     declined: tuple[str, ...] = ()
     """Why sites that were asked take no part in the run."""
     notes: tuple[str, ...] = ()
-    """What is unusual in what the sites told."""
+    """What is unusual in what the sites told, and in the model that the run begins from."""
     public: PublicRecords | None = None
     """What the coordinator trains on itself, where a rule against poisoning asks for it."""
     receipts: Receipts | None = None
@@ -288,9 +288,9 @@ def _start_model(
     attach(model, slots_of(config.audit))
     if found := private_learner_problems(config, learner, task):
         raise ConfigError(found)
-    notes = tuple(suspicions(schemas))
     layout = layout_of(model)
-    initial = first_model(config, layout, to_vector(model))
+    initial, begun = first_model(config, task, layout, to_vector(model))
+    notes = (*suspicions(schemas), *begun)
     return Enrolment(grid, sites, keys, task, layout, parameters, initial, declined, notes)
 
 

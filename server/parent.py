@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,35 +15,45 @@ from fedlearn.config import RunConfig
 from fedlearn.config.parent import weights_of
 from fedlearn.core.errors import ConfigError, some
 from fedlearn.core.vector import Layout, Vector
+from fedlearn.tasks import Task
+from server.parent_form import other_classes, other_form
 
-log = logging.getLogger(__name__)
 
+def first_model(
+    config: RunConfig, task: Task, layout: Layout, drawn: Vector
+) -> tuple[Vector, tuple[str, ...]]:
+    """`drawn`, with every tensor in it that the parent of the run has under the same name, and
+    notes on what of it begins anew or stood for something else.
 
-def first_model(config: RunConfig, layout: Layout, drawn: Vector) -> Vector:
-    """`drawn`, with every tensor in it that the parent of the run has under the same name.
-
-    A tensor of another shape, as a head for other classes is, stays as it was drawn, and the log
-    says so. The vector holds what is trained: what a run holds frozen is no parent's.
+    A tensor of another shape, as a head for other classes is, stays as it was drawn. The vector
+    holds what is trained: what a run holds frozen is no parent's.
 
     Raises:
         ConfigError: the file is not the one in the terms, holds nothing or more than this model,
-            or a number that is not finite.
+            or a number that is not finite, or its weights are of other columns.
     """
     if config.parent is None:
-        return drawn
+        return drawn, ()
     theirs = _read(config.init, config.parent.sha256)
     ours = layout.split(drawn.copy())
     shapes = {name: tensor.shape for name, tensor in theirs.items()}
     taken = [name for name, own in ours.items() if shapes.get(name) == own.shape]
-    if found := _problems(ours, theirs, taken):
+    if found := [*_problems(ours, theirs, taken), *other_form(config.init, task)]:
         raise ConfigError([f"init={config.init}: {problem}" for problem in found])
     fresh = [name for name in ours if name not in taken]
     for name in taken:
         ours[name][...] = theirs[name]
-    log.info("begins from %s: %d of %d tensors", config.init, len(taken), len(ours))
+    notes = [*_anew(config.init, fresh, len(ours)), *other_classes(config.init, task)]
+    model = np.concatenate([part.reshape(-1) for part in ours.values()]).astype(np.float32)
+    return model, tuple(notes)
+
+
+def _anew(init: str, fresh: Sequence[str], all_of_them: int) -> Iterator[str]:
     if fresh:
-        log.warning("as drawn, for %s has none of this shape: %s", config.init, some(fresh))
-    return np.concatenate([part.reshape(-1) for part in ours.values()]).astype(np.float32)
+        yield (
+            f"init={init}: {len(fresh)} of {all_of_them} tensors begin anew, for it has none of "
+            f"this shape: {some(fresh)}"
+        )
 
 
 def _problems(ours: Mapping[str, Any], theirs: Mapping[str, Any], taken: list[str]) -> list[str]:

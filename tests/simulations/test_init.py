@@ -16,6 +16,8 @@ from fedlearn.config import compose, load, to_tree
 from fedlearn.config.parent import Parent
 from fedlearn.config.saved import load_file as load_config
 from fedlearn.core.errors import ConfigError
+from fedlearn.report.export import export
+from server.federation import Federation
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
@@ -131,19 +133,75 @@ def test_config_of_a_run__takes_keys_that_it_leaves_out_by_default(first: Path) 
         load_config(first / "config.yaml", ["ronds=1"])
 
 
+class Heard(Silent):
+    """A listener that keeps the notes of a run."""
+
+    notes: tuple[str, ...] = ()
+
+    def started(self, federation: Federation, first_round: int) -> None:
+        """Keep them."""
+        self.notes = federation.notes
+
+
+def notes_of(words: Sequence[str]) -> str:
+    heard = Heard()
+    simulate(compose(words), heard, Stop())
+    return " ".join(heard.notes)
+
+
+def other_header(folder: Path, name: str, old: str, new: str) -> str:
+    """A copy of the table in which the text `old` is `new`."""
+    path = folder / f"{name}.csv"
+    path.write_text((folder / "my.csv").read_text().replace(old, new))
+    return f"scenario.path={path}"
+
+
+def test_other_columns__of_the_same_shape_are_refused_by_name(
+    folder: Path, words: list[str], first: Path
+) -> None:
+    other = other_header(folder, "weight", "age", "weight")
+    with pytest.raises(ConfigError, match=r"not age, but weight\. Give it the columns") as refused:
+        begin([*words, other, f"init={first}", f"out={folder}/no"])
+    assert "begin without init" in str(refused.value)
+    begin([*words, other, f"out={folder}/without"])
+
+
+def test_other_columns__are_refused_of_an_export_too(
+    folder: Path, words: list[str], first: Path
+) -> None:
+    export(first, folder / "exported")
+    other = other_header(folder, "size", "age", "size")
+    with pytest.raises(ConfigError, match="not age, but size"):
+        begin([*words, other, f"init={folder}/exported", f"out={folder}/no"])
+
+
+def test_classes__in_another_order_are_refused_and_others_are_noted(
+    folder: Path, words: list[str], first: Path
+) -> None:
+    given = [*words, f"init={first}", "rounds=1"]
+    with pytest.raises(ConfigError, match=r"set scenario\.classes=\[0,1\]"):
+        begin([*given, "scenario.classes=['1','0']", f"out={folder}/no"])
+    other = other_header(folder, "letters", ",1\n", ",b\n")
+    assert "were 0, 1, and are 0, b" in notes_of([*given, other, f"out={folder}/letters"])
+    assert not notes_of([*given, f"out={folder}/same"])
+
+
 def test_other_classes__keep_the_body_and_get_a_new_head(
-    folder: Path, words: list[str], first: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, words: list[str], first: Path
 ) -> None:
     path = folder / "three.csv"
     lines = (folder / "my.csv").read_text().splitlines()
     more = [line[:-1] + "2" if i % 5 == 0 else line for i, line in enumerate(lines[1:])]
     path.write_text("\n".join([lines[0], *more]))
     given = [*words, f"scenario.path={path}", f"init={first}", "training.learning_rate=1e-30"]
-    child = load_file(run(given, folder / "three") / "model.safetensors")
+    said = notes_of([*given, f"out={folder}/three"])
+    child = load_file(folder / "three" / "model.safetensors")
     before = load_file(first / "model.safetensors")
     same = [name for name in child if child[name].shape == before[name].shape]
     assert 0 < len(same) < len(child)
-    assert any("none of this shape" in one.message for one in caplog.records)
+    new = [name for name in child if name not in same]
+    assert f"{len(new)} of {len(child)} tensors begin anew" in said
+    assert all(name in said for name in new)
     for name in same:
         np.testing.assert_allclose(child[name], before[name], atol=1e-6)
 
