@@ -42,6 +42,11 @@ def telling_the_end() -> Iterator[None]:
         fields = {"exit_code": StoppedError.exit_code, "reason": "stopped by the user"}
         EVENTS.warning("ended", extra={"fields": fields})
         raise
+    except Exception as error:  # a full disk, somebody's own code, or a fault of ours
+        reason = f"{type(error).__name__}: {error}"
+        fields = {"exit_code": FedlearnError.exit_code, "reason": reason}
+        EVENTS.error("ended", extra={"fields": fields})
+        raise
 
 
 @dataclass

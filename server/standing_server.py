@@ -96,11 +96,12 @@ class StandingServer:
         """One study until it is over, or the link is lost: then it is still running."""
         number = study.number
         try:
-            config = config_of(study)
-            if not finished(config):
-                check(self.file, config, datetime.now(UTC))
-                if not self._went_through(there, config, number):
-                    return
+            with telling_the_end():
+                config = config_of(study)
+                if not finished(config):
+                    check(self.file, config, datetime.now(UTC))
+                    if not self._went_through(there, config, number):
+                        return
             self._over(number, "finished", "")
         except StoppedError as error:
             if not self.queue.wished(number):
@@ -124,7 +125,7 @@ class StandingServer:
         """Whether the run was carried out to its end; not, where the link was lost."""
         fresh = Outages(SpendingWatch(Silent()), self.tell)
         outages = self._outages.setdefault(number, fresh)
-        with telling_the_end(), telling_how_it_ended(config):
+        with telling_how_it_ended(config):
             while there.link.ready():
                 if carried_on(there, self.file, config, outages, self.stop):
                     return True

@@ -47,7 +47,7 @@ class Alerts(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Start the command for an event that is an alert; waits for nothing."""
         fields: Mapping[str, Any] = getattr(record, "fields", {})
-        kind = _kind(record.getMessage(), fields)
+        kind = _kind(record.getMessage(), fields) if record.name == EVENTS.name else None
         if kind is None:
             return
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")

@@ -195,13 +195,17 @@ def states(server: StandingServer) -> list[str]:
 
 
 def test_studies__are_served_one_after_another_over_one_link(
-    served: tuple[StandingServer, list[str], list[Link]], tmp_path: Path
+    served: tuple[StandingServer, list[str], list[Link]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server, said, links = served
     for name, words in (("a", WORDS), ("b", (*WORDS, "rounds=x")), ("c", WORDS), ("d", WORDS)):
         server.queue.add(words, tmp_path / name)
     server.queue.stop(3)
     until(server, lambda: states(server) == ["finished", "failed", "aborted", "finished"])
+    # Whoever is told of ends (`alerts`) is told of one that never began as well.
+    assert "ended" in [one.message for one in caplog.records if one.name == "events"]
     assert links[0].runs == 2
     assert "rounds" in server.queue.studies()[1].reason
     for name in ("a", "d"):
@@ -267,6 +271,7 @@ def test_study__that_fails_by_whatever_ends_no_other(
     served: tuple[StandingServer, list[str], list[Link]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     error: Exception,
     tries: int,
 ) -> None:
@@ -285,6 +290,7 @@ def test_study__that_fails_by_whatever_ends_no_other(
     server.queue.add(WORDS, tmp_path / "b")
     until(server, lambda: states(server) == ["failed", "finished"])
     assert tried.count("a") == tries
+    assert [one.message for one in caplog.records if one.name == "events"].count("ended") == tries
     assert str(error) in server.queue.studies()[0].reason
 
 

@@ -38,6 +38,7 @@ def test_alert__starts_the_command_with_its_kind_and_what_it_is_about(tmp_path: 
         EVENTS.info("site", extra={"fields": {"site": evil, "state": "offline"}})
         EVENTS.info("site", extra={"fields": {"site": "east", "state": "online"}})
         EVENTS.info("round", extra={"fields": {"round": 1}})
+        logging.getLogger("flwr").error("%s", "ended")  # in words that somebody has sent
     with alerting(command):
         EVENTS.error("ended", extra={"fields": {"exit_code": 4, "reason": "gone"}})
         EVENTS.warning("budget", extra={"fields": {"site": "a", "share": 0.81}})
