@@ -152,7 +152,8 @@ class Queue:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the mode is of the last alone
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, PRIVATE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

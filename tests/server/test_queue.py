@@ -97,6 +97,15 @@ def test_queue__takes_no_two_studies_of_one_folder(tmp_path: Path) -> None:
     assert queue.add([], tmp_path / "run").number == 2
 
 
+def test_queue__makes_no_folder_of_the_coordinator_that_others_may_read(tmp_path: Path) -> None:
+    """Events, health and messages of runs come to lie beside it."""
+    Queue(tmp_path / "state").add(["rounds=1"], tmp_path / "a")
+    for made in (tmp_path / "state", tmp_path / "state" / "queue"):
+        assert made.stat().st_mode & 0o077 == 0
+    [study] = (tmp_path / "state" / "queue").glob("*.json")
+    assert study.stat().st_mode & 0o077 == 0
+
+
 def test_queue__that_many_write_to_at_once_loses_nothing(tmp_path: Path) -> None:
     def add(first: int) -> None:
         for i in range(5):
