@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 from clients.owner import Owner
 from fedlearn.config import RunConfig, encode, to_tree
 from fedlearn.core.errors import DataError, FedlearnError, PrivacyError
-from fedlearn.core.files import write_atomically
+from fedlearn.core.files import PRIVATE, write_atomically
 from fedlearn.data import SCENARIOS, Scenario
 from fedlearn.data.scenario import OpenFormError
 from fedlearn.tasks import TASKS, TaskConfig
@@ -55,7 +55,7 @@ def held_form(owner: Owner, config: RunConfig) -> Iterator[None]:
     first = not path.exists()
     if first:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(path, encode(form).encode())
+        write_atomically(path, encode(form).encode(), PRIVATE)  # names and codes of a table
     else:
         _compare(owner.name, path, form)
     try:

@@ -77,6 +77,7 @@ def test_description__of_a_private_run_is_equal_for_neighbours(tmp_path: Path) -
     for rows, seed in ((61, 0), (59, 0), (60, 9)):
         write_table(lab.world.root / VICTIM / "table.csv", rows, seed)
         assert described(lab.again()) == before
+    assert lab.world.ledger(VICTIM).with_suffix(".form.json").stat().st_mode & 0o077 == 0
     assert before[VICTIM].train_records is None
     assert before[VICTIM].test_records is None
 
