@@ -159,8 +159,8 @@ def _named_gaps(table: Table, found: Sequence[Column], missing: Sequence[str]) -
         for sign in letters:
             rows = int(cells.counts[cells.among((sign,))].sum())
             if rows:
-                others = ",".join(f"'{other}'" for other in missing if other != sign)
+                others = [other for other in missing if other != sign]
                 yield (
                     f"column {column.name!r}: {rows:,} rows hold {sign!r}, which is taken for a "
-                    f"gap; if it is a value, say what gaps are (scenario.missing=[{others}])"
+                    f"gap; if it is a value, say what gaps are ({guess.missing_of(others)})"
                 )

@@ -16,6 +16,7 @@ from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.data.tables import columns, deidentify, identifiers
 from fedlearn.data.tables.buckets import USUAL
 from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.guess import missing_of
 from fedlearn.data.tables.scaling import Ranges, reads_records
 from fedlearn.data.tables.table import Table
 from fedlearn.data.tables.translation import Translation
@@ -160,7 +161,7 @@ def feature_problems(config: Csv, table: Table, features: list[Column]) -> Itera
         if column.not_numbers:
             yield (
                 f"{where}: {table.places(column.not_numbers)}: not a number; correct the cells, "
-                "or add what stands for a gap to scenario.missing"
+                f"or list what stands for a gap: {missing_of((*config.missing, 'SIGN'))}"
             )
         elif column.identifier or column.name in config.buckets:
             pass  # whoever is to drop it, or names it as allowed, need not count its values

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.tables.cells import Cells
@@ -29,6 +30,7 @@ from fedlearn.data.tables.written import Way, may_be_either, way_of, written_num
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*", re.ASCII)
 _MEANS_ELSE = {"true", "false", "null", "nan", "inf"}
 _POINT = r"(?s)[0-9].*\.|\..*[0-9]"
+_DIGIT = r"\pN"
 _FEW = 3
 """Different words that may stand for gaps in one column of numbers."""
 
@@ -52,8 +54,7 @@ class Writing:
         if self.decimal != ".":
             yield "scenario.decimal=','"
         if self.gaps:
-            signs = ",".join(f"'{sign}'" if sign else "''" for sign in self.missing)
-            yield f"scenario.missing=[{signs}]"
+            yield missing_of(self.missing)
         for name, way in self.ways:
             yield f"{key_of('scenario.written', name)}={way}"
 
@@ -127,33 +128,48 @@ def _words_among_numbers(table: Table, decimal: Literal[".", ","]) -> dict[str, 
             continue
         given = ~cells.among(MISSING) & (cells.counts > 0)
         odd = given & np.isnan(cells.numbers(decimal))
-        if way_of(cells, MISSING, decimal) is not None:
-            found[name] = set()
-        if cells.distinct(odd) > _FEW:
-            continue
-        counts: Counter[str] = Counter()
-        for word, rows in zip(cells.texts(odd), cells.counts[odd].tolist(), strict=True):
-            counts[word] += rows
-        numbers = cells.distinct(given & ~odd)
-        if numbers > _FEW and not any(map(_has_digit, counts)):
+        wordy = odd & ~_matches(cells, _DIGIT)
+        few = cells.distinct(wordy) <= _FEW
+        counts = _counted(cells, wordy) if few else Counter()
+        # Beside numbers that are written plainly, or all in one other way, as <0.5 is.
+        plain = few and bool((wordy == odd).all()) and cells.distinct(given & ~odd) > _FEW
+        if plain or way_of(cells, (*MISSING, *counts), decimal) is not None:
             found[name] = {word for word, n in counts.items() if n > 1 or not word.isalpha()}
     return found
 
 
+def _counted(cells: Cells, chosen: NDArray[np.bool_]) -> Counter[str]:
+    """How many rows have each of the chosen texts."""
+    counts: Counter[str] = Counter()
+    for word, rows in zip(cells.texts(chosen), cells.counts[chosen].tolist(), strict=True):
+        counts[word] += rows
+    return counts
+
+
 def _has_point(cells: Cells) -> bool:
-    return bool(pc.any(pc.match_substring_regex(cells.stripped, _POINT)).as_py())
+    return bool(_matches(cells, _POINT).any())
 
 
-def _has_digit(text: str) -> bool:
-    return any(map(str.isdigit, text))
+def _matches(cells: Cells, pattern: str) -> NDArray[np.bool_]:
+    """For each different text, whether it has something of that form."""
+    return np.asarray(pc.match_substring_regex(cells.stripped, pattern), np.bool_)
 
 
 def quoted(name: str) -> str:
     """A value as an override takes it, whatever characters it has."""
     if _PLAIN.fullmatch(name) and name.lower() not in _MEANS_ELSE:
         return name
-    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    return _in_quotes(name)
+
+
+def _in_quotes(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def missing_of(signs: Collection[str]) -> str:
+    """The override by which these stand for gaps, and no others: it takes the place of the list."""
+    return f"scenario.missing=[{','.join(map(_in_quotes, signs))}]"
 
 
 def key_of(group: str, name: str) -> str:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.data.check.files import check
 from fedlearn.data.tables.cells import as_arrow, encode, parse
+from fedlearn.data.tables.columns import MISSING
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.tables.written import WAYS, Way, number_of, way_of
 
@@ -113,6 +115,33 @@ def test_check__reads_what_its_own_settings_read(tmp_path: Path) -> None:
     back = np.expm1(np.abs(pool.features[:, 0]) * np.log(1001))
     wanted = [i / 2 if i < 5 else i + 0.5 for i in range(1, 60)]
     assert sorted(back) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("few", [1, 5])
+def test_check__finds_words_for_gaps_beside_numbers_that_are_written_otherwise(
+    tmp_path: Path, decimal: str, few: int
+) -> None:
+    numbers = [f"{'<' if i <= few else ''}{i}{decimal}5" for i in range(1, 60)]
+    report = check(table(tmp_path, [*numbers, "n.b.", "it's lost", "n.b.", "it's lost"]))
+    assert report.problems == ()
+    scenario = compose([*report.settings, "scenario.drop=[sex]", "privacy=none"]).scenario
+    assert isinstance(scenario, Csv)
+    assert scenario.written == {"x": "limits"}
+    assert {*scenario.missing} == {*MISSING, "n.b.", "it's lost"}
+    assert len(loaded(scenario)) == 63
+
+
+def test_words_among_numbers__are_refused_with_a_list_that_keeps_the_other_signs(
+    tmp_path: Path,
+) -> None:
+    path = table(tmp_path, ["n.b.", "NA", "", *(f"{i * i}.5" for i in range(60))])
+    with pytest.raises(DataError, match="line 2: not a number") as refused:
+        loaded(Csv(path=str(path), label="ill"))
+    override = str(refused.value).partition("stands for a gap: ")[2].replace("SIGN", "n.b.")
+    words = ["scenario=csv", f"scenario.path={path}", "scenario.label=ill", override]
+    scenario = compose([*words, "partition=iid", "privacy=none"]).scenario
+    assert len(loaded(scenario)) == 63
 
 
 def test_cells__that_are_not_written_so_are_named(tmp_path: Path) -> None:
