@@ -91,8 +91,12 @@ def writing_of(table: Table, separator: str | None = None) -> Writing:
 
 
 def _columns_with(table: Table, names: Collection[str], sign: str, sure: bool = False) -> int:
-    """How many columns of numbers have that sign, and not between thousands."""
-    signed = [name for name in names if any(sign in text for text in table.cells(name).texts())]
+    """How many columns of numbers are written with that sign, and not between thousands.
+
+    A number that is stored as one has not been written in any way.
+    """
+    written = [name for name in names if not table.cells(name).are_numbers]
+    signed = [name for name in written if any(sign in text for text in table.cells(name).texts())]
     return sum(sure or not may_be_either(table.cells(name), MISSING, sign) for name in signed)
 
 

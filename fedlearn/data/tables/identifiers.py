@@ -27,6 +27,9 @@ from fedlearn.data.tables.cells import Cells
 COUNTS_ROWS: Final = "it counts the rows"
 _FEW_ROWS: Final = 20
 """Of fewer, ages may well be all different and without a gap, unless they are in order."""
+_MANY_ROWS: Final = 100
+"""Of fewer, so may heights and weights, which begin above one and below a thousand."""
+_NO_MEASURE: Final = 1000
 _LOOKED_AT: Final = 400
 """Different values whose check digits are computed: nine of ten right is no chance of so many."""
 _LEAST: Final = 5
@@ -366,8 +369,9 @@ def _counts_rows(cells: Cells) -> bool:
     if len(cells) <= 2 or cells.counts.max() > 1:
         return False
     numbers = cells.numbers(".")[cells.codes]
-    steps = np.diff(np.sort(numbers) if len(cells) > _FEW_ROWS else numbers)
-    return bool((steps == 1).all())
+    measured = len(cells) <= _MANY_ROWS and 1 < numbers.min() < _NO_MEASURE
+    in_order = measured or len(cells) <= _FEW_ROWS
+    return bool((np.diff(numbers if in_order else np.sort(numbers)) == 1).all())
 
 
 _GROUPED: Final = re.compile(r"[-+]?\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+([.,]\d+)?")

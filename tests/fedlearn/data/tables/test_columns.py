@@ -56,6 +56,16 @@ def test_suspect__finds_columns_that_count_rows() -> None:
     assert suspect("v1", encode(["7", "8", "9"]), numeric=True) == "it counts the rows"
 
 
+@pytest.mark.parametrize("rows", [5, 40, 90, 130])
+@pytest.mark.parametrize("first", [0, 1, 150, 5000])
+def test_suspect__takes_no_few_measures_in_any_order_for_record_numbers(
+    rows: int, first: int
+) -> None:
+    mixed = [str(first + i * 7 % rows) for i in range(rows)]
+    found = suspect("v1", encode(mixed), numeric=True) == "it counts the rows"
+    assert found == (rows > 100 or (rows > 20 and first != 150))
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
