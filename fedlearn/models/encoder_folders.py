@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.data.tables.guess import quoted
 from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.pieces import KEY as VOCABULARY
 from fedlearn.models.architectures import classes_in, context_of, counts_in, settings_of
@@ -55,7 +56,7 @@ def encoder_problems(texts: FolderTexts, folder: str, task: Task) -> Iterator[st
     elif isinstance(shape, ImageInput):
         yield from unprepared(texts.naming, texts.preparation, about, shape)
     elif isinstance(shape, TextInput):
-        way_out = f"scenario.tokenizer.kind=wordpiece {VOCABULARY}={folder}"
+        way_out = f"scenario.tokenizer.kind=wordpiece {VOCABULARY}={quoted(folder)}"
         known = {"max_position_embeddings": _PLACES, **about}
         yield from text_problems(folder, known, shape, way_out, unused=_before_places(kind, about))
         yield from _unlike_bert(texts)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Name, config
 from fedlearn.data.datasets.archives import default_cache
+from fedlearn.data.tables.guess import quoted
 from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
 from fedlearn.models.architectures import (
     ARCHITECTURES,
@@ -111,7 +112,7 @@ class HuggingFaceModel(Model):
             )
         if self.pool != "auto":
             yield f"model.pool={self.pool}: {self.folder} gets no new head; leave it out"
-        way_out = f"scenario.tokenizer.folder={self.folder}"
+        way_out = f"scenario.tokenizer.folder={quoted(self.folder)}"
         yield from text_problems(self.folder, about, task.input, way_out)
 
     @property
@@ -161,7 +162,8 @@ class HuggingFaceModel(Model):
         if self.sha256 not in ("", found):
             raise ConfigError(
                 f"model.sha256={self.sha256}: the weights in {self.folder} are others here: they "
-                f"have {found}. Put the folder of the run there"
+                f"have {found}. Put the folder of the run there, or begin with these "
+                "(model.sha256='')"
             )
         return _weights(self.folder, cache, found, self.precision)
 

@@ -111,13 +111,19 @@ def test_problems__say_what_does_not_fit_and_the_way_out(
     assert bool(found) == (problem is not None)
 
 
+def test_way_out__of_a_folder_with_a_space_in_its_name_is_an_override(tmp_path: Path) -> None:
+    folder = plain_folder(tmp_path / "my model")
+    (problem,) = models.problems(HuggingFaceModel(folder=str(folder)), task_of(tmp_path))
+    assert problem.endswith(f"set scenario.tokenizer.folder='{folder}'")
+
+
 def test_pinned__names_the_weights_and_others_are_refused(tmp_path: Path) -> None:
     folder = plain_folder(tmp_path / "model")
     config = HuggingFaceModel(folder=str(folder)).pinned()
     assert len(config.sha256) == 64
     assert config.pinned() == config
     save_file({"model.norm.weight": torch.zeros(17)}, folder / "model.safetensors")
-    with pytest.raises(ConfigError, match=r"the weights in .* are others here"):
+    with pytest.raises(ConfigError, match=r"the weights in .* are others .*\(model.sha256=''\)"):
         config.weights(tmp_path)
     assert HuggingFaceModel(folder=str(folder)).pinned().sha256 != config.sha256
 
