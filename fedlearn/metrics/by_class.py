@@ -26,7 +26,7 @@ ALARMS: Final = (0.001, 0.01, 0.05, 0.1)
 COSTS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 """How many false alarms a missed record of the second class is worth."""
 FEWEST: Final = 10
-"""Records that a share is of, at the least, at a single site."""
+"""Records of every class, at the least, that counts are given of, at a site or of all together."""
 MOST: Final = 40
 """Of more classes there is neither a matrix nor a table by site: nobody reads so many numbers."""
 _PLACES: Final = 64
@@ -96,9 +96,10 @@ class ByClass:
 
     confusion: list[list[int]]
     """`[true class][predicted class]`, in the order of `classes`; with noise, about. Empty, as
-    `per_site`, of more than `MOST` classes."""
+    `per_site`, of more than `MOST` classes, and where one has fewer than `FEWEST` records."""
     classes: dict[str, ClassFigures]
     per_site: dict[str, dict[str, ClassFigures]] = field(default_factory=dict)
+    """Of sites with at least `FEWEST` records of every class: a cell of fewer is about people."""
     alarms: list[AlarmFigures] = field(default_factory=list)
     costs: list[CostFigures] = field(default_factory=list)
     curve: list[Place] = field(default_factory=list)

@@ -408,13 +408,14 @@ class ClassificationTask(Task):
         if not tested.count:
             return None
         found = ByClass(confusion=[], classes=self._class_figures(tested, rng))
-        if len(self.classes) <= MOST:
+        if len(self.classes) <= MOST and _is_shown(tested):
             found = replace(
                 found,
                 confusion=np.rint(tested["confusion"]).astype(int).tolist(),
                 per_site={
                     site: self._class_figures(sums, rng, fewest=FEWEST)
                     for site, sums in sites.items()
+                    if _is_shown(sums)
                 },
             )
         if not self._binary or (scores := Scores.of(tested, rng)) is None:
@@ -529,6 +530,11 @@ class Classification:
         classes = column.classes or column.values
         place = {name: i for i, name in enumerate(classes)}
         return classes, np.array([place[cell] for cell in column.cells], dtype=np.int64)
+
+
+def _is_shown(sums: Sums) -> bool:
+    """Whether counts of single classes are of many records each, or have noise of their own."""
+    return bool(sums.noise) or bool((sums["confusion"].sum(1) >= FEWEST).all())
 
 
 def _label_problems(column: LabelColumn) -> Iterator[str]:

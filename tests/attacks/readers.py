@@ -49,7 +49,8 @@ HARMLESS: Final = frozenset(
 OTHERS: Final = frozenset(
     {"PIL", "annotated_types", "cryptography", "dp_accounting", "fastapi", "flwr", "google",
      "httpx", "jinja2", "markupsafe", "matplotlib", "mlflow", "numpy", "opacus", "peft",
-     "pyarrow", "rich", "scipy", "sklearn", "starlette", "stdnum", "torch", "typing_extensions",
+     "pyarrow", "rich", "scipy", "sklearn", "starlette", "stdnum", "torch", "transformers",
+    "typing_extensions",
      "uvicorn"}
 )  # fmt: skip
 """Libraries of others that read nothing but by what is named below."""

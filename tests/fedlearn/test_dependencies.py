@@ -36,7 +36,6 @@ FOR_OTHERS = {
     "tensorboard": "torch.utils.tensorboard writes with it",
     "sqlalchemy": "MLflow's store in a database",
     "alembic": "MLflow's store in a database",
-    "transformers": "fedlearn.models.huggingface imports the module of an architecture by its name",
 }
 """Declared for another package that imports it, and where."""
 

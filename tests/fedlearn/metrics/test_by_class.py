@@ -114,35 +114,31 @@ def test_curve__has_a_place_for_every_threshold_or_some_of_them() -> None:
 
 
 @pytest.mark.parametrize("truth", [0, 1])
-def test_site__of_one_class_says_nothing_that_it_cannot_know(truth: int) -> None:
+def test_records__of_one_class_say_nothing_that_they_cannot_know(truth: int) -> None:
     probabilities, _ = records(60)
-    kind = task()
-    alone = kind.sums(probabilities, np.full(60, truth))
-    mixed = kind.sums(*records(300))
-    found = kind.by_class(mixed, {"alone": alone}, np.random.default_rng(0))
-    assert found is not None
-    mine, other = (found.per_site["alone"][f"class {i}"] for i in (truth, 1 - truth))
+    pooled = by_class(probabilities, np.full(60, truth))
+    mine, other = (pooled.classes[f"class {i}"] for i in (truth, 1 - truth))
     assert mine.recall is not None
     assert (mine.precision, mine.f1, other.recall, other.f1) == (None,) * 4
-    pooled = by_class(probabilities, np.full(60, truth))
-    assert (pooled.alarms, pooled.costs, pooled.curve, pooled.average_precision) == (
-        [],
-        [],
-        [],
-        None,
-    )
+    assert [pooled.alarms, pooled.costs, pooled.curve] == [[], [], []]
+    assert pooled.average_precision is None
 
 
-def test_site__with_few_records_of_a_class_gives_no_share_of_them() -> None:
-    probabilities, truth = records(40)
-    few = np.flatnonzero(truth == 1)[:9]
-    kept = np.concatenate([np.flatnonzero(truth == 0), few])
-    kind = task()
+@pytest.mark.parametrize(("few", "shown"), [(0, False), (9, False), (10, True)])
+def test_counts__of_a_class_with_few_records_are_given_of_no_site_nor_of_all(
+    few: int, shown: bool
+) -> None:
+    probabilities, truth = records(80)
+    kept = np.concatenate([np.flatnonzero(truth == 0), np.flatnonzero(truth == 1)[:few]])
+    kind, large = task(), records(300)
     one = kind.sums(probabilities[kept], truth[kept])
-    found = kind.by_class(one, {"small": one}, np.random.default_rng(0))
+    found = kind.by_class(kind.sums(*large), {"small": one}, np.random.default_rng(0))
     assert found is not None
-    assert found.per_site["small"]["class 1"].recall is None
-    assert found.classes["class 1"].recall is not None
+    assert ("small" in found.per_site) is shown
+    assert found.confusion
+    alone = kind.by_class(one, {"small": one}, np.random.default_rng(0))
+    assert alone is not None
+    assert bool(alone.confusion) is shown
 
 
 @pytest.mark.slow
