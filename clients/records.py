@@ -38,7 +38,7 @@ from fedlearn.data import (
 )
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.partition import Natural, dealt_out
-from fedlearn.data.persons import Persons, persons_in, spread_notes
+from fedlearn.data.persons import Persons, most_records, persons_in, spread_notes
 from fedlearn.data.pool import Indices, disjoint_notes, public_rows, taken, usable
 from fedlearn.data.tables.schema import Schema, differences
 from fedlearn.metrics.fairness import Fairness, GroupFairness, SiteFairness
@@ -183,8 +183,9 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
             f"data.person={names[0]}: this site's file says whose records are {here}, and the run "
             f"{there}; privacy is promised to persons or to records, so both must say it, or none"
         )
-    most = of_run.records_per_person if names[0] else None  # type: ignore[attr-defined]
-    return replace(found, records_per_person=most) if most else found  # type: ignore[type-var]
+    if not names[0]:
+        return found
+    return replace(found, records_per_person=most_records(of_run))  # type: ignore[type-var]
 
 
 def records(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:

@@ -140,7 +140,8 @@ def _other_parts(mine: Tree, theirs: Tree) -> Iterator[str]:
 def _other_test(mine: Tree, theirs: Tree) -> Iterator[str]:
     """Why the parent may have been trained on records that this run tests on."""
     own, other = mine["scenario"], theirs["scenario"]
-    if any(own.get(key) != other.get(key) for key in ("kind", "path", "name")):
+    places = [Path(one["path"]).resolve() if one.get("path") else None for one in (own, other)]
+    if places[0] != places[1] or any(own.get(key) != other.get(key) for key in ("kind", "name")):
         return
     for key, here, there in (
         ("seed", mine["seed"], theirs["seed"]),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fedlearn.core.errors import refuse
 from fedlearn.data import memory
+from fedlearn.data.persons import persons_of
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.csv_problems import label_column
@@ -44,20 +45,34 @@ Rows = Mapping[str, NDArray[np.int64]]
 
 
 def _of_records(config: Csv) -> Iterator[str]:
-    """The columns of which a record has one value: label, site and person, where there are such."""
-    return filter(None, (config.label, config.site, config.person))
+    """The columns of which a record has one value: label and site, where there are such."""
+    return filter(None, (config.label, config.site))
+
+
+def _owners(config: Csv, table: Table) -> list[str]:
+    """The record that every row is of; empty for rows of none.
+
+    Where persons are named, rows of two people under one key are two records: what one of them
+    becomes is then nothing that the rows of the other can change.
+    """
+    records = [name if name not in config.missing else "" for name in table.column(config.record)]
+    if not config.person:
+        return records
+    persons = persons_of(table.cells(config.person), config.missing, config.decimal)
+    both = zip(persons.tolist(), records, strict=True)
+    return [f"{person}\0{record}" if person and record else "" for person, record in both]
 
 
 def spread(config: Csv, table: Table) -> Table:
-    """The table with the label, the site and the person of a record in all of its rows.
+    """The table with the label and the site of a record in all of its rows.
 
     Where a record has two, or none, its cells are left as they are.
     """
     for name in _of_records(config):
-        owners, cells = table.column(config.record), table.column(name)
+        owners, cells = _owners(config, table), table.column(name)
         known: dict[str, set[str]] = {}
         for owner, cell in zip(owners, cells, strict=True):
-            if cell not in config.missing:
+            if owner and cell not in config.missing:
                 known.setdefault(owner, set()).add(cell)
         one = {owner: next(iter(found)) for owner, found in known.items() if len(found) == 1}
         filled = [one.get(owner, cell) for owner, cell in zip(owners, cells, strict=True)]
@@ -81,7 +96,7 @@ def as_series(
     """
     if not isinstance(pool.task.input, TableInput):
         raise TypeError("a series is made of rows of a table")
-    owners = table.column(config.record)
+    owners = _owners(config, table)
     times, what = _times(config, table)
     rows = _ordered(owners, times)
     if by_record:
@@ -142,7 +157,7 @@ def _row_problems(
     config: Csv, table: Table, owners: Sequence[str], times: NDArray[np.float64], what: str
 ) -> Iterator[str]:
     where = f"{config.path}: column"
-    if absent := [i for i, owner in enumerate(owners) if owner in config.missing]:
+    if absent := [i for i, owner in enumerate(owners) if not owner]:
         yield f"{where} {config.record!r}: {table.places(absent)}: does not say whose row it is"
     if wrong := [int(i) for i in np.flatnonzero(np.isnan(times))]:
         way = _NO_TIMES if len(wrong) == len(times) else ", as others are"
@@ -164,11 +179,7 @@ def _sound(
 ) -> Rows:
     """The records, of rows that say whose they are and when, with one label and one site."""
     named = [table.column(name) for name in _of_records(config)]
-    placed = {
-        name: mine[np.isfinite(times[mine])]
-        for name, mine in rows.items()
-        if name not in config.missing
-    }
+    placed = {name: mine[np.isfinite(times[mine])] for name, mine in rows.items() if name}
     return {
         name: mine
         for name, mine in placed.items()
@@ -177,9 +188,14 @@ def _sound(
 
 
 def _record_problems(config: Csv, task: TaskConfig, table: Table, rows: Rows) -> Iterator[str]:
-    for name in _of_records(config):
+    of_both: dict[str, list[int]] = {}
+    for i, name in enumerate(table.column(config.record)):
+        of_both.setdefault(name, []).append(i)
+    for name in filter(None, (*_of_records(config), config.person)):
         cells = table.column(name)
-        torn = [mine for mine in rows.values() if len({cells[i] for i in mine}) > 1]
+        # Two people under one key are two records, and more likely a mistake.
+        all_rows = of_both if name == config.person else rows
+        torn = [mine for mine in all_rows.values() if len({cells[i] for i in mine}) > 1]
         if torn:
             lines = table.places([min(mine) for mine in torn])
             yield (

@@ -135,7 +135,10 @@ def test_series__is_of_one_person_and_several_may_be(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("s0,1,p0", "s0,1,p9"))
     with pytest.raises(DataError, match="column 'patient': line 2: a 'stay' that begins there"):
         loaded(own)
-    assert len(loaded(own, by_record=True)) == 23  # by itself it is left out
+    apart = loaded(own, by_record=True)  # where nobody is asked it is a stay of each
+    assert len(apart) == 25
+    assert apart.persons is not None
+    assert apart.persons.tolist().count("p9") == 3
 
 
 # --- parts -------------------------------------------------------------------------------
@@ -285,14 +288,6 @@ def of_people(rng: np.random.Generator, count: int) -> list[Row]:
     return [{k: str(rng.choice(v)) for k, v in names.items()} for _ in range(count)]
 
 
-def whose(row: Row, rows: list[Row]) -> str:
-    """The person of the record that a row is of; of two people it is nobody's."""
-    if "stay" not in row:
-        return person_of(row["who"])
-    found = {person_of(one["who"]) for one in rows if one["stay"] == row["stay"]} - {""}
-    return found.pop() if len(found) == 1 else ""
-
-
 def written(path: Path, rows: list[Row], names: list[str]) -> None:
     if path.suffix == ".jsonl":
         lines(path, rows)
@@ -337,7 +332,7 @@ def test_readers__make_the_same_of_everybody_else_where_all_records_of_a_person_
         pool = loaded(own, by_record=True, complete=True)
         assert pool.persons is not None
         for key in np.unique(pool.persons):
-            rest = [row for row in rows if whose(row, rows) != key]
+            rest = [row for row in rows if person_of(row["who"]) != key]
             written(path, rest, names)
             assert seen(loaded(own, by_record=True, complete=True)) == seen(pool, key), (seed, key)
             compared += 1
