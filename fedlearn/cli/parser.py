@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 @cache
 def parser() -> argparse.ArgumentParser:
     """The parser of `fedlearn` with all of its commands."""
-    root = _Parser(
+    root: argparse.ArgumentParser = _Parser(
         prog="fedlearn",
         description="Federated learning whose privacy is true.",
         epilog="example: fedlearn simulate experiment=medical_heart out=runs/heart",
