@@ -26,8 +26,10 @@ from fedlearn.results import receipts
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
+from fedlearn.secagg.settings import sum_of
 from server import serverfile
 from server.admission import Admission, HelperNode
+from server.cohorts import cohort_problems
 from server.health import Watch
 from server.outages import Outages, telling_the_end
 from server.programs import gateway, superlink
@@ -54,14 +56,19 @@ def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
     with collected(found):
         parties = serverfile.federation(file, now)
     found += run_problems(config)
-    if parties and len(parties.certificates) < config.strategy.min_sites:
-        found.append(
-            f"strategy.min_sites={config.strategy.min_sites}: the roster has "
-            f"{len(parties.certificates)} sites"
-        )
+    if parties:
+        found += _roster_problems(config, len(parties.certificates))
     if parties is None or found:
         raise ConfigError(found)
     return parties
+
+
+def _roster_problems(config: RunConfig, sites: int) -> Iterator[str]:
+    """Why so many sites are too few, should all of them come."""
+    if sites < config.strategy.min_sites:
+        yield f"strategy.min_sites={config.strategy.min_sites}: the roster has {sites} sites"
+    elif (summing := sum_of(config.secagg)) is not None:
+        yield from cohort_problems(config, summing.least, sites)
 
 
 def run_problems(config: RunConfig) -> list[str]:

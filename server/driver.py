@@ -31,7 +31,7 @@ from fedlearn.agreement import (
 )
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, sizes_of
-from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.errors import ConfigError, ProtocolError, refuse
 from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import messages as flower
@@ -52,6 +52,7 @@ from fedlearn.secagg.weights import scaled_to, weight_in_sum
 from fedlearn.secagg.whole import AnyPayload
 from fedlearn.stages import Form
 from fedlearn.tasks import Task
+from server.cohorts import cohort_problems
 from server.helper import SecondServer
 from server.sums import Aggregate, AskedSums, Sum
 
@@ -250,13 +251,7 @@ class SecAggDriver(ABC, Generic[S]):
         route_of(self.config, self.plan).check(stack_of(self.config, self.layout.size))
         cohort = cohort_size(self.config.strategy, len(self.sites))
         least = self.settings.least
-        if cohort < least:
-            raise ConfigError(
-                [
-                    f"secagg.min_cohort={least}: a round has {cohort} of {len(self.sites)} "
-                    "sites; invite more, or raise strategy.fraction"
-                ]
-            )
+        refuse(cohort_problems(self.config, least, len(self.sites)), ConfigError)
         sizes = sizes_of(self.config, cohort)
         if sizes.smallest < least:
             raise ConfigError(

@@ -13,6 +13,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.crypto.certificate_files import issue_server_credential
 from server import serverfile
 from server.admission import Admission
+from server.cohorts import cohort_problems
 from server.deployment import check, deployed
 from tests.deployment.world import World, make_world
 
@@ -111,6 +112,24 @@ def test_check__refuses_too_few_sites_and_a_folder_that_is_taken(
         check(file, config, NOW)
     assert len(caught.value.problems) == 2
     assert not config.resume
+
+
+def test_check__refuses_masks_for_fewer_sites_than_a_sum_must_have(
+    world: World, tmp_path: Path
+) -> None:
+    file = serverfile.load(world.server_file)
+    words = ["secagg=masked", "strategy.min_sites=2", f"out={tmp_path}/new"]
+    four = compose([*words, "secagg.min_cohort=4"])
+    with pytest.raises(ConfigError, match=r"min_cohort=4: a round has 3 of 3 sites; invite more$"):
+        check(file, deployed(four, tmp_path), NOW)
+    check(file, deployed(compose(words), tmp_path), NOW)
+
+
+def test_cohort__that_a_fraction_makes_too_small_is_to_be_raised() -> None:
+    config = compose(["secagg=masked", "strategy.min_sites=2", "strategy.fraction=0.5"])
+    (problem,) = cohort_problems(config, 3, 4)
+    assert problem.endswith("a round has 2 of 4 sites; raise strategy.fraction")
+    assert not [*cohort_problems(config, 3, 5)]
 
 
 def test_admission__compares_key_and_connection(world: World) -> None:
