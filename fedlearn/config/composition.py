@@ -268,9 +268,18 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
             f"{override}: cannot be read{why}; a value with signs in it is put in quotes "
             f"(\"{key}='...'\"), a mapping with such names is written name by name ('KEY.NAME=...')"
         )
+    if line.startswith("Ambiguous value"):
+        return f"{override}: {_one_value(key, value)}"
     if line.startswith("Cannot merge DictConfig with"):
         return f"{override}: must be a mapping, written name by name ('{key}.NAME=...')"
     return f"{override}: {line}"
+
+
+def _one_value(key: str, value: str) -> str:
+    return (
+        f"must be one value: a number has a point ({value.replace(',', '.', 1)}), a text with a "
+        f"comma is put in quotes (\"{key}='...'\"), of several `fedlearn compare` makes runs"
+    )
 
 
 def _holds(tree: Any, key: str) -> bool:

@@ -230,6 +230,11 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
         ("partition=zipf", "must be one of dirichlet, files, iid, natural, quantity"),
         ("foo", "foo: must have the form key=value"),
         ("rounds=[1", "rounds=[1: "),
+        (
+            "privacy.epsilon=0,5",
+            "privacy.epsilon=0,5: must be one value: a number has a point (0.5)",
+        ),
+        ("purpose=a,b", "a comma is put in quotes (\"purpose='...'\")"),
     ],
 )
 def test_compose__names_the_mistake_by_its_path(override: str, problem: str) -> None:
