@@ -8,7 +8,7 @@ which are the remarks of the files of `configs/`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,13 +36,16 @@ _REMARK: Final = re.compile(r"( *)([a-z_]+): .*?  +# (.+)")
 _KEY: Final = re.compile(r"( *)([a-z_]+):( .*)?")
 
 
-def new_study(folder: Path, data: Path, label: str | None = None) -> tuple[Path, Composed]:
+def new_study(
+    folder: Path, data: Path, label: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Path, Composed]:
     """Write a study file into `folder`, which is made; its path, and what it holds.
 
     Args:
         folder: where it goes; its name is that of the study.
         data: a file or folder that `fedlearn data check` understands.
         label: the column to predict, instead of the one that looks most like it.
+        overrides: what the study has instead of what was understood, and besides.
 
     Raises:
         ConfigError: there is a study already, or no column to predict.
@@ -54,7 +57,9 @@ def new_study(folder: Path, data: Path, label: str | None = None) -> tuple[Path,
     report = check(data.resolve())
     if not report.kind:
         refuse(report.problems, DataError)
-    found = composed(_words(report, label))
+    given = {split(word)[0] for word in overrides}
+    words = [word for word in _words(report, label) if split(word)[0] not in given]
+    found = composed([*words, *overrides])
     records(found.config)  # what is wrong with them is said now
     found = replace(found, config=replace(found.config, experiment=folder.resolve().name,
                                           out=f"runs/{folder.resolve().name}"))  # fmt: skip

@@ -119,6 +119,7 @@ def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
     takes("folder", "made for the study, whose name it is", "FOLDER"),
     takes("--data", "what `fedlearn data check` understands", "FILE", required=True),
     takes("--label", "the column to predict, where it is not the likeliest", "NAME"),
+    takes("overrides", "what is set otherwise, as for `fedlearn simulate`", "key=value", nargs="*"),
 )
 def new(options: argparse.Namespace) -> None:
     """A study file from one's own data: what was understood, every setting with what it means,
@@ -126,7 +127,8 @@ def new(options: argparse.Namespace) -> None:
     from fedlearn.core.files import shortest
     from simulations.new_study import new_study
 
-    path, found = new_study(Path(options.folder), Path(options.data), options.label)
+    folder, data = Path(options.folder), Path(options.data)
+    path, found = new_study(folder, data, options.label, options.overrides)
     for note in found.notes:
         print(f"note: {note}")
     file = shortest(path)

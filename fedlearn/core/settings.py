@@ -214,6 +214,8 @@ def rule_of(detail: ErrorDetails) -> str:
     """What pydantic asked of a value, in few signs."""
     rule = detail["msg"].removeprefix("Input should be ").replace("greater than", ">")
     rule = rule.replace("less than", "<").replace("> or equal to", ">=")
+    if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
+        rule += f"; write it in quotes, as in '{short(detail['input'])}'"
     return rule.replace("< or equal to", "<=")
 
 

@@ -126,7 +126,7 @@ def test_sitefile__names_every_problem_by_its_path(tmp_path: Path) -> None:
         "data.pth=a: unknown key",
         "data.scaling.unlisted=x: must be",
         "extra=1: unknown key",
-        "keys=3: must be a valid string",
+        "keys=3: must be a valid string; write it in quotes, as in '3'",
         "name=: must be",
         "policy.allow_models=cnn: must be",
         "policy.delta=2: must be < 1",

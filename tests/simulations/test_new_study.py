@@ -48,6 +48,21 @@ def test_new__writes_a_file_that_is_the_config_it_speaks_of(tmp_path: Path) -> N
     assert "column: [low, high], public knowledge" in text, "the remarks of configs/"
 
 
+def test_new__takes_what_is_set_otherwise_instead_of_what_was_understood(
+    tmp_path: Path, capsys: Output
+) -> None:
+    data = table(tmp_path / "my.csv")
+    new = ["new", str(tmp_path / "one"), "--data", str(data)]
+    given = ["scenario.drop=[smoker]", "training.nominal_records=7", "rounds=3"]
+    assert main([*new, "scenario.drp=[smoker]"]) == 2
+    assert "did you mean scenario.drop?" in capsys.readouterr().err
+    assert main([*new, *given]) == 0
+    config = load_file(tmp_path / "one" / "study.yaml", [])
+    assert config.scenario.drop == ("smoker",)  # type: ignore[attr-defined]
+    assert (config.training.nominal_records, config.rounds) == (7, 3)
+    assert config.scenario.label == "outcome"  # type: ignore[attr-defined]
+
+
 def test_new__takes_the_label_that_is_asked_for_and_names_the_columns_there_are(
     tmp_path: Path, capsys: Output
 ) -> None:

@@ -234,6 +234,7 @@ def test_yaml__of_a_resolved_config_loads_back_to_an_equal_one(config: RunConfig
             "privacy.epsilon=0,5",
             "privacy.epsilon=0,5: must be one value: a number has a point (0.5)",
         ),
+        ("out=true", "out=true: must be a valid string; write it in quotes, as in 'true'"),
         ("purpose=a,b", "a comma is put in quotes (\"purpose='...'\")"),
     ],
 )

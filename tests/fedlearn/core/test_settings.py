@@ -58,7 +58,7 @@ def test_config__lists_every_problem_of_an_object() -> None:
     assert error.value.problems == (
         "rate=-1: must be > 0",
         "workers=many: must be 'auto' or a valid integer",
-        "names.1=3: must be a valid string",
+        "names.1=3: must be a valid string; write it in quotes, as in '3'",
     )
 
 
