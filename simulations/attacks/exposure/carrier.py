@@ -51,7 +51,20 @@ class _Carrying(Conduct):
         folder = Path(site.config.out) / _MODELS
         folder.mkdir(parents=True, exist_ok=True)
         np.save(_file(folder, request.round), request.model)
-        return SiteRound(replace(site, data=self.data), request)
+        return _Carried(replace(site, data=self.data), request, len(site.data.train))
+
+
+@dataclass(frozen=True, eq=False)
+class _Carried(SiteRound):
+    """A round whose weight in a sum is that of the records that the site has described: another
+    one would be refused, as no honest site has it."""
+
+    described: int
+
+    @property
+    def records(self) -> int:
+        """As described; it trains on its canaries besides."""
+        return self.described
 
 
 def models_of_rounds(out: Path) -> list[Vector]:

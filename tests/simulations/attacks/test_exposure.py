@@ -253,6 +253,15 @@ def test_scenario__has_a_prompt_of_its_own(experiment: str) -> None:
 # --- the whole -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_canaries__under_masks_weigh_nothing_in_a_sum_that_counts_records(tmp_path: Path) -> None:
+    words = ["secagg=masked", "privacy=none", "rounds=1", "training.finetune=last_k"]
+    fewer = ["audit.canaries=1", "partition=iid", "partition.num_sites=3"]
+    with pytest.MonkeyPatch.context() as patch:
+        found = exposed(tmp_path, patch, *words, *fewer, "scenario.site=''")
+    assert found.sites == 3
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exposure]:
     """A private run and its twin."""
