@@ -39,9 +39,10 @@ def hints(
     writing: guess.Writing,
     texts: Sequence[str] = (),
     over: OverTime | None = None,
+    person: str = "",
 ) -> Iterator[str]:
-    """All of them; `label` is the column that is likely to be it, if any, and `over` says which
-    rows are taken as one record.
+    """All of them; `label` is the column that is likely to be it, if any, `over` says which
+    rows are taken as one record, and `person` is the column of who has several.
 
     Where there are `texts`, these alone are learned from, and other columns need nothing.
     """
@@ -55,7 +56,7 @@ def hints(
     yield from _ranges(table, numbers, writing.decimal)
     for column in found:
         yield from _coarser(column)
-    yield from _persons(table, found, over)
+    yield from _persons(table, found, over, person)
 
 
 def _gaps(table: Table, found: Sequence[Column], writing: guess.Writing) -> Iterator[str]:
@@ -128,8 +129,17 @@ def _coarser(column: Column) -> Iterator[str]:
         )
 
 
-def _persons(table: Table, found: Sequence[Column], over: OverTime | None) -> Iterator[str]:
-    """Several rows of one person, that are not taken as one record."""
+def _persons(
+    table: Table, found: Sequence[Column], over: OverTime | None, person: str
+) -> Iterator[str]:
+    """Several rows of one person, and what they are taken for."""
+    if person:
+        yield (
+            f"rows of one {person!r} are of one person, to whom the whole promise is made, and are "
+            "trained on or tested on together; where each row is of another person, leave out "
+            "scenario.person; where they are one record over time, see scenario.record"
+        )
+        return
     if over is not None:
         yield (
             f"rows of one {over.record!r} are taken as one record over time; where each row is "

@@ -19,7 +19,7 @@ import numpy as np
 from fedlearn.core.errors import some
 from fedlearn.data.check import texts
 from fedlearn.data.check.hints import hints
-from fedlearn.data.check.over_time import OverTime, over_time
+from fedlearn.data.check.over_time import OverTime, over_time, persons
 from fedlearn.data.check.report import Report
 from fedlearn.data.check.roles import is_called, likely_first
 from fedlearn.data.check.sizes import dealt, nominal_records, sites_for
@@ -67,7 +67,17 @@ class _Understood:
     def roles(self) -> tuple[str, ...]:
         """The columns that are not learned from, for they have a role."""
         over = () if self.over is None else (self.over.record, self.over.time)
-        return tuple(filter(None, (*self.labels[:1], self.site, *over)))
+        return tuple(filter(None, (*self.labels[:1], self.site, self.person, *over)))
+
+    @property
+    def person(self) -> str:
+        """The column of persons of whom there are several rows, each a record by itself."""
+        if self.over is not None or self.texts:
+            return ""
+        taken = (*self.labels[:1], self.site)
+        owners = [c for c in persons(self.columns) if c.name not in taken]
+        several = owners[:1] if owners and owners[0].distinct < len(self.table) else []
+        return several[0].name if several and not several[0].missing else ""
 
     @property
     def dropped(self) -> list[str]:
@@ -119,7 +129,7 @@ def check_table(
         hints=(
             *_merged(several),
             *hints(found.table, found.columns, found.labels[:1], found.writing, found.texts,
-                   found.over),
+                   found.over, found.person),
         ),
         problems=(
             *_problems(found),
@@ -169,6 +179,8 @@ def _settings(path: Path, found: _Understood, written: Sequence[str]) -> Iterato
         yield f"{guess.key_of('scenario.buckets', column.name)}={USUAL}"
     if found.over is not None:
         yield from found.over.settings()
+    if found.person:
+        yield f"scenario.person={guess.quoted(found.person)}"
     yield f"training.nominal_records={nominal_records(sizes)}"
     if len(sizes) == 2:  # of a sum over two a site would only have to take away its own part
         yield "secagg=off"
@@ -235,8 +247,10 @@ def _site(name: str) -> tuple[str, ...]:
 
 
 def _records(found: _Understood) -> Table:
-    """One row of each record: of people over time one that says where they are."""
+    """One row of what a step draws: of people over time one that says where they are."""
     table = found.table
+    if found.person:
+        return table.take(np.unique(table.cells(found.person).codes, return_index=True)[1])
     if found.over is None:
         return table
     if found.site:
@@ -294,7 +308,7 @@ _REMEDIES: Final = {
 def _problems(found: _Understood) -> Iterator[str]:
     for column in found.columns:
         where, cells = f"column {column.name!r}", found.table.cells(column.name)
-        if found.over and column.name in found.roles:
+        if (found.over and column.name in found.roles) or column.name == found.person:
             continue
         if column.identifier:
             yield f"{where}: {column.identifier}; {identifiers.remedy(column.identifier)}"

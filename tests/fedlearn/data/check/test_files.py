@@ -438,3 +438,30 @@ def test_check__names_the_lines_whose_conversations_are_none(tmp_path: Path) -> 
 def test_check__still_takes_texts_with_a_label_for_such(tmp_path: Path) -> None:
     rows = [{"text": f"many words stand here {i}", "kind": "ab"[i % 2]} for i in range(20)]
     assert "scenario=text" in lines_of(tmp_path, *rows).settings
+
+
+def test_check__makes_persons_of_whom_there_are_several_rows_the_unit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    owners = rng.integers(1000, 1090, 360)
+    rows = [
+        f"P{who},clinic {who % 3},{rng.normal():.2f},{'yes' if who % 2 else 'no'}" for who in owners
+    ]
+    report = check(write(tmp_path, "\n".join(["Patient,clinic,value,ill", *rows]) + "\n"))
+    assert "scenario.person=Patient" in report.settings
+    assert not any("buckets" in one or "drop" in one for one in report.settings)
+    assert any("to whom the whole promise is made" in hint for hint in report.hints)
+    assert report.problems == ()
+    pool = read_as_told(report, tmp_path)
+    assert pool.persons is not None
+    (nominal,) = (one for one in report.settings if one.startswith("training.nominal_records="))
+    persons = len(np.unique(pool.persons[pool.is_train])) / 3
+    assert persons / 1.5 < int(nominal.partition("=")[2]) < persons * 1.5
+
+
+def test_check__of_one_row_a_person_or_of_rows_of_nobody_takes_rows(tmp_path: Path) -> None:
+    alone = [f"P{i},{i % 7},{'yes' if i % 2 else 'no'}" for i in range(60)]
+    gaps = [f"{'' if i % 9 == 0 else f'P{i // 2}'},{i % 7},{'yes' if i % 2 else 'no'}"
+            for i in range(60)]  # fmt: skip
+    for rows in (alone, gaps):
+        report = check(write(tmp_path, "\n".join(["Patient,value,ill", *rows]) + "\n"))
+        assert not any(one.startswith("scenario.person") for one in report.settings)
