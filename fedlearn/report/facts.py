@@ -16,10 +16,12 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Final
 
+from jinja2 import UndefinedError
+
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, load, sizes_of
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.language import ENGLISH, Figure, Locale, Message, message
 from fedlearn.mechanisms import NoPrivacy
 from fedlearn.metrics.scores import FEWEST
@@ -96,13 +98,16 @@ class Facts:
             return Statement(
                 paragraphs=tuple(Paragraph(name="", title="", lines=(line,)) for line in lines)
             )
-        return statement_for(
-            found,
-            self.config,
-            self.result.model.input,
-            epsilon=privacy.epsilon,
-            language=self.language,
-        )
+        try:
+            return statement_for(
+                found,
+                self.config,
+                self.result.model.input,
+                epsilon=privacy.epsilon,
+                language=self.language,
+            )
+        except (AttributeError, TypeError, ValueError, UndefinedError) as error:
+            raise DataError(f"privacy.promise: not what a run keeps of it: {error}") from None
 
     @property
     def mechanism_numbers(self) -> Sequence[str]:

@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fedlearn.auditing.findings import Findings
 from fedlearn.core.code import code_digest, commit
@@ -202,6 +202,18 @@ class PromiseFacts:
     """What test metrics would cost by themselves; null where they are not paid for."""
     screening_epsilon: float | None
     """The same of comparing tables."""
+
+    def __post_init__(self) -> None:
+        plan = self.plan or {}
+        if wrong := [n for n in _NUMBERS if n in plan and type(plan[n]) not in (int, float)]:
+            raise ValueError(f"plan: no numbers: {', '.join(wrong)}")
+
+
+_NUMBERS: Final = (
+    *("clip_norm", "delta", "max_colluders", "min_survivors", "noise_multiplier", "num_clients"),
+    *("rounds", "sample_rate", "steps_per_round"),
+)
+"""What sentences write as numbers of a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def _records(name: str, good: Callable[[Path], bytes], *words: str) -> Parser:
 
 _CSV = ("scenario=csv", "scenario.label=ill")
 _WRITTEN = "who,day,a,b,c,d,ill\n,,mg,%,EUR,,\n" + "".join(
-    f'p{i % 7},{i % 28 + 1}/01/2026,<{i},{i}%,"{i},000",k{i},{i % 7 % 2}\n' for i in range(40)
+    f'p{i % 7},{i + 1}/01/2026,<{i},{i}%,"{i + 1},000",k{i},{i % 7 % 2}\n' for i in range(28)
 )
 _TEXT = ("scenario=text", "scenario.text=text", "scenario.label=label")
 _LINES = "\n".join(

@@ -227,7 +227,7 @@ def test_report__in_a_language_has_no_sentence_of_another(run: Path, code: str) 
     assert f'<html lang="{code}">' in page
     for forms in sentences():
         for part in PLACE.split(forms[0])[::2]:
-            if len(part.split()) >= 4:
+            if len(part.split()) >= 4 and language(code).one(forms[0]) != forms[0]:
                 assert part.strip() not in text, part
     assert "<b>浙江" not in page
     assert "浙江医院" in page

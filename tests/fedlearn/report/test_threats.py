@@ -114,7 +114,7 @@ def test_threats__say_whose_test_results_leave_the_sites() -> None:
         (
             ["privacy=distributed", "privacy.delta=1e-3", "secagg=masked", "evaluation=pooled"],
             ("distributed", "record", True),
-            3,
+            4,
         ),
         (["privacy=none", "secagg=two_server"], ("none", "none", False), 2),
     ],
@@ -128,7 +128,7 @@ def test_setup__is_that_of_the_run(
     found, limits = facts.setup, facts.texts["secagg"].lines("limits")
     assert (found.mechanism.kind, found.mechanism.unit, found.pooled) == expected
     assert len(limits) == lines
-    if lines == 3:
+    if lines == 4:
         assert "withstand 1 site that works with the coordinator" in limits[1]
-        assert "2 of the 2 sites that hold shares" in limits[1]
-        assert limits[2] == "A round finishes only if every site answers."
+        assert "2 of the 2 sites that hold shares" in limits[2]
+        assert limits[3] == "A round finishes only if every site answers."

@@ -307,7 +307,7 @@ def test_audit__of_a_resumed_run_goes_on_with_the_same_coins(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["privacy=client"], "audit=slots: measures what is promised to a record"),
+        (["privacy=client"], "audit=slots: measures what is promised within sites"),
         (["audit=mislabelled", "audit.canaries=50"], "set audit.canaries to at most"),
         (["audit.canaries=3"], "audit.canaries=3: must be >= 20"),
         (["audit=everything"], "audit=everything: must be one of mislabelled, none, slots"),

@@ -318,7 +318,7 @@ def test_command__attacks_the_study_of_a_run_and_its_report_shows_it(tmp_path: P
     assert main(["simulate", *words, f"out={run}"]) == 0
     done = audited(str(run), "audit.seeds=1", "audit.attacks=negated", "audit.rules=bounded")
     assert done.returncode == 0, done.stderr
-    assert "<td" in (run / "report.html").read_text().split("What a lying site gets")[1]
+    assert "<td" in (run / "report.html").read_text().split("What a lying site gets", 1)[1]
 
 
 # --- what is shown -----------------------------------------------------------------

@@ -496,6 +496,6 @@ def test_audit__of_a_sabotaged_program_ends_with_six(
     folder = Path(honest.config["out"])
     assert main(["audit", str(folder), "references=2"]) == 6
     assert "DOES NOT HOLD" in capsys.readouterr().out
-    assert "in whole updates not as promised" in (folder / "report.html").read_text()
+    assert "In whole updates not as promised" in (folder / "report.html").read_text()
     monkeypatch.undo()
     assert main(["audit", str(folder), "references=2"]) == 0
