@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedlearn.config.parent import EXPORT, RESULT
-from fedlearn.core.errors import some
+from fedlearn.core.errors import ConfigError, some
 from fedlearn.tasks import Task
 from fedlearn.tasks.inputs import Input, SeriesInput, TableInput
 
@@ -58,12 +59,25 @@ def _other_columns(theirs: Sequence[str], own: Sequence[str]) -> Iterator[str]:
 
 
 def _theirs(init: str) -> tuple[list[str], list[str]]:
-    """The columns and the classes of a run or an export; empty where nothing says them."""
+    """The columns and the classes of a run or an export; empty where nothing says them.
+
+    Raises:
+        ConfigError: what stands there was written by no run.
+    """
     for name in (RESULT, EXPORT):
         if (beside := Path(init) / name).is_file():
-            file = json.loads(beside.read_bytes())
-            task = file.get("task", {})
-            shape = task.get("input") or file.get("model", {}).get("input") or {}
-            classes = task.get("classes") or file.get("data", {}).get("classes") or []
-            return list(shape.get("row", shape).get("names", [])), list(classes)
+            try:
+                return _named(json.loads(beside.read_bytes()))
+            except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+                raise ConfigError([f"init={init}: {name} was written by no run: {error}"]) from None
     return [], []
+
+
+def _named(file: dict[str, Any]) -> tuple[list[str], list[str]]:
+    task = file.get("task") or {}
+    shape = task.get("input") or file.get("model", {}).get("input") or {}
+    classes = task.get("classes") or file.get("data", {}).get("classes") or []
+    names = shape.get("row", shape).get("names", [])
+    if not all(isinstance(one, str) for one in (*names, *classes)):
+        raise TypeError("a name that is no text")
+    return list(names), list(classes)

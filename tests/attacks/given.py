@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from safetensors.numpy import load_file as load_tensors
 from safetensors.numpy import save_file
 
 from clients import app_owner
@@ -21,6 +22,7 @@ from fedlearn.cli import main
 from fedlearn.config.saved import load_file
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Layout
 from fedlearn.data.check.files import check
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.csv import Csv
@@ -42,8 +44,9 @@ from fedlearn.report.comparison import (
 from fedlearn.report.export import export
 from fedlearn.report.inversion import read_inversion, write_inversion
 from fedlearn.report.page import write_report
-from fedlearn.results.reading import read_result
+from fedlearn.results.reading import read_result, task_of
 from fedlearn.tasks import CLASSIFICATION
+from server.parent import first_model
 from tests.attacks.fuzzing import Parser
 from tests.fedlearn.report.test_strip import shown
 from tests.model_folders import text_folder
@@ -98,6 +101,17 @@ def exported(root: Path) -> Path:
     """The model of such a run, for whoever wants to use it."""
     assert main(["export", str(_once(run, root.parent)), f"--to={root}"]) == 0
     return root
+
+
+def _begun(folder: Path) -> object:
+    """What a run takes over that begins from a folder."""
+    whole = folder if folder.name == "run" else _once(run, folder.parent)
+    trained = whole.with_name(f"{whole.name}-good")
+    config = load_file(trained / "config.yaml", [f"init={folder}", f"out={folder}-child"])
+    tensors = load_tensors(trained / "model.safetensors")
+    layout = Layout(tuple((name, tuple(one.shape)) for name, one in tensors.items()))
+    task = task_of(read_result(trained))
+    return first_model(config, task, layout, np.zeros(layout.size, np.float32))
 
 
 _PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40))]
@@ -298,6 +312,9 @@ GIVEN = [
     _inside("comparison", run, "compare.json", read_comparison),
     _inside("config file", run, "config.yaml", lambda f: load_file(f / "config.yaml", []),
             ConfigError),
+    _inside("parent's result", run, "result.json", _begun, ConfigError),
+    _inside("parent's weights", run, "model.safetensors", _begun, ConfigError),
+    _inside("parent's model file", exported, "model.json", _begun, ConfigError),
     _inside("model file", exported, "model.json", prediction.load, ConfigError),
     _inside("model's values", exported, "model.safetensors", prediction.load),
     _inside("BERT's sizes", bert, "config.json", _weights, ConfigError),

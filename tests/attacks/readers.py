@@ -248,6 +248,7 @@ _LINK = "answers of one's own SuperLink, on this machine: what sites put into th
 UNFUZZED: Final = {
     _CHECKED: (
         "clients/records.py:kept", "clients/site.py:_learner",
+        "fedlearn/data/tables/written.py:example_of",
         "clients/site.py:_open", "fedlearn/flower/apps/enrolment.py:AppSites._greet",
         "fedlearn/flower/apps/grid.py:SecureGrid._summed",
         "fedlearn/flower/messages.py:_config_of", "fedlearn/flower/sealing.py:Sealing.open",
@@ -263,6 +264,7 @@ UNFUZZED: Final = {
     ),
     _OWN: (
         "clients/feature_cache.py:_store", "clients/screening.py:compare",
+        "fedlearn/training/persons.py:People._drawn",
         "fedlearn/models/architectures.py:classes_in",
         "fedlearn/config/decoding.py:_adapter",
         "fedlearn/core/settings.py:_rules", "fedlearn/crypto/keyring.py:new_identity",
@@ -285,6 +287,9 @@ UNFUZZED: Final = {
         "fedlearn/results/folder.py:RunFolder._check_same",
         "fedlearn/results/folder.py:RunFolder.read_checkpoint", "server/audit.py:read_seen",
         "server/superlink/gateway.py:main", "server/programs.py:Program.events",
+        "server/queue.py:_read", "server/standing.py:_mark", "server/status.py:_health",
+        "server/status.py:_objects", "server/status.py:_seconds_since",
+        "server/status.py:_spending_of", "server/status_views.py:_seconds",
     ),
     _ARCHIVE: (
         "fedlearn/data/datasets/codes.py:phrases_in",
