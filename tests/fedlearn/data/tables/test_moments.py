@@ -74,7 +74,7 @@ def test_rows__are_put_in_order_by_days_and_not_by_letters(tmp_path: Path) -> No
 def test_dates__that_may_be_read_in_two_ways_are_nobodys_guess(tmp_path: Path) -> None:
     report = check(visits(tmp_path, ["05/12/2021", "06/01/2022"]))
     assert not any(word.startswith("scenario.times") for word in report.settings)
-    assert any("that an earlier row has" in hint for hint in report.hints)
+    assert any("where they are one record over time" in hint for hint in report.hints)
 
 
 def test_example__with_days_in_front_is_read_by_its_own_settings() -> None:
