@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from torch import nn
 
 from fedlearn import models
@@ -29,6 +28,7 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.files import DAMAGED_ARRAYS, named_arrays, possible
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.core.weights import values_of
 from fedlearn.data import SCENARIOS, Csv, OwnPassages, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables import columns
@@ -215,20 +215,6 @@ def write_rows(header: Sequence[str], rows: Sequence[Sequence[object]], to: Path
         to.open("w", encoding="utf-8", newline="") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
-
-
-def values_of(content: bytes) -> Vector:
-    """The values of a model file in the order in which they were trained: `float32[d]`.
-
-    Raises:
-        SafetensorError, ValueError, KeyError, TypeError: it is not one that a run wrote.
-    """
-    tensors = load_tensors(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    order = json.loads(header["__metadata__"]["order"])
-    if sorted(order) != sorted(tensors) or any(t.dtype != "<f4" for t in tensors.values()):
-        raise ValueError("its tensors are not those that its header lists, or not float32")
-    return np.concatenate([tensors[name].ravel() for name in order])
 
 
 def unnamed_categories(file: ModelFile) -> tuple[str, ...]:

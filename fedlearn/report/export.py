@@ -25,8 +25,9 @@ from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.files import possible
 from fedlearn.core.language import language_of
 from fedlearn.core.vector import Vector, vector_digest
+from fedlearn.core.weights import values_of
 from fedlearn.data.texts.folders import PINNED
-from fedlearn.prediction import ModelFile, Predictor, values_of
+from fedlearn.prediction import ModelFile, Predictor
 from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.forms import FORMS, LOADING, NOT_WRITTEN, README, base_of, front_matter
 from fedlearn.report.texts import code_block, render, texts

@@ -22,9 +22,10 @@ from safetensors.numpy import save
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
+from fedlearn.core.weights import values_of
 from fedlearn.data.images.folders import read_image
 from fedlearn.data.scenario import Reading
-from fedlearn.prediction import read_array, values_of
+from fedlearn.prediction import read_array
 from fedlearn.tasks import CLASSIFICATION
 from tests.attacks.fuzzing import Parser
 from tests.attacks.parsers import file_parser
