@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
+from fedlearn.cli.form import refuse_absent
 from fedlearn.cli.parser import parse
 from fedlearn.core.code import check_packages
 from fedlearn.core.errors import DataError, FedlearnError, StoppedError
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = interrupts()
     try:
         check_packages()
+        refuse_absent(options)
         return options.call(options) or 0
     except FedlearnError as error:
         _complain("\n".join([str(error), *getattr(error, "__notes__", ())]))

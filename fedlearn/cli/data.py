@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.cli.form import command, takes
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +62,7 @@ def data_fetch(options: argparse.Namespace) -> None:
         "a table (CSV, Parquet), texts (CSV, JSONL, a folder that Hugging Face `datasets` "
         "saved), images (a folder for every class, or .npz)",
         "PATH",
+        there=DataError,
     ),
 )
 def data_check(options: argparse.Namespace) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from fedlearn.core.errors import ListedError
 
 # What `add_subparsers` returns has no public name.
 Commands = argparse._SubParsersAction
@@ -30,11 +33,20 @@ class Argument:
     name: str
     help: str
     options: dict[str, Any]
+    there: type[ListedError] | None = None
+    """For a path that must exist: the error that says it does not."""
 
 
-def takes(name: str, help: str, metavar: str | None = None, **options: Any) -> Argument:  # noqa: A002
+def takes(
+    name: str,
+    help: str,  # noqa: A002
+    metavar: str | None = None,
+    *,
+    there: type[ListedError] | None = None,
+    **options: Any,
+) -> Argument:
     """An argument: its name, or `--name`, and what it is."""
-    return Argument(name, help, {"metavar": metavar, **options} if metavar else options)
+    return Argument(name, help, {"metavar": metavar, **options} if metavar else options, there)
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,37 @@ class Command:
         parser = add(
             commands, self.words, " ".join((self.call.__doc__ or "").split()), self.example
         )
+        paths = {}
         for one in self.arguments:
-            parser.add_argument(one.name, help=one.help, **one.options)
-        parser.set_defaults(command=self.words, call=self.call)
+            added = parser.add_argument(one.name, help=one.help, **one.options)
+            if one.there:
+                paths[added.dest] = one.there
+        parser.set_defaults(command=self.words, call=self.call, paths=paths)
+
+
+def refuse_absent(options: argparse.Namespace) -> None:
+    """Refuse paths that are not there, before anything is imported that would read them.
+
+    Raises:
+        ListedError: of the class that the first of these arguments names, with all of them.
+    """
+    absent = list(_absent(options))
+    if absent:
+        raise absent[0][0]([problem for _, problem in absent])
+
+
+def _absent(options: argparse.Namespace) -> Iterator[tuple[type[ListedError], str]]:
+    for name, kind in options.paths.items():
+        path = getattr(options, name)
+        if path is not None and not _exists(path):
+            yield kind, f"{path}: cannot be read (No such file or directory)"
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # whoever reads it says what else is wrong with it
+        return True
 
 
 def command(words: str, example: str, *arguments: Argument) -> Callable[[Call], Command]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from fedlearn.cli.form import command, takes
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.files import possible
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ _WAYS: Final = ("prompt", "text", "message")
 @command(
     "generate",
     "generate runs/law --prompt Confidentiality --max-tokens 80",
-    takes("model", "a run of task=language, or what `fedlearn export` made of it", "FOLDER"),
+    takes(
+        "model",
+        "a run of task=language, or what `fedlearn export` made of it",
+        "FOLDER",
+        there=DataError,
+    ),
     takes(
         "--prompt", "what is to be answered; may be given several times", "TEXT", action="append"
     ),

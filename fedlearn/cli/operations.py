@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.cli.form import command, takes
+from fedlearn.core.errors import ConfigError, refuse
 
 if TYPE_CHECKING:
     from server.queue import Queue
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 @command(
     "status",
     "status server.yaml --json",
-    takes("file", "the file of the coordinator that is asked about", "SERVERFILE"),
+    takes(
+        "file", "the file of the coordinator that is asked about", "SERVERFILE", there=ConfigError
+    ),
     takes("--json", "as one JSON object, schema fedlearn/status/v1", action="store_true"),
     takes("--prometheus", "as metrics in the text format of Prometheus", action="store_true"),
     takes("--to", "written there, whole, as for node_exporter (default: the screen)", "FILE"),
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 def status(options: argparse.Namespace) -> None:
     """What a coordinator does: its run and round, whom it waits for and since when, the last error,
     and what the run has cost."""
-    from fedlearn.core.errors import ConfigError
     from fedlearn.core.files import possible, write_atomically
     from server import serverfile
     from server.status import status_of
@@ -42,7 +44,9 @@ def status(options: argparse.Namespace) -> None:
         write_atomically(Path(options.to), f"{text}\n".encode())
 
 
-_FILE = takes("file", "the file of the coordinator that serves them", "SERVERFILE")
+_FILE = takes(
+    "file", "the file of the coordinator that serves them", "SERVERFILE", there=ConfigError
+)
 _NUMBER = takes("number", "of the study, as `fedlearn queue show` has it", "NUMBER", type=int)
 
 
@@ -54,7 +58,9 @@ _NUMBER = takes("number", "of the study, as `fedlearn queue show` has it", "NUMB
 )
 def queue_add(options: argparse.Namespace) -> None:
     """Put a study at the end of the queue, whether or not a coordinator serves it now."""
-    from fedlearn.core.errors import ConfigError, refuse
+    from fedlearn.config.words import refuse_words
+
+    refuse_words(options.overrides)
     from server import deployment
 
     config = deployment.deployed(deployment.composed(options.overrides), Path.cwd())

@@ -40,7 +40,7 @@ GROUPS: Final = {
 
 _NO_CHOICE: Final = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)", re.DOTALL)
 _CHOICES: Final = re.compile(r"[\w-]+")
-_NO_OPTION: Final = re.compile(r"unrecognized arguments: --(\w+)")
+_NO_OPTION: Final = re.compile(r"unrecognized arguments: --([\w.-]+)(?:=(\S+))?")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,8 +54,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if later and hasattr(options, "overrides") and not any(word.startswith("-") for word in later):
         options.overrides = [*options.overrides, *later]
     elif later:
-        root.error(f"unrecognized arguments: {' '.join(later)}")
+        root.error(f"unrecognized arguments: {_with_values(later, options)}")
     return options
+
+
+def _with_values(later: Sequence[str], options: argparse.Namespace) -> str:
+    """The words that no command has; the value of an only one, taken for an override, beside it."""
+    taken = [word for word in getattr(options, "overrides", ()) if "=" not in word]
+    if len(later) == 1 and len(taken) == 1:
+        return f"{later[0]}={taken[0]}"
+    return " ".join(later)
 
 
 @cache
@@ -91,7 +99,11 @@ def _meant(message: str) -> str:
         near = difflib.get_close_matches(unknown[1], _CHOICES.findall(unknown[2]), n=1)
         return f"; did you mean {near[0]}?" if near else ""
     if (option := _NO_OPTION.search(message)) is not None:
-        return f"; what belongs to a study is written key=value, as {option[1]}=VALUE"
+        from fedlearn.config.composition import key_for  # Hydra, which takes a while
+
+        name = option[1].replace("-", "_")
+        word = f"{key_for(name) or name}={option[2] or 'VALUE'}"
+        return f"; what belongs to a study is written key=value, as {word}"
     return ""
 
 

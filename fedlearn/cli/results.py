@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedlearn.cli.form import command, takes
 from fedlearn.cli.generation import BASE
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fedlearn.prediction import Predictor
@@ -25,7 +26,7 @@ LANGUAGE = takes(
 @command(
     "report",
     "report runs/heart",
-    takes("folder", "what to report on; report.html goes there", "DIR"),
+    takes("folder", "what to report on; report.html goes there", "DIR", there=DataError),
     takes(
         "--explain",
         "add what the model of the run goes by in single records: `public` for the test "
@@ -66,9 +67,20 @@ def report(options: argparse.Namespace) -> None:
 )
 def audit(options: argparse.Namespace) -> None:
     """Measure privacy: of the run in a folder, of a new run, or in a demonstration."""
+    _refuse_early([word for word in options.words if not word.startswith("references=")])
     from simulations.attacks.audit import audit
 
     audit(options.words)
+
+
+def _refuse_early(words: Sequence[str]) -> None:
+    """Say at once what is wrong with the words of a new run, or that there is no such run."""
+    if all("=" in word for word in words) and not any(word.startswith("demo=") for word in words):
+        from fedlearn.config.words import refuse_words
+
+        refuse_words(words)
+    elif len(words) == 1 and "=" not in words[0] and not Path(words[0]).exists():
+        raise DataError(f"{words[0]}: there is no such folder; give that of a run, or key=value")
 
 
 FORMS: Final = ("peft", "merged", "int8", "onnx")
@@ -77,7 +89,7 @@ FORMS: Final = ("peft", "merged", "int8", "onnx")
 @command(
     "export",
     "export runs/heart --to heart-model",
-    takes("run", "the folder of the run", "DIR"),
+    takes("run", "the folder of the run", "DIR", there=DataError),
     takes(
         "--to",
         "the folder to be made, which must not exist; or the form that another tool reads, of a "
@@ -115,19 +127,23 @@ _WRITTEN = {
 @command(
     "predict",
     "predict heart-model new.csv --to said.csv",
-    takes("model", "as `fedlearn export` wrote it, or the folder of a run", "FOLDER"),
+    takes(
+        "model", "as `fedlearn export` wrote it, or the folder of a run", "FOLDER", there=DataError
+    ),
     takes(
         "records",
         "a table (CSV, Parquet) with the columns and units of the run, texts (CSV, JSONL), or "
         ".npz with the array `features`; no label is needed. Of a language model: prompts with "
         "completions, texts or conversations, whose answers it is measured on",
         "RECORDS",
+        there=DataError,
     ),
     takes("--to", "the table (default: the screen)", "FILE"),
     takes(
         "--like",
         "the table that was trained on, for categories that the run did not name",
         "TABLE",
+        there=DataError,
     ),
     takes(
         "--option",
@@ -185,7 +201,7 @@ def _grade(
 @command(
     "ledger show",
     "ledger show state/ledger.jsonl --delta 1e-5",
-    takes("path", "ledger.jsonl of a site, or its folder", "LEDGER"),
+    takes("path", "ledger.jsonl of a site, or its folder", "LEDGER", there=DataError),
     takes("--delta", "at which epsilon is stated (default: 1e-5)", type=float, default=1e-5),
 )
 def ledger_show(options: argparse.Namespace) -> None:
@@ -198,7 +214,7 @@ def ledger_show(options: argparse.Namespace) -> None:
 @command(
     "ledger verify",
     "ledger verify state/ledger.jsonl --receipts runs/heart/receipts",
-    takes("path", "ledger.jsonl of a site, or its folder", "LEDGER"),
+    takes("path", "ledger.jsonl of a site, or its folder", "LEDGER", there=DataError),
     takes("--head", "a hash noted earlier: the ledger must have grown from it", "HASH"),
     takes(
         "--receipts",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.cli.form import command, takes
+from fedlearn.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fedlearn.config import RunConfig
@@ -45,6 +46,7 @@ class _WithOptions(str):
         "--config",
         "start from the config.yaml that a run left behind instead of configs/run.yaml",
         "FILE",
+        there=ConfigError,
     ),
     takes("--cfg", "show the config that would be run, and run nothing", action="store_true"),
     takes(
@@ -56,6 +58,8 @@ class _WithOptions(str):
 )
 def simulate(options: argparse.Namespace) -> None:
     """One federated run on this machine."""
+    if options.config is None:
+        _refuse_words(options)
     if options.cfg:
         _show(*_config(options))
         return
@@ -78,6 +82,13 @@ def simulate(options: argparse.Namespace) -> None:
         with telling_what_is_kept(config, "the same command with resume=true"):
             simulate(config, display, stop)
     _refuse_broken(config)
+
+
+def _refuse_words(options: argparse.Namespace) -> None:
+    """Say at once what is wrong with words, before all that takes a second to import."""
+    from fedlearn.config.words import refuse_words
+
+    refuse_words(options.overrides)
 
 
 def _refuse_broken(config: RunConfig) -> None:
@@ -117,13 +128,16 @@ def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
     "new",
     "new my-study --data my.csv",
     takes("folder", "made for the study, whose name it is", "FOLDER"),
-    takes("--data", "what `fedlearn data check` understands", "FILE", required=True),
+    takes(
+        "--data", "what `fedlearn data check` understands", "FILE", required=True, there=DataError
+    ),
     takes("--label", "the column to predict, where it is not the likeliest", "NAME"),
     takes("overrides", "what is set otherwise, as for `fedlearn simulate`", "key=value", nargs="*"),
 )
 def new(options: argparse.Namespace) -> None:
     """A study file from one's own data: what was understood, every setting with what it means,
     and what follows by rule."""
+    _refuse_words(options)
     from fedlearn.core.files import shortest
     from simulations.new_study import new_study
 
@@ -150,6 +164,9 @@ def new(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> int:
     """Run the product of all comma-separated values, side by side, into one table and one report;
     the same command again does what is left."""
+    from fedlearn.config.words import refuse_swept
+
+    refuse_swept(options.overrides)
     from server.stop import Stop, stop_on_interrupt
     from simulations.sweeps.compare import compare
     from simulations.sweeps.display import CompareDisplay
@@ -165,7 +182,7 @@ _CHECK = takes("--check", "only say what is wrong", action="store_true")
 @command(
     "server",
     "server server.yaml experiment=medical_heart out=runs/heart",
-    takes("file", "where it listens, and who takes part", "SERVERFILE"),
+    takes("file", "where it listens, and who takes part", "SERVERFILE", there=ConfigError),
     _CHECK,
     takes(
         "--queue",
@@ -215,7 +232,6 @@ def server(options: argparse.Namespace) -> None:
 def _serve_queue(file: ServerFile, options: argparse.Namespace) -> None:
     """Serve studies one after another until it is stopped."""
     from fedlearn.core.alerts import alerting
-    from fedlearn.core.errors import ConfigError
     from fedlearn.core.logs import logged_json
     from server import serverfile
     from server.queue import Queue
@@ -249,7 +265,12 @@ def _say(sentence: str) -> None:
 @command(
     "helper",
     "helper helper.yaml --check",
-    takes("file", "its keys, its server and the studies that it helps in", "HELPERFILE"),
+    takes(
+        "file",
+        "its keys, its server and the studies that it helps in",
+        "HELPERFILE",
+        there=ConfigError,
+    ),
     _CHECK,
 )
 def helper(options: argparse.Namespace) -> None:
@@ -264,7 +285,12 @@ def helper(options: argparse.Namespace) -> None:
 @command(
     "client",
     "client site.yaml --check",
-    takes("file", "the site's data, keys, ledger and policy, and its server", "SITEFILE"),
+    takes(
+        "file",
+        "the site's data, keys, ledger and policy, and its server",
+        "SITEFILE",
+        there=ConfigError,
+    ),
     _CHECK,
 )
 def client(options: argparse.Namespace) -> None:

@@ -1,17 +1,26 @@
-"""The config of a run: typed, frozen, checked; composed by Hydra, and an exact JSON round trip."""
+"""The config of a run: typed, frozen, checked; composed by Hydra, and an exact JSON round trip.
 
-from fedlearn.config.decoding import decode, encode, to_tree
-from fedlearn.config.run import (
-    KIND,
-    RunConfig,
-    begun,
-    compose,
-    load,
-    plan_of,
-    screened_layout,
-    sizes_of,
-    without_unset,
-)
+Nothing is imported before it is asked for: which words of a command line there are can be said
+without what a run computes with (`fedlearn.config.words`).
+"""
+
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from fedlearn.config.decoding import decode, encode, to_tree
+    from fedlearn.config.run import (
+        KIND,
+        RunConfig,
+        begun,
+        compose,
+        load,
+        plan_of,
+        screened_layout,
+        sizes_of,
+        without_unset,
+    )
 
 __all__ = [
     "KIND",
@@ -27,3 +36,17 @@ __all__ = [
     "to_tree",
     "without_unset",
 ]
+
+_DECODING = ("decode", "encode", "to_tree")
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = f"{__name__}.{'decoding' if name in _DECODING else 'run'}"
+    found = globals()[name] = getattr(_importlib.import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

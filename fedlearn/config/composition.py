@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fedlearn.config import groups, nested
-from fedlearn.config.layers import CONFIGS, Tree, composed
+from fedlearn.config import nested
+from fedlearn.config.layers import CONFIGS, Tree, composed, options_of
 from fedlearn.config.placing import OtherValueError, at, in_open_mapping, put
 from fedlearn.config.references import OtherReferenceError, resolved
 from fedlearn.core import yaml_file
@@ -251,12 +251,10 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
     key = key.lstrip("+~")
     if not key or not ("=" in override or override.startswith("~")):
         return f"{override}: must have the form key=value"
-    options = sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key else []
-    options += [kind for kind in groups.kinds(key) if kind not in options]
     if isinstance(error, ConfigError):
         return str(error)
-    if options:
-        near = [*groups.with_value(key, value), *difflib.get_close_matches(value, options, n=1)]
+    if options := options_of(key):
+        near = difflib.get_close_matches(value, options, n=1) or _with_value(key, value)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{override}: must be one of {', '.join(options)}{hint}"
     known, unread = _known_keys(good), type(error).__name__ == "OverrideParseException"
@@ -273,6 +271,13 @@ def _hydra_problem(override: str, error: Exception, good: tuple[str, ...]) -> st
     if line.startswith("Cannot merge DictConfig with"):
         return f"{override}: must be a mapping, written name by name ('{key}.NAME=...')"
     return f"{override}: {line}"
+
+
+def _with_value(group: str, value: str) -> list[str]:
+    """The words that choose an option one of whose settings may have this value."""
+    from fedlearn.config import groups  # all families, which take a second
+
+    return list(groups.with_value(group, value))
 
 
 def _one_value(key: str, value: str) -> str:
@@ -321,6 +326,15 @@ def _instead(key: str, known: Sequence[str]) -> str:
     near = same if len(same) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     near = [one for one in near if not key.startswith(f"{one}.")]
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def key_for(name: str) -> str | None:
+    """The setting that a bare name stands for, by us or in another framework; None for none."""
+    known = _known_keys(())
+    if name in known or name in _ELSEWHERE:
+        return _ELSEWHERE.get(name, name)
+    same = [key for key in known if key.rpartition(".")[2] == name]
+    return same[0] if len(same) == 1 else None
 
 
 def _having(key: str) -> str:

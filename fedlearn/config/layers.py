@@ -16,8 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fedlearn.config import groups
-from fedlearn.core import yaml_file
+from fedlearn.core import registry, yaml_file
 from fedlearn.core.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -126,12 +125,31 @@ def _together(chosen: Mapping[str, str]) -> Tree:
     return tree
 
 
+def options_of(group: str) -> list[str]:
+    """What can be chosen in a group; nothing where there is none of this name.
+
+    Every option of the house has a file; the names of those that packages bring are read from
+    what is installed. Neither imports what it names.
+    """
+    own = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) if group else []
+    return [*own, *(kind for kind in registry.plugin_kinds(group) if kind not in own)]
+
+
+def _brought(group: str, option: str) -> Tree | None:
+    """The values of an option that a package brings; None where none does."""
+    if option not in registry.plugin_kinds(group):
+        return None
+    from fedlearn.config import groups  # all families, which take a second
+
+    return groups.values_of(group, option)
+
+
 @lru_cache(maxsize=256)
 def _file(group: str, option: str) -> _File:
     """One file, or what a package brings."""
     path = CONFIGS / group / f"{option}.yaml"
     if not path.is_file():
-        brought = groups.values_of(group, option)
+        brought = _brought(group, option)
         if brought is None:
             raise _HydrasError(f"no {group}={option}")
         return _File(everywhere=False, defaults=(), values=brought)
@@ -200,7 +218,7 @@ def _bring(name: str) -> bool:
     from hydra.core.config_store import ConfigStore
 
     group, _, option = name.rpartition("/")
-    values = groups.values_of(group, option)
+    values = _brought(group, option)
     if values is not None:
         ConfigStore.instance().store(group=group, name=option, node=values)
     return values is not None

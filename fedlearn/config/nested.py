@@ -9,21 +9,30 @@ it does not fit.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
 
 from fedlearn.core.registry import defaults_of
-from fedlearn.data.tables.scaling import Scaling
 
-NESTED: Final[Mapping[tuple[str, ...], Any]] = {("scenario", "scaling"): Scaling}
-"""All of them, by their place in a run's config."""
+NESTED: Final[Mapping[tuple[str, ...], str]] = {
+    ("scenario", "scaling"): "fedlearn.data.tables.scaling:Scaling"
+}
+"""All of them, by their place in a run's config: where each is, as their modules take a while."""
 
 Path = tuple[str, ...]
 
 
+def union_at(path: Path) -> Any:
+    """The union at `path`."""
+    module, _, name = NESTED[path].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def option_names(path: Sequence[str]) -> frozenset[str]:
     """The classes that may stand at `path`; none where there is no union inside a group."""
-    return frozenset(option.__name__ for option in get_args(NESTED.get(tuple(path))))
+    found = get_args(union_at(tuple(path))) if tuple(path) in NESTED else ()
+    return frozenset(option.__name__ for option in found)
 
 
 def may_choose(parts: Sequence[str]) -> bool:
@@ -45,7 +54,7 @@ def instead(path: Path, kind: Any, node: Mapping[str, Any]) -> dict[str, Any] | 
 
     What an option leaves to the user is `???`.
     """
-    for option in get_args(NESTED[path]):
+    for option in get_args(union_at(path)):
         default = defaults_of(option)
         if default["kind"] == kind != node.get("kind"):
             return default

@@ -97,7 +97,11 @@ def test_arguments__that_no_command_has_are_refused(
     [
         ("simualte", "did you mean simulate?"),
         ("keys rotser", "did you mean roster?"),
-        ("simulate --epsilon", "written key=value, as epsilon=VALUE"),
+        ("simulate --epsilon", "written key=value, as privacy.epsilon=VALUE"),
+        ("simulate --epsilon 3", "written key=value, as privacy.epsilon=3"),
+        ("compare --lr=0.1 seed=1", "written key=value, as training.learning_rate=0.1"),
+        ("simulate --num-clients 4 seed=1", "written key=value, as partition.num_sites=4"),
+        ("simulate --nothing", "written key=value, as nothing=VALUE"),
     ],
 )
 def test_words__that_are_nearly_right_are_answered_with_the_right_ones(
