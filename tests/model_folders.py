@@ -19,7 +19,10 @@ TEMPLATE: Final = (
 )
 VOCABULARY: Final = 259
 KINDS: Final = ("llama", "gpt2", "qwen2", "qwen3", "mistral")
-"""All that there are layers for."""
+"""All that continue texts that there are layers for."""
+APART: Final = ("t5", "mt5")
+"""All that read a prompt and write its answer; a T5 here has one table for both ends, an mT5 a
+vocabulary of its own and blocks with gates. Far from where they begin their answers are steep."""
 
 
 def byte_tokenizer(*controls: str) -> Tokenizer:
@@ -55,6 +58,8 @@ def text_folder(
 
 def settings_of(kind: str, **sizes: int) -> dict[str, Any]:
     """The settings of a model as transformers has them: four blocks, 32 numbers wide."""
+    if kind in APART:
+        return _settings_apart(kind) | sizes
     common = {"vocab_size": VOCABULARY, "pad_token_id": 256, "bos_token_id": 257}
     shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
     own = {"intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 512}
@@ -67,19 +72,40 @@ def settings_of(kind: str, **sizes: int) -> dict[str, Any]:
     return common | {"eos_token_id": 258} | shape | own | tied | sizes
 
 
+def _settings_apart(kind: str) -> dict[str, Any]:
+    """Two blocks to read and three to write."""
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3}
+    common = {"vocab_size": VOCABULARY, "pad_token_id": 256, "eos_token_id": 258, "num_heads": 4}
+    near = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
+    own = {"decoder_start_token_id": 256, "feed_forward_proj": "relu"}
+    if kind == "mt5":
+        own |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    return common | shape | near | own
+
+
 @cache
 def random_model(kind: str, *, seed: int = 0, moved: float = 0.2, **sizes: int) -> Any:
     """The model as transformers builds it, each weight `moved` from where models begin."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        about = AutoConfig.for_model(kind, **settings_of(kind, **sizes))
-        model = AutoModelForCausalLM.from_config(about)
+        about = transformers.AutoConfig.for_model(kind, **settings_of(kind, **sizes))
+        model = auto_class(kind).from_config(about)
+        if kind == "mt5":  # a folder's vocabulary is its own, whatever a release makes anew
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(moved * torch.randn_like(parameter))
     return model.eval()
+
+
+def auto_class(kind: str) -> Any:
+    """The class of transformers that loads such a model."""
+    import transformers
+
+    name = "AutoModelForSeq2SeqLM" if kind in APART else "AutoModelForCausalLM"
+    return getattr(transformers, name)
 
 
 def tiny_model(
@@ -87,10 +113,17 @@ def tiny_model(
 ) -> Path:
     """A folder of such a model with a tokenizer and a chat template; `kind` is its `model_type`."""
     model = random_model(kind, seed=seed, moved=moved, **sizes)
-    places = {"max_position_embeddings": model.config.max_position_embeddings}  # in any spelling
-    text_folder(place, about=model.config.to_dict() | places)
-    held = {name: values.contiguous() for name, values in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
+    about, held = model.config.to_dict(), model.state_dict()
+    if kind in APART:
+        about |= {"tie_word_embeddings": kind == "t5", "n_positions": 512}
+        held = {name: values for name, values in held.items() if "embed_tokens" not in name}
+    else:  # in any spelling
+        about["max_position_embeddings"] = model.config.max_position_embeddings
+    # A tokenizer of bytes is none of those that transformers has for a T5.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} if kind in APART else {}
+    text_folder(place, about=about, settings=settings)
+    held = {name: values.contiguous() for name, values in held.items()}
+    if about["tie_word_embeddings"]:
         held.pop("lm_head.weight", None)
     save_file(held, place / "model.safetensors", {"format": "pt"})
     return place

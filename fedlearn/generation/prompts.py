@@ -67,10 +67,11 @@ class Prompts:
         for line, row in rows_of(replace(self.rows, path=str(path))):
             try:
                 given, passage = self._row(row)
+                ids = self.encoder.asked(passage)
             except ValueError as error:
                 wrong.setdefault(str(error), []).append(line)
             else:
-                found.append(Prompt(line, given, self.encoder.asked(passage)))
+                found.append(Prompt(line, given, ids))
         refuse(f"{path}: {some_lines(lines)}: {what}" for what, lines in wrong.items())
         return found
 

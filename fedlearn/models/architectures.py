@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from fedlearn.core.errors import ConfigError
 
@@ -22,6 +22,9 @@ class Architecture:
 
     module: str
     """Where its classes are."""
+    peft_task: ClassVar = "CAUSAL_LM"
+    auto_class: ClassVar = "AutoModelForCausalLM"
+    pipeline: ClassVar = "text-generation"
     config: str
     block: str
     norm: str
@@ -103,15 +106,18 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
 
 _DROPOUTS: Final = (
     *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"),
-    *("dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("dropout", "dropout_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
 
 
 def context_of(about: Mapping[str, Any], otherwise: int) -> int:
-    """Tokens that a model looks at, at the most, by its config.json."""
+    """Tokens that a model looks at, at the most, by its config.json: of prompt and answer together,
+    of which a model that reads them apart has as many each."""
     names = ["max_position_embeddings", "n_positions"]
     names += ["sliding_window"] if about.get("use_sliding_window", True) else []
-    return min(counts_in(about, *names), default=otherwise)
+    if not (found := [*counts_in(about, *names)]):
+        return otherwise
+    return 2 * min(found) if about.get("is_encoder_decoder") is True else min(found)
 
 
 def counts_in(about: Mapping[str, Any], *names: str) -> Iterator[int]:

@@ -105,13 +105,13 @@ def cut(
             "stays as it is; choose training.finetune=lora, or last_k for its last blocks"
         )
     learnable = [i for i, stage in enumerate(whole) if any(True for _ in stage.parameters())]
-    if not head:
-        learnable.pop()
+    if not head:  # it is the vocabulary, and so is the first one
+        learnable = learnable[1 if finetune.mode == "last_k" else 0 : -1]
     count = trained_stages(finetune, len(learnable), head=head)
     if count > len(learnable):
         raise ConfigError(
             f"{_setting(finetune)}: the model has {len(learnable)} stages that have "
-            f"parameters, {'the head among them' if head else 'without its head'}"
+            f"parameters, {'the head among them' if head else 'without its vocabulary'}"
         )
     start = 0 if finetune.mode == "full" else learnable[-count]
     frozen, trained = (_part(whole, part) for part in (names[:start], names[start:]))

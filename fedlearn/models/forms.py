@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedlearn.core.errors import ConfigError
 from fedlearn.models.architectures import Architecture
 from fedlearn.models.finetune import ADAPTER, Finetune
+from fedlearn.models.seq2seq import Seq2SeqKind
 
 BESIDE: Final = (
     "tokenizer.json",
@@ -34,8 +35,8 @@ _FACTORS: Final = ("lora_A", "lora_B")
 class PublicBase:
     """The public model that another was tuned from, in a folder of Hugging Face's form."""
 
-    made_of: Architecture | None
-    """None of one that continues no texts."""
+    made_of: Architecture | Seq2SeqKind | None
+    """None of one that writes no texts."""
     about: Mapping[str, Any]
     """Its config.json."""
     path: Path
@@ -46,8 +47,9 @@ class PublicBase:
     sha256: str
     """Of its weights."""
 
-    def theirs(self, name: str) -> str:
-        """What transformers calls what our stages call `name`.
+    @property
+    def kind(self) -> Architecture | Seq2SeqKind:
+        """How it is put together, and what transformers and peft call such a model.
 
         Raises:
             ConfigError: it is another kind of model, of which no such form is written.
@@ -55,9 +57,9 @@ class PublicBase:
         if self.made_of is None:
             raise ConfigError(
                 f"--to: {self.name} is of type {self.about.get('model_type')!r}; peft and merged "
-                "are written of models that continue texts: give --to a folder"
+                "are written of models that write texts: give --to a folder"
             )
-        return self.made_of.theirs(name)
+        return self.made_of
 
 
 def stages_of(network: nn.Module) -> OrderedDict[str, nn.Module]:
@@ -76,9 +78,9 @@ def merged_weights(network: nn.Module, base: PublicBase) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     shared: set[int] = set()
     for name, weight in _merged(network):
-        if not (name == "head.weight" and id(weight) in shared):
-            found[base.theirs(name)] = weight.detach().float().contiguous()
-        shared.add(id(weight))
+        if not (name == "head.weight" and weight.data_ptr() in shared):
+            found[base.kind.theirs(name)] = weight.detach().float().contiguous()
+        shared.add(weight.data_ptr())
     return found
 
 
@@ -92,7 +94,7 @@ def merged_settings(base: PublicBase) -> dict[str, Any]:
 def adapter_weights(network: nn.Module, base: PublicBase) -> dict[str, Tensor]:
     """Both factors of every adapter, by the names that peft gives them."""
     return {
-        f"base_model.model.{base.theirs(layer)}.{factor}.weight": weight.detach().float()
+        f"base_model.model.{base.kind.theirs(layer)}.{factor}.weight": weight.detach().float()
         for layer, module in _adapted(network)
         for factor in _FACTORS
         for weight in [getattr(module, factor)[ADAPTER].weight]
@@ -105,7 +107,7 @@ def adapter_settings(network: nn.Module, base: PublicBase, part: Finetune) -> di
     Raises:
         ConfigError: it has none: whole blocks were trained.
     """
-    layers = [(base.theirs(layer), module) for layer, module in _adapted(network)]
+    layers = [(base.kind.theirs(layer), module) for layer, module in _adapted(network)]
     if not layers:
         raise ConfigError(
             f"--to=peft: the run trained whole blocks (training.finetune={part.mode}), so there "
@@ -113,7 +115,7 @@ def adapter_settings(network: nn.Module, base: PublicBase, part: Finetune) -> di
         )
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": base.kind.peft_task,
         "base_model_name_or_path": base.name,
         "r": part.lora_rank,
         "lora_alpha": part.lora_alpha,

@@ -123,7 +123,7 @@ def _write_form(run: Path, facts: Facts, form: str, folder: Path) -> None:
         "low": low,
         "written": {path.name: _file_sha256(path) for path in files},
         "front": Markup(yaml_file.dump(front_matter(form, base))),
-        "load": code_block(LOADING[form]),
+        "load": code_block(LOADING[form].format(auto_class=base.kind.auto_class)),
     }
     page = render("readme.md.j2", **texts(values, "handed"))
     (folder / README).write_text(page, encoding="utf-8")

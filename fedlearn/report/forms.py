@@ -79,24 +79,24 @@ NOT_WRITTEN: Final[Mapping[str, str]] = MappingProxyType(
 LOADING: Final[Mapping[str, str]] = MappingProxyType(
     {
         "peft": """from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {auto_class}
 
-base = AutoModelForCausalLM.from_pretrained("FOLDER OF THE BASE MODEL")
+base = {auto_class}.from_pretrained("FOLDER OF THE BASE MODEL")
 model = PeftModel.from_pretrained(base, "THIS FOLDER")""",
-        "merged": """from transformers import AutoModelForCausalLM, AutoTokenizer
+        "merged": """from transformers import {auto_class}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
+model = {auto_class}.from_pretrained("THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")""",
     }
 )
-"""How each form is read, in Python."""
+"""How each form is read, in Python, by the `auto_class` of its base."""
 
 
 def front_matter(form: str, base: PublicBase) -> dict[str, str]:
     """The head of a model's page, as Hugging Face's Hub reads it."""
     library = "peft" if form == "peft" else "transformers"
     licence = {"license": base.licence} if base.licence else {}
-    task = {"library_name": library, "pipeline_tag": "text-generation"}
+    task = {"library_name": library, "pipeline_tag": base.kind.pipeline}
     return {**task, "base_model": base.name, **licence}
 
 

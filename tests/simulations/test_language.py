@@ -22,7 +22,7 @@ from fedlearn.data.texts.language import Encoder
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
-from tests.model_folders import tiny_model
+from tests.model_folders import APART, tiny_model
 from tests.simulations.small import environment, table
 
 
@@ -107,7 +107,7 @@ def drafts(path: Path, records: int = 40) -> Path:
     """Prompts with completions of three offices; no two records are alike."""
     words = {"red": "stop", "green": "go on", "blue": "look"}
     rows = [
-        {"prompt": f"{word} {i}: ", "completion": answer, "office": f"o{i % 3}"}
+        {"prompt": f"{word} {i}: ", "completion": answer, "office": f"o{i % 3}", "person": f"p{i}"}
         for i in range(records)
         for word, answer in words.items()
     ]
@@ -115,13 +115,14 @@ def drafts(path: Path, records: int = 40) -> Path:
     return path
 
 
-def adapters(tmp_path: Path) -> list[str]:
-    folder = tiny_model(tmp_path / "tiny")
+def adapters(tmp_path: Path, kind: str = "llama") -> list[str]:
+    folder = tiny_model(tmp_path / "tiny", kind)
+    layers = "[q,v,wo]" if kind in APART else "[q_proj,v_proj,down_proj]"
     return [
         "task=language", "scenario=language", f"scenario.path={drafts(tmp_path / 'd.jsonl')}",
         "scenario.site=office", "scenario.tokenizer.max_length=24", "model=huggingface",
         f"model.folder={folder}", "training.finetune=lora", "training.lora_stages=2",
-        "training.lora_layers=[q_proj,v_proj,down_proj]", "training.max_batch=32",
+        f"training.lora_layers={layers}", "training.max_batch=32",
     ]  # fmt: skip
 
 
@@ -139,6 +140,23 @@ def test_adapters__under_shared_noise_and_masks_are_all_that_travels(tmp_path: P
     # An update is a few kilobytes for each site, whatever the model's size.
     sent = found["rounds"][-1]["bytes"]
     assert max(sent.values()) < 3 * 40 * found["model"]["trainable"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_answers__of_a_model_that_reads_prompts_apart_are_learned_under_noise_and_masks(
+    tmp_path: Path, unit: str
+) -> None:
+    person = ["scenario.person=person", "scenario.records_per_person=4"]
+    found = run(tmp_path / "run", *adapters(tmp_path, "t5"), "privacy=distributed",
+                "secagg=masked", "evaluation=pooled", "rounds=2",
+                *(person if unit == "person" else []))  # fmt: skip
+    # Two blocks of a decoder have q and v twice each, 32 to 32, and wo, 48 to 32; of rank 8.
+    assert found["model"]["trainable"] == 2 * 8 * (4 * (32 + 32) + 48 + 32)
+    assert found["privacy"]["unit"] == unit
+    assert found["privacy"]["epsilon"] == pytest.approx(4, rel=0.01)
+    assert set(found["final"]["evaluate"]) == {"nats_per_token", "perplexity", "token_accuracy"}
+    assert set(found["final"]["uninformed"]) == set(found["final"]["evaluate"])
 
 
 @pytest.mark.slow

@@ -36,6 +36,11 @@ class Conversations:
 
     def __init__(self, encoder: Encoder) -> None:
         texts, self.encoder = encoder.texts, encoder
+        if encoder.reads_apart:
+            raise ConfigError(
+                f"{texts.naming}: reads a prompt and writes its answer, and goes on with no "
+                "conversation; give records a prompt and a completion, or take a model that chats"
+            )
         if not texts.chat_template:
             raise ConfigError(
                 f"{texts.naming}: has no chat template, so nothing says how a conversation is "

@@ -96,6 +96,11 @@ class Encoder:
                 f"{naming}: names no token that ends a text (eos_token in tokenizer_config.json, "
                 "or eos_token_id in config.json), so nothing says where an answer ends"
             )
+        elif self.reads_apart and self.end not in (ends := self._ends_of_model):
+            yield (
+                f"{naming}: its tokenizer ends a prompt with token {self.end}, and its model with "
+                f"{ends[0] if ends else 'none'} (eos_token_id); they are not of one model"
+            )
 
     def _number(self, *names: str) -> int:
         """The first of several settings of the model that is there; 0 where none is."""
@@ -119,13 +124,31 @@ class Encoder:
         """What ends an answer."""
         return self._token("eos")
 
+    @property
+    def _ends_of_model(self) -> list[int]:
+        named = self.texts.about.get("eos_token_id")
+        there = named if isinstance(named, list) else [named]
+        return [one for one in there if isinstance(one, int) and 0 <= one < self.vocabulary]
+
     @cached_property
     def ends(self) -> frozenset[int]:
         """Whatever ends an answer: some models have several tokens for it, and learn one."""
-        named = self.texts.about.get("eos_token_id")
-        there = named if isinstance(named, list) else [named]
-        known = [one for one in there if isinstance(one, int) and 0 <= one < self.vocabulary]
-        return frozenset([*known, *([] if self.end is None else [self.end])])
+        return frozenset([*self._ends_of_model, *([] if self.end is None else [self.end])])
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether the model reads a prompt by an encoder, and writes its answer by a decoder."""
+        return self.texts.about.get("is_encoder_decoder") is True
+
+    @cached_property
+    def between(self) -> list[int]:
+        """What stands between a prompt and an answer that are read apart: the end of the one, and
+        what a decoder begins with. Nothing where the one goes on as the other."""
+        if not self.reads_apart:
+            return []
+        start = self.texts.about.get("decoder_start_token_id")
+        known = start if isinstance(start, int) and 0 <= start < self.vocabulary else self.pad_id
+        return [self.pad_id if self.end is None else self.end, known]
 
     @cached_property
     def start(self) -> int | None:
@@ -140,8 +163,9 @@ class Encoder:
 
     @cached_property
     def context(self) -> int:
-        """Tokens that the model takes at the most; 0 where nothing says it."""
-        return self._number(*_CONTEXTS)
+        """Tokens that the model takes at the most, of prompt and answer; 0 where nothing says
+        it. One that reads them apart takes as many of each."""
+        return self._number(*_CONTEXTS) * (2 if self.reads_apart else 1)
 
     @cached_property
     def controls(self) -> tuple[str, ...]:
@@ -152,6 +176,8 @@ class Encoder:
     @cached_property
     def lead(self) -> list[int]:
         """What the tokenizer puts before every text: a token or none."""
+        if self.reads_apart:
+            return []
         found: list[int] = self._tokenizer.encode("").ids[:1]
         return found if found == [self.start] else []
 
@@ -187,7 +213,22 @@ class Encoder:
         ids, _ = self._spelled(passage)
         return ids or [self.pad_id if self.end is None else self.end]
 
+    def check(self, passage: Passage) -> None:
+        """Refuse what the model does not learn from.
+
+        Raises:
+            ValueError: it reads a prompt and writes an answer, and there is no prompt apart.
+        """
+        if self.reads_apart and passage[0].learned:
+            raise ValueError(
+                "is a text to go on with, and this model reads a prompt and writes its answer: "
+                "give a prompt and a completion, or take a model that continues texts"
+            )
+
     def _spelled(self, passage: Passage) -> tuple[list[int], list[bool]]:
+        self.check(passage)
+        if self.reads_apart:
+            return self._spelled_apart(passage)
         first = passage[0]
         begin = [] if first.control else list(self.lead)
         if not begin and first.learned:
@@ -197,6 +238,14 @@ class Encoder:
             own = self.ids(span.text, control=span.control)
             ids, learned = ids + own, learned + [span.learned] * len(own)
         return ids, learned
+
+    def _spelled_apart(self, passage: Passage) -> tuple[list[int], list[bool]]:
+        asked, answer = (
+            [i for span in passage if span.learned is learned for i in self.ids(span.text)]
+            for learned in (False, True)
+        )
+        before = asked + self.between
+        return before + answer, [False] * len(before) + [True] * len(answer)
 
 
 def _tokenizer(texts: FolderTexts) -> tokenizers.Tokenizer:
@@ -225,6 +274,11 @@ def open_encoder(settings: LanguageTokens, cache: Path) -> Encoder:
             f"scenario.tokenizer.max_length={settings.max_length}: {settings.folder} takes at most "
             f"{encoder.context} tokens; set max_length to that or less"
         )
+    if settings.max_length <= (least := len(encoder.between)):
+        raise ConfigError(
+            f"scenario.tokenizer.max_length={settings.max_length}: of a prompt and an answer that "
+            f"are read apart {least} tokens tell where they begin; set max_length to more"
+        )
     return encoder
 
 
@@ -242,7 +296,8 @@ def encode(encoder: Encoder, passages: Sequence[Passage], max_length: int) -> En
     for row, passage in enumerate(passages):
         own, learned = encoder.encoded(passage)
         lead = 0 if passage[0].control else len(encoder.lead)
-        kept, known, cut[row] = _fitted(own, learned, max_length, lead)
+        least = max(1, lead, len(encoder.between))
+        kept, known, cut[row] = _fitted(own, learned, max_length, lead, least)
         ids[row, : len(kept)] = kept
         places = np.flatnonzero(known)
         targets[row, places - 1] = np.array(kept)[places]
@@ -251,15 +306,15 @@ def encode(encoder: Encoder, passages: Sequence[Passage], max_length: int) -> En
 
 
 def _fitted(
-    ids: list[int], learned: list[bool], most: int, lead: int
+    ids: list[int], learned: list[bool], most: int, lead: int, least: int
 ) -> tuple[list[int], list[bool], tuple[bool, bool]]:
     """At most so many; whether the prompt, and whether what is learned, was cut.
 
-    The first `lead` tokens stay, and of a prompt as many as make half of a row, if it has them:
+    The first `lead` tokens stay, and of a prompt as many as make half of a row, at `least` so many:
     where an answer is too long, it is not learned the better for having nothing to answer to.
     """
     prompt = learned.index(True)
-    aside = max(0, min(len(ids) - most, prompt - max(lead, 1, most // 2)))
+    aside = max(0, min(len(ids) - most, prompt - max(least, most // 2)))
     ids = ids[:lead] + ids[lead + aside :]
     learned = learned[:lead] + learned[lead + aside :]
     return ids[:most], learned[:most], (aside > 0, len(ids) > most)

@@ -230,7 +230,14 @@ class _Rows:
         prompt, answer, text = (_words(row, k) for k in (own.prompt, own.completion, own.text))
         if own.completion in row:
             return (Span(prompt), Span(answer, learned=True)) if answer.strip() else None
-        return (Span(text, learned=True),) if text.strip() else None
+        if not text.strip():
+            return None
+        passage = (Span(text, learned=True),)
+        try:
+            self.encoder.check(passage)
+        except ValueError as error:
+            raise ValueError(f"{own.text!r} {error}") from None
+        return passage
 
     def problems(self) -> Iterator[str]:
         """Whatever the user has to mend."""

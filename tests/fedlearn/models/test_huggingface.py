@@ -93,7 +93,11 @@ def plain_folder(folder: Path, **changed: object) -> Path:
             lambda where: ClassificationTask(input=task_of(where).text, classes=("a", "b")),
             "task=classification asks for something else; choose task=language",
         ),
-        ({"model_type": "t5"}, task_of, "holds a model of type 't5'; there are layers for llama"),
+        (
+            {"model_type": "bart"},
+            task_of,
+            "holds a model of type 'bart'; there are layers for llama",
+        ),
         ({}, lambda where: task_of(where / ".."), "set scenario.tokenizer.folder="),
         ({"vocab_size": 39}, task_of, "its tokenizer has 40 tokens and its weights have 39"),
         ({}, lambda where: task_of(where, 33), "looks at 32 tokens at the most; set"),

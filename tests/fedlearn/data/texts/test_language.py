@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, processors
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.data.texts.chat import Conversations
 from fedlearn.data.texts.language import Encoder, LanguageTokens, Span, encode, open_encoder
 from tests.effort import examples
 from tests.model_folders import END, PAD, START, byte_tokenizer, text_folder
@@ -128,6 +129,48 @@ def test_encode__of_a_cut_prompt_keeps_the_token_that_begins_every_text(tmp_path
     found = encode(encoder, [(Span("0123456789"), Span("ok", learned=True))], 8)
     assert found.ids[0, 0] == encoder.start
     assert words(encoder, found.ids[0]) == "6789ok"
+
+
+# --- prompts that are read apart --------------------------------------------------
+
+APART = {"is_encoder_decoder": True, "eos_token_id": 258, "decoder_start_token_id": 256,
+         "max_position_embeddings": None, "n_positions": 20}  # fmt: skip
+
+
+def test_encode__puts_the_end_of_a_prompt_and_what_a_decoder_begins_with_before_an_answer(
+    tmp_path: Path,
+) -> None:
+    encoder = opened(text_folder(tmp_path, about=APART), max_length=40)
+    found = encode(encoder, [ANSWER, (Span(""), Span("x" * 9, learned=True))], 16)
+    ids, alone = found.ids.tolist()
+    assert ids[4:6] == alone[:2] == [258, 256]
+    assert words(encoder, found.targets[0]) == " reply"
+    assert found.targets[0].tolist()[5:13] == [*ids[6:12], 258, -1]
+    assert (found.prompts_cut, found.answers_cut) == (0, 0)
+    assert encoder.asked((Span("ask:"),)) == ids[:6]
+    # However long a prompt is, its end stays, and so does a token of the answer.
+    for most in (3, 4, 9):
+        [row] = encode(encoder, [(Span("y" * 30), Span("no", learned=True))], most).ids.tolist()
+        at = row.index(258)
+        assert row[at + 1] == 256
+        assert row[at + 2] == encoder.ids("n")[0]
+
+
+def test_encoder__of_prompts_that_are_read_apart_says_what_it_cannot_take(tmp_path: Path) -> None:
+    folder = text_folder(tmp_path, about=APART)
+    encoder = opened(folder, max_length=40)
+    for passage in ((Span("whole", learned=True),), (Span("", learned=True), Span("b"))):
+        with pytest.raises(ValueError, match="give a prompt and a completion, or take a model"):
+            encoder.asked(passage)
+    with pytest.raises(ConfigError, match="goes on with no conversation; give records a prompt"):
+        Conversations(encoder)
+    with pytest.raises(ConfigError, match="takes at most 40 tokens"):
+        opened(folder, max_length=41)
+    with pytest.raises(ConfigError, match="max_length=2: of a prompt and an answer"):
+        opened(folder, max_length=2)
+    other = text_folder(tmp_path / "other", about=APART | {"eos_token_id": 257})
+    with pytest.raises(ConfigError, match="ends a prompt with token 258, and its model with 257"):
+        opened(other, max_length=40)
 
 
 # --- what a folder has to be --------------------------------------------------
