@@ -198,3 +198,19 @@ def test_agreed__takes_the_tokens_of_the_run_but_from_no_folder_that_a_site_does
     strange = replace(of_run, tokenizer=LanguageTokens(folder="/secret"))
     with pytest.raises(ConfigError, match="/secret: reads a folder that this site's file does not"):
         own.agreed(strange)
+
+
+def test_language__of_a_model_that_reads_prompts_apart_is_prompts_with_completions(
+    written: Any, tmp_path: Path
+) -> None:
+    about = {"is_encoder_decoder": True, "eos_token_id": 258, "decoder_start_token_id": 256}
+    apart = text_folder(tmp_path / "t5", about=about)
+    tokenizer = LanguageTokens(folder=str(apart), max_length=64)
+    texts = replace(written(ROWS[:2]), tokenizer=tokenizer)
+    with pytest.raises(DataError, match=r"line 2: 'text' is a text to go on with, .* a completion"):
+        loaded(texts)
+    assert learned(loaded(texts, by_record=True), apart) == ["In writing."]
+    talks = replace(written([ROWS[0], ROWS[2]]), tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match="goes on with no conversation"):
+        loaded(talks)
+    assert learned(loaded(talks, by_record=True), apart) == ["In writing."]
