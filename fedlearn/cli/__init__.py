@@ -16,8 +16,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
+from fedlearn.cli.completion import complete
 from fedlearn.cli.form import refuse_absent
-from fedlearn.cli.parser import parse
+from fedlearn.cli.parser import parse, parser
 from fedlearn.core.code import check_packages
 from fedlearn.core.errors import DataError, FedlearnError, StoppedError
 from fedlearn.core.interrupt import interrupts
@@ -28,6 +29,7 @@ _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _say_anything()
+    complete(parser())
     options = parse(arguments)
     before = interrupts()
     try:

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedlearn.cli.completion import data_names
 from fedlearn.cli.form import command, takes
 from fedlearn.core.errors import ConfigError, DataError
 
@@ -40,7 +41,7 @@ def data_list(_: argparse.Namespace) -> None:
 @command(
     "data fetch",
     "data fetch heart",
-    takes("name", "one that `fedlearn data list` shows", "NAME"),
+    takes("name", "one that `fedlearn data list` shows", "NAME", completed=data_names),
 )
 def data_fetch(options: argparse.Namespace) -> None:
     """Bring a known set into the cache."""

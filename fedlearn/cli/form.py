@@ -16,6 +16,9 @@ Commands = argparse._SubParsersAction
 Call = Callable[[argparse.Namespace], int | None]
 """What a command does; it returns the exit code, or nothing for 0."""
 
+Completer = Callable[..., list[str]]
+"""What may stand in the place of a word that begins so; called as argcomplete calls it."""
+
 
 class Help(argparse.HelpFormatter):
     """Leaves an example on one line, however narrow the terminal: it is there to be copied."""
@@ -35,6 +38,8 @@ class Argument:
     options: dict[str, Any]
     there: type[ListedError] | None = None
     """For a path that must exist: the error that says it does not."""
+    completed: Completer | None = None
+    """What a shell offers for it, where that is no name of a file."""
 
 
 def takes(
@@ -43,10 +48,12 @@ def takes(
     metavar: str | None = None,
     *,
     there: type[ListedError] | None = None,
+    completed: Completer | None = None,
     **options: Any,
 ) -> Argument:
     """An argument: its name, or `--name`, and what it is."""
-    return Argument(name, help, {"metavar": metavar, **options} if metavar else options, there)
+    shown = {"metavar": metavar, **options} if metavar else options
+    return Argument(name, help, shown, there, completed)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Command:
             added = parser.add_argument(one.name, help=one.help, **one.options)
             if one.there:
                 paths[added.dest] = one.there
+            if one.completed:
+                vars(added)["completer"] = one.completed  # where argcomplete looks for it
         parser.set_defaults(command=self.words, call=self.call, paths=paths)
 
 

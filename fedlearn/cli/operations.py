@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedlearn.cli.completion import words
 from fedlearn.cli.form import command, takes
 from fedlearn.core.errors import ConfigError, refuse
 
@@ -54,7 +55,9 @@ _NUMBER = takes("number", "of the study, as `fedlearn queue show` has it", "NUMB
     "queue add",
     "queue add server.yaml experiment=medical_heart out=runs/heart",
     _FILE,
-    takes("overrides", "the run, as for `fedlearn server`", "key=value", nargs="*"),
+    takes(
+        "overrides", "the run, as for `fedlearn server`", "key=value", nargs="*", completed=words
+    ),
 )
 def queue_add(options: argparse.Namespace) -> None:
     """Put a study at the end of the queue, whether or not a coordinator serves it now."""

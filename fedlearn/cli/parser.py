@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final, NoReturn
 
 from fedlearn import __version__
-from fedlearn.cli import data, generation, keys, operations, results, runs
+from fedlearn.cli import completion, data, generation, keys, operations, results, runs
 from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
 
@@ -28,6 +28,7 @@ COMMANDS: Final = (
     *(keys.roster_sign, keys.roster_pin, keys.roster_show),
     *(results.ledger_show, results.ledger_verify),
     *(results.export, results.predict, generation.generate),
+    completion.completion,
 )
 GROUPS: Final = {
     "data": ("What data there is.", "data check my.csv"),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fedlearn.cli.completion import audit_words
 from fedlearn.cli.form import command, takes
 from fedlearn.cli.generation import BASE
 from fedlearn.core.errors import ConfigError, DataError
@@ -63,6 +64,7 @@ def report(options: argparse.Namespace) -> None:
         "exit code 6 where the verdict is PROMISE BROKEN",
         "DIR | key=value | demo=NAME",
         nargs="+",
+        completed=audit_words,
     ),
 )
 def audit(options: argparse.Namespace) -> None:

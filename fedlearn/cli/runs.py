@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedlearn.cli.completion import words
 from fedlearn.cli.form import command, takes
 from fedlearn.core.errors import ConfigError, DataError
 
@@ -26,16 +27,9 @@ class _WithOptions(str):
     __slots__ = ()
 
     def __mod__(self, _: object) -> str:
-        from fedlearn.core.registry import plugin_kinds
+        from fedlearn.config.layers import groups_of_files, options_of
 
-        configs = Path(__file__).resolve().parents[2] / "configs"
-        found = {
-            folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-            for folder in sorted(configs.iterdir())
-            if folder.is_dir()
-        }
-        named = {group: [*own, *plugin_kinds(group)] for group, own in found.items()}
-        listed = (f"{group}: {', '.join(o)}" for group, o in named.items() if len(o) > 1)
+        listed = (f"{group}: {', '.join(options_of(group))}" for group in groups_of_files())
         return f"{self} {'; '.join(listed)}"
 
 
@@ -54,6 +48,7 @@ class _WithOptions(str):
         _WithOptions("what to change, as Hydra overrides. Groups and their options:"),
         "key=value",
         nargs="*",
+        completed=words,
     ),
 )
 def simulate(options: argparse.Namespace) -> None:
@@ -132,7 +127,13 @@ def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
         "--data", "what `fedlearn data check` understands", "FILE", required=True, there=DataError
     ),
     takes("--label", "the column to predict, where it is not the likeliest", "NAME"),
-    takes("overrides", "what is set otherwise, as for `fedlearn simulate`", "key=value", nargs="*"),
+    takes(
+        "overrides",
+        "what is set otherwise, as for `fedlearn simulate`",
+        "key=value",
+        nargs="*",
+        completed=words,
+    ),
 )
 def new(options: argparse.Namespace) -> None:
     """A study file from one's own data: what was understood, every setting with what it means,
@@ -159,6 +160,7 @@ def new(options: argparse.Namespace) -> None:
         "compare.workers=N limits the runs at a time",
         "key=value",
         nargs="+",
+        completed=words,
     ),
 )
 def compare(options: argparse.Namespace) -> int:
@@ -189,7 +191,13 @@ _CHECK = takes("--check", "only say what is wrong", action="store_true")
         "stay, and serve the studies of `fedlearn queue` one after another",
         action="store_true",
     ),
-    takes("overrides", "the run, as for `fedlearn simulate`", "key=value", nargs="*"),
+    takes(
+        "overrides",
+        "the run, as for `fedlearn simulate`",
+        "key=value",
+        nargs="*",
+        completed=words,
+    ),
 )
 def server(options: argparse.Namespace) -> None:
     """Carry out a run over sites on their own machines; the same command again goes on with a run

@@ -125,6 +125,12 @@ def _together(chosen: Mapping[str, str]) -> Tree:
     return tree
 
 
+def groups_of_files() -> list[str]:
+    """The groups of a run in which there is a choice."""
+    folders = [folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()]
+    return [folder.name for folder in folders if len(options_of(folder.name)) > 1]
+
+
 def options_of(group: str) -> list[str]:
     """What can be chosen in a group; nothing where there is none of this name.
 
