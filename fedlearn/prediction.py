@@ -43,6 +43,7 @@ from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.files import is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import tokenize
 from fedlearn.models import MODELS, Finetune, Model
+from fedlearn.results.categories import kept_categories
 from fedlearn.tasks import (
     CLASSIFICATION,
     TASKS,
@@ -97,6 +98,8 @@ class Predictor:
     file: ModelFile
     network: nn.Module
     """Records, as `read` makes them, to what the task makes answers from."""
+    run: Path | None = None
+    """The folder of the run that it is of, where it was opened there."""
 
     @property
     def task(self) -> Task:
@@ -114,8 +117,8 @@ class Predictor:
     def read(self, path: Path, like: Path | None = None, **written: str) -> Unlabelled:
         """The records of a file, made as those of the run were; they need no label.
 
-        `like` is the table that was trained on, where the config of the run names
-        no categories. `written` says where the file is written otherwise than that
+        `like` is the table that was trained on, or the folder of the run, where the config of
+        the run names no categories. `written` says where the file is written otherwise than that
         one: `separator`, `encoding`, `decimal`, `text` (the column).
 
         Raises:
@@ -133,7 +136,7 @@ class Predictor:
         if rows is None or not isinstance(shape, TableInput):
             raise ConfigError(_no_rows(path, shape_of(shape)))
         asked = written_as(rows, path, written)
-        return read_rows_of(asked, shape, _categories(rows, shape, like))
+        return read_rows_of(asked, shape, _categories(rows, shape, like or self.run))
 
 
 def load(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor:
@@ -217,9 +220,9 @@ def write_rows(header: Sequence[str], rows: Sequence[Sequence[object]], to: Path
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def unnamed_categories(file: ModelFile) -> tuple[str, ...]:
-    """The columns whose categories a run found in records, so that they are not in its model."""
-    rows, shape = row_scenario(file.scenario), file.task.input
+def unnamed_categories(scenario: Scenario, shape: object) -> tuple[str, ...]:
+    """The columns whose categories a run finds in records, so that they are not in its model."""
+    rows = row_scenario(scenario)
     if rows is None or not isinstance(shape, TableInput):
         return ()
     named = {*rows.categories, *rows.buckets}
@@ -258,14 +261,17 @@ def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tu
     names = roles_of(shape).categorical
     named = {**rows.categories, **{name: bucket_names(n) for name, n in rows.buckets.items()}}
     unnamed = [name for name in names if name not in named]
-    if unnamed and like is None:
-        raise ConfigError(
-            f"--like: the categories of {', '.join(unnamed)} were found in records and are not "
-            "part of the model; give the table that it was trained on (--like TABLE), or name "
-            "them in scenario.categories before training"
-        )
-    found = found_categories(replace(rows, path=str(like)), unnamed) if unnamed else {}
-    return {name: named.get(name) or found[name] for name in names}
+    kept = kept_categories(like) if unnamed and like and like.is_dir() else {}
+    if lacking := [name for name in unnamed if name not in kept]:
+        if like is None or like.is_dir():
+            raise ConfigError(
+                f"--like: the categories of {', '.join(lacking)} were found in records and are not "
+                "part of the model; give the table that it was trained on (--like TABLE) or the "
+                "folder of its run (--like RUN), or name them in scenario.categories before "
+                "training"
+            )
+        kept = found_categories(replace(rows, path=str(like)), unnamed)
+    return {name: named.get(name) or kept[name] for name in names}
 
 
 def written_as(scenario: Rows, path: Path | str, written: Mapping[str, str]) -> Rows:

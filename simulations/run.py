@@ -15,14 +15,17 @@ from flwr.clientapp import ClientApp
 from clients import screening
 from clients.app import app as honest
 from clients.owner import owned_ledgers, owner_of
-from clients.records import Choice, simulated_notes, simulated_sites
+from clients.records import Choice, simulated_notes, simulated_sites, simulated_task
 from clients.records import records as kept_records
 from clients.supernode.run_lock import claimed
 from fedlearn.config import RunConfig
 from fedlearn.config.engine import LocalEngine, RayEngine
 from fedlearn.core.errors import PrivacyError
 from fedlearn.data import Pool, SiteData
+from fedlearn.data.tables.guess import key_of
 from fedlearn.flower import messages as flower
+from fedlearn.prediction import found_categories, row_scenario, unnamed_categories
+from fedlearn.results.categories import keep_categories
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.result import ResultFile, RoundResult
 from server.app import make_app
@@ -67,6 +70,19 @@ def simulate(
         if config.audit.kind != "none":
             listener = _Measuring(config, listener)
         _run(config, sizes, listener, stop, chosen, client)
+    if only is None and client is honest:
+        _keep_categories(config)
+
+
+def _keep_categories(config: RunConfig) -> None:
+    """Keep what `fedlearn predict` needs of records beside what sites keep of a run."""
+    rows, unnamed = row_scenario(config.scenario), _unnamed(config)
+    if rows is not None and unnamed:
+        keep_categories(Path(config.out), found_categories(rows, unnamed))
+
+
+def _unnamed(config: RunConfig) -> tuple[str, ...]:
+    return unnamed_categories(config.scenario, simulated_task(config).form.input)
 
 
 def _run(
@@ -172,7 +188,19 @@ def notes(config: RunConfig) -> tuple[str, ...]:
     Raises:
         DataError: the records cannot be read.
     """
-    return simulated_notes(with_absolute_paths(config, Path.cwd()))
+    config = with_absolute_paths(config, Path.cwd())
+    found = simulated_notes(config)
+    return (*found, *_asked_later(_unnamed(config)))
+
+
+def _asked_later(unnamed: Sequence[str]) -> Iterator[str]:
+    """What whoever asks the model later will lack: said before it is trained."""
+    if unnamed:
+        yield (
+            f"the categories of {', '.join(unnamed)} are found in records: they stay with the "
+            "run's sites, and an export has none of them. Where they are public, name them, and "
+            f"the export can be asked by itself ({key_of('scenario.categories', unnamed[0])}=[...])"
+        )
 
 
 def findings(config: RunConfig, sites: Iterable[str]) -> Iterator[str]:

@@ -101,6 +101,12 @@ FORMS: Final = ("peft", "merged", "int8", "onnx")
         required=True,
     ),
     takes("--folder", "made for a form (default: beside the run, as RUN-peft)", "FOLDER"),
+    takes(
+        "--categories",
+        "name in it the categories that were found in records, so that it can be asked without "
+        "the table: values of records, which no promise is about",
+        action="store_true",
+    ),
     LANGUAGE,
 )
 def export(options: argparse.Namespace) -> None:
@@ -112,7 +118,7 @@ def export(options: argparse.Namespace) -> None:
         raise ConfigError(f"--folder: goes with --to {', '.join(FORMS)}; --to names the folder")
     beside = run.resolve().with_name(f"{run.resolve().name}-{form}")
     folder = Path(options.folder or beside) if form else Path(options.to)
-    for path in export(run, folder, options.language, form=form):
+    for path in export(run, folder, options.language, form=form, categories=options.categories):
         print(path)
     for note in notes(folder):
         print(f"note: {note}")
@@ -143,8 +149,9 @@ _WRITTEN = {
     takes("--to", "the table (default: the screen)", "FILE"),
     takes(
         "--like",
-        "the table that was trained on, for categories that the run did not name",
-        "TABLE",
+        "the table that was trained on, or the folder of the run, for categories that the run "
+        "did not name",
+        "TABLE | RUN",
         there=DataError,
     ),
     takes(

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.forms import FORMS, LOADING, NOT_WRITTEN, README, base_of, front_matter
 from fedlearn.report.texts import code_block, render, texts
 from fedlearn.report.written import Samples, public_prompts, samples_of
+from fedlearn.results.categories import Categories, kept_categories
 from fedlearn.results.reading import parse_result, read_bytes, read_result, task_of
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import TaskForm
@@ -42,13 +44,22 @@ CARD: Final = "model_card.md"
 STATEMENT: Final = "privacy_statement.md"
 
 
-def export(run: Path, target: Path, code: str | None = None, *, form: str = "") -> tuple[Path, ...]:
+def export(
+    run: Path,
+    target: Path,
+    code: str | None = None,
+    *,
+    form: str = "",
+    categories: bool = False,
+) -> tuple[Path, ...]:
     """Write the model of the run in `run`, its card and its statement into the new `target`.
 
     `form` is one of `fedlearn.report.forms.FORMS`, which other tools read; without, the model is
     written as the run has it, with `model.json` for `fedlearn predict`.
 
-    `code` is the language of card and statement; None for that of the run's config.
+    `code` is the language of card and statement; None for that of the run's config. `categories`
+    puts those into `model.json` that the run has found in records: values of records, which no
+    promise is about.
 
     Raises:
         ConfigError: `target` exists or cannot be made, the model has no such form, or there is no
@@ -74,17 +85,22 @@ def export(run: Path, target: Path, code: str | None = None, *, form: str = "") 
             _write_form(run, Facts(result=result, hashes={}, language=language), form, folder)
         else:
             hashes = {MODEL: _sha256(model), **hashes}
-            _write_own(result, model, folder)
+            _write_own(result, model, folder, kept_categories(run) if categories else {})
         facts = Facts(result=result, hashes=hashes, language=language)
         _write_texts(facts, _samples(run, result), folder)
         names = sorted(path.name for path in folder.iterdir())
     return tuple(target / name for name in names)
 
 
-def _write_own(result: ResultFile, model: bytes, folder: Path) -> None:
+def _write_own(result: ResultFile, model: bytes, folder: Path, found: Categories) -> None:
     """The model as the run has it."""
     (folder / MODEL).write_bytes(model)
-    if (asked := model_file(result, public_settings(result.config))) is not None:
+    settings = public_settings(result.config)
+    if found:
+        scenario = settings["scenario"]
+        named = {name: list(own) for name, own in found.items()}
+        settings |= {"scenario": scenario | {"categories": named | scenario["categories"]}}
+    if (asked := model_file(result, settings)) is not None:
         (folder / ASKED).write_text(encode(asked), encoding="utf-8")
 
 
@@ -137,11 +153,12 @@ def notes(target: Path) -> Iterator[str]:
         yield "the run is of an older release, so fedlearn predict cannot ask its model"
         return
     file = prediction.described(target)
-    if unnamed := prediction.unnamed_categories(file):
+    if unnamed := prediction.unnamed_categories(file.scenario, file.task.input):
         yield (
             f"the categories of {', '.join(unnamed)} were found in records and are not in the "
-            "export; fedlearn predict finds them in the table that was trained on (--like TABLE). "
-            "Name them in scenario.categories, and they are part of the model"
+            "export; fedlearn predict finds them in the folder of the run or the table that was "
+            "trained on (--like). Where whoever gets the export may know them: fedlearn export "
+            "--categories"
         )
     if (base := getattr(file.model, "folder", "")) and base not in PINNED:
         yield (
@@ -164,7 +181,7 @@ def open_model(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor
     vector = read_model(folder, result) if tuned else None
     if (file := model_file(result, result.config)) is None:
         raise DataError(f"{folder}: its release did not say what a record looks like")
-    return prediction.predictor(file, vector)
+    return replace(prediction.predictor(file, vector), run=folder)
 
 
 def model_file(result: ResultFile, settings: Mapping[str, Any]) -> ModelFile | None:

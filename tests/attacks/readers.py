@@ -47,11 +47,10 @@ HARMLESS: Final = frozenset(
 """What of those libraries writes, sets or describes."""
 
 OTHERS: Final = frozenset(
-    {"PIL", "annotated_types", "cryptography", "dp_accounting", "fastapi", "flwr", "google",
-     "httpx", "jinja2", "markupsafe", "matplotlib", "mlflow", "numpy", "opacus", "peft",
+    {"PIL", "annotated_types", "argcomplete", "cryptography", "dp_accounting",
+     "fastapi", "flwr", "google", "httpx", "jinja2", "markupsafe", "matplotlib", "mlflow", "numpy", "opacus", "peft",
      "pyarrow", "rich", "scipy", "sklearn", "starlette", "stdnum", "torch", "transformers",
-    "typing_extensions",
-     "uvicorn"}
+     "typing_extensions", "uvicorn"}
 )  # fmt: skip
 """Libraries of others that read nothing but by what is named below."""
 
@@ -284,6 +283,7 @@ UNFUZZED: Final = {
         "clients/own_state.py:OwnState._read",
         "fedlearn/crypto/certificates.py:_key_and_certificate",
         "fedlearn/data/tables/deidentify.py:_read_key", "fedlearn/models/squeezenet.py:_read",
+        "fedlearn/results/categories.py:kept_categories",
         "fedlearn/results/folder.py:RunFolder._check_same",
         "fedlearn/results/folder.py:RunFolder.read_checkpoint", "server/audit.py:read_seen",
         "server/superlink/gateway.py:main", "server/programs.py:Program.events",
@@ -305,6 +305,8 @@ UNFUZZED: Final = {
     ),
     _USER: (
         "fedlearn/__init__.py:__getattr__", "fedlearn/flower/__init__.py:__getattr__",
+        "fedlearn/config/__init__.py:__getattr__", "fedlearn/config/nested.py:union_at",
+        "fedlearn/config/words.py:_adapter",
         "fedlearn/cli/__init__.py:main", "fedlearn/config/composition.py:_parsed",
         "fedlearn/cli/generation.py:_sampling",
         "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_set_own",

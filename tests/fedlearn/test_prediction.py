@@ -30,7 +30,9 @@ from fedlearn.prediction import (
     row_scenario,
     unnamed_categories,
 )
+from fedlearn.results.categories import kept_categories
 from fedlearn.tasks import TableInput
+from simulations.run import notes
 
 from .data.reading import loaded
 
@@ -89,7 +91,8 @@ def test_predict__writes_a_line_for_every_record(folder: Path, capsys: Output) -
 
 def test_export__holds_no_category_that_was_found_in_records(folder: Path, capsys: Output) -> None:
     model = load(folder / "model")
-    assert unnamed_categories(model.file) == ("Geschlecht",)
+    form = model.file.task.input
+    assert unnamed_categories(model.file.scenario, form) == ("Geschlecht",)
     text = (folder / "model" / "model.json").read_text(encoding="utf-8")
     assert '"Station":["B","A"]' in text
     assert '"m"' not in text
@@ -97,8 +100,51 @@ def test_export__holds_no_category_that_was_found_in_records(folder: Path, capsy
     assert "the categories of Geschlecht were found in records" in capsys.readouterr().err
 
 
+def test_categories__that_were_found_stay_with_the_sites_of_the_run(
+    folder: Path, tmp_path: Path, capsys: Output
+) -> None:
+    kept = folder / "run" / "sites" / "categories.json"
+    assert kept_categories(folder / "run") == {"Geschlecht": ("m", "w")}
+    assert kept.stat().st_mode & 0o777 == 0o600
+    for path in (folder / "run").glob("*.json"):
+        assert '"w"' not in path.read_text(encoding="utf-8")
+    (tmp_path / "sites").mkdir()
+    for damage in ('{"Geschlecht": [1]}', "[", "[]", '{"Geschlecht": 3}'):
+        (tmp_path / "sites" / "categories.json").write_text(damage)
+        with pytest.raises(DataError, match="is damaged"):
+            kept_categories(tmp_path)
+
+
+def test_predict__needs_no_table_of_whoever_has_the_run_or_an_export_with_categories(
+    folder: Path, tmp_path: Path, capsys: Output
+) -> None:
+    table, shared = folder / "alle.csv", tmp_path / "shared"
+    assert main(["predict", str(folder / "model"), str(table), "--like", str(table)]) == 0
+    right = capsys.readouterr().out
+    assert main(["export", str(folder / "run"), "--to", str(shared), "--categories"]) == 0
+    assert "--like" not in capsys.readouterr().out
+    for words in (
+        [str(folder / "run"), str(table)],
+        [str(folder / "model"), str(table), "--like", str(folder / "run")],
+        [str(shared), str(table)],
+    ):
+        assert main(["predict", *words]) == 0
+        assert capsys.readouterr().out == right
+    assert main(["predict", str(folder / "model"), str(table), "--like", str(tmp_path)]) == 2
+    assert "--like RUN" in capsys.readouterr().err
+
+
+def test_simulation__says_what_predict_will_lack_before_it_trains(folder: Path) -> None:
+    config = load_file(folder / "run" / "config.yaml", [])
+    (said,) = (note for note in notes(config) if "export has none" in note)
+    assert "the categories of Geschlecht are found in records" in said
+    assert "scenario.categories.Geschlecht=[...]" in said
+    named = load_file(folder / "run" / "config.yaml", ["scenario.categories.Geschlecht=[m,w]"])
+    assert not any("export has none" in note for note in notes(named))
+
+
 def test_predict__says_what_is_wrong_with_its_options(folder: Path, capsys: Output) -> None:
-    words = ["predict", str(folder / "model"), str(folder / "alle.csv"), "--like", "x.csv"]
+    words = ["predict", str(folder / "model"), str(folder / "alle.csv"), "--like", str(folder)]
     assert main([*words, "--decimal", ";", "--separator", "dot"]) == 2
     said = capsys.readouterr().err
     assert "decimal=;: must be '.' or ','" in said
