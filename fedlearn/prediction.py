@@ -8,19 +8,22 @@ or Flower.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
 
 from fedlearn import models
 from fedlearn.config import decode, to_tree
@@ -43,6 +46,7 @@ from fedlearn.data.tables.table import Table
 from fedlearn.data.texts.files import is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import tokenize
 from fedlearn.models import MODELS, Finetune, Model
+from fedlearn.models.int8 import read_back
 from fedlearn.results.categories import kept_categories
 from fedlearn.tasks import (
     CLASSIFICATION,
@@ -64,6 +68,11 @@ _BATCH = 1024
 Rows = TypeVar("Rows", Csv, OwnText, OwnPassages)
 Categories = Mapping[str, tuple[str, ...]]
 
+Stored = Literal["float32", "int8"]
+BASE: Final = "base"
+"""The folder in an export with all weights that has the settings and the tokenizer of the public
+model, where there is one."""
+
 _GAP = "_missing"
 
 
@@ -80,6 +89,10 @@ class ModelFile:
     finetune: Finetune
     seed: int
     sha256: str
+    stored: Annotated[Stored, Field(exclude_if=lambda stored: stored == "float32")] = "float32"
+    """`int8`: all weights of the model are there, as `fedlearn.models.int8` writes them."""
+    file_sha256: Annotated[str, Field(exclude_if=lambda sha256: not sha256)] = ""
+    """Of the file of weights, where these are not those that `sha256` is of."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,15 +164,21 @@ def load(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor:
         DataError: there is none, or it is not what its `model.json` says.
         ConfigError: there is no such model here, or the source of one's own has changed.
     """
-    file, vector = _read_export(folder)
+    file, weights = _read_export(folder)
     path = folder / FILE
-    form = file.task.input
-    if isinstance(form, TableInput) and form.numeric > len(vector):  # each has a weight, or more
+    form, whole = file.task.input, isinstance(weights, Mapping)
+    if whole and not tuned:
+        raise ConfigError(f"{folder}: holds the trained model alone; ask the run of it untuned")
+    # Each column has a weight, or more.
+    if isinstance(form, TableInput) and form.numeric > _size(weights):
         raise DataError(f"{path}: is not of the model beside it: {form.numeric} columns")
-    if base:
-        file = _based_on(file, base)
+    if base or (whole and (folder / BASE).is_dir()):
+        file = _based_on(file, base or str(folder / BASE))
     try:
-        return predictor(file, vector if tuned else None)
+        if isinstance(weights, Mapping):
+            made = models.restored(file.model, file.learned.of(file.task), weights)
+            return Predictor(file=file, network=made.eval())
+        return predictor(file, weights if tuned else None)
     except ConfigError as error:
         raise ConfigError([*error.problems, *_way_to_base(file, base)]) from None
     except (ValueError, TypeError, RuntimeError) as error:  # torch, of sizes
@@ -176,7 +195,13 @@ def described(folder: Path) -> ModelFile:
     return _read_export(folder)[0]
 
 
-def _read_export(folder: Path) -> tuple[ModelFile, Vector]:
+def _size(weights: Vector | Mapping[str, Tensor]) -> int:
+    if isinstance(weights, Mapping):
+        return sum(tensor.numel() for tensor in weights.values())
+    return len(weights)
+
+
+def _read_export(folder: Path) -> tuple[ModelFile, Vector | Mapping[str, Tensor]]:
     path = folder / FILE
     try:
         text, content = path.read_text(encoding="utf-8"), (folder / TENSORS).read_bytes()
@@ -187,14 +212,22 @@ def _read_export(folder: Path) -> tuple[ModelFile, Vector]:
         ) from None
     try:
         file = decode(ModelFile, text)
-        vector = values_of(content)
+        weights, found = _read_weights(file, content)
     except (ConfigError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a model that this version reads: {error}") from None
     if file.schema != SCHEMA:
         raise DataError(f"{path}: schema is {file.schema!r}; this version reads {SCHEMA!r}")
-    if (found := vector_digest(vector)) != file.sha256:
-        raise DataError(f"{folder / TENSORS}: has the SHA-256 {found}; {FILE} names {file.sha256}")
-    return file, vector
+    if found != (named := file.file_sha256 or file.sha256):
+        raise DataError(f"{folder / TENSORS}: has the SHA-256 {found}; {FILE} names {named}")
+    return file, weights
+
+
+def _read_weights(file: ModelFile, content: bytes) -> tuple[Vector | Mapping[str, Tensor], str]:
+    """What is trained as a vector, or all weights by name; and the hash that it is known by."""
+    if file.stored == "int8":
+        return read_back(load_tensors(content)), hashlib.sha256(content).hexdigest()
+    vector = values_of(content)
+    return vector, vector_digest(vector)
 
 
 def write_table(model: Predictor, found: Unlabelled, to: Path | None) -> None:

@@ -85,6 +85,12 @@ def _refuse_early(words: Sequence[str]) -> None:
         raise DataError(f"{words[0]}: there is no such folder; give that of a run, or key=value")
 
 
+RECORDS: Final = takes(
+    "--records",
+    "on what it is measured what int8 costs: a file as `fedlearn predict` reads it (default: the "
+    "test records of the run's sites, where they are on this machine and its figures are exact)",
+    "FILE",
+)
 FORMS: Final = ("peft", "merged", "int8", "onnx")
 
 
@@ -94,8 +100,9 @@ FORMS: Final = ("peft", "merged", "int8", "onnx")
     takes("run", "the folder of the run", "DIR", there=DataError),
     takes(
         "--to",
-        "the folder to be made, which must not exist; or the form that another tool reads, of a "
-        "tuned language model: `peft` (the adapters, for PeftModel.from_pretrained) or `merged` "
+        "the folder to be made, which must not exist; or a form: `int8` (all weights in eight "
+        "bits, for fedlearn predict and generate), `onnx` (a graph that onnxruntime reads); of a "
+        "tuned language model `peft` (the adapters, for PeftModel.from_pretrained) or `merged` "
         "(the whole model, for AutoModelForCausalLM.from_pretrained)",
         "FOLDER | FORM",
         required=True,
@@ -107,21 +114,40 @@ FORMS: Final = ("peft", "merged", "int8", "onnx")
         "the table: values of records, which no promise is about",
         action="store_true",
     ),
+    RECORDS,
     LANGUAGE,
 )
 def export(options: argparse.Namespace) -> None:
     """The model of a run with its model card and privacy statement."""
     from fedlearn.report.export import export, notes
+    from simulations.costs import weighing
 
     run, form = Path(options.run), options.to if options.to in FORMS else ""
     if options.folder is not None and not form:
         raise ConfigError(f"--folder: goes with --to {', '.join(FORMS)}; --to names the folder")
+    if options.records is not None and form != "int8":
+        raise ConfigError("--records: says on what --to int8 is measured; leave it out")
     beside = run.resolve().with_name(f"{run.resolve().name}-{form}")
     folder = Path(options.folder or beside) if form else Path(options.to)
-    for path in export(run, folder, options.language, form=form, categories=options.categories):
+    weigh = weighing(run, None if options.records is None else Path(options.records))
+    made = export(
+        run, folder, options.language, form=form, categories=options.categories, weigh=weigh
+    )
+    for path in made:
         print(path)
+    say_costs(folder)
     for note in notes(folder):
         print(f"note: {note}")
+
+
+def say_costs(folder: Path) -> None:
+    """What was lost where something was made of a model, line by line."""
+    from fedlearn.prediction import described
+    from fedlearn.report.derived import in_words, read_costs
+
+    if (costs := read_costs(folder)) is not None:
+        file = described(folder)
+        print("\n".join(in_words(costs, file.learned.of(file.task))))
 
 
 _WRITTEN = {

@@ -105,6 +105,11 @@ def parent_of(init: str, mine: Tree) -> Parent:
 
 
 def _export(file: Tree, sha256: str) -> tuple[Parent, Tree]:
+    if file.get("stored", "float32") != "float32":
+        raise ConfigError(
+            [f"init: an export in {file['stored']} is for use, and no model to go on from; name "
+             "the run that it was made of, or an export of it as the run has it (--to FOLDER)"]
+        )  # fmt: skip
     part = {"finetune": file["finetune"].pop("mode"), **file["finetune"]}
     return Parent(sha256=sha256), {**file, "training": part}
 

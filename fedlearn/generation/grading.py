@@ -41,6 +41,37 @@ def graded(model: Predictor, generator: TextGenerator, path: Path) -> Graded:
         DataError: the file cannot be read, or no record has an answer.
         ConfigError: it has no answers among its keys.
     """
+    asked = passages_as_records(generator, path)
+    features, targets = torch.from_numpy(asked.ids), asked.targets
+    grades = grade(model.network, model.task, features, targets, _BATCH)
+    tokens = (targets != NOTHING).sum(1)
+    lines = zip(
+        asked.lines, tokens.tolist(), grades[:, 0] / tokens, grades[:, 2] / tokens, strict=True
+    )
+    return Graded(
+        header=("line", "tokens", "nats_per_token", "token_accuracy"),
+        rows=[(line, count, f"{nats:.6f}", f"{hits:.6f}") for line, count, nats, hits in lines],
+        notes=(*asked.notes, _together(model, grades, targets)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AsRecords:
+    """Records in a file, made as those of the run were: ids `int64[n, length]`, and what is to be
+    answered at every place, `NOTHING` where nothing is."""
+
+    ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    lines: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def passages_as_records(generator: TextGenerator, path: Path) -> AsRecords:
+    """The records in a file that have answers.
+
+    Raises:
+        DataError, ConfigError: as `graded`.
+    """
     rows = replace(generator.prompts.rows, path=str(path))
     try:
         passages, notes = passages_in(rows, generator.encoder)
@@ -48,18 +79,10 @@ def graded(model: Predictor, generator: TextGenerator, path: Path) -> Graded:
         raise ConfigError([*error.problems, _NO_ANSWERS]) from None
     written = [_as_records_are(generator, passage) for passage in passages.values()]
     found = encode(generator.encoder, written, rows.tokenizer.max_length)
-    features, targets = torch.from_numpy(found.ids), found.targets
-    grades = grade(model.network, model.task, features, targets, _BATCH)
-    tokens = (targets != NOTHING).sum(1)
-    lines = zip(
-        passages, tokens.tolist(), grades[:, 0] / tokens, grades[:, 2] / tokens, strict=True
+    cut = _cut(found.prompts_cut, found.answers_cut, rows.tokenizer.max_length)
+    return AsRecords(
+        ids=found.ids, targets=found.targets, lines=tuple(passages), notes=(*notes, *cut)
     )
-    return Graded(
-        header=("line", "tokens", "nats_per_token", "token_accuracy"),
-        rows=[(line, count, f"{nats:.6f}", f"{hits:.6f}") for line, count, nats, hits in lines],
-        notes=(*notes, *_cut(found.prompts_cut, found.answers_cut, rows.tokenizer.max_length),
-               _together(model, grades, targets)),
-    )  # fmt: skip
 
 
 _NO_ANSWERS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ __all__ = [
     "freezes",
     "of_the_house",
     "problems",
+    "restored",
     "trained",
 ]
 
@@ -137,6 +139,32 @@ def trained(
     if vector is not None:
         load_vector(learner.model, vector)
     return learner.whole()
+
+
+@torch.no_grad()
+def restored(config: Model, task: Task, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The whole model of a run with all of its weights, by the names of `forms.whole_weights`.
+
+    Nothing public is read beside the settings in a folder that the model names.
+
+    Raises:
+        ConfigError: as `build`.
+        ValueError: the weights are not those of such a model.
+    """
+    if config.draws_own_weights:
+        model = _drawn(config, task, 0)
+    else:
+        with torch.device("meta"):
+            model = config.network(task)
+        allocate(model)
+    there: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    if strange := sorted(there.keys() ^ weights.keys()):
+        raise ValueError(f"weights of another model: apart in {', '.join(strange[:3])}")
+    for name, tensor in there.items():
+        if tensor.shape != weights[name].shape:
+            raise ValueError(f"{name} is {[*weights[name].shape]}, not {[*tensor.shape]}")
+        tensor.copy_(weights[name])
+    return model.requires_grad_(False)
 
 
 def _drawn(config: Model, task: Task, seed: int) -> nn.Sequential:

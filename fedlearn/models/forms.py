@@ -64,9 +64,24 @@ class PublicBase:
 
 def stages_of(network: nn.Module) -> OrderedDict[str, nn.Module]:
     """The named stages of a whole model, frozen or not, in their order."""
-    found = OrderedDict[str, nn.Module]()
-    for name, part in network.named_children():
-        found.update(part.named_children() if name.isdecimal() else {name: part})
+    found = OrderedDict(network.named_children())
+    if [*found] == ["0", "1"]:  # as `Learner.whole` puts together what it has cut
+        return OrderedDict(part for half in found.values() for part in half.named_children())
+    return found
+
+
+def whole_weights(network: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers of a whole model by the names of its stages, adapters added to
+    what they adapt: those of `Model.network`. What two layers share is there once.
+    """
+    found: dict[str, Tensor] = {}
+    shared: set[int] = set()
+    for name, weight in _merged(network):
+        if id(weight) not in shared:
+            found[name] = weight.detach()
+        shared.add(id(weight))
+    for stage, part in stages_of(network).items():
+        found |= {f"{stage}.{name}": buffer for name, buffer in part.named_buffers()}
     return found
 
 

@@ -29,8 +29,9 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.core.weights import values_of
 from fedlearn.data.texts.folders import PINNED
 from fedlearn.prediction import ModelFile, Predictor
+from fedlearn.report.derived import Costs, Weigh, Weighed, sites_of, texts_of, write_costs
 from fedlearn.report.facts import Facts, public_settings
-from fedlearn.report.forms import FORMS, LOADING, NOT_WRITTEN, README, base_of, front_matter
+from fedlearn.report.forms import FORMS, INT8, LOADING, README, base_of, front_matter, write_int8
 from fedlearn.report.texts import code_block, render, texts
 from fedlearn.report.written import Samples, public_prompts, samples_of
 from fedlearn.results.categories import Categories, kept_categories
@@ -51,15 +52,16 @@ def export(
     *,
     form: str = "",
     categories: bool = False,
+    weigh: Weigh = lambda before, after: Weighed(unmeasured="elsewhere"),
 ) -> tuple[Path, ...]:
     """Write the model of the run in `run`, its card and its statement into the new `target`.
 
-    `form` is one of `fedlearn.report.forms.FORMS`, which other tools read; without, the model is
-    written as the run has it, with `model.json` for `fedlearn predict`.
+    `form` is one of `fedlearn.report.forms.FORMS`, which other tools read, or `int8`; without, the
+    model is written as the run has it, with `model.json` for `fedlearn predict`.
 
     `code` is the language of card and statement; None for that of the run's config. `categories`
     puts those into `model.json` that the run has found in records: values of records, which no
-    promise is about.
+    promise is about. `weigh` measures what eight bits cost.
 
     Raises:
         ConfigError: `target` exists or cannot be made, the model has no such form, or there is no
@@ -69,47 +71,100 @@ def export(
     """
     if target.exists() or target.is_symlink():
         raise ConfigError(f"--to {target}: exists; choose a folder that does not")
-    if form in NOT_WRITTEN:
-        raise ConfigError(f"--to={form}: {NOT_WRITTEN[form]}")
-    result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
-    result = parse_result(run / "result.json", result_bytes)
-    model = _checked_model(run / MODEL, result)
-    hashes = {
-        "the run's result.json": _sha256(result_bytes),
-        "the run's config.yaml": _sha256(config_bytes),
-    }
+    result, model, hashes = checked_run(run)
     language = language_of(code or result.config.get("report", {}).get("language", "en"))
-    with _new_folder(target) as folder:
-        if form:
-            hashes = {f"the run's {MODEL}": _sha256(model), **hashes}
-            _write_form(run, Facts(result=result, hashes={}, language=language), form, folder)
-        else:
-            hashes = {MODEL: _sha256(model), **hashes}
-            _write_own(result, model, folder, kept_categories(run) if categories else {})
+    costs = None
+    with new_folder(target) as folder:
+        hashes = {f"the run's {MODEL}" if form else MODEL: _sha256(model), **hashes}
         facts = Facts(result=result, hashes=hashes, language=language)
-        _write_texts(facts, _samples(run, result), folder)
+        asked = asked_by(result, kept_categories(run) if categories else {})
+        if form == INT8:
+            costs = _write_int8(run, result, asked, weigh, folder)
+        elif form:
+            _write_form(run, facts, form, folder)
+        else:
+            _write_own(asked, model, folder)
+        write_texts(facts, _samples(run, result), folder, costs)
         names = sorted(path.name for path in folder.iterdir())
     return tuple(target / name for name in names)
 
 
-def _write_own(result: ResultFile, model: bytes, folder: Path, found: Categories) -> None:
+def checked_run(run: Path) -> tuple[ResultFile, bytes, dict[str, str]]:
+    """The result of a run, its file of weights, and the hashes of the others of its files.
+
+    Raises:
+        DataError: as `export`.
+    """
+    result_bytes, config_bytes = read_bytes(run / "result.json"), read_bytes(run / "config.yaml")
+    result = parse_result(run / "result.json", result_bytes)
+    hashes = {
+        "the run's result.json": _sha256(result_bytes),
+        "the run's config.yaml": _sha256(config_bytes),
+    }
+    return result, _checked_model(run / MODEL, result), hashes
+
+
+def _write_int8(
+    run: Path, result: ResultFile, asked: ModelFile | None, weigh: Weigh, folder: Path
+) -> Costs:
+    """The model in eight bits, read back, and what it costs."""
+    if asked is None:
+        raise DataError(f"{run}: its release did not say what a record looks like")
+    before = open_model(run)
+    size = write_int8(before, asked, folder)
+    return costs_of(result, folder, size, weigh(before, prediction.load(folder)), form="int8")
+
+
+def costs_of(result: ResultFile, folder: Path, size: int, weighed: Weighed, **more: Any) -> Costs:
+    """What stands in `costs.json`, of a model in `folder` that was made of a run's; `size` is
+    that of the run's, in bytes."""
+    task = task_of(result)
+    worst, lost = sites_of(task, weighed.per_site)
+    return Costs(
+        run_id=result.run_id,
+        model_sha256=result.model.sha256,
+        epsilon=result.privacy.epsilon,
+        delta=result.privacy.delta,
+        metric=task.leading.name,
+        bytes_before=size,
+        bytes_after=(folder / MODEL).stat().st_size,
+        weighed=weighed,
+        worst_site=worst,
+        most_lost=lost,
+        **more,
+    )
+
+
+def _write_own(asked: ModelFile | None, model: bytes, folder: Path) -> None:
     """The model as the run has it."""
     (folder / MODEL).write_bytes(model)
+    if asked is not None:
+        (folder / ASKED).write_text(encode(asked), encoding="utf-8")
+
+
+def asked_by(result: ResultFile, found: Categories) -> ModelFile | None:
+    """How an export is built and asked, with what was found in records where it may be there.
+
+    None for a result of an older release.
+    """
     settings = public_settings(result.config)
     if found:
         scenario = settings["scenario"]
         named = {name: list(own) for name, own in found.items()}
         settings |= {"scenario": scenario | {"categories": named | scenario["categories"]}}
-    if (asked := model_file(result, settings)) is not None:
-        (folder / ASKED).write_text(encode(asked), encoding="utf-8")
+    return model_file(result, settings)
 
 
-def _write_texts(facts: Facts, samples: Samples, folder: Path) -> None:
-    """Card and statement."""
-    values = {**facts.texts, "samples": samples, "block": code_block}
+def write_texts(facts: Facts, samples: Samples, folder: Path, costs: Costs | None = None) -> None:
+    """Card and statement, and `costs.json` of what was made of the model."""
+    derived = texts_of(costs, facts.task, facts.language)
+    values = {**facts.texts, "samples": samples, "block": code_block, "derived": derived}
+    values["costs"] = costs
     card = render("model_card.md.j2", settings=code_block(facts.settings), **values)
     (folder / CARD).write_text(card, encoding="utf-8")
-    statement = render("privacy_statement.md.j2", **facts.texts)
+    if costs is not None:
+        write_costs(folder, costs)
+    statement = render("privacy_statement.md.j2", derived=derived, **facts.texts)
     (folder / STATEMENT).write_text(statement, encoding="utf-8")
 
 
@@ -130,7 +185,7 @@ def _write_form(run: Path, facts: Facts, form: str, folder: Path) -> None:
     opened = open_model(run)
     base = base_of(opened, form)
     FORMS[form](opened, base, folder)
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx"))
     low = getattr(opened.file.model, "precision", "fp32") != "fp32"
     values = {
         **facts.texts,
@@ -160,7 +215,8 @@ def notes(target: Path) -> Iterator[str]:
             "trained on (--like). Where whoever gets the export may know them: fedlearn export "
             "--categories"
         )
-    if (base := getattr(file.model, "folder", "")) and base not in PINNED:
+    base = getattr(file.model, "folder", "")
+    if base and base not in PINNED and not (target / prediction.BASE).is_dir():
         yield (
             f"the model that it was tuned from ({base}) is not in the export; whoever asks it "
             "says where that lies (--base FOLDER)"
@@ -242,7 +298,7 @@ def _file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which is `target` once all of it is written; else there is none."""
     with possible("written", f"--to {target}", ConfigError):
         target.parent.mkdir(parents=True, exist_ok=True)

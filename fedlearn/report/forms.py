@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import file_digest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from safetensors.torch import save_file
 
+from fedlearn.config import encode, to_tree
 from fedlearn.core.errors import ConfigError
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.models.forms import (
@@ -26,21 +29,29 @@ from fedlearn.models.forms import (
     merged_settings,
     merged_weights,
 )
-from fedlearn.prediction import Predictor
+from fedlearn.models.int8 import in_eight_bits, single_precision
+from fedlearn.models.onnx_graph import write_graph
+from fedlearn.prediction import BASE, FILE, TENSORS, ModelFile, Predictor
 
 README: Final = "README.md"
 
-Form = Callable[[Predictor, PublicBase, Path], None]
+INT8: Final = "int8"
+"""A form of our own, with all weights of the model."""
+GRAPH: Final = "model.onnx"
+_TAKES: Final = "onnx.json"
+_SETTINGS: Final = ("config.json", "preprocessor_config.json")
+
+Form = Callable[[Predictor, PublicBase | None, Path], None]
 
 
-def base_of(model: Predictor, form: str) -> PublicBase:
-    """The public model that a model was tuned from.
+def base_of(model: Predictor, form: str) -> PublicBase | None:
+    """The public model that a model was tuned from; None where there is none and a form takes none.
 
     Raises:
         ConfigError: there is none, so that no other tool knows what to make of it.
     """
     found = model.file.model.public_base(default_cache(os.environ))
-    if found is None:
+    if found is None and form in _OF_A_BASE:
         raise ConfigError(
             f"--to={form}: model.kind={model.file.model.kind} is tuned from no folder of Hugging "
             "Face's form, and has no form that transformers reads; give --to a folder"
@@ -48,33 +59,64 @@ def base_of(model: Predictor, form: str) -> PublicBase:
     return found
 
 
-def _peft(model: Predictor, base: PublicBase, folder: Path) -> None:
+def _peft(model: Predictor, base: PublicBase | None, folder: Path) -> None:
+    base = _there(base)
     settings = adapter_settings(model.network, base, model.file.finetune)
     save_file(adapter_weights(model.network, base), folder / "adapter_model.safetensors", _OF_TORCH)
     _write_json(folder / "adapter_config.json", settings)
     _beside(base, folder)
 
 
-def _merged(model: Predictor, base: PublicBase, folder: Path) -> None:
+def _merged(model: Predictor, base: PublicBase | None, folder: Path) -> None:
+    base = _there(base)
     save_file(merged_weights(model.network, base), folder / "model.safetensors", _OF_TORCH)
     _write_json(folder / "config.json", merged_settings(base))
     _beside(base, folder)
 
 
-FORMS: Final[Mapping[str, Form]] = MappingProxyType({"peft": _peft, "merged": _merged})
-"""By the word that `fedlearn export --to` takes."""
+def _onnx(model: Predictor, base: PublicBase | None, folder: Path) -> None:
+    graph = write_graph(folder / GRAPH, model.file.model, model.task, model.network)
+    form = to_tree(model.file.task)
+    if "tokenizer" in form["input"]:  # a folder of this machine, or a name
+        form["input"]["tokenizer"] = Path(form["input"]["tokenizer"]).name
+    _write_json(folder / _TAKES, {"schema": "fedlearn/onnx/v1", **vars(graph), "task": form})
+    if base is not None:
+        _beside(base, folder)
 
-NOT_WRITTEN: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "onnx": "takes tools that fedlearn does not bring; of a tuned language model --to merged "
-        "writes a folder that Hugging Face's optimum turns into one (optimum-cli export onnx "
-        "--model FOLDER OUT)",
-        "int8": "takes a format that other tools read; of a tuned language model --to merged "
-        "writes a folder that they quantise (llama.cpp, torchao, bitsandbytes), which costs no "
-        "epsilon: measure at the sites what it costs in nats per token",
-    }
+
+def _there(base: PublicBase | None) -> PublicBase:
+    if base is None:
+        raise TypeError("a form of what was tuned, of nothing: see `base_of`")
+    return base
+
+
+def write_int8(model: Predictor, asked: ModelFile, folder: Path) -> int:
+    """All weights of a model in eight bits, with what `fedlearn predict` asks it by.
+
+    Settings and tokenizer of the public model, where there is one, stand in a folder of their own,
+    so that nothing else is needed. Returns the bytes that all weights take in single precision.
+
+    Raises:
+        ConfigError: they are no numbers.
+    """
+    path = folder / TENSORS
+    tensors = in_eight_bits(model.network)
+    save_file(tensors, path, {"format": "fedlearn/int8/v1"})
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    described = encode(replace(asked, stored="int8", file_sha256=digest))
+    (folder / FILE).write_text(described, encoding="utf-8")
+    if (base := model.file.model.public_base(default_cache(os.environ))) is not None:
+        (folder / BASE).mkdir()
+        _beside(base, folder / BASE, (*_SETTINGS, *BESIDE))
+    return single_precision(model.network)
+
+
+FORMS: Final[Mapping[str, Form]] = MappingProxyType(
+    {"peft": _peft, "merged": _merged, "onnx": _onnx}
 )
-"""Forms that there are elsewhere, and why not here."""
+"""Those that other tools read, by the word that `fedlearn export --to` takes."""
+_OF_A_BASE: Final = ("peft", "merged")
 
 LOADING: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -87,13 +129,21 @@ model = PeftModel.from_pretrained(base, "THIS FOLDER")""",
 
 model = {auto_class}.from_pretrained("THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")""",
+        "onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("THIS FOLDER/model.onnx")
+[outputs] = session.run(None, {"records": records})  # an array as onnx.json says""",
     }
 )
 """How each form is read, in Python, by the `auto_class` of its base."""
 
 
-def front_matter(form: str, base: PublicBase) -> dict[str, str]:
+def front_matter(form: str, base: PublicBase | None) -> dict[str, str]:
     """The head of a model's page, as Hugging Face's Hub reads it."""
+    if form not in _OF_A_BASE:
+        of = {} if base is None else {"base_model": base.name}
+        return {"library_name": form, **of}
+    base = _there(base)
     library = "peft" if form == "peft" else "transformers"
     licence = {"license": base.licence} if base.licence else {}
     task = {"library_name": library, "pipeline_tag": base.kind.pipeline}
@@ -107,8 +157,8 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _beside(base: PublicBase, folder: Path) -> None:
+def _beside(base: PublicBase, folder: Path, names: Sequence[str] = BESIDE) -> None:
     """The tokenizer and the chat template of the base, byte for byte."""
-    for name in BESIDE:
+    for name in names:
         if (base.path / name).is_file():
             shutil.copyfile(base.path / name, folder / name)

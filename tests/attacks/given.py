@@ -41,6 +41,7 @@ from fedlearn.report.comparison import (
     read_comparison,
     write_comparison,
 )
+from fedlearn.report.derived import read_costs
 from fedlearn.report.export import export
 from fedlearn.report.inversion import read_inversion, write_inversion
 from fedlearn.report.page import write_report
@@ -100,6 +101,13 @@ def run(root: Path) -> Path:
 def exported(root: Path) -> Path:
     """The model of such a run, for whoever wants to use it."""
     assert main(["export", str(_once(run, root.parent)), f"--to={root}"]) == 0
+    return root
+
+
+def in_eight_bits(root: Path) -> Path:
+    """The same in eight bits, with what that costs."""
+    words = ["--to", "int8", "--folder", str(root)]
+    assert main(["export", str(_once(run, root.parent)), *words]) == 0
     return root
 
 
@@ -317,6 +325,9 @@ GIVEN = [
     _inside("parent's model file", exported, "model.json", _begun, ConfigError),
     _inside("model file", exported, "model.json", prediction.load, ConfigError),
     _inside("model's values", exported, "model.safetensors", prediction.load),
+    _inside("eight bits", in_eight_bits, "model.safetensors", prediction.load),
+    _inside("eight bits' model file", in_eight_bits, "model.json", prediction.load, ConfigError),
+    _inside("costs", in_eight_bits, "costs.json", read_costs),
     _inside("BERT's sizes", bert, "config.json", _weights, ConfigError),
     _inside("BERT's weights", bert, "model.safetensors", _weights, ConfigError),
     _inside("vocabulary", bert, "vocab.txt", _tokens),

@@ -48,7 +48,8 @@ HARMLESS: Final = frozenset(
 
 OTHERS: Final = frozenset(
     {"PIL", "annotated_types", "argcomplete", "cryptography", "dp_accounting",
-     "fastapi", "flwr", "google", "httpx", "jinja2", "markupsafe", "matplotlib", "mlflow", "numpy", "opacus", "peft",
+     "fastapi", "flwr", "google", "httpx", "jinja2", "markupsafe", "matplotlib", "mlflow", "numpy",
+     "onnx", "onnxruntime", "onnxscript", "opacus", "peft",
      "pyarrow", "rich", "scipy", "sklearn", "starlette", "stdnum", "torch", "transformers",
      "typing_extensions", "uvicorn"}
 )  # fmt: skip
@@ -272,7 +273,7 @@ UNFUZZED: Final = {
         "fedlearn/privacy/noise.py:Keystream.further", "fedlearn/report/inversion.py:to_text",
         "fedlearn/stages/mask.py:RandomMask._part", "fedlearn/prediction.py:written_as",
         "fedlearn/cli/generation.py:_json", "fedlearn/report/forms.py:_merged",
-        "fedlearn/report/forms.py:_peft",
+        "fedlearn/report/forms.py:_peft", "fedlearn/report/forms.py:write_int8",
         "server/run.py:run", "server/driver.py:SecAggDriver._params",
         "server/superlink/endpoint.py:SuperLink.ready", "fedlearn/data/arrays.py:keep_table",
     ),

@@ -14,6 +14,9 @@ import fedlearn as fl
 from fedlearn.cli import main
 from fedlearn.core import yaml_file
 from fedlearn.core.names import harmless
+from fedlearn.models.forms import merged_settings, merged_weights
+from fedlearn.report.export import open_model
+from fedlearn.report.forms import base_of
 from tests.model_folders import tiny_model
 from tests.simulations.test_language import adapters
 
@@ -162,14 +165,61 @@ def test_card__shows_answers_to_public_prompts_before_and_after(run: Path, expor
         assert lines == harmless(answer.text).strip()
 
 
-@pytest.mark.parametrize("form", ["onnx", "int8"])
-def test_export__refuses_by_name_what_it_does_not_write(
-    run: Path, tmp_path: Path, form: str, capsys: Output
+def test_export__to_int8_needs_no_base_and_says_what_it_costs(
+    run: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    folder = tmp_path / "out"
-    assert main(["export", str(run), "--to", form, "--folder", str(folder)]) == 2
-    assert f"--to={form}: " in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    """Against transformers' own model, with weights that are rounded row by row here."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    folder = tmp_path / "law model"
+    assert main(["export", str(run), "--to", "int8", "--folder", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "It does worst at" in said
+    assert "note:" not in said
+    moved = folder.rename(tmp_path / "moved")
+    [answer] = fl.generate(moved, "red 3: ", max_tokens=12)
+    opened = open_model(run)
+    base = base_of(opened, "merged")
+    assert base is not None
+    # Copies: the weights of the base are shared by all models of the process.
+    weights = {n: w.clone() for n, w in merged_weights(opened.network, base).items()}
+    for weight in weights.values():
+        for row in weight if weight.ndim > 1 else ():
+            step = float(row.abs().max()) / 127
+            row.copy_((row / step).round() * step if step else row)
+    theirs = AutoModelForCausalLM.from_config(LlamaConfig.from_dict(merged_settings(base)))
+    theirs.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        wanted = theirs.eval()(torch.tensor([[40, 50, 60]])).logits
+        found = open_model(moved).network(torch.tensor([[40, 50, 60]])).written_out()
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    assert answer.tokens == 12
+    costs = json.loads((moved / "costs.json").read_text())
+    metric = json.loads((run / "result.json").read_text())["final"]["evaluate"]
+    assert costs["weighed"]["all_sites"]["before"] == pytest.approx(metric, rel=1e-4)
+    assert str(run.parent) not in (moved / "model.json").read_text()
+
+
+def test_export__to_onnx_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs fedlearn[onnx]")
+    pytest.importorskip("onnxscript", reason="needs fedlearn[onnx]")
+    folder = tmp_path / "graph"
+    assert main(["export", str(run), "--to", "onnx", "--folder", str(folder)]) == 0
+    takes = json.loads((folder / "onnx.json").read_text())
+    assert takes["takes"] == ["batch", "length"]
+    assert takes["gives"] == ["batch", "length", 259]
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    network = fl.load_run(run).model
+    for shape in ((1, 7), (4, 24), (7, 2)):
+        ids = torch.randint(259, shape, generator=torch.Generator().manual_seed(shape[1]))
+        [found] = session.run(None, {"records": ids.numpy()})
+        with torch.no_grad():
+            wanted = network(ids).written_out()
+        torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
+    page = (folder / "README.md").read_text()
+    assert "library_name: onnx" in page
+    assert (folder / "tokenizer.json").is_file()
+    assert str(run.parent) not in page + (folder / "onnx.json").read_text()
 
 
 def test_export__of_a_form_leaves_nothing_where_it_fails(

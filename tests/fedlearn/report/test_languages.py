@@ -23,6 +23,7 @@ from fedlearn.core.language import (
     message,
     read,
 )
+from fedlearn.report.derived import AlikeAnswers, Compared, Costs, Weighed, texts_of
 from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
 from fedlearn.report.texts import (
@@ -37,6 +38,7 @@ from fedlearn.report.texts import (
 from fedlearn.report.verdict import verdict
 from fedlearn.report.written import Samples
 from fedlearn.results.reading import read_result
+from fedlearn.results.result import ResultFile
 from tests.fedlearn.report.sentences import entry, sentences
 from tests.simulations.small import rename, table
 
@@ -233,6 +235,22 @@ def test_report__in_a_language_has_no_sentence_of_another(run: Path, code: str) 
     assert "浙江医院" in page
 
 
+def costs_for(result: ResultFile) -> Costs:
+    """Of a smaller model that was weighed in every way there is."""
+    weighed = Weighed(
+        source="new.csv",
+        all_sites=Compared(before={"accuracy": 0.9}, after={"accuracy": 0.8}),
+        per_site={"浙江": Compared(before={"accuracy": 0.9}, after={"accuracy": 0.8})},
+        agreement=AlikeAnswers(records=3, same=1.0, largest=0.0),
+        unmeasured="private",
+    )
+    return Costs(
+        form="int8", run_id="", model_sha256=result.model.sha256, epsilon=None, delta=None,
+        metric="accuracy", bytes_before=40, bytes_after=10, weighed=weighed,
+        worst_site="浙江", most_lost="浙江",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("code", OTHERS)
 def test_statement__verdict_and_card_are_in_the_language_and_settings_as_typed(
     run: Path, code: str
@@ -249,7 +267,10 @@ def test_statement__verdict_and_card_are_in_the_language_and_settings_as_typed(
     assert not ENGLISH_WORDS.search(text.replace("connect the dots", "")), text
     epsilon = re.findall(r"(?i:epsilon)\D{1,3}([\d.,]+)", text)
     assert epsilon
+    derived = texts_of(costs_for(result), facts.task, facts.language)
+    assert not ENGLISH_WORDS.search(" ".join(derived.lines("size") + derived.lines("cost")))
     written = {**facts.texts, "samples": Samples(failed=True), "block": code_block}
+    written |= {"derived": derived, "costs": costs_for(result)}
     card = render("model_card.md.j2", settings="", **written)
     assert not ENGLISH_WORDS.search(card.split("SHA-256")[0]), card
 

@@ -1,0 +1,77 @@
+"""Models as ONNX graphs: what onnxruntime makes of them, and what has no such form."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlearn.core.errors import ConfigError
+from fedlearn.models.finetune import Finetune
+from fedlearn.models.onnx_graph import write_graph
+from fedlearn.models.validate import made_up_records
+from fedlearn.tasks.classification import ClassificationTask
+from tests.fedlearn.models.test_int8 import FAMILIES, moved
+
+needs_onnx = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))), reason="needs fedlearn[onnx]"
+)
+
+
+def task_of(family: str) -> ClassificationTask:
+    return ClassificationTask(input=FAMILIES[family][1], classes=("x", "y", "z"))
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["ft_transformer", "resnet", "text"])
+def test_graph__gives_what_torch_gives_for_batches_of_any_size(family: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    config, task = FAMILIES[family][0], task_of(family)
+    network = moved(config, task, Finetune(), tmp_path)
+    graph = write_graph(tmp_path / "model.onnx", config, task, network)
+    assert graph.takes == ("batch", *task.input_shape)
+    assert graph.gives == ("batch", 3)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for count in (1, 4, 33):
+        records = made_up_records(task, count, torch.Generator().manual_seed(count + 50))
+        with torch.no_grad():
+            wanted = network(records).numpy()
+        [found] = session.run(None, {"records": records.numpy()})
+        assert wanted.std() > 0.01
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+class Reads(nn.Module):
+    """Asks for a number of its batch, which no graph can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows[:, :1] * (self.weight if rows.sum().item() > 0 else -self.weight)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_graph__of_a_model_that_has_none_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    config, task = FAMILIES["mlp"][0], task_of("mlp")
+    with pytest.raises(ConfigError, match=r"has no ONNX form: .* Give --to a folder"):
+        write_graph(tmp_path / "model.onnx", config, task, Reads())
+
+
+def test_graph__without_the_packages_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    config, task = FAMILIES["mlp"][0], task_of("mlp")
+    with pytest.raises(ConfigError, match=r"needs onnx; .*'fedlearn\[onnx\]'"):
+        write_graph(tmp_path / "model.onnx", config, task, Reads())

@@ -1,0 +1,184 @@
+"""What is made of a run's model: eight bits, and what they cost at the sites."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clients.records import read_simulated
+from fedlearn import prediction
+from fedlearn.cli import main
+from fedlearn.config import load
+from fedlearn.core.errors import DataError
+from fedlearn.core.language import codes, language
+from fedlearn.report.derived import in_words, read_costs
+from fedlearn.report.export import export, open_model
+from simulations.costs import weighing
+
+pytestmark = pytest.mark.slow
+
+Output = pytest.CaptureFixture[str]
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two hospitals whose model tells apart what it was shown."""
+    folder = tmp_path_factory.mktemp("runs")
+    table = folder / "private.csv"
+    table.write_text(rows(np.random.default_rng(0), 160))
+    out = folder / "run"
+    assert main(["simulate", "scenario=csv", f"scenario.path={table}", "scenario.label=ill",
+                 "scenario.site=hospital", "secagg=off", "privacy=none", "rounds=6",
+                 "training.optimizer=adam", "training.learning_rate=0.02",
+                 "training.local_steps=20", "model.architecture=mlp", "model.width=24",
+                 f"out={out}"]) == 0  # fmt: skip
+    return out
+
+
+def rows(rng: np.random.Generator, count: int, *, labelled: bool = True) -> str:
+    """A table of patients: who is old or has a high pressure, but not both, is ill."""
+    lines = ["age,pressure,smoker,hospital,ill" if labelled else "age,pressure,smoker"]
+    for i in range(count):
+        age, pressure = rng.uniform(20, 90), rng.uniform(90, 180)
+        ill = (age > 55) != (pressure > 135)
+        more = f",{('north', 'south')[i % 2]},{int(ill)}" if labelled else ""
+        lines.append(f"{age:.3f},{pressure:.3f},{('no', 'yes')[i % 3 == 0]}{more}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def small(run: Path) -> Path:
+    """The run in eight bits."""
+    assert main(["export", str(run), "--to", "int8"]) == 0
+    return run.with_name("run-int8")
+
+
+def tree(path: Path) -> Tree:
+    found: Tree = json.loads(path.read_text())
+    return found
+
+
+def test_int8__says_at_every_site_what_both_models_get_there(run: Path, small: Path) -> None:
+    """Against hits counted here, on the test records that the run's config gives every site."""
+    found = tree(small / "costs.json")
+    _, sites = read_simulated(load(tree(run / "result.json")["config"]))
+    own = found["weighed"]["per_site"]
+    assert own.keys() == sites.keys() == {"north", "south"}
+    models = {"before": open_model(run), "after": prediction.load(small)}
+    hits = {
+        (name, when): float(
+            np.mean(model.answers(site.test.features).argmax(1) == site.test.labels)
+        )
+        for name, site in sites.items()
+        for when, model in models.items()
+    }
+    for (name, when), share in hits.items():
+        assert own[name][when]["accuracy"] == pytest.approx(share)
+    assert own["north"]["before"] == pytest.approx(
+        tree(run / "result.json")["final"]["per_site"]["north"]
+    )
+    assert hits[found["worst_site"], "after"] == min(hits["north", "after"], hits["south", "after"])
+    assert own["north"]["before"]["loss"] != own["north"]["after"]["loss"]
+    assert min(hits.values()) > 0.6
+
+
+def test_int8__predicts_by_itself_and_takes_a_third(run: Path, small: Path, tmp_path: Path) -> None:
+    alone, new = tmp_path / "alone", tmp_path / "new.csv"
+    shutil.copytree(small, alone)
+    new.write_text(rows(np.random.default_rng(5), 40, labelled=False))
+    said = {}
+    for name, model in (("run", run), ("alone", alone)):
+        to = tmp_path / f"{name}.csv"
+        like = ["--like", str(run.with_name("private.csv"))]
+        assert main(["predict", str(model), str(new), "--to", str(to), *like]) == 0
+        said[name] = np.loadtxt(to, delimiter=",", skiprows=1, usecols=(2, 3))
+    assert 0 < np.abs(said["run"] - said["alone"]).max() < 0.05
+    costs = tree(small / "costs.json")
+    assert costs["bytes_after"] == (small / "model.safetensors").stat().st_size
+    assert costs["bytes_after"] < costs["bytes_before"] / 2
+
+
+def test_int8__on_a_file_says_how_alike_answers_are(
+    run: Path, tmp_path: Path, capsys: Output
+) -> None:
+    file = tmp_path / "new.npz"
+    shape = open_model(run).task.input_shape
+    features = np.random.default_rng(1).uniform(-1, 1, (300, *shape)).astype("f4").round(2)
+    features[:, -1] = 0
+    np.savez(file, features=features)
+    folder = tmp_path / "small"
+    words = ["export", str(run), "--to", "int8", "--folder", str(folder), "--records", str(file)]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    found = tree(folder / "costs.json")["weighed"]
+    one, other = (m.answers(features) for m in (open_model(run), prediction.load(folder)))
+    assert found["agreement"]["largest"] == pytest.approx(np.abs(one - other).max())
+    assert found["agreement"]["same"] == pytest.approx(np.mean(one.argmax(1) == other.argmax(1)))
+    assert found["per_site"] == {}
+    assert "(300 records) both give the same answer to" in said
+
+
+def test_int8__shows_no_more_of_test_records_than_its_run(run: Path, tmp_path: Path) -> None:
+    """Private figures are not undone by measuring anew, nor are sums over sites taken apart."""
+    for kind, reason, sites in (
+        ("private", "private", 0),
+        ("none", "no_tests", 0),
+        ("pooled", "", 0),
+    ):
+        copy = shutil.copytree(run, tmp_path / kind)
+        result = tree(copy / "result.json")
+        result["config"]["evaluation"] = kind
+        result["final"]["per_site"], result["final"]["worst_site"] = {}, None
+        if kind == "private":
+            result["config"]["privacy"] = {"kind": "record", "epsilon": 4.0, "delta": 1e-5}
+        (copy / "result.json").write_text(json.dumps(result))
+        export(copy, tmp_path / f"{kind}-small", form="int8", weigh=weighing(copy))
+        found = tree(tmp_path / f"{kind}-small" / "costs.json")["weighed"]
+        assert found["unmeasured"] == reason
+        assert len(found["per_site"]) == sites
+        assert (found["all_sites"] is None) == (reason != "")
+
+
+def test_int8__of_a_run_whose_records_are_elsewhere_says_so(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "result.json").write_text(
+        (copy / "result.json").read_text().replace("private.csv", "gone.csv")
+    )
+    export(copy, tmp_path / "small", form="int8", weigh=weighing(copy))
+    assert tree(tmp_path / "small" / "costs.json")["weighed"]["unmeasured"] == "elsewhere"
+    card = (tmp_path / "small" / "model_card.md").read_text()
+    assert "What it costs at the sites was not measured: the test records of the run" in card
+
+
+def test_int8__that_was_altered_is_refused(run: Path, small: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(small, tmp_path / "small"))
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors: has the SHA-256"):
+        prediction.load(copy)
+
+
+def test_int8__is_no_model_to_go_on_from(run: Path, small: Path, capsys: Output) -> None:
+    words = ["simulate", "--config", str(run / "config.yaml"), f"init={small}", "out=nowhere"]
+    assert main(words) == 2
+    assert "an export in int8 is for use, and no model to go on from" in capsys.readouterr().err
+
+
+def test_costs__are_said_in_every_language(small: Path) -> None:
+    costs, file = read_costs(small), prediction.described(small)
+    assert costs is not None
+    said = {code: in_words(costs, file.learned.of(file.task), language(code)) for code in codes()}
+    assert len({lines[0] for lines in said.values()}) == len(said)
+    assert all("north" in " ".join(lines) or "south" in " ".join(lines) for lines in said.values())
+
+
+def test_records__are_asked_for_with_int8_alone(run: Path, capsys: Output) -> None:
+    assert main(["export", str(run), "--to", "onnx", "--records", "x.csv"]) == 2
+    assert "--records: says on what --to int8 is measured" in capsys.readouterr().err
