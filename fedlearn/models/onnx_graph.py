@@ -76,8 +76,16 @@ def write_graph(path: Path, config: Model, task: Task, network: nn.Module) -> Gr
             _export(path, model, _records(task, _TRACED, 0), _sizes(config, task))
     except Exception as error:  # noqa: BLE001  # of torch.export, of onnxscript, of the model
         raise _cannot(config, f"torch cannot write it ({_first_line(error)})") from None
-    apart, gives = 0.0, ()
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  # of onnxruntime's own kinds
+        raise _cannot(config, f"onnxruntime does not run it ({_first_line(error)})") from None
+    return _compared(session, config, task, model)
+
+
+def _compared(session: Any, config: Model, task: Task, model: nn.Module) -> Graph:
+    """What a graph takes and gives, if it is what the model takes and gives."""
+    apart = 0.0
     for records in _tried(config, task):
         with torch.no_grad():
             wanted = model(records).numpy()
@@ -85,11 +93,11 @@ def write_graph(path: Path, config: Model, task: Task, network: nn.Module) -> Gr
             [found] = session.run(None, {INPUT: records.numpy()})
         except Exception as error:
             raise _cannot(config, f"the graph takes no {[*records.shape]}") from error
-        if not np.allclose(found, wanted, rtol=CLOSE, atol=CLOSE):
-            far = float(np.abs(found - wanted).max())
+        far = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
+        if np.isinf(far) or not np.allclose(found, wanted, rtol=CLOSE, atol=CLOSE):
             raise _cannot(config, f"the graph is {far:.2g} from the model")
-        apart, gives = max(apart, float(np.abs(found - wanted).max())), found.shape[1:]
-    return _described(config, task, records, gives, apart)
+        apart = max(apart, far)
+    return _described(config, task, records, wanted.shape[1:], apart)
 
 
 def _export(path: Path, model: nn.Module, records: Tensor, sizes: Mapping[int, Any]) -> None:

@@ -31,7 +31,7 @@ from fedlearn.data.texts.folders import PINNED
 from fedlearn.prediction import ModelFile, Predictor
 from fedlearn.report.derived import Costs, Weigh, Weighed, sites_of, texts_of, write_costs
 from fedlearn.report.facts import Facts, public_settings
-from fedlearn.report.forms import FORMS, INT8, LOADING, README, base_of, front_matter, write_int8
+from fedlearn.report.forms import FORMS, INT8, README, base_of, front_matter, loading, write_int8
 from fedlearn.report.texts import code_block, render, texts
 from fedlearn.report.written import Samples, public_prompts, samples_of
 from fedlearn.results.categories import Categories, kept_categories
@@ -194,7 +194,7 @@ def _write_form(run: Path, facts: Facts, form: str, folder: Path) -> None:
         "low": low,
         "written": {path.name: _file_sha256(path) for path in files},
         "front": Markup(yaml_file.dump(front_matter(form, base))),
-        "load": code_block(LOADING[form].format(auto_class=base.kind.auto_class)),
+        "load": code_block(loading(form, base)),
     }
     page = render("readme.md.j2", **texts(values, "handed"))
     (folder / README).write_text(page, encoding="utf-8")

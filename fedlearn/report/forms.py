@@ -118,7 +118,7 @@ FORMS: Final[Mapping[str, Form]] = MappingProxyType(
 """Those that other tools read, by the word that `fedlearn export --to` takes."""
 _OF_A_BASE: Final = ("peft", "merged")
 
-LOADING: Final[Mapping[str, str]] = MappingProxyType(
+_LOADING: Final[Mapping[str, str]] = MappingProxyType(
     {
         "peft": """from peft import PeftModel
 from transformers import {auto_class}
@@ -136,6 +136,12 @@ session = onnxruntime.InferenceSession("THIS FOLDER/model.onnx")
     }
 )
 """How each form is read, in Python, by the `auto_class` of its base."""
+
+
+def loading(form: str, base: PublicBase | None) -> str:
+    """How a form is read, in Python."""
+    found = _LOADING[form]
+    return found.format(auto_class=_there(base).kind.auto_class) if form in _OF_A_BASE else found
 
 
 def front_matter(form: str, base: PublicBase | None) -> dict[str, str]:

@@ -45,6 +45,7 @@ from fedlearn.tasks import (
 )
 from fedlearn.tasks.classification import ClassificationTask
 from fedlearn.tasks.language import Language
+from tests.effort import slow_but
 from tests.model_folders import VOCABULARY, tiny_model
 
 needs_text = pytest.mark.skipif(
@@ -143,7 +144,7 @@ def checked(config: Model, task: Task, network: nn.Module) -> None:
     assert taken < single_precision(network)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(lambda name: name in ("mlp", "text"), FAMILIES))
 def test_models__of_every_family_come_back_as_their_rounded_weights_say(
     family: str, tmp_path: Path
 ) -> None:
@@ -153,7 +154,8 @@ def test_models__of_every_family_come_back_as_their_rounded_weights_say(
 
 
 @needs_text
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "mt5"])
 def test_adapters__are_added_before_a_language_model_is_rounded(kind: str, tmp_path: Path) -> None:
     folder = str(tiny_model(tmp_path / "tiny", kind, moved=0.05))
     config = HuggingFaceModel(folder=folder)
