@@ -16,6 +16,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 run: $(STAMP)-run  ## Train one model across four hospitals (the main job); OUT=folder
 	@$(BIN)/fedlearn simulate experiment=medical_heart out=$(call fresh,$(OUT))
+	@echo
+	@echo "next, with records of your own:"
+	@echo "  . $(BIN)/activate                      # once in every shell: then the command is there"
+	@echo "  fedlearn data check my.csv                # what is understood of it, and what is wrong"
+	@echo "  fedlearn new my-study --data my.csv       # a study file to read, and the command that runs it"
 
 test: $(STAMP)-test  ## Run the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadfile
@@ -49,6 +54,7 @@ mutate: $(STAMP)-test  ## Which changes of the code does no test notice? (ROOM=c
 	@$(BIN)/mutmut results | awk '!/: not checked$$/'
 
 clean:  ## Remove the virtual environment and caches
+	@if [ -L $(VENV) ]; then rm -rf "$$(readlink $(VENV))"; fi
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build site mutants mutants.log
 
 help:  ## List the targets
@@ -57,14 +63,20 @@ help:  ## List the targets
 # A folder that holds a run is never overwritten: take heart-2, heart-3, ... instead.
 fresh = $(shell n=1; d=$(1); while [ -e "$$d" ]; do n=$$((n+1)); d=$(1)-$$n; done; echo "$$d")
 
+# Flower's SuperLink looks for its tables in folders whose names it joins by blanks, so that an
+# environment whose path has one starts, and answers nothing.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer")'
-	@$(PYTHON) -m venv $(VENV)
+	@case "$$PWD" in *[[:space:]]*) \
+		place="$${XDG_CACHE_HOME:-$$HOME/.cache}/fedlearn/venv-$$(printf %s "$$PWD" | cksum | cut -d' ' -f1)"; \
+		echo "this folder has a blank in its name, which flwr run cannot take: $(VENV) is a link to $$place"; \
+		$(PYTHON) -m venv "$$place" && ln -sfn "$$place" $(VENV);; \
+	*) $(PYTHON) -m venv $(VENV);; esac
 
 $(STAMP)-run: pyproject.toml | $(VENV)/bin/python
-	@echo "installing fedlearn into $(VENV) (once, about a minute)"
+	@echo "installing fedlearn into $(VENV) (once: two to ten minutes, most of it the download of PyTorch)"
 	@$(BIN)/pip install -q -e . && touch $@
 
 $(STAMP)-test: pyproject.toml | $(VENV)/bin/python
-	@echo "installing fedlearn and its test tools into $(VENV) (once, about two minutes)"
+	@echo "installing fedlearn and its test tools into $(VENV) (once: three to fifteen minutes, most of it the download of PyTorch)"
 	@$(BIN)/pip install -q -e '.[test]' && touch $@ $(STAMP)-run

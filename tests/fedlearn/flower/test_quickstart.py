@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,8 +79,9 @@ def test_protected_app__learns_as_the_plain_one_does(tmp_path: Path) -> None:
 def test_flwr_run__runs_the_app_before_and_after(kind: str, port: int, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     path, home = tmp_path / "result.json", tmp_path / "flwr"
+    app = shutil.copytree(EXAMPLE / kind, tmp_path / "my app")
     try:
-        flwr_run(EXAMPLE / kind, home, port, SITES, f'result="{path}"')
+        flwr_run(app, home, port, SITES, f'result="{path}"')
         wait_for(path.exists, 300.0)
     finally:
         end_processes_of(home)
