@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.core.recompute import computed_again
 from fedlearn.core.settings import Count, Name, Natural, Positive, config
 from fedlearn.models.initialise import initialise
 
@@ -71,9 +73,43 @@ class Learner:
         return self.model if self.frozen is None else nn.Sequential(self.frozen, self.model)
 
 
+class Stages(nn.Sequential):
+    """Named stages in their order; with `checkpointing` those before the head keep what they read
+    alone, and are computed again in the backward pass (`fedlearn.core.recompute`)."""
+
+    def __init__(self, parts: OrderedDict[str, nn.Module]) -> None:
+        super().__init__(parts)
+        self.checkpointing = False
+
+    def forward(self, x: Tensor) -> Any:
+        """What the last stage gives."""
+        again = self.checkpointing
+        for name, stage in self.named_children():
+            again = again and name != HEAD
+            x = computed_again(stage, x) if again else stage(x)
+        return x
+
+
+@contextmanager
+def checkpointed(model: nn.Module, checkpointing: bool) -> Iterator[None]:
+    """While this lasts, the stages of a model compute again what they do not keep, or not."""
+    if not isinstance(model, Stages):
+        yield
+        return
+    before, model.checkpointing = model.checkpointing, checkpointing
+    try:
+        yield
+    finally:
+        model.checkpointing = before
+
+
+HEAD: Final = "head"
+"""What the last stage of a model is called."""
+
+
 def stages(**parts: nn.Module) -> nn.Sequential:
     """The named parts of a model in their order; the last is its `head`."""
-    return nn.Sequential(OrderedDict(parts))
+    return Stages(OrderedDict(parts))
 
 
 def cut(

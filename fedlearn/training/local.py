@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedlearn.models.finetune import checkpointed
 from fedlearn.models.slots import canary_losses, no_canaries
 from fedlearn.tasks import Loss, Outputs, Task
 from fedlearn.training.augmentation import views
@@ -47,7 +48,7 @@ def train(
     optimizer = make_optimizer(model, config)
     canaries = no_canaries() if canaries is None else canaries
     total = torch.zeros((), dtype=torch.float64, device=home(model))
-    with lent_generator(rng, home(model)):
+    with lent_generator(rng, home(model)), checkpointed(model, config.checkpointing):
         coins = rng.spawn(1)[0]
         probes = _canary_batches(canaries, config, rng)
         for batch in batches(len(labels), config, rng):

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedlearn.core.vector import layout_of
+from fedlearn.models.finetune import checkpointed
 from fedlearn.models.slots import canary_losses, is_slot, no_canaries
 from fedlearn.privacy.noise import NoiseSource
 from fedlearn.privacy.rounded import Grid, grid_for, rounded_normals
@@ -163,6 +164,7 @@ def train_private(
     with (
         clipping_by(model, config, grid.inner_norm if grid else plan.clip_norm) as clip,
         _own_coins(model),
+        checkpointed(model, config.checkpointing),
     ):
         for _ in range(config.local_steps):
             optimizer.zero_grad(set_to_none=True)
@@ -246,7 +248,11 @@ def clipped_gradient_sum(
     # Where the model is: to bring every part back would mean to wait for each.
     total = torch.zeros(layout_of(model).size, dtype=torch.float64, device=home(model))
     fast = replace(config, dp_engine="fast")
-    with clipping_by(model, fast, plan.clip_norm) as clip, _own_coins(model):
+    with (
+        clipping_by(model, fast, plan.clip_norm) as clip,
+        _own_coins(model),
+        checkpointed(model, config.checkpointing),
+    ):
         for part in _batch(model, features, labels, config, plan, noise, loss, canaries, people):
             for sums in added(part, clip):
                 flat = torch.cat([sums[name].detach().double().reshape(-1) for name in names])

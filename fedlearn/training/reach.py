@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedlearn.core.errors import ConfigError, some
+from fedlearn.models.finetune import checkpointed
 from fedlearn.models.slots import is_slot
 from fedlearn.tasks import Loss
 from fedlearn.training.device import home
@@ -37,7 +38,7 @@ def check_reach(model: nn.Module, records: Records, config: Training, *, loss: L
     """
     if model in _reached:
         return
-    with as_before(model):
+    with as_before(model), checkpointed(model, config.checkpointing):
         draw(model, 1.0)
         idle = list(_idle(model, records, config, loss))
     if idle:

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.models.finetune import checkpointed
 from fedlearn.models.slots import NAME as SLOTS
 from fedlearn.models.slots import canary_losses
 from fedlearn.tasks import Loss, Outputs
@@ -121,14 +122,15 @@ def _try_depth(
     model: nn.Module, records: Records, config: Training, loss: Loss, depth: int
 ) -> None:
     device = home(model)
-    sizes, how = sizes_of(config, device, depth), (config.precision, config.augmentations, depth)
+    sizes = sizes_of(config, device, depth)
+    how = (config.precision, config.checkpointing, config.augmentations, depth)
     key = (_known_by(loss), sizes, device, *how, config.dp_engine)
     if key in (done := _done.setdefault(model, set())):
         return
     few = max(2, sizes[0])
     count = max(sizes[-1], 2 * few)
     made_up, seen, labels = _made_up(model, records, config, loss, count, depth)
-    with as_before(model):
+    with as_before(model), checkpointed(model, config.checkpointing):
         fresh = _copy_of(model)
         for spread in SPREADS:
             draw(model, spread)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
+from fedlearn.core.recompute import LEAVES, PASS
 from fedlearn.training.dp.contribution import Contribution
 from fedlearn.training.dp.layer import Again, Call, Layer, PerSample
 
@@ -78,6 +79,8 @@ class Tape:
         for name, module in self._model.named_modules():
             if next(module.children(), None) is not None:
                 self._keep(module.register_forward_pre_hook(RefusePacked(name)))
+        token = LEAVES.set((self._anchor,))
+        self._stack.callback(LEAVES.reset, token)
         self.recording = True
         return self
 
@@ -111,9 +114,12 @@ class Tape:
         again: Again | None = None,
     ) -> Tensor:
         """Watch the output of one call, or of a part of one; returns the output to go on with."""
+        if PASS.get() != "again":  # which was counted as the first
+            if not (torch.is_grad_enabled() or PASS.get() == "first"):
+                return output
+            self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
         if not torch.is_grad_enabled():
-            return output
-        self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
+            return self._going_on(layer, output)
         if output.requires_grad and layer.rule.watch is not None:
             watched = layer.rule.watch(layer, inputs, output, partial(self._take, layer))
             if watched is not None:
