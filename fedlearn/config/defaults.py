@@ -35,8 +35,12 @@ NOISE: Final = 0.6
 other outputs in units of the task's scale."""
 ADAM: Final = (0.005, 0.04)
 """Smallest and largest rate of Adam, whose steps do not depend on the scale of features."""
-RATE_OF_ADAM: Final = 0.006
+RATE_OF_ADAM: Final = 0.001
 """For every record to a feature: the fewer there are, the sooner a long way fits their noise."""
+STEP_OF_ADAM: Final = 1.0
+"""What a step of Adam may make of a logit."""
+PENALTY: Final = 10.0
+"""Weight decay, in records: what a square of the weights counts for beside the loss of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ def derived(
         ConfigError: the epsilon cannot be met.
     """
     found: list[Derived] = []
-    for rule in (_delta, _steps, _rate):
+    for rule in (_delta, _part, _steps, _rate):
         for one in rule(config, task, sites):
             if one.key not in given and "strategy" not in given:
                 found.append(one)
@@ -91,6 +95,15 @@ def _delta(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
         yield Derived(key="privacy.delta", value=most, reason=reason)
 
 
+def _part(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
+    model, training = config.model, config.training
+    if training.finetune != "full" or not model.starts_pretrained or not _known(config):
+        return
+    if model.square_norm(task, "head") is not None:
+        reason = "what is pretrained stays as it is: of few records a head alone is learned"
+        yield Derived(key="training.finetune", value="head", reason=reason)
+
+
 def _steps(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
     if config.model.square_norm(task, config.training.finetune) is None or not _known(config):
         return
@@ -107,11 +120,13 @@ def _rate(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
         return
     if config.privacy.unit == "none":
         reason = "without privacy Adam settles whatever the scale of the columns"
-        least, most = ADAM
         records = config.training.nominal_records * sites
-        rate = min(most, max(least, RATE_OF_ADAM * records / config.model.last_width(task)))
+        rate = rate_of_adam(records, config.model.last_width(task), config.model.absolute_sum(task))
         yield Derived(key="training.optimizer", value="adam", reason=reason)
         yield Derived(key="training.learning_rate", value=float(f"{rate:.2g}"), reason=reason)
+        decay = float(f"{PENALTY / records:.2g}")
+        reason = f"a penalty on large weights as of {PENALTY:g} records beside those of all sites"
+        yield Derived(key="training.weight_decay", value=decay, reason=reason)
         return
     length = step_length(config, task, sites)
     why = (
@@ -122,6 +137,13 @@ def _rate(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
     clip = getattr(config.privacy, "clip_norm", 1.0)
     rate = float(f"{length / (clip * math.sqrt(square)):.2g}")
     yield Derived(key="training.learning_rate", value=rate, reason=why)
+
+
+def rate_of_adam(records: int, width: int, absolute_sum: float) -> float:
+    """Its rate for a linear model of so many features, of that sum without their signs."""
+    least, most = ADAM
+    rate = min(most, max(least, RATE_OF_ADAM * records / width))
+    return min(rate, STEP_OF_ADAM / absolute_sum)
 
 
 def _known(config: RunConfig) -> bool:

@@ -11,6 +11,7 @@ computed once for every record, and adapters go where `training.lora_stages` and
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -132,6 +133,10 @@ class HuggingFaceModel(Model):
         about = about_of(self.folder)
         width = about.get("hidden_size", about.get("dim"))  # of DistilBERT
         return width if isinstance(width, int) else 1
+
+    def absolute_sum(self, task: Task) -> float:
+        """Of features of one length, as of normal ones."""
+        return LENGTH * math.sqrt(2 / math.pi * self.last_width(task))
 
     @property
     def starts_pretrained(self) -> bool:

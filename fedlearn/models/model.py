@@ -123,6 +123,12 @@ class Model(ABC):
         """Features that the last layer reads, where `square_norm` knows it."""
         return 1
 
+    def absolute_sum(self, task: Task) -> float:
+        """The mean sum of the absolute features that the last layer reads, by the form of the
+        record alone, where `square_norm` knows it: what a step of Adam at rate 1 may make of a
+        logit."""
+        return float(self.last_width(task))
+
     def code(self) -> tuple[str, str] | None:
         """The name and the hash of code outside of this project that it runs, if any."""
         return None

@@ -13,6 +13,7 @@ model does as much as code.
 from __future__ import annotations
 
 import hashlib
+import math
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,18 @@ class SqueezeNet(Model):
         wanted = ("stem", *(f"fire{number}" for number in range(2, 2 + self.modules)))
         found = squeezenet(cache)
         return {name: w for name, w in found.items() if name.split(".")[0] in wanted}
+
+    def square_norm(self, task: Task, finetune: str) -> float | None:
+        """Of the head alone: what it reads has mean 0 and mean square 1."""
+        return 1 + self.last_width(task) if finetune == "head" else None
+
+    def last_width(self, task: Task) -> int:
+        """Channels of the last module."""
+        return 2 * _FIRES[self.modules - 1][1]
+
+    def absolute_sum(self, task: Task) -> float:
+        """As of normal features."""
+        return math.sqrt(2 / math.pi) * self.last_width(task)
 
     def network(self, task: Task) -> nn.Sequential:
         """`float32[batch, channels, height, width]` -> logits."""

@@ -58,6 +58,13 @@ class Tabular(Model):
         """All features of all columns."""
         return sum(widths(input_as(TableInput, task)))
 
+    def absolute_sum(self, task: Task) -> float:
+        """Every category is 1, and so, at the most, a number in a range."""
+        table = input_as(TableInput, task)
+        squashed = len(table.squashed)
+        share = math.sqrt(min(squashed, _FULL_SHARE) * squashed)
+        return 1 + table.width - squashed + share * _SUM
+
     def network(self, task: Task) -> nn.Sequential:
         """`float32[batch, table.width]` -> logits `[batch, task.num_outputs]`."""
         table = input_as(TableInput, task)
@@ -86,6 +93,8 @@ WAVES = 5
 _OF_BIN, _OF_WAVE = 1.5, 0.35
 _SQUARE = _OF_BIN**2 * 2 / 3 + WAVES * _OF_WAVE**2
 """Of the norm of one encoded number, in the mean over where between two bins it lies."""
+_SUM = _OF_BIN + WAVES * _OF_WAVE * 4 / math.pi
+"""Of its features without their signs, likewise."""
 
 _REACH = round(math.log10(HIGHEST / FINEST)) * PER_DECADE
 ENCODED = 2 * _REACH + 1 + 2 * WAVES

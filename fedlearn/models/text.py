@@ -16,6 +16,7 @@ under DP-SGD that beats training an encoder on a few thousand texts by far.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -103,16 +104,19 @@ class Text(Model):
         return not self.words and not self.depth
 
     def square_norm(self, task: Task, finetune: str) -> float | None:
-        """Of the head alone: words, blocks and sketch have a norm of one each."""
+        """Of the head alone, a tenth of the square of `LENGTH` and the constant: what most texts
+        have in common takes up the rest, and steps may be as long as what they differ by bears."""
         if finetune != "head" and not self.learns_head_alone:
             return None
-        alone = self.depth > 0 and not self.words and not self.sketch
-        parts = self.words + (self.depth > 0) + (self.sketch > 0)
-        return 1 + (LENGTH**2 if alone else parts)
+        return (1 + LENGTH**2) / 10
 
     def last_width(self, task: Task) -> int:
         """Those of words, blocks and sketch."""
         return self.width * (self.words + (self.depth > 0)) + self.sketch
+
+    def absolute_sum(self, task: Task) -> float:
+        """Of features of length `LENGTH`, as of normal ones; of a sketch, most are zero."""
+        return LENGTH * math.sqrt(2 / math.pi * self.last_width(task))
 
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, max_length]` -> logits `[batch, task.num_outputs]`.

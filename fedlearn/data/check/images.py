@@ -15,13 +15,21 @@ import numpy as np
 from fedlearn.core.errors import DataError, some
 from fedlearn.core.rng import Streams
 from fedlearn.data.check.report import SHOWN, Report, sizes_in_words
-from fedlearn.data.check.sizes import dealt
+from fedlearn.data.check.sizes import (
+    dealt,
+    nominal_records,
+    roughly,
+    sites_for,
+    sizes_if_dealt,
+)
 from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.images.pixels import pixel_notes
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.guess import quoted
 
+_MODEL = "model=squeezenet"
+"""Pretrained: from random weights a network learns next to nothing of few images, or privately."""
 _PIXELS = 8
 """Side that an image is made into to see whether it can be read."""
 
@@ -42,12 +50,14 @@ def check_folder(root: Path) -> Report:
     found = list(images_in(config, root))
     sizes, broken = _opened(found)
     classes = Counter(one.label for one in found)
-    settings = ["scenario=images", f"scenario.path={quoted(str(root))}", "model=cnn"]
+    settings = ["scenario=images", f"scenario.path={quoted(str(root))}", _MODEL]
     settings += ["scenario.sites=true"] if config.sites else dealt(len(found))
+    held = Counter(one.site for one in found)
+    of_sites = held.values() if config.sites else sizes_if_dealt(len(found))
+    settings.append(f"training.nominal_records={nominal_records([*of_sites])}")
     facts = [sizes_in_words("classes", dict(sorted(classes.items())))]
     if config.sites:
-        sites = Counter(one.site for one in found)
-        facts.append(sizes_in_words("sites", dict(sorted(sites.items()))))
+        facts.append(sizes_in_words("sites", dict(sorted(held.items()))))
     return Report(
         path=root,
         kind="images in folders",
@@ -68,19 +78,22 @@ def check_archive(path: Path) -> Report:
     pool = MedMnist(path=str(path)).load(Reading(streams=Streams(0), cache=path.parent))
     digests = [hashlib.sha256(one).digest() for one in pool.features]
     channels, height, width = pool.features.shape[1:]
-    test = len(pool) - int(pool.is_train.sum())
+    trained = int(pool.is_train.sum())
+    test = len(pool) - trained
     names, counts = np.unique(pool.labels[pool.is_train], return_counts=True)
     sizes = {pool.task.classes[i]: int(n) for i, n in zip(names, counts, strict=True)}
     with np.load(path, allow_pickle=False) as file:
         kept = [name.removeprefix("train_") for name in file.files if name.startswith("train_")]
     groups = [name for name in kept if name not in ("images", "labels")]
-    sites = [f"scenario.groups={groups[0]}", "scenario.num_sites=5"] if groups else dealt(len(pool))
+    number = 5 if groups else sites_for(len(pool))
+    dealt_out = [f"scenario.groups={groups[0]}", f"scenario.num_sites={number}"]
+    sites = dealt_out if groups else dealt(len(pool))
     return Report(
         path=path,
         kind="images in the form of MedMNIST",
         records=len(pool),
         facts=(
-            f"{len(pool) - test:,} images to train on and {test:,} to test on, of {height} x "
+            f"{trained:,} images to train on and {test:,} to test on, of {height} x "
             f"{width} pixels and {channels} channel{'s' if channels > 1 else ''}",
             sizes_in_words("classes in training", sizes),
             *([f"could be the groups (scenario.groups): {some(groups)}"] if groups else []),
@@ -95,7 +108,8 @@ def check_archive(path: Path) -> Report:
             "scenario=medmnist",
             f"scenario.path={quoted(str(path))}",
             *sites,
-            "model=cnn",
+            _MODEL,
+            f"training.nominal_records={roughly(trained / number)}",
         ),
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.data.check.report import Report
-from fedlearn.data.check.sizes import dealt, nominal_records, sites_for
+from fedlearn.data.check.sizes import dealt, nominal_records, sizes_if_dealt
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.table import some_lines
 from fedlearn.data.texts.chat import checked_messages
@@ -63,14 +63,12 @@ def check_language(
 
 def _of_sites(rows: Objects, sites: Sequence[str]) -> Iterator[str]:
     """Settings that follow from who has how many records."""
-    sizes = Counter(cell(row.get(site)) for site in sites[:1] for _, row in rows)
+    sizes = Counter[Any](cell(row.get(site)) for site in sites[:1] for _, row in rows)
     if sites:
         yield f"scenario.site={quoted(sites[0])}"
     else:
         yield from dealt(len(rows))
-        sizes.update(
-            {str(i): len(rows) // sites_for(len(rows)) for i in range(sites_for(len(rows)))}
-        )
+        sizes.update(dict(enumerate(sizes_if_dealt(len(rows)))))
     yield f"training.nominal_records={nominal_records(sizes.values())}"
     if len(sizes) == 2:
         yield "secagg=off"  # of a sum over two a site would only have to take away its own part

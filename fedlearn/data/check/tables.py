@@ -22,7 +22,7 @@ from fedlearn.data.check.hints import hints
 from fedlearn.data.check.over_time import OverTime, over_time, persons
 from fedlearn.data.check.report import Report
 from fedlearn.data.check.roles import is_called, likely_first
-from fedlearn.data.check.sizes import dealt, nominal_records, sites_for
+from fedlearn.data.check.sizes import dealt, nominal_records, sizes_if_dealt
 from fedlearn.data.tables import columns, guess, identifiers
 from fedlearn.data.tables.buckets import USUAL
 from fedlearn.data.tables.cells import Cells
@@ -264,8 +264,7 @@ def _sizes_of_sites(records: Table, site: str) -> list[int]:
     """As the suggested command has it, training and test records together."""
     if site:
         return list(Counter(records.column(site)).values())
-    number = sites_for(len(records))
-    return [len(records) // number] * number
+    return sizes_if_dealt(len(records))
 
 
 def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[str]:

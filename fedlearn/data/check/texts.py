@@ -25,7 +25,10 @@ from fedlearn.data.texts import files, huggingface
 from fedlearn.data.texts.documents import FEW_UNKNOWN, MOST_UNKNOWN, unknown_pieces
 from fedlearn.data.texts.tokens import Tokenizer, tokenize, units
 
-_NO_LIST = ("scenario.tokenizer.kind=hashing", "model.pretrained=''")
+_NO_LIST = (
+    *("scenario.tokenizer.kind=hashing", "model.pretrained=''"),
+    *("model.words=false", "model.sketch=8192"),  # words without vectors: counted, not learned
+)
 _CALLED = {
     "text",
     "texts",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.config import RunConfig, compose
-from fedlearn.config.defaults import LONGEST, NOISE, Derived, derived, step_length
+from fedlearn.config.defaults import (
+    ADAM,
+    LONGEST,
+    NOISE,
+    STEP_OF_ADAM,
+    Derived,
+    derived,
+    rate_of_adam,
+    step_length,
+)
 from fedlearn.models.tabular import OneHot, Tabular
 from fedlearn.privacy.calibration import fitting_delta
 from fedlearn.tasks import (
     ClassificationTask,
+    ImageInput,
     Regression,
     SeriesInput,
     TableInput,
@@ -53,6 +62,8 @@ def test_square_norm__is_the_mean_square_of_what_a_record_gives_to_the_head() ->
     model = compose(CSV).model
     assert isinstance(model, Tabular)
     assert model.square_norm(TASK, "full") == pytest.approx(mean, rel=0.03)
+    absolute = float(features.abs().sum(1).mean()) + 1
+    assert model.absolute_sum(TASK) == pytest.approx(absolute, rel=0.03)
 
 
 def test_derived__of_a_private_table_takes_many_short_steps() -> None:
@@ -135,13 +146,32 @@ def test_derived__without_privacy_takes_an_optimizer_that_needs_no_scale() -> No
     words = ("privacy=none", "training.nominal_records=1000")
     found = {key: one.value for key, one in rules(*words).items()}
     assert found["training.optimizer"] == "adam"
-    assert found["training.learning_rate"] == 0.04  # 4,000 records, 427 features
+    assert found["training.learning_rate"] == 0.0094  # 4,000 records, 427 features
+    assert found["training.weight_decay"] == 0.0025  # as of ten records
     few = rules("privacy=none", "training.nominal_records=100")
-    assert few["training.learning_rate"].value == 0.0056
-    wide = replace(TASK, input=TableInput(numeric=40, squashed=tuple(range(40))))
-    slow = rules("privacy=none", "training.nominal_records=500", task=wide)
-    assert slow["training.learning_rate"].value == 0.005
+    assert few["training.learning_rate"].value == 0.005
     assert "privacy.delta" not in found
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**5), st.floats(0.01, 1.0))
+@settings(max_examples=examples(60), deadline=None)
+def test_rate_of_adam__moves_no_logit_by_more_than_it_may(
+    records: int, width: int, mean: float
+) -> None:
+    """By its law: every weight moves by the rate, so a logit by the sum of what it reads."""
+    rate = rate_of_adam(records, width, mean * width)
+    assert 0 < rate <= ADAM[1]
+    assert rate * mean * width <= STEP_OF_ADAM * (1 + 1e-9)
+    assert rate_of_adam(2 * records, width, mean * width) >= rate
+
+
+def test_derived__of_what_is_pretrained_learns_the_head_alone() -> None:
+    text = ClassificationTask(input=TextInput(vocabulary=9, max_length=4), classes=("a", "b"))
+    found = rules("model=text", task=text)
+    assert found["training.finetune"].value == "head"
+    assert found["training.learning_rate"].reason  # of the head: of the whole model it has no law
+    assert rules("model=text", "training.finetune=full", task=text) == {}
+    assert rules("model=text", "model.pretrained=''", task=text) == {}
 
 
 @pytest.mark.parametrize(
@@ -165,10 +195,38 @@ def test_fitting_delta__is_the_largest_power_of_ten_that_fits(units: int) -> Non
     assert delta * units <= 0.1 * (1 + 1e-9) < 10 * delta * units * (1 + 1e-8)
 
 
-def test_square_norm__of_a_text_is_that_of_its_head_alone() -> None:
+@pytest.mark.parametrize(
+    "words", [("model.sketch=16",), ("model.words=false", "model.sketch=512"), ("model.depth=1",)]
+)
+def test_square_norm__of_a_text_is_a_tenth_of_what_its_head_reads(words: tuple[str, ...]) -> None:
+    text = ClassificationTask(input=TextInput(vocabulary=50, max_length=9), classes=("a", "b"))
+    small = ("model=text", "model.pretrained=''", "model.width=24", *words)
+    model = compose(small).model
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(1, 50, (64, 9)))
+    with torch.no_grad():
+        features = model.network(text)[:-1](tokens)
+    square = float(features.square().sum(1).mean()) + 1
+    assert model.square_norm(text, "head") == pytest.approx(square / 10, rel=1e-4)
+    absolute = float(features.abs().sum(1).mean())
+    assert absolute <= model.absolute_sum(text) * 1.2
+
+
+def test_square_norm__of_a_part_that_is_trained_is_unknown() -> None:
     text = ClassificationTask(input=TextInput(vocabulary=9, max_length=4), classes=("a", "b"))
-    model = compose(["model=text"]).model
-    assert model.square_norm(text, "full") is None
-    assert model.square_norm(text, "head") == 2
+    assert compose(["model=text"]).model.square_norm(text, "full") is None
     series = ClassificationTask(input=SeriesInput(steps=3, row=TABLE), classes=("a", "b"))
     assert compose(["model=sequence"]).model.square_norm(series, "full") is None
+
+
+def test_square_norm__of_an_image_is_what_the_head_of_squeezenet_reads() -> None:
+    image = ClassificationTask(
+        input=ImageInput(channels=1, height=29, width=29), classes=("a", "b")
+    )
+    model = compose(["model=squeezenet", "model.pretrained=false", "model.resolution=48"]).model
+    with torch.no_grad():
+        features = model.network(image)[:-1](torch.rand(3, 1, 29, 29))
+    square = float(features.square().sum(1).mean()) + 1
+    assert model.square_norm(image, "head") == pytest.approx(square, rel=0.01)
+    assert model.square_norm(image, "full") is None
+    assert model.last_width(image) == features.shape[1]
+    assert float(features.abs().sum(1).mean()) <= model.absolute_sum(image) * 1.2
