@@ -154,8 +154,8 @@ def _parts_of(texts: FolderTexts) -> Mapping[str, Path]:
         raise ConfigError(
             f"{texts.naming}: has no {_WHOLE} ({there}); with transformers, "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder) writes it "
-            "(AutoModel where texts or images are read whole), on a machine of somebody who "
-            "trusts the folder"
+            "(AutoModelForSeq2SeqLM of a T5, AutoModel where texts or images are read whole), on "
+            "a machine of somebody who trusts the folder"
         )
     return dict.fromkeys(_names_in(texts, path), path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -16,10 +17,12 @@ from torch.nn import functional
 
 from fedlearn import models
 from fedlearn.algorithms.fedprox import pull
+from fedlearn.core.recompute import PASS
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, load_vector, to_vector
 from fedlearn.mechanisms import RecordPlan
 from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
+from fedlearn.models.finetune import stages
 from fedlearn.models.slots import attach
 from fedlearn.models.tabular import Tabular
 from fedlearn.privacy import SeededNoise, SystemNoise
@@ -27,6 +30,7 @@ from fedlearn.privacy.rounded import grid_for
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.tasks.classification import cross_entropy
 from fedlearn.training import private
+from fedlearn.training.local import train
 from fedlearn.training.parts import same_bits
 from fedlearn.training.private import (
     PrivateOptimizer,
@@ -542,3 +546,38 @@ def test_private_step__shows_a_correction_nothing_without_noise(
         noise=SeededNoise(b"s"),
     )  # fmt: skip
     assert seen == [True] * 4
+
+
+class Witness(nn.Module):
+    """Notes in which passes it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: list[str] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.append(PASS.get())
+        return x
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointing__is_of_every_way_of_training_and_over_afterwards(
+    checkpointing: bool,
+) -> None:
+    config, data = replace(CONFIG, checkpointing=checkpointing), records(6)
+    ways: list[Callable[[nn.Module], object]] = [
+        lambda model: train_private(
+            model, *data, config, PLAN, loss=cross_entropy, noise=SystemNoise()
+        ),
+        lambda model: clipped_gradient_sum(
+            model, *data, config, PLAN, loss=cross_entropy, noise=SystemNoise()
+        ),
+        lambda model: train(model, *data, config, loss=cross_entropy, rng=np.random.default_rng(0)),
+    ]
+    for way in ways:
+        witness = Witness()
+        model = stages(body=nn.Sequential(nn.Linear(5, 3), witness), head=nn.Linear(3, 3))
+        way(model)
+        assert set(witness.passes) == ({"first", "again"} if checkpointing else {"only"})
+        model(data[0]).sum().backward()
+        assert witness.passes[-1] == "only"
