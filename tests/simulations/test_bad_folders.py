@@ -1,5 +1,5 @@
-"""What somebody gives who has the wrong folder, the wrong records or the wrong wish: each is answered
-before anything is trained, in a sentence with a way out."""
+"""What somebody gives who has the wrong folder or the wrong records: each is answered before
+anything is trained, in a sentence with a way out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def without_end(folder: Path) -> None:
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no safetensors": (
         unsafe,
-        r"pytorch_model.bin, which are not read\).* AutoModelForSeq2SeqLM of a T5",
+        r"pytorch_model.bin, which are not read\).*AutoModelForSeq2SeqLM of a T5",
     ),
     "code of its own": (
         lambda f: stated(f, "config.json", auto_map={"AutoModel": "x.Y"}),

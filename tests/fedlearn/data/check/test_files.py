@@ -211,7 +211,9 @@ def test_check__says_how_large_sites_are_so_that_steps_are_of_usual_size(tmp_pat
     assert "training.nominal_records=1900" in by_site.settings
     assert "secagg=off" in by_site.settings  # a sum over two hides neither from the other
     dealt = check(write(tmp_path, "\n".join(["age,sex,outcome", *rows])))
-    assert "partition.num_sites=3" in dealt.settings  # of 1,500 training records each, and no fewer sites
+    assert (
+        "partition.num_sites=3" in dealt.settings
+    )  # of 1,500 training records each, and no fewer sites
     assert "training.nominal_records=1000" in dealt.settings
     assert "secagg=off" not in dealt.settings
 
