@@ -39,7 +39,8 @@ from fedlearn.data.tables.buckets import bucket_names
 from fedlearn.data.tables.csv import read_rows
 from fedlearn.data.tables.csv_columns import category_codes, not_numbers, numbers_of, scaled
 from fedlearn.data.tables.deidentify import deidentified
-from fedlearn.data.tables.delimited import read_file
+from fedlearn.data.tables.excel import is_excel
+from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.scaling import reads_records
 from fedlearn.data.tables.spelling import spelled
 from fedlearn.data.tables.table import Table
@@ -310,6 +311,8 @@ def _categories(rows: Csv, shape: TableInput, like: Path | None) -> dict[str, tu
 def written_as(scenario: Rows, path: Path | str, written: Mapping[str, str]) -> Rows:
     """The scenario of a file at `path`, whose form `written` says where it is another."""
     fields = to_tree(scenario)
+    if not is_excel(Path(path)):  # the run's own may have been one
+        fields["sheet"] = ""
     known = {name: value for name, value in written.items() if name in fields}
     return decode(type(scenario), json.dumps({**fields, **known, "path": str(path)}))
 
@@ -382,7 +385,7 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
         there = keys_of(rows)
         table = table_of(path, rows, [key for key in there if key == scenario.text])
     else:
-        table = read_file(path, scenario.separator, scenario.encoding)
+        table = read_file(path, scenario.separator, scenario.encoding, sheet=scenario.sheet)
         there = table.header
     if scenario.text not in there:
         known = ", ".join(sorted(there))

@@ -153,6 +153,7 @@ def say_costs(folder: Path) -> None:
 _WRITTEN = {
     "separator": "comma, semicolon, tab or pipe",
     "encoding": "such as cp1252",
+    "sheet": "the one of an Excel file that holds them",
     "decimal": ". or ,",
     "text": "the column of the texts",
 }
@@ -166,8 +167,8 @@ _WRITTEN = {
     ),
     takes(
         "records",
-        "a table (CSV, Parquet) with the columns and units of the run, texts (CSV, JSONL), or "
-        ".npz with the array `features`; no label is needed. Of a language model: prompts with "
+        "a table (CSV, Parquet, Excel) with the columns and units of the run, texts (also JSONL), "
+        "or .npz with the array `features`; no label is needed. Of a language model: prompts with "
         "completions, texts or conversations, whose answers it is measured on",
         "RECORDS",
         there=DataError,

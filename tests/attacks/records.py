@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from openpyxl import Workbook
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import save
@@ -23,7 +24,7 @@ from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
 from fedlearn.core.weights import values_of
-from fedlearn.data.images.folders import read_image
+from fedlearn.data.images.reading import read_image
 from fedlearn.data.scenario import Reading
 from fedlearn.prediction import read_array
 from fedlearn.tasks import CLASSIFICATION
@@ -56,6 +57,15 @@ _IMAGES = {
     "train_images": np.zeros((4, 4, 4), np.uint8), "train_labels": np.array([[0], [1]] * 2),
     "test_images": np.zeros((2, 4, 4), np.uint8), "test_labels": np.array([[0], [1]]),
 }  # fmt: skip
+
+
+def _xlsx(_: Path) -> bytes:
+    made = Workbook()
+    for line in _ROWS.splitlines():
+        made.active.append(line.split(","))
+    content = io.BytesIO()
+    made.save(content)
+    return content.getvalue()
 
 
 def _png(_: Path) -> bytes:
@@ -102,6 +112,7 @@ RECORDS = [
         "scenario.record=who", "scenario.time=day", "scenario.times=day_first",
     ),
     _records("parquet", _parquet, *_CSV),
+    _records("xlsx", _xlsx, *_CSV),
     file_parser(
         "records jsonl.gz by record", lambda _: gzip.compress(_LINES.encode()), "r.jsonl",
         _loosely, (DataError, ConfigError),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,16 @@ from fedlearn.data.check.sizes import (
     sites_for,
     sizes_if_dealt,
 )
-from fedlearn.data.images.folders import ImageFile, Images, images_in, read_image, visible
+from fedlearn.data.images.folders import ImageFile, Images, alike_notes, images_in, visible
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.images.pixels import pixel_notes
+from fedlearn.data.images.reading import read_image
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.guess import quoted
 
 _MODEL = "model=squeezenet"
 """Pretrained: from random weights a network learns next to nothing of few images, or privately."""
-_PIXELS = 8
-"""Side that an image is made into to see whether it can be read."""
+_TEXTS = (".txt", ".md", ".html", ".docx", ".pdf", ".eml")
 
 
 def check_folder(root: Path) -> Report:
@@ -48,7 +49,12 @@ def check_folder(root: Path) -> Report:
         )
     config = Images(path=str(root), sites=_by_site(root))
     found = list(images_in(config, root))
-    sizes, broken = _opened(found)
+    if all(one.path.suffix.lower() in _TEXTS for one in found):
+        raise DataError(
+            f"{root}: is a folder of {len(found)} texts (first: {found[0].path.name}); make one "
+            'file of them, .jsonl with a line {"text": ..., "label": ...} each, or a table'
+        )
+    opened = _Opened(found, config.size)
     classes = Counter(one.label for one in found)
     settings = ["scenario=images", f"scenario.path={quoted(str(root))}", _MODEL]
     settings += ["scenario.sites=true"] if config.sites else dealt(len(found))
@@ -62,9 +68,14 @@ def check_folder(root: Path) -> Report:
         path=root,
         kind="images in folders",
         records=len(found),
-        facts=(*facts, *_sizes(sizes)),
-        hints=(*_copies(root, found), *_few(classes)),
-        problems=(*_one_class(root, classes), *broken),
+        facts=(*facts, *_sizes(opened.sizes)),
+        hints=(
+            *alike_notes(found),
+            *opened.hints(root),
+            *_copies(root, found),
+            *_few(classes),
+        ),
+        problems=(*_one_class(root, classes), *opened.broken),
         settings=tuple(settings),
     )
 
@@ -121,20 +132,41 @@ def _by_site(root: Path) -> bool:
     return bool(inside) and all(two.is_dir() for two in inside)
 
 
-def _opened(found: Sequence[ImageFile]) -> tuple[list[tuple[int, int]], list[str]]:
-    """Width and height of the images that can be read, and what is wrong with the others."""
-    from PIL import Image
+@dataclass(eq=False)
+class _Opened:
+    """Width and height of the images that can be read, what is wrong with the others, which have
+    more frames than one; and the pixels, `size` wide and high."""
 
-    sizes, broken = [], []
-    for one in found:
-        try:
-            read_image(one.path, _PIXELS, "colour")
-        except DataError as error:
-            broken.append(str(error))
-            continue
-        with Image.open(one.path) as opened:
-            sizes.append(opened.size)
-    return sizes, broken
+    found: Sequence[ImageFile]
+    size: int
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    several: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from PIL import Image
+
+        pixels = []
+        for one in self.found:
+            try:
+                pixels.append(read_image(one.path, self.size, "colour"))
+            except DataError as error:
+                self.broken.append(str(error))
+                continue
+            with Image.open(one.path) as opened:
+                self.sizes.append(opened.size)
+                if getattr(opened, "n_frames", 1) > 1:
+                    self.several.append(one.path)
+        self.pixels = np.stack(pixels) if pixels else np.zeros((0, 0, 0, 3), np.uint8)
+
+    def hints(self, root: Path) -> Iterator[str]:
+        if self.several:
+            first = self.several[0].relative_to(root)
+            yield (
+                f"{len(self.several)} files hold several images (frames, pages or layers), of "
+                f"which the first is read (first file: {first})"
+            )
+        yield from pixel_notes(str(root), self.pixels)
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> Iterator[str]:

@@ -1,14 +1,7 @@
 """Scenario `images`: a folder of one's own images, with a folder for every class.
 
 `path/CLASS/image.png`, or with `sites=true` `path/SITE/CLASS/image.png`.
-What an image is made into, whatever it was:
-
-- the first frame, turned as its camera noted (EXIF);
-- transparency is laid over black; palettes become their colours; 16-bit grey is
-  scaled to 8 bits; then `colour` gives three channels and `grey` one;
-- resized to `size` x `size` without keeping proportions, bilinearly with
-  smoothing (as if seen from afar).
-
+What an image is made into, whatever it was, `fedlearn.data.images.reading` says.
 Nothing is left out silently: a file that is not an image, or a broken one, is
 an error that names it, as is one so large that it may be an attack; hidden files alone,
 and those that Windows hides, are passed over.
@@ -20,8 +13,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from warnings import catch_warnings, simplefilter
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +21,16 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import DataError, refuse, some
 from fedlearn.core.settings import Count, Name, Positive, Probability, config
 from fedlearn.data.images.pixels import as_records, check_memory, pixel_notes
+from fedlearn.data.images.reading import read_image
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import clean_text
+from fedlearn.data.tables.spelling import lookalikes, may_be_one
 from fedlearn.tasks import ClassificationTask, ImageInput
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _SHOWN = 5
 _HIDDEN = ("thumbs.db", "desktop.ini")
-_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 @config
@@ -97,7 +87,11 @@ class Images(Scenario):
             labels=labels,
             is_train=by_content(digests, self.test_fraction, reading.streams),
             natural_site=sites,
-            notes=(*_notes(root, found, digests), *pixel_notes(str(root), images)),
+            notes=(
+                *alike_notes(found),
+                *_notes(root, found, digests),
+                *pixel_notes(str(root), images),
+            ),
         )
 
     def agreed(self, of_run: Scenario) -> Scenario:
@@ -183,6 +177,16 @@ def _layout(config: Images, root: Path) -> str:
     return f"{root}/SITE/CLASS/image" if config.sites else f"{root}/CLASS/image"
 
 
+def alike_notes(found: Sequence[ImageFile]) -> Iterator[str]:
+    """Classes, and sites, whose folders are called alike."""
+    for what, names in (
+        ("classes", {one.label for one in found}),
+        ("sites", {one.site for one in found}),
+    ):
+        if groups := lookalikes(names):
+            yield f"{what}: {may_be_one(groups)}"
+
+
 # --- What an image becomes -----------------------------------------------------------
 
 
@@ -210,72 +214,6 @@ def _is_readable(config: Images, path: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def read_image(path: Path, size: int, colour: Literal["colour", "grey"]) -> NDArray[np.uint8]:
-    """One image as the module's text says: `uint8[size, size, 3 or 1]`.
-
-    Raises:
-        DataError: it is none, is damaged, or claims so many pixels that it may be an attack.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    bombs = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-    try:
-        with catch_warnings():
-            simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-            flat = _flat(image).convert("RGB" if colour == "colour" else "L")
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: {_no_image(path)}") from error
-    except bombs as error:
-        raise DataError(
-            f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, all of which would be in "
-            "memory at once; make it smaller or remove it"
-        ) from error
-    except _UnknownRangeError as error:
-        raise DataError(
-            f"{path}: holds numbers without a known range ({opened.mode}: 32 bits or floating "
-            "point, as of a scanner); convert it to 8 or 16 bits of grey by a range that is the "
-            "same for all"
-        ) from error
-    except Exception as error:  # each of Pillow's readers has errors of its own
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{path}: is damaged ({reason}); remove or restore it") from error
-    small = flat.resize((size, size), Image.Resampling.BILINEAR)
-    pixels: NDArray[np.uint8] = np.asarray(small, np.uint8).reshape(size, size, -1)
-    return pixels
-
-
-class _UnknownRangeError(ValueError):
-    """An image whose values have no largest one."""
-
-
-def _no_image(path: Path) -> str:
-    """What is said of a file that Pillow does not know."""
-    with path.open("rb") as file:
-        head = file.read(132)
-    if head[128:] == b"DICM":
-        return "is DICOM; convert it to PNG (8 or 16 bits of grey, by one window for all)"
-    return "is not an image; remove it from the folder"
-
-
-def _flat(image: Image) -> Image:
-    """Without depth and transparency, so that `convert` does what its name says."""
-    from PIL.Image import alpha_composite, fromarray, new
-
-    if image.mode in _DEEP_GREY:
-        return fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise _UnknownRangeError
-    if "A" in image.mode or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        black = new("RGBA", layered.size, (0, 0, 0, 255))
-        return alpha_composite(black, layered)
-    return image
 
 
 def _notes(root: Path, found: Sequence[ImageFile], digests: Sequence[bytes]) -> Iterator[str]:

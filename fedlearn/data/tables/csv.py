@@ -1,4 +1,4 @@
-"""Scenario `csv`: one's own table (CSV or Parquet), with a label and perhaps a site column.
+"""Scenario `csv`: one's own table (CSV, Parquet or Excel), with a label and perhaps a site column.
 
 What a column is and which categories it has is found from the whole table:
 in a study that is the experimenter's table; where sites may not even learn
@@ -67,10 +67,11 @@ from fedlearn.data.tables.csv_problems import (
     translation,
 )
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
-from fedlearn.data.tables.delimited import read_file
+from fedlearn.data.tables.excel import sheets_note
 from fedlearn.data.tables.heads import Header
 from fedlearn.data.tables.moments import Dates
 from fedlearn.data.tables.parquet import from_arrow
+from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.scaling import Ranges, Scaling
 from fedlearn.data.tables.schema import schemas_of
 from fedlearn.data.tables.spelling import Spellings, spelled
@@ -82,8 +83,8 @@ from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
 @config
 class Csv(Scenario):
-    """A table, CSV or Parquet; every column but label, site, person, record, time and `drop` is a
-    feature.
+    """A table, CSV, Parquet or Excel; every column but label, site, person, record, time and `drop`
+    is a feature.
 
     `numeric`, `categories` and `buckets` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
@@ -103,6 +104,8 @@ class Csv(Scenario):
     """Records of one person that a private step computes, at most; of more it draws some."""
     separator: Separator = "comma"
     encoding: str = "utf-8"
+    sheet: Value = ""
+    """The sheet of an Excel file; empty: the first that is not hidden."""
     names: tuple[Value, ...] = ()
     """The columns of a file that has no header."""
     header: Header = "look"
@@ -206,7 +209,8 @@ class Csv(Scenario):
         if not by_record:
             refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
-        notes += [*others, *csv_notes.notes(self, table, features, several)]
+        notes += [*sheets_note(Path(self.path), self.sheet), *others]
+        notes += [*csv_notes.notes(self, table, features, several)]
         groups = attributes(self, table, group_by, by_record=by_record)
         persons = None if persons is None else persons[labelled]
         pool = replace(pool, attributes=groups, notes=(*notes,), persons=persons)
@@ -302,6 +306,7 @@ def read_rows(config: Csv, *, by_record: bool = False) -> Table:
             names=config.names,
             header=config.header,
             aside=aside,
+            sheet=config.sheet,
         )
     return translation(config).of(table, config.missing, config.decimal)
 

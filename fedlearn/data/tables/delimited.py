@@ -1,4 +1,4 @@
-"""Tables from text, a record a line, and from any file that holds one.
+"""Tables from text, a record a line.
 
 Guesses nothing silently: what does not fit (separator, encoding, ragged rows)
 is an error that names the line and the setting to change.
@@ -12,24 +12,20 @@ Source: RFC 4180.
 from __future__ import annotations
 
 import csv
-import gzip
 import re
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError, DataError, refuse
-from fedlearn.core.files import possible
-from fedlearn.data import memory
+from fedlearn.core.errors import DataError, refuse
 from fedlearn.data.tables.cells import TEXT, Cells, as_arrow, clean_text, encode
+from fedlearn.data.tables.content import read_text
 from fedlearn.data.tables.heads import (
     Header,
     header_problem,
@@ -37,7 +33,6 @@ from fedlearn.data.tables.heads import (
     units_problem,
     without_remarks,
 )
-from fedlearn.data.tables.parquet import is_parquet, read_parquet
 from fedlearn.data.tables.table import (
     SEPARATORS,
     Separator,
@@ -55,14 +50,6 @@ _FIRST = re.compile(r"[\r\n]*([^\r\n]+)")
 
 _BLOCK = 4096
 """Rows that are held as such, until they are in Arrow's columns."""
-
-_GZIP = b"\x1f\x8b"
-
-_SIGNATURES = {
-    b"PK\x03\x04": "an Excel or zip file; save the sheet as CSV",
-    b"\xff\xfe": "UTF-16 text; set scenario.encoding=utf-16",
-    b"\xfe\xff": "UTF-16 text; set scenario.encoding=utf-16",
-}
 
 
 def read_table(
@@ -100,7 +87,7 @@ def read_table(
     first = 1 if header == "units" else 0
     table, ragged = (
         table.take(np.arange(first, len(table))),
-        [*set(ragged) - {*table.lines[:first]}],
+        sorted({*ragged} - {*table.lines[:first].tolist()}),
     )
     if by_record:
         refuse(problems)
@@ -115,75 +102,6 @@ def read_table(
             "must be in quotes"
         ]
     return with_records(path, table, problems)
-
-
-def read_text(
-    path: Path, encoding: str, factor: int = memory.TEXT_FACTOR, errors: str = "strict"
-) -> str:
-    """The whole file as text; see `read_table` for what is refused.
-
-    `factor`: how many bytes of memory a byte of the file will take.
-    """
-    content = read_content(path, factor)
-    _refuse_other_forms(path, content, encoding)
-    text = _decode(path, content, encoding, errors)
-    if not text.strip():
-        raise DataError(f"{path}: is empty")
-    return text
-
-
-def read_loose_text(path: Path, encoding: str, factor: int) -> str:
-    """As `read_text`, of a file without a head: where its first bytes are a record's, it is not
-    refused for them, and may be empty. What is no text is characters of no meaning."""
-    content = _bytes_of(path, factor)
-    if content.startswith(_GZIP):
-        with suppress(OSError, EOFError, zlib.error):
-            content = gzip.decompress(content)
-    return _decode(path, content, encoding, "replace")
-
-
-def read_content(path: Path, factor: int = memory.TEXT_FACTOR) -> bytes:
-    """The bytes of the file, unpacked where it is one of gzip; refused as by `read_text`."""
-    content = _bytes_of(path, factor)
-    if not content.startswith(_GZIP):
-        return content
-    memory.require(path, int.from_bytes(content[-4:], "little") * factor)  # its size, says gzip
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be unpacked ({error})") from error
-
-
-def _bytes_of(path: Path, factor: int) -> bytes:
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name the file in it")
-    with possible("read", path, DataError):
-        memory.require(path, path.stat().st_size * factor)
-        return path.read_bytes()
-
-
-def _refuse_other_forms(path: Path, content: bytes, encoding: str) -> None:
-    for signature, what in _SIGNATURES.items():
-        if _is_utf8(encoding) and content.startswith(signature):
-            raise DataError(f"{path}: is {what}")
-
-
-def _is_utf8(encoding: str) -> bool:
-    return encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
-
-
-def _decode(path: Path, content: bytes, encoding: str, errors: str) -> str:
-    try:
-        return content.decode("utf-8-sig" if _is_utf8(encoding) else encoding, errors)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}: line {line}: byte 0x{content[error.start]:02x} is not {encoding}; set "
-            "scenario.encoding (`fedlearn data check` finds it: spreadsheets often write cp1252, "
-            "in East Asia gb18030, big5, shift_jis or euc_kr) or save the file as UTF-8"
-        ) from error
-    except LookupError as error:
-        raise ConfigError(f"scenario.encoding={encoding}: no such encoding; try utf-8") from error
 
 
 def parse_text(path: Path, text: str, separator: Separator) -> Table:
@@ -365,38 +283,3 @@ def _separator_problems(path: Path, header: tuple[str, ...], separator: Separato
         f"scenario.separator={name}"
         for name in found[:1]
     ]
-
-
-def read_file(
-    path: Path,
-    separator: Separator,
-    encoding: str,
-    decimal: Literal[".", ","] = ".",
-    *,
-    by_record: bool = False,
-    names: Sequence[str] = (),
-    header: Header = "look",
-    aside: Collection[str] = (),
-) -> Table:
-    """The table in a file, Parquet or text, as its first bytes say; raises as its reader does.
-
-    Columns `aside` may hold anything; what is no cell of a table is empty there.
-
-    Raises:
-        ConfigError: settings of a header, for a file that has its own.
-    """
-    if is_parquet(path):
-        if names or header != "look":
-            word = "names" if names else "header"
-            raise ConfigError(
-                f"scenario.{word}: {path} is Parquet, which names its columns itself; leave it out"
-            )
-        return read_parquet(path, decimal, by_record=by_record, aside=aside)
-    return read_table(
-        path,
-        separator=separator,
-        encoding=encoding,
-        by_record=by_record,
-        names=names,
-        header=header,
-    )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import DataError
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
-from fedlearn.data.tables.delimited import read_content
+from fedlearn.data.tables.content import read_content
 from fedlearn.data.tables.encodings import encoding_in
 from fedlearn.data.tables.sentinels import sentinels
 from fedlearn.data.tables.spelling import number_key

@@ -29,6 +29,8 @@ _MARKED: Final = re.compile(rf"#|{_DIRECTIVE.pattern}$", re.IGNORECASE)
 _MOSTLY: Final = 0.9
 _MEASURED: Final = re.compile(r"[<>=\u2264\u2265\s]*[-+\u2212]?[0-9][0-9.,'\u2019\s]*[%\uff05]?")
 _FEW: Final = 3
+_LOOKED_AT: Final = 60
+"""Lines that are looked at for the separator."""
 _GAPS: Final = ("", "na", "n/a", "nan", "null", "none", "?", "-", ".")
 
 
@@ -63,15 +65,32 @@ def _cells_in(line: str, separator: str) -> int:
 
 
 def guess_separator(text: str) -> Separator:
-    """That which a first line `sep=;` names, or which the header has most often, or comma."""
+    """That which a first line `sep=;` names, or which the header has; or comma.
+
+    Where it has several, that into which most lines have as many cells as the header, and a comma
+    last of equals: where there is no header, it may well be the decimal sign.
+    """
     first = _DIRECTIVE.fullmatch(_line_at(text, 0)[0])
     if first is not None and first[1] in SEPARATORS:
         return SEPARATORS[first[1]]
+    heads = {one: _first_lines(without_remarks(text, one)) for one in SEPARATORS}
+    cells = {one: _cells_in(lines[0], one) if lines else 0 for one, lines in heads.items()}
 
-    def cells(separator: str) -> int:
-        return _cells_in(_line_at(without_remarks(text, separator), 0)[0], separator)
+    def fit(separator: str) -> tuple[int, bool, int]:
+        wide = cells[separator]
+        alike = sum(_cells_in(line, separator) == wide for line in heads[separator])
+        return alike, separator != ",", wide
 
-    return SEPARATORS[max(SEPARATORS, key=cells)]
+    several = [one for one, wide in cells.items() if wide > 1]
+    return SEPARATORS[max(several, key=fit, default=",")]
+
+
+def _first_lines(text: str) -> list[str]:
+    lines, at = list[str](), 0
+    while len(lines) < _LOOKED_AT and (line := _line_at(text, at))[0]:
+        lines.append(line[0])
+        at = line[1]
+    return lines
 
 
 def line_of(names: Sequence[str], separator: str) -> str:
@@ -99,13 +118,27 @@ def is_record(table: Table) -> bool:
             alike += name in known
             unlike += name not in known and len(known) <= len(table) / 2
         elif np.isnan(value := _number(name)):
-            return False
+            if not _is_written_as(name, cells):
+                return False
+            alike += 1
         else:
             values.append((place, value))
             inside.append(_is_near(value, held))
     if not _in_order(values):
         alike, unlike = alike + inside.count(True), unlike + inside.count(False)
     return alike > unlike
+
+
+def _is_written_as(name: str, cells: Cells) -> bool:
+    """Whether a name is written as those cells are that are no numbers, digits and letters alike:
+    an identity number may end in a letter."""
+    odd = np.isnan(cells.numbers(".")) & (cells.counts > 0)
+    form = _form(name)
+    return "0" in form and any(_form(text) == form for text in cells.texts(odd))
+
+
+def _form(text: str) -> str:
+    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "0", text))
 
 
 def _number(text: str) -> float:

@@ -191,10 +191,10 @@ def _cells(column: pa.ChunkedArray, decimal: str, by_record: bool) -> Cells:
         if types.is_floating(values.type) or not (np.abs(found) >= 2**53).any():
             return encode_numbers(found, decimal)  # else digits would be lost
     own = encode(pc.fill_null(_texts(values, decimal, by_record), scalar("")))
-    return replace(own, is_text=_holds_texts(values.type) and (declared or _are_codes(own)))
+    return replace(own, is_text=_holds_texts(values.type) and (declared or are_codes(own)))
 
 
-def _are_codes(cells: Cells) -> bool:
+def are_codes(cells: Cells) -> bool:
     """Whether texts are whole numbers as codes are: of few different values, or with a zero in
     front. Other numbers that were written as texts are numbers."""
     plain = pc.match_substring_regex(cells.values, r"^\d*$")

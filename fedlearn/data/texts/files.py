@@ -9,6 +9,7 @@ and a model of them is private only as far as the privacy of the run goes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
@@ -34,8 +35,10 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import clean_text, encode
-from fedlearn.data.tables.delimited import read_file, read_loose_text, read_text
+from fedlearn.data.tables.content import read_loose_text, read_text
+from fedlearn.data.tables.excel import sheets_note
 from fedlearn.data.tables.heads import Header
+from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.spelling import (
     Spellings,
     lookalikes,
@@ -48,6 +51,7 @@ from fedlearn.data.texts.documents import MOST_UNKNOWN, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.tasks import LabelColumn
 
+_LINE_END = re.compile(r"\r\n?|\n")  # JSON writes these signs otherwise inside of a value
 Flags = NDArray[np.bool_]
 Objects = list[tuple[int, dict[str, Any]]]
 """The objects of a file, each with its line."""
@@ -97,7 +101,8 @@ class OwnTexts(Scenario):
 
 @config
 class OwnText(OwnTexts):
-    """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header.
+    """Texts in a file: `.jsonl` is one JSON object a line, anything else a table with a header
+    (CSV, Parquet, Excel).
 
     `text`, `label`, `site` and `person` are columns (keys); a record without a text or a
     label is left out, with a note, and so is one without a person where one is named.
@@ -108,6 +113,8 @@ class OwnText(OwnTexts):
     encoding: str = "utf-8"
     names: tuple[Value, ...] = ()
     """The columns of a table that has no header."""
+    sheet: Value = ""
+    """The sheet of an Excel file; empty: the first that is not hidden."""
     header: Header = "look"
     """What is done about a header that looks like a record: refused, or taken for the header."""
 
@@ -130,9 +137,11 @@ class OwnText(OwnTexts):
                 by_record=by_record,
                 names=self.names,
                 header=self.header,
+                sheet=self.sheet,
             )
             check_names(self, table.header, self.path)
-        return pool_of_table(table, self, reading)
+        pool = pool_of_table(table, self, reading)
+        return replace(pool, notes=(*sheets_note(path, self.sheet), *pool.notes))
 
     def as_texts(self) -> OwnText:
         """As the run's own."""
@@ -254,7 +263,7 @@ def read_objects(path: Path, encoding: str, *, by_record: bool = False) -> Objec
     rows, wrong = [], []
     read = read_loose_text if by_record else read_text
     text = read(path, encoding, memory.PROSE_FACTOR)
-    for line, content in enumerate(text.split("\n"), start=1):
+    for line, content in enumerate(_LINE_END.split(text), start=1):
         if not content.strip():
             continue
         try:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedlearn.core.errors import ConfigError, refuse, some
-from fedlearn.core.settings import Name, Probability, config
+from fedlearn.core.settings import Name, Probability, Value, config
 from fedlearn.data.persons import (
     MOST_RECORDS,
     PersonColumn,
@@ -29,8 +29,9 @@ from fedlearn.data.persons import (
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
-from fedlearn.data.tables.delimited import read_file
-from fedlearn.data.tables.table import Separator, some_lines
+from fedlearn.data.tables.excel import sheets_note
+from fedlearn.data.tables.reading import read_file
+from fedlearn.data.tables.table import Separator, Table, some_lines
 from fedlearn.data.texts.chat import Conversations
 from fedlearn.data.texts.files import Objects, cell, copies_in, is_lines, keys_of, read_objects
 from fedlearn.data.texts.folders import PINNED
@@ -68,6 +69,8 @@ class OwnPassages(Scenario):
     """Records of one person that a private step computes, at most; of more it draws some."""
     separator: Separator = "comma"
     encoding: str = "utf-8"
+    sheet: Value = ""
+    """The sheet of an Excel file; empty: the first that is not hidden."""
     test_fraction: Probability = 0.25
     tokenizer: LanguageTokens = field(default_factory=LanguageTokens)
 
@@ -168,7 +171,13 @@ def rows_of(settings: OwnPassages, *, by_record: bool = False) -> Objects:
     path = Path(settings.path)
     if is_lines(path):
         return read_objects(path, settings.encoding, by_record=by_record)
-    table = read_file(path, settings.separator, settings.encoding, by_record=by_record)
+    table = read_file(path, settings.separator, settings.encoding, by_record=by_record,
+                      sheet=settings.sheet)  # fmt: skip
+    return objects_of(table)
+
+
+def objects_of(table: Table) -> Objects:
+    """The rows of a table as objects, and the line of each."""
     columns = [table.column(name) for name in table.header]
     cells = zip(*columns, strict=True) if columns else ()
     return [
@@ -253,6 +262,7 @@ class _Rows:
     def notes(self, contents: Sequence[str]) -> Iterator[str]:
         """What is unusual in those that are read."""
         own, lines = self.settings, list(self.passages)
+        yield from sheets_note(Path(own.path), own.sheet)
         if self.empty:
             yield (
                 f"{own.path}: {some_lines(self.empty)}: nothing to learn (an empty "

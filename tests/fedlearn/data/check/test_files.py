@@ -320,7 +320,9 @@ def test_check__counts_images_by_class_and_tells_their_sizes(tmp_path: Path) -> 
     images(tmp_path)
     save_image(tmp_path / "cat" / "wide.png", (1, 2, 3), size=(90, 2))
     report = check(tmp_path)
-    assert report.problems == report.hints == ()
+    assert report.problems == ()
+    (flat,) = report.hints
+    assert "9 of 9 images are of one colour" in flat
     assert (report.kind, report.records) == ("images in folders", 9)
     assert report.facts == (
         "2 classes: cat 5, dog 4",
@@ -342,7 +344,7 @@ def test_check__names_every_damaged_image_and_every_copy(tmp_path: Path) -> None
         "is damaged",
         "is not an image; remove it from the folder",
     ]
-    assert report.hints == (
+    assert report.hints[1:] == (
         "1 copies in another class: south/dog/cat.png of north/cat/0.png",
         "3 copies at another site: south/cat/0.png of north/cat/0.png, "
         "south/cat/1.png of north/cat/1.png, south/dog/1.png of north/dog/1.png",

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from fedlearn.core.errors import DataError
-from fedlearn.data.images.folders import Images, read_image
+from fedlearn.data.images.folders import Images
+from fedlearn.data.images.reading import read_image
 from fedlearn.data.partition import Natural
 from fedlearn.data.pool import Pool, deal
 
@@ -117,7 +118,7 @@ def test_read_image__turns_as_the_camera_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is not an image"),
+        (b"", "is empty"),
         (b"a,b\n1,2\n", "is not an image"),
         (None, "is damaged"),
     ],

@@ -12,8 +12,8 @@ from PIL import Image
 
 from fedlearn.core.errors import DataError
 from fedlearn.data.check.files import check
-from fedlearn.data.images.folders import read_image
 from fedlearn.data.images.pixels import pixel_notes
+from fedlearn.data.images.reading import read_image
 
 from ....effort import examples
 from ..inputs import given as file_given
