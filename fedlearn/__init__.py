@@ -31,6 +31,7 @@ if _TYPE_CHECKING:
     from fedlearn.training.dp import ClippedGradients, ClippedSum
     from simulations.api.accounting import epsilon
     from simulations.api.comparison import Sweep, compare
+    from simulations.api.distilling import distill
     from simulations.api.generating import generate
     from simulations.api.result import Result, load_run
     from simulations.api.running import audit, simulate
@@ -58,6 +59,7 @@ __all__ = [
     "__version__",
     "audit",
     "compare",
+    "distill",
     "epsilon",
     "generate",
     "load_run",
@@ -95,6 +97,7 @@ _PLACES = {
     "Sweep": "simulations.api.comparison:Sweep",
     "audit": "simulations.api.running:audit",
     "compare": "simulations.api.comparison:compare",
+    "distill": "simulations.api.distilling:distill",
     "epsilon": "simulations.api.accounting:epsilon",
     "generate": "simulations.api.generating:generate",
     "load_run": "simulations.api.result:load_run",

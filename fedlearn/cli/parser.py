@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final, NoReturn
 
 from fedlearn import __version__
-from fedlearn.cli import completion, data, generation, keys, operations, results, runs
+from fedlearn.cli import completion, data, distilling, generation, keys, operations, results, runs
 from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
 
@@ -27,7 +27,7 @@ COMMANDS: Final = (
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),
     *(keys.roster_sign, keys.roster_pin, keys.roster_show),
     *(results.ledger_show, results.ledger_verify),
-    *(results.export, results.predict, generation.generate),
+    *(results.export, distilling.distill, results.predict, generation.generate),
     completion.completion,
 )
 GROUPS: Final = {

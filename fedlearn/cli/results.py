@@ -150,7 +150,7 @@ def say_costs(folder: Path) -> None:
         print("\n".join(in_words(costs, file.learned.of(file.task))))
 
 
-_WRITTEN = {
+WRITTEN = {
     "separator": "comma, semicolon, tab or pipe",
     "encoding": "such as cp1252",
     "sheet": "the one of an Excel file that holds them",
@@ -190,7 +190,7 @@ _WRITTEN = {
         default=[],
     ),
     BASE,
-    *(takes(f"--{name}", f"{way} (default: as in the run)") for name, way in _WRITTEN.items()),
+    *(takes(f"--{name}", f"{way} (default: as in the run)") for name, way in WRITTEN.items()),
 )
 def predict(options: argparse.Namespace) -> None:
     """What an exported model says of records in a file, as a table."""
@@ -199,7 +199,7 @@ def predict(options: argparse.Namespace) -> None:
 
     model = open_model(Path(options.model), options.base or "")
     to = None if options.to is None else Path(options.to)
-    given = {name: getattr(options, name) for name in _WRITTEN}
+    given = {name: getattr(options, name) for name in WRITTEN}
     written = {name: value for name, value in given.items() if value is not None}
     if model.task.next_tokens:
         _grade(model, options, written, to)

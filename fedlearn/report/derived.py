@@ -99,7 +99,7 @@ class Costs:
     bytes_before: int
     """Of all weights of the run's model in single precision."""
     bytes_after: int
-    """Of the file of weights that is all there is of this one, beside a public model."""
+    """Of the file of weights in eight bits; of all weights of a student in single precision."""
     weighed: Weighed
     worst_site: str | None = None
     """Where the model that was made does worst..."""

@@ -112,12 +112,13 @@ def _write_int8(
         raise DataError(f"{run}: its release did not say what a record looks like")
     before = open_model(run)
     size = write_int8(before, asked, folder)
-    return costs_of(result, folder, size, weigh(before, prediction.load(folder)), form="int8")
+    taken = (folder / MODEL).stat().st_size
+    return costs_of(result, (size, taken), weigh(before, prediction.load(folder)), form="int8")
 
 
-def costs_of(result: ResultFile, folder: Path, size: int, weighed: Weighed, **more: Any) -> Costs:
-    """What stands in `costs.json`, of a model in `folder` that was made of a run's; `size` is
-    that of the run's, in bytes."""
+def costs_of(result: ResultFile, sizes: tuple[int, int], weighed: Weighed, **more: Any) -> Costs:
+    """What stands in `costs.json`, of what was made of a run's model; `sizes` are those of the
+    run's and of this one, in bytes."""
     task = task_of(result)
     worst, lost = sites_of(task, weighed.per_site)
     return Costs(
@@ -126,8 +127,8 @@ def costs_of(result: ResultFile, folder: Path, size: int, weighed: Weighed, **mo
         epsilon=result.privacy.epsilon,
         delta=result.privacy.delta,
         metric=task.leading.name,
-        bytes_before=size,
-        bytes_after=(folder / MODEL).stat().st_size,
+        bytes_before=sizes[0],
+        bytes_after=sizes[1],
         weighed=weighed,
         worst_site=worst,
         most_lost=lost,

@@ -137,6 +137,13 @@ class ClassificationTask(Task):
         """Nats, `float32[n]`, of logits `[n, classes]`."""
         return cross_entropy(outputs, targets)
 
+    def imitation(
+        self, outputs: Tensor, teacher: Tensor, targets: Tensor, temperature: float
+    ) -> Tensor:
+        """The divergence from the other's probabilities, times the square of the temperature, so
+        that its gradient keeps its size (Hinton et al. 2015, section 2)."""
+        return divergence(outputs, teacher, temperature)
+
     def training_loss(self, class_weights: Mapping[str, float], device: torch.device) -> Loss:
         """Nats times the weight of the class, the largest weight being 1.
 
@@ -558,6 +565,20 @@ def _label_problems(column: LabelColumn) -> Iterator[str]:
                     f"{column.places([cells.index(value)])}: the only record of class {value!r}; "
                     "training and testing take at least two"
                 )
+
+
+def divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`float32[...]`, `T^2 KL(softmax(teacher / T) || softmax(outputs / T))` of logits
+    `[..., classes]`, in nats; the gradient goes to `outputs` alone."""
+    import torch
+    from torch.nn import functional
+
+    wide = torch.promote_types(outputs.dtype, torch.float32)
+    one, other = (
+        functional.log_softmax(x.to(wide) / temperature, -1) for x in (outputs, teacher.detach())
+    )
+    found: Tensor = (other.exp() * (other - one)).sum(-1) * temperature**2
+    return found
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -111,6 +111,21 @@ class LanguageTask(Task):
         count = (targets >= 0).sum(1).clamp(min=1)
         return token_losses(outputs, targets).sum(1) / count
 
+    def imitation(
+        self, outputs: TokenOutputs, teacher: TokenOutputs, targets: Tensor, temperature: float
+    ) -> Tensor:
+        """The divergence from the other's next tokens, the mean over answer tokens; see
+        `fedlearn.tasks.classification.divergence`. 0 where there is none."""
+        from fedlearn.tasks.classification import divergence
+        from fedlearn.tasks.tokens import logits_where
+
+        there = targets >= 0
+        one, other = (logits_where(given, there) for given in (outputs, teacher))
+        losses = one.new_zeros(there.shape).masked_scatter(
+            there, divergence(one, other, temperature)
+        )
+        return losses.sum(1) / there.sum(1).clamp(min=1)
+
     # --- targets ---
 
     def check(self, targets: Targets) -> None:

@@ -177,6 +177,18 @@ class Task(Protocol):
         """The loss to train with; `class_weights` are those that `weight_problems` let pass."""
         return self.loss
 
+    def imitation(
+        self, outputs: Outputs, teacher: Outputs, targets: Tensor, temperature: float
+    ) -> Tensor:
+        """`float32[n]`, how far outputs are from those of another model for the same records.
+
+        `targets` are read for where there is an answer, if a record has several places, and not for
+        what it is; `temperature` is for tasks whose outputs are logits. Of others it is the mean
+        square of the difference.
+        """
+        found: Tensor = (outputs - teacher).flatten(1).square().mean(1)
+        return found
+
     def weight_problems(self, class_weights: Mapping[str, float]) -> list[str]:
         """What is wrong with weights of classes, as `dotted.path: reason` lines."""
         return [

@@ -121,6 +121,17 @@ def logits_at(outputs: TokenOutputs, place: int) -> Tensor:
     return outputs.hidden[:, place].to(weight.dtype) @ weight.T
 
 
+def logits_where(outputs: TokenOutputs, there: Tensor) -> Tensor:
+    """The logits at some places of texts, `float32[places, vocabulary]`; `there: bool[n, length]`.
+
+    All of them are written out: for a few texts at a time.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs[there].float()
+    weight = _rows_of(outputs)
+    return (outputs.hidden[there].to(weight.dtype) @ weight.T).float()
+
+
 class _InPieces(torch.autograd.Function):
     """Losses by token, with what their gradient is made of: each needs the logits of its place,
     which are made once."""

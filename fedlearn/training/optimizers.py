@@ -39,6 +39,11 @@ _ADAM = _unwrapped(torch.optim.Adam)
 _HUGE: Final = 1e8
 
 
+def adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba 2015) over the parameters of a model that learn."""
+    return _ADAM([p for p in model.parameters() if p.requires_grad], lr=rate)
+
+
 def make_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
     """A fresh optimiser over the trainable parameters: no state survives a round.
 

@@ -310,7 +310,7 @@ UNFUZZED: Final = {
         "fedlearn/config/__init__.py:__getattr__", "fedlearn/config/nested.py:union_at",
         "fedlearn/config/words.py:_adapter",
         "fedlearn/cli/__init__.py:main", "fedlearn/config/composition.py:_parsed",
-        "fedlearn/cli/generation.py:_sampling",
+        "fedlearn/cli/generation.py:_sampling", "fedlearn/cli/distilling.py:_how",
         "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_set_own",
         "fedlearn/config/composition.py:plain", "fedlearn/config/layers.py:_by_hydra",
         "fedlearn/core/code.py:_installed", "fedlearn/crypto/certificates.py:_host",

@@ -246,3 +246,40 @@ def test_generate__of_another_base_is_refused(
     other = tiny_model(tmp_path / "other", seed=3)
     assert main(["generate", str(exported), "--prompt", "a", "--base", str(other)]) == 2
     assert "are others here" in capsys.readouterr().err
+
+
+def test_distill__has_a_smaller_language_model_say_what_its_teacher_says(
+    run: Path, tmp_path: Path, capsys: Output
+) -> None:
+    """A student of two blocks of the teacher's four, of the same tokenizer."""
+    small = tiny_model(tmp_path / "small", seed=8, num_hidden_layers=2)
+    public, to = tmp_path / "public.jsonl", tmp_path / "student"
+    colours = ("red", "blue", "green", "white")
+    rows = [{"prompt": f"{colours[i % 4]} {i}: ", "completion": f"is {i}"} for i in range(200, 260)]
+    public.write_text("\n".join(map(json.dumps, rows)))
+    words = ["distill", str(run), "--data", str(public), "--to", str(to), f"model.folder={small}"]
+    assert main([*words, "training.finetune=last_k", "training.last_k=2", "--steps", "60"]) == 0
+    told = capsys.readouterr().err
+    [(before, after)] = re.findall(r"public records: ([\d.]+) before, ([\d.]+) after", told)
+    assert float(after) < 0.75 * float(before)
+    costs = json.loads((to / "costs.json").read_text())
+    assert costs["metric"] == "nats_per_token"
+    assert costs["learned"]["records"] == 60
+    assert main(["generate", str(to), "--prompt", "red 3: ", "--base", str(small)]) == 0
+    assert str(tmp_path) not in (to / "model.json").read_text()
+
+
+def test_distill__of_another_tokenizer_is_refused(
+    run: Path, tmp_path: Path, capsys: Output
+) -> None:
+    from tests.model_folders import byte_tokenizer
+
+    small = tiny_model(tmp_path / "small", seed=8, num_hidden_layers=2)
+    byte_tokenizer("<s>", "</s>", "<pad>").save(str(small / "tokenizer.json"))
+    public = tmp_path / "public.jsonl"
+    public.write_text('{"prompt": "a", "completion": "b"}')
+    to = tmp_path / "student"
+    words = ["distill", str(run), "--data", str(public), "--to", str(to), f"model.folder={small}"]
+    assert main(words) == 2
+    assert "tokenizer" in capsys.readouterr().err
+    assert not to.exists()

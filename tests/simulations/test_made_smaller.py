@@ -1,4 +1,4 @@
-"""What is made of a run's model: eight bits, and what they cost at the sites."""
+"""What is made of a run's model: eight bits, or a student; and what that costs at the sites."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fedlearn as fl
 from clients.records import read_simulated
 from fedlearn import prediction
 from fedlearn.cli import main
 from fedlearn.config import load
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.language import codes, language
 from fedlearn.report.derived import in_words, read_costs
 from fedlearn.report.export import export, open_model
@@ -182,3 +183,105 @@ def test_costs__are_said_in_every_language(small: Path) -> None:
 def test_records__are_asked_for_with_int8_alone(run: Path, capsys: Output) -> None:
     assert main(["export", str(run), "--to", "onnx", "--records", "x.csv"]) == 2
     assert "--records: says on what --to int8 is measured" in capsys.readouterr().err
+
+
+# --- students -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def public(run: Path) -> Path:
+    """Records that nobody has."""
+    file = run.with_name("public.csv")
+    file.write_text(rows(np.random.default_rng(7), 300, labelled=False))
+    return file
+
+
+def test_distill__makes_a_smaller_model_that_answers_as_its_teacher(
+    run: Path, public: Path, tmp_path: Path, capsys: Output
+) -> None:
+    to = tmp_path / "student"
+    words = ["distill", str(run), "--data", str(public), "--to", str(to), "model.width=8"]
+    assert main([*words, "--steps", "600", "--rate", "0.01"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    costs, result = tree(to / "costs.json"), tree(run / "result.json")
+    assert f"It does worst at {costs['worst_site']}" in said
+    assert costs["learned"]["parameters"] * 4 == costs["bytes_after"] < costs["bytes_before"]
+    assert costs["learned"]["records"] == 300
+    assert costs["model_sha256"] == result["model"]["sha256"]
+    assert tree(to / "model.json")["sha256"] != result["model"]["sha256"]
+    teacher, student = open_model(run), prediction.load(to)
+    fresh = teacher.read(public).features[:200]
+    fresh = fresh + np.float32(0.002) * np.eye(*fresh.shape, dtype="f4")
+    same = teacher.answers(fresh).argmax(1) == student.answers(fresh).argmax(1)
+    assert same.mean() > 0.95
+    card = (to / "model_card.md").read_text()
+    statement = (to / "privacy_statement.md").read_text()
+    for text in (card, statement):
+        assert "That these records are public, and no site's own, is the word of" in text
+        assert result["model"]["sha256"] in text
+
+
+def test_distill__reads_no_private_record(run: Path, public: Path, tmp_path: Path) -> None:
+    """The same student, bit for bit, where the table of the sites is gone."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for name in ("result.json", "config.yaml"):
+        text = (copy / name).read_text().replace("private.csv", "gone.csv")
+        (copy / name).write_text(text)
+    found = []
+    like = str(run.with_name("private.csv"))
+    features = open_model(run).read(public, Path(like)).features
+    np.savez(tmp_path / "public.npz", features=features)
+    for name, folder in (("here", run), ("gone", copy)):
+        to = tmp_path / name
+        fl.distill(folder, "model.width=8", data=tmp_path / "public.npz", to=to, steps=5)
+        found.append(tree(to / "model.json")["sha256"])
+    assert found[0] == found[1]
+    assert tree(tmp_path / "gone" / "costs.json")["weighed"]["unmeasured"] == "elsewhere"
+
+
+def test_distill__refuses_what_the_run_has_learned_from(run: Path, tmp_path: Path) -> None:
+    own = run.with_name("private.csv")
+    lines = own.read_text().splitlines()
+    shuffled = [lines[0], *(lines[1:][i] for i in np.random.default_rng(1).permutation(160))]
+    without = [",".join(line.split(",")[:3]) for line in shuffled]
+    for name, text in (("same", own.read_text()), ("shuffled", "\n".join(without))):
+        copy = tmp_path / f"{name}.csv"
+        copy.write_text(text)
+        with pytest.raises(ConfigError, match="what a student learns from is public"):
+            fl.distill(run, "model.width=8", data=copy, to=tmp_path / "student", steps=1)
+    assert not (tmp_path / "student").exists()
+
+
+def test_distill__says_where_some_records_are_a_sites_own(
+    run: Path, public: Path, tmp_path: Path, capsys: Output
+) -> None:
+    own = run.with_name("private.csv").read_text().splitlines()[1:21]
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text(public.read_text() + "\n".join(",".join(r.split(",")[:3]) for r in own))
+    words = ["distill", str(run), "--data", str(mixed), "--to", str(tmp_path / "student")]
+    assert main([*words, "model.width=8", "--steps", "1"]) == 0
+    assert "note: 20 of 320 public records look like one of a site" in capsys.readouterr().err
+    written = "".join(path.read_text() for path in (tmp_path / "student").glob("*.[jm]*[nd]"))
+    assert "look like one" not in written
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "model: say which smaller model is to learn"),
+        (["model.width=24"], "and its teacher 4,826; choose a smaller one"),
+        (["model.width=8", "rounds=3"], "rounds=3: belongs to the run"),
+        (["model.widht=8"], "model.widht"),
+        (["model=cnn"], "needs images"),
+        (["model.width=8", "--steps", "0"], "steps=0: must be"),
+        (["model.width=8", "--temperature", "0"], "temperature=0.0: must be"),
+        (["model.width=8", "--rate", "1e30"], "--rate: training has diverged"),
+    ],
+)
+def test_distill__says_what_is_wrong(
+    run: Path, public: Path, tmp_path: Path, words: list[str], said: str, capsys: Output
+) -> None:
+    to = tmp_path / "student"
+    assert main(["distill", str(run), "--data", str(public), "--to", str(to), *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not to.exists()
