@@ -19,7 +19,7 @@ from clients.joining import identity_of, joined_run
 from clients.owner import Owner
 from fedlearn.agreement import draw_of
 from fedlearn.config import RunConfig, sizes_of
-from fedlearn.core.errors import ProtocolError
+from fedlearn.core.errors import ProtocolError, counted
 from fedlearn.crypto import common
 from fedlearn.crypto.roster import SERVER
 from fedlearn.flower import messages as flower
@@ -148,7 +148,9 @@ def leave_out(
     if not set(found) <= set(sites):
         raise ProtocolError(SERVER, "train", "who is left out is not on the roster")
     if len(found) > sizes_of(config, len(sites)).most_left_out:
-        raise ProtocolError(SERVER, "train", f"{len(found)} of {len(sites)} sites are left out")
+        raise ProtocolError(
+            SERVER, "train", f"{len(found)} of {counted(len(sites), 'site')} are left out"
+        )
     stored["without"] = found
 
 

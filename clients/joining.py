@@ -26,7 +26,7 @@ from fedlearn.config.study import (
     study_hash,
     study_text,
 )
-from fedlearn.core.errors import PrivacyError, ProtocolError, UnauthenticatedError
+from fedlearn.core.errors import PrivacyError, ProtocolError, UnauthenticatedError, counted
 from fedlearn.crypto.handshake import Link, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
@@ -207,8 +207,8 @@ def _check_company(owner: Owner, sites: int) -> None:
     """Refuse a run in which no round can have as many sites as the owner demands."""
     if owner.policy is not None and sites < owner.policy.min_cohort:
         raise PrivacyError(
-            f"site {owner.name}: policy.min_cohort={owner.policy.min_cohort}: the run has {sites} "
-            "sites. Invite more sites"
+            f"site {owner.name}: policy.min_cohort={owner.policy.min_cohort}: the run has "
+            f"{counted(sites, 'site')}. Invite more sites"
         )
 
 

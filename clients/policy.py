@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from clients.ledger.ledger import Budget
+from fedlearn.core.errors import counted
 from fedlearn.core.settings import Count, Name, Natural, Portion, Positive, Probability, config
 from fedlearn.privacy.accounting import SMALLEST_DELTA
 from fedlearn.secagg.graph import part_of, withstood
@@ -199,7 +200,8 @@ def _privacy_refusals(policy: Policy, run: RunDescription) -> list[str]:
     if policy.unit != "none" and run.in_shares and _known(run) < policy.min_colluders:
         return [
             f"policy.min_colluders={policy.min_colluders}: the run's noise holds against "
-            f"{_known(run)} sites that work with the coordinator. Raise privacy.max_colluders"
+            f"{counted(_known(run), 'site that works', 'sites that work')} with the "
+            "coordinator. Raise privacy.max_colluders"
         ]
     if run.delta is not None and run.delta > policy.delta:
         return [
@@ -222,17 +224,19 @@ def _company_refusals(policy: Policy, run: RunDescription) -> list[str]:
     found = []
     if run.cohort is not None and run.cohort < policy.min_cohort:
         found.append(
-            f"policy.min_cohort={policy.min_cohort}: the round has {run.cohort} sites. "
+            f"policy.min_cohort={policy.min_cohort}: the round has {counted(run.cohort, 'site')}. "
             "Invite more sites"
         )
     if run.group is not None and run.group < policy.min_cohort:
         found.append(
-            f"policy.min_cohort={policy.min_cohort}: the run sums groups of {run.group} sites. "
+            f"policy.min_cohort={policy.min_cohort}: the run sums groups of "
+            f"{counted(run.group, 'site')}. "
             f"Set robust.size to {policy.min_cohort} or more"
         )
     if run.opens is not None and run.opens < policy.min_cohort:
         found.append(
-            f"policy.min_cohort={policy.min_cohort}: the run opens sums of {run.opens} sites. "
+            f"policy.min_cohort={policy.min_cohort}: the run opens sums of "
+            f"{counted(run.opens, 'site')}. "
             f"Raise secagg.min_cohort to {policy.min_cohort}"
         )
     if policy.require_transport is not None and run.transport != policy.require_transport:
@@ -261,7 +265,7 @@ def _mask_refusals(policy: Policy, run: RunDescription) -> Iterator[str]:
         if size == run.group and least > 0:
             wanted = max(1, wanted)
         if found < wanted:
-            holds = f"withstands {found} of {size} sites"
+            holds = f"withstands {found} of {counted(size, 'site')}"
     if holds:
         yield (
             f"policy.min_corrupt_fraction={least:g}: the run {holds} that work with the "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.config import RunConfig, encode, sizes_of
 from fedlearn.config.terms import terms_of
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.mechanisms import UNPROTECTED, EvaluationPlan, PrivacyPlan
@@ -206,7 +206,7 @@ def _sized(settings: SecAggSum, sites: int, bound: SumBound) -> SecAggSum:
     if bits > (settings.bits or MOST_BITS):
         bounds = "robust and privacy" if each > largest else "secagg.clip"
         raise ConfigError(
-            f"secagg.bits={settings.bits}: the sum of {sites} sites with weights up to "
+            f"secagg.bits={settings.bits}: the sum of {counted(sites, 'site')} with weights up to "
             f"{settings.max_weight} can be {largest * step:.3g} by {bounds}, and takes {bits} "
             f"bits in steps of secagg.resolution={step:g}. "
             + (

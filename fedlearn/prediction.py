@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fedlearn import models
 from fedlearn.config import decode, to_tree
-from fedlearn.core.errors import ConfigError, DataError, refuse
+from fedlearn.core.errors import ConfigError, DataError, counted, refuse
 from fedlearn.core.files import DAMAGED_ARRAYS, named_arrays, possible
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, vector_digest
@@ -400,7 +400,10 @@ def read_texts(scenario: OwnText, cache: Path) -> Unlabelled:
     tokens = tokenize(scenario.tokenizer, table.column(scenario.text), cache)
     if tokens.cut:
         most = scenario.tokenizer.max_length
-        notes.append(f"{tokens.cut} texts are longer than {most} pieces and were cut off there")
+        notes.append(
+            f"{counted(tokens.cut, 'text is', 'texts are')} longer than {most} pieces and "
+            "cut off there"
+        )
     return Unlabelled(features=tokens.ids, lines=tuple(table.lines.tolist()), notes=tuple(notes))
 
 
@@ -488,10 +491,16 @@ def _unseen(config: Csv, table: Table, categories: Categories) -> Iterator[str]:
     for name, known in categories.items():
         strange = sum(cell not in (*known, *config.missing) for cell in table.column(name))
         if strange:
-            yield f"column {name!r}: {strange} values that the model never saw, taken as missing"
+            yield (
+                f"column {name!r}: {counted(strange, 'value')} that the model never saw, "
+                "taken as missing"
+            )
 
 
 def _gap_notes(roles: Roles, raw: NDArray[np.float64]) -> Iterator[str]:
     for name, absent in zip(roles.numeric, np.isnan(raw).sum(0), strict=True):
         if absent and name not in roles.gaps:
-            yield f"column {name!r}: {absent} gaps, where training had none; taken as mid-range"
+            yield (
+                f"column {name!r}: {counted(int(absent), 'gap')}, where training had "
+                "none; taken as mid-range"
+            )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig
+from fedlearn.core.errors import counted
 
 
 def cohort_problems(config: RunConfig, least: int, sites: int) -> Iterator[str]:
@@ -13,4 +14,7 @@ def cohort_problems(config: RunConfig, least: int, sites: int) -> Iterator[str]:
     cohort = cohort_size(config.strategy, sites)
     if cohort < least:
         way_out = "invite more" if sites < least else "raise strategy.fraction"
-        yield f"secagg.min_cohort={least}: a round has {cohort} of {sites} sites; {way_out}"
+        yield (
+            f"secagg.min_cohort={least}: a round has {cohort} of "
+            f"{counted(sites, 'site')}; {way_out}"
+        )

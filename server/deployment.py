@@ -18,7 +18,13 @@ from typing import Final
 from fedlearn import __version__
 from fedlearn.config import RunConfig, compose
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import ConfigError, ProtocolError, UnauthenticatedError, collected
+from fedlearn.core.errors import (
+    ConfigError,
+    ProtocolError,
+    UnauthenticatedError,
+    collected,
+    counted,
+)
 from fedlearn.core.logs import EVENTS
 from fedlearn.crypto.certificates import node_public_key, read_certificate
 from fedlearn.flower import messages as flower
@@ -66,7 +72,10 @@ def check(file: ServerFile, config: RunConfig, now: datetime) -> Participants:
 def _roster_problems(config: RunConfig, sites: int) -> Iterator[str]:
     """Why so many sites are too few, should all of them come."""
     if sites < config.strategy.min_sites:
-        yield f"strategy.min_sites={config.strategy.min_sites}: the roster has {sites} sites"
+        yield (
+            f"strategy.min_sites={config.strategy.min_sites}: the roster has "
+            f"{counted(sites, 'site')}"
+        )
     elif (summing := sum_of(config.secagg)) is not None:
         yield from cohort_problems(config, summing.least, sites)
 
@@ -79,6 +88,18 @@ def run_problems(config: RunConfig) -> list[str]:
     if config.sites is not None:
         found.append(f"sites={config.sites}: is for simulations; a deployed site has its own file")
     return found
+
+
+def left_open(config: RunConfig) -> list[str]:
+    """What the sites' own files have to give where the run does not: of a site whose file gives it
+    neither, the coordinator only ever hears that its records cannot be used."""
+    if not config.privacy.within_sites:
+        return []
+    found = ", ".join(config.scenario.left_open(config.task))
+    return [
+        f"the run leaves open {found}: a site whose file does not give them turns it away, as what "
+        "is found in all records lets one change what the others become; who knows them sets them"
+    ] * bool(found)
 
 
 def composed(overrides: Sequence[str]) -> RunConfig:

@@ -31,7 +31,7 @@ from fedlearn.agreement import (
 )
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, sizes_of
-from fedlearn.core.errors import ConfigError, ProtocolError, refuse
+from fedlearn.core.errors import ConfigError, ProtocolError, counted, refuse
 from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
 from fedlearn.flower import messages as flower
@@ -137,7 +137,7 @@ class SecAggDriver(ABC, Generic[S]):
         enough = [one for one in found if len(one) >= least]
         if not enough:
             most = max(map(len, found), default=0)
-            raise ProtocolError("", "advertise", f"{most} sites; needed: {least}")
+            raise ProtocolError("", "advertise", f"{counted(most, 'site')}; needed: {least}")
         return enough
 
     def evaluate(
@@ -256,7 +256,8 @@ class SecAggDriver(ABC, Generic[S]):
         if sizes.smallest < least:
             raise ConfigError(
                 [
-                    f"secagg.min_cohort={least}: groups have {sizes.smallest} sites. Raise "
+                    f"secagg.min_cohort={least}: groups have "
+                    f"{counted(sizes.smallest, 'site')}. Raise "
                     "robust.size, or choose robust=bounded"
                 ]
             )

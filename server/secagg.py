@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from fedlearn.agreement import Part, masks_of
-from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.errors import ConfigError, ProtocolError, counted
 from fedlearn.core.ring import RingVector, unpack
 from fedlearn.flower import messages as flower
 from fedlearn.flower.records import read_small_bytes, small_bytes
@@ -53,7 +53,9 @@ class RingDriver(SecAggDriver[SecAggRing]):
             if len(sites) >= least:
                 found.append(Sum(sites, asked.payload.decode(ring.reduce(total))))
         if not found:
-            raise ProtocolError("", "sum", f"{len(taken)} sites are left; needed: {least}")
+            raise ProtocolError(
+                "", "sum", f"{counted(len(taken), 'site is', 'sites are')} left; needed: {least}"
+            )
         return found
 
 
@@ -109,7 +111,7 @@ class TwoServerDriver(SecAggDriver[SecAggTwoServer]):
             ProtocolError: too few are in it, by this server's own count or by the second one's.
         """
         asked.tally.failures |= opened.refused
-        left = f"{len(opened.taken)} sites are left"
+        left = f"{counted(len(opened.taken), 'site is', 'sites are')} left"
         if len(opened.taken) < opened.needed:
             raise ProtocolError("", "sum", f"{left}; needed: {opened.needed} of {opened.asked}")
         if opened.total is None:
@@ -163,7 +165,8 @@ class MaskedDriver(SecAggDriver[SecAggMasked]):
         if silent > found.dropped:
             raise ConfigError(
                 [
-                    f"privacy.max_dropouts={silent}: masks of {cohort} sites that withstand "
+                    f"privacy.max_dropouts={silent}: masks of {counted(cohort, 'site')} "
+                    "that withstand "
                     f"{found.corrupt} that work with the coordinator let a round finish without "
                     f"{found.dropped} at most. Set privacy.max_dropouts to that, lower "
                     "privacy.max_colluders or secagg.corrupt_fraction, or invite more sites"

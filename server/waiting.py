@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedlearn.core.errors import ProtocolError, some
+from fedlearn.core.errors import ProtocolError, counted, some
 from fedlearn.core.logs import EVENTS
 
 EVERY_SECONDS: Final = 60.0
@@ -49,8 +49,9 @@ class Waiting:
         fields = {"for": list(missing), "there": there, "least": self.least, "seconds_left": left}
         EVENTS.info("waiting", extra={"fields": fields})
         self.tell(
-            f"waiting for {_named(missing)}, {left} seconds at most: {there} sites are there, and "
-            f"{self.least} suffice then"
+            f"waiting for {_named(missing)}, {counted(left, 'second')} at most: "
+            f"{counted(there, 'site is', 'sites are')} there, and "
+            f"{self.least} {'suffices' if self.least == 1 else 'suffice'} then"
         )
 
     def without(self, missing: Sequence[str]) -> None:
@@ -68,7 +69,8 @@ class Waiting:
         return ProtocolError(
             "",
             "hello",
-            f"{there} of at least {self.least} sites connected; waited {self.seconds:g} seconds "
+            f"{there} of at least {counted(self.least, 'site')} connected; waited "
+            f"{self.seconds:g} seconds "
             f"for {_named(missing)}",
         )
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig
 from fedlearn.core import terminal
-from fedlearn.core.errors import some
+from fedlearn.core.errors import counted, some
 from fedlearn.core.files import shortest
 from fedlearn.report.facts import Facts, degree_in
 from fedlearn.report.verdict import Light, verdict
@@ -65,7 +65,8 @@ class Display:
         self.config = config
         shown = some(sites, 6)
         self.console.print(
-            f"[bold]{escape(config.experiment)}[/]: {len(sites)} sites ({escape(shown)}), "
+            f"[bold]{escape(config.experiment)}[/]: {counted(len(sites), 'site')} "
+            f"({escape(shown)}), "
             f"{federation.enrolment.trainable.size:,} parameters"
         )
         if plan := federation.plan:
@@ -80,7 +81,7 @@ class Display:
         together = config.robust.together(cohort)
         if masks := degree_in(config, together):
             self.console.print(
-                f"masks: of {together} sites in a sum {masks.corrupt} may work with the "
+                f"masks: of {counted(together, 'site')} in a sum {masks.corrupt} may work with the "
                 f"coordinator, and {masks.dropped} fall silent"
             )
         for sentence in federation.enrolment.declined:

@@ -24,7 +24,7 @@ from typing import Final
 from clients.sitefile import ADDRESS, Server
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.names import name_problem
 from fedlearn.core.settings import Name
 from fedlearn.crypto.certificate_files import authority_problems, credential_problems, tls_path
@@ -115,7 +115,8 @@ def check(path: Path, now: datetime) -> list[str]:
         raise ConfigError(found)
     return [
         f"helper: {file.name}, fingerprint {identity.fingerprint}",
-        f"federation: {roster.federation}, {len(roster.sites())} sites, signature as pinned",
+        f"federation: {roster.federation}, {counted(len(roster.sites()), 'site')}, "
+        "signature as pinned",
         f"coordinator: {file.server.address}",
         f"approved: {len(file.approved)} studies, cohorts of at least {file.min_cohort}",
     ]

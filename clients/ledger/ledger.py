@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import re
 import secrets
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, get_args
 
 from clients.ledger import hash_chain
 from clients.ledger.state import (
@@ -35,7 +36,7 @@ from clients.ledger.state import (
 )
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy import accounting
-from fedlearn.privacy.events import Event, Unit, to_json
+from fedlearn.privacy.events import Event, Unit, to_json, unit_of
 
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
@@ -318,6 +319,20 @@ def _entry(cost: Cost) -> dict[str, object]:
     }
 
 
+_WAYS: Final[Mapping[str, str]] = {
+    "person": "Set scenario.person to the column that says whose records are, in every run",
+    "client": "Choose privacy=client in every run, or set policy.unit to what runs promise",
+}
+"""How all runs come to promise what a budget is for."""
+
+
+def _smaller_units(unit: Unit, events: Sequence[Event]) -> list[Unit]:
+    """The units of events that promise nothing to that of a budget."""
+    sizes = get_args(Unit)
+    found = {unit_of(event) for event in events}
+    return [one for one in sizes[: sizes.index(unit)] if one in found]
+
+
 def _too_much(
     whose: str, budget: Budget, spent: tuple[Event, ...], events: tuple[Event, ...]
 ) -> str | None:
@@ -329,6 +344,12 @@ def _too_much(
         return None
     before = accounting.epsilon(spent, budget.delta, unit=budget.unit)
     left = max(budget.epsilon - before, 0.0)
+    if math.isinf(after) and (smaller := _smaller_units(budget.unit, (*spent, *events))):
+        return (
+            f"the budget of {whose} is for every {budget.unit}, and what is spent and asked for "
+            f"holds releases for every {' or '.join(smaller)} alone, which promise a {budget.unit} "
+            f"nothing: its epsilon is infinite. {_WAYS[budget.unit]}"
+        )
     return (
         f"it would bring the total to epsilon {after:.4g}; the budget of {whose} is "
         f"{budget.epsilon:g} at delta {budget.delta:g}, {before:.4g} is spent and {left:.4g} is "

@@ -13,7 +13,7 @@ from clients.records import own_data
 from clients.sitefile import SiteFile
 from fedlearn import __version__
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import ConfigError, FedlearnError
+from fedlearn.core.errors import ConfigError, FedlearnError, counted
 from fedlearn.crypto.certificate_files import authority_problems, credential_problems
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.keyring import load_pinned
@@ -80,7 +80,8 @@ def _facts(site: SiteFile) -> list[str]:
     roster = load_pinned(site.roster)
     facts = [
         f"site: {site.name}, fingerprint {Identity.load(site.keys).fingerprint}",
-        f"federation: {roster.federation}, {len(roster.sites())} sites, signature as pinned",
+        f"federation: {roster.federation}, {counted(len(roster.sites()), 'site')}, "
+        "signature as pinned",
         f"sites: {', '.join(roster.sites())}",
         f"coordinator: {site.server.address}" if site.server else "",
         f"policy: epsilon {site.policy.epsilon_total or 'unlimited'} over all runs, "

@@ -218,8 +218,8 @@ def server(options: argparse.Namespace) -> None:
     config = deployment.deployed(deployment.composed(options.overrides), Path.cwd())
     parties = deployment.check(file, config, datetime.now(UTC))
     if options.check:
-        for line in (f"sites: {', '.join(parties.certificates)}", *parties.warnings):
-            print(line)
+        sites = f"sites: {', '.join(parties.certificates)}"
+        print("\n".join([sites, *parties.warnings, *deployment.left_open(config)]))
         return
     if deployment.finished(config):
         print(f"{config.out}: this run is finished; choose another out for the next one")

@@ -74,6 +74,21 @@ def some(names: Sequence[object], shown: int = 10, between: str = ", ") -> str:
     return between.join(map(str, names[:shown])) + (f" and {more} more" if more > 0 else "")
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with what it counts: `1 site`, `2 sites`.
+
+    Args:
+        count: how many.
+        one: what one is called, with what agrees with it: `site is`.
+        many: the same of others, where that is not `one` with an s: `sites are`.
+
+    Example:
+        >>> counted(1, "site is", "sites are"), counted(1200, "record")
+        ('1 site is', '1,200 records')
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def refuse(problems: Iterable[str], kind: type[ListedError] = DataError) -> None:
     """Raise an error with all problems that there are, if there are any."""
     if found := list(problems):

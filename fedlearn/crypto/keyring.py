@@ -86,7 +86,10 @@ def sign_roster(
         except ConfigError as error:
             problems += error.problems
     if path.exists():
-        problems.append(f"{path}: exists; write the new roster beside it, then move it there")
+        problems.append(
+            f"{path}: exists; write the new roster beside it (--to {path.stem}-new{path.suffix}), "
+            "then move it there"
+        )
     # The authority's own introduction lies beside the others, as often as not.
     listed = [one for one in participants if one != _as_authority(one, authority)]
     problems += lookalikes(one.name for one in listed)

@@ -130,6 +130,11 @@ class Scenario(ABC):
         """What they name that is not on this machine, as `path=...: reason` lines."""
         return iter(())
 
+    def left_open(self, task: TaskConfig) -> Iterator[str]:
+        """Settings that a site has to give where the run does not, as far as the run alone says:
+        what records become is else found in records, which privacy within sites does not allow."""
+        yield from ()
+
     def scales(self) -> Scaling | None:
         """How the numbers of a table are scaled; None where there is nothing to scale."""
         found: Scaling | None = getattr(self, "scaling", None)

@@ -38,7 +38,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le
 
-from fedlearn.core.errors import ConfigError, PrivacyError
+from fedlearn.core.errors import ConfigError, PrivacyError, counted
 from fedlearn.core.settings import Count, Natural, Positive, Probability, Rate, config
 from fedlearn.mechanisms import encoding
 from fedlearn.mechanisms.base import (
@@ -286,7 +286,8 @@ class DistributedPlan(Plan):
         """
         if not self.min_survivors <= survivors <= self.num_clients:
             raise PrivacyError(
-                f"the sum of a round holds {survivors} sites, and its noise is planned for "
+                f"the sum of a round holds {counted(survivors, 'site')}, and its noise is "
+                "planned for "
                 f"{self.min_survivors} to {self.num_clients}: it must not be released. "
                 "Raise privacy.max_dropouts if sites often fall silent"
             )
@@ -416,7 +417,8 @@ def _coarsest(config: DistributedPrivacy, population: Population) -> float:
 def _too_few_sites(config: DistributedPrivacy, population: Population) -> str:
     return (
         f"privacy.max_dropouts={config.max_dropouts} and privacy.max_colluders="
-        f"{config.max_colluders}: leave none of {population.num_clients} sites to add noise. "
+        f"{config.max_colluders}: leave none of {counted(population.num_clients, 'site')} "
+        "to add noise. "
         "Lower one of them, invite more sites, or choose privacy=record"
     )
 
@@ -430,7 +432,8 @@ def _too_few_bits(config: DistributedPrivacy, population: Population, noise: flo
             way_out = f"Set privacy.bits={bits} or, better, {min(bits + 3, MOST_BITS)}"
             break
     return (
-        f"privacy.bits={config.bits}: too few for the sum of {population.num_clients} sites with "
+        f"privacy.bits={config.bits}: too few for the sum of "
+        f"{counted(population.num_clients, 'site')} with "
         f"{population.dimension} coordinates: rounding would cost more than the noise. {way_out}"
     )
 

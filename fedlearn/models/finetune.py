@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.recompute import computed_again
 from fedlearn.core.settings import Count, Name, Natural, Positive, config
 from fedlearn.models.initialise import initialise
@@ -145,9 +145,12 @@ def cut(
         learnable = learnable[1 if finetune.mode == "last_k" else 0 : -1]
     count = trained_stages(finetune, len(learnable), head=head)
     if count > len(learnable):
+        name, most = _setting(finetune), len(learnable) - (head and finetune.mode == "lora")
+        way_out = f"set it to {most} or less" if most else "choose training.finetune=head"
         raise ConfigError(
-            f"{_setting(finetune)}: the model has {len(learnable)} stages that have "
-            f"parameters, {'the head among them' if head else 'without its vocabulary'}"
+            f"{name}={getattr(finetune, name.rpartition('.')[2])}: the model has "
+            f"{counted(len(learnable), 'stage that has', 'stages that have')} parameters, "
+            f"{'the head among them' if head else 'without its vocabulary'}; {way_out}"
         )
     start = 0 if finetune.mode == "full" else learnable[-count]
     frozen, trained = (_part(whole, part) for part in (names[:start], names[start:]))
@@ -184,8 +187,7 @@ def trained_stages(finetune: Finetune, available: int, *, head: bool = True) -> 
 
 
 def _setting(finetune: Finetune) -> str:
-    name = "lora_stages" if finetune.mode == "lora" else "last_k"
-    return f"training.{name}={getattr(finetune, name)}"
+    return "training.lora_stages" if finetune.mode == "lora" else "training.last_k"
 
 
 def _part(whole: nn.Sequential, names: list[str]) -> nn.Sequential:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fedlearn.core.errors import counted
 from fedlearn.results.folder import write_json
 from fedlearn.results.reading import read_beside
 from fedlearn.tasks import metric_called
@@ -119,7 +120,7 @@ class Poison:
         usual = Counter(len(one.liars) for one in self.rows if one.liars).most_common(1)
         odd = row.liars and len(row.liars) != usual[0][0]
         name = row.attack.replace("_", " ")
-        return f"{name} ({len(row.liars)} sites)" if odd else name
+        return f"{name} ({counted(len(row.liars), 'site')})" if odd else name
 
     def row(self, rule: str, attack: str) -> PoisonRow | None:
         """An attack against a rule; None where it was not measured."""

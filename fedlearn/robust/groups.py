@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.settings import Natural, Probability, config
 from fedlearn.mechanisms import Privacy, StudyTerms
 from fedlearn.robust.bounds import Bounds
@@ -140,7 +140,8 @@ class Groups(Grouped):
         """
         if sites < self.enough:
             raise ConfigError(
-                f"robust.size={self.size}: robust=groups needs three groups, {self.enough} sites, "
+                f"robust.size={self.size}: robust=groups needs three groups, "
+                f"{counted(self.enough, 'site')}, "
                 f"and there are {sites}. Invite more, or choose robust=bounded, robust=fltrust "
                 "with public records, or robust=proofs"
             )

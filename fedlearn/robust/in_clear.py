@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.settings import config
 from fedlearn.mechanisms import Privacy, StudyTerms
 from fedlearn.robust.rule import Robust
@@ -83,6 +83,7 @@ class InClear(Robust):
         """
         if sites < self.fewest:
             raise ConfigError(
-                f"robust={self.kind}: {self.assumes}, which takes {self.fewest} sites in a round, "
+                f"robust={self.kind}: {self.assumes}, which takes "
+                f"{counted(self.fewest, 'site')} in a round, "
                 f"and there are {sites}. Invite more, or choose another rule"
             )

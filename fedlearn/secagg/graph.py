@@ -41,7 +41,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb, floor
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.crypto.codec import name_bytes, sorted_names
 from fedlearn.crypto.shamir import MAX_SHARES
 from fedlearn.secagg.settings import SecAggMasked
@@ -190,7 +190,8 @@ def _finishes(total: int, neighbours: int, threshold: int, dropped: int) -> bool
 def _impossible(cohort: int, corrupt: int, dropped: int | None) -> str:
     """Why there is no safe pair, with the ways out."""
     against = (
-        f"secagg: no masks of {cohort} sites withstand {corrupt} that work with the coordinator "
+        f"secagg: no masks of {counted(cohort, 'site')} withstand {corrupt} that work with "
+        "the coordinator "
         "(the largest of secagg.corrupt_fraction, secagg.corrupt_sites and privacy.max_colluders)"
     )
     limit = f", with at most {MAX_SHARES} neighbours each" if cohort > MAX_SHARES else ""

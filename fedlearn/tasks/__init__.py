@@ -30,6 +30,7 @@ from fedlearn.tasks.task import (
     Task,
     TaskConfig,
     TaskForm,
+    named_classes,
 )
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "TaskForm",
     "TextInput",
     "metric_called",
+    "named_classes",
     "shape_of",
 ]
 

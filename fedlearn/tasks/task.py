@@ -96,6 +96,20 @@ class LabelColumn:
     """... and the key of its settings that says so."""
 
 
+def named_classes(classes: tuple[str, ...]) -> LabelColumn:
+    """What a run says of a column that nobody has read."""
+    return LabelColumn(
+        where="",
+        cells=(),
+        values=(),
+        numbers=lambda: np.empty(0),
+        places=lambda _: "",
+        classes=classes,
+        most=0,
+        most_key="",
+    )
+
+
 class Task(Protocol):
     """What is learned from records of one form.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from clients.records import forget
 from fedlearn.config import RunConfig, compose
 from fedlearn.config.engine import LocalEngine
-from fedlearn.core.errors import ConfigError, StoppedError
+from fedlearn.core.errors import ConfigError, StoppedError, counted
 from fedlearn.core.interrupt import Interrupt
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.result import ResultFile as StoredResult
@@ -145,7 +145,7 @@ class _Listener:
     def started(self, federation: Federation, first_round: int) -> None:
         self.config = federation.config
         self.rounds, self.notes = federation.config.rounds, federation.notes
-        self.line.say(f"{len(federation.grid.sites)} sites")
+        self.line.say(counted(len(federation.grid.sites), "site"))
 
     def round_finished(self, entry: RoundResult) -> None:
         from simulations.display import describe

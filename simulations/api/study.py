@@ -14,7 +14,7 @@ from torch import nn
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
 from fedlearn.config.contradictions import private_learner_problems, task_problems
-from fedlearn.core.errors import ConfigError, DataError, refuse
+from fedlearn.core.errors import ConfigError, DataError, counted, refuse
 from fedlearn.core.rng import Streams
 from fedlearn.data.arrays import PREFIX
 from fedlearn.mechanisms import Privacy
@@ -125,7 +125,9 @@ class Study:
         names = self.task.classes
         classes = f"classes {' and '.join(names)}" if len(names) < 4 else f"{len(names)} classes"
         records = f"{sum(self.sites.values())} records"
-        return f"Study({len(self.sites)} sites, {records}, {classes}, model {self.model})"
+        return (
+            f"Study({counted(len(self.sites), 'site')}, {records}, {classes}, model {self.model})"
+        )
 
 
 @contextmanager
@@ -157,7 +159,8 @@ def _names(words: Sequence[str], key: str) -> bool:
 def _notes(config: RunConfig, sites: Mapping[str, int], *, alone: bool) -> Iterator[str]:
     if alone:
         yield (
-            f"{len(sites)} sites cannot hide their updates from each other in a sum, so secure "
+            f"{counted(len(sites), 'site')} cannot hide their updates from each other in a "
+            "sum, so secure "
             "aggregation is off"
         )
     nominal, largest = config.training.nominal_records, max(sites.values())

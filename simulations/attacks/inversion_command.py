@@ -20,7 +20,7 @@ from rich.table import Table
 
 from fedlearn.config import decode
 from fedlearn.core import terminal
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, counted
 from fedlearn.core.files import write_atomically
 from fedlearn.report.comparison import FILE as COMPARISON
 from fedlearn.report.inversion import (
@@ -225,7 +225,8 @@ def _draw_top(page: _Page, inversion: Inversion) -> None:
 
 def _explanation(inversion: Inversion) -> str:
     return (
-        f"{inversion.sites} sites train for a round on {inversion.each} each\n"
+        f"{counted(inversion.sites, 'site trains', 'sites train')} for a round on "
+        f"{inversion.each} each\n"
         f"({inversion.images}).\n"
         "Shown is the nearest to the original of all that an attack\n"
         f"has found. Recovered: the error is at most {inversion.tolerance:.1%} of the range.\n"

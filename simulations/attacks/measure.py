@@ -31,7 +31,7 @@ from fedlearn.auditing.game import Game
 from fedlearn.auditing.promise import Promise, judge, promise_of
 from fedlearn.auditing.settings import MislabelledAudit, NoAudit, SlotAudit, slots_of
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, counted
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
 from fedlearn.data.datasets.archives import default_cache
@@ -157,7 +157,7 @@ def _of_summing(found: Findings, result: ResultFile) -> list[str]:
         return []
     return [
         f"From one site's update alone the coordinator would measure {_answered(alone)}; from the "
-        f"sum of {sites} sites, all that secure aggregation opens, it measures "
+        f"sum of {counted(sites, 'site')}, all that secure aggregation opens, it measures "
         f"{_answered(together)}."
     ]
 

@@ -554,7 +554,7 @@ def test_second_server__that_opens_fewer_than_the_noise_counts_on_is_not_believe
     )
     monkeypatch.setattr(ProvingHelper, "_needed", lambda self, params: 1)
     sealing_garbage(monkeypatch, ["birch", "cedar", "doum"])
-    with pytest.raises(ProtocolError, match="1 sites are left; needed: 3 of 4"):
+    with pytest.raises(ProtocolError, match="1 site is left; needed: 3 of 4"):
         federation.run_round(1)
 
 

@@ -155,6 +155,7 @@ def test_roster_sign__never_replaces_a_roster_and_names_every_bad_key(
     assert sign(keys, roster, keys / "a.pub", keys / "b.pub", keys / "cleveland.pub") == 2
     complaint = capsys.readouterr().err
     assert all(part in complaint for part in ("a.pub: not a", "b.pub: cannot be read", "exists"))
+    assert f"--to {roster.stem}-new{roster.suffix}" in complaint
     assert roster.read_bytes() == before
 
 

@@ -273,7 +273,7 @@ def test_texts__are_read_from_tables_and_from_lines(tmp_path: Path, name: str) -
     found = read_texts(scenario, tmp_path)
     assert found.features.shape == (2, 4)
     assert found.features[0, -1] == 0 < found.features[1].min()
-    assert found.notes == ("1 texts are longer than 4 pieces and were cut off there",)
+    assert found.notes == ("1 text is longer than 4 pieces and cut off there",)
     with pytest.raises(DataError, match=r"no column 'text' \(--text\); there are .*inhalt"):
         read_texts(replace(scenario, text="text"), tmp_path)
 

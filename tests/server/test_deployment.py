@@ -17,6 +17,7 @@ import pytest
 from fedlearn.cli import main
 from fedlearn.core.errors import ProtocolError
 from server import health as health_module
+from server.deployment import composed, left_open
 from server.federation import Federation
 from server.health import SiteHealth, Watch, health, stopped
 from tests.deployment.processes import PATIENCE, children, environment, staged, wait_for
@@ -149,3 +150,14 @@ def test_watch__tells_what_it_sees_until_it_ends(
     (left,) = read()
     assert left["state"] == "not watched"
     assert left["as_of"] <= left["since"]
+
+
+def test_check__says_what_a_run_leaves_to_the_files_of_sites() -> None:
+    """A site whose file says it neither answers no more than that its records cannot be used."""
+    table = ["scenario=csv", "scenario.path=x.csv", "scenario.label=y"]
+    (said,) = left_open(composed(table))
+    assert "scenario.numeric and scenario.categories, scenario.gaps, scenario.classes" in said
+    given = ["scenario.numeric=[age]", "scenario.gaps=[]", "scenario.classes=[a,b]"]
+    assert left_open(composed([*table, *given])) == []
+    assert left_open(composed([*table, "privacy=none"])) == []
+    assert left_open(composed(["experiment=medical_heart"])) == []

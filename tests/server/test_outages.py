@@ -181,7 +181,7 @@ def test_waiting__names_who_is_missing_when_that_changes_and_every_minute(
     clock[0] = SOON_SECONDS
     for _ in range(3):
         waiting.look(1, ["b", "c"])
-    assert said == ["waiting for b, c, 597 seconds at most: 1 sites are there, and 3 suffice then"]
+    assert said == ["waiting for b, c, 597 seconds at most: 1 site is there, and 3 suffice then"]
     waiting.look(2, ["c"])
     assert len(said) == 2
     clock[0] = EVERY_SECONDS + 1

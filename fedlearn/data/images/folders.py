@@ -27,7 +27,7 @@ from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
 from fedlearn.data.tables.cells import clean_text
 from fedlearn.data.tables.spelling import lookalikes, may_be_one
-from fedlearn.tasks import ClassificationTask, ImageInput
+from fedlearn.tasks import ClassificationTask, ImageInput, TaskConfig
 
 _SHOWN = 5
 _HIDDEN = ("thumbs.db", "desktop.ini")
@@ -49,6 +49,10 @@ class Images(Scenario):
     test_fraction: Probability = 0.25
     max_gigabytes: Positive = 4.0
     """Largest size of the images in memory, as float32."""
+
+    def left_open(self, task: TaskConfig) -> Iterator[str]:
+        """Which classes there are."""
+        yield from () if self.classes else ("scenario.classes",)
 
     def load(self, reading: Reading) -> Pool:
         """The images of the folder; the bytes of a file decide whether it is for the test.

@@ -78,7 +78,7 @@ from fedlearn.data.tables.spelling import Spellings, spelled
 from fedlearn.data.tables.table import Separator, Table
 from fedlearn.data.tables.translation import Unit, in_order
 from fedlearn.data.tables.written import Way
-from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
+from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm, named_classes
 
 
 @config
@@ -166,6 +166,12 @@ class Csv(Scenario):
         """The table, where there is none."""
         if not Path(self.path).is_file():
             yield f"path={self.path}: there is no such file"
+
+    def left_open(self, task: TaskConfig) -> Iterator[str]:
+        """How columns are taken, whether gaps are said, and which classes there are."""
+        if not {*self.numeric, *self.categories, *self.buckets}:
+            yield "scenario.numeric and scenario.categories"
+        yield from left_open(self, (), classes=task.is_open(named_classes(self.classes)))
 
     def load(self, reading: Reading) -> Pool:
         """The records of the table that have a label; about `test_fraction` are for the test.

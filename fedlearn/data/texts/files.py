@@ -49,7 +49,7 @@ from fedlearn.data.tables.spelling import (
 from fedlearn.data.tables.table import Separator, Table, some_lines
 from fedlearn.data.texts.documents import MOST_UNKNOWN, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
-from fedlearn.tasks import LabelColumn
+from fedlearn.tasks import LabelColumn, TaskConfig, named_classes
 
 _LINE_END = re.compile(r"\r\n?|\n")  # JSON writes these signs otherwise inside of a value
 Flags = NDArray[np.bool_]
@@ -75,6 +75,10 @@ class OwnTexts(Scenario):
     max_classes: Count = 50
     test_fraction: Probability = 0.25
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+    def left_open(self, task: TaskConfig) -> Iterator[str]:
+        """Which classes there are."""
+        yield from ("scenario.classes",) if task.is_open(named_classes(self.classes)) else ()
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """The site's own, with the tokens and the classes of the run.

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedlearn import __version__
 from fedlearn.config import encode
 from fedlearn.core.code import code_digest
-from fedlearn.core.errors import ProtocolError, UnauthenticatedError
+from fedlearn.core.errors import ProtocolError, UnauthenticatedError, counted
 from fedlearn.core.names import printable, site_name_problem
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.handshake import NO_TERMS, ServerOffer
@@ -71,7 +71,7 @@ class AppSites:
         if there >= self.least:
             return
         reasons = {f"node {node}": reason for node, reason in self.left_out.items()}
-        needed = f"{there} sites can take part; needed: {self.least}"
+        needed = f"{counted(there, 'site')} can take part; needed: {self.least}"
         raise ProtocolError("", "enrol", "; ".join([needed, *by_reason(reasons)]))
 
     def _greet(self, kind: str, nodes: Mapping[str, int]) -> dict[str, tuple[bytes, list[int]]]:

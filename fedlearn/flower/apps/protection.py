@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from fedlearn.config import encode
-from fedlearn.core.errors import ConfigError, refuse
+from fedlearn.core.errors import ConfigError, counted, refuse
 from fedlearn.secagg.layout import SumLayout
 from fedlearn.secagg.payload import Payload
 from fedlearn.secagg.settings import SecAggMasked
@@ -110,8 +110,9 @@ class Protection:
         bits = max(8, largest.bit_length() + 1)
         if bits > 64:
             raise ConfigError(
-                f"protection: {sites} sites with weights up to {self.max_weight} need {bits} "
-                "bits a value, and a sum has 64: lower max_weight or clip, or raise resolution"
+                f"protection: {counted(sites, 'site')} with weights up to {self.max_weight} need "
+                f"{bits} bits a value, and a sum has 64: lower max_weight or clip, or raise "
+                "resolution"
             )
         return SecAggMasked(
             bits=bits,

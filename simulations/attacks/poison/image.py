@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from fedlearn.core.errors import counted
 from fedlearn.report.poison import HELD, HONEST, HURT, Level, Poison, PoisonRow
 from fedlearn.tasks import metric_called
 
@@ -53,7 +54,8 @@ def _head(axes: Axes, found: Poison, rules: list[str]) -> None:
     axes.text(0.15, 0.36, "What is left of an attack", size=13, weight="bold", color=_INK)
     axes.text(
         0.15, 0.66,
-        f"{found.experiment}, {who} of {len(found.sites)} sites {'lies' if who == 1 else 'lie'}; "
+        f"{found.experiment}, {who} of {counted(len(found.sites), 'site')} "
+        f"{'lies' if who == 1 else 'lie'}; "
         f"{metric} of the honest sites and points lost, means of {len(found.seeds)} runs",
         size=9, color=_MUTED,
     )  # fmt: skip

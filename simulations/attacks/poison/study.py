@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from clients.records import kept, simulated_sites, simulated_task, texts
 from fedlearn.algorithms import cohort_size
 from fedlearn.config import RunConfig, compose, load, to_tree
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.registry import kind_of
 from fedlearn.core.rng import Streams
 from fedlearn.report.poison import HONEST
@@ -239,7 +239,9 @@ def _liars(base: RunConfig, names: Sequence[str], settings: PoisonSettings) -> l
     if strange:
         raise ConfigError([f"{OWN}liars: {one} is none of {', '.join(names)}" for one in strange])
     if not 0 < count < len(names):
-        raise ConfigError(f"{OWN}liars={count}: of {len(names)} sites, one must be honest")
+        raise ConfigError(
+            f"{OWN}liars={count}: of {counted(len(names), 'site')}, one must be honest"
+        )
     return liars_of(names, wanted, base.seed)
 
 

@@ -23,7 +23,7 @@ from clients.ledger.report import verify
 from clients.ledger.state import Cost, Reservation
 from fedlearn.core.errors import DataError, PrivacyError
 from fedlearn.privacy.accounting import epsilon
-from fedlearn.privacy.events import GaussianEvent
+from fedlearn.privacy.events import GaussianEvent, PersonGaussianEvent
 from tests.effort import every
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -109,6 +109,19 @@ def test_ledger__refuses_what_exceeds_the_budget_and_writes_it_down(path: Path) 
         GaussianEvent(noise_multiplier=4.0, sample_rate=0.1, steps=30),
         small,
     )
+
+
+def test_ledger__says_why_releases_for_a_smaller_unit_cannot_be_paid(path: Path) -> None:
+    """A record's noise promises a person nothing, however little epsilon it has for a record."""
+    three_rounds(path)
+    budget = Budget(epsilon=100.0, delta=1e-5, unit="person")
+    event = PersonGaussianEvent(noise_multiplier=400.0, sample_rate=0.1, steps=1)
+    with open_ledger(path, budget=budget) as ledger, pytest.raises(PrivacyError) as caught:
+        spend(ledger, event, number=4)
+    said = str(caught.value)
+    assert "holds releases for every record alone, which promise a person nothing" in said
+    assert "Set scenario.person" in said
+    assert "inf;" not in said
 
 
 def test_ledger__pays_for_a_run_exactly_up_to_its_budget(path: Path) -> None:
@@ -365,7 +378,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.state import Cost
-from fedlearn.privacy.events import GaussianEvent
+from fedlearn.privacy.events import GaussianEvent, PersonGaussianEvent
 
 def spend_for_ever():
     event = GaussianEvent(noise_multiplier=50.0, sample_rate=1.0, steps=1)
@@ -424,7 +437,7 @@ from pathlib import Path
 from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.state import Cost
 from fedlearn.core.errors import PrivacyError
-from fedlearn.privacy.events import GaussianEvent
+from fedlearn.privacy.events import GaussianEvent, PersonGaussianEvent
 
 def spend_until_nothing_is_left(run):
     event = GaussianEvent(noise_multiplier=20.0, sample_rate=1.0, steps=1)

@@ -142,6 +142,9 @@ def test_ledger__that_was_cut_or_is_missing_ends_with_5(path: Path, capsys: Outp
     assert "the end was cut off" in capsys.readouterr().err
     assert main(["ledger", "verify", str(path.parent)]) == 5
     assert main(["ledger", "verify", str(path.parent / "none")]) == 5
+    assert "none: cannot be read" in capsys.readouterr().err
+    (path.parent / "empty").mkdir()
+    assert main(["ledger", "verify", str(path.parent / "empty")]) == 5
     assert "there is no ledger here" in capsys.readouterr().err
 
 

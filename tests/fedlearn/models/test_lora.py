@@ -139,3 +139,11 @@ def perturb(model: nn.Module) -> None:
     vector = to_vector(model)
     noise = np.random.default_rng(9).uniform(0.05, 0.5, len(vector))
     load_vector(model, (vector + noise).astype(np.float32))
+
+
+def test_lora__of_more_stages_than_there_are_says_the_number_to_type() -> None:
+    with pytest.raises(ConfigError, match=r"4 stages that have parameters.*set it to 3 or less"):
+        learner(4)
+    last = Finetune(mode="last_k", last_k=9)
+    with pytest.raises(ConfigError, match=r"training\.last_k=9: .*set it to 4 or less"):
+        cut(whole(), last, generator())
