@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Final
 
 from flwr.app import Message, RecordDict
@@ -24,6 +25,7 @@ from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
 from fedlearn.metrics.sums import Sums
+from fedlearn.metrics.survival import SurvivalCurves
 from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
@@ -185,6 +187,14 @@ def by_class_result(
     return task.by_class(tested, dict(_worst(task, sites)), rng)
 
 
+def curves_result(
+    config: RunConfig, task: Task, tested: Sums, sites: Mapping[str, Sums]
+) -> SurvivalCurves | None:
+    """How records fare over time: over all sites, and at those that have enough of them."""
+    rng = Streams(config.seed).get("bootstrap", "curves")
+    return task.curves(tested, dict(_worst(task, sites)), rng)
+
+
 @dataclass(frozen=True)
 class _Intervals:
     task: Task
@@ -210,7 +220,8 @@ def _worst(task: Task, sites: Mapping[str, Sums]) -> Iterator[tuple[str, Sums]]:
     """The sites that have test records, by name; of very many those that do worst."""
 
     def rank(pair: tuple[str, Sums]) -> tuple[float, str]:
-        return task.leading.rank(task.metrics(pair[1])[task.leading.name]), pair[0]
+        value = task.metrics(pair[1]).get(task.leading.name)
+        return inf if value is None else task.leading.rank(value), pair[0]
 
     tested = sorted(((site, sums) for site, sums in sites.items() if sums.count), key=rank)
     yield from sorted(tested[:MOST_SITES], key=lambda pair: pair[0])

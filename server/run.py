@@ -47,7 +47,7 @@ from server.admission import SIMULATED, Admission
 from server.audit import append_seen
 from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
-from server.evaluation import by_class_result, fairness_result
+from server.evaluation import by_class_result, curves_result, fairness_result
 from server.federation import Federation, PoisonedError
 from server.helper import RemoteHelper
 from server.run_cost import privacy_result, screening_result
@@ -306,6 +306,7 @@ class Reporter:
                 fairness=fairness_result(config, task, tested, progress.per_site, progress.groups),
                 calibration=task.calibration(tested, rng),
                 by_class=by_class_result(config, task, tested, progress.per_site),
+                curves=curves_result(config, task, tested, progress.per_site),
             )
         self.folder.write_result(result)
         return result

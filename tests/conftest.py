@@ -119,3 +119,13 @@ def blood_cells() -> Path:
     if not path.is_file():
         pytest.skip(f"the blood cells are not in {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def brca() -> Path:
+    """The patients of Fed-TCGA-BRCA, which lie beside the project where it is developed."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = shared / "fed_tcga_brca" / "brca_survival.csv"
+    if not path.is_file():
+        pytest.skip(f"the patients of Fed-TCGA-BRCA are not in {path}")
+    return path

@@ -17,7 +17,7 @@ from fedlearn.report.facts import Facts
 from fedlearn.report.gaps import Gaps
 from fedlearn.report.runs import Run, RunGroup
 from fedlearn.report.texts import up
-from fedlearn.results.reading import leading_of, task_of
+from fedlearn.results.reading import leading_by_site, task_of
 from fedlearn.results.result import GroupResult, GroupsResult, total_of
 
 # --- one run ---------------------------------------------------------------------------
@@ -168,8 +168,8 @@ def _mean(values: Sequence[float | None], form: str, language: Locale) -> str:
 
 
 def shared_sites(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The sites that every run has tested; none if runs share no sites."""
-    tested = [{s for s, found in run.result.final.per_site.items() if found} for run in runs]
+    """The sites at which every run has the leading metric; none if runs share no sites."""
+    tested = [set(leading_by_site(run.result)) for run in runs]
     return tuple(sorted(set.intersection(*tested))) if tested else ()
 
 
@@ -181,7 +181,7 @@ def shared_column(runs: Sequence[Run]) -> str:
 
 
 def _at_site(group: RunGroup, site: str) -> float:
-    values = [leading_of(run.result, run.result.final.per_site[site]) for run in group.runs]
+    values = [leading_by_site(run.result)[site] for run in group.runs]
     return sum(values) / len(values)
 
 

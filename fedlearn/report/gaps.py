@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlearn.results.folder import RunFolder
-from fedlearn.results.reading import leading_of
+from fedlearn.results.reading import leading_by_site
 from fedlearn.results.result import ResultFile
 
 
@@ -79,7 +79,7 @@ def _added(gap: float | None, of_twin: float | None) -> float | None:
 
 
 def _between_sites(result: ResultFile) -> float | None:
-    found = [leading_of(result, site) for site in result.final.per_site.values() if site]
+    found = leading_by_site(result).values()
     return max(found) - min(found) if len(found) > 1 else None
 
 

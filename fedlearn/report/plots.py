@@ -271,6 +271,41 @@ def precision_recall(
     return _finished(figure, alternative, language)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A share that falls from one, at the times of `over_time`; with an interval or without."""
+
+    label: str
+    values: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def over_time(
+    times: Sequence[float],
+    courses: Sequence[Course],
+    *,
+    label: str,
+    alternative: str,
+    language: Locale = ENGLISH,
+) -> Markup:
+    """Shares that live through each time, in steps, from one at the beginning."""
+    figure, axes = canvas()
+    at = [0.0, *times]
+    for number, course in enumerate(courses):
+        colour, style = SERIES[number % len(SERIES)], _line(number // len(SERIES))
+        axes.step(at, [1.0, *course.values], where="post", color=colour, linestyle=style,
+                  linewidth=1.8, label=course.label)  # fmt: skip
+        if course.low:
+            axes.fill_between(at, [1.0, *course.low], [1.0, *course.high], step="post",
+                              color=colour, alpha=0.15, linewidth=0)  # fmt: skip
+    axes.set_xlabel(label)
+    axes.set_ylabel(language.one("share without the event"))
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlim(0.0, at[-1])
+    return _finished(figure, alternative, language)
+
+
 def bars(
     labels: Sequence[str],
     values: Sequence[float],

@@ -14,6 +14,7 @@ from fedlearn.core.language import ENGLISH, Figure, Locale, message
 from fedlearn.report import plots
 from fedlearn.report.by_class import ByClassTables, by_class_tables
 from fedlearn.report.comparison import traffic
+from fedlearn.report.curves import CurvesShown, curves_shown
 from fedlearn.report.explanations import Explanations, RecordExplained
 from fedlearn.report.facts import Facts
 from fedlearn.report.fairness import WhomTable, sites_plot, whom
@@ -59,6 +60,7 @@ class RunPage:
     sites_plot: Markup | None
     calibration_plot: Markup | None
     by_class: ByClassTables | None
+    curves: CurvesShown | None
     epsilon_plot: Markup | None
     cost_plot: Markup | None
     measured: MeasuredPrivacy | None
@@ -80,6 +82,7 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
         sites_plot=sites_plot(facts),
         calibration_plot=_calibration_plot(facts),
         by_class=by_class_tables(facts),
+        curves=curves_shown(facts),
         epsilon_plot=_epsilon_plot(facts),
         cost_plot=_cost_plot(facts),
         measured=MeasuredPrivacy(found=result.audit, language=facts.language)

@@ -38,7 +38,7 @@ from fedlearn.report.runs import (
 )
 from fedlearn.report.statement import Statement
 from fedlearn.report.texts import Texts, bytes_text, texts
-from fedlearn.results.reading import leading_of, task_of
+from fedlearn.results.reading import leading_by_site, task_of
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import metric_called
 
@@ -217,7 +217,7 @@ def _row(
     final, moved = result.final, sum(traffic(result).values())
     worst = final.worst_site
     keys, number = telling(points)[:_MOST_KEYS], partial(Cell.number, language=language)
-    lowest = leading_of(result, final.per_site[worst]) if worst in final.per_site else None
+    lowest = leading_by_site(result).get(worst or "")
     return (
         Cell.text(run.name),
         *(Cell.text(settings.get(key, "-")) for key in keys),

@@ -36,9 +36,10 @@ def task_of(result: ResultFile) -> Task:
     return learned.of(TaskForm(input=shape, classes=tuple(result.data.classes)))
 
 
-def leading_of(result: ResultFile, found: Mapping[str, float]) -> float:
-    """Of the metrics of a run, or of a part of it, the one that leads."""
-    return found[task_of(result).leading.name]
+def leading_by_site(result: ResultFile) -> dict[str, float]:
+    """The metric that leads, at the sites whose test records have one."""
+    name = task_of(result).leading.name
+    return {s: found[name] for s, found in result.final.per_site.items() if name in found}
 
 
 _FIRST: Final = {"kind": "classification"}
@@ -65,14 +66,15 @@ def parse_result(path: Path, content: bytes) -> ResultFile:
     result = parse(ResultFile, path, content, schema=SCHEMA, what="a result")
     try:
         load_config(result.config)
-        leading = task_of(result).leading.name
+        task = task_of(result)
     except ConfigError as error:
         raise DataError(f"{path}: not a result that this version reads: {error}") from None
     worst = f"final.per_site.{result.final.worst_site}"  # a site without test records does no worst
+    leading = task.leading.name
     lacking = [
         where
         for where, found in _measured(result)
-        if leading not in found and (found or where == worst)
+        if leading not in found and ((found and task.always_leads) or where == worst)
     ]
     if lacking:
         raise DataError(f"{path}: {', '.join(lacking)}: without {leading}, the metric that leads")

@@ -17,6 +17,7 @@ from fedlearn.core.code import code_digest, commit
 from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.intervals import Gap, Measured
 from fedlearn.metrics.scores import Calibration
+from fedlearn.metrics.survival import SurvivalCurves
 from fedlearn.tasks import Input
 
 SCHEMA = "fedlearn/result/v1"
@@ -301,6 +302,8 @@ class ResultFile:
     """Of the final model; null until the run has ended, and where too little is tested."""
     by_class: ByClass | None = None
     """Every class by itself, and other thresholds; null until the run has ended."""
+    curves: SurvivalCurves | None = None
+    """Who lives through how long, where that is learned; null until the run has ended."""
     privacy: PrivacyResult
     declined: list[str] = field(default_factory=list)
     """Why sites that were asked took no part in the run."""

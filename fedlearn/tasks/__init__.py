@@ -21,6 +21,7 @@ from fedlearn.tasks.inputs import (
 )
 from fedlearn.tasks.language import Language, LanguageTask
 from fedlearn.tasks.regression import Regression, RegressionTask
+from fedlearn.tasks.survival import Survival, SurvivalTask
 from fedlearn.tasks.task import (
     LabelColumn,
     Loss,
@@ -50,6 +51,8 @@ __all__ = [
     "Regression",
     "RegressionTask",
     "SeriesInput",
+    "Survival",
+    "SurvivalTask",
     "TableInput",
     "Targets",
     "Task",
@@ -61,7 +64,9 @@ __all__ = [
     "shape_of",
 ]
 
-TASKS: Family[TaskConfig] = Family("task", "fedlearn.tasks", (Classification, Regression, Language))
+TASKS: Family[TaskConfig] = Family(
+    "task", "fedlearn.tasks", (Classification, Regression, Language, Survival)
+)
 """The settings of every kind of task."""
 
 CLASSIFICATION: Final[TaskConfig] = Classification()

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on rows at hand: a yardstick, and no part of a run.
+"""Logistic regression on rows at hand, of classes or of hazards: a yardstick, and no part of a run.
 
 As scikit-learn's `LogisticRegression` with its defaults (a squared penalty of one half on the
 weights and none on the constants, beside the summed loss), by L-BFGS.
@@ -43,6 +43,43 @@ def fitted(features: Any, targets: NDArray[np.int64], classes: int) -> Callable[
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options=most)
     weights, constants = _parts(found.x, width, classes)
     return lambda rows: probabilities(rows @ weights + constants)
+
+
+def fitted_hazards(
+    features: Any, outcomes: NDArray[np.int64], basis: Floats, offset: float
+) -> Callable[[Any], Floats]:
+    """The hazards of intervals, `[n, width]` to `float64[n, intervals]`, after fitting.
+
+    Args:
+        features: `float64[n, width]`, an array or a sparse matrix of SciPy's.
+        outcomes: `int64[n, 2]`, intervals lived through, and 1 for an event in the next.
+        basis: `float64[intervals, terms]`: logits are `offset` and a row's terms times these.
+        offset: of every logit.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    n, width = features.shape
+    at, terms = np.arange(len(basis))[None], basis.shape[1]
+    events = (at == outcomes[:, :1]) & (outcomes[:, 1:] == 1)
+    at_risk = (at < outcomes[:, :1]) | events
+
+    def logits(vector: Floats, rows: Any) -> Floats:
+        weights, constants = _parts(vector, width, terms)
+        return np.asarray((rows @ weights + constants) @ basis.T + offset)
+
+    def loss(vector: Floats) -> tuple[float, Floats]:
+        weights, _ = _parts(vector, width, terms)
+        found = logits(vector, features)
+        nats = at_risk * np.logaddexp(0.0, found) - events * found
+        off = (at_risk * expit(found) - events) @ basis
+        gradient = np.concatenate([(features.T @ off + weights).reshape(-1), off.sum(0)])
+        return float(nats.sum() + (weights**2).sum() / 2) / n, gradient / n
+
+    most = {"maxiter": _ITERATIONS}
+    start = np.zeros((width + 1) * terms)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=most)
+    return lambda rows: np.asarray(expit(logits(found.x, rows)))
 
 
 def _parts(vector: Floats, width: int, classes: int) -> tuple[Floats, Floats]:

@@ -22,6 +22,7 @@ from fedlearn.metrics.by_class import ByClass
 from fedlearn.metrics.intervals import Gap
 from fedlearn.metrics.scores import Calibration
 from fedlearn.metrics.sums import SumLayout, Sums, SumSpec, Table, added
+from fedlearn.metrics.survival import SurvivalCurves
 from fedlearn.tasks.inputs import Input, shape_of
 
 if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a second
@@ -86,6 +87,9 @@ class LabelColumn:
     """The different cells, in the order of the source."""
     numbers: Callable[[], NDArray[np.float64]]
     """What every cell is as a number, NaN where it is none: `float64[n]`."""
+    events: Callable[[], NDArray[np.float64]] | None = None
+    """Whether an event ended the time of every record, 1 or 0, NaN where that is not said:
+    `float64[n]`; None where the source has no such column."""
     places: Callable[[Sequence[int]], str]
     """What problems call some of the records: their lines."""
     classes: tuple[str, ...] = ()
@@ -183,6 +187,10 @@ class Task(Protocol):
 
     has_classes: ClassVar[bool] = True
     """Whether what is told apart has names, which sites tell of before training."""
+    always_leads: ClassVar[bool] = True
+    """Whether any test records have the leading metric."""
+    has_events: ClassVar[bool] = False
+    """Whether a label is a time, of which another column says if an event ended it."""
     scale: ClassVar[float] = 1.0
     """How far apart the outputs for different records usually are, where logits have 1: steps, and
     the noise in a model, are to be small beside it (`fedlearn.config.defaults`)."""
@@ -405,6 +413,12 @@ class Task(Protocol):
         self, tested: Sums, sites: Mapping[str, Sums], rng: np.random.Generator
     ) -> ByClass | None:
         """What `tested` and some `sites` say of each class by itself, where there are any."""
+        return None
+
+    def curves(
+        self, tested: Sums, sites: Mapping[str, Sums], rng: np.random.Generator
+    ) -> SurvivalCurves | None:
+        """What `tested` and some `sites` say of how records fare over time, where they do."""
         return None
 
     def uncalibrated(self, found: Mapping[str, float]) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedlearn.generation.generator import Answer
     from fedlearn.generation.prompts import Way
     from fedlearn.metrics.by_class import ByClass
+    from fedlearn.metrics.survival import SurvivalCurves
     from fedlearn.report.verdict import Light, Remark
     from fedlearn.tasks import Task
 
@@ -66,6 +67,12 @@ class Result:
         also what other thresholds are worth: recall at stated shares of alarms, costs, and the
         curve of precision and recall. None where the answer is no class, or nothing was tested."""
         return self._stored.by_class
+
+    @property
+    def curves(self) -> SurvivalCurves | None:
+        """Of `task=survival`: observed (Kaplan and Meier) and predicted survival at the end of each
+        interval, over all test records and at sites that have enough; None for other tasks."""
+        return self._stored.curves
 
     @property
     def epsilon(self) -> float | None:

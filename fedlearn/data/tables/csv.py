@@ -56,6 +56,7 @@ from fedlearn.data.tables.csv_columns import (
     scaled,
 )
 from fedlearn.data.tables.csv_problems import (
+    check_events,
     check_names,
     feature_names,
     feature_problems,
@@ -83,8 +84,8 @@ from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm, named_
 
 @config
 class Csv(Scenario):
-    """A table, CSV, Parquet or Excel; every column but label, site, person, record, time and `drop`
-    is a feature.
+    """A table, CSV, Parquet or Excel; every column but label, event, site, person, record, time and
+    `drop` is a feature.
 
     `numeric`, `categories` and `buckets` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
@@ -97,6 +98,8 @@ class Csv(Scenario):
     tells = "columns"
     path: Name
     label: ValueName
+    event: Value = ""
+    """The column that says whether an event ended the time in `label`, 1, or it was lost, 0."""
     site: Value = ""
     person: PersonColumn = ""
     """The column that says whose a record is, where a person has several."""
@@ -188,6 +191,7 @@ class Csv(Scenario):
         group_by, task, by_record = reading.group_by, reading.task, reading.by_record
         table = read_rows(self, by_record=by_record)
         check_names(self, table, group_by)
+        check_events(self, task)
         if reading.by_name:
             table = in_order(table, self.numeric, {*self.categories, *self.buckets})
         names, is_open = feature_names(self, table), task.is_open(label_column(self, table))

@@ -62,7 +62,7 @@ def _of_spellings(
     """Values that were taken as one, and values that may be one."""
     for name, groups in several.items():
         yield f"{config.path}: column {name!r}: {taken_as_one(groups)}"
-    named = (config.label, config.site, config.record, config.person)
+    named = (config.label, config.event, config.site, config.record, config.person)
     roles = [name for name in named if name]
     coded = [column.name for column in features if column.kind == "categorical"]
     for name in (*roles, *coded):

@@ -7,7 +7,7 @@ the config's own contradictions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,14 @@ from fedlearn.data.tables.guess import missing_of
 from fedlearn.data.tables.scaling import Ranges, reads_records
 from fedlearn.data.tables.table import Table
 from fedlearn.data.tables.translation import Translation
-from fedlearn.tasks import LabelColumn
+from fedlearn.tasks import LabelColumn, TaskConfig
 
 if TYPE_CHECKING:
+    from fedlearn.data.tables.cells import Cells
     from fedlearn.data.tables.csv import Csv
+
+ROLES: Final = ("label", "event", "site", "person", "record", "time")
+"""Settings that name a column which is no feature."""
 
 
 def settings_problems(config: Csv) -> Iterator[str]:
@@ -43,7 +47,7 @@ def settings_problems(config: Csv) -> Iterator[str]:
 
 def check_names(config: Csv, table: Table, group_by: str) -> None:
     """Raises `ConfigError` with every setting that names a column which is not there."""
-    single = {role: getattr(config, role) for role in ("label", "site", "person", "record", "time")}
+    single = {role: getattr(config, role) for role in ROLES}
     roles = {role: [name] if name else [] for role, name in single.items()}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
     lists |= {"buckets": config.buckets}
@@ -63,11 +67,13 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     ]
     if group_by and group_by not in table.header:
         problems.append(f"fairness.column={group_by}: no such column; there are {there}")
-    if config.label in (config.site, *config.drop):
-        problems.append(f"scenario.label={config.label}: is the site column or dropped as well")
+    if config.label in (config.site, config.event, *config.drop):
+        problems.append(
+            f"scenario.label={config.label}: is another role's column, or dropped, as well"
+        )
     problems += [
         f"scenario.{role}={single[role]}: is another role's column as well"
-        for role in ("person", "record", "time")
+        for role in ("event", "person", "record", "time")
         if single[role] and list(single.values()).count(single[role]) > 1
     ]
     problems += [
@@ -92,6 +98,20 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     refuse(problems, ConfigError)
 
 
+def check_events(config: Csv, task: TaskConfig) -> None:
+    """Raises `ConfigError` where a column of events is named and not asked for, or the reverse."""
+    if task.learns.has_events and not config.event:
+        raise ConfigError(
+            f"scenario.event: task={task.kind} asks for the column that says whether an event "
+            f"ended the time in {config.label!r}: 1, or 0 where the record was lost before"
+        )
+    if config.event and not task.learns.has_events:
+        raise ConfigError(
+            f"scenario.event={config.event}: task={task.kind} looks at no events; choose "
+            "task=survival, or name the column in scenario.drop"
+        )
+
+
 def translation(config: Csv) -> Translation:
     """How the file is written otherwise than in the words of the config."""
     return Translation(
@@ -101,15 +121,28 @@ def translation(config: Csv) -> Translation:
 
 def feature_names(config: Csv, table: Table) -> list[str]:
     """The columns that are learned from, in the order of the table."""
-    roles = {config.label, config.site, config.person, config.record, config.time}
-    aside = {*roles, *config.drop}
+    aside = {*(getattr(config, role) for role in ROLES), *config.drop}
     return [name for name in table.header if name not in aside]
+
+
+_EVENTS: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+
+
+def _events(cells: Cells, decimal: str, missing: Sequence[str]) -> NDArray[np.float64]:
+    """Of every value: 1 for an event, 0 for none, NaN where it says neither."""
+    numbers = cells.numbers(decimal)
+    found = np.where((numbers == 0) | (numbers == 1), numbers, np.nan)
+    for code, text in enumerate(cells.texts()):
+        if text not in missing:
+            found[code] = _EVENTS.get(text.strip().casefold(), found[code])
+    return found
 
 
 def label_column(config: Csv, table: Table, rows: Sequence[int] | None = None) -> LabelColumn:
     """The labels of all rows, or of records that begin in `rows`, for the task to read."""
     cells, rest = table.cells(config.label), slice(None) if rows is None else rows
     texts = cells.texts()
+    events = table.cells(config.event) if config.event else None
 
     def places(some: Sequence[int]) -> str:
         if rows is None:
@@ -123,6 +156,9 @@ def label_column(config: Csv, table: Table, rows: Sequence[int] | None = None) -
             {texts[code] for code in {*cells.codes.tolist()}}, config.decimal
         ),
         numbers=lambda: cells.numbers(config.decimal)[cells.codes[rest]],
+        events=None
+        if events is None
+        else lambda: _events(events, config.decimal, config.missing)[events.codes[rest]],
         places=places,
         classes=config.classes,
         most=config.max_categories,

@@ -45,8 +45,8 @@ Rows = Mapping[str, NDArray[np.int64]]
 
 
 def _of_records(config: Csv) -> Iterator[str]:
-    """The columns of which a record has one value: label and site, where there are such."""
-    return filter(None, (config.label, config.site))
+    """The columns of which a record has one value: label, event and site, where there are such."""
+    return filter(None, (config.label, config.event, config.site))
 
 
 def _owners(config: Csv, table: Table) -> list[str]:

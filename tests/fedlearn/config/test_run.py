@@ -37,6 +37,7 @@ NEEDED = {
     "scenario=answering": ["scenario.of=codes"],
     "scenario=language": ["scenario.path=t.jsonl"],
     "task=regression": ["task.low=0", "task.high=1"],
+    "task=survival": ["task.horizon=365"],
     "medmnist": ["scenario.path=t.npz"],
     "medical_imaging": ["scenario.path=t.npz"],
     "fairness=groups": ["fairness.column=sex", "fairness.values=[a,b]"],

@@ -117,7 +117,7 @@ def test_csv__names_every_setting_that_fits_no_column(tmp_path: Path) -> None:
         "scenario.drop",
         "scenario.numeric",
     ]
-    with pytest.raises(ConfigError, match="site column or dropped"):
+    with pytest.raises(ConfigError, match=r"role.s column, or dropped"):
         read(tmp_path, label="hospital")
     with pytest.raises(ConfigError, match="no column to learn from"):
         read(tmp_path, drop=("age", "colour", "dose"))
