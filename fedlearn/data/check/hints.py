@@ -26,6 +26,8 @@ _AGE = re.compile(
 )
 FEW: Final = 50
 """Different values that categories may have."""
+_NAMED: Final = 10
+"""Different values that somebody would write down."""
 _NARROW = 0.25
 """Middle nine tenths of a column, over its largest size: below, a model sees its values as one."""
 _RARE = 0.1
@@ -40,9 +42,11 @@ def hints(
     texts: Sequence[str] = (),
     over: OverTime | None = None,
     person: str = "",
+    taken: Sequence[str] = (),
 ) -> Iterator[str]:
     """All of them; `label` is the column that is likely to be it, if any, `over` says which
-    rows are taken as one record, and `person` is the column of who has several.
+    rows are taken as one record, and `person` is the column of who has several. What is `taken`
+    has a role, or is dropped.
 
     Where there are `texts`, these alone are learned from, and other columns need nothing.
     """
@@ -54,6 +58,7 @@ def hints(
     yield from _either(table, found, writing)
     numbers = [one.name for one in found if one.kind == "numeric" and not one.identifier]
     yield from _ranges(table, numbers, writing.decimal)
+    yield from _categories([one for one in found if one.name not in taken])
     for column in found:
         yield from _coarser(column)
     yield from _persons(table, found, over, person)
@@ -114,6 +119,18 @@ def _rare_classes(table: Table, label: Sequence[str], missing: Sequence[str]) ->
                 "model may never name them; if the rest is to count for less, say how much by "
                 f"public knowledge of how common they are (training.class_weights.{key}=WEIGHT)"
             )
+
+
+def _categories(found: Sequence[Column]) -> Iterator[str]:
+    """Columns of few values, which a model names only where they are named in settings."""
+    few = [c for c in found if c.kind == "categorical" and 2 <= c.distinct <= _NAMED]
+    if few:
+        values = ",".join(map(guess.quoted, few[0].categories))
+        yield (
+            f"categories ({some([column.name for column in few])}): where they are public, name "
+            "them, so that every site, and whoever gets the model, has the same "
+            f"({guess.key_of('scenario.categories', few[0].name)}=[{values}])"
+        )
 
 
 def _coarser(column: Column) -> Iterator[str]:

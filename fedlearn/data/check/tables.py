@@ -6,7 +6,6 @@ a range is what the field holds possible, and a minimum is somebody's value.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +19,18 @@ from fedlearn.core.errors import some
 from fedlearn.data.check import texts
 from fedlearn.data.check.hints import hints
 from fedlearn.data.check.over_time import OverTime, over_time, persons
+from fedlearn.data.check.problems import (
+    MAX_CATEGORIES,
+    has_many_values,
+    odd_numbers,
+    problems,
+    several_units_of,
+)
 from fedlearn.data.check.report import Report
 from fedlearn.data.check.roles import is_called, likely_first
 from fedlearn.data.check.sizes import dealt, nominal_records, sizes_if_dealt
-from fedlearn.data.tables import columns, guess, identifiers
+from fedlearn.data.tables import columns, guess
 from fedlearn.data.tables.buckets import USUAL
-from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.spelling import (
     Spellings,
@@ -39,8 +44,6 @@ from fedlearn.data.tables.table import Separator, Table, duplicates
 from fedlearn.data.tables.written import example_of, written_numbers
 
 _MAX_CLASSES: Final = 10
-_MAX_CATEGORIES: Final = 50
-_UNIT: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]+)? ?[^\W\d_][^\d]{0,11}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,14 +90,19 @@ class _Understood:
 
     def _is_lost(self, column: Column) -> bool:
         many = has_many_values(column) and not self.may_be_bucketed(column)
-        return bool(column.identifier) or column.kind == "empty" or many
+        mixed = bool(several_units_of(column))
+        return bool(column.identifier) or column.kind == "empty" or many or mixed
 
     def may_be_bucketed(self, column: Column) -> bool:
         """Whether a hash may make categories of a column: values return, and are no numbers."""
         cells = self.table.cells(column.name)
         given = len(self.table) - column.missing
         usable = has_many_values(column) and not column.identifier and 2 * column.distinct <= given
-        return usable and column.name not in self.texts and not _odd_numbers(cells)
+        return usable and column.name not in self.texts and not odd_numbers(cells)
+
+    def looked_at(self, column: Column) -> bool:
+        """Whether something may be wrong with a column: not of what says whose a row is."""
+        return column.name != self.person and not (self.over and column.name in self.roles)
 
     @property
     def bucketed(self) -> list[Column]:
@@ -129,10 +137,10 @@ def check_table(
         hints=(
             *_merged(several),
             *hints(found.table, found.columns, found.labels[:1], found.writing, found.texts,
-                   found.over, found.person),
+                   found.over, found.person, (*found.roles, *found.dropped)),
         ),
         problems=(
-            *_problems(found),
+            *problems(found.table, found.columns, found.looked_at, found.may_be_bucketed),
             *_alike([column for column in found.columns if column.name not in found.texts]),
             *_no_label(found.columns, found.labels),
         ),
@@ -192,7 +200,8 @@ def _facts(raw: Table, found: _Understood) -> Iterator[str]:
         yield "numbers are written with a comma, as in 0,5"
     for name, way in writing.ways:
         read = example_of(raw.cells(name), way, writing.decimal)
-        yield f"column {name!r}: {read} ({guess.key_of('scenario.written', name)}={way})"
+        key = guess.key_of("scenario.written", name)
+        yield f"column {name!r}: {read} ({key}={guess.quoted(way)})"
     if writing.gaps:
         signs = ", ".join(map(repr, writing.gaps))
         yield f"among numbers, taken for gaps: {signs}"
@@ -225,7 +234,7 @@ def _alike(found: Sequence[Column]) -> Iterator[str]:
 
 def _classes_of_texts(found: Sequence[Column], records: int) -> tuple[str, ...]:
     """As `_labels`; texts may have more classes than a table, and other names for them."""
-    most = min(_MAX_CATEGORIES, records // 2)
+    most = min(MAX_CATEGORIES, records // 2)
     few = [c for c in found if 2 <= c.distinct <= most and not c.identifier]
     return likely_first(few, "class")
 
@@ -238,7 +247,7 @@ def _labels(found: Sequence[Column]) -> tuple[str, ...]:
 def _sites(found: Sequence[Column]) -> tuple[str, ...]:
     several = [c for c in found if c.distinct >= 2 and c.kind == "categorical"]
     named = [c for c in found if is_called(c.name, "site") and c.distinct >= 2]
-    few = [c for c in several if c.distinct <= _MAX_CATEGORIES and c not in named]
+    few = [c for c in several if c.distinct <= MAX_CATEGORIES and c not in named]
     return likely_first([*named, *(c for c in few if not c.identifier)], "site")
 
 
@@ -280,44 +289,3 @@ def _no_label(found: tuple[Column, ...], labels: tuple[str, ...]) -> Iterator[st
             f"no column could be the label, which has 2 to {_MAX_CLASSES} different values: "
             "group those of the column that is to be predicted"
         )
-
-
-def has_many_values(column: Column) -> bool:
-    """Whether a column has more values than categories have."""
-    return column.kind == "categorical" and column.distinct > _MAX_CATEGORIES
-
-
-def _odd_numbers(cells: Cells) -> str:
-    """What kind of numbers most cells hold, that are not read as such; empty for none."""
-    if identifiers.groups_thousands(cells):
-        return "a sign between thousands"
-    if columns.has_commas(cells):
-        return "a comma"
-    fits = [_UNIT.fullmatch(text) is not None for text in cells.texts()]
-    return "a unit" if int(cells.counts[fits].sum()) > len(cells) / 2 else ""
-
-
-_REMEDIES: Final = {
-    "a sign between thousands": "; write them without",
-    "a comma": ", where other columns have a point; write all in one way",
-    "a unit": "; write them without, in one unit",
-}
-
-
-def _problems(found: _Understood) -> Iterator[str]:
-    for column in found.columns:
-        where, cells = f"column {column.name!r}", found.table.cells(column.name)
-        if (found.over and column.name in found.roles) or column.name == found.person:
-            continue
-        if column.identifier:
-            yield f"{where}: {column.identifier}; {identifiers.remedy(column.identifier)}"
-        elif column.not_numbers:
-            yield f"{where}: {found.table.places(column.not_numbers)}: not a number"
-        elif column.kind == "empty":
-            yield f"{where}: holds nothing"
-        elif not has_many_values(column) or found.may_be_bucketed(column):
-            continue
-        elif odd := _odd_numbers(cells):
-            yield f"{where}: numbers with {odd}, as in {column.categories[0]}{_REMEDIES[odd]}"
-        else:
-            yield f"{where}: {column.distinct} different values; text, or an identifier?"

@@ -116,7 +116,8 @@ class Csv(Scenario):
     whether a row of units is below it."""
     decimal: Literal[".", ","] = "."
     written: dict[str, Way] = field(default_factory=dict)
-    """Columns whose numbers are written as `45%`, `1,002` or `<0.5`: percent, thousands, limits."""
+    """Columns whose numbers are written as `45%`, `1,002` or `<0.5`: percent, thousands, limits;
+    or with units, as `70 kg`: 'in kg'."""
     missing: tuple[Value, ...] = columns.MISSING
     rename: dict[ValueName, ValueName] = field(default_factory=dict)
     """Columns of the file by their names there: the names that all other settings have for them."""

@@ -16,6 +16,7 @@ from fedlearn.data.tables.scaling import Ranges
 from fedlearn.data.tables.sentinels import Sentinel, sentinels
 from fedlearn.data.tables.spelling import Spellings, lookalikes, may_be_one, taken_as_one
 from fedlearn.data.tables.table import Table, duplicates
+from fedlearn.data.tables.written import way_of
 
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
@@ -75,6 +76,16 @@ def _of_columns(config: Csv, table: Table, features: Sequence[Column]) -> Iterat
     for column in features:
         if column.kind == "empty":
             yield f"{config.path}: column {column.name!r} holds nothing, left out"
+        elif column.kind == "categorical" and column.name not in (
+            *config.categories,
+            *config.buckets,
+        ):
+            cells = table.cells(column.name)
+            if (way := way_of(cells, config.missing, config.decimal)) is not None:
+                yield (
+                    f"{config.path}: column {column.name!r}: each value is a category of its own; "
+                    f"they look like numbers (scenario.written.{column.name}='{way}')"
+                )
         elif column.name in config.categories:
             known = {*column.categories, *config.missing}
             unseen = sum(cell not in known for cell in table.column(column.name))

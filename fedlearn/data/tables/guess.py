@@ -56,7 +56,7 @@ class Writing:
         if self.gaps:
             yield missing_of(self.missing)
         for name, way in self.ways:
-            yield f"{key_of('scenario.written', name)}={way}"
+            yield f"{key_of('scenario.written', name)}={quoted(way)}"
 
 
 def encoding_of(path: Path) -> str:

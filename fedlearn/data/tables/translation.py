@@ -19,7 +19,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.data.tables.cells import Cells, encode, encode_numbers, number_text
 from fedlearn.data.tables.table import Table
 from fedlearn.data.tables.units import conversion
-from fedlearn.data.tables.written import Way, written_numbers
+from fedlearn.data.tables.written import Way, way_problem, written_numbers
 
 Unit = float | tuple[float, float] | str
 """A factor; a factor and what is added then; or two units by name."""
@@ -44,6 +44,9 @@ class Translation:
         names = list(self.rename.values())
         for name in sorted({one for one in names if names.count(one) > 1}):
             yield f"rename: two columns become {name!r}"
+        for name, way in self.written.items():
+            if problem := way_problem(way):
+                yield f"written.{name}: {problem}"
         for name, unit in self.units.items():
             try:
                 scale, offset = factors(unit)

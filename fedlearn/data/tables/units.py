@@ -83,6 +83,25 @@ _UNITS: Final = {
     name: (kind, to_base) for kind, units in _DIMENSIONS.items() for name, to_base in units.items()
 }
 
+_ALIASES: Final = {
+    "°c": "c", "℃": "c", "°f": "f", "℉": "f", "lbs": "lb", "pounds": "lb", "kgs": "kg",
+    "grams": "g",
+    "mm hg": "mmhg", "cm h2o": "cmh2o", "meters": "m", "inches": "in", "feet": "ft",
+    "sec": "s", "seconds": "s", "mins": "min", "minutes": "min", "hr": "h", "hrs": "h",
+    "hour": "h", "hours": "h", "d": "days", "day": "days", "week": "weeks", "month": "months",
+    "mo": "months",
+    "year": "years", "yr": "years", "yrs": "years", "jahre": "years", "mcg": "ug",
+    "€": "eur", "£": "gbp", "₹": "inr", "₽": "rub", "zł": "pln", "元": "cny",
+    "kg/m²": "kg/m2", "岁": "years", "歳": "years",
+}  # fmt: skip
+"""How people write units beside numbers, folded, and what these are called here."""
+_COUNTED: Final = frozenset(
+    ("eur", "usd", "gbp", "chf", "cny", "jpy", "inr", "rub", "pln", "sek", "nok", "dkk", "krw",
+     "try", "brl", "$", "us$", "¥", "₩", "kg/m2", "iu/l", "u/l", "mmol", "ml/min", "l/min", "bpm",
+     "/min", "beats/min", "l", "ml", "dl", "ug", "ng", "km", "km/h", "w", "kw", "kwh", "mosm/kg")
+)  # fmt: skip
+"""Units that are known as such, and are converted into no other."""
+
 _GRAMS_PER_MOLE: Final = {
     "glucose": "180.156", "cholesterol": "386.664", "triglycerides": "885.4",
     "creatinine": "113.12", "urea": "60.056", "urea nitrogen": "28.014",
@@ -128,6 +147,18 @@ def conversion(pair: str) -> tuple[float, float]:
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().replace("μ", "u").split())
+
+
+def canonical(unit: str) -> str:
+    """What a unit that people write beside a number is called here; an unknown one as it is."""
+    folded = _folded(unit).removesuffix(".")
+    folded = _ALIASES.get(folded, folded)
+    return folded if is_known(folded) else unit.strip()
+
+
+def is_known(unit: str) -> bool:
+    """Whether a canonical unit is one that people measure in, or pay with."""
+    return unit in _UNITS or unit in _COUNTED
 
 
 def _unit(name: str) -> tuple[str, Affine]:

@@ -185,6 +185,8 @@ def _numbers(
         group = str(rng.choice([".", " ", "'"] if decimal == "," else [",", " ", "'"]))
         texts = [f"{int(v):,}".replace(",", group) for v in values.tolist()]
         ways[name] = "thousands"
+    elif name in ("delta", "pulse", "crea") and rng.random() < 0.3:
+        texts, right, ways[name] = _with_units(rng, texts, values, decimal)
     elif name in ("crea", "dose") and rng.random() < 0.5:
         low = float(np.quantile(values, 0.2))
         low = round(low, 2)
@@ -200,6 +202,22 @@ def _numbers(
         texts = [gap if s else t for s, t in zip(some, texts, strict=True)]
         right = np.where(some, np.nan, right)
     return texts, right
+
+
+def _with_units(
+    rng: Rng, texts: list[str], values: Any, decimal: str
+) -> tuple[list[str], Any, str]:
+    """Cells with a unit each; perhaps a few of them in pounds, where the rest is in kilograms."""
+    unit = str(rng.choice(["kg", "mmol/L", "°C", "mg/dl", "€", "Stück"]))
+    apart = "" if rng.random() < 0.3 and unit != "Stück" else " "
+    written = [f"€{apart}{t}" if unit == "€" else f"{t}{apart}{unit}" for t in texts]
+    right = values.copy()
+    if unit == "kg" and rng.random() < 0.5:
+        pounds = rng.random(len(values)) < 0.2
+        written = [f"{t} lb" if lb else w
+                   for t, w, lb in zip(texts, written, pounds, strict=True)]  # fmt: skip
+        right = np.where(pounds, right * 0.45359237, right)
+    return written, right, f"in {unit}"
 
 
 def _file(
@@ -223,6 +241,8 @@ def _file(
     writer.writerows(cells.itertuples(index=False))
     encoding = str(rng.choice(ENCODINGS[script]))
     if ways.get("form") == "NFD" and encoding in ("cp1252", "gb18030", "shift_jis"):
+        encoding = "utf-8"
+    if ways["script"] == "Japanese" and any(one in text.getvalue() for one in "ü€°"):
         encoding = "utf-8"
     ways["encoding"], ways["headless"] = encoding, headless
     path = folder / "odd.csv"
