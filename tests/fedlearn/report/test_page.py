@@ -331,3 +331,20 @@ def test_report__names_sites_that_were_set_aside_and_their_reasons(copy: Path) -
     assert "went on without sites that were asked to take part: site <b>oak</b>: the" in page.text
     edit(copy / "a", declined=[])
     assert "went on without sites" not in Page(report(copy / "a")).text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unit", "added"), [("record", True), ("client", False)])
+def test_headline__of_a_run_with_a_parent_has_what_both_have_spent(
+    unit: str, added: bool, copy: Path
+) -> None:
+    result = result_of(copy / "a")
+    parent = {"sha256": "ab" * 32, "run_id": "cd" * 16, "unit": unit, "epsilon": 1.5, "delta": 1e-6}
+    result["config"] |= {"init": "before", "parent": parent}
+    (copy / "a" / "result.json").write_text(json.dumps(result))
+    tiles = unescape(report(copy / "a")).partition('class="tiles"')[2].partition("</section>")[0]
+    own = result["privacy"]["epsilon"]
+    assert f"<b>{own:.4g}"[:6] in tiles
+    assert "per record" in tiles
+    assert ("epsilon together with the run that it begins from" in tiles) is added
+    assert (f"<b>{own + 1.5:.3g}"[:5] in tiles) is added
