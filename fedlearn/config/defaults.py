@@ -41,6 +41,8 @@ STEP_OF_ADAM: Final = 1.0
 """What a step of Adam may make of a logit."""
 PENALTY: Final = 10.0
 """Weight decay, in records: what a square of the weights counts for beside the loss of all."""
+MOST_DECAY: Final = 0.005
+"""As of two thousand records: whoever has not said how many there are may have many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +126,8 @@ def _rate(config: RunConfig, task: Task, sites: int) -> Iterator[Derived]:
         rate = rate_of_adam(records, config.model.last_width(task), config.model.absolute_sum(task))
         yield Derived(key="training.optimizer", value="adam", reason=reason)
         yield Derived(key="training.learning_rate", value=float(f"{rate:.2g}"), reason=reason)
-        decay = float(f"{PENALTY / records:.2g}")
-        reason = f"a penalty on large weights as of {PENALTY:g} records beside those of all sites"
+        decay = min(MOST_DECAY, float(f"{PENALTY / records:.2g}"))
+        reason = f"large weights count as they would beside {PENALTY:g} records, or less"
         yield Derived(key="training.weight_decay", value=decay, reason=reason)
         return
     length = step_length(config, task, sites)

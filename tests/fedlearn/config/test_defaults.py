@@ -14,6 +14,7 @@ from fedlearn.config import RunConfig, compose
 from fedlearn.config.defaults import (
     ADAM,
     LONGEST,
+    MOST_DECAY,
     NOISE,
     STEP_OF_ADAM,
     Derived,
@@ -150,6 +151,7 @@ def test_derived__without_privacy_takes_an_optimizer_that_needs_no_scale() -> No
     assert found["training.weight_decay"] == 0.0025  # as of ten records
     few = rules("privacy=none", "training.nominal_records=100")
     assert few["training.learning_rate"].value == 0.005
+    assert few["training.weight_decay"].value == MOST_DECAY
     assert "privacy.delta" not in found
 
 
