@@ -51,7 +51,7 @@ def _row(facts: Facts, name: str, one: SurvivalCurve) -> Row:
 
 def _axis(facts: Facts, found: SurvivalCurves) -> str:
     of = message("time (%(unit)s)", unit=found.unit) if found.unit else message("time")
-    return facts.language.say(of)
+    return str(facts.language.say(of))
 
 
 def _of_all(facts: Facts, found: SurvivalCurves) -> Markup:
