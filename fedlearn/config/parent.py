@@ -157,7 +157,7 @@ def _decides(own: Tree, other: Tree) -> tuple[str, ...]:
     """The settings by which records are told apart that are tested on; of persons the key alone."""
     if own.get("person") and own.get("person") == other.get("person"):
         return ("person", *_TRANSLATES)
-    of_rows = ("site",) if "decimal" in own else ()  # all cells of a row but its site
+    of_rows = ("site", "part") if "decimal" in own else ()  # all cells of a row but its site
     return ("person", *_SPLITS, *of_rows, *_TRANSLATES)
 
 

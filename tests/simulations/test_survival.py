@@ -127,7 +127,7 @@ def test_survival__of_breast_cancer_in_six_regions_orders_patients(
 ) -> None:
     result = fl.simulate(
         "scenario=csv", f"scenario.path={brca}", "scenario.label=T", "scenario.event=E",
-        "scenario.site=region", "scenario.drop=[fold,fold2]", "partition=natural",
+        "scenario.site=region", "scenario.part=fold", "scenario.drop=[fold2]", "partition=natural",
         "task=survival", "task.horizon=3650", "task.degree=1", "model=tabular",
         "model.architecture=linear", "privacy=none", "rounds=10", out=tmp_path / "run",
     )  # fmt: skip

@@ -62,6 +62,7 @@ from fedlearn.data.tables.csv_problems import (
     feature_problems,
     identifier_problems,
     label_column,
+    parts,
     range_problems,
     settings_problems,
     site_problems,
@@ -84,8 +85,8 @@ from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm, named_
 
 @config
 class Csv(Scenario):
-    """A table, CSV, Parquet or Excel; every column but label, event, site, person, record, time and
-    `drop` is a feature.
+    """A table, CSV, Parquet or Excel; every column but label, event, site, part, person, record,
+    time and `drop` is a feature.
 
     `numeric`, `categories` and `buckets` override what a column is taken for; a value
     that is not among the `categories` given for its column becomes code 0.
@@ -101,6 +102,8 @@ class Csv(Scenario):
     event: Value = ""
     """The column that says whether an event ended the time in `label`, 1, or it was lost, 0."""
     site: Value = ""
+    part: Value = ""
+    """The column that says which records are for `train` and which for `test`; empty: drawn."""
     person: PersonColumn = ""
     """The column that says whose a record is, where a person has several."""
     records_per_person: RecordsPerPerson = MOST_RECORDS
@@ -180,8 +183,9 @@ class Csv(Scenario):
     def load(self, reading: Reading) -> Pool:
         """The records of the table that have a label; about `test_fraction` are for the test.
 
-        Which, is decided by the cells of a row alone, as they are read, but for its site; over
-        time by the value of `record`, and where `person` is named by that of a person.
+        Which, is said by the column `part` where one is named. Else it is decided by the cells of
+        a row alone, as they are read, but for its site; over time by the value of `record`, and
+        where `person` is named by that of a person.
 
         Raises:
             DataError: the file cannot be read, or its contents cannot be learned
@@ -200,7 +204,12 @@ class Csv(Scenario):
         table, several = _spelled(self, task, table, by_record=by_record)
         table = series.spread(self, table) if self.record else table
         persons, notes = _persons(self, table)
-        is_train = by_content(_contents(self, table, persons), self.test_fraction, reading.streams)
+        if self.part:
+            table, is_train, of_neither = parts(self, table)
+            notes += of_neither
+        else:
+            contents = _contents(self, table, persons)
+            is_train = by_content(contents, self.test_fraction, reading.streams)
         table = deidentified(
             self.deidentify, table, self.missing, self.decimal, by_record=by_record
         )
@@ -262,11 +271,13 @@ class Csv(Scenario):
     def of_nobody(self, path: str) -> Self:
         """Another table, which may lack the columns of sites and those that are dropped."""
         there = read_rows(replace(self, path=path)).header
-        aside = tuple(name for name in (self.site, self.person, *self.drop) if name in there)
+        roles = (self.site, self.part, self.person)
+        aside = tuple(name for name in (*roles, *self.drop) if name in there)
         return replace(
             self,
             path=path,
             site="",
+            part="",
             person="",
             drop=aside,
             rename={theirs: name for theirs, name in self.rename.items() if name in there},

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fedlearn.data.tables.cells import Cells
     from fedlearn.data.tables.csv import Csv
 
-ROLES: Final = ("label", "event", "site", "person", "record", "time")
+ROLES: Final = ("label", "event", "site", "part", "person", "record", "time")
 """Settings that name a column which is no feature."""
 
 
@@ -36,6 +36,11 @@ def settings_problems(config: Csv) -> Iterator[str]:
         yield "scenario.time: name the column that the rows of a scenario.record are ordered by"
     if config.time and not config.record:
         yield "scenario.record: name the column that says whose a row is, or drop scenario.time"
+    if config.part and (config.record or config.person):
+        yield (
+            "scenario.part: what is one person's, or one record over time, is never in both parts, "
+            "so its part is drawn; leave scenario.part out, and drop its column"
+        )
     if config.names and config.header == "units":
         yield "scenario.header=units: a table with scenario.names has no header; leave one out"
     if config.record and reads_records(config.scaling):
@@ -73,7 +78,7 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
         )
     problems += [
         f"scenario.{role}={single[role]}: is another role's column as well"
-        for role in ("event", "person", "record", "time")
+        for role in ("event", "part", "person", "record", "time")
         if single[role] and list(single.values()).count(single[role]) > 1
     ]
     problems += [
@@ -110,6 +115,21 @@ def check_events(config: Csv, task: TaskConfig) -> None:
             f"scenario.event={config.event}: task={task.kind} looks at no events; choose "
             "task=survival, or name the column in scenario.drop"
         )
+
+
+def parts(config: Csv, table: Table) -> tuple[Table, NDArray[np.bool_], list[str]]:
+    """The rows that `config.part` puts into a part, which are to train on, and a note on others.
+
+    Nothing but its own cell decides about a row.
+    """
+    cells = table.cells(config.part)
+    said = np.array([text.strip().casefold() for text in cells.texts()])[cells.codes]
+    used = np.isin(said, ("train", "test"))
+    others = np.flatnonzero(~used)
+    note = (
+        f"{config.path}: {table.places(others)}: neither train nor test in {config.part!r}, unused"
+    )
+    return table.take(np.flatnonzero(used)), said[used] == "train", [note] if others.size else []
 
 
 def translation(config: Csv) -> Translation:

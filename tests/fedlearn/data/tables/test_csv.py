@@ -108,6 +108,22 @@ def test_csv__roles_can_be_overridden(tmp_path: Path) -> None:
     assert any("1 values that are not among its categories" in note for note in pool.notes)
 
 
+def test_csv__takes_the_parts_that_a_column_names_and_no_other_rows(tmp_path: Path) -> None:
+    part = ["part", "train", "Test", "train", "train", "validation", "test"]
+    rows = [f"{row},{of}" for row, of in zip(TABLE.splitlines(), part, strict=True)]
+    pool = read(tmp_path, "\n".join(rows), part="part")
+    assert pool.is_train.tolist() == [True, False, True, True, False]
+    assert "part" not in pool.task.input.names
+    assert any("neither train nor test" in note for note in pool.notes)
+    turned = "\n".join([rows[0], *reversed(rows[1:])])
+    assert read(tmp_path, turned, part="part").is_train.tolist() == [False, True, True, False, True]
+
+
+def test_csv__draws_the_part_of_what_is_a_persons(tmp_path: Path) -> None:
+    settings = Csv(path="a.csv", label="outcome", part="part", person="patient")
+    assert any(problem.startswith("scenario.part") for problem in settings.problems())
+
+
 def test_csv__names_every_setting_that_fits_no_column(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, label="result", site="clinic", drop=("x",), numeric=("y",))
