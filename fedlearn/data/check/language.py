@@ -18,6 +18,7 @@ from fedlearn.data.check.report import Report
 from fedlearn.data.check.sizes import dealt, nominal_records, sizes_if_dealt
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.table import some_lines
+from fedlearn.data.texts import personal
 from fedlearn.data.texts.chat import checked_messages
 from fedlearn.data.texts.files import Objects, cell, copies_in, keys_of, lines_of_lists
 from fedlearn.data.texts.language import LanguageTokens
@@ -112,6 +113,8 @@ class _Found:
                 f"scenario.tokenizer.max_length={most} tokens will hardly hold them: beginnings "
                 "of prompts are left out, then ends of answers"
             )
+        words = ["\n".join(_texts_in(row)) for _, row in self.rows]
+        yield from personal.sentences(personal.search(words), [line for line, _ in self.rows])
         contents = [json.dumps(row, sort_keys=True) for _, row in self.rows]
         if copies := copies_in(contents):
             yield f"{some_lines([self.rows[i][0] for i in copies])}: copies of an earlier record"
@@ -121,6 +124,18 @@ class _Found:
             yield f"{some_lines(lines)}: {what}"
         if not self.wrong and not any(self.sizes):
             yield "no record has anything to learn"
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in a row, also in its conversation."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts_in(one)
 
 
 def _record(row: Mapping[str, Any]) -> tuple[str, int]:

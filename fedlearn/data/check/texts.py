@@ -21,7 +21,7 @@ from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.parquet import holds_cells
 from fedlearn.data.tables.table import Table
-from fedlearn.data.texts import files, huggingface
+from fedlearn.data.texts import files, huggingface, personal
 from fedlearn.data.texts.documents import FEW_UNKNOWN, MOST_UNKNOWN, unknown_pieces
 from fedlearn.data.texts.tokens import Tokenizer, tokenize, units
 
@@ -167,6 +167,7 @@ def _hints(table: Table, text: str) -> Iterator[str]:
         yield f"column {text!r}: {unknown_pieces(share)}"
     if empty := [i for i, one in enumerate(cells) if not one]:
         yield f"{table.places(empty)}: no text; left out in training"
+    yield from personal.sentences(personal.search(cells), table.lines.tolist(), table.counted)
     most = Tokenizer().max_length
     if long := [i for i, one in enumerate(cells) if units(one) > most]:
         yield (

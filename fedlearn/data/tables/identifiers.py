@@ -277,14 +277,31 @@ def _with_check_digits(texts: Sequence[str]) -> Iterator[str]:
     some = [text for text in texts[:_LOOKED_AT] if _digits_of(text) >= _LONG - 1]
     if len(some) < max(_LEAST, _RIGHT * min(len(texts), _LOOKED_AT)):
         return
-    from stdnum import luhn  # where a column is of long numbers
-
     least = _RIGHT * len(some)
     for what, module in _DIGITAL.items():
-        if _are_right(some, import_module(f"stdnum.{module}").is_valid, least):
+        if _are_right(some, has_check_digits(module), least):
             yield what
-    if _are_right([text for text in some if _digits_of(text) >= _CARD], luhn.is_valid, least):
+    if _are_right(
+        [text for text in some if _digits_of(text) >= _CARD], has_check_digits("luhn"), least
+    ):
         yield "card numbers"
+
+
+def has_check_digits(module: str) -> Callable[[str], bool]:
+    """Whether a text is a number of that module of `stdnum`, by its check digits and its form."""
+
+    def fits(text: str) -> bool:
+        try:
+            return bool(import_module(f"stdnum.{module}").is_valid(text))
+        except (
+            KeyError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ):  # some trip over a place or a date that there is not
+            return False
+
+    return fits
 
 
 def _digits_of(text: str) -> int:

@@ -1,9 +1,10 @@
 """Scenario `text`: one's own texts with a label each, in a CSV or JSONL file.
 
 What the labels stand for, the task says; texts are read by a
-public tokenizer, which learns nothing from them. What direct identifiers stand
-inside a text is not looked for: free text of patients or clients holds names,
-and a model of them is private only as far as the privacy of the run goes.
+public tokenizer, which learns nothing from them. What stands inside of them that
+says who somebody is, as far as it is sure, is counted and said
+(`fedlearn.data.texts.personal`); names by themselves are not found, and a model of
+texts is private only as far as the privacy of the run goes.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from fedlearn.data.tables.spelling import (
     taken_as_one,
 )
 from fedlearn.data.tables.table import Separator, Table, some_lines
+from fedlearn.data.texts import personal
 from fedlearn.data.texts.documents import MOST_UNKNOWN, pool_of
 from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.tasks import LabelColumn, TaskConfig, named_classes
@@ -377,6 +379,9 @@ def _notes(table: Table, usable: Flags, kept: Table, config: OwnTexts) -> Iterat
         left_out = table.places(np.flatnonzero(~usable))
         nobody = ", or nobody of this part" if config.person else ""
         yield f"{config.path}: {left_out}: no text or no label{nobody}, left out"
+    found = personal.search(kept.column(config.text))
+    for sentence in personal.sentences(found, kept.lines.tolist(), kept.counted):
+        yield f"{config.path}: {sentence}"
     if copies := copies_in(kept.column(config.text)):
         yield (
             f"{config.path}: {kept.places(copies)}: copies of an earlier text; it weighs twice, "

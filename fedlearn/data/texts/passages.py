@@ -2,8 +2,9 @@
 
 A file of JSON, an object a line, or a table with a header. A record is a `text`, all of which is
 learned; or a `prompt` and its `completion`; or `messages`, a conversation whose replies are
-learned. What direct identifiers stand inside is not looked for: a model of letters of patients
-or clients is private only as far as the privacy of the run goes.
+learned. What stands inside that says who somebody is, as far as it is sure, is counted and said
+(`fedlearn.data.texts.personal`); names by themselves are not found, and a model of letters is
+private only as far as the privacy of the run goes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fedlearn.data.split import by_content
 from fedlearn.data.tables.excel import sheets_note
 from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.table import Separator, Table, some_lines
+from fedlearn.data.texts import personal
 from fedlearn.data.texts.chat import Conversations
 from fedlearn.data.texts.files import Objects, cell, copies_in, is_lines, keys_of, read_objects
 from fedlearn.data.texts.folders import PINNED
@@ -270,6 +272,8 @@ class _Rows:
             )
         if self.nobody:
             yield nobody_note(own.path, own.person, some_lines(self.nobody))
+        for sentence in personal.sentences(personal.search(contents), lines):
+            yield f"{own.path}: {sentence}"
         if copies := copies_in(contents):
             yield (
                 f"{own.path}: {some_lines([lines[i] for i in copies])}: copies of an earlier "
