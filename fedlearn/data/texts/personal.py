@@ -89,7 +89,7 @@ _CODE: Final = r"(?P<value>(?=[\w/-]*\d{3})[\w/-]{4,20})"
 
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return len({*digits}) > 1 and bool(import_module("stdnum.luhn").ishas_check_digits(digits))
+    return len({*digits}) > 1 and has_check_digits("luhn")(digits)
 
 
 def _is_phone(text: str) -> bool:

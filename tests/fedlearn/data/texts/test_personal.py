@@ -82,7 +82,8 @@ def test_search__wants_right_check_digits(number: int, module: str) -> None:
     text = str(number).rjust(size, "1")[-size:]
     valid = has_check_digits(module)(text)
     kinds = [one.kind for one in search([f"{word} {text}"])]
-    assert (any("number" in kind and "card" not in kind for kind in kinds)) == valid
+    loose = ("card numbers", "telephone numbers")
+    assert any(kind not in loose for kind in kinds) == valid
 
 
 @settings(max_examples=examples(100), deadline=None)
