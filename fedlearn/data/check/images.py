@@ -61,6 +61,8 @@ def check_folder(root: Path) -> Report:
     held = Counter(one.site for one in found)
     of_sites = held.values() if config.sites else sizes_if_dealt(len(found))
     settings.append(f"training.nominal_records={nominal_records([*of_sites])}")
+    if len(of_sites) == 2:  # of a sum over two a site would only have to take away its own part
+        settings.append("secagg=off")
     facts = [sizes_in_words("classes", dict(sorted(classes.items())))]
     if config.sites:
         facts.append(sizes_in_words("sites", dict(sorted(held.items()))))

@@ -329,6 +329,9 @@ def test_check__counts_images_by_class_and_tells_their_sizes(tmp_path: Path) -> 
         "from 6 to 90 pixels wide and from 2 to 4 high; scenario.size makes them one size",
     )
     assert len(read_as_told(report, tmp_path)) == 9
+    assert report.settings[2:] == (
+        "model=squeezenet", "partition=iid", "partition.num_sites=3", "training.nominal_records=2"
+    )  # fmt: skip
 
 
 def test_check__names_every_damaged_image_and_every_copy(tmp_path: Path) -> None:
@@ -340,6 +343,8 @@ def test_check__names_every_damaged_image_and_every_copy(tmp_path: Path) -> None
     cut.write_bytes(cut.read_bytes()[:50])
     report = check(tmp_path)
     assert "2 sites: north 4, south 6" in report.facts
+    # Three of four of (4 * 4 + 6 * 6) / 10; a sum over two sites hides neither.
+    assert {"training.nominal_records=3", "secagg=off"} <= {*report.settings}
     assert [problem.split(": ")[1].split(" (")[0] for problem in report.problems] == [
         "is damaged",
         "is not an image; remove it from the folder",
