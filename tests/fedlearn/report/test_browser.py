@@ -97,3 +97,17 @@ def test_browser__of_a_phone_shows_all_without_scrolling_sideways(
     assert found is not None
     assert found[1] == found[2]
     assert 330 < int(found[2]) <= 360  # less the scroll bar
+
+
+@pytest.mark.parametrize("code", ["en", "zh"])
+def test_browser__prints_a_run_on_four_pages(folder: Path, tmp_path: Path, code: str) -> None:
+    """An officer's page, and three for who wants to check it."""
+    run, printed = shutil.copytree(folder / "seed0", tmp_path / "run"), tmp_path / "run.pdf"
+    write_report(run, code)
+    subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+         "--no-pdf-header-footer", f"--print-to-pdf={printed}", (run / "report.html").as_uri()],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert len(re.findall(rb"/Type\s*/Page[^s]", printed.read_bytes())) <= 4
