@@ -148,8 +148,11 @@ def pieces(samples: int, numbers: int, like: Tensor) -> Iterator[slice]:
 
 
 def scaled(factors: Tensor, row: Tensor) -> Tensor:
-    """`row` with sample i multiplied by `factors[i]`."""
-    return row * _like(factors, row)
+    """`row` with sample i multiplied by `factors[i]`, in float64.
+
+    In place of its copy: memory that is taken anew costs as much as the product.
+    """
+    return row.to(torch.float64, copy=True).mul_(_like(factors, row))
 
 
 def ghost_squared_norms(gram_x: Tensor, gram_g: Tensor, widths: tuple[int, int]) -> Tensor:

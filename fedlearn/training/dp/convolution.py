@@ -174,7 +174,7 @@ def _ghost(parameter: str, shape: _Shape, x: Tensor, g: Tensor) -> Contribution:
     def combine(factors: Tensor, x: Tensor, g: Tensor) -> Tensor:
         total = g.new_zeros((widths[1], widths[0]), dtype=torch.float64)
         for some in pieces(len(g), positions * sum(widths), g):
-            wide = scaled(factors[some].double(), g[some].double())
+            wide = scaled(factors[some], g[some])
             total.addbmm_(wide.flatten(2), _patches(shape, x[some].double()).transpose(1, 2))
         return total.view(shape.weight)
 

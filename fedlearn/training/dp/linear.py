@@ -138,7 +138,7 @@ def _block(columns: int) -> int | None:
 def _sum(factors: Tensor, x: Tensor, g: Tensor) -> Tensor:
     total = g.new_zeros((g.shape[2], x.shape[2]), dtype=torch.float64)
     for some in pieces(len(g), (x[0].numel() + g[0].numel()) // _LONG or 1, g):
-        wide = scaled(factors[some].double(), g[some].double())
+        wide = scaled(factors[some], g[some])
         total.addmm_(wide.flatten(0, 1).T, x[some].double().flatten(0, 1))
     return total
 

@@ -41,7 +41,7 @@ def _looked_up(layer: Layer, calls: Sequence[Call | PerSample]) -> list[Contribu
 
     def combine(factors: Tensor, ids: Tensor, g: Tensor) -> Tensor:
         table = g.new_zeros(rows, width, dtype=torch.float64)
-        wide = scaled(factors.double(), g.double())
+        wide = scaled(factors, g)
         return table.index_add_(0, ids.flatten(), wide.flatten(0, 1))
 
     return [
