@@ -111,8 +111,11 @@ def _thyroid(content: bytes) -> Cells:
     """Any diagnosis, or none."""
     head, *rows = _read(content)
     place = head.index("target")
-    said = ["no" if row[place] == "-" else "yes" for row in rows]
-    return [head, *([*r[:place], one, *r[place + 1 :]] for r, one in zip(rows, said, strict=True))]
+    answers = ["no" if row[place] == "-" else "yes" for row in rows]
+    return [
+        head,
+        *([*r[:place], one, *r[place + 1 :]] for r, one in zip(rows, answers, strict=True)),
+    ]
 
 
 def _numbered(content: bytes) -> Cells:
@@ -146,8 +149,8 @@ def _opinions(content: bytes) -> Cells:
         lines = found.read().decode("utf-8-sig").splitlines() if found else []
     rows = [line.split("\t") for line in lines if line.count("\t") == 2]
     mark = [float(row[1]) for row in rows]
-    said = ["good" if one > 0.5 else "bad" if one < -0.5 else "neither" for one in mark]
-    return [["text", "opinion"], *([row[2], one] for row, one in zip(rows, said, strict=True))]
+    opinions = ["good" if one > 0.5 else "bad" if one < -0.5 else "neither" for one in mark]
+    return [["text", "opinion"], *([row[2], one] for row, one in zip(rows, answers, strict=True))]
 
 
 SETS: Final = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,13 +56,7 @@ def check_folder(root: Path) -> Report:
         )
     opened = _Opened(found, config.size)
     classes = Counter(one.label for one in found)
-    settings = ["scenario=images", f"scenario.path={quoted(str(root))}", _MODEL]
-    settings += ["scenario.sites=true"] if config.sites else dealt(len(found))
     held = Counter(one.site for one in found)
-    of_sites = held.values() if config.sites else sizes_if_dealt(len(found))
-    settings.append(f"training.nominal_records={nominal_records([*of_sites])}")
-    if len(of_sites) == 2:  # of a sum over two a site would only have to take away its own part
-        settings.append("secagg=off")
     facts = [sizes_in_words("classes", dict(sorted(classes.items())))]
     if config.sites:
         facts.append(sizes_in_words("sites", dict(sorted(held.items()))))
@@ -78,8 +72,18 @@ def check_folder(root: Path) -> Report:
             *_few(classes),
         ),
         problems=(*_one_class(root, classes), *opened.broken),
-        settings=tuple(settings),
+        settings=tuple(_settings(root, held if config.sites else None, len(found))),
     )
+
+
+def _settings(root: Path, held: Mapping[str, int] | None, images: int) -> Iterator[str]:
+    """As the suggested command has it; `held` is how many images each site has, if any is named."""
+    yield from ("scenario=images", f"scenario.path={quoted(str(root))}", _MODEL)
+    yield from ("scenario.sites=true",) if held is not None else dealt(images)
+    of_sites = [*held.values()] if held is not None else sizes_if_dealt(images)
+    yield f"training.nominal_records={nominal_records(of_sites)}"
+    if len(of_sites) == 2:  # of a sum over two a site would only have to take away its own part
+        yield "secagg=off"
 
 
 def check_archive(path: Path) -> Report:
