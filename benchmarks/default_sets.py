@@ -111,11 +111,8 @@ def _thyroid(content: bytes) -> Cells:
     """Any diagnosis, or none."""
     head, *rows = _read(content)
     place = head.index("target")
-    answers = ["no" if row[place] == "-" else "yes" for row in rows]
-    return [
-        head,
-        *([*r[:place], one, *r[place + 1 :]] for r, one in zip(rows, answers, strict=True)),
-    ]
+    found = ["no" if row[place] == "-" else "yes" for row in rows]
+    return [head, *([*r[:place], one, *r[place + 1 :]] for r, one in zip(rows, found, strict=True))]
 
 
 def _numbered(content: bytes) -> Cells:
@@ -148,9 +145,11 @@ def _opinions(content: bytes) -> Cells:
         found = tar.extractfile(member)
         lines = found.read().decode("utf-8-sig").splitlines() if found else []
     rows = [line.split("\t") for line in lines if line.count("\t") == 2]
-    mark = [float(row[1]) for row in rows]
-    opinions = ["good" if one > 0.5 else "bad" if one < -0.5 else "neither" for one in mark]
-    return [["text", "opinion"], *([row[2], one] for row, one in zip(rows, answers, strict=True))]
+    return [["text", "opinion"], *([row[2], _opinion(float(row[1]))] for row in rows)]
+
+
+def _opinion(mark: float) -> str:
+    return "good" if mark > 0.5 else "bad" if mark < -0.5 else "neither"
 
 
 SETS: Final = (

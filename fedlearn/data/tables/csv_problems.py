@@ -123,13 +123,13 @@ def parts(config: Csv, table: Table) -> tuple[Table, NDArray[np.bool_], list[str
     Nothing but its own cell decides about a row.
     """
     cells = table.cells(config.part)
-    said = np.array([text.strip().casefold() for text in cells.texts()])[cells.codes]
-    used = np.isin(said, ("train", "test"))
+    written = np.array([text.strip().casefold() for text in cells.texts()])[cells.codes]
+    used = np.isin(written, ("train", "test"))
     others = np.flatnonzero(~used)
     note = (
         f"{config.path}: {table.places(others)}: neither train nor test in {config.part!r}, unused"
     )
-    return table.take(np.flatnonzero(used)), said[used] == "train", [note] if others.size else []
+    return table.take(np.flatnonzero(used)), written[used] == "train", [note] if others.size else []
 
 
 def translation(config: Csv) -> Translation:
