@@ -264,5 +264,5 @@ def problems(config: Model, task: Task) -> list[str]:
     if not isinstance(task.input, config.input):
         wanted = " or ".join(NAMES[form] for form in config.input)
         there = NAMES[type(task.input)]
-        return [f"model.kind={config.kind}: needs {wanted}, and the scenario's records are {there}"]
+        return [f"model={config.kind}: needs {wanted}, and the scenario's records are {there}"]
     return list(config.problems(task))

@@ -316,7 +316,7 @@ def test_problems__say_that_opacus_engines_clip_in_fp32_only() -> None:
 
 def test_task_problems__say_what_does_not_fit_the_records() -> None:
     image = ClassificationTask(input=ImageInput(channels=1, height=8, width=8), classes=("a", "b"))
-    assert [p.split(":")[0] for p in task_problems(BASE, image)] == ["model.kind=tabular"]
+    assert [p.split(":")[0] for p in task_problems(BASE, image)] == ["model=tabular"]
 
 
 def test_plan__covers_all_steps_of_all_rounds() -> None:

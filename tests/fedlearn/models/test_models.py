@@ -142,6 +142,6 @@ def test_problems__name_records_of_another_form(case: Case) -> None:
     other = TableInput(numeric=2) if isinstance(case.input, TextInput) else TEXT
     wrong = ClassificationTask(input=other, classes=("a", "b"))
     (found,) = models.problems(case.config, wrong)
-    assert found.startswith(f"model.kind={case.config.kind}: needs ")
+    assert found.startswith(f"model={case.config.kind}: needs ")
     with pytest.raises(TypeError, match="the model needs"):
         models.build(case.config, wrong, Streams(0))
