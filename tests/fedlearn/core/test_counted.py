@@ -17,8 +17,9 @@ def bare_counts() -> Iterator[str]:
     """Texts that say `{value} sites` whatever the value is."""
     for path, tree in trees().items():
         for node in ast.walk(tree):
-            parts = node.values if isinstance(node, ast.JoinedStr) else []
-            for value, text in pairwise(parts):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for value, text in pairwise(node.values):
                 follows = isinstance(text, ast.Constant) and BARE.match(str(text.value))
                 if isinstance(value, ast.FormattedValue) and follows:
                     yield f"{path}:{node.lineno}"
