@@ -87,12 +87,14 @@ def _records(name: str, good: Callable[[Path], bytes], *words: str) -> Parser:
 
 
 _CSV = ("scenario=csv", "scenario.label=ill")
-_WRITTEN = "who,day,a,b,c,d,ill\n,,mg,%,EUR,,\n" + "".join(
-    f'p{i % 7},{i + 1}/01/2026,<{i},{i}%,"{i + 1},000",k{i},{i % 7 % 2}\n' for i in range(28)
+_WRITTEN = "who,day,a,b,c,d,e,ill\n,,mg,%,EUR,,,\n" + "".join(
+    f'p{i % 7},{i + 1}/01/2026,<{i},{i}%,"{i + 1},000",k{i},{i + 5} kg,{i % 7 % 2}\n'
+    for i in range(28)
 )
 _TEXT = ("scenario=text", "scenario.text=text", "scenario.label=label")
 _LINES = "\n".join(
-    json.dumps({"text": f"word {i} of text", "label": "ab"[i % 2]}) for i in range(20)
+    json.dumps({"text": f"word {i} of DE89 3704 0044 0532 0130 00", "label": "ab"[i % 2]})
+    for i in range(20)
 )
 
 
@@ -108,7 +110,7 @@ RECORDS = [
     _records("csv.gz", lambda _: gzip.compress(_ROWS.encode()), *_CSV),
     _records(
         "csv in its own way", lambda _: _WRITTEN.encode(), *_CSV, "scenario.header=units",
-        "scenario.written={a: limits, b: percent, c: thousands}", "scenario.buckets.d=8",
+        "scenario.written={a: limits, b: percent, c: thousands, e: in g}", "scenario.buckets.d=8",
         "scenario.record=who", "scenario.time=day", "scenario.times=day_first",
     ),
     _records("parquet", _parquet, *_CSV),

@@ -103,8 +103,8 @@ def check_archive(path: Path) -> Report:
         kept = [name.removeprefix("train_") for name in file.files if name.startswith("train_")]
     groups = [name for name in kept if name not in ("images", "labels")]
     number = 5 if groups else sites_for(len(pool))
-    dealt_out = [f"scenario.groups={groups[0]}", f"scenario.num_sites={number}"]
-    sites = dealt_out if groups else dealt(len(pool))
+    by_group = [f"scenario.groups={name}" for name in groups[:1]]
+    sites = (*by_group, f"scenario.num_sites={number}") if groups else dealt(len(pool))
     return Report(
         path=path,
         kind="images in the form of MedMNIST",

@@ -79,6 +79,9 @@ _CALLS: Final = (
 _PHONES: Final = (
     r"(?<![\w+])(?<!\d )(?:\+|00)[1-9]\d{0,2}[ ./-]?(?:\(0\) ?)?\d(?:[ ./()-]{0,2}\d){5,12}(?!\w)"
 )
+_MAIL: Final = (  # beginning where a word does, so that a long one is looked at once
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}"
+)
 _IBAN: Final = r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"
 _CARD: Final = r"(?<![\d.-])[3-6]\d{3}[ -]?\d{4,6}[ -]?\d{4,5}(?:[ -]?\d{1,4})?(?![\d.-])"
 _FRENCH: Final = r"(?<!\d)[12] ?\d{2} ?(?:0[1-9]|1[0-2]) ?\d{2} ?\d{3} ?\d{3} ?\d{2}(?!\d)"
@@ -117,7 +120,7 @@ def _rules() -> tuple[_Rule, ...]:
 
 def _by_form() -> Iterator[_Rule]:
     """What is written as nothing else is, or has strong check digits."""
-    yield _words("e-mail addresses", r"[A-Za-z0-9._%+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+    yield _words("e-mail addresses", _MAIL)
     yield _rule("account numbers (IBAN)", _IBAN, has_check_digits("iban"))
     yield _rule("dates of birth", rf"(?i:{_BORN})[\s:：]{{0,3}}(?P<value>{_DATE})")
     yield _rule("medical record numbers", rf"(?i:{_RECORD}){_AFTER}{_CODE}")
