@@ -181,8 +181,9 @@ def _labelled(table: Table, text: str, label: str) -> Iterator[str]:
     labels = table.column(label)
     if absent := [i for i, one in enumerate(labels) if not one]:
         yield f"{table.places(absent)}: no {label!r}; left out in training"
-    for value in sorted(set(labels) - {""}):
-        if labels.count(value) == 1:
+    usable = [value for value, one in zip(labels, table.column(text), strict=True) if one]
+    for value in sorted(set(usable) - {""}):
+        if usable.count(value) == 1:
             place = table.places([labels.index(value)])
             yield (
                 f"{place}: the only record with {label!r} {value!r}; a class takes at least two, "

@@ -110,7 +110,8 @@ def drawn(seed: int, folder: Path) -> OddTexts:
             texts[i] = texts[i][:half] + str(rng.choice(inside)) + texts[i][half:]
     alike = bool(rng.random() < 0.2) and classes[0].upper() != classes[0]
     if alike:
-        labels[labels.index(classes[0])] = classes[0].upper()
+        first = next(i for i in range(number) if texts[i] and labels[i] == classes[0])
+        labels[first] = classes[0].upper()
         labels.append(classes[0].upper())
         texts.append(f"{_sentence(rng, script)} {number}")
         sites += ["s0"] if sites else []
