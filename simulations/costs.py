@@ -96,6 +96,8 @@ def on_file(path: Path, before: Predictor, after: Predictor) -> Weighed:
         pair = [_sums(model, asked.ids, asked.targets) for model in (before, after)]
         return Weighed(source=source, all_sites=_compared(before.task, pair))
     features = before.read(path).features
+    if not len(features):
+        raise DataError(f"{path}: holds no records")
     one, other = (model.answers(features) for model in (before, after))
     cells = [[before.task.answer_cells(row)[0] for row in answers] for answers in (one, other)]
     same = np.mean([mine == theirs for mine, theirs in zip(*cells, strict=True)])

@@ -49,6 +49,7 @@ from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_bytes
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import TextInput
+from fedlearn.tasks.tokens import TokenLogits
 from fedlearn.training.distillation import Distillation, distil, outputs_of
 from simulations.costs import sites_here, weighing
 
@@ -114,6 +115,9 @@ def distill(
     for note in (*public.notes, *_of_private(result, public)):
         say(note)
     answers = outputs_of(teacher.network, public.records, how.batch)
+    seen = answers.hidden if isinstance(answers, TokenLogits) else answers
+    if not bool(torch.isfinite(seen).all()):
+        raise DataError(f"{run}: its model answers with what is no number: training has diverged")
     first, last = distil(
         student, teacher.task, public.records, answers, public.targets, how,
         Streams(how.seed).get("distill"),
@@ -280,13 +284,14 @@ def _of_private(result: ResultFile, public: Public) -> Iterator[str]:
     if sites is None:
         yield "the run's records are not here, so nobody has compared the public ones with them"
         return
+    mine = public.records.numpy()
     known = {
         row.tobytes()
         for site in sites.values()
         for part in (site.train, site.test)
-        for row in np.ascontiguousarray(part.features)
+        for row in np.ascontiguousarray(part.features, dtype=mine.dtype)
     }
-    common = sum(row.tobytes() in known for row in public.records.numpy())
+    common = sum(row.tobytes() in known for row in mine)
     if common >= _SAME * len(public.records):
         why = f"{common} of its {len(public.records)} records are also those of a site"
         raise ConfigError([_refused(public.path, why)])

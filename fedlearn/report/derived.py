@@ -83,6 +83,17 @@ class Learned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """The public model whose weights are in the file as well."""
+
+    name: str
+    sha256: str
+    """Of its own weights, as its folder has them."""
+    licence: str
+    """Empty where its folder names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Costs:
     """The contents of `costs.json`."""
 
@@ -106,6 +117,7 @@ class Costs:
     most_lost: str | None = None
     """... and where it lost most. Null where sites were not told apart."""
     learned: Learned | None = None
+    held: Held | None = None
 
 
 Weigh = Callable[[Predictor, Predictor], Weighed]

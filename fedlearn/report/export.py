@@ -29,7 +29,7 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.core.weights import values_of
 from fedlearn.data.texts.folders import PINNED
 from fedlearn.prediction import ModelFile, Predictor
-from fedlearn.report.derived import Costs, Weigh, Weighed, sites_of, texts_of, write_costs
+from fedlearn.report.derived import Costs, Held, Weigh, Weighed, sites_of, texts_of, write_costs
 from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.forms import FORMS, INT8, README, base_of, front_matter, loading, write_int8
 from fedlearn.report.texts import code_block, render, texts
@@ -113,7 +113,11 @@ def _write_int8(
     before = open_model(run)
     size = write_int8(before, asked, folder)
     taken = (folder / MODEL).stat().st_size
-    return costs_of(result, (size, taken), weigh(before, prediction.load(folder)), form="int8")
+    base, held = base_of(before, INT8), None
+    if base is not None:
+        held = Held(name=base.name, sha256=base.sha256, licence=base.licence)
+    weighed = weigh(before, prediction.load(folder))
+    return costs_of(result, (size, taken), weighed, form="int8", held=held)
 
 
 def costs_of(result: ResultFile, sizes: tuple[int, int], weighed: Weighed, **more: Any) -> Costs:

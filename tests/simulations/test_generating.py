@@ -195,6 +195,8 @@ def test_export__to_int8_needs_no_base_and_says_what_it_costs(
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     assert answer.tokens == 12
     costs = json.loads((moved / "costs.json").read_text())
+    assert costs["held"]["licence"] == "apache-2.0"
+    assert "whose licence is apache-2.0" in (moved / "model_card.md").read_text()
     metric = json.loads((run / "result.json").read_text())["final"]["evaluate"]
     assert costs["weighed"]["all_sites"]["before"] == pytest.approx(metric, rel=1e-4)
     assert str(run.parent) not in (moved / "model.json").read_text()
