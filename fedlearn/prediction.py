@@ -187,6 +187,19 @@ def load(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor:
         raise DataError(f"{path}: is not of the model beside it: {reason}") from None
 
 
+def tuned_part(folder: Path, base: str = "") -> tuple[ModelFile, Vector]:
+    """What stands in an export, and the trained part of its model, which is put to no use yet.
+
+    Raises:
+        DataError: as `load`.
+        ConfigError: it holds all weights, of which no part is what was trained.
+    """
+    file, weights = _read_export(folder)
+    if isinstance(weights, Mapping):
+        raise ConfigError(f"{folder}: holds its weights in eight bits; give the run, or its export")
+    return (_based_on(file, base) if base else file), weights
+
+
 def described(folder: Path) -> ModelFile:
     """What stands in an export beside its weights, which are checked and not put to use.
 

@@ -46,6 +46,9 @@ def baseline_of(config: RunConfig) -> BaselineResult | None:
         return None
     task, sites = simulated_task(config), simulated_sites(config)
     (train, targets), (test, truth) = _pooled(sites, "train"), _pooled(sites, "test")
+    if (known := task.known_baseline(truth)) is not None:
+        name, found = known
+        return BaselineResult(name=name, evaluate=found)
     if not len(truth) or _size(task.input, train) * task.num_outputs > _MOST:
         return None
     encoded = _encoder(task.input, train)

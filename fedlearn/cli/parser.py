@@ -13,7 +13,17 @@ from functools import cache
 from typing import Final, NoReturn
 
 from fedlearn import __version__
-from fedlearn.cli import completion, data, distilling, generation, keys, operations, results, runs
+from fedlearn.cli import (
+    completion,
+    data,
+    distilling,
+    generation,
+    keys,
+    operations,
+    results,
+    runs,
+    searching,
+)
 from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
 
@@ -28,6 +38,7 @@ COMMANDS: Final = (
     *(keys.roster_sign, keys.roster_pin, keys.roster_show),
     *(results.ledger_show, results.ledger_verify),
     *(results.export, distilling.distill, results.predict, generation.generate),
+    *(searching.index, searching.find),
     completion.completion,
 )
 GROUPS: Final = {

@@ -204,6 +204,12 @@ def predict(options: argparse.Namespace) -> None:
     if model.task.next_tokens:
         _grade(model, options, written, to)
         return
+    if model.task.searches:
+        raise ConfigError(
+            f"task={model.task.kind}: answers a query with documents; make an index of yours by "
+            f"`fedlearn index {options.model} documents.jsonl --to FOLDER`, and ask it by "
+            "`fedlearn find FOLDER QUERY`"
+        )
     if options.option:
         raise ConfigError(f"--option: task={model.task.kind} has answers of its own; leave it out")
     like = None if options.like is None else Path(options.like)

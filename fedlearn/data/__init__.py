@@ -24,6 +24,7 @@ from fedlearn.data.datasets.fashion import Fashion
 from fedlearn.data.datasets.heart import Heart
 from fedlearn.data.datasets.incomes import Incomes
 from fedlearn.data.datasets.news import News
+from fedlearn.data.datasets.precedents import Precedents
 from fedlearn.data.datasets.reviews import Reviews
 from fedlearn.data.datasets.risk import Risk
 from fedlearn.data.images.folders import Images
@@ -60,6 +61,7 @@ __all__ = [
     "OwnText",
     "Partition",
     "Pool",
+    "Precedents",
     "Reading",
     "Records",
     "Reviews",
@@ -78,6 +80,7 @@ PUBLIC: tuple[type[Scenario], ...] = (
     Codes,
     Contracts,
     Drafting,
+    Precedents,
     News,
     Reviews,
     Fashion,

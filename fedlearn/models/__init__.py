@@ -21,6 +21,7 @@ from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.models.initialise import allocate, initialise
 from fedlearn.models.model import NAMES, NOTHING, Model, Weights
 from fedlearn.models.resnet import ResNet
+from fedlearn.models.retriever import Retriever
 from fedlearn.models.scattering import Scattering
 from fedlearn.models.sequence import Sequence
 from fedlearn.models.squeezenet import SqueezeNet
@@ -57,6 +58,7 @@ MODELS: Family[Model] = Family(
         Text,
         Sequence,
         HuggingFaceModel,
+        Retriever,
         Custom,
         GivenModel,
     ),
@@ -265,4 +267,8 @@ def problems(config: Model, task: Task) -> list[str]:
         wanted = " or ".join(NAMES[form] for form in config.input)
         there = NAMES[type(task.input)]
         return [f"model={config.kind}: needs {wanted}, and the scenario's records are {there}"]
+    if task.searches != config.searches:
+        way_out = "model=retriever" if task.searches else "task=retrieval"
+        does = "searches" if config.searches else "does not search"
+        return [f"model={config.kind}: {does}, and task={task.kind} is another; set {way_out}"]
     return list(config.problems(task))

@@ -31,9 +31,9 @@ from fedlearn.models.encoder_stages import (
 from fedlearn.models.encoders import ENCODERS, KEYS, EncoderKind, our_name
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, Folder
-from fedlearn.models.model import NAMES, input_as
+from fedlearn.models.model import NAMES
 from fedlearn.models.preparation import preparation_of, unprepared
-from fedlearn.tasks import ImageInput, Task, TextInput
+from fedlearn.tasks import ImageInput, Input, Task, TextInput
 
 _PLACES: Final = 512
 """Of a BERT whose config.json does not say."""
@@ -111,19 +111,33 @@ def _before_places(kind: EncoderKind, about: Mapping[str, Any]) -> int:
 def encoder_network(
     texts: FolderTexts, task: Task, pool: Pool, precision: torch.dtype
 ) -> nn.Sequential:
-    """Stages of a record on its way to `[n, task.num_outputs]`: `embed`, `block0` and so on,
-    `pool` and `head`, before them `prepare` where it is an image.
+    """Stages of a record on its way to `[n, task.num_outputs]`: those that read it, and `head`.
+
+    Raises:
+        ConfigError: its settings are none of such a model.
+    """
+    reader = encoder_reader(texts, task.input, precision, pool)
+    kind = ENCODERS[texts.about["model_type"]]
+    settings = settings_of(kind.module, kind.config, texts.about)
+    head = nn.Linear(settings.hidden_size, task.num_outputs)
+    return stages(**dict(reader.named_children()), head=head)
+
+
+def encoder_reader(
+    texts: FolderTexts, shape: Input, precision: torch.dtype, pool: Pool = "auto"
+) -> nn.Sequential:
+    """Stages of a record on its way to one vector: `embed`, `block0` and so on, and `pool`, before
+    them `prepare` where it is an image.
 
     Raises:
         ConfigError: its settings are none of such a model.
     """
     kind = ENCODERS[texts.about["model_type"]]
     settings = settings_of(kind.module, kind.config, texts.about)
-    of_text = kind.reads is TextInput
+    of_text = isinstance(shape, TextInput)
     parts: dict[str, nn.Module] = {}
-    if of_text:
-        pad_id = input_as(TextInput, task).pad_id
-        parts["embed"] = TextEmbed(settings, pad_id, counts_tokens=kind.counts_tokens)
+    if isinstance(shape, TextInput):
+        parts["embed"] = TextEmbed(settings, shape.pad_id, counts_tokens=kind.counts_tokens)
     else:
         parts["prepare"] = Prepared(preparation_of(texts.preparation, texts.about))
         parts["embed"] = ImageEmbed(settings)
@@ -132,8 +146,7 @@ def encoder_network(
         parts[f"block{i}"] = TextBlock(layer) if of_text else _image_block(layer, settings, last)
     for stage in parts.values():
         stage.to(precision)
-    head = nn.Linear(settings.hidden_size, task.num_outputs)
-    return stages(**parts, pool=Pooled(pool, of_text=of_text), head=head)
+    return stages(**parts, pool=Pooled(pool, of_text=of_text))
 
 
 def _image_block(layer: nn.Module, settings: Any, last: bool) -> ImageBlock:

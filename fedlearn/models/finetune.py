@@ -38,7 +38,8 @@ class Finetune:
     first factor of each adapter stays as it started: as it was `drawn`, or `whitened`
     (`fedlearn.models.whitening`).
 
-    Where a model's head does not learn it is none of the stages that are counted.
+    Where a model's head does not learn it is none of the stages that are counted, and nor is a
+    stage that is `fixed`.
     """
 
     mode: Mode = "full"
@@ -137,10 +138,15 @@ def cut(
         )
     if not head and finetune.mode in ("full", "head"):
         raise ConfigError(
-            f"training.finetune={finetune.mode}: the head of this model is its vocabulary, which "
-            "stays as it is; choose training.finetune=lora, or last_k for its last blocks"
+            f"training.finetune={finetune.mode}: the head of this model (a vocabulary, or public "
+            "documents) stays as it is; choose training.finetune=lora, or last_k for its last "
+            "stages"
         )
-    learnable = [i for i, stage in enumerate(whole) if any(True for _ in stage.parameters())]
+    learnable = [
+        i
+        for i, stage in enumerate(whole)
+        if any(True for _ in stage.parameters()) and not getattr(stage, "fixed", False)
+    ]
     if not head:  # it is the vocabulary, and so is the first one
         learnable = learnable[1 if finetune.mode == "last_k" else 0 : -1]
     count = trained_stages(finetune, len(learnable), head=head)

@@ -48,6 +48,8 @@ class Model(ABC):
     has_all_weights: ClassVar[bool] = False
     """Whether `weights` has all there are, but for a head that learns, which are then taken as
     they are: nothing is drawn before, and nothing copied but what is trained."""
+    searches: ClassVar[bool] = False
+    """Whether it finds documents for queries."""
     any_length: ClassVar[bool] = False
     """Whether it takes texts that are shorter than those of its task."""
 
@@ -140,6 +142,28 @@ class Model(ABC):
             ConfigError: it is not there.
         """
         return self
+
+
+class SearchingModel(Model):
+    """A model that finds documents for queries; documents are read by a public encoder."""
+
+    searches: ClassVar[bool] = True
+    folder: str
+    """Where the encoder lies, with its tokenizer."""
+    sha256: str
+    """Of its weights."""
+
+    @abstractmethod
+    def query_weights(self, cache: Path) -> Weights:
+        """Weights that read queries; what only training needs is zero.
+
+        Raises:
+            ConfigError, DataError: as `weights`.
+        """
+
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers of a vector."""
 
 
 Shape = TypeVar("Shape", bound=Input)

@@ -234,15 +234,36 @@ def open_model(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor
     Raises:
         DataError, ConfigError: as `prediction.load`, and as `export` does of a run.
     """
-    if (folder / ASKED).exists() or not (folder / "result.json").exists():
+    if not _is_run(folder):
         return prediction.load(folder, base, tuned=tuned)
+    result, file = _described(folder, base)
+    vector = read_model(folder, result) if tuned else None
+    return replace(prediction.predictor(file, vector), run=folder)
+
+
+def tuned_part(folder: Path, base: str = "") -> tuple[ModelFile, Vector]:
+    """How the model in such a folder is built, and what was trained of it; nothing is built yet.
+
+    Raises:
+        DataError, ConfigError: as `open_model`.
+    """
+    if not _is_run(folder):
+        return prediction.tuned_part(folder, base)
+    result, file = _described(folder, base)
+    return file, read_model(folder, result)
+
+
+def _is_run(folder: Path) -> bool:
+    return not (folder / ASKED).exists() and (folder / "result.json").exists()
+
+
+def _described(folder: Path, base: str) -> tuple[ResultFile, ModelFile]:
     if base:
         raise ConfigError(f"--base={base}: {folder} is a run, which names its folder; leave it out")
     result = read_result(folder)
-    vector = read_model(folder, result) if tuned else None
     if (file := model_file(result, result.config)) is None:
         raise DataError(f"{folder}: its release did not say what a record looks like")
-    return replace(prediction.predictor(file, vector), run=folder)
+    return result, file
 
 
 def model_file(result: ResultFile, settings: Mapping[str, Any]) -> ModelFile | None:

@@ -21,12 +21,14 @@ from fedlearn.tasks.inputs import (
 )
 from fedlearn.tasks.language import Language, LanguageTask
 from fedlearn.tasks.regression import Regression, RegressionTask
+from fedlearn.tasks.retrieval import Retrieval, RetrievalTask
 from fedlearn.tasks.survival import Survival, SurvivalTask
 from fedlearn.tasks.task import (
     LabelColumn,
     Loss,
     Metric,
     Outputs,
+    SearchTask,
     Targets,
     Task,
     TaskConfig,
@@ -50,6 +52,9 @@ __all__ = [
     "Outputs",
     "Regression",
     "RegressionTask",
+    "Retrieval",
+    "RetrievalTask",
+    "SearchTask",
     "SeriesInput",
     "Survival",
     "SurvivalTask",
@@ -65,7 +70,7 @@ __all__ = [
 ]
 
 TASKS: Family[TaskConfig] = Family(
-    "task", "fedlearn.tasks", (Classification, Regression, Language, Survival)
+    "task", "fedlearn.tasks", (Classification, Regression, Language, Survival, Retrieval)
 )
 """The settings of every kind of task."""
 

@@ -130,6 +130,8 @@ class Task(Protocol):
     """What a model of it is called, at the beginning of a sentence."""
     next_tokens: ClassVar[bool] = False
     """Whether a model says at every place of a text which token comes next."""
+    searches: ClassVar[bool] = False
+    """Whether a model finds documents for queries."""
     input: Input
     classes: tuple[str, ...]
     """The names of what is told apart; none where the answer is a number."""
@@ -398,6 +400,10 @@ class Task(Protocol):
 
     # --- what it is held against ---
 
+    def known_baseline(self, targets: Targets) -> tuple[str, dict[str, float]] | None:
+        """A method that learns nothing, and its metrics, where targets hold what it gets."""
+        return None
+
     plain_model: ClassVar[str] = ""
     """What `plain` fits, in words."""
 
@@ -429,6 +435,27 @@ class Task(Protocol):
     def probable(self) -> str:
         """What `calibration` speaks of."""
         return message("it")
+
+
+class SearchTask(Task):
+    """A task whose records are a query and, after it, the document that answers it."""
+
+    searches: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of a record that are its query's, and its document's."""
+
+    @property
+    @abstractmethod
+    def negatives(self) -> int:
+        """Public documents that a query is told from in training."""
+
+    @property
+    @abstractmethod
+    def candidates(self) -> int:
+        """Documents that a test query is answered from, its own among them."""
 
 
 def _exact(spec: SumSpec, noisy: NDArray[np.float64] | None) -> Table:

@@ -18,7 +18,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -110,14 +110,15 @@ def dealt(
     rng = Streams(split).get("contracts")
     drafters = np.array([clause.drafter for clause in found])
     sizes = Counter(drafters.tolist())
-    small = np.array([_is_small(name, sizes) for name in drafters])
+    small = np.array([is_small(name, sizes) for name in drafters])
     share = min(0.5, test_fraction * SIZE / _OF_SMALL)
     is_test = np.zeros(len(found), dtype=np.bool_)
     is_test[small] = held_out_groups(drafters[small], share, Streams(split))
     return ~is_test, _sites(drafters, small, is_test, firms, rng)
 
 
-def _is_small(drafter: str, sizes: Counter[str]) -> bool:
+def is_small(drafter: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a drafter is known and has too few of the clauses to be a site of its own."""
     return sizes[drafter] < _LARGE_FROM and drafter not in _UNKNOWN
 
 
@@ -129,14 +130,15 @@ def _sites(
     rng: np.random.Generator,
 ) -> NDArray[np.str_]:
     """The site of every clause; drafters to learn from and to test on are dealt out evenly."""
-    names = {d: _slug(d) for d in drafters[~small]}
+    names = {d: site_of_drafter(d) for d in drafters[~small]}
     for part in (small & ~is_test, small & is_test):
         dealt = rng.permutation(np.unique(drafters[part]))
         names |= {drafter: f"firm-{i % firms + 1:02d}" for i, drafter in enumerate(dealt)}
     return np.array([names[drafter] for drafter in drafters])
 
 
-def _slug(drafter: str) -> str:
+def site_of_drafter(drafter: str) -> str:
+    """The site that a drafter is, or `unattributed` for nobody in particular."""
     if drafter in _UNKNOWN:
         return _UNATTRIBUTED
     return re.sub(r"[^a-z0-9]+", "-", drafter.lower()).strip("-")
