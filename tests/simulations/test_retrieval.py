@@ -10,7 +10,7 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError
-from fedlearn.report import report
+from fedlearn.report.page import write_report
 from tests.encoders import save_encoder
 from tests.simulations.test_language import run
 
@@ -39,7 +39,7 @@ def test_legal_precedents__runs_is_reported_exported_indexed_and_asked(
     assert evaluate.keys() == before.keys()
     assert evaluate["bm25_mrr"] == before["bm25_mrr"] == found["baseline"]["evaluate"]["mrr"]
     assert found["privacy"]["epsilon"] == pytest.approx(8, rel=0.01)
-    page = report(out).read_text()
+    page = write_report(out).read_text()
     assert "recall at 10" in page
     assert "BM25" in page
     export = tmp_path / "export"
