@@ -37,6 +37,7 @@ from fedlearn.tasks import SearchTask
 
 SCHEMA: Final = "fedlearn/index/v1"
 ABOUT, VECTORS, DOCUMENTS = "index.json", "vectors.safetensors", "documents.jsonl"
+_TOLD: Final = ("encoder", "tokens", "model", "model_sha256", "base")
 _OVERLAP: Final = 4
 """A piece begins with so great a part of the one before it: a quarter."""
 _AT_ONCE: Final = 65536
@@ -188,11 +189,15 @@ class Index:
     model: str = ""
     """The folder of the model that asks..."""
     model_sha256: str = ""
-    """... and the hash of what was trained of it when the index was made."""
+    """... the hash of what was trained of it when the index was made..."""
+    base: str = ""
+    """... and where its encoder lies, if it is not where the model says."""
 
     @classmethod
-    def of(cls, documents: Sequence[Document], model: SearchModel, folder: str = "") -> Index:
-        """The index of documents for a model that lies in `folder`.
+    def of(
+        cls, documents: Sequence[Document], model: SearchModel, folder: str = "", base: str = ""
+    ) -> Index:
+        """The index of documents for a model that lies in `folder`, and its encoder in `base`.
 
         Raises:
             ConfigError, DataError: the encoder is not there, or is another one than in training.
@@ -217,6 +222,7 @@ class Index:
             tokens=most,
             model=folder,
             model_sha256=model.file.sha256,
+            base=base,
         )
 
     def find(self, query: NDArray[np.float32], most: int) -> list[Hit]:
@@ -258,13 +264,7 @@ class Index:
         """
         if target.exists():
             raise ConfigError(f"--to {target}: exists; choose a folder that does not")
-        about = {
-            "schema": SCHEMA,
-            "encoder": self.encoder,
-            "tokens": self.tokens,
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-        }
+        about = {"schema": SCHEMA, **{name: getattr(self, name) for name in _TOLD}}
         lines = (
             json.dumps({"ids": one.ids, "text": one.text}, ensure_ascii=True)
             for one in self.documents
@@ -293,7 +293,7 @@ class Index:
                 documents=tuple(_document(row) for row in rows),
                 vectors=arrays["vectors"],
                 owner=arrays["owner"],
-                **{name: about[name] for name in ("encoder", "tokens", "model", "model_sha256")},
+                **{name: about[name] for name in _TOLD},
             )
         except OSError as error:
             raise DataError(

@@ -45,7 +45,8 @@ def index(options: argparse.Namespace) -> None:
     documents, without = read_documents(Path(options.documents), options.text, options.id)
     if without:
         print(f"note: {without} lines have no text and were left out", file=sys.stderr)
-    found = Index.of(documents, model, str(Path(options.model).resolve()))
+    base = str(Path(options.base).resolve()) if options.base else ""
+    found = Index.of(documents, model, str(Path(options.model).resolve()), base)
     found.write(target)
     print(f"{target}: {len(found.documents)} documents in {len(found.vectors)} pieces")
 
@@ -70,7 +71,8 @@ def find(options: argparse.Namespace) -> None:
     if not options.query.strip():
         raise ConfigError("query: is empty; say what is looked for")
     there = Index.read(Path(options.index))
-    model = _model(options.model or there.model, options.base or "")
+    own = "" if options.model else there.base
+    model = _model(options.model or there.model, options.base or own)
     there.check(model)
     if not options.model and model.file.sha256 != there.model_sha256:
         print(

@@ -318,7 +318,7 @@ class RetrievalTask(SearchTask):
         if not len(places):
             return None
         found = self._ranked(self._counted(places)).items()
-        return message("BM25, a ranking by shared words,"), {n: float(v) for n, v in found}
+        return message("BM25, a ranking by shared words"), {n: float(v) for n, v in found}
 
     # --- private evaluation ---
 

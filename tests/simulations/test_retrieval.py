@@ -46,16 +46,17 @@ def test_legal_precedents__runs_is_reported_exported_indexed_and_asked(
     assert main(["export", str(out), "--to", str(export)]) == 0
     texts = ("the licence ends", "unaffable license!", "中国合同 " * 20, "", "the licence ends")
     documents = lines(tmp_path / "d.jsonl", *texts)
-    for model in (out, export):
+    for model, base in ((out, []), (export, ["--base", str(encoder)])):
         target = tmp_path / f"index-of-{model.name}"
-        assert main(["index", str(model), str(documents), "--to", str(target)]) == 0
-        assert main(["index", str(model), str(documents), "--to", str(target)]) == 2
+        command = ["index", str(model), str(documents), "--to", str(target), *base]
+        assert main(command) == 0
+        assert main(command) == ConfigError.exit_code
         capsys.readouterr()
         assert main(["find", str(target), "unaffable license!", "--json", "--most", "2"]) == 0
         first, second = map(json.loads, capsys.readouterr().out.splitlines())
         assert first["score"] >= second["score"]
         assert {"ids", "score", "text"} == first.keys()
-    assert main(["predict", str(export), str(documents)]) == ConfigError.exit_code
+    assert main(["predict", str(out), str(documents)]) == ConfigError.exit_code
     assert "fedlearn index" in capsys.readouterr().err
     (tmp_path / "run" / "result.json").rename(tmp_path / "gone.json")
     assert main(["find", str(tmp_path / "index-of-run"), "the"]) != 0
