@@ -37,7 +37,7 @@ from fedlearn.tasks import SearchTask
 
 SCHEMA: Final = "fedlearn/index/v1"
 ABOUT, VECTORS, DOCUMENTS = "index.json", "vectors.safetensors", "documents.jsonl"
-_TOLD: Final = ("encoder", "tokens", "model", "model_sha256", "base")
+_NAMED: Final = ("encoder", "tokens", "model", "model_sha256", "base")
 _OVERLAP: Final = 4
 """A piece begins with so great a part of the one before it: a quarter."""
 _AT_ONCE: Final = 65536
@@ -264,7 +264,7 @@ class Index:
         """
         if target.exists():
             raise ConfigError(f"--to {target}: exists; choose a folder that does not")
-        about = {"schema": SCHEMA, **{name: getattr(self, name) for name in _TOLD}}
+        about = {"schema": SCHEMA, **{name: getattr(self, name) for name in _NAMED}}
         lines = (
             json.dumps({"ids": one.ids, "text": one.text}, ensure_ascii=True)
             for one in self.documents
@@ -293,7 +293,7 @@ class Index:
                 documents=tuple(_document(row) for row in rows),
                 vectors=arrays["vectors"],
                 owner=arrays["owner"],
-                **{name: about[name] for name in _TOLD},
+                **{name: about[name] for name in _NAMED},
             )
         except OSError as error:
             raise DataError(
