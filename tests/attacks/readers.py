@@ -285,7 +285,7 @@ UNFUZZED: Final = {
         "clients/own_state.py:OwnState._read",
         "fedlearn/crypto/certificates.py:_key_and_certificate",
         "fedlearn/data/tables/deidentify.py:_read_key", "fedlearn/models/squeezenet.py:_read",
-        "fedlearn/results/categories.py:kept_categories",
+        "fedlearn/results/categories.py:kept_categories", "fedlearn/retrieval.py:Index.read",
         "fedlearn/results/folder.py:RunFolder._check_same",
         "fedlearn/results/folder.py:RunFolder.read_checkpoint", "server/audit.py:read_seen",
         "server/superlink/gateway.py:main", "server/programs.py:Program.events",

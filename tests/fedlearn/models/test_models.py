@@ -13,6 +13,7 @@ from fedlearn.core.vector import layout_of, load_vector, to_vector
 from fedlearn.models.custom import Custom
 from fedlearn.models.given import GivenModel
 from fedlearn.models.huggingface import HuggingFaceModel
+from fedlearn.models.retriever import Retriever
 from fedlearn.models.validate import dp_problems
 from fedlearn.tasks import ClassificationTask, TableInput, TextInput
 from fedlearn.training.dp import ClippedGradients
@@ -24,8 +25,9 @@ every = pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: case.na
 
 
 def test_battery__covers_the_union_of_models() -> None:
-    # What is not built here has tests of its own: `test_custom`, `test_study`, `test_huggingface`.
-    kinds = set(models.MODELS.own) - {Custom, GivenModel, HuggingFaceModel}
+    # What is not built here has tests of its own: `test_custom`, `test_study`, `test_huggingface`,
+    # `test_retriever`.
+    kinds = set(models.MODELS.own) - {Custom, GivenModel, HuggingFaceModel, Retriever}
     assert {type(case.config) for case in CASES} == kinds, "a new model needs its cases"
 
 
