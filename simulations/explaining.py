@@ -83,6 +83,11 @@ def explain_run(folder: Path, source: str) -> None:
             "--explain: a language model answers with texts, and what is explained is a score; "
             "nothing here follows one through it"
         )
+    if run.task.searches:
+        raise ConfigError(
+            "--explain: an encoder for search answers with documents, and what is explained is the "
+            "score of a class; `fedlearn find` shows what it finds"
+        )
     shape = run.task.input
     found, words = _public(run) if source == PUBLIC else _from_file(run, Path(source))
     features = found[:MOST].astype(np.int64 if isinstance(shape, TextInput) else "f4")

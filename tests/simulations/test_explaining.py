@@ -219,10 +219,10 @@ def test_explanation__refuses_records_of_another_shape() -> None:
         explain(nn.Linear(6, 2), of(TEXT), np.zeros((1, 6), np.float32))
 
 
-OTHERS = {"python", "custom", "huggingface"}
+OTHERS = {"python", "custom", "huggingface", "retriever"}
 OPTIONS = sorted({path.stem for path in (CONFIGS / "model").glob("*.yaml")} - OTHERS)
-"""Of the house; what a module of somebody else's does is not ours to say, and language models
-have no scores to explain."""
+"""Of the house; what a module of somebody else's does is not ours to say, and models of
+language and of search have no scores to explain."""
 SHAPES: dict[type, Input] = {
     TableInput: TABLE,
     ImageInput: ImageInput(channels=1, height=28, width=28),
