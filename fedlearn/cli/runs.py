@@ -138,7 +138,6 @@ def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
 def new(options: argparse.Namespace) -> None:
     """A study file from one's own data: what was understood, every setting with what it means,
     and what follows by rule."""
-    _refuse_words(options)
     from fedlearn.core.files import shortest
     from simulations.new_study import new_study
 

@@ -20,7 +20,7 @@ OTHER = Csv(
     drop=("d",), numeric=("n",), categories={"c": ("1",)}, allow_identifiers=("i",),
     deidentify=Deidentify(hash=("h",)), gaps=("n",), classes=("0", "1"), time="", times="numbers",
     steps=3, keep="first", max_categories=7, test_fraction=0.5, scaling=Unscaled(),
-    person="p", records_per_person=3,
+    person="p", records_per_person=3, event="e", part="f", sheet="s",
 )  # fmt: skip
 
 

@@ -190,7 +190,7 @@ def test_study__of_one_class_has_nothing_to_learn() -> None:
      (three(), {"name": ""}, "is no plain name"), (three(), {"name": 3}, "is no plain name"),
      (table(), {"label": "ill"}, "^site: name the column that says whose a row is"),
      (table(), {"label": "ill", "site": "hospitl"}, "^site: no column 'hospitl'"),
-     (table(), {"label": "ill", "site": "ill"}, "^label=ill: is the site column"),
+     (table(), {"label": "ill", "site": "ill"}, "^label=ill: is another role"),
      (table(), {"label": ["ill"], "site": "hospital"}, "^label: is a list"),
      (table(), {"lable": "ill", "site": "hospital"}, "^lable: unknown key; did you mean label"),
      (table().set_index("hospital"), {"label": "ill", "site": "hospital"}, "reset_index"),

@@ -291,8 +291,10 @@ def has_check_digits(module: str) -> Callable[[str], bool]:
     """Whether a text is a number of that module of `stdnum`, by its check digits and its form."""
 
     def fits(text: str) -> bool:
+        import stdnum  # where a column is of long numbers
+
         try:
-            return bool(import_module(f"stdnum.{module}").is_valid(text))
+            return bool(import_module(f".{module}", stdnum.__name__).is_valid(text))
         except (
             KeyError,
             ValueError,

@@ -228,7 +228,7 @@ def test_square_norm__of_an_image_is_what_the_head_of_squeezenet_reads() -> None
     with torch.no_grad():
         features = model.network(image)[:-1](torch.rand(3, 1, 29, 29))
     square = float(features.square().sum(1).mean()) + 1
-    assert model.square_norm(image, "head") == pytest.approx(square, rel=0.01)
+    assert model.square_norm(image, "head") == pytest.approx(square, rel=0.03)
     assert model.square_norm(image, "full") is None
     assert model.last_width(image) == features.shape[1]
     assert float(features.abs().sum(1).mean()) <= model.absolute_sum(image) * 1.2

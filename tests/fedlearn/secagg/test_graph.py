@@ -202,7 +202,7 @@ def test_degree__refuses_what_cannot_be_safe_and_says_why() -> None:
     with pytest.raises(ConfigError, match="255 neighbours"):
         # 400 may be gone; a byte addresses 255 shares
         degree_of(replace(fixed, corrupt_fraction=0.2, dropout_fraction=0.2), 1000)
-    with pytest.raises(ConfigError, match="1300 sites withstand 260"):
+    with pytest.raises(ConfigError, match="1,300 sites withstand 260"):
         degree_of(SecAggMasked(), 1300)
 
 
