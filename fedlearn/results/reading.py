@@ -78,6 +78,9 @@ def parse_result(path: Path, content: bytes) -> ResultFile:
     ]
     if lacking:
         raise DataError(f"{path}: {', '.join(lacking)}: without {leading}, the metric that leads")
+    tested = result.fairness.per_site if result.fairness else {}
+    if strange := sorted(tested.keys() - result.data.sites.keys()):
+        raise DataError(f"{path}: fairness.per_site: {', '.join(strange)}: no site of data.sites")
     return result
 
 
