@@ -89,7 +89,9 @@ def test_pieces__hold_every_token_of_a_document_between_marks(
     lead, end = pieces.encode("")
     found = pieces_of_text(pieces, " ".join(words), most)
     assert all(len(one) <= most and one[0] == lead and one[-1] == end for one in found)
-    body = pieces.encode(" ".join(words))[1:-1]
+    whole = pieces.encode(" ".join(words))
+    assert (found == [whole]) == (len(whole) <= most)
+    body = whole[1:-1]
     at = 0
     for one in found:
         inside = one[1:-1]

@@ -66,11 +66,13 @@ def in_unit(
     return number_text(value * scale + offset, decimal)
 
 
-def unit_of(texts: Sequence[str]) -> str:
-    """The unit of most of the cells of a column; empty where they do not look like numbers with
-    units."""
-    units = units_in(texts)
-    return max(units, key=lambda unit: units[unit], default="")
+def unit_of(texts: Sequence[str], counts: Sequence[int]) -> str:
+    """The unit of most of the records of a column, of whose different cells each has so many;
+    empty where these do not look like numbers with units."""
+    records: Counter[str] = Counter()
+    for text, count in zip(texts, counts, strict=True):
+        records[canonical(split(text)[1])] += count
+    return max(units_in(texts), key=lambda unit: records[unit], default="")
 
 
 def units_in(texts: Sequence[str]) -> Counter[str]:

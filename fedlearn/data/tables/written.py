@@ -120,7 +120,7 @@ def way_of(cells: Cells, missing: Collection[str], decimal: str) -> Way | None:
         enough = len(fit) >= max(_LEAST, _MOSTLY * len(texts))
         if enough and any(number_of(text, way, decimal) for text in odd):
             return way
-    found = unit_of(texts)
+    found = unit_of(texts, cells.counts[given][:_LOOKED_AT].tolist())
     way = f"{_IN}{found}"
     fit = [text for text in texts if found and number_of(text, way, decimal)]
     return way if len(fit) >= max(_LEAST, _MOSTLY * len(texts)) else None

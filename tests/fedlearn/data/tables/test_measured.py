@@ -70,6 +70,11 @@ def test_way__is_a_unit_where_all_cells_have_one(cells: list[str], way: str | No
     assert way_of(encode(cells), ("",), ".") == way
 
 
+def test_way__is_the_unit_of_most_records_and_not_of_most_different_cells() -> None:
+    cells = ["70 kg", "71 kg"] * 20 + [f"{pounds} lb" for pounds in range(120, 125)]
+    assert way_of(encode(cells), ("",), ".") == "in kg"
+
+
 def _table(path: Path, cells: list[str]) -> Path:
     rows = [f'"{cell}",{"mf"[i % 2]},{i // 2 % 2}' for i, cell in enumerate(cells)]
     path.write_text("\n".join(["x,sex,ill", *rows]))
