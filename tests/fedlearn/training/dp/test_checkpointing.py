@@ -100,6 +100,21 @@ def test_plain_training__has_the_same_gradients_and_dropout_draws_the_same() -> 
     assert torch.equal(*states)  # what is drawn next is what it would have been
 
 
+def test_a_stretch__is_computed_again_in_the_same_precision_and_writes_no_gradients() -> None:
+    found = []
+    for on in (False, True):
+        model, x = mlp(4, 6, 6), torch.linspace(-1, 1, 4 * BATCH).reshape(BATCH, 4)
+        model.float()
+        with checkpointed(model, on):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(x).float().square().sum()
+            # The backward pass is outside of autocast, as it is in training.
+            found.append(torch.autograd.grad(loss, [*model.parameters()]))
+        assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(kept, again) for kept, again in zip(*found, strict=True))
+    assert found[0][0].abs().max() > 0
+
+
 def test_opacus__finds_the_same_per_sample_gradients() -> None:
     model, x = mlp(4, 6, 6), torch.randn(BATCH, 4, dtype=torch.float64)
     found = []
