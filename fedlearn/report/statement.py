@@ -83,8 +83,13 @@ def _alone(plan: PrivacyPlan, part: EvaluationPlan | None) -> float | None:
 
 
 def surest(epsilon: float) -> float:
-    """How sure, in percent, a guesser at even odds can be: e^epsilon / (1 + e^epsilon)."""
-    return math.ceil(1000 / (1 + math.exp(-epsilon))) / 10
+    """How sure, in percent, a guesser at even odds can be: e^epsilon / (1 + e^epsilon).
+
+    Rounded up, to one digit, or to as many of four as tell it from being certain.
+    """
+    sure = 100 / (1 + math.exp(-epsilon))
+    rounded = [math.ceil(sure * 10**digits) / 10**digits for digits in (1, 2, 3, 4)]
+    return next((percent for percent in rounded if percent < 100), 100.0)
 
 
 def statement_of(

@@ -11,6 +11,8 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedlearn.config import RunConfig, compose, decode, encode, plan_of
 from fedlearn.config.parent import Parent
@@ -130,6 +132,16 @@ def test_first_paragraph__promises_the_epsilon_of_the_plan_to_its_unit_or_nothin
         assert run.epsilon <= float(written[0]) <= 1.011 * run.epsilon
         assert float(written[1]) == run.plan.delta
         assert ("or test data" in first) == (run.unit == "record" and bool(run.plan.evaluation))
+
+
+@given(st.floats(0, 100))
+def test_surest__is_never_below_and_is_certain_only_where_four_digits_are_not_enough(
+    epsilon: float,
+) -> None:
+    chance = 100 / (1 + math.exp(-epsilon))
+    assert 0 <= surest(epsilon) - chance <= 0.1 * (1 + 1e-9)
+    assert (surest(epsilon) == 100) == (chance > 99.9999)
+    assert f"{surest(epsilon):g}" == str(surest(epsilon)).removesuffix(".0")
 
 
 def test_other_words__are_what_bayes_allows_and_grade_no_epsilon_twice(runs: list[Run]) -> None:
