@@ -19,6 +19,7 @@ from clients.owner import deployed_owner
 from clients.site import Site, open_site
 from fedlearn.core.errors import PrivacyError
 from fedlearn.flower import messages as flower
+from fedlearn.mechanisms.evaluation import whole_numbers
 from fedlearn.privacy import accounting
 from fedlearn.privacy.noise import TEST_NOISE
 from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
@@ -312,7 +313,7 @@ def test_private_sums__are_the_same_however_few_records_are_added_up_at_a_time(
     assert plan is not None
     request = TrainRequest(note=federation.note(2, len(SITES)), model=federation.progress.model)
     graded, held = np.random.default_rng(0).dirichlet([1, 1], number), list[int]()
-    whole, counted = evaluation.noised(site, plan, request, graded), evaluation.whole_numbers
+    whole, counted = evaluation.noised(site, plan, request, graded), whole_numbers
 
     def watched(added: NDArray[np.float64], *rest: Any) -> NDArray[np.int64]:
         held.append(added.size)
