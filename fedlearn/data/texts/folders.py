@@ -117,8 +117,8 @@ class FolderTexts:
     @property
     def sha256(self) -> str:
         """What tells models of the same weights apart: how they are put together, and read."""
-        said = [self.about, self.preparation]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        both = [self.about, self.preparation]
+        return hashlib.sha256(json.dumps(both, sort_keys=True).encode()).hexdigest()
 
     @property
     def licence(self) -> str:
