@@ -32,7 +32,8 @@ from fedlearn.training.local import grade
 _STATE: Final = "evaluation"
 log = logging.getLogger(__name__)
 
-_PIECE: Final = 1 << 12
+_PIECE, _NUMBERS = 1 << 12, 1 << 22
+"""Test records whose contributions are added up at a time, and numbers of these, at the most."""
 _MOST_ROWS: Final = 128
 """Test records that are turned into whole numbers at a time."""
 
@@ -162,7 +163,8 @@ def noised(
     sizes, bounds = [spec.size for spec in layout], [spec.bound for spec in layout]
     masks = _masks(site)
     totals = np.zeros((len(masks), sum(sizes)), np.int64)
-    for piece in pieces_of(site.data.test, plan.unit, _PIECE) if len(answers) else ():
+    most = max(1, min(_PIECE, _NUMBERS // max(sum(sizes), 1)))
+    for piece in pieces_of(site.data.test, plan.unit, most) if len(answers) else ():
         rows = piece.rows
         added = site.task.contributions(answers[rows], targets[rows])
         # Of a grade that is no number a task may still make a guess, and count it.

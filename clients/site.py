@@ -29,7 +29,7 @@ from fedlearn.agreement import dimension_of
 from fedlearn.auditing.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
 from fedlearn.config.contradictions import private_learner_problems, problems, task_problems
-from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.errors import ConfigError, FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, load_vector
 from fedlearn.data import Records, SiteData
@@ -241,16 +241,25 @@ def open_site(owner: Owner, config: RunConfig) -> Site:
     run, choice = texts(config)
     if site is not None:
         choice = encode(Choice.own(site, config))
-    task, mine, sha256, learner = _open(owner.name, run, choice)
+    task, mine, sha256, learner = _open(owner.name, run, choice, _built_from(config))
     torch.set_num_threads((site and site.machine.threads) or config.engine.threads)
     opened = Site(owner.name, config, task, mine, sha256, learner, owner)
     _ = opened.device  # refused now, and not when the site is to train
     return opened
 
 
+def _built_from(config: RunConfig) -> str:
+    """What the settings of the model do not say of it; nothing of one that cannot be had, which
+    is refused with all else that is wrong."""
+    try:
+        return config.model.built_from()
+    except FedlearnError:
+        return ""
+
+
 @lru_cache(maxsize=4096)
 def _open(
-    name: str, config_text: str, choice_text: str
+    name: str, config_text: str, choice_text: str, built_from: str
 ) -> tuple[Task, SiteData, str, models.Learner]:
     """What is learned, the site's records, their hash with all others', and the model."""
     config, alone = decode(RunConfig, config_text), bool(decode(Choice, choice_text).only)
@@ -281,6 +290,7 @@ _NOBODYS: Final = (
 @dataclass(frozen=True, kw_only=True)
 class _ModelChoice:
     model: Annotated[models.Model, MODELS]
+    built_from: str
     form: TaskForm
     task: Annotated[TaskConfig, TASKS]
     seed: int
@@ -290,7 +300,12 @@ class _ModelChoice:
     def of(cls, config: RunConfig, task: Task) -> _ModelChoice:
         part = config.training.trained_part
         return cls(
-            model=config.model, form=task.form, task=config.task, seed=config.seed, finetune=part
+            model=config.model,
+            built_from=config.model.built_from(),
+            form=task.form,
+            task=config.task,
+            seed=config.seed,
+            finetune=part,
         )
 
 
@@ -299,13 +314,15 @@ class _Frozen:
     """What makes the frozen part of a model, besides its weights."""
 
     model: Annotated[models.Model, MODELS]
+    built_from: str
     input: Input
     stages: tuple[str, ...]
 
     @classmethod
     def of(cls, config: RunConfig, task: Task, frozen: nn.Module) -> _Frozen:
         names = tuple(name for name, _ in frozen.named_children())
-        return cls(model=config.model, input=task.input, stages=names)
+        built_from = config.model.built_from()
+        return cls(model=config.model, built_from=built_from, input=task.input, stages=names)
 
 
 @lru_cache(maxsize=1)

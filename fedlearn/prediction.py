@@ -36,7 +36,7 @@ from fedlearn.data import SCENARIOS, Csv, OwnPassages, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables import columns
 from fedlearn.data.tables.buckets import bucket_names
-from fedlearn.data.tables.csv import read_rows
+from fedlearn.data.tables.csv import read_rows, taken_rows
 from fedlearn.data.tables.csv_columns import category_codes, not_numbers, numbers_of, scaled
 from fedlearn.data.tables.deidentify import deidentified
 from fedlearn.data.tables.excel import is_excel
@@ -438,9 +438,8 @@ def found_categories(config: Csv, names: Sequence[str]) -> dict[str, tuple[str, 
     table = read_rows(config)
     refuse(_absent(config.path, table, (config.label, *names)))
     table, _ = spelled(table, config.decimal, named={}, found=names)
-    table = deidentified(config.deidentify, table, config.missing, config.decimal)
-    labels = table.cells(config.label)
-    kept = table.take(labels.rows(~labels.among(config.missing)))
+    table = taken_rows(config, table)
+    kept = deidentified(config.deidentify, table, config.missing, config.decimal)
     found = {name: set(kept.column(name)) - set(config.missing) for name in names}
     return {name: columns.sort_values(own, config.decimal) for name, own in found.items()}
 

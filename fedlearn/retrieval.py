@@ -37,7 +37,7 @@ from fedlearn.tasks import SearchTask
 
 SCHEMA: Final = "fedlearn/index/v1"
 ABOUT, VECTORS, DOCUMENTS = "index.json", "vectors.safetensors", "documents.jsonl"
-_NAMED: Final = ("encoder", "tokens", "model", "model_sha256", "base")
+_NAMED: Final = ("encoder", "built_from", "tokens", "model", "model_sha256", "base")
 _OVERLAP: Final = 4
 """A piece begins with so great a part of the one before it: a quarter."""
 _AT_ONCE: Final = 65536
@@ -186,6 +186,8 @@ class Index:
     owner: NDArray[np.int64]
     encoder: str
     tokens: int
+    built_from: str = ""
+    """The hash of what the encoder's folder says besides its weights."""
     model: str = ""
     """The folder of the model that asks..."""
     model_sha256: str = ""
@@ -219,6 +221,7 @@ class Index:
             vectors=vectors_of(reader, ids, shape.pad_id),
             owner=np.repeat(np.arange(len(found)), [len(pieces) for pieces in found]),
             encoder=model.encoder.pinned().sha256,
+            built_from=model.encoder.built_from(),
             tokens=most,
             model=folder,
             model_sha256=model.file.sha256,
@@ -246,12 +249,18 @@ class Index:
         """Refuse a model whose encoder is not the one that read the documents.
 
         Raises:
-            ConfigError: it is another one, or reads documents of another length.
+            ConfigError: it is another one, or put together otherwise.
         """
         if model.encoder.pinned().sha256 != self.encoder:
             raise ConfigError(
                 f"model.sha256={model.encoder.sha256}: the index was made by an encoder with the "
                 f"weights {self.encoder}; make it anew by `fedlearn index`"
+            )
+        if model.encoder.built_from() != self.built_from:
+            raise ConfigError(
+                f"model.folder={model.encoder.folder}: config.json is not what it was when the "
+                "index was made, so that queries would be read otherwise than documents; put it "
+                "back, or make the index anew by `fedlearn index`"
             )
 
     # --- its folder ---
@@ -308,6 +317,9 @@ class Index:
     def _damage(self, about: dict[str, Any]) -> Iterator[str]:
         if about.get("schema") != SCHEMA:
             yield f"schema is {about.get('schema')!r}; this version reads {SCHEMA!r}"
+        texts = [name for name in _NAMED if name != "tokens"]
+        if wrong := [name for name in texts if not isinstance(about[name], str)]:
+            yield f"no text is under {', '.join(wrong)}"
         if self.vectors.dtype != np.float32 or self.vectors.ndim != 2:
             yield "its vectors are none"
         elif not np.isfinite(self.vectors).all():

@@ -32,6 +32,8 @@ from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task
 from fedlearn.training.local import grade
 
+SAME: Final = 0.5
+"""From this share of records that are also a site's own on, a file is no other than theirs."""
 _BATCH: Final = 256
 _TEXTS: Final = 16
 """Records of a language model that are graded together."""
@@ -41,9 +43,10 @@ def weighing(run: Path, records: Path | None = None) -> Weigh:
     """How a form of the model of `run` is weighed: at its sites, or on the records of a file."""
 
     def weigh(before: Predictor, after: Predictor) -> Weighed:
+        result = read_result(run)
         if records is not None:
-            return on_file(records, before, after)
-        return at_sites(read_result(run), before, after)
+            return on_file(records, before, after, result)
+        return at_sites(result, before, after)
 
     return weigh
 
@@ -83,7 +86,40 @@ def sites_here(result: ResultFile) -> dict[str, SiteData] | None:
     return sites if pool.sha256 == result.data.sha256 else None
 
 
-def on_file(path: Path, before: Predictor, after: Predictor) -> Weighed:
+def is_of_run(path: Path, result: ResultFile) -> bool:
+    """Whether a file is the one that the run has read, or lies in its folder."""
+    own = Path(getattr(load(result.config).scenario, "path", ""))
+    if own == Path() or not own.exists():
+        return False
+    if own.is_dir():
+        return own.resolve() in path.resolve().parents
+    return own.samefile(path) or read_bytes(own) == read_bytes(path)
+
+
+def of_sites(records: NDArray[Any], result: ResultFile) -> int | None:
+    """How many records look like one of a site; None where those are not here."""
+    if (sites := sites_here(result)) is None:
+        return None
+    known = {
+        row.tobytes()
+        for site in sites.values()
+        for part in (site.train, site.test)
+        for row in np.ascontiguousarray(part.features, dtype=records.dtype)
+    }
+    return sum(row.tobytes() in known for row in records)
+
+
+def _refuse_own(path: Path, records: NDArray[Any], result: ResultFile) -> None:
+    """Refuse records whose figures would be exact ones of what sites have to themselves."""
+    if is_of_run(path, result) or (of_sites(records, result) or 0) >= SAME * len(records):
+        raise ConfigError(
+            f"--records {path}: holds records of the run's own sites, of which costs.json would "
+            "have exact figures that no epsilon is for; give other records, or leave it out, and "
+            "it is measured at the sites as far as the run has published such figures"
+        )
+
+
+def on_file(path: Path, before: Predictor, after: Predictor, result: ResultFile) -> Weighed:
     """Both models on the records of a file: of a language model its metrics, of others how alike
     their answers are.
 
@@ -93,11 +129,13 @@ def on_file(path: Path, before: Predictor, after: Predictor) -> Weighed:
     source = f"{path.name} (SHA-256 {hashlib.sha256(read_bytes(path)).hexdigest()})"
     if before.task.next_tokens:
         asked = passages_as_records(TextGenerator.of(before, default_cache(os.environ)), path)
+        _refuse_own(path, asked.ids, result)
         pair = [_sums(model, asked.ids, asked.targets) for model in (before, after)]
         return Weighed(source=source, all_sites=_compared(before.task, pair))
     features = before.read(path).features
     if not len(features):
         raise DataError(f"{path}: holds no records")
+    _refuse_own(path, features, result)
     one, other = (model.answers(features) for model in (before, after))
     cells = [[before.task.answer_cells(row)[0] for row in answers] for answers in (one, other)]
     same = np.mean([mine == theirs for mine, theirs in zip(*cells, strict=True)])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from fedlearn import models, prediction
-from fedlearn.config import RunConfig, decode, encode, load, to_tree
+from fedlearn.config import RunConfig, decode, encode, to_tree
 from fedlearn.config.composition import split
 from fedlearn.config.saved import load_file
 from fedlearn.core.errors import ConfigError, DataError, refuse
@@ -51,14 +51,12 @@ from fedlearn.results.result import ResultFile
 from fedlearn.tasks import TextInput
 from fedlearn.tasks.tokens import TokenLogits
 from fedlearn.training.distillation import Distillation, distil, outputs_of
-from simulations.costs import sites_here, weighing
+from simulations.costs import SAME, is_of_run, of_sites, weighing
 
 Say = Callable[[str], None]
 
 KEYS: Final = ("model", "training.finetune", "training.last_k", "training.lora_")
 """What a student may have for its own; all else is that of the run."""
-_SAME: Final = 0.5
-"""From this share of records that are also a site's own on, a file is no other than theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,23 +274,12 @@ def _of_private(result: ResultFile, public: Public) -> Iterator[str]:
     Raises:
         ConfigError: the file is one that the run has learned from.
     """
-    config = load(result.config)
-    own = getattr(config.scenario, "path", "")
-    if own and Path(own).exists() and _is_same(Path(own), public):
+    if is_of_run(public.path, result):
         raise ConfigError([_refused(public.path, "is the file that the run has learned from")])
-    sites = sites_here(result)
-    if sites is None:
+    if (common := of_sites(public.records.numpy(), result)) is None:
         yield "the run's records are not here, so nobody has compared the public ones with them"
         return
-    mine = public.records.numpy()
-    known = {
-        row.tobytes()
-        for site in sites.values()
-        for part in (site.train, site.test)
-        for row in np.ascontiguousarray(part.features, dtype=mine.dtype)
-    }
-    common = sum(row.tobytes() in known for row in mine)
-    if common >= _SAME * len(public.records):
+    if common >= SAME * len(public.records):
         why = f"{common} of its {len(public.records)} records are also those of a site"
         raise ConfigError([_refused(public.path, why)])
     if common:
@@ -300,14 +287,6 @@ def _of_private(result: ResultFile, public: Public) -> Iterator[str]:
             f"{common} of {len(public.records)} public records look like one of a site; if they "
             "are the same people's, they are no public records"
         )
-
-
-def _is_same(own: Path, public: Public) -> bool:
-    if own.is_dir():
-        return own.resolve() in public.path.resolve().parents
-    return own.samefile(public.path) or (
-        hashlib.sha256(own.read_bytes()).hexdigest() == public.sha256
-    )
 
 
 def _refused(path: Path, why: str) -> str:

@@ -175,6 +175,10 @@ class HuggingFaceModel(Model):
             )
         return _weights(self.folder, cache, found, self.precision)
 
+    def built_from(self) -> str:
+        """What the folder says besides its weights."""
+        return FolderTexts(self.folder, default_cache(os.environ), KEY).sha256
+
     def context(self, task: Task) -> int:
         """As the folder says; as many as a record has where it does not."""
         return context_of(about_of(self.folder), super().context(task))

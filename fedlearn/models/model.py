@@ -83,6 +83,15 @@ class Model(ABC):
         """
         return NOTHING
 
+    def built_from(self) -> str:
+        """A hash of what else than weights and settings says what its layers compute, as a file
+        beside the weights; empty where nothing does.
+
+        Raises:
+            ConfigError, DataError: it is not there.
+        """
+        return ""
+
     def context(self, task: Task) -> int:
         """Tokens of a text that it looks at, at the most: as many as a record has."""
         return input_as(TextInput, task).max_length

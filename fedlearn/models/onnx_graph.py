@@ -107,6 +107,8 @@ def _export(path: Path, model: nn.Module, records: Tensor, sizes: Mapping[int, A
         program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False,
         dynamic_shapes=(sizes,),
     )  # fmt: skip
+    for part in (made.model, made.model.graph, *made.model.graph.all_nodes()):
+        part.metadata_props.clear()  # in which lines of code it is written, by their paths here
     made.save(str(path))
 
 

@@ -109,6 +109,10 @@ class Retriever(SearchingModel):
         """As the folder says."""
         return _width(FolderTexts(self.folder, default_cache(os.environ), KEY).about)
 
+    def built_from(self) -> str:
+        """What the folder says besides its weights."""
+        return FolderTexts(self.folder, default_cache(os.environ), KEY).sha256
+
     def pinned(self) -> Self:
         """The settings with the hash of the weights in the folder."""
         if self.sha256:  # compared when the weights are read
@@ -124,7 +128,9 @@ class Retriever(SearchingModel):
             DataError: something pinned is not cached and cannot be had.
         """
         found = self._check(_folder_hash(self.folder, cache))
-        return _weights(self.folder, cache, found, self.public, self.public_tokens)
+        return _weights(
+            self.folder, cache, (found, self.built_from()), self.public, self.public_tokens
+        )
 
     def _check(self, found: str) -> str:
         """The hash of the weights that are there, if it is that of the run."""
@@ -282,8 +288,11 @@ def _hash_of(folder: str, cache: Path, stamps: tuple[Any, ...]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _weights(folder: str, cache: Path, sha256: str, public: str, tokens: int) -> Weights:
-    """Read, and public documents with them, once for all models of a process."""
+def _weights(
+    folder: str, cache: Path, known_by: tuple[str, str], public: str, tokens: int
+) -> Weights:
+    """Read, and public documents with them, once for all models of a process that are `known_by`
+    the same hashes, of weights and of what they are built from."""
     own = _encoder(folder, cache)
     training, tests = public_documents(public, cache)
     found = tokenize(Tokenizer(vocabulary=folder, max_length=tokens), [*training, *tests], cache)

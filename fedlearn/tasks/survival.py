@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log, sqrt
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
+from annotated_types import Le, MaxLen
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import DataError
@@ -49,6 +50,9 @@ if TYPE_CHECKING:  # reading and checking records needs no torch, which takes a 
 Floats = NDArray[np.float64]
 
 RISK_BINS: Final = 256
+
+MOST_INTERVALS: Final = 500
+"""Sums of squares are a table of all intervals by all, at every site and on the coordinator."""
 
 _UNIT: Final = 2.0**-30
 """Of a share: what every record adds is at most 1, and of a billion records it is exact."""
@@ -115,9 +119,9 @@ class Survival:
     """Public: what comes later is not looked at."""
     unit: str = "days"
     """What times are in: reports say it."""
-    intervals: Count = 20
+    intervals: Annotated[Count, Le(MOST_INTERVALS)] = 20
     """Of equal length, up to the horizon."""
-    cuts: tuple[Positive, ...] = ()
+    cuts: Annotated[tuple[Positive, ...], MaxLen(MOST_INTERVALS)] = ()
     """The ends of intervals, in their place; public, and the last one is the horizon."""
     degree: Natural = 3
     """How a record's hazard may bend over time: the degree of a polynomial."""
@@ -368,7 +372,7 @@ class SurvivalTask(Task):
         )
 
     def check_sums(self, sums: Sums) -> None:
-        """Every record has one outcome and one risk."""
+        """Every record has one outcome and one risk, and shares from 0 to 1."""
         super().check_sums(sums)
         if sums.noise:
             return
@@ -377,6 +381,23 @@ class SurvivalTask(Task):
             raise ValueError("test sums that do not add up to the number of records")
         if outcomes[EVENT, -1]:
             raise ValueError("test sums with events after the last interval")
+        self._check_real_sums(sums)
+
+    def _check_real_sums(self, sums: Sums) -> None:
+        """Refuse what no chances of so many records add up to; a model that has diverged gives
+        what is no number."""
+        outcomes, number = sums["outcomes"], self._intervals
+        events = np.repeat(outcomes[EVENT, :-1, None], number, axis=1)
+        through = np.cumsum(outcomes.sum(0)[::-1])[::-1][1:]
+        most: Mapping[str, Any] = {
+            "loss": sums.count * self.sum_layout[0].bound,
+            "squares": np.concatenate([events, through[None]]),
+            "curves": sums.count,
+        }
+        rounding = 1e-6 * sums.count
+        for name, highest in most.items():
+            if ((sums[name] < -rounding) | (sums[name] > highest + rounding)).any():
+                raise ValueError(f"test sums ({name}) that no chances of the records add up to")
 
     def metrics(self, sums: Sums) -> dict[str, float]:
         """Concordance where a pair can be told apart; Brier's score of exact sums alone."""

@@ -19,7 +19,9 @@ from clients.owner import deployed_owner
 from clients.site import Site, open_site
 from fedlearn.core.errors import PrivacyError
 from fedlearn.flower import messages as flower
+from fedlearn.mechanisms.evaluation import whole_numbers
 from fedlearn.privacy import accounting
+from fedlearn.privacy.noise import TEST_NOISE
 from fedlearn.rounds import EvaluateReply, Refusal, TrainRequest
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.training.even_rows import even_rows
@@ -299,6 +301,29 @@ def test_what_leaves__has_noise_that_nobody_can_take_off(clear: Lab, tmp_path: P
     expected = np.sqrt(2) * plan.stddev
     assert np.count_nonzero(moved) > len(moved) // 2
     assert 0.5 * expected < moved.std() < 2 * expected
+
+
+def test_private_sums__are_the_same_however_few_records_are_added_up_at_a_time(
+    clear: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a task with wide sums, a coordinator's choice, they are few: a site has to hold them."""
+    monkeypatch.setenv(TEST_NOISE, "7")
+    site, federation = opened(clear)[0], clear.federate()
+    plan, number = federation.mechanism.evaluation, len(site.data.test)
+    assert plan is not None
+    request = TrainRequest(note=federation.note(2, len(SITES)), model=federation.progress.model)
+    graded, held = np.random.default_rng(0).dirichlet([1, 1], number), list[int]()
+    whole, counted = evaluation.noised(site, plan, request, graded), whole_numbers
+
+    def watched(added: NDArray[np.float64], *rest: Any) -> NDArray[np.int64]:
+        held.append(added.size)
+        return counted(added, *rest)
+
+    monkeypatch.setattr(evaluation, "whole_numbers", watched)
+    monkeypatch.setattr(evaluation, "_NUMBERS", 3 * sum(s.size for s in site.task.noised_layout))
+    np.testing.assert_array_equal(evaluation.noised(site, plan, request, graded), whole)
+    assert max(held) <= evaluation._NUMBERS
+    assert len(held) == -(-number // 3) > 1
 
 
 @pytest.mark.slow

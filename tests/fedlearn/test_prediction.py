@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,25 @@ def test_categories__that_were_found_stay_with_the_sites_of_the_run(
         (tmp_path / "sites" / "categories.json").write_text(damage)
         with pytest.raises(DataError, match="is damaged"):
             kept_categories(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("taken", "found"),
+    [({"part": "part", "drop": ("who",)}, ("a", "b", "w")),
+     ({"person": "who", "drop": ("part",)}, ("a", "b", "z"))],
+)  # fmt: skip
+def test_categories__of_rows_that_a_run_leaves_out_are_none_of_its_model(
+    tmp_path: Path, taken: dict[str, Any], found: tuple[str, ...]
+) -> None:
+    """Of neither part, nobody's, or without a label."""
+    path = tmp_path / "t.csv"
+    path.write_text("c,who,part,y\na,p1,train,1\nb,p2,test,0\na,p3,train,0\nb,p4,train,1\n"
+                    "z,p5,later,0\nw,,train,1\nu,p6,train,\n")  # fmt: skip
+    config = Csv(path=str(path), label="y", allow_identifiers=("c",), **taken)
+    form = loaded(config).task.form.input
+    assert isinstance(form, TableInput)
+    assert found_categories(config, ["c"]) == {"c": found}
+    assert form.cardinalities == (len(found) + 1,)
 
 
 def test_predict__needs_no_table_of_whoever_has_the_run_or_an_export_with_categories(

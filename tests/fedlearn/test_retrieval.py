@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_index__of_another_encoder_is_refused(model: SearchModel) -> None:
         found.check(model)
 
 
+def test_index__of_the_same_weights_put_together_otherwise_is_refused(
+    model: SearchModel, tmp_path: Path
+) -> None:
+    found = Index.of(documents("a"), model)
+    moved = shutil.copytree(model.encoder.folder, tmp_path / "enc")
+    other = replace(model, file=replace(model.file, model=model.encoder.based_on(str(moved))))
+    found.check(other)
+    about = moved / "config.json"
+    about.write_text(json.dumps(json.loads(about.read_bytes()) | {"layer_norm_eps": 1.0}))
+    with pytest.raises(ConfigError, match="not what it was when the index was made"):
+        found.check(other)
+
+
 @pytest.mark.parametrize("name", ["index.json", "vectors.safetensors", "documents.jsonl"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"ids": 1, "text": 2}', b"\xff\x00"])
 def test_index__that_is_damaged_is_said_to_be(
@@ -172,6 +186,18 @@ def test_index__that_is_damaged_is_said_to_be(
         Index.read(target)
     (target / name).unlink()
     with pytest.raises(DataError, match="holds no index"):
+        Index.read(target)
+
+
+@pytest.mark.parametrize("name", ["model", "base", "encoder"])
+def test_index__that_names_what_is_no_text_is_damaged(
+    model: SearchModel, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "index"
+    Index.of(documents("a"), model).write(target)
+    about = target / "index.json"
+    about.write_text(json.dumps(json.loads(about.read_bytes()) | {name: 5}))
+    with pytest.raises(DataError, match=f"no text is under {name}; make it anew"):
         Index.read(target)
 
 

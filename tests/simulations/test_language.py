@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from clients.owner import owner_of
+from clients.site import open_site
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError, StoppedError
 from fedlearn.core.rng import Streams
@@ -196,6 +200,27 @@ def test_hidden_states__kept_in_half_precision_change_little(tmp_path: Path) -> 
     assert half["model"]["sha256"] != exact["model"]["sha256"]
     for name, value in exact["final"]["evaluate"].items():
         assert half["final"]["evaluate"][name] == pytest.approx(value, rel=0.01)
+
+
+@pytest.mark.slow
+def test_hidden_states__of_the_same_weights_with_other_settings_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLEARN_CACHE", str(tmp_path / "cache"))
+    words = [*adapters(tmp_path), "privacy=none", "secagg=off", f"out={tmp_path / 'run'}"]
+    config = compose(words)
+    config = replace(config, model=config.model.pinned())
+    about = tmp_path / "tiny" / "config.json"
+
+    def seen(eps: float) -> torch.Tensor:
+        about.write_text(json.dumps(json.loads(about.read_bytes()) | {"rms_norm_eps": eps}))
+        return open_site(owner_of(config, "o0"), config).test_tensors[0].clone()
+
+    first, other = seen(1e-6), seen(10.0)
+    assert not torch.allclose(first, other, rtol=0.1)
+    torch.testing.assert_close(seen(1e-6), first, rtol=0, atol=0)
+    folders = [*(tmp_path / "cache" / "encoded").iterdir()]
+    assert [len([*folder.glob("*.npy")]) for folder in folders] == [1, 1]
 
 
 @pytest.mark.slow

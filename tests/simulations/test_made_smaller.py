@@ -125,6 +125,18 @@ def test_int8__on_a_file_says_how_alike_answers_are(
     assert "(300 records) both give the same answer to" in said
 
 
+def test_int8__is_not_measured_on_a_file_of_records_of_the_run(run: Path, tmp_path: Path) -> None:
+    """Exact figures of private records would stand beside an epsilon that does not hold them."""
+    own = run.with_name("private.csv")
+    first, *others = own.read_text().splitlines()
+    (turned := tmp_path / "turned.csv").write_text("\n".join([first, *reversed(others)]))
+    (same := tmp_path / "same.csv").symlink_to(own)
+    for file in (own, same, turned):
+        with pytest.raises(ConfigError, match="records of the run's own sites"):
+            export(run, tmp_path / "small", form="int8", weigh=weighing(run, file))
+    assert not (tmp_path / "small").exists()
+
+
 def test_int8__shows_no_more_of_test_records_than_its_run(run: Path, tmp_path: Path) -> None:
     """Private figures are not undone by measuring anew, nor are sums over sites taken apart."""
     for kind, reason, sites in (

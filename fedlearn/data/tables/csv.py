@@ -423,6 +423,16 @@ def _persons(config: Csv, table: Table) -> tuple[Persons | None, list[str]]:
     return persons, [nobody_note(config.path, config.person, table.places(nobody))]
 
 
+def taken_rows(config: Csv, table: Table) -> Table:
+    """The rows that a run takes before it looks at features: those of a part and of somebody, where
+    columns say so, that have a label."""
+    if config.part in table.header:
+        table, _, _ = parts(config, table)
+    persons, _ = _persons(config, table) if config.person in table.header else (None, [])
+    labelled, _ = _with_label(config, table, None, persons)
+    return table.take(labelled)
+
+
 def _contents(config: Csv, table: Table, persons: Persons | None) -> Iterator[bytes]:
     """What decides whether a row is trained on or tested on."""
     if persons is not None:

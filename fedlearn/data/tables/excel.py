@@ -10,6 +10,7 @@ Source: ECMA-376, Part 1, 18.3 (worksheets), read by openpyxl.
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,8 @@ def read_excel(
 
     Rows without any value are passed over, and so are columns that have neither a name nor a value.
     `names` and `header` are as of text. Read `by_record`, a cell that is merged into another, or a
-    formula without a value, is a gap.
+    formula without a value, is a gap, what stands under no name is none of the table, there may be
+    no rows, and what a cell becomes no other decides.
 
     Raises:
         DataError: the file is damaged or too large, or the sheet holds what no table does; all
@@ -100,11 +102,12 @@ def read_excel(
     except Exception as error:  # openpyxl trusts what it reads, and has no errors of its own
         raise _damaged(path, error) from error
     where = f"{path}: sheet {found.name!r}"
-    if not found.rows:
+    if not (found.rows or (by_record and names)):
         raise DataError(f"{where} is empty")
-    table, first = _table(found, names, decimal)
+    table, first = _table(found, names, decimal, by_record)
     unclear = [] if by_record else [*_unclear(found, where, first)]
-    refuse([*_header_problems(found, path, table, first), *unclear])
+    header_found = _header_problems(found, path, table, first, by_record)
+    refuse([*header_found, *unclear])
     named = [place for place, name in enumerate(table.header) if name]
     table = replace(
         table,
@@ -230,23 +233,26 @@ def _letters(number: int) -> str:
 # --- What it means ----------------------------------------------------------------------
 
 
-def _table(found: _Sheet, names: Sequence[str], decimal: str) -> tuple[Table, int]:
+def _table(found: _Sheet, names: Sequence[str], decimal: str, by_record: bool) -> tuple[Table, int]:
     """All columns, also those without a name; and the number of the header's row, 0 for none."""
     rows = found.rows
-    wide = len(rows[0][1])
+    wide = len(rows[0][1]) if rows else 0
     if names:
         header, first = [*names, *[""] * (wide - len(names))], 0
         rows = [(place, [*row, *[None] * (len(header) - wide)]) for place, row in rows]
     else:
         header, first = [_text(value, decimal) for value in rows[0][1]], rows[0][0]
         rows = rows[1:]
-    columns = [_cells([row[place] for _, row in rows], decimal) for place in range(len(header))]
+    cells = _each if by_record else _cells
+    columns = [cells([row[place] for _, row in rows], decimal) for place in range(len(header))]
     lines = np.array([place for place, _ in rows], np.int64)
     return Table(header=tuple(map(clean_text, header)), columns=tuple(columns), lines=lines,
                  counted="row"), first  # fmt: skip
 
 
-def _header_problems(found: _Sheet, path: Path, table: Table, first: int) -> Iterator[str]:
+def _header_problems(
+    found: _Sheet, path: Path, table: Table, first: int, by_record: bool
+) -> Iterator[str]:
     row = f"row {first}" if first else "scenario.names"
     where = f"{path}: sheet {found.name!r}"
     over = [area for area in found.merged if area[0] <= first <= area[2]]
@@ -262,7 +268,7 @@ def _header_problems(found: _Sheet, path: Path, table: Table, first: int) -> Ite
         for place, (name, cells) in enumerate(zip(table.header, table.columns, strict=True), 1)
         if not name and not cells.among(("",)).all()
     ]
-    if unnamed:
+    if unnamed and not by_record:  # of a cell there, a record would decide
         yield (
             f"{where}: {row}, the first with a value, should name the columns, and "
             f"{some(unnamed)} have no name there; give them one, and delete what is above the names"
@@ -304,12 +310,23 @@ def _cells(values: Sequence[Any], decimal: str) -> Cells:
     return replace(own, is_text=texts and bool(given) and are_codes(own))
 
 
+def _each(values: Sequence[Any], decimal: str) -> Cells:
+    """A column of which every cell is read for itself: a day that has no time is one, whatever
+    times others have, and a number the text that it has where others are words."""
+    days = (isinstance(one, datetime) and one.time() == time() for one in values)
+    plain = [one.date() if is_day else one for one, is_day in zip(values, days, strict=True)]
+    return encode([_text(one, decimal) for one in plain])
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, timedelta)) and not isinstance(value, bool)
 
 
 def _float(value: Any) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    try:
+        return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except OverflowError:  # of more digits than numbers have
+        return math.nan
 
 
 def _text(value: Any, decimal: str) -> str:

@@ -115,6 +115,12 @@ class FolderTexts:
         return self._object(_PREPARED, needed=False)
 
     @property
+    def sha256(self) -> str:
+        """What tells models of the same weights apart: how they are put together, and read."""
+        both = [self.about, self.preparation]
+        return hashlib.sha256(json.dumps(both, sort_keys=True).encode()).hexdigest()
+
+    @property
     def licence(self) -> str:
         """What the model's card says in its head, as `apache-2.0`; empty where it says nothing."""
         if self._where in _LICENCES:

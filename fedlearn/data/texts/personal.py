@@ -14,6 +14,7 @@ Source: check digits by `python-stdnum`; card numbers, ISO/IEC 7812; IBAN, ISO 1
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -87,7 +88,7 @@ _CARD: Final = r"(?<![\d.-])[3-6]\d{3}[ -]?\d{4,6}[ -]?\d{4,5}(?:[ -]?\d{1,4})?(
 _FRENCH: Final = r"(?<!\d)[12] ?\d{2} ?(?:0[1-9]|1[0-2]) ?\d{2} ?\d{3} ?\d{3} ?\d{2}(?!\d)"
 _ITALIAN: Final = r"\b[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]\b"
 _GERMAN: Final = r"steuer-?(?:id(?:entifikationsnummer)?|nr|nummer)|\bidnr\b"
-_CODE: Final = r"(?P<value>(?=[\w/-]*\d{3})[\w/-]{4,20})"
+_CODE: Final = r"(?P<value>(?=[\w/-]{0,40}\d{3})[\w/-]{4,20})"
 
 
 def _is_card(text: str) -> bool:
@@ -200,10 +201,11 @@ def _in(text: str) -> Iterator[tuple[str, str]]:
         for found in rule.pattern.finditer(text):
             group = "value" if "value" in found.groupdict() else 0
             start, end = found.span(group)
-            if any(start < last and first < end for first, last in taken):
+            at = bisect(taken, (start, end))  # those that are taken lie one after the other
+            if any(start < last and first < end for first, last in taken[max(at - 1, 0) : at + 1]):
                 continue
             if rule.right is None or rule.right(found[group]):
-                taken.append((start, end))
+                taken.insert(at, (start, end))
                 yield rule.kind, found[group]
 
 

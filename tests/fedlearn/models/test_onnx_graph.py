@@ -41,6 +41,8 @@ def test_graph__gives_what_torch_gives_for_batches_of_any_size(family: str, tmp_
     graph = write_graph(tmp_path / "model.onnx", config, task, network)
     assert graph.takes == ("batch", *task.input_shape)
     assert graph.gives == ("batch", 3)
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b".py" not in content, "where code lies is nobody's who gets the model"
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     for count in (1, 4, 33):
         records = made_up_records(task, count, torch.Generator().manual_seed(count + 50))

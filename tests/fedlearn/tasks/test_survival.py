@@ -75,6 +75,8 @@ def test_outcomes__go_by_the_cuts_where_there_are_some() -> None:
         ({"cuts": (10.0, 5.0, 100.0), "degree": 1}, "rising"),
         ({"cuts": (10.0, 50.0), "degree": 1}, "horizon"),
         ({"intervals": 3, "degree": 3}, "below the number of intervals"),
+        ({"intervals": 10**12}, "intervals"),  # of which every site would make tables
+        ({"cuts": tuple(np.linspace(0.1, 100.0, 10**4).tolist())}, "cuts"),
     ],
 )
 def test_settings__that_are_no_intervals_are_refused(settings: Any, words: str) -> None:
@@ -233,6 +235,22 @@ def test_sums__that_no_records_add_up_to_are_refused() -> None:
     with pytest.raises(ValueError, match="number of records"):
         made.check_sums(Sums(layout=sums.layout, count=sums.count,
                              arrays={**sums.arrays, "outcomes": wrong}))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["loss", "squares", "curves"])
+def test_sums__that_no_chances_add_up_to_are_refused(name: str) -> None:
+    made, (curves, targets) = task(), records(7)
+    for seen in (curves, np.zeros_like(curves), np.ones_like(curves), curves * np.nan):
+        sums = made.sums(seen, targets)
+        made.check_sums(sums)
+    sums = made.sums(curves, targets)
+    made.check_sums(Sums.of_counters(sums.layout, np.array(sums.counters())))
+    for lie in (-1.0, 1e6, -np.inf, np.inf):
+        said = np.array(sums[name])
+        said[(0,) * said.ndim] = lie
+        with pytest.raises(ValueError, match="no chances of the records"):
+            made.check_sums(Sums(layout=sums.layout, count=sums.count,
+                                 arrays={**sums.arrays, name: said}))  # fmt: skip
 
 
 def test_intervals__are_as_wide_as_a_bootstrap_of_the_records() -> None:

@@ -124,6 +124,45 @@ def test_excel__refuses_columns_without_a_name_and_formulas_without_values(tmp_p
     assert table.column("b") == ["", "b", "", "5"]
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, "20 or so"), (3, datetime(2021, 1, 5, 9, 30)), (3, "in May"), (4, 7),
+     (8, "beside the table")],
+)  # fmt: skip
+def test_excel__read_by_record_has_no_cell_change_what_another_becomes(
+    tmp_path: Path, place: int, value: Any
+) -> None:
+    rows = [[*row, None, None, None] for row in ROWS]
+    odd = [value if i == place else one for i, one in enumerate(rows[2])]
+    found = []
+    for name, own in (("as-it-was", [rows[2]]), ("odd", [odd]), ("without", [])):
+        path = tmp_path / f"{name}.xlsx"
+        book(path, [*rows[:2], *own, *rows[3:]])
+        table = read_excel(path, by_record=True)
+        assert table.header == tuple(ROWS[0])
+        cells = [*zip(*(table.column(column) for column in table.header), strict=True)]
+        found.append([cells[0], *cells[1 + len(own) :]])
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == len(ROWS) - 2
+
+
+def test_excel__a_number_of_too_many_digits_is_a_gap(tmp_path: Path) -> None:
+    book(tmp_path / "a.xlsx", [["a"], [987654], [2]])
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as made:
+        parts = {name: made.read(name) for name in made.namelist()}
+    with zipfile.ZipFile(tmp_path / "b.xlsx", "w") as made:
+        for name, content in parts.items():
+            made.writestr(name, content.replace(b"987654", b"1" * 400))
+    for by_record in (False, True):
+        table = read_excel(tmp_path / "b.xlsx", by_record=by_record)
+        assert table.column("a") == ["", "2"]
+
+
+def test_excel__read_by_record_may_hold_none(tmp_path: Path) -> None:
+    book(tmp_path / "a.xlsx", [])
+    assert len(read_excel(tmp_path / "a.xlsx", names=["a", "b"], by_record=True)) == 0
+
+
 def test_excel__says_which_of_several_sheets_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.xlsx"
     made = book(path, Other=[["x", "ill"], *[[i, i % 2] for i in range(20)]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -92,6 +93,14 @@ def test_search__takes_any_text(text: str) -> None:
     for one in search([text, text]):
         assert one.times >= 2
     assert len(masked(text)) == len(text)
+
+
+@pytest.mark.parametrize("word", ["aktenzeichen", "Mr "])
+def test_search__takes_time_as_a_text_is_long(word: str) -> None:
+    """Nobody who writes a record has its owner wait for hours."""
+    began = process_time()
+    search([word * (200_000 // len(word)) + " 1"])
+    assert process_time() - began < 10  # a hundred seconds where it grows by the square
 
 
 def test_texts__with_people_in_them_are_said_by_check_and_run(tmp_path: Path) -> None:
