@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-def wait_for(ready: Callable[[], Any], seconds: float = 90.0) -> None:
+def wait_for(ready: Callable[[], Any], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "waited in vain"

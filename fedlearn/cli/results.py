@@ -69,18 +69,22 @@ def report(options: argparse.Namespace) -> None:
 )
 def audit(options: argparse.Namespace) -> None:
     """Measure privacy: of the run in a folder, of a new run, or in a demonstration."""
-    _refuse_early([word for word in options.words if not word.startswith("references=")])
+    _refuse_early(options.words)
     from simulations.attacks.audit import audit
 
     audit(options.words)
 
 
 def _refuse_early(words: Sequence[str]) -> None:
-    """Say at once what is wrong with the words of a new run, or that there is no such run."""
-    if all("=" in word for word in words) and not any(word.startswith("demo=") for word in words):
+    """Say at once what is wrong with the words of a new run, or that there is no such run.
+
+    What else is wrong beside a folder is said by who reads all of the words.
+    """
+    of_run = [word for word in words if not word.startswith("references=")]
+    if all("=" in word for word in of_run) and not any(w.startswith("demo=") for w in of_run):
         from fedlearn.config.words import refuse_words
 
-        refuse_words(words)
+        refuse_words(of_run)
     elif len(words) == 1 and "=" not in words[0] and not Path(words[0]).exists():
         raise DataError(f"{words[0]}: there is no such folder; give that of a run, or key=value")
 

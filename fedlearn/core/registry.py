@@ -43,11 +43,14 @@ POINTS: Final[Mapping[str, str]] = {
 
 
 def plugin_kinds(group: str) -> list[str]:
-    """What installed packages add to the options of a group."""
+    """What installed packages add to the options of a group, and `Family.add` in this process.
+
+    No family is imported for it: one that nobody has imported has nothing added.
+    """
     points = POINTS.get(group)
-    return (
-        sorted(one.name for one in importlib.metadata.entry_points(group=points)) if points else []
-    )
+    found = importlib.metadata.entry_points(group=points) if points else ()
+    here = (kind for family in Family.all if family.group == group for kind in family.added)
+    return sorted({*(one.name for one in found), *here})
 
 
 class Family(Generic[T]):
@@ -86,9 +89,14 @@ class Family(Generic[T]):
         return {kind_of(option): option for option in self.own} | self._loaded
 
     @property
+    def added(self) -> tuple[str, ...]:
+        """What this process has beside the house's: by `add`, or of a package and in use."""
+        return tuple(self._loaded)
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """All that can be chosen: the house's in their order, then those of packages."""
-        return (*map(kind_of, self.own), *sorted(self._installed))
+        return (*map(kind_of, self.own), *sorted({*self._installed, *self._loaded}))
 
     def find(self, kind: str) -> type[T] | None:
         """The class of this `kind`; None where there is none.

@@ -275,6 +275,8 @@ UNFUZZED: Final = {
         "fedlearn/stages/mask.py:RandomMask._part", "fedlearn/prediction.py:written_as",
         "fedlearn/cli/generation.py:_json", "fedlearn/report/forms.py:_merged",
         "fedlearn/report/forms.py:_peft", "fedlearn/report/forms.py:write_int8",
+        "fedlearn/data/texts/public.py:_part", "fedlearn/models/retriever.py:_weights",
+        "fedlearn/retrieval.py:Index.of",
         "server/run.py:run", "server/driver.py:SecAggDriver._params",
         "server/superlink/endpoint.py:SuperLink.ready", "fedlearn/data/arrays.py:keep_table",
     ),

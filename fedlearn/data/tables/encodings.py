@@ -4,7 +4,8 @@ Of East Asian encodings nearly any bytes can be read as several, and most readin
 that nobody uses: each of these standards has its common signs in front. So that counts under
 which the text has the most of these.
 
-Source: GB 2312 and KS X 1001 (rows 16 to 55, and 16 to 40), Big5 (level 1), JIS X 0208 (level 1).
+Source: GB 2312 (rows 8 and 16 to 55) and KS X 1001 (16 to 40), Big5 (level 1), JIS X 0208
+(level 1).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ _EAST_ASIAN: Final = (
     _EastAsian(("euc_kr", "cp949"), (range(0xA1, 0xA4), range(0xB0, 0xC9))),
     _EastAsian(("shift_jis", "cp932"), (range(0x81, 0x84), range(0x88, 0x98))),
     _EastAsian(("big5", "cp950"), (range(0xA1, 0xA4), range(0xA4, 0xC7))),
-    _EastAsian(("gb2312", "gb18030"), (range(0xA1, 0xA4), range(0xB0, 0xD8))),
+    # Letters of Pinyin as well (row 8), which foreign words in a Chinese table have.
+    _EastAsian(("gb2312", "gb18030"), (range(0xA1, 0xA4), range(0xA8, 0xA9), range(0xB0, 0xD8))),
 )
 
 
