@@ -162,7 +162,7 @@ def brier(squares: Floats, outcomes: NDArray[np.int64], widths: Floats) -> Brier
     intervals = len(seen)
     weight = np.divide(1.0, seen, out=np.zeros(intervals), where=seen > 0)
     gone = np.tril(np.ones((intervals, intervals)))  # [j, k]: an event in k is before the end of j
-    outlived = _lived_through(outcomes)
+    outlived = lived_through(outcomes)
     say = kaplan_meier(outcomes)
     model = gone * squares[:-1].T @ weight + squares[-1] * weight
     events = outcomes[EVENT, :-1] * weight
@@ -171,7 +171,7 @@ def brier(squares: Floats, outcomes: NDArray[np.int64], widths: Floats) -> Brier
     return Brier(model=float(share @ model) / total, uninformed=float(share @ everybody) / total)
 
 
-def _lived_through(outcomes: NDArray[np.int64]) -> Floats:
+def lived_through(outcomes: NDArray[np.int64] | Floats) -> Floats:
     """Records that are known to live through each interval: `float64[K]`."""
     there = outcomes.sum(0, dtype=np.float64)
     return np.asarray(np.flip(np.cumsum(np.flip(there)))[1:])

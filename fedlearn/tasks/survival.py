@@ -297,9 +297,7 @@ class SurvivalTask(Task):
 
     def _likely(self, curves: Floats, targets: Targets) -> Floats:
         """Nats of each record, as `loss` has them."""
-        before = np.column_stack([np.ones(len(curves)), curves[:, :-1]])
-        staying = np.divide(curves, before, out=np.ones(curves.shape), where=before > 0)
-        staying = np.clip(staying, _RAREST, 1 - _RAREST)
+        staying = _staying(curves)
         lived, ended = targets[:, :1], targets[:, 1:]
         at = np.arange(self._intervals)[None]
         nats = np.where(at < lived, -np.log(staying), 0.0)
@@ -596,15 +594,18 @@ def _drawn(counts: NDArray[np.int64], records: int, rng: np.random.Generator) ->
     return drawn
 
 
+def _staying(curves: Floats) -> Floats:
+    """The chance to live through each interval for who lives at its beginning, of `[n, K]`."""
+    before = np.column_stack([np.ones(len(curves)), curves[:, :-1]])
+    staying = np.divide(curves, before, out=np.ones(curves.shape), where=before > 0)
+    return np.clip(staying, _RAREST, 1 - _RAREST)
+
+
 def _least_loss(outcomes: NDArray[np.int64] | Floats) -> float:
     """Nats a record, of one who gives to everybody the hazards that there were."""
-    curve = survival.kaplan_meier(outcomes)
-    before = np.concatenate([[1.0], curve[:-1]])
-    staying = np.divide(curve, before, out=np.ones(curve.shape), where=before > 0)
-    staying = np.clip(staying, _RAREST, 1 - _RAREST)
-    there = outcomes.sum(0)
-    lived = np.flip(np.cumsum(np.flip(there)))[1:]
-    nats = lived @ -np.log(staying) + outcomes[EVENT, :-1] @ -np.log1p(-staying)
+    (staying,) = _staying(survival.kaplan_meier(outcomes)[None])
+    nats = survival.lived_through(outcomes) @ -np.log(staying)
+    nats += outcomes[EVENT, :-1] @ -np.log1p(-staying)
     return float(nats) / float(max(outcomes.sum(), 1))
 
 

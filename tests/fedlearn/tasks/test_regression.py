@@ -14,6 +14,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.tasks import LabelColumn, Regression, RegressionTask, TableInput, TaskForm
+from tests.fedlearn.tasks.noised import noised
 
 LOW, HIGH = -10.0, 90.0
 FORM = TaskForm(input=TableInput(numeric=3))
@@ -129,17 +130,8 @@ def test_private_sums__are_bounded_by_their_layout_and_come_near_with_noise(loss
     made, (answers, labels) = task(loss=loss, quantile=0.9), records(6, 4000)
     answers[:2, 0], labels[:2] = (LOW, HIGH), (HIGH, LOW)  # the largest errors that there are
     rows = made.contributions(answers, labels)
-    layout, at, noise = made.noised_layout, 0, {}
-    arrays, rng = {}, np.random.default_rng(2)
-    for spec in layout:
-        part = rows[:, at : at + spec.size]
-        assert np.linalg.norm(part, axis=1).max() <= spec.bound * (1 + 1e-12)
-        at += spec.size
-        noise[spec.name] = 3.0 * spec.bound
-        arrays[spec.name] = part.sum(0).reshape(spec.shape)
-        arrays[spec.name] = arrays[spec.name] + rng.normal(0, noise[spec.name], spec.shape)
-    assert at == rows.shape[1]
-    sums = made.noised(arrays, noise)
+    rng = np.random.default_rng(2)
+    sums = noised(made, rows, rng)
     found, exact = made.metrics(sums), made.score(answers, labels)
     assert found.keys() == exact.keys() - {"bias"}
     intervals = measured(found, made.resampled_noised(sums, rng))

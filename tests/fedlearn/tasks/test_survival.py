@@ -15,6 +15,7 @@ from fedlearn.metrics import survival
 from fedlearn.metrics.intervals import measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.tasks import LabelColumn, Survival, SurvivalTask, TableInput, TaskForm
+from tests.fedlearn.tasks.noised import noised
 
 FORM = TaskForm(input=TableInput(numeric=3))
 HORIZON = 100.0
@@ -272,16 +273,8 @@ def test_private_sums__are_bounded_by_their_layout_and_come_near_with_noise() ->
     curves[:2] = [[np.nan] * 8, [0.0] * 8]
     rows = made.contributions(curves, targets)
     curves[0] = 0.0
-    at, noise, arrays, rng = 0, {}, {}, np.random.default_rng(2)
-    for spec in made.noised_layout:
-        part = rows[:, at : at + spec.size]
-        assert np.linalg.norm(part, axis=1).max() <= spec.bound * (1 + 1e-12)
-        at += spec.size
-        noise[spec.name] = 3.0 * spec.bound
-        arrays[spec.name] = part.sum(0).reshape(spec.shape)
-        arrays[spec.name] = arrays[spec.name] + rng.normal(0, noise[spec.name], spec.shape)
-    assert at == rows.shape[1]
-    sums = made.noised(arrays, noise)
+    rng = np.random.default_rng(2)
+    sums = noised(made, rows, rng)
     found, exact = made.metrics(sums), made.score(curves, targets)
     assert found.keys() == exact.keys() - {"brier"}
     assert found["survival_predicted"] == pytest.approx(exact["survival_predicted"], abs=0.02)

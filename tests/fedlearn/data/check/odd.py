@@ -13,10 +13,12 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
+
+Drawn = TypeVar("Drawn")
 
 Rng = np.random.Generator
 
@@ -248,3 +250,18 @@ def _file(
     path = folder / "odd.csv"
     path.write_bytes(text.getvalue().encode(encoding))
     return path, headless
+
+
+def failing(
+    drawn: Callable[[int, Path], Drawn],
+    problems_of: Callable[[Drawn], list[str]],
+    folder: Path,
+    seeds: range,
+) -> dict[int, list[str]]:
+    """What is wrong with what is drawn by each of the seeds, in a folder of its own; by seed."""
+    found = {}
+    for seed in seeds:
+        (folder / str(seed)).mkdir()
+        if problems := problems_of(drawn(seed, folder / str(seed))):
+            found[seed] = problems
+    return found

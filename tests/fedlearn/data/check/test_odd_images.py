@@ -20,6 +20,7 @@ from fedlearn.data.check.report import Report
 from fedlearn.data.images.folders import Images
 from fedlearn.data.images.reading import read_image
 
+from .odd import failing
 from .odd_images import SIDE, OddImages, Right, drawn
 
 
@@ -84,20 +85,11 @@ def _read(odd: OddImages, report: Report) -> list[str]:
     return wrong if sites == odd.sites else [*wrong, f"sites {sites}"]
 
 
-def _failing(folder: Path, seeds: range) -> dict[int, list[str]]:
-    failing = {}
-    for seed in seeds:
-        (folder / str(seed)).mkdir()
-        if found := problems_of(drawn(seed, folder / str(seed))):
-            failing[seed] = found
-    return failing
-
-
 def test_odd_images__are_read_as_they_are_meant(tmp_path: Path) -> None:
-    assert _failing(tmp_path, range(6)) == {}
+    assert failing(drawn, problems_of, tmp_path, range(6)) == {}
 
 
 @pytest.mark.slow
 def test_odd_images__by_the_hundred(tmp_path: Path) -> None:
     number = int(os.environ.get("ODD_IMAGES", "60"))
-    assert _failing(tmp_path, range(1000, 1000 + number)) == {}
+    assert failing(drawn, problems_of, tmp_path, range(1000, 1000 + number)) == {}

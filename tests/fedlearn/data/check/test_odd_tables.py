@@ -19,7 +19,7 @@ from fedlearn.data.check.report import Report
 from fedlearn.models.model import input_as
 from fedlearn.tasks import TableInput
 
-from .odd import Odd, drawn
+from .odd import Odd, drawn, failing
 
 
 def problems_of(odd: Odd) -> list[str]:
@@ -118,6 +118,4 @@ def test_odd_tables__are_read_as_they_are_meant(tmp_path: Path, start: int) -> N
 @pytest.mark.slow
 def test_odd_tables__by_the_thousand(tmp_path: Path) -> None:
     number = int(os.environ.get("ODD_TABLES", "100"))
-    failing = {seed: found for seed in range(1000, 1000 + number)
-               if (found := problems_of(drawn(seed, tmp_path)))}  # fmt: skip
-    assert failing == {}
+    assert failing(drawn, problems_of, tmp_path, range(1000, 1000 + number)) == {}

@@ -19,6 +19,7 @@ from fedlearn.data.check.report import Report
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 
+from .odd import failing
 from .odd_texts import OddTexts, drawn
 
 HASHING = Tokenizer(kind="hashing", buckets=2**20, max_length=60)
@@ -72,20 +73,11 @@ def _read(odd: OddTexts, report: Report) -> list[str]:
     return wrong
 
 
-def _failing(folder: Path, seeds: range) -> dict[int, list[str]]:
-    failing = {}
-    for seed in seeds:
-        (folder / str(seed)).mkdir()
-        if found := problems_of(drawn(seed, folder / str(seed))):
-            failing[seed] = found
-    return failing
-
-
 def test_odd_texts__are_read_as_they_are_meant(tmp_path: Path) -> None:
-    assert _failing(tmp_path, range(6)) == {}
+    assert failing(drawn, problems_of, tmp_path, range(6)) == {}
 
 
 @pytest.mark.slow
 def test_odd_texts__by_the_hundred(tmp_path: Path) -> None:
     number = int(os.environ.get("ODD_TEXTS", "60"))
-    assert _failing(tmp_path, range(1000, 1000 + number)) == {}
+    assert failing(drawn, problems_of, tmp_path, range(1000, 1000 + number)) == {}
