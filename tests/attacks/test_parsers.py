@@ -217,7 +217,7 @@ def test_refusals__do_not_fill_a_ledger(tmp_path: Path) -> None:
 
 
 def test_request__of_the_fuzz_is_one_that_is_answered(tmp_path: Path) -> None:
-    gate = Gate.open()
+    gate = Gate.afresh()
     for good in (a_request, chunked):
         assert gate.ask(good(tmp_path), patience=20) == [200]
 

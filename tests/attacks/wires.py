@@ -152,6 +152,14 @@ class Gate:
     port: int
 
     @classmethod
+    def afresh(cls) -> Gate:
+        """Start one before a SuperLink that has seen nothing: neither minutes in which no node gave
+        a sign of life, nor requests that a fuzz has changed."""
+        _wire.cache_clear()
+        _gate.cache_clear()
+        return cls.open()
+
+    @classmethod
     def open(cls) -> Gate:
         """Start it."""
         client = httpx.AsyncClient(transport=_wire().upstream(), base_url="https://x")
