@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,8 @@ RECORDS: Final = takes(
     "FILE",
 )
 FORMS: Final = ("peft", "merged", "int8", "onnx")
+ELSEWHERE: Final = ("coreml", "gguf", "int4", "openvino", "safetensors", "tflite", "torchscript")
+"""Forms that others write: whoever asks for one wants no folder of that name."""
 
 
 @command(
@@ -129,6 +132,7 @@ def export(options: argparse.Namespace) -> None:
     run, form = Path(options.run), options.to if options.to in FORMS else ""
     if options.folder is not None and not form:
         raise ConfigError(f"--folder: goes with --to {', '.join(FORMS)}; --to names the folder")
+    refuse_other_forms(options.to)
     if options.records is not None and form != "int8":
         raise ConfigError("--records: says on what --to int8 is measured; leave it out")
     beside = run.resolve().with_name(f"{run.resolve().name}-{form}")
@@ -142,6 +146,19 @@ def export(options: argparse.Namespace) -> None:
     say_costs(folder)
     for note in notes(folder):
         print(f"note: {note}")
+
+
+def refuse_other_forms(word: str) -> None:
+    """Refuse a misspelt form, or one that there is none of, before it is taken for a folder."""
+    meant = difflib.get_close_matches(word.lower(), FORMS, n=1, cutoff=0.7)
+    path = Path(word).name != word
+    if path or word in FORMS or not (meant or word.lower() in ELSEWHERE):
+        return
+    hint = f"; did you mean {meant[0]}?" if meant else ""
+    raise ConfigError(
+        f"--to {word}: there is no such form{hint} ({', '.join(FORMS)}); a folder of that name "
+        f"is --to ./{word}"
+    )
 
 
 def say_costs(folder: Path) -> None:

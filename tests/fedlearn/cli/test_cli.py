@@ -266,3 +266,16 @@ def test_error_that_a_library_made_of_an_interrupt__is_a_stop_and_no_bug(
     said = capsys.readouterr().err
     assert said == "fedlearn: stopped; what was done is kept\n" or not pressed
     assert ("a bug" in said) is not pressed
+
+
+@pytest.mark.parametrize("word", ["onxx", "Int8", "perf", "merge", "gguf", "GGUF", "tflite"])
+def test_export__takes_no_misspelt_form_for_a_folder(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    assert main(["export", "run", "--to", word]) == 2
+    assert f"a folder of that name is --to ./{word}" in capsys.readouterr().err
+    # A folder is what it says, and is refused for what the run lacks alone.
+    assert main(["export", "run", "--to", f"./{word}"]) == 5
+    assert not (tmp_path / word).exists()

@@ -1,0 +1,20 @@
+"""The top level of the project: what stands there was chosen."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.sources import ROOT
+
+FOLDERS = {"benchmarks", "clients", "configs", "docs", "examples", "fedlearn", "server", "simulations", "tests"}  # fmt: skip
+FILES = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "pyproject.toml", "requirements-dev.txt"}  # fmt: skip
+
+
+def test_root__holds_nothing_that_a_command_left_there() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git: what belongs to the project cannot be told")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
+    top = {path.split("/")[0] for path in listed.stdout.splitlines()}
+    assert {name for name in top if not name.startswith(".")} == FOLDERS | FILES
