@@ -58,6 +58,12 @@ Say = Callable[[str], None]
 KEYS: Final = ("model", "training.finetune", "training.last_k", "training.lora_")
 """What a student may have for its own; all else is that of the run."""
 
+_HASHES: Final[Mapping[str, Sequence[str]]] = {
+    "model.folder": ("sha256", "config_sha256"),
+    "model.build": ("sha256",),
+}
+"""The settings by which a model names what lies outside of this project."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Public:
@@ -164,7 +170,7 @@ def _whole(keys: Sequence[str]) -> Iterator[str]:
     if "model" in keys and "training.finetune" not in keys:
         yield "training.finetune=full"
     # What is named outside of this project is another than the run's.
-    yield from ("model.sha256=''" for key in keys if key in ("model.folder", "model.build"))
+    yield from (f"model.{name}=''" for key in keys for name in _HASHES.get(key, ()))
 
 
 def described(config: RunConfig, teacher: Predictor, seed: int) -> ModelFile:

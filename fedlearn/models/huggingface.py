@@ -12,23 +12,19 @@ computed once for every record, and adapters go where `training.lora_stages` and
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from fedlearn.core.errors import ConfigError
-from fedlearn.core.settings import Name, config
-from fedlearn.data.datasets.archives import default_cache
+from fedlearn.core.settings import config
 from fedlearn.data.tables.guess import quoted
-from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
+from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.models.architectures import ARCHITECTURES, Architecture, context_of
 from fedlearn.models.causal_folders import causal_network, causal_weights
 from fedlearn.models.encoder_folders import (
@@ -41,7 +37,8 @@ from fedlearn.models.encoder_stages import Pool
 from fedlearn.models.encoders import ENCODERS
 from fedlearn.models.folders import KEY, open_folder
 from fedlearn.models.forms import PublicBase
-from fedlearn.models.model import NAMES, Model, Weights
+from fedlearn.models.in_folder import FolderModel, weights_hash
+from fedlearn.models.model import NAMES, Weights
 from fedlearn.models.seq2seq import (
     SEQ2SEQ,
     Seq2SeqKind,
@@ -62,7 +59,7 @@ _WRITERS: Final[Mapping[str, Architecture | Seq2SeqKind]] = MappingProxyType(
 
 
 @config
-class HuggingFaceModel(Model):
+class HuggingFaceModel(FolderModel):
     """The model of `folder`, whose weights stay as they are but for what is trained.
 
     One that writes texts (`task=language`) is trained by `training.finetune=lora`, adapters
@@ -72,23 +69,18 @@ class HuggingFaceModel(Model):
 
     kind: Literal["huggingface"] = "huggingface"
     input = (TextInput, ImageInput)
-    has_all_weights: ClassVar[bool] = True
     any_length: ClassVar[bool] = True
-    folder: Name
-    """A folder with config.json and model.safetensors, or `smollm2-135m` or `minilm`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the weights that stay as they are, and of what is computed with them."""
     kept: Literal["fp32", "bf16", "fp16"] = "fp32"
     """How a site keeps what the frozen blocks make of its records."""
-    sha256: str = ""
-    """Of the weights; filled in at the start of a run, and then to be the same everywhere."""
     pool: Annotated[Pool, Field(exclude_if=lambda pool: pool == "auto")] = "auto"
     """What a new head reads: the `mean` over a record's tokens, or the `first` of them; `auto` is
     the mean of a text's, and the first of an image's, which is its class token."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the folder does not fit the task, or cannot be built."""
-        texts = FolderTexts(self.folder, default_cache(os.environ), KEY)
+        texts = self.texts()
         kind = texts.about.get("model_type")
         if kind in ENCODERS:
             yield from encoder_problems(texts, self.folder, task)
@@ -122,7 +114,7 @@ class HuggingFaceModel(Model):
     @property
     def learns_head(self) -> bool:
         """Whether it is a new one: a vocabulary stays as it is."""
-        return about_of(self.folder).get("model_type") in ENCODERS
+        return self.texts().about.get("model_type") in ENCODERS
 
     def square_norm(self, task: Task, finetune: str) -> float | None:
         """Of a new head alone: what it reads has one length."""
@@ -130,58 +122,29 @@ class HuggingFaceModel(Model):
 
     def last_width(self, task: Task) -> int:
         """Numbers of a token."""
-        about = about_of(self.folder)
-        width = about.get("hidden_size", about.get("dim"))  # of DistilBERT
-        return width if isinstance(width, int) else 1
+        return self.width()
 
     def absolute_sum(self, task: Task) -> float:
         """Of features of one length, as of normal ones."""
         return LENGTH * math.sqrt(2 / math.pi * self.last_width(task))
 
     @property
-    def starts_pretrained(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def keeps(self) -> torch.dtype:
         """As `kept` says."""
         return _KINDS[self.kept]
-
-    def pinned(self) -> Self:
-        """The settings with the hash of the weights in the folder.
-
-        Raises:
-            ConfigError, DataError: there is no such folder, or it cannot be used.
-        """
-        if self.sha256:  # compared when the weights are read
-            return self
-        known = PINNED_WEIGHTS.get(self.folder)
-        return replace(self, sha256=known or _hash(self.folder, default_cache(os.environ)))
 
     def weights(self, cache: Path) -> Weights:
         """All weights of the folder, by the names of our stages.
 
         Raises:
-            ConfigError: they are not those that `sha256` names, or not all there.
+            ConfigError: they are not those of the run, or not all there.
             DataError: the pinned model is not cached and cannot be had.
         """
-        found = _hash(self.folder, cache)
-        if self.sha256 not in ("", found):
-            raise ConfigError(
-                f"model.sha256={self.sha256}: the weights in {self.folder} are others here: they "
-                f"have {found}. Put the folder of the run there, or begin with these "
-                "(model.sha256='')"
-            )
-        return _weights(self.folder, cache, found, self.precision)
-
-    def built_from(self) -> str:
-        """What the folder says besides its weights."""
-        return FolderTexts(self.folder, default_cache(os.environ), KEY).sha256
+        return _weights(self.folder, cache, self.same(cache), self.precision)
 
     def context(self, task: Task) -> int:
         """As the folder says; as many as a record has where it does not."""
-        return context_of(about_of(self.folder), super().context(task))
+        return context_of(self.texts().about, super().context(task))
 
     def public_base(self, cache: Path) -> PublicBase:
         """The folder, with the licence that its card names."""
@@ -192,12 +155,8 @@ class HuggingFaceModel(Model):
             path=texts.path,
             name=PurePath(self.folder).name,
             licence=texts.licence,
-            sha256=self.sha256 or _hash(self.folder, cache),
+            sha256=self.sha256 or weights_hash(self.folder, cache),
         )
-
-    def based_on(self, folder: str) -> Self:
-        """The same model of a folder that lies elsewhere."""
-        return replace(self, folder=folder)
 
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, length]` -> `TokenLogits`, of a model that writes texts.
@@ -205,7 +164,7 @@ class HuggingFaceModel(Model):
         Of one that reads whole records, `[batch, *task.input_shape]` ->
         `[batch, task.num_outputs]`.
         """
-        texts = FolderTexts(self.folder, default_cache(os.environ), KEY)
+        texts = self.texts()
         kind, precision = texts.about["model_type"], _KINDS[self.precision]
         if kind in ENCODERS:
             return encoder_network(texts, task, self.pool, precision)
@@ -213,33 +172,10 @@ class HuggingFaceModel(Model):
         return of_kind(texts, precision)
 
 
-# --- what is in a folder --------------------------------------------------------------
-
-
-def about_of(folder: str) -> Mapping[str, Any]:
-    """The config.json of a folder.
-
-    Raises:
-        ConfigError, DataError: it cannot be read.
-    """
-    return FolderTexts(folder, default_cache(os.environ), KEY).about
-
-
-def _hash(folder: str, cache: Path) -> str:
-    found = open_folder(folder, cache)
-    stamps = tuple((part, part.stat().st_mtime_ns, part.stat().st_size) for part in found.parts)
-    return _hash_of(folder, cache, stamps)
-
-
-@lru_cache(maxsize=8)
-def _hash_of(folder: str, cache: Path, stamps: tuple[Any, ...]) -> str:
-    """The hash of weights, taken once while files have the same `stamps`."""
-    return open_folder(folder, cache).sha256
-
-
 @lru_cache(maxsize=1)
-def _weights(folder: str, cache: Path, sha256: str, precision: str) -> Weights:
-    """Read once for all models of a process, none of which writes to them."""
+def _weights(folder: str, cache: Path, known_by: tuple[str, str], precision: str) -> Weights:
+    """Read once for all models of a process that are `known_by` the same hashes, none of which
+    writes to them."""
     kind = _KINDS[precision]
     found = open_folder(folder, cache, size=kind.itemsize)
     model_type = found.about["model_type"]

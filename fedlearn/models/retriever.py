@@ -11,13 +11,12 @@ the document, which no block touches; the last column is 1 where a query has a t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -25,17 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Name, config
-from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.datasets.minilm import MINILM
-from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
+from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.public import PUBLIC, public_documents
 from fedlearn.data.texts.tokens import Tokenizer, tokenize
 from fedlearn.models.encoder_folders import encoder_problems, encoder_reader, encoder_weights
 from fedlearn.models.encoders import ENCODERS
 from fedlearn.models.finetune import stages
 from fedlearn.models.folders import KEY, open_folder
+from fedlearn.models.in_folder import FolderModel
 from fedlearn.models.model import SearchingModel, Weights, input_as
 from fedlearn.tasks import SearchTask, Task, TextInput
 
@@ -44,7 +42,7 @@ _TOWER: Final = "documents.tower."
 
 
 @config
-class Retriever(SearchingModel):
+class Retriever(FolderModel, SearchingModel):
     """The encoder of `folder`; documents keep the vectors that it has for them from the start.
 
     Trained by `training.finetune=last_k`, whose last stage is the map of a query's vector and the
@@ -53,19 +51,16 @@ class Retriever(SearchingModel):
 
     kind: Literal["retriever"] = "retriever"
     input = (TextInput,)
-    has_all_weights: ClassVar[bool] = True
     folder: Name = MINILM
     """A folder with config.json and model.safetensors of a BERT and kin, or `minilm`."""
     public: Literal["contracts"] = "contracts"
     """The documents that everybody knows: what a query is told from."""
     public_tokens: Count = 128
     """Of each of them, at the most; as many as of a record's document."""
-    sha256: str = ""
-    """Of the weights; filled in at the start of a run, and then to be the same everywhere."""
 
     def problems(self, task: Task) -> Iterator[str]:
         """What of the folder, or of the public documents, does not fit the task."""
-        texts = FolderTexts(self.folder, default_cache(os.environ), KEY)
+        texts = self.texts()
         kind = texts.about.get("model_type")
         known = [name for name, one in ENCODERS.items() if one.reads is TextInput]
         if kind not in known:
@@ -100,47 +95,14 @@ class Retriever(SearchingModel):
         """It has none that could: similarities are what comes out."""
         return False
 
-    @property
-    def starts_pretrained(self) -> bool:
-        """Always."""
-        return True
-
-    def width(self) -> int:
-        """As the folder says."""
-        return _width(FolderTexts(self.folder, default_cache(os.environ), KEY).about)
-
-    def built_from(self) -> str:
-        """What the folder says besides its weights."""
-        return FolderTexts(self.folder, default_cache(os.environ), KEY).sha256
-
-    def pinned(self) -> Self:
-        """The settings with the hash of the weights in the folder."""
-        if self.sha256:  # compared when the weights are read
-            return self
-        found = PINNED_WEIGHTS.get(self.folder) or _folder_hash(self.folder)
-        return replace(self, sha256=found)
-
     def weights(self, cache: Path) -> Weights:
         """Those of the folder, for queries and for documents, and the vectors of public documents.
 
         Raises:
-            ConfigError: they are not those that `sha256` names, or not all there.
+            ConfigError: they are not those of the run, or not all there.
             DataError: something pinned is not cached and cannot be had.
         """
-        found = self._check(_folder_hash(self.folder, cache))
-        return _weights(
-            self.folder, cache, (found, self.built_from()), self.public, self.public_tokens
-        )
-
-    def _check(self, found: str) -> str:
-        """The hash of the weights that are there, if it is that of the run."""
-        if self.sha256 not in ("", found):
-            raise ConfigError(
-                f"model.sha256={self.sha256}: the weights in {self.folder} are others here: they "
-                f"have {found}. Put the folder of the run there, or begin with these "
-                "(model.sha256='')"
-            )
-        return found
+        return _weights(self.folder, cache, self.same(cache), self.public, self.public_tokens)
 
     def query_weights(self, cache: Path) -> Weights:
         """The same with zeros for the vectors of public documents, which take a while to make and
@@ -149,20 +111,16 @@ class Retriever(SearchingModel):
         Raises:
             ConfigError, DataError: as `weights`.
         """
-        self._check(_folder_hash(self.folder, cache))
+        self.same(cache)
         own = _encoder(self.folder, cache)
         width = own["embed.word.weight"].shape[1]
         return _placed(own, torch.zeros(PUBLIC[self.public].count, width))
-
-    def based_on(self, folder: str) -> Self:
-        """The same model of a folder that lies elsewhere."""
-        return replace(self, folder=folder)
 
     def network(self, task: Task) -> nn.Sequential:
         """`int64[n, query + document tokens]` -> similarities `[n, task.num_outputs]`."""
         if not isinstance(task, SearchTask):
             raise TypeError(f"task={task.kind} does not search: see `problems`")
-        texts = FolderTexts(self.folder, default_cache(os.environ), KEY)
+        texts = self.texts()
         query, _ = task.lengths
         form = input_as(TextInput, task)
         tower, reader = (encoder_reader(texts, form, torch.float32) for _ in range(2))
@@ -268,23 +226,6 @@ class Similarities(nn.Module):
 
 
 # --- its weights ---------------------------------------------------------------------------
-
-
-def _width(about: Any) -> int:
-    found = about.get("hidden_size", about.get("dim"))  # of DistilBERT
-    return found if isinstance(found, int) else 1
-
-
-def _folder_hash(folder: str, cache: Path | None = None) -> str:
-    found = open_folder(folder, cache or default_cache(os.environ))
-    stamps = tuple((part, part.stat().st_mtime_ns, part.stat().st_size) for part in found.parts)
-    return _hash_of(folder, cache or default_cache(os.environ), stamps)
-
-
-@lru_cache(maxsize=8)
-def _hash_of(folder: str, cache: Path, stamps: tuple[Any, ...]) -> str:
-    """The hash of weights, taken once while files have the same `stamps`."""
-    return open_folder(folder, cache).sha256
 
 
 @lru_cache(maxsize=2)
