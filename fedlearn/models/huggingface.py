@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -24,7 +24,6 @@ from torch import nn
 
 from fedlearn.core.settings import config
 from fedlearn.data.tables.guess import quoted
-from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.models.architectures import ARCHITECTURES, Architecture, context_of
 from fedlearn.models.causal_folders import causal_network, causal_weights
 from fedlearn.models.encoder_folders import (
@@ -36,8 +35,7 @@ from fedlearn.models.encoder_folders import (
 from fedlearn.models.encoder_stages import Pool
 from fedlearn.models.encoders import ENCODERS
 from fedlearn.models.folders import KEY, open_folder
-from fedlearn.models.forms import PublicBase
-from fedlearn.models.in_folder import FolderModel, weights_hash
+from fedlearn.models.in_folder import FolderModel
 from fedlearn.models.model import NAMES, Weights
 from fedlearn.models.seq2seq import (
     SEQ2SEQ,
@@ -146,17 +144,9 @@ class HuggingFaceModel(FolderModel):
         """As the folder says; as many as a record has where it does not."""
         return context_of(self.texts().about, super().context(task))
 
-    def public_base(self, cache: Path) -> PublicBase:
-        """The folder, with the licence that its card names."""
-        texts = FolderTexts(self.folder, cache, KEY)
-        return PublicBase(
-            made_of=_WRITERS.get(texts.about["model_type"]),
-            about=texts.about,
-            path=texts.path,
-            name=PurePath(self.folder).name,
-            licence=texts.licence,
-            sha256=self.sha256 or weights_hash(self.folder, cache),
-        )
+    def writer(self) -> Architecture | Seq2SeqKind | None:
+        """How it is put together, if it writes texts."""
+        return _WRITERS.get(self.texts().about["model_type"])
 
     def network(self, task: Task) -> nn.Sequential:
         """`int64[batch, length]` -> `TokenLogits`, of a model that writes texts.

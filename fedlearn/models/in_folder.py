@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
@@ -20,8 +20,11 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Name, config
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.texts.folders import PINNED_WEIGHTS, FolderTexts
+from fedlearn.models.architectures import Architecture
 from fedlearn.models.folders import KEY, open_folder
+from fedlearn.models.forms import PublicBase
 from fedlearn.models.model import Model
+from fedlearn.models.seq2seq import Seq2SeqKind
 
 
 @config
@@ -92,6 +95,22 @@ class FolderModel(Model):
         ]:
             raise ConfigError(problems)
         return found
+
+    def writer(self) -> Architecture | Seq2SeqKind | None:
+        """How it is put together, if it is one that writes texts."""
+        return None
+
+    def public_base(self, cache: Path) -> PublicBase:
+        """The folder, with the licence that its card names."""
+        texts = FolderTexts(self.folder, cache, KEY)
+        return PublicBase(
+            made_of=self.writer(),
+            about=texts.about,
+            path=texts.path,
+            name=PurePath(self.folder).name,
+            licence=texts.licence,
+            sha256=self.sha256 or weights_hash(self.folder, cache),
+        )
 
     def based_on(self, folder: str) -> Self:
         """The same model of a folder that lies elsewhere."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,8 @@ from fedlearn.data.texts.pieces import pieces_of
 from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.models import Finetune
 from fedlearn.models.retriever import Retriever
-from fedlearn.prediction import ModelFile
+from fedlearn.prediction import ModelFile, Predictor, load
+from fedlearn.report.forms import base_of, write_int8
 from fedlearn.retrieval import Document, Index, SearchModel, pieces_of_text, read_documents
 from fedlearn.tasks import Retrieval, TaskForm, TextInput
 from tests.encoders import PIECES, save_encoder
@@ -51,6 +53,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SearchModel:
         finetune=finetune, seed=0, sha256=vector_digest(vector),
     )  # fmt: skip
     return SearchModel(file=file, vector=vector, cache=folder)
+
+
+def test_int8__of_a_search_model_names_its_base_and_needs_no_other_folder(
+    model: SearchModel, tmp_path: Path
+) -> None:
+    file, config = model.file, model.encoder
+    made = models.build(config, file.learned.of(file.task), Streams(0), file.finetune,
+                        config.query_weights(model.cache))  # fmt: skip
+    before = Predictor(file=file, network=made.whole().eval())
+    base = base_of(before, "int8")
+    assert base is not None
+    assert (base.name, base.sha256) == ("enc", config.sha256)
+    write_int8(before, file, tmp_path)
+    away = Path(config.folder).rename(tmp_path / "away")
+    try:
+        after = load(tmp_path)
+        ids = torch.randint(5, len(PIECES), (3, QUERY + DOCUMENT))
+        torch.testing.assert_close(after.network(ids), before.network(ids), atol=0.05, rtol=0)
+    finally:
+        away.rename(config.folder)
 
 
 def documents(*texts: str) -> list[Document]:
