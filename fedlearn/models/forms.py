@@ -94,9 +94,14 @@ def merged_weights(network: nn.Module, base: PublicBase) -> dict[str, Tensor]:
     shared: set[int] = set()
     for name, weight in _merged(network):
         if not (name == "head.weight" and weight.data_ptr() in shared):
-            found[base.kind.theirs(name)] = weight.detach().float().contiguous()
+            found[base.kind.theirs(name)] = _own(weight)
         shared.add(weight.data_ptr())
     return found
+
+
+def _own(weight: Tensor) -> Tensor:
+    """Numbers of one's own: the weights of a public model are read once for a whole process."""
+    return weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def merged_settings(base: PublicBase) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def _onnx(model: Predictor, base: PublicBase | None, folder: Path) -> None:
     form = to_tree(model.file.task)
     if "tokenizer" in form["input"]:  # a folder of this machine, or a name
         form["input"]["tokenizer"] = Path(form["input"]["tokenizer"]).name
-    _write_json(folder / _TAKES, {"schema": "fedlearn/onnx/v1", **vars(graph), "task": form})
+    # What outputs mean is part of a task's settings: of survival the ends of its intervals.
+    learned = to_tree(model.file.learned)
+    takes = {"schema": "fedlearn/onnx/v1", **vars(graph), "task": form, "settings": learned}
+    _write_json(folder / _TAKES, takes)
     if base is not None:
         _beside(base, folder)
 

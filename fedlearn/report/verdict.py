@@ -36,6 +36,8 @@ _FEWEST_ROUNDS: Final = 4
 """... if it has as many."""
 _FEW: Final = 20
 """Test records of a site below which it is named."""
+_WIDE: Final = 0.5
+"""An interval that spans this share of the way from guessing to never being wrong says little."""
 _LARGE_EPSILON: Final = 10
 """Above it, an epsilon promises little by itself (Ponomareva et al. 2023, section 5.2.1)."""
 
@@ -91,6 +93,17 @@ class Judged:
         """A metric over all sites with its interval, if the run has ended."""
         fairness = self.facts.result.fairness
         return fairness.all_sites.get(name) if fairness else None
+
+    @property
+    def vague(self) -> bool:
+        """Whether the interval of the leading metric leaves open how good the model is."""
+        metric = self.facts.task.leading
+        one = self.interval(metric.name)
+        guess = self.uninformed.get(metric.name, metric.guessing)
+        if one is None or one.low is None or one.high is None or guess is None:
+            return False
+        best = 1.0 if metric.higher_is_better else 0.0
+        return one.high - one.low > _WIDE * abs(best - guess)
 
     # --- what was learned ---
 
@@ -258,7 +271,7 @@ def _tested(run: Judged) -> Light:
         return "red"
     records = run.facts.test_records
     small = records is not None and records < FEWEST
-    return "amber" if small or run.untested or run.few else "green"
+    return "amber" if small or run.untested or run.few or run.vague else "green"
 
 
 def _learned(run: Judged) -> Light | None:

@@ -178,3 +178,16 @@ def test_licence__is_what_the_head_of_a_card_says(
         (base / "README.md").write_text(card)
     tuned = load(language_export(tmp_path / "tuned", base))
     assert base_of(tuned, "merged").licence == licence
+
+
+def test_merged__weights_are_ones_own_and_not_those_of_the_process(
+    bases: Path, tmp_path: Path
+) -> None:
+    model = load(language_export(tmp_path / "tuned", bases / "llama", ADAPTERS))
+    before = expected(tmp_path / "tuned")
+    base = base_of(model, "merged")
+    assert base is not None
+    for weight in merged_weights(model.network, base).values():
+        weight.zero_()
+    torch.testing.assert_close(expected(tmp_path / "tuned"), before, atol=0, rtol=0)
+    assert before.abs().max() > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 
 from fedlearn.core.errors import ConfigError
+from fedlearn.data.tables.csv import Csv
 from fedlearn.models.finetune import Finetune
 from fedlearn.models.huggingface import HuggingFaceModel
 from fedlearn.models.onnx_graph import write_graph
 from fedlearn.models.validate import made_up_records
-from fedlearn.tasks import TextInput
+from fedlearn.prediction import ModelFile, Predictor
+from fedlearn.report.forms import FORMS
+from fedlearn.tasks import Survival, TaskForm, TextInput
 from fedlearn.tasks.classification import ClassificationTask
 from tests.encoders import PIECES, save_encoder
 from tests.fedlearn.models.test_int8 import FAMILIES, moved, needs_text
@@ -51,6 +55,40 @@ def test_graph__gives_what_torch_gives_for_batches_of_any_size(family: str, tmp_
         [found] = session.run(None, {"records": records.numpy()})
         assert wanted.std() > 0.01
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_graph__of_survival_gives_curves_by_what_stands_beside_it(tmp_path: Path) -> None:
+    """Made again as a user would: of the two files alone, without fedlearn and torch."""
+    import onnxruntime
+
+    learned, config = (
+        Survival(horizon=9, cuts=(1, 2, 7, 9), degree=2),
+        FAMILIES["ft_transformer"][0],
+    )
+    file = ModelFile(
+        task=TaskForm(input=FAMILIES["ft_transformer"][1]), learned=learned, model=config, seed=0,
+        scenario=Csv(path="x.csv", label="t", site="s"), finetune=Finetune(), sha256="",
+    )  # fmt: skip
+    task = learned.of(file.task)
+    network = moved(config, task, Finetune(), tmp_path)
+    FORMS["onnx"](Predictor(file=file, network=network), None, tmp_path)
+    records = made_up_records(task, 5, torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    [outputs] = session.run(None, {"records": records.numpy()})
+
+    told = json.loads((tmp_path / "onnx.json").read_text())["settings"]
+    count = len(told["cuts"]) or told["intervals"]
+    middles = (np.arange(count) + 0.5) / count
+    basis = np.polynomial.legendre.legvander(2 * middles - 1, told["degree"])
+    usual = np.log(1 / (1 - 0.5 ** (1 / count)) - 1)
+    curves = np.cumprod(1 / (1 + np.exp(outputs @ basis.T - usual)), axis=1)
+    with torch.no_grad():
+        wanted = task.answers(network(records)).numpy()
+    assert wanted.std(0).max() > 0.01
+    np.testing.assert_allclose(curves, wanted, atol=1e-4)
+    assert told["horizon"] == 9
 
 
 @needs_onnx

@@ -118,6 +118,16 @@ def test_verdict__of_a_good_run_is_green_in_all_that_it_says(good: ResultFile) -
         assert light(good, part) == "green", part
 
 
+def test_verdict__of_a_metric_that_may_be_anything_is_no_green_light(good: ResultFile) -> None:
+    """As of few test records under noise: it has learned something, and nobody knows how much."""
+    found = {"accuracy": 0.8, "auc": 0.76}
+    wide = with_ends(with_found(good, **found), {"accuracy": (0.61, 1.0), "auc": (0.51, 1.0)})
+    assert light(wide, "do not tell a good model from one that is hardly better") == "amber"
+    near = with_ends(with_found(good, **found), {"accuracy": (0.71, 0.89)})
+    assert light(near, "0.710 to 0.890") == "green"
+    assert not light(near, "That is wide")
+
+
 # --- what it has learned ---------------------------------------------------------------------
 
 
