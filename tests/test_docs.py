@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests import prose
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
     path
     for folder in ("fedlearn", "clients", "server", "simulations", "benchmarks")
@@ -20,12 +23,70 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_OF_TESTS = re.compile(r"\btests/[\w/]+\.py\b")
 NAME_OF_TEST = re.compile(r"`(\.\.|test_)(\w+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\[[^\]]*\]\(([^)#\s]*)#([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+TOCTREE = re.compile(r"```\{toctree\}\n(.*?)```", re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page__links_to_files_that_are_there(page: Path) -> None:
     targets = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
     assert [link for link in targets if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page__links_to_headings_that_are_there(page: Path) -> None:
+    text = FENCED.sub("", page.read_text("utf-8"))
+    missing = [
+        f"{target}#{anchor}"
+        for target, anchor in ANCHOR.findall(text)
+        if "://" not in target and anchor not in anchors(page.parent / target if target else page)
+    ]
+    assert missing == []
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """What headings are called in links, as GitHub and the site do it."""
+    headings = HEADING.findall(FENCED.sub("", page.read_text("utf-8")))
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", one).lower() for one in headings)
+    return frozenset(re.sub(r"[^\w\- ]", "", one).strip().replace(" ", "-") for one in plain)
+
+
+def test_site__has_every_page_in_one_place_of_its_contents() -> None:
+    docs = ROOT / "docs"
+    listed = [
+        line.strip()
+        for tree in TOCTREE.findall((docs / "index.md").read_text("utf-8"))
+        for line in tree.splitlines()
+        if line.strip() and not line.startswith(":")
+    ]
+    there = {p.relative_to(docs).with_suffix("").as_posix() for p in docs.rglob("*.md")} - {"index"}
+    assert sorted(listed) == sorted(there)
+
+
+def test_wrapping__keeps_words_code_links_tables_and_lists() -> None:
+    long = "word " * 40
+    code = "`a command that is never parted, however long it may be, since it is copied as it is`"
+    text = (
+        f"# {long}\n\n{long}{code} [a link with words](target.md#place) {long}\n\n"
+        f"- {long}\n  {long}\n- short\n1. {long}- {long}\n\n> {long}\n\n| {long} |\n"
+        f"```\n{long}\n```\n\nshort,\nand left.\n"
+    )
+    found = prose.wrapped(text)
+    assert prose.wrapped(found) == found
+    assert prose.too_long(text) != prose.too_long(found) == []
+    words = [re.sub(r"^> ", "", one, flags=re.MULTILINE).split() for one in (text, found)]
+    assert words[0] == words[1]
+    assert code in found
+    assert "[a link with words](target.md#place)" in found
+    assert f"# {long.rstrip()}" in found.splitlines()[0]
+    assert f"| {long} |" in found.splitlines()
+    assert "short,\nand left.\n" in found
+    markdown = pytest.importorskip("markdown_it", reason="fedlearn[docs] brings it")
+    html = [markdown.MarkdownIt("commonmark").enable("table").render(one) for one in (text, found)]
+    assert html[0].split() == html[1].split()
 
 
 def test_pages_and_docstrings__name_files_of_tests_that_are_there() -> None:

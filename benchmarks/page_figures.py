@@ -1,0 +1,305 @@
+"""The figures of an experiment, as they follow from run folders: what a page of it is made from.
+
+Plain data, one JSON beside the pages (schema `fedlearn/figures/v1`), with the SHA-256 of every
+`result.json` that it came from. A page is a function of it, so that a figure that was changed by
+hand is found without a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fedlearn.core.errors import DataError
+from fedlearn.metrics.intervals import Measured
+from fedlearn.report.comparison import FILE, read_comparison, traffic
+from fedlearn.report.runs import REFERENCES, Run, grouped, read_runs, reference_levels
+from fedlearn.results.reading import task_of
+from fedlearn.results.result import ResultFile, SiteSize, total_of
+
+SCHEMA: Final = "fedlearn/figures/v1"
+
+WIDTH: Final = 2 * statistics.NormalDist().inv_cdf(0.975)
+"""Standard errors in an interval of 95 percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A metric in the runs of a row, and what the size of the test part leaves open.
+
+    `error` is the standard error of one run's figure as a sample of test records (the
+    bootstrap of `fedlearn.metrics.intervals`, the middle run); null where there is none.
+    """
+
+    values: list[float]
+    error: float | None
+
+    @property
+    def mean(self) -> float:
+        """Over the runs."""
+        return statistics.fmean(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Runs that differ in nothing but their seed."""
+
+    label: str
+    epsilon: float | None
+    runs: int
+    metrics: dict[str, Mean]
+    """Over all test records together."""
+    sites: dict[str, Mean] = field(default_factory=dict)
+    """The leading metric at each site."""
+    seconds: float
+    """By the clock, the middle run."""
+    up: int
+    down: int
+    """Bytes of all rounds, the middle run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited:
+    """What canaries have shown in one run: at least so much epsilon, of so much promised."""
+
+    row: str
+    promised: float | None
+    lower_bound: float | None
+    ceiling: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """All that a page shows of runs."""
+
+    schema: str = SCHEMA
+    experiment: str
+    commands: list[str]
+    first: str
+    last: str
+    """Days of the first and the last run."""
+    versions: list[str]
+    unit: str
+    delta: float | None
+    metrics: list[str]
+    """Those of a summary; the first one leads."""
+    uninformed: dict[str, float]
+    sites: dict[str, SiteSize]
+    rows: list[Row]
+    references: list[Row]
+    audits: list[Audited]
+    results: dict[str, str]
+    """SHA-256 of each `result.json`, by the names of folder and run."""
+
+
+def read_figures(folders: Sequence[Path]) -> Figures:
+    """The figures of the runs in `folders`: comparisons, or folders of runs, of one experiment.
+
+    Raises:
+        DataError: a run has not finished, or they are of several experiments or data sets.
+    """
+    runs = [run for folder in folders for run in _finished(folder)]
+    points = [run for run in runs if run.reference is None]
+    _same("experiment", {str(run.result.config["experiment"]) for run in runs})
+    _same("data", {run.result.data.sha256 for run in points})
+    first, task = points[0].result, task_of(points[0].result)
+    started = sorted(run.result.started_at[:10] for run in runs)
+    names = [task.leading.name, *(m.name for m in task.summary() if m.name != task.leading.name)]
+    names = [name for name in names if all(name in run.result.final.evaluate for run in points)]
+    leading = names[0]
+    return Figures(
+        experiment=str(first.config["experiment"]),
+        commands=[command for folder in folders for command in _command(folder)],
+        first=started[0],
+        last=started[-1],
+        versions=sorted({_versions(run.result) for run in runs}),
+        unit=next((p.result.privacy.unit for p in points if p.result.privacy.epsilon), "none"),
+        delta=next((p.result.privacy.delta for p in points if p.result.privacy.delta), None),
+        metrics=names,
+        uninformed=dict(first.final.uninformed),
+        sites=dict(first.data.sites),
+        rows=[_row(label, members, leading) for label, members in _rows(points)],
+        references=list(_references(runs, leading)),
+        audits=[_audited(run) for run in points if run.result.audit and run.result.audit.canaries],
+        results={
+            f"{folder.name}/{run.name}": _digest(folder / run.name / "result.json")
+            for folder in folders
+            for run in read_runs(folder)[0]
+        },
+    )  # fmt: skip
+
+
+def _finished(folder: Path) -> list[Run]:
+    runs, missing = read_runs(folder)
+    if missing:
+        raise DataError(
+            f"{folder}: not all runs have finished: {', '.join(m.name for m in missing)}"
+        )
+    return runs
+
+
+def _same(what: str, found: set[str]) -> None:
+    if len(found) != 1:
+        raise DataError(f"the runs are not of one {what}: {', '.join(sorted(found)) or 'no runs'}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _versions(result: ResultFile) -> str:
+    made = result.environment
+    return f"commit {made.commit[:12] or 'unknown'}, torch {made.torch}, flwr {made.flwr}"
+
+
+# --- rows -----------------------------------------------------------------------------------
+
+
+def _rows(points: Sequence[Run]) -> Iterator[tuple[str, Sequence[Run]]]:
+    """What the runs of each row promise, the strictest first, none last."""
+    groups = grouped(points)
+    groups.sort(key=lambda group: (group.epsilon is None, group.epsilon or 0.0))
+    for group in groups:
+        first = group.runs[0].result
+        kind = _kind(first)
+        budget = "none" if group.epsilon is None else f"epsilon {_budget(group.epsilon)}, {kind}"
+        yield budget, group.runs
+
+
+def _budget(spent: float) -> str:
+    """Spent is a hair less than what was asked for: rounded up, so that nothing is left out."""
+    return f"{-(-spent * 100 // 1) / 100:g}"
+
+
+def _kind(result: ResultFile) -> str:
+    kind = str(result.config["privacy"]["kind"])
+    return {"record": "each site its own noise", "distributed": "noise shared"}.get(kind, kind)
+
+
+def _row(label: str, runs: Sequence[Run], leading: str) -> Row:
+    results = [run.result for run in runs]
+    spent = [r.privacy.epsilon for r in results if r.privacy.epsilon is not None]
+    tested = [r.fairness.all_sites if r.fairness else {} for r in results]
+    names = dict.fromkeys(name for r in results for name in r.final.evaluate)
+    sites = set.intersection(*(set(r.final.per_site) for r in results))
+    return Row(
+        label=label,
+        epsilon=max(spent) if spent else None,
+        runs=len(runs),
+        metrics={
+            name: _mean([r.final.evaluate[name] for r in results], [t.get(name) for t in tested])
+            for name in names
+            if all(name in r.final.evaluate for r in results)
+        },
+        sites={site: found for site in sorted(sites) if (found := _at(results, site, leading))},
+        seconds=round(statistics.median(r.seconds for r in results), 1),
+        up=int(statistics.median(traffic(r)["up"] for r in results)),
+        down=int(statistics.median(traffic(r)["down"] for r in results)),
+    )
+
+
+def _references(runs: Sequence[Run], leading: str) -> Iterator[Row]:
+    pooled = reference_levels(runs, [])
+    for reference, label in REFERENCES.items():
+        found = [run for run in runs if run.reference == reference]
+        if found and found[0].site is None:
+            yield _row(label, found, leading)
+        elif found:
+            yield _alone(label, found, pooled[label], leading)
+
+
+def _alone(label: str, runs: Sequence[Run], pooled: Mapping[str, float], leading: str) -> Row:
+    """Sites that train by themselves: over the test records of all, and each on its own."""
+    by_site: dict[str, list[ResultFile]] = {}
+    for run in runs:
+        by_site.setdefault(run.site or "", []).append(run.result)
+    own = {site: _mean_of(found, leading) for site, found in sorted(by_site.items())}
+    return Row(
+        label=f"{label} (mean of the sites, by test records)",
+        epsilon=None,
+        runs=len(runs),
+        metrics={name: Mean(values=[_round(v)], error=None) for name, v in pooled.items()},
+        sites={site: mean for site, mean in own.items() if mean},
+        seconds=round(statistics.median(run.result.seconds for run in runs), 1),
+        up=0,
+        down=0,
+    )
+
+
+def _mean_of(results: Sequence[ResultFile], metric: str) -> Mean | None:
+    values = [r.final.evaluate[metric] for r in results if metric in r.final.evaluate]
+    tested = [r.fairness.all_sites.get(metric) if r.fairness else None for r in results]
+    return _mean(values, tested) if len(values) == len(results) else None
+
+
+def _at(results: Sequence[ResultFile], site: str, leading: str) -> Mean | None:
+    values = [r.final.per_site[site].get(leading) for r in results]
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    tested = (r.fairness.per_site.get(site, {}) if r.fairness else {} for r in results)
+    return _mean(known, [one.get(leading) for one in tested])
+
+
+def _mean(values: Sequence[float], tested: Iterable[Measured | None]) -> Mean:
+    errors = [error for one in tested if (error := standard_error(one)) is not None]
+    return Mean(
+        values=[_round(value) for value in values],
+        error=_round(statistics.median(errors)) if errors else None,
+    )
+
+
+def standard_error(one: Measured | None) -> float | None:
+    """That of a metric on its test records, from its interval of 95 percent."""
+    if one is None or one.low is None or one.high is None:
+        return None
+    return (one.high - one.low) / WIDTH
+
+
+def _round(value: float) -> float:
+    """Six digits: more would differ between machines, and say nothing."""
+    return float(f"{value:.6g}")
+
+
+def _audited(run: Run) -> Audited:
+    found = run.result.audit
+    assert found is not None
+    return Audited(
+        row=run.name, promised=run.result.privacy.epsilon, lower_bound=found.lower_bound,
+        ceiling=found.ceiling, verdict=found.verdict,
+    )  # fmt: skip
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def _command(folder: Path) -> Iterator[str]:
+    """What `fedlearn compare` was given for the folder: every key with all of its values."""
+    if not (folder / FILE).is_file():
+        return
+    points = read_comparison(folder).points
+    values: dict[str, dict[str, None]] = {}
+    for point in points:
+        if point.reference is None:
+            for word in point.overrides:
+                key, _, value = word.partition("=")
+                values.setdefault(key, {})[_public(value)] = None
+    words = [f"{key}={','.join(found)}" for key, found in values.items()]
+    baselines = ["compare.baselines=true"] if any(point.reference for point in points) else []
+    yield " ".join(["fedlearn compare", *words, *baselines])
+
+
+def _public(value: str) -> str:
+    """A file by its name: the folder that it lay in is nobody's business."""
+    return re.sub(r".*/", "", value) if value.startswith("/") else value
+
+
+def test_records(sites: Mapping[str, SiteSize]) -> int | None:
+    """Of all sites together."""
+    return total_of(size.test for size in sites.values())
