@@ -167,14 +167,14 @@ def _rows(points: Sequence[Run]) -> Iterator[tuple[str, Sequence[Run]]]:
     groups.sort(key=lambda group: (group.epsilon is None, group.epsilon or 0.0))
     for group in groups:
         first = group.runs[0].result
-        kind = _kind(first)
-        budget = "none" if group.epsilon is None else f"epsilon {_budget(group.epsilon)}, {kind}"
+        budget = "none" if group.epsilon is None else f"{_budget(first)}, {_kind(first)}"
         yield budget, group.runs
 
 
-def _budget(spent: float) -> str:
-    """Spent is a hair less than what was asked for: rounded up, so that nothing is left out."""
-    return f"{-(-spent * 100 // 1) / 100:g}"
+def _budget(result: ResultFile) -> str:
+    """What was asked for, where an epsilon was; else what was spent."""
+    asked = result.config["privacy"].get("epsilon")
+    return f"epsilon {asked or result.privacy.epsilon:g}"
 
 
 def _kind(result: ResultFile) -> str:

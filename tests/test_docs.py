@@ -89,6 +89,28 @@ def test_wrapping__keeps_words_code_links_tables_and_lists() -> None:
     assert html[0].split() == html[1].split()
 
 
+def test_comparison__says_nothing_of_others_without_a_source() -> None:
+    """Every cell has a source or says that nothing was found; every source has file and version."""
+    page = (ROOT / "docs" / "comparison.md").read_text("utf-8")
+    claims, _, listed = page.partition("## Sources\n")
+    sources = dict(re.findall(r"^- \[([A-Z]\d+)\] (.+)$", listed, re.MULTILINE))
+    used = set(re.findall(r"\[([A-Z]\d+)\]", claims))
+    assert used == sources.keys()
+    assert all(re.search(r"`[^`]+`|issue \d+", source) for source in sources.values())
+    versions = re.findall(r"^\*\*\w[\w-]*\*\*: .*\d", listed, re.MULTILINE)
+    assert {tag[0] for tag in sources} == set("FNPHMDAOX")
+    assert len(versions) == 8
+    rows = [line.strip("|").split("|") for line in claims.splitlines() if line.startswith("| ")]
+    theirs = [row for row in rows if re.match(r" [A-Za-z0-9-]+ \d+\.\d+ ", row[0])]
+    assert len(theirs) == 4 * 8
+    free = re.compile(r"\[[A-Z]\d+\]|^ (not found|-|one mode)")
+    assert [(row[0], cell) for row in theirs for cell in row[1:] if not free.search(cell)] == []
+    ours = [row for row in rows if row[0].startswith(" **fedlearn**")]
+    assert len(ours) == 4
+    linked = re.compile(r"\]\([\w.#/-]+\)|^ none")
+    assert [cell for row in ours for cell in row[1:] if not linked.search(cell)] == []
+
+
 def test_pages_and_docstrings__name_files_of_tests_that_are_there() -> None:
     named = {
         (path.relative_to(ROOT).as_posix(), name)
