@@ -23,9 +23,10 @@ from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
 from clients.outside import of_records, outside
-from clients.owner import Owner, admit, deployed_owner, owner_of
+from clients.owner import Owner, admit, check_consent, deployed_owner, owner_of
 from clients.secagg import client_of, proposed_cohort, secagg_step
 from clients.site import Site, name_of, open_site
+from clients.studies.consent import DeclinedError, HeldError
 from clients.supernode.deployed import brings_nothing, commitment, deployed_site, is_deployed
 from fedlearn import __version__
 from fedlearn.agreement import request_digest, route_of
@@ -70,7 +71,10 @@ def _admit(message: Message, config: RunConfig, owner: Owner) -> None:
     note = flower.read_note(message)
     # Of a masked sum whoever is in it counts, and not what a note says of them.
     run_id, cohort = (note.run_id, note.cohort) if note else ("", proposed_cohort(message))
-    admit(owner, config, run_id=run_id, cohort=cohort, now=datetime.now(UTC))
+    now = datetime.now(UTC)
+    admit(owner, config, run_id=run_id, cohort=cohort, now=now)
+    # After the policy: nobody is asked for a decision on what it refuses anyhow.
+    check_consent(owner, config, message.metadata.message_type, now)
 
 
 def _guarded(message: Message, context: Context, answer: Party) -> Message:
@@ -102,7 +106,8 @@ def _guarded(message: Message, context: Context, answer: Party) -> Message:
 def _refusal(site: str, error: FedlearnError, context: Context) -> Refusal:
     """The no that travels; of a simulation all is one owner's, and the whole text is told."""
     reason = f"site {site}: {outside(error)}" if is_deployed(context) else str(error)
-    return Refusal(site=site, exit_code=error.exit_code, reason=reason)
+    by_owner = error.by_owner if isinstance(error, HeldError | DeclinedError) else ""
+    return Refusal(site=site, exit_code=error.exit_code, reason=reason, by_owner=by_owner)
 
 
 @app.query("hello")
@@ -130,6 +135,7 @@ def join(message: Message, context: Context) -> Message:
     """Take part in a run: its roster, and the set-up of the channel."""
 
     def joined(config: RunConfig, owner: Owner) -> RecordDict:
+        check_consent(owner, config, message.metadata.message_type, datetime.now(UTC))
         with joining.unless_refused(context):
             accepted = joining.join(message, context, config, owner)
             groups.take_commitments(flower.read_invitation(message), context, config, owner)

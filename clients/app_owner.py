@@ -67,6 +67,11 @@ def load(path: Path) -> AppSite:
     found = []
     if site.policy.delta < SMALLEST_DELTA:
         found.append(f"policy.delta={site.policy.delta}: must be at least {SMALLEST_DELTA}")
+    if site.policy.approval != "none":
+        found.append(
+            f"policy.approval={site.policy.approval}: an app of Flower's has no terms that its "
+            "owner could approve of; take part in studies of fedlearn, or leave it out"
+        )
     if (site.keys is None) != (site.roster is None):
         found.append("keys and roster: an identity is worth nothing without a roster, and back")
     if found:

@@ -15,6 +15,7 @@ from typing import Final
 
 from clients.owner import Owner
 from clients.policy import Policy
+from clients.studies.consent import DeclinedError, HeldError
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import (
     ConfigError,
@@ -64,6 +65,8 @@ def outside(error: FedlearnError) -> str:
     Guarantees: a text of ours, and names of settings of runs and policies; no value, no path,
     no name of a column, and nothing at all of an error that came once records were open.
     """
+    if isinstance(error, HeldError | DeclinedError):
+        return error.reason
     kind = next(text for kind, text in _KINDS if isinstance(error, kind))
     if not kind:
         return str(error)

@@ -20,6 +20,7 @@ from clients.ledger.ledger import Budget
 from clients.ledger.state import Declined
 from clients.policy import Policy, RunDescription, refusals
 from clients.sitefile import Machine, SiteFile
+from clients.studies.consent import Consent
 from fedlearn.agreement import code_besides
 from fedlearn.config import RunConfig
 from fedlearn.core.code import code_digest
@@ -41,8 +42,24 @@ class Owner:
     """The site's own file, where it is a machine of its own."""
     dataset: str = ""
     """What the owner calls the data; empty where it lives no longer than the run."""
+    roster: Path | None = None
+    """The pinned list of sites, where the owner's file names one."""
     contributors: tuple[Owner, ...] = ()
     """Whose records are in one place, where a simulation has pooled them; each has a say."""
+
+    @property
+    def consent(self) -> Consent | None:
+        """Who is asked whether a study goes on; None where nobody has written a policy."""
+        if self.policy is None:
+            return None
+        asks = self.policy.approval == "ask"
+        return Consent(
+            site=self.name,
+            ledger=self.ledger,
+            roster=self.roster,
+            asks=asks,
+            notes=asks or self.deployed is not None,
+        )
 
     @property
     def budget(self) -> Budget | None:
@@ -73,6 +90,7 @@ def owner_of(config: RunConfig, name: str) -> Owner:
         policy=site.policy,
         machine=site.machine,
         dataset=site.dataset,
+        roster=site.roster,
     )
 
 
@@ -102,6 +120,7 @@ def deployed_owner(site: SiteFile) -> Owner:
         machine=site.machine,
         deployed=site,
         dataset=site.dataset,
+        roster=site.roster,
     )
 
 
@@ -150,6 +169,17 @@ def admit(
         found += [f"site {one.name}: {demand}" for demand in demands]
     if found:
         raise PrivacyError("\n".join(found))
+
+
+def check_consent(owner: Owner, config: RunConfig, step: str, now: datetime) -> None:
+    """Refuse a study that an owner concerned has not approved of, has paused or has ended here.
+
+    Raises:
+        HeldError, DeclinedError: as `Consent.check`.
+    """
+    for one in (owner, *owner.contributors):
+        if one.consent is not None:
+            one.consent.check(config, step, now)
 
 
 def describe(

@@ -59,6 +59,9 @@ class Policy:
     `smallest_class` is how many training records of a class there are at the least where tables are
     compared by exact sums (of fewer they are those of nobody). Where the site's file says whose
     records are, these three count persons.
+    `approval` says whether a study that all of this allows is taken part in at once (`none`), or
+    once the owner has approved of its terms (`ask`: `fedlearn studies`, `fedlearn desk`). An
+    approval allows nothing that this policy, or what is left of the budget, refuses.
     `on_findings` is what follows where screening finds a unit or labels to be wrong: the owner is
     warned, or the site takes no part in the run as well; `known_findings` are the columns, and
     `label`, that the owner has looked at and finds right.
@@ -81,6 +84,7 @@ class Policy:
     group_columns: tuple[Name, ...] | None = None
     smallest_group: Count = 10
     smallest_class: Count = 10
+    approval: Literal["none", "ask"] = "none"
     on_findings: Literal["warn", "refuse"] = "warn"
     known_findings: tuple[Name, ...] = ()
 

@@ -79,6 +79,8 @@ class SimulatedSite:
     policy: Policy
     dataset: Name
     machine: Machine = field(default_factory=Machine)
+    roster: Path | None = None
+    """The pinned list of sites, where the file names one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,7 @@ def load_simulated(path: Path) -> SimulatedSite:
         policy=rest.policy,
         dataset=rest.dataset or rest.name,
         machine=rest.machine,
+        roster=folder / rest.roster if rest.roster else None,
     )
 
 

@@ -10,13 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
+from fedlearn.core.errors import PrivacyError
 from fedlearn.core.vector import Vector
 from fedlearn.crypto.common import OpenedShare
 from fedlearn.data.tables.schema import Schema
 from fedlearn.metrics.sums import Sums
 from fedlearn.privacy import Event
 from fedlearn.tasks import TaskForm
+
+ByOwner = Literal["", "undecided", "paused", "refused", "withdrawn"]
+"""What an owner has decided of a study that a site does not take part in; empty: nothing."""
+
+_AWAITED: Final = frozenset({"undecided", "paused"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,3 +183,20 @@ class Refusal:
     site: str
     exit_code: int
     reason: str
+    by_owner: ByOwner = ""
+    """Where it is the decision of the site's owner on the study, and of no budget or policy."""
+
+    @property
+    def awaits_owner(self) -> bool:
+        """Whether its owner may still decide otherwise."""
+        return self.by_owner in _AWAITED
+
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether the site says so before it has paid for anything."""
+        return self.exit_code == PrivacyError.exit_code or bool(self.by_owner)
+
+    @property
+    def of_budget(self) -> bool:
+        """Whether a budget or a policy refused."""
+        return self.exit_code == PrivacyError.exit_code and not self.by_owner

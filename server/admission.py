@@ -15,6 +15,7 @@ from fedlearn.core.names import printable
 from fedlearn.crypto.identity import Identity, fingerprint
 from fedlearn.crypto.roster import Roster
 from fedlearn.rounds import Hello
+from server.owners import OwnersWait
 from server.waiting import Tell, nobody
 
 
@@ -40,7 +41,8 @@ class Admission:
     `sets_aside` says that a run starts without sites that cannot take part (`server.aside`).
     `helper` is the second server of another organisation (None: it is in the coordinator's
     process). `tell` is shown whom the run waits for. `absent` are the sites that were waited for in
-    vain; it grows and shrinks as they go and come back.
+    vain; it grows and shrinks as they go and come back. `owners` is how those are waited for whose
+    decision a site awaits (None: nobody is).
     """
 
     seconds: float = 120.0
@@ -55,6 +57,7 @@ class Admission:
     helper: HelperNode | None = None
     tell: Tell = nobody
     absent: set[str] = field(default_factory=set)
+    owners: OwnersWait | None = None
 
     def refusal(self, node: int, hello: Hello) -> str | None:
         """Why a site is not admitted, if so."""

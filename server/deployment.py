@@ -38,6 +38,7 @@ from server.admission import Admission, HelperNode
 from server.cohorts import cohort_problems
 from server.health import Watch
 from server.outages import Outages, telling_the_end
+from server.owners import OwnersWait
 from server.programs import gateway, superlink
 from server.run import Listener, run
 from server.serverfile import Participants, ServerFile
@@ -219,7 +220,7 @@ def _carried_out(
     EVENTS.info("started", extra={"fields": {**fields, "rounds": config.rounds}})
     longest = max(config.reply_timeout, file.wait_seconds)
     with link.carry_out(run_id, longest) as (grid, _):
-        return run(grid, config, outages, stop, _admission(file, there, outages))
+        return run(grid, config, outages, stop, _admission(file, there, outages, stop))
 
 
 def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
@@ -231,8 +232,14 @@ def _second(link: SuperLink, parties: Participants) -> HelperNode | None:
     return HelperNode(name=one.name, public=one.public, node=node)
 
 
-def _admission(file: ServerFile, there: Connected, outages: Outages) -> Admission:
+def _admission(file: ServerFile, there: Connected, outages: Outages, stop: Stop) -> Admission:
     parties, nodes = there.parties, there.nodes
+    owners = OwnersWait(
+        seconds=file.wait_seconds if file.owner_seconds is None else file.owner_seconds,
+        tell=outages.tell,
+        stopping=lambda: stop.now.is_set() or stop.after_round.is_set(),
+        waited=outages.waited,
+    )
     return Admission(
         seconds=file.wait_seconds,
         wanted=len(nodes),
@@ -246,4 +253,5 @@ def _admission(file: ServerFile, there: Connected, outages: Outages) -> Admissio
         helper=there.second,
         tell=outages.tell,
         absent=outages.absent,
+        owners=owners,
     )

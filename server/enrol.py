@@ -37,6 +37,7 @@ from server.admission import SIMULATED, Admission
 from server.aside import FailingSitesError, Invited, check, failing_in
 from server.driver import SecAggDriver
 from server.joining import Joining, Keys, draw_groups, join
+from server.owners import OwnersWait
 from server.parent import first_model
 from server.public import PublicRecords
 from server.receipts import Receipts, Signed
@@ -67,6 +68,8 @@ class Enrolment:
     """Who asks sites to sign their ledgers; None where nothing is paid for, or all is one's own."""
     signed: Signed | None = None
     """What they signed before the first round."""
+    owners: OwnersWait | None = None
+    """How owners are waited for who have paused their site; None in a simulation."""
 
     @property
     def trainable(self) -> Layout:
@@ -111,7 +114,7 @@ def enrol(
             public = PublicRecords.of(config, found.task, deployed=deployed)
             # Last of all: what a site opens counts at home, whatever fails afterwards.
             drawn = draw_groups(sites, config, run_id, keys)
-            return replace(found, public=public, keys=drawn)
+            return replace(found, public=public, keys=drawn, owners=admission.owners)
         except FailingSitesError as failing:
             # Invited for another hello as well: what they were committed to may be known by now.
             asked = asked.without(failing, config, admission)
@@ -126,7 +129,12 @@ def _greeted(
     aside: tuple[str, ...],
 ) -> Invited:
     """Who says hello, and may."""
-    replies = grid.ask(flower.HELLO, _offer(config, identity), grid.sites, check=_hello)
+    offer = _offer(config, identity)
+    replies = grid.ask(flower.HELLO, offer, grid.sites, check=_hello)
+    if admission.owners is not None:
+        replies = admission.owners.settled(
+            replies, lambda late: grid.ask(flower.HELLO, offer, late, check=_hello)
+        )
     hellos, node_of, refused = {}, {}, dict[str, list[str]]()
     for name, reply in replies.answers.items():
         hello, node = _hello(reply.content), grid.node_of[name]

@@ -16,7 +16,7 @@ from flwr.app import Message, RecordDict
 
 from fedlearn.agreement import evaluates_in_sum, noised_sums_of, request_digest
 from fedlearn.config import RunConfig
-from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
+from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.flower import messages as flower
 from fedlearn.flower.grid import Replies
@@ -87,7 +87,7 @@ def _reported(run: RunState, number: int, messages: Sequence[Message]) -> dict[s
         _account(run, number, run.grid.sites)
         raise
     _warn_of(number, replies)
-    refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
+    refused = {one.site for one in replies.refusals if one.costs_nothing}
     _account(run, number, [s for s in run.grid.sites if s not in refused])
     run.check_budget(replies)
     return {site: read_noised(reply.content) for site, reply in replies.answers.items()}

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from flwr.app import Message
@@ -98,7 +99,7 @@ class Federation(RunState):
         cohort, asked = self._able(number, invited)
         train, outcome = self._train(number, cohort)
         named = self._look(number, outcome)
-        silent = asked.failures | train.failures
+        silent = asked.failures | train.failures | asked.by_owner() | train.by_owner()
         there = [site for site in self.grid.sites if site not in silent]
         evaluated = self._evaluated(number, there) if self.config.evaluates(number) else {}
         refused = {one.site: one.reason for one in (*asked.refusals, *train.refusals)}
@@ -144,18 +145,24 @@ class Federation(RunState):
         return [site for site in sites if site != suspect]
 
     def _able(self, number: int, invited: list[str]) -> tuple[list[str], Replies]:
-        """Those who can pay for the round, and what all said; nothing is spent to ask.
+        """Those who take part and can pay, and what all said; nothing is spent to ask.
+
+        Where sites have owners who may pause them they are asked also where nothing is paid for.
 
         Raises:
             PrivacyError, DataError: one cannot and the run stops for it, or too few can.
             ProtocolError: too few answer.
         """
-        if self.plan is None:
+        owners = self.enrolment.owners
+        if self.plan is None and owners is None:
             return invited, Replies({}, [], {})
         question = flower.afford_request(self.note(number, len(invited)))
         replies = self.grid.ask(flower.AFFORD, question, invited)
+        if owners is not None:
+            again = partial(self.grid.ask, flower.AFFORD, question)
+            replies = owners.settled(replies, again, number)
         if not self.config.privacy.drops_sites:
-            raise_refusals(replies.refusals)
+            raise_refusals([one for one in replies.refusals if not one.by_owner])
         self._check_quorum(number, invited, replies)
         return list(replies.answers), replies
 
@@ -365,21 +372,23 @@ class Federation(RunState):
         )
 
     def _check_quorum(self, number: int, cohort: Sequence[str], replies: Replies) -> None:
-        wanted = self._least(cohort)
+        wanted = max(self._least(cohort), self.config.secagg.least)
         if len(replies.answers) >= wanted:
             return
-        raise_refusals(replies.refusals)
+        raise_refusals([one for one in replies.refusals if not one.by_owner])
         raise ProtocolError(
             "",
             f"round {number}",
             f"{len(replies.answers)} usable replies, and {self._rule(wanted)}; "
-            + listed(replies.failures),
+            + listed(replies.failures | replies.by_owner()),
         )
 
     def _rule(self, wanted: int) -> str:
         own, rule = self.config.strategy.min_sites, self.config.robust
         if own >= wanted:
             return f"strategy.min_sites={own}"
+        if self.config.secagg.least >= wanted:
+            return f"secagg.min_cohort={wanted}"
         who = f"robust={rule.kind}" if rule.fewest >= wanted else "the noise"
         return f"{who} needs {wanted}"
 

@@ -57,6 +57,8 @@ class Outages:
     tell: Tell = nobody
     absent: set[str] = field(default_factory=set)
     """Sites that were waited for in vain: nobody waits for them again until they are back."""
+    waited: dict[str, float] = field(default_factory=dict)
+    """Seconds for which the owner of each site was waited for."""
     _training: bool = False
     _next: int = 1
     _in_a_row: int = 0

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from fedlearn.core.errors import PrivacyError
 from fedlearn.flower import messages as flower
 from fedlearn.flower.grid import Replies
 from fedlearn.mechanisms import PrivacyPlan
@@ -37,7 +36,7 @@ def spent_in_round(
     that of a site. Sampling of clients
     counts only over all rounds, chosen or not, so then every site pays for each.
     """
-    refused = {r.site for r in replies.refusals if r.exit_code == PrivacyError.exit_code}
+    refused = {one.site for one in replies.refusals if one.costs_nothing}
     paying = [site for site in asked if site not in refused]
     after = {
         site: merged((*before.get(site, ()), plan.cost(together.get(site, 0))))

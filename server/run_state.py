@@ -20,7 +20,6 @@ from fedlearn.agreement import rotation_context, route_of, stack_of
 from fedlearn.algorithms import Algorithm, State, Vectors
 from fedlearn.config import RunConfig
 from fedlearn.config.terms import terms_of
-from fedlearn.core.errors import PrivacyError
 from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
 from fedlearn.flower.grid import Replies, SiteGrid
@@ -279,8 +278,7 @@ class RunState:
     def check_budget(self, replies: Replies) -> None:
         """Under `on_exhausted=stop`, one site that cannot pay ends the run for all."""
         if not self.config.privacy.drops_sites:
-            exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
-            raise_refusals(exhausted)
+            raise_refusals([one for one in replies.refusals if one.of_budget])
 
     def account_screening(self, asked: Sequence[str]) -> None:
         """Keep what it costs every site that is asked where its records stand."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedlearn.agreement import request_digest
 from fedlearn.config import screened_layout
-from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.core.errors import ProtocolError
 from fedlearn.flower import messages as flower
 from fedlearn.rounds import RoundNote
 from fedlearn.screening import ScreeningLayout, noise_in, plausible, step_of
@@ -81,8 +81,7 @@ def _added(
 
     replies = federation.grid.exchange(messages, read)
     if not federation.config.privacy.drops_sites:
-        exhausted = [r for r in replies.refusals if r.exit_code == PrivacyError.exit_code]
-        raise_refusals(exhausted)
+        raise_refusals([one for one in replies.refusals if one.of_budget])
     if not replies.answers:
         raise ProtocolError("", "screen", "no site answered")
     found = [read(reply.content) for reply in replies.answers.values()]

@@ -8,6 +8,7 @@ introductions: keys             # the folder of the sites' NAME.pub
 tls: keys/server.tls            # key and certificate chain, PEM, mode 0600
 state: state                    # what the coordinator's programs write
 wait_seconds: 600.0             # for the sites of the roster; then min_sites suffice
+owner_seconds: 86400.0          # for owners who have not decided; left out: as wait_seconds
 client_certificates: true       # false: for sites that use Flower's own SuperNode
 metrics: metrics/fedlearn.prom  # left out: none; for node_exporter, see `fedlearn status`
 alerts: [/usr/local/bin/page]   # left out: none; a command that is started with the alert's kind
@@ -53,6 +54,8 @@ class ServerFile:
     client_certificates: bool
     metrics: Path | None = None
     alerts: tuple[str, ...] = ()
+    owner_seconds: float | None = None
+    """How long an owner is waited for who has to approve of a study, or has paused it."""
 
     @property
     def host(self) -> str:
@@ -90,6 +93,7 @@ class _Text:
     client_certificates: bool = True
     metrics: Name | None = None
     alerts: tuple[Name, ...] = ()
+    owner_seconds: Positive | None = None
 
 
 def load(path: Path) -> ServerFile:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -65,7 +65,8 @@ class Status:
     """A coordinator as of `as_of`, the last sign of it (ISO, UTC; empty: there never was one).
 
     `since` is when it came to be in its `state`; `round` the last finished round of `rounds`;
-    `awaited` whom it waits for, `seconds_left` at most from `since` on.
+    `awaited` whom it waits for, `seconds_left` at most from `since` on; `why` of those that are
+    there and await their owner's decision.
     """
 
     schema: str = SCHEMA
@@ -76,6 +77,7 @@ class Status:
     round: int = 0
     rounds: int = 0
     awaited: tuple[str, ...] = ()
+    why: Mapping[str, str] = field(default_factory=dict)
     seconds_left: float | None = None
     exit_code: int | None = None
     cut_offs: int = 0
@@ -122,14 +124,22 @@ def _started(status: Status, event: Event) -> Status:
     out, rounds = _plain(event.get("out", "")), _whole(event.get("rounds"))
     if out == status.out:  # the same run, which was cut off or is resumed
         kept = replace(status, state="starting", rounds=rounds, exit_code=None)
-        return replace(kept, awaited=(), seconds_left=None)
+        return replace(kept, awaited=(), why={}, seconds_left=None)
     return Status(state="starting", since=status.since, as_of=status.as_of, out=out, rounds=rounds)
 
 
 def _waits(status: Status, event: Event) -> Status:
     names = event.get("for")
     awaited = tuple(_plain(name) for name in names) if isinstance(names, list) else ()
-    return replace(status, state="waiting", awaited=awaited, seconds_left=_seconds_left(event))
+    why = event.get("why")
+    known = {_plain(k): _plain(v) for k, v in why.items()} if isinstance(why, dict) else {}
+    left = _seconds_left(event)
+    return replace(status, state="waiting", awaited=awaited, why=known, seconds_left=left)
+
+
+def _is_decided(status: Status, event: Event) -> Status:
+    state: State = "training" if _whole(event.get("round")) else "starting"
+    return replace(status, state=state, awaited=(), why={}, seconds_left=None)
 
 
 def _seconds_left(event: Event) -> float | None:
@@ -140,7 +150,7 @@ def _seconds_left(event: Event) -> float | None:
 
 def _trains(status: Status, event: Event) -> Status:
     before = max(0, _whole(event.get("round")) - 1)
-    return replace(status, state="training", round=before, awaited=(), seconds_left=None)
+    return replace(status, state="training", round=before, awaited=(), why={}, seconds_left=None)
 
 
 def _has_made_a_round(status: Status, event: Event) -> Status:
@@ -152,12 +162,12 @@ def _is_cut_off(status: Status, event: Event) -> Status:
 
 
 def _finishes(status: Status, event: Event) -> Status:
-    return replace(status, state="finished", awaited=(), seconds_left=None, exit_code=0)
+    return replace(status, state="finished", awaited=(), why={}, seconds_left=None, exit_code=0)
 
 
 def _ends(status: Status, event: Event) -> Status:
     code = _whole(event.get("exit_code"))
-    return replace(status, state="ended", awaited=(), seconds_left=None, exit_code=code)
+    return replace(status, state="ended", awaited=(), why={}, seconds_left=None, exit_code=code)
 
 
 _CHANGES: Final = {
@@ -166,6 +176,7 @@ _CHANGES: Final = {
     "training": _trains,
     "round": _has_made_a_round,
     "cut_off": _is_cut_off,
+    "decided": _is_decided,
     "finished": _finishes,
     "ended": _ends,
 }

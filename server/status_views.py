@@ -41,7 +41,10 @@ def as_text(status: Status) -> str:
     if status.awaited:
         left = status.seconds_left
         most = f", {left:g} seconds at most from then on" if left is not None else ""
-        lines.append(f"awaited: {', '.join(status.awaited)}{most}")
+        named = [
+            f"{one} ({status.why[one]})" if one in status.why else one for one in status.awaited
+        ]
+        lines.append(f"awaited: {', '.join(named)}{most}")
     if status.exit_code:
         lines.append(f"exit code: {status.exit_code}")
     if status.last_error:

@@ -13,6 +13,7 @@ Entries (all with `time`, UTC in ISO 8601, never falling):
 | repair | `bytes` (hex): a line that a crash had left unfinished was removed |
 | records | `sha256`: what the data set holds from here on; its people stay those of before |
 | receipt | `number` (1, 2, ...), `data`, `run`, `terms`, `salt`: this line's hash was signed |
+| decision | `line`: the hash of the last line of the owner's decisions on studies |
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _KEYS: Final = {
     "repair": {"kind", "time", "bytes"},
     "records": {"kind", "time", "sha256"},
     "receipt": {"kind", "time", "number", "data", "run", "terms", "salt"},
+    "decision": {"kind", "time", "line"},
 }
 _LATER: Final = {"reserve": {"terms"}, "refuse": {"terms"}}
 """Keys that entries of before the terms of studies have not."""
@@ -139,6 +141,8 @@ class Spending:
     changes: int = 0
     """How often the records were found to be others than before."""
     repairs: int = 0
+    decided: str = ""
+    """The hash (hex) of the last line of the owner's decisions on studies that was noted."""
     last: datetime | None = None
 
     def may_note(self, refusal: tuple[str, ...], now: datetime) -> bool:
@@ -192,6 +196,8 @@ class Spending:
                 return replace(self, records=_text(entry, "sha256"), changes=changes)
             case "receipt":
                 return self._signed(entry)
+            case "decision":
+                return replace(self, decided=_text(entry, "line"))
             case "repair":
                 return replace(self, repairs=self.repairs + 1)
             case _:

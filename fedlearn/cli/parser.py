@@ -23,6 +23,7 @@ from fedlearn.cli import (
     results,
     runs,
     searching,
+    studies,
 )
 from fedlearn.cli.form import Help, add
 from fedlearn.core.code import code_digest
@@ -32,6 +33,8 @@ COMMANDS: Final = (
     operations.status,
     *(operations.queue_add, operations.queue_show, operations.queue_stop),
     operations.queue_resume,
+    *(studies.studies_list, studies.studies_show, studies.studies_approve),
+    *(studies.studies_refuse, studies.studies_pause, studies.studies_withdraw),
     *(results.report, results.audit),
     *(data.data_list, data.data_fetch, data.data_check),
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),
@@ -44,6 +47,7 @@ COMMANDS: Final = (
 GROUPS: Final = {
     "data": ("What data there is.", "data check my.csv"),
     "queue": ("The studies that a coordinator serves one after another.", "queue show server.yaml"),
+    "studies": ("What a site's owner decides of studies.", "studies list site.yaml"),
     "keys": ("Identities, and who takes part.", "keys new cleveland"),
     "keys roster": ("The signed list of who takes part.", "keys roster show roster.json"),
     "ledger": ("What a site has spent.", "ledger show state/ledger.jsonl"),

@@ -93,6 +93,10 @@ class Replies:
         """Why there is no answer, of all sites without one."""
         return self.failures | {one.site: one.reason for one in self.refusals}
 
+    def by_owner(self) -> dict[str, str]:
+        """Sites whose owners have decided that they take no part now, with that decision."""
+        return {one.site: one.reason for one in self.refusals if one.by_owner}
+
     def add(self, more: Replies) -> None:
         """Take in the outcome for the sites that come next."""
         self.answers.update(more.answers)
@@ -126,7 +130,7 @@ class Tally:
 
     def error(self, error: ProtocolError) -> FedlearnError:
         """The error with every site's reason: of privacy, where a budget or policy refused."""
-        private = [r.reason for r in self.refusals if r.exit_code == PrivacyError.exit_code]
+        private = [one.reason for one in self.refusals if one.of_budget]
         if private:
             return PrivacyError("\n".join(dict.fromkeys(private)))
         return ProtocolError("", error.step, "; ".join([error.reason, *by_reason(self.reasons())]))

@@ -5,7 +5,10 @@ What is read of keys, rosters, files and messages; `asked.py` has whole messages
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,7 @@ from clients.ledger.ledger import Budget, Ledger
 from clients.ledger.receipts import key_of
 from clients.ledger.report import verify
 from clients.ledger.state import Cost
+from clients.studies import asked, decisions
 from fedlearn.core.errors import ConfigError, DataError, ProtocolError, UnauthenticatedError
 from fedlearn.core.rng import Streams
 from fedlearn.crypto.certificates import own_certificate, read_certificate, site_credential
@@ -53,6 +57,44 @@ NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
 FED = federation(4)
 ONE = FED.names[0]
+
+
+STUDY = (
+    b'{"asked": "2026-03-01T12:00:00+00:00", "text": '
+    b'"{\\"config\\":{\\"threads\\":1},\\"schema\\":\\"fedlearn/study/v1\\"}"}'
+)
+
+
+def _read_study(data: bytes, folder: Path) -> object:
+    """A study whatever it is called, and then what its terms say."""
+    try:
+        text = json.loads(data)["text"]
+        name = hashlib.sha256(text.encode()).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        name = "0" * 64
+    (folder / f"{name}.json").write_bytes(data)
+    study = asked.load(folder / f"{name}.json")
+    (folder / f"{name}.json").unlink()
+    with suppress(ConfigError):
+        study.config()
+    return study
+
+
+def _decisions(folder: Path) -> bytes:
+    ledger = folder / "ledger.jsonl"
+    path = decisions.beside(ledger)
+    if not path.exists():
+        for verb in ("approve", "pause"):
+            decisions.decide(ledger, "a", verb, "0" * 64, "", asks=True, now=NOW)  # type: ignore[arg-type]
+        (folder / "decided").write_bytes(path.with_name(f"{path.name}.head").read_bytes())
+    return path.read_bytes()
+
+
+def _read_decisions(data: bytes, folder: Path) -> object:
+    path = decisions.beside(folder / "ledger.jsonl")
+    path.with_name(f"{path.name}.head").write_bytes((folder / "decided").read_bytes())
+    path.write_bytes(data)
+    return decisions.read(folder / "ledger.jsonl").standing("0" * 64, "", asks=True)
 
 
 @cache
@@ -292,6 +334,8 @@ PARSERS = [
     Parser("server file", lambda _: SERVER_TEXT, _file("v.yaml", serverfile.load), (ConfigError,)),
     *map(_saved_parser, ("data.arrow", "state.json", "dataset_info.json")),
     Parser("ledger", _ledger, _read_ledger, (DataError,)),
+    Parser("decisions", _decisions, _read_decisions, (DataError,)),
+    Parser("study that was asked for", lambda _: STUDY, _read_study, (DataError,)),
     Parser(
         "receipt", lambda _: receipts.to_json(_RECEIPT).encode(),
         lambda d, _: receipts.from_json(d.decode("utf-8", "replace")), (DataError,),

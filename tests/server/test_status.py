@@ -28,7 +28,7 @@ from tests.effort import examples
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMES = ("started", "waiting", "training", "round", "cut_off", "finished", "ended", "absent",
-         "clock", "copied", "restarted", "site", "budget", "else")  # fmt: skip
+         "clock", "copied", "restarted", "site", "budget", "decided", "else")  # fmt: skip
 
 
 def at(seconds: float) -> str:
@@ -82,6 +82,20 @@ def test_status__says_who_is_awaited_which_round_what_went_wrong_and_what_it_cos
     assert "epsilon of a: 1.25 of 4 at delta 1e-05" in text
     assert "\x1b" not in text
     assert json.loads(as_json(found))["schema"] == "fedlearn/status/v1"
+
+
+def test_status__says_whose_owner_is_awaited_until_that_is_decided(tmp_path: Path) -> None:
+    why = {"b": "awaiting its owner's approval", "c": 7}
+    events = [run(tmp_path), {**WAITS, "why": why}]
+    found = status_of(written(tmp_path, *events), NOW)
+    assert "awaited: b (awaiting its owner's approval), c (7), 590 seconds" in as_text(found)
+    assert json.loads(as_json(found))["why"]["b"] == "awaiting its owner's approval"
+    for number, state in ((0, "starting"), (3, "training")):
+        after = [*events, {"event": "decided", "round": number, "without": []}]
+        found = status_of(written(tmp_path, *after), NOW)
+        assert (found.state, found.awaited, found.why) == (state, (), {})
+    odd = status_of(written(tmp_path, run(tmp_path), {**WAITS, "why": ["b"]}), NOW)
+    assert (odd.awaited, odd.why) == (("b", "c"), {})
 
 
 @pytest.mark.parametrize(

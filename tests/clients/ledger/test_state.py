@@ -31,6 +31,13 @@ def test_replay__adds_up_reservations_and_nothing_else() -> None:
     assert (len(state.refusals), state.repairs, state.entries) == (1, 1, 6)
 
 
+def test_replay__keeps_the_last_decision_and_spends_nothing_for_it() -> None:
+    noted = [{"kind": "decision", "line": line, "time": TIME} for line in ("ab", "cd")]
+    state = replay([OPEN, RESERVE, *noted], "ledger")
+    assert state.decided == "cd"
+    assert [event.steps for event in state.spent] == [3]
+
+
 @pytest.mark.parametrize(
     ("entries", "words"),
     [

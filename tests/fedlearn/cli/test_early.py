@@ -45,6 +45,7 @@ CASES = [
     "helper nosuch",
     "status nosuch",
     f"queue add nosuch {HEART}",
+    "studies list nosuch",
 ]
 
 

@@ -23,12 +23,12 @@ def command_names(root: argparse.ArgumentParser) -> Iterator[str]:
 
 
 COMMANDS = sorted(command_names(parser()))
-GROUPS = ["", "data", "keys", "keys roster", "ledger"]
+GROUPS = ["", "data", "keys", "keys roster", "ledger", "studies"]
 
 
 def test_commands__each_call_something_of_their_own() -> None:
     called = [leaf(parser(), words.split()).get_default("call") for words in COMMANDS]
-    assert len(called) == 31
+    assert len(called) == 37
     assert all(map(callable, called))
     assert len(set(called)) == len(called)
 
